@@ -1,0 +1,3 @@
+.PHONY: serve test check bench install
+serve test check bench install:
+	@scripts/$@

@@ -1,0 +1,98 @@
+"""The ASGI application: routes, and errors to responses in one place."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sandkeeper.api.http import system
+from sandkeeper.api.middleware import Edge
+from sandkeeper.api.respond import error_response, not_found
+from sandkeeper.errors import BadInput, SandkeeperError
+from sandkeeper.services.sandbox import Sandbox
+
+__all__ = ["create_app"]
+
+AREAS = (system,)
+"""The modules of the API in the order in which their routes are tried."""
+
+
+def create_app(sandbox: Sandbox) -> Edge:
+    """Build the application on a sandbox that is (or will be) started."""
+    routes: list[BaseRoute] = [made for area in AREAS for made in area.routes(sandbox)]
+    router = Router(routes, redirect_slashes=False, default=partial(_unrouted, routes))
+    app = ExceptionMiddleware(
+        _protect_slashes(router),
+        handlers={SandkeeperError: _on_error, HTTPException: _on_http_error},
+    )
+    return Edge(
+        app,
+        access=sandbox.access,
+        log=sandbox.log,
+        token=sandbox.settings.token,
+        processing_time=sandbox.settings.processing_time,
+    )
+
+
+async def _on_error(_request: Request, error: Exception) -> Response:
+    return error_response(error if isinstance(error, SandkeeperError) else BadInput(str(error)))
+
+
+async def _on_http_error(_request: Request, error: Exception) -> Response:
+    """Starlette raises for broken forms."""
+    return error_response(BadInput(str(getattr(error, "detail", error))))
+
+
+def _protect_slashes(router: Router) -> ASGIApp:
+    """Keep an encoded slash inside one segment of a process path.
+
+    Names are fully percent-encoded by the clients; decoded once, `a%2Fb` would become two
+    segments and match no route.
+    """
+
+    async def protected(scope: Scope, receive: Receive, send: Send) -> None:
+        raw: bytes = scope.get("raw_path", b"")
+        if raw.startswith(b"/process/") and b"%2f" in raw.lower():
+            scope = {**scope, "path": raw.decode("latin-1").replace("%2F", "%252F")}
+        await router(scope, receive, send)
+
+    return protected
+
+
+async def _unrouted(
+    routes: Sequence[BaseRoute], scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Redirect when only a trailing slash is missing or too much; otherwise 404."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    response = _slash_redirect(routes, scope) or not_found()
+    await response(scope, receive, send)
+
+
+def _slash_redirect(routes: Sequence[BaseRoute], scope: Scope) -> Response | None:
+    path: str = scope["path"]
+    other = path[:-1] if path.endswith("/") else path + "/"
+    if not other or path == "/":
+        return None
+    candidate: dict[str, Any] = {**scope, "path": other}
+    if not any(made.matches(candidate)[0] == Match.FULL for made in routes):
+        return None
+    raw = scope["raw_path"].decode("latin-1")
+    target = raw[:-1] if path.endswith("/") else raw + "/"
+    if scope["query_string"]:
+        target += "?" + scope["query_string"].decode("latin-1")
+    prefix = dict(scope["headers"]).get(b"x-forwarded-prefix", b"").decode("latin-1")
+    if prefix and all(char.isalnum() or char in "/-_." for char in prefix):
+        target = "/" + prefix.strip("/") + target
+    if target.startswith("//"):
+        return None  # a browser reads that as another host
+    status = 301 if scope["method"] == "GET" else 307
+    return Response(b"", status, {"Location": target})

@@ -1,0 +1,152 @@
+"""What every request passes: CORS, no-cache, timing, the token, the access log, the last net."""
+
+import math
+import traceback
+from time import perf_counter
+from urllib.parse import unquote
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sandkeeper.api import auth
+from sandkeeper.services.access import Access
+from sandkeeper.services.logs import Log
+
+__all__ = ["BARE", "CORS", "Edge"]
+
+BARE = "sandkeeper.bare"
+"""Set this key in the scope of a response that must reach the client as it is (a proxied one)."""
+
+CORS = [
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"GET, POST, PUT, DELETE, HEAD, OPTIONS"),
+    (b"access-control-allow-headers", b"Content-Type, Authorization"),
+]
+PREFLIGHT = [
+    CORS[0],
+    (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS"),
+    (
+        b"access-control-allow-headers",
+        b"Content-Type, Authorization, Accept, If-Match, If-None-Match, Idempotency-Key, "
+        b"Last-Event-ID, Range, Mcp-Protocol-Version, Mcp-Session-Id, X-Blaxel-Authorization, "
+        b"X-Blaxel-Workspace, X-Blaxel-Preview-Token, X-Request-Id, Blaxel-Version",
+    ),
+    (b"access-control-max-age", b"600"),
+]
+EXPOSED = (
+    b"access-control-expose-headers",
+    b"ETag, Content-Disposition, Content-Range, X-Request-Id, X-File-Type, X-File-Mode, "
+    b"Idempotency-Replayed",
+)
+NO_CACHE = [
+    (b"cache-control", b"no-cache, no-store, must-revalidate"),
+    (b"pragma", b"no-cache"),
+    (b"expires", b"0"),
+    (b"x-content-type-options", b"nosniff"),
+]
+
+
+class Edge:
+    """The outermost ASGI layer.
+
+    A response may bring its own `cache-control`; the other headers are the same everywhere. An
+    exception that reaches this layer is logged and answered by an empty 500; after the headers
+    have gone out the connection is closed instead.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, access: Access, log: Log, token: str, processing_time: bool
+    ) -> None:
+        self._app = app
+        self._access = access
+        self._log = log
+        self._token = token.encode()
+        self._processing_time = processing_time
+        self.requests_total = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request or WebSocket."""
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        elif scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif scope["method"] == "OPTIONS" and not scope["path"].startswith("/port/"):
+            await send({"type": "http.response.start", "status": 204, "headers": PREFLIGHT})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await self._http(scope, receive, send)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._token and not auth.allowed(scope, self._token):
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": "unauthorized"})
+            return
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - the last net: log it, the server lives
+            self._failed(scope, error)
+            await send({"type": "websocket.close", "code": 1011, "reason": "internal error"})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, send, processing_time=self._processing_time)
+        self.requests_total += 1
+        try:
+            if self._token and not auth.allowed(scope, self._token):
+                await auth.refuse(scope, receive, exchange.send)
+            else:
+                await self._app(scope, receive, exchange.send)
+        except Exception as error:
+            self._failed(scope, error)
+            if exchange.status:
+                raise
+            await exchange.send({"type": "http.response.start", "status": 500, "headers": []})
+            await exchange.send({"type": "http.response.body", "body": b""})
+        finally:
+            self._access.request(
+                scope["method"],
+                unquote(scope["path"]) if "%" in scope["path"] else scope["path"],
+                scope["query_string"].decode("latin-1"),
+                exchange.status or 499,
+                exchange.size,
+                math.ceil((perf_counter() - exchange.started) * 1000),
+            )
+
+    def _failed(self, scope: Scope, error: Exception) -> None:
+        self._log.error(
+            f"unhandled error in {scope.get('method', 'WS')} {scope['path']}: {error!r}",
+            stack="".join(traceback.format_exception(error))[-8000:],
+        )
+
+
+class Exchange:
+    """One response on its way out: adds the common headers, counts the bytes."""
+
+    __slots__ = ("_processing_time", "_scope", "_send", "size", "started", "status")
+
+    def __init__(self, scope: Scope, send: Send, *, processing_time: bool) -> None:
+        self._scope = scope
+        self._send = send
+        self._processing_time = processing_time
+        self.started = perf_counter()
+        self.status = 0
+        self.size = 0
+
+    async def send(self, message: Message) -> None:
+        """Pass one ASGI message on."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            if not self._scope.get(BARE):
+                message = {**message, "headers": self._with_common(list(message["headers"]))}
+        else:
+            self.size += len(message.get("body", b""))
+        await self._send(message)
+
+    def _with_common(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        own = any(name.lower() == b"cache-control" for name, _ in headers)
+        headers += CORS
+        headers.append(EXPOSED)
+        headers += NO_CACHE[1:] if own else NO_CACHE
+        if self._processing_time:
+            ms = (perf_counter() - self.started) * 1000
+            text = f'total;dur={ms:.2f};desc="Processing time of the Sandbox API request"'
+            headers.append((b"server-timing", text.encode()))
+        return headers

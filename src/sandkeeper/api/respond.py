@@ -1,0 +1,74 @@
+"""Responses: JSON as the contract writes it, errors, plain texts."""
+
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from sandkeeper import errors
+
+__all__ = ["encode_json", "error_response", "json_response", "not_found", "status_of", "utf8"]
+
+_encoder = msgspec.json.Encoder(decimal_format="number")
+
+STATUS: dict[type[errors.SandkeeperError], int] = {
+    errors.BadInput: 400,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.PreconditionFailed: 412,
+    errors.TooLarge: 413,
+    errors.RangeNotSatisfiable: 416,
+    errors.Unprocessable: 422,
+    errors.Internal: 500,
+    errors.Unavailable: 503,
+    errors.StorageFull: 507,
+}
+
+
+def status_of(error: errors.SandkeeperError) -> int:
+    """Return the HTTP status of an error: its class's, or its nearest ancestor's."""
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            return STATUS[kind]
+    return 500
+
+
+def utf8(text: str) -> str:
+    """Replace what UTF-8 cannot carry (the surrogates of undecodable file names) by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return text
+
+
+def encode_json(value: Any) -> bytes:
+    """Encode as the reference does: compact, `< > &` as escapes.
+
+    Those three stand only inside strings, so replacing them in the finished text is exact.
+    """
+    data = _encoder.encode(value)
+    if b"<" in data or b">" in data or b"&" in data:
+        data = data.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
+    return data
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Answer with JSON."""
+    return Response(
+        encode_json(value), status, headers, media_type="application/json; charset=utf-8"
+    )
+
+
+def error_response(error: errors.SandkeeperError) -> Response:
+    """Answer `{"error": …}`, with `code` where the error carries one."""
+    body = {"error": utf8(str(error))}
+    if error.code:
+        body["code"] = error.code
+    return json_response(body, status_of(error))
+
+
+def not_found() -> Response:
+    """Answer as for any unknown route: plain text, by which clients tell an older server."""
+    return Response(b"404 page not found", 404, media_type="text/plain")

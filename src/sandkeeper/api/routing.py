@@ -1,0 +1,33 @@
+"""Routes as the contract has them: HEAD only where named, a wrong method is an unknown route."""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Scope
+
+__all__ = ["Handler", "empty_head", "route"]
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class _ExactRoute(Route):
+    """A route that does not match another method, where Starlette's answers 405."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        return (match, child) if match == Match.FULL else (Match.NONE, {})
+
+
+def route(path: str, handler: Handler, *methods: str) -> Route:
+    """Bind `handler` to exactly `methods` (GET when none is named)."""
+    made = _ExactRoute(path, handler, methods=list(methods) or ["GET"])
+    if "HEAD" not in methods and made.methods is not None:
+        made.methods.discard("HEAD")  # Starlette adds HEAD to every GET; the contract does not
+    return made
+
+
+async def empty_head(_request: Request) -> Response:
+    """Answer a HEAD that the contract leaves empty: 200, nothing is looked up."""
+    return Response(b"", 200)

@@ -1,0 +1,1 @@
+"""Wire structs (msgspec), shared by HTTP and MCP."""

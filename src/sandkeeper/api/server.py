@@ -1,0 +1,147 @@
+"""Running the application on uvicorn, with the edge's limits and an orderly end."""
+
+import asyncio
+import socket
+
+import uvicorn
+import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from sandkeeper.api.app import create_app
+from sandkeeper.api.respond import encode_json
+from sandkeeper.services.sandbox import Sandbox
+
+__all__ = ["EdgeProtocol", "listen", "serve"]
+
+HEADER_SECONDS = 30.0
+HEADER_BYTES = 1 << 20
+IDLE_SECONDS = 120
+DRAIN_SECONDS = 10
+
+
+class EdgeProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with the contract's limits on request heads.
+
+    A head must be complete within 30 s and may have 1 MiB; uvicorn itself bounds neither.
+    """
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+    _in_head = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Give the first request its time."""
+        super().connection_made(transport)
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer with the connection."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what belongs to a head before the parser keeps it."""
+        if self._in_head:
+            self._head_bytes += len(data)
+            # One read may carry a body behind the head; a read is at most 256 KiB.
+            if self._head_bytes > HEADER_BYTES + (256 << 10):
+                self._refuse(431, "request header fields are too large")
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """Start the time of the next head."""
+        super().on_message_begin()
+        self._in_head = True
+        self._head_bytes = 0
+        self._arm()
+
+    def on_headers_complete(self) -> None:
+        """Stop the time: the head is here."""
+        self._in_head = False
+        self._disarm()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Expect a new head from here on."""
+        super().on_message_complete()
+        self._in_head = True
+        self._head_bytes = 0
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a request that cannot be parsed, as JSON like every other error."""
+        self._refuse(400, msg)
+
+    def _arm(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEADER_SECONDS, self._late)
+
+    def _disarm(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _late(self) -> None:
+        self._head_timer = None
+        if self._in_head and not self.transport.is_closing():
+            self.transport.close()
+
+    def _refuse(self, status: int, text: str) -> None:
+        body = encode_json({"error": text})
+        reason = {400: "Bad Request", 431: "Request Header Fields Too Large"}[status]
+        head = (
+            f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json; charset=utf-8\r\n"
+            f"access-control-allow-origin: *\r\ncontent-length: {len(body)}\r\n"
+            "connection: close\r\n\r\n"
+        )
+        self._disarm()
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the listening socket; `::` serves IPv4 as well. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server(
+        (host, port), family=family, backlog=2048, dualstack_ipv6=host == "::"
+    )
+
+
+def serve(sandbox: Sandbox, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT; returns after the services have stopped."""
+    config = uvicorn.Config(
+        create_app(sandbox),
+        loop="uvloop",
+        http=EdgeProtocol,
+        ws="websockets",
+        ws_max_size=1 << 20,
+        ws_ping_interval=30.0,
+        ws_ping_timeout=60.0,
+        ws_per_message_deflate=False,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        backlog=2048,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_Server(config, sandbox).serve(sockets=[listener]))
+
+
+class _Server(uvicorn.Server):
+    """Starts the sandbox before the first request and stops it after the last."""
+
+    def __init__(self, config: uvicorn.Config, sandbox: Sandbox) -> None:
+        super().__init__(config)
+        self._sandbox = sandbox
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._sandbox.start()
+        await super().startup(sockets=sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets=sockets)
+        await self._sandbox.stop()

@@ -1,0 +1,34 @@
+"""Paths of requests, raw and decoded.
+
+uvicorn decodes `scope["path"]` with replacement characters, so names that are not UTF-8 would be
+lost; these functions read `scope["raw_path"]`.
+"""
+
+import os
+from urllib.parse import unquote_to_bytes
+
+from starlette.types import Scope
+
+__all__ = ["decoded_path", "raw_path", "segment"]
+
+
+def raw_path(scope: Scope) -> bytes:
+    """Return the path as it stood on the request line, without the query."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    return raw.partition(b"?")[0]
+
+
+def decoded_path(scope: Scope) -> str:
+    """Return the path percent-decoded once; undecodable bytes become surrogate escapes."""
+    return os.fsdecode(unquote_to_bytes(raw_path(scope)))
+
+
+def segment(scope: Scope, index: int) -> str:
+    """Return one decoded segment of the raw path (`/process/x` has x at 1), or an empty string.
+
+    Splitting before decoding lets a name carry an encoded slash.
+    """
+    parts = raw_path(scope).lstrip(b"/").split(b"/")
+    if index >= len(parts):
+        return ""
+    return unquote_to_bytes(parts[index]).decode("utf-8", "replace")

@@ -1,0 +1,56 @@
+"""The `sandkeeper` command: without a verb it serves."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from sandkeeper import __version__
+from sandkeeper.settings import Environment, Settings
+
+__all__ = ["main"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sandkeeper",
+        description="Serve the processes, files, terminals and ports of this machine over HTTP.",
+        allow_abbrev=False,
+    )
+    # The contract's flags take one dash or two.
+    parser.add_argument("--port", "-port", type=int, default=8080, help="port (default 8080)")
+    parser.add_argument("--p", "-p", type=int, default=8080, help="the same; wins unless 8080")
+    parser.add_argument("--host", "-host", default="", help="address to listen on (all)")
+    parser.add_argument("--command", "-command", default="", help="command to run at start")
+    parser.add_argument("--c", "-c", default="", help="the same; wins when given")
+    parser.add_argument("--user", "-user", default="", help="user of processes and files")
+    parser.add_argument(
+        "--disable-telemetry", "-disable-telemetry", action="store_true", help="accepted, unused"
+    )
+    parser.add_argument("--version", action="version", version=f"sandkeeper {__version__}")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = _parser().parse_args(argv)
+    environment = Environment()
+    settings = Settings.read(
+        environment.snapshot(),
+        host=options.host,
+        port=options.p if options.p != 8080 else options.port,
+        command=options.c or options.command,
+        user=options.user,
+    )
+    # Imported here so that `--version` and `--help` answer at once.
+    from sandkeeper.api.server import listen, serve
+    from sandkeeper.services.sandbox import Sandbox
+
+    try:
+        listener = listen(settings.host, settings.port)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        sys.stderr.write(f"sandkeeper: cannot listen on {where}: {error.strerror}\n")
+        return 1
+    with listener:
+        serve(Sandbox(settings, environment), listener)
+    return 0

@@ -1,0 +1,1 @@
+"""Mechanisms: no HTTP, no registries, no settings."""

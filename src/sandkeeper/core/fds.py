@@ -1,0 +1,44 @@
+"""File descriptors with an owner."""
+
+import os
+
+__all__ = ["OwnedFd"]
+
+
+class OwnedFd:
+    """A descriptor that is closed exactly once.
+
+    The number becomes -1 on close: the kernel hands the same number to the next open, and a
+    second close would hit a stranger's file.
+    """
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __repr__(self) -> str:
+        return f"<OwnedFd {self._fd}>" if self._fd >= 0 else "<OwnedFd closed>"
+
+    @property
+    def number(self) -> int:
+        """The descriptor; raises ValueError once closed."""
+        if self._fd < 0:
+            raise ValueError("descriptor is closed")
+        return self._fd
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been closed."""
+        return self._fd < 0
+
+    def close(self) -> None:
+        """Close it; closing twice is harmless."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def detach(self) -> int:
+        """Give the descriptor away; the caller owns it now."""
+        fd, self._fd = self.number, -1
+        return fd

@@ -1,0 +1,183 @@
+"""A writer of log lines that never makes its callers wait.
+
+Callers: `submit` from any thread; it appends to a bounded queue and returns.
+Writer:  one thread owns the descriptor, writes without blocking and polls for room.
+Blocks:  `pull` sources (process output) are asked for a block only when the queue is empty and the
+         descriptor takes data, so a stalled collector leaves them where they are: on disk.
+
+What the queue cannot hold is counted, and the count is written as a line of its own as soon as
+there is room.
+"""
+
+import os
+import select
+import socket
+import stat
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+__all__ = ["Sink", "open_target"]
+
+QUEUE_BYTES = 1 << 20
+
+Pull = Callable[[], tuple[bytes, Callable[[], None]] | None]
+
+
+def open_target(target: str) -> int:
+    """Open `stdout`, `stderr`, `none` or a path for writing without blocking.
+
+    A terminal, pipe or file is reopened through /proc/self/fd (proc_pid_fd(5)), which gives an
+    open file description of our own: O_NONBLOCK on the inherited one would change it for every
+    process that shares it.
+    """
+    if target == "none":
+        return os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+    if target not in {"stdout", "stderr"}:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(target, flags, 0o600)
+    number = 1 if target == "stdout" else 2
+    try:
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        if stat.S_ISREG(os.fstat(number).st_mode):
+            flags |= os.O_APPEND
+        return os.open(f"/proc/self/fd/{number}", flags)
+    except OSError:  # sockets cannot be reopened, and a closed stream has nothing to open
+        with suppress(OSError):
+            return os.dup(number)
+        return os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+
+
+class Sink:
+    """One descriptor, one writing thread, a bounded queue and optional pulled blocks.
+
+    `dropped_line(count)` makes the line that tells of dropped ones. `statistics()` gives the
+    queue's depth in bytes, the lines dropped so far and the bytes written.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        *,
+        dropped_line: Callable[[int], bytes],
+        pull: Pull | None = None,
+        queue_bytes: int = QUEUE_BYTES,
+    ) -> None:
+        self._fd = fd
+        self._is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
+        self._dropped_line = dropped_line
+        self.pull = pull
+        self._limit = queue_bytes
+        self._queue: deque[bytes] = deque()
+        self._queued = 0
+        self._dropped = 0
+        self._dropped_total = 0
+        self._written = 0
+        self._lock = threading.Lock()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._closing = False
+        self._deadline_polls = 0
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the writing thread."""
+        self._thread = threading.Thread(target=self._run, name="sink", daemon=True)
+        self._thread.start()
+
+    def submit(self, line: bytes) -> None:
+        """Queue one line (with its newline), or count it as dropped when the queue is full."""
+        with self._lock:
+            if self._queued + len(line) > self._limit:
+                self._dropped += 1
+                self._dropped_total += 1
+                return
+            idle = not self._queue
+            self._queue.append(line)
+            self._queued += len(line)
+        if idle:
+            self.wake()
+
+    def wake(self) -> None:
+        """Have the writer look for work: lines, or a source that has something new."""
+        with suppress(BlockingIOError, OSError):
+            os.eventfd_write(self._wake, 1)
+
+    def statistics(self) -> dict[str, int]:
+        """Return queued bytes, dropped lines and written bytes."""
+        return {
+            "queuedBytes": self._queued,
+            "droppedLines": self._dropped_total,
+            "writtenBytes": self._written,
+        }
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Write what is queued for at most `timeout` seconds, then stop the thread."""
+        self._closing = True
+        self._deadline_polls = max(1, int(timeout * 20))
+        self.wake()
+        if self._thread is not None:
+            self._thread.join(timeout + 1.0)
+
+    def _take(self) -> bytes:
+        with self._lock:
+            lines = list(self._queue)
+            self._queue.clear()
+            self._queued = 0
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            lines.append(self._dropped_line(dropped))
+        return b"".join(lines)
+
+    def _run(self) -> None:
+        while True:
+            block = self._take()
+            if block:
+                if not self._write(block):
+                    return
+                continue
+            if self.pull is not None and not self._closing:
+                pulled = self.pull()
+                if pulled is not None:
+                    data, acknowledge = pulled
+                    if data and not self._write(data):
+                        return
+                    acknowledge()
+                    continue
+            if self._closing:
+                return
+            select.select([self._wake], [], [])
+            with suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
+
+    def _write(self, data: bytes) -> bool:
+        """Write all of `data`; False when the target is gone or closing took too long."""
+        view = memoryview(data)
+        while view:
+            try:
+                written = self._write_some(view)
+            except BlockingIOError:
+                if not self._wait_for_room():
+                    return False
+                continue
+            except OSError:
+                return False
+            self._written += written
+            view = view[written:]
+        return True
+
+    def _write_some(self, view: memoryview) -> int:
+        if not self._is_socket:
+            return os.write(self._fd, view)
+        with socket.socket(fileno=os.dup(self._fd)) as sock:
+            return sock.send(view, socket.MSG_DONTWAIT)
+
+    def _wait_for_room(self) -> bool:
+        poller = select.poll()
+        poller.register(self._fd, select.POLLOUT)
+        while not poller.poll(50 if self._closing else 200):
+            if self._closing:
+                self._deadline_polls -= 1
+                if self._deadline_polls <= 0:
+                    return False
+        return True

@@ -1,0 +1,82 @@
+"""What can go wrong, as a tree. No HTTP here: `api.app` maps each class to a status once.
+
+SandkeeperError
+├── BadInput              the request itself is wrong
+├── Forbidden             a rule or the operator does not allow it
+├── NotFound              what it names does not exist
+├── Conflict              it clashes with the present state
+├── PreconditionFailed    the caller's If-Match / If-None-Match no longer holds
+├── TooLarge              more than a stated limit
+├── RangeNotSatisfiable   a byte range outside the file
+├── Unprocessable         well-formed, but it could not be done
+├── StorageFull           no space or quota left (ENOSPC, EDQUOT)
+├── Unavailable           not now; the same request may work later
+└── Internal              a fault of ours or of the machine
+"""
+
+__all__ = [
+    "BadInput",
+    "Conflict",
+    "Forbidden",
+    "Internal",
+    "NotFound",
+    "PreconditionFailed",
+    "RangeNotSatisfiable",
+    "SandkeeperError",
+    "StorageFull",
+    "TooLarge",
+    "Unavailable",
+    "Unprocessable",
+]
+
+
+class SandkeeperError(Exception):
+    """Base of all; `str()` is the text a client sees, `code` an optional machine-readable word."""
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class BadInput(SandkeeperError):
+    """The request itself is wrong."""
+
+
+class Forbidden(SandkeeperError):
+    """A rule or the operator does not allow it."""
+
+
+class NotFound(SandkeeperError):
+    """What the request names does not exist."""
+
+
+class Conflict(SandkeeperError):
+    """The request clashes with the present state."""
+
+
+class PreconditionFailed(SandkeeperError):
+    """The caller's precondition no longer holds."""
+
+
+class TooLarge(SandkeeperError):
+    """More than a stated limit."""
+
+
+class RangeNotSatisfiable(SandkeeperError):
+    """A byte range outside the file."""
+
+
+class Unprocessable(SandkeeperError):
+    """Well-formed, but it could not be done."""
+
+
+class StorageFull(SandkeeperError):
+    """No space or quota is left (ENOSPC, EDQUOT)."""
+
+
+class Unavailable(SandkeeperError):
+    """Not now; the same request may work later."""
+
+
+class Internal(SandkeeperError):
+    """A fault of ours or of the machine."""

@@ -1,0 +1,1 @@
+"""Use cases: they own state and know nothing of HTTP."""

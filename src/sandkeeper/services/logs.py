@@ -1,0 +1,64 @@
+"""The server's own log: JSON lines with sorted keys through one sink that never blocks."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from sandkeeper.core.sink import Sink
+
+__all__ = ["Log", "log_line", "timestamp"]
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+def timestamp(seconds: float | None = None) -> str:
+    """Return local time as RFC 3339 with whole seconds, now or at a Unix time."""
+    moment = datetime.now().astimezone() if seconds is None else _local(seconds)
+    text = moment.isoformat(timespec="seconds")
+    return text.removesuffix("+00:00") + "Z" if text.endswith("+00:00") else text
+
+
+def _local(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds).astimezone()
+
+
+def log_line(level: str, message: str, fields: dict[str, Any]) -> bytes:
+    """Make one line; text that UTF-8 cannot carry is replaced, never refused."""
+    record = {**fields, "level": level, "msg": message, "time": timestamp()}
+    try:
+        return _encode(record) + b"\n"
+    except UnicodeEncodeError:
+        clean = {
+            key: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+            for key, value in record.items()
+        }
+        return _encode(clean) + b"\n"
+
+
+class Log:
+    """Writes lines of the levels debug, info, warning and error."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def write(self, level: str, message: str, **fields: Any) -> None:
+        """Write one line with any extra fields (underscores in names become dashes)."""
+        named = {key.replace("_", "-"): value for key, value in fields.items()}
+        self._sink.submit(log_line(level, message, named))
+
+    def debug(self, message: str, **fields: Any) -> None:
+        """Write a line of level debug."""
+        self.write("debug", message, **fields)
+
+    def info(self, message: str, **fields: Any) -> None:
+        """Write a line of level info."""
+        self.write("info", message, **fields)
+
+    def warning(self, message: str, **fields: Any) -> None:
+        """Write a line of level warning."""
+        self.write("warning", message, **fields)
+
+    def error(self, message: str, **fields: Any) -> None:
+        """Write a line of level error."""
+        self.write("error", message, **fields)

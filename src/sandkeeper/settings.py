@@ -1,0 +1,170 @@
+"""Every setting, read once from the environment into frozen objects.
+
+This is the only module that touches `os.environ`. `Environment` is the live environment that
+children inherit (an environment reload changes it); `Settings` is what was decided at start.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["Environment", "LogSettings", "RetentionSettings", "Settings", "truthy"]
+
+KIB = 1024
+MIB = 1024 * KIB
+SCALE_FILE = Path("/uk/libukp/scale_to_zero_disable")
+
+
+class Environment:
+    """The process's environment: read, and changed by `.env`, env files and reloads.
+
+    Changes go to `os.environ`, so children and libraries see them.
+    """
+
+    def snapshot(self) -> dict[str, str]:
+        """Return a copy of all variables."""
+        return dict(os.environ)
+
+    def get(self, name: str, default: str = "") -> str:
+        """Return one variable."""
+        return os.environ.get(name, default)
+
+    def apply(self, values: Mapping[str, str], *, remove: tuple[str, ...] = ()) -> None:
+        """Set `values`, then unset `remove`; raises ValueError on a name the system refuses."""
+        for name, value in values.items():
+            os.environ[name] = value
+        for name in remove:
+            os.environ.pop(name, None)
+
+
+def truthy(value: str) -> bool:
+    """Say whether Go's strconv.ParseBool would call the trimmed `value` true."""
+    return value.strip() in {"1", "t", "T", "true", "True", "TRUE"}
+
+
+def _number(env: Mapping[str, str], name: str, default: int) -> int:
+    """Return a non-negative decimal; anything else is the default."""
+    try:
+        value = int(env.get(name, "").strip())
+    except ValueError:
+        return default
+    return value if value >= 0 else default
+
+
+def _total_memory() -> int:
+    """Return MemTotal in bytes (proc_meminfo(5)), or 0 when it cannot be read."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemTotal:"):
+                    return int(line.split()[1]) * KIB
+    except (OSError, ValueError, IndexError):
+        return 0
+    return 0
+
+
+def _default_state_dir(env: Mapping[str, str]) -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/sandkeeper")
+    base = env.get("XDG_STATE_HOME") or os.path.join(env.get("HOME") or "/tmp", ".local", "state")
+    return Path(base) / "sandkeeper"
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionSettings:
+    """How much output and how many finished runs are kept; sizes in bytes, ages in seconds.
+
+    `run_bytes` bounds one journal (0: only the total does), `total_bytes` all of them (0: no
+    bound). The reference keeps three files for a process, each up to its file limit; one journal
+    takes their place, so it may hold as much as the three together.
+    """
+
+    run_bytes: int = 96 * MIB
+    total_bytes: int = 96 * MIB
+    tail_bytes: int = 64 * KIB
+    logs_response_bytes: int = 4 * MIB
+    finished_count: int = 1000
+    finished_age: float = 7 * 86400.0
+
+    @classmethod
+    def read(cls, env: Mapping[str, str]) -> "RetentionSettings":
+        """Read the `SANDBOX_*` limits of the contract and our own three."""
+        percent = _number(env, "SANDBOX_MAX_LOG_PERCENT", 10)
+        percent = percent if 1 <= percent <= 100 else 10
+        default_total = _total_memory() * percent // 100 or 96 * MIB
+        return cls(
+            run_bytes=3 * _number(env, "SANDBOX_MAX_LOG_FILE_BYTES", 32 * MIB),
+            total_bytes=_number(env, "SANDBOX_MAX_LOG_BYTES_TOTAL", default_total),
+            tail_bytes=_number(env, "SANDBOX_MAX_IN_MEMORY_LOG_BYTES", 64 * KIB),
+            logs_response_bytes=_number(env, "SANDBOX_MAX_LOGS_RESPONSE_BYTES", 4 * MIB),
+            finished_count=_number(env, "SANDKEEPER_KEEP_FINISHED", 1000),
+            finished_age=float(_number(env, "SANDKEEPER_KEEP_FINISHED_SECONDS", 7 * 86400)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """Where the server's own log lines go and which are written."""
+
+    target: str = "stdout"
+    requests: bool = True
+    process_output: bool = True
+
+    @classmethod
+    def read(cls, env: Mapping[str, str]) -> "LogSettings":
+        """`SANDKEEPER_LOG` is `stdout`, `stderr`, `none` or a file's path."""
+        return cls(
+            target=env.get("SANDKEEPER_LOG", "") or "stdout",
+            requests=env.get("DISABLE_REQUEST_LOGGING", "") != "true",
+            process_output=env.get("SANDBOX_DISABLE_PROCESS_LOGGING", "") not in {"true", "1"},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What was decided at start."""
+
+    host: str = "0.0.0.0"
+    port: int = 8080
+    command: str = ""
+    user: str = ""
+    state_dir: Path = Path("/var/lib/sandkeeper")
+    workdir: str = "/"
+    home: str = ""
+    token: str = ""
+    processing_time: bool = False
+    scale_file: Path = SCALE_FILE
+    keepalive_allowed: bool = True
+    body_limit: int = 16 * MIB
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+
+    @classmethod
+    def read(
+        cls,
+        env: Mapping[str, str],
+        *,
+        host: str = "",
+        port: int = 8080,
+        command: str = "",
+        user: str = "",
+    ) -> "Settings":
+        """Build the settings from `env` and the command line's values."""
+        state = env.get("SANDKEEPER_STATE_DIR", "")
+        return cls(
+            host=host or env.get("SANDKEEPER_HOST", "") or "0.0.0.0",
+            port=port,
+            command=command,
+            user=user,
+            state_dir=Path(state) if state else _default_state_dir(env),
+            workdir=os.path.abspath(env.get("WORKDIR", "") or os.getcwd()),
+            home=env.get("HOME", ""),
+            token=env.get("SANDKEEPER_TOKEN", ""),
+            processing_time=env.get("ENABLE_PROCESSING_TIME", "") == "true",
+            scale_file=Path(env.get("BLAXEL_SCALE_FILE", "") or SCALE_FILE),
+            keepalive_allowed=not truthy(env.get("BL_DISABLE_KEEPALIVE", "")),
+            body_limit=_number(env, "SANDKEEPER_MAX_JSON_BODY_BYTES", 16 * MIB),
+            retention=RetentionSettings.read(env),
+            log=LogSettings.read(env),
+        )

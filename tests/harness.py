@@ -1,0 +1,129 @@
+"""Real servers for tests: each in its own process, with its own state directory."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+__all__ = ["Server", "free_port", "until"]
+
+
+def free_port() -> int:
+    """Return a TCP port that nothing listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def until(check: Any, timeout: float = 10.0, every: float = 0.005) -> Any:
+    """Return the first true value of `check()`; fails after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        value = check()
+        if value:
+            return value
+        time.sleep(every)
+    raise AssertionError(f"not within {timeout} s: {check}")
+
+
+class Server:
+    """One sandkeeper process; use as a context manager."""
+
+    def __init__(self, folder: Path, *, env: dict[str, str] | None = None, args: Any = ()) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self.workdir = folder / "work"
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        self.log_path = folder / "server.log"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.args = list(args)
+        self.env = {
+            **os.environ,
+            "SANDKEEPER_STATE_DIR": str(self.state),
+            "SANDKEEPER_LOG": str(self.log_path),
+            "WORKDIR": str(self.workdir),
+            "SHELL": "/bin/bash",
+            **(env or {}),
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+        self.client = httpx.Client(base_url=self.url, timeout=30.0, trust_env=False)
+
+    def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+        self.client.close()
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> None:
+        """Start it and wait for /health."""
+        command = [sys.executable, "-m", "sandkeeper", "--host", "127.0.0.1"]
+        with open(self.folder / "stderr.log", "ab") as stderr:
+            self.process = subprocess.Popen(
+                [*command, "--port", str(self.port), *self.args],
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+            )
+        until(self._answers, timeout=20.0)
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(
+                f"server exited with {self.process.returncode}: "
+                + (self.folder / "stderr.log").read_text()[-2000:]
+            )
+        try:
+            with urllib.request.urlopen(self.url + "/health", timeout=2) as reply:
+                return reply.status == 200
+        except OSError:
+            return False
+
+    def stop(self) -> int:
+        """End it with SIGTERM and return its exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+    def kill9(self) -> None:
+        """Kill it as hard as the kernel can."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def restart(self) -> None:
+        """Start it again on the same port and state."""
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+        self.start()
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """Return the complete lines of the server's log."""
+        text = self.log_path.read_bytes()
+        return [json.loads(line) for line in text.split(b"\n")[:-1]]
+
+    def run(self, command: str, **fields: Any) -> dict[str, Any]:
+        """POST a process that is waited for; returns its record."""
+        body = {"command": command, "waitForCompletion": True, **fields}
+        reply = self.client.post("/process", json=body)
+        assert reply.status_code == 200, reply.text
+        return reply.json()
