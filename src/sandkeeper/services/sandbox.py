@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandkeeper import __version__
+from sandkeeper.core.child import Children
+from sandkeeper.core.identity import Identity
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.services.access import Access
 from sandkeeper.services.logs import Log, log_line, timestamp
@@ -38,6 +40,8 @@ class Sandbox:
         self._sink = Sink(open_target(settings.log.target), dropped_line=_dropped)
         self.log = Log(self._sink)
         self.access = Access(self.log, requests=settings.log.requests)
+        self.children = Children()
+        self.identity: Identity | None = None
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:

@@ -1,0 +1,123 @@
+"""Children: started one way, reaped once, told apart from orphans."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from sandkeeper.core.child import Children, ExitStatus, Spawn, readable
+
+
+def spawn(children: Children, code: str, **options):
+    return children.spawn(Spawn([sys.executable, "-c", code], dict(os.environ), **options))
+
+
+async def ended(child) -> ExitStatus:
+    await readable(child.pidfd.number)
+    return child.reap()
+
+
+def test_an_exit_code_is_reported_as_it_was() -> None:
+    child = spawn(Children(), "raise SystemExit(7)")
+
+    status = asyncio.run(ended(child))
+
+    assert (status.code, status.signal) == (7, None)
+    assert status.cpu_seconds is not None
+    assert status.cpu_seconds > 0
+    assert status.peak_rss_bytes is not None
+    assert status.peak_rss_bytes > 1 << 20
+
+
+def test_a_death_by_signal_is_not_an_exit_code() -> None:
+    child = spawn(Children(), "import os; os.kill(os.getpid(), 9)")
+
+    status = asyncio.run(ended(child))
+
+    assert (status.code, status.signal) == (None, signal.SIGKILL)
+
+
+def test_noticing_an_exit_does_not_take_the_status() -> None:
+    child = spawn(Children(), "raise SystemExit(3)")
+    asyncio.run(readable(child.pidfd.number))
+
+    assert child.has_exited()
+    assert child.has_exited()
+    assert child.reap().code == 3
+
+
+def test_a_reaped_child_cannot_be_signalled() -> None:
+    child = spawn(Children(), "pass")
+    asyncio.run(ended(child))
+
+    with pytest.raises(ProcessLookupError):
+        child.signal_group(signal.SIGTERM)
+
+
+def test_the_oom_score_is_set_before_the_first_instruction_and_ours_is_kept() -> None:
+    before = Path("/proc/self/oom_score_adj").read_text()
+    read, write = os.pipe()
+    child = spawn(Children(), "print(open('/proc/self/oom_score_adj').read())", stdout=write)
+    os.close(write)
+    asyncio.run(ended(child))
+
+    with os.fdopen(read) as stream:
+        assert stream.read().strip() == "500"
+    assert Path("/proc/self/oom_score_adj").read_text() == before
+
+
+def test_a_missing_program_and_a_missing_folder_are_different_errors(tmp_path) -> None:
+    children = Children()
+
+    with pytest.raises(FileNotFoundError) as program:
+        children.spawn(Spawn(["/no/such/program"], {}))
+    with pytest.raises(FileNotFoundError) as folder:
+        children.spawn(Spawn(["/bin/true"], {}, cwd=str(tmp_path / "gone")))
+    assert program.value.filename == "/no/such/program"
+    assert folder.value.filename == str(tmp_path / "gone")
+
+
+def test_orphans_are_reaped_and_our_own_children_are_not() -> None:
+    children = Children()
+    ours = spawn(children, "raise SystemExit(5)")
+    orphan = os.posix_spawn("/bin/true", ["true"], {})
+    asyncio.run(readable(ours.pidfd.number))
+    fd = os.pidfd_open(orphan)
+    asyncio.run(readable(fd))
+    os.close(fd)
+
+    assert children.reap_orphans() == 1
+    with pytest.raises(ChildProcessError):
+        os.waitpid(orphan, os.WNOHANG)
+    assert ours.reap().code == 5
+
+
+def test_a_tool_gives_its_output_and_its_status() -> None:
+    async def run():
+        argv = [sys.executable, "-c", "import sys; print('out'); sys.exit('err')"]
+        return await Children().run_tool(argv, env=dict(os.environ))
+
+    result = asyncio.run(run())
+
+    assert (result.stdout, result.stderr, result.status.code) == (b"out\n", b"err\n", 1)
+
+
+def test_a_tool_that_hangs_is_killed_with_its_children() -> None:
+    async def run():
+        await Children().run_tool(
+            ["/bin/sh", "-c", "sleep 1000 & sleep 1000"], env=dict(os.environ), timeout=0.2
+        )
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(run())
+
+
+def test_a_tool_that_floods_costs_its_limit_only() -> None:
+    async def run():
+        argv = ["head", "-c", "5000000", "/dev/zero"]
+        return await Children().run_tool(argv, env=dict(os.environ), limit=1000)
+
+    assert len(asyncio.run(run()).stdout) == 1000
