@@ -271,11 +271,16 @@ async def readable(fd: int) -> None:
     """Wait until `fd` is readable; nothing is left behind on cancellation."""
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
-    loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
+    loop.add_reader(fd, _settle, ready)
     try:
         await ready
     finally:
         loop.remove_reader(fd)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 async def _reader(fd: int) -> asyncio.StreamReader:
