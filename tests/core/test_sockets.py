@@ -1,17 +1,20 @@
 """Sockets of real process trees: who owns them, and which can be reached from outside."""
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness import until
 
-from sandkeeper.core import procs
+from sandkeeper.core import procs, sockdiag
 from sandkeeper.core.procs import group_members, tree_of
 from sandkeeper.core.sockets import (
     Socket,
@@ -145,8 +148,6 @@ def test_a_zombie_is_no_member_of_its_group() -> None:
 
 
 def test_connections_do_not_hide_the_listener(start: Start) -> None:
-    import socket
-
     child, (port,) = start("tcp/127.0.0.1")
     with (
         socket.create_connection(("127.0.0.1", port)),
@@ -157,6 +158,35 @@ def test_connections_do_not_hide_the_listener(start: Start) -> None:
 
     assert [one.state for one in theirs] == ["LISTEN"]  # not accepted: held by no process
     assert [(one.state, one.remote_addr) for one in mine] == [("ESTAB", "127.0.0.1")] * 2
+
+
+def test_both_ways_to_ask_the_kernel_tell_the_same(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_args: int) -> None:
+        raise OSError(errno.EPROTONOSUPPORT, "no sock_diag")
+
+    kinds = ["tcp/0.0.0.0", "tcp/::1", "dual/::", "udp/127.0.0.1", "udp/::1", "tcp/127.0.0.1"]
+    child, ports = start(*kinds)
+    with socket.create_connection(("127.0.0.1", ports[-1])):
+        fast = {*sockets_of(child.pid), *sockets_of(os.getpid())}
+        monkeypatch.setattr(sockdiag, "dump", missing)
+        slow = {*sockets_of(child.pid), *sockets_of(os.getpid())}
+
+    assert len(fast) >= len(kinds) + 1
+    # The text of /proc does not say whether an IPv6 wildcard serves IPv4.
+    assert {replace(one, local_addr=one.local_addr.replace("*", "::")) for one in fast} == slow
+
+
+def test_a_listener_bound_to_the_loopback_device_is_not_routable(start: Start) -> None:
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
+        bound.bind(("0.0.0.0", 0))
+        bound.listen()
+        port = bound.getsockname()[1]
+
+        assert any(one.local_addr == "0.0.0.0%lo" for one in sockets_of(os.getpid()))
+        assert port not in routable_ports(os.getpid())
 
 
 def test_all_listeners_of_the_machine_are_told_with_their_processes(start: Start) -> None:
@@ -174,6 +204,7 @@ def test_all_listeners_of_the_machine_are_told_with_their_processes(start: Start
         *[("127.0.0.1", True), ("127.0.0.53%lo", True), ("127.8.9.10", True), ("::1", True)],
         *[("[::1]", True), ("::ffff:127.0.0.1", True), ("::ffff:10.0.0.1", False), ("*", False)],
         *[("0.0.0.0", False), ("::", False), ("fe80::1%eth0", False), ("localhost", True)],
+        *[("0.0.0.0%lo", True), ("*%eth0", False)],
     ],
 )
 def test_loopback_is_told_by_the_address_not_its_spelling(address: str, loopback: bool) -> None:

@@ -1,38 +1,36 @@
-"""Sockets and who owns them, from /proc alone.
+"""Sockets and who owns them.
 
-/proc/net/{tcp,tcp6,udp,udp6} name each socket by its inode (proc_pid_net(5)); /proc/<pid>/fd
-links to the same inodes (proc_pid_fd(5)). Joined they say which process holds which socket,
-without a helper program. Only sockets of the server's own network namespace are seen: no others
-can be reached from it.
+The kernel names each socket by its inode, in sock_diag(7) or, where that is missing, in
+/proc/net/{tcp,tcp6,udp,udp6} (proc_pid_net(5)); /proc/<pid>/fd links to the same inodes
+(proc_pid_fd(5)). Joined they say which process holds which socket, without a helper program. Only
+sockets of the server's own network namespace are seen: no others can be reached from it.
 """
 
 import os
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
 
+from sandkeeper.core import sockdiag
 from sandkeeper.core.procs import Process, read_processes, tree_of
+from sandkeeper.core.sockdiag import Row
 
 __all__ = ["Socket", "is_loopback", "is_routable", "listeners", "routable_ports", "sockets_of"]
 
-TABLES = (("tcp", "tcp"), ("tcp", "tcp6"), ("udp", "udp"), ("udp", "udp6"))
-STATES = {
-    b"01": "ESTAB",
-    b"02": "SYN-SENT",
-    b"03": "SYN-RECV",
-    b"04": "FIN-WAIT-1",
-    b"05": "FIN-WAIT-2",
-    b"06": "TIME-WAIT",
-    b"07": "UNCONN",
-    b"08": "CLOSE-WAIT",
-    b"09": "LAST-ACK",
-    b"0A": "LISTEN",
-    b"0B": "CLOSING",
-    b"0C": "SYN-RECV",
-}
+TABLES = (
+    ("tcp", "tcp", socket.AF_INET, socket.IPPROTO_TCP),
+    ("tcp", "tcp6", socket.AF_INET6, socket.IPPROTO_TCP),
+    ("udp", "udp", socket.AF_INET, socket.IPPROTO_UDP),
+    ("udp", "udp6", socket.AF_INET6, socket.IPPROTO_UDP),
+)
+STATES = (
+    *("", "ESTAB", "SYN-SENT", "SYN-RECV", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "UNCONN"),
+    *("CLOSE-WAIT", "LAST-ACK", "LISTEN", "CLOSING", "SYN-RECV"),
+)
+"""The names ss(8) gives to the kernel's numbers (net/tcp_states.h)."""
 WAITING = frozenset({"", "LISTEN", "UNCONN"})
 READ_BYTES = 1 << 16
 
@@ -57,14 +55,14 @@ class Socket:
 
 
 def is_loopback(address: str) -> bool:
-    """Say whether only this machine reaches `address`; brackets and zones (`%lo`) are ignored."""
-    bare = address.strip("[]").partition("%")[0]
+    """Say whether only this machine reaches `address`; brackets are ignored, `%lo` is loopback."""
+    bare, _, zone = address.strip("[]").partition("%")
     try:
         parsed = ip_address(bare)
     except ValueError:
-        return bare == "localhost"
+        return zone == "lo" or bare == "localhost"
     mapped = getattr(parsed, "ipv4_mapped", None)
-    return bool((mapped or parsed).is_loopback)
+    return zone == "lo" or bool((mapped or parsed).is_loopback)
 
 
 def is_routable(state: str, address: str) -> bool:
@@ -72,46 +70,43 @@ def is_routable(state: str, address: str) -> bool:
     return state in WAITING and not is_loopback(address)
 
 
-def sockets_of(pid: int) -> list[Socket]:
+def sockets_of(pid: int, *, waiting_only: bool = False) -> list[Socket]:
     """Return the sockets of a process, its descendants, group and session.
 
     Blocks (some milliseconds for a thousand sockets): call it in a thread. A socket that several
-    processes share is told once, for the eldest. Raises OSError when /proc/net cannot be read.
+    processes share is told once, for the eldest. Raises OSError when /proc cannot be read.
     """
     processes = read_processes()
-    return _join(tree_of(pid, processes), processes, listening_only=False)
+    return _join(tree_of(pid, processes), processes, waiting_only=waiting_only)
 
 
 def listeners() -> list[Socket]:
     """Return all sockets that wait for others; pid 0 and no name where the holder is hidden."""
     processes = read_processes()
-    return _join(sorted(processes), processes, listening_only=True, orphans=True)
+    return _join(sorted(processes), processes, waiting_only=True, orphans=True)
 
 
 def routable_ports(pid: int) -> set[int]:
     """Return the ports on which the tree of `pid` can be reached from outside; blocks."""
-    return {one.local_port for one in sockets_of(pid) if is_routable(one.state, one.local_addr)}
+    found = sockets_of(pid, waiting_only=True)
+    return {one.local_port for one in found if is_routable(one.state, one.local_addr)}
 
 
 def _join(
     pids: Iterable[int],
     processes: Mapping[int, Process],
     *,
-    listening_only: bool,
+    waiting_only: bool,
     orphans: bool = False,
 ) -> list[Socket]:
     owners = _owners(pids)
     if not owners and not orphans:
         return []
     found: dict[tuple[object, ...], Socket] = {}
-    for protocol, table in TABLES:
-        for inode, local, remote, state in _rows(table, listening_only):
-            pid = owners.get(inode)
-            if pid is None and not orphans:
-                continue
-            pid = pid or 0
-            name = processes[pid].name if pid in processes else ""
-            made = _socket(pid, name, protocol, local, remote, state)
+    for protocol, row in _rows(waiting_only):
+        pid = owners.get(row.inode)
+        if pid is not None or orphans:
+            made = _socket(protocol, row, processes.get(pid or 0))
             found.setdefault(_key(made), made)
     return list(found.values())
 
@@ -122,15 +117,24 @@ def _key(one: Socket) -> tuple[object, ...]:
     return (one.protocol, one.local_addr, one.local_port, *remote, one.state)
 
 
-def _socket(pid: int, name: str, protocol: str, local: bytes, remote: bytes, state: str) -> Socket:
-    address, port = _endpoint(local)
-    peer, peer_port = ("", 0) if state in WAITING else _endpoint(remote)
-    return Socket(pid, name, protocol, address, port, peer, peer_port, state)
+def _socket(protocol: str, row: Row, holder: Process | None) -> Socket:
+    state = STATES[row.state] if row.state < len(STATES) else "UNKNOWN"
+    waiting = state in WAITING
+    return Socket(
+        pid=holder.pid if holder else 0,
+        process_name=holder.name if holder else "",
+        protocol=protocol,
+        local_addr=row.local_addr,
+        local_port=row.local_port,
+        remote_addr="" if waiting else row.remote_addr,
+        remote_port=0 if waiting else row.remote_port,
+        state=state,
+    )
 
 
-def _owners(pids: Iterable[int]) -> dict[bytes, int]:
+def _owners(pids: Iterable[int]) -> dict[int, int]:
     """Map the inodes of sockets to the first of `pids` that holds them."""
-    owners: dict[bytes, int] = {}
+    owners: dict[int, int] = {}
     for pid in pids:
         folder = b"/proc/%d/fd/" % pid
         try:
@@ -143,23 +147,33 @@ def _owners(pids: Iterable[int]) -> dict[bytes, int]:
             except OSError:
                 continue
             if target.startswith(b"socket:["):
-                owners.setdefault(target[8:-1], pid)
+                owners.setdefault(int(target[8:-1]), pid)
     return owners
 
 
-def _rows(table: str, listening_only: bool) -> Iterable[tuple[bytes, bytes, bytes, str]]:
-    """Yield (inode, local, remote, state) of each socket of a table; IPv6 may be absent."""
+def _rows(waiting_only: bool) -> Iterator[tuple[str, Row]]:
+    """Yield each socket with its protocol, by sock_diag where the kernel has it, else by /proc."""
+    states = sockdiag.WAITING if waiting_only else sockdiag.ALL
+    for protocol, table, family, number in TABLES:
+        try:
+            rows = list(sockdiag.dump(family, number, states))
+        except OSError:
+            rows = [row for row in _table(table) if states >> row.state & 1]
+        for row in rows:
+            yield protocol, row
+
+
+def _table(name: str) -> Iterator[Row]:
+    """Yield the rows of a table of /proc/net; a kernel without IPv6 has none for it."""
     try:
-        data = _read(f"/proc/self/net/{table}")
+        data = _read(f"/proc/self/net/{name}")
     except FileNotFoundError:
         return
     for line in data.split(b"\n")[1:]:
         fields = line.split(None, 10)
-        if len(fields) < 10:
-            continue
-        state = STATES.get(fields[3], "UNKNOWN")
-        if not listening_only or state in WAITING:
-            yield fields[9], fields[1], fields[2], state
+        if len(fields) >= 10 and fields[9] != b"0":
+            state = int(fields[3], 16)
+            yield Row(int(fields[9]), state, *_endpoint(fields[1]), *_endpoint(fields[2]))
 
 
 def _read(path: str) -> bytes:

@@ -39,8 +39,7 @@ class Ports:
 
     async def routable(self, pid: int) -> set[int]:
         """Return the ports on which the tree can be reached from outside."""
-        found = await self.of_tree(pid)
-        return {one.local_port for one in found if is_routable(one.state, one.local_addr)}
+        return await self._shared(("routable", pid), lambda: asyncio.to_thread(routable_ports, pid))
 
     async def members(self, group: int) -> list[int]:
         """Return the living processes of a group or session."""
