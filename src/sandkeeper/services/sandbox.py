@@ -11,6 +11,7 @@ from sandkeeper.core.identity import Identity
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.services.access import Access
 from sandkeeper.services.logs import Log, log_line, timestamp
+from sandkeeper.services.ports import Ports
 from sandkeeper.settings import Environment, Settings
 
 __all__ = ["Sandbox", "SandboxStatus"]
@@ -42,6 +43,7 @@ class Sandbox:
         self.access = Access(self.log, requests=settings.log.requests)
         self.children = Children()
         self.identity: Identity | None = None
+        self.ports = Ports()
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
