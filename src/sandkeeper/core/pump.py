@@ -102,9 +102,9 @@ class Pump:
         """
         self._order(lambda: self._drain(sources, done))
 
-    def release(self, sources: tuple[Source, ...]) -> None:
+    def release(self, journal: Journal, sources: tuple[Source, ...]) -> None:
         """Give up pipes whose process is over; each is still carried until its last writer goes."""
-        self._order(lambda: self._release(sources))
+        self._order(lambda: self._release(journal, sources))
 
     def take_grown(self) -> list[Journal]:
         """Return the journals that changed since the last call; event loop's thread only."""
@@ -198,7 +198,7 @@ class Pump:
         self._tell()
         done()
 
-    def _release(self, sources: tuple[Source, ...]) -> None:
+    def _release(self, journal: Journal, sources: tuple[Source, ...]) -> None:
         for source in sources:
             if source.watched:
                 self._carry(source)
@@ -206,7 +206,7 @@ class Pump:
             if not source.watched and source.fd >= 0:
                 os.close(source.fd)
                 source.fd = -1
-        self._seal_if_over(sources[0].journal)
+        self._seal_if_over(journal)
 
     def _seal_if_over(self, journal: Journal) -> None:
         if journal.exit_offset is None or journal.sealed:

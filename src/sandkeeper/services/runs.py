@@ -48,7 +48,6 @@ class RunMeta(msgspec.Struct, omit_defaults=True):
     restart_on_failure: bool = False
     max_restarts: int = 0
     keep_alive: bool = False
-    keep_alive_shown: bool = False
     stdin: bool = False
     timeout: int = 0
     deadline: float = 0.0
@@ -106,12 +105,12 @@ class RunFolder:
             os.close(first)
             raise
 
-    def save(self, meta: RunMeta) -> None:
-        """Replace `meta.json`; raises OSError."""
+    def save(self, data: bytes) -> None:
+        """Replace `meta.json` by an encoded RunMeta; raises OSError."""
         temporary = self.path / "meta.tmp"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, msgspec.json.encode(meta))
+            os.write(fd, data)
         finally:
             os.close(fd)
         os.rename(temporary, self.path / "meta.json")

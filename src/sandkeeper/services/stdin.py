@@ -23,6 +23,7 @@ class Stdin:
         self._write: OwnedFd | None = None
         self._lock = asyncio.Lock()
         self._why_closed = "stdin is closed"
+        self._room: asyncio.Future[None] | None = None
 
     def open(self) -> int:
         """Make a fresh pipe and return the child's end, which is the caller's to close."""
@@ -37,9 +38,10 @@ class Stdin:
     def close(self, why: str = "stdin is closed: end of file was already sent") -> None:
         """Send end of file; later writes fail with `why`."""
         if self._write is not None:
-            # A pending write notices the closed descriptor; the number must not be reused under it.
-            with suppress(RuntimeError):
+            if self._room is not None:
+                # Before the number can be reused, and so that the waiting write fails now.
                 asyncio.get_running_loop().remove_writer(self._write.number)
+                self._wake()
             self._write.close()
             self._write = None
             self._why_closed = why
@@ -76,11 +78,15 @@ class Stdin:
 
     async def _writable(self, pipe: OwnedFd) -> None:
         loop = asyncio.get_running_loop()
-        ready = loop.create_future()
-        loop.add_writer(pipe.number, lambda: ready.done() or ready.set_result(None))
+        self._room = room = loop.create_future()
+        loop.add_writer(pipe.number, self._wake)
         try:
-            while not ready.done() and self._write is pipe:
-                await asyncio.wait([ready], timeout=0.2)
+            await room
         finally:
+            self._room = None
             if not pipe.closed:
                 loop.remove_writer(pipe.number)
+
+    def _wake(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
