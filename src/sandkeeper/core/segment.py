@@ -113,7 +113,7 @@ class Index:
     """The records of one index file, read as far as they were written when last refreshed."""
 
     fd: int
-    records: array[int] = field(default_factory=lambda: array("Q"))
+    records: "array[int]" = field(default_factory=lambda: array("Q"))
 
     def refresh(self, *, nowait: bool = False) -> None:
         """Read what was appended since; a half-written record waits for the next time."""
