@@ -75,7 +75,7 @@ class Journal:
         self._waiters: list[asyncio.Future[None]] = []
 
     def __repr__(self) -> str:
-        return f"<Journal {self.folder.parent.name} {self.first}..{self.tail}>"
+        return f"<Journal {self.folder.name} {self.first}..{self.tail}>"
 
     @property
     def first(self) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sandkeeper.core.adopted import boot_id, start_time
+from sandkeeper.core.adopted import start_time
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.child import Child, Children, Spawn
 from sandkeeper.core.identity import Identity
@@ -140,16 +140,14 @@ class Launch:
             if sources is None:
                 self._give_up(made)
             raise
-        self._keep(made, child.pidfd.number)
-        meta.leader, meta.leader_start, meta.boot = child.pid, start_time(child.pid), boot_id()
+        meta.leader, meta.leader_start = child.pid, start_time(child.pid)
         meta.pid = meta.pid or str(child.pid)
-        folder.save(msgspec.json.encode(meta))
         return child, made
 
     def _make_pipes(self) -> tuple[Source, ...]:
         folder = self._folder
         try:
-            folder.create(self._shop.identity)
+            folder.make_fifos(self._shop.identity)
             folder.save(msgspec.json.encode(self._meta))
             out, err = folder.open_readers()
         except BaseException:
@@ -166,9 +164,10 @@ class Launch:
         self._shop.keeper.drop(self._meta.id)
         self._folder.remove()
 
-    def _keep(self, sources: tuple[Source, ...], *more: int) -> None:
+    def _keep(self, sources: tuple[Source, ...]) -> None:
+        """Have the pipes held from before the child's first word."""
         try:
-            self._shop.keeper.put(self._meta.id, (*(source.fd for source in sources), *more))
+            self._shop.keeper.put(self._meta.id, tuple(source.fd for source in sources))
         except OSError as error:
             self._shop.log.warning(f"the keeper cannot hold {self._meta.id}: {error}")
 

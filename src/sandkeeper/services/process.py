@@ -16,6 +16,7 @@ import msgspec
 from sandkeeper.core.adopted import Adopted
 from sandkeeper.core.child import Child, ExitStatus
 from sandkeeper.core.journal import Journal
+from sandkeeper.core.keeper import Keeper
 from sandkeeper.core.lifecycle import TERMINAL, Effect, Event, State, step, wire_status
 from sandkeeper.core.pump import Source
 from sandkeeper.core.segment import NOTICE, REMARK
@@ -30,6 +31,7 @@ BACKOFF_SECONDS = 1.0
 DRAIN_SECONDS = 0.04
 """A status must be right within 50 ms of the exit, even when a disk stalls the pump."""
 
+SAVE_SECONDS = 0.01
 OUTPUT_SECONDS = 5.0
 """For so long, whoever waits for the end also waits for output that a stalled disk holds up."""
 
@@ -47,6 +49,7 @@ class Process:
         self.ended = asyncio.Event()
         self.over = asyncio.Event()
         self._unsettled = False
+        self._saving = False
         self._child: Child | Adopted | None = None
         self._sources: tuple[Source, ...] = ()
         self._drained = True
@@ -75,6 +78,11 @@ class Process:
         """The process id of the present attempt; 0 when none runs."""
         return self._child.pid if self._child is not None and not self._child.reaped else 0
 
+    @property
+    def timed_out(self) -> bool:
+        """Whether its time ran out."""
+        return self._timed_out or self.meta.exit_reason == "timeout"
+
     # Starting
 
     async def start(self) -> None:
@@ -83,12 +91,9 @@ class Process:
         self.meta.pid = str(self.leader)
         self._shop.budget.enlist(self.journal)
         if self._holds:
-            self._in_writer(
-                self._shop.keepalive.hold,
-                self.meta.pid, self.meta.name, self.meta.command, self.meta.timeout,
-            )  # fmt: skip
+            meta, hold = self.meta, self._shop.keepalive.hold
+            self._in_writer(hold, meta.pid, meta.name, meta.command, meta.timeout)
         self._arm()
-        self._save()
 
     async def _attempt(self, *, first: bool) -> None:
         launch = Launch(self._shop, self.folder, self.meta, self.journal)
@@ -139,8 +144,17 @@ class Process:
         assert self._child is not None
         self._drained = self._collected = False
         self._shop.pump.watch(*self._sources)
+        self.keep()
+        self._save()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._child.pidfd.number, self._noticed_exit)
+
+    def keep(self) -> None:
+        """Have the keeper hold the pipes and the pidfd; copies, for ours may close meanwhile."""
+        if self._child is None or self._child.reaped:
+            return
+        ours = (*(source.fd for source in self._sources), self._child.pidfd.number)
+        self._in_writer(_keep_copies, self._shop.keeper, self.meta.id, tuple(map(os.dup, ours)))
 
     # The end of an attempt
 
@@ -343,7 +357,7 @@ class Process:
         self._notice("\n[Process is being gracefully terminated]\n", REMARK)
         self.meta.keep_alive = False
         self._apply(Event.STOP)
-        self._save()
+        self.save_now()
 
     def kill(self, identifier: str) -> None:
         """Kill its group; raises NotFound when it is over."""
@@ -352,7 +366,7 @@ class Process:
         self._notice("\n[Process is being forcefully killed]\n", REMARK)
         self.meta.keep_alive = False
         self._apply(Event.KILL)
-        self._save()
+        self.save_now()
 
     def send_signal(self, number: int, identifier: str) -> None:
         """Signal the group without any change of intent; raises NotFound when nothing runs."""
@@ -371,10 +385,8 @@ class Process:
             self._clock = None
         if meta.timeout <= 0:
             return
-        began = meta.started_at
-        left = max(0.0, began + meta.timeout - time.time())
-        if meta.deadline and not meta.keep_alive:
-            left = max(0.0, meta.deadline - time.time())
+        until = meta.started_at + meta.timeout if meta.keep_alive else meta.deadline
+        left = max(0.0, until - time.time())
         self._clock = asyncio.get_running_loop().call_later(left, self._time_is_up)
 
     def _time_is_up(self) -> None:
@@ -383,23 +395,41 @@ class Process:
             self._apply(Event.KILL)
             self._save()
 
-    @property
-    def timed_out(self) -> bool:
-        """Whether its time ran out."""
-        return self._timed_out or self.meta.exit_reason == "timeout"
-
     # Saving
 
     def _save(self) -> None:
-        data = msgspec.json.encode(self.meta)
-        self._in_writer(self.folder.save, data)
+        """Write the record soon: what changes together is written once."""
+        if not self._saving:
+            self._saving = True
+            asyncio.get_running_loop().call_later(SAVE_SECONDS, self.save_now)
+
+    def save_pending(self) -> None:
+        """Write the record now if it waits to be written."""
+        if self._saving:
+            self.save_now()
+
+    def save_now(self) -> None:
+        """Write the record, in order with earlier ones."""
+        self._saving = False
+        self._in_writer(self.folder.save, msgspec.json.encode(self.meta))
 
     def _in_writer(self, call: Callable[..., object], *values: object) -> None:
         """Have a blocking call made in order with the others, on the writer's thread."""
-        future = self._shop.writer.submit(call, *values)
+        try:
+            future = self._shop.writer.submit(call, *values)
+        except RuntimeError:  # shut down: `save_all` has written what there was
+            return
         future.add_done_callback(self._report)
 
     def _report(self, future: Future[object]) -> None:
         error = future.exception()
         if error is not None and self.folder.path.exists():
             self._shop.log.error(f"cannot save {self.meta.id}: {error}")
+
+
+def _keep_copies(keeper: Keeper, run: str, fds: tuple[int, ...]) -> None:
+    try:
+        keeper.put(run, fds)
+    finally:
+        for fd in fds:
+            os.close(fd)
