@@ -46,6 +46,7 @@ class Server:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.args = list(args)
+        self.stdout = subprocess.DEVNULL
         self.env = {
             **os.environ,
             "SANDKEEPER_STATE_DIR": str(self.state),
@@ -79,7 +80,7 @@ class Server:
                 [*command, "--port", str(self.port), *self.args],
                 env=self.env,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=self.stdout,
                 stderr=stderr,
             )
         until(self._answers, timeout=20.0)
