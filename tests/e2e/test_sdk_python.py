@@ -176,7 +176,7 @@ def test_stop_ends_it_as_stopped_and_again_is_a_404(server: Server) -> None:
 
     ended, refused = with_async(server, use)
     assert ended.status == "stopped"
-    assert refused.status_code == 404
+    assert refused.status == 404
 
 
 def test_wait_gives_up_at_its_own_deadline_and_never_kills(server: Server) -> None:
@@ -217,7 +217,7 @@ def test_stdin_is_written_and_closed_and_then_refused(server: Server) -> None:
 
     ended, refused = with_async(server, use)
     assert (ended.status, ended.stdout, ended.stdin) == ("completed", "héllo\n\x00\x01\n", True)
-    assert refused.status_code == 409
+    assert refused.status == 409
 
 
 def test_restart_on_failure_and_keep_alive_are_echoed_and_counted(server: Server) -> None:
@@ -244,7 +244,7 @@ def test_an_unknown_process_is_a_response_error_404(server: Server) -> None:
         for call in (process.get, process.stop, process.kill, process.logs, process.wait):
             with pytest.raises(ResponseError) as refused:
                 await call("nobody")
-            statuses.append(refused.value.status_code)
+            statuses.append(refused.value.status)
         return statuses
 
     assert with_async(server, use) == [404] * 5
@@ -256,7 +256,7 @@ def test_a_name_in_use_is_a_response_error_400(server: Server) -> None:
         with pytest.raises(ResponseError) as refused:
             await process.exec({"name": "a-twice", "command": "true"})
         await process.kill("a-twice")
-        return refused.value.status_code
+        return refused.value.status
 
     assert with_async(server, use) == 400
 
