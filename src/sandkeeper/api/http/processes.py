@@ -117,11 +117,10 @@ class ProcessHandlers:
 
     async def _wait(self, request: Request, process: Process, wanted: ProcessRequest) -> None:
         if wanted.wait_for_ports:
-            await until_disconnect(
-                request, self._processes.wait_for_ports(process, wanted.wait_for_ports)
-            )
+            ports = self._processes.wait_for_ports(process, wanted.wait_for_ports)
+            await until_disconnect(request, ports, self._sandbox.stopping)
         if wanted.wait_for_completion:
-            await until_disconnect(request, process.wait())
+            await until_disconnect(request, process.wait(), self._sandbox.stopping)
             if process.timed_out:
                 raise Unprocessable(f"process timed out after {process.meta.timeout} seconds")
 
@@ -178,7 +177,7 @@ class ProcessHandlers:
             finally:
                 waiter.cancel()
 
-        await until_disconnect(request, bounded())
+        await until_disconnect(request, bounded(), self._sandbox.stopping)
 
     # Ending
 
