@@ -267,7 +267,11 @@ def test_a_name_in_use_is_a_response_error_400(server: Server) -> None:
 def test_sync_exec_waits_lists_and_reads_logs(sync) -> None:
     done = sync.exec({"name": "s-done", "command": "echo hi", "wait_for_completion": True})
 
-    assert (done.status, done.stdout, sync.logs("s-done", "stdout")) == ("completed", "hi\n", "hi\n")
+    assert (done.status, done.stdout, sync.logs("s-done", "stdout")) == (
+        "completed",
+        "hi\n",
+        "hi\n",
+    )
     assert "s-done" in [item.name for item in sync.list()]
     assert sync.get("s-done").exit_code == 0
 
