@@ -222,11 +222,14 @@ def test_commands_that_no_kernel_takes_are_422(server: Server) -> None:
 
 
 def test_a_failed_start_leaves_no_entry_and_no_folder(server: Server) -> None:
-    post(server, {"name": "stillborn", "command": "true", "workingDir": "/no/such"})
+    for _ in range(20):
+        post(server, {"name": "stillborn", "command": "true", "workingDir": "/no/such"})
+        post(server, {"name": "stillborn", "command": "true", "env": {"A=": ""}})
 
     assert server.client.get("/process/stillborn").status_code == 404
-    known = {item["id"] for item in server.client.get("/process").json()}
-    until(lambda: set(os.listdir(server.state / "runs")) == known)
+    known = len(server.client.get("/process").json())
+    spares = 8  # made ahead for the next ones
+    until(lambda: len(os.listdir(server.state / "runs")) <= known + spares)
 
 
 # Names and identifiers

@@ -171,8 +171,10 @@ class ProcessHandlers:
         process = self._processes.get(identifier(request), "process not found")
         try:
             seconds = float(int(request.query_params.get("timeout", "")))
-        except (ValueError, OverflowError):
+        except ValueError:
             seconds = WAIT_SECONDS
+        except OverflowError:
+            seconds = WAIT_MOST_SECONDS
         await self._over_within(request, process, max(0.0, min(seconds, WAIT_MOST_SECONDS)))
         return json_response(record_of(process, await read_texts(process.journal, self._inline)))
 
