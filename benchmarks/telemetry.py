@@ -1,6 +1,7 @@
 """Telemetry of 250,000 lines to a collector that reads, and the event loop meanwhile."""
 
 import os
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -23,8 +24,8 @@ class Collector(Server):
         self.env["SANDKEEPER_LOG"] = "stdout"
         self.env["DISABLE_REQUEST_LOGGING"] = "true"
         self.stdout = write
-        self.collected = Path(tempfile.mkstemp(dir="/dev/shm")[1])
-        with open(self.collected, "wb") as file:
+        with tempfile.NamedTemporaryFile(dir="/dev/shm", delete=False) as file:
+            self.collected = Path(file.name)
             self.collector = subprocess.Popen(["cat"], stdin=read, stdout=file)
         os.close(read)
         super().start()

@@ -1,5 +1,6 @@
 """Real servers for tests: each in its own process, with its own state directory."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,12 +9,13 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-__all__ = ["Server", "free_port", "until"]
+__all__ = ["Server", "fill", "free_port", "small_disk", "until"]
 
 
 def free_port() -> int:
@@ -32,6 +34,27 @@ def until(check: Any, timeout: float = 10.0, every: float = 0.005) -> Any:
             return value
         time.sleep(every)
     raise AssertionError(f"not within {timeout} s: {check}")
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """Mount a tmpfs of a few megabytes on `folder`; needs root."""
+    folder.mkdir()
+    options = f"size={megabytes}m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write to a file until the disk is full."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    with contextlib.suppress(OSError):
+        while os.write(fd, b"b" * 4096):
+            pass
+    os.close(fd)
 
 
 class Server:

@@ -163,8 +163,8 @@ class Journal:
         self._close_segment()
         self.totals[stream] += count
         self.lost += count
-        self._holes += count
         self.tail += count
+        self._count_holes()
 
     def drop_oldest(self) -> int:
         """Remove the oldest segment unless it is being written; returns the bytes freed."""
