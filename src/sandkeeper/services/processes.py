@@ -23,6 +23,7 @@ __all__ = ["Order", "Processes"]
 KEEP_ALIVE_SECONDS = 600
 PORT_POLL_SECONDS = 0.05
 HOUSEKEEPING_SECONDS = 5.0
+GO_INT = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,4 +338,6 @@ class Processes:
 
 def _is_go_int(text: str) -> bool:
     digits = text[1:] if text[:1] in {"+", "-"} else text
-    return digits.isascii() and digits.isdigit()
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
+        return False
+    return -GO_INT <= int(text) < GO_INT
