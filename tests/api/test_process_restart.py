@@ -130,9 +130,7 @@ def test_stop_and_kill_never_restart(server: Server) -> None:
 
 
 def test_a_stopped_process_that_exits_with_an_error_is_not_restarted(server: Server) -> None:
-    made = start(
-        server, "trap 'exit 9' TERM; echo up; while :; do sleep 0.01; done", maxRestarts=5
-    )
+    made = start(server, "trap 'exit 9' TERM; echo up; while :; do sleep 0.01; done", maxRestarts=5)
     until(lambda: server.client.get(f"/process/{made['pid']}").json()["stdout"])
     server.client.delete(f"/process/{made['pid']}")
     ended = over(server, made["pid"])
@@ -179,7 +177,7 @@ def test_ports_are_found_after_a_restart(server: Server) -> None:
     port = free_port()
     made = start(
         server,
-        "test -e $F || { touch $F; exit 1; }; exec python3 -c \"import socket,time; "
+        'test -e $F || { touch $F; exit 1; }; exec python3 -c "import socket,time; '
         f"s=socket.create_server(('0.0.0.0',{port})); time.sleep(30)\"",
         env={"F": f"{server.workdir}/ports"},
         maxRestarts=1,
