@@ -1,5 +1,7 @@
 """Waiting: completion, ports, time limits, and `GET /process/{id}/wait`."""
 
+import contextlib
+import os
 import socket
 import time
 
@@ -203,22 +205,24 @@ def test_waiters_that_go_away_are_forgotten(make_server) -> None:
     own: Server = make_server()
     post(own, name="w5", command="sleep 60")
     request = b"GET /process/w5/wait?timeout=100 HTTP/1.1\r\nHost: x\r\n\r\n"
-    before = open_files(own)
     sockets = [socket.create_connection(("127.0.0.1", own.port)) for _ in range(30)]
     for sock in sockets:
         sock.sendall(request)
-    until(lambda: open_files(own) >= before + 30)
+    until(lambda: open_sockets(own) > 30)
     for sock in sockets:
         sock.close()
 
-    until(lambda: open_files(own) <= before)
+    until(lambda: open_sockets(own) < 10)
+    until(lambda: sum("/wait?timeout=100 499 " in x["msg"] for x in own.log_lines()) == 30)
     kill(own, "w5")
 
 
-def open_files(server: Server) -> int:
-    import os
-
-    return len(os.listdir(f"/proc/{server.pid}/fd"))
+def open_sockets(server: Server) -> int:
+    count = 0
+    for fd in os.listdir(f"/proc/{server.pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            count += os.readlink(f"/proc/{server.pid}/fd/{fd}").startswith("socket:")
+    return count
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
