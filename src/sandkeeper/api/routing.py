@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-__all__ = ["Handler", "empty_head", "route"]
+__all__ = ["Handler", "empty_head", "path_route", "route"]
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -31,3 +31,29 @@ def route(path: str, handler: Handler, *methods: str) -> Route:
 async def empty_head(_request: Request) -> Response:
     """Answer a HEAD that the contract leaves empty: 200, nothing is looked up."""
     return Response(b"", 200)
+
+
+class _PathRoute(Route):
+    """A route on `prefix` and everything below it, whatever bytes a path has.
+
+    Starlette's `{name:path}` stops at a newline, and its slash redirects would lose the
+    difference between `/x` and `//x` that file paths rest on.
+    """
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] != "http" or scope["method"] not in (self.methods or ()):
+            return Match.NONE, {}
+        path: str = scope["path"]
+        if path.startswith("//"):  # a client whose base URL ends in a slash
+            path = "/" + path.lstrip("/")
+        if not path.startswith(self.path + "/"):
+            return Match.NONE, {}
+        return Match.FULL, {"endpoint": self.endpoint, "path_params": {}}
+
+
+def path_route(prefix: str, handler: Handler, *methods: str) -> Route:
+    """Bind `handler` to `prefix/…` for exactly `methods`; `api.urls.raw_rest` gives the path."""
+    made = _PathRoute(prefix, handler, methods=list(methods) or ["GET"])
+    if "HEAD" not in methods and made.methods is not None:
+        made.methods.discard("HEAD")
+    return made
