@@ -9,8 +9,11 @@ from sandkeeper import __version__
 from sandkeeper.core.child import Children
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.sink import Sink, open_target
+from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.services.access import Access
+from sandkeeper.services.files import Files
 from sandkeeper.services.logs import Log, log_line, timestamp
+from sandkeeper.services.work import FileWork
 from sandkeeper.settings import Environment, Settings
 
 __all__ = ["Sandbox", "SandboxStatus"]
@@ -42,12 +45,24 @@ class Sandbox:
         self.access = Access(self.log, requests=settings.log.requests)
         self.children = Children()
         self.identity: Identity | None = None
+        self.file_work = FileWork(lambda: self.identity)
+        temporaries = Temporaries(settings.state_dir / "temporaries")
+        self.files = Files(
+            self.file_work,
+            temporaries,
+            settings.files,
+            workdir=settings.workdir,
+            home=settings.home,
+        )
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
         """Start the services in order."""
         self._sink.start()
         self._stack.callback(self._sink.close)
+        self._stack.callback(self.file_work.close)
+        await self.files.start(self.log)
+        self._stack.callback(self.files.stop)
 
     async def stop(self) -> None:
         """Stop the services in reverse order; children of the sandbox go on."""
