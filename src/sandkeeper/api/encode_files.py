@@ -7,8 +7,12 @@ from collections.abc import Iterable, Iterator
 from sandkeeper.api.respond import encode_json, utf8
 from sandkeeper.api.schemas.files import File, Subdirectory
 from sandkeeper.core.entries import Owners, permissions, rfc3339
+from sandkeeper.services.trees import TreeFile
 
 __all__ = ["DirectoryEncoder", "encode_file", "file_entry"]
+
+ENTRY_WEIGHT = 300
+BLOCK_WEIGHT = 256 * 1024
 
 Entries = list[tuple[str, os.stat_result]]
 
@@ -35,13 +39,12 @@ def encode_file(owners: Owners, path: str, info: os.stat_result, data: bytes) ->
 
 
 class DirectoryEncoder:
-    """Encodes one Directory; `recursive` is written only when it is asked for."""
+    """Encodes one Directory."""
 
-    def __init__(self, owners: Owners, path: str, *, recursive: bool = False) -> None:
+    def __init__(self, owners: Owners, path: str) -> None:
         self._owners = owners
         self._path = path
         self._clean = posixpath.normpath(path)
-        self._recursive = recursive
 
     def blocks(self, batches: Iterable[Entries], directories: list[str]) -> Iterator[bytes]:
         """Yield the JSON text; names stand below the directory and may contain slashes."""
@@ -54,7 +57,34 @@ class DirectoryEncoder:
                 separator = b","
         yield b'],"subdirectories":'
         yield self._subdirectories(directories)
-        yield b',"recursive":true}' if self._recursive else b"}"
+        yield b"}"
+
+    def tree_blocks(
+        self, files: Iterable[tuple[TreeFile, bytes | None]], directories: list[str]
+    ) -> Iterator[bytes]:
+        """Yield a recursive directory, with the contents that are given."""
+        yield self._head()
+        gathered: list[File] = []
+        weight = 0
+        separator = b""
+        for item, data in files:
+            gathered.append(self._tree_file(item, data))
+            weight += ENTRY_WEIGHT + len(data or b"")
+            if weight >= BLOCK_WEIGHT:
+                yield separator + encode_entries(gathered)
+                gathered, weight, separator = [], 0, b","
+        if gathered:
+            yield separator + encode_entries(gathered)
+        yield b'],"subdirectories":'
+        yield self._subdirectories(directories)
+        yield b',"recursive":true}'
+
+    def _tree_file(self, item: TreeFile, data: bytes | None) -> File:
+        name = posixpath.basename(item.relative)
+        entry = file_entry(self._owners, self._under() + item.relative, name, item.info)
+        if data is not None:
+            entry.content = data.decode("utf-8", "replace")
+        return entry
 
     def _head(self) -> bytes:
         name = posixpath.basename(self._clean) or "/"

@@ -23,11 +23,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from sandkeeper.core.paths import is_replacement, temporary_name
+from sandkeeper.core.renaming import exclusive_rename
 from sandkeeper.core.temporaries import Temporaries
 
 __all__ = ["Draft", "PathLocks", "Place", "make_directories", "survey", "write_all"]
 
 COPY_BYTES = 1 << 20
+KERNEL_COPY_BYTES = 64 << 20
 FIFO_SECONDS = 10
 MANY_PIECES = 512  # below IOV_MAX
 # What open(2) of a new file in the directory may say although the file itself can be written.
@@ -208,11 +210,34 @@ class Draft:
         if written < wanted:
             write_all(self._fd, memoryview(b"".join(pieces))[written:])
 
+    def copy_from(self, source: int) -> None:
+        """Append all that an open regular file has, by the kernel where it can; raises OSError."""
+        copied = 0
+        with suppress(OSError):  # not between these file systems, or not for pseudo-files
+            while count := os.copy_file_range(source, self._fd, KERNEL_COPY_BYTES):
+                copied += count
+        self.size += copied
+        while block := os.read(source, COPY_BYTES):
+            self.write(block)
+
     def seal(self) -> None:
         """Give the descriptor back before the commit; for drafts that are held in numbers."""
         if self._temporary and self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def create(self) -> None:
+        """Put the content in place of nothing; raises FileExistsError when there is something."""
+        try:
+            with self._locks.hold(self.path):
+                if not self._temporary:
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.path)
+                self._reopen()
+                os.fchmod(self._fd, self.mode)
+                exclusive_rename(self._temporary, self.path)
+                self._temporary = ""
+        finally:
+            self.discard()
 
     def commit(self, check: Check | None = None) -> os.stat_result:
         """Put the content in place; returns the target's new state. Raises OSError.

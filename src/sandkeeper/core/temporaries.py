@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sandkeeper.core.paths import is_temporary
 
-__all__ = ["Temporaries"]
+__all__ = ["Temporaries", "remove_temporary"]
 
 SLOT_BYTES = 4096  # PATH_MAX: no longer path can be opened, so none can be created
 
@@ -42,7 +42,7 @@ class Temporaries:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(self._path, flags, 0o600)
-        removed = [path for path in self._left_over() if _remove(path)]
+        removed = [path for path in self._left_over() if remove_temporary(path)]
         os.ftruncate(self._fd, 0)
         return removed
 
@@ -86,7 +86,8 @@ class Temporaries:
         return found
 
 
-def _remove(path: str) -> bool:
+def remove_temporary(path: str) -> bool:
+    """Remove one temporary file or directory; says whether it was one and is gone now."""
     if not is_temporary(os.path.basename(path)):
         return False
     try:

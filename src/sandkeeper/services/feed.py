@@ -1,11 +1,9 @@
 """Bytes that arrive bit by bit, written by a worker thread while the next ones are on their way."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Generic, Protocol, TypeVar
-
-from sandkeeper.services.work import FileWork
+from typing import Any, Generic, Protocol, TypeVar
 
 __all__ = ["Feed", "Sink"]
 
@@ -32,11 +30,11 @@ class Feed(Generic[T]):
     """Feeds one sink: at most one block is being written and one is being gathered.
 
     The sink is opened with the first full block; what is smaller than one is opened, written and
-    committed in one go.
+    committed in one go. `run` is `FileWork.run` or `FileWork.own`.
     """
 
-    def __init__(self, work: FileWork, opener: Callable[[], Sink[T]]) -> None:
-        self._work = work
+    def __init__(self, run: Callable[..., Awaitable[Any]], opener: Callable[[], Sink[T]]) -> None:
+        self._run = run
         self._opener = opener
         self._sink: Sink[T] | None = None
         self._pieces: list[bytes] = []
@@ -51,19 +49,20 @@ class Feed(Generic[T]):
         self._gathered += len(data)
         if self._gathered >= BLOCK_BYTES:
             await self._settle()
-            self._writing = asyncio.ensure_future(self._work.run(self._write, self._take()))
+            self._writing = asyncio.ensure_future(self._run(self._write, self._take()))
 
     async def finish(self) -> T:
         """Write the rest and commit; returns what the sink's commit returns."""
         await self._settle()
-        return await self._work.run(self._finish, self._take())
+        done: T = await self._run(self._finish, self._take())
+        return done
 
     async def abort(self) -> None:
         """Wait for the block in flight, then drop everything; harmless after `finish`."""
         with suppress(Exception):  # whatever failed has been reported where it was awaited
             await self._settle()
         if self._sink is not None:
-            await self._work.run(self._sink.discard)
+            await self._run(self._sink.discard)
 
     async def _settle(self) -> None:
         writing, self._writing = self._writing, None

@@ -17,7 +17,7 @@ from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.paths import TEMPORARY_PREFIX, Target, is_temporary, resolve, resolve_text
 from sandkeeper.core.removal import remove_tree
 from sandkeeper.core.replace import Draft, PathLocks, make_directories, survey
-from sandkeeper.core.temporaries import Temporaries
+from sandkeeper.core.temporaries import Temporaries, remove_temporary
 from sandkeeper.errors import Internal, NotFound, Unprocessable
 from sandkeeper.services.conditions import NO_CONDITIONS, Conditions
 from sandkeeper.services.logs import Log
@@ -184,6 +184,14 @@ class Files:
             )
         return Content(now, data)
 
+    def peek(self, path: str, info: os.stat_result) -> bytes:
+        """Read at most as much of a regular file as `info` says it has; raises OSError."""
+        fd, _ = self._open_regular(path, info)
+        try:
+            return _read_to(fd.number, info.st_size, info.st_size) if info.st_size else b""
+        finally:
+            fd.close()
+
     def _open_regular(self, path: str, info: os.stat_result) -> tuple[OwnedFd, os.stat_result]:
         """Open what `info` calls a regular file without ever waiting for a FIFO's other end."""
         if not stat.S_ISREG(info.st_mode):
@@ -221,6 +229,16 @@ class Files:
                 draft.discard()
         except Fault as error:
             raise failure(Unprocessable, "error writing file: ", "open", path, error) from None
+
+    @contextmanager
+    def temporary(self, path: str) -> Iterator[None]:
+        """Have `path` recorded while inside, and removed afterwards if it is still there."""
+        slot = self._temporaries.enter(path)
+        try:
+            yield
+        finally:
+            remove_temporary(path)
+            self._temporaries.leave(slot)
 
     def upload(self, path: str, conditions: Conditions) -> "Upload":
         """Return what a `Feed` needs to write a file of unknown length."""

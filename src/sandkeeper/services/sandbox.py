@@ -11,8 +11,11 @@ from sandkeeper.core.identity import Identity
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.services.access import Access
+from sandkeeper.services.copies import Copies
 from sandkeeper.services.files import Files
 from sandkeeper.services.logs import Log, log_line, timestamp
+from sandkeeper.services.trees import Trees
+from sandkeeper.services.uploads import Uploads
 from sandkeeper.services.work import FileWork
 from sandkeeper.settings import Environment, Settings
 
@@ -54,6 +57,14 @@ class Sandbox:
             workdir=settings.workdir,
             home=settings.home,
         )
+        self.uploads = Uploads(
+            self.files,
+            settings.files.upload_root,
+            settings.state_dir / "uploads",
+            settings.files.upload_seconds,
+        )
+        self.trees = Trees(self.files)
+        self.copies = Copies(self.files)
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
@@ -63,6 +74,8 @@ class Sandbox:
         self._stack.callback(self.file_work.close)
         await self.files.start(self.log)
         self._stack.callback(self.files.stop)
+        await self.uploads.start(self.log)
+        self._stack.push_async_callback(self.uploads.stop)
 
     async def stop(self) -> None:
         """Stop the services in reverse order; children of the sandbox go on."""

@@ -7,8 +7,10 @@ long ones have separate threads, so that a walk through a million files delays n
 import asyncio
 import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from sandkeeper.core.identity import Identity
@@ -55,14 +57,38 @@ class FileWork:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._short, self._act, function, arguments)
 
+    async def own(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run a short operation as the server itself; for what only it may touch."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._short, function, *arguments)
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """Act as the workload's user for a while, within a function that `own` runs."""
+        identity = self._identity()
+        if identity is None:
+            yield
+        else:
+            with identity.acting():
+                yield
+
     async def walk(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a long operation; `function` gets a Cancel as its last argument.
 
         When the caller is cancelled the work is told and awaited, so that nothing of it is left.
         """
-        loop = asyncio.get_running_loop()
+        return await self._watched(partial(self._act, function), arguments)
+
+    async def walk_own(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run a long operation as the server itself; otherwise as `walk`."""
+        return await self._watched(lambda given: function(*given), arguments)
+
+    async def _watched(
+        self, function: Callable[[tuple[object, ...]], T], arguments: tuple[object, ...]
+    ) -> T:
         cancel = Cancel()
-        work = loop.run_in_executor(self._long, self._act, function, (*arguments, cancel))
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._long, function, (*arguments, cancel))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -78,10 +104,9 @@ class FileWork:
         self._long.shutdown(wait=False, cancel_futures=True)
 
     def _act(self, function: Callable[..., T], arguments: tuple[object, ...]) -> T:
-        identity = self._identity()
-        if identity is None:
+        if self._identity() is None:
             return function(*arguments)
-        with identity.acting():
+        with self.acting():
             return function(*arguments)
 
 

@@ -212,7 +212,7 @@ class FileHandlers:
 
     async def _put_form(self, request: Request, target: Target) -> Response:
         upload = self._files.upload(target.absolute, conditions(request))
-        feed: Feed[os.stat_result] = Feed(self._work, upload)
+        feed: Feed[os.stat_result] = Feed(self._work.run, upload)
         found = False
         try:
             async with aclosing(form_parts(request)) as parts:

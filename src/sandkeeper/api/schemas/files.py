@@ -3,12 +3,18 @@
 from msgspec import UNSET, Struct, UnsetType
 
 __all__ = [
+    "CompleteRequest",
+    "CopyRequest",
     "Directory",
     "File",
     "FileRequest",
+    "PartDone",
+    "PartName",
     "Subdirectory",
     "Success",
     "TreeRequest",
+    "UploadRequest",
+    "UploadStarted",
 ]
 
 
@@ -53,7 +59,7 @@ class FileRequest(Struct):
 class TreeRequest(Struct):
     """PUT /filesystem/tree/{path}."""
 
-    files: dict[str, str] = {}
+    files: dict[str, str | None] = {}
 
 
 class Success(Struct):
@@ -61,3 +67,45 @@ class Success(Struct):
 
     path: str
     message: str
+
+
+class CopyRequest(Struct):
+    """POST /filesystem-copy and /filesystem-move."""
+
+    source: str = ""
+    destination: str = ""
+    noOverwrite: bool = False
+
+
+class UploadRequest(Struct):
+    """POST /filesystem-multipart/initiate/{path}."""
+
+    permissions: str = ""
+
+
+class UploadStarted(Struct):
+    """What initiate answers."""
+
+    uploadId: str
+    path: str
+
+
+class PartDone(Struct):
+    """What a part's upload answers."""
+
+    partNumber: int
+    etag: str
+    size: int
+
+
+class PartName(Struct):
+    """A part as the completing request lists it."""
+
+    partNumber: int = 0
+    etag: str = ""
+
+
+class CompleteRequest(Struct):
+    """POST /filesystem-multipart/{id}/complete."""
+
+    parts: list[PartName] = []
