@@ -35,6 +35,7 @@ PREFIX = "/filesystem"
 SMALL = 256 * 1024
 """A download up to this size is read in the same step that opens the file."""
 
+OCTETS = "application/octet-stream"
 TYPES = {
     "txt": "text/plain",
     "log": "text/plain",
@@ -126,7 +127,7 @@ class FileHandlers:
     def _download(self, target: Target, opened: Opened, request: Request) -> Response:
         name = posixpath.basename(target.absolute)
         headers = {
-            "Content-Type": TYPES.get(name.rpartition(".")[2], "application/octet-stream"),
+            "Content-Type": content_type(name),
             "Content-Disposition": disposition(name),
             "Last-Modified": http_date(opened.info),
             "ETag": etag(opened.info),
@@ -250,6 +251,12 @@ def written(target: Target, info: os.stat_result, message: str) -> Response:
     """Answer a write, with the new state's ETag."""
     body = Success(path=utf8(target.display), message=message)
     return json_response(body, headers={"ETag": etag(info)})
+
+
+def content_type(name: str) -> str:
+    """Name the type of a download by its last extension, case-sensitively, without a charset."""
+    _, dot, extension = name.rpartition(".")
+    return TYPES.get(extension, OCTETS) if dot else OCTETS
 
 
 def disposition(name: str) -> str:
