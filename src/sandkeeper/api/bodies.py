@@ -43,9 +43,10 @@ class _Body(Response):
         ahead: asyncio.Future[bytes | None] | None = None
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
+            # What fails before the first block is there can still be answered as an error.
+            block = await self._work.run(self._next)
             start = {"status": self.status_code, "headers": self.raw_headers}
             await send({"type": "http.response.start", **start})
-            block = await self._work.run(self._next)
             while block is not None and not gone.done():
                 ahead = asyncio.ensure_future(self._work.run(self._next))
                 await send({"type": "http.response.body", "body": block, "more_body": True})

@@ -11,6 +11,8 @@ from sandkeeper.core.identity import Identity
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.services.access import Access
+from sandkeeper.services.archives import Archives
+from sandkeeper.services.attributes import Attributes
 from sandkeeper.services.copies import Copies
 from sandkeeper.services.files import Files
 from sandkeeper.services.logs import Log, log_line, timestamp
@@ -65,6 +67,8 @@ class Sandbox:
         )
         self.trees = Trees(self.files)
         self.copies = Copies(self.files)
+        self.attributes = Attributes(self.files)
+        self.archives = Archives(self.files)
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
