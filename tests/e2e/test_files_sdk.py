@@ -21,7 +21,16 @@ def node_modules() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (NODE / "node_modules/@blaxel/core/package.json").exists():
             subprocess.run(
-                ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--prefix", NODE, NODE_SDK],
+                [
+                    "npm",
+                    "install",
+                    "--no-save",
+                    "--no-audit",
+                    "--no-fund",
+                    "--prefix",
+                    NODE,
+                    NODE_SDK,
+                ],
                 check=True,
                 timeout=120,
             )
