@@ -410,6 +410,9 @@ def test_sessions_survive_a_restart_and_strangers_in_their_directory_do_no_harm(
     (planted / "metadata.json").write_text(
         '{"uploadId":"..","path":"/x","permissions":420,"initiatedAt":"","parts":null}'
     )
+    half_removed = root / "0b0e7f4e-0000-4000-8000-000000000001"
+    half_removed.mkdir()
+    (half_removed / f"part-1-{'0' * 32}").write_text("of a session that was being removed")
     (root / "junk").write_text("")
     (root / "broken").mkdir()
 
@@ -424,6 +427,7 @@ def test_sessions_survive_a_restart_and_strangers_in_their_directory_do_no_harm(
     assert Path(os.fsdecode(os.fsencode(tmp_path) + b"/f\xff")).read_bytes() == b"oneTWO"
     assert not folder.exists()
     assert planted.exists()
+    assert not half_removed.exists()
 
 
 def test_abandoned_uploads_are_removed_after_their_time(

@@ -5,7 +5,6 @@ import posixpath
 import secrets
 import stat
 from contextlib import aclosing
-from functools import partial
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -28,6 +27,7 @@ from sandkeeper.services.conditions import Conditions
 from sandkeeper.services.feed import Feed
 from sandkeeper.services.files import Files, Opened
 from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.services.work import Cancel
 
 __all__ = ["FileHandlers", "octal", "routes", "wants_download"]
 
@@ -235,12 +235,12 @@ class FileHandlers:
         """Delete a file, a link, or a directory (`recursive=true`: with all that is in it)."""
         target = self._target(request)
         recursive = request.query_params.get("recursive") == "true"
-        is_directory = await while_connected(
-            request,
-            self._work.walk(
-                partial(self._files.delete, target.absolute, recursive, conditions(request))
-            ),
-        )
+        arguments = target.absolute, recursive, conditions(request)
+        if recursive:
+            delete = self._work.walk(self._files.delete, *arguments)
+            is_directory = await while_connected(request, delete)
+        else:
+            is_directory = await self._work.run(self._files.delete, *arguments, Cancel())
         kind = "Directory" if is_directory else "File"
         return json_response(
             Success(path=utf8(target.display), message=f"{kind} deleted successfully")
