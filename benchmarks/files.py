@@ -25,8 +25,12 @@ GIB = 1 << 30
 SMALL = 2000
 ENTRIES = 100_000
 CLIENTS = 16
-HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
-TAIL = b"\r\n--b--\r\n"
+BOUNDARY = os.urandom(16).hex()  # as long as those of usual clients
+HEAD = (
+    f"--{BOUNDARY}\r\n"
+    'Content-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
+).encode()
+TAIL = f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
 class Connection:
@@ -39,7 +43,7 @@ class Connection:
 
     def request(self, method: str, path: str, body: bytes = b"", more: int = 0) -> None:
         """Send a request, of whose body `more` bytes will follow."""
-        kind = "multipart/form-data; boundary=b" if more else "application/json"
+        kind = f"multipart/form-data; boundary={BOUNDARY}" if more else "application/json"
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n"
             f"Content-Length: {len(body) + more}\r\n\r\n"
