@@ -27,8 +27,7 @@ ENTRIES = 100_000
 CLIENTS = 16
 BOUNDARY = os.urandom(16).hex()  # as long as those of usual clients
 HEAD = (
-    f"--{BOUNDARY}\r\n"
-    'Content-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
+    f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
 ).encode()
 TAIL = f"\r\n--{BOUNDARY}--\r\n".encode()
 

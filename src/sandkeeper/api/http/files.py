@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.bodies import FileBody, GeneratedBody, while_connected
+from sandkeeper.api.bodies import FileBody, GeneratedBody
 from sandkeeper.api.body import read_json
 from sandkeeper.api.conditional import conditions, http_date, modified_since, ranges
 from sandkeeper.api.encode_files import DirectoryEncoder, encode_file
@@ -19,6 +19,7 @@ from sandkeeper.api.forms import form_parts, is_form, read_field
 from sandkeeper.api.respond import error_response, json_response, utf8
 from sandkeeper.api.routing import path_route
 from sandkeeper.api.schemas.files import FileRequest, Success
+from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.core.entries import etag, parse_octal, unix_mode
 from sandkeeper.core.paths import Target
@@ -83,7 +84,8 @@ class FileHandlers:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._files: Files = sandbox.files
-        self._work = sandbox.files.work
+        self._work = sandbox.file_work
+        self._stopping = sandbox.stopping
 
     def _target(self, request: Request) -> Target:
         return self._files.resolve(raw_rest(request.scope, PREFIX))
@@ -238,7 +240,7 @@ class FileHandlers:
         arguments = target.absolute, recursive, conditions(request)
         if recursive:
             delete = self._work.walk(self._files.delete, *arguments)
-            is_directory = await while_connected(request, delete)
+            is_directory = await until_disconnect(request, delete, self._stopping)
         else:
             is_directory = await self._work.run(self._files.delete, *arguments, Cancel())
         kind = "Directory" if is_directory else "File"

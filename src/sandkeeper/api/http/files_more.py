@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.bodies import GeneratedBody, while_connected
+from sandkeeper.api.bodies import GeneratedBody
 from sandkeeper.api.body import read_json
 from sandkeeper.api.conditional import conditions
 from sandkeeper.api.http.files import disposition, octal
@@ -26,6 +26,7 @@ from sandkeeper.api.schemas.files import (
     Success,
     Usage,
 )
+from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.core.entries import etag, file_type, rfc3339, unix_mode
 from sandkeeper.core.paths import Target
@@ -52,6 +53,7 @@ class MoreHandlers:
         self._attributes = sandbox.attributes
         self._archives = sandbox.archives
         self._work = sandbox.file_work
+        self._stopping = sandbox.stopping
 
     def _target(self, request: Request, prefix: str) -> Target:
         return self._files.resolve(raw_rest(request.scope, prefix))
@@ -103,7 +105,7 @@ class MoreHandlers:
             body.recursive,
             conditions(request),
         )
-        count = await while_connected(request, self._work.walk(change))
+        count = await until_disconnect(request, self._work.walk(change), self._stopping)
         entries = "1 entry" if count == 1 else f"{count} entries"
         message = f"Attributes of {entries} changed successfully"
         return json_response(Success(path=utf8(target.display), message=message))
@@ -122,7 +124,7 @@ class MoreHandlers:
     async def usage(self, request: Request) -> Response:
         """Add up a tree."""
         target = self._target(request, USAGE)
-        return await while_connected(request, self._work.walk(self._usage, target))
+        return await until_disconnect(request, self._work.walk(self._usage, target), self._stopping)
 
     def _usage(self, target: Target, cancel: Cancel) -> Response:
         total = self._attributes.usage(target.absolute, cancel)
