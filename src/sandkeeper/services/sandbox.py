@@ -19,7 +19,12 @@ from sandkeeper.core.identity import Identity
 from sandkeeper.core.keeper import Keeper
 from sandkeeper.core.pump import Pump
 from sandkeeper.core.sink import Sink, open_target
+from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.services.access import Access
+from sandkeeper.services.archives import Archives
+from sandkeeper.services.attributes import Attributes
+from sandkeeper.services.copies import Copies
+from sandkeeper.services.files import Files
 from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.logs import Log, log_line, timestamp
@@ -31,6 +36,9 @@ from sandkeeper.services.recovery import recover, restore_stage
 from sandkeeper.services.runs import RunStore, pipes_folder
 from sandkeeper.services.startup import StartupCommand
 from sandkeeper.services.telemetry import Exporter
+from sandkeeper.services.trees import Trees
+from sandkeeper.services.uploads import Uploads
+from sandkeeper.services.work import FileWork
 from sandkeeper.settings import Environment, Settings
 
 __all__ = ["Sandbox", "SandboxStatus"]
@@ -65,6 +73,25 @@ class Sandbox:
         self.access = Access(self.log, requests=settings.log.requests)
         self.children = Children()
         self.identity: Identity | None = None
+        self.file_work = FileWork(lambda: self.identity)
+        temporaries = Temporaries(settings.state_dir / "temporaries")
+        self.files = Files(
+            self.file_work,
+            temporaries,
+            settings.files,
+            workdir=settings.workdir,
+            home=settings.home,
+        )
+        self.uploads = Uploads(
+            self.files,
+            settings.files.upload_root,
+            settings.state_dir / "uploads",
+            settings.files.upload_seconds,
+        )
+        self.trees = Trees(self.files)
+        self.copies = Copies(self.files)
+        self.attributes = Attributes(self.files)
+        self.archives = Archives(self.files)
         self.ports = Ports()
         self.exporter = Exporter(self._sink.wake) if settings.log.process_output else None
         self.budget = Budget(
@@ -129,7 +156,13 @@ class Sandbox:
         self._loop = asyncio.get_running_loop()
         stack = self._stack
         self._sink.start()
+        self._stack.callback(self._sink.close)
         stack.callback(self._sink.close)
+        stack.callback(self.file_work.close)
+        await self.files.start(self.log)
+        stack.callback(self.files.stop)
+        await self.uploads.start(self.log)
+        stack.push_async_callback(self.uploads.stop)
         _raise_file_limit()
         # Threads that compute (telemetry) give the interpreter up ten times sooner than the
         # default 5 ms, which requests would feel.
