@@ -10,7 +10,9 @@ from sandkeeper.core.child import Children
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.services.access import Access
+from sandkeeper.services.grep import ContentSearch
 from sandkeeper.services.logs import Log, log_line, timestamp
+from sandkeeper.services.search import Search, Workers
 from sandkeeper.settings import Environment, Settings
 
 __all__ = ["Sandbox", "SandboxStatus"]
@@ -42,12 +44,16 @@ class Sandbox:
         self.access = Access(self.log, requests=settings.log.requests)
         self.children = Children()
         self.identity: Identity | None = None
+        self._walkers = Workers()
+        self.search = Search(self._walkers, lambda: self.identity)
+        self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
         """Start the services in order."""
         self._sink.start()
         self._stack.callback(self._sink.close)
+        self._stack.callback(self._walkers.close)
 
     async def stop(self) -> None:
         """Stop the services in reverse order; children of the sandbox go on."""
