@@ -148,7 +148,7 @@ class ContentSearch:
             case_sensitive=query.case_sensitive,
             ordered=ordered,
             per_file=query.most,
-            excluded=sorted(name for name in query.excluded if "/" not in name),
+            excluded=sorted(filter(_possible_name, query.excluded)),
             pruned=pruned,
             pattern=query.pattern if simple(query.pattern) else "",
         )
@@ -175,6 +175,10 @@ async def _read(tool: Tool, kept: _Kept) -> bool:
             if not kept.take(record):
                 return True
     return False
+
+
+def _possible_name(name: str) -> bool:
+    return not ("/" in name or "\0" in name or len(name) > 255)
 
 
 def _program() -> str:

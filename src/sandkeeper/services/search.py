@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
 
@@ -134,12 +134,14 @@ class Search:
                 if len(batch) < BATCH:
                     return
 
-    async def fuzzy(self, tree: TreeFilter, query: str, limit: int) -> list[Found]:
+    async def fuzzy(
+        self, tree: TreeFilter, query: str, limit: int, *, otherwise: str = ""
+    ) -> list[Found]:
         """Return the best matches of `query` among the paths below the root, best first.
 
         Of equal scores the shorter path comes first, then the one met first. A `limit` of 0
-        returns all, at most MAX_FUZZY; an unreadable root has no matches. Raises BadInput on a
-        query of more than MAX_QUERY characters.
+        returns all, at most MAX_FUZZY. A root that cannot be read has no matches, or those of the
+        root `otherwise`. Raises BadInput on a query of more than MAX_QUERY characters.
         """
         if len(query) > MAX_QUERY:
             raise BadInput(f"query is longer than {MAX_QUERY} characters")
@@ -148,7 +150,9 @@ class Search:
             try:
                 await self._walking(lambda: work.consume(tree, stopped))
             except Unprocessable:
-                return []
+                if not otherwise:
+                    return []
+                return await self.fuzzy(replace(tree, root=otherwise), query, limit)
             return work.best_first()
 
     async def _walking(self, work: Callable[[], T]) -> T:

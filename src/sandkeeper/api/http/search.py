@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 MAX_RESULTS = 1000
 MAX_CONTEXT = 20
+MAX_LISTED = 1000
 FIND, FUZZY, CONTENT = "/filesystem-find", "/filesystem-search", "/filesystem-content-search"
 
 
@@ -67,7 +68,12 @@ class SearchHandlers:
         ):
             raise BadInput("query parameter is required in path")
         tree = _tree(request, target.absolute)
-        found = await self._sandbox.search.fuzzy(tree, query or target.display, limit)
+        found = await self._sandbox.search.fuzzy(
+            tree,
+            query or target.display,
+            limit,
+            otherwise="" if query else self._sandbox.settings.workdir,
+        )
         matches = [FuzzyMatch(each.path, each.score, _kind(each)) for each in found]
         return json_response(FuzzySearchResponse(matches, len(matches)))
 
@@ -114,7 +120,9 @@ def _number(request: Request, name: str, default: int, most: int) -> int:
 
 
 def _listed(request: Request, name: str) -> list[str]:
-    parts = request.query_params.get(name, "").split(",")
+    parts = request.query_params.get(name, "").split(",", MAX_LISTED)
+    if len(parts) > MAX_LISTED:
+        raise BadInput(f"{name} has more than {MAX_LISTED} entries")
     return [part.strip() for part in parts if part.strip()]
 
 
