@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from sandkeeper.core.paths import TEMPORARY_PREFIX
+
 __all__ = ["TEXT_BYTES", "FileEnd", "Hit", "Records", "Summary", "arguments", "escape_glob"]
 
 TEXT_BYTES = 8192
@@ -109,11 +111,12 @@ def arguments(
     argv = ["--json", "--no-config", "--no-messages", "--hidden", "--no-ignore", "--no-follow"]
     argv += ["--encoding", "none", "--fixed-strings", "--max-filesize", MAX_FILE_SIZE]
     argv += ["--case-sensitive" if case_sensitive else "--ignore-case"]
-    argv += ["--max-count", str(per_file)]
     if ordered:
         argv += ["--sort", "path"]
+    argv += ["--max-count", str(per_file)]
     if pattern:
         argv += ["--glob", f"**/{pattern}"]
+    argv += ["--glob", f"!**/{TEMPORARY_PREFIX}*"]  # the last glob that matches decides
     for name in excluded:
         argv += ["--glob", f"!**/{escape_glob(name)}/"]
     for path in pruned:

@@ -9,6 +9,8 @@ import posixpath
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 
+from sandkeeper.core.paths import is_temporary
+
 __all__ = ["Entry", "walk"]
 
 Entry = tuple[bytes, bytes, bool]
@@ -27,15 +29,15 @@ def walk(
     """Yield everything below `root` in byte order; raises OSError when `root` cannot be read.
 
     Directories named in `excluded` are left out with all they hold, and so is every entry whose
-    name begins with a dot unless `hidden`; neither rule looks at the root. `stopped` is asked once
-    for each directory; once it is true the walk ends.
+    name begins with a dot unless `hidden` (our own temporary files always are); neither rule looks
+    at the root. `stopped` is asked once for each directory; once it is true the walk ends.
     """
     stack: list[tuple[bytes, Iterator[os.DirEntry[bytes]]]] = [(b"", iter(_listing(root)))]
     while stack:
         prefix, entries = stack[-1]
         for entry in entries:
             name = entry.name
-            if name[0] == 46 and not hidden:
+            if name[0] == 46 and (not hidden or is_temporary(os.fsdecode(name))):
                 continue
             if not entry.is_dir(follow_symlinks=False):
                 yield prefix + name, name, False

@@ -10,9 +10,11 @@ from sandkeeper.core.child import Children
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.services.access import Access
+from sandkeeper.services.changes import Changes
 from sandkeeper.services.grep import ContentSearch
 from sandkeeper.services.logs import Log, log_line, timestamp
 from sandkeeper.services.search import Search, Workers
+from sandkeeper.services.watch import Watches
 from sandkeeper.settings import Environment, Settings
 
 __all__ = ["Sandbox", "SandboxStatus"]
@@ -47,6 +49,8 @@ class Sandbox:
         self._walkers = Workers()
         self.search = Search(self._walkers, lambda: self.identity)
         self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
+        self.watches = Watches(lambda: self.identity)
+        self.changes = Changes(lambda: self.identity)
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
@@ -54,6 +58,8 @@ class Sandbox:
         self._sink.start()
         self._stack.callback(self._sink.close)
         self._stack.callback(self._walkers.close)
+        self._stack.push_async_callback(self.changes.close)
+        self._stack.push_async_callback(self.watches.close)
 
     async def stop(self) -> None:
         """Stop the services in reverse order; children of the sandbox go on."""
