@@ -76,4 +76,14 @@ class Watching:
 
     def until(self, op: str, path: object, timeout: float = 10.0) -> None:
         """Wait until a change has been told."""
-        until(lambda: (op, str(path)) in self.told(), timeout)
+        where, _, name = str(path).rpartition("/")
+        event = {"op": op, "name": name, "path": where or "/", "error": None}
+        line = json.dumps(event, separators=(",", ":"), ensure_ascii=False)
+        seen = 0
+
+        def told() -> bool:
+            nonlocal seen
+            fresh, seen = self.lines[seen:], len(self.lines)
+            return line in fresh
+
+        until(told, timeout)
