@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -43,10 +44,8 @@ class Watching:
 
     def close(self) -> None:
         """Go away."""
-        try:
+        with suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         if self._thread.ident:
             self._thread.join()
         self.file.close()

@@ -130,9 +130,7 @@ def test_ignored_texts_hide_paths_and_their_directories_are_not_watched(
     assert watching.told() == [("CREATE", str(folder / "seen"))]
 
 
-def test_our_temporary_files_do_not_show_but_their_targets_do(
-    server: Server, folder: Path
-) -> None:
+def test_our_temporary_files_do_not_show_but_their_targets_do(server: Server, folder: Path) -> None:
     def put(name: str, text: str, *, replacing: bool) -> None:
         temporary = folder / temporary_name(replacing=replacing)
         temporary.write_text(text)
@@ -199,7 +197,7 @@ def test_a_quiet_watch_has_a_heartbeat_within_4_seconds(server: Server, folder: 
 
 
 def test_names_of_any_bytes_are_told(server: Server, folder: Path) -> None:
-    names = [b"new\nline", b"bad\xff\xfe", b"quote\"\\", b"y" * 255, "é☃".encode()]
+    names = [b"new\nline", b"bad\xff\xfe", b'quote"\\', b"y" * 255, "é☃".encode()]
     with Watching(server, folder.name) as watching:
         for name in names:
             os.close(os.open(os.path.join(os.fsencode(folder), name), os.O_CREAT | os.O_WRONLY))
@@ -322,9 +320,7 @@ def watches_of(pid: int) -> int:
 
 
 def every_path(folder: Path) -> set[str]:
-    return {
-        os.path.join(where, name) for where, ds, fs in os.walk(folder) for name in [*ds, *fs]
-    }
+    return {os.path.join(where, name) for where, ds, fs in os.walk(folder) for name in [*ds, *fs]}
 
 
 def storm(root: Path, count: int) -> None:

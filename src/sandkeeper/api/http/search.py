@@ -1,16 +1,14 @@
 """Searching: by pattern, by fuzzy query, by content."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.gone import until_gone
 from sandkeeper.api.respond import encode_json, json_response, utf8
-from sandkeeper.api.routing import empty_head, path_route
+from sandkeeper.api.routing import Handler, empty_head, path_route
 from sandkeeper.api.schemas.search import (
     ContentMatch,
     ContentSearchResponse,
@@ -19,6 +17,7 @@ from sandkeeper.api.schemas.search import (
     FuzzyMatch,
     FuzzySearchResponse,
 )
+from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.core.paths import Target, resolve
 from sandkeeper.errors import BadInput
@@ -27,8 +26,6 @@ from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.services.search import EXCLUDED, Found, TreeFilter
 
 __all__ = ["routes"]
-
-T = TypeVar("T")
 
 MAX_RESULTS = 1000
 MAX_CONTEXT = 20
@@ -183,19 +180,11 @@ def _encoded(batch: list[Found]) -> bytes:
     return encode_json([_find_match(each) for each in batch])[1:-1]
 
 
-def _cancelled_with_client(
-    handler: Callable[[Request], Awaitable[Response]],
-) -> Callable[[Request], Awaitable[Response]]:
+def _while_connected(handler: Handler) -> Handler:
     """Stop a handler when its client goes."""
 
     async def handle(request: Request) -> Response:
-        async def work() -> Response:
-            return await handler(request)
-
-        try:
-            return await until_gone(request.receive, work())
-        except ClientDisconnect:
-            return Response(b"", 499)
+        return await until_disconnect(request, handler(request))
 
     return handle
 
@@ -209,6 +198,6 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
         (FUZZY, handlers.fuzzy),
         (CONTENT, handlers.content),
     ):
-        made.append(path_route(prefix, _cancelled_with_client(handler)))
+        made.append(path_route(prefix, _while_connected(handler)))
         made.append(path_route(prefix, empty_head, "HEAD"))
     return made
