@@ -266,17 +266,17 @@ def test_a_client_that_does_not_read_stops_nobody_and_costs_little(make_server: 
         Watching(server, "") as reader,
     ):
         idle.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        for index in range(30_000):
+        for index in range(15_000):
             os.close(os.open(server.workdir / f"file-{index:05}", os.O_CREAT | os.O_WRONLY))
-        reader.until("CREATE", server.workdir / "file-29999", timeout=20)
+        reader.until("CREATE", server.workdir / "file-14999", timeout=20)
         status = Path(f"/proc/{server.pid}/status").read_text()
         resident = int(status.split("VmRSS:")[1].split()[0])
         assert resident < 120_000
         idle.read()
-        idle.until("CREATE", server.workdir / "file-29999", timeout=20)
+        idle.until("CREATE", server.workdir / "file-14999", timeout=20)
         seen = {path for op, path in idle.told() if op == "CREATE"}
 
-    assert len(seen) == 30_000
+    assert len(seen) == 15_000
 
 
 @pytest.fixture
