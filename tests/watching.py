@@ -54,13 +54,18 @@ class Watching:
     def _collect(self) -> None:
         rest = b""
         try:
-            while size := int(self.file.readline() or b"0", 16):
+            while size := int(self.file.readline(), 16):  # no number: the end is missing
                 *lines, rest = (rest + self.file.read(size)).split(b"\n")
                 self.file.readline()
                 self.lines += [line.decode() for line in lines]
             self.ended = True
         except (OSError, ValueError):
             return
+
+    @property
+    def reading(self) -> bool:
+        """Whether the connection is still there."""
+        return self._thread.is_alive()
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -82,7 +87,8 @@ class Watching:
 
         def told() -> bool:
             nonlocal seen
-            fresh, seen = self.lines[seen:], len(self.lines)
+            fresh = self.lines[seen:]
+            seen += len(fresh)
             return line in fresh
 
         until(told, timeout)

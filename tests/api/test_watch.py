@@ -243,6 +243,16 @@ def test_a_client_that_goes_leaves_nothing_behind(make_server: Any) -> None:
     until(lambda: held(server) <= before)
 
 
+def test_a_server_that_stops_sends_its_watchers_away_at_once(make_server: Any) -> None:
+    server = make_server()
+    with Watching(server, "") as watching:
+        before = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - before < 5
+        until(lambda: not watching.reading)
+        assert not watching.ended  # the last chunk is missing: the client may come again
+
+
 def test_more_watches_than_the_machine_allows_are_refused_clearly(make_server: Any) -> None:
     server = make_server()
     limit = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text())
@@ -307,11 +317,13 @@ def test_a_storm_misses_nothing_that_inotifywait_sees(
         other.wait()
     seen = {line.rstrip("/") for line in seen_file.read_text().splitlines()}
     assert len(seen) > 15_000
-    missed = seen - told
-    # What was made and gone again before its directory could be watched nobody need have seen.
-    assert not [path for path in missed if os.path.lexists(path)]
-    assert len(missed) < len(seen) / 20
     assert every_path(folder) <= told
+    # Deeper down, a name that was gone before its directory could be watched is nobody's to see:
+    # either program misses some. A directory that was watched all the time loses none.
+    direct = {path for path in seen if os.path.dirname(path) == str(folder)}
+    assert len(direct) > 400
+    assert direct <= told
+    assert {path for path in seen if os.path.lexists(path)} <= told
 
 
 def watches_of(pid: int) -> int:

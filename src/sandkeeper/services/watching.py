@@ -94,10 +94,14 @@ class Watcher:
             await self.close()
             raise
 
-    async def close(self) -> None:
-        """Stop, and wait until the thread has given everything back."""
+    def stop(self) -> None:
+        """Have it end soon."""
         self._stopping = True
         self.wake()
+
+    async def close(self) -> None:
+        """Stop, and wait until the thread has given everything back."""
+        self.stop()
         await asyncio.shield(self._over.wait())
 
     def wake(self) -> None:

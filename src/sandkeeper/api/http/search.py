@@ -1,5 +1,6 @@
 """Searching: by pattern, by fuzzy query, by content."""
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -186,11 +187,11 @@ def _encoded(batch: list[bytes], kind: str) -> bytes:
     return encode_json([FindMatch(_text(path), kind) for path in batch])[1:-1]
 
 
-def _while_connected(handler: Handler) -> Handler:
-    """Stop a handler when its client goes."""
+def _while_wanted(handler: Handler, stopping: asyncio.Event) -> Handler:
+    """Give a handler up when its client goes or the server stops."""
 
     async def handle(request: Request) -> Response:
-        return await until_disconnect(request, handler(request))
+        return await until_disconnect(request, handler(request), stopping)
 
     return handle
 
@@ -204,6 +205,6 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
         (FUZZY, handlers.fuzzy),
         (CONTENT, handlers.content),
     ):
-        made.append(path_route(prefix, _while_connected(handler)))
+        made.append(path_route(prefix, _while_wanted(handler, sandbox.stopping)))
         made.append(path_route(prefix, empty_head, "HEAD"))
     return made
