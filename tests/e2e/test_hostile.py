@@ -165,7 +165,7 @@ def test_nuls_broken_utf8_and_split_characters_reach_every_reader_unharmed(
     code = (
         "import os,time;"
         "[(os.write(1,bytes([b])),time.sleep(.002)) for b in "
-        "bytes.fromhex(\"61 00 62 e2 98 83 ff f0 9f 98 80 0a\")]"
+        'bytes.fromhex("61 00 62 e2 98 83 ff f0 9f 98 80 0a")]'
     )
     made = start(server, python(code))
     ended = over(server, made["pid"])
@@ -344,9 +344,7 @@ def test_a_full_disk_costs_the_oldest_output_and_nothing_else(make_server, small
     )
     made = own.run("seq 3000000", name="big")
     kept = own.client.get("/process/big/logs").json()["stdout"]
-    first, *_ = (
-        json.loads(line) for line in own.client.get("/process/big/events").iter_lines()
-    )
+    first, *_ = (json.loads(line) for line in own.client.get("/process/big/events").iter_lines())
 
     assert (made["status"], made["stdoutBytes"]) == ("completed", 22_888_896)
     assert made["lostBytes"] > 0

@@ -23,8 +23,10 @@ from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.services.access import Access
 from sandkeeper.services.archives import Archives
 from sandkeeper.services.attributes import Attributes
+from sandkeeper.services.changes import Changes
 from sandkeeper.services.copies import Copies
 from sandkeeper.services.files import Files
+from sandkeeper.services.grep import ContentSearch
 from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.logs import Log, log_line, timestamp
@@ -34,10 +36,12 @@ from sandkeeper.services.process import Process
 from sandkeeper.services.processes import Processes
 from sandkeeper.services.recovery import recover, restore_stage
 from sandkeeper.services.runs import RunStore, pipes_folder
+from sandkeeper.services.search import Search, Workers
 from sandkeeper.services.startup import StartupCommand
 from sandkeeper.services.telemetry import Exporter
 from sandkeeper.services.trees import Trees
 from sandkeeper.services.uploads import Uploads
+from sandkeeper.services.watch import Watches
 from sandkeeper.services.work import FileWork
 from sandkeeper.settings import Environment, Settings
 
@@ -115,6 +119,11 @@ class Sandbox:
         )
         self._workshop = self._make_workshop()
         self.processes = Processes(self._workshop, settings, self._store, self.ports, self.exporter)
+        self._walkers = Workers()
+        self.search = Search(self._walkers, lambda: self.identity)
+        self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
+        self.watches = Watches(lambda: self.identity)
+        self.changes = Changes(lambda: self.identity)
         self._startup = StartupCommand(self.children, environment, self.log)
         self._stack = AsyncExitStack()
 
@@ -156,13 +165,15 @@ class Sandbox:
         self._loop = asyncio.get_running_loop()
         stack = self._stack
         self._sink.start()
-        self._stack.callback(self._sink.close)
         stack.callback(self._sink.close)
         stack.callback(self.file_work.close)
         await self.files.start(self.log)
         stack.callback(self.files.stop)
         await self.uploads.start(self.log)
         stack.push_async_callback(self.uploads.stop)
+        stack.callback(self._walkers.close)
+        stack.push_async_callback(self.changes.close)
+        stack.push_async_callback(self.watches.close)
         _raise_file_limit()
         # Threads that compute (telemetry) give the interpreter up ten times sooner than the
         # default 5 ms, which requests would feel.
@@ -223,6 +234,7 @@ class Sandbox:
         self.stopping.set()
         for process in self.processes.all():
             process.journal.abandon()
+        self.watches.abandon()
 
     async def stop(self) -> None:
         """Stop the services in reverse order; children go on unless the settings say otherwise."""
