@@ -11,6 +11,7 @@ from sandkeeper.core.identity import Identity
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.services.access import Access
 from sandkeeper.services.logs import Log, log_line, timestamp
+from sandkeeper.services.monitors import PortMonitors
 from sandkeeper.services.ports import Ports
 from sandkeeper.settings import Environment, Settings
 
@@ -44,12 +45,14 @@ class Sandbox:
         self.children = Children()
         self.identity: Identity | None = None
         self.ports = Ports()
+        self.monitors = PortMonitors(self.log)
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
         """Start the services in order."""
         self._sink.start()
         self._stack.callback(self._sink.close)
+        self._stack.push_async_callback(self.monitors.close)
 
     async def stop(self) -> None:
         """Stop the services in reverse order; children of the sandbox go on."""
