@@ -23,6 +23,7 @@ __all__ = [
     "is_loopback",
     "is_routable",
     "listeners",
+    "listening_addresses",
     "listening_trees",
     "routable_ports",
     "sockets_of",
@@ -98,6 +99,16 @@ def routable_ports(pid: int) -> set[int]:
     """Return the ports on which the tree of `pid` can be reached from outside; blocks."""
     found = sockets_of(pid, waiting_only=True)
     return {one.local_port for one in found if is_routable(one.state, one.local_addr)}
+
+
+def listening_addresses(port: int) -> list[str]:
+    """Return the addresses other than wildcards that someone listens on for TCP; blocks."""
+    found = [
+        row.local_addr
+        for protocol, row in _rows(waiting_only=True)
+        if protocol == "tcp" and row.local_port == port
+    ]
+    return [address for address in found if address not in {"0.0.0.0", "::", "*"}]
 
 
 def listening_trees(pids: Iterable[int]) -> dict[int, set[int] | None]:
