@@ -11,15 +11,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.http import network, proxy, system
+from sandkeeper.api.http import logs, network, processes, proxy, system
 from sandkeeper.api.middleware import Edge
 from sandkeeper.api.respond import error_response, not_found
+from sandkeeper.api.streaming import Disconnected
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["create_app"]
 
-AREAS = (system, network, proxy)
+AREAS = (processes, logs, network, proxy, system)
 """The modules of the API in the order in which their routes are tried."""
 
 
@@ -29,7 +30,11 @@ def create_app(sandbox: Sandbox) -> Edge:
     router = Router(routes, redirect_slashes=False, default=partial(_unrouted, routes))
     app = ExceptionMiddleware(
         _protect_slashes(router),
-        handlers={SandkeeperError: _on_error, HTTPException: _on_http_error},
+        handlers={
+            Disconnected: _on_disconnect,
+            SandkeeperError: _on_error,
+            HTTPException: _on_http_error,
+        },
     )
     return Edge(
         app,
@@ -42,6 +47,10 @@ def create_app(sandbox: Sandbox) -> Edge:
 
 async def _on_error(_request: Request, error: Exception) -> Response:
     return error_response(error if isinstance(error, SandkeeperError) else BadInput(str(error)))
+
+
+async def _on_disconnect(_request: Request, _error: Exception) -> Response:
+    return Response(b"", 499)  # for the access log; nobody reads it
 
 
 async def _on_http_error(_request: Request, error: Exception) -> Response:

@@ -159,6 +159,10 @@ class Children:
                 _limit_files(started.pid, spec.nofile)
             return Child(started.pid, os.pidfd_open(started.pid), self)
 
+    def adopt(self, pid: int) -> None:
+        """Keep the reaper of orphans away from a process of an earlier server."""
+        self._owned.add(pid)
+
     def forget(self, pid: int) -> None:
         """Drop a reaped pid."""
         self._owned.discard(pid)
