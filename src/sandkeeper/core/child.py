@@ -339,7 +339,7 @@ class _oom_score:
 
 
 def _identity_options(identity: Identity | None) -> dict[str, Any]:
-    if identity is None:
+    if identity is None or identity.is_ours:  # an unprivileged server may not even set its own
         return {}
     return {"user": identity.uid, "group": identity.gid, "extra_groups": list(identity.groups)}
 
