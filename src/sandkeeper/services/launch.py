@@ -36,8 +36,8 @@ FOLDER_SECONDS = 10.0
 class Workshop:
     """What every process needs; built once by `services.sandbox`.
 
-    `spawner` and `writer` are executors: starts, and (one thread, so in order) writes to run
-    folders. `nofile` is the limit of open files for children.
+    `spawner` and `writer` are executors: what may block before a start, and (one thread, so in
+    order) writes to run folders. `nofile` is the limit of open files for children.
     """
 
     children: Children
@@ -75,9 +75,8 @@ class Launch:
         spawn = self._spec()
         if stdin is not None:
             spawn = replace(spawn, stdin=stdin)
-        loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._shop.spawner, self._spawn, spawn, sources)
+            return self._spawn(spawn, sources)
         except (OSError, ValueError) as error:
             why = _why(error, spawn.argv[0])
             raise Unprocessable(f"failed to start process: {why}") from None
@@ -146,12 +145,13 @@ class Launch:
 
     def _make_pipes(self) -> tuple[Source, ...]:
         folder = self._folder
+        # Written while the child is born; a disk that stalls must not stall the event loop.
+        self._shop.writer.submit(folder.save, msgspec.json.encode(self._meta))
         try:
             folder.make_fifos(self._shop.identity)
-            folder.save(msgspec.json.encode(self._meta))
             out, err = folder.open_readers()
         except BaseException:
-            folder.remove()
+            self._shop.writer.submit(folder.remove)
             raise
         return (
             Source(self._meta.id, self._journal, STDOUT, out),
@@ -162,7 +162,7 @@ class Launch:
         for source in sources:
             os.close(source.fd)
         self._shop.keeper.drop(self._meta.id)
-        self._folder.remove()
+        self._shop.writer.submit(self._folder.remove)
 
     def _keep(self, sources: tuple[Source, ...]) -> None:
         """Have the pipes held from before the child's first word."""

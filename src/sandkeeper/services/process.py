@@ -7,11 +7,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
-
-import msgspec
 
 from sandkeeper.core.adopted import Adopted
 from sandkeeper.core.child import Child, ExitStatus
@@ -22,6 +18,7 @@ from sandkeeper.core.pump import Source
 from sandkeeper.core.segment import NOTICE, REMARK
 from sandkeeper.errors import NotFound, Unprocessable
 from sandkeeper.services.launch import Launch, Workshop
+from sandkeeper.services.recorder import Recorder
 from sandkeeper.services.runs import RunFolder, RunMeta
 from sandkeeper.services.stdin import Stdin
 
@@ -31,7 +28,6 @@ BACKOFF_SECONDS = 1.0
 DRAIN_SECONDS = 0.04
 """A status must be right within 50 ms of the exit, even when a disk stalls the pump."""
 
-SAVE_SECONDS = 0.01
 OUTPUT_SECONDS = 5.0
 """For so long, whoever waits for the end also waits for output that a stalled disk holds up."""
 
@@ -49,7 +45,7 @@ class Process:
         self.ended = asyncio.Event()
         self.over = asyncio.Event()
         self._unsettled = False
-        self._saving = False
+        self.recorder = Recorder(folder, meta, shop.writer, shop.log)
         self._child: Child | Adopted | None = None
         self._sources: tuple[Source, ...] = ()
         self._drained = True
@@ -92,7 +88,7 @@ class Process:
         self._shop.budget.enlist(self.journal)
         if self._holds:
             meta, hold = self.meta, self._shop.keepalive.hold
-            self._in_writer(hold, meta.pid, meta.name, meta.command, meta.timeout)
+            self.recorder.later(hold, meta.pid, meta.name, meta.command, meta.timeout)
         self._arm()
 
     async def _attempt(self, *, first: bool) -> None:
@@ -145,7 +141,7 @@ class Process:
         self._drained = self._collected = False
         self._shop.pump.watch(*self._sources)
         self.keep()
-        self._save()
+        self.recorder.save()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._child.pidfd.number, self._noticed_exit)
 
@@ -154,7 +150,7 @@ class Process:
         if self._child is None or self._child.reaped:
             return
         ours = (*(source.fd for source in self._sources), self._child.pidfd.number)
-        self._in_writer(_keep_copies, self._shop.keeper, self.meta.id, tuple(map(os.dup, ours)))
+        self.recorder.later(_keep_copies, self._shop.keeper, self.meta.id, tuple(map(os.dup, ours)))
 
     # The end of an attempt
 
@@ -162,6 +158,9 @@ class Process:
         assert self._child is not None
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._child.pidfd.number)
+        if not self._unsettled and all(source.is_empty for source in self._sources):
+            self._on_drained()
+            return
         self._drain()
         loop.call_later(DRAIN_SECONDS, self._collect)
 
@@ -280,7 +279,7 @@ class Process:
         self._shop.pump.append(self.journal, stream, text.encode())
 
     def _schedule_retry(self) -> None:
-        self._save()
+        self.recorder.save()
         loop = asyncio.get_running_loop()
         self._retry = loop.call_later(BACKOFF_SECONDS, self._apply, Event.RETRY_DUE)
 
@@ -300,7 +299,7 @@ class Process:
             self._signal(signal.SIGTERM)
         elif self.state is State.KILLING:
             self._signal(signal.SIGKILL)
-        self._save()
+        self.recorder.save()
 
     def _finish(self) -> None:
         meta = self.meta
@@ -311,11 +310,11 @@ class Process:
             self.stdin.close("stdin is closed: the process has exited")
         if self._holds:
             self._holds = False
-            self._in_writer(
+            self.recorder.later(
                 self._shop.keepalive.release, meta.pid, meta.name, self.status, meta.exit_code
             )
         self.ended.set()
-        self._save()
+        self.recorder.save()
         if self._unsettled:
             # Words of ours are on their way to the journal, and belong before its end.
             self._drained = False
@@ -330,16 +329,16 @@ class Process:
         self.journal.exit_offset = self.meta.exit_offset = self.journal.tail
         self._shop.pump.release(self.journal, self._sources)
         self.journal.wake()
-        self._save()
+        self.recorder.save()
         self.over.set()
         self._shop.finished(self)
 
     def sealed(self) -> None:
         """No survivor can write any more: the pipes can go."""
         self.meta.sealed = True
-        self._in_writer(self._shop.keeper.drop, self.meta.id)
-        self._in_writer(self.folder.drop_fifos)
-        self._save()
+        self.recorder.later(self._shop.keeper.drop, self.meta.id)
+        self.recorder.later(self.folder.drop_fifos)
+        self.recorder.save()
 
     # Requests
 
@@ -357,7 +356,7 @@ class Process:
         self._notice("\n[Process is being gracefully terminated]\n", REMARK)
         self.meta.keep_alive = False
         self._apply(Event.STOP)
-        self.save_now()
+        self.recorder.save_now()
 
     def kill(self, identifier: str) -> None:
         """Kill its group; raises NotFound when it is over."""
@@ -366,7 +365,7 @@ class Process:
         self._notice("\n[Process is being forcefully killed]\n", REMARK)
         self.meta.keep_alive = False
         self._apply(Event.KILL)
-        self.save_now()
+        self.recorder.save_now()
 
     def send_signal(self, number: int, identifier: str) -> None:
         """Signal the group without any change of intent; raises NotFound when nothing runs."""
@@ -393,38 +392,7 @@ class Process:
         if not self.is_over:
             self._timed_out = True
             self._apply(Event.KILL)
-            self._save()
-
-    # Saving
-
-    def _save(self) -> None:
-        """Write the record soon: what changes together is written once."""
-        if not self._saving:
-            self._saving = True
-            asyncio.get_running_loop().call_later(SAVE_SECONDS, self.save_now)
-
-    def save_pending(self) -> None:
-        """Write the record now if it waits to be written."""
-        if self._saving:
-            self.save_now()
-
-    def save_now(self) -> None:
-        """Write the record, in order with earlier ones."""
-        self._saving = False
-        self._in_writer(self.folder.save, msgspec.json.encode(self.meta))
-
-    def _in_writer(self, call: Callable[..., object], *values: object) -> None:
-        """Have a blocking call made in order with the others, on the writer's thread."""
-        try:
-            future = self._shop.writer.submit(call, *values)
-        except RuntimeError:  # shut down: `save_all` has written what there was
-            return
-        future.add_done_callback(self._report)
-
-    def _report(self, future: Future[object]) -> None:
-        error = future.exception()
-        if error is not None and self.folder.path.exists():
-            self._shop.log.error(f"cannot save {self.meta.id}: {error}")
+            self.recorder.save()
 
 
 def _keep_copies(keeper: Keeper, run: str, fds: tuple[int, ...]) -> None:

@@ -254,7 +254,7 @@ class Processes:
     def save_all(self) -> None:
         """Write every record that waits to be written."""
         for process in self._by_id.values():
-            process.save_pending()
+            process.recorder.save_pending()
 
     # The pump's news
 
