@@ -20,6 +20,7 @@ from sandkeeper.core.keeper import Keeper
 from sandkeeper.core.pump import Pump
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.services.access import Access
+from sandkeeper.services.environment import EnvironmentReload
 from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.logs import Log, log_line, timestamp
@@ -52,7 +53,9 @@ class SandboxStatus:
 class Sandbox:
     """Owns the services. Only this class constructs them; handlers receive them."""
 
-    def __init__(self, settings: Settings, environment: Environment) -> None:
+    def __init__(
+        self, settings: Settings, environment: Environment, identity: Identity | None = None
+    ) -> None:
         self.settings = settings
         self.environment = environment
         self._started = time.monotonic()
@@ -61,7 +64,8 @@ class Sandbox:
         self.log = Log(self._sink)
         self.access = Access(self.log, requests=settings.log.requests)
         self.children = Children()
-        self.identity: Identity | None = None
+        self.identity = identity
+        self.environment_reload = EnvironmentReload.at_start(environment, self.log)
         self.ports = Ports()
         self.monitors = PortMonitors(self.log)
         self.exporter = Exporter(self._sink.wake) if settings.log.process_output else None
