@@ -282,13 +282,12 @@ def _enable(unified: Path) -> list[str]:
             _write(control, wanted)
         folder = unified / FOLDER
         folder.mkdir(exist_ok=True)
-        given = control.read_text().split()
-        wanted = [name for name in wanted if name in given]
-        _write(folder / "cgroup.subtree_control", wanted)
-        given = (folder / "cgroup.subtree_control").read_text().split()
+        given = set(control.read_text().split())
+        inner = folder / "cgroup.subtree_control"
+        _write(inner, [name for name in wanted if name in given])
+        return [name for name in wanted if name in inner.read_text().split()]
     except OSError:
         return []
-    return [name for name in wanted if name in given]
 
 
 def _write(control: Path, names: list[str]) -> bool:

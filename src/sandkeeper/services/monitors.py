@@ -61,13 +61,14 @@ def _checked(url: str) -> str:
 
 
 class PortMonitors:
-    """The registrations and what serves them; runs nothing while there are none."""
+    """The registrations and what serves them; looks at nothing while there are none."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._registered: dict[tuple[int, str], _Registration] = {}
         self._notices: asyncio.Queue[_Notice] = asyncio.Queue(MAX_NOTICES)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._looking: asyncio.Task[None] | None = None
+        self._senders: list[asyncio.Task[None]] = []
         self._client: httpx.AsyncClient | None = None
         self.dropped = 0
 
@@ -102,23 +103,23 @@ class PortMonitors:
     async def close(self) -> None:
         """Stop looking and sending."""
         self._registered.clear()
-        for task in self._tasks:
+        tasks = [*self._senders, *([self._looking] if self._looking else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._client is not None:
             await self._client.aclose()
 
     def _run(self) -> None:
-        if any(not task.done() for task in self._tasks):
-            return
-        self._tasks = [asyncio.create_task(self._look())]
-        self._tasks += [asyncio.create_task(self._send()) for _ in range(SENDERS)]
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        if not self._senders:
+            self._senders = [asyncio.create_task(self._send()) for _ in range(SENDERS)]
 
     async def _look(self) -> None:
-        while True:
-            if self._registered:
-                with suppress(OSError):  # no descriptors left: look again
-                    await self._look_once()
+        while self._registered:
+            with suppress(OSError):  # no descriptors left: look again
+                await self._look_once()
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look_once(self) -> None:
