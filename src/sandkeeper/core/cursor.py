@@ -6,14 +6,13 @@ is just an integer, so any number of readers costs the writer nothing.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.segment import Index, Segment, pread
 
-__all__ = ["Chunk", "Gap", "Reader", "follow", "tails"]
+__all__ = ["Chunk", "Follow", "Gap", "Reader", "tails"]
 
 BLOCK = 128 << 10
 WINDOW = 32 << 10
@@ -206,32 +205,51 @@ def _tails_of_segment(
             end = part
 
 
-async def follow(
-    journal: Journal, offset: int = 0, *, limit: int = BLOCK
-) -> AsyncIterator[list[Chunk | Gap]]:
-    """Yield what the journal holds from `offset` on, live, until the process has ended.
+class Follow:
+    """Follows a journal from an offset: history, then live, until the process has ended.
 
     What grandchildren write after that end belongs to nobody who watched: a follower stops at the
-    offset of the end, a later one at what was there when it came. Never yields an empty batch.
+    offset of the end, a later one at what was there when it came. Close it.
     """
-    bound = None if journal.exit_offset is None else journal.tail
-    with Reader(journal) as reader:
-        while bound is None or offset < bound:
-            room = limit if bound is None else min(limit, bound - offset)
-            batch = await _read(reader, offset, room)
+
+    def __init__(self, journal: Journal, offset: int = 0, *, limit: int = BLOCK) -> None:
+        self._journal = journal
+        self._reader = Reader(journal)
+        self._limit = limit
+        self._bound = None if journal.exit_offset is None else journal.tail
+        self.offset = offset
+
+    def close(self) -> None:
+        """Close the reader."""
+        self._reader.close()
+
+    async def next(self, timeout: float) -> list[Chunk | Gap] | None:
+        """Return what comes next, [] after `timeout` seconds of silence, None at the end.
+
+        No task is made for it, and nothing is lost when it is cancelled.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        while True:
+            batch = await self._read()
             if batch:
-                offset = batch[-1].end
-                yield batch
-            if bound is None and journal.exit_offset is not None:
-                bound = journal.exit_offset
-            elif not batch and journal.tail <= offset:
-                if journal.sealed:
-                    return
-                await journal.changed()
+                self.offset = batch[-1].end
+                return batch
+            if self._bound is None:
+                self._bound = self._journal.exit_offset
+            if self._bound is not None and self.offset >= self._bound:
+                return None
+            if self._journal.tail <= self.offset and not self._journal.sealed:
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0 or not await self._journal.changed(left):
+                    return []
 
-
-async def _read(reader: Reader, offset: int, limit: int) -> list[Chunk | Gap]:
-    """Read without a thread when the bytes are in memory, as at the live end they are."""
-    with suppress(BlockingIOError):
-        return reader.read(offset, limit, nowait=True)
-    return await asyncio.to_thread(reader.read, offset, limit)
+    async def _read(self) -> list[Chunk | Gap]:
+        """Read without a thread when the bytes are in memory, as at the live end they are."""
+        room = self._limit
+        if self._bound is not None:
+            room = min(room, self._bound - self.offset)
+        if room <= 0:
+            return []
+        with suppress(BlockingIOError):
+            return self._reader.read(self.offset, room, nowait=True)
+        return await asyncio.to_thread(self._reader.read, self.offset, room)

@@ -72,7 +72,7 @@ class Journal:
         self._last_stream = -1
         self._last_time = 0
         self._holes = 0
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: list[asyncio.Future[bool]] = []
 
     def __repr__(self) -> str:
         return f"<Journal {self.folder.name} {self.first}..{self.tail}>"
@@ -104,13 +104,19 @@ class Journal:
 
     # Waiting (event loop's thread only)
 
-    async def changed(self) -> None:
-        """Wait until the journal has grown, the process has ended or the journal is sealed."""
-        future = asyncio.get_running_loop().create_future()
+    async def changed(self, timeout: float) -> bool:
+        """Wait until the journal has grown, the process has ended or the journal is sealed.
+
+        False when nothing of it happened within `timeout` seconds.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
         self._waiters.append(future)
+        clock = loop.call_later(timeout, _settle, future, False)
         try:
-            await future
+            return await future
         finally:
+            clock.cancel()
             if future in self._waiters:
                 self._waiters.remove(future)
 
@@ -118,8 +124,7 @@ class Journal:
         """Wake all who wait."""
         waiters, self._waiters = self._waiters, []
         for future in waiters:
-            if not future.done():
-                future.set_result(None)
+            _settle(future, True)
 
     # Writing (the pump's thread only)
 
@@ -158,8 +163,8 @@ class Journal:
         self._close_segment()
         self.totals[stream] += count
         self.lost += count
-        self._holes += count
         self.tail += count
+        self._count_holes()
 
     def drop_oldest(self) -> int:
         """Remove the oldest segment unless it is being written; returns the bytes freed."""
@@ -277,3 +282,8 @@ class Journal:
             end = index.offset(number + 1) if number + 1 < len(index) else last.end
             self.totals[index.stream(number)] += max(0, min(end, last.end) - index.offset(number))
             self._last_time = index.time(number)
+
+
+def _settle(future: asyncio.Future[bool], value: bool) -> None:
+    if not future.done():
+        future.set_result(value)

@@ -60,6 +60,14 @@ class Keeper:
                 self._send(b"put " + key.encode(), fds)
         self._restarted()
 
+    def put_copies(self, key: str, fds: tuple[int, ...]) -> None:
+        """Do as `put`, and close the descriptors, which are copies made for this."""
+        try:
+            self.put(key, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
     def drop(self, key: str) -> None:
         """Have a key forgotten."""
         with self._lock, suppress(OSError):

@@ -12,7 +12,6 @@ from contextlib import suppress
 from sandkeeper.core.adopted import Adopted
 from sandkeeper.core.child import Child, ExitStatus
 from sandkeeper.core.journal import Journal
-from sandkeeper.core.keeper import Keeper
 from sandkeeper.core.lifecycle import TERMINAL, Effect, Event, State, step, wire_status
 from sandkeeper.core.pump import Source
 from sandkeeper.core.segment import NOTICE, REMARK
@@ -150,7 +149,8 @@ class Process:
         if self._child is None or self._child.reaped:
             return
         ours = (*(source.fd for source in self._sources), self._child.pidfd.number)
-        self.recorder.later(_keep_copies, self._shop.keeper, self.meta.id, tuple(map(os.dup, ours)))
+        copies = tuple(map(os.dup, ours))
+        self.recorder.later(self._shop.keeper.put_copies, self.meta.id, copies)
 
     # The end of an attempt
 
@@ -393,11 +393,3 @@ class Process:
             self._timed_out = True
             self._apply(Event.KILL)
             self.recorder.save()
-
-
-def _keep_copies(keeper: Keeper, run: str, fds: tuple[int, ...]) -> None:
-    try:
-        keeper.put(run, fds)
-    finally:
-        for fd in fds:
-            os.close(fd)

@@ -5,7 +5,7 @@ import hashlib
 import json
 import signal
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import closing
 
 import msgspec
 from starlette.requests import Request
@@ -17,9 +17,9 @@ from sandkeeper.api.body import parse_json, read_body, read_json
 from sandkeeper.api.respond import encode_json, json_response
 from sandkeeper.api.routing import empty_head, route
 from sandkeeper.api.schemas.processes import ProcessRequest, SignalRequest, record_of
-from sandkeeper.api.streaming import SILENCE, StreamResponse, Ticker, until_disconnect
+from sandkeeper.api.streaming import StreamResponse, until_disconnect
 from sandkeeper.api.urls import segment
-from sandkeeper.core.cursor import follow
+from sandkeeper.core.cursor import Follow
 from sandkeeper.errors import BadInput, Conflict, TooLarge, Unprocessable
 from sandkeeper.services.events import SILENT, ExecRecords
 from sandkeeper.services.output import read_texts
@@ -137,9 +137,9 @@ class ProcessHandlers:
 
     async def _exec_events(self, process: Process) -> AsyncIterator[bytes]:
         records = ExecRecords()
-        async with aclosing(Ticker(follow(process.journal), EXEC_HEARTBEAT_SECONDS)) as ticker:
-            async for items in ticker:
-                yield SILENT if items is SILENCE else records.batch(items)  # type: ignore[arg-type]
+        with closing(Follow(process.journal)) as follow:
+            while (items := await follow.next(EXEC_HEARTBEAT_SECONDS)) is not None:
+                yield records.batch(items) if items else SILENT
         yield records.finish()
         await process.wait()
         texts = await read_texts(process.journal, self._inline)
