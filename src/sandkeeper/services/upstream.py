@@ -25,7 +25,9 @@ __all__ = ["ClientGone", "Headers", "Upstream", "connect"]
 Headers = list[tuple[bytes, bytes]]
 
 CONNECT_SECONDS = 5.0
-HIGH_WATER = 1 << 19
+HIGH_WATER = 1 << 20
+LOW_WATER = 1 << 19
+LARGE = 1 << 15
 HEAD_BYTES = 1 << 18
 UNREACHABLE = {
     *(errno.ECONNREFUSED, errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.EHOSTUNREACH),
@@ -131,13 +133,23 @@ class Upstream(asyncio.Protocol):
         """Return the next bytes of the body and whether more may follow."""
         while not self._chunks and not self._finished:
             await self._wait()
-        data = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self._queued = 0
-        if self._paused and self._transport is not None:
+        data = self._take()
+        if self._paused and self._queued < LOW_WATER and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
-        return data, not self._finished
+        return data, bool(self._chunks) or not self._finished
+
+    def _take(self) -> bytes:
+        """Join small pieces, which saves writes; joining large ones would only copy them."""
+        if not self._chunks:
+            return b""
+        if len(self._chunks) == 1 or len(self._chunks[0]) >= LARGE:
+            data = self._chunks.popleft()
+        else:
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+        self._queued = max(0, self._queued - len(data))
+        return data
 
     def abandon(self) -> None:
         """Give the exchange up: the client has gone."""
