@@ -426,6 +426,34 @@ def test_a_client_that_does_not_read_stops_the_server_not_the_memory(
         assert resident(server.pid) - before < 10 << 20
 
 
+def test_a_server_that_does_not_read_stops_the_client_not_the_memory(
+    server: Server, upstream: Start
+) -> None:
+    go = threading.Event()
+
+    def answer(connection: Connection) -> None:
+        assert go.wait(20)
+        connection.reply(b"enough")
+
+    before = resident(server.pid)
+    head = b"POST /port/%d/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(head % upstream(answer).port)
+        sock.settimeout(0.3)
+        sent = 0
+        with pytest.raises(TimeoutError):
+            while sent < 1 << 30:
+                sent += sock.send(bytes(1 << 20))
+        grown = resident(server.pid) - before
+        go.set()
+        sock.settimeout(10)
+        reply = sock.recv(65536)
+
+    assert sent < 40 << 20
+    assert grown < 10 << 20
+    assert reply.startswith(b"HTTP/1.1 200")
+
+
 def test_a_client_that_leaves_ends_the_servers_work(server: Server, upstream: Start) -> None:
     left = threading.Event()
     started = threading.Event()

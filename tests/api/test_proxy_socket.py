@@ -58,13 +58,13 @@ def test_text_and_binary_messages_pass_both_ways(server: Server) -> None:
 
 def test_large_messages_of_the_server_arrive_whole(server: Server) -> None:
     async def behaviour(connection: ServerConnection) -> None:
-        await connection.send(bytes(20 << 20))
+        await connection.send(bytes(12 << 20))
         await connection.wait_closed()
 
     async def client(connection: ClientConnection) -> int:
         return len(await connection.recv())
 
-    assert proxied(server, behaviour, client) == 20 << 20
+    assert proxied(server, behaviour, client) == 12 << 20
 
 
 def test_many_messages_keep_their_order(server: Server) -> None:

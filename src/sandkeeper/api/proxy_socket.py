@@ -18,8 +18,8 @@ from sandkeeper.services.upstream import connect
 
 __all__ = ["relay"]
 
-MESSAGE_BYTES = 64 << 20
-QUEUED_MESSAGES = 16
+MESSAGE_BYTES = 16 << 20
+QUEUED_MESSAGES = 4
 HANDSHAKE_SECONDS = 30.0
 CLOSE_SECONDS = 5.0
 NO_STATUS = 1005

@@ -25,6 +25,7 @@ __all__ = ["ClientGone", "Headers", "Upstream", "connect"]
 Headers = list[tuple[bytes, bytes]]
 
 CONNECT_SECONDS = 5.0
+STALL_SECONDS = 600.0
 HIGH_WATER = 1 << 20
 LOW_WATER = 1 << 19
 LARGE = 1 << 15
@@ -120,7 +121,13 @@ class Upstream(asyncio.Protocol):
     async def write(self, *parts: bytes) -> bool:
         """Send some of the body when the server takes it; False when it takes no more."""
         if self._writer is not None:
-            await self._writer
+            # While reading is stopped nobody can see the client leave either, so this wait ends.
+            try:
+                async with asyncio.timeout(STALL_SECONDS):
+                    await self._writer
+            except TimeoutError:
+                self._broken(f"it took no data for {STALL_SECONDS:.0f} s")
+                return False
         return self._send(*parts)
 
     async def response(self) -> tuple[int, Headers]:
