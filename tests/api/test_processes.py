@@ -11,10 +11,23 @@ from urllib.parse import quote
 import pytest
 from tests.harness import Server, until
 
-KEYS = (
-    "pid name command status startedAt completedAt exitCode workingDir logs stdout stderr "
-    "restartOnFailure maxRestarts restartCount keepAlive"
-).split()
+KEYS = [
+    "pid",
+    "name",
+    "command",
+    "status",
+    "startedAt",
+    "completedAt",
+    "exitCode",
+    "workingDir",
+    "logs",
+    "stdout",
+    "stderr",
+    "restartOnFailure",
+    "maxRestarts",
+    "restartCount",
+    "keepAlive",
+]
 
 
 def post(server: Server, body: object, **options):
@@ -112,8 +125,10 @@ def test_the_status_is_right_within_a_moment_of_the_exit(server: Server) -> None
     made = post(server, {"command": "exit 3"}).json()
 
     seen = until(
-        lambda: (now := server.client.get(f"/process/{made['pid']}").json())["status"] != "running"
-        and now,
+        lambda: (
+            (now := server.client.get(f"/process/{made['pid']}").json())["status"] != "running"
+            and now
+        ),
         timeout=1,
     )
     assert (seen["status"], seen["exitCode"]) == ("failed", 3)
@@ -471,7 +486,9 @@ def test_builtins_and_shell_syntax_work(server: Server, tmp_path: Path, command:
 
 
 def test_standard_input_is_dev_null_and_the_group_is_its_own(server: Server) -> None:
-    made = server.run("readlink /proc/self/fd/0; ps -o pgid=,sid= -p $$; cat /proc/$$/oom_score_adj")
+    made = server.run(
+        "readlink /proc/self/fd/0; ps -o pgid=,sid= -p $$; cat /proc/$$/oom_score_adj"
+    )
     stdin, ids, score = made["stdout"].splitlines()
     group, session = ids.split()
 
@@ -583,8 +600,10 @@ def test_signals_go_to_the_group_by_name_or_number(server: Server) -> None:
         reply = server.client.post("/process/signalled/signal", json={"signal": word})
         assert reply.status_code == 200
         until(
-            lambda w=word: ("usr" if w == "usr1" else "hup")
-            in server.client.get("/process/signalled").json()["stdout"]
+            lambda w=word: (
+                ("usr" if w == "usr1" else "hup")
+                in server.client.get("/process/signalled").json()["stdout"]
+            )
         )
     refused = server.client.post("/process/signalled/signal", json={"signal": "SIGNOPE"})
     server.client.post("/process/signalled/signal", json={"signal": "KILL"})
@@ -656,9 +675,7 @@ def test_exec_streams_ndjson_when_asked(server: Server, accept: str) -> None:
 
 
 def test_without_that_accept_the_answer_stays_json(server: Server) -> None:
-    reply = post(
-        server, {"command": "true", "waitForCompletion": True}, headers={"Accept": "*/*"}
-    )
+    reply = post(server, {"command": "true", "waitForCompletion": True}, headers={"Accept": "*/*"})
 
     assert reply.headers["content-type"] == "application/json; charset=utf-8"
 
