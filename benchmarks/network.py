@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from tests.harness import free_port, until
 
@@ -142,7 +143,7 @@ def run() -> list[Row]:
 def _proxy(own: int, port: int, request: Request) -> list[Row]:
     rows = []
     for what, move in (("download", download), ("upload", upload)):
-        direct, proxied = by_turns(lambda: move(port, "/"), lambda: move(own, f"/port/{port}/"))
+        direct, proxied = by_turns(partial(move, port, "/"), partial(move, own, f"/port/{port}/"))
         ratio = proxied / direct
         note = f"{proxied / 1e9:.2f} of {direct / 1e9:.2f} GB/s"
         rows.append(Row(f"{what} of 512 MiB against direct", f"{ratio:.0%}", "≥ 60 %",

@@ -249,8 +249,8 @@ def _places(mounts: str, own: str) -> dict[str, Path]:
     """
     ours: dict[str, str] = {}
     for line in own.splitlines():
-        _, names, path = line.split(":", 2)
-        ours.update(dict.fromkeys(names.split(","), path))
+        _, controllers, path = line.split(":", 2)
+        ours.update(dict.fromkeys(controllers.split(","), path))
     places: dict[str, Path] = {}
     for line in mounts.splitlines():
         left, _, right = line.partition(" - ")
