@@ -56,8 +56,11 @@ def test_a_dotenv_that_others_may_write_is_not_obeyed(
     path.chmod(0o644)
     os.chown(path, 65534, 65534)
     told += load_dotenv(environment, tmp_path)
+    path.chmod(0o664)
+    os.chown(path, 0, 65534)
+    told += load_dotenv(environment, tmp_path)
 
-    assert len(told) == 2
+    assert len(told) == 3
     assert "SK_PLANTED" not in environment.snapshot()
 
 

@@ -36,7 +36,7 @@ def load_dotenv(environment: Environment, folder: Path | None = None) -> list[st
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 return []
-            if status.st_uid not in {0, os.geteuid()} or status.st_mode & stat.S_IWOTH:
+            if _others_may_write(status):
                 return [f"{path} is ignored: another user can write it"]
             text = _bounded(file.read(MAX_BYTES + 1)).decode("utf-8", "surrogateescape")
     except FileNotFoundError:
@@ -44,6 +44,12 @@ def load_dotenv(environment: Environment, folder: Path | None = None) -> list[st
     except OSError as error:
         return [f"{path} is ignored: {error.strerror or error}"]
     return _add_missing(environment, _parse_dotenv(text), str(path))
+
+
+def _others_may_write(status: os.stat_result) -> bool:
+    foreign_group = status.st_gid not in {0, os.getegid()}
+    writable = status.st_mode & (stat.S_IWOTH | (stat.S_IWGRP if foreign_group else 0))
+    return bool(writable) or status.st_uid not in {0, os.geteuid()}
 
 
 def _parse_dotenv(text: str) -> dict[str, str]:
