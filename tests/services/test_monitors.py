@@ -6,7 +6,9 @@ import socket
 import subprocess
 
 import pytest
+from tests.harness import until
 
+from sandkeeper.core.procs import group_members
 from sandkeeper.core.sink import Sink
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.services import monitors
@@ -32,11 +34,12 @@ def test_a_registration_ends_with_its_process_tree(monkeypatch: pytest.MonkeyPat
     async def run() -> None:
         watch = PortMonitors(log())
         child = subprocess.Popen(["/bin/sh", "-c", "sleep 1000 & exec sleep 1000"], process_group=0)
+        until(lambda: len(group_members(child.pid)) == 2)
         await watch.add(child.pid, NOWHERE)
         await watch.add(os.getpid(), NOWHERE)
         child.kill()
         child.wait()
-        await asyncio.sleep(0.05)
+        await watch._look_once()
         assert watch.statistics()["registrations"] == 2  # the group still has a member
         os.killpg(child.pid, 9)
         await settled(watch, 1)
