@@ -80,7 +80,7 @@ def _open(shop: Workshop, folder: RunFolder, meta: RunMeta, boot: str) -> Found:
                 Source(meta.id, journal, STDOUT, out),
                 Source(meta.id, journal, STDERR, err),
             )
-            if not over:
+            if not over and meta.state != State.BACKOFF:
                 pidfd = kept.pop() if len(kept) == 3 else _prove(folder, meta, boot)
             if over:
                 shop.keeper.put(meta.id, (out, err))
