@@ -86,3 +86,23 @@ def test_registrations_and_notices_are_bounded(monkeypatch: pytest.MonkeyPatch) 
         await watch.close()
 
     asyncio.run(run())
+
+
+def test_the_same_callback_again_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitors, "MAX_REGISTRATIONS", 1)
+
+    async def run() -> None:
+        watch = PortMonitors(log())
+        watch._run = lambda: None  # type: ignore[method-assign]
+        with socket.create_server(("127.0.0.1", 0)):
+            told = []
+            for _ in range(2):
+                await watch.add(os.getpid(), NOWHERE)
+                await watch._look_once()
+                await watch._look_once()
+                told.append(watch.statistics()["queued"])
+        assert told[0] >= 1
+        assert told[1] == 2 * told[0]
+        await watch.close()
+
+    asyncio.run(run())
