@@ -78,6 +78,11 @@ def _default_state_dir(env: Mapping[str, str]) -> Path:
     return Path(base) / "sandkeeper"
 
 
+def _workload_user(env: Mapping[str, str]) -> str:
+    enabled = truthy(env.get("BL_SANDBOX_USER_ENABLED", ""))
+    return env.get("BL_SANDBOX_USER", "") if enabled else ""
+
+
 @dataclass(frozen=True, slots=True)
 class RetentionSettings:
     """How much output and how many finished runs are kept; sizes in bytes, ages in seconds.
@@ -191,7 +196,7 @@ class Settings:
             host=host or env.get("SANDKEEPER_HOST", "") or "0.0.0.0",
             port=port,
             command=command,
-            user=user,
+            user=user or _workload_user(env),
             state_dir=Path(state) if state else _default_state_dir(env),
             workdir=os.path.abspath(env.get("WORKDIR", "") or os.getcwd()),
             home=env.get("HOME", ""),

@@ -12,10 +12,13 @@ from starlette.routing import BaseRoute, Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.http import (
+    environment,
     files,
     files_more,
     logs,
+    network,
     processes,
+    proxy,
     search,
     system,
     trees,
@@ -39,6 +42,9 @@ AREAS = (
     uploads,
     search,
     watch,
+    network,
+    proxy,
+    environment,
     system,
 )
 """The modules of the API in the order in which their routes are tried."""

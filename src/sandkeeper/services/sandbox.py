@@ -25,11 +25,13 @@ from sandkeeper.services.archives import Archives
 from sandkeeper.services.attributes import Attributes
 from sandkeeper.services.changes import Changes
 from sandkeeper.services.copies import Copies
+from sandkeeper.services.environment import EnvironmentReload
 from sandkeeper.services.files import Files
 from sandkeeper.services.grep import ContentSearch
 from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.logs import Log, log_line, timestamp
+from sandkeeper.services.monitors import PortMonitors
 from sandkeeper.services.oom import OomWatch
 from sandkeeper.services.ports import Ports
 from sandkeeper.services.process import Process
@@ -67,7 +69,9 @@ class SandboxStatus:
 class Sandbox:
     """Owns the services. Only this class constructs them; handlers receive them."""
 
-    def __init__(self, settings: Settings, environment: Environment) -> None:
+    def __init__(
+        self, settings: Settings, environment: Environment, identity: Identity | None = None
+    ) -> None:
         self.settings = settings
         self.environment = environment
         self._started = time.monotonic()
@@ -76,7 +80,7 @@ class Sandbox:
         self.log = Log(self._sink)
         self.access = Access(self.log, requests=settings.log.requests)
         self.children = Children()
-        self.identity: Identity | None = None
+        self.identity = identity
         self.file_work = FileWork(lambda: self.identity)
         temporaries = Temporaries(settings.state_dir / "temporaries")
         self.files = Files(
@@ -96,7 +100,9 @@ class Sandbox:
         self.copies = Copies(self.files)
         self.attributes = Attributes(self.files)
         self.archives = Archives(self.files)
+        self.environment_reload = EnvironmentReload.at_start(environment, self.log)
         self.ports = Ports()
+        self.monitors = PortMonitors(self.log)
         self.exporter = Exporter(self._sink.wake) if settings.log.process_output else None
         self.budget = Budget(
             run_bytes=settings.retention.run_bytes, total_bytes=settings.retention.total_bytes
@@ -124,7 +130,7 @@ class Sandbox:
         self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
         self.watches = Watches(lambda: self.identity)
         self.changes = Changes(lambda: self.identity)
-        self._startup = StartupCommand(self.children, environment, self.log)
+        self._startup = StartupCommand(self.children, environment, self.log, identity)
         self._stack = AsyncExitStack()
 
     def _make_workshop(self) -> Workshop:
@@ -174,6 +180,7 @@ class Sandbox:
         stack.callback(self._walkers.close)
         stack.push_async_callback(self.changes.close)
         stack.push_async_callback(self.watches.close)
+        stack.push_async_callback(self.monitors.close)
         _raise_file_limit()
         # Threads that compute (telemetry) give the interpreter up ten times sooner than the
         # default 5 ms, which requests would feel.
