@@ -6,12 +6,12 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.http import system
+from sandkeeper.api.http import codegen, system
 from sandkeeper.api.middleware import Edge
 from sandkeeper.api.respond import error_response, not_found
 from sandkeeper.errors import BadInput, SandkeeperError
@@ -19,7 +19,7 @@ from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["create_app"]
 
-AREAS = (system,)
+AREAS = (system, codegen)
 """The modules of the API in the order in which their routes are tried."""
 
 
@@ -29,7 +29,11 @@ def create_app(sandbox: Sandbox) -> Edge:
     router = Router(routes, redirect_slashes=False, default=partial(_unrouted, routes))
     app = ExceptionMiddleware(
         _protect_slashes(router),
-        handlers={SandkeeperError: _on_error, HTTPException: _on_http_error},
+        handlers={
+            SandkeeperError: _on_error,
+            HTTPException: _on_http_error,
+            ClientDisconnect: _on_disconnect,
+        },
     )
     return Edge(
         app,
@@ -47,6 +51,11 @@ async def _on_error(_request: Request, error: Exception) -> Response:
 async def _on_http_error(_request: Request, error: Exception) -> Response:
     """Starlette raises for broken forms."""
     return error_response(BadInput(str(getattr(error, "detail", error))))
+
+
+async def _on_disconnect(_request: Request, _error: Exception) -> Response:
+    """End the request of a client that has gone; nobody reads this but the access log."""
+    return Response(b"", 499)
 
 
 def _protect_slashes(router: Router) -> ASGIApp:

@@ -10,7 +10,9 @@ from sandkeeper.core.child import Children
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.services.access import Access
+from sandkeeper.services.codegen import Codegen
 from sandkeeper.services.logs import Log, log_line, timestamp
+from sandkeeper.services.providers import Host
 from sandkeeper.settings import Environment, Settings
 
 __all__ = ["Sandbox", "SandboxStatus"]
@@ -42,6 +44,7 @@ class Sandbox:
         self.access = Access(self.log, requests=settings.log.requests)
         self.children = Children()
         self.identity: Identity | None = None
+        self.codegen = Codegen(Host(environment, self.children), identity=self.identity)
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
