@@ -11,6 +11,7 @@ from sandkeeper.core.identity import Identity
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.services.access import Access
 from sandkeeper.services.codegen import Codegen
+from sandkeeper.services.egress import Egress
 from sandkeeper.services.logs import Log, log_line, timestamp
 from sandkeeper.services.providers import Host
 from sandkeeper.settings import Environment, Settings
@@ -45,12 +46,15 @@ class Sandbox:
         self.children = Children()
         self.identity: Identity | None = None
         self.codegen = Codegen(Host(environment, self.children), identity=self.identity)
+        self.egress = Egress(settings.egress, environment, self.log)
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
         """Start the services in order."""
         self._sink.start()
         self._stack.callback(self._sink.close)
+        self._stack.push_async_callback(self.egress.stop)
+        await self.egress.start()
 
     async def stop(self) -> None:
         """Stop the services in reverse order; children of the sandbox go on."""
