@@ -150,6 +150,30 @@ class EgressSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DriveSettings:
+    """Where drives keep their records and logs, and where the bind driver keeps drives.
+
+    `probe_seconds` lie between two looks at whether a mount still answers.
+    """
+
+    folder: Path = Path("/var/lib/sandkeeper/drives")
+    root: Path = Path("/var/lib/sandkeeper/drive-data")
+    blfs_binary: str = "/usr/local/bin/blfs"
+    probe_seconds: float = 10.0
+
+    @classmethod
+    def read(cls, env: Mapping[str, str], state_dir: Path) -> "DriveSettings":
+        """Read the operator's choices; the drivers' own variables are read at each mount."""
+        root = env.get("SANDKEEPER_DRIVE_ROOT", "")
+        return cls(
+            folder=state_dir / "drives",
+            root=Path(root) if root else state_dir / "drive-data",
+            blfs_binary=env.get("SANDKEEPER_BLFS_BINARY", "") or "/usr/local/bin/blfs",
+            probe_seconds=_number(env, "SANDKEEPER_DRIVE_PROBE_MS", 10_000) / 1000 or 10.0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What was decided at start."""
 
@@ -168,6 +192,7 @@ class Settings:
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     log: LogSettings = field(default_factory=LogSettings)
     egress: EgressSettings = field(default_factory=EgressSettings)
+    drives: DriveSettings = field(default_factory=DriveSettings)
 
     @classmethod
     def read(
@@ -198,4 +223,5 @@ class Settings:
             retention=RetentionSettings.read(env),
             log=LogSettings.read(env),
             egress=EgressSettings.read(env, state_dir),
+            drives=DriveSettings.read(env, state_dir),
         )

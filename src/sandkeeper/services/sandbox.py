@@ -11,6 +11,7 @@ from sandkeeper.core.identity import Identity
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.services.access import Access
 from sandkeeper.services.codegen import Codegen
+from sandkeeper.services.drives import Drives
 from sandkeeper.services.egress import Egress
 from sandkeeper.services.logs import Log, log_line, timestamp
 from sandkeeper.services.providers import Host
@@ -47,6 +48,9 @@ class Sandbox:
         self.identity: Identity | None = None
         self.codegen = Codegen(Host(environment, self.children), identity=self.identity)
         self.egress = Egress(settings.egress, environment, self.log)
+        self.drives = Drives(
+            settings.drives, environment, self.children, self.log, identity=self.identity
+        )
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
@@ -55,6 +59,8 @@ class Sandbox:
         self._stack.callback(self._sink.close)
         self._stack.push_async_callback(self.egress.stop)
         await self.egress.start()
+        self._stack.push_async_callback(self.drives.stop)
+        await self.drives.start()
 
     async def stop(self) -> None:
         """Stop the services in reverse order; children of the sandbox go on."""
