@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.http import codegen, drives, system
+from sandkeeper.api.http import codegen, drives, system, tunnel
 from sandkeeper.api.middleware import Edge
 from sandkeeper.api.respond import error_response, not_found
 from sandkeeper.errors import BadInput, SandkeeperError
@@ -19,7 +19,7 @@ from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["create_app"]
 
-AREAS = (system, codegen, drives)
+AREAS = (system, codegen, drives, tunnel)
 """The modules of the API in the order in which their routes are tried."""
 
 

@@ -20,7 +20,7 @@ from sandkeeper.core.identity import Identity
 from sandkeeper.core.mounts import Mount, bounded, mounts, unmount
 from sandkeeper.core.safefile import UntrustedFile, make_private_folder
 from sandkeeper.errors import Conflict, Internal, SandkeeperError
-from sandkeeper.services.drive_daemon import Daemon
+from sandkeeper.services.daemon import Daemon
 from sandkeeper.services.drive_drivers import Plan, driver_named, effective
 from sandkeeper.services.drive_records import load_records, record_of, save_records
 from sandkeeper.services.drive_rules import (

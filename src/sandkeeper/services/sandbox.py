@@ -15,6 +15,7 @@ from sandkeeper.services.drives import Drives
 from sandkeeper.services.egress import Egress
 from sandkeeper.services.logs import Log, log_line, timestamp
 from sandkeeper.services.providers import Host
+from sandkeeper.services.tunnel import Tunnel
 from sandkeeper.settings import Environment, Settings
 
 __all__ = ["Sandbox", "SandboxStatus"]
@@ -51,6 +52,7 @@ class Sandbox:
         self.drives = Drives(
             settings.drives, environment, self.children, self.log, identity=self.identity
         )
+        self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log)
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
@@ -61,6 +63,8 @@ class Sandbox:
         await self.egress.start()
         self._stack.push_async_callback(self.drives.stop)
         await self.drives.start()
+        self._stack.push_async_callback(self.tunnel.stop)
+        await self.tunnel.start()
 
     async def stop(self) -> None:
         """Stop the services in reverse order; children of the sandbox go on."""

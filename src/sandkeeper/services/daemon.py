@@ -1,4 +1,4 @@
-"""The program behind a FUSE mount: started by us, or by the server before us and adopted."""
+"""Helpers that outlive the server: started by us, or by the server before us and adopted."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ TAIL_BYTES = 600
 
 
 class Daemon:
-    """A running helper with its log file; it outlives the server, as the mount does.
+    """A running helper with its log file; it outlives the server, as what it serves does.
 
     Its output goes to a file and not to a pipe: with the server gone, a write to a pipe would kill
     it.
