@@ -14,7 +14,7 @@ import httpx
 import pytest
 from tests.harness import Server, until
 
-from sandkeeper.core.mounts import mounts, parse_mounts
+from sandkeeper.core.mounting import mounts, parse_mounts
 from sandkeeper.errors import BadInput
 from sandkeeper.services.drive_drivers import first_nameserver
 from sandkeeper.services.drive_rules import Drive, checked, refuse_system_folder
@@ -42,6 +42,14 @@ def _no_mount_is_left(tmp_path: Path) -> Iterator[None]:
 def bound(make_server, tmp_path: Path) -> Server:
     env = {"SANDKEEPER_DRIVE_ROOT": str(tmp_path / "drives"), "SANDKEEPER_DRIVE_DRIVER": "bind"}
     return make_server(env=env)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Iterator[Server]:
+    """A server with bound drives for tests that mount nothing."""
+    folder = tmp_path_factory.mktemp("shared")
+    with Server(folder, env={"SANDKEEPER_DRIVE_DRIVER": "bind"}) as running:
+        yield running
 
 
 @pytest.fixture
@@ -174,8 +182,8 @@ def test_a_link_in_a_drive_does_not_lead_out_of_it(bound: Server, tmp_path: Path
         (b'{"driveName": "a", "mountPath": "/mnt/x", "uidMap": "1"}', "cannot map"),
     ],
 )
-def test_what_may_not_be_mounted_is_a_400(bound: Server, body: bytes, text: str) -> None:
-    refused = bound.client.post("/drives/mount", content=body)
+def test_what_may_not_be_mounted_is_a_400(shared: Server, body: bytes, text: str) -> None:
+    refused = shared.client.post("/drives/mount", content=body)
 
     assert refused.status_code == 400
     assert text in refused.json()["error"]
@@ -430,7 +438,7 @@ def test_the_kernels_table_is_unescaped() -> None:
 
 
 def test_a_call_that_never_returns_costs_its_time_limit_only() -> None:
-    from sandkeeper.core.mounts import bounded
+    from sandkeeper.core.mounting import bounded
 
     release = threading.Event()
 

@@ -7,7 +7,7 @@ import stat
 from contextlib import suppress
 
 from sandkeeper.core.identity import Identity
-from sandkeeper.core.mounts import Mount, bind_mount, bounded, mounts, unmount_lazily
+from sandkeeper.core.mounting import Mount, bind_mount, bounded, mounts, unmount_lazily
 from sandkeeper.errors import BadInput, Internal
 from sandkeeper.services.drive_drivers import Plan
 from sandkeeper.services.drive_rules import Drive

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sandkeeper.core.child import Children
 from sandkeeper.core.identity import Identity
-from sandkeeper.core.mounts import Mount, bounded, mounts, unmount
+from sandkeeper.core.mounting import Mount, bounded, mounts, unmount
 from sandkeeper.core.safefile import UntrustedFile, make_private_folder
 from sandkeeper.errors import Conflict, Internal, SandkeeperError
 from sandkeeper.services.daemon import Daemon
