@@ -124,7 +124,8 @@ class LogSettings:
         return cls(
             target=env.get("SANDKEEPER_LOG", "") or "stdout",
             requests=env.get("DISABLE_REQUEST_LOGGING", "") != "true",
-            process_output=env.get("SANDBOX_DISABLE_PROCESS_LOGGING", "") not in {"true", "1"},
+            process_output=env.get("SANDBOX_DISABLE_PROCESS_LOGGING", "") not in {"true", "1"}
+            and env.get("SANDKEEPER_LOG", "") != "none",
         )
 
 

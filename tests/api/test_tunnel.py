@@ -154,6 +154,8 @@ class Peer:
         namespace.ip(f"addr add 10.7.0.1/24 dev {self.name}")
         namespace.ip(f"addr add fd07::1/64 dev {self.name} nodad")
         namespace.ip(f"link set {self.name} up")
+        sockets = Path("/proc/thread-self/net/udp6")
+        until(lambda: ":CA6D " in namespace.call(sockets.read_text))  # 51821
         self.listener = namespace.call(
             lambda: socket.create_server(("::", 9), family=socket.AF_INET6, dualstack_ipv6=True)
         )

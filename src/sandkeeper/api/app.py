@@ -6,20 +6,21 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.http import codegen, drives, system, tunnel
+from sandkeeper.api.http import codegen, drives, logs, processes, system, tunnel
 from sandkeeper.api.middleware import Edge
 from sandkeeper.api.respond import error_response, not_found
+from sandkeeper.api.streaming import Disconnected
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["create_app"]
 
-AREAS = (system, codegen, drives, tunnel)
+AREAS = (processes, logs, codegen, drives, tunnel, system)
 """The modules of the API in the order in which their routes are tried."""
 
 
@@ -30,9 +31,9 @@ def create_app(sandbox: Sandbox) -> Edge:
     app = ExceptionMiddleware(
         _protect_slashes(router),
         handlers={
+            Disconnected: _on_disconnect,
             SandkeeperError: _on_error,
             HTTPException: _on_http_error,
-            ClientDisconnect: _on_disconnect,
         },
     )
     return Edge(
@@ -48,14 +49,13 @@ async def _on_error(_request: Request, error: Exception) -> Response:
     return error_response(error if isinstance(error, SandkeeperError) else BadInput(str(error)))
 
 
+async def _on_disconnect(_request: Request, _error: Exception) -> Response:
+    return Response(b"", 499)  # for the access log; nobody reads it
+
+
 async def _on_http_error(_request: Request, error: Exception) -> Response:
     """Starlette raises for broken forms."""
     return error_response(BadInput(str(getattr(error, "detail", error))))
-
-
-async def _on_disconnect(_request: Request, _error: Exception) -> Response:
-    """End the request of a client that has gone; nobody reads this but the access log."""
-    return Response(b"", 499)
 
 
 def _protect_slashes(router: Router) -> ASGIApp:

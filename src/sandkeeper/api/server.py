@@ -113,7 +113,7 @@ def serve(sandbox: Sandbox, listener: socket.socket) -> None:
         create_app(sandbox),
         loop="uvloop",
         http=EdgeProtocol,
-        ws="websockets",
+        ws="websockets-sansio",
         ws_max_size=1 << 20,
         ws_ping_interval=30.0,
         ws_ping_timeout=60.0,

@@ -177,7 +177,7 @@ class Tunnel:
         except BaseException:
             await daemon.kill()
             raise
-        return Link(index_of(name), control=name), daemon
+        return Link(index_of(name), control=name, pid=daemon.pid), daemon
 
     async def _running(self, config: TunnelConfig, link: Link, daemon: Daemon | None) -> _Active:
         active = _Active(config, link, daemon)

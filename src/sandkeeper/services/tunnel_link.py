@@ -8,6 +8,7 @@ import base64
 import errno
 import ipaddress
 import os
+import select
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +22,9 @@ __all__ = ["Link", "Route", "bring_up", "index_of", "make_kernel_link", "remove"
 
 SOCKETS = "/var/run/wireguard"
 SOCKET_SECONDS = 5.0
+PORT_SECONDS = 3.0
+PORT_POLL = 10
+"""Milliseconds between two looks."""
 UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENODEV, errno.EAFNOSUPPORT, errno.EINVAL}
 
 
@@ -51,10 +55,14 @@ class Route:
 
 @dataclass(slots=True)
 class Link:
-    """An interface of ours; `control` names wireguard-go's socket, empty for the kernel's."""
+    """An interface of ours; `control` names the socket of wireguard-go, which runs as `pid`.
+
+    Both are empty for the kernel's WireGuard.
+    """
 
     index: int
     control: str = ""
+    pid: int = 0
     routes: list[Route] = field(default_factory=list)
 
 
@@ -159,10 +167,44 @@ def bring_up(link: Link, config: TunnelConfig, address: str) -> None:
     except NetlinkError as error:
         raise OSError(error.code, os.strerror(error.code)) from None
     if link.control:
+        # Only now: the tunnel of before may have held the same port.
         _ask(link.control, f"set=1\nlisten_port={config.listen_port}")
-        port = _ask(link.control, "get=1").get("listen_port", "0")
-        if port != str(config.listen_port):
-            raise OSError(errno.EADDRINUSE, f"port {config.listen_port} is in use")
+        _wait_for_port(link.pid, config.listen_port)
+
+
+def _wait_for_port(pid: int, port: int) -> None:
+    """Wait until wireguard-go has its port.
+
+    Asked before its device is up, it binds some time later and tells nobody when that fails; only
+    its descriptors show it.
+    """
+    poller = select.poll()
+    for _ in range(int(PORT_SECONDS * 1000 / PORT_POLL)):
+        if _sockets_on(port) & _sockets_of(pid):
+            return
+        poller.poll(PORT_POLL)
+    raise OSError(errno.EADDRINUSE, f"port {port} is in use")
+
+
+def _sockets_on(port: int) -> set[str]:
+    """Return the inodes of UDP sockets bound to a port (proc_net(5))."""
+    found = set()
+    for table in ("/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"):
+        with suppress(OSError), open(table, encoding="ascii") as file:
+            for line in file.readlines()[1:]:
+                fields = line.split()
+                if int(fields[1].rpartition(":")[2], 16) == port:
+                    found.add(fields[9])
+    return found
+
+
+def _sockets_of(pid: int) -> set[str]:
+    found = set()
+    with suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                found.add(os.readlink(entry.path).removeprefix("socket:[").removesuffix("]"))
+    return found
 
 
 def _bring_up(netlink: Any, link: Link, config: TunnelConfig, address: str) -> None:

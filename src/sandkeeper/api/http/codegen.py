@@ -8,7 +8,6 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.audit import caller
 from sandkeeper.api.body import read_json
-from sandkeeper.api.disconnect import while_connected
 from sandkeeper.api.respond import json_response, utf8
 from sandkeeper.api.routing import empty_head, path_route
 from sandkeeper.api.schemas.codegen import (
@@ -17,6 +16,7 @@ from sandkeeper.api.schemas.codegen import (
     RankedFile,
     RerankingResponse,
 )
+from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.core.paths import Target, resolve
 from sandkeeper.errors import BadInput
@@ -45,7 +45,7 @@ class CodegenHandlers:
         if not body.code_edit:
             raise BadInput("invalid request body: codeEdit is required")
         self._sandbox.access.audit("codegen_fastapply", caller(request), path=target.display)
-        done = await while_connected(
+        done = await until_disconnect(
             request, self._codegen.apply(target, body.code_edit, body.model)
         )
         return json_response(
@@ -69,7 +69,7 @@ class CodegenHandlers:
         threshold = _number(request, "scoreThreshold") or DEFAULT_THRESHOLD
         token_limit = int(_number(request, "tokenLimit", whole=True)) or DEFAULT_TOKENS
         self._sandbox.access.audit("codegen_reranking", caller(request), path=target.display)
-        ranked = await while_connected(
+        ranked = await until_disconnect(
             request,
             self._codegen.rerank(
                 target,

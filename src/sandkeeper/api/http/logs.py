@@ -1,0 +1,208 @@
+"""The output of processes: whole, live, as events, and questions to it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import closing
+from datetime import datetime
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from sandkeeper.api.audit import caller
+from sandkeeper.api.http.processes import identifier
+from sandkeeper.api.respond import encode_json
+from sandkeeper.api.routing import empty_head, route
+from sandkeeper.api.streaming import StreamResponse
+from sandkeeper.core.cursor import Follow
+from sandkeeper.errors import BadInput
+from sandkeeper.services.events import SILENT, EventRecords, LogRecords, TextLog
+from sandkeeper.services.output import texts_of
+from sandkeeper.services.process import Process
+from sandkeeper.services.query import LineQuery, Question
+from sandkeeper.services.sandbox import Sandbox
+
+__all__ = ["routes"]
+
+TEXT_HEARTBEAT_SECONDS = 4.0
+RECORD_HEARTBEAT_SECONDS = 30.0
+EVENT_HEARTBEAT_SECONDS = 15.0
+STREAM_NAMES = {"stdout", "stderr", "notice", "remark"}
+
+
+class LogHandlers:
+    """Handlers of `/process/{identifier}/logs` and its kin."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._processes = sandbox.processes
+        self._limit = sandbox.settings.retention.logs_response_bytes or 1 << 62
+
+    async def logs(self, request: Request) -> Response:
+        """Return both streams and their true order, each up to 4 MiB."""
+        name = identifier(request)
+        self._sandbox.access.audit("process_logs_access", caller(request), identifier=name)
+        process = self._processes.get(name, "process with PID {} not found")
+        body = await asyncio.to_thread(self._encode_logs, process)
+        return Response(body, media_type="application/json; charset=utf-8")
+
+    def _encode_logs(self, process: Process) -> bytes:
+        texts = texts_of(process.journal, self._limit)
+        return encode_json({"stdout": texts.stdout, "stderr": texts.stderr, "logs": texts.logs})
+
+    async def stream(self, request: Request) -> Response:
+        """Replay the output, then follow it to the final end."""
+        name = identifier(request)
+        self._sandbox.access.audit("process_logs_stream", caller(request), identifier=name)
+        process = self._processes.get(name)
+        if _prefers_records(request.headers.get("accept", "")):
+            return StreamResponse(self._records(process), "application/x-ndjson")
+        return StreamResponse(self._text(process), "text/plain; charset=utf-8")
+
+    async def _text(self, process: Process) -> AsyncIterator[bytes]:
+        text = TextLog()
+        with closing(Follow(process.journal)) as follow:
+            while True:
+                patience = text.silence()
+                items = await follow.next(patience or TEXT_HEARTBEAT_SECONDS)
+                if items is None:
+                    break
+                if items:
+                    yield text.batch(items)
+                else:
+                    yield text.keepalive() if patience is None else text.expire()
+        yield text.finish()
+
+    async def _records(self, process: Process) -> AsyncIterator[bytes]:
+        records = LogRecords()
+        if process.journal.tail == 0 and not process.is_over:
+            yield SILENT
+        with closing(Follow(process.journal)) as follow:
+            while (items := await follow.next(RECORD_HEARTBEAT_SECONDS)) is not None:
+                yield records.batch(items) if items else SILENT
+
+    async def events(self, request: Request) -> Response:
+        """Stream events with offsets from a cursor on, ending with how the process ended."""
+        process = self._processes.get(identifier(request))
+        self._sandbox.access.audit(
+            "process_logs_stream", caller(request), identifier=identifier(request)
+        )
+        query = request.query_params
+        cursor = request.headers.get("last-event-id") or query.get("cursor", "0")
+        offset = _number("cursor", cursor)
+        if offset > process.journal.tail:
+            raise BadInput(
+                f"cursor {offset} is beyond the end of the output at {process.journal.tail}"
+            )
+        streams = {word for word in query.get("stream", "").split(",") if word}
+        if not streams <= STREAM_NAMES:
+            raise BadInput(f"unknown stream: {', '.join(sorted(streams - STREAM_NAMES))}")
+        sse = "text/event-stream" in request.headers.get("accept", "")
+        records = EventRecords(process, offset, sse=sse, streams=streams)
+        media_type = "text/event-stream" if sse else "application/x-ndjson"
+        return StreamResponse(self._events(process, records, offset), media_type)
+
+    async def _events(
+        self, process: Process, records: EventRecords, offset: int
+    ) -> AsyncIterator[bytes]:
+        with closing(Follow(process.journal, offset)) as follow:
+            while (items := await follow.next(EVENT_HEARTBEAT_SECONDS)) is not None:
+                yield records.batch(items) if items else records.heartbeat()
+        await process.wait()
+        yield records.end()
+
+    async def lines(self, request: Request) -> Response:
+        """Answer a question to the log, as NDJSON lines and a last record `end`."""
+        process = self._processes.get(identifier(request))
+        question = _question(request)
+        query = await asyncio.to_thread(LineQuery, process.journal, question)
+        return StreamResponse(self._lines(query), "application/x-ndjson")
+
+    async def _lines(self, query: LineQuery) -> AsyncIterator[bytes]:
+        try:
+            while (block := await asyncio.to_thread(query.step)) is not None:
+                yield block
+        finally:
+            query.close()
+
+
+def _prefers_records(accept: str) -> bool:
+    """Say whether NDJSON is named and weighs at least as much as plain text (RFC 9110, 12.5.1)."""
+    weights: dict[str, float] = {}
+    for part in accept.split(","):
+        kind, *parameters = (word.strip() for word in part.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            name, _, value = parameter.partition("=")
+            if name.strip().lower() == "q":
+                try:
+                    weight = float(value)
+                except ValueError:
+                    weight = 0.0
+        weights[kind.lower()] = weight
+    records = weights.get("application/x-ndjson", 0.0)
+    return records > 0 and records >= weights.get("text/plain", 0.0)
+
+
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise BadInput(f"invalid {name}: {text}")
+    return int(text)
+
+
+def _moment(name: str, text: str) -> tuple[int, int]:
+    """Return (microseconds, 0) of a time, or (0, offset) of `offset:N`."""
+    if text.startswith("offset:"):
+        return 0, _number(name, text.removeprefix("offset:"))
+    try:
+        if text.replace(".", "", 1).isdigit():
+            return int(float(text) * 1e6), 0
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise ValueError("no zone")
+        return int(moment.timestamp() * 1e6), 0
+    except (ValueError, OverflowError):
+        raise BadInput(
+            f"invalid {name}: give an RFC 3339 time with a zone, Unix seconds or offset:N"
+        ) from None
+
+
+def _question(request: Request) -> Question:
+    query = request.query_params
+    stream = query.get("stream", "")
+    if stream not in {"", "stdout", "stderr"}:
+        raise BadInput(f"unknown stream: {stream}")
+    since = _moment("since", query["since"]) if query.get("since") else (0, 0)
+    until = _moment("until", query["until"]) if query.get("until") else (0, 0)
+    start, _, end = query.get("lines", "").partition("-")
+    pattern = query.get("regex", "")
+    limit = _number("limit", query.get("limit", "10000"))
+    return Question(
+        stream=stream,
+        since=since[0],
+        until=until[0],
+        first_offset=since[1],
+        last_offset=until[1],
+        start=_number("lines", start) if start else 0,
+        end=_number("lines", end) if end else 0,
+        grep=pattern or query.get("grep", ""),
+        literal=not pattern,
+        ignore_case=query.get("ignoreCase", "") == "true",
+        head=_number("head", query.get("head", "0")),
+        tail=_number("tail", query.get("tail", "0")),
+        limit=min(max(1, limit), 1_000_000),
+    )
+
+
+def routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return the routes of this area."""
+    handlers = LogHandlers(sandbox)
+    one = "/process/{identifier}"
+    return [
+        route(one + "/logs", handlers.logs),
+        route(one + "/logs", empty_head, "HEAD"),
+        route(one + "/logs/stream", handlers.stream),
+        route(one + "/logs/stream", empty_head, "HEAD"),
+        route(one + "/events", handlers.events),
+        route(one + "/lines", handlers.lines),
+    ]

@@ -1,0 +1,289 @@
+"""Processes: start, look, wait, signal, feed."""
+
+import asyncio
+import hashlib
+import json
+import signal
+from collections.abc import AsyncIterator
+from contextlib import closing
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from sandkeeper.api.audit import caller
+from sandkeeper.api.body import parse_json, read_body, read_json
+from sandkeeper.api.respond import encode_json, json_response
+from sandkeeper.api.routing import empty_head, route
+from sandkeeper.api.schemas.processes import ProcessRequest, SignalRequest, record_of
+from sandkeeper.api.streaming import StreamResponse, until_disconnect
+from sandkeeper.api.urls import segment
+from sandkeeper.core.cursor import Follow
+from sandkeeper.errors import BadInput, Conflict, TooLarge, Unprocessable
+from sandkeeper.services.events import SILENT, ExecRecords
+from sandkeeper.services.output import read_texts
+from sandkeeper.services.process import Process
+from sandkeeper.services.processes import Order
+from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.services.stdin import STDIN_BODY_BYTES, Stdin
+
+__all__ = ["ProcessHandlers", "identifier", "routes"]
+
+INLINE_BYTES = 64 << 10
+LIST_BYTES = 8 << 20
+EXEC_HEARTBEAT_SECONDS = 5.0
+STOP_GRACE_SECONDS = 0.09
+WAIT_SECONDS = 60.0
+WAIT_MOST_SECONDS = 119.0
+GO_INT = 1 << 63
+
+
+def identifier(request: Request) -> str:
+    """Return the pid, name or id in the path."""
+    return segment(request.scope, 1)
+
+
+class ProcessHandlers:
+    """Handlers of `/process`."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._processes = sandbox.processes
+        retention = sandbox.settings.retention
+        self._inline = min(INLINE_BYTES, retention.tail_bytes)
+        self._waited = retention.logs_response_bytes or 1 << 62
+
+    # POST /process
+
+    async def create(self, request: Request) -> Response:
+        """Start a process; answers with its record or streams its output."""
+        body = await read_body(request, self._sandbox.settings.body_limit)
+        wanted = parse_json(body, ProcessRequest)
+        order = self._order(request, wanted, body)
+        accept = request.headers.get("accept", "")
+        streams = "text/event-stream" in accept or "application/x-ndjson" in accept
+        action = "process_exec_stream" if streams else "process_exec"
+        extras = {"stdin": "true"} if order.stdin else {}
+        self._sandbox.access.audit(
+            action,
+            caller(request),
+            command=order.command,
+            working_dir=order.working_dir,
+            **extras,
+        )
+        if streams:
+            return await self._create_streaming(order, wanted)
+        process, replayed = await self._processes.start(order)
+        await self._wait(request, process, wanted)
+        waited = wanted.wait_for_completion
+        texts = await read_texts(process.journal, self._waited if waited else self._inline)
+        headers = {"Idempotency-Replayed": "true"} if replayed else None
+        return json_response(record_of(process, texts), headers=headers)
+
+    def _order(self, request: Request, wanted: ProcessRequest, body: bytes) -> Order:
+        if not wanted.command:
+            raise BadInput(
+                "invalid request body: Key: 'ProcessRequest.Command' Error:Field validation for "
+                "'Command' failed on the 'required' tag"
+            )
+        for number in (wanted.timeout or 0, wanted.max_restarts, *wanted.wait_for_ports):
+            if not -GO_INT <= number < GO_INT:
+                raise BadInput("invalid request body: a number does not fit 64 bits")
+        key = request.headers.get("idempotency-key", "")
+        return Order(
+            command=wanted.command,
+            name=wanted.name,
+            working_dir=self._folder(wanted.working_dir),
+            env=wanted.env,
+            timeout=wanted.timeout,
+            keep_alive=wanted.keep_alive,
+            restart_on_failure=wanted.restart_on_failure,
+            max_restarts=wanted.max_restarts,
+            stdin=wanted.stdin,
+            idempotency=(key, hashlib.sha256(_canonical(body)).hexdigest()) if key else None,
+        )
+
+    def _folder(self, path: str) -> str:
+        if path == "~" or path.startswith("~/"):
+            identity = self._sandbox.identity
+            home = identity.home if identity else self._sandbox.environment.get("HOME")
+            if not home:
+                raise BadInput("home directory not found")
+            path = home + path[1:]
+        while "//" in path:
+            path = path.replace("//", "/")
+        return path
+
+    async def _wait(self, request: Request, process: Process, wanted: ProcessRequest) -> None:
+        if wanted.wait_for_ports:
+            await until_disconnect(
+                request, self._processes.wait_for_ports(process, wanted.wait_for_ports)
+            )
+        if wanted.wait_for_completion:
+            await until_disconnect(request, process.wait())
+            if process.timed_out:
+                raise Unprocessable(f"process timed out after {process.meta.timeout} seconds")
+
+    async def _create_streaming(self, order: Order, wanted: ProcessRequest) -> Response:
+        try:
+            process, _ = await self._processes.start(order)
+            if wanted.wait_for_ports:
+                await self._processes.wait_for_ports(process, wanted.wait_for_ports)
+        except Unprocessable as error:
+            failed = encode_json({"type": "error", "data": str(error)}) + b"\n"
+            return Response(failed, media_type="application/x-ndjson")
+        return StreamResponse(self._exec_events(process), "application/x-ndjson")
+
+    async def _exec_events(self, process: Process) -> AsyncIterator[bytes]:
+        records = ExecRecords()
+        with closing(Follow(process.journal)) as follow:
+            while (items := await follow.next(EXEC_HEARTBEAT_SECONDS)) is not None:
+                yield records.batch(items) if items else SILENT
+        yield records.finish()
+        await process.wait()
+        texts = await read_texts(process.journal, self._inline)
+        result = encode_json(record_of(process, texts)).decode()
+        yield encode_json({"type": "result", "data": result}) + b"\n"
+
+    # Looking
+
+    async def list(self, _request: Request) -> Response:
+        """List all processes; all texts together stay within 8 MiB."""
+        processes = self._processes.all()
+        share = min(self._inline, max(1024, LIST_BYTES // max(1, len(processes))))
+        records = [record_of(p, await read_texts(p.journal, share)) for p in processes]
+        return json_response(records)
+
+    async def get(self, request: Request) -> Response:
+        """Show one process."""
+        process = self._processes.get(identifier(request), "process not found")
+        return json_response(record_of(process, await read_texts(process.journal, self._inline)))
+
+    async def wait(self, request: Request) -> Response:
+        """Wait until a process is over for good, or `timeout` seconds have passed."""
+        process = self._processes.get(identifier(request), "process not found")
+        try:
+            seconds = float(int(request.query_params.get("timeout", "")))
+        except ValueError:
+            seconds = WAIT_SECONDS
+        await self._over_within(request, process, max(0.0, min(seconds, WAIT_MOST_SECONDS)))
+        return json_response(record_of(process, await read_texts(process.journal, self._inline)))
+
+    async def _over_within(self, request: Request, process: Process, seconds: float) -> None:
+        async def bounded() -> None:
+            waiter = asyncio.ensure_future(process.wait())
+            try:
+                await asyncio.wait({waiter}, timeout=seconds)
+            finally:
+                waiter.cancel()
+
+        await until_disconnect(request, bounded())
+
+    # Ending
+
+    async def stop(self, request: Request) -> Response:
+        """Send SIGTERM to the group."""
+        self._sandbox.access.audit("process_stop", caller(request), identifier=identifier(request))
+        process = self._processes.get(identifier(request))
+        process.stop(identifier(request))
+        await self._over_within_grace(process)
+        return json_response({"message": "Process stopped successfully"})
+
+    async def kill(self, request: Request) -> Response:
+        """Send SIGKILL to the group."""
+        self._sandbox.access.audit("process_kill", caller(request), identifier=identifier(request))
+        process = self._processes.get(identifier(request))
+        process.kill(identifier(request))
+        await self._over_within_grace(process)
+        return json_response({"message": "Process killed successfully"})
+
+    async def _over_within_grace(self, process: Process) -> None:
+        """Give the signal a moment, so that the next look already tells the end."""
+        waiter = asyncio.ensure_future(process.wait())
+        await asyncio.wait({waiter}, timeout=STOP_GRACE_SECONDS)
+        waiter.cancel()
+
+    async def signal(self, request: Request) -> Response:
+        """Send any signal to the group; SIGTERM and SIGKILL count as stop and kill."""
+        name = identifier(request)
+        wanted = await read_json(request, SignalRequest, 4096)
+        number = _signal_number(wanted.signal)
+        self._sandbox.access.audit(
+            "process_signal", caller(request), identifier=name, signal=number.name
+        )
+        process = self._processes.get(name)
+        if number == signal.SIGTERM:
+            process.stop(name)
+        elif number == signal.SIGKILL:
+            process.kill(name)
+        else:
+            process.send_signal(number, name)
+        return json_response({"message": f"{number.name} sent"})
+
+    # Standard input
+
+    async def write_stdin(self, request: Request) -> Response:
+        """Write the raw body to the process's standard input."""
+        stdin = self._stdin(request)
+        try:
+            body = await read_body(request, STDIN_BODY_BYTES)
+        except TooLarge:
+            raise TooLarge(f"stdin data is larger than {STDIN_BODY_BYTES} bytes") from None
+        self._sandbox.access.audit(
+            "process_stdin_write", caller(request), identifier=identifier(request), bytes=len(body)
+        )
+        await stdin.write(body)
+        return json_response({"message": f"{len(body)} bytes written to stdin"})
+
+    async def close_stdin(self, request: Request) -> Response:
+        """Send end of file; doing it again is fine."""
+        stdin = self._stdin(request)
+        self._sandbox.access.audit(
+            "process_stdin_close", caller(request), identifier=identifier(request)
+        )
+        stdin.close()
+        return json_response({"message": "stdin closed"})
+
+    def _stdin(self, request: Request) -> Stdin:
+        process = self._processes.get(identifier(request))
+        if process.stdin is None:
+            raise Conflict("the process was started without stdin")
+        return process.stdin
+
+
+def _canonical(body: bytes) -> bytes:
+    """Write a body so that the same values have the same bytes, whatever their order."""
+    try:
+        return json.dumps(msgspec.json.decode(body), sort_keys=True).encode()
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return body
+
+
+def _signal_number(value: str | int) -> signal.Signals:
+    try:
+        if isinstance(value, int) or value.strip().isdigit():
+            return signal.Signals(int(value))
+        name = value.strip().upper()
+        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
+    except (KeyError, ValueError):
+        raise BadInput(f"unknown signal: {value!r}") from None
+
+
+def routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return the routes of this area."""
+    handlers = ProcessHandlers(sandbox)
+    one = "/process/{identifier}"
+    return [
+        route("/process", handlers.create, "POST"),
+        route("/process", handlers.list),
+        route("/process", empty_head, "HEAD"),
+        route(one, handlers.get),
+        route(one, empty_head, "HEAD"),
+        route(one, handlers.stop, "DELETE"),
+        route(one + "/kill", handlers.kill, "DELETE"),
+        route(one + "/wait", handlers.wait),
+        route(one + "/signal", handlers.signal, "POST"),
+        route(one + "/stdin", handlers.write_stdin, "POST"),
+        route(one + "/stdin", handlers.close_stdin, "DELETE"),
+    ]

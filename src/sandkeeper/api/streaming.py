@@ -1,0 +1,87 @@
+"""Streams: one writer per response, heartbeats between records, an end when the client goes.
+
+A body is an async iterator of blocks; it makes its own heartbeats, between its records.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import aclosing
+from typing import TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+__all__ = ["Disconnected", "StreamResponse", "until_disconnect"]
+
+T = TypeVar("T")
+
+
+class Disconnected(Exception):
+    """The client went away before its answer."""
+
+
+class StreamResponse(Response):
+    """Sends blocks as they come and stops when the client disconnects.
+
+    uvicorn's flow control makes `send` wait for a slow client; a client that never reads holds
+    one block here and one buffer in the kernel, nothing more.
+    """
+
+    def __init__(self, blocks: AsyncIterator[bytes], media_type: str) -> None:
+        super().__init__(b"", 200, {"X-Accel-Buffering": "no", "Cache-Control": "no-cache"})
+        self.raw_headers = [
+            item for item in self.raw_headers if item[0] not in {b"content-length", b"content-type"}
+        ]
+        self.raw_headers.append((b"content-type", media_type.encode()))
+        self._blocks = blocks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send headers at once, then the blocks."""
+        await send(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
+        sender = asyncio.ensure_future(self._send_all(send))
+        watcher = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait({sender, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (watcher, sender):
+                if not task.done():
+                    task.cancel()
+            await asyncio.gather(watcher, sender, return_exceptions=True)
+        if not sender.cancelled() and (error := sender.exception()) is not None:
+            raise error
+
+    async def _send_all(self, send: Send) -> None:
+        # An empty block makes uvicorn write the headers now, not with the first record.
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        async with aclosing(self._blocks) as blocks:  # type: ignore[type-var]
+            async for block in blocks:
+                if block:
+                    await send({"type": "http.response.body", "body": block, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _disconnected(receive: Receive) -> None:
+    message: Message = await receive()
+    while message["type"] != "http.disconnect":
+        message = await receive()
+
+
+async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
+    """Await `work`, but cancel it when the client goes; raises Disconnected then.
+
+    The request's body must have been read.
+    """
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_disconnected(request.receive))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Disconnected
+        return task.result()
+    finally:
+        task.cancel()
+        watcher.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)

@@ -1,0 +1,255 @@
+"""Readers of journals: bytes by offset, tails per stream, and following the live end.
+
+A reader owns two descriptors (the data and the index of the segment it stands in) and a position
+is just an integer, so any number of readers costs the writer nothing.
+"""
+
+import asyncio
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+
+from sandkeeper.core.journal import Journal
+from sandkeeper.core.segment import Index, Segment, pread
+
+__all__ = ["Chunk", "Follow", "Gap", "Reader", "tails"]
+
+BLOCK = 128 << 10
+WINDOW = 32 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Bytes of one stream that stand together; `time` in microseconds since the epoch."""
+
+    stream: int
+    offset: int
+    time: int
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        """The offset behind the last byte."""
+        return self.offset + len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Bytes `start` to `end` that are not kept; `reason` is `retention` or `storage`."""
+
+    start: int
+    end: int
+    reason: str
+
+
+class Reader:
+    """Reads one journal; use as a context manager or close it.
+
+    Not for two threads at once.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._segment: Segment | None = None
+        self._data = -1
+        self._index: Index | None = None
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptors; the reader can be used again."""
+        for fd in (self._data, self._index.fd if self._index else -1):
+            if fd >= 0:
+                os.close(fd)
+        self._data, self._index, self._segment = -1, None, None
+
+    def read(self, offset: int, limit: int = BLOCK, *, nowait: bool = False) -> list[Chunk | Gap]:
+        """Return what stands at `offset`: chunks of at most `limit` bytes in all, or one gap.
+
+        An empty list means the tail. With `nowait`, raises BlockingIOError where the disk would
+        have to be waited for (preadv2(2), RWF_NOWAIT, Linux 4.14).
+        """
+        tail = self._journal.tail
+        if offset >= tail:
+            return []
+        segment, kept = self._journal.segment_at(offset)
+        if segment is None:
+            retained = offset < self._journal.first
+            return [Gap(offset, min(kept, tail), "retention" if retained else "storage")]
+        if not self._open(segment):
+            return self._vanished(offset, tail)
+        end = min(tail, offset + limit, segment.base + self._size(segment, tail))
+        data = pread(self._data, end - offset, offset - segment.base, nowait=nowait)
+        if not data:
+            return self._vanished(offset, tail)
+        return self._split(offset, data, nowait=nowait)
+
+    def _size(self, segment: Segment, tail: int) -> int:
+        return (tail if segment.end is None else segment.end) - segment.base
+
+    def _vanished(self, offset: int, tail: int) -> list[Chunk | Gap]:
+        """Retention was faster than we; its gap reaches to what is kept now."""
+        return [Gap(offset, max(offset + 1, min(self._journal.first, tail)), "retention")]
+
+    def _open(self, segment: Segment) -> bool:
+        if self._segment is not None and self._segment.base == segment.base:
+            return True
+        self.close()
+        try:
+            self._data = os.open(segment.data_path, os.O_RDONLY | os.O_CLOEXEC)
+            self._index = Index(os.open(segment.index_path, os.O_RDONLY | os.O_CLOEXEC))
+        except FileNotFoundError:
+            self.close()
+            return False
+        self._segment = segment
+        return True
+
+    def _split(self, offset: int, data: bytes, *, nowait: bool) -> list[Chunk | Gap]:
+        index = self._index
+        assert index is not None
+        index.refresh(nowait=nowait)
+        number = index.find(offset)
+        end = offset + len(data)
+        chunks: list[Chunk | Gap] = []
+        start = offset
+        while start < end:
+            following = number + 1
+            stop = min(end, index.offset(following)) if following < len(index) else end
+            if stop > start:
+                piece = data[start - offset : stop - offset]
+                chunks.append(Chunk(index.stream(number), start, index.time(number), piece))
+                start = stop
+            number = following
+        return chunks
+
+    def offset_at(self, microseconds: int) -> int:
+        """Return the offset of the first kept byte that arrived at or after a time."""
+        for segment in self._journal.segments:
+            if not self._open(segment) or self._index is None:
+                continue
+            self._index.refresh()
+            number = self._index.find_time(microseconds)
+            if number < len(self._index):
+                return max(self._index.offset(number), segment.base)
+        return self._journal.tail
+
+    def extents(self, segment: Segment, *, nowait: bool) -> list[tuple[int, int, int]]:
+        """Return (stream, start, end) of every record of a segment; empty if it is gone."""
+        tail = self._journal.tail
+        if not self._open(segment) or self._index is None:
+            return []
+        self._index.refresh(nowait=nowait)
+        index, last = self._index, segment.base + self._size(segment, tail)
+        starts = index.records[0::2].tolist()
+        stops = [*starts[1:], last]
+        return [
+            (index.stream(number), start, min(stop, last))
+            for number, (start, stop) in enumerate(zip(starts, stops, strict=True))
+            if start < min(stop, last)
+        ]
+
+    def window(self, segment: Segment, end: int, *, nowait: bool) -> tuple[int, bytes]:
+        """Return a block of the open segment that ends at `end`, and its offset."""
+        start = max(segment.base, end - WINDOW)
+        return start, pread(self._data, end - start, start - segment.base, nowait=nowait)
+
+
+def tails(
+    journal: Journal, streams: tuple[int, ...], limit: int, *, nowait: bool = False
+) -> dict[int, tuple[list[tuple[int, bytes]], bool]]:
+    """Return per stream its last `limit` bytes as (offset, bytes), and whether some are missing.
+
+    The cost follows the index of the segments that hold them, not what other streams wrote:
+    segments without bytes of a stream are skipped. `nowait` as in `Reader.read`.
+    """
+    pieces: dict[int, list[tuple[int, bytes]]] = {stream: [] for stream in streams}
+    room = dict.fromkeys(streams, limit)
+    after = list(journal.totals)
+    with Reader(journal) as reader:
+        for segment in reversed(journal.segments):
+            wanted = {s for s in streams if room[s] > 0 and after[s] > segment.before[s]}
+            after = list(segment.before)
+            if wanted:
+                _tails_of_segment(reader, segment, wanted, room, pieces, nowait)
+    return {
+        stream: (found[::-1], sum(len(data) for _, data in found) < journal.totals[stream])
+        for stream, found in pieces.items()
+    }
+
+
+def _tails_of_segment(
+    reader: Reader,
+    segment: Segment,
+    wanted: set[int],
+    room: dict[int, int],
+    pieces: dict[int, list[tuple[int, bytes]]],
+    nowait: bool,
+) -> None:
+    base, block = segment.base, b""
+    for stream, start, end in reversed(reader.extents(segment, nowait=nowait)):
+        if stream not in wanted or room[stream] <= 0:
+            continue
+        start = max(start, end - room[stream])
+        room[stream] -= end - start
+        while start < end:
+            if not base < end <= base + len(block):
+                base, block = reader.window(segment, end, nowait=nowait)
+                if not block:
+                    return
+            part = max(start, base)
+            pieces[stream].append((part, block[part - base : end - base]))
+            end = part
+
+
+class Follow:
+    """Follows a journal from an offset: history, then live, until the process has ended.
+
+    What grandchildren write after that end belongs to nobody who watched: a follower stops at the
+    offset of the end, a later one at what was there when it came. Close it.
+    """
+
+    def __init__(self, journal: Journal, offset: int = 0, *, limit: int = BLOCK) -> None:
+        self._journal = journal
+        self._reader = Reader(journal)
+        self._limit = limit
+        self._bound = None if journal.exit_offset is None else journal.tail
+        self.offset = offset
+
+    def close(self) -> None:
+        """Close the reader."""
+        self._reader.close()
+
+    async def next(self, timeout: float) -> list[Chunk | Gap] | None:
+        """Return what comes next, [] after `timeout` seconds of silence, None at the end.
+
+        No task is made for it, and nothing is lost when it is cancelled.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        while True:
+            batch = await self._read()
+            if batch:
+                self.offset = batch[-1].end
+                return batch
+            if self._bound is None:
+                self._bound = self._journal.exit_offset
+            if self._bound is not None and self.offset >= self._bound:
+                return None
+            if self._journal.tail <= self.offset and not self._journal.sealed:
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0 or not await self._journal.changed(left):
+                    return []
+
+    async def _read(self) -> list[Chunk | Gap]:
+        """Read without a thread when the bytes are in memory, as at the live end they are."""
+        room = self._limit
+        if self._bound is not None:
+            room = min(room, self._bound - self.offset)
+        if room <= 0:
+            return []
+        with suppress(BlockingIOError):
+            return self._reader.read(self.offset, room, nowait=True)
+        return await asyncio.to_thread(self._reader.read, self.offset, room)

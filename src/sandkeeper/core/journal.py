@@ -1,0 +1,289 @@
+"""The journal of one run: everything it wrote, in order of arrival, on disk.
+
+Operations
+    writer (the pump's thread only): `reserve` a place for bytes of a stream, put them there,
+    `commit` them; `skip` bytes that could not be stored; `drop_oldest`; `seal`.
+    readers (any thread): look at `tail`, `segments`, `totals`; bytes are read through a
+    `core.cursor.Reader`, never through this object.
+Goals
+    One writer, any number of readers, no lock: readers see a tuple of segments that is replaced
+    whole, and a tail that only grows and is raised after the bytes are in the file.
+Plan
+    Data and index files per segment (`core.segment`). Retention removes whole segments from the
+    front; what is gone is a `Gap` to readers, never NULs and never silence.
+Warning
+    `commit` must follow every `reserve` that put bytes into the file: the tail is what recovery
+    would compute, and a reader trusts both.
+"""
+
+import asyncio
+import os
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from time import time_ns
+
+from sandkeeper.core.segment import STREAMS, Index, Segment, pack_record, read_head, write_head
+
+__all__ = ["Journal", "Place"]
+
+MERGE_MICROSECONDS = 1000
+"""Bytes of one stream that arrive within this time share an index record."""
+
+MAX_RECORDS = 8192
+"""A segment ends after so many records, which bounds what a reader keeps of an index."""
+
+
+class Place:
+    """Where the next bytes go: a descriptor and a position in its file."""
+
+    __slots__ = ("fd", "position")
+
+    def __init__(self, fd: int, position: int) -> None:
+        self.fd = fd
+        self.position = position
+
+
+class Journal:
+    """The journal of one run in `folder`.
+
+    `tail` is the offset behind the last byte, `exit_offset` the tail when the process ended (None
+    while it runs), `sealed` says that nothing will come any more, `totals` counts all bytes per
+    stream, `lost` those that are no longer (or never were) kept.
+    """
+
+    def __init__(
+        self, folder: Path, *, segment_bytes: int = 4 << 20, clock: Callable[[], int] = time_ns
+    ) -> None:
+        self.folder = folder
+        self.segment_bytes = segment_bytes
+        self.segments: tuple[Segment, ...] = ()
+        self.tail = 0
+        self.totals = [0] * STREAMS
+        self.lost = 0
+        self.exit_offset: int | None = None
+        self.sealed = False
+        self.dirty = False
+        self._clock = clock
+        self._data = -1
+        self._index = -1
+        self._records = 0
+        self._last_stream = -1
+        self._last_time = 0
+        self._holes = 0
+        self._waiters: list[asyncio.Future[bool]] = []
+
+    def __repr__(self) -> str:
+        return f"<Journal {self.folder.name} {self.first}..{self.tail}>"
+
+    @property
+    def first(self) -> int:
+        """The offset of the first byte still kept; the tail when there is none."""
+        segments = self.segments
+        return segments[0].base if segments else self.tail
+
+    @property
+    def kept(self) -> int:
+        """The bytes kept on disk, the index not counted."""
+        return self.tail - self.first - self._holes
+
+    def end_of(self, segment: Segment) -> int:
+        """Return the offset behind the last byte of a segment."""
+        return self.tail if segment.end is None else segment.end
+
+    def segment_at(self, offset: int) -> tuple[Segment | None, int]:
+        """Return the segment that holds `offset`, or None and where the next kept byte is."""
+        segments = self.segments
+        number = bisect_right(segments, offset, key=lambda item: item.base) - 1
+        if number >= 0 and offset < self.end_of(segments[number]):
+            return segments[number], offset
+        if number + 1 < len(segments):
+            return None, segments[number + 1].base
+        return None, self.tail
+
+    # Waiting (event loop's thread only)
+
+    async def changed(self, timeout: float) -> bool:
+        """Wait until the journal has grown, the process has ended or the journal is sealed.
+
+        False when nothing of it happened within `timeout` seconds.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
+        self._waiters.append(future)
+        clock = loop.call_later(timeout, _settle, future, False)
+        try:
+            return await future
+        finally:
+            clock.cancel()
+            if future in self._waiters:
+                self._waiters.remove(future)
+
+    def wake(self) -> None:
+        """Wake all who wait."""
+        waiters, self._waiters = self._waiters, []
+        for future in waiters:
+            _settle(future, True)
+
+    # Writing (the pump's thread only)
+
+    def reserve(self, stream: int) -> Place:
+        """Return where the next bytes of `stream` go; raises OSError.
+
+        Their index record is written by then: after a crash it owns what the data file holds.
+        """
+        now = self._clock() // 1000
+        if self._data < 0 or self._must_roll():
+            self._roll()
+        if stream != self._last_stream or now - self._last_time >= MERGE_MICROSECONDS:
+            # Time must not run backwards inside a journal: readers search it by bisection.
+            now = max(now, self._last_time)
+            os.write(self._index, pack_record(self.tail, now, stream))
+            self._records += 1
+            self._last_stream, self._last_time = stream, now
+        return Place(self._data, self.tail - self.segments[-1].base)
+
+    def commit(self, stream: int, count: int) -> None:
+        """Make `count` bytes behind the tail, just written there, visible to readers."""
+        self.totals[stream] += count
+        self.tail += count
+
+    def append(self, stream: int, data: bytes) -> None:
+        """Store bytes that are at hand; raises OSError and then stores a prefix of them."""
+        view = memoryview(data)
+        while view:
+            place = self.reserve(stream)
+            count = os.pwrite(place.fd, view, place.position)
+            self.commit(stream, count)
+            view = view[count:]
+
+    def skip(self, stream: int, count: int) -> None:
+        """Count bytes that could not be stored; readers get a gap in their place."""
+        self._close_segment()
+        self.totals[stream] += count
+        self.lost += count
+        self.tail += count
+        self._count_holes()
+
+    def drop_oldest(self) -> int:
+        """Remove the oldest segment unless it is being written; returns the bytes freed."""
+        segments = self.segments
+        if not segments or (len(segments) == 1 and self._data >= 0):
+            return 0
+        oldest = segments[0]
+        size = self.end_of(oldest) - oldest.base
+        self.segments = segments[1:]
+        self.lost += size
+        self._count_holes()
+        for path in (oldest.data_path, oldest.index_path):
+            path.unlink(missing_ok=True)
+        return size
+
+    def close(self) -> None:
+        """Close the files; a later `reserve` opens a new segment."""
+        self._close_segment()
+
+    def seal(self) -> None:
+        """Close for good: no process can write any more."""
+        self._close_segment()
+        self.sealed = True
+
+    def _count_holes(self) -> None:
+        stored = sum(self.end_of(segment) - segment.base for segment in self.segments)
+        self._holes = self.tail - self.first - stored
+
+    def _must_roll(self) -> bool:
+        size = self.tail - self.segments[-1].base
+        return size >= self.segment_bytes or self._records >= MAX_RECORDS
+
+    def _close_segment(self) -> None:
+        if self._data < 0:
+            return
+        os.close(self._data)
+        os.close(self._index)
+        self._data = self._index = -1
+        self._last_stream = -1
+        last = self.segments[-1]
+        self.segments = (*self.segments[:-1], replace(last, end=self.tail))
+
+    def _roll(self) -> None:
+        self._close_segment()
+        self._forget_empty_last()
+        gap_from = self.end_of(self.segments[-1]) if self.segments else self.tail
+        segment = Segment(self.folder, self.tail, tuple(self.totals), gap_from)
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        data = os.open(segment.data_path, flags, 0o600)
+        try:
+            index = os.open(segment.index_path, flags | os.O_APPEND, 0o600)
+        except OSError:
+            os.close(data)
+            raise
+        try:
+            write_head(index, segment)
+        except OSError:
+            os.close(data)
+            os.close(index)
+            raise
+        self._data, self._index, self._records = data, index, 0
+        self._last_stream = -1
+        self.segments = (*self.segments, segment)
+
+    def _forget_empty_last(self) -> None:
+        """Drop a last segment without bytes: the next one would have its name."""
+        if self.segments and self.segments[-1].base == self.tail:
+            self.segments = self.segments[:-1]
+
+    # Recovery
+
+    @classmethod
+    def recover(cls, folder: Path, *, segment_bytes: int = 4 << 20) -> "Journal":
+        """Open the journal that an earlier server left in `folder`."""
+        journal = cls(folder, segment_bytes=segment_bytes)
+        found: list[Segment] = []
+        for path in sorted(folder.glob("*.idx")):
+            head = read_head(path)
+            segment = Segment(folder, int(path.stem))
+            if head is None or not segment.data_path.exists():
+                continue
+            size = segment.data_path.stat().st_size
+            before, gap_from = head
+            found.append(
+                replace(segment, before=before, gap_from=gap_from, end=segment.base + size)
+            )
+        journal.segments = tuple(found)
+        if found:
+            journal._count_last(found[-1])
+        journal._count_holes()
+        journal.lost = journal.tail - journal.kept
+        return journal
+
+    @staticmethod
+    def restore(folder: Path, offset: int, data: bytes) -> None:
+        """Write staged bytes at `offset` into the files of a killed server, before `recover`."""
+        bases = [int(path.stem) for path in folder.glob("*.seg")]
+        base = max((base for base in bases if base <= offset), default=None)
+        if base is not None:
+            with open(Segment(folder, base).data_path, "r+b") as file:
+                file.seek(offset - base)
+                file.write(data)
+
+    def _count_last(self, last: Segment) -> None:
+        assert last.end is not None
+        self.tail = last.end
+        self.totals = list(last.before)
+        fd = os.open(last.index_path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            index = Index(fd)
+            index.refresh()
+        finally:
+            os.close(fd)
+        for number in range(len(index)):
+            end = index.offset(number + 1) if number + 1 < len(index) else last.end
+            self.totals[index.stream(number)] += max(0, min(end, last.end) - index.offset(number))
+            self._last_time = index.time(number)
+
+
+def _settle(future: asyncio.Future[bool], value: bool) -> None:
+    if not future.done():
+        future.set_result(value)

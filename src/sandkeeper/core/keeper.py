@@ -1,0 +1,144 @@
+"""The keeper: a tiny process that holds pipes and pidfds over the death of the server.
+
+A named pipe lives as long as somebody has it open. If the server is killed and a child writes a
+last line and exits, nobody would, and the line would be gone with the pipe's buffer; and a process
+that ended without a witness leaves no exit status. So every run's pipes and its pidfd are also
+open in the keeper, which does nothing but hold them until the next server asks (`get`).
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from sandkeeper.core import keeper_main
+from sandkeeper.core.child import Child, Children, Spawn
+
+__all__ = ["Keeper"]
+
+SEND_SECONDS = 2.0
+
+
+class Keeper:
+    """Our end of the keeper's socket; all methods block shortly, so call them in a thread.
+
+    Losing the keeper costs nothing while the server lives: `put` starts another one, and
+    `restarted` (called on the same thread) has everything put again.
+    """
+
+    def __init__(self, path: Path, children: Children, *, restarted: Callable[[], None]) -> None:
+        self._path = path
+        self._children = children
+        self._socket: socket.socket | None = None
+        self._child: Child | None = None
+        self._restarted = restarted
+        self._lock = threading.Lock()
+
+    @property
+    def child(self) -> Child | None:
+        """The keeper's process if this server started it; whoever supervises us must reap it."""
+        return self._child
+
+    def open(self) -> None:
+        """Connect to the keeper of an earlier server, or start one; raises OSError."""
+        with self._lock:
+            self._open()
+
+    def put(self, key: str, fds: tuple[int, ...]) -> None:
+        """Have descriptors held under a key, in place of what it held; raises OSError."""
+        with self._lock:
+            try:
+                self._send(b"put " + key.encode(), fds)
+                return
+            except OSError:
+                self._close()
+                self._open()
+                self._send(b"put " + key.encode(), fds)
+        self._restarted()
+
+    def put_copies(self, key: str, fds: tuple[int, ...]) -> None:
+        """Do as `put`, and close the descriptors, which are copies made for this."""
+        try:
+            self.put(key, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def drop(self, key: str) -> None:
+        """Have a key forgotten."""
+        with self._lock, suppress(OSError):
+            self._send(b"drop " + key.encode(), ())
+
+    def get(self, key: str) -> list[int]:
+        """Return copies of the descriptors under a key; they are the caller's to close."""
+        with self._lock:
+            self._send(b"get " + key.encode(), ())
+            assert self._socket is not None
+            message, fds, _, _ = socket.recv_fds(self._socket, 256, keeper_main.MAX_FDS)
+            for fd in fds:
+                os.set_inheritable(fd, False)
+            return fds if message == key.encode() else []
+
+    def close(self) -> None:
+        """Disconnect; the keeper stays while it holds something."""
+        with self._lock:
+            self._close()
+
+    def _send(self, message: bytes, fds: tuple[int, ...]) -> None:
+        if self._socket is None:
+            raise BrokenPipeError("the keeper is not connected")
+        socket.send_fds(self._socket, [message], fds)
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _open(self) -> None:
+        with suppress(OSError):
+            self._socket = self._connect()
+            return
+        self._start()
+        self._socket = self._connect()
+
+    def _connect(self) -> socket.socket:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        made.settimeout(SEND_SECONDS)
+        try:
+            made.connect(_short(self._path))
+        except OSError:
+            made.close()
+            raise
+        return made
+
+    def _start(self) -> None:
+        self._path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(_short(self._path))
+            os.chmod(self._path, 0o600)
+            listener.listen(4)
+            argv = [sys.executable, "-I", "-S", keeper_main.__file__]
+            spawn = Spawn(
+                [*argv, str(self._path), str(listener.fileno())],
+                {},
+                stderr=subprocess.DEVNULL,
+                oom_score=None,
+                new_session=True,
+                pass_fds=(listener.fileno(),),
+            )
+            self._child = self._children.spawn(spawn)
+
+
+def _short(path: Path) -> str:
+    """Return a name of at most 107 bytes for a socket: longer paths go through an open folder.
+
+    unix(7) limits `sun_path` to 108 bytes; /proc/self/fd has no such limit.
+    """
+    if len(os.fsencode(path)) < 108:
+        return str(path)
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return f"/proc/self/fd/{folder}/{path.name}"

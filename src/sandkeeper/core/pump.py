@@ -1,0 +1,342 @@
+"""The pump: one thread that carries all output from the pipes of children to their journals.
+
+It makes system calls (which release the interpreter's lock) and nothing else: no parsing, no
+lines, no clients, no lock that a request takes. Orders from the event loop come through a queue
+and an eventfd; news goes back in batches, one `call_soon_threadsafe` for all journals that grew.
+"""
+
+import array
+import errno
+import fcntl
+import os
+import select
+import termios
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sandkeeper.core.budget import Budget
+from sandkeeper.core.journal import Journal
+from sandkeeper.core.stage import SIZE, Stage
+
+__all__ = ["Pump", "Source"]
+
+BULK = 8192
+"""From so many bytes on, a read into the stage beats a splice."""
+
+PIPE_BYTES = 1 << 20
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@dataclass(eq=False, slots=True)
+class Source:
+    """The reading end of one stream of one run; `fd` is the pump's once it was watched."""
+
+    run: str
+    journal: Journal
+    stream: int
+    fd: int
+    at_end: bool = False
+    watched: bool = field(default=False)
+    moving: bool = field(default=False)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that was written is in the journal; for any thread.
+
+        The pump says `moving` before it looks into the pipe, so: an empty pipe, then not moving.
+        """
+        return self.fd < 0 or (_available(self.fd) == 0 and not self.moving)
+
+
+class Pump:
+    """Moves bytes.
+
+    `notify` (journals have grown) and `failed` (a stream had to be given up, with the reason) are
+    called from its thread and must hand over to the event loop.
+    """
+
+    def __init__(
+        self,
+        stage_path: Path,
+        budget: Budget,
+        *,
+        notify: Callable[[], None],
+        failed: Callable[[str], None],
+    ) -> None:
+        self._stage_path = stage_path
+        self._budget = budget
+        self._notify = notify
+        self._poller = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poller.register(self._wake, select.EPOLLIN)
+        self._orders: deque[Callable[[], None]] = deque()
+        self._sources: dict[int, Source] = {}
+        self._grown: deque[Journal] = deque()
+        self._notified = False
+        self._running = False
+        self._splices = True
+        self._failed = failed
+        self._stage: Stage | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread; raises OSError when the stage cannot be made."""
+        self._stage = Stage(self._stage_path)
+        self._running = True
+        self._thread = threading.Thread(target=self._run, name="pump", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the orders given so far; children go on and keep what they write."""
+        self._order(self._stop)
+        if self._thread is not None:
+            self._thread.join()
+
+    def watch(self, *sources: Source) -> None:
+        """Begin (or begin again, for a new run on the same pipes) to carry these streams."""
+        self._order(lambda: self._watch(sources))
+
+    def append(self, journal: Journal, stream: int, data: bytes) -> None:
+        """Write words of our own behind what the process wrote so far."""
+        self._order(lambda: self._append(journal, stream, data))
+
+    def drain(self, sources: tuple[Source, ...], done: Callable[[], None]) -> None:
+        """Carry what the pipes hold at this moment, then call `done` on the pump's thread.
+
+        What a surviving grandchild writes meanwhile waits for its turn: this always ends.
+        """
+        self._order(lambda: self._drain(sources, done))
+
+    def release(self, journal: Journal, sources: tuple[Source, ...]) -> None:
+        """Give up pipes whose process is over; each is still carried until its last writer goes."""
+        self._order(lambda: self._release(journal, sources))
+
+    def take_grown(self) -> list[Journal]:
+        """Return the journals that changed since the last call; event loop's thread only."""
+        self._notified = False
+        grown: list[Journal] = []
+        with suppress(IndexError):
+            while True:
+                journal = self._grown.popleft()
+                journal.dirty = False
+                grown.append(journal)
+        return grown
+
+    # The pump's thread
+
+    def _order(self, order: Callable[[], None]) -> None:
+        self._orders.append(order)
+        with suppress(BlockingIOError):
+            os.eventfd_write(self._wake, 1)
+
+    def _run(self) -> None:
+        while self._running:
+            for fd, _events in self._poller.poll():
+                if fd == self._wake:
+                    self._take_orders()
+                elif (source := self._sources.get(fd)) is not None:
+                    try:
+                        self._carry(source)
+                    except Exception as error:  # noqa: BLE001 - one stream must not end them all
+                        self._forget(source)
+                        self._failed(f"stream {source.stream} of {source.run}: {error!r}")
+            self._tell()
+
+    def _take_orders(self) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        while self._orders:
+            order = self._orders.popleft()
+            try:
+                order()
+            except Exception as error:  # noqa: BLE001 - nor must one order
+                self._failed(f"order {order.__qualname__}: {error!r}")
+
+    def _tell(self) -> None:
+        if self._grown and not self._notified:
+            self._notified = True
+            self._notify()
+
+    def _mark(self, journal: Journal) -> None:
+        if not journal.dirty:
+            journal.dirty = True
+            self._grown.append(journal)
+
+    def _stop(self) -> None:
+        self._running = False
+        for source in list(self._sources.values()):
+            self._forget(source)
+            source.journal.close()
+        if self._stage is not None:
+            self._stage.close()
+        self._poller.close()
+        os.close(self._wake)
+
+    def _watch(self, sources: tuple[Source, ...]) -> None:
+        for source in sources:
+            source.at_end = False
+            if not source.watched:
+                with suppress(OSError):
+                    fcntl.fcntl(source.fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+                self._poller.register(source.fd, select.EPOLLIN)
+                self._sources[source.fd] = source
+                source.watched = True
+
+    def _forget(self, source: Source) -> None:
+        if source.watched:
+            self._poller.unregister(source.fd)
+            del self._sources[source.fd]
+            source.watched = False
+
+    def _append(self, journal: Journal, stream: int, data: bytes) -> None:
+        try:
+            journal.append(stream, data)
+        except OSError:
+            journal.skip(stream, len(data))
+        self._mark(journal)
+
+    def _drain(self, sources: tuple[Source, ...], done: Callable[[], None]) -> None:
+        for source in sources:
+            rest = _available(source.fd) if source.fd >= 0 else 0
+            while rest > 0 and (moved := self._carry(source, rest)):
+                rest -= moved
+        self._tell()
+        done()
+
+    def _release(self, journal: Journal, sources: tuple[Source, ...]) -> None:
+        for source in sources:
+            if source.watched:
+                self._carry(source)
+            source.at_end = source.at_end or not source.watched
+            if not source.watched and source.fd >= 0:
+                os.close(source.fd)
+                source.fd = -1
+        self._seal_if_over(journal)
+
+    def _seal_if_over(self, journal: Journal) -> None:
+        if journal.exit_offset is None or journal.sealed:
+            return
+        if any(source.journal is journal for source in self._sources.values()):
+            return
+        journal.seal()
+        self._mark(journal)
+
+    def _carry(self, source: Source, most: int = SIZE) -> int:
+        """Move at most `most` bytes of one stream; returns how many."""
+        source.moving = True
+        try:
+            return self._move(source, most)
+        finally:
+            source.moving = False
+
+    def _move(self, source: Source, most: int) -> int:
+        waiting = _available(source.fd)
+        if not waiting:
+            if _hung_up(source.fd) and not _available(source.fd):
+                self._ended(source)
+            return 0
+        count = min(waiting, most, max(4096, source.journal.segment_bytes))
+        try:
+            if count >= BULK or not self._splices:
+                moved = self._carry_bulk(source, count)
+            else:
+                moved = self._splice(source, count)
+        except BlockingIOError:  # the child itself reads its pipe
+            return 0
+        self._mark(source.journal)
+        return moved
+
+    def _ended(self, source: Source) -> None:
+        """All writers of the pipe are gone; another run may bring new ones."""
+        source.at_end = True
+        self._forget(source)
+        if source.journal.exit_offset is not None:
+            os.close(source.fd)
+            source.fd = -1
+            self._seal_if_over(source.journal)
+
+    def _splice(self, source: Source, count: int) -> int:
+        """Move a little without a copy of ours: what splice(2) has moved is in the file."""
+        journal = source.journal
+        for _attempt in range(3):
+            try:
+                place = journal.reserve(source.stream)
+                moved = os.splice(
+                    source.fd, place.fd, count, offset_dst=place.position, flags=SPLICE_FLAGS
+                )
+            except BlockingIOError:
+                raise
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # this file system cannot be spliced to
+                    self._splices = False
+                    return self._carry_bulk(source, count)
+                if error.errno in NO_SPACE and self._budget.make_room(journal):
+                    continue
+                break
+            journal.commit(source.stream, moved)
+            self._budget.grown(journal)
+            return moved
+        return self._discard(source, count)
+
+    def _carry_bulk(self, source: Source, count: int) -> int:
+        stage, journal = self._stage, source.journal
+        assert stage is not None
+        self._open_place(source)
+        data = stage.read(source.fd, count, source.run, journal.tail)
+        stored = 0
+        while stored < len(data):
+            written = self._store(source, data[stored:])
+            if written == 0:
+                journal.skip(source.stream, len(data) - stored)
+                break
+            stored += written
+        stage.done()
+        self._budget.grown(journal)
+        return len(data)
+
+    def _open_place(self, source: Source) -> None:
+        """Write the index record before the bytes leave the pipe, so that a crash finds it."""
+        with suppress(OSError):
+            source.journal.reserve(source.stream)
+
+    def _store(self, source: Source, data: memoryview) -> int:
+        journal = source.journal
+        for _attempt in range(3):
+            try:
+                place = journal.reserve(source.stream)
+                written = os.pwrite(place.fd, data, place.position)
+            except OSError as error:
+                if error.errno in NO_SPACE and self._budget.make_room(journal):
+                    continue
+                return 0
+            journal.commit(source.stream, written)
+            return written
+        return 0
+
+    def _discard(self, source: Source, count: int) -> int:
+        """Take bytes out of the pipe that cannot be stored: the child must not wait for a disk."""
+        data = os.read(source.fd, count)
+        if data:
+            source.journal.skip(source.stream, len(data))
+        return len(data)
+
+
+SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+
+
+def _hung_up(fd: int) -> bool:
+    """Say whether a pipe has had writers and has none any more (POLLHUP, poll(2))."""
+    poller = select.poll()
+    poller.register(fd, 0)
+    return any(events & select.POLLHUP for _, events in poller.poll(0))
+
+
+def _available(fd: int) -> int:
+    """Return the bytes a pipe holds (FIONREAD, ioctl_tty(2))."""
+    count = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, count)
+    return count[0]

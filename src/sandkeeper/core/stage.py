@@ -1,0 +1,87 @@
+"""The stage: where bulk output stands between a pipe and its journal, safe from kill -9.
+
+A pipe gives its bytes up when they are read. Between that read and the write to the journal they
+exist only here, so the stage is a file mapped into memory: it outlives the process. `splice(2)`
+would need no stage, but it copies while holding the pipe's lock, which halves the speed of the
+child; it is used for small amounts only.
+
+Protocol: the head (run, stream, offset, length) and a canary over the last bytes of the place are
+written before the read. A recovery that finds the canary overwritten knows that the read took
+place, and writes the bytes to the journal again, at the same offset, which changes nothing if they
+already stand there.
+"""
+
+import mmap
+import os
+import secrets
+import struct
+from pathlib import Path
+
+__all__ = ["CANARY", "Recovered", "Stage"]
+
+SIZE = 1 << 20
+_HEAD_SIZE = 4096
+_HEAD = struct.Struct("<8sB3xI Q H64s16s")
+_MAGIC = b"SKSTAGE1"
+CANARY = 16
+"""Bytes of the canary. A shorter read is covered in full; the chance that the output equals the
+canary, and a read is taken for one that never was, is 256 to the power of the bytes covered."""
+
+Recovered = tuple[str, int, bytes]
+"""A run's name, the journal offset and the bytes that belong there."""
+
+
+class Stage:
+    """One buffer of 1 MiB in a file; used by the pump's thread only."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            # Allocated, not sparse: touching a hole on a full disk would be a SIGBUS.
+            os.posix_fallocate(fd, 0, _HEAD_SIZE + SIZE)
+            self._map = mmap.mmap(fd, _HEAD_SIZE + SIZE)
+        finally:
+            os.close(fd)
+        self._view = memoryview(self._map)
+        self._canary = secrets.token_bytes(CANARY)
+
+    def close(self) -> None:
+        """Unmap it."""
+        self._view.release()
+        self._map.close()
+
+    def read(self, fd: int, count: int, run: str, offset: int) -> memoryview:
+        """Read `count` bytes that a pipe is known to hold; returns what was read.
+
+        `count` is 1 to `SIZE`. The view is valid until the next read; call `done` when its
+        bytes are stored.
+        """
+        place = self._view[_HEAD_SIZE : _HEAD_SIZE + count]
+        canary = self._canary[-count:]
+        place[count - len(canary) :] = canary
+        name = run.encode()
+        _HEAD.pack_into(self._map, 0, _MAGIC, 1, count, offset, len(name), name, self._canary)
+        got = os.readv(fd, [place])
+        return place[:got]
+
+    def done(self) -> None:
+        """Say that the bytes of the last read are stored."""
+        self._map[8] = 0
+
+    @staticmethod
+    def recover(path: Path) -> Recovered | None:
+        """Return what a killed server had read but not acknowledged as stored."""
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if len(raw) < _HEAD_SIZE + SIZE:
+            return None
+        magic, busy, count, offset, length, name, canary = _HEAD.unpack_from(raw)
+        if magic != _MAGIC or not busy or not 1 <= count <= SIZE:
+            return None
+        data = raw[_HEAD_SIZE : _HEAD_SIZE + count]
+        if data[-CANARY:] == canary[-count:]:
+            return None
+        return name[:length].decode("ascii", "replace"), offset, data

@@ -1,0 +1,60 @@
+"""Keep-alive: telling the platform not to scale the sandbox to zero while a process needs it.
+
+The file holds a counter that is changed by writing `+`, `-` or `=0` at its start, under flock(2).
+Where its folder does not exist there is no such platform, and nothing is written.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+
+from sandkeeper.services.logs import Log
+
+__all__ = ["KeepAlive"]
+
+
+class KeepAlive:
+    """The scale file; failures are logged, they never fail a process. Methods block shortly."""
+
+    def __init__(self, path: Path, *, allowed: bool, log: Log) -> None:
+        self._path = path
+        self._log = log
+        self.allowed = allowed
+        self._present = path.parent.is_dir()
+
+    def reset(self, holders: int = 0) -> None:
+        """Begin at zero, then count the processes that outlived the last server."""
+        self._write("=0")
+        for _ in range(holders if self.allowed else 0):
+            self._write("+")
+
+    def hold(self, pid: str, name: str, command: str, timeout: int) -> None:
+        """Count one process."""
+        if self.allowed:
+            self._write("+")
+            self._log.info(
+                "[KeepAlive] Started process with keepAlive",
+                process_pid=pid, process_name=name, command=command, timeout=timeout,
+            )  # fmt: skip
+
+    def release(self, pid: str, name: str, status: str, exit_code: int | None) -> None:
+        """Give the count back."""
+        if self.allowed:
+            self._write("-")
+            self._log.info(
+                "[KeepAlive] Process with keepAlive ended",
+                process_pid=pid, process_name=name, status=status, exit_code=exit_code,
+            )  # fmt: skip
+
+    def _write(self, word: str) -> None:
+        if not self._present:
+            return
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                os.pwrite(fd, word.encode(), 0)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            self._log.error(f"[KeepAlive] cannot write {self._path}: {error.strerror}")

@@ -1,0 +1,395 @@
+"""One supervised process: its attempts, its pipes, its end. Event loop's thread only.
+
+`core.lifecycle` decides; this module carries out. First start and restart are the same `_attempt`.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import suppress
+
+from sandkeeper.core.adopted import Adopted
+from sandkeeper.core.child import Child, ExitStatus
+from sandkeeper.core.journal import Journal
+from sandkeeper.core.lifecycle import TERMINAL, Effect, Event, State, step, wire_status
+from sandkeeper.core.pump import Source
+from sandkeeper.core.segment import NOTICE, REMARK
+from sandkeeper.errors import NotFound, Unprocessable
+from sandkeeper.services.launch import Launch, Workshop
+from sandkeeper.services.recorder import Recorder
+from sandkeeper.services.runs import RunFolder, RunMeta
+from sandkeeper.services.stdin import Stdin
+
+__all__ = ["Process"]
+
+BACKOFF_SECONDS = 1.0
+DRAIN_SECONDS = 0.04
+"""A status must be right within 50 ms of the exit, even when a disk stalls the pump."""
+
+OUTPUT_SECONDS = 5.0
+"""For so long, whoever waits for the end also waits for output that a stalled disk holds up."""
+
+
+class Process:
+    """A process as clients see it; `meta` is its record, also on disk."""
+
+    def __init__(self, shop: Workshop, folder: RunFolder, meta: RunMeta, journal: Journal) -> None:
+        self._shop = shop
+        self.folder = folder
+        self.meta = meta
+        self.journal = journal
+        self.state = State(meta.state)
+        self.stdin = Stdin() if meta.stdin else None
+        self.ended = asyncio.Event()
+        self.over = asyncio.Event()
+        self._unsettled = False
+        self.recorder = Recorder(folder, meta, shop.writer, shop.log)
+        self._child: Child | Adopted | None = None
+        self._sources: tuple[Source, ...] = ()
+        self._drained = True
+        self._collected = True
+        self._timed_out = False
+        self._holds = meta.keep_alive
+        self._retry: asyncio.TimerHandle | None = None
+        self._clock: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Process {self.meta.name} {self.meta.pid} {self.state.value}>"
+
+    @property
+    def status(self) -> str:
+        """The status on the wire."""
+        return wire_status(self.state)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a terminal state is reached."""
+        return self.state in TERMINAL
+
+    @property
+    def leader(self) -> int:
+        """The process id of the present attempt; 0 when none runs."""
+        return self._child.pid if self._child is not None and not self._child.reaped else 0
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether its time ran out."""
+        return self._timed_out or self.meta.exit_reason == "timeout"
+
+    # Starting
+
+    async def start(self) -> None:
+        """Start the first attempt; raises Unprocessable, and then nothing is left behind."""
+        await self._attempt(first=True)
+        self.meta.pid = str(self.leader)
+        self._shop.budget.enlist(self.journal)
+        if self._holds:
+            meta, hold = self.meta, self._shop.keepalive.hold
+            self.recorder.later(hold, meta.pid, meta.name, meta.command, meta.timeout)
+        self._arm()
+
+    async def _attempt(self, *, first: bool) -> None:
+        launch = Launch(self._shop, self.folder, self.meta, self.journal)
+        stdin = self.stdin.open() if self.stdin else None
+        try:
+            self._child, self._sources = await launch.run(None if first else self._sources, stdin)
+        except BaseException:
+            if self.stdin:
+                self.stdin.close()
+            raise
+        finally:
+            if stdin is not None:
+                os.close(stdin)
+        self._began()
+
+    def adopt(self, child: Adopted, sources: tuple[Source, ...]) -> None:
+        """Go on with a process that an earlier server started."""
+        self._child, self._sources = child, sources
+        if self.stdin is not None:
+            self.stdin.close("stdin is closed: the API was restarted")
+        self._began()
+        self._arm()
+
+    def resume_without_process(self, sources: tuple[Source, ...]) -> None:
+        """Go on with a run whose process ended unseen, or that was in its back-off."""
+        self._sources = sources
+        if self.state is State.BACKOFF:
+            self._schedule_retry()
+            return
+        self._shop.pump.watch(*sources)
+        self._collected = False
+        self._drained = False
+        self._drain()
+        self._end(ExitStatus())
+
+    def was_over(self, sources: tuple[Source, ...]) -> None:
+        """Take up a finished process; its survivors may still write to its pipes."""
+        self.ended.set()
+        self.over.set()
+        self._sources = sources
+        if self.journal.exit_offset is None:
+            self.journal.exit_offset = self.meta.exit_offset = self.journal.tail
+        if sources:
+            self._shop.pump.watch(*sources)
+            self._shop.pump.release(self.journal, sources)
+
+    def _began(self) -> None:
+        assert self._child is not None
+        self._drained = self._collected = False
+        self._shop.pump.watch(*self._sources)
+        self.keep()
+        self.recorder.save()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._child.pidfd.number, self._noticed_exit)
+
+    def keep(self) -> None:
+        """Have the keeper hold the pipes and the pidfd; copies, for ours may close meanwhile."""
+        if self._child is None or self._child.reaped:
+            return
+        ours = (*(source.fd for source in self._sources), self._child.pidfd.number)
+        copies = tuple(map(os.dup, ours))
+        self.recorder.later(self._shop.keeper.put_copies, self.meta.id, copies)
+
+    # The end of an attempt
+
+    def _noticed_exit(self) -> None:
+        assert self._child is not None
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._child.pidfd.number)
+        if not self._unsettled and all(source.is_empty for source in self._sources):
+            self._on_drained()
+            return
+        self._drain()
+        loop.call_later(DRAIN_SECONDS, self._collect)
+
+    def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._unsettled = False
+
+        def done() -> None:
+            with suppress(RuntimeError):  # the loop is closed: the server has stopped
+                loop.call_soon_threadsafe(self._on_drained)
+
+        self._shop.pump.drain(self._sources, done)
+
+    def _on_drained(self) -> None:
+        self._drained = True
+        self._collect()
+        if self.is_over:
+            self._close_output()
+
+    def _collect(self) -> None:
+        """Take the status: when the output is in, or after 40 ms with a disk that stalls."""
+        if self._collected or self._child is None:
+            return
+        self._collected = True
+        if isinstance(self._child, Child):
+            self._end(self._child.reap())
+        else:
+            self._task = asyncio.ensure_future(self._collect_adopted(self._child))
+
+    async def _collect_adopted(self, child: Adopted) -> None:
+        self._end(await child.collect())
+
+    def _end(self, status: ExitStatus) -> None:
+        self._collected = True
+        meta = self.meta
+        if status.cpu_seconds is not None:
+            meta.cpu_seconds = (meta.cpu_seconds or 0.0) + status.cpu_seconds
+        if status.peak_rss_bytes is not None:
+            meta.peak_rss_bytes = max(meta.peak_rss_bytes or 0, status.peak_rss_bytes)
+        meta.exit_code = -1 if status.code is None else status.code
+        meta.exit_signal = status.signal
+        unknown = status.code is None and status.signal is None
+        meta.exit_reason = self._reason(status, unknown)
+        if status.code == 0:
+            self._apply(Event.EXIT_OK)
+        elif not unknown and self._may_restart():
+            self._apply(Event.EXIT_RETRY)
+        else:
+            self._apply(Event.EXIT_BAD)
+
+    def _reason(self, status: ExitStatus, unknown: bool) -> str:
+        if unknown:
+            return "unknown"
+        if status.code == 0:
+            return "exited"
+        if self.state is State.KILLING:
+            return "timeout" if self._timed_out else "killed"
+        if self.state is State.STOPPING:
+            return "stopped"
+        if status.signal is None:
+            return "exited"
+        if status.signal == signal.SIGKILL and self._shop.oom.happened():
+            return "oom"
+        return "signaled"
+
+    def _may_restart(self) -> bool:
+        meta = self.meta
+        return meta.restart_on_failure and (
+            meta.max_restarts < 0 or meta.restart_count < meta.max_restarts
+        )
+
+    # Carrying out
+
+    def _apply(self, event: Event) -> None:
+        self.state, effects = step(self.state, event)
+        self.meta.state = self.state.value
+        for effect in effects:
+            self._effect(effect)
+
+    def _effect(self, effect: Effect) -> None:
+        match effect:
+            case Effect.TERMINATE:
+                self._signal(signal.SIGTERM)
+            case Effect.KILL:
+                self._signal(signal.SIGKILL)
+            case Effect.SCHEDULE_RETRY:
+                self._announce_retry()
+                self._schedule_retry()
+            case Effect.CANCEL_RETRY:
+                if self._retry is not None:
+                    self._retry.cancel()
+                # Its last attempt failed by itself, but it is over because somebody said so.
+                said = "timeout" if self._timed_out else self.state.value
+                self.meta.exit_reason = said
+            case Effect.START:
+                self._task = asyncio.ensure_future(self._restart())
+            case Effect.FINISH:
+                self._finish()
+
+    def _signal(self, number: int) -> None:
+        # Between two attempts there is nothing to signal; `_restart` looks at the state again.
+        if self._child is not None:
+            with suppress(ProcessLookupError):
+                self._child.signal_group(number)
+
+    def _announce_retry(self) -> None:
+        meta = self.meta
+        most = "unlimited" if meta.max_restarts < 0 else str(meta.max_restarts)
+        self._notice(
+            f"\n[Process failed with exit code {meta.exit_code}. "
+            f"Attempting restart {meta.restart_count + 1}/{most}...]\n"
+        )
+
+    def _notice(self, text: str, stream: int = NOTICE) -> None:
+        self._unsettled = True
+        self._shop.pump.append(self.journal, stream, text.encode())
+
+    def _schedule_retry(self) -> None:
+        self.recorder.save()
+        loop = asyncio.get_running_loop()
+        self._retry = loop.call_later(BACKOFF_SECONDS, self._apply, Event.RETRY_DUE)
+
+    async def _restart(self) -> None:
+        try:
+            await self._attempt(first=False)
+        except Unprocessable as error:
+            text = str(error).removeprefix("failed to start process: ")
+            self._notice(f"\n[Failed to restart process: {text}]\n")
+            self._apply(Event.START_FAILED)
+            return
+        self.meta.restart_count += 1
+        self.meta.started_at = time.time()
+        if self.meta.keep_alive:
+            self._arm()
+        if self.state is State.STOPPING:
+            self._signal(signal.SIGTERM)
+        elif self.state is State.KILLING:
+            self._signal(signal.SIGKILL)
+        self.recorder.save()
+
+    def _finish(self) -> None:
+        meta = self.meta
+        meta.completed_at = time.time()
+        if self._clock is not None:
+            self._clock.cancel()
+        if self.stdin is not None:
+            self.stdin.close("stdin is closed: the process has exited")
+        if self._holds:
+            self._holds = False
+            self.recorder.later(
+                self._shop.keepalive.release, meta.pid, meta.name, self.status, meta.exit_code
+            )
+        self.ended.set()
+        self.recorder.save()
+        if self._unsettled:
+            # Words of ours are on their way to the journal, and belong before its end.
+            self._drained = False
+            self._drain()
+        elif self._drained:
+            self._close_output()
+
+    def _close_output(self) -> None:
+        """The output is complete: followers end here, and survivors' words come after it."""
+        if self.over.is_set():
+            return
+        self.journal.exit_offset = self.meta.exit_offset = self.journal.tail
+        self._shop.pump.release(self.journal, self._sources)
+        self.journal.wake()
+        self.recorder.save()
+        self.over.set()
+        self._shop.finished(self)
+
+    def sealed(self) -> None:
+        """No survivor can write any more: the pipes can go."""
+        self.meta.sealed = True
+        self.recorder.later(self._shop.keeper.drop, self.meta.id)
+        self.recorder.later(self.folder.drop_fifos)
+        self.recorder.save()
+
+    # Requests
+
+    async def wait(self) -> None:
+        """Wait until it is over for good and its output is complete."""
+        await self.ended.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(OUTPUT_SECONDS):
+                await self.over.wait()
+
+    def stop(self, identifier: str) -> None:
+        """Ask it to stop (SIGTERM to the group); raises NotFound when it is over."""
+        if self.is_over:
+            raise NotFound(f"process with Identifier {identifier} is not running")
+        self._notice("\n[Process is being gracefully terminated]\n", REMARK)
+        self.meta.keep_alive = False
+        self._apply(Event.STOP)
+        self.recorder.save_now()
+
+    def kill(self, identifier: str) -> None:
+        """Kill its group; raises NotFound when it is over."""
+        if self.is_over:
+            raise NotFound(f"failed to kill process with Identifier {identifier}: no such process")
+        self._notice("\n[Process is being forcefully killed]\n", REMARK)
+        self.meta.keep_alive = False
+        self._apply(Event.KILL)
+        self.recorder.save_now()
+
+    def send_signal(self, number: int, identifier: str) -> None:
+        """Signal the group without any change of intent; raises NotFound when nothing runs."""
+        if self._child is None or self._child.reaped:
+            raise NotFound(f"process with Identifier {identifier} is not running")
+        try:
+            self._child.signal_group(number)
+        except ProcessLookupError:
+            raise NotFound(f"process with Identifier {identifier} is not running") from None
+
+    def _arm(self) -> None:
+        """Start the clock of `timeout`; with keepAlive each attempt has its own."""
+        meta = self.meta
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+        if meta.timeout <= 0:
+            return
+        until = meta.started_at + meta.timeout if meta.keep_alive else meta.deadline
+        left = max(0.0, until - time.time())
+        self._clock = asyncio.get_running_loop().call_later(left, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        if not self.is_over:
+            self._timed_out = True
+            self._apply(Event.KILL)
+            self.recorder.save()

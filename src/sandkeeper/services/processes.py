@@ -1,0 +1,328 @@
+"""All processes of the sandbox: start, find, wait, list, forget. Event loop's thread only."""
+
+import asyncio
+import contextlib
+import secrets
+import string
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+
+from sandkeeper.core.adopted import boot_id
+from sandkeeper.core.journal import Journal
+from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.services.launch import Workshop
+from sandkeeper.services.ports import Ports
+from sandkeeper.services.process import Process
+from sandkeeper.services.runs import RunFolder, RunMeta, RunStore
+from sandkeeper.services.telemetry import Exporter
+from sandkeeper.settings import Settings
+
+__all__ = ["Order", "Processes"]
+
+KEEP_ALIVE_SECONDS = 600
+PORT_POLL_SECONDS = 0.05
+HOUSEKEEPING_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A process somebody wants; `timeout` in seconds, None where none was given.
+
+    `idempotency` is a key and a fingerprint of the request it came with.
+    """
+
+    command: str
+    name: str = ""
+    working_dir: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+    timeout: int | None = None
+    keep_alive: bool = False
+    restart_on_failure: bool = False
+    max_restarts: int = 0
+    stdin: bool = False
+    idempotency: tuple[str, str] | None = None
+
+
+class Processes:
+    """The registry. A name is taken while its process is not over; a finished one may share it."""
+
+    def __init__(
+        self,
+        shop: Workshop,
+        settings: Settings,
+        store: RunStore,
+        ports: Ports,
+        exporter: Exporter | None,
+    ) -> None:
+        self._shop = shop
+        self._settings = settings
+        self._ports = ports
+        self._exporter = exporter
+        self._boot = boot_id()
+        self._store = store
+        self._by_id: dict[str, Process] = {}
+        self._by_pid: dict[str, Process] = {}
+        self._by_name: dict[str, Process] = {}
+        self._over: dict[str, Process] = {}
+        self._starting: set[str] = set()
+        self._keys: dict[str, tuple[str, asyncio.Future[Process]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def all(self) -> list[Process]:
+        """Return every process, oldest first."""
+        return list(self._by_id.values())
+
+    # Finding
+
+    def find(self, identifier: str) -> Process | None:
+        """Return the process of a pid, a name or an id; the newest where several share it."""
+        if _is_go_int(identifier):
+            return self._by_pid.get(identifier)
+        return self._by_name.get(identifier) or self._by_id.get(identifier)
+
+    def get(self, identifier: str, text: str = "process with Identifier {} not found") -> Process:
+        """Return it, or raise NotFound with the contract's text for the route."""
+        process = self.find(identifier)
+        if process is None:
+            raise NotFound(text.format(identifier))
+        return process
+
+    # Starting
+
+    async def start(self, order: Order) -> tuple[Process, bool]:
+        """Start a process, or return the one an idempotency key already stands for (and True).
+
+        Raises BadInput (keepAlive not allowed, name in use) or Unprocessable (cannot start).
+        """
+        if order.idempotency is None:
+            return await self._start(order), False
+        key, body = order.idempotency
+        if key in self._keys:
+            known_body, future = self._keys[key]
+            if known_body != body:
+                raise Unprocessable("the idempotency key was used with another request body")
+            return await asyncio.shield(future), True
+        future = asyncio.get_running_loop().create_future()
+        self._keys[key] = (body, future)
+        try:
+            process = await self._start(order)
+        except BaseException as error:
+            del self._keys[key]
+            future.set_exception(error if isinstance(error, Exception) else Unprocessable("ended"))
+            future.exception()  # retrieved, whether or not somebody else waits for it
+            raise
+        future.set_result(process)
+        return process, False
+
+    async def _start(self, order: Order) -> Process:
+        if order.keep_alive and not self._shop.keepalive.allowed:
+            raise BadInput(
+                "keepAlive is not available for this sandbox: it is not included in your current "
+                "plan"
+            )
+        name = self._free_name(order.name)
+        self._starting.add(name)
+        try:
+            process = await self._make(order, name)
+            # Shielded: a client that goes away must not leave a child that nobody knows.
+            return await asyncio.shield(asyncio.ensure_future(self._run(process)))
+        finally:
+            if not self._named_running(name):
+                self._starting.discard(name)
+
+    async def _run(self, process: Process) -> Process:
+        try:
+            await process.start()
+            self._enter(process)
+        finally:
+            self._starting.discard(process.meta.name)
+        if process.over.is_set():
+            self.finished(process)
+        return process
+
+    def _free_name(self, name: str) -> str:
+        if not name:
+            letters = string.ascii_lowercase + string.digits
+            return "proc-" + "".join(secrets.choice(letters) for _ in range(8))
+        if name in self._starting or self._named_running(name):
+            raise BadInput(f"process with name '{name}' already exists and is running")
+        return name
+
+    def _named_running(self, name: str) -> bool:
+        known = self._by_name.get(name)
+        return known is not None and not known.is_over
+
+    async def _make(self, order: Order, name: str) -> Process:
+        folder = await self._folder()
+        now = time.time()
+        timeout = order.timeout
+        if order.keep_alive and (timeout is None or timeout < 0):
+            timeout = KEEP_ALIVE_SECONDS
+        key, body = order.idempotency or ("", "")
+        meta = RunMeta(
+            id=folder.id,
+            command=order.command,
+            name=name,
+            working_dir=order.working_dir,
+            env=order.env,
+            restart_on_failure=order.restart_on_failure,
+            max_restarts=order.max_restarts,
+            keep_alive=order.keep_alive,
+            stdin=order.stdin,
+            timeout=max(0, timeout or 0),
+            deadline=now + timeout if timeout and timeout > 0 else 0.0,
+            started_at=now,
+            boot=self._boot,
+            idempotency_key=key,
+            idempotency_body=body,
+        )
+        journal = Journal(folder.path, segment_bytes=self._shop.budget.segment_bytes)
+        return Process(self._shop, folder, meta, journal)
+
+    async def _folder(self) -> RunFolder:
+        folder = self._store.take()
+        self._shop.writer.submit(self._store.refill)
+        if folder is not None:
+            return folder
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._shop.spawner, self._store.make)
+        except OSError as error:
+            raise Unprocessable(
+                f"failed to start process: cannot keep its state: {error.strerror}"
+            ) from None
+
+    def enter_recovered(self, processes: Iterable[Process]) -> None:
+        """Take the processes of an earlier server, oldest first."""
+        loop = asyncio.get_running_loop()
+        processes = list(processes)
+        over = sorted((p for p in processes if p.is_over), key=lambda p: p.meta.completed_at)
+        self._over = {process.meta.id: process for process in over}
+        for process in processes:
+            self._enter(process)
+            meta = process.meta
+            if meta.idempotency_key:
+                future: asyncio.Future[Process] = loop.create_future()
+                future.set_result(process)
+                self._keys[meta.idempotency_key] = (meta.idempotency_body, future)
+
+    def _enter(self, process: Process) -> None:
+        meta = process.meta
+        self._by_id[meta.id] = process
+        self._by_pid[meta.pid] = process
+        known = self._by_name.get(meta.name)
+        if known is None or known.is_over or not process.is_over:
+            self._by_name[meta.name] = process
+        if self._exporter is not None:
+            self._exporter.follow(process)
+
+    # Waiting
+
+    async def wait_for_ports(self, process: Process, wanted: list[int]) -> None:
+        """Wait until the tree of a process is reachable on all ports.
+
+        Raises Unprocessable when its time is up, or at once when nobody is left who could listen.
+        """
+        leader = process.leader
+        seconds = process.meta.timeout
+        while True:
+            if leader and set(wanted) <= await self._ports.routable(leader):
+                return
+            if process.timed_out:
+                raise Unprocessable(f"process timed out waiting for ports after {seconds} seconds")
+            if process.is_over and not (leader and await self._ports.members(leader)):
+                listed = ", ".join(map(str, wanted))
+                raise Unprocessable(
+                    f"failed to start process: it ended with exit code {process.meta.exit_code} "
+                    f"before it listened on {listed}"
+                )
+            leader = process.leader or leader
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PORT_POLL_SECONDS):
+                    if process.is_over:
+                        await asyncio.Event().wait()
+                    await process.ended.wait()
+
+    def keep_all(self) -> None:
+        """Give a new keeper everything that runs."""
+        for process in self._by_id.values():
+            process.keep()
+
+    def save_all(self) -> None:
+        """Write every record that waits to be written."""
+        for process in self._by_id.values():
+            process.recorder.save_pending()
+
+    # The pump's news
+
+    def grown(self) -> None:
+        """Wake who waits for the journals that grew."""
+        for journal in self._shop.pump.take_grown():
+            journal.wake()
+            process = self._by_id.get(journal.folder.name)
+            if process is None:
+                continue
+            if journal.sealed and not process.meta.sealed:
+                process.sealed()
+            if self._exporter is not None:
+                self._exporter.grown(process)
+
+    # Forgetting
+
+    def finished(self, process: Process) -> None:
+        """Note that a process is over, and forget the oldest ones past the bounds."""
+        if process.meta.id not in self._by_id:
+            return  # `_run` comes back here once it is entered
+        self._over[process.meta.id] = process
+        if self._exporter is not None:
+            self._exporter.grown(process)
+        self.evict()
+
+    def evict(self) -> None:
+        """Forget finished processes past the bounds of count and age, oldest ends first."""
+        retention = self._settings.retention
+        oldest = time.time() - retention.finished_age
+        while self._over:
+            process = next(iter(self._over.values()))
+            too_many = len(self._over) > retention.finished_count
+            if not too_many and process.meta.completed_at >= oldest:
+                return
+            self._forget(process)
+
+    def _forget(self, process: Process) -> None:
+        meta = process.meta
+        del self._by_id[meta.id]
+        del self._over[meta.id]
+        if self._by_pid.get(meta.pid) is process:
+            del self._by_pid[meta.pid]
+        if self._by_name.get(meta.name) is process:
+            del self._by_name[meta.name]
+        self._keys.pop(meta.idempotency_key, None)
+        self._shop.budget.dismiss(process.journal)
+        if self._exporter is not None:
+            self._exporter.forget(process)
+        self._shop.writer.submit(self._shop.keeper.drop, meta.id)
+        self._shop.writer.submit(process.folder.remove)
+
+    @contextlib.asynccontextmanager
+    async def housekeeping(self) -> AsyncIterator[None]:
+        """Look after ages and counters while inside."""
+        task = asyncio.ensure_future(self._housekeep())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _housekeep(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            self._shop.oom.tick()
+            self.evict()
+
+
+def _is_go_int(text: str) -> bool:
+    digits = text[1:] if text[:1] in {"+", "-"} else text
+    return digits.isascii() and digits.isdigit()

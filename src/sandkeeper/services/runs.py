@@ -1,0 +1,233 @@
+"""Run directories: the database of processes, one folder each, inspectable with `ls`.
+
+    <state>/runs/<id>/        0700
+        meta.jsonl            what the run is and how it stands; the last whole line counts
+        *.seg *.idx           its output (core.segment)
+        exported              how far its output went to the telemetry (services.telemetry)
+
+The pipes of a run's output, `<id>.out` and `<id>.err`, are the workload user's and lie in
+`pipes_folder`. Ids are ours; names from clients never become paths.
+"""
+
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+import time
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from sandkeeper.core.identity import Identity
+
+__all__ = ["RunFolder", "RunMeta", "RunStore", "new_id", "pipes_folder"]
+
+SPARES = 8
+COMPACT_BYTES = 256 << 10
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def new_id() -> str:
+    """Return a ULID: 10 characters of time, 16 of chance; sorts by age."""
+    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
+
+
+class RunMeta(msgspec.Struct, omit_defaults=True):
+    """What a line of `meta.jsonl` keeps; times in seconds since the epoch, sizes in bytes.
+
+    `leader`, `leader_start` and `boot` prove the process of the present attempt; `exit_code` is
+    the wire's (-1 for a signal), `exit_signal` the signal's number.
+    """
+
+    id: str
+    command: str
+    name: str
+    version: int = 1
+    pid: str = ""
+    working_dir: str = ""
+    env: dict[str, str] = {}
+    restart_on_failure: bool = False
+    max_restarts: int = 0
+    keep_alive: bool = False
+    stdin: bool = False
+    timeout: int = 0
+    deadline: float = 0.0
+    state: str = "running"
+    started_at: float = 0.0
+    completed_at: float = 0.0
+    restart_count: int = 0
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    exit_reason: str = ""
+    cpu_seconds: float | None = None
+    peak_rss_bytes: int | None = None
+    exit_offset: int | None = None
+    sealed: bool = False
+    leader: int = 0
+    leader_start: int = 0
+    boot: str = ""
+    idempotency_key: str = ""
+    idempotency_body: str = ""
+
+
+class RunFolder:
+    """The folder of one run; all methods block."""
+
+    def __init__(self, store: "RunStore", run_id: str) -> None:
+        self.id = run_id
+        self.path = store.runs / run_id
+        self.fifos = (store.pipes / f"{run_id}.out", store.pipes / f"{run_id}.err")
+        self.exported = self.path / "exported"
+
+    def create(self) -> None:
+        """Make the folder and an empty record; raises OSError."""
+        self.path.mkdir(mode=0o700)
+        fd = os.open(self.path / "meta.jsonl", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.close(fd)
+
+    def make_fifos(self, identity: Identity | None) -> None:
+        """Make the pipes of its output; raises OSError."""
+        for fifo in self.fifos:
+            os.mkfifo(fifo, 0o600)
+            if identity is not None:
+                # So that the workload may reopen its own /dev/stdout.
+                os.chown(fifo, identity.uid, identity.gid)
+
+    def open_readers(self) -> tuple[int, int]:
+        """Open both pipes for reading; raises OSError."""
+        return self._open(os.O_RDONLY | os.O_NONBLOCK)
+
+    def open_writers(self) -> tuple[int, int]:
+        """Open both pipes as a child gets them: it reads its own pipe, so it never sees SIGPIPE."""
+        return self._open(os.O_RDWR)
+
+    def _open(self, flags: int) -> tuple[int, int]:
+        first = os.open(self.fifos[0], flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return first, os.open(self.fifos[1], flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            os.close(first)
+            raise
+
+    def save(self, data: bytes) -> None:
+        """Add an encoded RunMeta to `meta.jsonl`; raises OSError.
+
+        Appending is atomic enough (a torn line is not whole) and, unlike replacing the file, does
+        not make ext4 flush it to the disk (auto_da_alloc, ext4(5)).
+        """
+        path = self.path / "meta.jsonl"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            size = os.lseek(fd, 0, os.SEEK_END)
+            os.write(fd, data + b"\n")
+        finally:
+            os.close(fd)
+        if size > COMPACT_BYTES:
+            temporary = self.path / "meta.tmp"
+            temporary.write_bytes(data + b"\n")
+            temporary.rename(path)
+
+    def load(self) -> RunMeta | None:
+        """Return what the last whole line of `meta.jsonl` says, or None when there is none."""
+        try:
+            lines = (self.path / "meta.jsonl").read_bytes().split(b"\n")
+        except OSError:
+            return None
+        for line in reversed(lines):
+            with suppress(msgspec.MsgspecError):
+                return msgspec.json.decode(line, type=RunMeta)
+        return None
+
+    def drop_fifos(self) -> None:
+        """Remove the pipes once nobody writes to them."""
+        for fifo in self.fifos:
+            with suppress(OSError):
+                fifo.unlink()
+
+    def remove(self) -> None:
+        """Remove everything."""
+        self.drop_fifos()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class RunStore:
+    """Where runs are kept: `runs` on disk, `pipes` in memory where there is such a place.
+
+    A few folders are made in advance: creating a file is the slowest step of starting a process on
+    many file systems. What a killed server left of those is removed at the next start, like any
+    run without a record.
+    """
+
+    def __init__(self, state: Path, pipes: Path) -> None:
+        self.runs = state / "runs"
+        self.pipes = pipes
+        self._spares: deque[RunFolder] = deque()
+
+    def prepare(self) -> None:
+        """Make the folders; raises OSError."""
+        self.runs.mkdir(mode=0o700, exist_ok=True)
+        self.pipes.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def folder(self, run_id: str) -> RunFolder:
+        """Return the folder of a known run."""
+        return RunFolder(self, run_id)
+
+    def take(self) -> RunFolder | None:
+        """Return an unused folder if one is ready."""
+        return self._spares.popleft() if self._spares else None
+
+    def make(self) -> RunFolder:
+        """Make a folder now; raises OSError."""
+        folder = RunFolder(self, new_id())
+        folder.create()
+        return folder
+
+    def refill(self) -> None:
+        """Have some folders ready; a full disk is for `make` to report."""
+        with suppress(OSError):
+            while len(self._spares) < SPARES:
+                self._spares.append(self.make())
+
+    def close(self) -> None:
+        """Remove what was not used."""
+        while self._spares:
+            self._spares.popleft().remove()
+
+
+def pipes_folder(state: Path, runtime: str) -> Path:
+    """Return where named pipes go: on tmpfs if we have one, else below the state.
+
+    They must survive the server, not the machine, and in memory they cost a hundredth. The name
+    is derived from the state's, so that the next server on it finds them.
+    """
+    name = "sandkeeper-" + hashlib.sha256(os.fsencode(state)).hexdigest()[:16]
+    for base in filter(None, (runtime, "/run" if os.geteuid() == 0 else "", "/dev/shm")):
+        folder = Path(base) / name
+        if _is_tmpfs(base) and _own(folder):
+            return folder
+    return state / "pipes"
+
+
+def _is_tmpfs(path: str) -> bool:
+    """Look the file system of `path` up in /proc/self/mounts: the last match is on top."""
+    kind = ""
+    with suppress(OSError):
+        for line in Path("/proc/self/mounts").read_bytes().decode("utf-8", "replace").splitlines():
+            fields = line.split(" ")
+            if len(fields) > 2 and fields[1] == path:
+                kind = fields[2]
+    return kind in {"tmpfs", "ramfs"}
+
+
+def _own(folder: Path) -> bool:
+    """Make the folder; False when it is (or could be) somebody else's."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        facts = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid() and not facts.st_mode & 0o77

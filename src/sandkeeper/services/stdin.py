@@ -1,0 +1,92 @@
+"""The standard input of a process: bodies in order, whole, with back-pressure."""
+
+import asyncio
+import errno
+import fcntl
+import os
+from contextlib import suppress
+
+from sandkeeper.core.fds import OwnedFd
+from sandkeeper.errors import Conflict, Internal, Unavailable
+
+__all__ = ["STDIN_BODY_BYTES", "Stdin"]
+
+STDIN_BODY_BYTES = 8 << 20
+WAIT_SECONDS = 10.0
+_PIPE_BYTES = 1 << 20
+
+
+class Stdin:
+    """Our end of the pipe; one body at a time, so none interleaves with another."""
+
+    def __init__(self) -> None:
+        self._write: OwnedFd | None = None
+        self._lock = asyncio.Lock()
+        self._why_closed = "stdin is closed"
+        self._room: asyncio.Future[None] | None = None
+
+    def open(self) -> int:
+        """Make a fresh pipe and return the child's end, which is the caller's to close."""
+        self.close("stdin is closed: the process was restarted")
+        read, write = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(write, False)
+        with suppress(OSError):
+            fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        self._write = OwnedFd(write)
+        return read
+
+    def close(self, why: str = "stdin is closed: end of file was already sent") -> None:
+        """Send end of file; later writes fail with `why`."""
+        if self._write is not None:
+            if self._room is not None:
+                # Before the number can be reused, and so that the waiting write fails now.
+                asyncio.get_running_loop().remove_writer(self._write.number)
+                self._wake()
+            self._write.close()
+            self._write = None
+            self._why_closed = why
+
+    async def write(self, body: bytes) -> None:
+        """Write all of `body` in order behind earlier ones.
+
+        Raises Conflict (closed), Unavailable (the pipe stayed full for 10 s; a part may have been
+        written) or Internal (write(2) failed).
+        """
+        try:
+            async with asyncio.timeout(WAIT_SECONDS), self._lock:
+                await self._write_all(memoryview(body))
+        except TimeoutError:
+            raise Unavailable(
+                "the process does not read its stdin: the pipe stayed full for 10 seconds; "
+                "a part of the data may have been written"
+            ) from None
+
+    async def _write_all(self, view: memoryview) -> None:
+        while view:
+            if self._write is None:
+                raise Conflict(self._why_closed)
+            try:
+                view = view[os.write(self._write.number, view) :]
+            except BlockingIOError:
+                await self._writable(self._write)
+            except OSError as error:
+                if error.errno == errno.EPIPE:
+                    raise Conflict("stdin is closed: the process does not read it") from None
+                raise Internal(f"failed to write to stdin: {error.strerror}") from None
+        if self._write is None:
+            raise Conflict(self._why_closed)
+
+    async def _writable(self, pipe: OwnedFd) -> None:
+        loop = asyncio.get_running_loop()
+        self._room = room = loop.create_future()
+        loop.add_writer(pipe.number, self._wake)
+        try:
+            await room
+        finally:
+            self._room = None
+            if not pipe.closed:
+                loop.remove_writer(pipe.number)
+
+    def _wake(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)

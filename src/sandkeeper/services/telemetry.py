@@ -1,0 +1,264 @@
+"""Telemetry: what processes write, as JSON lines in the server's log.
+
+The exporter is a reader of journals like any other. It runs on the sink's thread and gives one
+block at a time, when the log takes one: if the collector stalls, positions stand still and nothing
+is held in memory. A position is saved after its block was written, so a restart goes on there and
+repeats at most one block.
+"""
+
+import os
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from sandkeeper.core.cursor import Chunk, Gap, Reader
+from sandkeeper.core.lines import LineSplitter
+from sandkeeper.core.segment import NOTICE, STDERR, STDOUT
+from sandkeeper.services.logs import log_line, timestamp
+from sandkeeper.services.process import Process
+
+__all__ = ["Exporter"]
+
+BLOCK = 64 << 10
+LINE_BYTES = 8 << 10
+_POSITIONS = struct.Struct("<3Q")
+_encode_lines = msgspec.json.Encoder().encode_lines
+_encode = msgspec.json.encode
+_NAMES = {STDOUT: ("stdout", "info"), STDERR: ("stderr", "error")}
+
+
+class Exporter:
+    """Follows the journals of all processes; `pull` is the sink's source.
+
+    `wake` tells the sink that there is something to pull.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._followers: dict[str, Follower] = {}
+        self._pending: deque[str] = deque()
+        self._queued: set[str] = set()
+        self._gone: deque[Follower] = deque()
+        self._lock = threading.Lock()
+
+    def follow(self, process: Process) -> None:
+        """Export a process from where its last exporter stood."""
+        with self._lock:
+            self._followers[process.meta.id] = Follower(process)
+        if process.journal.tail:
+            self.grown(process)
+
+    def grown(self, process: Process) -> None:
+        """Look at a process again: it has written or ended."""
+        if process.journal.sealed and not process.journal.tail:
+            self.forget(process)
+            return
+        with self._lock:
+            if process.meta.id not in self._followers or process.meta.id in self._queued:
+                return
+            self._queued.add(process.meta.id)
+            self._pending.append(process.meta.id)
+        self._wake()
+
+    def forget(self, process: Process) -> None:
+        """Stop exporting a process whose journal goes away."""
+        with self._lock:
+            follower = self._followers.pop(process.meta.id, None)
+            if follower is not None:
+                follower.gone = True
+                self._gone.append(follower)
+        self._wake()
+
+    def lag(self) -> dict[str, int]:
+        """Return per process id how many bytes were not exported yet."""
+        with self._lock:
+            followers = list(self._followers.items())
+        return {run: follower.lag for run, follower in followers}
+
+    def pull(self) -> tuple[bytes, Callable[[], None]] | None:
+        """Return the next block and what acknowledges it; None when all is exported."""
+        while self._gone:  # closed here: this thread may have been reading them
+            self._gone.popleft().close()
+        while True:
+            with self._lock:
+                if not self._pending:
+                    return None
+                run = self._pending.popleft()
+                self._queued.discard(run)
+                follower = self._followers.get(run)
+            if follower is None:
+                continue
+            block = follower.block()
+            if block is None:
+                if follower.finished:
+                    with self._lock:
+                        self._followers.pop(run, None)
+                    follower.close()
+                continue
+            with self._lock:
+                if run not in self._queued:
+                    self._queued.add(run)
+                    self._pending.append(run)
+            return block, follower.acknowledge
+
+
+class Follower:
+    """The exporter's place in one journal; the sink's thread only, but for `gone`."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._reader = Reader(process.journal)
+        self._path = process.folder.exported
+        self._fd = -1
+        self._position = 0
+        self._next = 0
+        self._lines = {STDOUT: LineSplitter(LINE_BYTES), STDERR: LineSplitter(LINE_BYTES)}
+        self._starts = {STDOUT: 0, STDERR: 0}
+        self._flushed = False
+        self._resumed = False
+        self.gone = False
+
+    @property
+    def lag(self) -> int:
+        """Bytes that were not exported yet."""
+        return self._process.journal.tail - self._position
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing can follow."""
+        journal = self._process.journal
+        return self.gone or (journal.sealed and self._flushed and self._position >= journal.tail)
+
+    def close(self) -> None:
+        """Close what it holds open."""
+        self._reader.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def block(self) -> bytes | None:
+        """Return the lines of the next block, possibly none; None at the tail."""
+        if not self._resumed:
+            self._resume()
+        if self.gone:
+            return None
+        chunks = self._reader.read(self._position, BLOCK)
+        if not chunks:
+            return self._last_lines()
+        self._next = chunks[-1].end
+        return b"".join(self._render(chunk) for chunk in chunks)
+
+    def acknowledge(self) -> None:
+        """Save the position behind a block that was written."""
+        self._position = self._next
+        if self.gone:
+            return
+        if self._fd < 0:
+            try:
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+                self._fd = os.open(self._path, flags, 0o600)
+            except FileNotFoundError:  # evicted meanwhile
+                self.gone = True
+                return
+        starts = [
+            self._starts[stream] if self._lines[stream].pending else self._position
+            for stream in (STDOUT, STDERR)
+        ]
+        os.pwrite(self._fd, _POSITIONS.pack(self._position, *starts), 0)
+
+    def _resume(self) -> None:
+        """Go on where the last server stood: its open lines are read again up to there."""
+        self._resumed = True
+        try:
+            raw = self._path.read_bytes()
+        except FileNotFoundError:
+            return
+        if len(raw) < _POSITIONS.size:
+            return
+        self._position, *starts = _POSITIONS.unpack_from(raw)
+        self._next = self._position
+        for stream, start in zip((STDOUT, STDERR), starts, strict=True):
+            offset, parts = start, []
+            while offset < self._position and (
+                chunks := self._reader.read(offset, min(BLOCK, self._position - offset))
+            ):
+                parts += [c.data for c in chunks if isinstance(c, Chunk) and c.stream == stream]
+                offset = chunks[-1].end
+            self._lines[stream].pending = b"".join(parts)[-LINE_BYTES:]
+            self._starts[stream] = start
+
+    def _last_lines(self) -> bytes | None:
+        """Return lines that never got their newline, once the process has ended."""
+        end = self._process.journal.exit_offset
+        if self._flushed or end is None or self._position < end:
+            return None
+        self._flushed = True
+        out = b""
+        for stream, splitter in self._lines.items():
+            rest, splitter.pending = splitter.pending, b""
+            if rest:
+                moment = self._process.meta.completed_at
+                out += self._encode(stream, [rest.decode("utf-8", "replace")], moment)
+        return out
+
+    def _render(self, chunk: Chunk | Gap) -> bytes:
+        if isinstance(chunk, Gap):
+            return self._tell_gap(chunk)
+        stream = STDOUT if chunk.stream == NOTICE else chunk.stream
+        if stream not in _NAMES:
+            return b""
+        splitter = self._lines[stream]
+        if not splitter.pending:
+            self._starts[stream] = chunk.offset
+        moment = chunk.time / 1e6
+        lines = self._split(splitter, chunk.data)
+        if splitter.pending:
+            self._starts[stream] = max(self._starts[stream], chunk.end - len(splitter.pending))
+        texts = b"\n".join(line for line in lines if line).decode("utf-8", "replace")
+        return self._encode(stream, texts.split("\n"), moment) if texts else b""
+
+    def _split(self, splitter: LineSplitter, data: bytes) -> list[bytes]:
+        """Return the lines that are complete; too long ones in parts."""
+        head, newline, rest = (splitter.pending + data).rpartition(b"\n")
+        lines = head.split(b"\n") if newline else []
+        if len(rest) <= LINE_BYTES and (not lines or max(map(len, lines)) <= LINE_BYTES):
+            splitter.pending = rest
+            return lines
+        return [line for line, _ in splitter.feed(data)]
+
+    def _encode(self, stream: int, lines: list[str], moment: float) -> bytes:
+        """Encode many lines at once: all but the text is the same for each.
+
+        `encode_lines` puts a raw newline between the texts only, so what goes around them can be
+        put there by one replacement.
+        """
+        name, level = _NAMES[stream]
+        meta = self._process.meta
+        fields = (
+            ("process-name", meta.name),
+            ("process-pid", meta.pid),
+            ("source", "process"),
+            ("stream", name),
+            ("time", timestamp(moment)),
+        )
+        head = b'{"level":"' + level.encode() + b'","msg":'
+        tail = b"".join(b',"' + key.encode() + b'":' + _encode(value) for key, value in fields)
+        tail += b"}"
+        texts = _encode_lines(lines)
+        return head + texts[:-1].replace(b"\n", tail + b"\n" + head) + tail + b"\n"
+
+    def _tell_gap(self, gap: Gap) -> bytes:
+        meta = self._process.meta
+        return log_line(
+            "warning",
+            f"{gap.end - gap.start} bytes of output were gone before they could be exported",
+            {
+                "source": "process",
+                "process-name": meta.name,
+                "process-pid": meta.pid,
+                "reason": gap.reason,
+            },
+        )
