@@ -226,6 +226,15 @@ def test_children_get_the_loopback_proxy_and_a_reload_keeps_it(
     asyncio.run(run())
 
 
+def test_a_process_sees_the_loopback_proxy_and_no_token(proxied: Server) -> None:
+    seen = proxied.run("env")["stdout"]
+
+    assert f"https_proxy=http://localhost:{port_of(proxied)}\n" in seen
+    assert "NO_PROXY=internal.example,localhost,127.0.0.1,::1\n" in seen
+    assert "token-1" not in seen
+    assert "{{file" not in seen
+
+
 def test_without_a_listener_the_token_goes_into_the_environment(
     upstream: Upstream, token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
