@@ -83,11 +83,12 @@ class RunFolder:
         self.fifos = (store.pipes / f"{run_id}.out", store.pipes / f"{run_id}.err")
         self.exported = self.path / "exported"
 
-    def create(self) -> None:
-        """Make the folder and an empty record; raises OSError."""
-        self.path.mkdir(mode=0o700)
-        fd = os.open(self.path / "meta.jsonl", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.close(fd)
+    def create(self, path: Path | None = None) -> None:
+        """Make the folder (elsewhere, to be moved here) and an empty record; raises OSError."""
+        path = path or self.path
+        path.mkdir(mode=0o700)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        os.close(os.open(path / "meta.jsonl", flags, 0o600))
 
     def make_fifos(self, identity: Identity | None) -> None:
         """Make the pipes of its output; raises OSError."""
@@ -157,19 +158,21 @@ class RunFolder:
 class RunStore:
     """Where runs are kept: `runs` on disk, `pipes` in memory where there is such a place.
 
-    A few folders are made in advance: creating a file is the slowest step of starting a process on
-    many file systems. What a killed server left of those is removed at the next start, like any
-    run without a record.
+    A few folders are made in advance, in `spares`: creating a file is the slowest step of starting
+    a process on many file systems, moving one is not.
     """
 
     def __init__(self, state: Path, pipes: Path) -> None:
         self.runs = state / "runs"
         self.pipes = pipes
+        self._waiting = state / "spares"
         self._spares: deque[RunFolder] = deque()
 
     def prepare(self) -> None:
-        """Make the folders; raises OSError."""
-        self.runs.mkdir(mode=0o700, exist_ok=True)
+        """Make the folders, without what a killed server had in store; raises OSError."""
+        shutil.rmtree(self._waiting, ignore_errors=True)
+        for folder in (self.runs, self._waiting):
+            folder.mkdir(mode=0o700, exist_ok=True)
         self.pipes.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def folder(self, run_id: str) -> RunFolder:
@@ -178,7 +181,12 @@ class RunStore:
 
     def take(self) -> RunFolder | None:
         """Return an unused folder if one is ready."""
-        return self._spares.popleft() if self._spares else None
+        while self._spares:
+            folder = self._spares.popleft()
+            with suppress(OSError):
+                (self._waiting / folder.id).rename(folder.path)
+                return folder
+        return None
 
     def make(self) -> RunFolder:
         """Make a folder now; raises OSError."""
@@ -190,12 +198,16 @@ class RunStore:
         """Have some folders ready; a full disk is for `make` to report."""
         with suppress(OSError):
             while len(self._spares) < SPARES:
-                self._spares.append(self.make())
+                folder = RunFolder(self, new_id())
+                folder.create(self._waiting / folder.id)
+                self._spares.append(folder)
 
     def close(self) -> None:
         """Remove what was not used."""
-        while self._spares:
-            self._spares.popleft().remove()
+        self._spares.clear()
+        shutil.rmtree(self._waiting, ignore_errors=True)
+        with suppress(OSError):  # in use by processes that go on
+            self.pipes.rmdir()
 
 
 def pipes_folder(state: Path, runtime: str) -> Path:

@@ -73,7 +73,7 @@ class ProcessHandlers:
             **extras,
         )
         if streams:
-            return await self._create_streaming(order, wanted)
+            return await self._create_streaming(request, order, wanted)
         process, replayed = await self._processes.start(order)
         await self._wait(request, process, wanted)
         waited = wanted.wait_for_completion
@@ -105,7 +105,7 @@ class ProcessHandlers:
         )
 
     def _folder(self, path: str) -> str:
-        if path == "~" or path.startswith("~/"):
+        if path.startswith("~"):  # textually: `~bob` is not bob's home
             identity = self._sandbox.identity
             home = identity.home if identity else self._sandbox.environment.get("HOME")
             if not home:
@@ -116,20 +116,25 @@ class ProcessHandlers:
         return path
 
     async def _wait(self, request: Request, process: Process, wanted: ProcessRequest) -> None:
-        if wanted.wait_for_ports:
-            await until_disconnect(
-                request, self._processes.wait_for_ports(process, wanted.wait_for_ports)
-            )
+        await self._wait_for_ports(request, process, wanted)
         if wanted.wait_for_completion:
-            await until_disconnect(request, process.wait())
+            await until_disconnect(request, process.wait(), self._sandbox.stopping)
             if process.timed_out:
                 raise Unprocessable(f"process timed out after {process.meta.timeout} seconds")
 
-    async def _create_streaming(self, order: Order, wanted: ProcessRequest) -> Response:
+    async def _wait_for_ports(
+        self, request: Request, process: Process, wanted: ProcessRequest
+    ) -> None:
+        if wanted.wait_for_ports:
+            ports = self._processes.wait_for_ports(process, wanted.wait_for_ports)
+            await until_disconnect(request, ports, self._sandbox.stopping)
+
+    async def _create_streaming(
+        self, request: Request, order: Order, wanted: ProcessRequest
+    ) -> Response:
         try:
             process, _ = await self._processes.start(order)
-            if wanted.wait_for_ports:
-                await self._processes.wait_for_ports(process, wanted.wait_for_ports)
+            await self._wait_for_ports(request, process, wanted)
         except Unprocessable as error:
             failed = encode_json({"type": "error", "data": str(error)}) + b"\n"
             return Response(failed, media_type="application/x-ndjson")
@@ -167,6 +172,8 @@ class ProcessHandlers:
             seconds = float(int(request.query_params.get("timeout", "")))
         except ValueError:
             seconds = WAIT_SECONDS
+        except OverflowError:
+            seconds = WAIT_MOST_SECONDS
         await self._over_within(request, process, max(0.0, min(seconds, WAIT_MOST_SECONDS)))
         return json_response(record_of(process, await read_texts(process.journal, self._inline)))
 
@@ -178,7 +185,7 @@ class ProcessHandlers:
             finally:
                 waiter.cancel()
 
-        await until_disconnect(request, bounded())
+        await until_disconnect(request, bounded(), self._sandbox.stopping)
 
     # Ending
 
