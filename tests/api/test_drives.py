@@ -38,31 +38,36 @@ def _no_mount_is_left(tmp_path: Path) -> Iterator[None]:
             subprocess.run(["umount", "-l", mount.path], check=False)
 
 
-@pytest.fixture
-def bound(make_server, tmp_path: Path) -> Server:
-    env = {"SANDKEEPER_DRIVE_ROOT": str(tmp_path / "drives"), "SANDKEEPER_DRIVE_DRIVER": "bind"}
-    return make_server(env=env)
+BIND = {"SANDKEEPER_DRIVE_DRIVER": "bind"}
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory) -> Iterator[Server]:
-    """A server with bound drives for tests that mount nothing."""
-    folder = tmp_path_factory.mktemp("shared")
-    with Server(folder, env={"SANDKEEPER_DRIVE_DRIVER": "bind"}) as running:
+def bound(tmp_path_factory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("bound")
+    env = {**BIND, "SANDKEEPER_DRIVE_ROOT": str(folder / "drives")}
+    with Server(folder, env=env) as running:
         yield running
 
 
-@pytest.fixture
-def remote(make_server, tmp_path: Path, rclone: str) -> Server:
-    (tmp_path / "remote/data/sub").mkdir(parents=True)
-    (tmp_path / "remote/data/file.txt").write_text("from the remote")
+@pytest.fixture(scope="module")
+def remote(tmp_path_factory, rclone: str) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("remote")
+    (folder / "remote/data/sub").mkdir(parents=True)
+    (folder / "remote/data/file.txt").write_text("from the remote")
     env = {
-        "SANDKEEPER_RCLONE_REMOTE": f":local:{tmp_path / 'remote'}",
+        "SANDKEEPER_RCLONE_REMOTE": f":local:{folder / 'remote'}",
         "SANDKEEPER_DRIVE_DRIVER": "rclone",
         "SANDKEEPER_DRIVE_PROBE_MS": "100",
         "SANDKEEPER_RCLONE_ARGS": "--attr-timeout 0s --dir-cache-time 0s",
     }
-    return make_server(env=env)
+    with Server(folder, env=env) as running:
+        yield running
+
+
+def drive(server: Server, name: str) -> Path:
+    """Return the folder that holds a drive of the test's drivers."""
+    below = "drives" if "SANDKEEPER_DRIVE_ROOT" in server.env else "remote"
+    return server.folder / below / name
 
 
 def mount(server: Server, name: str, path: Any, **more: Any) -> httpx.Response:
@@ -106,7 +111,7 @@ def test_a_bound_drive_is_mounted_listed_and_unmounted(bound: Server, tmp_path: 
         "gidMap": "",
     }
     (target / "x").write_text("kept")
-    assert (tmp_path / "drives/data/x").read_text() == "kept"
+    assert (drive(bound, "data") / "x").read_text() == "kept"
     (entry,) = listed(bound)
     assert (entry["driveName"], entry["mountPath"], entry["drivePath"]) == (
         "data",
@@ -148,15 +153,15 @@ def test_a_folder_of_a_drive_can_be_mounted_read_only(bound: Server, tmp_path: P
         (target / "x").write_text("no")
     (entry,) = listed(bound)
     assert (entry["readOnly"], entry["drivePath"]) == (True, "/deep/er")
-    assert (tmp_path / "drives/a/deep/er").is_dir()
+    assert (drive(bound, "a") / "deep/er").is_dir()
     assert unmount(bound, target).status_code == 200
 
 
 def test_a_link_in_a_drive_does_not_lead_out_of_it(bound: Server, tmp_path: Path) -> None:
-    (tmp_path / "drives/a").mkdir(parents=True)
-    (tmp_path / "drives/a/out").symlink_to("/etc")
+    drive(bound, "linked").mkdir(parents=True)
+    (drive(bound, "linked") / "out").symlink_to("/etc")
 
-    assert mount(bound, "a", tmp_path / "m", drivePath="/out").status_code == 500
+    assert mount(bound, "linked", tmp_path / "m", drivePath="/out").status_code == 500
     assert not (tmp_path / "m").exists()
 
 
@@ -182,8 +187,8 @@ def test_a_link_in_a_drive_does_not_lead_out_of_it(bound: Server, tmp_path: Path
         (b'{"driveName": "a", "mountPath": "/mnt/x", "uidMap": "1"}', "cannot map"),
     ],
 )
-def test_what_may_not_be_mounted_is_a_400(shared: Server, body: bytes, text: str) -> None:
-    refused = shared.client.post("/drives/mount", content=body)
+def test_what_may_not_be_mounted_is_a_400(bound: Server, body: bytes, text: str) -> None:
+    refused = bound.client.post("/drives/mount", content=body)
 
     assert refused.status_code == 400
     assert text in refused.json()["error"]
@@ -240,9 +245,8 @@ def test_twenty_callers_who_mount_the_same_get_one_mount(bound: Server, tmp_path
     assert unmount(bound, tmp_path / "m").status_code == 200
 
 
-def test_mounts_outlive_the_server_and_belong_to_the_next_one(
-    bound: Server, tmp_path: Path
-) -> None:
+def test_mounts_outlive_the_server_and_belong_to_the_next_one(make_server, tmp_path: Path) -> None:
+    bound: Server = make_server(env=BIND)
     mount(bound, "a", tmp_path / "m")
     bound.kill9()
     bound.start()
@@ -265,14 +269,14 @@ def test_a_fuse_drive_is_read_written_and_unmounted(remote: Server, tmp_path: Pa
     assert (entry["driver"], entry["uidMap"], entry["gidMap"]) == ("rclone", "7", "8")
     assert unmount(remote, target).status_code == 200
     assert not is_mounted(target)
-    assert (tmp_path / "remote/data/new.txt").read_text() == "to the remote"
+    assert (drive(remote, "data") / "new.txt").read_text() == "to the remote"
 
 
 def test_a_backend_that_freezes_in_the_middle_of_a_read_stops_nobody(
     remote: Server, tmp_path: Path
 ) -> None:
     target = tmp_path / "m"
-    big = tmp_path / "remote/data/big"
+    big = drive(remote, "data") / "big"
     big.write_bytes(bytes(64 << 20))
     assert mount(remote, "data", target).status_code == 200
     reader = subprocess.Popen(

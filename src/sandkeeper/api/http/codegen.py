@@ -35,6 +35,7 @@ class CodegenHandlers:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._codegen = sandbox.codegen
+        self._stopping = sandbox.stopping
 
     async def apply(self, request: Request) -> Response:
         """Merge an edit into a file."""
@@ -46,7 +47,7 @@ class CodegenHandlers:
             raise BadInput("invalid request body: codeEdit is required")
         self._sandbox.access.audit("codegen_fastapply", caller(request), path=target.display)
         done = await until_disconnect(
-            request, self._codegen.apply(target, body.code_edit, body.model)
+            request, self._codegen.apply(target, body.code_edit, body.model), self._stopping
         )
         return json_response(
             ApplyEditResponse(
@@ -78,6 +79,7 @@ class CodegenHandlers:
                 token_limit=token_limit,
                 pattern=request.query_params.get("filePattern", ""),
             ),
+            self._stopping,
         )
         if not ranked.candidates:
             message = "No files found matching criteria"
