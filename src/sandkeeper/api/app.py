@@ -12,6 +12,8 @@ from starlette.routing import BaseRoute, Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.http import (
+    codegen,
+    drives,
     environment,
     files,
     files_more,
@@ -22,6 +24,7 @@ from sandkeeper.api.http import (
     search,
     system,
     trees,
+    tunnel,
     uploads,
     watch,
 )
@@ -45,6 +48,9 @@ AREAS = (
     network,
     proxy,
     environment,
+    codegen,
+    drives,
+    tunnel,
     system,
 )
 """The modules of the API in the order in which their routes are tried."""

@@ -24,7 +24,10 @@ from sandkeeper.services.access import Access
 from sandkeeper.services.archives import Archives
 from sandkeeper.services.attributes import Attributes
 from sandkeeper.services.changes import Changes
+from sandkeeper.services.codegen import Codegen
 from sandkeeper.services.copies import Copies
+from sandkeeper.services.drives import Drives
+from sandkeeper.services.egress import Egress
 from sandkeeper.services.environment import EnvironmentReload
 from sandkeeper.services.files import Files
 from sandkeeper.services.grep import ContentSearch
@@ -36,12 +39,14 @@ from sandkeeper.services.oom import OomWatch
 from sandkeeper.services.ports import Ports
 from sandkeeper.services.process import Process
 from sandkeeper.services.processes import Processes
+from sandkeeper.services.providers import Host
 from sandkeeper.services.recovery import recover, restore_stage
 from sandkeeper.services.runs import RunStore, pipes_folder
 from sandkeeper.services.search import Search, Workers
 from sandkeeper.services.startup import StartupCommand
 from sandkeeper.services.telemetry import Exporter
 from sandkeeper.services.trees import Trees
+from sandkeeper.services.tunnel import Tunnel
 from sandkeeper.services.uploads import Uploads
 from sandkeeper.services.watch import Watches
 from sandkeeper.services.work import FileWork
@@ -101,6 +106,12 @@ class Sandbox:
         self.attributes = Attributes(self.files)
         self.archives = Archives(self.files)
         self.environment_reload = EnvironmentReload.at_start(environment, self.log)
+        self.codegen = Codegen(Host(environment, self.children), identity=self.identity)
+        self.egress = Egress(settings.egress, environment, self.log)
+        self.drives = Drives(
+            settings.drives, environment, self.children, self.log, identity=self.identity
+        )
+        self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log)
         self.ports = Ports()
         self.monitors = PortMonitors(self.log)
         self.exporter = Exporter(self._sink.wake) if settings.log.process_output else None
@@ -195,6 +206,7 @@ class Sandbox:
         stack.callback(self._writer.shutdown)
         stack.callback(self._workshop.spawner.shutdown, cancel_futures=True)
         stack.callback(self.processes.save_all)
+        await self._start_outside(stack)
         found = await recover(self._workshop, self._store)
         self.keepalive.reset(sum(p.meta.keep_alive and not p.is_over for p in found))
         self.processes.enter_recovered(found)
@@ -208,6 +220,15 @@ class Sandbox:
             # uvloop keeps SIGCHLD from its own handlers; it wakes for the interpreter's.
             signal.signal(signal.SIGCHLD, lambda *_: self._reap_orphans())
             self._reap_orphans()
+
+    async def _start_outside(self, stack: AsyncExitStack) -> None:
+        """Start what leads out of the sandbox, before any child of it is started."""
+        stack.push_async_callback(self.egress.stop)
+        await self.egress.start()
+        stack.push_async_callback(self.drives.stop)
+        await self.drives.start()
+        stack.push_async_callback(self.tunnel.stop)
+        await self.tunnel.start()
 
     def _prepare_state(self) -> None:
         state = self.settings.state_dir
