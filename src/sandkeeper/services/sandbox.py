@@ -112,6 +112,7 @@ class Sandbox:
             settings.drives, environment, self.children, self.log, identity=self.identity
         )
         self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log)
+        self.environment_reload.hooks.append(self.egress.reapply)
         self.ports = Ports()
         self.monitors = PortMonitors(self.log)
         self.exporter = Exporter(self._sink.wake) if settings.log.process_output else None
