@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Environment", "LogSettings", "RetentionSettings", "Settings", "truthy"]
+__all__ = [
+    "Environment",
+    "FileSettings",
+    "LogSettings",
+    "RetentionSettings",
+    "Settings",
+    "truthy",
+]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -71,6 +78,11 @@ def _default_state_dir(env: Mapping[str, str]) -> Path:
     return Path(base) / "sandkeeper"
 
 
+def _workload_user(env: Mapping[str, str]) -> str:
+    enabled = truthy(env.get("BL_SANDBOX_USER_ENABLED", ""))
+    return env.get("BL_SANDBOX_USER", "") if enabled else ""
+
+
 @dataclass(frozen=True, slots=True)
 class RetentionSettings:
     """How much output and how many finished runs are kept; sizes in bytes, ages in seconds.
@@ -123,6 +135,31 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class FileSettings:
+    """Limits on files: what one JSON reply or body may carry, where uploads in parts are kept.
+
+    `read_limit` and `write_limit` are in bytes; downloads and form uploads have no limit.
+    `upload_seconds` is how long an upload in parts may rest before its parts are removed.
+    """
+
+    read_limit: int = 32 * MIB
+    write_limit: int = 64 * MIB
+    upload_root: Path = Path("/tmp/multipart-uploads")
+    upload_seconds: float = 86400.0
+
+    @classmethod
+    def read(cls, env: Mapping[str, str]) -> "FileSettings":
+        """Read the limits and TMPDIR."""
+        temporary = env.get("TMPDIR", "") or "/tmp"
+        return cls(
+            read_limit=_number(env, "SANDKEEPER_MAX_JSON_READ_BYTES", 32 * MIB),
+            write_limit=_number(env, "SANDKEEPER_MAX_JSON_WRITE_BYTES", 64 * MIB),
+            upload_root=Path(os.path.abspath(temporary)) / "multipart-uploads",
+            upload_seconds=float(_number(env, "SANDKEEPER_UPLOAD_SECONDS", 86400)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What was decided at start."""
 
@@ -141,6 +178,7 @@ class Settings:
     stop_children: bool = False
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    files: FileSettings = field(default_factory=FileSettings)
 
     @classmethod
     def read(
@@ -158,7 +196,7 @@ class Settings:
             host=host or env.get("SANDKEEPER_HOST", "") or "0.0.0.0",
             port=port,
             command=command,
-            user=user,
+            user=user or _workload_user(env),
             state_dir=Path(state) if state else _default_state_dir(env),
             workdir=os.path.abspath(env.get("WORKDIR", "") or os.getcwd()),
             home=env.get("HOME", ""),
@@ -170,4 +208,5 @@ class Settings:
             stop_children=env.get("SANDKEEPER_ON_SHUTDOWN", "") == "stop",
             retention=RetentionSettings.read(env),
             log=LogSettings.read(env),
+            files=FileSettings.read(env),
         )

@@ -11,7 +11,20 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.http import logs, processes, search, system, watch
+from sandkeeper.api.http import (
+    environment,
+    files,
+    files_more,
+    logs,
+    network,
+    processes,
+    proxy,
+    search,
+    system,
+    trees,
+    uploads,
+    watch,
+)
 from sandkeeper.api.middleware import Edge
 from sandkeeper.api.respond import error_response, not_found
 from sandkeeper.api.streaming import Disconnected
@@ -20,7 +33,20 @@ from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["create_app"]
 
-AREAS = (processes, logs, system, search, watch)
+AREAS = (
+    processes,
+    logs,
+    trees,
+    files,
+    files_more,
+    uploads,
+    search,
+    watch,
+    network,
+    proxy,
+    environment,
+    system,
+)
 """The modules of the API in the order in which their routes are tried."""
 
 

@@ -1,11 +1,14 @@
 """Routes as the contract has them: HEAD only where named, a wrong method is an unknown route."""
 
+import re
 from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
+
+from sandkeeper.api.urls import raw_path
 
 __all__ = ["Handler", "empty_head", "path_route", "route"]
 
@@ -40,20 +43,32 @@ class _PathRoute(Route):
     difference between `/x` and `//x` that file paths rest on.
     """
 
+    raw_pattern: re.Pattern[bytes] | None = None
+
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http" or scope["method"] not in (self.methods or ()):
             return Match.NONE, {}
-        path: str = scope["path"]
-        if path.startswith("//"):  # a client whose base URL ends in a slash
-            path = "/" + path.lstrip("/")
-        if not path.startswith(self.path + "/"):
+        if self.raw_pattern is not None:
+            found = self.raw_pattern.match(raw_path(scope)) is not None
+        else:
+            path: str = scope["path"]
+            if path.startswith("//"):  # a client whose base URL ends in a slash
+                path = "/" + path.lstrip("/")
+            found = path.startswith(self.path + "/")
+        if not found:
             return Match.NONE, {}
         return Match.FULL, {"endpoint": self.endpoint, "path_params": {}}
 
 
-def path_route(prefix: str, handler: Handler, *methods: str) -> Route:
-    """Bind `handler` to `prefix/…` for exactly `methods`; `api.urls.raw_rest` gives the path."""
+def path_route(
+    prefix: str, handler: Handler, *methods: str, raw_pattern: re.Pattern[bytes] | None = None
+) -> Route:
+    """Bind `handler` to `prefix/…` for exactly `methods`; `api.urls.raw_rest` gives the path.
+
+    `raw_pattern`, matched at the start of the undecoded path, decides instead where it is given.
+    """
     made = _PathRoute(prefix, handler, methods=list(methods) or ["GET"])
+    made.raw_pattern = raw_pattern
     if "HEAD" not in methods and made.methods is not None:
         made.methods.discard("HEAD")
     return made

@@ -19,12 +19,19 @@ from sandkeeper.core.identity import Identity
 from sandkeeper.core.keeper import Keeper
 from sandkeeper.core.pump import Pump
 from sandkeeper.core.sink import Sink, open_target
+from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.services.access import Access
+from sandkeeper.services.archives import Archives
+from sandkeeper.services.attributes import Attributes
 from sandkeeper.services.changes import Changes
+from sandkeeper.services.copies import Copies
+from sandkeeper.services.environment import EnvironmentReload
+from sandkeeper.services.files import Files
 from sandkeeper.services.grep import ContentSearch
 from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.logs import Log, log_line, timestamp
+from sandkeeper.services.monitors import PortMonitors
 from sandkeeper.services.oom import OomWatch
 from sandkeeper.services.ports import Ports
 from sandkeeper.services.process import Process
@@ -34,7 +41,10 @@ from sandkeeper.services.runs import RunStore, pipes_folder
 from sandkeeper.services.search import Search, Workers
 from sandkeeper.services.startup import StartupCommand
 from sandkeeper.services.telemetry import Exporter
+from sandkeeper.services.trees import Trees
+from sandkeeper.services.uploads import Uploads
 from sandkeeper.services.watch import Watches
+from sandkeeper.services.work import FileWork
 from sandkeeper.settings import Environment, Settings
 
 __all__ = ["Sandbox", "SandboxStatus"]
@@ -59,7 +69,9 @@ class SandboxStatus:
 class Sandbox:
     """Owns the services. Only this class constructs them; handlers receive them."""
 
-    def __init__(self, settings: Settings, environment: Environment) -> None:
+    def __init__(
+        self, settings: Settings, environment: Environment, identity: Identity | None = None
+    ) -> None:
         self.settings = settings
         self.environment = environment
         self._started = time.monotonic()
@@ -68,8 +80,29 @@ class Sandbox:
         self.log = Log(self._sink)
         self.access = Access(self.log, requests=settings.log.requests)
         self.children = Children()
-        self.identity: Identity | None = None
+        self.identity = identity
+        self.file_work = FileWork(lambda: self.identity)
+        temporaries = Temporaries(settings.state_dir / "temporaries")
+        self.files = Files(
+            self.file_work,
+            temporaries,
+            settings.files,
+            workdir=settings.workdir,
+            home=settings.home,
+        )
+        self.uploads = Uploads(
+            self.files,
+            settings.files.upload_root,
+            settings.state_dir / "uploads",
+            settings.files.upload_seconds,
+        )
+        self.trees = Trees(self.files)
+        self.copies = Copies(self.files)
+        self.attributes = Attributes(self.files)
+        self.archives = Archives(self.files)
+        self.environment_reload = EnvironmentReload.at_start(environment, self.log)
         self.ports = Ports()
+        self.monitors = PortMonitors(self.log)
         self.exporter = Exporter(self._sink.wake) if settings.log.process_output else None
         self.budget = Budget(
             run_bytes=settings.retention.run_bytes, total_bytes=settings.retention.total_bytes
@@ -97,7 +130,7 @@ class Sandbox:
         self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
         self.watches = Watches(lambda: self.identity)
         self.changes = Changes(lambda: self.identity)
-        self._startup = StartupCommand(self.children, environment, self.log)
+        self._startup = StartupCommand(self.children, environment, self.log, identity)
         self._stack = AsyncExitStack()
 
     def _make_workshop(self) -> Workshop:
@@ -139,9 +172,15 @@ class Sandbox:
         stack = self._stack
         self._sink.start()
         stack.callback(self._sink.close)
+        stack.callback(self.file_work.close)
+        await self.files.start(self.log)
+        stack.callback(self.files.stop)
+        await self.uploads.start(self.log)
+        stack.push_async_callback(self.uploads.stop)
         stack.callback(self._walkers.close)
         stack.push_async_callback(self.changes.close)
         stack.push_async_callback(self.watches.close)
+        stack.push_async_callback(self.monitors.close)
         _raise_file_limit()
         # Threads that compute (telemetry) give the interpreter up ten times sooner than the
         # default 5 ms, which requests would feel.
