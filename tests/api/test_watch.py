@@ -348,3 +348,17 @@ def storm(root: Path, count: int) -> None:
             (root / f"package-{package}" / f"f{index}").unlink()
         if package % 5 == 0:
             shutil.rmtree(root / f"package-{package}")
+
+
+def test_a_write_over_the_api_shows_as_the_target_only(server: Server, folder: Path) -> None:
+    with Watching(server, f"{folder.name}/**") as watching:
+        for content in ("one", "two"):
+            reply = server.client.put(f"/filesystem/{folder.name}/f", json={"content": content})
+            assert reply.status_code == 200
+            watching.until("WRITE", folder / "f")
+        server.client.delete(f"/filesystem/{folder.name}/f")
+        watching.until("REMOVE", folder / "f")
+
+    assert {path for _, path in watching.told()} == {str(folder / "f")}
+    assert watching.told()[0][0] == "CREATE"
+    assert [op for op, _ in watching.told()].count("CREATE") == 1
