@@ -103,9 +103,7 @@ def test_a_daemon_that_outlives_its_shell_still_counts(server: Server) -> None:
 
 
 def test_a_wait_past_its_timeout_is_422_and_the_process_is_killed(server: Server) -> None:
-    reply, took = post(
-        server, name="late", command="sleep 30", waitForCompletion=True, timeout=1
-    )
+    reply, took = post(server, name="late", command="sleep 30", waitForCompletion=True, timeout=1)
     ended = server.client.get("/process/late").json()
 
     assert (reply.status_code, reply.json()["error"]) == (422, "process timed out after 1 seconds")

@@ -118,9 +118,7 @@ def test_a_kill_ends_a_write_that_waits(server: Server) -> None:
 
 
 def test_each_restart_has_a_fresh_pipe(server: Server) -> None:
-    name = start(
-        server, "read line; echo got $line; exit 1", restartOnFailure=True, maxRestarts=1
-    )
+    name = start(server, "read line; echo got $line; exit 1", restartOnFailure=True, maxRestarts=1)
     write(server, name, b"one\n")
     until(lambda: "Attempting" in server.client.get(f"/process/{name}").json()["stdout"])
     until(lambda: server.client.get(f"/process/{name}").json()["restartCount"] == 1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.segment import Index, Segment, pread
 
-__all__ = ["Chunk", "Follow", "Gap", "Reader", "tails"]
+__all__ = ["Abandoned", "Chunk", "Follow", "Gap", "Reader", "tails"]
 
 BLOCK = 128 << 10
 WINDOW = 32 << 10
@@ -205,6 +205,10 @@ def _tails_of_segment(
             end = part
 
 
+class Abandoned(Exception):
+    """The server stops; the process goes on, and so does its journal with the next server."""
+
+
 class Follow:
     """Follows a journal from an offset: history, then live, until the process has ended.
 
@@ -226,7 +230,8 @@ class Follow:
     async def next(self, timeout: float) -> list[Chunk | Gap] | None:
         """Return what comes next, [] after `timeout` seconds of silence, None at the end.
 
-        No task is made for it, and nothing is lost when it is cancelled.
+        No task is made for it, and nothing is lost when it is cancelled. Raises Abandoned when
+        the server stops before the process.
         """
         deadline = asyncio.get_running_loop().time() + timeout
         while True:
@@ -238,6 +243,8 @@ class Follow:
                 self._bound = self._journal.exit_offset
             if self._bound is not None and self.offset >= self._bound:
                 return None
+            if self._journal.abandoned:
+                raise Abandoned
             if self._journal.tail <= self.offset and not self._journal.sealed:
                 left = deadline - asyncio.get_running_loop().time()
                 if left <= 0 or not await self._journal.changed(left):

@@ -48,6 +48,7 @@ class Place:
 class Journal:
     """The journal of one run in `folder`.
 
+    `abandoned` says that this server stops and nobody will hear of later bytes;
     `tail` is the offset behind the last byte, `exit_offset` the tail when the process ended (None
     while it runs), `sealed` says that nothing will come any more, `totals` counts all bytes per
     stream, `lost` those that are no longer (or never were) kept.
@@ -64,6 +65,7 @@ class Journal:
         self.lost = 0
         self.exit_offset: int | None = None
         self.sealed = False
+        self.abandoned = False
         self.dirty = False
         self._clock = clock
         self._data = -1
@@ -125,6 +127,11 @@ class Journal:
         waiters, self._waiters = self._waiters, []
         for future in waiters:
             _settle(future, True)
+
+    def abandon(self) -> None:
+        """Send all followers away."""
+        self.abandoned = True
+        self.wake()
 
     # Writing (the pump's thread only)
 

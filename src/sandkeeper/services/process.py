@@ -247,7 +247,7 @@ class Process:
             case Effect.KILL:
                 self._signal(signal.SIGKILL)
             case Effect.SCHEDULE_RETRY:
-                # In this order: a server that is killed in between must not announce it twice.
+                # On disk before it is said, or a server killed now would say it again.
                 self.recorder.save_now()
                 self._announce_retry()
                 self._schedule_retry()
@@ -281,7 +281,6 @@ class Process:
         self._shop.pump.append(self.journal, stream, text.encode())
 
     def _schedule_retry(self) -> None:
-        self.recorder.save()
         loop = asyncio.get_running_loop()
         self._retry = loop.call_later(BACKOFF_SECONDS, self._apply, Event.RETRY_DUE)
 

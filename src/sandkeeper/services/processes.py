@@ -257,6 +257,18 @@ class Processes:
         for process in self._by_id.values():
             process.recorder.save_pending()
 
+    async def stop_all(self, seconds: float) -> None:
+        """Stop everything that runs; kill what is not over after `seconds`."""
+        for event in (Process.stop, Process.kill):
+            running = [process for process in self._by_id.values() if not process.is_over]
+            for process in running:
+                event(process, process.meta.name)
+            waits = [asyncio.ensure_future(process.wait()) for process in running]
+            if waits:
+                _, late = await asyncio.wait(waits, timeout=seconds)
+                for wait in late:
+                    wait.cancel()
+
     # The pump's news
 
     def grown(self) -> None:

@@ -29,10 +29,14 @@ from sandkeeper.services.process import Process
 from sandkeeper.services.processes import Processes
 from sandkeeper.services.recovery import recover, restore_stage
 from sandkeeper.services.runs import RunStore, pipes_folder
+from sandkeeper.services.startup import StartupCommand
 from sandkeeper.services.telemetry import Exporter
 from sandkeeper.settings import Environment, Settings
 
 __all__ = ["Sandbox", "SandboxStatus"]
+
+
+CHILD_STOP_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class Sandbox:
         self.keepalive = KeepAlive(
             settings.scale_file, allowed=settings.keepalive_allowed, log=self.log
         )
+        self.stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer = ThreadPoolExecutor(1, "writer")
         self._store = RunStore(
@@ -83,6 +88,7 @@ class Sandbox:
         )
         self._workshop = self._make_workshop()
         self.processes = Processes(self._workshop, settings, self._store, self.ports, self.exporter)
+        self._startup = StartupCommand(self.children, environment, self.log)
         self._stack = AsyncExitStack()
 
     def _make_workshop(self) -> Workshop:
@@ -145,8 +151,11 @@ class Sandbox:
         self._writer.submit(self._store.refill)
         await stack.enter_async_context(self.processes.housekeeping())
         self._watch_keeper()
+        await self._startup.run(self.settings.command)
+        stack.callback(self._startup.close)
         if os.getpid() == 1:
-            self._loop.add_signal_handler(signal.SIGCHLD, self._reap_orphans)
+            # uvloop keeps SIGCHLD from its own handlers; it wakes for the interpreter's.
+            signal.signal(signal.SIGCHLD, lambda *_: self._reap_orphans())
             self._reap_orphans()
 
     def _prepare_state(self) -> None:
@@ -176,8 +185,16 @@ class Sandbox:
         task = asyncio.ensure_future(reap())
         self._stack.callback(task.cancel)
 
+    def begin_stop(self) -> None:
+        """Send everybody away who waits for something that will not come from this server."""
+        self.stopping.set()
+        for process in self.processes.all():
+            process.journal.abandon()
+
     async def stop(self) -> None:
-        """Stop the services in reverse order; children of the sandbox go on."""
+        """Stop the services in reverse order; children go on unless the settings say otherwise."""
+        if self.settings.stop_children:
+            await self.processes.stop_all(CHILD_STOP_SECONDS)
         await self._stack.aclose()
 
     def status(self) -> SandboxStatus:

@@ -14,7 +14,7 @@ from sandkeeper.api.http.processes import identifier
 from sandkeeper.api.respond import encode_json
 from sandkeeper.api.routing import empty_head, route
 from sandkeeper.api.streaming import StreamResponse
-from sandkeeper.core.cursor import Follow
+from sandkeeper.core.cursor import Abandoned, Follow
 from sandkeeper.errors import BadInput
 from sandkeeper.services.events import SILENT, EventRecords, LogRecords, TextLog
 from sandkeeper.services.output import texts_of
@@ -106,8 +106,12 @@ class LogHandlers:
         self, process: Process, records: EventRecords, offset: int
     ) -> AsyncIterator[bytes]:
         with closing(Follow(process.journal, offset)) as follow:
-            while (items := await follow.next(EVENT_HEARTBEAT_SECONDS)) is not None:
-                yield records.batch(items) if items else records.heartbeat()
+            try:
+                while (items := await follow.next(EVENT_HEARTBEAT_SECONDS)) is not None:
+                    yield records.batch(items) if items else records.heartbeat()
+            except Abandoned:
+                yield records.interrupted()
+                return
         await process.wait()
         yield records.end()
 

@@ -118,7 +118,7 @@ class ProcessHandlers:
     async def _wait(self, request: Request, process: Process, wanted: ProcessRequest) -> None:
         await self._wait_for_ports(request, process, wanted)
         if wanted.wait_for_completion:
-            await until_disconnect(request, process.wait())
+            await until_disconnect(request, process.wait(), self._sandbox.stopping)
             if process.timed_out:
                 raise Unprocessable(f"process timed out after {process.meta.timeout} seconds")
 
@@ -126,9 +126,8 @@ class ProcessHandlers:
         self, request: Request, process: Process, wanted: ProcessRequest
     ) -> None:
         if wanted.wait_for_ports:
-            await until_disconnect(
-                request, self._processes.wait_for_ports(process, wanted.wait_for_ports)
-            )
+            ports = self._processes.wait_for_ports(process, wanted.wait_for_ports)
+            await until_disconnect(request, ports, self._sandbox.stopping)
 
     async def _create_streaming(
         self, request: Request, order: Order, wanted: ProcessRequest
@@ -186,7 +185,7 @@ class ProcessHandlers:
             finally:
                 waiter.cancel()
 
-        await until_disconnect(request, bounded())
+        await until_disconnect(request, bounded(), self._sandbox.stopping)
 
     # Ending
 
