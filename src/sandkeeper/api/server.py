@@ -146,13 +146,6 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._sandbox = sandbox
 
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Shut down on SIGTERM and SIGINT, and then exit with 0: uvicorn would raise them again."""
-        with super().capture_signals():
-            yield
-            self._captured_signals.clear()
-
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self._sandbox.start()
         await super().startup(sockets=sockets)
