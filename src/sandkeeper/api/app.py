@@ -11,7 +11,23 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.http import files, files_more, logs, processes, system, trees, uploads
+from sandkeeper.api.http import (
+    codegen,
+    drives,
+    environment,
+    files,
+    files_more,
+    logs,
+    network,
+    processes,
+    proxy,
+    search,
+    system,
+    trees,
+    tunnel,
+    uploads,
+    watch,
+)
 from sandkeeper.api.middleware import Edge
 from sandkeeper.api.respond import error_response, not_found
 from sandkeeper.api.streaming import Disconnected
@@ -20,7 +36,23 @@ from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["create_app"]
 
-AREAS = (processes, logs, trees, files, files_more, uploads, system)
+AREAS = (
+    processes,
+    logs,
+    trees,
+    files,
+    files_more,
+    uploads,
+    search,
+    watch,
+    network,
+    proxy,
+    environment,
+    codegen,
+    drives,
+    tunnel,
+    system,
+)
 """The modules of the API in the order in which their routes are tried."""
 
 

@@ -140,7 +140,7 @@ class Process:
         self._drained = self._collected = False
         self._shop.pump.watch(*self._sources)
         self.keep()
-        self.recorder.save()
+        self.recorder.save_now()  # a client is about to learn the pid: it must survive us
         loop = asyncio.get_running_loop()
         loop.add_reader(self._child.pidfd.number, self._noticed_exit)
 
