@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.http import logs, processes, system
+from sandkeeper.api.http import logs, observability, processes, system
 from sandkeeper.api.middleware import Edge
 from sandkeeper.api.respond import error_response, not_found
 from sandkeeper.api.streaming import Disconnected
@@ -20,13 +20,14 @@ from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["create_app"]
 
-AREAS = (processes, logs, system)
+AREAS = (processes, logs, observability, system)
 """The modules of the API in the order in which their routes are tried."""
 
 
 def create_app(sandbox: Sandbox) -> Edge:
     """Build the application on a sandbox that is (or will be) started."""
     routes: list[BaseRoute] = [made for area in AREAS for made in area.routes(sandbox)]
+    sandbox.vitals.requests.name_groups(_groups(routes))
     router = Router(routes, redirect_slashes=False, default=partial(_unrouted, routes))
     app = ExceptionMiddleware(
         _protect_slashes(router),
@@ -42,7 +43,14 @@ def create_app(sandbox: Sandbox) -> Edge:
         log=sandbox.log,
         token=sandbox.settings.token,
         processing_time=sandbox.settings.processing_time,
+        requests=sandbox.vitals.requests,
     )
+
+
+def _groups(routes: Sequence[BaseRoute]) -> set[str]:
+    """Return the first segments of all routes; what is a parameter or a mount of `/` is none."""
+    firsts = {getattr(made, "path", "").lstrip("/").partition("/")[0] for made in routes}
+    return {first for first in firsts if "{" not in first}
 
 
 async def _on_error(_request: Request, error: Exception) -> Response:

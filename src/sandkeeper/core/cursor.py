@@ -6,14 +6,15 @@ is just an integer, so any number of readers costs the writer nothing.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from time import monotonic
 
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.segment import Index, Segment, pread
 
-__all__ = ["Chunk", "Gap", "Reader", "follow", "tails"]
+__all__ = ["Chunk", "Cursor", "Gap", "Reader", "follow", "tails"]
 
 BLOCK = 128 << 10
 WINDOW = 32 << 10
@@ -206,28 +207,52 @@ def _tails_of_segment(
             end = part
 
 
+class Cursor:
+    """Where one follower stands: all before `offset` has been taken from it."""
+
+    __slots__ = ("consumer", "offset", "since")
+
+    def __init__(self, consumer: str, offset: int) -> None:
+        self.consumer = consumer
+        self.offset = offset
+        self.since = monotonic()
+
+
 async def follow(
-    journal: Journal, offset: int = 0, *, limit: int = BLOCK
+    journal: Journal, offset: int = 0, *, limit: int = BLOCK, consumer: str = "stream"
 ) -> AsyncIterator[list[Chunk | Gap]]:
     """Yield what the journal holds from `offset` on, live, until the process has ended.
+
+    `consumer` names the kind of reader where lags are told.
 
     What grandchildren write after that end belongs to nobody who watched: a follower stops at the
     offset of the end, a later one at what was there when it came. Never yields an empty batch.
     """
     bound = None if journal.exit_offset is None else journal.tail
-    with Reader(journal) as reader:
+    cursor = Cursor(consumer, offset)
+    with Reader(journal) as reader, _told(journal, cursor):
         while bound is None or offset < bound:
             room = limit if bound is None else min(limit, bound - offset)
             batch = await _read(reader, offset, room)
             if batch:
                 offset = batch[-1].end
                 yield batch
+                cursor.offset = offset
             if bound is None and journal.exit_offset is not None:
                 bound = journal.exit_offset
             elif not batch and journal.tail <= offset:
                 if journal.sealed:
                     return
                 await journal.changed()
+
+
+@contextmanager
+def _told(journal: Journal, cursor: Cursor) -> Iterator[None]:
+    journal.cursors.add(cursor)
+    try:
+        yield
+    finally:
+        journal.cursors.discard(cursor)
 
 
 async def _read(reader: Reader, offset: int, limit: int) -> list[Chunk | Gap]:

@@ -23,8 +23,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from time import time_ns
+from typing import TYPE_CHECKING
 
 from sandkeeper.core.segment import STREAMS, Index, Segment, pack_record, read_head, write_head
+
+if TYPE_CHECKING:
+    from sandkeeper.core.cursor import Cursor
 
 __all__ = ["Journal", "Place"]
 
@@ -50,7 +54,7 @@ class Journal:
 
     `tail` is the offset behind the last byte, `exit_offset` the tail when the process ended (None
     while it runs), `sealed` says that nothing will come any more, `totals` counts all bytes per
-    stream, `lost` those that are no longer (or never were) kept.
+    stream, `lost` those that are no longer (or never were) kept, `cursors` the present followers.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Journal:
         self._last_stream = -1
         self._last_time = 0
         self._holes = 0
+        self.cursors: set[Cursor] = set()
         self._waiters: list[asyncio.Future[None]] = []
 
     def __repr__(self) -> str:

@@ -42,6 +42,10 @@ class Keeper:
         """The keeper's process if this server started it; whoever supervises us must reap it."""
         return self._child
 
+    def statistics(self) -> dict[str, int | bool]:
+        """Return whether it is connected, and how many runs it holds."""
+        return {"connected": self._socket is not None, "runs": len(self._kept)}
+
     def open(self) -> None:
         """Connect to the keeper of an earlier server, or start one; raises OSError."""
         with self._lock:

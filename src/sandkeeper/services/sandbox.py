@@ -21,10 +21,12 @@ from sandkeeper.services.access import Access
 from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.logs import Log, log_line, timestamp
+from sandkeeper.services.metrics import Vitals
 from sandkeeper.services.oom import OomWatch
 from sandkeeper.services.ports import Ports
 from sandkeeper.services.process import Process
 from sandkeeper.services.processes import Processes
+from sandkeeper.services.readiness import Readiness
 from sandkeeper.services.recovery import recover, restore_stage
 from sandkeeper.services.telemetry import Exporter
 from sandkeeper.settings import Environment, Settings
@@ -76,6 +78,15 @@ class Sandbox:
         self._writer = ThreadPoolExecutor(1, "writer")
         self._workshop = self._make_workshop()
         self.processes = Processes(self._workshop, settings, self.ports, self.exporter)
+        self.vitals = Vitals(
+            processes=self.processes,
+            pump=self.pump,
+            sink=self._sink,
+            budget=self.budget,
+            keeper=self._workshop.keeper,
+            exporter=self.exporter,
+        )
+        self.readiness = Readiness(settings.state_dir, {"pump": lambda: self.pump.alive})
         self._stack = AsyncExitStack()
 
     def _make_workshop(self) -> Workshop:
@@ -126,6 +137,9 @@ class Sandbox:
         self.processes.evict()
         await stack.enter_async_context(self.processes.housekeeping())
         self._watch_keeper()
+        await stack.enter_async_context(self.vitals.delay.sampling())
+        stack.callback(self.readiness.close)
+        self.readiness.serving = True
         if os.getpid() == 1:
             self._loop.add_signal_handler(signal.SIGCHLD, self._reap_orphans)
             self._reap_orphans()

@@ -62,7 +62,9 @@ class LogHandlers:
 
     async def _text(self, process: Process) -> AsyncIterator[bytes]:
         text = TextLog()
-        async with aclosing(Ticker(follow(process.journal), TEXT_HEARTBEAT_SECONDS)) as ticker:
+        async with aclosing(
+            Ticker(follow(process.journal, consumer="logs"), TEXT_HEARTBEAT_SECONDS)
+        ) as ticker:
             while True:
                 patience = text.silence()
                 try:
@@ -81,7 +83,9 @@ class LogHandlers:
         records = LogRecords()
         if process.journal.tail == 0 and not process.is_over:
             yield SILENT
-        async with aclosing(Ticker(follow(process.journal), RECORD_HEARTBEAT_SECONDS)) as ticker:
+        async with aclosing(
+            Ticker(follow(process.journal, consumer="logs"), RECORD_HEARTBEAT_SECONDS)
+        ) as ticker:
             async for items in ticker:
                 yield SILENT if items is SILENCE else records.batch(items)  # type: ignore[arg-type]
 
@@ -109,7 +113,7 @@ class LogHandlers:
     async def _events(
         self, process: Process, records: EventRecords, offset: int
     ) -> AsyncIterator[bytes]:
-        source = follow(process.journal, offset)
+        source = follow(process.journal, offset, consumer="events")
         async with aclosing(Ticker(source, EVENT_HEARTBEAT_SECONDS)) as ticker:
             async for items in ticker:
                 if items is SILENCE:

@@ -137,7 +137,9 @@ class ProcessHandlers:
 
     async def _exec_events(self, process: Process) -> AsyncIterator[bytes]:
         records = ExecRecords()
-        async with aclosing(Ticker(follow(process.journal), EXEC_HEARTBEAT_SECONDS)) as ticker:
+        async with aclosing(
+            Ticker(follow(process.journal, consumer="exec"), EXEC_HEARTBEAT_SECONDS)
+        ) as ticker:
             async for items in ticker:
                 yield SILENT if items is SILENCE else records.batch(items)  # type: ignore[arg-type]
         yield records.finish()
