@@ -25,7 +25,7 @@ from sandkeeper.services.metrics import BOUNDS, Histogram, Vitals
 __all__ = ["Exposition"]
 
 PREFIX = "sandkeeper_"
-CONSUMERS = ("telemetry", "logs", "events", "exec")
+CONSUMERS = ("telemetry", "logs", "events", "exec", "wait")
 CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 
 

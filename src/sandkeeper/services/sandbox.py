@@ -17,6 +17,7 @@ from sandkeeper.core.identity import Identity
 from sandkeeper.core.keeper import Keeper
 from sandkeeper.core.pump import Pump
 from sandkeeper.core.sink import Sink, open_target
+from sandkeeper.errors import BadInput
 from sandkeeper.services.access import Access
 from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.launch import Workshop
@@ -174,6 +175,20 @@ class Sandbox:
     async def stop(self) -> None:
         """Stop the services in reverse order; children of the sandbox go on."""
         await self._stack.aclose()
+
+    def expand_home(self, path: str) -> str:
+        """Return a working directory with `~` as the workload's home and single slashes.
+
+        Raises BadInput when there is no home.
+        """
+        if path == "~" or path.startswith("~/"):
+            home = self.identity.home if self.identity else self.environment.get("HOME")
+            if not home:
+                raise BadInput("home directory not found")
+            path = home + path[1:]
+        while "//" in path:
+            path = path.replace("//", "/")
+        return path
 
     def status(self) -> SandboxStatus:
         """Describe the server."""
