@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Environment", "LogSettings", "RetentionSettings", "Settings", "truthy"]
+__all__ = [
+    "Environment",
+    "FileSettings",
+    "LogSettings",
+    "RetentionSettings",
+    "Settings",
+    "truthy",
+]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -122,6 +129,31 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class FileSettings:
+    """Limits on files: what one JSON reply or body may carry, where uploads in parts are kept.
+
+    `read_limit` and `write_limit` are in bytes; downloads and form uploads have no limit.
+    `upload_seconds` is how long an upload in parts may rest before its parts are removed.
+    """
+
+    read_limit: int = 32 * MIB
+    write_limit: int = 64 * MIB
+    upload_root: Path = Path("/tmp/multipart-uploads")
+    upload_seconds: float = 86400.0
+
+    @classmethod
+    def read(cls, env: Mapping[str, str]) -> "FileSettings":
+        """Read the limits and TMPDIR."""
+        temporary = env.get("TMPDIR", "") or "/tmp"
+        return cls(
+            read_limit=_number(env, "SANDKEEPER_MAX_JSON_READ_BYTES", 32 * MIB),
+            write_limit=_number(env, "SANDKEEPER_MAX_JSON_WRITE_BYTES", 64 * MIB),
+            upload_root=Path(os.path.abspath(temporary)) / "multipart-uploads",
+            upload_seconds=float(_number(env, "SANDKEEPER_UPLOAD_SECONDS", 86400)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What was decided at start."""
 
@@ -139,6 +171,7 @@ class Settings:
     body_limit: int = 16 * MIB
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    files: FileSettings = field(default_factory=FileSettings)
 
     @classmethod
     def read(
@@ -167,4 +200,5 @@ class Settings:
             body_limit=_number(env, "SANDKEEPER_MAX_JSON_BODY_BYTES", 16 * MIB),
             retention=RetentionSettings.read(env),
             log=LogSettings.read(env),
+            files=FileSettings.read(env),
         )

@@ -17,8 +17,11 @@ from sandkeeper.core.identity import Identity
 from sandkeeper.core.keeper import Keeper
 from sandkeeper.core.pump import Pump
 from sandkeeper.core.sink import Sink, open_target
+from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.errors import BadInput
 from sandkeeper.services.access import Access
+from sandkeeper.services.copies import Copies
+from sandkeeper.services.files import Files
 from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.logs import Log, log_line, timestamp
@@ -30,6 +33,9 @@ from sandkeeper.services.processes import Processes
 from sandkeeper.services.readiness import Readiness
 from sandkeeper.services.recovery import recover, restore_stage
 from sandkeeper.services.telemetry import Exporter
+from sandkeeper.services.trees import Trees
+from sandkeeper.services.uploads import Uploads
+from sandkeeper.services.work import FileWork
 from sandkeeper.settings import Environment, Settings
 
 __all__ = ["Sandbox", "SandboxStatus"]
@@ -88,6 +94,23 @@ class Sandbox:
             exporter=self.exporter,
         )
         self.readiness = Readiness(settings.state_dir, {"pump": lambda: self.pump.alive})
+        self.file_work = FileWork(lambda: self.identity)
+        temporaries = Temporaries(settings.state_dir / "temporaries")
+        self.files = Files(
+            self.file_work,
+            temporaries,
+            settings.files,
+            workdir=settings.workdir,
+            home=settings.home,
+        )
+        self.uploads = Uploads(
+            self.files,
+            settings.files.upload_root,
+            settings.state_dir / "uploads",
+            settings.files.upload_seconds,
+        )
+        self.trees = Trees(self.files)
+        self.copies = Copies(self.files)
         self._stack = AsyncExitStack()
 
     def _make_workshop(self) -> Workshop:
@@ -138,6 +161,11 @@ class Sandbox:
         self.processes.evict()
         await stack.enter_async_context(self.processes.housekeeping())
         self._watch_keeper()
+        stack.callback(self.file_work.close)
+        await self.files.start(self.log)
+        stack.callback(self.files.stop)
+        await self.uploads.start(self.log)
+        stack.push_async_callback(self.uploads.stop)
         await stack.enter_async_context(self.vitals.delay.sampling())
         stack.callback(self.readiness.close)
         self.readiness.serving = True
