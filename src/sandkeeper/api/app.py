@@ -11,7 +11,17 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.http import files, logs, observability, processes, system, trees, uploads
+from sandkeeper.api.http import (
+    files,
+    logs,
+    observability,
+    processes,
+    search,
+    system,
+    trees,
+    uploads,
+    watch,
+)
 from sandkeeper.api.mcp import edge as mcp
 from sandkeeper.api.middleware import Edge
 from sandkeeper.api.respond import error_response, not_found
@@ -21,7 +31,7 @@ from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["create_app"]
 
-AREAS = (processes, logs, mcp, observability, system, trees, files, uploads)
+AREAS = (processes, logs, mcp, observability, system, search, watch, trees, files, uploads)
 """The modules of the API in the order in which their routes are tried."""
 
 

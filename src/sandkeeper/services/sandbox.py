@@ -20,8 +20,10 @@ from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.errors import BadInput
 from sandkeeper.services.access import Access
+from sandkeeper.services.changes import Changes
 from sandkeeper.services.copies import Copies
 from sandkeeper.services.files import Files
+from sandkeeper.services.grep import ContentSearch
 from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.logs import Log, log_line, timestamp
@@ -32,9 +34,11 @@ from sandkeeper.services.process import Process
 from sandkeeper.services.processes import Processes
 from sandkeeper.services.readiness import Readiness
 from sandkeeper.services.recovery import recover, restore_stage
+from sandkeeper.services.search import Search, Workers
 from sandkeeper.services.telemetry import Exporter
 from sandkeeper.services.trees import Trees
 from sandkeeper.services.uploads import Uploads
+from sandkeeper.services.watch import Watches
 from sandkeeper.services.work import FileWork
 from sandkeeper.settings import Environment, Settings
 
@@ -111,6 +115,11 @@ class Sandbox:
         )
         self.trees = Trees(self.files)
         self.copies = Copies(self.files)
+        self._walkers = Workers()
+        self.search = Search(self._walkers, lambda: self.identity)
+        self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
+        self.watches = Watches(lambda: self.identity)
+        self.changes = Changes(lambda: self.identity)
         self._stack = AsyncExitStack()
 
     def _make_workshop(self) -> Workshop:
@@ -166,6 +175,9 @@ class Sandbox:
         stack.callback(self.files.stop)
         await self.uploads.start(self.log)
         stack.push_async_callback(self.uploads.stop)
+        stack.callback(self._walkers.close)
+        stack.push_async_callback(self.changes.close)
+        stack.push_async_callback(self.watches.close)
         await stack.enter_async_context(self.vitals.delay.sampling())
         stack.callback(self.readiness.close)
         self.readiness.serving = True

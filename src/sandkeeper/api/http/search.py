@@ -1,0 +1,214 @@
+"""Searching: by pattern, by fuzzy query, by content."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute
+
+from sandkeeper.api.gone import until_gone
+from sandkeeper.api.respond import encode_json, json_response, utf8
+from sandkeeper.api.routing import empty_head, path_route
+from sandkeeper.api.schemas.search import (
+    ContentMatch,
+    ContentSearchResponse,
+    FindMatch,
+    FindResponse,
+    FuzzyMatch,
+    FuzzySearchResponse,
+)
+from sandkeeper.api.urls import raw_rest
+from sandkeeper.core.paths import Target, resolve
+from sandkeeper.errors import BadInput
+from sandkeeper.services.grep import ContentQuery, Line
+from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.services.search import EXCLUDED, Found, TreeFilter
+
+__all__ = ["routes"]
+
+T = TypeVar("T")
+
+MAX_RESULTS = 1000
+MAX_CONTEXT = 20
+MAX_LISTED = 1000
+FIND, FUZZY, CONTENT = "/filesystem-find", "/filesystem-search", "/filesystem-content-search"
+
+
+class SearchHandlers:
+    """Handlers of the three searches."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    async def find(self, request: Request) -> Response:
+        """Find by pattern; without a limit the reply is streamed."""
+        query = request.query_params
+        kind = query.get("type", "") or "file"
+        if kind not in {"file", "directory"}:
+            raise BadInput(f"invalid search type: {kind}")
+        limit = _number(request, "maxResults", 20, MAX_RESULTS)
+        tree = _tree(request, self._target(request, FIND).absolute)
+        found = self._sandbox.search.find(tree, directories=kind == "directory", limit=limit)
+        if not limit:
+            return await _streamed(found)
+        matches = [_find_match(each) async for batch in found for each in batch]
+        return json_response(FindResponse(matches, len(matches)))
+
+    async def fuzzy(self, request: Request) -> Response:
+        """Rank by a fuzzy query; without one the path is the query."""
+        target = self._target(request, FUZZY)
+        query = request.query_params.get("query", "")
+        limit = _number(request, "maxResults", 20, MAX_RESULTS)
+        if (
+            not query
+            and target.display in {".", "/"}
+            and b"%2F" not in raw_rest(request.scope, FUZZY)
+        ):
+            raise BadInput("query parameter is required in path")
+        tree = _tree(request, target.absolute)
+        found = await self._sandbox.search.fuzzy(
+            tree,
+            query or target.display,
+            limit,
+            otherwise="" if query else self._sandbox.settings.workdir,
+        )
+        matches = [FuzzyMatch(each.path, each.score, _kind(each)) for each in found]
+        return json_response(FuzzySearchResponse(matches, len(matches)))
+
+    async def content(self, request: Request) -> Response:
+        """Search the contents of files for a literal text."""
+        asked = request.query_params
+        text = asked.get("query", "")
+        if not text:
+            raise BadInput("query parameter is required")
+        query = ContentQuery(
+            text,
+            self._content_root(request),
+            case_sensitive=asked.get("caseSensitive") == "true",
+            limit=_number(request, "maxResults", 100, MAX_RESULTS),
+            pattern=asked.get("filePattern", ""),
+            excluded=_excluded(request),
+            context=_number(request, "contextLines", 0, MAX_CONTEXT),
+        )
+        lines = await self._sandbox.grep.search(query)
+        matches = [_content_match(line) for line in lines]
+        return json_response(ContentSearchResponse(utf8(text), matches, len(matches)))
+
+    def _content_root(self, request: Request) -> str:
+        """Return the directory; `//` is the working directory here, an encoded slash the root."""
+        target = self._target(request, CONTENT)
+        if target.display == "/" and b"%2F" not in raw_rest(request.scope, CONTENT):
+            return self._sandbox.settings.workdir
+        return target.absolute
+
+    def _target(self, request: Request, prefix: str) -> Target:
+        settings = self._sandbox.settings
+        rest = raw_rest(request.scope, prefix)
+        return resolve(rest, workdir=settings.workdir, home=settings.home)
+
+
+def _number(request: Request, name: str, default: int, most: int) -> int:
+    """Read a non-negative number; a larger one than `most` is taken as that."""
+    value = request.query_params.get(name, "")
+    if not value:
+        return default
+    if not (value.isascii() and value.isdigit()):
+        raise BadInput(f"invalid {name}: {value}")
+    return min(int(value[:12]), most)
+
+
+def _listed(request: Request, name: str) -> list[str]:
+    parts = request.query_params.get(name, "").split(",", MAX_LISTED)
+    if len(parts) > MAX_LISTED:
+        raise BadInput(f"{name} has more than {MAX_LISTED} entries")
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _excluded(request: Request) -> frozenset[str]:
+    """Read the directories to leave out; an empty parameter is the default, `,` is none."""
+    if not request.query_params.get("excludeDirs", ""):
+        return EXCLUDED
+    return frozenset(_listed(request, "excludeDirs"))
+
+
+def _tree(request: Request, root: str) -> TreeFilter:
+    return TreeFilter(
+        root,
+        patterns=tuple(_listed(request, "patterns")),
+        excluded=_excluded(request),
+        hidden=request.query_params.get("excludeHidden", "") not in {"", "true"},
+    )
+
+
+def _kind(found: Found) -> str:
+    return "directory" if found.is_directory else "file"
+
+
+def _find_match(found: Found) -> FindMatch:
+    return FindMatch(found.path, _kind(found))
+
+
+def _content_match(line: Line) -> ContentMatch:
+    match = ContentMatch(
+        line.path.decode("utf-8", "replace"),
+        line.hit.line,
+        line.hit.column,
+        line.hit.text.decode("utf-8", "replace"),
+    )
+    if line.context is not None:
+        match.context = line.context.decode("utf-8", "replace")
+    return match
+
+
+async def _streamed(found: AsyncGenerator[list[Found], None]) -> Response:
+    """Answer with all matches, batch by batch; what is wrong with the root shows before."""
+    first = await anext(found)
+
+    async def body() -> AsyncIterator[bytes]:
+        count = len(first)
+        yield b'{"matches":[' + _encoded(first)
+        async with aclosing(found):
+            async for batch in found:
+                if batch:
+                    yield b"," + _encoded(batch)
+                    count += len(batch)
+        yield b'],"total":%d}' % count
+
+    return StreamingResponse(body(), media_type="application/json; charset=utf-8")
+
+
+def _encoded(batch: list[Found]) -> bytes:
+    return encode_json([_find_match(each) for each in batch])[1:-1]
+
+
+def _cancelled_with_client(
+    handler: Callable[[Request], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    """Stop a handler when its client goes."""
+
+    async def handle(request: Request) -> Response:
+        async def work() -> Response:
+            return await handler(request)
+
+        try:
+            return await until_gone(request.receive, work())
+        except ClientDisconnect:
+            return Response(b"", 499)
+
+    return handle
+
+
+def routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return the routes of this area."""
+    handlers = SearchHandlers(sandbox)
+    made: list[BaseRoute] = []
+    for prefix, handler in (
+        (FIND, handlers.find),
+        (FUZZY, handlers.fuzzy),
+        (CONTENT, handlers.content),
+    ):
+        made.append(path_route(prefix, _cancelled_with_client(handler)))
+        made.append(path_route(prefix, empty_head, "HEAD"))
+    return made
