@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 __all__ = [
+    "EgressSettings",
     "Environment",
     "FileSettings",
     "LogSettings",
@@ -154,6 +155,27 @@ class FileSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EgressSettings:
+    """Where the loopback proxy listens and keeps its state, and where merged certificates go."""
+
+    port: int = 49152
+    state_file: Path = Path("/var/lib/sandkeeper/egress.json")
+    merged_ca: Path = Path("/etc/ssl/certs/sandbox-ca-bundle.crt")
+
+    @classmethod
+    def read(cls, env: Mapping[str, str], state_dir: Path) -> "EgressSettings":
+        """Read the `SANDBOX_*` variables of the contract; a bad port is the default one."""
+        port = _number(env, "SANDBOX_LOCAL_PROXY_PORT", 49152)
+        state = env.get("SANDBOX_PROXY_STATE_FILE", "")
+        merged = env.get("SANDBOX_MERGED_CA_PATH", "")
+        return cls(
+            port=port if 0 < port < 65536 else 49152,
+            state_file=Path(state) if state else state_dir / "egress.json",
+            merged_ca=Path(merged) if merged else Path("/etc/ssl/certs/sandbox-ca-bundle.crt"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What was decided at start."""
 
@@ -172,6 +194,7 @@ class Settings:
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     log: LogSettings = field(default_factory=LogSettings)
     files: FileSettings = field(default_factory=FileSettings)
+    egress: EgressSettings = field(default_factory=EgressSettings)
 
     @classmethod
     def read(
@@ -185,12 +208,13 @@ class Settings:
     ) -> "Settings":
         """Build the settings from `env` and the command line's values."""
         state = env.get("SANDKEEPER_STATE_DIR", "")
+        state_dir = Path(state) if state else _default_state_dir(env)
         return cls(
             host=host or env.get("SANDKEEPER_HOST", "") or "0.0.0.0",
             port=port,
             command=command,
             user=user,
-            state_dir=Path(state) if state else _default_state_dir(env),
+            state_dir=state_dir,
             workdir=os.path.abspath(env.get("WORKDIR", "") or os.getcwd()),
             home=env.get("HOME", ""),
             token=env.get("SANDKEEPER_TOKEN", ""),
@@ -201,4 +225,5 @@ class Settings:
             retention=RetentionSettings.read(env),
             log=LogSettings.read(env),
             files=FileSettings.read(env),
+            egress=EgressSettings.read(env, state_dir),
         )

@@ -6,12 +6,13 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.http import (
+    codegen,
     files,
     logs,
     observability,
@@ -31,7 +32,7 @@ from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["create_app"]
 
-AREAS = (processes, logs, mcp, observability, system, search, watch, trees, files, uploads)
+AREAS = (processes, logs, mcp, observability, system, search, watch, trees, files, uploads, codegen)
 """The modules of the API in the order in which their routes are tried."""
 
 
@@ -46,6 +47,7 @@ def create_app(sandbox: Sandbox) -> Edge:
             Disconnected: _on_disconnect,
             SandkeeperError: _on_error,
             HTTPException: _on_http_error,
+            ClientDisconnect: _on_disconnect,
         },
     )
     return Edge(
@@ -68,13 +70,14 @@ async def _on_error(_request: Request, error: Exception) -> Response:
     return error_response(error if isinstance(error, SandkeeperError) else BadInput(str(error)))
 
 
-async def _on_disconnect(_request: Request, _error: Exception) -> Response:
-    return Response(b"", 499)  # for the access log; nobody reads it
-
-
 async def _on_http_error(_request: Request, error: Exception) -> Response:
     """Starlette raises for broken forms."""
     return error_response(BadInput(str(getattr(error, "detail", error))))
+
+
+async def _on_disconnect(_request: Request, _error: Exception) -> Response:
+    """End the request of a client that has gone; nobody reads this but the access log."""
+    return Response(b"", 499)
 
 
 def _protect_slashes(router: Router) -> ASGIApp:

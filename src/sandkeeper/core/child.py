@@ -212,6 +212,7 @@ class Children:
         env: dict[str, str],
         cwd: str | None = None,
         identity: Identity | None = None,
+        stdin: int = subprocess.DEVNULL,
         timeout: float = 30.0,
         limit: int = 1 << 20,
     ) -> "ToolResult":
@@ -219,7 +220,7 @@ class Children:
 
         At most `limit` bytes of each stream are kept; the rest is read and dropped.
         """
-        tool = await self.start_tool(argv, env=env, cwd=cwd, identity=identity)
+        tool = await self.start_tool(argv, env=env, cwd=cwd, identity=identity, stdin=stdin)
         try:
             async with asyncio.timeout(timeout):
                 out, err = await asyncio.gather(

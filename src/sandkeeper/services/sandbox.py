@@ -21,7 +21,9 @@ from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.errors import BadInput
 from sandkeeper.services.access import Access
 from sandkeeper.services.changes import Changes
+from sandkeeper.services.codegen import Codegen
 from sandkeeper.services.copies import Copies
+from sandkeeper.services.egress import Egress
 from sandkeeper.services.files import Files
 from sandkeeper.services.grep import ContentSearch
 from sandkeeper.services.keepalive import KeepAlive
@@ -32,6 +34,7 @@ from sandkeeper.services.oom import OomWatch
 from sandkeeper.services.ports import Ports
 from sandkeeper.services.process import Process
 from sandkeeper.services.processes import Processes
+from sandkeeper.services.providers import Host
 from sandkeeper.services.readiness import Readiness
 from sandkeeper.services.recovery import recover, restore_stage
 from sandkeeper.services.search import Search, Workers
@@ -120,6 +123,8 @@ class Sandbox:
         self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
         self.watches = Watches(lambda: self.identity)
         self.changes = Changes(lambda: self.identity)
+        self.codegen = Codegen(Host(environment, self.children), identity=self.identity)
+        self.egress = Egress(settings.egress, environment, self.log)
         self._stack = AsyncExitStack()
 
     def _make_workshop(self) -> Workshop:
@@ -178,6 +183,8 @@ class Sandbox:
         stack.callback(self._walkers.close)
         stack.push_async_callback(self.changes.close)
         stack.push_async_callback(self.watches.close)
+        stack.push_async_callback(self.egress.stop)
+        await self.egress.start()
         await stack.enter_async_context(self.vitals.delay.sampling())
         stack.callback(self.readiness.close)
         self.readiness.serving = True
