@@ -5,7 +5,6 @@ from typing import Any
 
 import anyio
 import mcp_types as types
-import msgspec
 from mcp.server.connection import Connection
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel.server import NotificationOptions, Server
@@ -16,8 +15,8 @@ from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.transport_context import TransportContext
 from pydantic import ValidationError
 
-from sandkeeper.api.mcp import processes, watching
-from sandkeeper.api.mcp.tool import Tool, sorted_json
+from sandkeeper.api.mcp import code, files, processes, watching
+from sandkeeper.api.mcp.tool import Tool, content_of
 from sandkeeper.api.respond import utf8
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.services.access import Caller
@@ -26,7 +25,7 @@ from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["ToolServer"]
 
-AREAS = (processes, watching)
+AREAS = (processes, watching, files, code)
 TRANSPORT = TransportContext(kind="streamable-http", can_send_request=False)
 
 
@@ -92,11 +91,8 @@ class ToolServer:
         except Exception as error:  # noqa: BLE001 - told to the caller as a fault of ours
             self._log.error(f"mcp: {tool.name} failed: {error!r}")
             return _failure(f"{tool.prefix}internal error")
-        content = msgspec.to_builtins(result)
-        return {
-            "content": [{"type": "text", "text": sorted_json(content)}],
-            "structuredContent": content,
-        }
+        content, text = content_of(result)
+        return {"content": [{"type": "text", "text": text}], "structuredContent": content}
 
 
 def _told(tool: Tool, error: SandkeeperError) -> str:

@@ -1,6 +1,5 @@
 """A tool: its name, its closed schemas, and what it does."""
 
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,10 +7,11 @@ from typing import Any
 
 import msgspec
 
+from sandkeeper.api.respond import utf8
 from sandkeeper.errors import BadInput
 from sandkeeper.services.access import Caller
 
-__all__ = ["Arguments", "Tool"]
+__all__ = ["Arguments", "Tool", "closed_schema", "content_of"]
 
 INTEGERS = range(-(1 << 63), 1 << 63)
 
@@ -140,9 +140,21 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def sorted_json(value: Any) -> str:
-    """Write JSON with sorted keys, compact."""
+def content_of(result: msgspec.Struct) -> tuple[Any, str]:
+    """Return a result as plain values and as compact JSON with sorted keys."""
+    content = msgspec.to_builtins(result)
     try:
-        return msgspec.json.encode(value, order="sorted").decode()
+        return content, msgspec.json.encode(content, order="sorted").decode()
     except UnicodeEncodeError:  # a file name that is not UTF-8
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), default=msgspec.to_builtins)
+        content = _readable(content)
+        return content, msgspec.json.encode(content, order="sorted").decode()
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, str):
+        return utf8(value)
+    if isinstance(value, list):
+        return [_readable(item) for item in value]
+    if isinstance(value, dict):
+        return {_readable(key): _readable(item) for key, item in value.items()}
+    return value
