@@ -90,9 +90,11 @@ async def _line(process: Process, question: Question, offset: int) -> Awaited | 
                 splitter = lines.get(item.stream)
                 if splitter is None:
                     continue
-                for line, _ in splitter.feed(item.data):
+                behind = item.offset - len(splitter.pending)
+                for line, ends in splitter.feed(item.data):
+                    behind += len(line) + ends
                     if matches(line):
-                        return _found(line, item.end)
+                        return _found(line, behind)
                 # A prompt has no newline yet.
                 if splitter.pending and matches(splitter.pending):
                     return _found(splitter.pending, item.end)

@@ -16,12 +16,9 @@ from sandkeeper.services.process import Process
 from sandkeeper.services.processes import Order
 from sandkeeper.services.sandbox import Sandbox
 
-__all__ = ["IDENTIFIER", "WAIT_MOST_SECONDS", "Identifier", "tools"]
+__all__ = ["IDENTIFIER", "Identifier", "tools"]
 
 DEFAULT_SECONDS = 30
-WAIT_MOST_SECONDS = 58
-"""A gateway cuts a request at 60 seconds."""
-
 GRACE_SECONDS = 0.09
 INLINE_BYTES = 64 << 10
 LIST_BYTES = 8 << 20
@@ -107,6 +104,8 @@ class ProcessTools:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._processes = sandbox.processes
+        # Below the 60 seconds after which a gateway cuts a request.
+        self._wait_most = sandbox.settings.mcp_wait
         retention = sandbox.settings.retention
         self._inline = min(INLINE_BYTES, retention.tail_bytes)
         self._whole = retention.logs_response_bytes or LOG_BYTES
@@ -132,7 +131,7 @@ class ProcessTools:
         asked = DEFAULT_SECONDS if wanted.timeout is None else wanted.timeout
         if wanted.timeout is None and wanted.keep_alive:
             asked = process.meta.timeout
-        most = asked if 0 < asked <= WAIT_MOST_SECONDS else WAIT_MOST_SECONDS
+        most = asked if 0 < asked <= self._wait_most else self._wait_most
         if not waits or await self._reached(process, wanted, began + most):
             return await self._executed(process, with_logs=wanted.wait_for_completion)
         if asked == most:

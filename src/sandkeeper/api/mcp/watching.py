@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, field
 
-from sandkeeper.api.mcp.processes import IDENTIFIER, WAIT_MOST_SECONDS
+from sandkeeper.api.mcp.processes import IDENTIFIER
 from sandkeeper.api.mcp.tool import Arguments, Tool
 from sandkeeper.core.journal import Journal
 from sandkeeper.errors import BadInput, Conflict, NotFound
@@ -124,7 +124,7 @@ class WatchingTools:
             raise BadInput("a port is between 1 and 65535")
         question = Question(grep=wanted.regex or wanted.text, literal=not wanted.regex)
         offset = _within(wanted.offset, process.journal)
-        seconds = min(wanted.timeout, WAIT_MOST_SECONDS)
+        seconds = min(wanted.timeout, self._sandbox.settings.mcp_wait)
         found = await wait_for(self._processes, process, question, wanted.ports, offset, seconds)
         return Waited(
             reason=found.reason,
