@@ -1,5 +1,6 @@
 """Real servers for tests: each in its own process, with its own state directory."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,12 +9,13 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-__all__ = ["Server", "free_port", "until"]
+__all__ = ["Server", "fill", "free_port", "small_disk", "until"]
 
 
 def free_port() -> int:
@@ -34,6 +36,27 @@ def until(check: Any, timeout: float = 10.0, every: float = 0.005) -> Any:
     raise AssertionError(f"not within {timeout} s: {check}")
 
 
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """Mount a tmpfs of a few megabytes on `folder`; needs root."""
+    folder.mkdir()
+    options = f"size={megabytes}m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write to a file until the disk is full."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    with contextlib.suppress(OSError):
+        while os.write(fd, b"b" * 4096):
+            pass
+    os.close(fd)
+
+
 class Server:
     """One sandkeeper process; use as a context manager."""
 
@@ -46,6 +69,7 @@ class Server:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.args = list(args)
+        self.stdout = subprocess.DEVNULL
         self.env = {
             **os.environ,
             "SANDKEEPER_STATE_DIR": str(self.state),
@@ -79,7 +103,7 @@ class Server:
                 [*command, "--port", str(self.port), *self.args],
                 env=self.env,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=self.stdout,
                 stderr=stderr,
             )
         until(self._answers, timeout=20.0)

@@ -125,7 +125,8 @@ class LogSettings:
         return cls(
             target=env.get("SANDKEEPER_LOG", "") or "stdout",
             requests=env.get("DISABLE_REQUEST_LOGGING", "") != "true",
-            process_output=env.get("SANDBOX_DISABLE_PROCESS_LOGGING", "") not in {"true", "1"},
+            process_output=env.get("SANDBOX_DISABLE_PROCESS_LOGGING", "") not in {"true", "1"}
+            and env.get("SANDKEEPER_LOG", "") != "none",
         )
 
 
@@ -192,6 +193,7 @@ class Settings:
     keepalive_allowed: bool = True
     body_limit: int = 16 * MIB
     mcp_wait: int = 58
+    stop_children: bool = False
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     log: LogSettings = field(default_factory=LogSettings)
     files: FileSettings = field(default_factory=FileSettings)
@@ -224,6 +226,7 @@ class Settings:
             keepalive_allowed=not truthy(env.get("BL_DISABLE_KEEPALIVE", "")),
             body_limit=_number(env, "SANDKEEPER_MAX_JSON_BODY_BYTES", 16 * MIB),
             mcp_wait=_number(env, "SANDKEEPER_MCP_WAIT_SECONDS", 58) or 58,
+            stop_children=env.get("SANDKEEPER_ON_SHUTDOWN", "") == "stop",
             retention=RetentionSettings.read(env),
             log=LogSettings.read(env),
             files=FileSettings.read(env),

@@ -1,29 +1,27 @@
 """Streams: one writer per response, heartbeats between records, an end when the client goes.
 
-A body is an async iterator of blocks. `next_block` gives it back its turn after a while of
-silence, without ever cancelling it in the middle of a step.
+A body is an async iterator of blocks; it makes its own heartbeats, between its records.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import aclosing
 from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-__all__ = ["SILENCE", "Disconnected", "StreamResponse", "Ticker", "until_disconnect"]
+from sandkeeper.core.cursor import Abandoned
+from sandkeeper.errors import Unavailable
+
+__all__ = ["Abandoned", "Disconnected", "StreamResponse", "until_disconnect"]
 
 T = TypeVar("T")
 
 
 class Disconnected(Exception):
     """The client went away before its answer."""
-
-
-SILENCE = object()
-"""What a Ticker gives when its source said nothing for the whole interval."""
 
 
 class StreamResponse(Response):
@@ -55,7 +53,9 @@ class StreamResponse(Response):
                 if not task.done():
                     task.cancel()
             await asyncio.gather(watcher, sender, return_exceptions=True)
-        if not sender.cancelled() and (error := sender.exception()) is not None:
+        error = None if sender.cancelled() else sender.exception()
+        # Left without its last chunk, the client sees that the end is missing and can come again.
+        if error is not None and not isinstance(error, Abandoned):
             raise error
 
     async def _send_all(self, send: Send) -> None:
@@ -74,61 +74,22 @@ async def _disconnected(receive: Receive) -> None:
         message = await receive()
 
 
-class Ticker:
-    """Reads an async iterator, but says `SILENCE` when nothing came for `interval` seconds.
+async def until_disconnect(request: Request, work: Awaitable[T], stopping: asyncio.Event) -> T:
+    """Await `work`, but give it up when the client goes or the server stops.
 
-    The iterator's step goes on meanwhile; nothing it would give is lost. Use `aclosing`.
-    """
-
-    def __init__(self, source: AsyncIterator[T], interval: float) -> None:
-        self._source = source
-        self._interval = interval
-        self._step: asyncio.Future[T] | None = None
-
-    def __aiter__(self) -> "Ticker":
-        return self
-
-    async def __anext__(self) -> T | object:
-        """Return the next item or SILENCE."""
-        return await self.next(self._interval)
-
-    async def next(self, timeout: float) -> T | object:
-        """Return the next item, or SILENCE after `timeout` seconds."""
-        if self._step is None:
-            self._step = asyncio.ensure_future(anext(self._source))
-        done, _ = await asyncio.wait({self._step}, timeout=timeout)
-        if not done:
-            return SILENCE
-        step, self._step = self._step, None
-        try:
-            return step.result()
-        except StopAsyncIteration:
-            raise StopAsyncIteration from None
-
-    async def aclose(self) -> None:
-        """End the step under way and the source."""
-        if self._step is not None:
-            self._step.cancel()
-            with suppress(asyncio.CancelledError, StopAsyncIteration):
-                await self._step
-        close: Callable[[], Awaitable[None]] | None = getattr(self._source, "aclose", None)
-        if close is not None:
-            await close()
-
-
-async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
-    """Await `work`, but cancel it when the client goes; raises Disconnected then.
-
-    The request's body must have been read.
+    Raises Disconnected or Unavailable then. The request's body must have been read.
     """
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_disconnected(request.receive))
+    stopper = asyncio.ensure_future(stopping.wait())
     try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
+        await asyncio.wait({task, watcher, stopper}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if watcher.done():
             raise Disconnected
-        return task.result()
+        raise Unavailable("the server is stopping")
     finally:
-        task.cancel()
-        watcher.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
+        for waiting in (task, watcher, stopper):
+            waiting.cancel()
+        await asyncio.gather(task, watcher, stopper, return_exceptions=True)

@@ -18,8 +18,8 @@ import resource
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,13 +135,18 @@ class Children:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._owned: set[int] = set()
+        self._oom = _OomScore()
 
     def spawn(self, spec: Spawn) -> Child:
-        """Start a child in its own process group (or session); blocks, so call it in a thread.
+        """Start a child in its own process group (or session).
 
-        Raises OSError as execve(2), chdir(2) and setuid(2) do, ValueError on a NUL byte.
+        The interpreter stands still from vfork(2) to the child's exec, in whichever thread this
+        is called (`_posixsubprocess` keeps the lock): 0.2 ms, and a thread would gain nothing.
+        What could hang in between, a working directory on a dead file system, must be looked at
+        before, in a thread. Raises OSError as execve(2), chdir(2) and setuid(2) do, ValueError
+        on a NUL byte.
         """
-        with self._lock, _oom_score(spec.oom_score):
+        with self._lock, self._oom.held_at(spec.oom_score):
             started = _Popen(
                 list(spec.argv),
                 env=spec.env,
@@ -195,7 +200,7 @@ class Children:
             spec = Spawn(
                 argv, env, cwd, stdin, out_write, err_write, identity=identity, oom_score=None
             )
-            child = await asyncio.to_thread(self.spawn, spec)
+            child = self.spawn(spec)
         except BaseException:
             os.close(out_read)
             os.close(err_read)
@@ -307,36 +312,36 @@ async def _bounded(stream: asyncio.StreamReader, limit: int) -> bytes:
     return b"".join(kept)
 
 
-class _oom_score:
-    """Hold our own OOM score at the child's value while it is born.
+class _OomScore:
+    """Our own OOM score, held at the child's value while a child is born.
 
     Children inherit the score, so the whole tree has it from its first instruction. Written after
     the start instead, grandchildren forked early would keep the server's; see
     proc_pid_oom_score_adj(5).
     """
 
-    def __init__(self, score: int | None) -> None:
-        self._score = score
-        self._before = ""
-
-    def __enter__(self) -> None:
-        if self._score is None:
-            return
+    def __init__(self) -> None:
+        self._fd = -1
         with suppress(OSError):
-            with open("/proc/self/oom_score_adj", encoding="ascii") as file:
-                before = file.read().strip()
-            self._write(str(self._score))
-            self._before = before
+            self._fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
 
-    def __exit__(self, *_exc: object) -> None:
-        if self._before:
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    @contextmanager
+    def held_at(self, score: int | None) -> Iterator[None]:
+        if score is None or self._fd < 0:
+            yield
+            return
+        before = os.pread(self._fd, 16, 0).strip()
+        with suppress(OSError):
+            os.pwrite(self._fd, b"%d" % score, 0)
+        try:
+            yield
+        finally:
             with suppress(OSError):
-                self._write(self._before)
-
-    @staticmethod
-    def _write(value: str) -> None:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(value)
+                os.pwrite(self._fd, before, 0)
 
 
 def _identity_options(identity: Identity | None) -> dict[str, Any]:

@@ -6,15 +6,14 @@ is just an integer, so any number of readers costs the writer nothing.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.segment import Index, Segment, pread
 
-__all__ = ["Chunk", "Cursor", "Gap", "Reader", "follow", "tails"]
+__all__ = ["Abandoned", "Chunk", "Follow", "Gap", "Reader", "tails"]
 
 BLOCK = 128 << 10
 WINDOW = 32 << 10
@@ -207,56 +206,68 @@ def _tails_of_segment(
             end = part
 
 
-class Cursor:
-    """Where one follower stands: all before `offset` has been taken from it."""
-
-    __slots__ = ("consumer", "offset", "since")
-
-    def __init__(self, consumer: str, offset: int) -> None:
-        self.consumer = consumer
-        self.offset = offset
-        self.since = monotonic()
+class Abandoned(Exception):
+    """The server stops; the process goes on, and so does its journal with the next server."""
 
 
-async def follow(
-    journal: Journal, offset: int = 0, *, limit: int = BLOCK, consumer: str = "stream"
-) -> AsyncIterator[list[Chunk | Gap]]:
-    """Yield what the journal holds from `offset` on, live, until the process has ended.
+class Follow:
+    """Follows a journal from an offset: history, then live, until the process has ended.
 
-    `consumer` names the kind of reader where lags are told.
+    `consumer` names the kind of reader where lags are told, `taken` is how far it has come: who
+    asks for the next batch has dealt with the last.
 
     What grandchildren write after that end belongs to nobody who watched: a follower stops at the
-    offset of the end, a later one at what was there when it came. Never yields an empty batch.
+    offset of the end, a later one at what was there when it came. Close it.
     """
-    bound = None if journal.exit_offset is None else journal.tail
-    cursor = Cursor(consumer, offset)
-    with Reader(journal) as reader, _told(journal, cursor):
-        while bound is None or offset < bound:
-            room = limit if bound is None else min(limit, bound - offset)
-            batch = await _read(reader, offset, room)
+
+    def __init__(
+        self, journal: Journal, offset: int = 0, *, limit: int = BLOCK, consumer: str = "stream"
+    ) -> None:
+        self._journal = journal
+        self._reader = Reader(journal)
+        self._limit = limit
+        self._bound = None if journal.exit_offset is None else journal.tail
+        self.offset = self.taken = offset
+        self.consumer = consumer
+        self.since = monotonic()
+        journal.followers.add(self)
+
+    def close(self) -> None:
+        """Close the reader."""
+        self._journal.followers.discard(self)
+        self._reader.close()
+
+    async def next(self, timeout: float) -> list[Chunk | Gap] | None:
+        """Return what comes next, [] after `timeout` seconds of silence, None at the end.
+
+        No task is made for it, and nothing is lost when it is cancelled. Raises Abandoned when
+        the server stops before the process.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        self.taken = self.offset
+        while True:
+            batch = await self._read()
             if batch:
-                offset = batch[-1].end
-                yield batch
-                cursor.offset = offset
-            if bound is None and journal.exit_offset is not None:
-                bound = journal.exit_offset
-            elif not batch and journal.tail <= offset:
-                if journal.sealed:
-                    return
-                await journal.changed()
+                self.offset = batch[-1].end
+                return batch
+            if self._bound is None:
+                self._bound = self._journal.exit_offset
+            if self._bound is not None and self.offset >= self._bound:
+                return None
+            if self._journal.abandoned:
+                raise Abandoned
+            if self._journal.tail <= self.offset and not self._journal.sealed:
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0 or not await self._journal.changed(left):
+                    return []
 
-
-@contextmanager
-def _told(journal: Journal, cursor: Cursor) -> Iterator[None]:
-    journal.cursors.add(cursor)
-    try:
-        yield
-    finally:
-        journal.cursors.discard(cursor)
-
-
-async def _read(reader: Reader, offset: int, limit: int) -> list[Chunk | Gap]:
-    """Read without a thread when the bytes are in memory, as at the live end they are."""
-    with suppress(BlockingIOError):
-        return reader.read(offset, limit, nowait=True)
-    return await asyncio.to_thread(reader.read, offset, limit)
+    async def _read(self) -> list[Chunk | Gap]:
+        """Read without a thread when the bytes are in memory, as at the live end they are."""
+        room = self._limit
+        if self._bound is not None:
+            room = min(room, self._bound - self.offset)
+        if room <= 0:
+            return []
+        with suppress(BlockingIOError):
+            return self._reader.read(self.offset, room, nowait=True)
+        return await asyncio.to_thread(self._reader.read, self.offset, room)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from sandkeeper.core.segment import STREAMS, Index, Segment, pack_record, read_head, write_head
 
 if TYPE_CHECKING:
-    from sandkeeper.core.cursor import Cursor
+    from sandkeeper.core.cursor import Follow
 
 __all__ = ["Journal", "Place"]
 
@@ -52,9 +52,10 @@ class Place:
 class Journal:
     """The journal of one run in `folder`.
 
+    `abandoned` says that this server stops and nobody will hear of later bytes;
     `tail` is the offset behind the last byte, `exit_offset` the tail when the process ended (None
     while it runs), `sealed` says that nothing will come any more, `totals` counts all bytes per
-    stream, `lost` those that are no longer (or never were) kept, `cursors` the present followers.
+    stream, `lost` those that are no longer (or never were) kept, `followers` who follows it.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Journal:
         self.lost = 0
         self.exit_offset: int | None = None
         self.sealed = False
+        self.abandoned = False
         self.dirty = False
         self._clock = clock
         self._data = -1
@@ -76,11 +78,11 @@ class Journal:
         self._last_stream = -1
         self._last_time = 0
         self._holes = 0
-        self.cursors: set[Cursor] = set()
-        self._waiters: list[asyncio.Future[None]] = []
+        self.followers: set[Follow] = set()
+        self._waiters: list[asyncio.Future[bool]] = []
 
     def __repr__(self) -> str:
-        return f"<Journal {self.folder.parent.name} {self.first}..{self.tail}>"
+        return f"<Journal {self.folder.name} {self.first}..{self.tail}>"
 
     @property
     def first(self) -> int:
@@ -109,13 +111,19 @@ class Journal:
 
     # Waiting (event loop's thread only)
 
-    async def changed(self) -> None:
-        """Wait until the journal has grown, the process has ended or the journal is sealed."""
-        future = asyncio.get_running_loop().create_future()
+    async def changed(self, timeout: float) -> bool:
+        """Wait until the journal has grown, the process has ended or the journal is sealed.
+
+        False when nothing of it happened within `timeout` seconds.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
         self._waiters.append(future)
+        clock = loop.call_later(timeout, _settle, future, False)
         try:
-            await future
+            return await future
         finally:
+            clock.cancel()
             if future in self._waiters:
                 self._waiters.remove(future)
 
@@ -123,8 +131,12 @@ class Journal:
         """Wake all who wait."""
         waiters, self._waiters = self._waiters, []
         for future in waiters:
-            if not future.done():
-                future.set_result(None)
+            _settle(future, True)
+
+    def abandon(self) -> None:
+        """Send all followers away."""
+        self.abandoned = True
+        self.wake()
 
     # Writing (the pump's thread only)
 
@@ -163,8 +175,8 @@ class Journal:
         self._close_segment()
         self.totals[stream] += count
         self.lost += count
-        self._holes += count
         self.tail += count
+        self._count_holes()
 
     def drop_oldest(self) -> int:
         """Remove the oldest segment unless it is being written; returns the bytes freed."""
@@ -282,3 +294,8 @@ class Journal:
             end = index.offset(number + 1) if number + 1 < len(index) else last.end
             self.totals[index.stream(number)] += max(0, min(end, last.end) - index.offset(number))
             self._last_time = index.time(number)
+
+
+def _settle(future: asyncio.Future[bool], value: bool) -> None:
+    if not future.done():
+        future.set_result(value)

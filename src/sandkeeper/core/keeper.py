@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,16 +26,16 @@ SEND_SECONDS = 2.0
 class Keeper:
     """Our end of the keeper's socket; all methods block shortly, so call them in a thread.
 
-    Losing the keeper costs nothing while the server lives: `put` starts another one and gives it
-    everything again.
+    Losing the keeper costs nothing while the server lives: `put` starts another one, and
+    `restarted` (called on the same thread) has everything put again.
     """
 
-    def __init__(self, path: Path, children: Children) -> None:
+    def __init__(self, path: Path, children: Children, *, restarted: Callable[[], None]) -> None:
         self._path = path
         self._children = children
         self._socket: socket.socket | None = None
         self._child: Child | None = None
-        self._kept: dict[str, tuple[int, ...]] = {}
+        self._restarted = restarted
         self._lock = threading.Lock()
 
     @property
@@ -54,19 +55,26 @@ class Keeper:
     def put(self, key: str, fds: tuple[int, ...]) -> None:
         """Have descriptors held under a key, in place of what it held; raises OSError."""
         with self._lock:
-            self._kept[key] = fds
             try:
                 self._send(b"put " + key.encode(), fds)
+                return
             except OSError:
                 self._close()
                 self._open()
-                for kept, held in self._kept.items():
-                    self._send(b"put " + kept.encode(), held)
+                self._send(b"put " + key.encode(), fds)
+        self._restarted()
+
+    def put_copies(self, key: str, fds: tuple[int, ...]) -> None:
+        """Do as `put`, and close the descriptors, which are copies made for this."""
+        try:
+            self.put(key, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def drop(self, key: str) -> None:
         """Have a key forgotten."""
         with self._lock, suppress(OSError):
-            self._kept.pop(key, None)
             self._send(b"drop " + key.encode(), ())
 
     def get(self, key: str) -> list[int]:

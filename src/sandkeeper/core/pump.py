@@ -42,6 +42,15 @@ class Source:
     fd: int
     at_end: bool = False
     watched: bool = field(default=False)
+    moving: bool = field(default=False)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that was written is in the journal; for any thread.
+
+        The pump says `moving` before it looks into the pipe, so: an empty pipe, then not moving.
+        """
+        return self.fd < 0 or (_available(self.fd) == 0 and not self.moving)
 
 
 class Pump:
@@ -234,6 +243,13 @@ class Pump:
 
     def _carry(self, source: Source, most: int = SIZE) -> int:
         """Move at most `most` bytes of one stream; returns how many."""
+        source.moving = True
+        try:
+            return self._move(source, most)
+        finally:
+            source.moving = False
+
+    def _move(self, source: Source, most: int) -> int:
         waiting = _available(source.fd)
         if not waiting:
             if _hung_up(source.fd) and not _available(source.fd):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sandkeeper.core.adopted import boot_id, start_time
+from sandkeeper.core.adopted import start_time
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.child import Child, Children, Spawn
 from sandkeeper.core.identity import Identity
@@ -36,8 +36,8 @@ FOLDER_SECONDS = 10.0
 class Workshop:
     """What every process needs; built once by `services.sandbox`.
 
-    `spawner` and `writer` are executors: starts, and (one thread, so in order) writes to run
-    folders. `nofile` is the limit of open files for children.
+    `spawner` and `writer` are executors: what may block before a start, and (one thread, so in
+    order) writes to run folders. `nofile` is the limit of open files for children.
     """
 
     children: Children
@@ -71,13 +71,17 @@ class Launch:
 
         Raises Unprocessable with the contract's texts; then nothing was started.
         """
-        await self._check_folder()
+        try:
+            await self._check_folder()
+        except BaseException:
+            if sources is None:
+                self._shop.writer.submit(self._folder.remove)
+            raise
         spawn = self._spec()
         if stdin is not None:
             spawn = replace(spawn, stdin=stdin)
-        loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._shop.spawner, self._spawn, spawn, sources)
+            return self._spawn(spawn, sources)
         except (OSError, ValueError) as error:
             why = _why(error, spawn.argv[0])
             raise Unprocessable(f"failed to start process: {why}") from None
@@ -140,20 +144,19 @@ class Launch:
             if sources is None:
                 self._give_up(made)
             raise
-        self._keep(made, child.pidfd.number)
-        meta.leader, meta.leader_start, meta.boot = child.pid, start_time(child.pid), boot_id()
+        meta.leader, meta.leader_start = child.pid, start_time(child.pid)
         meta.pid = meta.pid or str(child.pid)
-        folder.save(msgspec.json.encode(meta))
         return child, made
 
     def _make_pipes(self) -> tuple[Source, ...]:
         folder = self._folder
+        # Written while the child is born; a disk that stalls must not stall the event loop.
+        self._shop.writer.submit(folder.save, msgspec.json.encode(self._meta))
         try:
-            folder.create(self._shop.identity)
-            folder.save(msgspec.json.encode(self._meta))
+            folder.make_fifos(self._shop.identity)
             out, err = folder.open_readers()
         except BaseException:
-            folder.remove()
+            self._shop.writer.submit(folder.remove)
             raise
         return (
             Source(self._meta.id, self._journal, STDOUT, out),
@@ -164,11 +167,12 @@ class Launch:
         for source in sources:
             os.close(source.fd)
         self._shop.keeper.drop(self._meta.id)
-        self._folder.remove()
+        self._shop.writer.submit(self._folder.remove)
 
-    def _keep(self, sources: tuple[Source, ...], *more: int) -> None:
+    def _keep(self, sources: tuple[Source, ...]) -> None:
+        """Have the pipes held from before the child's first word."""
         try:
-            self._shop.keeper.put(self._meta.id, (*(source.fd for source in sources), *more))
+            self._shop.keeper.put(self._meta.id, tuple(source.fd for source in sources))
         except OSError as error:
             self._shop.log.warning(f"the keeper cannot hold {self._meta.id}: {error}")
 

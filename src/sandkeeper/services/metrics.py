@@ -155,10 +155,10 @@ class Vitals:
             meta, tail = process.meta, process.journal.tail
             if behind := exported.get(meta.id, 0):
                 found.append(Lag("telemetry", meta.id, meta.name, tail - behind, behind, 0.0))
-            for cursor in process.journal.cursors:
-                lag = max(0, tail - cursor.offset)
-                age = now - cursor.since
-                found.append(Lag(cursor.consumer, meta.id, meta.name, cursor.offset, lag, age))
+            for reader in process.journal.followers:
+                lag = max(0, tail - reader.taken)
+                age = now - reader.since
+                found.append(Lag(reader.consumer, meta.id, meta.name, reader.taken, lag, age))
         found.sort(key=lambda item: -item.lag)
         return found
 

@@ -7,11 +7,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
-
-import msgspec
 
 from sandkeeper.core.adopted import Adopted
 from sandkeeper.core.child import Child, ExitStatus
@@ -21,6 +17,7 @@ from sandkeeper.core.pump import Source
 from sandkeeper.core.segment import NOTICE, REMARK
 from sandkeeper.errors import NotFound, Unprocessable
 from sandkeeper.services.launch import Launch, Workshop
+from sandkeeper.services.recorder import Recorder
 from sandkeeper.services.runs import RunFolder, RunMeta
 from sandkeeper.services.stdin import Stdin
 
@@ -47,6 +44,7 @@ class Process:
         self.ended = asyncio.Event()
         self.over = asyncio.Event()
         self._unsettled = False
+        self.recorder = Recorder(folder, meta, shop.writer, shop.log)
         self._child: Child | Adopted | None = None
         self._sources: tuple[Source, ...] = ()
         self._drained = True
@@ -75,6 +73,11 @@ class Process:
         """The process id of the present attempt; 0 when none runs."""
         return self._child.pid if self._child is not None and not self._child.reaped else 0
 
+    @property
+    def timed_out(self) -> bool:
+        """Whether its time ran out."""
+        return self._timed_out or self.meta.exit_reason == "timeout"
+
     # Starting
 
     async def start(self) -> None:
@@ -83,12 +86,9 @@ class Process:
         self.meta.pid = str(self.leader)
         self._shop.budget.enlist(self.journal)
         if self._holds:
-            self._in_writer(
-                self._shop.keepalive.hold,
-                self.meta.pid, self.meta.name, self.meta.command, self.meta.timeout,
-            )  # fmt: skip
+            meta, hold = self.meta, self._shop.keepalive.hold
+            self.recorder.later(hold, meta.pid, meta.name, meta.command, meta.timeout)
         self._arm()
-        self._save()
 
     async def _attempt(self, *, first: bool) -> None:
         launch = Launch(self._shop, self.folder, self.meta, self.journal)
@@ -139,8 +139,18 @@ class Process:
         assert self._child is not None
         self._drained = self._collected = False
         self._shop.pump.watch(*self._sources)
+        self.keep()
+        self.recorder.save()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._child.pidfd.number, self._noticed_exit)
+
+    def keep(self) -> None:
+        """Have the keeper hold the pipes and the pidfd; copies, for ours may close meanwhile."""
+        if self._child is None or self._child.reaped:
+            return
+        ours = (*(source.fd for source in self._sources), self._child.pidfd.number)
+        copies = tuple(map(os.dup, ours))
+        self.recorder.later(self._shop.keeper.put_copies, self.meta.id, copies)
 
     # The end of an attempt
 
@@ -148,6 +158,9 @@ class Process:
         assert self._child is not None
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._child.pidfd.number)
+        if not self._unsettled and all(source.is_empty for source in self._sources):
+            self._on_drained()
+            return
         self._drain()
         loop.call_later(DRAIN_SECONDS, self._collect)
 
@@ -266,7 +279,7 @@ class Process:
         self._shop.pump.append(self.journal, stream, text.encode())
 
     def _schedule_retry(self) -> None:
-        self._save()
+        self.recorder.save()
         loop = asyncio.get_running_loop()
         self._retry = loop.call_later(BACKOFF_SECONDS, self._apply, Event.RETRY_DUE)
 
@@ -286,7 +299,7 @@ class Process:
             self._signal(signal.SIGTERM)
         elif self.state is State.KILLING:
             self._signal(signal.SIGKILL)
-        self._save()
+        self.recorder.save()
 
     def _finish(self) -> None:
         meta = self.meta
@@ -297,11 +310,11 @@ class Process:
             self.stdin.close("stdin is closed: the process has exited")
         if self._holds:
             self._holds = False
-            self._in_writer(
+            self.recorder.later(
                 self._shop.keepalive.release, meta.pid, meta.name, self.status, meta.exit_code
             )
         self.ended.set()
-        self._save()
+        self.recorder.save()
         if self._unsettled:
             # Words of ours are on their way to the journal, and belong before its end.
             self._drained = False
@@ -316,16 +329,16 @@ class Process:
         self.journal.exit_offset = self.meta.exit_offset = self.journal.tail
         self._shop.pump.release(self.journal, self._sources)
         self.journal.wake()
-        self._save()
+        self.recorder.save()
         self.over.set()
         self._shop.finished(self)
 
     def sealed(self) -> None:
         """No survivor can write any more: the pipes can go."""
         self.meta.sealed = True
-        self._in_writer(self._shop.keeper.drop, self.meta.id)
-        self._in_writer(self.folder.drop_fifos)
-        self._save()
+        self.recorder.later(self._shop.keeper.drop, self.meta.id)
+        self.recorder.later(self.folder.drop_fifos)
+        self.recorder.save()
 
     # Requests
 
@@ -343,7 +356,7 @@ class Process:
         self._notice("\n[Process is being gracefully terminated]\n", REMARK)
         self.meta.keep_alive = False
         self._apply(Event.STOP)
-        self._save()
+        self.recorder.save_now()
 
     def kill(self, identifier: str) -> None:
         """Kill its group; raises NotFound when it is over."""
@@ -352,7 +365,7 @@ class Process:
         self._notice("\n[Process is being forcefully killed]\n", REMARK)
         self.meta.keep_alive = False
         self._apply(Event.KILL)
-        self._save()
+        self.recorder.save_now()
 
     def send_signal(self, number: int, identifier: str) -> None:
         """Signal the group without any change of intent; raises NotFound when nothing runs."""
@@ -371,35 +384,12 @@ class Process:
             self._clock = None
         if meta.timeout <= 0:
             return
-        began = meta.started_at
-        left = max(0.0, began + meta.timeout - time.time())
-        if meta.deadline and not meta.keep_alive:
-            left = max(0.0, meta.deadline - time.time())
+        until = meta.started_at + meta.timeout if meta.keep_alive else meta.deadline
+        left = max(0.0, until - time.time())
         self._clock = asyncio.get_running_loop().call_later(left, self._time_is_up)
 
     def _time_is_up(self) -> None:
         if not self.is_over:
             self._timed_out = True
             self._apply(Event.KILL)
-            self._save()
-
-    @property
-    def timed_out(self) -> bool:
-        """Whether its time ran out."""
-        return self._timed_out or self.meta.exit_reason == "timeout"
-
-    # Saving
-
-    def _save(self) -> None:
-        data = msgspec.json.encode(self.meta)
-        self._in_writer(self.folder.save, data)
-
-    def _in_writer(self, call: Callable[..., object], *values: object) -> None:
-        """Have a blocking call made in order with the others, on the writer's thread."""
-        future = self._shop.writer.submit(call, *values)
-        future.add_done_callback(self._report)
-
-    def _report(self, future: Future[object]) -> None:
-        error = future.exception()
-        if error is not None and self.folder.path.exists():
-            self._shop.log.error(f"cannot save {self.meta.id}: {error}")
+            self.recorder.save()

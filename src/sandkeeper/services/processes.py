@@ -8,12 +8,13 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
+from sandkeeper.core.adopted import boot_id
 from sandkeeper.core.journal import Journal
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.ports import Ports
 from sandkeeper.services.process import Process
-from sandkeeper.services.runs import RunFolder, RunMeta, new_id
+from sandkeeper.services.runs import RunFolder, RunMeta, RunStore
 from sandkeeper.services.telemetry import Exporter
 from sandkeeper.settings import Settings
 
@@ -22,6 +23,7 @@ __all__ = ["Order", "Processes"]
 KEEP_ALIVE_SECONDS = 600
 PORT_POLL_SECONDS = 0.05
 HOUSEKEEPING_SECONDS = 5.0
+GO_INT = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +49,23 @@ class Processes:
     """The registry. A name is taken while its process is not over; a finished one may share it."""
 
     def __init__(
-        self, shop: Workshop, settings: Settings, ports: Ports, exporter: Exporter | None
+        self,
+        shop: Workshop,
+        settings: Settings,
+        store: RunStore,
+        ports: Ports,
+        exporter: Exporter | None,
     ) -> None:
         self._shop = shop
         self._settings = settings
         self._ports = ports
         self._exporter = exporter
-        self._runs = settings.state_dir / "runs"
+        self._boot = boot_id()
+        self._store = store
         self._by_id: dict[str, Process] = {}
         self._by_pid: dict[str, Process] = {}
         self._by_name: dict[str, Process] = {}
+        self._over: dict[str, Process] = {}
         self._starting: set[str] = set()
         self._keys: dict[str, tuple[str, asyncio.Future[Process]]] = {}
 
@@ -118,7 +127,7 @@ class Processes:
         name = self._free_name(order.name)
         self._starting.add(name)
         try:
-            process = self._make(order, name)
+            process = await self._make(order, name)
             # Shielded: a client that goes away must not leave a child that nobody knows.
             return await asyncio.shield(asyncio.ensure_future(self._run(process)))
         finally:
@@ -131,7 +140,7 @@ class Processes:
             self._enter(process)
         finally:
             self._starting.discard(process.meta.name)
-        if process.is_over:
+        if process.over.is_set():
             self.finished(process)
         return process
 
@@ -147,14 +156,15 @@ class Processes:
         known = self._by_name.get(name)
         return known is not None and not known.is_over
 
-    def _make(self, order: Order, name: str) -> Process:
+    async def _make(self, order: Order, name: str) -> Process:
+        folder = await self._folder()
         now = time.time()
         timeout = order.timeout
         if order.keep_alive and (timeout is None or timeout < 0):
             timeout = KEEP_ALIVE_SECONDS
         key, body = order.idempotency or ("", "")
         meta = RunMeta(
-            id=new_id(),
+            id=folder.id,
             command=order.command,
             name=name,
             working_dir=order.working_dir,
@@ -166,16 +176,32 @@ class Processes:
             timeout=max(0, timeout or 0),
             deadline=now + timeout if timeout and timeout > 0 else 0.0,
             started_at=now,
+            boot=self._boot,
             idempotency_key=key,
             idempotency_body=body,
         )
-        folder = RunFolder(self._runs, meta.id)
-        journal = Journal(folder.journal, segment_bytes=self._shop.budget.segment_bytes)
+        journal = Journal(folder.path, segment_bytes=self._shop.budget.segment_bytes)
         return Process(self._shop, folder, meta, journal)
+
+    async def _folder(self) -> RunFolder:
+        folder = self._store.take()
+        self._shop.writer.submit(self._store.refill)
+        if folder is not None:
+            return folder
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._shop.spawner, self._store.make)
+        except OSError as error:
+            raise Unprocessable(
+                f"failed to start process: cannot keep its state: {error.strerror}"
+            ) from None
 
     def enter_recovered(self, processes: Iterable[Process]) -> None:
         """Take the processes of an earlier server, oldest first."""
         loop = asyncio.get_running_loop()
+        processes = list(processes)
+        over = sorted((p for p in processes if p.is_over), key=lambda p: p.meta.completed_at)
+        self._over = {process.meta.id: process for process in over}
         for process in processes:
             self._enter(process)
             meta = process.meta
@@ -221,13 +247,35 @@ class Processes:
                         await asyncio.Event().wait()
                     await process.ended.wait()
 
+    def keep_all(self) -> None:
+        """Give a new keeper everything that runs."""
+        for process in self._by_id.values():
+            process.keep()
+
+    def save_all(self) -> None:
+        """Write every record that waits to be written."""
+        for process in self._by_id.values():
+            process.recorder.save_pending()
+
+    async def stop_all(self, seconds: float) -> None:
+        """Stop everything that runs; kill what is not over after `seconds`."""
+        for event in (Process.stop, Process.kill):
+            running = [process for process in self._by_id.values() if not process.is_over]
+            for process in running:
+                event(process, process.meta.name)
+            waits = [asyncio.ensure_future(process.wait()) for process in running]
+            if waits:
+                _, late = await asyncio.wait(waits, timeout=seconds)
+                for wait in late:
+                    wait.cancel()
+
     # The pump's news
 
     def grown(self) -> None:
         """Wake who waits for the journals that grew."""
         for journal in self._shop.pump.take_grown():
             journal.wake()
-            process = self._by_id.get(journal.folder.parent.name)
+            process = self._by_id.get(journal.folder.name)
             if process is None:
                 continue
             if journal.sealed and not process.meta.sealed:
@@ -239,24 +287,28 @@ class Processes:
 
     def finished(self, process: Process) -> None:
         """Note that a process is over, and forget the oldest ones past the bounds."""
+        if process.meta.id not in self._by_id:
+            return  # `_run` comes back here once it is entered
+        self._over[process.meta.id] = process
         if self._exporter is not None:
             self._exporter.grown(process)
         self.evict()
 
     def evict(self) -> None:
-        """Forget finished processes past the bounds of count and age."""
+        """Forget finished processes past the bounds of count and age, oldest ends first."""
         retention = self._settings.retention
-        over = [p for p in self._by_id.values() if p.over.is_set()]
-        over.sort(key=lambda process: process.meta.completed_at)
-        too_many = max(0, len(over) - retention.finished_count)
         oldest = time.time() - retention.finished_age
-        for number, process in enumerate(over):
-            if number < too_many or process.meta.completed_at < oldest:
-                self._forget(process)
+        while self._over:
+            process = next(iter(self._over.values()))
+            too_many = len(self._over) > retention.finished_count
+            if not too_many and process.meta.completed_at >= oldest:
+                return
+            self._forget(process)
 
     def _forget(self, process: Process) -> None:
         meta = process.meta
         del self._by_id[meta.id]
+        del self._over[meta.id]
         if self._by_pid.get(meta.pid) is process:
             del self._by_pid[meta.pid]
         if self._by_name.get(meta.name) is process:
@@ -286,4 +338,6 @@ class Processes:
 
 def _is_go_int(text: str) -> bool:
     digits = text[1:] if text[:1] in {"+", "-"} else text
-    return digits.isascii() and digits.isdigit()
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
+        return False
+    return -GO_INT <= int(text) < GO_INT

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from sandkeeper.core.segment import STDERR, STDOUT
 from sandkeeper.core.stage import Stage
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.process import Process
-from sandkeeper.services.runs import RunFolder, RunMeta
+from sandkeeper.services.runs import RunFolder, RunMeta, RunStore
 
 __all__ = ["recover", "restore_stage"]
 
@@ -31,41 +30,42 @@ class Found:
     pidfd: int
 
 
-def restore_stage(stage: Path, runs: Path) -> None:
+def restore_stage(stage: Path, store: RunStore) -> None:
     """Put bytes that a killed server held in its stage where they belong."""
     staged = Stage.recover(stage)
     if staged is not None:
         run, offset, data = staged
-        folder = runs / run / "journal"
+        folder = store.runs / run
         if folder.is_dir():
             Journal.restore(folder, offset, data)
     stage.unlink(missing_ok=True)
 
 
-async def recover(shop: Workshop, runs: Path) -> list[Process]:
+async def recover(shop: Workshop, store: RunStore) -> list[Process]:
     """Return the processes of earlier servers, oldest first, those that run supervised again."""
-    found = await asyncio.to_thread(_scan, shop, runs)
+    found = await asyncio.to_thread(_scan, shop, store)
     return [_revive(shop, item) for item in found]
 
 
-def _scan(shop: Workshop, runs: Path) -> list[Found]:
+def _scan(shop: Workshop, store: RunStore) -> list[Found]:
     boot = boot_id()
     found: list[Found] = []
-    for path in sorted(runs.iterdir()):
-        folder = RunFolder(runs, path.name)
+    for path in sorted(store.runs.iterdir()):
+        folder = store.folder(path.name)
         meta = folder.load()
         if meta is None:
-            shutil.rmtree(path, ignore_errors=True)
+            folder.remove()
             continue
         try:
             found.append(_open(shop, folder, meta, boot))
         except OSError as error:
             shop.log.error(f"cannot take up run {path.name} again: {error}")
+    found.sort(key=lambda item: item.meta.started_at)
     return found
 
 
 def _open(shop: Workshop, folder: RunFolder, meta: RunMeta, boot: str) -> Found:
-    journal = Journal.recover(folder.journal, segment_bytes=shop.budget.segment_bytes)
+    journal = Journal.recover(folder.path, segment_bytes=shop.budget.segment_bytes)
     over = State(meta.state) in TERMINAL
     if over and meta.exit_offset is not None:
         journal.exit_offset = meta.exit_offset
@@ -82,7 +82,8 @@ def _open(shop: Workshop, folder: RunFolder, meta: RunMeta, boot: str) -> Found:
             )
             if not over:
                 pidfd = kept.pop() if len(kept) == 3 else _prove(folder, meta, boot)
-            shop.keeper.put(meta.id, tuple(fd for fd in (out, err, pidfd) if fd >= 0))
+            if over:
+                shop.keeper.put(meta.id, (out, err))
         finally:
             for fd in kept:
                 os.close(fd)

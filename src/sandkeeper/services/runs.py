@@ -1,18 +1,21 @@
 """Run directories: the database of processes, one folder each, inspectable with `ls`.
 
     <state>/runs/<id>/        0700
-        meta.json             what the run is and how it stands; replaced atomically
-        out.fifo err.fifo     the pipes of its output, the workload user's
-        journal/              its output (core.segment)
+        meta.jsonl            what the run is and how it stands; the last whole line counts
+        *.seg *.idx           its output (core.segment)
         exported              how far its output went to the telemetry (services.telemetry)
 
-Ids are ours; names from clients never become paths.
+The pipes of a run's output, `<id>.out` and `<id>.err`, are the workload user's and lie in
+`pipes_folder`. Ids are ours; names from clients never become paths.
 """
 
+import hashlib
 import os
 import secrets
 import shutil
+import stat
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,8 +23,10 @@ import msgspec
 
 from sandkeeper.core.identity import Identity
 
-__all__ = ["RunFolder", "RunMeta", "new_id"]
+__all__ = ["RunFolder", "RunMeta", "RunStore", "new_id", "pipes_folder"]
 
+SPARES = 8
+COMPACT_BYTES = 256 << 10
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -32,7 +37,7 @@ def new_id() -> str:
 
 
 class RunMeta(msgspec.Struct, omit_defaults=True):
-    """What `meta.json` keeps; times in seconds since the epoch, sizes in bytes.
+    """What a line of `meta.jsonl` keeps; times in seconds since the epoch, sizes in bytes.
 
     `leader`, `leader_start` and `boot` prove the process of the present attempt; `exit_code` is
     the wire's (-1 for a signal), `exit_signal` the signal's number.
@@ -72,17 +77,21 @@ class RunMeta(msgspec.Struct, omit_defaults=True):
 class RunFolder:
     """The folder of one run; all methods block."""
 
-    def __init__(self, runs: Path, run_id: str) -> None:
+    def __init__(self, store: "RunStore", run_id: str) -> None:
         self.id = run_id
-        self.path = runs / run_id
-        self.journal = self.path / "journal"
-        self.fifos = (self.path / "out.fifo", self.path / "err.fifo")
+        self.path = store.runs / run_id
+        self.fifos = (store.pipes / f"{run_id}.out", store.pipes / f"{run_id}.err")
         self.exported = self.path / "exported"
 
-    def create(self, identity: Identity | None) -> None:
-        """Make the folder and its pipes; raises OSError."""
-        self.path.mkdir(mode=0o700)
-        self.journal.mkdir(mode=0o700)
+    def create(self, path: Path | None = None) -> None:
+        """Make the folder (elsewhere, to be moved here) and an empty record; raises OSError."""
+        path = path or self.path
+        path.mkdir(mode=0o700)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        os.close(os.open(path / "meta.jsonl", flags, 0o600))
+
+    def make_fifos(self, identity: Identity | None) -> None:
+        """Make the pipes of its output; raises OSError."""
         for fifo in self.fifos:
             os.mkfifo(fifo, 0o600)
             if identity is not None:
@@ -106,21 +115,33 @@ class RunFolder:
             raise
 
     def save(self, data: bytes) -> None:
-        """Replace `meta.json` by an encoded RunMeta; raises OSError."""
-        temporary = self.path / "meta.tmp"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        """Add an encoded RunMeta to `meta.jsonl`; raises OSError.
+
+        Appending is atomic enough (a torn line is not whole) and, unlike replacing the file, does
+        not make ext4 flush it to the disk (auto_da_alloc, ext4(5)).
+        """
+        path = self.path / "meta.jsonl"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, data)
+            size = os.lseek(fd, 0, os.SEEK_END)
+            os.write(fd, data + b"\n")
         finally:
             os.close(fd)
-        os.rename(temporary, self.path / "meta.json")
+        if size > COMPACT_BYTES:
+            temporary = self.path / "meta.tmp"
+            temporary.write_bytes(data + b"\n")
+            temporary.rename(path)
 
     def load(self) -> RunMeta | None:
-        """Return what `meta.json` says, or None when it is absent or unreadable."""
+        """Return what the last whole line of `meta.jsonl` says, or None when there is none."""
         try:
-            return msgspec.json.decode((self.path / "meta.json").read_bytes(), type=RunMeta)
-        except (OSError, msgspec.MsgspecError):
+            lines = (self.path / "meta.jsonl").read_bytes().split(b"\n")
+        except OSError:
             return None
+        for line in reversed(lines):
+            with suppress(msgspec.MsgspecError):
+                return msgspec.json.decode(line, type=RunMeta)
+        return None
 
     def drop_fifos(self) -> None:
         """Remove the pipes once nobody writes to them."""
@@ -130,4 +151,95 @@ class RunFolder:
 
     def remove(self) -> None:
         """Remove everything."""
+        self.drop_fifos()
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+class RunStore:
+    """Where runs are kept: `runs` on disk, `pipes` in memory where there is such a place.
+
+    A few folders are made in advance, in `spares`: creating a file is the slowest step of starting
+    a process on many file systems, moving one is not.
+    """
+
+    def __init__(self, state: Path, pipes: Path) -> None:
+        self.runs = state / "runs"
+        self.pipes = pipes
+        self._waiting = state / "spares"
+        self._spares: deque[RunFolder] = deque()
+
+    def prepare(self) -> None:
+        """Make the folders, without what a killed server had in store; raises OSError."""
+        shutil.rmtree(self._waiting, ignore_errors=True)
+        for folder in (self.runs, self._waiting):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        self.pipes.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def folder(self, run_id: str) -> RunFolder:
+        """Return the folder of a known run."""
+        return RunFolder(self, run_id)
+
+    def take(self) -> RunFolder | None:
+        """Return an unused folder if one is ready."""
+        while self._spares:
+            folder = self._spares.popleft()
+            with suppress(OSError):
+                (self._waiting / folder.id).rename(folder.path)
+                return folder
+        return None
+
+    def make(self) -> RunFolder:
+        """Make a folder now; raises OSError."""
+        folder = RunFolder(self, new_id())
+        folder.create()
+        return folder
+
+    def refill(self) -> None:
+        """Have some folders ready; a full disk is for `make` to report."""
+        with suppress(OSError):
+            while len(self._spares) < SPARES:
+                folder = RunFolder(self, new_id())
+                folder.create(self._waiting / folder.id)
+                self._spares.append(folder)
+
+    def close(self) -> None:
+        """Remove what was not used."""
+        self._spares.clear()
+        shutil.rmtree(self._waiting, ignore_errors=True)
+        with suppress(OSError):  # in use by processes that go on
+            self.pipes.rmdir()
+
+
+def pipes_folder(state: Path, runtime: str) -> Path:
+    """Return where named pipes go: on tmpfs if we have one, else below the state.
+
+    They must survive the server, not the machine, and in memory they cost a hundredth. The name
+    is derived from the state's, so that the next server on it finds them.
+    """
+    name = "sandkeeper-" + hashlib.sha256(os.fsencode(state)).hexdigest()[:16]
+    for base in filter(None, (runtime, "/run" if os.geteuid() == 0 else "", "/dev/shm")):
+        folder = Path(base) / name
+        if _is_tmpfs(base) and _own(folder):
+            return folder
+    return state / "pipes"
+
+
+def _is_tmpfs(path: str) -> bool:
+    """Look the file system of `path` up in /proc/self/mounts: the last match is on top."""
+    kind = ""
+    with suppress(OSError):
+        for line in Path("/proc/self/mounts").read_bytes().decode("utf-8", "replace").splitlines():
+            fields = line.split(" ")
+            if len(fields) > 2 and fields[1] == path:
+                kind = fields[2]
+    return kind in {"tmpfs", "ramfs"}
+
+
+def _own(folder: Path) -> bool:
+    """Make the folder; False when it is (or could be) somebody else's."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        facts = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid() and not facts.st_mode & 0o77

@@ -41,16 +41,21 @@ class Exporter:
         self._followers: dict[str, Follower] = {}
         self._pending: deque[str] = deque()
         self._queued: set[str] = set()
+        self._gone: deque[Follower] = deque()
         self._lock = threading.Lock()
 
     def follow(self, process: Process) -> None:
         """Export a process from where its last exporter stood."""
         with self._lock:
             self._followers[process.meta.id] = Follower(process)
-        self.grown(process)
+        if process.journal.tail:
+            self.grown(process)
 
     def grown(self, process: Process) -> None:
         """Look at a process again: it has written or ended."""
+        if process.journal.sealed and not process.journal.tail:
+            self.forget(process)
+            return
         with self._lock:
             if process.meta.id not in self._followers or process.meta.id in self._queued:
                 return
@@ -62,9 +67,10 @@ class Exporter:
         """Stop exporting a process whose journal goes away."""
         with self._lock:
             follower = self._followers.pop(process.meta.id, None)
-        if follower is not None:
-            follower.gone = True
-            self._wake()
+            if follower is not None:
+                follower.gone = True
+                self._gone.append(follower)
+        self._wake()
 
     def lag(self) -> dict[str, int]:
         """Return per process id how many bytes were not exported yet."""
@@ -74,6 +80,8 @@ class Exporter:
 
     def pull(self) -> tuple[bytes, Callable[[], None]] | None:
         """Return the next block and what acknowledges it; None when all is exported."""
+        while self._gone:  # closed here: this thread may have been reading them
+            self._gone.popleft().close()
         while True:
             with self._lock:
                 if not self._pending:

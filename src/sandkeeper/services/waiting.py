@@ -1,13 +1,14 @@
 """Waiting for what a process does: a line it writes, ports it opens, its end."""
 
 import asyncio
-from contextlib import aclosing
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
-from sandkeeper.core.cursor import Gap, follow
+from sandkeeper.core.cursor import Abandoned, Chunk, Follow, Gap
 from sandkeeper.core.lines import LineSplitter
-from sandkeeper.core.segment import NOTICE, REMARK, STDERR, STDOUT
-from sandkeeper.errors import Unprocessable
+from sandkeeper.core.segment import STDERR, STDOUT
+from sandkeeper.errors import Unavailable, Unprocessable
 from sandkeeper.services.process import Process
 from sandkeeper.services.processes import Processes
 from sandkeeper.services.query import Question, matcher
@@ -15,6 +16,7 @@ from sandkeeper.services.query import Question, matcher
 __all__ = ["Awaited", "wait_for"]
 
 LINE_BYTES = 64 << 10
+SILENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +83,36 @@ async def _line(process: Process, question: Question, offset: int) -> Awaited | 
     matches = matcher(question)
     wanted = {"stdout": (STDOUT,), "stderr": (STDERR,)}.get(question.stream, (STDOUT, STDERR))
     lines = {stream: LineSplitter(LINE_BYTES) for stream in wanted}
-    source = follow(process.journal, offset, consumer="wait")
-    async with aclosing(source) as batches:  # type: ignore[type-var]
-        async for batch in batches:
+    with closing(Follow(process.journal, offset, consumer="wait")) as follow:
+        while (batch := await _next(follow)) is not None:
             for item in batch:
-                if isinstance(item, Gap) or item.stream in {NOTICE, REMARK}:
-                    continue
-                splitter = lines.get(item.stream)
-                if splitter is None:
-                    continue
-                behind = item.offset - len(splitter.pending)
-                for line, ends in splitter.feed(item.data):
-                    behind += len(line) + ends
-                    if matches(line):
-                        return _found(line, behind)
-                # A prompt has no newline yet.
-                if splitter.pending and matches(splitter.pending):
-                    return _found(splitter.pending, item.end)
+                found = None if isinstance(item, Gap) else _first(item, lines, matches)
+                if found is not None:
+                    return found
+    return None
+
+
+async def _next(follow: Follow) -> list[Chunk | Gap] | None:
+    try:
+        return await follow.next(SILENCE_SECONDS)
+    except Abandoned:
+        raise Unavailable("the server is stopping") from None
+
+
+def _first(
+    chunk: Chunk, lines: dict[int, LineSplitter], matches: Callable[[bytes], bool]
+) -> Awaited | None:
+    splitter = lines.get(chunk.stream)
+    if splitter is None:
+        return None
+    behind = chunk.offset - len(splitter.pending)
+    for line, ends in splitter.feed(chunk.data):
+        behind += len(line) + ends
+        if matches(line):
+            return _found(line, behind)
+    # A prompt has no newline yet.
+    if splitter.pending and matches(splitter.pending):
+        return _found(splitter.pending, chunk.end)
     return None
 
 

@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import closing
 from datetime import datetime
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,8 +13,8 @@ from sandkeeper.api.audit import caller
 from sandkeeper.api.http.processes import identifier
 from sandkeeper.api.respond import encode_json
 from sandkeeper.api.routing import empty_head, route
-from sandkeeper.api.streaming import SILENCE, StreamResponse, Ticker
-from sandkeeper.core.cursor import follow
+from sandkeeper.api.streaming import StreamResponse
+from sandkeeper.core.cursor import Abandoned, Follow
 from sandkeeper.errors import BadInput
 from sandkeeper.services.events import SILENT, EventRecords, LogRecords, TextLog
 from sandkeeper.services.output import texts_of
@@ -62,18 +61,13 @@ class LogHandlers:
 
     async def _text(self, process: Process) -> AsyncIterator[bytes]:
         text = TextLog()
-        async with aclosing(
-            Ticker(follow(process.journal, consumer="logs"), TEXT_HEARTBEAT_SECONDS)
-        ) as ticker:
+        with closing(Follow(process.journal, consumer="logs")) as follow:
             while True:
                 patience = text.silence()
-                try:
-                    items: Any = await ticker.next(
-                        TEXT_HEARTBEAT_SECONDS if patience is None else patience
-                    )
-                except StopAsyncIteration:
+                items = await follow.next(patience or TEXT_HEARTBEAT_SECONDS)
+                if items is None:
                     break
-                if items is not SILENCE:
+                if items:
                     yield text.batch(items)
                 else:
                     yield text.keepalive() if patience is None else text.expire()
@@ -83,11 +77,9 @@ class LogHandlers:
         records = LogRecords()
         if process.journal.tail == 0 and not process.is_over:
             yield SILENT
-        async with aclosing(
-            Ticker(follow(process.journal, consumer="logs"), RECORD_HEARTBEAT_SECONDS)
-        ) as ticker:
-            async for items in ticker:
-                yield SILENT if items is SILENCE else records.batch(items)  # type: ignore[arg-type]
+        with closing(Follow(process.journal, consumer="logs")) as follow:
+            while (items := await follow.next(RECORD_HEARTBEAT_SECONDS)) is not None:
+                yield records.batch(items) if items else SILENT
 
     async def events(self, request: Request) -> Response:
         """Stream events with offsets from a cursor on, ending with how the process ended."""
@@ -113,13 +105,13 @@ class LogHandlers:
     async def _events(
         self, process: Process, records: EventRecords, offset: int
     ) -> AsyncIterator[bytes]:
-        source = follow(process.journal, offset, consumer="events")
-        async with aclosing(Ticker(source, EVENT_HEARTBEAT_SECONDS)) as ticker:
-            async for items in ticker:
-                if items is SILENCE:
-                    yield records.heartbeat()
-                else:
-                    yield records.batch(items)  # type: ignore[arg-type]
+        with closing(Follow(process.journal, offset, consumer="events")) as follow:
+            try:
+                while (items := await follow.next(EVENT_HEARTBEAT_SECONDS)) is not None:
+                    yield records.batch(items) if items else records.heartbeat()
+            except Abandoned:
+                yield records.interrupted()
+                return
         await process.wait()
         yield records.end()
 

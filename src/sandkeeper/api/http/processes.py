@@ -5,7 +5,7 @@ import hashlib
 import json
 import signal
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import closing
 
 import msgspec
 from starlette.requests import Request
@@ -17,9 +17,9 @@ from sandkeeper.api.body import parse_json, read_body, read_json
 from sandkeeper.api.respond import encode_json, json_response
 from sandkeeper.api.routing import empty_head, route
 from sandkeeper.api.schemas.processes import ProcessRequest, SignalRequest, record_of
-from sandkeeper.api.streaming import SILENCE, StreamResponse, Ticker, until_disconnect
+from sandkeeper.api.streaming import StreamResponse, until_disconnect
 from sandkeeper.api.urls import segment
-from sandkeeper.core.cursor import follow
+from sandkeeper.core.cursor import Follow
 from sandkeeper.errors import BadInput, Conflict, TooLarge, Unprocessable
 from sandkeeper.services.events import SILENT, ExecRecords
 from sandkeeper.services.output import read_texts
@@ -73,7 +73,7 @@ class ProcessHandlers:
             **extras,
         )
         if streams:
-            return await self._create_streaming(order, wanted)
+            return await self._create_streaming(request, order, wanted)
         process, replayed = await self._processes.start(order)
         await self._wait(request, process, wanted)
         waited = wanted.wait_for_completion
@@ -105,20 +105,25 @@ class ProcessHandlers:
         )
 
     async def _wait(self, request: Request, process: Process, wanted: ProcessRequest) -> None:
-        if wanted.wait_for_ports:
-            await until_disconnect(
-                request, self._processes.wait_for_ports(process, wanted.wait_for_ports)
-            )
+        await self._wait_for_ports(request, process, wanted)
         if wanted.wait_for_completion:
-            await until_disconnect(request, process.wait())
+            await until_disconnect(request, process.wait(), self._sandbox.stopping)
             if process.timed_out:
                 raise Unprocessable(f"process timed out after {process.meta.timeout} seconds")
 
-    async def _create_streaming(self, order: Order, wanted: ProcessRequest) -> Response:
+    async def _wait_for_ports(
+        self, request: Request, process: Process, wanted: ProcessRequest
+    ) -> None:
+        if wanted.wait_for_ports:
+            ports = self._processes.wait_for_ports(process, wanted.wait_for_ports)
+            await until_disconnect(request, ports, self._sandbox.stopping)
+
+    async def _create_streaming(
+        self, request: Request, order: Order, wanted: ProcessRequest
+    ) -> Response:
         try:
             process, _ = await self._processes.start(order)
-            if wanted.wait_for_ports:
-                await self._processes.wait_for_ports(process, wanted.wait_for_ports)
+            await self._wait_for_ports(request, process, wanted)
         except Unprocessable as error:
             failed = encode_json({"type": "error", "data": str(error)}) + b"\n"
             return Response(failed, media_type="application/x-ndjson")
@@ -126,11 +131,9 @@ class ProcessHandlers:
 
     async def _exec_events(self, process: Process) -> AsyncIterator[bytes]:
         records = ExecRecords()
-        async with aclosing(
-            Ticker(follow(process.journal, consumer="exec"), EXEC_HEARTBEAT_SECONDS)
-        ) as ticker:
-            async for items in ticker:
-                yield SILENT if items is SILENCE else records.batch(items)  # type: ignore[arg-type]
+        with closing(Follow(process.journal, consumer="exec")) as follow:
+            while (items := await follow.next(EXEC_HEARTBEAT_SECONDS)) is not None:
+                yield records.batch(items) if items else SILENT
         yield records.finish()
         await process.wait()
         texts = await read_texts(process.journal, self._inline)
@@ -158,6 +161,8 @@ class ProcessHandlers:
             seconds = float(int(request.query_params.get("timeout", "")))
         except ValueError:
             seconds = WAIT_SECONDS
+        except OverflowError:
+            seconds = WAIT_MOST_SECONDS
         await self._over_within(request, process, max(0.0, min(seconds, WAIT_MOST_SECONDS)))
         return json_response(record_of(process, await read_texts(process.journal, self._inline)))
 
@@ -169,7 +174,7 @@ class ProcessHandlers:
             finally:
                 waiter.cancel()
 
-        await until_disconnect(request, bounded())
+        await until_disconnect(request, bounded(), self._sandbox.stopping)
 
     # Ending
 

@@ -78,9 +78,12 @@ class McpHandlers:
         server = await self._server()
         who = caller(request)
         if not batch:
-            answer = await until_disconnect(request, server.answer(asked[0], version, who))
+            answer = await until_disconnect(
+                request, server.answer(asked[0], version, who), self._sandbox.stopping
+            )
             return _json(answer)
-        return _json(await until_disconnect(request, _answer_all(server, asked, version, who)))
+        work = _answer_all(server, asked, version, who)
+        return _json(await until_disconnect(request, work, self._sandbox.stopping))
 
     async def _server(self) -> "ToolServer":
         if self._loading is None or (self._loading.done() and self._loading.exception()):

@@ -1,0 +1,134 @@
+"""What the benchmarks share: servers, clients that behave badly, measuring by the clock."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.harness import Server
+
+__all__ = [
+    "Poller",
+    "Request",
+    "dead_client",
+    "disk_folder",
+    "lines_command",
+    "rss",
+    "running",
+    "shell",
+    "timed",
+]
+
+
+@contextlib.contextmanager
+def running(*, folder: str | None = None, env: dict[str, str] | None = None) -> Iterator[Server]:
+    """Run a server with its state below `folder` (by default where it really lives, on disk)."""
+    with (
+        tempfile.TemporaryDirectory(dir=folder or disk_folder()) as name,
+        Server(Path(name), env={"SANDKEEPER_LOG": "none", **(env or {})}) as server,
+    ):
+        yield server
+
+
+def disk_folder() -> str:
+    """Return a folder on a disk: where root's state is by default, else the home folder."""
+    return "/var/lib" if os.access("/var/lib", os.W_OK) else str(Path.home())
+
+
+class Request:
+    """One kept-open connection that sends the same GET again and again, with little of its own."""
+
+    def __init__(self, port: int) -> None:
+        self._sock = socket.create_connection(("127.0.0.1", port))
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._file = self._sock.makefile("rb")
+
+    def get(self, path: str) -> bytes:
+        """GET and return the body."""
+        return self._exchange(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+    def post(self, path: str, body: Any) -> bytes:
+        """POST JSON and return the body."""
+        data = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+        return self._exchange(head.encode() + data)
+
+    def _exchange(self, request: bytes) -> bytes:
+        self._sock.sendall(request)
+        length = 0
+        while (line := self._file.readline()) != b"\r\n":
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+            if not line:
+                raise ConnectionError("closed")
+        return self._file.read(length)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._file.close()
+        self._sock.close()
+
+
+def dead_client(port: int, path: str) -> socket.socket:
+    """Connect, ask for a stream and never read."""
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return sock
+
+
+def lines_command(megabytes: int) -> str:
+    """Return a command that writes numbered lines of 100 bytes, `megabytes` in all, and exits."""
+    lines = megabytes * 10_000
+    return f"seq -f '%099.0f' 1 {lines}"
+
+
+def timed(call: Any) -> tuple[float, Any]:
+    """Return (seconds, result) of a call."""
+    began = time.perf_counter()
+    result = call()
+    return time.perf_counter() - began, result
+
+
+def rss(pid: int) -> int:
+    """Return the resident bytes of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Poller(threading.Thread):
+    """Asks for a path every few milliseconds and keeps the times."""
+
+    def __init__(self, port: int, path: str, every: float) -> None:
+        super().__init__(daemon=True)
+        self._request = Request(port)
+        self._path = path
+        self._every = every
+        self._done = threading.Event()
+        self.times: list[float] = []
+        self.first_over = 0.0
+
+    def run(self) -> None:
+        """Poll until told to stop."""
+        while not self._done.wait(self._every):
+            seconds, body = timed(lambda: self._request.get(self._path))
+            self.times.append(seconds * 1000)
+            if not self.first_over and b'"status":"running"' not in body:
+                self.first_over = time.time()
+
+    def finish(self) -> list[float]:
+        """Stop and return the times in milliseconds."""
+        self._done.set()
+        self.join()
+        self._request.close()
+        return self.times
+
+
+def shell(command: str) -> float:
+    """Run a shell command and return its seconds."""
+    return timed(lambda: subprocess.run(["sh", "-c", command], check=True))[0]

@@ -1,0 +1,54 @@
+"""Writing a run's record and other small things to disk, in order, on a thread of their own."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+
+import msgspec
+
+from sandkeeper.services.logs import Log
+from sandkeeper.services.runs import RunFolder, RunMeta
+
+__all__ = ["Recorder"]
+
+SAVE_SECONDS = 0.01
+
+
+class Recorder:
+    """Saves one run's `meta`; event loop's thread only."""
+
+    def __init__(self, folder: RunFolder, meta: RunMeta, writer: Executor, log: Log) -> None:
+        self._folder = folder
+        self._meta = meta
+        self._writer = writer
+        self._log = log
+        self._saving = False
+
+    def save(self) -> None:
+        """Write the record soon: what changes together is written once."""
+        if not self._saving:
+            self._saving = True
+            asyncio.get_running_loop().call_later(SAVE_SECONDS, self.save_pending)
+
+    def save_pending(self) -> None:
+        """Write the record now if it waits to be written."""
+        if self._saving:
+            self.save_now()
+
+    def save_now(self) -> None:
+        """Write the record, in order with earlier ones."""
+        self._saving = False
+        self.later(self._folder.save, msgspec.json.encode(self._meta))
+
+    def later(self, call: Callable[..., object], *values: object) -> None:
+        """Have a blocking call made in order with the others, on the writer's thread."""
+        try:
+            future = self._writer.submit(call, *values)
+        except RuntimeError:  # shut down: what there was to write has been written
+            return
+        future.add_done_callback(self._report)
+
+    def _report(self, future: Future[object]) -> None:
+        error = future.exception()
+        if error is not None and self._folder.path.exists():
+            self._log.error(f"cannot save {self._meta.id}: {error}")
