@@ -40,8 +40,10 @@ def of_schema(name: str, schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     kind = kinds if isinstance(kinds, str) else kinds[0]
     if name == "command":
         return st.sampled_from(COMMANDS)
-    if name in PATHS:
-        return texts.map(lambda text: text if not text.strip("./~") else "in/" + text.strip("/."))
+    if name in PATHS:  # never the root or a home: some tools delete, others read all there is
+        return texts.map(
+            lambda text: "in/" + text.strip("/.") if text.strip("/.~") else text[:1].strip("/~")
+        )
     if kind == "string":
         return texts
     if kind in {"integer", "number"}:
