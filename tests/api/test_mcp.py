@@ -440,6 +440,10 @@ def test_a_log_is_asked_on_the_server(tools: Tools) -> None:
     found = tools.value("processQueryLogs", identifier="log", regex="^499[0-9]$", limit=3)
     assert [line["text"] for line in found["lines"]] == ["4990", "4991", "4992"]
     assert found["truncated"] is True
+    more = tools.value(
+        "processQueryLogs", identifier="log", regex="^499[0-9]$", offset=found["nextOffset"]
+    )
+    assert [line["text"] for line in more["lines"]] == [str(4993 + n) for n in range(7)]
     last = tools.value("processQueryLogs", identifier="log", tail=2, stream="stdout")
     assert [line["text"] for line in last["lines"]] == ["4999", "5000"]
     errors = tools.value("processQueryLogs", identifier="log", stream="stderr")

@@ -188,7 +188,11 @@ async def _collect(query: LineQuery) -> Lines:
             for raw in block.splitlines():
                 record = msgspec.json.decode(raw, type=_Record)
                 if record.type == "end":
-                    return Lines(lines, record.truncated, record.offset)
+                    # The query has read on to the end of a block: go on behind the last line.
+                    cut = record.truncated and lines
+                    return Lines(
+                        lines, record.truncated, lines[-1].offset + 1 if cut else record.offset
+                    )
                 if record.type != "line":
                     continue
                 size += len(raw)
