@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     # Imported here so that `--version` and `--help` answer at once.
     from sandkeeper.api.server import listen, serve
+    from sandkeeper.core.allocator import keep_freed_blocks
     from sandkeeper.services.sandbox import Sandbox
 
     try:
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{settings.host}:{settings.port}"
         sys.stderr.write(f"sandkeeper: cannot listen on {where}: {error.strerror}\n")
         return 1
+    keep_freed_blocks()
     with listener:
         serve(Sandbox(settings, environment), listener)
     return 0

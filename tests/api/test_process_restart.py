@@ -197,6 +197,7 @@ def test_a_restart_survives_a_restart_of_the_server_in_back_off(make_server) -> 
     own.kill9()
     own.restart()
     ended = over(own, "b")
+    assert "status" in ended, ended
 
     assert (ended["status"], ended["restartCount"]) == ("failed", 1)
     assert ended["stdout"] == f"run\n{notice(1, 1, 1)}run\n"

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sandkeeper.api.http import (
     codegen,
     files,
+    files_more,
     logs,
     observability,
     processes,
@@ -32,7 +33,20 @@ from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["create_app"]
 
-AREAS = (processes, logs, mcp, observability, system, search, watch, trees, files, uploads, codegen)
+AREAS = (
+    processes,
+    logs,
+    mcp,
+    observability,
+    system,
+    search,
+    watch,
+    trees,
+    files,
+    files_more,
+    uploads,
+    codegen,
+)
 """The modules of the API in the order in which their routes are tried."""
 
 

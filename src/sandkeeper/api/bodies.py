@@ -7,23 +7,19 @@ one that does not read holds two blocks.
 import asyncio
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
 
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from sandkeeper.errors import BadInput, Internal
+from sandkeeper.errors import Internal
 from sandkeeper.services.files import Opened
 from sandkeeper.services.work import FileWork
 
-__all__ = ["FileBody", "GeneratedBody", "while_connected"]
+__all__ = ["FileBody", "GeneratedBody"]
 
 BLOCK_BYTES = 512 * 1024
-
-T = TypeVar("T")
 
 Piece = bytes | tuple[int, int]
 """Bytes as they are, or (start, length) of the file."""
@@ -43,9 +39,10 @@ class _Body(Response):
         ahead: asyncio.Future[bytes | None] | None = None
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
+            # What fails before the first block is there can still be answered as an error.
+            block = await self._work.run(self._next)
             start = {"status": self.status_code, "headers": self.raw_headers}
             await send({"type": "http.response.start", **start})
-            block = await self._work.run(self._next)
             while block is not None and not gone.done():
                 ahead = asyncio.ensure_future(self._work.run(self._next))
                 await send({"type": "http.response.body", "body": block, "more_body": True})
@@ -135,23 +132,3 @@ class GeneratedBody(_Body):
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         continue
-
-
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`, and cancel it when the client goes away; the body must have been read.
-
-    Raises BadInput then: nobody reads that reply, but the request's handler must end.
-    """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request.receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise BadInput("the connection was closed")
-        return task.result()
-    finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task

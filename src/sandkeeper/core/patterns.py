@@ -33,7 +33,7 @@ def _compile(pattern: str) -> re.Pattern[str] | None:
             )
             if found is None:
                 return None
-            inside = re.sub(r"\\(.)|([[&~|])", lambda m: re.escape(m[1] or m[2]), found[2])
+            inside = re.sub(r"\\(.)|([\[&~|])", lambda m: re.escape(m[1] or m[2]), found[2])
             text += f"[{found[1]}{inside}]"
             position = found.end()
         elif char == "\\":

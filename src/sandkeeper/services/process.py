@@ -140,7 +140,7 @@ class Process:
         self._drained = self._collected = False
         self._shop.pump.watch(*self._sources)
         self.keep()
-        self.recorder.save()
+        self.recorder.save_now()  # a client is about to learn the pid: it must survive us
         loop = asyncio.get_running_loop()
         loop.add_reader(self._child.pidfd.number, self._noticed_exit)
 
@@ -247,6 +247,8 @@ class Process:
             case Effect.KILL:
                 self._signal(signal.SIGKILL)
             case Effect.SCHEDULE_RETRY:
+                # On disk before it is said, or a server killed now would say it again.
+                self.recorder.save_now()
                 self._announce_retry()
                 self._schedule_retry()
             case Effect.CANCEL_RETRY:
@@ -279,7 +281,6 @@ class Process:
         self._shop.pump.append(self.journal, stream, text.encode())
 
     def _schedule_retry(self) -> None:
-        self.recorder.save()
         loop = asyncio.get_running_loop()
         self._retry = loop.call_later(BACKOFF_SECONDS, self._apply, Event.RETRY_DUE)
 

@@ -22,6 +22,8 @@ from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.errors import BadInput
 from sandkeeper.services.access import Access
+from sandkeeper.services.archives import Archives
+from sandkeeper.services.attributes import Attributes
 from sandkeeper.services.changes import Changes
 from sandkeeper.services.codegen import Codegen
 from sandkeeper.services.copies import Copies
@@ -81,6 +83,25 @@ class Sandbox:
         self.access = Access(self.log, requests=settings.log.requests)
         self.children = Children()
         self.identity: Identity | None = None
+        self.file_work = FileWork(lambda: self.identity)
+        temporaries = Temporaries(settings.state_dir / "temporaries")
+        self.files = Files(
+            self.file_work,
+            temporaries,
+            settings.files,
+            workdir=settings.workdir,
+            home=settings.home,
+        )
+        self.uploads = Uploads(
+            self.files,
+            settings.files.upload_root,
+            settings.state_dir / "uploads",
+            settings.files.upload_seconds,
+        )
+        self.trees = Trees(self.files)
+        self.copies = Copies(self.files)
+        self.attributes = Attributes(self.files)
+        self.archives = Archives(self.files)
         self.ports = Ports()
         self.exporter = Exporter(self._sink.wake) if settings.log.process_output else None
         self.budget = Budget(
@@ -113,23 +134,6 @@ class Sandbox:
             exporter=self.exporter,
         )
         self.readiness = Readiness(settings.state_dir, {"pump": lambda: self.pump.alive})
-        self.file_work = FileWork(lambda: self.identity)
-        temporaries = Temporaries(settings.state_dir / "temporaries")
-        self.files = Files(
-            self.file_work,
-            temporaries,
-            settings.files,
-            workdir=settings.workdir,
-            home=settings.home,
-        )
-        self.uploads = Uploads(
-            self.files,
-            settings.files.upload_root,
-            settings.state_dir / "uploads",
-            settings.files.upload_seconds,
-        )
-        self.trees = Trees(self.files)
-        self.copies = Copies(self.files)
         self._walkers = Workers()
         self.search = Search(self._walkers, lambda: self.identity)
         self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
@@ -179,6 +183,11 @@ class Sandbox:
         stack = self._stack
         self._sink.start()
         stack.callback(self._sink.close)
+        stack.callback(self.file_work.close)
+        await self.files.start(self.log)
+        stack.callback(self.files.stop)
+        await self.uploads.start(self.log)
+        stack.push_async_callback(self.uploads.stop)
         _raise_file_limit()
         # Threads that compute (telemetry) give the interpreter up ten times sooner than the
         # default 5 ms, which requests would feel.
@@ -200,11 +209,6 @@ class Sandbox:
         self._writer.submit(self._store.refill)
         await stack.enter_async_context(self.processes.housekeeping())
         self._watch_keeper()
-        stack.callback(self.file_work.close)
-        await self.files.start(self.log)
-        stack.callback(self.files.stop)
-        await self.uploads.start(self.log)
-        stack.push_async_callback(self.uploads.stop)
         stack.callback(self._walkers.close)
         stack.push_async_callback(self.changes.close)
         stack.push_async_callback(self.watches.close)

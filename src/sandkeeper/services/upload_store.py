@@ -26,6 +26,7 @@ from sandkeeper.core.entries import rfc3339
 __all__ = ["PartSink", "Session", "Store", "UploadedPart"]
 
 _PART = re.compile(r"part-([1-9]\d{0,4})-([0-9a-f]{32})")
+_OURS = re.compile(r"part-[1-9]\d{0,4}-[0-9a-f]{32}|(part|metadata)-[0-9a-f]{16}\.tmp")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -81,6 +82,7 @@ class Store:
             if str(uuid.UUID(name)) != name:
                 return None
             folder = os.path.join(self._root, name)
+            self._clear(folder)
             info = os.lstat(os.path.join(folder, "metadata.json"))
             if not (stat.S_ISDIR(os.lstat(folder).st_mode) and stat.S_ISREG(info.st_mode)):
                 return None
@@ -144,8 +146,21 @@ class Store:
         return os.path.join(self._root, session.uploadId, name)
 
     def remove(self, session: Session) -> None:
-        """Remove a session with its parts."""
-        shutil.rmtree(os.path.join(self._root, session.uploadId))
+        """Remove a session with its parts; what a kill leaves of it is no session any more."""
+        folder = os.path.join(self._root, session.uploadId)
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, "metadata.json"))
+        shutil.rmtree(folder)
+
+    def _clear(self, folder: str) -> None:
+        """Remove what a kill left of a session that was being made or removed."""
+        if os.path.lexists(os.path.join(folder, "metadata.json")):
+            return
+        with suppress(OSError):
+            for name in os.listdir(folder):
+                if _OURS.fullmatch(name):
+                    os.unlink(os.path.join(folder, name))
+            os.rmdir(folder)
 
 
 def _encode(session: Session) -> bytes:

@@ -5,14 +5,13 @@ import posixpath
 import secrets
 import stat
 from contextlib import aclosing
-from functools import partial
 from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.bodies import FileBody, GeneratedBody, while_connected
+from sandkeeper.api.bodies import FileBody, GeneratedBody
 from sandkeeper.api.body import read_json
 from sandkeeper.api.conditional import conditions, http_date, modified_since, ranges
 from sandkeeper.api.encode_files import DirectoryEncoder, encode_file
@@ -20,6 +19,7 @@ from sandkeeper.api.forms import form_parts, is_form, read_field
 from sandkeeper.api.respond import error_response, json_response, utf8
 from sandkeeper.api.routing import path_route
 from sandkeeper.api.schemas.files import FileRequest, Success
+from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.core.entries import etag, parse_octal, unix_mode
 from sandkeeper.core.paths import Target
@@ -28,6 +28,7 @@ from sandkeeper.services.conditions import Conditions
 from sandkeeper.services.feed import Feed
 from sandkeeper.services.files import Files, Opened
 from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.services.work import Cancel
 
 __all__ = ["FileHandlers", "octal", "routes", "wants_download"]
 
@@ -83,7 +84,8 @@ class FileHandlers:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._files: Files = sandbox.files
-        self._work = sandbox.files.work
+        self._work = sandbox.file_work
+        self._stopping = sandbox.stopping
 
     def _target(self, request: Request) -> Target:
         return self._files.resolve(raw_rest(request.scope, PREFIX))
@@ -235,12 +237,12 @@ class FileHandlers:
         """Delete a file, a link, or a directory (`recursive=true`: with all that is in it)."""
         target = self._target(request)
         recursive = request.query_params.get("recursive") == "true"
-        is_directory = await while_connected(
-            request,
-            self._work.walk(
-                partial(self._files.delete, target.absolute, recursive, conditions(request))
-            ),
-        )
+        arguments = target.absolute, recursive, conditions(request)
+        if recursive:
+            delete = self._work.walk(self._files.delete, *arguments)
+            is_directory = await until_disconnect(request, delete, self._stopping)
+        else:
+            is_directory = await self._work.run(self._files.delete, *arguments, Cancel())
         kind = "Directory" if is_directory else "File"
         return json_response(
             Success(path=utf8(target.display), message=f"{kind} deleted successfully")

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.bodies import GeneratedBody, while_connected
+from sandkeeper.api.bodies import GeneratedBody
 from sandkeeper.api.body import read_json
 from sandkeeper.api.conditional import conditions
 from sandkeeper.api.encode_files import DirectoryEncoder
@@ -16,6 +16,7 @@ from sandkeeper.api.http.files import FileHandlers
 from sandkeeper.api.respond import json_response, utf8
 from sandkeeper.api.routing import path_route, route
 from sandkeeper.api.schemas.files import CopyRequest, Success, TreeRequest
+from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.core.paths import Target, resolve_tree
 from sandkeeper.errors import BadInput
@@ -45,6 +46,7 @@ class TreeHandlers:
         self._trees = sandbox.trees
         self._copies = sandbox.copies
         self._work = sandbox.file_work
+        self._stopping = sandbox.stopping
         self._plain = FileHandlers(sandbox)
 
     def _target(self, request: Request) -> Target:
@@ -57,7 +59,7 @@ class TreeHandlers:
             return await self._work.run(self._one_level, target)
         query = _query(request)
         survey = self._work.walk(self._trees.survey, target.absolute, query)
-        tree = await while_connected(request, survey)
+        tree = await until_disconnect(request, survey, self._stopping)
         blocks = self._encode(target, tree)
         return GeneratedBody(
             self._work, blocks, {"Content-Type": "application/json; charset=utf-8"}
@@ -80,7 +82,9 @@ class TreeHandlers:
         target = self._target(request)
         body = await read_json(request, TreeRequest, self._files.settings.write_limit)
         contents = {name: text or "" for name, text in body.files.items()}
-        return await while_connected(request, self._work.walk(self._write, target, contents))
+        return await until_disconnect(
+            request, self._work.walk(self._write, target, contents), self._stopping
+        )
 
     def _write(self, target: Target, contents: dict[str, str], cancel: Cancel) -> Response:
         self._trees.write(target.absolute, contents, cancel)
@@ -91,7 +95,7 @@ class TreeHandlers:
         target = self._target(request)
         recursive = request.query_params.get("recursive") == "true"
         delete = self._work.walk(self._trees.delete, target.absolute, recursive)
-        await while_connected(request, delete)
+        await until_disconnect(request, delete, self._stopping)
         return json_response(
             Success(path=utf8(target.display), message="Directory deleted successfully")
         )
@@ -100,7 +104,7 @@ class TreeHandlers:
         """Copy as `cp -r` does; `noOverwrite` creates everything exclusively."""
         source, destination, body = await self._pair(request)
         copy = partial(self._copies.copy, source.absolute, destination.absolute, body.noOverwrite)
-        path = await while_connected(request, self._work.walk(copy))
+        path = await until_disconnect(request, self._work.walk(copy), self._stopping)
         return json_response(Success(path=utf8(path), message="Copied successfully"))
 
     async def move(self, request: Request) -> Response:
@@ -108,7 +112,7 @@ class TreeHandlers:
         source, destination, body = await self._pair(request)
         paths = source.absolute, destination.absolute
         move = partial(self._copies.move, *paths, body.noOverwrite, conditions(request))
-        path = await while_connected(request, self._work.walk(move))
+        path = await until_disconnect(request, self._work.walk(move), self._stopping)
         return json_response(Success(path=utf8(path), message="Moved successfully"))
 
     async def _pair(self, request: Request) -> tuple[Target, Target, CopyRequest]:

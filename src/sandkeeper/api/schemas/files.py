@@ -3,18 +3,23 @@
 from msgspec import UNSET, Struct, UnsetType
 
 __all__ = [
+    "AttributesRequest",
     "CompleteRequest",
     "CopyRequest",
     "Directory",
+    "EditDone",
+    "EditRequest",
     "File",
     "FileRequest",
     "PartDone",
     "PartName",
+    "Stat",
     "Subdirectory",
     "Success",
     "TreeRequest",
     "UploadRequest",
     "UploadStarted",
+    "Usage",
 ]
 
 
@@ -109,3 +114,63 @@ class CompleteRequest(Struct):
     """POST /filesystem-multipart/{id}/complete."""
 
     parts: list[PartName] = []
+
+
+class Stat(Struct):
+    """GET /filesystem-stat/{path}; times are RFC 3339, `target` is where a link leads."""
+
+    path: str
+    name: str
+    type: str
+    size: int
+    permissions: str
+    owner: str
+    group: str
+    uid: int
+    gid: int
+    inode: int
+    links: int
+    lastModified: str
+    lastChanged: str
+    lastAccessed: str
+    etag: str
+    target: str | UnsetType = UNSET
+
+
+class AttributesRequest(Struct):
+    """PUT /filesystem-attributes/{path}."""
+
+    permissions: str = ""
+    owner: str = ""
+    group: str = ""
+    recursive: bool = False
+
+
+class EditRequest(Struct):
+    """POST /filesystem-edit/{path}."""
+
+    oldString: str = ""
+    newString: str = ""
+    replaceAll: bool = False
+    expectedOccurrences: int | None = None
+
+
+class EditDone(Struct):
+    """What an edit answers."""
+
+    path: str
+    message: str
+    occurrencesReplaced: int
+
+
+class Usage(Struct):
+    """GET /filesystem-usage/{path}; all sizes in bytes."""
+
+    path: str
+    disk: int
+    apparent: int
+    files: int
+    directories: int
+    unreadable: int
+    filesystemSize: int
+    filesystemFree: int
