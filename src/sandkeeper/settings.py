@@ -208,7 +208,7 @@ class DriveSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What was decided at start."""
+    """What was decided at start; `mcp_wait` is how many seconds a tool call waits at most."""
 
     host: str = "0.0.0.0"
     port: int = 8080
@@ -222,6 +222,7 @@ class Settings:
     scale_file: Path = SCALE_FILE
     keepalive_allowed: bool = True
     body_limit: int = 16 * MIB
+    mcp_wait: int = 58
     stop_children: bool = False
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     log: LogSettings = field(default_factory=LogSettings)
@@ -255,6 +256,7 @@ class Settings:
             scale_file=Path(env.get("BLAXEL_SCALE_FILE", "") or SCALE_FILE),
             keepalive_allowed=not truthy(env.get("BL_DISABLE_KEEPALIVE", "")),
             body_limit=_number(env, "SANDKEEPER_MAX_JSON_BODY_BYTES", 16 * MIB),
+            mcp_wait=_number(env, "SANDKEEPER_MCP_WAIT_SECONDS", 58) or 58,
             stop_children=env.get("SANDKEEPER_ON_SHUTDOWN", "") == "stop",
             retention=RetentionSettings.read(env),
             log=LogSettings.read(env),

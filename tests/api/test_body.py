@@ -31,10 +31,8 @@ def test_any_bytes_are_a_request_or_bad_input(body: bytes) -> None:
 
 @given(values)
 def test_any_json_is_a_request_or_bad_input(value: object) -> None:
-    try:
+    with suppress(BadInput):
         assert isinstance(parse_json(json.dumps(value).encode(), ProcessRequest), ProcessRequest)
-    except BadInput as error:
-        assert str(error).startswith("invalid request body: ")
 
 
 @given(st.text(min_size=1), st.dictionaries(st.text(), st.text(), max_size=3), st.text())

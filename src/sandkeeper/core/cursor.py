@@ -8,6 +8,7 @@ import asyncio
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.segment import Index, Segment, pread
@@ -213,19 +214,28 @@ class Abandoned(Exception):
 class Follow:
     """Follows a journal from an offset: history, then live, until the process has ended.
 
+    `consumer` names the kind of reader where lags are told, `taken` is how far it has come: who
+    asks for the next batch has dealt with the last.
+
     What grandchildren write after that end belongs to nobody who watched: a follower stops at the
     offset of the end, a later one at what was there when it came. Close it.
     """
 
-    def __init__(self, journal: Journal, offset: int = 0, *, limit: int = BLOCK) -> None:
+    def __init__(
+        self, journal: Journal, offset: int = 0, *, limit: int = BLOCK, consumer: str = "stream"
+    ) -> None:
         self._journal = journal
         self._reader = Reader(journal)
         self._limit = limit
         self._bound = None if journal.exit_offset is None else journal.tail
-        self.offset = offset
+        self.offset = self.taken = offset
+        self.consumer = consumer
+        self.since = monotonic()
+        journal.followers.add(self)
 
     def close(self) -> None:
         """Close the reader."""
+        self._journal.followers.discard(self)
         self._reader.close()
 
     async def next(self, timeout: float) -> list[Chunk | Gap] | None:
@@ -235,6 +245,7 @@ class Follow:
         the server stops before the process.
         """
         deadline = asyncio.get_running_loop().time() + timeout
+        self.taken = self.offset
         while True:
             batch = await self._read()
             if batch:

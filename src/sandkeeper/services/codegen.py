@@ -129,8 +129,11 @@ class Codegen:
 
     def _acting(self, function: Any, *arguments: Any) -> Any:
         """Call `function` as the workload's user would; runs in a worker thread."""
-        with self._identity.acting() if self._identity else nullcontext():
-            return function(*arguments)
+        try:
+            with self._identity.acting() if self._identity else nullcontext():
+                return function(*arguments)
+        except ValueError as error:  # a NUL byte in the path
+            raise Unprocessable(f"invalid path: {error}") from None
 
 
 def _shown(target: Target) -> str:

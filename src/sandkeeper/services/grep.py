@@ -24,7 +24,7 @@ from sandkeeper.core.ripgrep import TEXT_BYTES, FileEnd, Hit, Records, Summary, 
 from sandkeeper.errors import BadInput, Internal
 from sandkeeper.services.search import EXCLUDED, Workers
 
-__all__ = ["ContentQuery", "ContentSearch", "Line"]
+__all__ = ["ContentQuery", "ContentSearch", "Line", "ripgrep_program"]
 
 AT_ONCE = 4
 MAX_MATCHES = 10_000
@@ -153,7 +153,7 @@ class ContentSearch:
             pattern=query.pattern if simple(query.pattern) else "",
         )
         tool = await self._children.start_tool(
-            [_program(), *argv], env={"LC_ALL": "C"}, cwd="/", identity=self._identity()
+            [ripgrep_program(), *argv], env={"LC_ALL": "C"}, cwd="/", identity=self._identity()
         )
         errors = asyncio.ensure_future(tool.stderr.read(4096))
         try:
@@ -181,7 +181,7 @@ def _possible_name(name: str) -> bool:
     return not ("/" in name or "\0" in name or len(name) > 255)
 
 
-def _program() -> str:
+def ripgrep_program() -> str:
     """Find ripgrep: beside our interpreter, where the wheel puts it, or on the path."""
     beside = os.path.join(os.path.dirname(sys.executable), "rg")
     found = beside if os.access(beside, os.X_OK) else shutil.which("rg")

@@ -20,6 +20,7 @@ from sandkeeper.core.keeper import Keeper
 from sandkeeper.core.pump import Pump
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.core.temporaries import Temporaries
+from sandkeeper.errors import BadInput
 from sandkeeper.services.access import Access
 from sandkeeper.services.archives import Archives
 from sandkeeper.services.attributes import Attributes
@@ -34,12 +35,14 @@ from sandkeeper.services.grep import ContentSearch
 from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.logs import Log, log_line, timestamp
+from sandkeeper.services.metrics import Vitals
 from sandkeeper.services.monitors import PortMonitors
 from sandkeeper.services.oom import OomWatch
 from sandkeeper.services.ports import Ports
 from sandkeeper.services.process import Process
 from sandkeeper.services.processes import Processes
 from sandkeeper.services.providers import Host
+from sandkeeper.services.readiness import Readiness
 from sandkeeper.services.recovery import recover, restore_stage
 from sandkeeper.services.runs import RunStore, pipes_folder
 from sandkeeper.services.search import Search, Workers
@@ -137,6 +140,15 @@ class Sandbox:
         )
         self._workshop = self._make_workshop()
         self.processes = Processes(self._workshop, settings, self._store, self.ports, self.exporter)
+        self.vitals = Vitals(
+            processes=self.processes,
+            pump=self.pump,
+            sink=self._sink,
+            budget=self.budget,
+            keeper=self._workshop.keeper,
+            exporter=self.exporter,
+        )
+        self.readiness = Readiness(settings.state_dir, {"pump": lambda: self.pump.alive})
         self._walkers = Workers()
         self.search = Search(self._walkers, lambda: self.identity)
         self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
@@ -215,8 +227,16 @@ class Sandbox:
         self._writer.submit(self._store.refill)
         await stack.enter_async_context(self.processes.housekeeping())
         self._watch_keeper()
+        stack.callback(self._walkers.close)
+        stack.push_async_callback(self.changes.close)
+        stack.push_async_callback(self.watches.close)
+        stack.push_async_callback(self.egress.stop)
+        await self.egress.start()
         await self._startup.run(self.settings.command)
         stack.callback(self._startup.close)
+        await stack.enter_async_context(self.vitals.delay.sampling())
+        stack.callback(self.readiness.close)
+        self.readiness.serving = True
         if os.getpid() == 1:
             # uvloop keeps SIGCHLD from its own handlers; it wakes for the interpreter's.
             signal.signal(signal.SIGCHLD, lambda *_: self._reap_orphans())
@@ -261,6 +281,7 @@ class Sandbox:
     def begin_stop(self) -> None:
         """Send everybody away who waits for something that will not come from this server."""
         self.stopping.set()
+        self.readiness.serving = False
         for process in self.processes.all():
             process.journal.abandon()
         self.watches.abandon()
@@ -270,6 +291,20 @@ class Sandbox:
         if self.settings.stop_children:
             await self.processes.stop_all(CHILD_STOP_SECONDS)
         await self._stack.aclose()
+
+    def expand_home(self, path: str) -> str:
+        """Return a working directory with `~` as the workload's home and single slashes.
+
+        Raises BadInput when there is no home.
+        """
+        if path.startswith("~"):  # textually: `~bob` is not bob's home
+            home = self.identity.home if self.identity else self.environment.get("HOME")
+            if not home:
+                raise BadInput("home directory not found")
+            path = home + path[1:]
+        while "//" in path:
+            path = path.replace("//", "/")
+        return path
 
     def status(self) -> SandboxStatus:
         """Describe the server."""
