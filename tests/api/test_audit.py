@@ -122,7 +122,7 @@ def test_secrets_in_a_command_are_not_written_down(
 
 
 def test_an_ordinary_command_is_written_as_it_is(server: Server) -> None:
-    command = "make test KEYBOARD=1 && echo password: none? && ls --color=auto monkey=2"
+    command = ": make test KEYBOARD=1 && echo password: none? && ls --color=auto monkey=2"
     server.client.post("/process", json={"command": command, "waitForCompletion": True})
 
     until(lambda: [x for x in audits(server, "process_exec") if x["command"] == command])
@@ -132,8 +132,10 @@ def test_output_becomes_sorted_json_lines_with_the_contracts_fields(make_server)
     own: Server = make_server()
     made = own.run("echo out; echo; echo err >&2; printf tail", name="tell")
     lines = until(
-        lambda: len(found := [x for x in own.log_lines() if x.get("source") == "process"]) == 3
-        and found
+        lambda: (
+            len(found := [x for x in own.log_lines() if x.get("source") == "process"]) == 3
+            and found
+        )
     )
     by_text = {line["msg"]: line for line in lines}
 
@@ -170,10 +172,10 @@ def test_a_long_line_is_told_in_parts_of_8_kib(make_server) -> None:
     own: Server = make_server()
     own.run("head -c 20000 /dev/zero | tr '\\0' x; echo", name="long")
     parts = until(
-        lambda: sum(
-            len(x["msg"]) for x in own.log_lines() if x.get("source") == "process"
-        ) == 20_000
-        and [x["msg"] for x in own.log_lines() if x.get("source") == "process"]
+        lambda: (
+            sum(len(x["msg"]) for x in own.log_lines() if x.get("source") == "process") == 20_000
+            and [x["msg"] for x in own.log_lines() if x.get("source") == "process"]
+        )
     )
 
     assert max(map(len, parts)) == 8192

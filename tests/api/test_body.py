@@ -12,8 +12,12 @@ from sandkeeper.errors import BadInput
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.sampled_from(["command", "ENV", "Timeout", "x", ""]), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["command", "ENV", "Timeout", "x", ""]), inner, max_size=4
+        )
+    ),
     max_leaves=12,
 )
 
