@@ -122,7 +122,7 @@ def test_secrets_in_a_command_are_not_written_down(
 
 
 def test_an_ordinary_command_is_written_as_it_is(server: Server) -> None:
-    command = "make test KEYBOARD=1 && echo password: none? && ls --color=auto monkey=2"
+    command = ": make test KEYBOARD=1 && echo password: none? && ls --color=auto monkey=2"
     server.client.post("/process", json={"command": command, "waitForCompletion": True})
 
     until(lambda: [x for x in audits(server, "process_exec") if x["command"] == command])
