@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 __all__ = [
+    "DriveSettings",
     "EgressSettings",
     "Environment",
     "FileSettings",
@@ -77,6 +78,11 @@ def _default_state_dir(env: Mapping[str, str]) -> Path:
         return Path("/var/lib/sandkeeper")
     base = env.get("XDG_STATE_HOME") or os.path.join(env.get("HOME") or "/tmp", ".local", "state")
     return Path(base) / "sandkeeper"
+
+
+def _workload_user(env: Mapping[str, str]) -> str:
+    enabled = truthy(env.get("BL_SANDBOX_USER_ENABLED", ""))
+    return env.get("BL_SANDBOX_USER", "") if enabled else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +183,30 @@ class EgressSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DriveSettings:
+    """Where drives keep their records and logs, and where the bind driver keeps drives.
+
+    `probe_seconds` lie between two looks at whether a mount still answers.
+    """
+
+    folder: Path = Path("/var/lib/sandkeeper/drives")
+    root: Path = Path("/var/lib/sandkeeper/drive-data")
+    blfs_binary: str = "/usr/local/bin/blfs"
+    probe_seconds: float = 10.0
+
+    @classmethod
+    def read(cls, env: Mapping[str, str], state_dir: Path) -> "DriveSettings":
+        """Read the operator's choices; the drivers' own variables are read at each mount."""
+        root = env.get("SANDKEEPER_DRIVE_ROOT", "")
+        return cls(
+            folder=state_dir / "drives",
+            root=Path(root) if root else state_dir / "drive-data",
+            blfs_binary=env.get("SANDKEEPER_BLFS_BINARY", "") or "/usr/local/bin/blfs",
+            probe_seconds=_number(env, "SANDKEEPER_DRIVE_PROBE_MS", 10_000) / 1000 or 10.0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What was decided at start; `mcp_wait` is how many seconds a tool call waits at most."""
 
@@ -198,6 +228,7 @@ class Settings:
     log: LogSettings = field(default_factory=LogSettings)
     files: FileSettings = field(default_factory=FileSettings)
     egress: EgressSettings = field(default_factory=EgressSettings)
+    drives: DriveSettings = field(default_factory=DriveSettings)
 
     @classmethod
     def read(
@@ -216,7 +247,7 @@ class Settings:
             host=host or env.get("SANDKEEPER_HOST", "") or "0.0.0.0",
             port=port,
             command=command,
-            user=user,
+            user=user or _workload_user(env),
             state_dir=state_dir,
             workdir=os.path.abspath(env.get("WORKDIR", "") or os.getcwd()),
             home=env.get("HOME", ""),
@@ -231,4 +262,5 @@ class Settings:
             log=LogSettings.read(env),
             files=FileSettings.read(env),
             egress=EgressSettings.read(env, state_dir),
+            drives=DriveSettings.read(env, state_dir),
         )

@@ -20,6 +20,19 @@ def work(tmp_path: Path) -> Path:
     return folder
 
 
+class OwnedFolder:
+    """An open directory, by its descriptor."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY)
+
+    def __enter__(self) -> int:
+        return self.number
+
+    def __exit__(self, *_error: object) -> None:
+        os.close(self.number)
+
+
 def put(server: Server, path: object, **body: object) -> httpx.Response:
     return server.client.put(f"/filesystem/{path}", json=body)
 
@@ -360,9 +373,8 @@ def test_a_very_deep_tree_is_deleted(server: Server, work: Path) -> None:
 def test_special_files_neither_hang_nor_exhaust(server: Server, work: Path) -> None:
     os.mkfifo(work / "pipe")
     listener = socket.socket(socket.AF_UNIX)
-    os.chdir(work)
-    listener.bind("sock")
-    os.chdir("/")
+    with OwnedFolder(work) as folder:  # a socket's own path may have 107 bytes only
+        listener.bind(f"/proc/self/fd/{folder}/sock")
     octets = {"Accept": "application/octet-stream"}
 
     for path in [f"{work}/pipe", f"{work}/sock", "/dev/zero", "/dev/tty", "/dev/random"]:

@@ -322,7 +322,8 @@ def test_a_download_that_nobody_reads_holds_little_and_ends_with_its_client(
         ]
 
     with httpx.stream("GET", f"{server.url}/filesystem/{tmp_path}/sparse", headers=OCTETS) as reply:
-        next(reply.iter_raw(1000))
+        pieces = reply.iter_raw(1000)  # kept: without it the client would hang up
+        next(pieces)
         until(held)
         assert server.client.get("/health").status_code == 200
         assert resident(server) - before < 10_000_000

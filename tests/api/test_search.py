@@ -150,6 +150,7 @@ def test_names_of_any_bytes_are_found(server: Server) -> None:
     expected = ["bad\ufffd.txt", "new\nline", "quote\"'", "x" * 255, "é.txt"]
     assert paths(get(server, "/filesystem-find/names")) == expected
     assert paths(get(server, "/filesystem-content-search/names", query="needle")) == expected
+    assert paths(get(server, "/filesystem-find/names", maxResults=0)) == expected
     fuzzy = paths(get(server, "/filesystem-search/names", query="txt"))
     assert sorted(fuzzy) == ["bad\ufffd.txt", "é.txt"]
 

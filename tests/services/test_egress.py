@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness import Server, free_port, until
 
+from sandkeeper.core.relay import POOLED_PIPES
 from sandkeeper.services.egress import Egress
 from sandkeeper.services.egress_ca import BadCertificates, extra_certificates
 from sandkeeper.services.egress_head import BadHead, parse_request, parse_response
@@ -226,6 +228,15 @@ def test_children_get_the_loopback_proxy_and_a_reload_keeps_it(
     asyncio.run(run())
 
 
+def test_a_process_sees_the_loopback_proxy_and_no_token(proxied: Server) -> None:
+    seen = proxied.run("env")["stdout"]
+
+    assert f"https_proxy=http://localhost:{port_of(proxied)}\n" in seen
+    assert "NO_PROXY=internal.example,localhost,127.0.0.1,::1\n" in seen
+    assert "token-1" not in seen
+    assert "{{file" not in seen
+
+
 def test_without_a_listener_the_token_goes_into_the_environment(
     upstream: Upstream, token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -413,6 +424,25 @@ def test_five_hundred_tunnels_work_at_once_and_the_api_answers(proxied: Server) 
     for sock in socks:
         assert sock.recv(5, socket.MSG_WAITALL) == b"again"
         sock.close()
+
+
+def test_tunnels_that_end_in_any_way_leave_no_descriptor(proxied: Server) -> None:
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{proxied.pid}/fd"))
+
+    exchange(proxied, CONNECT + b"warm", end=True)
+    before = descriptors()
+    socks = [dial(proxied) for _ in range(60)]
+    for sock in socks:
+        sock.sendall(CONNECT + b"live")
+    assert all(sock.recv(12) == b"HTTP/1.1 200" for sock in socks)
+    reset = struct.pack("ii", 1, 0)
+    for number, sock in enumerate(socks):
+        if number % 2:  # half of them are reset, half of them end in order
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        sock.close()
+
+    until(lambda: descriptors() <= before + 2 * POOLED_PIPES)
 
 
 def test_the_server_stops_with_tunnels_open(make_server, upstream: Upstream, token: Path) -> None:

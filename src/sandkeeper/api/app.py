@@ -13,14 +13,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.http import (
     codegen,
+    drives,
+    environment,
     files,
     files_more,
     logs,
+    network,
     observability,
     processes,
+    proxy,
     search,
     system,
     trees,
+    tunnel,
     uploads,
     watch,
 )
@@ -36,16 +41,21 @@ __all__ = ["create_app"]
 AREAS = (
     processes,
     logs,
-    mcp,
-    observability,
-    system,
-    search,
-    watch,
     trees,
     files,
     files_more,
     uploads,
+    search,
+    watch,
+    network,
+    proxy,
+    environment,
     codegen,
+    drives,
+    tunnel,
+    mcp,
+    observability,
+    system,
 )
 """The modules of the API in the order in which their routes are tried."""
 
@@ -84,14 +94,13 @@ async def _on_error(_request: Request, error: Exception) -> Response:
     return error_response(error if isinstance(error, SandkeeperError) else BadInput(str(error)))
 
 
+async def _on_disconnect(_request: Request, _error: Exception) -> Response:
+    return Response(b"", 499)  # for the access log; nobody reads it
+
+
 async def _on_http_error(_request: Request, error: Exception) -> Response:
     """Starlette raises for broken forms."""
     return error_response(BadInput(str(getattr(error, "detail", error))))
-
-
-async def _on_disconnect(_request: Request, _error: Exception) -> Response:
-    """End the request of a client that has gone; nobody reads this but the access log."""
-    return Response(b"", 499)
 
 
 def _protect_slashes(router: Router) -> ASGIApp:

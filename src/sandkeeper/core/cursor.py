@@ -82,19 +82,20 @@ class Reader:
             retained = offset < self._journal.first
             return [Gap(offset, min(kept, tail), "retention" if retained else "storage")]
         if not self._open(segment):
-            return self._vanished(offset, tail)
+            return self._vanished(segment, offset, tail)
         end = min(tail, offset + limit, segment.base + self._size(segment, tail))
         data = pread(self._data, end - offset, offset - segment.base, nowait=nowait)
         if not data:
-            return self._vanished(offset, tail)
+            return self._vanished(segment, offset, tail)
         return self._split(offset, data, nowait=nowait)
 
     def _size(self, segment: Segment, tail: int) -> int:
         return (tail if segment.end is None else segment.end) - segment.base
 
-    def _vanished(self, offset: int, tail: int) -> list[Chunk | Gap]:
-        """Retention was faster than we; its gap reaches to what is kept now."""
-        return [Gap(offset, max(offset + 1, min(self._journal.first, tail)), "retention")]
+    def _vanished(self, segment: Segment, offset: int, tail: int) -> list[Chunk | Gap]:
+        """A segment's files are gone: retention was faster than we, or somebody removed them."""
+        end = segment.base + self._size(segment, tail)
+        return [Gap(offset, max(end, min(self._journal.first, tail)), "retention")]
 
     def _open(self, segment: Segment) -> bool:
         if self._segment is not None and self._segment.base == segment.base:

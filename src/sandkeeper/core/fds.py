@@ -1,9 +1,8 @@
 """File descriptors with an owner."""
 
 import os
-import resource
 
-__all__ = ["OwnedFd", "raise_file_limit"]
+__all__ = ["OwnedFd"]
 
 
 class OwnedFd:
@@ -43,11 +42,3 @@ class OwnedFd:
         """Give the descriptor away; the caller owns it now."""
         fd, self._fd = self.number, -1
         return fd
-
-
-def raise_file_limit(wanted: int) -> None:
-    """Raise our soft limit of open files towards `wanted`, as far as the hard limit allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < target:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))

@@ -181,10 +181,6 @@ class Relay:
         self._closing = False
         self._thread: threading.Thread | None = None
 
-    def __len__(self) -> int:
-        """Return how many pairs are being carried."""
-        return len(self._pairs) // 2
-
     async def join(
         self,
         left: socket.socket,

@@ -175,11 +175,12 @@ class WatchTree:
             self._read(node, tell=True)
 
     def _appeared(self, node: _Node, directory: bytes, name: bytes, *, is_directory: bool) -> None:
-        self._emit(CREATE, directory, name)
+        child = None
         if is_directory and self._recursive:
-            child = self._attach(node, directory, name)
-            if child is not None:
-                self._read(child, tell=True)
+            child = self._attach(node, directory, name)  # first: telling may have to wait
+        self._emit(CREATE, directory, name)
+        if child is not None:
+            self._read(child, tell=True)
 
     def _has_content(self, node: _Node, name: bytes) -> bool:
         try:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.core.fds import raise_file_limit
 from sandkeeper.core.safefile import (
     UntrustedFile,
     make_private_folder,
@@ -34,7 +33,6 @@ from sandkeeper.settings import EgressSettings, Environment
 
 __all__ = ["Egress"]
 
-FILES_WANTED = 16384
 BIND_TRIES = 20
 BIND_WAIT = 0.1
 RESOLVE_SECONDS = 30.0
@@ -184,7 +182,6 @@ class Egress:
             self._listeners.append(await _bind(socket.AF_INET6, "::1", self.port))
         except OSError as error:  # a machine without IPv6 has nobody who would come that way
             self._log.info(f"egress proxy listens on IPv4 only: {error.strerror}")
-        raise_file_limit(FILES_WANTED)
         self._proxy = self._proxy or EgressProxy(lambda: self._route)
         self._accepting = [
             asyncio.create_task(self._proxy.listen(listener)) for listener in self._listeners

@@ -52,11 +52,6 @@ class EgressProxy:
         self._room = asyncio.Semaphore(CONNECTIONS)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    @property
-    def connections(self) -> int:
-        """How many connections are being served."""
-        return len(self._tasks)
-
     async def listen(self, listener: socket.socket) -> None:
         """Accept until cancelled; past the limit new ones wait in the kernel's queue."""
         loop = asyncio.get_running_loop()

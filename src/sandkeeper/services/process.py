@@ -116,6 +116,8 @@ class Process:
         """Go on with a run whose process ended unseen, or that was in its back-off."""
         self._sources = sources
         if self.state is State.BACKOFF:
+            if not self.meta.keep_alive:
+                self._arm()
             self._schedule_retry()
             return
         self._shop.pump.watch(*sources)
@@ -281,6 +283,8 @@ class Process:
         self._shop.pump.append(self.journal, stream, text.encode())
 
     def _schedule_retry(self) -> None:
+        if self.meta.keep_alive and self._clock is not None:
+            self._clock.cancel()  # each attempt has its own; the pause belongs to none
         loop = asyncio.get_running_loop()
         self._retry = loop.call_later(BACKOFF_SECONDS, self._apply, Event.RETRY_DUE)
 

@@ -15,7 +15,11 @@ from sandkeeper.services.events import rfc3339
 
 __all__ = ["LineQuery", "Question", "matcher"]
 
-BLOCK = 128 << 10
+BLOCK_LEAST, BLOCK_MOST = 4 << 10, 128 << 10
+ANSWER_BYTES = 64 << 10
+"""About so many bytes come of one step: short lines grow much as records, and a client that does
+not read holds one answer in memory."""
+
 LINE_BYTES = 64 << 10
 TAIL_LINES = 10_000
 TAIL_BYTES = 8 << 20
@@ -70,6 +74,7 @@ class LineQuery:
         self._tail: deque[bytes] = deque(maxlen=min(question.tail, TAIL_LINES) or None)
         self._tail_bytes = 0
         self._cut = False
+        self._block = BLOCK_LEAST
         self._done = False
 
     def close(self) -> None:
@@ -80,7 +85,7 @@ class LineQuery:
         """Return records of the next block (possibly none), None after the last."""
         if self._done:
             return None
-        items = self._reader.read(self._offset, min(BLOCK, max(1, self._end - self._offset)))
+        items = self._reader.read(self._offset, min(self._block, max(1, self._end - self._offset)))
         if not items or self._offset >= self._end:
             return self._finish()
         self._offset = items[-1].end
@@ -94,7 +99,10 @@ class LineQuery:
             if self._given >= self._limit:
                 self._cut = not self._question.head
                 return b"".join(out) + (self._finish() or b"")
-        return b"".join(out)
+        answer = b"".join(out)
+        wanted = self._block // 2 if len(answer) > ANSWER_BYTES else self._block * 2
+        self._block = max(BLOCK_LEAST, min(BLOCK_MOST, wanted))
+        return answer
 
     def _lines(self, chunk: Chunk, out: list[bytes]) -> None:
         kind = STDERR if chunk.stream == STDERR else STDOUT

@@ -27,13 +27,16 @@ from sandkeeper.services.attributes import Attributes
 from sandkeeper.services.changes import Changes
 from sandkeeper.services.codegen import Codegen
 from sandkeeper.services.copies import Copies
+from sandkeeper.services.drives import Drives
 from sandkeeper.services.egress import Egress
+from sandkeeper.services.environment import EnvironmentReload
 from sandkeeper.services.files import Files
 from sandkeeper.services.grep import ContentSearch
 from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.logs import Log, log_line, timestamp
 from sandkeeper.services.metrics import Vitals
+from sandkeeper.services.monitors import PortMonitors
 from sandkeeper.services.oom import OomWatch
 from sandkeeper.services.ports import Ports
 from sandkeeper.services.process import Process
@@ -46,6 +49,7 @@ from sandkeeper.services.search import Search, Workers
 from sandkeeper.services.startup import StartupCommand
 from sandkeeper.services.telemetry import Exporter
 from sandkeeper.services.trees import Trees
+from sandkeeper.services.tunnel import Tunnel
 from sandkeeper.services.uploads import Uploads
 from sandkeeper.services.watch import Watches
 from sandkeeper.services.work import FileWork
@@ -73,7 +77,9 @@ class SandboxStatus:
 class Sandbox:
     """Owns the services. Only this class constructs them; handlers receive them."""
 
-    def __init__(self, settings: Settings, environment: Environment) -> None:
+    def __init__(
+        self, settings: Settings, environment: Environment, identity: Identity | None = None
+    ) -> None:
         self.settings = settings
         self.environment = environment
         self._started = time.monotonic()
@@ -82,7 +88,7 @@ class Sandbox:
         self.log = Log(self._sink)
         self.access = Access(self.log, requests=settings.log.requests)
         self.children = Children()
-        self.identity: Identity | None = None
+        self.identity = identity
         self.file_work = FileWork(lambda: self.identity)
         temporaries = Temporaries(settings.state_dir / "temporaries")
         self.files = Files(
@@ -102,7 +108,16 @@ class Sandbox:
         self.copies = Copies(self.files)
         self.attributes = Attributes(self.files)
         self.archives = Archives(self.files)
+        self.environment_reload = EnvironmentReload.at_start(environment, self.log)
+        self.codegen = Codegen(Host(environment, self.children), identity=self.identity)
+        self.egress = Egress(settings.egress, environment, self.log)
+        self.drives = Drives(
+            settings.drives, environment, self.children, self.log, identity=self.identity
+        )
+        self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log)
+        self.environment_reload.hooks.append(self.egress.reapply)
         self.ports = Ports()
+        self.monitors = PortMonitors(self.log)
         self.exporter = Exporter(self._sink.wake) if settings.log.process_output else None
         self.budget = Budget(
             run_bytes=settings.retention.run_bytes, total_bytes=settings.retention.total_bytes
@@ -139,9 +154,7 @@ class Sandbox:
         self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
         self.watches = Watches(lambda: self.identity)
         self.changes = Changes(lambda: self.identity)
-        self.codegen = Codegen(Host(environment, self.children), identity=self.identity)
-        self.egress = Egress(settings.egress, environment, self.log)
-        self._startup = StartupCommand(self.children, environment, self.log)
+        self._startup = StartupCommand(self.children, environment, self.log, identity)
         self._stack = AsyncExitStack()
 
     def _make_workshop(self) -> Workshop:
@@ -188,6 +201,10 @@ class Sandbox:
         stack.callback(self.files.stop)
         await self.uploads.start(self.log)
         stack.push_async_callback(self.uploads.stop)
+        stack.callback(self._walkers.close)
+        stack.push_async_callback(self.changes.close)
+        stack.push_async_callback(self.watches.close)
+        stack.push_async_callback(self.monitors.close)
         _raise_file_limit()
         # Threads that compute (telemetry) give the interpreter up ten times sooner than the
         # default 5 ms, which requests would feel.
@@ -202,6 +219,7 @@ class Sandbox:
         stack.callback(self._writer.shutdown)
         stack.callback(self._workshop.spawner.shutdown, cancel_futures=True)
         stack.callback(self.processes.save_all)
+        await self._start_outside(stack)
         found = await recover(self._workshop, self._store)
         self.keepalive.reset(sum(p.meta.keep_alive and not p.is_over for p in found))
         self.processes.enter_recovered(found)
@@ -223,6 +241,15 @@ class Sandbox:
             # uvloop keeps SIGCHLD from its own handlers; it wakes for the interpreter's.
             signal.signal(signal.SIGCHLD, lambda *_: self._reap_orphans())
             self._reap_orphans()
+
+    async def _start_outside(self, stack: AsyncExitStack) -> None:
+        """Start what leads out of the sandbox, before any child of it is started."""
+        stack.push_async_callback(self.egress.stop)
+        await self.egress.start()
+        stack.push_async_callback(self.drives.stop)
+        await self.drives.start()
+        stack.push_async_callback(self.tunnel.stop)
+        await self.tunnel.start()
 
     def _prepare_state(self) -> None:
         state = self.settings.state_dir
@@ -257,6 +284,7 @@ class Sandbox:
         self.readiness.serving = False
         for process in self.processes.all():
             process.journal.abandon()
+        self.watches.abandon()
 
     async def stop(self) -> None:
         """Stop the services in reverse order; children go on unless the settings say otherwise."""

@@ -11,9 +11,9 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from sandkeeper.core.fuzzy import MAX_QUERY, FuzzyPattern
 from sandkeeper.core.globs import Matcher, any_of
@@ -67,13 +67,12 @@ class TreeFilter:
         )
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Found:
-    """A path below the root, readable as UTF-8, and whether it is a directory."""
+class Found(NamedTuple):
+    """A ranked path below the root, readable as UTF-8, and whether it is a directory."""
 
     path: str
     is_directory: bool
-    score: int = field(default=0, compare=False)
+    score: int
 
 
 class Workers:
@@ -119,8 +118,8 @@ class Search:
 
     async def find(
         self, tree: TreeFilter, *, directories: bool, limit: int
-    ) -> AsyncGenerator[list[Found], None]:
-        """Yield batches of matches in walk order, `limit` in all (0: every one).
+    ) -> AsyncGenerator[list[bytes], None]:
+        """Yield batches of paths below the root in walk order, `limit` in all (0: every one).
 
         Directories include the root as `.`, and patterns do not apply to them. Raises
         Unprocessable when the root cannot be read.
@@ -166,19 +165,19 @@ class Search:
             raise Unprocessable(f"error walking directory: {error}") from None
 
 
-def _found(tree: TreeFilter, directories: bool, stopped: Callable[[], bool]) -> Iterator[Found]:
+def _found(tree: TreeFilter, directories: bool, stopped: Callable[[], bool]) -> Iterator[bytes]:
     match = any_of(tree.patterns)
     entries = tree.entries(stopped)
     if directories:
         first = next(entries, None)  # reads the root before it is named
-        yield Found(".", True)
+        yield b"."
         if first is not None and first[2]:
-            yield Found(_text(first[0]), True)
-        yield from (Found(_text(path), True) for path, _, is_dir in entries if is_dir)
-        return
-    for path, name, is_dir in entries:
-        if not is_dir and (match is None or match(name)):
-            yield Found(_text(path), False)
+            yield first[0]
+        yield from (path for path, _, is_dir in entries if is_dir)
+    elif match is None:
+        yield from (path for path, _, is_dir in entries if not is_dir)
+    else:
+        yield from (path for path, name, is_dir in entries if not is_dir and match(name))
 
 
 class _Ranking:

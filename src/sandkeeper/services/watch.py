@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
+from sandkeeper.core.cursor import Abandoned
 from sandkeeper.core.identity import Identity
 from sandkeeper.services.watching import Scope, Watcher
 
@@ -32,6 +33,7 @@ class Watch:
         self._wanted: asyncio.Future[None] | None = None
         self._was_full = False
         self._ended = False
+        self._abandoned = False
         self._watcher = Watcher(scope, self, identity)
 
     async def start(self) -> None:
@@ -42,15 +44,27 @@ class Watch:
         """End it, whatever it does."""
         await self._watcher.close()
 
+    def abandon(self) -> None:
+        """End it because the server stops."""
+        self._abandoned = True
+        self._watcher.stop()
+
     async def take(self, timeout: float) -> list[Change] | None:
-        """Wait for changes: an empty list after `timeout` seconds, None after the last."""
+        """Wait for changes: an empty list after `timeout` seconds, None after the last.
+
+        Raises Abandoned instead of None when there would have been more.
+        """
         if not self._queue and not self._ended:
             await self._more(timeout)
         taken = [self._queue.popleft() for _ in range(min(TAKEN, len(self._queue)))]
         if self._was_full and not self.full:
             self._was_full = False
             self._watcher.wake()
-        return taken if taken or not self._ended else None
+        if self._ended and not taken:
+            if self._abandoned:
+                raise Abandoned
+            return None
+        return taken
 
     async def _more(self, timeout: float) -> None:
         self._wanted = self._loop.create_future()
@@ -116,6 +130,11 @@ class Watches:
         """Close one."""
         self._open.discard(watch)
         await watch.close()
+
+    def abandon(self) -> None:
+        """Send all readers away: the server stops."""
+        for watch in self._open:
+            watch.abandon()
 
     async def close(self) -> None:
         """Close all."""

@@ -94,10 +94,14 @@ class Watcher:
             await self.close()
             raise
 
-    async def close(self) -> None:
-        """Stop, and wait until the thread has given everything back."""
+    def stop(self) -> None:
+        """Have it end soon."""
         self._stopping = True
         self.wake()
+
+    async def close(self) -> None:
+        """Stop, and wait until the thread has given everything back."""
+        self.stop()
         await asyncio.shield(self._over.wait())
 
     def wake(self) -> None:
@@ -151,13 +155,15 @@ class Watcher:
     def _watch(self) -> None:
         tree = self._armed()
         self._loop.call_soon_threadsafe(_settle, self._ready)
-        while not tree.ended:
+        while True:
             asked = len(self._questions)
             emptied = self._pull()
             # Only what was there: under a steady stream the backlog may never be empty.
             for _ in range(len(self._backlog)):
                 self._handle(tree, self._backlog.popleft())
-            if emptied and not tree.ended:
+            if tree.ended:
+                return
+            if emptied:
                 for _ in range(asked):
                     self._questions.popleft()()
             if not self._questions and not self._backlog:

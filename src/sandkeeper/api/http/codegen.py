@@ -8,7 +8,6 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.audit import caller
 from sandkeeper.api.body import read_json
-from sandkeeper.api.disconnect import while_connected
 from sandkeeper.api.respond import json_response, utf8
 from sandkeeper.api.routing import empty_head, path_route
 from sandkeeper.api.schemas.codegen import (
@@ -17,6 +16,7 @@ from sandkeeper.api.schemas.codegen import (
     RankedFile,
     RerankingResponse,
 )
+from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.core.paths import Target, resolve
 from sandkeeper.errors import BadInput
@@ -35,6 +35,7 @@ class CodegenHandlers:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._codegen = sandbox.codegen
+        self._stopping = sandbox.stopping
 
     async def apply(self, request: Request) -> Response:
         """Merge an edit into a file."""
@@ -45,8 +46,8 @@ class CodegenHandlers:
         if not body.code_edit:
             raise BadInput("invalid request body: codeEdit is required")
         self._sandbox.access.audit("codegen_fastapply", caller(request), path=target.display)
-        done = await while_connected(
-            request, self._codegen.apply(target, body.code_edit, body.model)
+        done = await until_disconnect(
+            request, self._codegen.apply(target, body.code_edit, body.model), self._stopping
         )
         return json_response(
             ApplyEditResponse(
@@ -69,7 +70,7 @@ class CodegenHandlers:
         threshold = _number(request, "scoreThreshold") or DEFAULT_THRESHOLD
         token_limit = int(_number(request, "tokenLimit", whole=True)) or DEFAULT_TOKENS
         self._sandbox.access.audit("codegen_reranking", caller(request), path=target.display)
-        ranked = await while_connected(
+        ranked = await until_disconnect(
             request,
             self._codegen.rerank(
                 target,
@@ -78,6 +79,7 @@ class CodegenHandlers:
                 token_limit=token_limit,
                 pattern=request.query_params.get("filePattern", ""),
             ),
+            self._stopping,
         )
         if not ranked.candidates:
             message = "No files found matching criteria"

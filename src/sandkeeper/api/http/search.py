@@ -1,16 +1,16 @@
 """Searching: by pattern, by fuzzy query, by content."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.gone import until_gone
 from sandkeeper.api.respond import encode_json, json_response, utf8
-from sandkeeper.api.routing import empty_head, path_route
+from sandkeeper.api.routing import Handler, empty_head, path_route
 from sandkeeper.api.schemas.search import (
     ContentMatch,
     ContentSearchResponse,
@@ -19,20 +19,20 @@ from sandkeeper.api.schemas.search import (
     FuzzyMatch,
     FuzzySearchResponse,
 )
+from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.core.paths import Target, resolve
 from sandkeeper.errors import BadInput
 from sandkeeper.services.grep import ContentQuery, Line
 from sandkeeper.services.sandbox import Sandbox
-from sandkeeper.services.search import EXCLUDED, Found, TreeFilter
+from sandkeeper.services.search import EXCLUDED, TreeFilter
 
 __all__ = ["routes"]
-
-T = TypeVar("T")
 
 MAX_RESULTS = 1000
 MAX_CONTEXT = 20
 MAX_LISTED = 1000
+_UNESCAPED = re.compile(rb"[\0A-Za-z0-9 !#$%'()*+,./:;=?@\[\]^_`{|}~-]*").fullmatch
 FIND, FUZZY, CONTENT = "/filesystem-find", "/filesystem-search", "/filesystem-content-search"
 
 
@@ -52,8 +52,8 @@ class SearchHandlers:
         tree = _tree(request, self._target(request, FIND).absolute)
         found = self._sandbox.search.find(tree, directories=kind == "directory", limit=limit)
         if not limit:
-            return await _streamed(found)
-        matches = [_find_match(each) async for batch in found for each in batch]
+            return await _streamed(found, kind)
+        matches = [FindMatch(_text(path), kind) async for batch in found for path in batch]
         return json_response(FindResponse(matches, len(matches)))
 
     async def fuzzy(self, request: Request) -> Response:
@@ -74,7 +74,10 @@ class SearchHandlers:
             limit,
             otherwise="" if query else self._sandbox.settings.workdir,
         )
-        matches = [FuzzyMatch(each.path, each.score, _kind(each)) for each in found]
+        matches = [
+            FuzzyMatch(each.path, each.score, "directory" if each.is_directory else "file")
+            for each in found
+        ]
         return json_response(FuzzySearchResponse(matches, len(matches)))
 
     async def content(self, request: Request) -> Response:
@@ -142,60 +145,53 @@ def _tree(request: Request, root: str) -> TreeFilter:
     )
 
 
-def _kind(found: Found) -> str:
-    return "directory" if found.is_directory else "file"
-
-
-def _find_match(found: Found) -> FindMatch:
-    return FindMatch(found.path, _kind(found))
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "replace")
 
 
 def _content_match(line: Line) -> ContentMatch:
-    match = ContentMatch(
-        line.path.decode("utf-8", "replace"),
-        line.hit.line,
-        line.hit.column,
-        line.hit.text.decode("utf-8", "replace"),
-    )
+    hit = line.hit
+    match = ContentMatch(_text(line.path), hit.line, hit.column, _text(hit.text))
     if line.context is not None:
-        match.context = line.context.decode("utf-8", "replace")
+        match.context = _text(line.context)
     return match
 
 
-async def _streamed(found: AsyncGenerator[list[Found], None]) -> Response:
+async def _streamed(found: AsyncGenerator[list[bytes], None], kind: str) -> Response:
     """Answer with all matches, batch by batch; what is wrong with the root shows before."""
     first = await anext(found)
 
     async def body() -> AsyncIterator[bytes]:
         count = len(first)
-        yield b'{"matches":[' + _encoded(first)
+        yield b'{"matches":[' + _encoded(first, kind)
         async with aclosing(found):
             async for batch in found:
                 if batch:
-                    yield b"," + _encoded(batch)
+                    yield b"," + _encoded(batch, kind)
                     count += len(batch)
         yield b'],"total":%d}' % count
 
     return StreamingResponse(body(), media_type="application/json; charset=utf-8")
 
 
-def _encoded(batch: list[Found]) -> bytes:
-    return encode_json([_find_match(each) for each in batch])[1:-1]
+def _encoded(batch: list[bytes], kind: str) -> bytes:
+    """Encode matches without the brackets around them.
+
+    Where no character needs an escape, and few names have one, the whole batch is one replacement:
+    a tenth of the time.
+    """
+    joined = b"\0".join(batch)
+    if batch and _UNESCAPED(joined):
+        end = b'","type":"' + kind.encode() + b'"}'
+        return b'{"path":"' + joined.replace(b"\0", end + b',{"path":"') + end
+    return encode_json([FindMatch(_text(path), kind) for path in batch])[1:-1]
 
 
-def _cancelled_with_client(
-    handler: Callable[[Request], Awaitable[Response]],
-) -> Callable[[Request], Awaitable[Response]]:
-    """Stop a handler when its client goes."""
+def _while_wanted(handler: Handler, stopping: asyncio.Event) -> Handler:
+    """Give a handler up when its client goes or the server stops."""
 
     async def handle(request: Request) -> Response:
-        async def work() -> Response:
-            return await handler(request)
-
-        try:
-            return await until_gone(request.receive, work())
-        except ClientDisconnect:
-            return Response(b"", 499)
+        return await until_disconnect(request, handler(request), stopping)
 
     return handle
 
@@ -209,6 +205,6 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
         (FUZZY, handlers.fuzzy),
         (CONTENT, handlers.content),
     ):
-        made.append(path_route(prefix, _cancelled_with_client(handler)))
+        made.append(path_route(prefix, _while_wanted(handler, sandbox.stopping)))
         made.append(path_route(prefix, empty_head, "HEAD"))
     return made

@@ -1,16 +1,18 @@
 """Watching: a live stream of changes, and what changed since a cursor."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
-from sandkeeper.api.gone import until_gone
 from sandkeeper.api.respond import encode_json, json_response, utf8
 from sandkeeper.api.routing import empty_head, path_route
 from sandkeeper.api.schemas.watch import ChangesResponse, WatchEvent
+from sandkeeper.api.streaming import StreamResponse
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.core.paths import Target, located, resolve
 from sandkeeper.services.sandbox import Sandbox
@@ -24,38 +26,25 @@ HEARTBEAT_SECONDS = 3.5
 HEARTBEAT = b"[keepalive]\n"
 
 
-class WatchStream(Response):
-    """The lines of one watch. This is the only writer of its connection.
-
-    The headers go out at once, because the watch is armed; a heartbeat follows every silence of
-    HEARTBEAT_SECONDS. The stream ends with the watch, and the watch with the stream.
-    """
+class WatchStream(StreamResponse):
+    """The lines of one watch. The watch ends with the stream, and the stream with the watch."""
 
     def __init__(self, watches: Watches, watch: Watch) -> None:
-        super().__init__(
-            media_type="text/plain; charset=utf-8", headers={"X-Accel-Buffering": "no"}
-        )
-        del self.headers["content-length"]
-        self._watches = watches
-        self._watch = watch
+        super().__init__(_lines(watch), "text/plain; charset=utf-8")
+        self._release = partial(watches.release, watch)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until either side ends."""
         try:
-            await until_gone(receive, self._write(send))
-        except ClientDisconnect:
-            return
+            await super().__call__(scope, receive, send)
         finally:
-            await asyncio.shield(self._watches.release(self._watch))
+            await asyncio.shield(self._release())
 
-    async def _write(self, send: Send) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
-        await send({"type": "http.response.body", "body": b"", "more_body": True})
-        while (changes := await self._watch.take(HEARTBEAT_SECONDS)) is not None:
-            body = b"".join(map(_line, changes)) or HEARTBEAT
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+
+async def _lines(watch: Watch) -> AsyncIterator[bytes]:
+    """Yield lines as they come, and a heartbeat after every silence; never a heartbeat at once."""
+    while (changes := await watch.take(HEARTBEAT_SECONDS)) is not None:
+        yield b"".join(map(_line, changes)) or HEARTBEAT
 
 
 def _line(change: Change) -> bytes:
