@@ -51,7 +51,7 @@ def test_pairs_outside_of_the_table_are_illegal() -> None:
 
 
 def test_the_end_is_told_exactly_when_a_terminal_state_is_entered() -> None:
-    for (_, _), (after, effects) in TABLE.items():
+    for after, effects in TABLE.values():
         assert (Effect.FINISH in effects) == (after in TERMINAL)
 
 
