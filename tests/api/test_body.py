@@ -1,6 +1,7 @@
 """Reading JSON bodies as leniently as the contract says, and never worse than a BadInput."""
 
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -36,12 +37,22 @@ def is_fine(result: ProcessRequest | str) -> bool:
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_request_or_bad_input(body: bytes) -> None:
+<<<<<<< HEAD
     assert is_fine(read(body))
+=======
+    with suppress(BadInput):
+        assert isinstance(parse_json(body, ProcessRequest), ProcessRequest)
+>>>>>>> main
 
 
 @given(values)
 def test_any_json_is_a_request_or_bad_input(value: object) -> None:
+<<<<<<< HEAD
     assert is_fine(read(json.dumps(value).encode()))
+=======
+    with suppress(BadInput):
+        assert isinstance(parse_json(json.dumps(value).encode(), ProcessRequest), ProcessRequest)
+>>>>>>> main
 
 
 @given(st.text(min_size=1), st.dictionaries(st.text(), st.text(), max_size=3), st.text())

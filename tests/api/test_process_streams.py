@@ -52,9 +52,8 @@ def test_the_text_form_has_the_contracts_headers_and_prefixes(server: Server) ->
 
 def test_a_live_stream_gives_each_line_at_once_and_ends_by_itself(server: Server) -> None:
     name = start(server, "for i in 1 2 3 4 5; do echo tick $i; sleep 0.05; done")
-    arrivals: list[tuple[str, float]] = []
     with server.client.stream("GET", f"/process/{name}/logs/stream") as reply:
-        arrivals.extend((line, time.monotonic()) for line in reply.iter_lines())
+        arrivals = [(line, time.monotonic()) for line in reply.iter_lines()]
 
     assert [line for line, _ in arrivals] == [f"stdout:tick {i}" for i in range(1, 6)]
     assert arrivals[-1][1] - arrivals[0][1] > 0.15

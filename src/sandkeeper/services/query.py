@@ -13,7 +13,7 @@ from sandkeeper.core.segment import NOTICE, REMARK, STDERR, STDOUT
 from sandkeeper.errors import BadInput
 from sandkeeper.services.events import rfc3339
 
-__all__ = ["LineQuery", "Question"]
+__all__ = ["LineQuery", "Question", "matcher"]
 
 BLOCK_LEAST, BLOCK_MOST = 4 << 10, 128 << 10
 ANSWER_BYTES = 64 << 10
@@ -64,7 +64,7 @@ class LineQuery:
         self._journal = journal
         self._reader = Reader(journal)
         self._streams = _STREAMS[question.stream]
-        self._matches = _matcher(question)
+        self._matches = matcher(question)
         self._end = journal.tail
         self._offset = 0
         self._number = 0
@@ -173,7 +173,8 @@ class LineQuery:
         return b"".join(out) + _encode({**end, "truncated": self._cut}) + b"\n"
 
 
-def _matcher(question: Question) -> Callable[[bytes], bool]:
+def matcher(question: Question) -> Callable[[bytes], bool]:
+    """Return what says whether a line answers `grep`; raises BadInput for a bad pattern."""
     if not question.grep:
         return lambda _line: True
     if question.literal and not question.ignore_case:

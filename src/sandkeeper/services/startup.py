@@ -14,12 +14,18 @@ __all__ = ["StartupCommand"]
 class StartupCommand:
     """Starts the command through the shell in `/` and reaps it when it ends."""
 
-    def __init__(self, children: Children, environment: Environment, log: Log) -> None:
+    def __init__(
+        self,
+        children: Children,
+        environment: Environment,
+        log: Log,
+        identity: Identity | None,
+    ) -> None:
         self._children = children
         self._environment = environment
         self._log = log
         self._task: asyncio.Task[None] | None = None
-        self.identity: Identity | None = None
+        self.identity = identity
 
     async def run(self, command: str) -> None:
         """Start it; a failure is logged, the server goes on. An empty command does nothing."""

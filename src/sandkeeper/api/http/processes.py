@@ -94,7 +94,7 @@ class ProcessHandlers:
         return Order(
             command=wanted.command,
             name=wanted.name,
-            working_dir=self._folder(wanted.working_dir),
+            working_dir=self._sandbox.expand_home(wanted.working_dir),
             env=wanted.env,
             timeout=wanted.timeout,
             keep_alive=wanted.keep_alive,
@@ -103,17 +103,6 @@ class ProcessHandlers:
             stdin=wanted.stdin,
             idempotency=(key, hashlib.sha256(_canonical(body)).hexdigest()) if key else None,
         )
-
-    def _folder(self, path: str) -> str:
-        if path.startswith("~"):  # textually: `~bob` is not bob's home
-            identity = self._sandbox.identity
-            home = identity.home if identity else self._sandbox.environment.get("HOME")
-            if not home:
-                raise BadInput("home directory not found")
-            path = home + path[1:]
-        while "//" in path:
-            path = path.replace("//", "/")
-        return path
 
     async def _wait(self, request: Request, process: Process, wanted: ProcessRequest) -> None:
         await self._wait_for_ports(request, process, wanted)
@@ -142,7 +131,7 @@ class ProcessHandlers:
 
     async def _exec_events(self, process: Process) -> AsyncIterator[bytes]:
         records = ExecRecords()
-        with closing(Follow(process.journal)) as follow:
+        with closing(Follow(process.journal, consumer="exec")) as follow:
             while (items := await follow.next(EXEC_HEARTBEAT_SECONDS)) is not None:
                 yield records.batch(items) if items else SILENT
         yield records.finish()
