@@ -1,4 +1,4 @@
-"""Whatever fits (or does not fit) the description of the process routes gets an answer it allows."""
+"""What fits the description of the process routes, or not, gets an answer it allows."""
 
 import json
 from pathlib import Path
