@@ -93,7 +93,7 @@ class Child:
         self.pid = pid
         self.pidfd = OwnedFd(pidfd)
         self._owner = owner
-        self._shared_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self._shared_rss = _peak_of_self()
         self._reaped = False
 
     def __repr__(self) -> str:
@@ -364,6 +364,18 @@ def _limit_files(pid: int, soft: int) -> None:
     with suppress(OSError, ValueError):
         _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(soft, hard), hard))
+
+
+def _peak_of_self() -> int:
+    """Return the peak of our own memory in bytes (VmHWM, proc_pid_status(5)).
+
+    Not getrusage(2)'s: that begins with what whoever started us had used.
+    """
+    with suppress(OSError, ValueError), open("/proc/self/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _children_of_self() -> list[int]:
