@@ -28,8 +28,20 @@ def test_an_exit_code_is_reported_as_it_was() -> None:
     assert (status.code, status.signal) == (7, None)
     assert status.cpu_seconds is not None
     assert status.cpu_seconds > 0
-    assert status.peak_rss_bytes is not None
-    assert status.peak_rss_bytes > 1 << 20
+
+
+def test_the_peak_of_memory_is_the_childs_or_unknown_and_never_ours() -> None:
+    (line,) = (
+        line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
+    )
+    ours = int(line.split()[1]) * 1024
+    more = ours + (64 << 20)
+    small = asyncio.run(ended(spawn(Children(), "pass")))
+    large = asyncio.run(ended(spawn(Children(), f"bytearray(b'x') * {more}")))
+
+    assert small.peak_rss_bytes is None
+    assert large.peak_rss_bytes is not None
+    assert large.peak_rss_bytes > more
 
 
 def test_a_death_by_signal_is_not_an_exit_code() -> None:

@@ -31,7 +31,7 @@ class Budget:
     def segment_bytes(self) -> int:
         """The size of segments that suits the bounds: retention goes by whole ones."""
         bounds = [bound for bound in (self.run_bytes, self.total_bytes) if bound]
-        return max(4096, min(4 << 20, min(bounds) // 4)) if bounds else 4 << 20
+        return max(4096, min(4 << 20, min(bounds) // 16)) if bounds else 4 << 20
 
     @property
     def total(self) -> int:

@@ -20,7 +20,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sandkeeper.core.fds import OwnedFd
@@ -59,7 +59,8 @@ class ExitStatus:
     """How a process ended: `code` of an exit, else `signal`; both None when nobody can know.
 
     `cpu_seconds` and `peak_rss_bytes` cover the process and the descendants it waited for
-    (getrusage(2)); None where only the kernel's exit record was at hand.
+    (getrusage(2)); None where only the kernel's exit record was at hand. The peak is also None when
+    it is below our own: the kernel counts what a child shared with us until its exec.
     """
 
     code: int | None = None
@@ -92,6 +93,7 @@ class Child:
         self.pid = pid
         self.pidfd = OwnedFd(pidfd)
         self._owner = owner
+        self._shared_rss = _peak_of_self()
         self._reaped = False
 
     def __repr__(self) -> str:
@@ -115,7 +117,10 @@ class Child:
         self._reaped = True
         self._owner.forget(self.pid)
         self.pidfd.close()
-        return ExitStatus.of_wait(status, usage)
+        made = ExitStatus.of_wait(status, usage)
+        if made.peak_rss_bytes is not None and made.peak_rss_bytes <= self._shared_rss:
+            return replace(made, peak_rss_bytes=None)
+        return made
 
     def signal_group(self, number: int) -> None:
         """Signal the whole group; raises ProcessLookupError when the child has been reaped.
@@ -359,6 +364,18 @@ def _limit_files(pid: int, soft: int) -> None:
     with suppress(OSError, ValueError):
         _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(soft, hard), hard))
+
+
+def _peak_of_self() -> int:
+    """Return the peak of our own memory in bytes (VmHWM, proc_pid_status(5)).
+
+    Not getrusage(2)'s: that begins with what whoever started us had used.
+    """
+    with suppress(OSError, ValueError), open("/proc/self/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _children_of_self() -> list[int]:

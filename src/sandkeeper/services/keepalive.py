@@ -35,8 +35,8 @@ class KeepAlive:
             self._write("+")
             self._log.info(
                 "[KeepAlive] Started process with keepAlive",
-                process_pid=pid, process_name=name,
-                command=redact_command(command), timeout=timeout,
+                process_pid=pid, process_name=name, timeout=timeout,
+                command=redact_command(command),
             )  # fmt: skip
 
     def release(self, pid: str, name: str, status: str, exit_code: int | None) -> None:
