@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.http import logs, processes, system
+from sandkeeper.api.http import logs, processes, system, terminals
 from sandkeeper.api.middleware import Edge
 from sandkeeper.api.respond import error_response, not_found
 from sandkeeper.api.streaming import Disconnected
@@ -20,7 +20,7 @@ from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["create_app"]
 
-AREAS = (processes, logs, system)
+AREAS = (processes, logs, system, terminals)
 """The modules of the API in the order in which their routes are tried."""
 
 

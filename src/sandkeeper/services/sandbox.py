@@ -30,6 +30,7 @@ from sandkeeper.services.processes import Processes
 from sandkeeper.services.recovery import recover, restore_stage
 from sandkeeper.services.runs import RunStore, pipes_folder
 from sandkeeper.services.telemetry import Exporter
+from sandkeeper.services.terminals import Terminals
 from sandkeeper.settings import Environment, Settings
 
 __all__ = ["Sandbox", "SandboxStatus"]
@@ -83,6 +84,9 @@ class Sandbox:
         )
         self._workshop = self._make_workshop()
         self.processes = Processes(self._workshop, settings, self._store, self.ports, self.exporter)
+        self.terminals = Terminals(
+            self._workshop, settings.terminal, settings.state_dir, self.access
+        )
         self._stack = AsyncExitStack()
 
     def _make_workshop(self) -> Workshop:
@@ -144,6 +148,8 @@ class Sandbox:
         self.processes.evict()
         self._writer.submit(self._store.refill)
         await stack.enter_async_context(self.processes.housekeeping())
+        await self.terminals.start()
+        stack.push_async_callback(self.terminals.stop)
         self._watch_keeper()
         if os.getpid() == 1:
             self._loop.add_signal_handler(signal.SIGCHLD, self._reap_orphans)
