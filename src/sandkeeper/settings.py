@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Environment", "LogSettings", "RetentionSettings", "Settings", "TerminalSettings", "truthy"]
+__all__ = [
+    "Environment",
+    "LogSettings",
+    "RetentionSettings",
+    "Settings",
+    "TerminalSettings",
+    "truthy",
+]
 
 KIB = 1024
 MIB = 1024 * KIB

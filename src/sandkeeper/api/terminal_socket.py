@@ -149,7 +149,10 @@ def same_origin(socket: WebSocket, allowed: tuple[str, ...]) -> bool:
     if "*" in allowed or origin in allowed:
         return True
     host = urlsplit(origin).netloc.lower()
-    ours = {socket.headers.get("host", "").lower(), socket.headers.get("x-forwarded-host", "").lower()}
+    ours = {
+        socket.headers.get("host", "").lower(),
+        socket.headers.get("x-forwarded-host", "").lower(),
+    }
     plain = {_without_default_port(one) for one in ours if one}
     return bool(host) and _without_default_port(host) in plain
 

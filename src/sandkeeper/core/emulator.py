@@ -1,9 +1,9 @@
 """The emulator: bytes of a terminal in, the state of its screen.
 
 The tokeniser works on bytes, so that `pending` is exact: an escape sequence or a character whose
-end has not come waits for it, and whoever draws the screen elsewhere goes on in front of it. Sequences that pyte's own parser
-would print or misread (DCS, private parameters, intermediates, colons) are recognised and ignored
-here, where they do not concern the screen.
+end has not come waits for it, and whoever draws the screen elsewhere goes on in front of it.
+Sequences that pyte's own parser would print or misread (DCS, private parameters, intermediates,
+colons) are recognised and ignored here, where they do not concern the screen.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from sandkeeper.core.screen import TrueScreen
 
-__all__ = ["Emulator", "MODE_SEQUENCES"]
+__all__ = ["MODE_SEQUENCES", "Emulator"]
 
 MOST_PENDING = 64 << 10
 MOST_REPEATS = 10_000
@@ -23,9 +23,7 @@ _TOKEN = re.compile(
     rb"|\x1b(?P<esc>[ -/]*[0-OQ-WYZ\\`-~])"
     rb"|(?P<control>[\x00-\x1a\x1c-\x1f\x7f])"
 )
-_INCOMPLETE = re.compile(
-    rb"\x1b(?:[ -/]*|\[[0-?]*[ -/]*|[\]PX^_][^\x07\x18\x1a\x1b]*\x1b?)\Z"
-)
+_INCOMPLETE = re.compile(rb"\x1b(?:[ -/]*|\[[0-?]*[ -/]*|[\]PX^_][^\x07\x18\x1a\x1b]*\x1b?)\Z")
 MODE_SEQUENCES = re.compile(
     rb"\x1b(?:c|\[!p|[=>]|[()][0-9A-Za-z]|\[\?[0-9;]{1,40}[hl]|\[[0-9;]{0,20}r"
     rb"|\]0?2?;[^\x07\x1b]{0,256}(?:\x07|\x1b\\))"

@@ -12,7 +12,7 @@ import struct
 import termios
 from contextlib import suppress
 
-__all__ = ["Typing", "echo_of", "become_terminal", "open_pty", "resize", "size_of"]
+__all__ = ["Typing", "become_terminal", "echo_of", "open_pty", "resize", "size_of"]
 
 DEFAULT_SIZE = (80, 24)
 

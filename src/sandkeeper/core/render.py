@@ -74,7 +74,7 @@ def _rows(screen: TrueScreen, rows: Mapping[int, Line]) -> Iterator[str]:
         row = rows.get(y)
         if row:
             yield ("" if joined else f"\x1b[{y + 1}H") + _styled(row, screen.columns)
-        joined = bool(row) and getattr(row, "wraps", False) and len(row) >= screen.columns
+        joined = row is not None and getattr(row, "wraps", False) and len(row) >= screen.columns
 
 
 def _styled(line: Line, columns: int) -> str:

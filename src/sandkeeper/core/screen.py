@@ -204,7 +204,9 @@ class TrueScreen(Screen):
                 continue  # 132 columns: the size is the client's to choose
             else:
                 (self.set_mode if on else self.reset_mode)(number, private=True)
-            if number not in {1048, 2026} and (number in self.modes_seen or len(self.modes_seen) < 64):
+            if number not in {1048, 2026} and (
+                number in self.modes_seen or len(self.modes_seen) < 64
+            ):
                 self.modes_seen[number] = on
 
     def _show(self, *, alternate: bool, save: bool) -> None:

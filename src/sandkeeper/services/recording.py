@@ -11,7 +11,8 @@ import msgspec
 
 from sandkeeper.core.cursor import Chunk, Gap, Reader
 from sandkeeper.core.segment import NOTICE
-from sandkeeper.services.terminal import Terminal, read_batch
+from sandkeeper.services.mirror import read_batch
+from sandkeeper.services.terminal import Terminal
 
 __all__ = ["recording"]
 

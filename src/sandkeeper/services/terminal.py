@@ -1,8 +1,7 @@
 """One terminal session: its shell, its journal, its screen and those who watch it.
 
-What the terminal shows goes to the journal (`core.ttypump`); a watcher is an integer in it, and so
-is the emulator. The emulator is fed when somebody asks, or when the terminal has become quiet, so
-a flood costs it nothing; what a flood leaves far behind is skipped but for its modes.
+What the terminal shows goes to the journal (`core.ttypump`); a watcher is an integer in it
+(`services.watching`), and so is the emulator (`services.mirror`).
 
 The master end of the terminal is also held by the keeper. A pipe could be opened again by its
 name, as processes' are; a terminal's master cannot be, and when its last descriptor is closed the
@@ -18,31 +17,25 @@ from contextlib import suppress
 
 from sandkeeper.core.adopted import Adopted
 from sandkeeper.core.child import Child, ExitStatus
-from sandkeeper.core.cursor import Chunk, Gap, Reader
-from sandkeeper.core.emulator import MODE_SEQUENCES, Emulator
+from sandkeeper.core.cursor import Chunk, Reader
+from sandkeeper.core.emulator import Emulator
 from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.members import SessionMembers
 from sandkeeper.core.pty import Typing, echo_of, resize, size_of
-from sandkeeper.core.render import redraw
-from sandkeeper.core.segment import NOTICE, STDOUT
 from sandkeeper.core.ttypump import NO_LIMIT, Line, TerminalPump
 from sandkeeper.errors import Conflict
 from sandkeeper.services.access import Access, Caller
+from sandkeeper.services.mirror import HISTORY_BYTES, Mirror
 from sandkeeper.services.terminal_store import TerminalFolder, TerminalMeta
 from sandkeeper.services.typed import Typed, TypedLine, shown_text
 
-__all__ = ["Terminal", "Viewer", "read_batch"]
+__all__ = ["Terminal", "Viewer"]
 
 AHEAD_BYTES = 2 << 20
 """The writer may be so far ahead of the fastest watcher."""
 
 SLOW_SECONDS = 0.05
-SKIP_BYTES = 128 << 10
-HISTORY_BYTES = 102_400
-HISTORY_LINES = 2500
-SLICE_BYTES = 2048
-SLICE_SECONDS = 0.0015
 QUIET_SECONDS = 0.1
 ECHO_SECONDS = 0.3
 
@@ -74,7 +67,6 @@ class Terminal:
         self.folder = folder
         self.journal = journal
         self.viewers: set[Viewer] = set()
-        self.emulator: Emulator | None = None
         self.over = asyncio.Event()
         self.last_used = time.monotonic()
         self.size = (meta.cols, meta.rows)
@@ -86,9 +78,7 @@ class Terminal:
         self._line: Line | None = None
         self._typing: Typing | None = None
         self._typed = Typed()
-        self._fed = 0
-        self._front = 0
-        self._feeding = asyncio.Lock()
+        self._mirror = Mirror(journal, meta.cols, meta.rows)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending = False
@@ -224,14 +214,12 @@ class Terminal:
         for line in lines:
             if line.unseen:
                 loop = asyncio.get_running_loop()
-                loop.call_later(ECHO_SECONDS, lambda one=line: self._audit_if_shown(one, caller))
+                loop.call_later(ECHO_SECONDS, self._audit_if_shown, line, caller)
             else:
                 self._audit(line, caller)
 
     def _audit(self, line: TypedLine, caller: Caller) -> None:
-        self._access.audit(
-            "terminal_command", caller, command=line.text, session_id=self.meta.name
-        )
+        self._access.audit("terminal_command", caller, command=line.text, session_id=self.meta.name)
 
     def _audit_if_shown(self, line: TypedLine, caller: Caller) -> None:
         with suppress(OSError), Reader(self.journal) as reader:
@@ -283,7 +271,7 @@ class Terminal:
             self.moved()
             if line.held and "held" not in self._timers:
                 self._later("held", SLOW_SECONDS, self._look_at_slow, self._fastest())
-        if self.emulator is not None or self.viewers:
+        if self.viewers or self._mirror.begun:
             self._when_quiet()
 
     def _fastest(self) -> int:
@@ -305,7 +293,7 @@ class Terminal:
         self._timers[name] = asyncio.get_running_loop().call_later(seconds, call, *args)
 
     def _when_quiet(self) -> None:
-        if "quiet" not in self._timers and self._fed < self.journal.tail:
+        if "quiet" not in self._timers and self._mirror.fed < self.journal.tail:
             self._later("quiet", QUIET_SECONDS, self._catch_up_quietly, self.journal.tail)
 
     def _catch_up_quietly(self, tail: int) -> None:
@@ -321,120 +309,14 @@ class Terminal:
     # The screen
 
     async def screen(self, history: int = HISTORY_BYTES) -> Emulator:
-        """Return the emulator with everything on its screen that was shown when this was called.
-
-        `history` is how much of a skipped flood is worth reading, in bytes.
-        """
-        target = self.journal.tail
-        async with self._feeding:
-            if self.emulator is None:
-                whole = self.journal.first == 0
-                size = (self.meta.cols, self.meta.rows) if whole else self.size
-                self.emulator = Emulator(*size)
-                self._fed = self._front = self.journal.first
-            with Reader(self.journal) as reader:
-                if target - self._fed > SKIP_BYTES:
-                    await self._skip(reader, target - max(history, 16 << 10))
-                    await self._take_tail(reader, target)
-                while self._fed < target:
-                    await self._feed(await read_batch(reader, self._fed, 32 << 10))
-        return self.emulator
+        """Return the emulator, up to date; see `Mirror.screen`."""
+        return await self._mirror.screen(history, self.size)
 
     async def replay(self, history: int = HISTORY_BYTES) -> tuple[str, int]:
         """Return what draws the screen, and the offset where a watcher of it goes on."""
-        emulator = await self.screen(history)
-        if self.journal.tail == self.journal.first:
-            return "", self._fed
-        return redraw(emulator.screen, history), self._front
-
-    async def _feed(self, items: list[Chunk | Gap]) -> None:
-        for item in items:
-            if isinstance(item, Gap):
-                self._pass(item.end)
-            elif item.stream == NOTICE:
-                self._take_size(item.data)
-                self._fed = item.end
-                self._front = self._front if self._pending else item.end
-            else:
-                await self._feed_text(item)
-
-    @property
-    def _pending(self) -> int:
-        return self.emulator.pending if self.emulator else 0
-
-    async def _feed_text(self, chunk: Chunk) -> None:
-        assert self.emulator is not None
-        if not chunk.data:
-            self._pass(chunk.end)
-        until = time.monotonic() + SLICE_SECONDS
-        for start in range(0, len(chunk.data), SLICE_BYTES):
-            piece = chunk.data[start : start + SLICE_BYTES]
-            self.emulator.feed(piece)
-            self._fed = chunk.offset + start + len(piece)
-            if self._pending <= len(piece):
-                self._front = self._fed - self._pending
-            if time.monotonic() > until:
-                await asyncio.sleep(0)
-                until = time.monotonic() + SLICE_SECONDS
-
-    def _pass(self, offset: int) -> None:
-        if self.emulator is not None:
-            self.emulator.skip()
-        self._fed = self._front = offset
-
-    def _take_size(self, data: bytes) -> None:
-        sizes = [size for size in data.split(b";") if size]
-        with suppress(ValueError, IndexError):
-            cols, _, rows = sizes[-1].partition(b"x")
-            assert self.emulator is not None
-            self.emulator.resize(int(cols), int(rows))
-
-    async def _skip(self, reader: Reader, until: int) -> None:
-        """Pass over a flood: only its modes and sizes are taken."""
-        assert self.emulator is not None
-        self.emulator.skip()
-        self.emulator.screen.history.clear()
-        while self._fed < until:
-            room = min(64 << 10, until - self._fed)
-            for item in await read_batch(reader, self._fed, room):
-                if isinstance(item, Chunk) and item.stream == STDOUT:
-                    for found in MODE_SEQUENCES.finditer(item.data):
-                        self.emulator.feed(found[0])
-                elif isinstance(item, Chunk) and item.stream == NOTICE:
-                    self._take_size(item.data)
-                self._pass(item.end)
-            await asyncio.sleep(0)
-
-    async def _take_tail(self, reader: Reader, target: int) -> None:
-        """Go on at the beginning of a line, and with no more lines than are kept."""
-        items: list[Chunk | Gap] = []
-        offset = self._fed
-        while offset < target:
-            items += await read_batch(reader, offset, target - offset)
-            offset = items[-1].end
-        chunks = [item for item in items if isinstance(item, Chunk) and item.stream == STDOUT]
-        start, lines = self._fed, 0
-        for chunk in reversed(chunks):
-            place = len(chunk.data)
-            while lines < HISTORY_LINES and (place := chunk.data.rfind(b"\n", 0, place)) >= 0:
-                lines += 1
-                start = chunk.offset + place + 1
-        for item in items:
-            if isinstance(item, Chunk) and item.stream == STDOUT and item.offset < start:
-                rest = item.data[start - item.offset :]
-                item = Chunk(item.stream, item.end - len(rest), item.time, rest)
-            await self._feed([item])
+        return await self._mirror.replay(history, self.size)
 
 
 def _settle(future: "asyncio.Future[None]") -> None:
     if not future.done():
         future.set_result(None)
-
-
-async def read_batch(reader: Reader, offset: int, limit: int) -> list[Chunk | Gap]:
-    """Read without a thread when the bytes are in memory, as at the live end they are."""
-    with suppress(BlockingIOError):
-        return reader.read(offset, limit, nowait=True)
-    return await asyncio.to_thread(reader.read, offset, limit)
-
-

@@ -1,8 +1,8 @@
 """Folders of terminals, one each: what a session is, and the journal of what it showed.
 
-    <state>/terminals/<id>/   0700
-        meta.json             replaced atomically
-        journal/              output and sizes (core.segment)
+<state>/terminals/<id>/   0700
+    meta.json             replaced atomically
+    journal/              output and sizes (core.segment)
 """
 
 import os

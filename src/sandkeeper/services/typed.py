@@ -10,7 +10,7 @@ A password is not echoed, so an audit that follows the echo cannot hold one:
 import re
 from dataclasses import dataclass
 
-__all__ = ["TypedLine", "Typed", "shown_text"]
+__all__ = ["Typed", "TypedLine", "shown_text"]
 
 MOST_CHARACTERS = 4096
 _SEQUENCE = re.compile(

@@ -6,11 +6,12 @@ A watcher that falls too far behind is not fed what it missed: it gets the scree
 import asyncio
 import codecs
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from sandkeeper.core.cursor import Chunk, Gap, Reader
 from sandkeeper.core.segment import STDOUT
-from sandkeeper.services.terminal import HISTORY_BYTES, Terminal, Viewer, read_batch
+from sandkeeper.services.mirror import HISTORY_BYTES, read_batch
+from sandkeeper.services.terminal import Terminal, Viewer
 
 __all__ = ["watch"]
 
@@ -22,7 +23,7 @@ RESYNC_BYTES = 24 << 10
 LEAVE_ALTERNATE = "\x1b[?1049l"
 
 
-async def watch(terminal: Terminal, viewer: Viewer) -> AsyncIterator[str]:
+async def watch(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[str, None]:
     """Yield text until the shell has ended and all it wrote is out; never an empty one."""
     text, viewer.offset = await terminal.replay(HISTORY_BYTES)
     if text:
@@ -53,9 +54,7 @@ async def watch(terminal: Terminal, viewer: Viewer) -> AsyncIterator[str]:
                 viewer.offset = items[-1].end
                 terminal.moved()
                 data = b"".join(
-                    item.data
-                    for item in items
-                    if isinstance(item, Chunk) and item.stream == STDOUT
+                    item.data for item in items if isinstance(item, Chunk) and item.stream == STDOUT
                 )
                 if text := decoder.decode(data):
                     yield text

@@ -140,9 +140,7 @@ class TerminalHandlers:
         return StreamResponse(recording(terminal), "application/x-asciicast")
 
     def _audit(self, request: Request, action: str, terminal: Terminal, **extras: str) -> None:
-        self._sandbox.access.audit(
-            action, caller(request), session_id=terminal.meta.name, **extras
-        )
+        self._sandbox.access.audit(action, caller(request), session_id=terminal.meta.name, **extras)
 
 
 def _check_name(name: str) -> None:
