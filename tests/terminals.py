@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,14 +20,17 @@ class Person:
 
     def __init__(self, server: Server, *, headers: dict[str, str] | None = None, **query: Any):
         address = server.url.replace("http", "ws", 1) + "/terminal/ws"
-        self.socket = connect(
-            f"{address}?{urlencode(query)}",
-            additional_headers=headers,
-            max_size=None,
-            compression=None,
-            proxy=None,
+        self._stack = ExitStack()
+        self.socket = self._stack.enter_context(
+            connect(
+                f"{address}?{urlencode(query)}",
+                additional_headers=headers,
+                max_size=None,
+                compression=None,
+                proxy=None,
+            )
         )
-        self.shown = ""
+        self._parts: list[str] = []
         self.errors: list[str] = []
         self.frames = 0
         self.close: tuple[int, str] | None = None
@@ -35,7 +39,11 @@ class Person:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self.socket.close()
+        self.leave()
+
+    def leave(self) -> None:
+        """Close the connection."""
+        self._stack.close()
 
     def type(self, text: str) -> None:
         """Send input."""
@@ -57,17 +65,31 @@ class Person:
             self.close = (code, closed.rcvd.reason if closed.rcvd else "")
             return False
         self.frames += 1
-        (self.errors if message["type"] == "error" else [None]).append(message["data"])
-        if message["type"] == "output":
-            self.shown += message["data"]
+        if message["type"] == "error":
+            self.errors.append(message["data"])
+        else:
+            self._parts.append(message["data"])
         return True
 
+    @property
+    def shown(self) -> str:
+        """All output so far."""
+        self._parts = ["".join(self._parts)]
+        return self._parts[0]
+
+    def forget(self) -> None:
+        """Begin `shown` anew."""
+        self._parts = []
+
     def see(self, wanted: str | Callable[[str], bool], timeout: float = 10.0) -> str:
-        """Read until `wanted` was shown; returns all that was shown."""
+        """Read until `wanted` was shown (or is true of the latest); returns all that was shown."""
         found = wanted if callable(wanted) else lambda text: wanted in text
         deadline = time.monotonic() + timeout
-        while not found(self.shown):
-            assert self.read(max(0.01, deadline - time.monotonic())), (wanted, self.shown[-2000:])
+        latest = self.shown
+        while not found(latest):
+            left = max(0.01, deadline - time.monotonic())
+            assert self.read(left), (wanted, self.shown[-2000:])
+            latest = latest[-1000:] + self._parts[-1]
         return self.shown
 
     def to_the_end(self, timeout: float = 10.0) -> tuple[int, str]:

@@ -8,7 +8,21 @@ from sandkeeper.core.emulator import Emulator
 from sandkeeper.core.render import history_text, redraw, text_lines
 
 PIECES = [
-    *("plain", "é", "漢字", "🙂", "e\u0301", "\r\n", "\n", "\r", "\b", "\t", "\x07", "\x0e", "\x0f"),
+    *(
+        "plain",
+        "é",
+        "漢字",
+        "🙂",
+        "e\u0301",
+        "\r\n",
+        "\n",
+        "\r",
+        "\b",
+        "\t",
+        "\x07",
+        "\x0e",
+        "\x0f",
+    ),
     *("\x1b[31m", "\x1b[1;38;5;200m", "\x1b[38:2::1:2:3m", "\x1b[4:3m", "\x1b[0m", "\x1b[m"),
     *("\x1b[5;10H", "\x1b[2J", "\x1b[K", "\x1b[1K", "\x1b[3L", "\x1b[2M", "\x1b[4P", "\x1b[3@"),
     *("\x1b[2;6r", "\x1b[r", "\x1b[2S", "\x1b[3T", "\x1bM", "\x1bD", "\x1b7", "\x1b8", "\x1b[5X"),
@@ -24,7 +38,7 @@ def screen_of(emulator: Emulator):
     return text_lines(screen), (screen.cursor.x, screen.cursor.y), screen.title, screen.alternate
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=40), st.data())
 def test_the_screen_does_not_depend_on_how_the_bytes_were_cut(pieces, data) -> None:
     whole = "".join(pieces).encode()
@@ -39,7 +53,7 @@ def test_the_screen_does_not_depend_on_how_the_bytes_were_cut(pieces, data) -> N
     assert in_parts.pending == at_once.pending
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=40))
 def test_a_screen_drawn_again_is_the_same_screen(pieces) -> None:
     first, again = Emulator(20, 8), Emulator(20, 8)
@@ -54,6 +68,7 @@ def test_a_screen_drawn_again_is_the_same_screen(pieces) -> None:
     assert again.screen.mode == first.screen.mode
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.binary(max_size=400), st.integers(1, 70_000), st.integers(1, 70_000))
 def test_no_bytes_and_no_sizes_are_too_strange(data: bytes, cols: int, rows: int) -> None:
     emulator = Emulator(80, 24)

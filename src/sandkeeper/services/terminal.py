@@ -82,14 +82,15 @@ class Terminal:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending = False
+        self._exited = False
 
     def __repr__(self) -> str:
         return f"<Terminal {self.meta.name!r} {self.meta.leader}>"
 
     @property
     def is_over(self) -> bool:
-        """Whether the shell has ended."""
-        return self._child is None
+        """Whether the shell has ended; `over` is set when its status is known as well."""
+        return self._exited
 
     @property
     def queued_input(self) -> int:
@@ -113,6 +114,7 @@ class Terminal:
         """Take up a session that ended under an earlier server."""
         self.journal.exit_offset = self.journal.tail
         self.journal.sealed = True
+        self._exited = True
         self.over.set()
 
     def leave(self) -> None:
@@ -135,6 +137,7 @@ class Terminal:
 
     def _noticed_exit(self) -> None:
         assert self._child is not None
+        self._exited = True
         asyncio.get_running_loop().remove_reader(self._child.pidfd.number)
         self._spawn(self._end(self._child))
 

@@ -280,7 +280,7 @@ class Terminals:
 
     async def remove(self, terminal: Terminal) -> None:
         """Hang a living session up and wait for its end; forget an ended one."""
-        if terminal.is_over:
+        if terminal.over.is_set():
             self._forget(terminal)
             return
         terminal.close()
@@ -301,7 +301,7 @@ class Terminals:
         self._forget_old()
 
     def _forget_old(self) -> None:
-        ended = [one for one in self._by_id.values() if one.is_over]
+        ended = [one for one in self._by_id.values() if one.over.is_set()]
         for terminal in ended[: max(0, len(ended) - self.settings.kept)]:
             self._forget(terminal)
 
