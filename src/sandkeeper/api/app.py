@@ -59,7 +59,7 @@ async def _on_http_error(_request: Request, error: Exception) -> Response:
 
 
 def _protect_slashes(router: Router) -> ASGIApp:
-    """Keep an encoded slash inside one segment of a process path.
+    """Keep an encoded slash inside one segment of a process's or terminal's path.
 
     Names are fully percent-encoded by the clients; decoded once, `a%2Fb` would become two
     segments and match no route.
@@ -67,7 +67,7 @@ def _protect_slashes(router: Router) -> ASGIApp:
 
     async def protected(scope: Scope, receive: Receive, send: Send) -> None:
         raw: bytes = scope.get("raw_path", b"")
-        if raw.startswith(b"/process/") and b"%2f" in raw.lower():
+        if raw.startswith((b"/process/", b"/terminals/")) and b"%2f" in raw.lower():
             scope = {**scope, "path": raw.decode("latin-1").replace("%2F", "%252F")}
         await router(scope, receive, send)
 

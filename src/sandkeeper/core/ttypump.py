@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.journal import Journal
@@ -25,6 +26,7 @@ ROUND_BYTES = 64 << 10
 READ_BYTES = 4096
 DRAIN_BYTES = 1 << 20
 DRAIN_MS = 20
+REST_SECONDS = 0.001
 NO_LIMIT = 1 << 62
 
 
@@ -59,6 +61,8 @@ class TerminalPump:
         self._news: deque[Line] = deque()
         self._notified = False
         self._running = True
+        self._resting: list[Line] = []
+        self._rested = 0.0
         self._buffer = memoryview(bytearray(ROUND_BYTES))
         self._thread = threading.Thread(target=self._run, name="terminals", daemon=True)
 
@@ -110,14 +114,32 @@ class TerminalPump:
 
     def _run(self) -> None:
         while self._running:
-            for fd, _events in self._poller.poll():
+            for fd, _events in self._poller.poll(REST_SECONDS if self._resting else None):
                 if fd == self._wake:
                     self._take_orders()
                 elif (line := self._lines.get(fd)) is not None:
-                    self._carry(line)
+                    self._carry_in_turn(line)
+            if self._resting and monotonic() >= self._rested:
+                self._end_rest()
             if self._news and not self._notified:
                 self._notified = True
                 self._notify()
+
+    def _carry_in_turn(self, line: Line) -> None:
+        """Carry a round; a flood that nobody follows then rests, for the sake of all others.
+
+        Its program and this thread would take both cores of a small machine to no purpose.
+        """
+        if self._carry(line) == ROUND_BYTES and line.limit == NO_LIMIT and line.watched:
+            self._forget(line)
+            if not self._resting:
+                self._rested = monotonic() + REST_SECONDS
+            self._resting.append(line)
+
+    def _end_rest(self) -> None:
+        resting, self._resting = self._resting, []
+        for line in resting:
+            self._watch(line)
 
     def _take_orders(self) -> None:
         with suppress(BlockingIOError):
@@ -195,6 +217,7 @@ class TerminalPump:
         self._tell(line)
 
     def _finish(self, line: Line, done: Callable[[], None]) -> None:
+        self._end_rest()
         self._forget(line)
         line.limit = NO_LIMIT
         moved = 0

@@ -156,9 +156,9 @@ class Terminal:
                 loop.call_soon_threadsafe(_settle, drained)
 
         self._pump.finish(self._line, done)
-        await drained
         # Before the leader is reaped its session's number belongs to nobody else.
         members = await asyncio.to_thread(SessionMembers.find, child.pid)
+        await drained
         status = child.reap() if isinstance(child, Child) else await child.collect()
         self._close_master()
         self._finish_meta(status)

@@ -7,6 +7,7 @@ import asyncio
 import codecs
 import time
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 
 from sandkeeper.core.cursor import Chunk, Gap, Reader
 from sandkeeper.core.segment import STDOUT
@@ -20,6 +21,7 @@ BEHIND_BYTES = 4 << 20
 PATIENCE_SECONDS = 60.0
 RESYNC_SECONDS = 0.5
 RESYNC_BYTES = 24 << 10
+STATUS_SECONDS = 0.1
 LEAVE_ALTERNATE = "\x1b[?1049l"
 
 
@@ -40,6 +42,7 @@ async def watch(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[str, None]
                 items = await read_batch(reader, viewer.offset, BLOCK_BYTES)
             if not items and viewer.offset >= journal.tail:
                 if journal.sealed:
+                    await _status_known(terminal)
                     break
                 await journal.changed(PATIENCE_SECONDS)
             elif not items or any(isinstance(item, Gap) for item in items):
@@ -60,3 +63,10 @@ async def watch(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[str, None]
                     yield text
     if rest := decoder.decode(b"", final=True):
         yield rest
+
+
+async def _status_known(terminal: Terminal) -> None:
+    """Wait a moment for the exit status: who asks for it after the end should find it."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(STATUS_SECONDS):
+            await terminal.over.wait()
