@@ -184,7 +184,7 @@ def test_limits_of_sessions_and_clients_close_with_1013(make_server) -> None:
         with Person(own, sessionId="a") as second, Person(own, sessionId="b") as third:
             assert second.to_the_end()[0] == 1013
             assert third.to_the_end()[0] == 1013
-    assert own.client.post("/terminals", json={}).status_code == 503
+    assert own.client.post("/terminals", json={}).status_code == 409
 
 
 def test_without_a_handshake_it_is_a_bad_request_and_head_is_bare(server: Server) -> None:

@@ -14,7 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sandkeeper.api.audit import caller
 from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage
-from sandkeeper.errors import Conflict, SandkeeperError, Unavailable
+from sandkeeper.errors import Conflict, SandkeeperError
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.services.terminal import Terminal, Viewer
 from sandkeeper.services.terminals import TerminalOrder
@@ -49,7 +49,7 @@ class TerminalSocket:
                 self._terminals.attach(terminal, viewer)
             except SandkeeperError as error:
                 await _send(socket, "error", str(error))
-                code = 1013 if isinstance(error, Unavailable) else 1011
+                code = 1013 if isinstance(error, Conflict) else 1011
                 await socket.close(code, str(error).encode()[:100].decode("utf-8", "ignore"))
                 return
             try:

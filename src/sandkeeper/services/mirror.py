@@ -8,12 +8,14 @@ but for its modes and sizes.
 import asyncio
 import time
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from sandkeeper.core.cursor import Chunk, Gap, Reader
-from sandkeeper.core.emulator import MODE_SEQUENCES, Emulator
 from sandkeeper.core.journal import Journal
-from sandkeeper.core.render import redraw
 from sandkeeper.core.segment import NOTICE, STDOUT
+
+if TYPE_CHECKING:
+    from sandkeeper.core.emulator import Emulator
 
 __all__ = ["HISTORY_BYTES", "Mirror", "read_batch"]
 
@@ -43,7 +45,7 @@ class Mirror:
         """Whether anybody has asked yet."""
         return self.emulator is not None
 
-    async def screen(self, history: int, size: tuple[int, int]) -> Emulator:
+    async def screen(self, history: int, size: tuple[int, int]) -> "Emulator":
         """Return the emulator with everything on its screen that was shown when this was called.
 
         `history` is how much of a skipped flood is worth reading, in bytes; `size` the present
@@ -52,8 +54,10 @@ class Mirror:
         target = self._journal.tail
         async with self._feeding:
             if self.emulator is None:
+                # pyte and its tables of widths cost memory that a server without terminals saves.
+                await asyncio.to_thread(_emulator, 80, 24)
                 whole = self._journal.first == 0
-                self.emulator = Emulator(*(self._size if whole else size))
+                self.emulator = _emulator(*(self._size if whole else size))
                 self.fed = self._front = self._journal.first
             with Reader(self._journal) as reader:
                 if target - self.fed > SKIP_BYTES:
@@ -68,6 +72,8 @@ class Mirror:
         emulator = await self.screen(history, size)
         if self._journal.tail == self._journal.first:
             return "", self.fed
+        from sandkeeper.core.render import redraw
+
         return redraw(emulator.screen, history), self._front
 
     async def _feed(self, items: list[Chunk | Gap]) -> None:
@@ -114,6 +120,8 @@ class Mirror:
 
     async def _skip(self, reader: Reader, until: int) -> None:
         """Pass over a flood: only its modes and sizes are taken."""
+        from sandkeeper.core.emulator import MODE_SEQUENCES
+
         assert self.emulator is not None
         self.emulator.skip()
         self.emulator.screen.history.clear()
@@ -147,6 +155,12 @@ class Mirror:
                 rest = item.data[start - item.offset :]
                 item = Chunk(item.stream, item.end - len(rest), item.time, rest)
             await self._feed([item])
+
+
+def _emulator(cols: int, rows: int) -> "Emulator":
+    from sandkeeper.core import emulator, render  # noqa: F401 - both come in one go
+
+    return emulator.Emulator(cols, rows)
 
 
 async def read_batch(reader: Reader, offset: int, limit: int) -> list[Chunk | Gap]:

@@ -14,11 +14,11 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from sandkeeper.core.adopted import Adopted
 from sandkeeper.core.child import Child, ExitStatus
 from sandkeeper.core.cursor import Chunk, Reader
-from sandkeeper.core.emulator import Emulator
 from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.members import SessionMembers
@@ -29,6 +29,9 @@ from sandkeeper.services.access import Access, Caller
 from sandkeeper.services.mirror import HISTORY_BYTES, Mirror
 from sandkeeper.services.terminal_store import TerminalFolder, TerminalMeta
 from sandkeeper.services.typed import Typed, TypedLine, shown_text
+
+if TYPE_CHECKING:
+    from sandkeeper.core.emulator import Emulator
 
 __all__ = ["Terminal", "Viewer"]
 
@@ -311,7 +314,7 @@ class Terminal:
 
     # The screen
 
-    async def screen(self, history: int = HISTORY_BYTES) -> Emulator:
+    async def screen(self, history: int = HISTORY_BYTES) -> "Emulator":
         """Return the emulator, up to date; see `Mirror.screen`."""
         return await self._mirror.screen(history, self.size)
 

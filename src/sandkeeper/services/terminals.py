@@ -13,7 +13,7 @@ from sandkeeper.core.child import Child, Spawn
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.pty import become_terminal, open_pty
 from sandkeeper.core.ttypump import TerminalPump
-from sandkeeper.errors import Conflict, NotFound, Unavailable, Unprocessable
+from sandkeeper.errors import Conflict, NotFound, Unprocessable
 from sandkeeper.services.access import Access
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.runs import new_id
@@ -153,7 +153,7 @@ class Terminals:
     async def open(self, order: TerminalOrder) -> tuple[Terminal, bool]:
         """Return the living session of a name, or a new one (and True).
 
-        Raises Unavailable (too many sessions) or Unprocessable (the shell cannot be started).
+        Raises Conflict (too many sessions) or Unprocessable (the shell cannot be started).
         """
         known = self._by_name.get(order.name)
         if known is not None and not known.is_over:
@@ -163,7 +163,7 @@ class Terminals:
             return await asyncio.shield(task), False
         alive = sum(not one.is_over for one in self._by_id.values())
         if alive + len(self._starting) >= self.settings.sessions:
-            raise Unavailable(f"there are {self.settings.sessions} terminals already")
+            raise Conflict(f"there are {self.settings.sessions} terminals already")
         task = asyncio.ensure_future(self._start(order))
         self._starting[order.name] = task
         task.add_done_callback(lambda _: self._starting.pop(order.name, None))
@@ -260,9 +260,9 @@ class Terminals:
     # Watching, changing, ending
 
     def attach(self, terminal: Terminal, viewer: Viewer) -> None:
-        """Add a watcher; raises Unavailable when there are too many."""
+        """Add a watcher; raises Conflict when there are too many."""
         if len(terminal.viewers) >= self.settings.clients:
-            raise Unavailable(f"the terminal has {self.settings.clients} clients already")
+            raise Conflict(f"the terminal has {self.settings.clients} clients already")
         terminal.attach(viewer)
 
     async def rename(self, terminal: Terminal, name: str) -> None:

@@ -1,11 +1,14 @@
 """Wire structs of terminals."""
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
-from sandkeeper.core.emulator import Emulator
-from sandkeeper.core.render import history_text, text_lines
 from sandkeeper.services.logs import timestamp
 from sandkeeper.services.terminal import Terminal
+
+if TYPE_CHECKING:
+    from sandkeeper.core.emulator import Emulator
 
 __all__ = [
     "ClientMessage",
@@ -120,8 +123,10 @@ def terminal_of(terminal: Terminal) -> TerminalRecord:
     )
 
 
-def screen_of(terminal: Terminal, emulator: Emulator, history: int) -> ScreenRecord:
+def screen_of(terminal: Terminal, emulator: "Emulator", history: int) -> ScreenRecord:
     """Make the record of a screen."""
+    from sandkeeper.core.render import history_text, text_lines
+
     screen = emulator.screen
     cursor = screen.cursor
     return ScreenRecord(
