@@ -5,6 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from sandkeeper import __version__
+from sandkeeper.core.child import protect_from_oom
+from sandkeeper.core.identity import Identity, UnusableUser
+from sandkeeper.services.environment import load_dotenv, load_env_file
 from sandkeeper.settings import Environment, Settings
 
 __all__ = ["main"]
@@ -34,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(argv)
     environment = Environment()
+    # Before any setting is read: both may bring settings.
+    faults = load_dotenv(environment) + load_env_file(environment)
+    protect_from_oom()
     settings = Settings.read(
         environment.snapshot(),
         host=options.host,
@@ -41,16 +47,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         command=options.c or options.command,
         user=options.user,
     )
+    try:
+        identity = _identity(settings.user)
+    except UnusableUser as error:
+        return _refuse(f"cannot run as the configured user: {error}")
     # Imported here so that `--version` and `--help` answer at once.
     from sandkeeper.api.server import listen, serve
+    from sandkeeper.core.allocator import keep_freed_blocks
     from sandkeeper.services.sandbox import Sandbox
 
     try:
         listener = listen(settings.host, settings.port)
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
-        sys.stderr.write(f"sandkeeper: cannot listen on {where}: {error.strerror}\n")
-        return 1
+        return _refuse(f"cannot listen on {where}: {error.strerror}")
+    keep_freed_blocks()
     with listener:
-        serve(Sandbox(settings, environment), listener)
+        sandbox = Sandbox(settings, environment, identity)
+        for fault in faults:
+            sandbox.log.warning(f"environment: {fault}")
+        serve(sandbox, listener)
     return 0
+
+
+def _identity(user: str) -> Identity | None:
+    """Find the workload's user and try it out; raises UnusableUser."""
+    if not user:
+        return None
+    identity = Identity.resolve(user)
+    identity.check()
+    return identity
+
+
+def _refuse(why: str) -> int:
+    sys.stderr.write(f"sandkeeper: {why}\n")
+    return 1

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 __all__ = [
+    "DriveSettings",
+    "EgressSettings",
     "Environment",
+    "FileSettings",
     "LogSettings",
     "RetentionSettings",
     "Settings",
@@ -76,6 +79,11 @@ def _default_state_dir(env: Mapping[str, str]) -> Path:
         return Path("/var/lib/sandkeeper")
     base = env.get("XDG_STATE_HOME") or os.path.join(env.get("HOME") or "/tmp", ".local", "state")
     return Path(base) / "sandkeeper"
+
+
+def _workload_user(env: Mapping[str, str]) -> str:
+    enabled = truthy(env.get("BL_SANDBOX_USER_ENABLED", ""))
+    return env.get("BL_SANDBOX_USER", "") if enabled else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +173,78 @@ class TerminalSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class FileSettings:
+    """Limits on files: what one JSON reply or body may carry, where uploads in parts are kept.
+
+    `read_limit` and `write_limit` are in bytes; downloads and form uploads have no limit.
+    `upload_seconds` is how long an upload in parts may rest before its parts are removed.
+    """
+
+    read_limit: int = 32 * MIB
+    write_limit: int = 64 * MIB
+    upload_root: Path = Path("/tmp/multipart-uploads")
+    upload_seconds: float = 86400.0
+
+    @classmethod
+    def read(cls, env: Mapping[str, str]) -> "FileSettings":
+        """Read the limits and TMPDIR."""
+        temporary = env.get("TMPDIR", "") or "/tmp"
+        return cls(
+            read_limit=_number(env, "SANDKEEPER_MAX_JSON_READ_BYTES", 32 * MIB),
+            write_limit=_number(env, "SANDKEEPER_MAX_JSON_WRITE_BYTES", 64 * MIB),
+            upload_root=Path(os.path.abspath(temporary)) / "multipart-uploads",
+            upload_seconds=float(_number(env, "SANDKEEPER_UPLOAD_SECONDS", 86400)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EgressSettings:
+    """Where the loopback proxy listens and keeps its state, and where merged certificates go."""
+
+    port: int = 49152
+    state_file: Path = Path("/var/lib/sandkeeper/egress.json")
+    merged_ca: Path = Path("/etc/ssl/certs/sandbox-ca-bundle.crt")
+
+    @classmethod
+    def read(cls, env: Mapping[str, str], state_dir: Path) -> "EgressSettings":
+        """Read the `SANDBOX_*` variables of the contract; a bad port is the default one."""
+        port = _number(env, "SANDBOX_LOCAL_PROXY_PORT", 49152)
+        state = env.get("SANDBOX_PROXY_STATE_FILE", "")
+        merged = env.get("SANDBOX_MERGED_CA_PATH", "")
+        return cls(
+            port=port if 0 < port < 65536 else 49152,
+            state_file=Path(state) if state else state_dir / "egress.json",
+            merged_ca=Path(merged) if merged else Path("/etc/ssl/certs/sandbox-ca-bundle.crt"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DriveSettings:
+    """Where drives keep their records and logs, and where the bind driver keeps drives.
+
+    `probe_seconds` lie between two looks at whether a mount still answers.
+    """
+
+    folder: Path = Path("/var/lib/sandkeeper/drives")
+    root: Path = Path("/var/lib/sandkeeper/drive-data")
+    blfs_binary: str = "/usr/local/bin/blfs"
+    probe_seconds: float = 10.0
+
+    @classmethod
+    def read(cls, env: Mapping[str, str], state_dir: Path) -> "DriveSettings":
+        """Read the operator's choices; the drivers' own variables are read at each mount."""
+        root = env.get("SANDKEEPER_DRIVE_ROOT", "")
+        return cls(
+            folder=state_dir / "drives",
+            root=Path(root) if root else state_dir / "drive-data",
+            blfs_binary=env.get("SANDKEEPER_BLFS_BINARY", "") or "/usr/local/bin/blfs",
+            probe_seconds=_number(env, "SANDKEEPER_DRIVE_PROBE_MS", 10_000) / 1000 or 10.0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """What was decided at start."""
+    """What was decided at start; `mcp_wait` is how many seconds a tool call waits at most."""
 
     host: str = "0.0.0.0"
     port: int = 8080
@@ -180,9 +258,14 @@ class Settings:
     scale_file: Path = SCALE_FILE
     keepalive_allowed: bool = True
     body_limit: int = 16 * MIB
+    mcp_wait: int = 58
+    stop_children: bool = False
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     log: LogSettings = field(default_factory=LogSettings)
     terminal: TerminalSettings = field(default_factory=TerminalSettings)
+    files: FileSettings = field(default_factory=FileSettings)
+    egress: EgressSettings = field(default_factory=EgressSettings)
+    drives: DriveSettings = field(default_factory=DriveSettings)
 
     @classmethod
     def read(
@@ -196,12 +279,13 @@ class Settings:
     ) -> "Settings":
         """Build the settings from `env` and the command line's values."""
         state = env.get("SANDKEEPER_STATE_DIR", "")
+        state_dir = Path(state) if state else _default_state_dir(env)
         return cls(
             host=host or env.get("SANDKEEPER_HOST", "") or "0.0.0.0",
             port=port,
             command=command,
-            user=user,
-            state_dir=Path(state) if state else _default_state_dir(env),
+            user=user or _workload_user(env),
+            state_dir=state_dir,
             workdir=os.path.abspath(env.get("WORKDIR", "") or os.getcwd()),
             home=env.get("HOME", ""),
             token=env.get("SANDKEEPER_TOKEN", ""),
@@ -209,7 +293,12 @@ class Settings:
             scale_file=Path(env.get("BLAXEL_SCALE_FILE", "") or SCALE_FILE),
             keepalive_allowed=not truthy(env.get("BL_DISABLE_KEEPALIVE", "")),
             body_limit=_number(env, "SANDKEEPER_MAX_JSON_BODY_BYTES", 16 * MIB),
+            mcp_wait=_number(env, "SANDKEEPER_MCP_WAIT_SECONDS", 58) or 58,
+            stop_children=env.get("SANDKEEPER_ON_SHUTDOWN", "") == "stop",
             retention=RetentionSettings.read(env),
             log=LogSettings.read(env),
             terminal=TerminalSettings.read(env),
+            files=FileSettings.read(env),
+            egress=EgressSettings.read(env, state_dir),
+            drives=DriveSettings.read(env, state_dir),
         )

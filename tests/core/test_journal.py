@@ -131,6 +131,20 @@ def test_a_reader_at_any_offset_gets_the_same_bytes(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_files_that_somebody_removed_are_one_gap_each(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, segment_bytes=4096)
+    for letter in b"abc":
+        journal.append(STDOUT, bytes([letter]) * 5000)
+    journal.segments[1].data_path.unlink()
+    journal.segments[2].data_path.unlink()
+
+    found = read_all(journal, limit=1 << 20)
+
+    assert isinstance(found[0], Chunk)
+    assert found[1:] == [Gap(5000, 10000, "retention"), Gap(10000, 15000, "retention")]
+    journal.close()
+
+
 def test_a_time_finds_the_first_byte_that_arrived_then(tmp_path: Path) -> None:
     now = [0]
     journal = Journal(tmp_path, clock=lambda: now[0])

@@ -6,12 +6,31 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.http import logs, processes, system, terminals
+from sandkeeper.api.http import (
+    codegen,
+    drives,
+    environment,
+    files,
+    files_more,
+    logs,
+    network,
+    observability,
+    processes,
+    proxy,
+    search,
+    system,
+    terminals,
+    trees,
+    tunnel,
+    uploads,
+    watch,
+)
+from sandkeeper.api.mcp import edge as mcp
 from sandkeeper.api.middleware import Edge
 from sandkeeper.api.respond import error_response, not_found
 from sandkeeper.api.streaming import Disconnected
@@ -20,13 +39,33 @@ from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["create_app"]
 
-AREAS = (processes, logs, system, terminals)
+AREAS = (
+    processes,
+    logs,
+    trees,
+    files,
+    files_more,
+    uploads,
+    search,
+    watch,
+    network,
+    proxy,
+    environment,
+    codegen,
+    drives,
+    tunnel,
+    terminals,
+    mcp,
+    observability,
+    system,
+)
 """The modules of the API in the order in which their routes are tried."""
 
 
 def create_app(sandbox: Sandbox) -> Edge:
     """Build the application on a sandbox that is (or will be) started."""
     routes: list[BaseRoute] = [made for area in AREAS for made in area.routes(sandbox)]
+    sandbox.vitals.requests.name_groups(_groups(routes))
     router = Router(routes, redirect_slashes=False, default=partial(_unrouted, routes))
     app = ExceptionMiddleware(
         _protect_slashes(router),
@@ -34,6 +73,7 @@ def create_app(sandbox: Sandbox) -> Edge:
             Disconnected: _on_disconnect,
             SandkeeperError: _on_error,
             HTTPException: _on_http_error,
+            ClientDisconnect: _on_disconnect,
         },
     )
     return Edge(
@@ -42,7 +82,14 @@ def create_app(sandbox: Sandbox) -> Edge:
         log=sandbox.log,
         token=sandbox.settings.token,
         processing_time=sandbox.settings.processing_time,
+        requests=sandbox.vitals.requests,
     )
+
+
+def _groups(routes: Sequence[BaseRoute]) -> set[str]:
+    """Return the first segments of all routes; what is a parameter or a mount of `/` is none."""
+    firsts = {getattr(made, "path", "").lstrip("/").partition("/")[0] for made in routes}
+    return {first for first in firsts if "{" not in first}
 
 
 async def _on_error(_request: Request, error: Exception) -> Response:
@@ -59,7 +106,7 @@ async def _on_http_error(_request: Request, error: Exception) -> Response:
 
 
 def _protect_slashes(router: Router) -> ASGIApp:
-    """Keep an encoded slash inside one segment of a process's or terminal's path.
+    """Keep an encoded slash inside one segment of a process path.
 
     Names are fully percent-encoded by the clients; decoded once, `a%2Fb` would become two
     segments and match no route.

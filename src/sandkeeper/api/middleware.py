@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sandkeeper.api import auth
 from sandkeeper.services.access import Access
 from sandkeeper.services.logs import Log
+from sandkeeper.services.metrics import Requests
 
 __all__ = ["BARE", "CORS", "Edge"]
 
@@ -54,14 +55,21 @@ class Edge:
     """
 
     def __init__(
-        self, app: ASGIApp, *, access: Access, log: Log, token: str, processing_time: bool
+        self,
+        app: ASGIApp,
+        *,
+        access: Access,
+        log: Log,
+        token: str,
+        processing_time: bool,
+        requests: Requests,
     ) -> None:
         self._app = app
         self._access = access
         self._log = log
         self._token = token.encode()
         self._processing_time = processing_time
-        self.requests_total = 0
+        self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or WebSocket."""
@@ -80,15 +88,18 @@ class Edge:
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": "unauthorized"})
             return
+        self._requests.websockets += 1
         try:
             await self._app(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - the last net: log it, the server lives
             self._failed(scope, error)
             await send({"type": "websocket.close", "code": 1011, "reason": "internal error"})
+        finally:
+            self._requests.websockets -= 1
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, send, processing_time=self._processing_time)
-        self.requests_total += 1
+        self._requests.in_flight += 1
         try:
             if self._token and not auth.allowed(scope, self._token):
                 await auth.refuse(scope, receive, exchange.send)
@@ -101,13 +112,19 @@ class Edge:
             await exchange.send({"type": "http.response.start", "status": 500, "headers": []})
             await exchange.send({"type": "http.response.body", "body": b""})
         finally:
+            ended = perf_counter()
+            status = exchange.status or 499
+            self._requests.in_flight -= 1
+            self._requests.answered(
+                scope["path"], status, (exchange.began or ended) - exchange.started
+            )
             self._access.request(
                 scope["method"],
                 unquote(scope["path"]) if "%" in scope["path"] else scope["path"],
                 scope["query_string"].decode("latin-1"),
-                exchange.status or 499,
+                status,
                 exchange.size,
-                math.ceil((perf_counter() - exchange.started) * 1000),
+                math.ceil((ended - exchange.started) * 1000),
             )
 
     def _failed(self, scope: Scope, error: Exception) -> None:
@@ -120,13 +137,14 @@ class Edge:
 class Exchange:
     """One response on its way out: adds the common headers, counts the bytes."""
 
-    __slots__ = ("_processing_time", "_scope", "_send", "size", "started", "status")
+    __slots__ = ("_processing_time", "_scope", "_send", "began", "size", "started", "status")
 
     def __init__(self, scope: Scope, send: Send, *, processing_time: bool) -> None:
         self._scope = scope
         self._send = send
         self._processing_time = processing_time
         self.started = perf_counter()
+        self.began = 0.0
         self.status = 0
         self.size = 0
 
@@ -134,6 +152,7 @@ class Exchange:
         """Pass one ASGI message on."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self.began = perf_counter()
             if not self._scope.get(BARE):
                 message = {**message, "headers": self._with_common(list(message["headers"]))}
         else:

@@ -1,7 +1,11 @@
 """Running the application on uvicorn, with the edge's limits and an orderly end."""
 
 import asyncio
+import contextlib
+import logging
+import signal
 import socket
+from collections.abc import Iterator
 
 import uvicorn
 import uvloop
@@ -109,6 +113,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(sandbox: Sandbox, listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; returns after the services have stopped."""
+    # What it would log, the edge has logged already, as JSON and to the right place.
+    uvicorn_log = logging.getLogger("uvicorn")
+    uvicorn_log.addHandler(logging.NullHandler())
+    uvicorn_log.propagate = False
     config = uvicorn.Config(
         create_app(sandbox),
         loop="uvloop",
@@ -143,5 +151,22 @@ class _Server(uvicorn.Server):
         await super().startup(sockets=sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._sandbox.begin_stop()
         await super().shutdown(sockets=sockets)
         await self._sandbox.stop()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT and then exit with 0.
+
+        uvicorn's own way raises the signal again after the shutdown, so that an orderly end would
+        look like a death by signal to whoever supervises us.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)

@@ -12,7 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-__all__ = ["Disconnected", "StreamResponse", "until_disconnect"]
+from sandkeeper.core.cursor import Abandoned
+from sandkeeper.errors import Unavailable
+
+__all__ = ["Abandoned", "Disconnected", "StreamResponse", "until_disconnect"]
 
 T = TypeVar("T")
 
@@ -50,7 +53,9 @@ class StreamResponse(Response):
                 if not task.done():
                     task.cancel()
             await asyncio.gather(watcher, sender, return_exceptions=True)
-        if not sender.cancelled() and (error := sender.exception()) is not None:
+        error = None if sender.cancelled() else sender.exception()
+        # Left without its last chunk, the client sees that the end is missing and can come again.
+        if error is not None and not isinstance(error, Abandoned):
             raise error
 
     async def _send_all(self, send: Send) -> None:
@@ -69,19 +74,22 @@ async def _disconnected(receive: Receive) -> None:
         message = await receive()
 
 
-async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
-    """Await `work`, but cancel it when the client goes; raises Disconnected then.
+async def until_disconnect(request: Request, work: Awaitable[T], stopping: asyncio.Event) -> T:
+    """Await `work`, but give it up when the client goes or the server stops.
 
-    The request's body must have been read.
+    Raises Disconnected or Unavailable then. The request's body must have been read.
     """
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_disconnected(request.receive))
+    stopper = asyncio.ensure_future(stopping.wait())
     try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
+        await asyncio.wait({task, watcher, stopper}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if watcher.done():
             raise Disconnected
-        return task.result()
+        raise Unavailable("the server is stopping")
     finally:
-        task.cancel()
-        watcher.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
+        for waiting in (task, watcher, stopper):
+            waiting.cancel()
+        await asyncio.gather(task, watcher, stopper, return_exceptions=True)

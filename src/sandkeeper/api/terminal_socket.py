@@ -17,8 +17,8 @@ from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage
 from sandkeeper.errors import Conflict, SandkeeperError
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.services.terminal import Terminal, Viewer
+from sandkeeper.services.terminal_watch import watch
 from sandkeeper.services.terminals import TerminalOrder
-from sandkeeper.services.watching import watch
 
 __all__ = ["TerminalSocket", "same_origin"]
 

@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.types import Scope
 
-__all__ = ["decoded_path", "raw_path", "segment"]
+__all__ = ["decoded_path", "raw_path", "raw_rest", "segment"]
 
 
 def raw_path(scope: Scope) -> bytes:
@@ -32,3 +32,18 @@ def segment(scope: Scope, index: int) -> str:
     if index >= len(parts):
         return ""
     return unquote_to_bytes(parts[index]).decode("utf-8", "replace")
+
+
+def raw_rest(scope: Scope, prefix: str) -> bytes:
+    """Return what follows `prefix` in the raw path: percent-encoded, with its leading slash.
+
+    The prefix itself may be written with escapes, and slashes before it may be doubled.
+    """
+    raw = b"/" + raw_path(scope).lstrip(b"/")
+    plain = prefix.encode()
+    if raw.startswith(plain):
+        return raw[len(plain) :]
+    position = 0
+    for _ in plain:
+        position += 3 if raw[position : position + 1] == b"%" else 1
+    return raw[position:]

@@ -16,7 +16,7 @@ from contextlib import suppress
 from sandkeeper.core.child import ExitStatus
 from sandkeeper.core.fds import OwnedFd
 
-__all__ = ["Adopted", "boot_id", "exit_of_pidfd", "start_time"]
+__all__ = ["Adopted", "boot_id", "exit_of_pidfd", "pid_of_pidfd", "start_time"]
 
 _PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, 64 bytes)
 _PIDFD_INFO_EXIT = 1 << 3
@@ -47,6 +47,15 @@ def start_time(pid: int) -> int:
     """
     fields = _stat(pid)
     return int(fields[19]) if fields else 0
+
+
+def pid_of_pidfd(pidfd: int) -> int:
+    """Return the pid behind a pidfd (proc_pid_fdinfo(5)); 0 once it was reaped."""
+    with suppress(OSError, ValueError), open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
+        for line in file:
+            if line.startswith(b"Pid:"):
+                return max(0, int(line.split()[1]))
+    return 0
 
 
 def exit_of_pidfd(pidfd: int) -> int | None:
@@ -96,6 +105,8 @@ class Adopted:
             raise ProcessLookupError(3, "no such process")
         signal.pidfd_send_signal(self.pidfd.number, 0)
         try:
+            if self.pid <= 0:  # never known, and killpg(2) takes 0 for our own group
+                raise ProcessLookupError
             os.killpg(self.pid, number)
         except (ProcessLookupError, PermissionError):
             signal.pidfd_send_signal(self.pidfd.number, number)

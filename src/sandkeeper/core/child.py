@@ -26,9 +26,10 @@ from typing import Any
 from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.identity import Identity
 
-__all__ = ["Child", "Children", "ExitStatus", "Spawn", "readable"]
+__all__ = ["Child", "Children", "ExitStatus", "Spawn", "protect_from_oom", "readable"]
 
 CHILD_OOM_SCORE = 500
+SERVER_OOM_SCORE = -500
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +198,7 @@ class Children:
         out_read, out_write = os.pipe2(os.O_CLOEXEC)
         err_read, err_write = os.pipe2(os.O_CLOEXEC)
         try:
-            spec = Spawn(
-                argv, env, cwd, stdin, out_write, err_write, identity=identity, oom_score=None
-            )
+            spec = Spawn(argv, env, cwd, stdin, out_write, err_write, identity=identity)
             child = self.spawn(spec)
         except BaseException:
             os.close(out_read)
@@ -217,6 +216,7 @@ class Children:
         env: dict[str, str],
         cwd: str | None = None,
         identity: Identity | None = None,
+        stdin: int = subprocess.DEVNULL,
         timeout: float = 30.0,
         limit: int = 1 << 20,
     ) -> "ToolResult":
@@ -224,7 +224,7 @@ class Children:
 
         At most `limit` bytes of each stream are kept; the rest is read and dropped.
         """
-        tool = await self.start_tool(argv, env=env, cwd=cwd, identity=identity)
+        tool = await self.start_tool(argv, env=env, cwd=cwd, identity=identity, stdin=stdin)
         try:
             async with asyncio.timeout(timeout):
                 out, err = await asyncio.gather(
@@ -343,8 +343,14 @@ class _OomScore:
                 os.pwrite(self._fd, before, 0)
 
 
+def protect_from_oom() -> None:
+    """Make this process the last the kernel kills for memory, where it may (CAP_SYS_RESOURCE)."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(str(SERVER_OOM_SCORE))
+
+
 def _identity_options(identity: Identity | None) -> dict[str, Any]:
-    if identity is None:
+    if identity is None or identity.is_ours:  # an unprivileged server may not even set its own
         return {}
     return {"user": identity.uid, "group": identity.gid, "extra_groups": list(identity.groups)}
 

@@ -8,11 +8,12 @@ import asyncio
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.segment import Index, Segment, pread
 
-__all__ = ["Chunk", "Follow", "Gap", "Reader", "tails"]
+__all__ = ["Abandoned", "Chunk", "Follow", "Gap", "Reader", "tails"]
 
 BLOCK = 128 << 10
 WINDOW = 32 << 10
@@ -81,19 +82,20 @@ class Reader:
             retained = offset < self._journal.first
             return [Gap(offset, min(kept, tail), "retention" if retained else "storage")]
         if not self._open(segment):
-            return self._vanished(offset, tail)
+            return self._vanished(segment, offset, tail)
         end = min(tail, offset + limit, segment.base + self._size(segment, tail))
         data = pread(self._data, end - offset, offset - segment.base, nowait=nowait)
         if not data:
-            return self._vanished(offset, tail)
+            return self._vanished(segment, offset, tail)
         return self._split(offset, data, nowait=nowait)
 
     def _size(self, segment: Segment, tail: int) -> int:
         return (tail if segment.end is None else segment.end) - segment.base
 
-    def _vanished(self, offset: int, tail: int) -> list[Chunk | Gap]:
-        """Retention was faster than we; its gap reaches to what is kept now."""
-        return [Gap(offset, max(offset + 1, min(self._journal.first, tail)), "retention")]
+    def _vanished(self, segment: Segment, offset: int, tail: int) -> list[Chunk | Gap]:
+        """A segment's files are gone: retention was faster than we, or somebody removed them."""
+        end = segment.base + self._size(segment, tail)
+        return [Gap(offset, max(end, min(self._journal.first, tail)), "retention")]
 
     def _open(self, segment: Segment) -> bool:
         if self._segment is not None and self._segment.base == segment.base:
@@ -205,30 +207,45 @@ def _tails_of_segment(
             end = part
 
 
+class Abandoned(Exception):
+    """The server stops; the process goes on, and so does its journal with the next server."""
+
+
 class Follow:
     """Follows a journal from an offset: history, then live, until the process has ended.
+
+    `consumer` names the kind of reader where lags are told, `taken` is how far it has come: who
+    asks for the next batch has dealt with the last.
 
     What grandchildren write after that end belongs to nobody who watched: a follower stops at the
     offset of the end, a later one at what was there when it came. Close it.
     """
 
-    def __init__(self, journal: Journal, offset: int = 0, *, limit: int = BLOCK) -> None:
+    def __init__(
+        self, journal: Journal, offset: int = 0, *, limit: int = BLOCK, consumer: str = "stream"
+    ) -> None:
         self._journal = journal
         self._reader = Reader(journal)
         self._limit = limit
         self._bound = None if journal.exit_offset is None else journal.tail
-        self.offset = offset
+        self.offset = self.taken = offset
+        self.consumer = consumer
+        self.since = monotonic()
+        journal.followers.add(self)
 
     def close(self) -> None:
         """Close the reader."""
+        self._journal.followers.discard(self)
         self._reader.close()
 
     async def next(self, timeout: float) -> list[Chunk | Gap] | None:
         """Return what comes next, [] after `timeout` seconds of silence, None at the end.
 
-        No task is made for it, and nothing is lost when it is cancelled.
+        No task is made for it, and nothing is lost when it is cancelled. Raises Abandoned when
+        the server stops before the process.
         """
         deadline = asyncio.get_running_loop().time() + timeout
+        self.taken = self.offset
         while True:
             batch = await self._read()
             if batch:
@@ -238,6 +255,8 @@ class Follow:
                 self._bound = self._journal.exit_offset
             if self._bound is not None and self.offset >= self._bound:
                 return None
+            if self._journal.abandoned:
+                raise Abandoned
             if self._journal.tail <= self.offset and not self._journal.sealed:
                 left = deadline - asyncio.get_running_loop().time()
                 if left <= 0 or not await self._journal.changed(left):

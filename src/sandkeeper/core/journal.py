@@ -23,8 +23,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from time import time_ns
+from typing import TYPE_CHECKING
 
 from sandkeeper.core.segment import STREAMS, Index, Segment, pack_record, read_head, write_head
+
+if TYPE_CHECKING:
+    from sandkeeper.core.cursor import Follow
 
 __all__ = ["Journal", "Place"]
 
@@ -48,9 +52,10 @@ class Place:
 class Journal:
     """The journal of one run in `folder`.
 
+    `abandoned` says that this server stops and nobody will hear of later bytes;
     `tail` is the offset behind the last byte, `exit_offset` the tail when the process ended (None
     while it runs), `sealed` says that nothing will come any more, `totals` counts all bytes per
-    stream, `lost` those that are no longer (or never were) kept.
+    stream, `lost` those that are no longer (or never were) kept, `followers` who follows it.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Journal:
         self.lost = 0
         self.exit_offset: int | None = None
         self.sealed = False
+        self.abandoned = False
         self.dirty = False
         self._clock = clock
         self._data = -1
@@ -72,6 +78,7 @@ class Journal:
         self._last_stream = -1
         self._last_time = 0
         self._holes = 0
+        self.followers: set[Follow] = set()
         self._waiters: list[asyncio.Future[bool]] = []
 
     def __repr__(self) -> str:
@@ -125,6 +132,11 @@ class Journal:
         waiters, self._waiters = self._waiters, []
         for future in waiters:
             _settle(future, True)
+
+    def abandon(self) -> None:
+        """Send all followers away."""
+        self.abandoned = True
+        self.wake()
 
     # Writing (the pump's thread only)
 

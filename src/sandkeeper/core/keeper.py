@@ -7,6 +7,7 @@ open in the keeper, which does nothing but hold them until the next server asks 
 """
 
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -42,6 +43,16 @@ class Keeper:
     def child(self) -> Child | None:
         """The keeper's process if this server started it; whoever supervises us must reap it."""
         return self._child
+
+    def statistics(self) -> dict[str, int | bool]:
+        """Return whether it is there, and its process id if this server started it (else 0)."""
+        ours, child = self._socket, self._child
+        number = ours.fileno() if ours is not None else -1
+        if number < 0:
+            return {"connected": False, "pid": 0}
+        poller = select.poll()
+        poller.register(number, 0)
+        return {"connected": not poller.poll(0), "pid": child.pid if child else 0}
 
     def open(self) -> None:
         """Connect to the keeper of an earlier server, or start one; raises OSError."""

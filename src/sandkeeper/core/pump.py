@@ -20,6 +20,7 @@ from pathlib import Path
 
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.journal import Journal
+from sandkeeper.core.segment import STREAMS
 from sandkeeper.core.stage import SIZE, Stage
 
 __all__ = ["Pump", "Source"]
@@ -55,8 +56,9 @@ class Source:
 class Pump:
     """Moves bytes.
 
-    `notify` (journals have grown) and `failed` (a stream had to be given up, with the reason) are
-    called from its thread and must hand over to the event loop.
+    `carried` counts the bytes moved per stream since the start. `notify` (journals have grown) and
+    `failed` (a stream had to be given up, with the reason) are called from its thread and must
+    hand over to the event loop.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Pump:
         self._notified = False
         self._running = False
         self._splices = True
+        self.carried = [0] * STREAMS
         self._failed = failed
         self._stage: Stage | None = None
         self._thread: threading.Thread | None = None
@@ -125,6 +128,19 @@ class Pump:
                 journal.dirty = False
                 grown.append(journal)
         return grown
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def statistics(self) -> dict[str, int]:
+        """Return how many streams are watched, orders wait, and journals have untold news."""
+        return {
+            "streams": len(self._sources),
+            "orders": len(self._orders),
+            "untold": len(self._grown),
+        }
 
     # The pump's thread
 
@@ -247,6 +263,7 @@ class Pump:
                 moved = self._splice(source, count)
         except BlockingIOError:  # the child itself reads its pipe
             return 0
+        self.carried[source.stream] += moved
         self._mark(source.journal)
         return moved
 

@@ -103,6 +103,11 @@ class Sink:
         with suppress(BlockingIOError, OSError):
             os.eventfd_write(self._wake, 1)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs: it ends when the target is gone."""
+        return self._thread is not None and self._thread.is_alive()
+
     def statistics(self) -> dict[str, int]:
         """Return queued bytes, dropped lines and written bytes."""
         return {

@@ -18,7 +18,16 @@ from sandkeeper.core import sockdiag
 from sandkeeper.core.procs import Process, read_processes, tree_of
 from sandkeeper.core.sockdiag import Row
 
-__all__ = ["Socket", "is_loopback", "is_routable", "listeners", "routable_ports", "sockets_of"]
+__all__ = [
+    "Socket",
+    "is_loopback",
+    "is_routable",
+    "listeners",
+    "listening_addresses",
+    "listening_trees",
+    "routable_ports",
+    "sockets_of",
+]
 
 TABLES = (
     ("tcp", "tcp", socket.AF_INET, socket.IPPROTO_TCP),
@@ -92,6 +101,34 @@ def routable_ports(pid: int) -> set[int]:
     return {one.local_port for one in found if is_routable(one.state, one.local_addr)}
 
 
+def listening_addresses(port: int) -> list[str]:
+    """Return the addresses other than wildcards that someone listens on for TCP; blocks."""
+    found = [
+        row.local_addr
+        for protocol, row in _rows(waiting_only=True)
+        if protocol == "tcp" and row.local_port == port
+    ]
+    return [address for address in found if address not in {"0.0.0.0", "::", "*"}]
+
+
+def listening_trees(pids: Iterable[int]) -> dict[int, set[int] | None]:
+    """Return the ports each tree listens on, in one pass for all; None: nothing of it lives."""
+    processes = read_processes()
+    trees = {pid: tree_of(pid, processes) for pid in pids}
+    members = dict.fromkeys(member for tree in trees.values() for member in tree)
+    ports: dict[int, set[int]] = {}
+    owners = _owners(members, all_holders=True)
+    for _, row in _rows(waiting_only=True):
+        for holder in owners.get(row.inode, ()):
+            ports.setdefault(holder, set()).add(row.local_port)
+    return {
+        pid: set().union(*(ports.get(member, ()) for member in tree))
+        if any(processes[member].alive for member in tree if member in processes)
+        else None
+        for pid, tree in trees.items()
+    }
+
+
 def _join(
     pids: Iterable[int],
     processes: Mapping[int, Process],
@@ -104,9 +141,9 @@ def _join(
         return []
     found: dict[tuple[object, ...], Socket] = {}
     for protocol, row in _rows(waiting_only):
-        pid = owners.get(row.inode)
-        if pid is not None or orphans:
-            made = _socket(protocol, row, processes.get(pid or 0))
+        holders = owners.get(row.inode)
+        if holders or orphans:
+            made = _socket(protocol, row, processes.get(holders[0] if holders else 0))
             found.setdefault(_key(made), made)
     return list(found.values())
 
@@ -132,9 +169,9 @@ def _socket(protocol: str, row: Row, holder: Process | None) -> Socket:
     )
 
 
-def _owners(pids: Iterable[int]) -> dict[int, int]:
-    """Map the inodes of sockets to the first of `pids` that holds them."""
-    owners: dict[int, int] = {}
+def _owners(pids: Iterable[int], *, all_holders: bool = False) -> dict[int, list[int]]:
+    """Map the inodes of sockets to the first of `pids` that holds them, or to all that do."""
+    owners: dict[int, list[int]] = {}
     for pid in pids:
         folder = b"/proc/%d/fd/" % pid
         try:
@@ -147,7 +184,9 @@ def _owners(pids: Iterable[int]) -> dict[int, int]:
             except OSError:
                 continue
             if target.startswith(b"socket:["):
-                owners.setdefault(int(target[8:-1]), pid)
+                holders = owners.setdefault(int(target[8:-1]), [])
+                if all_holders or not holders:
+                    holders.append(pid)
     return owners
 
 

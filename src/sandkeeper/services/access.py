@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, quote_plus
 
 from sandkeeper.services.logs import Log
 
-__all__ = ["Access", "Caller", "redact_query"]
+__all__ = ["Access", "Caller", "redact_command", "redact_query"]
 
 _WORDS = (
     "api_key apikey api-key token access_token refresh_token auth_token bearer password passwd "
@@ -20,6 +20,13 @@ SECRETS = frozenset(_WORDS.split())
 # (bl_preview_token, x-amz-signature).
 SECRET_SUFFIXES = ("token", "secret", "password", "signature", "credential", "api_key", "apikey")
 _LOOSE = re.compile(r"([^&=;?]+)=([^&;]*)")
+COMMAND_CHARACTERS = 16 << 10
+_HIDDEN = "[REDACTED]"
+_VALUE = r"""("[^"]*"|'[^']*'|[^\s"'&;|]+)"""
+_ASSIGNED = re.compile(rf"(?<![\w.-])(-{{0,2}}[A-Za-z_][\w.-]*)=(?!=){_VALUE}")
+_OPTION = re.compile(rf"(?<!\S)(--[A-Za-z][\w-]*)(\s+)(?!-){_VALUE}")
+_SCHEME = re.compile(r"\b(bearer|basic)(\s+)([\w.~+/=-]{4,})", re.IGNORECASE)
+_USERINFO = re.compile(r"(?<=://)([^\s:/@\"']+):([^\s/@\"']+)@")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -59,6 +66,25 @@ def redact_query(query: str) -> str:
     )
 
 
+def redact_command(command: str) -> str:
+    """Return a command without the secrets that show themselves as such.
+
+    Those are values behind secret names (`API_KEY=…`, `--password …`, `?token=…`), credentials of
+    an Authorization header and passwords in URLs. What a program takes by position stays. Of a very
+    long command only the beginning is returned.
+    """
+    if len(command) > COMMAND_CHARACTERS:
+        command = f"{command[:COMMAND_CHARACTERS]}… ({len(command)} characters)"
+    command = _ASSIGNED.sub(
+        lambda m: f"{m[1]}={_HIDDEN}" if _is_secret(m[1].lstrip("-")) else m[0], command
+    )
+    command = _OPTION.sub(
+        lambda m: f"{m[1]}{m[2]}{_HIDDEN}" if _is_secret(m[1].lstrip("-")) else m[0], command
+    )
+    command = _SCHEME.sub(rf"\1\2{_HIDDEN}", command)
+    return _USERINFO.sub(rf"\1:{_HIDDEN}@", command)
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks, as the gateway's headers say; nothing here is proven."""
@@ -93,6 +119,8 @@ class Access:
 
     def audit(self, action: str, caller: Caller, **extras: Any) -> None:
         """Write the audit line of `action`; extras are named with underscores for dashes."""
+        if "command" in extras:
+            extras["command"] = redact_command(extras["command"])
         named = {key.replace("_", "-"): str(value) for key, value in sorted(extras.items())}
         parts = [f"type={action}"]
         identity = {

@@ -182,6 +182,17 @@ class EventRecords:
             }
         )
 
+    def interrupted(self) -> bytes:
+        """Return the last event of a stream that ends before its process: come again from here."""
+        return self._event(
+            {
+                "type": "end",
+                "offset": self._offset,
+                "status": "running",
+                "reason": "server stopping",
+            }
+        )
+
     def _event(self, fields: dict[str, Any]) -> bytes:
         self._sequence += 1
         data = _encode({"seq": self._sequence, **fields})

@@ -8,6 +8,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from sandkeeper.services.access import redact_command
 from sandkeeper.services.logs import Log
 
 __all__ = ["KeepAlive"]
@@ -34,7 +35,8 @@ class KeepAlive:
             self._write("+")
             self._log.info(
                 "[KeepAlive] Started process with keepAlive",
-                process_pid=pid, process_name=name, command=command, timeout=timeout,
+                process_pid=pid, process_name=name,
+                command=redact_command(command), timeout=timeout,
             )  # fmt: skip
 
     def release(self, pid: str, name: str, status: str, exit_code: int | None) -> None:

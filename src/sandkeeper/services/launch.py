@@ -71,7 +71,12 @@ class Launch:
 
         Raises Unprocessable with the contract's texts; then nothing was started.
         """
-        await self._check_folder()
+        try:
+            await self._check_folder()
+        except BaseException:
+            if sources is None:
+                self._shop.writer.submit(self._folder.remove)
+            raise
         spawn = self._spec()
         if stdin is not None:
             spawn = replace(spawn, stdin=stdin)

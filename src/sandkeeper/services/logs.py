@@ -43,9 +43,8 @@ class Log:
         self._sink = sink
 
     def write(self, level: str, message: str, **fields: Any) -> None:
-        """Write one line with any extra fields (underscores in names become dashes)."""
-        named = {key.replace("_", "-"): value for key, value in fields.items()}
-        self._sink.submit(log_line(level, message, named))
+        """Write one line with any extra fields, named as they are."""
+        self._sink.submit(log_line(level, message, fields))
 
     def debug(self, message: str, **fields: Any) -> None:
         """Write a line of level debug."""

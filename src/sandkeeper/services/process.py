@@ -116,6 +116,8 @@ class Process:
         """Go on with a run whose process ended unseen, or that was in its back-off."""
         self._sources = sources
         if self.state is State.BACKOFF:
+            if not self.meta.keep_alive:
+                self._arm()
             self._schedule_retry()
             return
         self._shop.pump.watch(*sources)
@@ -140,7 +142,7 @@ class Process:
         self._drained = self._collected = False
         self._shop.pump.watch(*self._sources)
         self.keep()
-        self.recorder.save()
+        self.recorder.save_now()  # a client is about to learn the pid: it must survive us
         loop = asyncio.get_running_loop()
         loop.add_reader(self._child.pidfd.number, self._noticed_exit)
 
@@ -247,6 +249,8 @@ class Process:
             case Effect.KILL:
                 self._signal(signal.SIGKILL)
             case Effect.SCHEDULE_RETRY:
+                # On disk before it is said, or a server killed now would say it again.
+                self.recorder.save_now()
                 self._announce_retry()
                 self._schedule_retry()
             case Effect.CANCEL_RETRY:
@@ -279,7 +283,8 @@ class Process:
         self._shop.pump.append(self.journal, stream, text.encode())
 
     def _schedule_retry(self) -> None:
-        self.recorder.save()
+        if self.meta.keep_alive and self._clock is not None:
+            self._clock.cancel()  # each attempt has its own; the pause belongs to none
         loop = asyncio.get_running_loop()
         self._retry = loop.call_later(BACKOFF_SECONDS, self._apply, Event.RETRY_DUE)
 

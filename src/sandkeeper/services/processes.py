@@ -23,6 +23,7 @@ __all__ = ["Order", "Processes"]
 KEEP_ALIVE_SECONDS = 600
 PORT_POLL_SECONDS = 0.05
 HOUSEKEEPING_SECONDS = 5.0
+GO_INT = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +257,18 @@ class Processes:
         for process in self._by_id.values():
             process.recorder.save_pending()
 
+    async def stop_all(self, seconds: float) -> None:
+        """Stop everything that runs; kill what is not over after `seconds`."""
+        for event in (Process.stop, Process.kill):
+            running = [process for process in self._by_id.values() if not process.is_over]
+            for process in running:
+                event(process, process.meta.name)
+            waits = [asyncio.ensure_future(process.wait()) for process in running]
+            if waits:
+                _, late = await asyncio.wait(waits, timeout=seconds)
+                for wait in late:
+                    wait.cancel()
+
     # The pump's news
 
     def grown(self) -> None:
@@ -325,4 +338,6 @@ class Processes:
 
 def _is_go_int(text: str) -> bool:
     digits = text[1:] if text[:1] in {"+", "-"} else text
-    return digits.isascii() and digits.isdigit()
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
+        return False
+    return -GO_INT <= int(text) < GO_INT

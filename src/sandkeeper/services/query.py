@@ -13,9 +13,13 @@ from sandkeeper.core.segment import NOTICE, REMARK, STDERR, STDOUT
 from sandkeeper.errors import BadInput
 from sandkeeper.services.events import rfc3339
 
-__all__ = ["LineQuery", "Question"]
+__all__ = ["LineQuery", "Question", "matcher"]
 
-BLOCK = 128 << 10
+BLOCK_LEAST, BLOCK_MOST = 4 << 10, 128 << 10
+ANSWER_BYTES = 64 << 10
+"""About so many bytes come of one step: short lines grow much as records, and a client that does
+not read holds one answer in memory."""
+
 LINE_BYTES = 64 << 10
 TAIL_LINES = 10_000
 TAIL_BYTES = 8 << 20
@@ -60,7 +64,7 @@ class LineQuery:
         self._journal = journal
         self._reader = Reader(journal)
         self._streams = _STREAMS[question.stream]
-        self._matches = _matcher(question)
+        self._matches = matcher(question)
         self._end = journal.tail
         self._offset = 0
         self._number = 0
@@ -70,6 +74,7 @@ class LineQuery:
         self._tail: deque[bytes] = deque(maxlen=min(question.tail, TAIL_LINES) or None)
         self._tail_bytes = 0
         self._cut = False
+        self._block = BLOCK_LEAST
         self._done = False
 
     def close(self) -> None:
@@ -80,7 +85,7 @@ class LineQuery:
         """Return records of the next block (possibly none), None after the last."""
         if self._done:
             return None
-        items = self._reader.read(self._offset, min(BLOCK, max(1, self._end - self._offset)))
+        items = self._reader.read(self._offset, min(self._block, max(1, self._end - self._offset)))
         if not items or self._offset >= self._end:
             return self._finish()
         self._offset = items[-1].end
@@ -94,7 +99,10 @@ class LineQuery:
             if self._given >= self._limit:
                 self._cut = not self._question.head
                 return b"".join(out) + (self._finish() or b"")
-        return b"".join(out)
+        answer = b"".join(out)
+        wanted = self._block // 2 if len(answer) > ANSWER_BYTES else self._block * 2
+        self._block = max(BLOCK_LEAST, min(BLOCK_MOST, wanted))
+        return answer
 
     def _lines(self, chunk: Chunk, out: list[bytes]) -> None:
         kind = STDERR if chunk.stream == STDERR else STDOUT
@@ -165,7 +173,8 @@ class LineQuery:
         return b"".join(out) + _encode({**end, "truncated": self._cut}) + b"\n"
 
 
-def _matcher(question: Question) -> Callable[[bytes], bool]:
+def matcher(question: Question) -> Callable[[bytes], bool]:
+    """Return what says whether a line answers `grep`; raises BadInput for a bad pattern."""
     if not question.grep:
         return lambda _line: True
     if question.literal and not question.ignore_case:

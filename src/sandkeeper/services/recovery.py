@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandkeeper.core.adopted import Adopted, boot_id, start_time
+from sandkeeper.core.adopted import Adopted, boot_id, pid_of_pidfd, start_time
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.lifecycle import TERMINAL, State
 from sandkeeper.core.pump import Source
@@ -80,8 +80,9 @@ def _open(shop: Workshop, folder: RunFolder, meta: RunMeta, boot: str) -> Found:
                 Source(meta.id, journal, STDOUT, out),
                 Source(meta.id, journal, STDERR, err),
             )
-            if not over:
+            if not over and meta.state != State.BACKOFF:
                 pidfd = kept.pop() if len(kept) == 3 else _prove(folder, meta, boot)
+                _identify(meta, pidfd)
             if over:
                 shop.keeper.put(meta.id, (out, err))
         finally:
@@ -93,12 +94,20 @@ def _open(shop: Workshop, folder: RunFolder, meta: RunMeta, boot: str) -> Found:
     return Found(folder, meta, journal, sources, pidfd)
 
 
+def _identify(meta: RunMeta, pidfd: int) -> None:
+    """Find the pid of a run whose server was killed before it wrote it down."""
+    if not meta.leader and pidfd >= 0:
+        meta.leader = pid_of_pidfd(pidfd)
+        meta.leader_start = start_time(meta.leader) if meta.leader else 0
+    meta.pid = meta.pid or (str(meta.leader) if meta.leader else meta.id)
+
+
 def _prove(folder: RunFolder, meta: RunMeta, boot: str) -> int:
     """Return a pidfd of the run's process if it still runs and is the same; else -1."""
     pid, began = meta.leader, meta.leader_start
     if not pid:
         pid, began = _holder(folder), 0
-        meta.leader, meta.pid = pid, meta.pid or str(pid)
+        meta.leader = pid
     elif meta.boot != boot:
         return -1
     with suppress(OSError):

@@ -206,6 +206,8 @@ class RunStore:
         """Remove what was not used."""
         self._spares.clear()
         shutil.rmtree(self._waiting, ignore_errors=True)
+        with suppress(OSError):  # in use by processes that go on
+            self.pipes.rmdir()
 
 
 def pipes_folder(state: Path, runtime: str) -> Path:

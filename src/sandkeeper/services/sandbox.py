@@ -19,21 +19,47 @@ from sandkeeper.core.identity import Identity
 from sandkeeper.core.keeper import Keeper
 from sandkeeper.core.pump import Pump
 from sandkeeper.core.sink import Sink, open_target
+from sandkeeper.core.temporaries import Temporaries
+from sandkeeper.errors import BadInput
 from sandkeeper.services.access import Access
+from sandkeeper.services.archives import Archives
+from sandkeeper.services.attributes import Attributes
+from sandkeeper.services.changes import Changes
+from sandkeeper.services.codegen import Codegen
+from sandkeeper.services.copies import Copies
+from sandkeeper.services.drives import Drives
+from sandkeeper.services.egress import Egress
+from sandkeeper.services.environment import EnvironmentReload
+from sandkeeper.services.files import Files
+from sandkeeper.services.grep import ContentSearch
 from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.logs import Log, log_line, timestamp
+from sandkeeper.services.metrics import Vitals
+from sandkeeper.services.monitors import PortMonitors
 from sandkeeper.services.oom import OomWatch
 from sandkeeper.services.ports import Ports
 from sandkeeper.services.process import Process
 from sandkeeper.services.processes import Processes
+from sandkeeper.services.providers import Host
+from sandkeeper.services.readiness import Readiness
 from sandkeeper.services.recovery import recover, restore_stage
 from sandkeeper.services.runs import RunStore, pipes_folder
+from sandkeeper.services.search import Search, Workers
+from sandkeeper.services.startup import StartupCommand
 from sandkeeper.services.telemetry import Exporter
 from sandkeeper.services.terminals import Terminals
+from sandkeeper.services.trees import Trees
+from sandkeeper.services.tunnel import Tunnel
+from sandkeeper.services.uploads import Uploads
+from sandkeeper.services.watch import Watches
+from sandkeeper.services.work import FileWork
 from sandkeeper.settings import Environment, Settings
 
 __all__ = ["Sandbox", "SandboxStatus"]
+
+
+CHILD_STOP_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +78,9 @@ class SandboxStatus:
 class Sandbox:
     """Owns the services. Only this class constructs them; handlers receive them."""
 
-    def __init__(self, settings: Settings, environment: Environment) -> None:
+    def __init__(
+        self, settings: Settings, environment: Environment, identity: Identity | None = None
+    ) -> None:
         self.settings = settings
         self.environment = environment
         self._started = time.monotonic()
@@ -61,8 +89,36 @@ class Sandbox:
         self.log = Log(self._sink)
         self.access = Access(self.log, requests=settings.log.requests)
         self.children = Children()
-        self.identity: Identity | None = None
+        self.identity = identity
+        self.file_work = FileWork(lambda: self.identity)
+        temporaries = Temporaries(settings.state_dir / "temporaries")
+        self.files = Files(
+            self.file_work,
+            temporaries,
+            settings.files,
+            workdir=settings.workdir,
+            home=settings.home,
+        )
+        self.uploads = Uploads(
+            self.files,
+            settings.files.upload_root,
+            settings.state_dir / "uploads",
+            settings.files.upload_seconds,
+        )
+        self.trees = Trees(self.files)
+        self.copies = Copies(self.files)
+        self.attributes = Attributes(self.files)
+        self.archives = Archives(self.files)
+        self.environment_reload = EnvironmentReload.at_start(environment, self.log)
+        self.codegen = Codegen(Host(environment, self.children), identity=self.identity)
+        self.egress = Egress(settings.egress, environment, self.log)
+        self.drives = Drives(
+            settings.drives, environment, self.children, self.log, identity=self.identity
+        )
+        self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log)
+        self.environment_reload.hooks.append(self.egress.reapply)
         self.ports = Ports()
+        self.monitors = PortMonitors(self.log)
         self.exporter = Exporter(self._sink.wake) if settings.log.process_output else None
         self.budget = Budget(
             run_bytes=settings.retention.run_bytes, total_bytes=settings.retention.total_bytes
@@ -76,6 +132,7 @@ class Sandbox:
         self.keepalive = KeepAlive(
             settings.scale_file, allowed=settings.keepalive_allowed, log=self.log
         )
+        self.stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer = ThreadPoolExecutor(1, "writer")
         self._store = RunStore(
@@ -87,6 +144,21 @@ class Sandbox:
         self.terminals = Terminals(
             self._workshop, settings.terminal, settings.state_dir, self.access
         )
+        self.vitals = Vitals(
+            processes=self.processes,
+            pump=self.pump,
+            sink=self._sink,
+            budget=self.budget,
+            keeper=self._workshop.keeper,
+            exporter=self.exporter,
+        )
+        self.readiness = Readiness(settings.state_dir, {"pump": lambda: self.pump.alive})
+        self._walkers = Workers()
+        self.search = Search(self._walkers, lambda: self.identity)
+        self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
+        self.watches = Watches(lambda: self.identity)
+        self.changes = Changes(lambda: self.identity)
+        self._startup = StartupCommand(self.children, environment, self.log, identity)
         self._stack = AsyncExitStack()
 
     def _make_workshop(self) -> Workshop:
@@ -128,6 +200,15 @@ class Sandbox:
         stack = self._stack
         self._sink.start()
         stack.callback(self._sink.close)
+        stack.callback(self.file_work.close)
+        await self.files.start(self.log)
+        stack.callback(self.files.stop)
+        await self.uploads.start(self.log)
+        stack.push_async_callback(self.uploads.stop)
+        stack.callback(self._walkers.close)
+        stack.push_async_callback(self.changes.close)
+        stack.push_async_callback(self.watches.close)
+        stack.push_async_callback(self.monitors.close)
         _raise_file_limit()
         # Threads that compute (telemetry) give the interpreter up ten times sooner than the
         # default 5 ms, which requests would feel.
@@ -142,6 +223,7 @@ class Sandbox:
         stack.callback(self._writer.shutdown)
         stack.callback(self._workshop.spawner.shutdown, cancel_futures=True)
         stack.callback(self.processes.save_all)
+        await self._start_outside(stack)
         found = await recover(self._workshop, self._store)
         self.keepalive.reset(sum(p.meta.keep_alive and not p.is_over for p in found))
         self.processes.enter_recovered(found)
@@ -151,9 +233,29 @@ class Sandbox:
         await self.terminals.start()
         stack.push_async_callback(self.terminals.stop)
         self._watch_keeper()
+        stack.callback(self._walkers.close)
+        stack.push_async_callback(self.changes.close)
+        stack.push_async_callback(self.watches.close)
+        stack.push_async_callback(self.egress.stop)
+        await self.egress.start()
+        await self._startup.run(self.settings.command)
+        stack.callback(self._startup.close)
+        await stack.enter_async_context(self.vitals.delay.sampling())
+        stack.callback(self.readiness.close)
+        self.readiness.serving = True
         if os.getpid() == 1:
-            self._loop.add_signal_handler(signal.SIGCHLD, self._reap_orphans)
+            # uvloop keeps SIGCHLD from its own handlers; it wakes for the interpreter's.
+            signal.signal(signal.SIGCHLD, lambda *_: self._reap_orphans())
             self._reap_orphans()
+
+    async def _start_outside(self, stack: AsyncExitStack) -> None:
+        """Start what leads out of the sandbox, before any child of it is started."""
+        stack.push_async_callback(self.egress.stop)
+        await self.egress.start()
+        stack.push_async_callback(self.drives.stop)
+        await self.drives.start()
+        stack.push_async_callback(self.tunnel.stop)
+        await self.tunnel.start()
 
     def _prepare_state(self) -> None:
         state = self.settings.state_dir
@@ -182,9 +284,33 @@ class Sandbox:
         task = asyncio.ensure_future(reap())
         self._stack.callback(task.cancel)
 
+    def begin_stop(self) -> None:
+        """Send everybody away who waits for something that will not come from this server."""
+        self.stopping.set()
+        self.readiness.serving = False
+        for process in self.processes.all():
+            process.journal.abandon()
+        self.watches.abandon()
+
     async def stop(self) -> None:
-        """Stop the services in reverse order; children of the sandbox go on."""
+        """Stop the services in reverse order; children go on unless the settings say otherwise."""
+        if self.settings.stop_children:
+            await self.processes.stop_all(CHILD_STOP_SECONDS)
         await self._stack.aclose()
+
+    def expand_home(self, path: str) -> str:
+        """Return a working directory with `~` as the workload's home and single slashes.
+
+        Raises BadInput when there is no home.
+        """
+        if path.startswith("~"):  # textually: `~bob` is not bob's home
+            home = self.identity.home if self.identity else self.environment.get("HOME")
+            if not home:
+                raise BadInput("home directory not found")
+            path = home + path[1:]
+        while "//" in path:
+            path = path.replace("//", "/")
+        return path
 
     def status(self) -> SandboxStatus:
         """Describe the server."""

@@ -1,7 +1,7 @@
 """One terminal session: its shell, its journal, its screen and those who watch it.
 
 What the terminal shows goes to the journal (`core.ttypump`); a watcher is an integer in it
-(`services.watching`), and so is the emulator (`services.mirror`).
+(`services.terminal_watch`), and so is the emulator (`services.mirror`).
 
 The master end of the terminal is also held by the keeper. A pipe could be opened again by its
 name, as processes' are; a terminal's master cannot be, and when its last descriptor is closed the

@@ -14,7 +14,7 @@ from sandkeeper.api.http.processes import identifier
 from sandkeeper.api.respond import encode_json
 from sandkeeper.api.routing import empty_head, route
 from sandkeeper.api.streaming import StreamResponse
-from sandkeeper.core.cursor import Follow
+from sandkeeper.core.cursor import Abandoned, Follow
 from sandkeeper.errors import BadInput
 from sandkeeper.services.events import SILENT, EventRecords, LogRecords, TextLog
 from sandkeeper.services.output import texts_of
@@ -61,7 +61,7 @@ class LogHandlers:
 
     async def _text(self, process: Process) -> AsyncIterator[bytes]:
         text = TextLog()
-        with closing(Follow(process.journal)) as follow:
+        with closing(Follow(process.journal, consumer="logs")) as follow:
             while True:
                 patience = text.silence()
                 items = await follow.next(patience or TEXT_HEARTBEAT_SECONDS)
@@ -77,7 +77,7 @@ class LogHandlers:
         records = LogRecords()
         if process.journal.tail == 0 and not process.is_over:
             yield SILENT
-        with closing(Follow(process.journal)) as follow:
+        with closing(Follow(process.journal, consumer="logs")) as follow:
             while (items := await follow.next(RECORD_HEARTBEAT_SECONDS)) is not None:
                 yield records.batch(items) if items else SILENT
 
@@ -105,9 +105,13 @@ class LogHandlers:
     async def _events(
         self, process: Process, records: EventRecords, offset: int
     ) -> AsyncIterator[bytes]:
-        with closing(Follow(process.journal, offset)) as follow:
-            while (items := await follow.next(EVENT_HEARTBEAT_SECONDS)) is not None:
-                yield records.batch(items) if items else records.heartbeat()
+        with closing(Follow(process.journal, offset, consumer="events")) as follow:
+            try:
+                while (items := await follow.next(EVENT_HEARTBEAT_SECONDS)) is not None:
+                    yield records.batch(items) if items else records.heartbeat()
+            except Abandoned:
+                yield records.interrupted()
+                return
         await process.wait()
         yield records.end()
 

@@ -73,7 +73,7 @@ class ProcessHandlers:
             **extras,
         )
         if streams:
-            return await self._create_streaming(order, wanted)
+            return await self._create_streaming(request, order, wanted)
         process, replayed = await self._processes.start(order)
         await self._wait(request, process, wanted)
         waited = wanted.wait_for_completion
@@ -94,7 +94,7 @@ class ProcessHandlers:
         return Order(
             command=wanted.command,
             name=wanted.name,
-            working_dir=self._folder(wanted.working_dir),
+            working_dir=self._sandbox.expand_home(wanted.working_dir),
             env=wanted.env,
             timeout=wanted.timeout,
             keep_alive=wanted.keep_alive,
@@ -104,32 +104,26 @@ class ProcessHandlers:
             idempotency=(key, hashlib.sha256(_canonical(body)).hexdigest()) if key else None,
         )
 
-    def _folder(self, path: str) -> str:
-        if path == "~" or path.startswith("~/"):
-            identity = self._sandbox.identity
-            home = identity.home if identity else self._sandbox.environment.get("HOME")
-            if not home:
-                raise BadInput("home directory not found")
-            path = home + path[1:]
-        while "//" in path:
-            path = path.replace("//", "/")
-        return path
-
     async def _wait(self, request: Request, process: Process, wanted: ProcessRequest) -> None:
-        if wanted.wait_for_ports:
-            await until_disconnect(
-                request, self._processes.wait_for_ports(process, wanted.wait_for_ports)
-            )
+        await self._wait_for_ports(request, process, wanted)
         if wanted.wait_for_completion:
-            await until_disconnect(request, process.wait())
+            await until_disconnect(request, process.wait(), self._sandbox.stopping)
             if process.timed_out:
                 raise Unprocessable(f"process timed out after {process.meta.timeout} seconds")
 
-    async def _create_streaming(self, order: Order, wanted: ProcessRequest) -> Response:
+    async def _wait_for_ports(
+        self, request: Request, process: Process, wanted: ProcessRequest
+    ) -> None:
+        if wanted.wait_for_ports:
+            ports = self._processes.wait_for_ports(process, wanted.wait_for_ports)
+            await until_disconnect(request, ports, self._sandbox.stopping)
+
+    async def _create_streaming(
+        self, request: Request, order: Order, wanted: ProcessRequest
+    ) -> Response:
         try:
             process, _ = await self._processes.start(order)
-            if wanted.wait_for_ports:
-                await self._processes.wait_for_ports(process, wanted.wait_for_ports)
+            await self._wait_for_ports(request, process, wanted)
         except Unprocessable as error:
             failed = encode_json({"type": "error", "data": str(error)}) + b"\n"
             return Response(failed, media_type="application/x-ndjson")
@@ -137,7 +131,7 @@ class ProcessHandlers:
 
     async def _exec_events(self, process: Process) -> AsyncIterator[bytes]:
         records = ExecRecords()
-        with closing(Follow(process.journal)) as follow:
+        with closing(Follow(process.journal, consumer="exec")) as follow:
             while (items := await follow.next(EXEC_HEARTBEAT_SECONDS)) is not None:
                 yield records.batch(items) if items else SILENT
         yield records.finish()
@@ -167,6 +161,8 @@ class ProcessHandlers:
             seconds = float(int(request.query_params.get("timeout", "")))
         except ValueError:
             seconds = WAIT_SECONDS
+        except OverflowError:
+            seconds = WAIT_MOST_SECONDS
         await self._over_within(request, process, max(0.0, min(seconds, WAIT_MOST_SECONDS)))
         return json_response(record_of(process, await read_texts(process.journal, self._inline)))
 
@@ -178,7 +174,7 @@ class ProcessHandlers:
             finally:
                 waiter.cancel()
 
-        await until_disconnect(request, bounded())
+        await until_disconnect(request, bounded(), self._sandbox.stopping)
 
     # Ending
 

@@ -1,0 +1,118 @@
+"""Files and directories as JSON, made block by block so that a large directory costs no memory."""
+
+import os
+import posixpath
+from collections.abc import Iterable, Iterator
+
+from sandkeeper.api.respond import encode_json, utf8
+from sandkeeper.api.schemas.files import File, Subdirectory
+from sandkeeper.core.entries import Owners, permissions, rfc3339
+from sandkeeper.services.trees import TreeFile
+
+__all__ = ["DirectoryEncoder", "encode_file", "file_entry"]
+
+ENTRY_WEIGHT = 300
+BLOCK_WEIGHT = 256 * 1024
+
+Entries = list[tuple[str, os.stat_result]]
+
+
+def file_entry(owners: Owners, path: str, name: str, info: os.stat_result) -> File:
+    """Make the wire's File of a stat(2) result."""
+    return File(
+        path,
+        name,
+        permissions(info.st_mode),
+        info.st_size,
+        rfc3339(info.st_mtime_ns),
+        owners.user(info.st_uid),
+        owners.group(info.st_gid),
+    )
+
+
+def encode_file(owners: Owners, path: str, info: os.stat_result, data: bytes) -> bytes:
+    """Encode a file with its content, in which bytes that are not UTF-8 become U+FFFD."""
+    entry = file_entry(owners, utf8(path), utf8(posixpath.basename(path)), info)
+    entry.size = info.st_size or len(data)
+    entry.content = data.decode("utf-8", "replace")
+    return encode_json(entry)
+
+
+class DirectoryEncoder:
+    """Encodes one Directory."""
+
+    def __init__(self, owners: Owners, path: str) -> None:
+        self._owners = owners
+        self._path = path
+        self._clean = posixpath.normpath(path)
+
+    def blocks(self, batches: Iterable[Entries], directories: list[str]) -> Iterator[bytes]:
+        """Yield the JSON text; names stand below the directory and may contain slashes."""
+        yield self._head()
+        separator = b""
+        for batch in batches:
+            text = self._files(batch)
+            if text:
+                yield separator + text
+                separator = b","
+        yield b'],"subdirectories":'
+        yield self._subdirectories(directories)
+        yield b"}"
+
+    def tree_blocks(
+        self, files: Iterable[tuple[TreeFile, bytes | None]], directories: list[str]
+    ) -> Iterator[bytes]:
+        """Yield a recursive directory, with the contents that are given."""
+        yield self._head()
+        gathered: list[File] = []
+        weight = 0
+        separator = b""
+        for item, data in files:
+            gathered.append(self._tree_file(item, data))
+            weight += ENTRY_WEIGHT + len(data or b"")
+            if weight >= BLOCK_WEIGHT:
+                yield separator + encode_entries(gathered)
+                gathered, weight, separator = [], 0, b","
+        if gathered:
+            yield separator + encode_entries(gathered)
+        yield b'],"subdirectories":'
+        yield self._subdirectories(directories)
+        yield b',"recursive":true}'
+
+    def _tree_file(self, item: TreeFile, data: bytes | None) -> File:
+        name = posixpath.basename(item.relative)
+        entry = file_entry(self._owners, self._under() + item.relative, name, item.info)
+        if data is not None:
+            entry.content = data.decode("utf-8", "replace")
+        return entry
+
+    def _head(self) -> bytes:
+        name = posixpath.basename(self._clean) or "/"
+        path = encode_json(utf8(self._path))
+        return b'{"path":' + path + b',"name":' + encode_json(utf8(name)) + b',"files":['
+
+    def _under(self) -> str:
+        return "" if self._clean == "." else self._clean.rstrip("/") + "/"
+
+    def _files(self, batch: Entries) -> bytes:
+        owners, under = self._owners, self._under()
+        entries = [file_entry(owners, under + name, name, info) for name, info in batch]
+        return encode_entries(entries)
+
+    def _subdirectories(self, names: list[str]) -> bytes:
+        under = self._under()
+        made = [Subdirectory(under + name, posixpath.basename(name)) for name in names]
+        try:
+            return encode_json(made)
+        except UnicodeEncodeError:
+            return encode_json([Subdirectory(utf8(d.path), utf8(d.name)) for d in made])
+
+
+def encode_entries(entries: list[File]) -> bytes:
+    """Encode entries as the inside of a JSON array."""
+    try:
+        return encode_json(entries)[1:-1]
+    except UnicodeEncodeError:  # names that are not UTF-8
+        for entry in entries:
+            entry.path, entry.name = utf8(entry.path), utf8(entry.name)
+        return encode_json(entries)[1:-1]

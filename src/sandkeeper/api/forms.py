@@ -1,0 +1,150 @@
+"""multipart/form-data (RFC 7578) as a stream: nothing of a file is kept, no spool, no limit."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
+from starlette.requests import ClientDisconnect, Request
+
+from sandkeeper.errors import BadInput
+
+__all__ = ["FIELD_LIMIT", "Part", "form_parts", "is_form", "read_field"]
+
+FIELD_LIMIT = 64
+READING_FORM = "error reading multipart data: "
+READING_PART = "error reading multipart part: "
+
+
+@dataclass(slots=True)
+class Part:
+    """One part: its head, then its data by iteration, which must be finished before the next."""
+
+    name: str
+    filename: str
+    _events: AsyncIterator["_Event"] = field(repr=False)
+    _over: bool = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the data as it arrives."""
+        while not self._over:
+            event = await anext(self._events)
+            if isinstance(event, bytes):
+                yield event
+            else:
+                self._over = True
+
+
+_Head = tuple[str, str]
+_Event = bytes | _Head | None
+"""Data, the head of a part (name, filename), or None for the end of a part."""
+
+
+def is_form(request: Request) -> bool:
+    """Say whether the body is a form."""
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
+async def form_parts(request: Request) -> AsyncGenerator[Part, None]:
+    """Yield the parts in the order of arrival; raises BadInput for what is no whole form."""
+    events = _events(request)
+    try:
+        async for event in events:
+            if isinstance(event, tuple):
+                part = Part(*event, events)
+                yield part
+                async for _ in part:
+                    continue
+    finally:
+        await events.aclose()
+
+
+async def read_field(part: Part) -> str:
+    """Read a short text field; raises BadInput past 64 bytes."""
+    data = b""
+    async for piece in part:
+        data += piece
+        if len(data) > FIELD_LIMIT:
+            raise BadInput(f"{READING_PART}field {part.name!r} is longer than {FIELD_LIMIT} bytes")
+    return data.decode("utf-8", "replace")
+
+
+class _Collector:
+    """Gathers what the parser calls back with while it eats one chunk."""
+
+    def __init__(self) -> None:
+        self.events: list[_Event] = []
+        self._field = b""
+        self._value = b""
+        self._disposition = b""
+
+    def on_part_begin(self) -> None:
+        self._disposition = b""
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if self._field.strip().lower() == b"content-disposition":
+            self._disposition = self._value
+        self._field = self._value = b""
+
+    def on_headers_finished(self) -> None:
+        kind, options = parse_options_header(self._disposition)
+        named = options if kind == b"form-data" else {}
+        self.events.append(
+            (
+                named.get(b"name", b"").decode("utf-8", "replace"),
+                named.get(b"filename", b"").decode("utf-8", "replace"),
+            )
+        )
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self.events.append(data if end - start == len(data) else data[start:end])
+
+    def on_part_end(self) -> None:
+        self.events.append(None)
+
+
+def _parser(request: Request, collector: _Collector) -> MultipartParser:
+    _, options = parse_options_header(request.headers.get("content-type", ""))
+    boundary = options.get(b"boundary", b"")
+    if not boundary:
+        raise BadInput(READING_FORM + "no multipart boundary param in Content-Type")
+    try:
+        return MultipartParser(
+            boundary,
+            {
+                "on_part_begin": collector.on_part_begin,
+                "on_header_field": collector.on_header_field,
+                "on_header_value": collector.on_header_value,
+                "on_header_end": collector.on_header_end,
+                "on_headers_finished": collector.on_headers_finished,
+                "on_part_data": collector.on_part_data,
+                "on_part_end": collector.on_part_end,
+            },
+        )
+    except FormParserError as error:
+        raise BadInput(READING_FORM + str(error)) from None
+
+
+async def _events(request: Request) -> AsyncGenerator[_Event, None]:
+    collector = _Collector()
+    parser = _parser(request, collector)
+    try:
+        async for chunk in request.stream():
+            if not chunk:
+                continue
+            parser.write(chunk)
+            events, collector.events = collector.events, []
+            for event in events:
+                yield event
+    except FormParserError as error:
+        raise BadInput(READING_PART + str(error)) from None
+    except ClientDisconnect:
+        raise BadInput(READING_PART + "the connection was closed") from None
+    if parser.state not in {MultipartState.END, MultipartState.START}:
+        raise BadInput(READING_PART + "unexpected EOF")

@@ -1,0 +1,115 @@
+"""Drives: mount, list, unmount."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from sandkeeper.api.audit import caller
+from sandkeeper.api.body import read_json
+from sandkeeper.api.respond import json_response, utf8
+from sandkeeper.api.routing import empty_head, path_route, route
+from sandkeeper.api.schemas.drives import (
+    DriveListResponse,
+    DriveMountInfo,
+    DriveMountRequest,
+    DriveMountResponse,
+    DriveUnmountResponse,
+)
+from sandkeeper.api.urls import raw_rest
+from sandkeeper.core.paths import resolve_tree
+from sandkeeper.errors import BadInput
+from sandkeeper.services.drive_rules import Drive
+from sandkeeper.services.drives import MountedDrive
+from sandkeeper.services.sandbox import Sandbox
+
+__all__ = ["routes"]
+
+MOUNT = "/drives/mount"
+
+
+class DriveHandlers:
+    """Handlers over the drives."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._drives = sandbox.drives
+
+    async def mount(self, request: Request) -> Response:
+        """Mount a drive."""
+        try:
+            body = await read_json(request, DriveMountRequest, self._sandbox.settings.body_limit)
+        except BadInput as error:
+            raise BadInput("I" + str(error).removeprefix("i")) from None
+        if not body.drive_name or not body.mount_path:
+            missing = "mountPath" if body.drive_name else "driveName"
+            raise BadInput(f"Invalid request body: {missing} is required")
+        self._sandbox.access.audit(
+            "drive_mount", caller(request), drive=body.drive_name, mount_path=body.mount_path
+        )
+        drive = await self._drives.mount(
+            Drive(
+                body.drive_name,
+                body.mount_path,
+                body.drive_path,
+                body.read_only,
+                body.uid_map,
+                body.gid_map,
+                body.driver,
+            )
+        )
+        return json_response(
+            DriveMountResponse(
+                success=True,
+                message="Drive mounted successfully",
+                drive_name=drive.name,
+                mount_path=utf8(drive.mount_path),
+                drive_path=utf8(drive.drive_path),
+                read_only=drive.read_only,
+                uid_map=drive.uid_map,
+                gid_map=drive.gid_map,
+            )
+        )
+
+    async def list(self, _request: Request) -> Response:
+        """List the mounted drives."""
+        return json_response(
+            DriveListResponse([_info(mounted) for mounted in await self._drives.list()])
+        )
+
+    async def unmount(self, request: Request) -> Response:
+        """Unmount the drive whose path follows."""
+        path = _named(request)
+        self._sandbox.access.audit("drive_unmount", caller(request), mount_path=path)
+        done = await self._drives.unmount(path)
+        return json_response(DriveUnmountResponse(True, "Drive unmounted successfully", utf8(done)))
+
+
+def _named(request: Request) -> str:
+    """Return the path behind the prefix, decoded once, `..` kept for the rules to refuse."""
+    return resolve_tree(raw_rest(request.scope, MOUNT)).display
+
+
+def _info(mounted: MountedDrive) -> DriveMountInfo:
+    drive = mounted.drive
+    return DriveMountInfo(
+        drive_name=utf8(drive.name),
+        mount_path=utf8(drive.mount_path),
+        drive_path=utf8(drive.drive_path),
+        read_only=drive.read_only,
+        uid_map=drive.uid_map,
+        gid_map=drive.gid_map,
+        driver=drive.driver or "blfs",
+        status=mounted.status,
+        restarts=mounted.restarts,
+    )
+
+
+def routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return the routes of this area."""
+    handlers = DriveHandlers(sandbox)
+    return [
+        route(MOUNT, handlers.list),
+        route(MOUNT, empty_head, "HEAD"),
+        route(MOUNT, handlers.mount, "POST"),
+        path_route(MOUNT, handlers.unmount, "DELETE"),
+    ]

@@ -1,0 +1,33 @@
+"""Reloading the environment that later processes inherit."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from sandkeeper.api.audit import caller
+from sandkeeper.api.respond import json_response
+from sandkeeper.api.routing import route
+from sandkeeper.services.sandbox import Sandbox
+
+__all__ = ["routes"]
+
+
+class EnvironmentHandlers:
+    """Handlers over the environment service."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._reload = sandbox.environment_reload
+        self._access = sandbox.access
+
+    async def reload(self, request: Request) -> Response:
+        """Apply the metadata document and tell how much changed."""
+        done = await self._reload.reload()
+        self._access.audit("environment_reload", caller(request), generation=done.generation)
+        return json_response(
+            {"generation": done.generation, "applied": done.applied, "removed": done.removed}
+        )
+
+
+def routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return the routes of this area."""
+    return [route("/environment/reload", EnvironmentHandlers(sandbox).reload, "POST")]

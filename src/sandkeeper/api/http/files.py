@@ -1,0 +1,282 @@
+"""Files: read, download, list, write, delete, and what HEAD tells."""
+
+import os
+import posixpath
+import secrets
+import stat
+from contextlib import aclosing
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from sandkeeper.api.bodies import FileBody, GeneratedBody
+from sandkeeper.api.body import read_json
+from sandkeeper.api.conditional import conditions, http_date, modified_since, ranges
+from sandkeeper.api.encode_files import DirectoryEncoder, encode_file
+from sandkeeper.api.forms import form_parts, is_form, read_field
+from sandkeeper.api.respond import error_response, json_response, utf8
+from sandkeeper.api.routing import path_route
+from sandkeeper.api.schemas.files import FileRequest, Success
+from sandkeeper.api.streaming import until_disconnect
+from sandkeeper.api.urls import raw_rest
+from sandkeeper.core.entries import etag, parse_octal, unix_mode
+from sandkeeper.core.paths import Target
+from sandkeeper.errors import BadInput, RangeNotSatisfiable
+from sandkeeper.services.conditions import Conditions
+from sandkeeper.services.feed import Feed
+from sandkeeper.services.files import Files, Opened
+from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.services.work import Cancel
+
+__all__ = ["FileHandlers", "octal", "routes", "wants_download"]
+
+PREFIX = "/filesystem"
+SMALL = 256 * 1024
+"""A download up to this size is read in the same step that opens the file."""
+
+OCTETS = "application/octet-stream"
+TYPES = {
+    "txt": "text/plain",
+    "log": "text/plain",
+    "html": "text/html",
+    "htm": "text/html",
+    "css": "text/css",
+    "js": "application/javascript",
+    "json": "application/json",
+    "xml": "application/xml",
+    "pdf": "application/pdf",
+    "zip": "application/zip",
+    "tar": "application/x-tar",
+    "gz": "application/gzip",
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "png": "image/png",
+    "gif": "image/gif",
+    "svg": "image/svg+xml",
+}
+
+
+def octal(text: str, default: int) -> int:
+    """Read a `permissions` value; an empty one is the default. Raises BadInput."""
+    if not text:
+        return default
+    try:
+        return parse_octal(text)
+    except ValueError as error:
+        raise BadInput(f"invalid permissions format '{text[:64]}': {error}") from None
+
+
+def wants_download(request: Request) -> bool:
+    """Say whether a file is to be sent as it is rather than as JSON."""
+    if request.query_params.get("download") == "true":
+        return True
+    accept = ",".join(request.headers.getlist("accept"))
+    if "application/octet-stream" in accept:
+        return True
+    return bool(accept) and "application/json" not in accept and "*/*" not in accept
+
+
+class FileHandlers:
+    """Handlers of `/filesystem/{path}`."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._files: Files = sandbox.files
+        self._work = sandbox.file_work
+        self._stopping = sandbox.stopping
+
+    def _target(self, request: Request) -> Target:
+        return self._files.resolve(raw_rest(request.scope, PREFIX))
+
+    async def get(self, request: Request) -> Response:
+        """Read a file as JSON, download it, or list a directory."""
+        target = self._target(request)
+        return await self._work.run(
+            self._get, target, wants_download(request), conditions(request), request
+        )
+
+    def _get(
+        self, target: Target, download: bool, wanted: Conditions, request: Request
+    ) -> Response:
+        info = self._files.look(target.absolute)
+        if stat.S_ISDIR(info.st_mode):
+            return self.directory(target)
+        wanted.check_read(info)
+        if wanted.unchanged(info) or (download and not modified_since(request.headers, info)):
+            return Response(None, 304, {"ETag": etag(info), "Last-Modified": http_date(info)})
+        if download:
+            return self._download(target, self._files.open(target.absolute, info), request)
+        content = self._files.content(target.absolute, info)
+        body = encode_file(self._files.owners, target.shown, content.info, content.data)
+        headers = {"ETag": etag(content.info)}
+        return Response(body, 200, headers, "application/json; charset=utf-8")
+
+    def directory(self, target: Target) -> Response:
+        """List one level; large directories are sent while they are being read."""
+        listing = self._files.listing(target.absolute)
+        encoder = DirectoryEncoder(self._files.owners, target.shown)
+        blocks = encoder.blocks(listing.batches(), listing.directories)
+        headers = {"Content-Type": "application/json; charset=utf-8"}
+        if len(listing.files) > 2000:
+            return GeneratedBody(self._work, blocks, headers, listing.fd.close)
+        try:
+            return Response(b"".join(blocks), 200, headers)
+        finally:
+            listing.fd.close()
+
+    def _download(self, target: Target, opened: Opened, request: Request) -> Response:
+        name = posixpath.basename(target.absolute)
+        headers = {
+            "Content-Type": content_type(name),
+            "Content-Disposition": disposition(name),
+            "Last-Modified": http_date(opened.info),
+            "ETag": etag(opened.info),
+        }
+        if opened.size is None:
+            return FileBody(self._work, opened, [], 200, headers)
+        headers["Accept-Ranges"] = "bytes"
+        try:
+            wanted = ranges(request.headers, opened.info, opened.size)
+        except RangeNotSatisfiable as error:
+            opened.fd.close()
+            refused = error_response(error)
+            refused.headers["Content-Range"] = f"bytes */{opened.size}"
+            return refused
+        if len(wanted) > 1:
+            return self._many(opened, wanted, headers)
+        start, length = wanted[0] if wanted else (0, opened.size)
+        if wanted:
+            headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{opened.size}"
+        headers["Content-Length"] = str(length)
+        status = 206 if wanted else 200
+        if length <= SMALL:
+            data = os.pread(opened.fd.number, length, start)
+            if len(data) == length:
+                opened.fd.close()
+                return Response(data, status, headers)
+        return FileBody(self._work, opened, [(start, length)], status, headers)
+
+    def _many(
+        self, opened: Opened, wanted: list[tuple[int, int]], headers: dict[str, str]
+    ) -> Response:
+        boundary = secrets.token_hex(16)
+        pieces: list[bytes | tuple[int, int]] = []
+        for start, length in wanted:
+            head = (
+                f"\r\n--{boundary}\r\nContent-Type: {headers['Content-Type']}\r\n"
+                f"Content-Range: bytes {start}-{start + length - 1}/{opened.size}\r\n\r\n"
+            )
+            pieces += [head.encode(), (start, length)]
+        pieces.append(f"\r\n--{boundary}--\r\n".encode())
+        pieces[0] = bytes(pieces[0]).removeprefix(b"\r\n")
+        length = sum(len(p) if isinstance(p, bytes) else p[1] for p in pieces)
+        headers["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
+        headers["Content-Length"] = str(length)
+        return FileBody(self._work, opened, pieces, 206, headers)
+
+    async def head(self, request: Request) -> Response:
+        """Tell what is there; what is absent or cannot be looked at has no X-File-Type."""
+        return await self._work.run(self.describe, self._target(request).absolute)
+
+    def describe(self, path: str) -> Response:
+        """Make the reply of a HEAD."""
+        try:
+            info = os.stat(path)
+        except (OSError, ValueError):
+            return Response(None, 200)
+        headers = {
+            "Content-Length": str(info.st_size),
+            "Last-Modified": http_date(info),
+            "X-File-Type": "directory" if stat.S_ISDIR(info.st_mode) else "file",
+            "X-File-Mode": unix_mode(info.st_mode),
+            "ETag": etag(info),
+        }
+        return Response(None, 200, headers)
+
+    async def put(self, request: Request) -> Response:
+        """Write a file or make a directory from JSON, or take a form upload."""
+        target = self._target(request)
+        if is_form(request):
+            return await self._put_form(request, target)
+        wanted = conditions(request)
+        body = await read_json(request, FileRequest, self._files.settings.write_limit)
+        if body.isDirectory:
+            mode = octal(body.permissions, 0o755)
+            await self._work.run(self._files.make_directory, target.absolute, mode)
+            return json_response(
+                Success(path=utf8(target.display), message="Directory created successfully")
+            )
+        mode = octal(body.permissions, 0o644)
+        data = body.content.encode()
+        info = await self._work.run(self._files.write, target.absolute, data, mode, wanted)
+        return written(target, info, "File created/updated successfully")
+
+    async def _put_form(self, request: Request, target: Target) -> Response:
+        upload = self._files.upload(target.absolute, conditions(request))
+        feed: Feed[os.stat_result] = Feed(self._work.run, upload)
+        found = False
+        try:
+            async with aclosing(form_parts(request)) as parts:
+                async for part in parts:
+                    if part.name == "permissions" and not part.filename:
+                        upload.mode = octal((await read_field(part)).strip(), 0o644)
+                    elif part.name == "file" and part.filename and not found:
+                        found = True
+                        async for piece in part:
+                            await feed.write(piece)
+            if not found:
+                raise BadInput("missing 'file' field in multipart form")
+            info = await feed.finish()
+        finally:
+            await feed.abort()
+        return written(target, info, "Binary file uploaded successfully")
+
+    async def delete(self, request: Request) -> Response:
+        """Delete a file, a link, or a directory (`recursive=true`: with all that is in it)."""
+        target = self._target(request)
+        recursive = request.query_params.get("recursive") == "true"
+        arguments = target.absolute, recursive, conditions(request)
+        if recursive:
+            delete = self._work.walk(self._files.delete, *arguments)
+            is_directory = await until_disconnect(request, delete, self._stopping)
+        else:
+            is_directory = await self._work.run(self._files.delete, *arguments, Cancel())
+        kind = "Directory" if is_directory else "File"
+        return json_response(
+            Success(path=utf8(target.display), message=f"{kind} deleted successfully")
+        )
+
+
+def written(target: Target, info: os.stat_result, message: str) -> Response:
+    """Answer a write, with the new state's ETag."""
+    body = Success(path=utf8(target.display), message=message)
+    return json_response(body, headers={"ETag": etag(info)})
+
+
+def content_type(name: str) -> str:
+    """Name the type of a download by its last extension, case-sensitively, without a charset."""
+    _, dot, extension = name.rpartition(".")
+    return TYPES.get(extension, OCTETS) if dot else OCTETS
+
+
+def disposition(name: str) -> str:
+    """Make the header that names a download; `filename*` (RFC 8187) where ASCII cannot."""
+    plain = "".join(char if " " <= char <= "~" else "_" for char in name)
+    escaped = plain.replace("\\", "\\\\").replace('"', '\\"')
+    header = f'attachment; filename="{escaped}"'
+    if plain != name:
+        header += f"; filename*=UTF-8''{quote(os.fsencode(name), safe='')}"
+    return header
+
+
+def routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return the routes of this area."""
+    handlers = FileHandlers(sandbox)
+    return [
+        path_route(PREFIX, handlers.get),
+        path_route(PREFIX, handlers.head, "HEAD"),
+        path_route(PREFIX, handlers.put, "PUT"),
+        path_route(PREFIX, handlers.delete, "DELETE"),
+    ]

@@ -1,0 +1,83 @@
+"""Ports of processes, monitors with callbacks, all listening ports."""
+
+import re
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from sandkeeper.api.body import read_json
+from sandkeeper.api.respond import json_response
+from sandkeeper.api.routing import empty_head, route
+from sandkeeper.api.schemas.network import (
+    ListeningPort,
+    MonitorReply,
+    MonitorRequest,
+    PortInfo,
+    ProcessPorts,
+)
+from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.services.sandbox import Sandbox
+
+__all__ = ["routes"]
+
+_NUMBER = re.compile(r"[+-]?[0-9]+")
+
+
+def _pid(request: Request) -> int:
+    """Read the pid as Go's strconv.Atoi does; raises BadInput `invalid PID`."""
+    text = request.path_params["pid"]
+    if not _NUMBER.fullmatch(text) or len(text) > 20 or abs(int(text)) >= 1 << 63:
+        raise BadInput("invalid PID")
+    return int(text)
+
+
+class NetworkHandlers:
+    """Handlers over the port services."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._ports = sandbox.ports
+        self._monitors = sandbox.monitors
+        self._body_limit = sandbox.settings.body_limit
+
+    async def of_process(self, request: Request) -> Response:
+        """Tell the sockets of a process tree; an unknown pid has none."""
+        pid = _pid(request)
+        try:
+            found = await self._ports.of_tree(pid)
+        except OSError as error:
+            raise Unprocessable(f"could not read the sockets: {error.strerror}") from error
+        return json_response(ProcessPorts(pid, [PortInfo.of(one) for one in found]))
+
+    async def all(self, _request: Request) -> Response:
+        """Tell every socket of the sandbox that waits for others, by port."""
+        try:
+            found = await self._ports.listeners()
+        except OSError as error:
+            raise Unprocessable(f"could not read the sockets: {error.strerror}") from error
+        found.sort(key=lambda one: (one.local_port, one.protocol, one.local_addr))
+        return json_response({"ports": [ListeningPort.of(one) for one in found]})
+
+    async def monitor(self, request: Request) -> Response:
+        """Begin to tell a callback of new ports."""
+        pid = _pid(request)
+        wanted = await read_json(request, MonitorRequest, self._body_limit)
+        await self._monitors.add(pid, wanted.callback)
+        return json_response(MonitorReply("", "Port monitoring started"))
+
+    async def stop(self, request: Request) -> Response:
+        """Stop telling anyone of this process."""
+        self._monitors.remove(_pid(request))
+        return json_response(MonitorReply("", "Port monitoring stopped"))
+
+
+def routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return the routes of this area."""
+    handlers = NetworkHandlers(sandbox)
+    return [
+        route("/network/ports", handlers.all),
+        route("/network/process/{pid}/ports", handlers.of_process),
+        route("/network/process/{pid}/ports", empty_head, "HEAD"),
+        route("/network/process/{pid}/monitor", handlers.monitor, "POST"),
+        route("/network/process/{pid}/monitor", handlers.stop, "DELETE"),
+    ]

@@ -1,0 +1,210 @@
+"""Searching: by pattern, by fuzzy query, by content."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute
+
+from sandkeeper.api.respond import encode_json, json_response, utf8
+from sandkeeper.api.routing import Handler, empty_head, path_route
+from sandkeeper.api.schemas.search import (
+    ContentMatch,
+    ContentSearchResponse,
+    FindMatch,
+    FindResponse,
+    FuzzyMatch,
+    FuzzySearchResponse,
+)
+from sandkeeper.api.streaming import until_disconnect
+from sandkeeper.api.urls import raw_rest
+from sandkeeper.core.paths import Target, resolve
+from sandkeeper.errors import BadInput
+from sandkeeper.services.grep import ContentQuery, Line
+from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.services.search import EXCLUDED, TreeFilter
+
+__all__ = ["routes"]
+
+MAX_RESULTS = 1000
+MAX_CONTEXT = 20
+MAX_LISTED = 1000
+_UNESCAPED = re.compile(rb"[\0A-Za-z0-9 !#$%'()*+,./:;=?@\[\]^_`{|}~-]*").fullmatch
+FIND, FUZZY, CONTENT = "/filesystem-find", "/filesystem-search", "/filesystem-content-search"
+
+
+class SearchHandlers:
+    """Handlers of the three searches."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    async def find(self, request: Request) -> Response:
+        """Find by pattern; without a limit the reply is streamed."""
+        query = request.query_params
+        kind = query.get("type", "") or "file"
+        if kind not in {"file", "directory"}:
+            raise BadInput(f"invalid search type: {kind}")
+        limit = _number(request, "maxResults", 20, MAX_RESULTS)
+        tree = _tree(request, self._target(request, FIND).absolute)
+        found = self._sandbox.search.find(tree, directories=kind == "directory", limit=limit)
+        if not limit:
+            return await _streamed(found, kind)
+        matches = [FindMatch(_text(path), kind) async for batch in found for path in batch]
+        return json_response(FindResponse(matches, len(matches)))
+
+    async def fuzzy(self, request: Request) -> Response:
+        """Rank by a fuzzy query; without one the path is the query."""
+        target = self._target(request, FUZZY)
+        query = request.query_params.get("query", "")
+        limit = _number(request, "maxResults", 20, MAX_RESULTS)
+        if (
+            not query
+            and target.display in {".", "/"}
+            and b"%2F" not in raw_rest(request.scope, FUZZY)
+        ):
+            raise BadInput("query parameter is required in path")
+        tree = _tree(request, target.absolute)
+        found = await self._sandbox.search.fuzzy(
+            tree,
+            query or target.display,
+            limit,
+            otherwise="" if query else self._sandbox.settings.workdir,
+        )
+        matches = [
+            FuzzyMatch(each.path, each.score, "directory" if each.is_directory else "file")
+            for each in found
+        ]
+        return json_response(FuzzySearchResponse(matches, len(matches)))
+
+    async def content(self, request: Request) -> Response:
+        """Search the contents of files for a literal text."""
+        asked = request.query_params
+        text = asked.get("query", "")
+        if not text:
+            raise BadInput("query parameter is required")
+        query = ContentQuery(
+            text,
+            self._content_root(request),
+            case_sensitive=asked.get("caseSensitive") == "true",
+            limit=_number(request, "maxResults", 100, MAX_RESULTS),
+            pattern=asked.get("filePattern", ""),
+            excluded=_excluded(request),
+            context=_number(request, "contextLines", 0, MAX_CONTEXT),
+        )
+        lines = await self._sandbox.grep.search(query)
+        matches = [_content_match(line) for line in lines]
+        return json_response(ContentSearchResponse(utf8(text), matches, len(matches)))
+
+    def _content_root(self, request: Request) -> str:
+        """Return the directory; `//` is the working directory here, an encoded slash the root."""
+        target = self._target(request, CONTENT)
+        if target.display == "/" and b"%2F" not in raw_rest(request.scope, CONTENT):
+            return self._sandbox.settings.workdir
+        return target.absolute
+
+    def _target(self, request: Request, prefix: str) -> Target:
+        settings = self._sandbox.settings
+        rest = raw_rest(request.scope, prefix)
+        return resolve(rest, workdir=settings.workdir, home=settings.home)
+
+
+def _number(request: Request, name: str, default: int, most: int) -> int:
+    """Read a non-negative number; a larger one than `most` is taken as that."""
+    value = request.query_params.get(name, "")
+    if not value:
+        return default
+    if not (value.isascii() and value.isdigit()):
+        raise BadInput(f"invalid {name}: {value}")
+    return min(int(value[:12]), most)
+
+
+def _listed(request: Request, name: str) -> list[str]:
+    parts = request.query_params.get(name, "").split(",", MAX_LISTED)
+    if len(parts) > MAX_LISTED:
+        raise BadInput(f"{name} has more than {MAX_LISTED} entries")
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _excluded(request: Request) -> frozenset[str]:
+    """Read the directories to leave out; an empty parameter is the default, `,` is none."""
+    if not request.query_params.get("excludeDirs", ""):
+        return EXCLUDED
+    return frozenset(_listed(request, "excludeDirs"))
+
+
+def _tree(request: Request, root: str) -> TreeFilter:
+    return TreeFilter(
+        root,
+        patterns=tuple(_listed(request, "patterns")),
+        excluded=_excluded(request),
+        hidden=request.query_params.get("excludeHidden", "") not in {"", "true"},
+    )
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "replace")
+
+
+def _content_match(line: Line) -> ContentMatch:
+    hit = line.hit
+    match = ContentMatch(_text(line.path), hit.line, hit.column, _text(hit.text))
+    if line.context is not None:
+        match.context = _text(line.context)
+    return match
+
+
+async def _streamed(found: AsyncGenerator[list[bytes], None], kind: str) -> Response:
+    """Answer with all matches, batch by batch; what is wrong with the root shows before."""
+    first = await anext(found)
+
+    async def body() -> AsyncIterator[bytes]:
+        count = len(first)
+        yield b'{"matches":[' + _encoded(first, kind)
+        async with aclosing(found):
+            async for batch in found:
+                if batch:
+                    yield b"," + _encoded(batch, kind)
+                    count += len(batch)
+        yield b'],"total":%d}' % count
+
+    return StreamingResponse(body(), media_type="application/json; charset=utf-8")
+
+
+def _encoded(batch: list[bytes], kind: str) -> bytes:
+    """Encode matches without the brackets around them.
+
+    Where no character needs an escape, and few names have one, the whole batch is one replacement:
+    a tenth of the time.
+    """
+    joined = b"\0".join(batch)
+    if batch and _UNESCAPED(joined):
+        end = b'","type":"' + kind.encode() + b'"}'
+        return b'{"path":"' + joined.replace(b"\0", end + b',{"path":"') + end
+    return encode_json([FindMatch(_text(path), kind) for path in batch])[1:-1]
+
+
+def _while_wanted(handler: Handler, stopping: asyncio.Event) -> Handler:
+    """Give a handler up when its client goes or the server stops."""
+
+    async def handle(request: Request) -> Response:
+        return await until_disconnect(request, handler(request), stopping)
+
+    return handle
+
+
+def routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return the routes of this area."""
+    handlers = SearchHandlers(sandbox)
+    made: list[BaseRoute] = []
+    for prefix, handler in (
+        (FIND, handlers.find),
+        (FUZZY, handlers.fuzzy),
+        (CONTENT, handlers.content),
+    ):
+        made.append(path_route(prefix, _while_wanted(handler, sandbox.stopping)))
+        made.append(path_route(prefix, empty_head, "HEAD"))
+    return made

@@ -1,0 +1,161 @@
+"""Trees: `/filesystem/tree/{path}`, always absolute; and copies, which are trees as often."""
+
+import re
+from collections.abc import Iterator
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from sandkeeper.api.bodies import GeneratedBody
+from sandkeeper.api.body import read_json
+from sandkeeper.api.conditional import conditions
+from sandkeeper.api.encode_files import DirectoryEncoder
+from sandkeeper.api.http.files import FileHandlers
+from sandkeeper.api.respond import json_response, utf8
+from sandkeeper.api.routing import path_route, route
+from sandkeeper.api.schemas.files import CopyRequest, Success, TreeRequest
+from sandkeeper.api.streaming import until_disconnect
+from sandkeeper.api.urls import raw_rest
+from sandkeeper.core.paths import Target, resolve_tree
+from sandkeeper.errors import BadInput
+from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.services.trees import (
+    DEFAULT_BYTES,
+    DEFAULT_FILES,
+    MAX_BYTES,
+    MAX_FILES,
+    Tree,
+    TreeQuery,
+)
+from sandkeeper.services.work import Cancel
+
+__all__ = ["routes"]
+
+PREFIX = "/filesystem/tree"
+# Names that only begin like it (`tree.txt`, an absolute `/filesystem%2Ftree…`) are plain files.
+TREE = re.compile(rb"/+filesystem/tree(?:/|%2[Ff]|$)")
+
+
+class TreeHandlers:
+    """Handlers of trees and copies."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._files = sandbox.files
+        self._trees = sandbox.trees
+        self._copies = sandbox.copies
+        self._work = sandbox.file_work
+        self._stopping = sandbox.stopping
+        self._plain = FileHandlers(sandbox)
+
+    def _target(self, request: Request) -> Target:
+        return resolve_tree(raw_rest(request.scope, PREFIX))
+
+    async def get(self, request: Request) -> Response:
+        """List one level, or with `recursive=true` everything, with contents if asked."""
+        target = self._target(request)
+        if request.query_params.get("recursive") != "true":
+            return await self._work.run(self._one_level, target)
+        query = _query(request)
+        survey = self._work.walk(self._trees.survey, target.absolute, query)
+        tree = await until_disconnect(request, survey, self._stopping)
+        blocks = self._encode(target, tree)
+        return GeneratedBody(
+            self._work, blocks, {"Content-Type": "application/json; charset=utf-8"}
+        )
+
+    def _one_level(self, target: Target) -> Response:
+        self._trees.require_directory(target.absolute)
+        return self._plain.directory(target)
+
+    def _encode(self, target: Target, tree: Tree) -> Iterator[bytes]:
+        encoder = DirectoryEncoder(self._files.owners, target.display)
+        return encoder.tree_blocks(self._trees.contents(tree), tree.directories)
+
+    async def head(self, request: Request) -> Response:
+        """Tell what is there, as HEAD of the path itself does."""
+        return await self._work.run(self._plain.describe, self._target(request).absolute)
+
+    async def put(self, request: Request) -> Response:
+        """Write many files, all staged before the first is put in place."""
+        target = self._target(request)
+        body = await read_json(request, TreeRequest, self._files.settings.write_limit)
+        contents = {name: text or "" for name, text in body.files.items()}
+        return await until_disconnect(
+            request, self._work.walk(self._write, target, contents), self._stopping
+        )
+
+    def _write(self, target: Target, contents: dict[str, str], cancel: Cancel) -> Response:
+        self._trees.write(target.absolute, contents, cancel)
+        return self._plain.directory(target)
+
+    async def delete(self, request: Request) -> Response:
+        """Delete a directory."""
+        target = self._target(request)
+        recursive = request.query_params.get("recursive") == "true"
+        delete = self._work.walk(self._trees.delete, target.absolute, recursive)
+        await until_disconnect(request, delete, self._stopping)
+        return json_response(
+            Success(path=utf8(target.display), message="Directory deleted successfully")
+        )
+
+    async def copy(self, request: Request) -> Response:
+        """Copy as `cp -r` does; `noOverwrite` creates everything exclusively."""
+        source, destination, body = await self._pair(request)
+        copy = partial(self._copies.copy, source.absolute, destination.absolute, body.noOverwrite)
+        path = await until_disconnect(request, self._work.walk(copy), self._stopping)
+        return json_response(Success(path=utf8(path), message="Copied successfully"))
+
+    async def move(self, request: Request) -> Response:
+        """Move as `mv` does, but never merge."""
+        source, destination, body = await self._pair(request)
+        paths = source.absolute, destination.absolute
+        move = partial(self._copies.move, *paths, body.noOverwrite, conditions(request))
+        path = await until_disconnect(request, self._work.walk(move), self._stopping)
+        return json_response(Success(path=utf8(path), message="Moved successfully"))
+
+    async def _pair(self, request: Request) -> tuple[Target, Target, CopyRequest]:
+        body = await read_json(request, CopyRequest, self._files.settings.write_limit)
+        if not body.source or not body.destination:
+            raise BadInput("source and destination are required")
+        resolve = self._files.resolve_text
+        return resolve(body.source), resolve(body.destination), body
+
+
+def _query(request: Request) -> TreeQuery:
+    asked = request.query_params
+    return TreeQuery(
+        content=asked.get("content") == "true",
+        patterns=_list(asked.get("patterns", "")),
+        exclude_directories=frozenset(_list(asked.get("excludeDirs", ""))),
+        exclude_hidden=asked.get("excludeHidden") == "true",
+        max_files=_limit(request, "maxFiles", DEFAULT_FILES, MAX_FILES),
+        max_bytes=_limit(request, "maxBytes", DEFAULT_BYTES, MAX_BYTES),
+    )
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(item for part in text.split(",") if (item := part.strip()))
+
+
+def _limit(request: Request, name: str, default: int, most: int) -> int:
+    text = request.query_params.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise BadInput(f"invalid {name}: {text}")
+    return min(int(text), most)
+
+
+def routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return the routes of this area; they stand before those of plain files."""
+    handlers = TreeHandlers(sandbox)
+    return [
+        path_route(PREFIX, handlers.get, raw_pattern=TREE),
+        path_route(PREFIX, handlers.head, "HEAD", raw_pattern=TREE),
+        path_route(PREFIX, handlers.put, "PUT", raw_pattern=TREE),
+        path_route(PREFIX, handlers.delete, "DELETE", raw_pattern=TREE),
+        route("/filesystem-copy", handlers.copy, "POST"),
+        route("/filesystem-move", handlers.move, "POST"),
+    ]

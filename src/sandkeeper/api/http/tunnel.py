@@ -1,0 +1,49 @@
+"""The WireGuard tunnel: apply, disconnect. Nothing can be read: the configuration holds keys."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from sandkeeper.api.audit import caller
+from sandkeeper.api.body import read_json
+from sandkeeper.api.respond import json_response
+from sandkeeper.api.routing import route
+from sandkeeper.api.schemas.tunnel import TunnelConfigRequest
+from sandkeeper.errors import BadInput
+from sandkeeper.services.sandbox import Sandbox
+
+__all__ = ["routes"]
+
+BODY_BYTES = 1 << 20
+
+
+class TunnelHandlers:
+    """Handlers over the tunnel."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._tunnel = sandbox.tunnel
+
+    async def apply(self, request: Request) -> Response:
+        """Replace the tunnel."""
+        body = await read_json(request, TunnelConfigRequest, BODY_BYTES)
+        if not body.config:
+            raise BadInput("invalid request body: config is required")
+        self._sandbox.access.audit("tunnel_update", caller(request))
+        await self._tunnel.apply(body.config)
+        return json_response({"path": "", "message": "Tunnel configuration updated successfully"})
+
+    async def disconnect(self, request: Request) -> Response:
+        """Take the tunnel away."""
+        self._sandbox.access.audit("tunnel_disconnect", caller(request))
+        await self._tunnel.disconnect()
+        return json_response({"path": "", "message": "Tunnel disconnected"})
+
+
+def routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return the routes of this area."""
+    handlers = TunnelHandlers(sandbox)
+    return [
+        route("/network/tunnel/config", handlers.apply, "PUT"),
+        route("/network/tunnel", handlers.disconnect, "DELETE"),
+    ]

@@ -1,0 +1,137 @@
+"""Uploads in parts: `/filesystem-multipart`."""
+
+import json
+import re
+from contextlib import aclosing
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from sandkeeper.api.body import parse_json, read_body, read_json
+from sandkeeper.api.conditional import conditions
+from sandkeeper.api.forms import Part, form_parts
+from sandkeeper.api.respond import encode_json, json_response, utf8
+from sandkeeper.api.routing import path_route, route
+from sandkeeper.api.schemas.files import (
+    CompleteRequest,
+    PartDone,
+    Success,
+    UploadRequest,
+    UploadStarted,
+)
+from sandkeeper.api.urls import raw_rest
+from sandkeeper.core.entries import etag, parse_octal
+from sandkeeper.errors import BadInput, TooLarge
+from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.services.upload_store import Session, UploadedPart
+
+__all__ = ["routes"]
+
+INITIATE = "/filesystem-multipart/initiate"
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+class UploadHandlers:
+    """Handlers of sessions."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._files = sandbox.files
+        self._uploads = sandbox.uploads
+        self._limit = sandbox.settings.body_limit
+
+    async def initiate(self, request: Request) -> Response:
+        """Begin a session; a body that cannot be read means none was sent."""
+        target = self._files.resolve(raw_rest(request.scope, INITIATE))
+        try:
+            asked = parse_json(await read_body(request, self._limit), UploadRequest).permissions
+        except (BadInput, TooLarge):
+            asked = ""
+        try:
+            mode = parse_octal(asked) if asked else 0o644
+        except ValueError as error:
+            raise BadInput(f"invalid permissions format: {error}") from None
+        session = await self._uploads.initiate(target.absolute, mode & 0o777)
+        return json_response(UploadStarted(session.uploadId, utf8(session.path)))
+
+    async def sessions(self, _request: Request) -> Response:
+        """List all sessions, oldest first."""
+        found = self._uploads.sessions()
+        body = await self._files.work.own(_encode_sessions, found)
+        return Response(body, 200, media_type="application/json; charset=utf-8")
+
+    async def part(self, request: Request) -> Response:
+        """Take one part; its first form part named `file` counts."""
+        number = _part_number(request.query_params.get("partNumber", ""))
+        upload_id = request.path_params["upload_id"]
+        async with aclosing(form_parts(request)) as parts:
+            async for part in parts:
+                if part.name == "file":
+                    done = await self._take(upload_id, number, part)
+                    break
+            else:
+                raise BadInput("missing 'file' field in multipart form")
+        return json_response(PartDone(done.partNumber, done.etag, done.size))
+
+    async def _take(self, upload_id: str, number: int, part: Part) -> UploadedPart:
+        upload = self._uploads.part(upload_id, number)
+        try:
+            async for piece in part:
+                await upload.write(piece)
+            return await upload.finish()
+        finally:
+            await upload.abort()
+
+    async def parts(self, request: Request) -> Response:
+        """List a session's parts by number."""
+        upload_id = request.path_params["upload_id"]
+        parts = self._uploads.parts(upload_id)
+        return json_response({"uploadId": upload_id, "parts": parts})
+
+    async def complete(self, request: Request) -> Response:
+        """Assemble the listed parts and put the file in place."""
+        body = await read_json(request, CompleteRequest, self._limit)
+        if not body.parts:
+            raise BadInput("at least one part is required")
+        wanted = [(part.partNumber, part.etag) for part in body.parts]
+        upload_id = request.path_params["upload_id"]
+        path, info = await self._uploads.complete(upload_id, wanted, conditions(request))
+        return json_response(
+            Success(utf8(path), "Multipart upload completed successfully"),
+            headers={"ETag": etag(info)},
+        )
+
+    async def abort(self, request: Request) -> Response:
+        """Drop a session."""
+        await self._uploads.abort(request.path_params["upload_id"])
+        return json_response(Success("", "Multipart upload aborted successfully"))
+
+
+def _encode_sessions(found: list[Session]) -> bytes:
+    for session in found:
+        session.path = utf8(session.path)
+    return encode_json({"uploads": found})
+
+
+def _part_number(text: str) -> int:
+    """Read the number as Go's strconv.Atoi; raises BadInput."""
+    if not text:
+        raise BadInput("partNumber is required")
+    if _INTEGER.fullmatch(text) is None:
+        quoted = json.dumps(text[:64], ensure_ascii=False)
+        raise BadInput(f"invalid partNumber: strconv.Atoi: parsing {quoted}: invalid syntax")
+    return int(text)
+
+
+def routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return the routes of this area."""
+    handlers = UploadHandlers(sandbox)
+    one = "/filesystem-multipart/{upload_id}"
+    return [
+        path_route(INITIATE, handlers.initiate, "POST"),
+        route("/filesystem-multipart", handlers.sessions),
+        route(f"{one}/part", handlers.part, "PUT"),
+        route(f"{one}/parts", handlers.parts),
+        route(f"{one}/complete", handlers.complete, "POST"),
+        route(f"{one}/abort", handlers.abort, "DELETE"),
+    ]

@@ -1,0 +1,113 @@
+"""Watching: a live stream of changes, and what changed since a cursor."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import Receive, Scope, Send
+
+from sandkeeper.api.respond import encode_json, json_response, utf8
+from sandkeeper.api.routing import empty_head, path_route
+from sandkeeper.api.schemas.watch import ChangesResponse, WatchEvent
+from sandkeeper.api.streaming import StreamResponse
+from sandkeeper.api.urls import raw_rest
+from sandkeeper.core.paths import Target, located, resolve
+from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.services.watch import Change, Watch, Watches
+from sandkeeper.services.watching import Scope as WatchScope
+
+__all__ = ["routes"]
+
+WATCH, CHANGES = "/watch/filesystem", "/filesystem-changes"
+HEARTBEAT_SECONDS = 3.5
+HEARTBEAT = b"[keepalive]\n"
+
+
+class WatchStream(StreamResponse):
+    """The lines of one watch. The watch ends with the stream, and the stream with the watch."""
+
+    def __init__(self, watches: Watches, watch: Watch) -> None:
+        super().__init__(_lines(watch), "text/plain; charset=utf-8")
+        self._release = partial(watches.release, watch)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream until either side ends."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await asyncio.shield(self._release())
+
+
+async def _lines(watch: Watch) -> AsyncIterator[bytes]:
+    """Yield lines as they come, and a heartbeat after every silence; never a heartbeat at once."""
+    while (changes := await watch.take(HEARTBEAT_SECONDS)) is not None:
+        yield b"".join(map(_line, changes)) or HEARTBEAT
+
+
+def _line(change: Change) -> bytes:
+    name = change.name.decode("utf-8", "replace")
+    directory = change.directory.decode("utf-8", "replace")
+    return encode_json(WatchEvent(change.how, name, directory)) + b"\n"
+
+
+class WatchHandlers:
+    """Handlers of both."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    async def watch(self, request: Request) -> Response:
+        """Open a watch and stream it."""
+        target = self._target(request, WATCH)
+        recursive = target.display.endswith("/**")
+        if recursive:
+            display = target.display.removesuffix("**")
+            target = located(display, workdir=self._sandbox.settings.workdir)
+        scope = WatchScope(target.absolute, recursive, _ignored(request))
+        watches = self._sandbox.watches
+        return WatchStream(watches, await watches.watch(scope))
+
+    async def changes(self, request: Request) -> Response:
+        """Tell what changed since a cursor."""
+        target = self._target(request, CHANGES)
+        scope = WatchScope(target.absolute, True, _ignored(request))
+        cursor = request.query_params.get("since", "")
+        answer = await self._sandbox.changes.since(scope, cursor)
+        response = ChangesResponse(
+            utf8(target.shown),
+            answer.cursor,
+            answer.reset,
+            _texts(answer.created),
+            _texts(answer.changed),
+            _texts(answer.deleted),
+        )
+        return json_response(response)
+
+    def _target(self, request: Request, prefix: str) -> Target:
+        settings = self._sandbox.settings
+        rest = raw_rest(request.scope, prefix)
+        return resolve(rest, workdir=settings.workdir, home=settings.home)
+
+
+def _ignored(request: Request) -> tuple[str, ...]:
+    """Read the texts to ignore: neither trimmed nor patterns, as the contract has it."""
+    texts = request.query_params.get("ignore", "").split(",")
+    return tuple(text for text in texts if text)
+
+
+def _texts(paths: list[bytes]) -> list[str]:
+    return [path.decode("utf-8", "replace") for path in paths]
+
+
+def routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return the routes of this area."""
+    handlers = WatchHandlers(sandbox)
+    return [
+        path_route(WATCH, handlers.watch),
+        path_route(WATCH, empty_head, "HEAD"),
+        path_route(CHANGES, handlers.changes),
+        path_route(CHANGES, empty_head, "HEAD"),
+    ]

@@ -1,0 +1,217 @@
+"""`POST /mcp`: what of streamable HTTP is decided before any tool is known.
+
+Stateless, one JSON answer per request, no session. This module does not import the SDK: a request
+that is refused costs nothing, and the first good one has it imported in a thread.
+"""
+
+import asyncio
+import ipaddress
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from sandkeeper.api.audit import caller
+from sandkeeper.api.body import read_body
+from sandkeeper.api.respond import json_response
+from sandkeeper.api.routing import route
+from sandkeeper.api.streaming import until_disconnect
+from sandkeeper.errors import BadInput, TooLarge
+from sandkeeper.services.access import Caller
+from sandkeeper.services.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from sandkeeper.api.mcp.server import ToolServer
+
+__all__ = ["routes"]
+
+BODY_BYTES = 4 << 20
+BATCH_MOST = 500
+BATCH_AT_ONCE = 8
+BATCH_VERSIONS = frozenset({"2024-11-05", "2025-03-26"})
+VERSIONS = BATCH_VERSIONS | {"2025-06-18", "2025-11-25"}
+METHODS = frozenset(
+    {
+        *("initialize", "ping", "tools/list", "tools/call", "logging/setLevel"),
+        *("prompts/list", "prompts/get", "resources/list", "resources/templates/list"),
+        *("resources/read", "resources/subscribe", "resources/unsubscribe"),
+        "completion/complete",
+    }
+)
+"""Methods of the protocol; those we do not serve are answered as such by the SDK."""
+
+Message = dict[str, Any]
+
+
+class McpHandlers:
+    """Handlers of `/mcp`."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._loading: asyncio.Task[ToolServer] | None = None
+
+    async def refuse_get(self, _request: Request) -> Response:
+        """Tell clients that look for a stream that there is none: they rely on the 405."""
+        text = "SSE streaming not supported. Please use POST for MCP communication."
+        return json_response({"error": text}, 405, {"Allow": "POST"})
+
+    async def post(self, request: Request) -> Response:
+        """Answer one message or, in the older versions of the protocol, several."""
+        try:
+            version = _check_head(request)
+            body = await read_body(request, BODY_BYTES)
+            if "last-event-id" in request.headers:
+                raise BadInput("Last-Event-ID is not supported: there is nothing to resume")
+            messages, batch = _messages(body, version)
+        except _Refused as refusal:
+            return _text(refusal.status, str(refusal))
+        except TooLarge as error:
+            return _text(413, str(error))
+        except BadInput as error:
+            return _text(400, str(error))
+        asked = [message for message in messages if _is_request(message)]
+        if not asked:
+            return Response(b"", 202)
+        server = await self._server()
+        who = caller(request)
+        if not batch:
+            answer = await until_disconnect(
+                request, server.answer(asked[0], version, who), self._sandbox.stopping
+            )
+            return _json(answer)
+        work = _answer_all(server, asked, version, who)
+        return _json(await until_disconnect(request, work, self._sandbox.stopping))
+
+    async def _server(self) -> "ToolServer":
+        if self._loading is None or (self._loading.done() and self._loading.exception()):
+            self._loading = asyncio.ensure_future(asyncio.to_thread(_load, self._sandbox))
+        # Shielded: whoever came first may go away while others wait for the same import.
+        return await asyncio.shield(self._loading)
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def _load(sandbox: Sandbox) -> "ToolServer":
+    from sandkeeper.api.mcp.server import ToolServer
+
+    return ToolServer(sandbox)
+
+
+def _check_head(request: Request) -> str:
+    """Check the headers in the contract's order; returns the protocol version."""
+    headers = request.headers
+    local = request.scope.get("server") or ("", 0)
+    host = headers.get("host", "")
+    if _is_loopback(local[0]) and not _is_loopback(_without_port(host)):
+        # A page that had its name point to 127.0.0.1 sends its own name here (DNS rebinding).
+        raise _Refused(403, f'Forbidden: invalid Host header "{host}"')
+    version = headers.get("mcp-protocol-version", "2025-03-26")
+    if version not in VERSIONS:
+        raise _Refused(400, f"Bad Request: unsupported protocol version {version[:64]!r}")
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise _Refused(415, "Content-Type must be 'application/json'")
+    if not _accepts_both(headers.getlist("accept")):
+        raise _Refused(400, "Accept must contain both 'application/json' and 'text/event-stream'")
+    return version
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.rpartition(":")[0] if host.count(":") == 1 else host
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+def _accepts_both(values: Sequence[str]) -> bool:
+    kinds = {
+        part.partition(";")[0].strip().lower() for value in values for part in value.split(",")
+    }
+    if "*/*" in kinds:
+        return True
+    return bool(
+        kinds & {"application/json", "application/*"} and kinds & {"text/event-stream", "text/*"}
+    )
+
+
+def _messages(body: bytes, version: str) -> tuple[list[Message], bool]:
+    """Return the messages of a body and whether they came as a batch; raises BadInput."""
+    if not body.strip():
+        raise BadInput("POST requires a non-empty body")
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"malformed payload: {error}") from None
+    batch = isinstance(found, list)
+    messages = found if batch else [found]
+    if batch and version not in BATCH_VERSIONS:
+        raise BadInput(f"JSON-RPC batching is not part of version {version}")
+    if batch and not 1 <= len(messages) <= BATCH_MOST:
+        raise BadInput(f"a batch has 1 to {BATCH_MOST} messages")
+    for message in messages:
+        _check_message(message)
+    return messages, batch
+
+
+def _check_message(message: object) -> None:
+    if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
+        raise BadInput("malformed payload: not a JSON-RPC 2.0 message")
+    method = message.get("method")
+    if method is None and "id" in message and ("result" in message or "error" in message):
+        return  # a response to a request we never made
+    if not isinstance(method, str):
+        raise BadInput("malformed payload: a message needs a method")
+    if "id" not in message:
+        return
+    if isinstance(message["id"], bool) or not isinstance(message["id"], str | int):
+        raise BadInput("malformed payload: an id is a string or an integer")
+    if method not in METHODS:
+        raise BadInput(f"method not found: {method[:64]!r}")
+    if not isinstance(message.get("params") or {}, dict):
+        raise BadInput("malformed payload: params is an object")
+
+
+def _is_request(message: Message) -> bool:
+    return "method" in message and "id" in message
+
+
+async def _answer_all(
+    server: "ToolServer", messages: list[Message], version: str, who: Caller
+) -> list[Message]:
+    room = asyncio.Semaphore(BATCH_AT_ONCE)
+
+    async def one(message: Message) -> Message:
+        async with room:
+            return await server.answer(message, version, who)
+
+    return await asyncio.gather(*map(one, messages))
+
+
+def _text(status: int, text: str) -> Response:
+    return Response(text.encode("utf-8", "replace"), status, media_type="text/plain; charset=utf-8")
+
+
+def _json(value: Message | list[Message]) -> Response:
+    return Response(msgspec.json.encode(value), 200, media_type="application/json")
+
+
+def routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return the routes of this area."""
+    handlers = McpHandlers(sandbox)
+    return [route("/mcp", handlers.post, "POST"), route("/mcp", handlers.refuse_get)]

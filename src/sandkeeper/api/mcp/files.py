@@ -1,0 +1,355 @@
+"""File tools of the contract, and edits with preconditions."""
+
+import os
+import posixpath
+import stat
+from functools import partial
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from sandkeeper.api.encode_files import DirectoryEncoder, encode_file
+from sandkeeper.api.mcp.tool import Arguments, Tool
+from sandkeeper.api.schemas.files import Directory
+from sandkeeper.core.entries import etag, file_type, parse_octal, permissions, rfc3339
+from sandkeeper.core.paths import Target
+from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.services.access import Caller
+from sandkeeper.services.conditions import NO_CONDITIONS
+from sandkeeper.services.edits import Edit, edit_file
+from sandkeeper.services.files import Files
+from sandkeeper.services.sandbox import Sandbox
+
+__all__ = ["Listed", "list_directory", "target_of", "tools"]
+
+ENTRIES_MOST = 20_000
+EDITS_MOST = 200
+PATH = Annotated[str, Meta(description="Absolute, or below the working directory")]
+_directory = msgspec.json.Decoder(Directory).decode
+
+
+class NoArguments(Arguments):
+    """Nothing."""
+
+
+class PathArgument(Arguments):
+    """Which file or directory."""
+
+    path: PATH
+
+
+class WriteArguments(Arguments):
+    """What to write."""
+
+    path: PATH
+    content: str = ""
+    permissions: Annotated[
+        str, Meta(description="Octal, for a new file or directory; 0644 by default")
+    ] = ""
+    is_directory: Annotated[bool, Meta(description="Make a directory instead")] = False
+
+
+class EditArguments(Arguments):
+    """What to replace."""
+
+    path: PATH
+    old_string: Annotated[str, Meta(description="Text as it stands, unique unless replaceAll")]
+    new_string: Annotated[str, Meta(description="Text to put in its place")]
+    replace_all: bool = False
+
+
+class DeleteArguments(Arguments):
+    """What to delete."""
+
+    path: PATH
+    is_directory: Annotated[bool, Meta(description="Detected; accepted and not needed")] = False
+    recursive: Annotated[bool, Meta(description="With all that is in the directory")] = False
+
+
+class OneEdit(Arguments):
+    """One of several edits."""
+
+    old_string: str
+    new_string: str
+    replace_all: bool = False
+
+
+class EditsArguments(Arguments):
+    """Several edits of one file."""
+
+    path: PATH
+    edits: Annotated[
+        list[OneEdit], Meta(description="Applied in order; if one fails none is", min_length=1)
+    ]
+    etag: Annotated[
+        str, Meta(description="Refuse unless the file has this etag (of fsStat or an edit)")
+    ] = ""
+
+
+class WorkingDirectory(msgspec.Struct):
+    """Where relative paths begin."""
+
+    path: str
+
+
+class Listed(msgspec.Struct):
+    """One level of a directory."""
+
+    directory: Directory
+
+
+class FileRead(msgspec.Struct, rename="camel"):
+    """A file with its content; bytes that are not UTF-8 come as U+FFFD."""
+
+    path: str
+    name: str
+    permissions: str
+    size: int
+    last_modified: str
+    owner: str
+    group: str
+    content: str
+
+
+class Done(msgspec.Struct):
+    """What was changed."""
+
+    path: str
+    message: str
+
+
+class Replaced(msgspec.Struct, rename="camel"):
+    """How many places were changed."""
+
+    path: str
+    occurrences_replaced: int
+
+
+class ReplacedState(msgspec.Struct, rename="camel"):
+    """How many places were changed, and the new state's etag."""
+
+    path: str
+    occurrences_replaced: int
+    etag: str
+
+
+class State(msgspec.Struct, rename="camel"):
+    """What is at a path; links are not followed, `target` says where one leads."""
+
+    path: str
+    type: str
+    permissions: str
+    size: int
+    last_modified: str
+    owner: str
+    group: str
+    etag: str
+    target: str
+
+
+def target_of(files: Files, path: str) -> Target:
+    """Resolve an argument; raises BadInput for an empty one."""
+    if not path:
+        raise BadInput("path is empty")
+    return files.resolve_text(path)
+
+
+def list_directory(files: Files, target: Target) -> Listed:
+    """List one level; blocking. Raises NotFound, Unprocessable (no directory, too many)."""
+    if not stat.S_ISDIR(files.look(target.absolute).st_mode):
+        raise Unprocessable(f"{target.display} is not a directory")
+    listing = files.listing(target.absolute)
+    try:
+        count = len(listing.files) + len(listing.directories)
+        if count > ENTRIES_MOST:
+            raise Unprocessable(f"{count} entries are more than {ENTRIES_MOST}; search instead")
+        encoder = DirectoryEncoder(files.owners, target.shown)
+        blocks = encoder.blocks(listing.batches(), listing.directories)
+        return Listed(_directory(b"".join(blocks)))
+    finally:
+        listing.fd.close()
+
+
+class FileTools:
+    """The tools over `services.files`; everything blocking runs as the workload's user."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._files = sandbox.files
+        self._work = sandbox.files.work
+
+    async def working_directory(self, _arguments: NoArguments, _who: Caller) -> WorkingDirectory:
+        """Return the working directory."""
+        return WorkingDirectory(self._files.workdir)
+
+    async def list(self, wanted: PathArgument, _who: Caller) -> Listed:
+        """List one level of a directory."""
+        target = self._files.resolve_text(wanted.path)
+        return await self._work.run(list_directory, self._files, target)
+
+    async def read(self, wanted: PathArgument, _who: Caller) -> FileRead:
+        """Read a whole file."""
+        return await self._work.run(self._read, target_of(self._files, wanted.path))
+
+    def _read(self, target: Target) -> FileRead:
+        info = self._files.look(target.absolute)
+        if stat.S_ISDIR(info.st_mode):
+            raise BadInput(f"{target.display} is a directory, not a file")
+        content = self._files.content(target.absolute, info)
+        owners = self._files.owners
+        owners.refresh()
+        body = encode_file(owners, target.display, content.info, content.data)
+        read = msgspec.json.decode(body, type=FileRead)
+        read.last_modified = _seconds(content.info)
+        return read
+
+    async def write(self, wanted: WriteArguments, _who: Caller) -> Done:
+        """Write a whole file, or make a directory."""
+        target = target_of(self._files, wanted.path)
+        mode = _octal(wanted.permissions, 0o755 if wanted.is_directory else 0o644)
+        if wanted.is_directory:
+            await self._work.run(self._files.make_directory, target.absolute, mode)
+            return Done(target.display, "Directory created successfully")
+        data = wanted.content.encode()
+        await self._work.run(self._files.write, target.absolute, data, mode)
+        return Done(target.display, "File created/updated successfully")
+
+    async def edit(self, wanted: EditArguments, _who: Caller) -> Replaced:
+        """Replace text in a file."""
+        target = target_of(self._files, wanted.path)
+        edits = [_edit(wanted.old_string, wanted.new_string, wanted.replace_all)]
+        done = await self._work.run(edit_file, self._files, target.absolute, edits)
+        return Replaced(target.display, done.replaced)
+
+    async def apply_edits(self, wanted: EditsArguments, _who: Caller) -> ReplacedState:
+        """Make several replacements, all or none."""
+        if len(wanted.edits) > EDITS_MOST:
+            raise BadInput(f"more than {EDITS_MOST} edits")
+        target = target_of(self._files, wanted.path)
+        edits = [_edit(one.old_string, one.new_string, one.replace_all) for one in wanted.edits]
+        done = await self._work.run(edit_file, self._files, target.absolute, edits, wanted.etag)
+        return ReplacedState(target.display, done.replaced, done.etag)
+
+    async def delete(self, wanted: DeleteArguments, _who: Caller) -> Done:
+        """Delete a file, a link or a directory."""
+        target = target_of(self._files, wanted.path)
+        was_directory = await self._work.walk(
+            partial(self._files.delete, target.absolute, wanted.recursive, NO_CONDITIONS)
+        )
+        kind = "Directory" if was_directory else "File"
+        return Done(target.display, f"{kind} deleted successfully")
+
+    async def stat(self, wanted: PathArgument, _who: Caller) -> State:
+        """Look at what is there."""
+        return await self._work.run(self._stat, target_of(self._files, wanted.path))
+
+    def _stat(self, target: Target) -> State:
+        try:
+            info = os.lstat(target.absolute)
+            is_link = stat.S_ISLNK(info.st_mode)
+            leads_to = os.readlink(target.absolute) if is_link else ""
+            state = os.stat(target.absolute) if is_link else info
+        except FileNotFoundError:
+            raise NotFound(f"{target.display} does not exist") from None
+        except (OSError, ValueError) as error:
+            raise Unprocessable(f"cannot look at {target.display}: {error}") from None
+        owners = self._files.owners
+        owners.refresh()
+        return State(
+            path=target.display,
+            type=file_type(info.st_mode),
+            permissions=permissions(info.st_mode),
+            size=info.st_size,
+            last_modified=_seconds(info),
+            owner=owners.user(info.st_uid),
+            group=owners.group(info.st_gid),
+            etag=etag(state),
+            target=posixpath.normpath(leads_to) if leads_to else "",
+        )
+
+
+def _edit(old: str, new: str, every: bool) -> Edit:
+    return Edit(old.encode(), new.encode(), every)
+
+
+def _seconds(info: os.stat_result) -> str:
+    return rfc3339(info.st_mtime_ns // 1_000_000_000 * 1_000_000_000)
+
+
+def _octal(text: str, default: int) -> int:
+    """Read permissions; what is not octal is the default, as the contract says."""
+    try:
+        return parse_octal(text) & 0o7777 if text else default
+    except ValueError:
+        return default
+
+
+def tools(sandbox: Sandbox) -> list[Tool]:
+    """Return the file tools."""
+    made = FileTools(sandbox)
+    return [
+        Tool(
+            "fsGetWorkingDirectory",
+            "Return the working directory, where relative paths begin.",
+            NoArguments,
+            WorkingDirectory,
+            made.working_directory,
+        ),
+        Tool(
+            "fsListDirectory",
+            "List the files and subdirectories of a directory, one level.",
+            PathArgument,
+            Listed,
+            made.list,
+            "failed to list directory: ",
+        ),
+        Tool(
+            "fsReadFile",
+            "Read a text file with its size, permissions, owner and time.",
+            PathArgument,
+            FileRead,
+            made.read,
+            "failed to read file: ",
+        ),
+        Tool(
+            "fsWriteFile",
+            "Create or replace a file as a whole, with missing parents, or make a directory.",
+            WriteArguments,
+            Done,
+            made.write,
+            "failed to write: ",
+        ),
+        Tool(
+            "fsEditFile",
+            "Replace text in a file: oldString must occur exactly once, or replaceAll be set.",
+            EditArguments,
+            Replaced,
+            made.edit,
+            "failed to edit file: ",
+        ),
+        Tool(
+            "fsApplyEdits",
+            "Make several replacements in one file, all or none, if wanted only while the file "
+            "still has the state you know (etag).",
+            EditsArguments,
+            ReplacedState,
+            made.apply_edits,
+            "failed to edit file: ",
+        ),
+        Tool(
+            "fsDeleteFileOrDirectory",
+            "Delete a file, a link or a directory; one that is not empty needs recursive.",
+            DeleteArguments,
+            Done,
+            made.delete,
+            "failed to delete: ",
+        ),
+        Tool(
+            "fsStat",
+            "Look at a path without reading it: type, size, permissions, owner, time, etag.",
+            PathArgument,
+            State,
+            made.stat,
+            "failed to stat: ",
+        ),
+    ]

@@ -1,0 +1,160 @@
+"""A tool: its name, its closed schemas, and what it does."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from sandkeeper.api.respond import utf8
+from sandkeeper.errors import BadInput
+from sandkeeper.services.access import Caller
+
+__all__ = ["Arguments", "Tool", "closed_schema", "content_of"]
+
+INTEGERS = range(-(1 << 63), 1 << 63)
+
+
+class Arguments(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """The arguments of a tool; unknown ones are an error. Fields with defaults may be null."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One tool.
+
+    `call` takes the arguments and who asks, and returns a struct whose JSON is the result; it
+    raises `sandkeeper.errors`, told to the caller behind `prefix`. A tool whose `enabled` says no
+    is neither listed nor called; it is asked each time.
+    """
+
+    name: str
+    description: str
+    arguments: type[msgspec.Struct]
+    result: type[msgspec.Struct]
+    call: Callable[[Any, Caller], Awaitable[msgspec.Struct]]
+    prefix: str = ""
+    enabled: Callable[[], bool] = lambda: True
+
+    @cached_property
+    def listing(self) -> dict[str, Any]:
+        """The entry in `tools/list`."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "inputSchema": closed_schema(self.arguments),
+            "outputSchema": closed_schema(self.result),
+        }
+
+    def parse(self, arguments: Any) -> Any:
+        """Return the arguments as their struct; raises BadInput, never another error."""
+        try:
+            given = {} if arguments is None else arguments
+            _check(given)
+            return msgspec.convert(_without_nulls(given, self.arguments), self.arguments)
+        except (msgspec.ValidationError, BadInput) as error:
+            raise BadInput(f'validating "arguments": {error}') from None
+
+
+def _check(value: Any, depth: int = 0) -> None:
+    """Refuse what no argument can be: numbers beyond 64 bits, text with NUL or half characters."""
+    if depth > 32:
+        raise BadInput("nested too deeply")
+    if isinstance(value, int) and value not in INTEGERS:
+        raise BadInput("a number does not fit 64 bits")
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise BadInput("text with half a surrogate pair") from None
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check(key, depth + 1)
+            _check(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check(item, depth + 1)
+
+
+def _without_nulls(given: Any, model: type[msgspec.Struct]) -> Any:
+    """Leave out null for optional fields: it means the default."""
+    if not isinstance(given, dict):
+        return given
+    optional = {
+        item.encode_name
+        for item in msgspec.structs.fields(model)
+        if not item.required and item.name != "env"
+    }
+    return {k: v for k, v in given.items() if v is not None or k not in optional}
+
+
+def closed_schema(model: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the JSON schema of a struct: in one piece, closed, null allowed where it is optional.
+
+    `env` is the one optional field that the contract does not let be null.
+    """
+    (schema,), parts = msgspec.json.schema_components([model])
+    return _inlined(schema, parts, nullable=issubclass(model, Arguments))
+
+
+def _inlined(schema: dict[str, Any], parts: dict[str, Any], *, nullable: bool) -> dict[str, Any]:
+    if "$ref" in schema:
+        return _inlined(parts[schema["$ref"].rpartition("/")[2]], parts, nullable=nullable)
+    made = {key: value for key, value in schema.items() if key not in {"title", "$defs"}}
+    if "anyOf" in made:
+        kinds = [_inlined(part, parts, nullable=nullable) for part in made.pop("anyOf")]
+        made |= _one_of(kinds)
+    if isinstance(made.get("items"), dict):
+        made["items"] = _inlined(made["items"], parts, nullable=nullable)
+    if "properties" not in made:
+        return made
+    required = made.get("required", [])
+    properties = {}
+    for name, part in made["properties"].items():
+        inner = _inlined(part, parts, nullable=nullable)
+        if nullable and name not in required and name != "env":
+            inner = _or_null(inner)
+        properties[name] = inner
+    made.pop("description", None)  # the class's words are for readers of the code
+    return {
+        **made,
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def _one_of(kinds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write `X or null` in the short way that older clients understand."""
+    others = [kind for kind in kinds if kind != {"type": "null"}]
+    if len(others) == 1:
+        return _or_null(others[0]) if len(others) < len(kinds) else others[0]
+    return {"anyOf": kinds}
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    kind = schema.get("type")
+    if isinstance(kind, str):
+        return {**schema, "type": [kind, "null"]}
+    return schema
+
+
+def content_of(result: msgspec.Struct) -> tuple[Any, str]:
+    """Return a result as plain values and as compact JSON with sorted keys."""
+    content = msgspec.to_builtins(result)
+    try:
+        return content, msgspec.json.encode(content, order="sorted").decode()
+    except UnicodeEncodeError:  # a file name that is not UTF-8
+        content = _readable(content)
+        return content, msgspec.json.encode(content, order="sorted").decode()
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, str):
+        return utf8(value)
+    if isinstance(value, list):
+        return [_readable(item) for item in value]
+    if isinstance(value, dict):
+        return {_readable(key): _readable(item) for key, item in value.items()}
+    return value

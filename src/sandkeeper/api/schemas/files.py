@@ -1,0 +1,176 @@
+"""Wire structs of files; field names are the wire's."""
+
+from msgspec import UNSET, Struct, UnsetType
+
+__all__ = [
+    "AttributesRequest",
+    "CompleteRequest",
+    "CopyRequest",
+    "Directory",
+    "EditDone",
+    "EditRequest",
+    "File",
+    "FileRequest",
+    "PartDone",
+    "PartName",
+    "Stat",
+    "Subdirectory",
+    "Success",
+    "TreeRequest",
+    "UploadRequest",
+    "UploadStarted",
+    "Usage",
+]
+
+
+class File(Struct):
+    """A file in a listing, or with `content` in a read."""
+
+    path: str
+    name: str
+    permissions: str
+    size: int
+    lastModified: str
+    owner: str
+    group: str
+    content: str | UnsetType = UNSET
+
+
+class Subdirectory(Struct):
+    """A directory in a listing."""
+
+    path: str
+    name: str
+
+
+class Directory(Struct):
+    """A directory; `recursive` is there only when it is true."""
+
+    path: str
+    name: str
+    files: list[File]
+    subdirectories: list[Subdirectory]
+    recursive: bool | UnsetType = UNSET
+
+
+class FileRequest(Struct):
+    """PUT /filesystem/{path} as JSON."""
+
+    content: str = ""
+    isDirectory: bool = False
+    permissions: str = ""
+
+
+class TreeRequest(Struct):
+    """PUT /filesystem/tree/{path}."""
+
+    files: dict[str, str | None] = {}
+
+
+class Success(Struct):
+    """What a change answers."""
+
+    path: str
+    message: str
+
+
+class CopyRequest(Struct):
+    """POST /filesystem-copy and /filesystem-move."""
+
+    source: str = ""
+    destination: str = ""
+    noOverwrite: bool = False
+
+
+class UploadRequest(Struct):
+    """POST /filesystem-multipart/initiate/{path}."""
+
+    permissions: str = ""
+
+
+class UploadStarted(Struct):
+    """What initiate answers."""
+
+    uploadId: str
+    path: str
+
+
+class PartDone(Struct):
+    """What a part's upload answers."""
+
+    partNumber: int
+    etag: str
+    size: int
+
+
+class PartName(Struct):
+    """A part as the completing request lists it."""
+
+    partNumber: int = 0
+    etag: str = ""
+
+
+class CompleteRequest(Struct):
+    """POST /filesystem-multipart/{id}/complete."""
+
+    parts: list[PartName] = []
+
+
+class Stat(Struct):
+    """GET /filesystem-stat/{path}; times are RFC 3339, `target` is where a link leads."""
+
+    path: str
+    name: str
+    type: str
+    size: int
+    permissions: str
+    owner: str
+    group: str
+    uid: int
+    gid: int
+    inode: int
+    links: int
+    lastModified: str
+    lastChanged: str
+    lastAccessed: str
+    etag: str
+    target: str | UnsetType = UNSET
+
+
+class AttributesRequest(Struct):
+    """PUT /filesystem-attributes/{path}."""
+
+    permissions: str = ""
+    owner: str = ""
+    group: str = ""
+    recursive: bool = False
+
+
+class EditRequest(Struct):
+    """POST /filesystem-edit/{path}."""
+
+    oldString: str = ""
+    newString: str = ""
+    replaceAll: bool = False
+    expectedOccurrences: int | None = None
+
+
+class EditDone(Struct):
+    """What an edit answers."""
+
+    path: str
+    message: str
+    occurrencesReplaced: int
+
+
+class Usage(Struct):
+    """GET /filesystem-usage/{path}; all sizes in bytes."""
+
+    path: str
+    disk: int
+    apparent: int
+    files: int
+    directories: int
+    unreadable: int
+    filesystemSize: int
+    filesystemFree: int

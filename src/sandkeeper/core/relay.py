@@ -1,0 +1,307 @@
+"""Carries bytes between pairs of TCP sockets without copying them: one thread for all pairs.
+
+Way of a byte: socket → pipe → socket by splice(2); nothing of it enters this process. A direction
+borrows a pipe from a small pool only while bytes are in it, so a thousand quiet pairs cost two
+registrations each.
+
+Flow:   a direction reads only when its pipe is empty and writes only when it is not, so a slow
+        receiver stops its sender and nobody else.
+Ends:   end of file on one side becomes shutdown(SHUT_WR) on the other once all bytes are through;
+        the other direction goes on (half-close). An error on either socket ends both directions.
+Owner:  the caller owns the sockets and closes them when the future is done.
+"""
+
+import asyncio
+import os
+import select
+import socket
+import threading
+from collections import deque
+from contextlib import suppress
+from fcntl import F_SETPIPE_SZ, fcntl
+
+__all__ = ["Relay"]
+
+PIPE_BYTES = 256 << 10
+POOLED_PIPES = 32
+ROUNDS = 8
+"""How often a direction may go round before the next one gets its turn."""
+
+Pipe = tuple[int, int]
+
+
+class _Pipes:
+    """Empty pipes, ready to be borrowed."""
+
+    def __init__(self) -> None:
+        self._free: list[Pipe] = []
+
+    def take(self) -> Pipe:
+        if self._free:
+            return self._free.pop()
+        pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        with suppress(OSError):  # a user without privilege has a quota; the default size works too
+            fcntl(pipe[0], F_SETPIPE_SZ, PIPE_BYTES)
+        return pipe
+
+    def give(self, pipe: Pipe) -> None:
+        if len(self._free) < POOLED_PIPES:
+            self._free.append(pipe)
+        else:
+            self.drop(pipe)
+
+    def drop(self, pipe: Pipe) -> None:
+        for fd in pipe:
+            os.close(fd)
+
+    def close(self) -> None:
+        while self._free:
+            self.drop(self._free.pop())
+
+
+class _Direction:
+    """One way of a pair."""
+
+    __slots__ = ("_pipe", "_pipes", "_source", "_target", "done", "full", "moved")
+
+    def __init__(self, source: socket.socket, target: socket.socket, pipes: _Pipes) -> None:
+        self._source = source
+        self._target = target
+        self._pipes = pipes
+        self._pipe: Pipe | None = None
+        self.full = 0
+        self.done = False
+        self.moved = 0
+
+    def pump(self) -> None:
+        """Move what can be moved now; raises OSError when a side is broken."""
+        for _ in range(ROUNDS):
+            if self.done or not (self._fill() and self._drain()):
+                return
+
+    def _fill(self) -> bool:
+        """Read into the pipe if it is empty; False when there is nothing to write."""
+        if self.full:
+            return True
+        pipe = self._pipe or self._pipes.take()
+        self._pipe = pipe
+        try:
+            count = os.splice(
+                self._source.fileno(), pipe[1], PIPE_BYTES, flags=os.SPLICE_F_NONBLOCK
+            )
+        except BlockingIOError:
+            self._release()
+            return False
+        if count == 0:
+            self._release()
+            self.done = True
+            with suppress(OSError):  # the target may be gone already
+                self._target.shutdown(socket.SHUT_WR)
+            return False
+        self.full = count
+        return True
+
+    def _drain(self) -> bool:
+        """Write out of the pipe; False when the target takes no more for now."""
+        assert self._pipe is not None
+        try:
+            count = os.splice(
+                self._pipe[0], self._target.fileno(), self.full, flags=os.SPLICE_F_NONBLOCK
+            )
+        except BlockingIOError:
+            return False
+        self.full -= count
+        self.moved += count
+        return not self.full
+
+    def _release(self) -> None:
+        if self._pipe is not None:
+            self._pipes.give(self._pipe)
+            self._pipe = None
+
+    def abandon(self) -> None:
+        """Give up; a pipe with bytes in it cannot be lent again."""
+        self.done = True
+        if self._pipe is not None:
+            (self._pipes.drop if self.full else self._pipes.give)(self._pipe)
+            self._pipe = None
+
+
+class _Pair:
+    """Two sockets and their directions; `forward` is the one from left to right."""
+
+    __slots__ = ("backward", "forward", "future", "left", "loop", "right", "wanted")
+
+    def __init__(
+        self, left: socket.socket, right: socket.socket, pipes: _Pipes, *, both: bool
+    ) -> None:
+        self.left = left
+        self.right = right
+        self.forward = _Direction(left, right, pipes)
+        self.forward.done = not both
+        self.backward = _Direction(right, left, pipes)
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[int] = self.loop.create_future()
+        self.wanted: dict[int, int] = {}
+
+    def wants(self) -> dict[int, int]:
+        """Return the events each socket is waited for; a socket without any is left out."""
+        events = {self.left.fileno(): 0, self.right.fileno(): 0}
+        for direction, source, target in (
+            (self.forward, self.left, self.right),
+            (self.backward, self.right, self.left),
+        ):
+            if direction.done:
+                continue
+            if direction.full:
+                events[target.fileno()] |= select.EPOLLOUT
+            else:
+                events[source.fileno()] |= select.EPOLLIN
+        return {fd: mask for fd, mask in events.items() if mask}
+
+    @property
+    def moved(self) -> int:
+        return self.forward.moved + self.backward.moved
+
+    @property
+    def done(self) -> bool:
+        return self.forward.done and self.backward.done
+
+
+class Relay:
+    """The thread and its pairs; started by the first pair."""
+
+    def __init__(self) -> None:
+        self._pipes = _Pipes()
+        self._new: deque[_Pair] = deque()
+        self._dropped: deque[_Pair] = deque()
+        self._pairs: dict[int, _Pair] = {}
+        self._epoll: select.epoll | None = None
+        self._wake = -1
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    async def join(
+        self,
+        left: socket.socket,
+        right: socket.socket,
+        *,
+        both: bool = True,
+        silence: float | None = None,
+    ) -> int:
+        """Carry bytes until both directions have ended; returns how many were carried.
+
+        With `both=False` only those from right to left are; `silence` ends a pair that moved
+        nothing for so many seconds. The sockets must not block and stay the caller's; cancelling
+        stops the carrying before this returns.
+        """
+        self._start()
+        pair = _Pair(left, right, self._pipes, both=both)
+        self._new.append(pair)
+        self._notify()
+        try:
+            before = -1
+            while not pair.future.done() and pair.moved != before:
+                before = pair.moved
+                await asyncio.wait([pair.future], timeout=silence)
+        finally:
+            # The thread must be done with the descriptors before the caller closes them.
+            if not pair.future.done():
+                self._dropped.append(pair)
+                self._notify()
+                await asyncio.wait([pair.future])
+        return pair.future.result()
+
+    def close(self) -> None:
+        """Stop the thread; pairs that are left end as they are."""
+        if self._thread is None or self._epoll is None:
+            return
+        self._closing = True
+        self._notify()
+        self._thread.join()
+        self._epoll.close()
+        os.close(self._wake)
+        self._pipes.close()
+        self._thread = None
+
+    def _start(self) -> None:
+        if self._thread is not None:
+            return
+        self._closing = False
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
+        self._thread.start()
+
+    def _notify(self) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_write(self._wake, 1)
+
+    def _run(self) -> None:
+        assert self._epoll is not None
+        while not self._closing:
+            for fd, _events in self._epoll.poll():
+                if fd == self._wake:
+                    self._take_orders()
+                elif fd in self._pairs:  # the pair may have ended in this same batch
+                    self._turn(self._pairs[fd])
+        self._take_orders()
+        for pair in set(self._pairs.values()):
+            self._end(pair)
+
+    def _take_orders(self) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        while self._new:
+            pair = self._new.popleft()
+            self._pairs[pair.left.fileno()] = self._pairs[pair.right.fileno()] = pair
+            self._turn(pair)
+        while self._dropped:
+            pair = self._dropped.popleft()
+            if not pair.done or self._pairs.get(pair.left.fileno()) is pair:
+                self._end(pair)
+
+    def _turn(self, pair: _Pair) -> None:
+        try:
+            pair.forward.pump()
+            pair.backward.pump()
+            if not pair.done:
+                self._arm(pair)
+                return
+        except OSError:
+            pass  # reset by either side: the pair is over, and its owner closes both sockets
+        self._end(pair)
+
+    def _arm(self, pair: _Pair) -> None:
+        """Ask epoll for exactly what is wanted: a socket nobody waits for must not be reported."""
+        assert self._epoll is not None
+        wanted = pair.wants()
+        if wanted == pair.wanted:
+            return
+        for fd in pair.wanted.keys() - wanted.keys():
+            self._epoll.unregister(fd)
+        for fd, mask in wanted.items():
+            if fd not in pair.wanted:
+                self._epoll.register(fd, mask)
+            elif pair.wanted[fd] != mask:
+                self._epoll.modify(fd, mask)
+        pair.wanted = wanted
+
+    def _end(self, pair: _Pair) -> None:
+        assert self._epoll is not None
+        for fd in pair.wanted:
+            with suppress(OSError):
+                self._epoll.unregister(fd)
+        pair.wanted = {}
+        for sock in (pair.left, pair.right):
+            self._pairs.pop(sock.fileno(), None)
+        pair.forward.abandon()
+        pair.backward.abandon()
+        with suppress(RuntimeError):  # the loop may have been closed under us
+            pair.loop.call_soon_threadsafe(_settle, pair.future, pair.moved)
+
+
+def _settle(future: asyncio.Future[int], value: int) -> None:
+    if not future.done():
+        future.set_result(value)

@@ -1,0 +1,301 @@
+"""Directories as tar streams (POSIX.1-2001 pax), packed and unpacked without holding them.
+
+Unpacking trusts nothing: every member is placed below the target by walking from its open
+directory component by component (openat(2), O_NOFOLLOW), so that neither `..`, nor an absolute
+name, nor a link in the archive or on the disk leads out of it.
+"""
+
+import errno
+import os
+import stat
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
+from functools import partial
+from typing import Any, Final
+
+from sandkeeper.core.walking import walk
+
+__all__ = ["BoundedMember", "UnsafeMember", "pack", "unpack"]
+
+BLOCK = 512
+CHUNK = 512 * 1024
+_FORMAT: Final = 2  # tarfile.PAX_FORMAT, as a literal for its type
+HEADER_BYTES = 1 << 20
+
+Temporary = Callable[[str, str], AbstractContextManager[str]]
+"""Given the target directory and a path below it: the base name of a temporary beside it."""
+
+
+class UnsafeMember(Exception):
+    """A member would be placed outside the target, or is of a kind that is not unpacked."""
+
+
+def pack(root: str, check: Callable[[], None] = lambda: None) -> Iterator[bytes]:
+    """Yield the tar of everything below `root`; sockets are left out, as tar(1) does.
+
+    A file that shrinks while it is read is filled up with NUL, one that grows is cut.
+    """
+    seen: dict[tuple[int, int], str] = {}
+    for found in walk(root, check=check):
+        try:
+            info = os.lstat(found.path)
+            member = _member(found.path, found.relative, info, seen)
+        except FileNotFoundError:
+            continue
+        if member is None:
+            continue
+        if not member.isreg():
+            yield member.tobuf(_FORMAT, "utf-8", "surrogateescape")
+            continue
+        try:
+            fd = os.open(found.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                continue
+            raise
+        yield member.tobuf(_FORMAT, "utf-8", "surrogateescape")
+        yield from _data(fd, member.size, check)
+    yield b"\0" * (2 * BLOCK)
+
+
+def _member(
+    path: str, name: str, info: os.stat_result, seen: dict[tuple[int, int], str]
+) -> tarfile.TarInfo | None:
+    kinds = {
+        stat.S_IFREG: tarfile.REGTYPE,
+        stat.S_IFDIR: tarfile.DIRTYPE,
+        stat.S_IFLNK: tarfile.SYMTYPE,
+        stat.S_IFIFO: tarfile.FIFOTYPE,
+        stat.S_IFCHR: tarfile.CHRTYPE,
+        stat.S_IFBLK: tarfile.BLKTYPE,
+    }
+    kind = kinds.get(stat.S_IFMT(info.st_mode))
+    if kind is None:
+        return None
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    member.mode = stat.S_IMODE(info.st_mode)
+    member.uid, member.gid = info.st_uid, info.st_gid
+    member.mtime = int(info.st_mtime)  # a fraction would cost another header for each member
+    if kind == tarfile.REGTYPE:
+        member.size = info.st_size
+        if info.st_nlink > 1:
+            first = seen.setdefault((info.st_dev, info.st_ino), name)
+            if first != name:
+                member.type, member.linkname, member.size = tarfile.LNKTYPE, first, 0
+    elif kind == tarfile.SYMTYPE:
+        member.linkname = os.readlink(path)
+    elif kind in {tarfile.CHRTYPE, tarfile.BLKTYPE}:
+        member.devmajor, member.devminor = os.major(info.st_rdev), os.minor(info.st_rdev)
+    return member
+
+
+def _data(fd: int, size: int, check: Callable[[], None]) -> Iterator[bytes]:
+    try:
+        left = size
+        while left:
+            check()
+            block = os.read(fd, min(left, CHUNK)) or bytes(min(left, CHUNK))
+            left -= len(block)
+            yield block
+    finally:
+        os.close(fd)
+    if size % BLOCK:
+        yield bytes(BLOCK - size % BLOCK)
+
+
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class BoundedMember(tarfile.TarInfo):
+    """A member whose extended headers are read only if they are small: they are held whole."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if not self.isreg() and self.size > HEADER_BYTES and self.type not in _PLAIN_TYPES:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
+_PLAIN_TYPES = frozenset(
+    {
+        tarfile.DIRTYPE,
+        tarfile.SYMTYPE,
+        tarfile.LNKTYPE,
+        tarfile.FIFOTYPE,
+        tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+    }
+)
+
+
+def unpack(
+    archive: tarfile.TarFile,
+    root: str,
+    *,
+    owners: bool,
+    temporary: Temporary,
+    check: Callable[[], None] = lambda: None,
+) -> int:
+    """Unpack a stream below the directory `root`; returns the number of members.
+
+    Files replace what stands at their name as a whole; directories are merged. `owners` keeps the
+    archive's owners; `temporary(root, path)` records and names a temporary beside `path` while
+    inside. Raises UnsafeMember, OSError, tarfile.TarError; what was unpacked before stays.
+    """
+    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    count = 0
+    beside = partial(temporary, root)
+    modes: list[tuple[list[str], tarfile.TarInfo]] = []
+    try:
+        while (member := archive.next()) is not None:
+            # The archive keeps every member it has read, for look-ups that never happen here.
+            archive.members.clear()  # type: ignore[attr-defined]
+            check()
+            names = _names(member.name)
+            if not names:
+                continue
+            parent = _parent(top, names)
+            try:
+                _Place(archive, top, parent, names, owners, beside, check).put(member)
+            finally:
+                os.close(parent)
+            if member.isdir():
+                modes.append((names, member))
+            count += 1
+        for names, member in reversed(modes):
+            _finish_directory(top, names, member, owners)
+    finally:
+        os.close(top)
+    return count
+
+
+def _names(path: str) -> list[str]:
+    """Split a member's name; raises UnsafeMember for one that is absolute or goes up."""
+    names = [name for name in path.split("/") if name not in {"", "."}]
+    if path.startswith("/") or ".." in names or any("\0" in name for name in names):
+        raise UnsafeMember(f"{path!r} leads out of the target")
+    return names
+
+
+def _parent(top: int, names: list[str]) -> int:
+    """Open the directory a member belongs in, making what is missing; never through a link."""
+    here = os.dup(top)
+    for name in names[:-1]:
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=here)
+            inner = os.open(name, _OPEN, dir_fd=here)
+        except OSError as error:
+            if isinstance(error, NotADirectoryError) or error.errno == errno.ELOOP:
+                raise UnsafeMember(f"{'/'.join(names)!r} leads through a link or a file") from None
+            raise
+        finally:
+            os.close(here)
+        here = inner
+    return here
+
+
+class _Place:
+    """Where one member goes: a name in an open directory."""
+
+    def __init__(
+        self,
+        archive: tarfile.TarFile,
+        top: int,
+        parent: int,
+        names: list[str],
+        owners: bool,
+        temporary: Callable[[str], AbstractContextManager[str]],
+        check: Callable[[], None],
+    ) -> None:
+        self._archive = archive
+        self._top = top
+        self._parent = parent
+        self._path = "/".join(names)
+        self._name = names[-1]
+        self._owners = owners
+        self._temporary = temporary
+        self._check = check
+
+    def put(self, member: tarfile.TarInfo) -> None:
+        """Make the member; raises UnsafeMember for devices and other kinds."""
+        if member.isdir():
+            self._directory()
+        elif member.isreg():
+            self._replace(lambda name: self._file(member, name))
+        elif member.issym():
+            self._replace(lambda name: os.symlink(member.linkname, name, dir_fd=self._parent))
+        elif member.islnk():
+            self._replace(lambda name: self._link(member, name))
+        elif member.isfifo():
+            self._replace(lambda name: os.mkfifo(name, member.mode & 0o777, dir_fd=self._parent))
+        else:
+            raise UnsafeMember(f"{self._path!r} is a device or of an unknown kind")
+
+    def _directory(self) -> None:
+        with suppress(FileExistsError):
+            # Writable for us until all is in it; the archive's mode comes last.
+            os.mkdir(self._name, 0o700, dir_fd=self._parent)
+        info = os.stat(self._name, dir_fd=self._parent, follow_symlinks=False)
+        if not stat.S_ISDIR(info.st_mode):
+            raise UnsafeMember(f"{self._path!r} is a directory in the archive and none here")
+
+    def _replace(self, make: Callable[[str], None]) -> None:
+        with self._temporary(self._path) as name:
+            make(name)
+            os.rename(name, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
+
+    def _file(self, member: tarfile.TarInfo, name: str) -> None:
+        source = self._archive.extractfile(member)
+        fd = os.open(name, _NEW, 0o600, dir_fd=self._parent)
+        try:
+            while source is not None and (block := source.read(CHUNK)):
+                self._check()
+                view = memoryview(block)
+                while view:
+                    view = view[os.write(fd, view) :]
+            _adorn(fd, member, self._owners)
+        finally:
+            os.close(fd)
+
+    def _link(self, member: tarfile.TarInfo, name: str) -> None:
+        names = _names(member.linkname)
+        if not names:
+            raise UnsafeMember(f"{self._path!r} is a link to a directory")
+        source = _parent(self._top, names)
+        try:
+            os.link(
+                names[-1],
+                name,
+                src_dir_fd=source,
+                dst_dir_fd=self._parent,
+                follow_symlinks=False,
+            )
+        finally:
+            os.close(source)
+
+
+def _adorn(fd: int, member: tarfile.TarInfo, owners: bool) -> None:
+    """Set owner, mode and time; a setuid bit only together with the owner it was given for."""
+    mode = member.mode & 0o777
+    if owners:
+        os.fchown(fd, member.uid, member.gid)
+        mode = member.mode & 0o7777
+    os.fchmod(fd, mode)
+    with suppress(OSError, OverflowError, ValueError):
+        os.utime(fd, (member.mtime, member.mtime))
+
+
+def _finish_directory(top: int, names: list[str], member: tarfile.TarInfo, owners: bool) -> None:
+    with suppress(FileNotFoundError, UnsafeMember, NotADirectoryError):
+        parent = _parent(top, names)
+        try:
+            fd = os.open(names[-1], _OPEN, dir_fd=parent)
+        finally:
+            os.close(parent)
+        try:
+            _adorn(fd, member, owners)
+        finally:
+            os.close(fd)

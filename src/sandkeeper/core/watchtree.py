@@ -1,0 +1,324 @@
+"""A watched directory, or tree of directories: from the kernel's notices to changes of paths.
+
+What holds:
+
+- Every directory is watched before it is read, and everything found in a new one is told as
+  created. So a path that exists is told at least once, perhaps twice.
+- A notice is about the past: by now its directory may stand elsewhere. The tree follows moves in
+  the order of the notices, and whenever it attaches a directory it asks the kernel which watch
+  really stands there. In doubt it reads again.
+- When the kernel's queue overflows, OVERFLOW is told, the tree is read again, everything in it is
+  told as created, and RESCANNED is told.
+- A new directory that cannot be watched, because the user's limit of watches is reached, is told
+  as UNWATCHED.
+- Our own temporary files do not show; their renaming is told as WRITE, or as CREATE (and WRITE if
+  there is content) of a target that is new.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Iterable
+
+from sandkeeper.core.inotify import Inotify, Mask, Notice
+from sandkeeper.core.paths import TEMPORARY_PREFIX, is_replacement, is_temporary
+
+__all__ = [
+    *("CHMOD", "CREATE", "REMOVE", "RENAME", "WRITE"),
+    *("OVERFLOW", "RESCANNED", "UNWATCHED", "Emit", "WatchTree"),
+]
+
+CREATE, WRITE, REMOVE, RENAME, CHMOD = "CREATE", "WRITE", "REMOVE", "RENAME", "CHMOD"
+OVERFLOW, RESCANNED, UNWATCHED = "OVERFLOW", "RESCANNED", "UNWATCHED"
+
+Emit = Callable[[str, bytes, bytes], None]
+"""Takes an operation, the directory's absolute path and the base name."""
+
+_ENTRIES = Mask.MODIFY | Mask.ATTRIB | Mask.MOVED_FROM | Mask.MOVED_TO | Mask.CREATE | Mask.DELETE
+_SELF = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR
+_GONE = Mask.DELETE_SELF | Mask.UNMOUNT | Mask.IGNORED
+_COOKIES = 1024
+_PREFIX = TEMPORARY_PREFIX.encode()
+
+
+class _Node:
+    """A watched directory; without a parent it is the root, or has been moved somewhere."""
+
+    __slots__ = ("children", "name", "parent", "watch")
+
+    def __init__(self, watch: int, parent: "_Node | None", name: bytes) -> None:
+        self.watch = watch
+        self.parent = parent
+        self.name = name
+        self.children: dict[bytes, _Node] = {}
+
+
+class WatchTree:
+    """What is told of a root. Call `arm` once, then `handle` for each notice until `ended`.
+
+    `shown` is how the root is written in changes; links in it are followed. Paths that contain one
+    of the texts `ignored` are not told, and directories whose whole content that concerns are not
+    watched. `between` is called now and then during long walks; it may raise to end them.
+    """
+
+    def __init__(
+        self,
+        inotify: Inotify,
+        shown: bytes,
+        *,
+        recursive: bool,
+        ignored: Iterable[bytes],
+        emit: Emit,
+        between: Callable[[], None],
+    ) -> None:
+        self._inotify = inotify
+        self._shown = shown.rstrip(b"/")
+        self._real = os.path.realpath(shown).rstrip(b"/")
+        self._recursive = recursive
+        self._ignored = tuple(ignored)
+        self._tell = emit
+        self._between = between
+        self._nodes: dict[int, _Node] = {}
+        self._moving: dict[int, _Node] = {}
+        self._replacing: dict[int, bool] = {}
+        self._identity = (0, 0)
+        self._root = _Node(-1, None, b"")
+        self._armed = False
+        self.ended = False
+
+    @property
+    def watched(self) -> int:
+        """How many directories are watched."""
+        return len(self._nodes)
+
+    def arm(self) -> None:
+        """Watch everything; raises OSError if the root, or for want of watches all, cannot be."""
+        watch = self._inotify.add(self._real or b"/", _ENTRIES | _SELF)
+        self._root.watch = watch
+        self._nodes[watch] = self._root
+        about = os.stat(self._real or b"/")
+        self._identity = (about.st_dev, about.st_ino)
+        if self._recursive:
+            self._read(self._root, tell=False)
+        self._armed = True
+
+    def handle(self, notice: Notice) -> None:
+        """Follow one notice."""
+        if notice.mask & Mask.OVERFLOW:
+            self._rescan()
+            return
+        node = self._nodes.get(notice.watch)
+        if node is None:
+            return  # a watch that has been given up; its last notices were still queued
+        if not notice.name or notice.mask & Mask.IGNORED:
+            self._handle_self(node, notice.mask)
+        elif _is_ours(notice.name):
+            self._note_temporary(notice)
+        elif (directory := self._path(node)) is not None:
+            self._handle_entry(node, directory, notice)
+
+    def _handle_self(self, node: _Node, mask: int) -> None:
+        if node is self._root:
+            if mask & _GONE:
+                self._end(REMOVE)
+            elif mask & Mask.MOVE_SELF:
+                self._end(RENAME)
+            elif mask & Mask.ATTRIB:
+                self._tell_root(CHMOD)
+        elif mask & Mask.IGNORED:
+            self._nodes.pop(node.watch, None)
+        elif mask & Mask.MOVE_SELF and node.parent is None:
+            # Both halves of a move come before this: it went where nobody watches.
+            self._moving = {key: each for key, each in self._moving.items() if each is not node}
+            self._drop(node)
+
+    def _note_temporary(self, notice: Notice) -> None:
+        """Remember a temporary file that leaves its name: the other half tells for where."""
+        if notice.mask & Mask.MOVED_FROM:
+            if len(self._replacing) >= _COOKIES:
+                self._replacing.pop(next(iter(self._replacing)))
+            self._replacing[notice.cookie] = is_replacement(os.fsdecode(notice.name))
+
+    def _handle_entry(self, node: _Node, directory: bytes, notice: Notice) -> None:
+        _, mask, cookie, name = notice
+        if mask & Mask.CREATE:
+            self._appeared(node, directory, name, is_directory=bool(mask & Mask.ISDIR))
+        elif mask & Mask.MOVED_TO:
+            self._moved_in(node, directory, notice)
+        elif mask & Mask.MOVED_FROM:
+            self._emit(RENAME, directory, name)
+            child = node.children.pop(name, None) if mask & Mask.ISDIR else None
+            if child is not None:
+                child.parent = None
+                self._moving[cookie] = child
+        elif mask & Mask.DELETE:
+            self._emit(REMOVE, directory, name)
+            if mask & Mask.ISDIR:
+                node.children.pop(name, None)
+        elif mask & Mask.MODIFY:
+            self._emit(WRITE, directory, name)
+        elif mask & Mask.ATTRIB:
+            self._emit(CHMOD, directory, name)
+
+    def _moved_in(self, node: _Node, directory: bytes, notice: Notice) -> None:
+        is_directory = bool(notice.mask & Mask.ISDIR)
+        replaced = self._replacing.pop(notice.cookie, None)
+        moved = self._moving.pop(notice.cookie, None)
+        if replaced and not is_directory:
+            self._emit(WRITE, directory, notice.name)
+            return
+        self._appeared(node, directory, notice.name, is_directory=is_directory)
+        if replaced is False and not is_directory and self._has_content(node, notice.name):
+            self._emit(WRITE, directory, notice.name)
+        if moved is not None and node.children.get(notice.name) is not moved:
+            # Somebody was faster: two names have been exchanged, or moved on already.
+            self._drop(moved)
+            self._read(node, tell=True)
+
+    def _appeared(self, node: _Node, directory: bytes, name: bytes, *, is_directory: bool) -> None:
+        child = None
+        if is_directory and self._recursive:
+            child = self._attach(node, directory, name)  # first: telling may have to wait
+        self._emit(CREATE, directory, name)
+        if child is not None:
+            self._read(child, tell=True)
+
+    def _has_content(self, node: _Node, name: bytes) -> bool:
+        try:
+            return os.lstat(self._join(self._real_path(node), name)).st_size > 0
+        except OSError:
+            return False
+
+    def _attach(self, parent: _Node, directory: bytes, name: bytes) -> _Node | None:
+        """Watch a directory below `parent`, wherever the tree thought it was."""
+        if self._hides(self._join(directory, name) + b"/"):
+            return None
+        path = self._join(self._real_path(parent), name)
+        try:
+            watch = self._inotify.add(path, _ENTRIES | _SELF | Mask.DONT_FOLLOW)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                if not self._armed:
+                    raise
+                self._emit(UNWATCHED, directory, name)
+            return None  # unreadable, or gone: its removal is or will be told
+        node = self._nodes.get(watch)
+        if node is self._root or (node is not None and _is_above(node, parent)):
+            return None
+        if node is None:
+            node = self._nodes[watch] = _Node(watch, None, name)
+        elif node.parent is not None and node.parent.children.get(node.name) is node:
+            del node.parent.children[node.name]
+        stranger = parent.children.get(name)
+        if stranger is not None and stranger is not node:
+            self._drop(stranger)
+        node.parent, node.name = parent, name
+        parent.children[name] = node
+        return node
+
+    def _read(self, top: _Node, *, tell: bool) -> None:
+        """Read a directory and those below it, watching each before it is read."""
+        stack = [top]
+        while stack:
+            node = stack.pop()
+            directory = self._path(node)
+            if directory is None:
+                continue
+            for name, is_directory in _entries(self._real_path(node)):
+                if _is_ours(name):
+                    continue
+                if tell:
+                    self._emit(CREATE, directory, name)
+                child = is_directory and self._recursive and self._attach(node, directory, name)
+                if child:
+                    stack.append(child)
+            self._between()
+
+    def _rescan(self) -> None:
+        self._tell_root(OVERFLOW)
+        try:
+            about = os.stat(self._real or b"/")
+        except OSError:
+            about = None
+        if about is None or (about.st_dev, about.st_ino) != self._identity:
+            self._end(REMOVE)
+            return
+        before = set(self._nodes)
+        self._nodes = {self._root.watch: self._root}
+        self._root.children = {}
+        self._moving.clear()
+        self._replacing.clear()
+        self._read(self._root, tell=True)
+        for watch in before.difference(self._nodes):
+            self._inotify.remove(watch)
+        self._tell_root(RESCANNED)
+
+    def _drop(self, top: _Node) -> None:
+        """Stop watching a directory and those below it."""
+        stack = [top]
+        while stack:
+            node = stack.pop()
+            stack += node.children.values()
+            node.children, node.parent = {}, None
+            if self._nodes.get(node.watch) is node:
+                del self._nodes[node.watch]
+                self._inotify.remove(node.watch)
+
+    def _end(self, how: str) -> None:
+        self._tell_root(how)
+        self.ended = True
+
+    def _tell_root(self, how: str) -> None:
+        parent, _, name = self._shown.rpartition(b"/")
+        self._tell(how, parent or b"/", name)
+
+    def _emit(self, how: str, directory: bytes, name: bytes) -> None:
+        if not (self._ignored and self._hides(self._join(directory, name))):
+            self._tell(how, directory, name)
+
+    def _hides(self, path: bytes) -> bool:
+        return any(text in path for text in self._ignored)
+
+    def _below_root(self, node: _Node) -> bytes | None:
+        """Return the path below the root with a leading slash; None while it is on the move."""
+        parts: list[bytes] = []
+        while node is not self._root:
+            parts.append(node.name)
+            if node.parent is None:
+                return None
+            node = node.parent
+        parts.append(b"")
+        parts.reverse()
+        return b"/".join(parts)
+
+    def _path(self, node: _Node) -> bytes | None:
+        below = self._below_root(node)
+        return None if below is None else self._shown + below or b"/"
+
+    def _real_path(self, node: _Node) -> bytes:
+        return self._real + (self._below_root(node) or b"") or b"/"
+
+    @staticmethod
+    def _join(directory: bytes, name: bytes) -> bytes:
+        return (b"/" if directory == b"/" else directory + b"/") + name
+
+
+def _is_ours(name: bytes) -> bool:
+    return name.startswith(_PREFIX) and is_temporary(os.fsdecode(name))
+
+
+def _is_above(node: _Node, other: _Node) -> bool:
+    above: _Node | None = other
+    while above is not None:
+        if above is node:
+            return True
+        above = above.parent
+    return False
+
+
+def _entries(path: bytes) -> list[tuple[bytes, bool]]:
+    """Return names and whether they are directories; nothing of what cannot be read."""
+    try:
+        with os.scandir(path) as entries:
+            return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    except OSError:
+        return []

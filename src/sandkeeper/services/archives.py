@@ -1,0 +1,191 @@
+"""A directory as one stream: packed on the way down, unpacked while it arrives. Blocking."""
+
+import asyncio
+import os
+import queue
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any, cast
+
+from sandkeeper.core.paths import temporary_name
+from sandkeeper.core.replace import make_directories
+from sandkeeper.core.tars import BoundedMember, UnsafeMember, pack, unpack
+from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.services.files import Fault, Files
+from sandkeeper.services.work import Cancel, failure
+
+__all__ = ["Archives", "Channel"]
+
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+ZSTD_LEVEL = 3
+ZSTD_WINDOW = 128 << 20
+GATHER_BYTES = 256 * 1024
+CHANNEL_CHUNKS = 16
+
+
+class Channel:
+    """Bytes from the event loop to a reading thread; at most 16 chunks wait.
+
+    The thread reads it as a file. `finish` tells the end, `abandon` that the end will not come;
+    `over` (of the reading side) lets the sender go on without effect.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._chunks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._room = asyncio.Semaphore(CHANNEL_CHUNKS)
+        self._rest = b""
+        self._ended = False
+        self._read_by_nobody = False
+
+    async def send(self, data: bytes) -> None:
+        """Hand over a chunk; waits while there is no room."""
+        if self._read_by_nobody or not data:
+            return
+        await self._room.acquire()
+        self._chunks.put(data)
+
+    def finish(self) -> None:
+        """Tell that this was all."""
+        self._chunks.put(b"")
+
+    def abandon(self) -> None:
+        """Tell that the rest will never come."""
+        self._chunks.put(None)
+
+    def over(self) -> None:
+        """Tell, from the thread, that nobody reads any more."""
+        self._loop.call_soon_threadsafe(self._release_all)
+
+    def _release_all(self) -> None:
+        self._read_by_nobody = True
+        for _ in range(CHANNEL_CHUNKS):
+            self._room.release()
+
+    def peek(self, size: int) -> bytes:
+        """Return the first bytes without taking them."""
+        while len(self._rest) < size and not self._ended:
+            self._rest += self._next()
+        return self._rest[:size]
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes, all that are there before the end; raises OSError."""
+        while not self._ended and (size < 0 or len(self._rest) < size):
+            chunk = self._next()
+            self._rest = self._rest + chunk if self._rest else chunk
+        data = self._rest if size < 0 else self._rest[:size]
+        self._rest = self._rest[len(data) :]
+        return data
+
+    def _next(self) -> bytes:
+        chunk = self._chunks.get()
+        if chunk is None:
+            self._ended = True
+            raise ConnectionError("the connection was closed")
+        if not chunk:
+            self._ended = True
+            return b""
+        self._loop.call_soon_threadsafe(self._room.release)
+        return chunk
+
+
+class Archives:
+    """Directories as tar streams."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    def pack(self, root: str, compressed: bool) -> Iterator[bytes]:
+        """Yield the archive in larger blocks; raises Unprocessable."""
+        try:
+            blocks = _gathered(pack(root))
+            yield from _compressed(blocks) if compressed else blocks
+        except Fault as error:
+            raise failure(Unprocessable, "error reading directory: ", "open", root, error) from None
+
+    def unpack(self, root: str, source: Channel, owners: bool, cancel: Cancel) -> int:
+        """Unpack what arrives below `root`, which is made if needed; returns the members.
+
+        Raises BadInput for what is no archive or would leave the directory, Unprocessable,
+        StorageFull; what was unpacked before stays.
+        """
+        try:
+            make_directories(root, 0o755)
+            stream = _readable(source)
+            with tarfile.open(
+                fileobj=stream, mode="r|", bufsize=GATHER_BYTES, tarinfo=BoundedMember
+            ) as archive:
+                return unpack(
+                    archive,
+                    root,
+                    owners=owners,
+                    temporary=self._temporary,
+                    check=cancel.check,
+                )
+        except UnsafeMember as error:
+            raise BadInput(f"archive refused: {error}") from None
+        except ConnectionError as error:
+            raise BadInput(str(error)) from None
+        except (tarfile.TarError, EOFError) as error:
+            raise BadInput(f"the body is no whole tar archive: {error}") from None
+        except Fault as error:
+            raise failure(Unprocessable, "error unpacking: ", "open", root, error) from None
+        finally:
+            source.over()
+
+    @contextmanager
+    def _temporary(self, root: str, path: str) -> Iterator[str]:
+        target = os.path.join(root, path)
+        name = temporary_name(replacing=os.path.lexists(target))
+        with self._files.temporary(os.path.join(os.path.dirname(target), name)):
+            yield name
+
+
+def _gathered(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Join small blocks, of which an archive has many."""
+    waiting: list[bytes] = []
+    size = 0
+    for block in blocks:
+        waiting.append(block)
+        size += len(block)
+        if size >= GATHER_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    yield b"".join(waiting)
+
+
+def _compressed(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    import zstandard  # few requests need it
+
+    packer = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compressobj()
+    for block in blocks:
+        if data := packer.compress(block):
+            yield data
+    yield packer.flush()
+
+
+def _readable(source: Channel) -> IO[bytes]:
+    """Return the tar stream, decompressed if it begins as zstd does."""
+    if source.peek(len(ZSTD_MAGIC)) != ZSTD_MAGIC:
+        return cast("IO[bytes]", source)
+    import zstandard
+
+    unpacker = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
+    reader: Any = unpacker.stream_reader(cast("IO[bytes]", source))
+    return cast("IO[bytes]", _Checked(reader, zstandard.ZstdError))
+
+
+class _Checked:
+    """A reader whose own kind of error is told as that of a broken archive."""
+
+    def __init__(self, reader: Any, error: type[Exception]) -> None:
+        self._reader = reader
+        self._error = error
+
+    def read(self, size: int) -> bytes:
+        try:
+            data: bytes = self._reader.read(size)
+        except self._error as error:
+            raise tarfile.ReadError(str(error)) from None
+        return data

@@ -1,0 +1,223 @@
+"""What a file is and whom it belongs to: stat, chmod, chown, disk usage, edits. Blocking."""
+
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from sandkeeper.core.entries import etag
+from sandkeeper.core.walking import Found, walk
+from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.services.conditions import Conditions
+from sandkeeper.services.files import Fault, Files
+from sandkeeper.services.work import Cancel, failure
+
+__all__ = ["Attributes", "Edit", "Usage"]
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a tree takes: `disk` in allocated bytes, `apparent` in bytes of content.
+
+    A file with several names in the tree counts once; other file systems are left out, and so
+    is what cannot be read, of which `unreadable` tells the number.
+    """
+
+    disk: int = 0
+    apparent: int = 0
+    files: int = 0
+    directories: int = 0
+    unreadable: int = 0
+    filesystem_size: int = 0
+    filesystem_free: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Replace `old` by `new`; `count` says how often it must occur (None: once, or `every`)."""
+
+    old: str
+    new: str
+    every: bool = False
+    count: int | None = None
+
+
+class Attributes:
+    """Attributes and small changes of files."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    def look(self, path: str) -> tuple[os.stat_result, str]:
+        """Return the entry's own state (a link's, not its target's) and where a link leads.
+
+        Raises NotFound, Unprocessable.
+        """
+        try:
+            info = os.lstat(path)
+            self._files.owners.refresh()
+            return info, os.readlink(path) if stat.S_ISLNK(info.st_mode) else ""
+        except FileNotFoundError as error:
+            raise failure(NotFound, "", "lstat", path, error) from None
+        except Fault as error:
+            raise failure(Unprocessable, "", "lstat", path, error) from None
+
+    def change(
+        self,
+        path: str,
+        mode: int | None,
+        owner: str,
+        group: str,
+        recursive: bool,
+        conditions: Conditions,
+        cancel: Cancel,
+    ) -> int:
+        """Set mode, owner and group where given; returns how many entries were changed.
+
+        A link is given the owner itself and has no mode; what it leads to is left alone. Raises
+        BadInput, NotFound, Unprocessable, PreconditionFailed.
+        """
+        uid, gid = _user(owner), _group(group)
+        changed = 0
+        try:
+            with self._files.locks.hold(path):
+                if conditions:
+                    conditions.check(os.stat(path))
+                for entry in self._entries(path, recursive, cancel):
+                    _set(entry, mode, uid, gid)
+                    changed += 1
+        except FileNotFoundError as error:
+            raise failure(NotFound, "", "stat", path, error) from None
+        except Fault as error:
+            prefix = "error changing attributes: "
+            raise failure(Unprocessable, prefix, "chmod", path, error) from None
+        return changed
+
+    def _entries(self, path: str, recursive: bool, cancel: Cancel) -> Iterator[str]:
+        """Yield what is to be changed, a directory after what is in it."""
+        if recursive and stat.S_ISDIR(os.lstat(path).st_mode):
+            if os.path.samestat(os.stat(path), os.stat("/")):
+                raise Unprocessable("refusing to change everything below /")
+            found = [item.path for item in walk(path, check=cancel.check)]
+            yield from reversed(found)
+        yield path
+
+    def usage(self, path: str, cancel: Cancel) -> Usage:
+        """Add up what is at and below `path`; raises NotFound, Unprocessable."""
+        total = Usage()
+        try:
+            top = os.lstat(path)
+            _count(total, top)
+            if stat.S_ISDIR(top.st_mode):
+                self._add(total, path, top, cancel)
+            if not stat.S_ISLNK(top.st_mode):
+                disk = os.statvfs(path)
+                total.filesystem_size = disk.f_blocks * disk.f_frsize
+                total.filesystem_free = disk.f_bavail * disk.f_frsize
+        except FileNotFoundError as error:
+            raise failure(NotFound, "", "lstat", path, error) from None
+        except Fault as error:
+            raise failure(Unprocessable, "", "open", path, error) from None
+        return total
+
+    def _add(self, total: Usage, path: str, top: os.stat_result, cancel: Cancel) -> None:
+        seen: set[tuple[int, int]] = set()
+        device = top.st_dev
+
+        def unreadable(_error: OSError) -> None:
+            total.unreadable += 1
+
+        def here(found: Found) -> bool:
+            with suppress(OSError):
+                return os.lstat(found.path).st_dev == device
+            return False
+
+        for found in walk(path, check=cancel.check, on_error=unreadable, enter=here):
+            try:
+                info = os.lstat(found.path)
+            except OSError:
+                continue
+            if info.st_nlink > 1 and not found.is_directory:
+                if (info.st_dev, info.st_ino) in seen:
+                    continue
+                seen.add((info.st_dev, info.st_ino))
+            _count(total, info)
+
+    def edit(self, path: str, wanted: Edit, conditions: Conditions) -> tuple[int, os.stat_result]:
+        """Replace exact text; returns how often, and the file's state.
+
+        What the file was when it was read must still be there when it is written. Raises BadInput
+        for texts that make no sense, Unprocessable when `old` does not occur as often as it must,
+        NotFound, PreconditionFailed.
+        """
+        if not wanted.old:
+            raise BadInput("oldString must not be empty")
+        if wanted.old == wanted.new:
+            raise BadInput("oldString and newString are identical")
+        info = self._files.look(path)
+        if conditions:
+            conditions.check(info)
+        content = self._files.content(path, info)
+        old = wanted.old.encode()
+        occurrences = content.data.count(old)
+        _require(occurrences, wanted)
+        data = content.data.replace(old, wanted.new.encode())
+
+        guard = Conditions(match=(etag(content.info),))
+        return occurrences, self._files.write(path, data, conditions=guard)
+
+
+def _require(occurrences: int, wanted: Edit) -> None:
+    if occurrences == 0:
+        raise Unprocessable("oldString not found in the file")
+    if wanted.count is not None and occurrences != wanted.count:
+        raise Unprocessable(f"oldString occurs {occurrences} times, not {wanted.count}")
+    if wanted.count is None and occurrences > 1 and not wanted.every:
+        raise Unprocessable(
+            f"oldString occurs {occurrences} times; make it longer, or set replaceAll"
+        )
+
+
+def _count(total: Usage, info: os.stat_result) -> None:
+    total.disk += info.st_blocks * 512
+    if stat.S_ISDIR(info.st_mode):
+        total.directories += 1
+    else:
+        total.files += 1
+        total.apparent += info.st_size
+
+
+def _set(path: str, mode: int | None, uid: int, gid: int) -> None:
+    if uid >= 0 or gid >= 0:
+        os.chown(path, uid, gid, follow_symlinks=False)
+    if mode is not None and not os.path.islink(path):
+        os.chmod(path, mode)
+
+
+def _user(name: str) -> int:
+    if not name or name.isdigit():
+        return _number(name)
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except (KeyError, ValueError):
+        raise BadInput(f"no user has the name {name!r}") from None
+
+
+def _group(name: str) -> int:
+    if not name or name.isdigit():
+        return _number(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        raise BadInput(f"no group has the name {name!r}") from None
+
+
+def _number(text: str) -> int:
+    if not text:
+        return -1
+    if len(text) > 10 or int(text) >= (1 << 32) - 1:
+        raise BadInput(f"{text[:20]} is no user or group id")
+    return int(text)

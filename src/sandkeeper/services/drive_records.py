@@ -1,0 +1,66 @@
+"""What is remembered of mounts over a restart of the server: one small file of our own."""
+
+from pathlib import Path
+
+import msgspec
+
+from sandkeeper.core.safefile import make_private_folder, read_own, write_atomically
+from sandkeeper.services.drive_rules import Drive
+
+__all__ = ["Record", "load_records", "record_of", "save_records"]
+
+FILE = "mounted.json"
+
+
+class Record(msgspec.Struct):
+    """A mount and, for FUSE, the program behind it: its pid and start time in clock ticks."""
+
+    name: str
+    mount_path: str
+    drive_path: str
+    read_only: bool
+    uid_map: str
+    gid_map: str
+    driver: str
+    pid: int = 0
+    born: int = 0
+
+    @property
+    def drive(self) -> Drive:
+        """The drive that is mounted."""
+        return Drive(
+            self.name,
+            self.mount_path,
+            self.drive_path,
+            self.read_only,
+            self.uid_map,
+            self.gid_map,
+            self.driver,
+        )
+
+
+def record_of(drive: Drive, pid: int, born: int) -> Record:
+    """Make a record."""
+    return Record(
+        name=drive.name,
+        mount_path=drive.mount_path,
+        drive_path=drive.drive_path,
+        read_only=drive.read_only,
+        uid_map=drive.uid_map,
+        gid_map=drive.gid_map,
+        driver=drive.driver,
+        pid=pid,
+        born=born,
+    )
+
+
+def load_records(folder: Path) -> list[Record]:
+    """Read the file; raises OSError, UntrustedFile, or ValueError when it is damaged."""
+    data = read_own(folder / FILE)
+    return msgspec.json.decode(data, type=list[Record]) if data else []
+
+
+def save_records(folder: Path, records: list[Record]) -> None:
+    """Replace the file; raises OSError or UntrustedFile."""
+    make_private_folder(folder)
+    write_atomically(folder / FILE, msgspec.json.encode(records))

@@ -1,0 +1,97 @@
+"""What may be mounted where: names, paths, maps. Pure functions; wrong input raises BadInput."""
+
+import os
+import posixpath
+import re
+from dataclasses import dataclass, replace
+
+from sandkeeper.errors import BadInput
+
+__all__ = ["Drive", "checked", "clean_mount_path", "refuse_system_folder"]
+
+NAME_LENGTH = 128
+PATH_LENGTH = 512
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+SYSTEM_TREES = (
+    *("/proc", "/sys", "/dev", "/boot", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"),
+    *("/etc", "/run", "/var/run", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32"),
+    *("/usr/lib64", "/usr/libx32", "/usr/libexec", "/usr/local/bin", "/usr/local/sbin"),
+    *("/usr/local/lib",),
+)
+SYSTEM_FOLDERS = (
+    *("/", "/home", "/root", "/tmp", "/var", "/var/lib", "/var/log", "/var/tmp", "/usr"),
+    *("/usr/local", "/usr/share", "/usr/include", "/usr/src"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """What a caller wants mounted; the maps are decimal ids or empty, `driver` may be empty."""
+
+    name: str
+    mount_path: str
+    drive_path: str = "/"
+    read_only: bool = False
+    uid_map: str = ""
+    gid_map: str = ""
+    driver: str = ""
+
+
+def checked(drive: Drive) -> Drive:
+    """Return the drive with its paths cleaned, by the contract's rules in the contract's order."""
+    if len(drive.name) > NAME_LENGTH or not _NAME.fullmatch(drive.name):
+        raise BadInput(
+            "Invalid drive name: it takes letters, digits, - and _, begins with a letter or digit "
+            f"and has {NAME_LENGTH} characters at most"
+        )
+    mount_path = clean_mount_path(drive.mount_path)
+    drive_path = _clean_drive_path(drive.drive_path)
+    for kind, value in (("uid", drive.uid_map), ("gid", drive.gid_map)):
+        if value and not (value.isascii() and value.isdigit() and int(value) < 1 << 32):
+            raise BadInput(f"Invalid {kind} map: {value!r} is not a number of a user or group")
+    return replace(drive, mount_path=mount_path, drive_path=drive_path)
+
+
+def clean_mount_path(path: str) -> str:
+    """Return a mount path as it stands in the kernel's table."""
+    if not path.strip("/"):
+        raise BadInput("Mount path is required (must start with /)")
+    if len(path) > PATH_LENGTH:
+        raise BadInput(f"Invalid mount path: longer than {PATH_LENGTH} characters")
+    _refuse_parts(path, "mount path")
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def _clean_drive_path(path: str) -> str:
+    if not path:
+        return "/"
+    if not path.startswith("/"):
+        raise BadInput("Invalid drive path: Drive path must start with /")
+    if len(path) > PATH_LENGTH:
+        raise BadInput(f"Invalid drive path: longer than {PATH_LENGTH} characters")
+    _refuse_parts(path, "drive path")
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def _refuse_parts(path: str, what: str) -> None:
+    if ".." in path.split("/"):
+        raise BadInput(f"Invalid {what}: it must not contain ..")
+    if _CONTROL.search(path):
+        raise BadInput(f"Invalid {what}: it must not contain control characters")
+
+
+def refuse_system_folder(path: str, *also: str) -> None:
+    """Refuse what the machine or we live on; `also` are further trees, with what is above them."""
+    for tree in SYSTEM_TREES:
+        if _within(path, tree):
+            raise BadInput(f"Invalid mount path: {path} belongs to the system")
+    if path in SYSTEM_FOLDERS:
+        raise BadInput(f"Invalid mount path: {path} belongs to the system")
+    for tree in also:
+        if _within(path, tree) or _within(tree, path):
+            raise BadInput(f"Invalid mount path: {path} is needed by the server")
+
+
+def _within(path: str, tree: str) -> bool:
+    return path == tree or path.startswith(tree.rstrip("/") + os.sep)

@@ -1,0 +1,96 @@
+"""Extra certificate authorities: the system's bundle plus the operator's, in a file of our own."""
+
+import base64
+import binascii
+import re
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandkeeper.core.safefile import write_atomically
+
+__all__ = ["BadCertificates", "Bundle", "extra_certificates", "merge_bundle"]
+
+SYSTEM_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+BUNDLE_BYTES = 8 << 20
+_BLOCK = re.compile(
+    r"-----BEGIN (?P<kind>[A-Z0-9 ]+)-----(?P<body>[A-Za-z0-9+/=\s]*)-----END (?P=kind)-----"
+)
+
+
+class BadCertificates(Exception):
+    """The extra certificates are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The files written: `merged` for most programs, `extra` alone for Node.
+
+    `base` is the bundle that was extended; `warning` says when the public roots had to be taken
+    from somewhere else than the operator named.
+    """
+
+    merged: Path
+    extra: Path
+    base: str
+    warning: str
+
+
+def extra_certificates(text: str) -> str:
+    """Return the certificates in `text` as clean PEM; raises BadCertificates.
+
+    Whatever else stands there (a private key, say) is refused: the file is for everyone to read.
+    """
+    if "\n" not in text.strip():
+        text = text.replace("\\n", "\n")
+    blocks = list(_BLOCK.finditer(text))
+    if not blocks:
+        raise BadCertificates("there is no complete PEM block")
+    clean: list[str] = []
+    for block in blocks:
+        if block["kind"] != "CERTIFICATE":
+            raise BadCertificates(f"a {block['kind']} block is not a certificate")
+        try:
+            data = base64.b64decode("".join(block["body"].split()), validate=True)
+            clean.append(ssl.DER_cert_to_PEM_cert(data))
+        except (binascii.Error, ValueError):
+            raise BadCertificates("a block is not base64") from None
+    pem = "".join(clean)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
+    except ssl.SSLError as error:
+        raise BadCertificates(f"a block is not a certificate: {error.reason or error}") from None
+    return pem
+
+
+def merge_bundle(extra: str, *, base: str, merged: Path) -> Bundle:
+    """Write both files, readable by all; raises OSError."""
+    path, content, warning = _roots(base)
+    beside = merged.with_name(merged.stem + "-extra" + (merged.suffix or ".crt"))
+    merged.parent.mkdir(parents=True, exist_ok=True)
+    separator = b"" if not content or content.endswith(b"\n") else b"\n"
+    write_atomically(beside, extra.encode(), mode=0o644)
+    write_atomically(merged, content + separator + extra.encode(), mode=0o644)
+    return Bundle(merged, beside, path, warning)
+
+
+def _roots(base: str) -> tuple[str, bytes, str]:
+    """Return the public roots: the named bundle, else a system's, else the one httpx brings."""
+    import certifi
+
+    for path in dict.fromkeys((base, *SYSTEM_BUNDLES, certifi.where())):
+        try:
+            with open(path, "rb") as file:
+                content = file.read(BUNDLE_BYTES + 1)
+        except OSError:
+            continue
+        if b"-----BEGIN CERTIFICATE-----" in content and len(content) <= BUNDLE_BYTES:
+            named = base or SYSTEM_BUNDLES[0]
+            warning = "" if path == named else f"{named} has no certificates; using {path}"
+            return path, content, warning
+    return "", b"", "no public roots were found: only the extra certificates will be trusted"

@@ -1,0 +1,299 @@
+"""The loopback proxy: takes CONNECT and plain HTTP, adds the token, passes on to the real proxy.
+
+One request per connection. A CONNECT becomes a tunnel with both directions on their own, so a
+client may end its sending and still get its reply. A plain request is sent on with `Connection:
+close`; its reply's head is read and stripped, its body passes through as it comes.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from sandkeeper.core.relay import Relay
+from sandkeeper.services.egress_head import BadHead, Head, parse_request, parse_response
+from sandkeeper.services.egress_peer import HeadTooLarge, Peer, PlainPeer, connect, keep_alive
+from sandkeeper.services.egress_token import TokenFile, Upstream
+
+__all__ = ["EgressProxy", "Route"]
+
+CONNECTIONS = 2000
+HEAD_SECONDS = 30.0
+REPLY_SECONDS = 300.0
+SILENCE_SECONDS = 300.0
+REFUSAL_BYTES = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where requests go now: the upstream, its token and, for `https://`, the TLS settings."""
+
+    upstream: Upstream
+    token: TokenFile
+    tls: ssl.SSLContext | None
+
+
+class _Refused(Exception):
+    """What the client is told instead of what it wanted."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class EgressProxy:
+    """Serves connections of a listening socket; `route()` is asked for every request."""
+
+    def __init__(self, route: Callable[[], Route | None]) -> None:
+        self._route = route
+        self._relay = Relay()
+        self._room = asyncio.Semaphore(CONNECTIONS)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def listen(self, listener: socket.socket) -> None:
+        """Accept until cancelled; past the limit new ones wait in the kernel's queue."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._room.acquire()
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except asyncio.CancelledError:
+                self._room.release()
+                raise
+            except OSError:  # a client that left in the queue, or no descriptor for a moment
+                self._room.release()
+                await asyncio.sleep(0.05)
+                continue
+            task = asyncio.create_task(self._serve(sock))
+            self._tasks.add(task)
+            task.add_done_callback(self._served)
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._room.release()
+
+    async def close(self) -> None:
+        """End all connections."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self._relay.close)
+
+    async def _serve(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        client = PlainPeer(sock)
+        try:
+            keep_alive(sock)
+            await self._request(client)
+        except _Refused as refusal:
+            with suppress(OSError):
+                await _refuse(client, refusal.status, str(refusal))
+        except (OSError, EOFError):
+            pass  # either side went away: there is nobody left to tell
+        finally:
+            client.close()
+
+    async def _request(self, client: PlainPeer) -> None:
+        try:
+            async with asyncio.timeout(HEAD_SECONDS):
+                request = parse_request(await client.head())
+            size = request.body_size()
+        except TimeoutError:
+            raise _Refused(408, "no request within 30 s") from None
+        except HeadTooLarge:
+            raise _Refused(431, "request head is larger than 64 KiB") from None
+        except BadHead as error:
+            raise _Refused(400, str(error)) from None
+        if request.first == b"CONNECT":
+            await self._connect(client, request)
+        elif request.second.lower().startswith(b"http://"):
+            await self._forward(client, request, size)
+        else:
+            raise _Refused(400, "the request needs an absolute http:// URI")
+
+    async def _connect(self, client: PlainPeer, request: Head) -> None:
+        host = request.values(b"host")[:1] or [request.second]
+        head = b"CONNECT %s HTTP/1.1\r\nHost: %s\r\n" % (request.second, host[0])
+        for name in (b"user-agent",):
+            head += b"".join(b"User-Agent: %s\r\n" % value for value in request.values(name)[:1])
+        upstream, reply = await self._ask(head)
+        try:
+            if 200 <= reply.status < 300:
+                await client.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                await self._carry(client, upstream)
+            else:
+                await client.send(reply.encode([]))
+                await _pass_refusal(upstream, client)
+        finally:
+            upstream.close()
+
+    async def _ask(self, head: bytes) -> tuple[Peer, Head]:
+        """Send a request without a body; a 407 has the token read again and is tried once more."""
+        upstream, reply = await self._ask_once(head, fresh=False)
+        if reply.status == 407:
+            upstream.close()
+            upstream, reply = await self._ask_once(head, fresh=True)
+        return upstream, reply
+
+    async def _ask_once(self, head: bytes, *, fresh: bool) -> tuple[Peer, Head]:
+        upstream, authorization = await self._open(fresh=fresh)
+        try:
+            await _send_upstream(upstream, head + authorization + b"\r\n")
+            return upstream, await _reply(upstream, REPLY_SECONDS)
+        except BaseException:
+            upstream.close()
+            raise
+
+    async def _open(self, *, fresh: bool) -> tuple[Peer, bytes]:
+        """Connect to the proxy; returns the connection and the header field with the token."""
+        route = self._route()
+        if route is None:
+            raise _Refused(502, "sandbox proxy: no upstream is configured")
+        token = await route.token.get(fresh=fresh)
+        if not token:
+            raise _Refused(502, "sandbox proxy: the token file is missing or empty")
+        try:
+            upstream = await connect(route.upstream, route.tls)
+        except OSError as error:
+            reason = str(error) or "no answer"
+            raise _Refused(502, f"sandbox proxy: cannot reach the proxy: {reason}") from None
+        authorization = route.upstream.authorization(token)
+        return upstream, f"Proxy-Authorization: {authorization}\r\n".encode("ascii")
+
+    async def _forward(self, client: PlainPeer, request: Head, size: int | None) -> None:
+        upgrade = request.upgrades
+        head = request.encode([], upgrade=upgrade).removesuffix(b"\r\n")
+        if size == 0:
+            upstream, reply = await self._ask(head)
+            try:
+                await self._answer(client, upstream, reply, upgrade=upgrade)
+            finally:
+                upstream.close()
+            return
+        upstream, authorization = await self._open(fresh=False)
+        upload: asyncio.Task[None] | None = None
+        try:
+            await _send_upstream(upstream, head + authorization + b"\r\n")
+            upload = asyncio.create_task(_upload(client, upstream, size))
+            reply = await _reply(upstream, REPLY_SECONDS, interim=client)
+            await self._answer(client, upstream, reply, upgrade=False)
+        finally:
+            if upload is not None:
+                upload.cancel()
+                await asyncio.gather(upload, return_exceptions=True)
+            upstream.close()
+
+    async def _answer(
+        self, client: PlainPeer, upstream: Peer, reply: Head, *, upgrade: bool
+    ) -> None:
+        """Pass a reply on to its end."""
+        if upgrade and reply.status == 101:
+            await client.send(reply.encode([], upgrade=reply.upgrades))
+            await self._carry(client, upstream)
+            return
+        await client.send(reply.encode([]))
+        if upstream.rest:
+            await client.send(await upstream.read())
+        if isinstance(upstream, PlainPeer):
+            await self._relay.join(client.sock, upstream.sock, both=False, silence=SILENCE_SECONDS)
+        else:
+            await _pump(upstream, client, silence=SILENCE_SECONDS)
+
+    async def _carry(self, client: PlainPeer, upstream: Peer) -> None:
+        """Carry both directions until both have ended."""
+        if upstream.rest:
+            await client.send(await upstream.read())
+        if client.rest:
+            await upstream.send(await client.read())
+        if isinstance(upstream, PlainPeer):
+            await self._relay.join(client.sock, upstream.sock)
+            return
+        sending = asyncio.create_task(_pump(client, upstream))
+        receiving = asyncio.create_task(_pump(upstream, client))
+        try:
+            await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
+            # TLS cannot pass the client's end on, so the reply may never end: wait for silence.
+            before = -1
+            while not receiving.done() and upstream.received != before:
+                before = upstream.received
+                await asyncio.wait({receiving}, timeout=SILENCE_SECONDS)
+        finally:
+            sending.cancel()
+            receiving.cancel()
+            await asyncio.gather(sending, receiving, return_exceptions=True)
+
+
+async def _send_upstream(upstream: Peer, data: bytes) -> None:
+    try:
+        await upstream.send(data)
+    except OSError as error:
+        raise _Refused(502, f"sandbox proxy: the proxy went away: {error}") from None
+
+
+async def _reply(upstream: Peer, seconds: float, *, interim: Peer | None = None) -> Head:
+    """Read the head of the final reply; interim ones go to `interim`. Raises _Refused."""
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                reply = parse_response(await upstream.head())
+                if reply.status == 101 or reply.status >= 200:
+                    return reply
+                if interim is not None:
+                    await interim.send(reply.encode([]))
+    except TimeoutError:
+        raise _Refused(502, f"sandbox proxy: no reply within {seconds:g} s") from None
+    except (EOFError, OSError):
+        raise _Refused(502, "sandbox proxy: the proxy closed the connection") from None
+    except (BadHead, HeadTooLarge):
+        raise _Refused(502, "sandbox proxy: the proxy's reply is not HTTP") from None
+
+
+async def _upload(client: Peer, upstream: Peer, size: int | None) -> None:
+    """Send a request's body: `size` bytes, or, chunked, all until the client ends."""
+    left = size
+    while left is None or left > 0:
+        data = await client.read()
+        if not data:
+            return
+        if left is not None:
+            data = data[:left]
+            left -= len(data)
+        await upstream.send(data)
+
+
+async def _pump(source: Peer, target: Peer, *, silence: float | None = None) -> None:
+    """Copy to the end; `silence` seconds without a byte are an end as well."""
+    while True:
+        try:
+            async with asyncio.timeout(silence):
+                data = await source.read()
+        except TimeoutError:
+            return
+        if not data:
+            target.end()
+            return
+        await target.send(data)
+
+
+async def _pass_refusal(upstream: Peer, client: Peer) -> None:
+    """Pass on the body of a refusal, within limits."""
+    left = REFUSAL_BYTES
+    with suppress(TimeoutError, OSError):
+        async with asyncio.timeout(HEAD_SECONDS):
+            while left > 0 and (data := await upstream.read()):
+                await client.send(data[:left])
+                left -= len(data)
+
+
+async def _refuse(client: PlainPeer, status: int, text: str) -> None:
+    reason = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
+    body = text.encode()
+    head = (
+        f"HTTP/1.1 {status} {reason.get(status, 'Bad Gateway')}\r\n"
+        "Content-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    await client.send(head.encode() + body)
+    client.end()

@@ -1,0 +1,191 @@
+"""Where variables come from besides the inherited environment: `.env`, an env file, reloads.
+
+Nothing here is fatal: a bad file is told and the server goes on with what it has. All of it runs
+before any setting is read, except reloads, which children see and settings do not.
+"""
+
+import asyncio
+import os
+import stat
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from sandkeeper.errors import Internal, NotFound
+from sandkeeper.services.logs import Log
+from sandkeeper.settings import Environment
+
+__all__ = ["EnvironmentReload", "Reloaded", "load_dotenv", "load_env_file", "parse_env_file"]
+
+DOCUMENT = "/bl/metadata"
+MAX_BYTES = 16 << 20
+Hook = Callable[[], Awaitable[None]]
+
+
+def load_dotenv(environment: Environment, folder: Path | None = None) -> list[str]:
+    """Set the variables of `.env` in the working directory that do not exist yet.
+
+    Returns what went wrong. A file that others may write is not read: a workload could plant
+    there what the next start of a privileged server obeys.
+    """
+    path = (folder or Path.cwd()) / ".env"
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return []
+            if _others_may_write(status):
+                return [f"{path} is ignored: another user can write it"]
+            text = _bounded(file.read(MAX_BYTES + 1)).decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        return [f"{path} is ignored: {error.strerror or error}"]
+    return _add_missing(environment, _parse_dotenv(text), str(path))
+
+
+def _others_may_write(status: os.stat_result) -> bool:
+    foreign_group = status.st_gid not in {0, os.getegid()}
+    writable = status.st_mode & (stat.S_IWOTH | (stat.S_IWGRP if foreign_group else 0))
+    return bool(writable) or status.st_uid not in {0, os.geteuid()}
+
+
+def _parse_dotenv(text: str) -> dict[str, str]:
+    from io import StringIO
+
+    from dotenv import dotenv_values  # few servers have a .env
+
+    values = dotenv_values(stream=StringIO(text), interpolate=True)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def load_env_file(environment: Environment) -> list[str]:
+    """Set the variables of the file `BL_ENV_VAR_PATH` names that do not exist yet.
+
+    Returns what went wrong: an unreadable file, one without any pair, names that cannot be set.
+    """
+    path = environment.get("BL_ENV_VAR_PATH")
+    if not path:
+        return []
+    try:
+        with open(path, "rb") as file:
+            values, faults = parse_env_file(_bounded(file.read(MAX_BYTES + 1)))
+    except (OSError, ValueError) as error:
+        return [f"{path} is ignored: {getattr(error, 'strerror', None) or error}"]
+    return [f"{path}: {fault}" for fault in faults] + _add_missing(environment, values, path)
+
+
+def parse_env_file(data: bytes) -> tuple[dict[str, str], list[str]]:
+    """Read NUL-separated names and values; returns them and the faults found.
+
+    The last of several values of a name wins. Pairs without a name and a last name without a
+    value are dropped. Raises ValueError when there is content but no pair at all.
+    """
+    parts = data.split(b"\0")
+    if parts[-1] == b"":
+        parts.pop()
+    pairs = zip(parts[::2], parts[1::2], strict=False)
+    values: dict[str, str] = {}
+    faults: list[str] = []
+    for name, value in pairs:
+        if b"=" in name:
+            faults.append(f"{os.fsdecode(name)!r} is not a name")
+        elif name:
+            values[os.fsdecode(name)] = os.fsdecode(value)
+    if data and len(parts) < 2:
+        raise ValueError("it holds no name with a value")
+    return values, faults
+
+
+def _bounded(data: bytes) -> bytes:
+    if len(data) > MAX_BYTES:
+        raise OSError(0, f"it is larger than {MAX_BYTES} bytes")
+    return data
+
+
+def _add_missing(environment: Environment, values: Mapping[str, str], where: str) -> list[str]:
+    known = environment.snapshot()
+    faults: list[str] = []
+    for name, value in values.items():
+        if name in known:
+            continue
+        try:
+            environment.apply({name: value})
+        except (ValueError, OSError) as error:
+            faults.append(f"{where}: {name!r} cannot be set: {error}")
+    return faults
+
+
+class _Document(msgspec.Struct):
+    """What the control plane writes."""
+
+    generation: int = 0
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """The document's generation, how many variables were set and how many unset."""
+
+    generation: int
+    applied: int
+    removed: int
+
+
+@dataclass(slots=True)
+class EnvironmentReload:
+    """Applies the metadata document, whose path is decided at the start.
+
+    `hooks` run after each reload: what was computed from variables (proxies, certificates) is
+    computed again there, or the document's raw values would take its place.
+    """
+
+    environment: Environment
+    log: Log
+    path: Path
+    hooks: list[Hook] = field(default_factory=list)
+    _carried: set[str] = field(default_factory=set)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @classmethod
+    def at_start(cls, environment: Environment, log: Log) -> "EnvironmentReload":
+        """Read the path from `BL_METADATA_PATH`."""
+        return cls(environment, log, Path(environment.get("BL_METADATA_PATH") or DOCUMENT))
+
+    async def reload(self) -> Reloaded:
+        """Set all variables of the document; unset those only earlier documents carried.
+
+        Raises NotFound when there is no document, Internal when it cannot be read or is invalid;
+        nothing has been changed then.
+        """
+        async with self._turn:
+            document = await asyncio.to_thread(self._read)
+            wanted = document.environment
+            removed = tuple(sorted(self._carried - wanted.keys()))
+            self.environment.apply(wanted, remove=removed)
+            self._carried = set(wanted)
+            for hook in self.hooks:
+                try:
+                    await hook()
+                except Exception as error:  # noqa: BLE001 - one part must not undo the others
+                    self.log.error(f"after an environment reload: {error!r}")
+            return Reloaded(document.generation, len(wanted), len(removed))
+
+    def _read(self) -> _Document:
+        try:
+            with open(self.path, "rb") as file:
+                document = msgspec.json.decode(_bounded(file.read(MAX_BYTES + 1)), type=_Document)
+        except FileNotFoundError:
+            raise NotFound(f"metadata document {self.path} does not exist") from None
+        except OSError as error:
+            raise Internal(f"cannot read {self.path}: {error.strerror or error}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Internal(f"invalid metadata document {self.path}: {error}") from error
+        for name, value in document.environment.items():
+            if not name or "=" in name or "\0" in name + value:
+                raise Internal(
+                    f"invalid metadata document {self.path}: bad name or value: {name!r}"
+                )
+        return document

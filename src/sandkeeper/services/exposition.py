@@ -1,0 +1,165 @@
+"""The server's figures as Prometheus reads them. Imported when somebody asks for them.
+
+The registry is our own; its one collector copies what `services.metrics` gathered on the event
+loop's thread, so that rendering may take place on another.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from time import monotonic
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from sandkeeper import __version__
+from sandkeeper.core.segment import STDERR, STDOUT
+from sandkeeper.services.metrics import BOUNDS, Histogram, Vitals
+
+__all__ = ["Exposition"]
+
+PREFIX = "sandkeeper_"
+CONSUMERS = ("telemetry", "logs", "events", "exec", "wait")
+CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
+
+
+class Exposition(Collector):
+    """One reading of all figures; make it on the event loop's thread, `render` it on any."""
+
+    def __init__(self, vitals: Vitals) -> None:
+        self._families = [
+            *_server(vitals),
+            *_processes(vitals),
+            *_journals(vitals),
+            *_lags(vitals),
+            *_log(vitals),
+            *_requests(vitals),
+        ]
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the families to the registry."""
+        return iter(self._families)
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Return the text and its media type: OpenMetrics where `accept` prefers it."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        ProcessCollector(registry=registry)
+        encode, media_type = choose_encoder(accept)
+        return encode(registry), media_type
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(PREFIX + name, text, value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(PREFIX + name, text, value)
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    running, buckets = 0, []
+    for bound, count in zip((*map(str, BOUNDS), "+Inf"), histogram.counts, strict=True):
+        running += count
+        buckets.append((bound, float(running)))
+    return buckets
+
+
+def _server(vitals: Vitals) -> Iterator[Metric]:
+    info = GaugeMetricFamily(PREFIX + "info", "The version, always 1", labels=["version"])
+    info.add_metric([__version__], 1)
+    yield info
+    up = monotonic() - vitals.since
+    yield _gauge("uptime_seconds", "Time since the server was built", up)
+    delay = vitals.delay.seconds
+    yield HistogramMetricFamily(
+        PREFIX + "loop_delay_seconds",
+        "How late the event loop ran what was due",
+        buckets=_buckets(delay),
+        sum_value=delay.total,
+    )
+
+
+def _processes(vitals: Vitals) -> Iterator[Metric]:
+    states = GaugeMetricFamily(PREFIX + "processes", "Known processes by state", labels=["state"])
+    for state, count in vitals.states().items():
+        states.add_metric([state], count)
+    yield states
+    carried = CounterMetricFamily(
+        PREFIX + "output_bytes", "Bytes carried from processes to journals", labels=["stream"]
+    )
+    for name, stream in (("stdout", STDOUT), ("stderr", STDERR)):
+        carried.add_metric([name], vitals.pump.carried[stream])
+    yield carried
+    queues = GaugeMetricFamily(PREFIX + "pump_queue", "What the pump has before it", labels=["of"])
+    for name, value in vitals.pump.statistics().items():
+        queues.add_metric([name], value)
+    yield queues
+    keeper = vitals.keeper.statistics()
+    yield _gauge("keeper_connected", "Whether pipes outlive this server", keeper["connected"])
+
+
+def _journals(vitals: Vitals) -> Iterator[Metric]:
+    journals = vitals.journals()
+    yield _gauge("journal_bytes", "Output kept on disk", journals["keptBytes"])
+    yield _gauge(
+        "journal_lost_bytes",
+        "Output of known processes that is not kept any more",
+        journals["lostBytes"],
+    )
+    yield _gauge(
+        "journal_limit_bytes", "Bound of all journals, 0 for none", journals["totalLimitBytes"]
+    )
+
+
+def _lags(vitals: Vitals) -> Iterator[Metric]:
+    behind: defaultdict[str, list[int]] = defaultdict(list, {name: [] for name in CONSUMERS})
+    for item in vitals.lags():
+        behind[item.consumer].append(item.lag)
+    total, most, readers = (
+        GaugeMetricFamily(PREFIX + name, text, labels=["consumer"])
+        for name, text in (
+            ("consumer_lag_bytes", "Bytes that readers of journals have still before them"),
+            ("consumer_lag_max_bytes", "The same of the one furthest behind"),
+            ("consumers", "Readers of journals (of telemetry, those that are behind)"),
+        )
+    )
+    for name, lags in behind.items():
+        total.add_metric([name], sum(lags))
+        most.add_metric([name], max(lags, default=0))
+        readers.add_metric([name], len(lags))
+    yield from (total, most, readers)
+
+
+def _log(vitals: Vitals) -> Iterator[Metric]:
+    sink = vitals.sink.statistics()
+    yield _gauge("log_queue_bytes", "Log lines that wait for their reader", sink["queuedBytes"])
+    yield _counter("log_dropped_lines", "Log lines the queue could not hold", sink["droppedLines"])
+    yield _counter("log_written_bytes", "Bytes written to the log", sink["writtenBytes"])
+
+
+def _requests(vitals: Vitals) -> Iterator[Metric]:
+    requests = vitals.requests
+    yield _gauge("requests_in_flight", "Requests that are being answered", requests.in_flight)
+    yield _gauge("websockets", "Open WebSockets", requests.websockets)
+    answers = CounterMetricFamily(
+        PREFIX + "requests", "Answers by status class", labels=["group", "status"]
+    )
+    seconds = HistogramMetricFamily(
+        PREFIX + "request_seconds", "Time until an answer began", labels=["group"]
+    )
+    for name, group in requests.groups.items():
+        if not any(group.statuses):
+            continue
+        for status, count in zip(CLASSES, group.statuses, strict=True):
+            if count:
+                answers.add_metric([name or "root", status], count)
+        histogram = group.seconds
+        seconds.add_metric([name or "root"], _buckets(histogram), histogram.total)
+    yield from (answers, seconds)

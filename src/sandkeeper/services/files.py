@@ -1,0 +1,397 @@
+"""Files and directories: read, list, write, delete. Blocking; the callers run it by `FileWork`.
+
+Every path here is absolute and resolved (`core.paths`). The functions raise the error tree's
+classes with the contract's texts; what the kernel says becomes `<op> <path>: <reason>`.
+"""
+
+import asyncio
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from sandkeeper.core.entries import Owners
+from sandkeeper.core.fds import OwnedFd
+from sandkeeper.core.paths import TEMPORARY_PREFIX, Target, is_temporary, resolve, resolve_text
+from sandkeeper.core.removal import remove_tree
+from sandkeeper.core.replace import Draft, PathLocks, make_directories, survey
+from sandkeeper.core.temporaries import Temporaries, remove_temporary
+from sandkeeper.errors import Internal, NotFound, Unprocessable
+from sandkeeper.services.conditions import NO_CONDITIONS, Conditions
+from sandkeeper.services.logs import Log
+from sandkeeper.services.work import Cancel, FileWork, failure
+from sandkeeper.settings import FileSettings
+
+__all__ = ["Content", "Files", "Listing", "Opened", "Upload"]
+
+Fault = (OSError, ValueError)
+BATCH = 2000
+OPEN_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A whole file in memory."""
+
+    info: os.stat_result
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A file to be streamed; the holder closes `fd`.
+
+    `size` is None for pseudo-files (/proc), which say 0 and end where they end; `first` is what
+    has been read of those already.
+    """
+
+    info: os.stat_result
+    fd: OwnedFd
+    size: int | None
+    first: bytes = b""
+
+
+@dataclass(slots=True)
+class Listing:
+    """The names in a directory in byte order; the holder closes `fd`."""
+
+    info: os.stat_result
+    fd: OwnedFd
+    files: list[str] = field(default_factory=list)
+    directories: list[str] = field(default_factory=list)
+
+    def batches(self) -> Iterator[list[tuple[str, os.stat_result]]]:
+        """Yield the files with their own (links': not their targets') state, many at a time."""
+        number = self.fd.number
+        for start in range(0, len(self.files), BATCH):
+            batch = []
+            for name in self.files[start : start + BATCH]:
+                try:
+                    batch.append((name, os.stat(name, dir_fd=number, follow_symlinks=False)))
+                except FileNotFoundError:
+                    continue  # it went away meanwhile, which is no error of the others
+            yield batch
+
+
+class Files:
+    """The files of the sandbox."""
+
+    def __init__(
+        self,
+        work: FileWork,
+        temporaries: Temporaries,
+        settings: FileSettings,
+        *,
+        workdir: str,
+        home: str,
+    ) -> None:
+        self.work = work
+        self.settings = settings
+        self.workdir = workdir
+        self.home = home
+        self.locks = PathLocks()
+        self.owners = Owners()
+        self._temporaries = temporaries
+
+    async def start(self, log: Log) -> None:
+        """Open the journal of temporaries and remove what a crash left."""
+        try:
+            removed = await asyncio.to_thread(self._temporaries.open)
+        except OSError as error:
+            log.write("warning", f"temporary files are not recorded: {error}")
+            return
+        if removed:
+            log.write("info", f"removed {len(removed)} temporary files that a crash had left")
+
+    def stop(self) -> None:
+        """Close the journal."""
+        self._temporaries.close()
+
+    def resolve(self, raw_rest: bytes) -> Target:
+        """Resolve the path of a URL; raises BadInput."""
+        return resolve(raw_rest, workdir=self.workdir, home=self.home)
+
+    def resolve_text(self, path: str) -> Target:
+        """Resolve a path of a JSON body; raises BadInput."""
+        return resolve_text(path, workdir=self.workdir, home=self.home)
+
+    # Reading
+
+    def look(self, path: str) -> os.stat_result:
+        """Return what `path` leads to; raises NotFound, Internal (ENOTDIR, EACCES, …)."""
+        try:
+            return os.stat(path)
+        except FileNotFoundError as error:
+            raise failure(NotFound, "", "stat", path, error) from None
+        except Fault as error:
+            raise failure(Internal, "", "stat", path, error) from None
+
+    def listing(self, path: str) -> Listing:
+        """Open a directory and read its names, one level; raises Unprocessable."""
+        try:
+            fd = OwnedFd(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        except Fault as error:
+            raise failure(Unprocessable, "error listing directory: ", "open", path, error) from None
+        made = Listing(os.fstat(fd.number), fd)
+        try:
+            with os.scandir(fd.number) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name.startswith(TEMPORARY_PREFIX) and is_temporary(name):
+                        continue
+                    kind = made.directories if _is_directory(entry) else made.files
+                    kind.append(name)
+        except OSError as error:
+            fd.close()
+            raise failure(Unprocessable, "error listing directory: ", "read", path, error) from None
+        made.files.sort(key=_byte_order(made.files))
+        made.directories.sort(key=_byte_order(made.directories))
+        self.owners.refresh()
+        return made
+
+    def open(self, path: str, info: os.stat_result) -> Opened:
+        """Open a regular file for streaming; raises Unprocessable."""
+        try:
+            fd, now = self._open_regular(path, info)
+        except Fault as error:
+            raise failure(Unprocessable, "error opening file: ", "open", path, error) from None
+        if now.st_size or not _is_pseudo(now):
+            return Opened(now, fd, now.st_size)
+        try:
+            first = os.read(fd.number, 1 << 16)
+            return Opened(now, fd, None if first else 0, first)
+        except OSError as error:
+            fd.close()
+            raise failure(Unprocessable, "error opening file: ", "read", path, error) from None
+
+    def content(self, path: str, info: os.stat_result) -> Content:
+        """Read a whole regular file up to `settings.read_limit` bytes; raises Unprocessable."""
+        limit = self.settings.read_limit
+        try:
+            fd, now = self._open_regular(path, info)
+            try:
+                data = b"" if now.st_size > limit else _read_to(fd.number, limit + 1, now.st_size)
+            finally:
+                fd.close()
+        except Fault as error:
+            raise failure(Unprocessable, "error reading file: ", "read", path, error) from None
+        if now.st_size > limit or len(data) > limit:
+            raise Unprocessable(
+                f"error reading file: {path} is larger than {limit} bytes; "
+                "download it with Accept: application/octet-stream"
+            )
+        return Content(now, data)
+
+    def peek(self, path: str, info: os.stat_result) -> bytes:
+        """Read at most as much of a regular file as `info` says it has; raises OSError."""
+        fd, _ = self._open_regular(path, info)
+        try:
+            return _read_to(fd.number, info.st_size, info.st_size) if info.st_size else b""
+        finally:
+            fd.close()
+
+    def _open_regular(self, path: str, info: os.stat_result) -> tuple[OwnedFd, os.stat_result]:
+        """Open what `info` calls a regular file without ever waiting for a FIFO's other end."""
+        if not stat.S_ISREG(info.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        fd = OwnedFd(os.open(path, OPEN_READ))
+        now = os.fstat(fd.number)
+        if not stat.S_ISREG(now.st_mode):  # replaced since it was looked at
+            fd.close()
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        return fd, now
+
+    # Writing
+
+    def draft(self, path: str, mode: int) -> Draft:
+        """Begin writing a file of which parents are made as needed; raises OSError, ValueError."""
+        place = survey(path)
+        if place.before is None:
+            parent = os.path.dirname(path)
+            if not os.path.isdir(parent):
+                make_directories(parent, 0o755)
+        return Draft(place, mode, self._temporaries, self.locks)
+
+    def write(
+        self, path: str, data: bytes, mode: int = 0o644, conditions: Conditions = NO_CONDITIONS
+    ) -> os.stat_result:
+        """Write a whole file; returns its state. Raises Unprocessable, StorageFull,
+        PreconditionFailed.
+        """
+        try:
+            draft = self.draft(path, mode)
+            try:
+                draft.write(data)
+                return draft.commit(conditions.check if conditions else None)
+            finally:
+                draft.discard()
+        except Fault as error:
+            raise failure(Unprocessable, "error writing file: ", "open", path, error) from None
+
+    @contextmanager
+    def temporary(self, path: str) -> Iterator[None]:
+        """Have `path` recorded while inside, and removed afterwards if it is still there."""
+        slot = self._temporaries.enter(path)
+        try:
+            yield
+        finally:
+            remove_temporary(path)
+            self._temporaries.leave(slot)
+
+    def upload(self, path: str, conditions: Conditions) -> "Upload":
+        """Return what a `Feed` needs to write a file of unknown length."""
+        return Upload(self, path, conditions)
+
+    def make_directory(self, path: str, mode: int) -> None:
+        """Make a directory and its parents, all with `mode`; one that exists stays as it is."""
+        try:
+            make_directories(path, mode & 0o777)
+        except Fault as error:
+            raise failure(
+                Unprocessable, "error creating directory: ", "mkdir", path, error
+            ) from None
+
+    # Deleting
+
+    def delete(self, path: str, recursive: bool, conditions: Conditions, cancel: Cancel) -> bool:
+        """Delete a file, link or directory; returns whether it was (or linked to) a directory.
+
+        Raises NotFound, Unprocessable (not empty, or the root), PreconditionFailed.
+        """
+        try:
+            info = os.lstat(path)
+        except FileNotFoundError:
+            conditions.check(None)
+            raise NotFound("file or directory not found") from None
+        except Fault as error:
+            raise failure(Unprocessable, "", "stat", path, error) from None
+        is_directory = stat.S_ISDIR(info.st_mode)
+        kind = "directory" if is_directory or _leads_to_directory(path) else "file"
+        with self.locks.hold(path):
+            if conditions:
+                conditions.check(_present(path))
+            try:
+                if not is_directory:
+                    os.unlink(path)
+                else:
+                    self.delete_directory(path, recursive, cancel)
+            except FileNotFoundError:
+                raise NotFound("file or directory not found") from None
+            except OSError as error:
+                operation = "unlinkat" if recursive and is_directory else "remove"
+                raise failure(
+                    Unprocessable, f"error deleting {kind}: ", operation, path, error
+                ) from None
+        return kind == "directory"
+
+    def delete_directory(self, path: str, recursive: bool, cancel: Cancel) -> None:
+        """Remove a directory, with all that is in it if `recursive`; never the root.
+
+        Raises OSError, and Unprocessable for the root by whatever name.
+        """
+        if os.path.samestat(os.stat(path), os.stat("/")):
+            raise Unprocessable("error deleting directory: refusing to delete /")
+        if recursive:
+            remove_tree(path, cancel.check)
+        else:
+            os.rmdir(path)
+
+
+class Upload:
+    """The sink of one streamed write; `mode` may be set until the commit. Call it to begin."""
+
+    def __init__(self, files: Files, path: str, conditions: Conditions) -> None:
+        self.mode = 0o644
+        self._files = files
+        self._path = path
+        self._conditions = conditions
+        self._draft: Draft | None = None
+
+    def __call__(self) -> "Upload":
+        """Open the draft; raises Unprocessable, StorageFull, PreconditionFailed."""
+        if self._conditions:  # early, to spare the caller an upload in vain; the commit decides
+            self._conditions.check(_present(self._path))
+        with self._failures():
+            self._draft = self._files.draft(self._path, self.mode)
+        return self
+
+    def write_pieces(self, pieces: list[bytes]) -> None:
+        """Append."""
+        with self._failures():
+            self._opened.write_pieces(pieces)
+
+    def commit(self) -> os.stat_result:
+        """Put the file in place; returns its state."""
+        self._opened.mode = self.mode & 0o777
+        with self._failures():
+            return self._opened.commit(self._conditions.check if self._conditions else None)
+
+    def discard(self) -> None:
+        """Drop what was not committed."""
+        if self._draft is not None:
+            self._draft.discard()
+
+    @property
+    def _opened(self) -> Draft:
+        if self._draft is None:
+            raise RuntimeError("an upload is called before it is written to")
+        return self._draft
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except Fault as error:
+            raise failure(
+                Unprocessable, "error writing binary file: ", "write", self._path, error
+            ) from None
+
+
+def _read_to(fd: int, limit: int, expected: int) -> bytes:
+    """Read to the end or to `limit` bytes; a pseudo-file that has nothing now gives EAGAIN."""
+    data = os.read(fd, min(limit, expected + 1 if expected else 1 << 16))
+    if len(data) == expected and expected:
+        return data
+    pieces = [data]
+    size = len(data)
+    while data and size < limit:
+        data = os.read(fd, min(limit - size, 1 << 20))
+        pieces.append(data)
+        size += len(data)
+    return b"".join(pieces)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
+
+
+def _byte_order(names: list[str]) -> Callable[[str], bytes] | None:
+    """Return the sort key that gives byte order: code points do, but for undecodable bytes."""
+    plain = "".join(names).isascii()
+    return None if plain else os.fsencode
+
+
+def _is_pseudo(info: os.stat_result) -> bool:
+    """Say whether a file of size 0 may have content all the same: it has no blocks on a disk."""
+    return os.major(info.st_dev) == 0 and info.st_blocks == 0
+
+
+def _leads_to_directory(path: str) -> bool:
+    with suppress(OSError):
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    return False
+
+
+def _present(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        try:
+            return os.lstat(path)
+        except OSError:
+            return None

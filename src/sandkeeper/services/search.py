@@ -1,0 +1,228 @@
+"""Finding files by pattern or by fuzzy query: walks in a few worker threads of their own.
+
+A walk is cancelled by its caller's going: the threads look at a flag between directories, so a
+client that leaves costs at most one directory more.
+"""
+
+import asyncio
+import heapq
+import os
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+from sandkeeper.core.fuzzy import MAX_QUERY, FuzzyPattern
+from sandkeeper.core.globs import Matcher, any_of
+from sandkeeper.core.identity import Identity
+from sandkeeper.core.walk import Entry, walk
+from sandkeeper.errors import BadInput, Unprocessable
+
+__all__ = ["EXCLUDED", "Found", "Search", "TreeFilter", "Workers"]
+
+T = TypeVar("T")
+
+EXCLUDED = frozenset(
+    [
+        "node_modules",
+        "vendor",
+        ".git",
+        "dist",
+        "build",
+        "target",
+        "__pycache__",
+        ".venv",
+        ".next",
+        "coverage",
+    ]
+)
+BATCH = 4096
+WORKERS = 4
+MAX_FUZZY = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class TreeFilter:
+    """Which part of a tree a search looks at.
+
+    `patterns` are globs on base names (core.globs) of which a file must match one, if there are
+    any; `excluded` are names of directories; neither that nor `hidden` applies to the root.
+    """
+
+    root: str
+    patterns: tuple[str, ...] = ()
+    excluded: frozenset[str] = EXCLUDED
+    hidden: bool = False
+
+    def entries(self, stopped: Callable[[], bool]) -> Iterator[Entry]:
+        """Walk the tree; raises OSError when the root cannot be read."""
+        return walk(
+            os.fsencode(self.root),
+            excluded=frozenset(map(os.fsencode, self.excluded)),
+            hidden=self.hidden,
+            stopped=stopped,
+        )
+
+
+class Found(NamedTuple):
+    """A ranked path below the root, readable as UTF-8, and whether it is a directory."""
+
+    path: str
+    is_directory: bool
+    score: int
+
+
+class Workers:
+    """A few threads that act for the workload's user; what is running stops with its caller."""
+
+    def __init__(self, count: int = WORKERS) -> None:
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="search")
+        self._running: set[threading.Event] = set()
+
+    @contextmanager
+    def stoppable(self) -> Iterator[Callable[[], bool]]:
+        """Give work a flag to look at; it is set on leaving, and when the workers close."""
+        flag = threading.Event()
+        self._running.add(flag)
+        try:
+            yield flag.is_set
+        finally:
+            flag.set()
+            self._running.discard(flag)
+
+    async def run(self, identity: Identity | None, work: Callable[[], T]) -> T:
+        """Run `work` in a thread under `identity`."""
+
+        def act() -> T:
+            with identity.acting() if identity else nullcontext():
+                return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, act)
+
+    def close(self) -> None:
+        """Stop what runs; waits for no thread longer than one directory takes."""
+        for flag in list(self._running):
+            flag.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Search:
+    """Finds by pattern and by fuzzy query."""
+
+    def __init__(self, workers: Workers, identity: Callable[[], Identity | None]) -> None:
+        self._workers = workers
+        self._identity = identity
+
+    async def find(
+        self, tree: TreeFilter, *, directories: bool, limit: int
+    ) -> AsyncGenerator[list[bytes], None]:
+        """Yield batches of paths below the root in walk order, `limit` in all (0: every one).
+
+        Directories include the root as `.`, and patterns do not apply to them. Raises
+        Unprocessable when the root cannot be read.
+        """
+        with self._workers.stoppable() as stopped:
+            entries = _found(tree, directories, stopped)
+            matches = islice(entries, limit) if limit else entries
+            while True:
+                batch = await self._walking(lambda: list(islice(matches, BATCH)))
+                yield batch
+                if len(batch) < BATCH:
+                    return
+
+    async def fuzzy(
+        self, tree: TreeFilter, query: str, limit: int, *, otherwise: str = ""
+    ) -> list[Found]:
+        """Return the best matches of `query` among the paths below the root, best first.
+
+        Of equal scores the shorter path comes first, then the one met first. A `limit` of 0
+        returns all, at most MAX_FUZZY. A root that cannot be read has no matches, or those of the
+        root `otherwise`. Raises BadInput on a query of more than MAX_QUERY characters.
+        """
+        if len(query) > MAX_QUERY:
+            raise BadInput(f"query is longer than {MAX_QUERY} characters")
+        with self._workers.stoppable() as stopped:
+            work = _Ranking(query, limit or MAX_FUZZY)
+            try:
+                await self._walking(lambda: work.consume(tree, stopped))
+            except Unprocessable:
+                if not otherwise:
+                    return []
+                return await self.fuzzy(replace(tree, root=otherwise), query, limit)
+            return work.best_first()
+
+    async def _walking(self, work: Callable[[], T]) -> T:
+        try:
+            return await self._workers.run(self._identity(), work)
+        except OSError as error:
+            text = f"{error.strerror or error}".lower()
+            where = os.fsdecode(error.filename or "")
+            raise Unprocessable(f"error walking directory: open {where}: {text}") from None
+        except ValueError as error:  # a NUL byte in the path
+            raise Unprocessable(f"error walking directory: {error}") from None
+
+
+def _found(tree: TreeFilter, directories: bool, stopped: Callable[[], bool]) -> Iterator[bytes]:
+    match = any_of(tree.patterns)
+    entries = tree.entries(stopped)
+    if directories:
+        first = next(entries, None)  # reads the root before it is named
+        yield b"."
+        if first is not None and first[2]:
+            yield first[0]
+        yield from (path for path, _, is_dir in entries if is_dir)
+    elif match is None:
+        yield from (path for path, _, is_dir in entries if not is_dir)
+    else:
+        yield from (path for path, name, is_dir in entries if not is_dir and match(name))
+
+
+class _Ranking:
+    """Keeps the best of all candidates in a heap, worst first."""
+
+    def __init__(self, query: str, limit: int) -> None:
+        self._pattern = FuzzyPattern(query)
+        self._limit = limit
+        self._heap: list[tuple[int, int, int, str, bool]] = []
+
+    def consume(self, tree: TreeFilter, stopped: Callable[[], bool]) -> None:
+        """Score every candidate of the tree."""
+        match = any_of(tree.patterns)
+        for order, (path, name, is_dir) in enumerate(tree.entries(stopped)):
+            if _passes(match, name, is_dir):
+                self._consider(_text(path), is_dir, order)
+                if order & 1023 == 0 and stopped():
+                    return
+
+    def _consider(self, text: str, is_dir: bool, order: int) -> None:
+        pattern, heap = self._pattern, self._heap
+        folded = pattern.fold(text)
+        firsts = pattern.firsts(folded)
+        if firsts is None:
+            return
+        full = len(heap) >= self._limit
+        if full and (pattern.best_for(folded), -len(text)) < heap[0][:2]:
+            return
+        score = pattern.score_at(text, folded, firsts)
+        ranked = (score, -len(text), -order, text, is_dir)
+        if full:
+            heapq.heappushpop(heap, ranked)
+        else:
+            heapq.heappush(heap, ranked)
+
+    def best_first(self) -> list[Found]:
+        """Return what was kept."""
+        ordered = sorted(self._heap, reverse=True)
+        return [Found(text, is_dir, score) for score, _, _, text, is_dir in ordered]
+
+
+def _passes(match: Matcher | None, name: bytes, is_dir: bool) -> bool:
+    """Say whether patterns, which are about files, let an entry through."""
+    return match is None or (not is_dir and match(name))
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "replace")

@@ -1,0 +1,68 @@
+"""The command given at start (`-c`): run once, not tracked, its output on our standard error."""
+
+import asyncio
+import os
+
+from sandkeeper.core.child import Child, Children, Spawn, readable
+from sandkeeper.core.identity import Identity
+from sandkeeper.services.logs import Log
+from sandkeeper.settings import Environment
+
+__all__ = ["StartupCommand"]
+
+
+class StartupCommand:
+    """Starts the command through the shell in `/` and reaps it when it ends."""
+
+    def __init__(
+        self,
+        children: Children,
+        environment: Environment,
+        log: Log,
+        identity: Identity | None,
+    ) -> None:
+        self._children = children
+        self._environment = environment
+        self._log = log
+        self._task: asyncio.Task[None] | None = None
+        self.identity = identity
+
+    async def run(self, command: str) -> None:
+        """Start it; a failure is logged, the server goes on. An empty command does nothing."""
+        if not command:
+            return
+        env = self._environment.snapshot()
+        if self.identity is not None:
+            user = self.identity
+            env |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
+        shell = env.get("SHELL") or "sh"
+        words = env.get("SHELL_ARGS", "").split() or ["-c"]
+        stderr = os.dup(2)
+        spawn = Spawn(
+            [shell, *words, command],
+            env,
+            "/",
+            stdout=stderr,
+            stderr=stderr,
+            identity=self.identity,
+        )
+        try:
+            child = self._children.spawn(spawn)
+        except (OSError, ValueError) as error:
+            self._log.error(f"cannot run the startup command: {error}")
+            return
+        finally:
+            os.close(stderr)
+        self._task = asyncio.ensure_future(self._reap(child))
+
+    async def _reap(self, child: Child) -> None:
+        await readable(child.pidfd.number)
+        status = child.reap()
+        if status.code != 0:
+            how = f"signal {status.signal}" if status.signal else f"exit code {status.code}"
+            self._log.warning(f"the startup command ended with {how}")
+
+    def close(self) -> None:
+        """Stop waiting for it; it goes on."""
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,236 @@
+"""Where the parts of uploads lie: one private directory, one directory in it for each session.
+
+    <root>/<uuid>/metadata.json       the session, replaced as a whole
+    <root>/<uuid>/part-<n>-<md5>      a part; its name says which content the metadata means
+
+A part is renamed to its name before the metadata mentions it, and an older version of it is
+removed afterwards: whenever the server is killed, what the metadata names is there and whole.
+Blocking; run as the server, since the directory is nobody else's.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import stat
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from sandkeeper.core.entries import rfc3339
+
+__all__ = ["PartSink", "Session", "Store", "UploadedPart"]
+
+_PART = re.compile(r"part-([1-9]\d{0,4})-([0-9a-f]{32})")
+_OURS = re.compile(r"part-[1-9]\d{0,4}-[0-9a-f]{32}|(part|metadata)-[0-9a-f]{16}\.tmp")
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class UploadedPart(msgspec.Struct, frozen=True):
+    """A part that is there; the etag is the MD5 of its bytes in hexadecimal."""
+
+    partNumber: int
+    etag: str
+    size: int
+    uploadedAt: str
+
+
+class Session(msgspec.Struct):
+    """An upload; `permissions` is the mode as a number, `parts` is replaced, never changed."""
+
+    uploadId: str
+    path: str
+    permissions: int
+    initiatedAt: str
+    parts: dict[str, UploadedPart] = {}
+
+
+class _Stored(Session):
+    """A session on the disk; `pathBytes` is the path in hexadecimal where it is not UTF-8."""
+
+    pathBytes: str = ""
+
+
+class Store:
+    """The directory of all sessions; raises OSError."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def open(self) -> list[tuple[Session, float]]:
+        """Make the directory private and read what is in it, with the age of each in seconds.
+
+        Whatever is not a session of ours is left alone; parts that are not mentioned are removed.
+        """
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(self._root, _DIRECTORY)
+        try:
+            if os.fstat(fd).st_uid != os.geteuid():
+                raise PermissionError(f"{self._root} belongs to somebody else")
+            os.fchmod(fd, 0o700)
+        finally:
+            os.close(fd)
+        return [found for name in sorted(os.listdir(self._root)) if (found := self._load(name))]
+
+    def _load(self, name: str) -> tuple[Session, float] | None:
+        try:
+            if str(uuid.UUID(name)) != name:
+                return None
+            folder = os.path.join(self._root, name)
+            self._clear(folder)
+            info = os.lstat(os.path.join(folder, "metadata.json"))
+            if not (stat.S_ISDIR(os.lstat(folder).st_mode) and stat.S_ISREG(info.st_mode)):
+                return None
+            with open(os.path.join(folder, "metadata.json"), "rb") as file:
+                session = msgspec.json.decode(file.read(), type=_Stored)
+            if session.pathBytes:
+                session.path = os.fsdecode(bytes.fromhex(session.pathBytes))
+        except (OSError, ValueError):  # msgspec's errors are ValueErrors
+            return None
+        if session.uploadId != name:
+            return None
+        session.parts = {
+            number: part for number, part in session.parts.items() if self._is_whole(session, part)
+        }
+        self._tidy(session)
+        fields = session.uploadId, session.path, session.permissions, session.initiatedAt
+        return Session(*fields, session.parts), time.time() - info.st_mtime
+
+    def _is_whole(self, session: Session, part: UploadedPart) -> bool:
+        try:
+            info = os.lstat(self.part_path(session, part))
+        except OSError:
+            return False
+        return stat.S_ISREG(info.st_mode) and info.st_size == part.size
+
+    def _tidy(self, session: Session) -> None:
+        folder = os.path.join(self._root, session.uploadId)
+        kept = {os.path.basename(self.part_path(session, part)) for part in session.parts.values()}
+        for name in os.listdir(folder):
+            if name != "metadata.json" and name not in kept:
+                with suppress(OSError):
+                    os.unlink(os.path.join(folder, name))
+
+    def create(self, path: str, permissions: int) -> Session:
+        """Begin a session."""
+        now = rfc3339(time.time_ns())
+        session = Session(str(uuid.uuid4()), path, permissions, now)
+        os.mkdir(os.path.join(self._root, session.uploadId), 0o700)
+        self.save(session)
+        return session
+
+    def save(self, session: Session) -> None:
+        """Replace the metadata."""
+        folder = os.path.join(self._root, session.uploadId)
+        temporary = os.path.join(folder, f"metadata-{secrets.token_hex(8)}.tmp")
+        fd = os.open(temporary, _NEW, 0o600)
+        try:
+            with open(fd, "wb") as file:
+                file.write(_encode(session))
+            os.rename(temporary, os.path.join(folder, "metadata.json"))
+        except OSError:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+    def part_path(self, session: Session, part: UploadedPart) -> str:
+        """Return where a part lies."""
+        name = f"part-{part.partNumber}-{part.etag}"
+        if _PART.fullmatch(name) is None:
+            raise FileNotFoundError(f"no part has the name {name!r}")
+        return os.path.join(self._root, session.uploadId, name)
+
+    def remove(self, session: Session) -> None:
+        """Remove a session with its parts; what a kill leaves of it is no session any more."""
+        folder = os.path.join(self._root, session.uploadId)
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, "metadata.json"))
+        shutil.rmtree(folder)
+
+    def _clear(self, folder: str) -> None:
+        """Remove what a kill left of a session that was being made or removed."""
+        if os.path.lexists(os.path.join(folder, "metadata.json")):
+            return
+        with suppress(OSError):
+            for name in os.listdir(folder):
+                if _OURS.fullmatch(name):
+                    os.unlink(os.path.join(folder, name))
+            os.rmdir(folder)
+
+
+def _encode(session: Session) -> bytes:
+    try:
+        return msgspec.json.encode(session)
+    except UnicodeEncodeError:
+        raw = os.fsencode(session.path)
+        readable = raw.decode("utf-8", "replace")
+        fields = session.uploadId, readable, session.permissions, session.initiatedAt, session.parts
+        return msgspec.json.encode(_Stored(*fields, pathBytes=raw.hex()))
+
+
+class PartSink:
+    """The sink of one part's upload: a temporary of its own, so that nothing interleaves."""
+
+    def __init__(self, store: Store, session: Session, number: int) -> None:
+        self._store = store
+        self._session = session
+        self._number = number
+        self._fd = -1
+        self._temporary = ""
+        self._digest = hashlib.md5(usedforsecurity=False)
+        self._size = 0
+
+    def __call__(self) -> "PartSink":
+        """Open the temporary."""
+        folder = os.path.dirname(self._store.part_path(self._session, self._part("0" * 32)))
+        self._temporary = os.path.join(folder, f"part-{secrets.token_hex(8)}.tmp")
+        self._fd = os.open(self._temporary, _NEW, 0o600)
+        return self
+
+    def write_pieces(self, pieces: list[bytes]) -> None:
+        """Append and hash."""
+        for piece in pieces:
+            view = memoryview(piece)
+            self._digest.update(view)
+            self._size += len(view)
+            while view:
+                view = view[os.write(self._fd, view) :]
+
+    def commit(self) -> UploadedPart:
+        """Give the part its name and have the metadata mention it."""
+        part = self._part(self._digest.hexdigest())
+        path = self._store.part_path(self._session, part)
+        os.rename(self._temporary, path)
+        self._temporary = ""
+        before = self._session.parts
+        older = before.get(str(self._number))
+        self._session.parts = {**before, str(self._number): part}
+        try:
+            self._store.save(self._session)
+        except OSError:
+            self._session.parts = before
+            if older is None or older.etag != part.etag:
+                os.unlink(path)
+            raise
+        if older is not None and older.etag != part.etag:
+            with suppress(OSError):
+                os.unlink(self._store.part_path(self._session, older))
+        return part
+
+    def discard(self) -> None:
+        """Drop what was not committed."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if self._temporary:
+            with suppress(OSError):  # with an aborted session its directory is gone already
+                os.unlink(self._temporary)
+            self._temporary = ""
+
+    def _part(self, etag: str) -> UploadedPart:
+        return UploadedPart(self._number, etag, self._size, rfc3339(time.time_ns()))

@@ -1,0 +1,252 @@
+"""Uploads in parts: sessions that survive a restart, parallel parts, one commit at the end."""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from sandkeeper.core.replace import Draft
+from sandkeeper.errors import Internal, NotFound, SandkeeperError
+from sandkeeper.services.conditions import Conditions
+from sandkeeper.services.feed import Feed
+from sandkeeper.services.files import Fault, Files
+from sandkeeper.services.logs import Log
+from sandkeeper.services.upload_store import PartSink, Session, Store, UploadedPart
+from sandkeeper.services.work import Cancel, failure
+
+__all__ = ["PartUpload", "Uploads"]
+
+T = TypeVar("T")
+
+MAX_SESSIONS = 10_000
+MAX_PART = 10_000
+
+
+@dataclass(slots=True)
+class _Live:
+    """A session with what guards it: `lock` is held by whatever changes it."""
+
+    session: Session
+    used: float
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    arriving: int = 0
+
+
+class Uploads:
+    """All sessions. Their index is changed on the event loop only."""
+
+    def __init__(self, files: Files, root: Path, fallback: Path, expiry: float) -> None:
+        self._files = files
+        self._work = files.work
+        self._store = Store(root)
+        self._fallback = fallback
+        self._expiry = expiry
+        self._live: dict[str, _Live] = {}
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(self, log: Log) -> None:
+        """Read the sessions of an earlier run and begin to sweep abandoned ones."""
+        try:
+            found = await self._work.own(self._store.open)
+        except OSError as error:
+            log.write("warning", f"{error}; uploads in parts go to {self._fallback}")
+            self._store = Store(self._fallback)
+            found = await self._work.own(self._store.open)
+        now = time.monotonic()
+        self._live = {
+            session.uploadId: _Live(session, now - max(0.0, age)) for session, age in found
+        }
+        self._sweeper = asyncio.create_task(self._sweep_forever(log))
+
+    async def stop(self) -> None:
+        """Stop sweeping; sessions stay on the disk."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._sweeper
+
+    def sessions(self) -> list[Session]:
+        """Return a snapshot of all sessions, oldest first."""
+        copies = [
+            Session(s.uploadId, s.path, s.permissions, s.initiatedAt, s.parts)
+            for s in (live.session for live in self._live.values())
+        ]
+        return sorted(copies, key=lambda session: session.initiatedAt)
+
+    def parts(self, upload_id: str) -> list[UploadedPart]:
+        """Return a session's parts by number; raises NotFound."""
+        parts = self._find(upload_id).session.parts.values()
+        return sorted(parts, key=lambda part: part.partNumber)
+
+    async def initiate(self, path: str, permissions: int) -> Session:
+        """Begin a session for `path`, which is not touched; raises Internal, StorageFull."""
+        if len(self._live) >= MAX_SESSIONS:
+            raise Internal(f"failed to initiate upload: there are {MAX_SESSIONS} already")
+        try:
+            session = await self._work.own(self._store.create, path, permissions)
+        except Fault as error:
+            raise failure(Internal, "failed to initiate upload: ", "open", path, error) from None
+        self._live[session.uploadId] = _Live(session, time.monotonic())
+        return session
+
+    def part(self, upload_id: str, number: int) -> "PartUpload":
+        """Begin to take a part; raises Internal for an unknown id or a number out of range."""
+        live = self._live.get(upload_id)
+        if live is None:
+            raise _not_there(upload_id)
+        if not 1 <= number <= MAX_PART:
+            raise Internal("failed to upload part: part number must be between 1 and 10000")
+        sink = PartSink(self._store, live.session, number)
+        return PartUpload(self, live, Feed(self._work.own, sink))
+
+    async def complete(
+        self, upload_id: str, wanted: list[tuple[int, str]], conditions: Conditions
+    ) -> tuple[str, os.stat_result]:
+        """Assemble the (number, etag) parts; returns the path and the file's state.
+
+        The target is replaced as a whole and the session removed; after a failure it is kept.
+        Raises NotFound, Internal, PreconditionFailed, StorageFull.
+        """
+        live = self._find(upload_id)
+        async with live.lock:
+            session = self._find(upload_id).session  # another call may have completed it
+            parts = _chosen(session, wanted)
+            info = await self._work.walk_own(self._assemble, session, parts, conditions)
+            self._live.pop(upload_id, None)
+            with suppress(OSError):  # what stays is read as a session again, and expires
+                await self._work.own(self._store.remove, session)
+            return session.path, info
+
+    def _assemble(
+        self,
+        session: Session,
+        parts: list[UploadedPart],
+        conditions: Conditions,
+        cancel: Cancel,
+    ) -> os.stat_result:
+        draft: Draft | None = None
+        try:
+            with self._work.acting():
+                draft = self._files.draft(session.path, session.permissions)
+            for part in parts:
+                cancel.check()
+                self._append(draft, session, part)
+            with self._work.acting():
+                return draft.commit(conditions.check if conditions else None)
+        except Fault as error:
+            prefix = "failed to complete upload: "
+            raise failure(Internal, prefix, "open", session.path, error) from None
+        finally:
+            if draft is not None:
+                draft.discard()
+
+    def _append(self, draft: Draft, session: Session, part: UploadedPart) -> None:
+        path = self._store.part_path(session, part)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            before = draft.size
+            draft.copy_from(fd)
+        finally:
+            os.close(fd)
+        if draft.size - before != part.size:
+            raise Internal(f"failed to complete upload: part {part.partNumber} is damaged")
+
+    async def abort(self, upload_id: str) -> None:
+        """Drop a session; raises NotFound."""
+        live = self._find(upload_id)
+        async with live.lock:
+            session = self._find(upload_id).session
+            del self._live[upload_id]
+            try:
+                await self._work.own(self._store.remove, session)
+            except OSError as error:
+                raise failure(NotFound, "", "remove", upload_id, error) from None
+
+    def is_live(self, live: _Live) -> bool:
+        """Say whether a session still exists."""
+        return self._live.get(live.session.uploadId) is live
+
+    async def sweep(self) -> int:
+        """Drop the sessions that rested too long; returns how many."""
+        horizon = time.monotonic() - self._expiry
+        old = [
+            key
+            for key, live in self._live.items()
+            if live.used < horizon and not live.arriving and not live.lock.locked()
+        ]
+        for upload_id in old:
+            with suppress(NotFound):
+                await self.abort(upload_id)
+        return len(old)
+
+    async def _sweep_forever(self, log: Log) -> None:
+        while True:
+            dropped = await self.sweep()
+            if dropped:
+                log.write("info", f"{dropped} abandoned uploads were removed")
+            await asyncio.sleep(max(0.05, min(600.0, self._expiry / 4)))
+
+    def _find(self, upload_id: str) -> _Live:
+        live = self._live.get(upload_id)
+        if live is None:
+            raise NotFound(f"upload not found: {upload_id}")
+        live.used = time.monotonic()
+        return live
+
+
+class PartUpload:
+    """One part on its way; `abort` in a finally clause."""
+
+    def __init__(self, uploads: Uploads, live: _Live, feed: Feed[UploadedPart]) -> None:
+        self._uploads = uploads
+        self._live = live
+        self._feed = feed
+        live.arriving += 1
+
+    async def write(self, data: bytes) -> None:
+        """Take a piece; raises Internal, StorageFull."""
+        await self._guarded(lambda: self._feed.write(data))
+
+    async def finish(self) -> UploadedPart:
+        """Make the part count; raises Internal, also when the session is gone meanwhile."""
+        async with self._live.lock:
+            if not self._uploads.is_live(self._live):
+                raise _not_there(self._live.session.uploadId)
+            self._live.used = time.monotonic()
+            return await self._guarded(self._feed.finish)
+
+    async def abort(self) -> None:
+        """Drop what was not finished."""
+        self._live.arriving -= 1
+        await self._feed.abort()
+
+    async def _guarded(self, action: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await action()
+        except OSError as error:
+            if not self._uploads.is_live(self._live):
+                raise _not_there(self._live.session.uploadId) from None
+            raise failure(Internal, "failed to upload part: ", "write", "part", error) from None
+
+
+def _not_there(upload_id: str) -> SandkeeperError:
+    return Internal(f"failed to upload part: upload not found: {upload_id}")
+
+
+def _chosen(session: Session, wanted: list[tuple[int, str]]) -> list[UploadedPart]:
+    """Return the parts that are listed, in order; raises Internal for one that does not fit."""
+    chosen: dict[int, UploadedPart] = {}
+    for number, etag in wanted:
+        part = session.parts.get(str(number))
+        if part is None:
+            raise Internal(f"failed to complete upload: part {number} not found")
+        if part.etag != etag:
+            raise Internal(f"failed to complete upload: etag mismatch for part {number}")
+        if number in chosen:
+            raise Internal(f"failed to complete upload: part {number} is listed twice")
+        chosen[number] = part
+    return [chosen[number] for number in sorted(chosen)]

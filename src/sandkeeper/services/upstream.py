@@ -1,0 +1,299 @@
+"""A request to a server of the sandbox, streamed both ways.
+
+Written by hand on httptools because what httpx would add is in the way here: it decodes, follows,
+pools and normalises, and costs three times the latency. One connection carries one exchange and
+says so (`connection: close`). A pool would save a tenth of a millisecond, but many development
+servers serve one connection at a time, and an idle one kept by us would lock everyone else out.
+
+Both directions stop reading when the other side does not take the data: at most HIGH_WATER bytes
+of a response wait here.
+"""
+
+import asyncio
+import errno
+import socket
+from collections import deque
+from typing import cast
+
+import httptools
+
+from sandkeeper.core.sockets import listening_addresses
+from sandkeeper.errors import Unprocessable
+
+__all__ = ["ClientGone", "Headers", "Upstream", "connect"]
+
+Headers = list[tuple[bytes, bytes]]
+
+CONNECT_SECONDS = 5.0
+STALL_SECONDS = 600.0
+HIGH_WATER = 1 << 20
+LOW_WATER = 1 << 19
+LARGE = 1 << 15
+HEAD_BYTES = 1 << 18
+UNREACHABLE = {
+    *(errno.ECONNREFUSED, errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.EHOSTUNREACH),
+    *(errno.EAFNOSUPPORT, errno.EINVAL),
+}
+
+
+class ClientGone(Exception):
+    """Nobody waits for the response any more."""
+
+
+async def connect(port: int) -> socket.socket:
+    """Connect to whatever listens on `port`: on 127.0.0.1, on ::1, or where else it is bound.
+
+    Raises Unprocessable (code PORT_NOT_LISTENING) when nothing does, or does not answer.
+    """
+    for address in ("127.0.0.1", "::1"):
+        if connected := await _try(address, port):
+            return connected
+    for address in await asyncio.to_thread(listening_addresses, port):
+        if connected := await _try(address, port):
+            return connected
+    raise Unprocessable(f"nothing listens on port {port}", code="PORT_NOT_LISTENING")
+
+
+async def _try(address: str, port: int) -> socket.socket | None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await asyncio.get_running_loop().sock_connect(made, _target(address, port))
+    except TimeoutError:
+        made.close()
+        text = f"port {port} did not accept the connection within {CONNECT_SECONDS:.0f} s"
+        raise Unprocessable(text, code="PORT_NOT_ACCEPTING") from None
+    except OSError as error:
+        made.close()
+        if error.errno in UNREACHABLE:
+            return None
+        text = f"cannot connect to port {port}: {error.strerror}"
+        raise Unprocessable(text, code="PORT_NOT_ACCEPTING") from error
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _target(address: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    bare, _, zone = address.partition("%")
+    if ":" not in bare:
+        return bare, port
+    return bare, port, 0, socket.if_nametoindex(zone) if zone else 0
+
+
+class Upstream(asyncio.Protocol):
+    """One exchange: `start`, `write` the body, `response`, then `read` until no more follows.
+
+    `response` and `read` raise Unprocessable (code UPSTREAM_BROKEN) when the server's answer is
+    not HTTP or ends early, ClientGone after `abandon`.
+    """
+
+    def __init__(self, *, head_request: bool) -> None:
+        self._head_request = head_request
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._status = 0
+        self._headers: Headers = []
+        self._head_bytes = 0
+        self._left = -1  # bytes of a body of known length; -1: told by chunks or by the end
+        self._until_close = False
+        self._raw = False  # the body is not chunked: it needs no parser
+        self._chunks: deque[bytes] = deque()
+        self._queued = 0
+        self._paused = False
+        self._finished = False
+        self._failure: Exception | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+
+    async def start(self, connected: socket.socket, head: bytes) -> None:
+        """Take over a connected socket and send the request's head."""
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: self, sock=connected)
+        self._send(head)
+
+    async def write(self, *parts: bytes) -> bool:
+        """Send some of the body when the server takes it; False when it takes no more."""
+        if self._writer is not None:
+            # While reading is stopped nobody can see the client leave either, so this wait ends.
+            try:
+                async with asyncio.timeout(STALL_SECONDS):
+                    await self._writer
+            except TimeoutError:
+                self._broken(f"it took no data for {STALL_SECONDS:.0f} s")
+                return False
+        return self._send(*parts)
+
+    async def response(self) -> tuple[int, Headers]:
+        """Wait for the head of the final response (1xx are passed over)."""
+        while not self._status:
+            await self._wait()
+        return self._status, self._headers
+
+    async def read(self) -> tuple[bytes, bool]:
+        """Return the next bytes of the body and whether more may follow."""
+        while not self._chunks and not self._finished:
+            await self._wait()
+        data = self._take()
+        if self._paused and self._queued < LOW_WATER and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data, bool(self._chunks) or not self._finished
+
+    def _take(self) -> bytes:
+        """Join small pieces, which saves writes; joining large ones would only copy them."""
+        if not self._chunks:
+            return b""
+        if len(self._chunks) == 1 or len(self._chunks[0]) >= LARGE:
+            data = self._chunks.popleft()
+        else:
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+        self._queued = max(0, self._queued - len(data))
+        return data
+
+    def abandon(self) -> None:
+        """Give the exchange up: the client has gone."""
+        self._fail(ClientGone())
+
+    def close(self) -> None:
+        """Close the connection at once, whatever is on its way."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not one by class
+
+    def data_received(self, data: bytes) -> None:
+        """Parse a head or chunks; pass other bodies on as they are."""
+        if self._finished or self._failure is not None:
+            return
+        if self._raw:
+            self._push(data)
+            return
+        if not self._status:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._broken(f"it does not speak HTTP/1.1 ({error})")
+        if not self._status and self._head_bytes > HEAD_BYTES:
+            self._broken("the head of its response is too large")
+        self._raw = bool(self._status) and (self._left >= 0 or self._until_close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """An end is the end of the body only where nothing else tells its length."""
+        if self._until_close and exc is None:
+            self._finish()
+        else:
+            self._broken("it closed the connection before the response was complete")
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        """Hold the writer: the server does not read."""
+        if self._writer is None:
+            self._writer = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        """Let the writer go on."""
+        writer, self._writer = self._writer, None
+        if writer is not None and not writer.done():
+            writer.set_result(None)
+
+    # httptools
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect a header; those after the body are trailers, which ASGI cannot carry."""
+        if not self._status:
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Learn how the body ends (RFC 9112, section 6.3)."""
+        status = self._parser.get_status_code()
+        if 100 <= status < 200 and status != 101:
+            self._headers = []
+            return
+        if not 200 <= status < 600:
+            self._broken(f"its status is {status}")
+            return
+        codings = b",".join(v for n, v in self._headers if n.lower() == b"transfer-encoding")
+        lengths = [v for n, v in self._headers if n.lower() == b"content-length"]
+        if codings and codings.strip().lower() != b"chunked":
+            self._broken(f"it uses the transfer coding {codings.decode('latin-1')}")
+            return
+        self._status = status
+        if self._head_request or status in (204, 304):
+            self._finish()
+        elif lengths and not codings:
+            self._left = int(lengths[0])
+            self._push(b"")
+        else:
+            self._until_close = not codings
+        self._wake()
+
+    def on_body(self, data: bytes) -> None:
+        """Take decoded bytes."""
+        self._push(data)
+
+    def on_message_complete(self) -> None:
+        """The parser saw the end; it also reports those of 1xx responses."""
+        if self._status and not self._until_close:
+            self._finish()
+
+    # inner
+
+    def _send(self, *parts: bytes) -> bool:
+        if self._transport is None or self._transport.is_closing():
+            return False
+        self._transport.writelines(parts)
+        return True
+
+    def _push(self, data: bytes) -> None:
+        if self._finished:
+            return
+        if self._left >= 0:
+            data = data[: self._left] if len(data) > self._left else data
+            self._left -= len(data)
+        if data:
+            self._chunks.append(data)
+            self._queued += len(data)
+        if self._left == 0:
+            self._finish()
+        elif self._queued > HIGH_WATER and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._wake()
+
+    def _broken(self, why: str) -> None:
+        self._fail(Unprocessable(f"the server on this port failed: {why}", code="UPSTREAM_BROKEN"))
+
+    def _fail(self, failure: Exception) -> None:
+        if not self._finished and self._failure is None:
+            self._failure = failure
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    async def _wait(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._reader = asyncio.get_running_loop().create_future()
+        try:
+            await self._reader
+        finally:
+            self._reader = None

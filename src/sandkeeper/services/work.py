@@ -1,0 +1,131 @@
+"""Blocking work on files: in threads of its own, as the workload's user, cancellable.
+
+Every operation of the operating system on a caller's files goes through `FileWork`. Short ones and
+long ones have separate threads, so that a walk through a million files delays no small read.
+"""
+
+import asyncio
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+from sandkeeper.core.identity import Identity
+from sandkeeper.errors import SandkeeperError, StorageFull
+
+__all__ = ["Cancel", "Cancelled", "FileWork", "describe", "failure"]
+
+T = TypeVar("T")
+
+SHORT_THREADS = 16
+LONG_THREADS = 8
+
+
+class Cancelled(Exception):
+    """The caller is gone; the work stopped where it was."""
+
+
+class Cancel:
+    """Set by the awaiting side, asked by the working side."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Have the work stop at its next check."""
+        self._event.set()
+
+    def check(self) -> None:
+        """Raise Cancelled when nobody waits any more."""
+        if self._event.is_set():
+            raise Cancelled
+
+
+class FileWork:
+    """Runs functions in worker threads under the present identity."""
+
+    def __init__(self, identity: Callable[[], Identity | None]) -> None:
+        self._identity = identity
+        self._short = ThreadPoolExecutor(SHORT_THREADS, thread_name_prefix="files")
+        self._long = ThreadPoolExecutor(LONG_THREADS, thread_name_prefix="walks")
+
+    async def run(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run a short operation; it goes on to its end even when the caller is cancelled."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._short, self._act, function, arguments)
+
+    async def own(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run a short operation as the server itself; for what only it may touch."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._short, function, *arguments)
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """Act as the workload's user for a while, within a function that `own` runs."""
+        identity = self._identity()
+        if identity is None:
+            yield
+        else:
+            with identity.acting():
+                yield
+
+    async def walk(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run a long operation; `function` gets a Cancel as its last argument.
+
+        When the caller is cancelled the work is told and awaited, so that nothing of it is left.
+        """
+        return await self._watched(partial(self._act, function), arguments)
+
+    async def walk_own(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run a long operation as the server itself; otherwise as `walk`."""
+        return await self._watched(lambda given: function(*given), arguments)
+
+    async def _watched(
+        self, function: Callable[[tuple[object, ...]], T], arguments: tuple[object, ...]
+    ) -> T:
+        cancel = Cancel()
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._long, function, (*arguments, cancel))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            cancel.set()
+            await asyncio.wait([work])
+            if not work.cancelled():
+                work.exception()  # retrieved: it is Cancelled, or nobody is left to be told
+            raise
+
+    def close(self) -> None:
+        """Let running operations finish; nothing new is taken."""
+        self._short.shutdown(wait=False, cancel_futures=True)
+        self._long.shutdown(wait=False, cancel_futures=True)
+
+    def _act(self, function: Callable[..., T], arguments: tuple[object, ...]) -> T:
+        if self._identity() is None:
+            return function(*arguments)
+        with self.acting():
+            return function(*arguments)
+
+
+def describe(operation: str, path: str, error: OSError | ValueError) -> str:
+    """Write an operating system's error as the contract does: `open /x: permission denied`.
+
+    A ValueError is Python's word for a NUL byte in a name, which the kernel calls EINVAL.
+    """
+    if isinstance(error, OSError):
+        where = error.filename if isinstance(error.filename, str) else path
+        return f"{operation} {where}: {(error.strerror or str(error)).lower()}"
+    return f"{operation} {path}: invalid argument"
+
+
+def failure(
+    kind: type[SandkeeperError], prefix: str, operation: str, path: str, error: OSError | ValueError
+) -> SandkeeperError:
+    """Make the error of class `kind` for a failed operation; a full disk is always StorageFull."""
+    text = prefix + describe(operation, path, error)
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StorageFull(text)
+    return kind(text)

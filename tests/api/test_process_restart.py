@@ -1,0 +1,204 @@
+"""Restart on failure: texts, counts, back-off, and how it is ended."""
+
+import os
+import time
+from pathlib import Path
+
+from tests.harness import Server, until
+
+
+def start(server: Server, command: str, **fields) -> dict:
+    reply = server.client.post(
+        "/process", json={"command": command, "restartOnFailure": True, **fields}
+    )
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def over(server: Server, identifier: str) -> dict:
+    return server.client.get(f"/process/{identifier}/wait?timeout=30").json()
+
+
+def notice(code: int, number: int, most: object) -> str:
+    return f"\n[Process failed with exit code {code}. Attempting restart {number}/{most}...]\n"
+
+
+def in_backoff(server: Server, name: str) -> bool:
+    seen = server.client.get(f"/process/{name}").json()
+    return "Attempting restart" in seen["stdout"]
+
+
+def test_a_failing_process_is_tried_again_up_to_its_bound(server: Server) -> None:
+    made = server.run("echo Attempt; exit 1", restartOnFailure=True, maxRestarts=2)
+
+    assert (made["status"], made["exitCode"], made["restartCount"]) == ("failed", 1, 2)
+    expected = f"Attempt\n{notice(1, 1, 2)}Attempt\n{notice(1, 2, 2)}Attempt\n"
+    assert made["stdout"] == made["logs"] == expected
+    listed = [p for p in server.client.get("/process").json() if p["pid"] == made["pid"]]
+    assert len(listed) == 1
+
+
+def test_success_ends_the_trying_and_env_and_folder_are_kept(
+    server: Server, tmp_path: Path
+) -> None:
+    made = server.run(
+        "n=$(cat count 2>/dev/null || echo 0); echo $((n+1)) > count; echo $WORD $n; test $n = 1",
+        workingDir=str(tmp_path),
+        env={"WORD": "kept"},
+        restartOnFailure=True,
+        maxRestarts=3,
+    )
+
+    assert (made["status"], made["exitCode"], made["restartCount"]) == ("completed", 0, 1)
+    assert made["stdout"] == f"kept 0\n{notice(1, 1, 3)}kept 1\n"
+
+
+def test_success_at_first_leaves_no_text(server: Server) -> None:
+    made = server.run("echo fine", restartOnFailure=True, maxRestarts=3)
+
+    assert (made["stdout"], made["restartCount"]) == ("fine\n", 0)
+
+
+def test_without_the_policy_or_with_zero_restarts_nothing_is_tried_again(server: Server) -> None:
+    for fields in ({"restartOnFailure": True}, {"maxRestarts": 3}):
+        made = server.run("exit 1", **fields)
+        assert (made["status"], made["restartCount"], made["stdout"]) == ("failed", 0, "")
+
+
+def test_death_by_a_foreign_signal_is_a_failure_too(server: Server) -> None:
+    made = server.run(
+        "test -e $F && exit 0; touch $F; kill -SEGV $$",
+        env={"F": f"{server.workdir}/segv"},
+        restartOnFailure=True,
+        maxRestarts=1,
+    )
+
+    assert (made["status"], made["restartCount"]) == ("completed", 1)
+    assert notice(-1, 1, 1) in made["stdout"]
+
+
+def test_started_at_is_the_latest_start_and_the_pid_stays_the_first(server: Server) -> None:
+    first = start(server, "echo $$; exit 1", maxRestarts=1)
+    ended = over(server, first["name"])
+
+    assert ended["pid"] == first["pid"]
+    assert ended["startedAt"] > first["startedAt"]
+    pids = [line for line in ended["stdout"].splitlines() if line.isdigit()]
+    assert pids[0] == first["pid"] != pids[1]
+
+
+def test_in_back_off_it_is_running_its_name_is_taken_and_stop_ends_it(server: Server) -> None:
+    start(server, "exit 1", name="backoff", maxRestarts=5)
+    until(lambda: in_backoff(server, "backoff"))
+    seen = server.client.get("/process/backoff").json()
+    taken = server.client.post("/process", json={"name": "backoff", "command": "true"})
+    stopped = server.client.delete("/process/backoff")
+    ended = server.client.get("/process/backoff").json()
+
+    assert (seen["status"], seen["exitCode"], seen["completedAt"]) == ("running", 0, "")
+    assert taken.status_code == 400
+    assert stopped.status_code == 200
+    assert (ended["status"], ended["restartCount"]) == ("stopped", 0)
+    assert server.client.delete("/process/backoff").status_code == 404
+
+
+def test_kill_in_back_off_ends_it_too(server: Server) -> None:
+    start(server, "exit 1", name="backoff2", maxRestarts=5)
+    until(lambda: in_backoff(server, "backoff2"))
+    server.client.delete("/process/backoff2/kill")
+
+    assert server.client.get("/process/backoff2").json()["status"] == "killed"
+
+
+def test_an_unlimited_crash_loop_says_so_and_can_be_stopped(server: Server) -> None:
+    start(server, "echo crash; exit 1", name="loop", maxRestarts=-1)
+    until(lambda: notice(1, 2, "unlimited") in server.client.get("/process/loop").json()["stdout"])
+
+    assert server.client.delete("/process/loop").status_code == 200
+    ended = over(server, "loop")
+    assert (ended["status"], ended["restartCount"]) == ("stopped", 1)
+    runs = ended["stdout"].count("crash")
+    assert runs == 2
+
+
+def test_stop_and_kill_never_restart(server: Server) -> None:
+    for path, status in (("", "stopped"), ("/kill", "killed")):
+        made = start(server, "exec sleep 30", maxRestarts=5)
+        server.client.delete(f"/process/{made['pid']}{path}")
+        ended = over(server, made["pid"])
+        assert (ended["status"], ended["restartCount"]) == (status, 0)
+
+
+def test_a_stopped_process_that_exits_with_an_error_is_not_restarted(server: Server) -> None:
+    made = start(server, "trap 'exit 9' TERM; echo up; while :; do sleep 0.01; done", maxRestarts=5)
+    until(lambda: server.client.get(f"/process/{made['pid']}").json()["stdout"])
+    server.client.delete(f"/process/{made['pid']}")
+    ended = over(server, made["pid"])
+
+    assert (ended["status"], ended["exitCode"], ended["restartCount"]) == ("stopped", 9, 0)
+
+
+def test_a_working_directory_gone_at_restart_ends_it_and_the_server_lives(
+    server: Server, tmp_path: Path
+) -> None:
+    folder = tmp_path / "going"
+    folder.mkdir()
+    made = server.run(
+        f"rmdir {folder}; exit 1",
+        workingDir=str(folder),
+        restartOnFailure=True,
+        maxRestarts=3,
+    )
+
+    assert (made["status"], made["exitCode"], made["restartCount"]) == ("failed", 1, 0)
+    assert "[Failed to restart process: could not execute command" in made["stdout"]
+    assert server.client.get("/health").status_code == 200
+
+
+def test_stop_after_a_restart_reaches_the_new_process(server: Server) -> None:
+    made = start(
+        server,
+        "test -e $F && { echo second $$; exec sleep 30; }; touch $F; exit 1",
+        env={"F": f"{server.workdir}/second"},
+        maxRestarts=1,
+    )
+    url = f"/process/{made['pid']}"
+    seen = until(lambda: "second" in (out := server.client.get(url).json()["stdout"]) and out)
+    leader = int(seen.rsplit("second ", 1)[1])
+    server.client.delete(url)
+
+    assert over(server, made["pid"])["status"] == "stopped"
+    assert not os.path.exists(f"/proc/{leader}")
+
+
+def test_ports_are_found_after_a_restart(server: Server) -> None:
+    from tests.harness import free_port
+
+    port = free_port()
+    made = start(
+        server,
+        'test -e $F || { touch $F; exit 1; }; exec python3 -c "import socket,time; '
+        f"s=socket.create_server(('0.0.0.0',{port})); time.sleep(30)\"",
+        env={"F": f"{server.workdir}/ports"},
+        maxRestarts=1,
+        waitForPorts=[port],
+        timeout=20,
+    )
+
+    assert made["restartCount"] == 1
+    server.client.delete(f"/process/{made['pid']}/kill")
+
+
+def test_a_restart_survives_a_restart_of_the_server_in_back_off(make_server) -> None:
+    own: Server = make_server()
+    start(own, "echo run; exit 1", name="b", maxRestarts=1)
+    until(lambda: in_backoff(own, "b"))
+    began = time.monotonic()
+    own.kill9()
+    own.restart()
+    ended = over(own, "b")
+    assert "status" in ended, ended
+
+    assert (ended["status"], ended["restartCount"]) == ("failed", 1)
+    assert ended["stdout"] == f"run\n{notice(1, 1, 1)}run\n"
+    assert time.monotonic() - began < 10

@@ -1,0 +1,124 @@
+"""The end of the server: orderly, quick, and children go on."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+from tests.harness import Server, until
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_sigterm_ends_it_with_0_and_its_children_go_on(make_server) -> None:
+    own: Server = make_server()
+    pid = int(own.client.post("/process", json={"command": "exec sleep 100"}).json()["pid"])
+
+    assert own.stop() == 0
+    assert alive(pid)
+
+    own.start()
+    record = own.client.get(f"/process/{pid}").json()
+    assert record["status"] == "running"
+    own.client.delete(f"/process/{pid}/kill")
+    until(lambda: own.client.get(f"/process/{pid}").json()["status"] == "killed")
+
+
+def test_open_streams_and_waits_do_not_hold_up_the_end(make_server) -> None:
+    own: Server = make_server()
+    own.client.post("/process", json={"command": "echo hi; exec sleep 100", "name": "s"})
+    ends: dict[str, object] = {}
+
+    def events() -> None:
+        with httpx.stream("GET", own.url + "/process/s/events", timeout=30) as reply:
+            ends["events"] = list(reply.iter_lines())[-1]
+
+    def wait() -> None:
+        ends["wait"] = httpx.get(own.url + "/process/s/wait?timeout=100", timeout=30).status_code
+
+    threads = [threading.Thread(target=call) for call in (events, wait)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(os.listdir(f"/proc/{own.pid}/task")) > 0)
+    until(lambda: own.log_path.read_text().count("process_logs_stream") > 0)
+    began = time.monotonic()
+
+    assert own.stop() == 0
+    assert time.monotonic() - began < 5
+    for thread in threads:
+        thread.join(10)
+    assert '"reason":"server stopping"' in str(ends["events"])
+    assert ends["wait"] == 503
+    own.start()
+    own.client.delete("/process/s/kill")
+
+
+def test_it_stops_its_children_when_told_so(make_server) -> None:
+    own: Server = make_server(env={"SANDKEEPER_ON_SHUTDOWN": "stop"})
+    pid = int(own.client.post("/process", json={"command": "exec sleep 100"}).json()["pid"])
+
+    assert own.stop() == 0
+    assert not alive(pid)
+
+
+def test_the_startup_command_runs_in_the_root_folder_and_is_reaped(make_server) -> None:
+    own: Server = make_server(args=["-c", "pwd; exit 3"])
+
+    until(lambda: "exit code 3" in own.log_path.read_text())
+    assert (own.folder / "stderr.log").read_text() == "/\n"
+    children = subprocess.run(
+        ["ps", "--ppid", str(own.pid), "-o", "stat="], capture_output=True, text=True, check=False
+    ).stdout
+    assert "Z" not in children
+    assert own.client.get("/process").json() == []
+
+
+def test_it_works_as_pid_1_and_reaps_orphans(tmp_path) -> None:
+    script = (
+        "import os,subprocess,sys,urllib.request,json,time\n"
+        "subprocess.run(['mount','-t','proc','proc','/proc'],check=True)\n"
+        "os.execv(sys.executable,[sys.executable,'-m','sandkeeper','--host','127.0.0.1',"
+        "'--port','8080'])\n"
+    )
+    env = {**os.environ, "SANDKEEPER_STATE_DIR": str(tmp_path / "s"), "SANDKEEPER_LOG": "none"}
+    command = ["unshare", "--fork", "--pid", "--mount", "--net", "--", "sh", "-c"]
+    inner = f'ip link set lo up && exec {sys.executable} -c "$SCRIPT"'
+    with subprocess.Popen([*command, inner], env={**env, "SCRIPT": script}) as outer:
+        try:
+            reply = until(lambda: _in_namespace(outer.pid, "(sleep 0.05 &) ; echo $PPID"), 20)
+            assert reply.splitlines()[0] == "1"
+            until(lambda: "Z" not in _in_namespace(outer.pid, "sleep 0.1; ps -eo stat="), 10)
+        finally:
+            inside = _inside(outer.pid)
+            if inside:
+                os.kill(inside, 9)
+
+
+def _inside(outer: int) -> int:
+    path = f"/proc/{outer}/task/{outer}/children"
+    words = Path(path).read_text().split() if os.path.exists(path) else []
+    return int(words[0]) if words else 0
+
+
+def _in_namespace(outer: int, command: str) -> str:
+    """Run a command through the API of the server that is PID 1 of its namespaces."""
+    inside = _inside(outer)
+    if not inside:
+        return ""
+    body = json.dumps({"command": command, "waitForCompletion": True})
+    target = ["nsenter", "--target", str(inside), "--net", "--"]
+    curl = ["curl", "-s", "-m", "5", "-d", body, "http://127.0.0.1:8080/process"]
+    reply = subprocess.run([*target, *curl], capture_output=True, text=True, check=False).stdout
+    if not reply:
+        return ""
+    return str(json.loads(reply)["stdout"])

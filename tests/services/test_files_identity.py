@@ -1,0 +1,178 @@
+"""Files under a workload user: every operation is the user's, none the server's."""
+
+import asyncio
+import ctypes
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandkeeper.core.identity import Identity
+from sandkeeper.core.temporaries import Temporaries
+from sandkeeper.errors import Internal, Unprocessable
+from sandkeeper.services.conditions import NO_CONDITIONS
+from sandkeeper.services.copies import Copies
+from sandkeeper.services.files import Files
+from sandkeeper.services.logs import Log
+from sandkeeper.services.trees import Trees
+from sandkeeper.services.uploads import Uploads
+from sandkeeper.services.work import FileWork
+from sandkeeper.settings import FileSettings
+
+UID = 1234
+libc = ctypes.CDLL(None)
+
+
+class User(Identity):
+    """A user whose `acting` is real."""
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        libc.setfsgid(self.gid)
+        libc.setfsuid(self.uid)
+        try:
+            yield
+        finally:
+            libc.setfsuid(0)
+            libc.setfsgid(0)
+
+
+class Quiet(Log):
+    def __init__(self) -> None:
+        pass
+
+    def write(self, level: str, message: str, **fields: Any) -> None:
+        raise AssertionError(message)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A directory of the user's, which the user can reach."""
+    for parent in [tmp_path, *tmp_path.parents]:
+        if parent.stat().st_uid == 0 and str(parent).startswith("/tmp/"):
+            os.chmod(parent, 0o755)
+    folder = tmp_path / "home"
+    folder.mkdir()
+    os.chown(folder, UID, UID)
+    return folder
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[Files]:
+    work = FileWork(lambda: User(UID, UID, "user", "/"))
+    temporaries = Temporaries(tmp_path / "state/temporaries")
+    temporaries.open()
+    yield Files(work, temporaries, FileSettings(), workdir="/", home="/")
+    work.close()
+    temporaries.close()
+
+
+def run(files: Files, function: Any, *arguments: Any) -> Any:
+    async def go() -> Any:
+        return await files.work.run(function, *arguments)
+
+    return asyncio.run(go())
+
+
+def walk(files: Files, function: Any, *arguments: Any) -> Any:
+    async def go() -> Any:
+        return await files.work.walk(function, *arguments)
+
+    return asyncio.run(go())
+
+
+def test_new_files_and_directories_belong_to_the_user(files: Files, home: Path) -> None:
+    run(files, files.write, f"{home}/a/b", b"x")
+    run(files, files.make_directory, f"{home}/d/e", 0o755)
+    walk(files, Trees(files).write, f"{home}/t", {"x/y": "z"})
+    walk(files, Copies(files).copy, f"{home}/t", f"{home}/copy", True)
+
+    for name in ["a", "a/b", "d", "d/e", "t/x", "t/x/y", "copy", "copy/x/y"]:
+        assert (home / name).stat().st_uid == UID, name
+
+
+def test_what_only_root_may_touch_is_refused(files: Files, home: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir(mode=0o700)
+    (secret / "f").write_text("root's")
+    (home / "link").symlink_to(secret / "f")
+
+    for path in [f"{secret}/f", f"{home}/link"]:
+        with pytest.raises(Internal, match="permission denied"):
+            run(files, files.look, path)
+        with pytest.raises(Unprocessable, match="permission denied"):
+            run(files, files.write, path, b"x")
+    with pytest.raises(Unprocessable):
+        run(files, files.listing, str(secret))
+    with pytest.raises(Unprocessable):
+        walk(files, files.delete, str(secret), True, NO_CONDITIONS)
+    with pytest.raises(Unprocessable):
+        walk(files, Copies(files).copy, f"{secret}", f"{home}/stolen", False)
+    assert (secret / "f").read_text() == "root's"
+
+
+def test_a_writable_file_of_somebody_else_keeps_its_owner(
+    files: Files, home: Path, tmp_path: Path
+) -> None:
+    shared = home / "shared"
+    shared.write_text("an old and longer text")
+    os.chmod(shared, 0o666)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("in a directory of root's")
+    os.chmod(elsewhere, 0o666)
+    protected = home / "protected"
+    protected.write_text("old")
+
+    for path in [shared, elsewhere]:
+        run(files, files.write, str(path), b"new")
+        assert path.read_text() == "new"
+        assert path.stat().st_uid == 0
+    with pytest.raises(Unprocessable, match="permission denied"):
+        run(files, files.write, str(protected), b"new")
+    assert sorted(os.listdir(home)) == ["protected", "shared"]
+
+
+def test_an_upload_in_parts_is_kept_by_the_server_and_ends_as_the_users(
+    files: Files, home: Path, tmp_path: Path
+) -> None:
+    async def go() -> None:
+        uploads = Uploads(files, tmp_path / "up", tmp_path / "fallback", 60.0)
+        await uploads.start(Quiet())
+        session = await uploads.initiate(f"{home}/f", 0o600)
+        part = uploads.part(session.uploadId, 1)
+        await part.write(b"data")
+        etag = (await part.finish()).etag
+        await part.abort()
+        kept = (tmp_path / "up").stat()
+        assert (kept.st_uid, stat.S_IMODE(kept.st_mode)) == (0, 0o700)
+        await uploads.complete(session.uploadId, [(1, etag)], NO_CONDITIONS)
+        await uploads.stop()
+
+    asyncio.run(go())
+    info = (home / "f").stat()
+    assert (info.st_uid, stat.S_IMODE(info.st_mode)) == (UID, 0o600)
+
+
+def test_a_directory_of_uploads_that_somebody_planted_is_not_used(
+    files: Files, home: Path, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+
+    class Heard(Quiet):
+        def write(self, level: str, message: str, **fields: Any) -> None:
+            lines.append(message)
+
+    async def go() -> None:
+        uploads = Uploads(files, home, tmp_path / "fallback", 60.0)
+        await uploads.start(Heard())
+        await uploads.initiate("/x", 0o600)
+        await uploads.stop()
+
+    asyncio.run(go())
+    assert "belongs to somebody else" in lines[0]
+    assert os.listdir(home) == []
+    assert len(os.listdir(tmp_path / "fallback")) == 1
