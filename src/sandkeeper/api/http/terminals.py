@@ -89,7 +89,9 @@ class TerminalHandlers:
         """Hang a session up; remove one that has ended."""
         terminal = self._get(request)
         self._audit(request, "terminal_close", terminal)
-        await until_disconnect(request, self._terminals.remove(terminal))
+        await until_disconnect(
+            request, self._terminals.remove(terminal), self._sandbox.stopping
+        )
         return json_response({"message": "terminal closed"})
 
     async def type(self, request: Request) -> Response:
@@ -107,7 +109,7 @@ class TerminalHandlers:
         if text := query.get("waitFor", ""):
             seconds = _number(query.get("timeout", "30"), "timeout", 10**9)
             wait = self._until_shown(terminal, text, min(seconds, WAIT_MOST_SECONDS))
-            await until_disconnect(request, wait)
+            await until_disconnect(request, wait, self._sandbox.stopping)
         record = screen_of(terminal, await terminal.screen(), history)
         if query.get("format") == "text":
             lines = [*record.history, *record.lines]
