@@ -17,6 +17,7 @@ __all__ = [
     "LogSettings",
     "RetentionSettings",
     "Settings",
+    "TerminalSettings",
     "truthy",
 ]
 
@@ -137,6 +138,41 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TerminalSettings:
+    """Limits of terminals: times in seconds, sizes in bytes; `idle` 0 closes none.
+
+    `origins` are pages of other hosts that may connect (`*`: all). `kept` ended sessions stay to be
+    looked at.
+    """
+
+    enabled: bool = True
+    idle: float = 600.0
+    grace: float = 2.0
+    sessions: int = 256
+    clients: int = 64
+    session_bytes: int = 16 * MIB
+    total_bytes: int = 128 * MIB
+    kept: int = 20
+    origins: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, env: Mapping[str, str]) -> "TerminalSettings":
+        """Read `DISABLE_TERMINAL` of the contract and our own `SANDKEEPER_TERMINAL_*`."""
+        own = "SANDKEEPER_TERMINAL_"
+        return cls(
+            enabled=env.get("DISABLE_TERMINAL", "") not in {"true", "1"},
+            idle=float(_number(env, own + "IDLE_SECONDS", 600)),
+            grace=_number(env, own + "GRACE_MS", 2000) / 1000,
+            sessions=_number(env, own + "SESSIONS", 256),
+            clients=_number(env, own + "CLIENTS", 64),
+            session_bytes=max(MIB, _number(env, own + "BYTES", 16 * MIB)),
+            total_bytes=max(MIB, _number(env, own + "BYTES_TOTAL", 128 * MIB)),
+            kept=_number(env, own + "KEEP_ENDED", 20),
+            origins=tuple(env.get(own + "ORIGINS", "").replace(",", " ").split()),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class FileSettings:
     """Limits on files: what one JSON reply or body may carry, where uploads in parts are kept.
 
@@ -226,6 +262,7 @@ class Settings:
     stop_children: bool = False
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    terminal: TerminalSettings = field(default_factory=TerminalSettings)
     files: FileSettings = field(default_factory=FileSettings)
     egress: EgressSettings = field(default_factory=EgressSettings)
     drives: DriveSettings = field(default_factory=DriveSettings)
@@ -260,6 +297,7 @@ class Settings:
             stop_children=env.get("SANDKEEPER_ON_SHUTDOWN", "") == "stop",
             retention=RetentionSettings.read(env),
             log=LogSettings.read(env),
+            terminal=TerminalSettings.read(env),
             files=FileSettings.read(env),
             egress=EgressSettings.read(env, state_dir),
             drives=DriveSettings.read(env, state_dir),

@@ -24,6 +24,7 @@ from sandkeeper.api.http import (
     proxy,
     search,
     system,
+    terminals,
     trees,
     tunnel,
     uploads,
@@ -53,6 +54,7 @@ AREAS = (
     codegen,
     drives,
     tunnel,
+    terminals,
     mcp,
     observability,
     system,
@@ -112,7 +114,7 @@ def _protect_slashes(router: Router) -> ASGIApp:
 
     async def protected(scope: Scope, receive: Receive, send: Send) -> None:
         raw: bytes = scope.get("raw_path", b"")
-        if raw.startswith(b"/process/") and b"%2f" in raw.lower():
+        if raw.startswith((b"/process/", b"/terminals/")) and b"%2f" in raw.lower():
             scope = {**scope, "path": raw.decode("latin-1").replace("%2F", "%252F")}
         await router(scope, receive, send)
 

@@ -48,6 +48,7 @@ from sandkeeper.services.runs import RunStore, pipes_folder
 from sandkeeper.services.search import Search, Workers
 from sandkeeper.services.startup import StartupCommand
 from sandkeeper.services.telemetry import Exporter
+from sandkeeper.services.terminals import Terminals
 from sandkeeper.services.trees import Trees
 from sandkeeper.services.tunnel import Tunnel
 from sandkeeper.services.uploads import Uploads
@@ -140,6 +141,9 @@ class Sandbox:
         )
         self._workshop = self._make_workshop()
         self.processes = Processes(self._workshop, settings, self._store, self.ports, self.exporter)
+        self.terminals = Terminals(
+            self._workshop, settings.terminal, settings.state_dir, self.access
+        )
         self.vitals = Vitals(
             processes=self.processes,
             pump=self.pump,
@@ -226,6 +230,8 @@ class Sandbox:
         self.processes.evict()
         self._writer.submit(self._store.refill)
         await stack.enter_async_context(self.processes.housekeeping())
+        await self.terminals.start()
+        stack.push_async_callback(self.terminals.stop)
         self._watch_keeper()
         stack.callback(self._walkers.close)
         stack.push_async_callback(self.changes.close)

@@ -1,0 +1,178 @@
+"""Terminals over HTTP: sessions, their screens and recordings, what is typed."""
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, WebSocketRoute
+
+from sandkeeper.api.audit import caller
+from sandkeeper.api.body import read_body, read_json
+from sandkeeper.api.respond import json_response
+from sandkeeper.api.routing import Handler, empty_head, route
+from sandkeeper.api.schemas.terminals import (
+    TerminalChange,
+    TerminalRequest,
+    screen_of,
+    terminal_of,
+)
+from sandkeeper.api.streaming import StreamResponse, until_disconnect
+from sandkeeper.api.terminal_page import TerminalPage
+from sandkeeper.api.terminal_socket import TerminalSocket
+from sandkeeper.api.urls import segment
+from sandkeeper.errors import BadInput
+from sandkeeper.services.recording import recording
+from sandkeeper.services.runs import new_id
+from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.services.terminal import Terminal
+from sandkeeper.services.terminals import TerminalOrder
+
+__all__ = ["routes"]
+
+BODY_BYTES = 64 << 10
+INPUT_BYTES = 1 << 20
+NAME_CHARACTERS = 256
+WAIT_MOST_SECONDS = 60.0
+PATIENCE_SECONDS = 60.0
+
+
+class TerminalHandlers:
+    """Handlers of `/terminals`."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._terminals = sandbox.terminals
+
+    def _get(self, request: Request) -> Terminal:
+        return self._terminals.get(segment(request.scope, 1))
+
+    async def handshake_missing(self, _request: Request) -> Response:
+        """Answer a plain GET where a WebSocket is expected."""
+        return Response(
+            b"Bad Request\n", 400, {"Sec-Websocket-Version": "13"}, media_type="text/plain"
+        )
+
+    async def list(self, _request: Request) -> Response:
+        """List all sessions, ended ones too."""
+        return json_response([terminal_of(one) for one in self._terminals.all()])
+
+    async def create(self, request: Request) -> Response:
+        """Open a session; its name is made up when none is given."""
+        wanted = await read_json(request, TerminalRequest, BODY_BYTES)
+        name = wanted.session_id or f"terminal-{new_id()[-8:]}"
+        _check_name(name)
+        for number in (wanted.cols, wanted.rows):
+            if not 0 <= number < 65536:
+                raise BadInput("cols and rows must be between 0 and 65535")
+        order = TerminalOrder(name, wanted.shell, wanted.working_dir, wanted.cols, wanted.rows)
+        terminal = await self._terminals.create(order)
+        self._audit(request, "terminal_create", terminal, shell=terminal.meta.shell)
+        return json_response(terminal_of(terminal), 201)
+
+    async def get(self, request: Request) -> Response:
+        """Show one session."""
+        return json_response(terminal_of(self._get(request)))
+
+    async def change(self, request: Request) -> Response:
+        """Rename or resize a session."""
+        terminal = self._get(request)
+        wanted = await read_json(request, TerminalChange, BODY_BYTES)
+        if wanted.session_id is not None:
+            _check_name(wanted.session_id)
+            await self._terminals.rename(terminal, wanted.session_id)
+        if wanted.cols or wanted.rows:
+            cols, rows = terminal.size
+            terminal.resize(wanted.cols or cols, wanted.rows or rows)
+        return json_response(terminal_of(terminal))
+
+    async def close(self, request: Request) -> Response:
+        """Hang a session up; remove one that has ended."""
+        terminal = self._get(request)
+        self._audit(request, "terminal_close", terminal)
+        await until_disconnect(request, self._terminals.remove(terminal), self._sandbox.stopping)
+        return json_response({"message": "terminal closed"})
+
+    async def type(self, request: Request) -> Response:
+        """Type the raw body."""
+        terminal = self._get(request)
+        body = await read_body(request, INPUT_BYTES)
+        terminal.type(body, caller(request))
+        return json_response({"message": f"{len(body)} bytes typed"})
+
+    async def screen(self, request: Request) -> Response:
+        """Show the screen as text; `waitFor` waits until it holds a text."""
+        terminal = self._get(request)
+        query = request.query_params
+        history = _number(query.get("history", "0"), "history", 2000)
+        if text := query.get("waitFor", ""):
+            seconds = _number(query.get("timeout", "30"), "timeout", 10**9)
+            wait = self._until_shown(terminal, text, min(seconds, WAIT_MOST_SECONDS))
+            await until_disconnect(request, wait, self._sandbox.stopping)
+        record = screen_of(terminal, await terminal.screen(), history)
+        if query.get("format") == "text":
+            lines = [*record.history, *record.lines]
+            return Response("\n".join(lines) + "\n", media_type="text/plain")
+        return json_response(record)
+
+    async def _until_shown(self, terminal: Terminal, text: str, seconds: float) -> None:
+        """Wait until the screen holds `text`, the shell has ended or time is up."""
+        journal = terminal.journal
+
+        async def shown() -> None:
+            while True:
+                seen = journal.tail
+                record = screen_of(terminal, await terminal.screen(), 0)
+                if text in "\n".join(record.lines) or terminal.is_over:
+                    return
+                if seen == journal.tail:
+                    await journal.changed(PATIENCE_SECONDS)
+
+        work = asyncio.ensure_future(shown())
+        try:
+            await asyncio.wait({work}, timeout=seconds)
+        finally:
+            work.cancel()
+
+    async def recording(self, request: Request) -> Response:
+        """Stream an asciicast of the session up to now."""
+        terminal = self._get(request)
+        self._audit(request, "terminal_recording", terminal)
+        return StreamResponse(recording(terminal), "application/x-asciicast")
+
+    def _audit(self, request: Request, action: str, terminal: Terminal, **extras: str) -> None:
+        self._sandbox.access.audit(action, caller(request), session_id=terminal.meta.name, **extras)
+
+
+def _check_name(name: str) -> None:
+    if len(name) > NAME_CHARACTERS:
+        raise BadInput(f"a session id has at most {NAME_CHARACTERS} characters")
+
+
+def _number(text: str, name: str, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise BadInput(f"invalid {name}: {text}")
+    return min(int(text), most)
+
+
+def routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return the routes of this area; none of them exists when terminals are switched off."""
+    if not sandbox.settings.terminal.enabled:
+        return []
+    handlers = TerminalHandlers(sandbox)
+    page: Handler = TerminalPage().serve
+    one = "/terminals/{identifier}"
+    return [
+        route("/terminal", page),
+        route("/terminal", empty_head, "HEAD"),
+        WebSocketRoute("/terminal/ws", TerminalSocket(sandbox).serve),
+        route("/terminal/ws", handlers.handshake_missing),
+        route("/terminal/ws", empty_head, "HEAD"),
+        route("/terminals", handlers.list),
+        route("/terminals", handlers.create, "POST"),
+        route(one, handlers.get),
+        route(one, handlers.change, "PATCH"),
+        route(one, handlers.close, "DELETE"),
+        route(one + "/input", handlers.type, "POST"),
+        route(one + "/screen", handlers.screen),
+        route(one + "/recording", handlers.recording),
+    ]

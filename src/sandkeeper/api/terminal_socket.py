@@ -1,0 +1,161 @@
+"""The terminal's WebSocket: frames in, frames out, and how it closes.
+
+Close codes: 1000 `Shell exited`; 1008 refused (before the handshake, so the client sees 403);
+1009 a frame over 1 MiB and 1011 no answer to pings (both by the WebSocket layer), also 1011 when
+the shell cannot be started; 1012 the server stops; 1013 too many, or input that nobody reads.
+"""
+
+import asyncio
+from contextlib import aclosing, suppress
+from urllib.parse import urlsplit
+
+import msgspec
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from sandkeeper.api.audit import caller
+from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage
+from sandkeeper.errors import Conflict, SandkeeperError
+from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.services.terminal import Terminal, Viewer
+from sandkeeper.services.terminal_watch import watch
+from sandkeeper.services.terminals import TerminalOrder
+
+__all__ = ["TerminalSocket", "same_origin"]
+
+_encode = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(ClientMessage)
+NAME_CHARACTERS = 256
+
+
+class TerminalSocket:
+    """Serves `/terminal/ws`."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._access = sandbox.access
+        self._terminals = sandbox.terminals
+        self._origins = sandbox.settings.terminal.origins
+
+    async def serve(self, socket: WebSocket) -> None:
+        """Handle one connection."""
+        if not same_origin(socket, self._origins):
+            await socket.close(1008, "origin not allowed")
+            return
+        order = _order(socket)
+        await socket.accept()
+        with suppress(WebSocketDisconnect):
+            try:
+                terminal, created = await self._terminals.open(order)
+                viewer = Viewer(read_only=socket.query_params.get("readOnly") == "true")
+                self._terminals.attach(terminal, viewer)
+            except SandkeeperError as error:
+                await _send(socket, "error", str(error))
+                code = 1013 if isinstance(error, Conflict) else 1011
+                await socket.close(code, str(error).encode()[:100].decode("utf-8", "ignore"))
+                return
+            try:
+                await self._attached(socket, terminal, viewer, order, created=created)
+            finally:
+                terminal.detach(viewer)
+
+    async def _attached(
+        self,
+        socket: WebSocket,
+        terminal: Terminal,
+        viewer: Viewer,
+        order: TerminalOrder,
+        *,
+        created: bool,
+    ) -> None:
+        who = caller(socket)
+        meta = terminal.meta
+        extras = {"session_id": meta.name, "shell": meta.shell, "working_dir": meta.working_dir}
+        self._access.audit("terminal_connect", who, **extras)
+        if not created and not viewer.read_only:
+            terminal.resize(order.cols, order.rows)
+        sender = asyncio.ensure_future(self._send_all(socket, terminal, viewer))
+        receiver = asyncio.ensure_future(self._receive_all(socket, terminal, viewer))
+        try:
+            await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sender, receiver):
+                task.cancel()
+            results = await asyncio.gather(sender, receiver, return_exceptions=True)
+            self._access.audit("terminal_disconnect", who, **extras)
+        for result in results:
+            if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
+                raise result
+
+    async def _send_all(self, socket: WebSocket, terminal: Terminal, viewer: Viewer) -> None:
+        async with aclosing(watch(terminal, viewer)) as texts:
+            async for text in texts:
+                await _send(socket, "output", text)
+        await socket.close(1000, "Shell exited")
+
+    async def _receive_all(self, socket: WebSocket, terminal: Terminal, viewer: Viewer) -> None:
+        who = caller(socket)
+        while True:
+            frame = await socket.receive()
+            if frame["type"] != "websocket.receive":
+                return
+            try:
+                message = _decoder.decode(frame.get("text") or frame.get("bytes") or b"")
+            except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+                continue
+            if viewer.read_only:
+                continue
+            if message.type == "resize":
+                terminal.resize(message.cols, message.rows)
+            elif message.type == "input" and message.data and not terminal.is_over:
+                try:
+                    terminal.type(message.data.encode("utf-8", "replace"), who)
+                except Conflict as error:
+                    if not terminal.is_over:
+                        await socket.close(1013, str(error))
+                        return
+
+
+async def _send(socket: WebSocket, kind: str, data: str) -> None:
+    text = _encode(ServerMessage(kind, data)).decode()
+    await socket.send({"type": "websocket.send", "text": text})
+
+
+def _order(socket: WebSocket) -> TerminalOrder:
+    query = socket.query_params
+    return TerminalOrder(
+        name=query.get("sessionId", "default")[:NAME_CHARACTERS],
+        shell=query.get("shell", ""),
+        working_dir=query.get("workingDir", ""),
+        cols=_size(query.get("cols", ""), 80),
+        rows=_size(query.get("rows", ""), 24),
+    )
+
+
+def _size(text: str, default: int) -> int:
+    """Return an unsigned 16-bit number; the default for 0 and for anything else."""
+    if text.isascii() and text.isdigit() and len(text) < 10 and int(text) < 65536:
+        return int(text) or default
+    return default
+
+
+def same_origin(socket: WebSocket, allowed: tuple[str, ...]) -> bool:
+    """Say whether the page that connects may: ours, an allowed one, or no page at all.
+
+    A browser always sends Origin, and no page can change it (RFC 6455, 10.2). Behind a gateway
+    our own host is the forwarded one, which a page cannot set either.
+    """
+    origin = socket.headers.get("origin")
+    if origin is None:
+        return True
+    if "*" in allowed or origin in allowed:
+        return True
+    host = urlsplit(origin).netloc.lower()
+    ours = {
+        socket.headers.get("host", "").lower(),
+        socket.headers.get("x-forwarded-host", "").lower(),
+    }
+    plain = {_without_default_port(one) for one in ours if one}
+    return bool(host) and _without_default_port(host) in plain
+
+
+def _without_default_port(netloc: str) -> str:
+    return netloc.removesuffix(":80").removesuffix(":443")

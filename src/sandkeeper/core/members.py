@@ -1,0 +1,55 @@
+"""The members of a session: found once, signalled by pidfd, so that no stranger can be hit."""
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+
+from sandkeeper.core.child import readable
+from sandkeeper.core.procs import read_process, read_processes
+
+__all__ = ["SessionMembers"]
+
+
+class SessionMembers:
+    """Processes that were in a session (or its leader's group) when it was looked at."""
+
+    def __init__(self, pidfds: list[int]) -> None:
+        self._pidfds = pidfds
+
+    @classmethod
+    def find(cls, leader: int, *, leader_too: bool = False) -> "SessionMembers":
+        """Look through /proc once; blocks for some milliseconds."""
+        pidfds: list[int] = []
+        for one in read_processes().values():
+            if leader not in (one.session, one.group) or (one.pid == leader and not leader_too):
+                continue
+            with suppress(OSError):
+                pidfd = os.pidfd_open(one.pid)
+                again = read_process(one.pid)
+                if again is not None and again.started == one.started:
+                    pidfds.append(pidfd)
+                else:
+                    os.close(pidfd)
+        return cls(pidfds)
+
+    def signal(self, number: int) -> None:
+        """Signal all that still run."""
+        for pidfd in self._pidfds:
+            with suppress(OSError):
+                signal.pidfd_send_signal(pidfd, number)
+
+    async def end(self, number: int, *, after: float) -> None:
+        """Wait for their end; signal what is left `after` seconds later."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(after):
+                for pidfd in self._pidfds:
+                    await readable(pidfd)
+                return
+        self.signal(number)
+
+    def close(self) -> None:
+        """Close the pidfds."""
+        for pidfd in self._pidfds:
+            os.close(pidfd)
+        self._pidfds = []

@@ -1,0 +1,234 @@
+"""The terminals' pump: one thread that carries what terminals show to their journals.
+
+As `core.pump` does for pipes, and apart from it, because a terminal ends with EIO, gives at most
+4 KiB to a read and has a screen that somebody is watching: the writer may be held to the pace of
+the fastest watcher (`Line.limit`), never to that of a slow one. A read between the terminal and
+the journal's file lives in memory for some microseconds only; kill -9 can cost that much.
+
+All terminals get their turn in rounds of at most 64 KiB, so one that floods delays no other.
+"""
+
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+
+from sandkeeper.core.budget import Budget
+from sandkeeper.core.journal import Journal
+from sandkeeper.core.segment import NOTICE, STDOUT
+
+__all__ = ["Line", "TerminalPump"]
+
+ROUND_BYTES = 64 << 10
+READ_BYTES = 4096
+DRAIN_BYTES = 1 << 20
+DRAIN_MS = 20
+REST_SECONDS = 0.001
+NO_LIMIT = 1 << 62
+
+
+class Line:
+    """One terminal on the pump. `limit` is the offset up to which may be read now; the event loop
+    sets it (then `TerminalPump.resume`), `held` says that the pump stopped there.
+    """
+
+    __slots__ = ("at_end", "held", "journal", "limit", "master", "told", "watched")
+
+    def __init__(self, master: int, journal: Journal) -> None:
+        self.master = master
+        self.journal = journal
+        self.limit = NO_LIMIT
+        self.held = False
+        self.at_end = False
+        self.told = False
+        self.watched = False
+
+
+class TerminalPump:
+    """Moves bytes; `notify` is called from its thread and must hand over to the event loop."""
+
+    def __init__(self, budget: Budget, *, notify: Callable[[], None]) -> None:
+        self._budget = budget
+        self._notify = notify
+        self._poller = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poller.register(self._wake, select.EPOLLIN)
+        self._orders: deque[Callable[[], None]] = deque()
+        self._lines: dict[int, Line] = {}
+        self._news: deque[Line] = deque()
+        self._notified = False
+        self._running = True
+        self._resting: list[Line] = []
+        self._rested = 0.0
+        self._buffer = memoryview(bytearray(ROUND_BYTES))
+        self._thread = threading.Thread(target=self._run, name="terminals", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop; terminals and their programs go on, held by the keeper."""
+        self._order(self._stop)
+        self._thread.join()
+
+    def watch(self, line: Line) -> None:
+        """Begin to carry a terminal."""
+        self._order(lambda: self._watch(line))
+
+    def resume(self, line: Line) -> None:
+        """Go on with a line whose limit was raised."""
+        self._order(lambda: self._watch(line))
+
+    def resized(self, line: Line, cols: int, rows: int) -> None:
+        """Note a new size in the journal, behind what was shown so far."""
+        self._order(lambda: self._append(line, NOTICE, f"{cols}x{rows};".encode()))
+
+    def finish(self, line: Line, done: Callable[[], None]) -> None:
+        """Carry what the terminal still holds, seal its journal, then call `done` on this thread.
+
+        Bounded: what survivors of the session go on writing is not waited for.
+        """
+        self._order(lambda: self._finish(line, done))
+
+    def take_news(self) -> list[Line]:
+        """Return the lines that changed since the last call; event loop's thread only."""
+        self._notified = False
+        news: list[Line] = []
+        with suppress(IndexError):
+            while True:
+                line = self._news.popleft()
+                line.told = False
+                news.append(line)
+        return news
+
+    # The pump's thread
+
+    def _order(self, order: Callable[[], None]) -> None:
+        self._orders.append(order)
+        with suppress(BlockingIOError):
+            os.eventfd_write(self._wake, 1)
+
+    def _run(self) -> None:
+        while self._running:
+            for fd, _events in self._poller.poll(REST_SECONDS if self._resting else None):
+                if fd == self._wake:
+                    self._take_orders()
+                elif (line := self._lines.get(fd)) is not None:
+                    self._carry_in_turn(line)
+            if self._resting and monotonic() >= self._rested:
+                self._end_rest()
+            if self._news and not self._notified:
+                self._notified = True
+                self._notify()
+
+    def _carry_in_turn(self, line: Line) -> None:
+        """Carry a round; a flood that nobody follows then rests, for the sake of all others.
+
+        Its program and this thread would take both cores of a small machine to no purpose.
+        """
+        if self._carry(line) == ROUND_BYTES and line.limit == NO_LIMIT and line.watched:
+            self._forget(line)
+            if not self._resting:
+                self._rested = monotonic() + REST_SECONDS
+            self._resting.append(line)
+
+    def _end_rest(self) -> None:
+        resting, self._resting = self._resting, []
+        for line in resting:
+            self._watch(line)
+
+    def _take_orders(self) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        while self._orders:
+            self._orders.popleft()()
+
+    def _stop(self) -> None:
+        self._running = False
+        for line in list(self._lines.values()):
+            self._forget(line)
+            line.journal.close()
+        self._poller.close()
+        os.close(self._wake)
+
+    def _watch(self, line: Line) -> None:
+        line.held = False
+        if not line.watched and not line.at_end:
+            self._poller.register(line.master, select.EPOLLIN)
+            self._lines[line.master] = line
+            line.watched = True
+
+    def _forget(self, line: Line) -> None:
+        if line.watched:
+            self._poller.unregister(line.master)
+            del self._lines[line.master]
+            line.watched = False
+
+    def _tell(self, line: Line) -> None:
+        if not line.told:
+            line.told = True
+            self._news.append(line)
+
+    def _carry(self, line: Line) -> int:
+        """Move one round; returns the bytes moved."""
+        room = min(ROUND_BYTES, line.limit - line.journal.tail)
+        if room < READ_BYTES and line.limit != NO_LIMIT:
+            self._forget(line)
+            line.held = True
+            self._tell(line)
+            return 0
+        count = self._read(line, room)
+        if count:
+            self._append(line, STDOUT, self._buffer[:count])
+        if line.at_end:
+            self._forget(line)
+            self._tell(line)
+        return count
+
+    def _read(self, line: Line, room: int) -> int:
+        count = 0
+        while count < room:
+            try:
+                got = os.readv(line.master, [self._buffer[count:room]])
+            except BlockingIOError:
+                break
+            except OSError:  # EIO: all slaves are closed, or the terminal is hung up
+                got = 0
+            if not got:
+                line.at_end = True
+                break
+            count += got
+            if got < 64:  # a key's echo, not a flood: tell it at once
+                break
+        return count
+
+    def _append(self, line: Line, stream: int, data: "bytes | memoryview") -> None:
+        before = line.journal.tail
+        try:
+            line.journal.append(stream, data)  # type: ignore[arg-type]
+        except OSError:
+            lost = len(data) - (line.journal.tail - before)
+            line.journal.skip(stream, lost)
+        self._budget.grown(line.journal)
+        self._tell(line)
+
+    def _finish(self, line: Line, done: Callable[[], None]) -> None:
+        self._end_rest()
+        self._forget(line)
+        line.limit = NO_LIMIT
+        moved = 0
+        # What the kernel has not handed over yet comes with the hang-up, within microseconds.
+        poller = select.poll()
+        poller.register(line.master, select.POLLIN)
+        while not line.at_end and moved < DRAIN_BYTES and poller.poll(DRAIN_MS):
+            moved += self._carry(line)
+        self._forget(line)
+        line.at_end = True
+        line.journal.exit_offset = line.journal.tail
+        line.journal.seal()
+        self._tell(line)
+        done()

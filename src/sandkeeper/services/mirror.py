@@ -1,0 +1,170 @@
+"""The screen of a session, as far as somebody asked for it.
+
+The emulator is a cursor in the journal like any watcher. It is fed when somebody asks, or when the
+terminal has become quiet, so a flood costs it nothing; what a flood leaves far behind is skipped
+but for its modes and sizes.
+"""
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from sandkeeper.core.cursor import Chunk, Gap, Reader
+from sandkeeper.core.journal import Journal
+from sandkeeper.core.segment import NOTICE, STDOUT
+
+if TYPE_CHECKING:
+    from sandkeeper.core.emulator import Emulator
+
+__all__ = ["HISTORY_BYTES", "Mirror", "read_batch"]
+
+HISTORY_BYTES = 102_400
+HISTORY_LINES = 2500
+SKIP_BYTES = 128 << 10
+SLICE_BYTES = 2048
+SLICE_SECONDS = 0.0015
+
+
+class Mirror:
+    """The emulator of one journal; `fed` is how far it has read.
+
+    `_front` is the offset in front of what is unfinished there: where a watcher goes on.
+    """
+
+    def __init__(self, journal: Journal, cols: int, rows: int) -> None:
+        self._journal = journal
+        self._size = (cols, rows)
+        self.emulator: Emulator | None = None
+        self.fed = 0
+        self._front = 0
+        self._feeding = asyncio.Lock()
+
+    @property
+    def begun(self) -> bool:
+        """Whether anybody has asked yet."""
+        return self.emulator is not None
+
+    async def screen(self, history: int, size: tuple[int, int]) -> "Emulator":
+        """Return the emulator with everything on its screen that was shown when this was called.
+
+        `history` is how much of a skipped flood is worth reading, in bytes; `size` the present
+        one, for a terminal whose beginning is not kept.
+        """
+        target = self._journal.tail
+        async with self._feeding:
+            if self.emulator is None:
+                # pyte and its tables of widths cost memory that a server without terminals saves.
+                await asyncio.to_thread(_emulator, 80, 24)
+                whole = self._journal.first == 0
+                self.emulator = _emulator(*(self._size if whole else size))
+                self.fed = self._front = self._journal.first
+            with Reader(self._journal) as reader:
+                if target - self.fed > SKIP_BYTES:
+                    await self._skip(reader, target - max(history, 16 << 10))
+                    await self._take_tail(reader, target)
+                while self.fed < target:
+                    await self._feed(await read_batch(reader, self.fed, 32 << 10))
+        return self.emulator
+
+    async def replay(self, history: int, size: tuple[int, int]) -> tuple[str, int]:
+        """Return what draws the screen, and the offset where a watcher of it goes on."""
+        emulator = await self.screen(history, size)
+        if self._journal.tail == self._journal.first:
+            return "", self.fed
+        from sandkeeper.core.render import redraw
+
+        return redraw(emulator.screen, history), self._front
+
+    async def _feed(self, items: list[Chunk | Gap]) -> None:
+        for item in items:
+            if isinstance(item, Gap):
+                self._pass(item.end)
+            elif item.stream == NOTICE:
+                self._take_size(item.data)
+                self.fed = item.end
+                self._front = self._front if self._pending else item.end
+            else:
+                await self._feed_text(item)
+
+    @property
+    def _pending(self) -> int:
+        return self.emulator.pending if self.emulator else 0
+
+    async def _feed_text(self, chunk: Chunk) -> None:
+        assert self.emulator is not None
+        if not chunk.data:
+            self._pass(chunk.end)
+        until = time.monotonic() + SLICE_SECONDS
+        for start in range(0, len(chunk.data), SLICE_BYTES):
+            piece = chunk.data[start : start + SLICE_BYTES]
+            self.emulator.feed(piece)
+            self.fed = chunk.offset + start + len(piece)
+            if self._pending <= len(piece):
+                self._front = self.fed - self._pending
+            if time.monotonic() > until:
+                await asyncio.sleep(0)
+                until = time.monotonic() + SLICE_SECONDS
+
+    def _pass(self, offset: int) -> None:
+        if self.emulator is not None:
+            self.emulator.skip()
+        self.fed = self._front = offset
+
+    def _take_size(self, data: bytes) -> None:
+        sizes = [size for size in data.split(b";") if size]
+        with suppress(ValueError, IndexError):
+            cols, _, rows = sizes[-1].partition(b"x")
+            assert self.emulator is not None
+            self.emulator.resize(int(cols), int(rows))
+
+    async def _skip(self, reader: Reader, until: int) -> None:
+        """Pass over a flood: only its modes and sizes are taken."""
+        from sandkeeper.core.emulator import MODE_SEQUENCES
+
+        assert self.emulator is not None
+        self.emulator.skip()
+        self.emulator.screen.history.clear()
+        while self.fed < until:
+            room = min(64 << 10, until - self.fed)
+            for item in await read_batch(reader, self.fed, room):
+                if isinstance(item, Chunk) and item.stream == STDOUT:
+                    for found in MODE_SEQUENCES.finditer(item.data):
+                        self.emulator.feed(found[0])
+                elif isinstance(item, Chunk) and item.stream == NOTICE:
+                    self._take_size(item.data)
+                self._pass(item.end)
+            await asyncio.sleep(0)
+
+    async def _take_tail(self, reader: Reader, target: int) -> None:
+        """Go on at the beginning of a line, and with no more lines than are kept."""
+        items: list[Chunk | Gap] = []
+        offset = self.fed
+        while offset < target:
+            items += await read_batch(reader, offset, target - offset)
+            offset = items[-1].end
+        chunks = [item for item in items if isinstance(item, Chunk) and item.stream == STDOUT]
+        start, lines = self.fed, 0
+        for chunk in reversed(chunks):
+            place = len(chunk.data)
+            while lines < HISTORY_LINES and (place := chunk.data.rfind(b"\n", 0, place)) >= 0:
+                lines += 1
+                start = chunk.offset + place + 1
+        for item in items:
+            if isinstance(item, Chunk) and item.stream == STDOUT and item.offset < start:
+                rest = item.data[start - item.offset :]
+                item = Chunk(item.stream, item.end - len(rest), item.time, rest)
+            await self._feed([item])
+
+
+def _emulator(cols: int, rows: int) -> "Emulator":
+    from sandkeeper.core import emulator, render  # noqa: F401 - both come in one go
+
+    return emulator.Emulator(cols, rows)
+
+
+async def read_batch(reader: Reader, offset: int, limit: int) -> list[Chunk | Gap]:
+    """Read without a thread when the bytes are in memory, as at the live end they are."""
+    with suppress(BlockingIOError):
+        return reader.read(offset, limit, nowait=True)
+    return await asyncio.to_thread(reader.read, offset, limit)

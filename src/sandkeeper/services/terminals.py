@@ -1,0 +1,345 @@
+"""All terminals of the sandbox: open, find, sweep, and find again after a restart."""
+
+import asyncio
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandkeeper.core.adopted import Adopted, boot_id, start_time
+from sandkeeper.core.budget import Budget
+from sandkeeper.core.child import Child, Spawn
+from sandkeeper.core.journal import Journal
+from sandkeeper.core.pty import become_terminal, open_pty
+from sandkeeper.core.ttypump import TerminalPump
+from sandkeeper.errors import Conflict, NotFound, Unprocessable
+from sandkeeper.services.access import Access
+from sandkeeper.services.launch import Workshop
+from sandkeeper.services.runs import new_id
+from sandkeeper.services.terminal import Terminal, Viewer
+from sandkeeper.services.terminal_store import TerminalFolder, TerminalMeta
+from sandkeeper.settings import TerminalSettings
+
+__all__ = ["TerminalOrder", "Terminals"]
+
+SHELLS = ("/bin/zsh", "/bin/bash", "/bin/sh", "/bin/ash")
+FOLDER_SECONDS = 10.0
+SWEEP_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalOrder:
+    """A session somebody wants, by the client's name for it."""
+
+    name: str
+    shell: str = ""
+    working_dir: str = ""
+    cols: int = 80
+    rows: int = 24
+
+
+class Terminals:
+    """The registry; a name stands for the living session, else for the one that ended last."""
+
+    def __init__(
+        self, shop: Workshop, settings: TerminalSettings, state: Path, access: Access
+    ) -> None:
+        self.settings = settings
+        self._shop = shop
+        self._access = access
+        self._path = state / "terminals"
+        self._budget = Budget(run_bytes=settings.session_bytes, total_bytes=settings.total_bytes)
+        self._pump = TerminalPump(self._budget, notify=self._on_pump)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._by_id: dict[str, Terminal] = {}
+        self._by_name: dict[str, Terminal] = {}
+        self._starting: dict[str, asyncio.Task[Terminal]] = {}
+        self._sweeper: asyncio.Task[None] | None = None
+
+    # The server's life
+
+    async def start(self) -> None:
+        """Start the pump and take up the sessions of an earlier server; raises OSError."""
+        self._loop = asyncio.get_running_loop()
+        self._pump.start()
+        if not self.settings.enabled:
+            return
+        for meta, folder, fds in await asyncio.to_thread(self._scan):
+            self._revive(meta, folder, fds)
+        self._forget_old()
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def stop(self) -> None:
+        """Let go of all sessions; their shells go on."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for terminal in self._by_id.values():
+            terminal.leave()
+        await asyncio.to_thread(self._pump.stop)
+        for terminal in self._by_id.values():
+            terminal.release()
+
+    def _on_pump(self) -> None:
+        assert self._loop is not None
+        with suppress(RuntimeError):  # the loop is closed: the server has stopped
+            self._loop.call_soon_threadsafe(self._on_news)
+
+    def _on_news(self) -> None:
+        lines = {id(line.journal) for line in self._pump.take_news()}
+        for terminal in list(self._by_id.values()):
+            if id(terminal.journal) in lines:
+                terminal.news()
+
+    def _scan(self) -> list[tuple[TerminalMeta, TerminalFolder, list[int]]]:
+        self._path.mkdir(mode=0o700, exist_ok=True)
+        found: list[tuple[TerminalMeta, TerminalFolder, list[int]]] = []
+        for path in sorted(self._path.iterdir()):
+            folder = TerminalFolder(self._path, path.name)
+            meta = folder.load()
+            if meta is None:
+                folder.remove()
+                continue
+            fds: list[int] = []
+            with suppress(OSError):
+                fds = self._shop.keeper.get(_key(meta)) if not meta.ended_at else []
+            if not meta.ended_at and len(fds) != 2:
+                # Nobody held the terminal: the kernel has hung its session up.
+                meta.ended_at = time.time()
+                folder.save(meta)
+            found.append((meta, folder, fds))
+        return found
+
+    def _revive(self, meta: TerminalMeta, folder: TerminalFolder, fds: list[int]) -> None:
+        journal = Journal.recover(folder.journal, segment_bytes=self._budget.segment_bytes)
+        terminal = self._terminal(meta, folder, journal)
+        if len(fds) == 2:
+            self._shop.children.adopt(meta.leader)
+            self._keep(meta, fds[0], fds[1])
+            terminal.begin(Adopted(meta.leader, fds[1]), fds[0])
+        else:
+            for fd in fds:
+                os.close(fd)
+            terminal.was_over()
+        self._enter(terminal)
+
+    def _terminal(self, meta: TerminalMeta, folder: TerminalFolder, journal: Journal) -> Terminal:
+        self._budget.enlist(journal)
+        return Terminal(
+            meta, folder, journal, self._pump, self._access, self._on_end, self.settings.grace
+        )
+
+    def _enter(self, terminal: Terminal) -> None:
+        self._by_id[terminal.meta.id] = terminal
+        known = self._by_name.get(terminal.meta.name)
+        if known is None or known.is_over or not terminal.is_over:
+            self._by_name[terminal.meta.name] = terminal
+
+    # Looking
+
+    def all(self) -> list[Terminal]:
+        """Return all sessions, oldest first, ended ones too."""
+        return list(self._by_id.values())
+
+    def get(self, identifier: str) -> Terminal:
+        """Return the session of a name or an id; raises NotFound."""
+        found = self._by_name.get(identifier) or self._by_id.get(identifier)
+        if found is None:
+            raise NotFound(f"terminal '{identifier}' not found")
+        return found
+
+    # Opening
+
+    async def open(self, order: TerminalOrder) -> tuple[Terminal, bool]:
+        """Return the living session of a name, or a new one (and True).
+
+        Raises Conflict (too many sessions) or Unprocessable (the shell cannot be started).
+        """
+        known = self._by_name.get(order.name)
+        if known is not None and not known.is_over:
+            return known, False
+        task = self._starting.get(order.name)
+        if task is not None:
+            return await asyncio.shield(task), False
+        alive = sum(not one.is_over for one in self._by_id.values())
+        if alive + len(self._starting) >= self.settings.sessions:
+            raise Conflict(f"there are {self.settings.sessions} terminals already")
+        task = asyncio.ensure_future(self._start(order))
+        self._starting[order.name] = task
+        task.add_done_callback(lambda _: self._starting.pop(order.name, None))
+        # Shielded: a client that goes away must not leave a shell that nobody knows.
+        return await asyncio.shield(task), True
+
+    async def create(self, order: TerminalOrder) -> Terminal:
+        """Open a new session; raises Conflict when the name is taken."""
+        terminal, created = await self.open(order)
+        if not created:
+            raise Conflict(f"terminal '{order.name}' exists already")
+        return terminal
+
+    async def _start(self, order: TerminalOrder) -> Terminal:
+        await _check_folder(order.working_dir)
+        meta = TerminalMeta(
+            id=new_id(),
+            name=order.name,
+            shell=order.shell or self._default_shell(),
+            working_dir=order.working_dir,
+            cols=order.cols or 80,
+            rows=order.rows or 24,
+            started_at=time.time(),
+        )
+        folder = TerminalFolder(self._path, meta.id)
+        loop = asyncio.get_running_loop()
+        try:
+            child, master = await loop.run_in_executor(
+                self._shop.spawner, self._spawn, meta, folder
+            )
+        except (OSError, ValueError) as error:
+            text = getattr(error, "strerror", None) or str(error)
+            raise Unprocessable(f"failed to start {meta.shell}: {text.lower()}") from None
+        journal = Journal(folder.journal, segment_bytes=self._budget.segment_bytes)
+        terminal = self._terminal(meta, folder, journal)
+        terminal.begin(child, master)
+        self._enter(terminal)
+        return terminal
+
+    def _default_shell(self) -> str:
+        shell = self._shop.environment.get("SHELL")
+        candidates = (shell, *SHELLS) if shell else SHELLS
+        return next((path for path in candidates if os.path.exists(path)), "/bin/sh")
+
+    def _spawn(self, meta: TerminalMeta, folder: TerminalFolder) -> tuple[Child, int]:
+        folder.create()
+        try:
+            master, slave = open_pty(meta.cols, meta.rows)
+            try:
+                child = self._spawn_shell(meta, slave)
+            except BaseException:
+                os.close(master)
+                raise
+            finally:
+                os.close(slave)
+        except BaseException:
+            folder.remove()
+            raise
+        self._keep(meta, master, child.pidfd.number)
+        meta.leader, meta.leader_start, meta.boot = child.pid, start_time(child.pid), boot_id()
+        folder.save(meta)
+        return child, master
+
+    def _spawn_shell(self, meta: TerminalMeta, slave: int) -> Child:
+        shop = self._shop
+        env = shop.environment.snapshot()
+        env.setdefault("TERM", "xterm-256color")
+        if shop.identity is not None:
+            user = shop.identity
+            env |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
+            os.fchown(slave, user.uid, user.gid)
+            os.fchmod(slave, 0o620)
+        return shop.children.spawn(
+            Spawn(
+                [meta.shell],
+                env,
+                meta.working_dir or None,
+                slave,
+                slave,
+                slave,
+                identity=shop.identity,
+                nofile=shop.nofile,
+                new_session=True,
+                prepare=become_terminal,
+            )
+        )
+
+    def _keep(self, meta: TerminalMeta, master: int, pidfd: int) -> None:
+        try:
+            self._shop.keeper.put(_key(meta), (master, pidfd))
+        except OSError as error:
+            self._shop.log.warning(f"the keeper cannot hold terminal {meta.id}: {error}")
+
+    # Watching, changing, ending
+
+    def attach(self, terminal: Terminal, viewer: Viewer) -> None:
+        """Add a watcher; raises Conflict when there are too many."""
+        if len(terminal.viewers) >= self.settings.clients:
+            raise Conflict(f"the terminal has {self.settings.clients} clients already")
+        terminal.attach(viewer)
+
+    async def rename(self, terminal: Terminal, name: str) -> None:
+        """Give a session another name; raises Conflict when a living one has it."""
+        known = self._by_name.get(name)
+        if name in self._starting or (
+            known is not None and known is not terminal and not known.is_over
+        ):
+            raise Conflict(f"terminal '{name}' exists already")
+        if self._by_name.get(terminal.meta.name) is terminal:
+            del self._by_name[terminal.meta.name]
+        terminal.meta.name = name
+        self._by_name[name] = terminal
+        await self._save(terminal)
+
+    async def remove(self, terminal: Terminal) -> None:
+        """Hang a living session up and wait for its end; forget an ended one."""
+        if terminal.over.is_set():
+            self._forget(terminal)
+            return
+        terminal.close()
+        await terminal.over.wait()
+
+    async def _save(self, terminal: Terminal) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._shop.writer, terminal.folder.save, terminal.meta)
+        except FileNotFoundError:
+            return  # forgotten meanwhile
+        except OSError as error:
+            self._shop.log.error(f"cannot save terminal {terminal.meta.id}: {error}")
+
+    async def _on_end(self, terminal: Terminal) -> None:
+        await self._save(terminal)
+        await asyncio.to_thread(self._shop.keeper.drop, _key(terminal.meta))
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        ended = [one for one in self._by_id.values() if one.over.is_set()]
+        for terminal in ended[: max(0, len(ended) - self.settings.kept)]:
+            self._forget(terminal)
+
+    def _forget(self, terminal: Terminal) -> None:
+        self._by_id.pop(terminal.meta.id, None)
+        if self._by_name.get(terminal.meta.name) is terminal:
+            del self._by_name[terminal.meta.name]
+        self._budget.dismiss(terminal.journal)
+        self._shop.writer.submit(terminal.folder.remove)
+
+    async def _sweep(self) -> None:
+        idle = self.settings.idle
+        while idle > 0:
+            await asyncio.sleep(min(SWEEP_SECONDS, idle / 4))
+            now = time.monotonic()
+            for terminal in list(self._by_id.values()):
+                quiet = now - terminal.last_used > idle
+                if quiet and not terminal.viewers and not terminal.is_over:
+                    terminal.close()
+
+
+def _key(meta: TerminalMeta) -> str:
+    return f"tty-{meta.id}"
+
+
+async def _check_folder(folder: str) -> None:
+    """Look first where a dead file system hangs only a thread, not the start of every child."""
+    if not folder:
+        return
+    try:
+        async with asyncio.timeout(FOLDER_SECONDS):
+            await asyncio.to_thread(_enter_folder, folder)
+    except (OSError, ValueError) as error:
+        text = getattr(error, "strerror", None) or str(error) or "it does not answer"
+        raise Unprocessable(
+            f"failed to start terminal: working directory '{folder}': {text.lower()}"
+        ) from None
+
+
+def _enter_folder(folder: str) -> None:
+    os.close(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))

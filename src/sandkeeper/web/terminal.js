@@ -1,0 +1,165 @@
+
+(() => {
+  "use strict";
+  const DARK = { background: "#14161a", foreground: "#e6e6e6", cursor: "#e6e6e6", selectionBackground: "#3b5070" };
+  const LIGHT = {
+    background: "#ffffff", foreground: "#1f2328", cursor: "#1f2328", selectionBackground: "#b6d6fd",
+    black: "#1f2328", white: "#57606a", brightWhite: "#8c959f", yellow: "#7d4e00", brightYellow: "#9a6700",
+    green: "#116329", brightGreen: "#1a7f37", cyan: "#1b7c83", brightCyan: "#3192aa",
+  };
+  const RETRIES = 5;
+  const FORWARDED = ["token", "bl_preview_token", "sessionId", "shell", "workingDir", "readOnly"];
+  const byId = (id) => document.getElementById(id);
+  const page = new URLSearchParams(location.search);
+
+  const terminal = new Terminal({
+    fontFamily: "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace",
+    fontSize: 14, scrollback: 10000, cursorBlink: true, allowProposedApi: true,
+    disableStdin: page.get("readOnly") === "true",
+  });
+  const fit = new FitAddon.FitAddon();
+  const search = new SearchAddon.SearchAddon();
+  terminal.loadAddon(fit);
+  terminal.loadAddon(search);
+  terminal.loadAddon(new WebLinksAddon.WebLinksAddon());
+  terminal.open(byId("terminal"));
+  window.sandkeeperTerminal = terminal;
+
+  let socket = null;
+  let attempts = 0;
+  let timer = 0;
+
+  function show(state) {
+    const status = byId("status");
+    status.dataset.state = state;
+    status.textContent = state;
+    byId("reconnect").hidden = state !== "disconnected" && state !== "exited";
+  }
+
+  // Relative to the page, so that a gateway's path prefix stays in front of it.
+  function address() {
+    const base = location.pathname.replace(/\/+$/, "");
+    const url = new URL(location.origin + base + "/ws");
+    url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+    for (const name of FORWARDED) {
+      if (page.has(name)) url.searchParams.set(name, page.get(name));
+    }
+    url.searchParams.set("cols", terminal.cols);
+    url.searchParams.set("rows", terminal.rows);
+    return url;
+  }
+
+  function connect() {
+    clearTimeout(timer);
+    show("connecting");
+    fit.fit();
+    let fresh = true;
+    const mine = new WebSocket(address());
+    socket = mine;
+    mine.onopen = () => { show("connected"); };
+    mine.onmessage = (event) => {
+      const message = JSON.parse(event.data);
+      if (fresh) {
+        // The first output after a connect is a replay.
+        fresh = false;
+        attempts = 0;
+        terminal.reset();
+      }
+      if (message.type === "output") terminal.write(message.data);
+      if (message.type === "error") terminal.write("\x1b[31m" + message.data + "\x1b[0m\r\n");
+    };
+    mine.onclose = (event) => {
+      if (socket !== mine) return;
+      if (event.code === 1000) {
+        show("exited");
+      } else if (event.code !== 1011 && attempts < RETRIES) {
+        attempts += 1;
+        show("connecting");
+        timer = setTimeout(connect, 1000 * attempts);
+      } else {
+        show("disconnected");
+      }
+    };
+  }
+
+  function send(message) {
+    if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+  }
+
+  function type(data) {
+    // In pieces below the server's limit of a frame; never between the halves of a character.
+    const characters = Array.from(data);
+    for (let start = 0; start < characters.length; start += 65536) {
+      send({ type: "input", data: characters.slice(start, start + 65536).join("") });
+    }
+  }
+
+  function setTheme(name) {
+    document.documentElement.dataset.theme = name;
+    terminal.options.theme = name === "light" ? LIGHT : DARK;
+    byId("theme").textContent = name === "light" ? "Dark" : "Light";
+    try { localStorage.setItem("sandkeeper-theme", name); } catch { /* storage is switched off */ }
+  }
+
+  function storedTheme() {
+    try {
+      const stored = localStorage.getItem("sandkeeper-theme");
+      if (stored) return stored;
+    } catch { /* storage is switched off */ }
+    return matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark";
+  }
+
+  function screenText() {
+    const buffer = terminal.buffer.active;
+    const lines = [];
+    for (let row = 0; row < terminal.rows; row += 1) {
+      lines.push(buffer.getLine(buffer.viewportY + row)?.translateToString(true) ?? "");
+    }
+    return lines.join("\n").trimEnd() + "\n";
+  }
+
+  async function copy() {
+    const text = terminal.getSelection() || screenText();
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      // No clipboard without https: the old way.
+      const area = document.createElement("textarea");
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+    }
+    terminal.focus();
+  }
+
+  terminal.onData(type);
+  terminal.onBinary(type);
+  terminal.onResize(({ cols, rows }) => send({ type: "resize", cols, rows }));
+  terminal.onTitleChange((title) => {
+    byId("title").textContent = title;
+    document.title = title || "Terminal";
+  });
+  terminal.attachCustomKeyEventHandler((event) => {
+    if (event.type !== "keydown" || !event.ctrlKey || !event.shiftKey) return true;
+    if (event.code === "KeyC") { event.preventDefault(); copy(); return false; }
+    if (event.code === "KeyF") { event.preventDefault(); byId("needle").focus(); return false; }
+    return true;
+  });
+  new ResizeObserver(() => fit.fit()).observe(byId("terminal"));
+
+  byId("search").onsubmit = (event) => { event.preventDefault(); search.findNext(byId("needle").value); };
+  byId("needle").onkeydown = (event) => {
+    if (event.key === "Escape") { search.clearDecorations(); terminal.focus(); }
+    if (event.key === "Enter" && event.shiftKey) { event.preventDefault(); search.findPrevious(byId("needle").value); }
+  };
+  byId("previous").onclick = () => search.findPrevious(byId("needle").value);
+  byId("copy").onclick = copy;
+  byId("theme").onclick = () => setTheme(document.documentElement.dataset.theme === "light" ? "dark" : "light");
+  byId("reconnect").onclick = () => { attempts = 0; connect(); terminal.focus(); };
+
+  setTheme(storedTheme());
+  connect();
+  terminal.focus();
+})();
