@@ -18,6 +18,7 @@ HOSTILE = [
 ]
 """Words that are special to somebody: shells, globs, patterns, options, terminals, kernels."""
 
+SHELLS = ["", "/bin/sh", "/no/such", "a\0b", "-c", "sh -c x"]
 COMMANDS = ["true", "exit 3", "", " ", "echo 'open", "a\0b", "printf x >&2", "\ud800", "é"]
 PATHS = {"path", "targetFile", "relativeWorkspacePath", "workingDir", "directory"}
 texts = st.one_of(st.sampled_from(HOSTILE), st.text(max_size=30))
@@ -40,6 +41,8 @@ def of_schema(name: str, schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     kind = kinds if isinstance(kinds, str) else kinds[0]
     if name == "command":
         return st.sampled_from(COMMANDS)
+    if name == "shell":
+        return st.sampled_from(SHELLS)
     if name in PATHS:  # never the root or a home: some tools delete, others read all there is
         return texts.map(
             lambda text: "in/" + text.strip("/.") if text.strip("/.~") else text[:1].strip("/~")
@@ -69,7 +72,7 @@ def arguments(draw: st.DrawFn, schema: dict[str, Any]) -> Any:
     made = draw(of_object(schema))
     if draw(st.integers(0, 3)) == 0 and schema["properties"]:
         name = draw(st.sampled_from([*schema["properties"], "unknown"]))
-        if name not in PATHS | {"command", "recursive"}:
+        if name not in PATHS | {"command", "recursive", "shell"}:
             made[name] = draw(junk)
     return made
 
@@ -92,6 +95,7 @@ ALL = [
     *("fsGetWorkingDirectory", "fsListDirectory", "fsReadFile", "fsStat", "fsWriteFile"),
     *("processExecute", "processGet", "processGetLogs", "processKill", "processQueryLogs"),
     *("processStop", "processWait", "processWriteStdin", "processesList"),
+    *("terminalClose", "terminalOpen", "terminalScreen", "terminalType", "terminalsList"),
 ]
 
 

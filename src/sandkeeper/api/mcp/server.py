@@ -15,7 +15,7 @@ from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.transport_context import TransportContext
 from pydantic import ValidationError
 
-from sandkeeper.api.mcp import code, files, processes, watching
+from sandkeeper.api.mcp import code, files, processes, terminals, watching
 from sandkeeper.api.mcp.tool import Tool, content_of
 from sandkeeper.api.respond import utf8
 from sandkeeper.errors import SandkeeperError
@@ -25,7 +25,7 @@ from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["ToolServer"]
 
-AREAS = (processes, watching, files, code)
+AREAS = (processes, watching, files, code, terminals)
 TRANSPORT = TransportContext(kind="streamable-http", can_send_request=False)
 
 

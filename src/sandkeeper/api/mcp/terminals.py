@@ -1,0 +1,195 @@
+"""Terminal tools, all beyond the contract: an agent at a screen, for programs that need one."""
+
+import asyncio
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from sandkeeper.api.mcp.tool import Arguments, Tool
+from sandkeeper.api.schemas.terminals import ScreenRecord, TerminalRecord, screen_of, terminal_of
+from sandkeeper.errors import BadInput
+from sandkeeper.services.access import Caller
+from sandkeeper.services.runs import new_id
+from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.services.terminal import Terminal
+from sandkeeper.services.terminals import TerminalOrder
+
+__all__ = ["tools"]
+
+NAME_CHARACTERS = 256
+LINES_MOST = 2000
+PATIENCE_SECONDS = 60.0
+SESSION = Annotated[str, Meta(description="Session id or internal id of the terminal")]
+
+
+class NoArguments(Arguments):
+    """Nothing."""
+
+
+class OpenArguments(Arguments):
+    """Which terminal."""
+
+    session_id: Annotated[str, Meta(description="Its name; made up when absent")] = ""
+    shell: Annotated[str, Meta(description="Program to run, the user's shell by default")] = ""
+    working_dir: str = ""
+    cols: Annotated[int, Meta(ge=1, le=1000)] = 80
+    rows: Annotated[int, Meta(ge=1, le=1000)] = 24
+
+
+class ScreenArguments(Arguments):
+    """Which screen, and when."""
+
+    session_id: SESSION
+    wait_for: Annotated[str, Meta(description="Wait until the screen holds this text")] = ""
+    timeout: Annotated[float, Meta(description="Seconds to wait, 58 at most", ge=0, le=3600)] = 30.0
+    history: Annotated[
+        int, Meta(description="So many lines that scrolled off, too", ge=0, le=LINES_MOST)
+    ] = 0
+
+
+class TypeArguments(Arguments):
+    """What to type."""
+
+    session_id: SESSION
+    data: Annotated[
+        str, Meta(description="Text and control characters: \\u0003 is Ctrl-C, \\u001b Escape")
+    ] = ""
+    enter: Annotated[bool, Meta(description="Press Enter afterwards")] = False
+
+
+class Session(Arguments):
+    """Which terminal."""
+
+    session_id: SESSION
+
+
+class TerminalList(msgspec.Struct):
+    """All sessions, ended ones too."""
+
+    terminals: list[TerminalRecord]
+
+
+class Typed(msgspec.Struct, rename="camel"):
+    """How much was typed."""
+
+    bytes_typed: int
+
+
+class Closed(msgspec.Struct):
+    """What became of it."""
+
+    status: str
+
+
+class TerminalTools:
+    """The tools over `services.terminals`."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._terminals = sandbox.terminals
+
+    async def list(self, _arguments: NoArguments, _who: Caller) -> TerminalList:
+        """List all sessions."""
+        return TerminalList([terminal_of(one) for one in self._terminals.all()])
+
+    async def open(self, wanted: OpenArguments, who: Caller) -> TerminalRecord:
+        """Open a session."""
+        name = wanted.session_id or f"terminal-{new_id()[-8:]}"
+        if len(name) > NAME_CHARACTERS:
+            raise BadInput(f"a session id has at most {NAME_CHARACTERS} characters")
+        if any("\0" in text for text in (name, wanted.shell, wanted.working_dir)):
+            raise BadInput("a name or path with a NUL")
+        order = TerminalOrder(name, wanted.shell, wanted.working_dir, wanted.cols, wanted.rows)
+        terminal = await self._terminals.create(order)
+        self._audit("terminal_create", who, terminal)
+        return terminal_of(terminal)
+
+    async def screen(self, wanted: ScreenArguments, _who: Caller) -> ScreenRecord:
+        """Show the screen, perhaps once it holds a text."""
+        terminal = self._terminals.get(wanted.session_id)
+        if wanted.wait_for:
+            seconds = min(wanted.timeout, self._sandbox.settings.mcp_wait)
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._shown(terminal, wanted.wait_for)
+            except TimeoutError:
+                pass  # the screen as it is says that the text is not there
+        return screen_of(terminal, await terminal.screen(), wanted.history)
+
+    async def _shown(self, terminal: Terminal, text: str) -> None:
+        while True:
+            seen = terminal.journal.tail
+            record = screen_of(terminal, await terminal.screen(), 0)
+            if text in "\n".join(record.lines) or terminal.is_over:
+                return
+            if seen == terminal.journal.tail:
+                await terminal.journal.changed(PATIENCE_SECONDS)
+
+    async def type(self, wanted: TypeArguments, who: Caller) -> Typed:
+        """Type into a terminal."""
+        terminal = self._terminals.get(wanted.session_id)
+        data = wanted.data.encode() + (b"\r" if wanted.enter else b"")
+        if data:
+            terminal.type(data, who)
+        return Typed(len(data))
+
+    async def close(self, wanted: Session, who: Caller) -> Closed:
+        """Hang a session up; remove one that has ended."""
+        terminal = self._terminals.get(wanted.session_id)
+        self._audit("terminal_close", who, terminal)
+        await self._terminals.remove(terminal)
+        return Closed("closed")
+
+    def _audit(self, action: str, who: Caller, terminal: Terminal) -> None:
+        self._sandbox.access.audit(action, who, session_id=terminal.meta.name)
+
+
+def tools(sandbox: Sandbox) -> list[Tool]:
+    """Return the terminal tools; none when terminals are switched off."""
+    if not sandbox.settings.terminal.enabled:
+        return []
+    made = TerminalTools(sandbox)
+    return [
+        Tool(
+            "terminalsList",
+            "List the terminal sessions, ended ones too.",
+            NoArguments,
+            TerminalList,
+            made.list,
+            "failed to list terminals: ",
+        ),
+        Tool(
+            "terminalOpen",
+            "Open a terminal, for programs that need a screen or ask questions.",
+            OpenArguments,
+            TerminalRecord,
+            made.open,
+            "failed to open terminal: ",
+        ),
+        Tool(
+            "terminalScreen",
+            "Show what a terminal's screen shows now, as text with the cursor's place, or wait "
+            "until it shows a text.",
+            ScreenArguments,
+            ScreenRecord,
+            made.screen,
+            "failed to show terminal: ",
+        ),
+        Tool(
+            "terminalType",
+            "Type text or control characters into a terminal.",
+            TypeArguments,
+            Typed,
+            made.type,
+            "failed to type: ",
+        ),
+        Tool(
+            "terminalClose",
+            "Hang up a terminal and end what runs in it.",
+            Session,
+            Closed,
+            made.close,
+            "failed to close terminal: ",
+        ),
+    ]
