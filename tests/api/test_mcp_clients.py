@@ -112,18 +112,6 @@ def test_fifty_calls_of_one_python_client_are_answered_once_each(server: Server)
     assert anyio.run(session) == [f"{number}\n" for number in range(50)]
 
 
-def test_a_client_that_cancels_leaves_the_server_well(server: Server) -> None:
-    async def session() -> None:
-        async with Client(server.url + "/mcp", mode="legacy") as client:
-            await client.call_tool("processExecute", {"command": "sleep 60", "name": "c"})
-            with anyio.move_on_after(0.05):
-                await client.call_tool("processWait", {"identifier": "c"})
-            await client.call_tool("processKill", {"identifier": "c"})
-
-    anyio.run(session)
-    assert server.client.get("/health").status_code == 200
-
-
 @pytest.mark.timeout(300)
 def test_the_node_client_lists_and_calls(server: Server, node: Path) -> None:
     program = node / "client.mjs"

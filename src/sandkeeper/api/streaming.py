@@ -65,6 +65,8 @@ class StreamResponse(Response):
             async for block in blocks:
                 if block:
                     await send({"type": "http.response.body", "body": block, "more_body": True})
+                    # A client that takes everything at once would never let others have a turn.
+                    await asyncio.sleep(0)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -15,7 +15,9 @@ from sandkeeper.core.segment import Index, Segment, pread
 
 __all__ = ["Abandoned", "Chunk", "Follow", "Gap", "Reader", "tails"]
 
-BLOCK = 128 << 10
+BLOCK = 32 << 10
+"""Bytes of one read: what a client that stops reading makes us hold is a few of these."""
+
 WINDOW = 32 << 10
 
 

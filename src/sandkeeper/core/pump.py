@@ -20,6 +20,7 @@ from pathlib import Path
 
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.journal import Journal
+from sandkeeper.core.pace import REST_MILLISECONDS, Pace
 from sandkeeper.core.segment import STREAMS
 from sandkeeper.core.stage import SIZE, Stage
 
@@ -75,6 +76,8 @@ class Pump:
         self._poller = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poller.register(self._wake, select.EPOLLIN)
+        self._resting = select.poll()
+        self._resting.register(self._wake, select.POLLIN)
         self._orders: deque[Callable[[], None]] = deque()
         self._sources: dict[int, Source] = {}
         self._grown: deque[Journal] = deque()
@@ -150,17 +153,28 @@ class Pump:
             os.eventfd_write(self._wake, 1)
 
     def _run(self) -> None:
+        pace = Pace()
         while self._running:
-            for fd, _events in self._poller.poll():
+            events = self._poller.poll()
+            pace.woken()
+            moved = 0
+            for fd, _events in events:
                 if fd == self._wake:
                     self._take_orders()
                 elif (source := self._sources.get(fd)) is not None:
-                    try:
-                        self._carry(source)
-                    except Exception as error:  # noqa: BLE001 - one stream must not end them all
-                        self._forget(source)
-                        self._failed(f"stream {source.stream} of {source.run}: {error!r}")
+                    moved += self._try_carry(source)
             self._tell()
+            if pace.wants_rest(moved) and self._running:
+                # Orders end the rest at once: nobody waits for it.
+                self._resting.poll(REST_MILLISECONDS)
+
+    def _try_carry(self, source: Source) -> int:
+        try:
+            return self._carry(source)
+        except Exception as error:  # noqa: BLE001 - one stream must not end them all
+            self._forget(source)
+            self._failed(f"stream {source.stream} of {source.run}: {error!r}")
+            return 0
 
     def _take_orders(self) -> None:
         with suppress(BlockingIOError):

@@ -135,6 +135,8 @@ class Sink:
         return b"".join(lines)
 
     def _run(self) -> None:
+        waiting = select.poll()  # not select(2), which knows no descriptor above 1023
+        waiting.register(self._wake, select.POLLIN)
         while True:
             block = self._take()
             if block:
@@ -151,7 +153,7 @@ class Sink:
                     continue
             if self._closing:
                 return
-            select.select([self._wake], [], [])
+            waiting.poll()
             with suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
 

@@ -89,9 +89,7 @@ class TerminalHandlers:
         """Hang a session up; remove one that has ended."""
         terminal = self._get(request)
         self._audit(request, "terminal_close", terminal)
-        await until_disconnect(
-            request, self._terminals.remove(terminal), self._sandbox.stopping
-        )
+        await until_disconnect(request, self._terminals.remove(terminal), self._sandbox.stopping)
         return json_response({"message": "terminal closed"})
 
     async def type(self, request: Request) -> Response:
