@@ -31,3 +31,4 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     for running in made:
         running.stop()
         running.client.close()
+        running.let_go()

@@ -88,6 +88,11 @@ class Server:
     def __exit__(self, *_exc: object) -> None:
         self.stop()
         self.client.close()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Have the keeper end, and with the terminals it holds the shells in them."""
+        (self.state / "keeper.sock").unlink(missing_ok=True)
 
     @property
     def pid(self) -> int:

@@ -64,6 +64,7 @@ class ChangeLog:
     def __init__(self, limit: int = MAX_PATHS) -> None:
         self._limit = limit
         self._paths: OrderedDict[bytes, list[tuple[int, str]]] = OrderedDict()
+        self._vague: dict[bytes, int] = {}
         self.number = 0
         self.floor = 0
 
@@ -74,18 +75,27 @@ class ChangeLog:
         if history and history[-1][1] == kind:
             history.pop()
         elif len(history) >= HISTORY:
-            del history[1]
+            self._vague[path] = history.pop(1)[0]
         history.append((self.number, kind))
         self._paths[path] = history
         if len(self._paths) > self._limit:
-            _, oldest = self._paths.popitem(last=False)
+            gone, oldest = self._paths.popitem(last=False)
+            self._vague.pop(gone, None)
             self.floor = oldest[-1][0]
 
     def forget(self) -> None:
         """Drop everything: no cursor given out so far is good any more."""
         self._paths.clear()
+        self._vague.clear()
         self.number += 1
         self.floor = self.number
+
+    def is_vague(self, path: bytes, number: int) -> bool:
+        """Say whether changes between `number` and now were dropped: too many of one path.
+
+        Whether it existed then is unknown, so it is told as changed or deleted, never left out.
+        """
+        return self._paths[path][0][0] <= number < self._vague.get(path, 0)
 
     def since(self, number: int) -> Answer:
         """Sum up what happened after `number`; what came and went in between is left out."""
@@ -96,7 +106,8 @@ class ChangeLog:
             if history[-1][0] <= number:
                 break
             kinds = [kind for at, kind in history if at > number]
-            existed, exists = kinds[0] != _CREATED, kinds[-1] != _DELETED
+            existed = kinds[0] != _CREATED or self.is_vague(path, number)
+            exists = kinds[-1] != _DELETED
             if existed and exists:
                 answer.changed.append(path)
             elif exists:

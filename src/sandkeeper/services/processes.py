@@ -227,7 +227,7 @@ class Processes:
 
         Raises Unprocessable when its time is up, or at once when nobody is left who could listen.
         """
-        leader = process.leader
+        leader = process.meta.leader
         seconds = process.meta.timeout
         while True:
             if leader and set(wanted) <= await self._ports.routable(leader):
@@ -240,7 +240,7 @@ class Processes:
                     f"failed to start process: it ended with exit code {process.meta.exit_code} "
                     f"before it listened on {listed}"
                 )
-            leader = process.leader or leader
+            leader = process.meta.leader
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PORT_POLL_SECONDS):
                     if process.is_over:
