@@ -78,9 +78,12 @@ class Budget:
         self._seen[id(journal)] = kept
 
     def _take_from_largest(self) -> bool:
-        for key in sorted(self._seen, key=self._seen.__getitem__, reverse=True):
-            journal = self._journals[key]
-            if journal.drop_oldest():
-                self._count(journal)
-                return True
+        """Take the oldest segment of the largest; the only one of a run goes last of all."""
+        largest = sorted(self._seen, key=self._seen.__getitem__, reverse=True)
+        for least in (2, 1):
+            for key in largest:
+                journal = self._journals[key]
+                if len(journal.segments) >= least and journal.drop_oldest():
+                    self._count(journal)
+                    return True
         return False
