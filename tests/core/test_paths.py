@@ -18,42 +18,42 @@ from sandkeeper.core.paths import (
 )
 from sandkeeper.errors import BadInput
 
-WORKDIR = "/work/dir"
+WORKDIR = "/home/me/dir"
 HOME = "/home/me"
 
 TABLE = [
     # after /filesystem   echoed              used
-    (b"/", ".", "/work/dir"),
-    (b"", ".", "/work/dir"),
-    (b"/.", ".", "/work/dir"),
-    (b"/./", "./", "/work/dir"),
-    (b"/src/a.txt", "src/a.txt", "/work/dir/src/a.txt"),
-    (b"/src/", "src/", "/work/dir/src"),
+    (b"/", ".", "/home/me/dir"),
+    (b"", ".", "/home/me/dir"),
+    (b"/.", ".", "/home/me/dir"),
+    (b"/./", "./", "/home/me/dir"),
+    (b"/src/a.txt", "src/a.txt", "/home/me/dir/src/a.txt"),
+    (b"/src/", "src/", "/home/me/dir/src"),
     (b"//tmp/x", "/tmp/x", "/tmp/x"),
     (b"///tmp//x", "/tmp/x", "/tmp/x"),
     (b"/%2Ftmp%2Fx", "/tmp/x", "/tmp/x"),
     (b"%2Ftmp/x", "/tmp/x", "/tmp/x"),
     (b"/src%2Fa.txt", "/src/a.txt", "/src/a.txt"),
-    (b"/a.txt", "a.txt", "/work/dir/a.txt"),
+    (b"/a.txt", "a.txt", "/home/me/dir/a.txt"),
     (b"//", "/", "/"),
     (b"/%2F", "/", "/"),
     (b"%2F", "/", "/"),
     (b"/%2ftmp%2fx", "/tmp/x", "/tmp/x"),  # one slash goes, the decoded one stays
-    (b"/src%2fa.txt", "src/a.txt", "/work/dir/src/a.txt"),
+    (b"/src%2fa.txt", "src/a.txt", "/home/me/dir/src/a.txt"),
     (b"/~", "/home/me", "/home/me"),
     (b"/~/x", "/home/me/x", "/home/me/x"),
     (b"/~%2Fx", "/~/x", "/~/x"),
-    (b"/~foo", "~foo", "/work/dir/~foo"),
+    (b"/~foo", "~foo", "/home/me/dir/~foo"),
     (b"//~/x", "/~/x", "/~/x"),
-    (b"/../x", "../x", "/work/x"),
+    (b"/../x", "../x", "/home/me/x"),
     (b"/../../../../x", "../../../../x", "/x"),
     (b"//a/../../b", "/a/../../b", "/b"),
-    (b"/a+b%20c", "a+b c", "/work/dir/a+b c"),
-    (b"/100%25", "100%", "/work/dir/100%"),
-    (b"/%zz", "%zz", "/work/dir/%zz"),
-    (b"/a%0Ab", "a\nb", "/work/dir/a\nb"),
-    (b"/%ff", "\udcff", "/work/dir/\udcff"),
-    (b"/%C3%A9", "é", "/work/dir/é"),
+    (b"/a+b%20c", "a+b c", "/home/me/dir/a+b c"),
+    (b"/100%25", "100%", "/home/me/dir/100%"),
+    (b"/%zz", "%zz", "/home/me/dir/%zz"),
+    (b"/a%0Ab", "a\nb", "/home/me/dir/a\nb"),
+    (b"/%ff", "\udcff", "/home/me/dir/\udcff"),
+    (b"/%C3%A9", "é", "/home/me/dir/é"),
 ]
 
 
@@ -87,7 +87,7 @@ def test_only_the_bare_working_directory_is_shown_by_its_path() -> None:
 def test_a_home_that_is_not_set_is_the_callers_error() -> None:
     with pytest.raises(BadInput, match="home directory not found"):
         resolve(b"/~/x", workdir=WORKDIR, home="")
-    assert resolve(b"/~x", workdir=WORKDIR, home="").absolute == "/work/dir/~x"
+    assert resolve(b"/~x", workdir=WORKDIR, home="").absolute == "/home/me/dir/~x"
 
 
 NAME = st.binary(min_size=1, max_size=40).filter(
