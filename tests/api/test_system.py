@@ -75,6 +75,16 @@ def test_a_head_that_never_ends_is_refused_at_one_mebibyte(server: Server) -> No
     assert server.client.get("/health").status_code == 200
 
 
+def test_a_failure_is_an_empty_500_and_the_server_lives(make_server) -> None:
+    own: Server = make_server(env={"BL_ENV": "dev"})
+
+    reply = own.client.get("/debug/panic")
+
+    assert (reply.status_code, reply.content) == (500, b"")
+    assert own.client.get("/health").status_code == 200
+    assert "asked to panic" in own.log_path.read_text()
+
+
 def test_a_token_guards_everything_but_health(make_server) -> None:
     guarded: Server = make_server(env={"SANDKEEPER_TOKEN": "s3cret"})
 

@@ -41,6 +41,10 @@ class SystemHandlers:
         """Say what this is."""
         return json_response(WELCOME)
 
+    async def panic(self, _request: Request) -> Response:
+        """Fail, so that one can see what a failure does: an empty 500, and the server lives."""
+        raise RuntimeError("asked to panic")
+
     async def health(self, _request: Request) -> Response:
         """Say that the server answers, since when and in which version."""
         return json_response(self._health())
@@ -68,7 +72,9 @@ class SystemHandlers:
 def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
     handlers = SystemHandlers(sandbox)
+    development = sandbox.environment.get("BL_ENV") == "dev"
     return [
+        *([route("/debug/panic", handlers.panic)] if development else []),
         route("/", handlers.welcome, "GET", "POST", "PUT", "DELETE", "PATCH"),
         route("/health", handlers.health),
         route("/health", empty_head, "HEAD"),
