@@ -170,7 +170,7 @@ class Sandbox:
             keeper=Keeper(
                 self.settings.state_dir / "keeper.sock",
                 self.children,
-                restarted=lambda: self._on_loop(lambda: self.processes.keep_all()),
+                restarted=lambda: self._on_loop(self._new_keeper),
             ),
             keepalive=self.keepalive,
             environment=self.environment,
@@ -270,6 +270,11 @@ class Sandbox:
 
     def _reap_orphans(self) -> None:
         self._writer.submit(self.children.reap_orphans)
+
+    def _new_keeper(self) -> None:
+        """Give a keeper that had to be started again what the old one held."""
+        self._watch_keeper()
+        self.processes.keep_all()
 
     def _watch_keeper(self) -> None:
         """Reap the keeper if it ends before us; the next start of a process makes a new one."""
