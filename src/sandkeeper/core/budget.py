@@ -13,15 +13,18 @@ __all__ = ["Budget"]
 
 
 class Budget:
-    """Bounds in bytes; 0 is no bound. `enlist` and `dismiss` may come from any thread.
+    """Bounds in bytes, 0 is none; `disk_bytes` (the size of the disk) only sizes segments.
+
+    `enlist` and `dismiss` may come from any thread.
 
     `grown` and `make_room` are the pump's. The lock is held for arithmetic and unlinks of whole
     segments only; no request waits for it.
     """
 
-    def __init__(self, *, run_bytes: int, total_bytes: int) -> None:
+    def __init__(self, *, run_bytes: int, total_bytes: int, disk_bytes: int = 0) -> None:
         self.run_bytes = run_bytes
         self.total_bytes = total_bytes
+        self._disk_bytes = disk_bytes
         self._journals: dict[int, Journal] = {}
         self._seen: dict[int, int] = {}
         self._total = 0
@@ -30,7 +33,7 @@ class Budget:
     @property
     def segment_bytes(self) -> int:
         """The size of segments that suits the bounds: retention goes by whole ones."""
-        bounds = [bound for bound in (self.run_bytes, self.total_bytes) if bound]
+        bounds = [b for b in (self.run_bytes, self.total_bytes, self._disk_bytes) if b]
         return max(4096, min(4 << 20, min(bounds) // 16)) if bounds else 4 << 20
 
     @property

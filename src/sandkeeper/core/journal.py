@@ -20,6 +20,7 @@ import asyncio
 import os
 from bisect import bisect_right
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from time import time_ns
@@ -189,7 +190,10 @@ class Journal:
         self.lost += size
         self._count_holes()
         for path in (oldest.data_path, oldest.index_path):
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                # Emptied first: a reader that has it open would keep its space on a full disk.
+                os.truncate(path, 0)
+                path.unlink()
         return size
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sandkeeper import __version__
@@ -121,7 +122,9 @@ class Sandbox:
         self.monitors = PortMonitors(self.log)
         self.exporter = Exporter(self._sink.wake) if settings.log.process_output else None
         self.budget = Budget(
-            run_bytes=settings.retention.run_bytes, total_bytes=settings.retention.total_bytes
+            run_bytes=settings.retention.run_bytes,
+            total_bytes=settings.retention.total_bytes,
+            disk_bytes=_disk_bytes(settings.state_dir),
         )
         self.pump = Pump(
             settings.state_dir / "stage",
@@ -332,6 +335,15 @@ class Sandbox:
 
 def _dropped(count: int) -> bytes:
     return log_line("warning", f"{count} log lines were dropped: the reader is slow", {})
+
+
+def _disk_bytes(folder: Path) -> int:
+    """Return the size of the disk a folder is (or will be) on; 0 when it cannot be told."""
+    for place in (folder, *folder.absolute().parents):
+        with suppress(OSError):
+            facts = os.statvfs(place)
+            return facts.f_blocks * facts.f_frsize
+    return 0
 
 
 def _raise_file_limit() -> None:
