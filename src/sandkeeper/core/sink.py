@@ -35,8 +35,10 @@ def open_target(target: str) -> int:
     if target == "none":
         return os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
     if target not in {"stdout", "stderr"}:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
-        return os.open(target, flags, 0o600)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(target, flags, 0o600)
+        _end_torn_line(fd)
+        return fd
     number = 1 if target == "stdout" else 2
     try:
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -47,6 +49,14 @@ def open_target(target: str) -> int:
         with suppress(OSError):
             return os.dup(number)
         return os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _end_torn_line(fd: int) -> None:
+    """Begin on a line of our own where a killed server left half of one."""
+    facts = os.fstat(fd)
+    filled = stat.S_ISREG(facts.st_mode) and facts.st_size > 0
+    if filled and os.pread(fd, 1, facts.st_size - 1) != b"\n":
+        os.write(fd, b"\n")
 
 
 class Sink:

@@ -319,7 +319,7 @@ class Process:
                 self._shop.keepalive.release, meta.pid, meta.name, self.status, meta.exit_code
             )
         self.ended.set()
-        self.recorder.save()
+        self.recorder.save_now()
         if self._unsettled:
             # Words of ours are on their way to the journal, and belong before its end.
             self._drained = False
@@ -341,9 +341,9 @@ class Process:
     def sealed(self) -> None:
         """No survivor can write any more: the pipes can go."""
         self.meta.sealed = True
+        self.recorder.save_now()  # before the keeper, the other witness of the end, forgets
         self.recorder.later(self._shop.keeper.drop, self.meta.id)
         self.recorder.later(self.folder.drop_fifos)
-        self.recorder.save()
 
     # Requests
 
