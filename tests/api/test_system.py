@@ -113,3 +113,12 @@ def test_access_lines_have_the_contracts_form_and_hide_secrets(make_server) -> N
     assert hidden["level"] == "info"
     missing = next(line for line in lines if line["msg"].startswith("GET /missing 404 18 "))
     assert missing["level"] == "error"
+
+
+def test_a_query_of_very_many_fields_is_refused_not_failed(make_server) -> None:
+    guarded: Server = make_server(env={"SANDKEEPER_TOKEN": "s3cret"})
+    query = "&".join(["a=1"] * 1100)
+
+    assert guarded.client.get(f"/process?{query}").status_code == 401
+    headers = {"Authorization": "Bearer s3cret"}
+    assert guarded.client.get(f"/process?{query}", headers=headers).status_code == 200

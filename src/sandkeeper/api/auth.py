@@ -35,7 +35,10 @@ def _offers(scope: Scope) -> list[bytes]:
             offers.append(value)
         elif name == b"cookie":
             offers += _cookie(value)
-    query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=1000)
+    try:
+        query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=1000)
+    except ValueError:  # too many fields to look for a token in
+        return offers
     for name in ("token", "bl_preview_token"):
         offers += [value.encode() for value in query.get(name, [])]
     return offers

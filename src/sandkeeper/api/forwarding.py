@@ -95,6 +95,8 @@ def request_headers(scope: Scope, target: Target, token: str) -> Headers:
             value = _without_cookie(value)
             if not value:
                 continue
+        if token and name == b"referer" and token.encode() in value:
+            continue  # a page opened with the token in its address
         headers.append((name, value))
     return headers + _forwarded(scope, target)
 
@@ -142,4 +144,5 @@ def _bearer(value: bytes) -> bytes:
 
 def _without_cookie(value: bytes) -> bytes:
     parts = [part.strip() for part in value.split(b";")]
-    return b"; ".join(part for part in parts if not part.startswith(TOKEN_COOKIE))
+    ours = TOKEN_COOKIE.rstrip(b"=")
+    return b"; ".join(part for part in parts if part.partition(b"=")[0].strip() != ours)

@@ -55,9 +55,6 @@ class Process:
         self._clock: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def __repr__(self) -> str:
-        return f"<Process {self.meta.name} {self.meta.pid} {self.state.value}>"
-
     @property
     def status(self) -> str:
         """The status on the wire."""
@@ -92,7 +89,7 @@ class Process:
 
     async def _attempt(self, *, first: bool) -> None:
         launch = Launch(self._shop, self.folder, self.meta, self.journal)
-        stdin = self.stdin.open() if self.stdin else None
+        stdin = self.stdin.open(self._shop.identity) if self.stdin else None
         try:
             self._child, self._sources = await launch.run(None if first else self._sources, stdin)
         except BaseException:
@@ -319,7 +316,7 @@ class Process:
                 self._shop.keepalive.release, meta.pid, meta.name, self.status, meta.exit_code
             )
         self.ended.set()
-        self.recorder.save_now()
+        self.recorder.save()
         if self._unsettled:
             # Words of ours are on their way to the journal, and belong before its end.
             self._drained = False
@@ -341,9 +338,12 @@ class Process:
     def sealed(self) -> None:
         """No survivor can write any more: the pipes can go."""
         self.meta.sealed = True
-        self.recorder.save_now()  # before the keeper, the other witness of the end, forgets
-        self.recorder.later(self._shop.keeper.drop, self.meta.id)
-        self.recorder.later(self.folder.drop_fifos)
+        self.recorder.save_now(self._put_away)
+
+    def _put_away(self) -> None:
+        # After the record is saved: the keeper is the other witness of the end.
+        self._shop.keeper.drop(self.meta.id)
+        self.folder.drop_fifos()
 
     # Requests
 

@@ -35,10 +35,15 @@ class Recorder:
         if self._saving:
             self.save_now()
 
-    def save_now(self) -> None:
-        """Write the record, in order with earlier ones."""
+    def save_now(self, then: Callable[[], None] | None = None) -> None:
+        """Write the record, in order with earlier ones, and do `then` on the writer's thread."""
         self._saving = False
-        self.later(self._folder.save, msgspec.json.encode(self._meta))
+        self.later(self._save, msgspec.json.encode(self._meta), then)
+
+    def _save(self, data: bytes, then: Callable[[], None] | None) -> None:
+        self._folder.save(data)
+        if then is not None:
+            then()
 
     def later(self, call: Callable[..., object], *values: object) -> None:
         """Have a blocking call made in order with the others, on the writer's thread."""

@@ -9,6 +9,7 @@ The pipes of a run's output, `<id>.out` and `<id>.err`, are the workload user's 
 `pipes_folder`. Ids are ours; names from clients never become paths.
 """
 
+import errno
 import hashlib
 import os
 import secrets
@@ -124,7 +125,10 @@ class RunFolder:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             size = os.lseek(fd, 0, os.SEEK_END)
-            os.write(fd, data + b"\n")
+            # A line of its own even behind one that a full disk cut short.
+            line = b"\n" + data + b"\n"
+            if os.write(fd, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(fd)
         if size > COMPACT_BYTES:

@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 
 from sandkeeper.core.fds import OwnedFd
+from sandkeeper.core.identity import Identity
 from sandkeeper.errors import Conflict, Internal, Unavailable
 
 __all__ = ["STDIN_BODY_BYTES", "Stdin"]
@@ -25,10 +26,15 @@ class Stdin:
         self._why_closed = "stdin is closed"
         self._room: asyncio.Future[None] | None = None
 
-    def open(self) -> int:
-        """Make a fresh pipe and return the child's end, which is the caller's to close."""
+    def open(self, identity: Identity | None) -> int:
+        """Make a fresh pipe and return the child's end, which is the caller's to close.
+
+        It becomes the workload user's, who could not reopen /dev/stdin otherwise.
+        """
         self.close("stdin is closed: the process was restarted")
         read, write = os.pipe2(os.O_CLOEXEC)
+        if identity is not None:
+            os.fchown(read, identity.uid, identity.gid)
         os.set_blocking(write, False)
         with suppress(OSError):
             fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
