@@ -338,7 +338,7 @@ class Process:
     def sealed(self) -> None:
         """No survivor can write any more: the pipes can go."""
         self.meta.sealed = True
-        self.recorder.save_now(self._put_away)
+        self.recorder.save(self._put_away)
 
     def _put_away(self) -> None:
         # After the record is saved: the keeper is the other witness of the end.

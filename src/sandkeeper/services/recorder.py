@@ -23,9 +23,14 @@ class Recorder:
         self._writer = writer
         self._log = log
         self._saving = False
+        self._then: Callable[[], None] | None = None
 
-    def save(self) -> None:
-        """Write the record soon: what changes together is written once."""
+    def save(self, then: Callable[[], None] | None = None) -> None:
+        """Write the record soon: what changes together is written once.
+
+        `then` is done on the writer's thread behind it.
+        """
+        self._then = then or self._then
         if not self._saving:
             self._saving = True
             asyncio.get_running_loop().call_later(SAVE_SECONDS, self.save_pending)
@@ -35,9 +40,10 @@ class Recorder:
         if self._saving:
             self.save_now()
 
-    def save_now(self, then: Callable[[], None] | None = None) -> None:
-        """Write the record, in order with earlier ones, and do `then` on the writer's thread."""
+    def save_now(self) -> None:
+        """Write the record, in order with earlier ones."""
         self._saving = False
+        then, self._then = self._then, None
         self.later(self._save, msgspec.json.encode(self._meta), then)
 
     def _save(self, data: bytes, then: Callable[[], None] | None) -> None:
