@@ -29,12 +29,18 @@ SCALE_FILE = Path("/uk/libukp/scale_to_zero_disable")
 class Environment:
     """The process's environment: read, and changed by `.env`, env files and reloads.
 
-    Changes go to `os.environ`, so children and libraries see them.
+    Changes go to `os.environ`, so children and libraries see them; nobody else makes any.
     """
+
+    def __init__(self) -> None:
+        self._all: dict[str, str] | None = None
 
     def snapshot(self) -> dict[str, str]:
         """Return a copy of all variables."""
-        return dict(os.environ)
+        # os.environ decodes every name and value each time, and every start of a process asks.
+        if self._all is None:
+            self._all = dict(os.environ)
+        return self._all.copy()
 
     def get(self, name: str, default: str = "") -> str:
         """Return one variable."""
@@ -42,6 +48,7 @@ class Environment:
 
     def apply(self, values: Mapping[str, str], *, remove: tuple[str, ...] = ()) -> None:
         """Set `values`, then unset `remove`; raises ValueError on a name the system refuses."""
+        self._all = None
         for name, value in values.items():
             os.environ[name] = value
         for name in remove:

@@ -93,7 +93,6 @@ class Child:
         self.pid = pid
         self.pidfd = OwnedFd(pidfd)
         self._owner = owner
-        self._shared_rss = _peak_of_self()
         self._reaped = False
 
     def __repr__(self) -> str:
@@ -118,7 +117,7 @@ class Child:
         self._owner.forget(self.pid)
         self.pidfd.close()
         made = ExitStatus.of_wait(status, usage)
-        if made.peak_rss_bytes is not None and made.peak_rss_bytes <= self._shared_rss:
+        if made.peak_rss_bytes is not None and self._owner.may_have_shared(made.peak_rss_bytes):
             return replace(made, peak_rss_bytes=None)
         return made
 
@@ -142,6 +141,7 @@ class Children:
         self._lock = threading.Lock()
         self._owned: set[int] = set()
         self._oom = _OomScore()
+        self._own_peak = 0
 
     def spawn(self, spec: Spawn) -> Child:
         """Start a child in its own process group (or session).
@@ -177,6 +177,15 @@ class Children:
     def forget(self, pid: int) -> None:
         """Drop a reaped pid."""
         self._owned.discard(pid)
+
+    def may_have_shared(self, peak: int) -> bool:
+        """Say whether a child's peak in bytes could be what it shared with us before its exec.
+
+        Our own peak only grows, so it is looked up again only for a child that was above it.
+        """
+        if peak > self._own_peak:
+            self._own_peak = _peak_of_self()
+        return peak <= self._own_peak
 
     def reap_orphans(self) -> int:
         """Reap exited children that nobody here started; returns how many. For PID 1 only."""

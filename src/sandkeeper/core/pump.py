@@ -35,12 +35,17 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 @dataclass(eq=False, slots=True)
 class Source:
-    """The reading end of one stream of one run; `fd` is the pump's once it was watched."""
+    """The reading end of one stream of one run; `fd` is the pump's once it was watched.
+
+    `writer` is a writing end that children get a copy of. It stays open until the pump releases
+    the stream, so that an exit does not wake the pump as well, beside whoever notices it.
+    """
 
     run: str
     journal: Journal
     stream: int
     fd: int
+    writer: int = -1
     at_end: bool = False
     watched: bool = field(default=False)
     moving: bool = field(default=False)
@@ -52,6 +57,19 @@ class Source:
         The pump says `moving` before it looks into the pipe, so: an empty pipe, then not moving.
         """
         return self.fd < 0 or (_available(self.fd) == 0 and not self.moving)
+
+    def close_writer(self) -> None:
+        """Let the pipe hang up once no process writes to it."""
+        writer, self.writer = self.writer, -1
+        if writer >= 0:
+            os.close(writer)
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.close_writer()
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class Pump:
@@ -102,8 +120,16 @@ class Pump:
         if self._thread is not None:
             self._thread.join()
 
+    def add(self, *sources: Source) -> None:
+        """Begin to carry new streams; nothing is done when the pump has stopped.
+
+        From any thread, without waking the pump's: nobody else knows these streams yet.
+        """
+        with suppress(ValueError):  # the poller is closed
+            self._watch(sources)
+
     def watch(self, *sources: Source) -> None:
-        """Begin (or begin again, for a new run on the same pipes) to carry these streams."""
+        """Carry these streams again, for another attempt on the same pipes."""
         self._order(lambda: self._watch(sources))
 
     def append(self, journal: Journal, stream: int, data: bytes) -> None:
@@ -212,9 +238,9 @@ class Pump:
             if not source.watched:
                 with suppress(OSError):
                     fcntl.fcntl(source.fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-                self._poller.register(source.fd, select.EPOLLIN)
-                self._sources[source.fd] = source
                 source.watched = True
+                self._sources[source.fd] = source
+                self._poller.register(source.fd, select.EPOLLIN)
 
     def _forget(self, source: Source) -> None:
         if source.watched:
@@ -239,18 +265,18 @@ class Pump:
 
     def _release(self, journal: Journal, sources: tuple[Source, ...]) -> None:
         for source in sources:
+            source.close_writer()
             if source.watched:
                 self._carry(source)
             source.at_end = source.at_end or not source.watched
-            if not source.watched and source.fd >= 0:
-                os.close(source.fd)
-                source.fd = -1
+            if not source.watched:
+                source.close()
         self._seal_if_over(journal)
 
     def _seal_if_over(self, journal: Journal) -> None:
         if journal.exit_offset is None or journal.sealed:
             return
-        if any(source.journal is journal for source in self._sources.values()):
+        if any(source.journal is journal for source in list(self._sources.values())):
             return
         journal.seal()
         self._mark(journal)
@@ -286,8 +312,7 @@ class Pump:
         source.at_end = True
         self._forget(source)
         if source.journal.exit_offset is not None:
-            os.close(source.fd)
-            source.fd = -1
+            source.close()
             self._seal_if_over(source.journal)
 
     def _splice(self, source: Source, count: int) -> int:

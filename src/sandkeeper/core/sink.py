@@ -63,7 +63,8 @@ class Sink:
     """One descriptor, one writing thread, a bounded queue and optional pulled blocks.
 
     `dropped_line(count)` makes the line that tells of dropped ones. `statistics()` gives the
-    queue's depth in bytes, the lines dropped so far and the bytes written.
+    queue's depth in bytes, the lines dropped so far and the bytes written. `rouse` is called, from
+    any thread, when there is something new: `wake` at once, unless the owner gathers news first.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Sink:
         self._dropped_line = dropped_line
         self.pull = pull
         self._limit = queue_bytes
+        self.rouse: Callable[[], None] = self.wake
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._dropped = 0
@@ -106,7 +108,7 @@ class Sink:
             self._queue.append(line)
             self._queued += len(line)
         if idle:
-            self.wake()
+            self.rouse()
 
     def wake(self) -> None:
         """Have the writer look for work: lines, or a source that has something new."""

@@ -7,8 +7,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from sandkeeper.core.adopted import start_time
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.child import Child, Children, Spawn
@@ -131,28 +129,35 @@ class Launch:
         meta, folder = self._meta, self._folder
         made = sources or self._make_pipes()
         try:
-            writers = folder.open_writers()
-            try:
-                self._keep(made)
-                child = self._shop.children.spawn(
-                    replace(spawn, stdout=writers[0], stderr=writers[1])
-                )
-            finally:
-                for fd in writers:
-                    os.close(fd)
+            if any(source.writer < 0 for source in made):
+                for source, writer in zip(made, folder.open_writers(), strict=True):
+                    source.close_writer()
+                    source.writer = writer
+            self._keep(*(source.fd for source in made))
+            out, err = (source.writer for source in made)
+            child = self._shop.children.spawn(replace(spawn, stdout=out, stderr=err))
         except BaseException:
             if sources is None:
                 self._give_up(made)
             raise
+        self._keep(*(source.fd for source in made), child.pidfd.number)
         meta.leader, meta.leader_start = child.pid, start_time(child.pid)
-        meta.pid = meta.pid or str(child.pid)
+        if sources is None:
+            meta.pid = str(child.pid)
+            self._announce()
         return child, made
+
+    def _announce(self) -> None:
+        """Have the pid survive us, which a client is about to learn."""
+        try:
+            self._folder.announce(self._meta)
+        except OSError as error:  # the saved record will tell
+            self._shop.log.warning(f"cannot announce {self._meta.id}: {error}")
 
     def _make_pipes(self) -> tuple[Source, ...]:
         folder = self._folder
-        # Written while the child is born; a disk that stalls must not stall the event loop.
-        self._shop.writer.submit(folder.save, msgspec.json.encode(self._meta))
         try:
+            folder.announce(self._meta)
             folder.make_fifos(self._shop.identity)
             out, err = folder.open_readers()
         except BaseException:
@@ -165,14 +170,14 @@ class Launch:
 
     def _give_up(self, sources: tuple[Source, ...]) -> None:
         for source in sources:
-            os.close(source.fd)
+            source.close()
         self._shop.keeper.drop(self._meta.id)
         self._shop.writer.submit(self._folder.remove)
 
-    def _keep(self, sources: tuple[Source, ...]) -> None:
-        """Have the pipes held from before the child's first word."""
+    def _keep(self, *fds: int) -> None:
+        """Have the pipes held from before the child's first word, the pidfd from its birth."""
         try:
-            self._shop.keeper.put(self._meta.id, tuple(source.fd for source in sources))
+            self._shop.keeper.put(self._meta.id, fds)
         except OSError as error:
             self._shop.log.warning(f"the keeper cannot hold {self._meta.id}: {error}")
 

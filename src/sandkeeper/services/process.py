@@ -18,6 +18,7 @@ from sandkeeper.core.segment import NOTICE, REMARK
 from sandkeeper.errors import NotFound, Unprocessable
 from sandkeeper.services.launch import Launch, Workshop
 from sandkeeper.services.recorder import Recorder
+from sandkeeper.services.restarts import may_restart, retry_notice
 from sandkeeper.services.runs import RunFolder, RunMeta
 from sandkeeper.services.stdin import Stdin
 
@@ -99,6 +100,8 @@ class Process:
         finally:
             if stdin is not None:
                 os.close(stdin)
+        carry = self._shop.pump.add if first else self._shop.pump.watch
+        carry(*self._sources)
         self._began()
 
     def adopt(self, child: Adopted, sources: tuple[Source, ...]) -> None:
@@ -106,6 +109,8 @@ class Process:
         self._child, self._sources = child, sources
         if self.stdin is not None:
             self.stdin.close("stdin is closed: the API was restarted")
+        self._shop.pump.add(*sources)
+        self.keep()
         self._began()
         self._arm()
 
@@ -115,9 +120,12 @@ class Process:
         if self.state is State.BACKOFF:
             if not self.meta.keep_alive:
                 self._arm()
+            if self.journal.totals[NOTICE] < self.meta.noticed:
+                self.meta.noticed = self.journal.totals[NOTICE]
+                self._announce_retry()
             self._schedule_retry()
             return
-        self._shop.pump.watch(*sources)
+        self._shop.pump.add(*sources)
         self._collected = False
         self._drained = False
         self._drain()
@@ -131,15 +139,13 @@ class Process:
         if self.journal.exit_offset is None:
             self.journal.exit_offset = self.meta.exit_offset = self.journal.tail
         if sources:
-            self._shop.pump.watch(*sources)
+            self._shop.pump.add(*sources)
             self._shop.pump.release(self.journal, sources)
 
     def _began(self) -> None:
         assert self._child is not None
         self._drained = self._collected = False
-        self._shop.pump.watch(*self._sources)
-        self.keep()
-        self.recorder.save_now()  # a client is about to learn the pid: it must survive us
+        self.recorder.save()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._child.pidfd.number, self._noticed_exit)
 
@@ -148,8 +154,7 @@ class Process:
         if self._child is None or self._child.reaped:
             return
         ours = (*(source.fd for source in self._sources), self._child.pidfd.number)
-        copies = tuple(map(os.dup, ours))
-        self.recorder.later(self._shop.keeper.put_copies, self.meta.id, copies)
+        self.recorder.later(self._shop.keeper.put_copies, self.meta.id, tuple(map(os.dup, ours)))
 
     # The end of an attempt
 
@@ -205,7 +210,7 @@ class Process:
         meta.exit_reason = self._reason(status, unknown)
         if status.code == 0:
             self._apply(Event.EXIT_OK)
-        elif not unknown and self._may_restart():
+        elif not unknown and may_restart(meta):
             self._apply(Event.EXIT_RETRY)
         else:
             self._apply(Event.EXIT_BAD)
@@ -225,12 +230,6 @@ class Process:
             return "oom"
         return "signaled"
 
-    def _may_restart(self) -> bool:
-        meta = self.meta
-        return meta.restart_on_failure and (
-            meta.max_restarts < 0 or meta.restart_count < meta.max_restarts
-        )
-
     # Carrying out
 
     def _apply(self, event: Event) -> None:
@@ -246,16 +245,14 @@ class Process:
             case Effect.KILL:
                 self._signal(signal.SIGKILL)
             case Effect.SCHEDULE_RETRY:
-                # On disk before it is said, or a server killed now would say it again.
-                self.recorder.save_now()
                 self._announce_retry()
                 self._schedule_retry()
+                self.recorder.save_now()
             case Effect.CANCEL_RETRY:
                 if self._retry is not None:
                     self._retry.cancel()
                 # Its last attempt failed by itself, but it is over because somebody said so.
-                said = "timeout" if self._timed_out else self.state.value
-                self.meta.exit_reason = said
+                self.meta.exit_reason = "timeout" if self._timed_out else self.state.value
             case Effect.START:
                 self._task = asyncio.ensure_future(self._restart())
             case Effect.FINISH:
@@ -268,12 +265,8 @@ class Process:
                 self._child.signal_group(number)
 
     def _announce_retry(self) -> None:
-        meta = self.meta
-        most = "unlimited" if meta.max_restarts < 0 else str(meta.max_restarts)
-        self._notice(
-            f"\n[Process failed with exit code {meta.exit_code}. "
-            f"Attempting restart {meta.restart_count + 1}/{most}...]\n"
-        )
+        if text := retry_notice(self.meta, self.journal.totals[NOTICE]):
+            self._notice(text)
 
     def _notice(self, text: str, stream: int = NOTICE) -> None:
         self._unsettled = True

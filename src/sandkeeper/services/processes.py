@@ -23,6 +23,8 @@ __all__ = ["Order", "Processes"]
 KEEP_ALIVE_SECONDS = 600
 PORT_POLL_SECONDS = 0.05
 HOUSEKEEPING_SECONDS = 5.0
+REFILL_SECONDS = 0.005
+LETTERS = string.ascii_lowercase + string.digits
 GO_INT = 1 << 63
 
 
@@ -67,6 +69,7 @@ class Processes:
         self._by_name: dict[str, Process] = {}
         self._over: dict[str, Process] = {}
         self._starting: set[str] = set()
+        self._refilling = False
         self._keys: dict[str, tuple[str, asyncio.Future[Process]]] = {}
 
     def __len__(self) -> int:
@@ -146,8 +149,7 @@ class Processes:
 
     def _free_name(self, name: str) -> str:
         if not name:
-            letters = string.ascii_lowercase + string.digits
-            return "proc-" + "".join(secrets.choice(letters) for _ in range(8))
+            return "proc-" + "".join(LETTERS[byte % 36] for byte in secrets.token_bytes(8))
         if name in self._starting or self._named_running(name):
             raise BadInput(f"process with name '{name}' already exists and is running")
         return name
@@ -185,7 +187,10 @@ class Processes:
 
     async def _folder(self) -> RunFolder:
         folder = self._store.take()
-        self._shop.writer.submit(self._store.refill)
+        if self._store.is_low and not self._refilling:
+            # After the answer, not beside it: threads that run beside a start hold it up.
+            self._refilling = True
+            asyncio.get_running_loop().call_later(REFILL_SECONDS, self._refill)
         if folder is not None:
             return folder
         try:
@@ -195,6 +200,11 @@ class Processes:
             raise Unprocessable(
                 f"failed to start process: cannot keep its state: {error.strerror}"
             ) from None
+
+    def _refill(self) -> None:
+        self._refilling = False
+        with contextlib.suppress(RuntimeError):  # shut down
+            self._shop.writer.submit(self._store.refill)
 
     def enter_recovered(self, processes: Iterable[Process]) -> None:
         """Take the processes of an earlier server, oldest first."""

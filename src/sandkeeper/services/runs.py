@@ -6,7 +6,8 @@
         exported              how far its output went to the telemetry (services.telemetry)
 
 The pipes of a run's output, `<id>.out` and `<id>.err`, are the workload user's and lie in
-`pipes_folder`. Ids are ours; names from clients never become paths.
+`pipes_folder`, which is in memory; so does `<id>.birth`, the first lines of the record, until they
+are on the disk. Ids are ours; names from clients never become paths.
 """
 
 import errno
@@ -41,7 +42,8 @@ class RunMeta(msgspec.Struct, omit_defaults=True):
     """What a line of `meta.jsonl` keeps; times in seconds since the epoch, sizes in bytes.
 
     `leader`, `leader_start` and `boot` prove the process of the present attempt; `exit_code` is
-    the wire's (-1 for a signal), `exit_signal` the signal's number.
+    the wire's (-1 for a signal), `exit_signal` the signal's number, `noticed` the bytes of restart
+    notices that were said.
     """
 
     id: str
@@ -61,6 +63,7 @@ class RunMeta(msgspec.Struct, omit_defaults=True):
     started_at: float = 0.0
     completed_at: float = 0.0
     restart_count: int = 0
+    noticed: int = 0
     exit_code: int | None = None
     exit_signal: int | None = None
     exit_reason: str = ""
@@ -83,13 +86,25 @@ class RunFolder:
         self.path = store.runs / run_id
         self.fifos = (store.pipes / f"{run_id}.out", store.pipes / f"{run_id}.err")
         self.exported = self.path / "exported"
+        self._birth = store.pipes / f"{run_id}.birth"
 
-    def create(self, path: Path | None = None) -> None:
-        """Make the folder (elsewhere, to be moved here) and an empty record; raises OSError."""
-        path = path or self.path
-        path.mkdir(mode=0o700)
+    def create(self) -> None:
+        """Make the folder and an empty record; raises OSError."""
+        self.path.mkdir(mode=0o700)
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-        os.close(os.open(path / "meta.jsonl", flags, 0o600))
+        os.close(os.open(self.path / "meta.jsonl", flags, 0o600))
+
+    def announce(self, meta: RunMeta) -> None:
+        """Write the record where no disk is waited for, before anybody can rely on the run.
+
+        Raises OSError. The first `save` takes its place.
+        """
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(self._birth, flags, 0o600)
+        try:
+            os.write(fd, msgspec.json.encode(meta) + b"\n")
+        finally:
+            os.close(fd)
 
     def make_fifos(self, identity: Identity | None) -> None:
         """Make the pipes of its output; raises OSError."""
@@ -131,20 +146,22 @@ class RunFolder:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(fd)
+        if size == 0:
+            self._birth.unlink(missing_ok=True)
         if size > COMPACT_BYTES:
             temporary = self.path / "meta.tmp"
             temporary.write_bytes(data + b"\n")
             temporary.rename(path)
 
     def load(self) -> RunMeta | None:
-        """Return what the last whole line of `meta.jsonl` says, or None when there is none."""
-        try:
-            lines = (self.path / "meta.jsonl").read_bytes().split(b"\n")
-        except OSError:
-            return None
-        for line in reversed(lines):
-            with suppress(msgspec.MsgspecError):
-                return msgspec.json.decode(line, type=RunMeta)
+        """Return what the last whole line of the record says, or None when there is none."""
+        for path in (self.path / "meta.jsonl", self._birth):
+            lines: list[bytes] = []
+            with suppress(OSError):
+                lines = path.read_bytes().split(b"\n")
+            for line in reversed(lines):
+                with suppress(msgspec.MsgspecError):
+                    return msgspec.json.decode(line, type=RunMeta)
         return None
 
     def drop_fifos(self) -> None:
@@ -156,27 +173,26 @@ class RunFolder:
     def remove(self) -> None:
         """Remove everything."""
         self.drop_fifos()
+        with suppress(OSError):
+            self._birth.unlink()
         shutil.rmtree(self.path, ignore_errors=True)
 
 
 class RunStore:
     """Where runs are kept: `runs` on disk, `pipes` in memory where there is such a place.
 
-    A few folders are made in advance, in `spares`: creating a file is the slowest step of starting
-    a process on many file systems, moving one is not.
+    A few folders are made in advance: creating a file is the slowest step of starting a process on
+    many file systems. What a killed server had in store has no record, and recovery removes it.
     """
 
     def __init__(self, state: Path, pipes: Path) -> None:
         self.runs = state / "runs"
         self.pipes = pipes
-        self._waiting = state / "spares"
         self._spares: deque[RunFolder] = deque()
 
     def prepare(self) -> None:
-        """Make the folders, without what a killed server had in store; raises OSError."""
-        shutil.rmtree(self._waiting, ignore_errors=True)
-        for folder in (self.runs, self._waiting):
-            folder.mkdir(mode=0o700, exist_ok=True)
+        """Make the folders; raises OSError."""
+        self.runs.mkdir(mode=0o700, exist_ok=True)
         self.pipes.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def folder(self, run_id: str) -> RunFolder:
@@ -185,12 +201,14 @@ class RunStore:
 
     def take(self) -> RunFolder | None:
         """Return an unused folder if one is ready."""
-        while self._spares:
-            folder = self._spares.popleft()
-            with suppress(OSError):
-                (self._waiting / folder.id).rename(folder.path)
-                return folder
+        with suppress(IndexError):
+            return self._spares.popleft()
         return None
+
+    @property
+    def is_low(self) -> bool:
+        """Whether it is time to `refill`."""
+        return len(self._spares) <= SPARES // 2
 
     def make(self) -> RunFolder:
         """Make a folder now; raises OSError."""
@@ -202,14 +220,12 @@ class RunStore:
         """Have some folders ready; a full disk is for `make` to report."""
         with suppress(OSError):
             while len(self._spares) < SPARES:
-                folder = RunFolder(self, new_id())
-                folder.create(self._waiting / folder.id)
-                self._spares.append(folder)
+                self._spares.append(self.make())
 
     def close(self) -> None:
         """Remove what was not used."""
-        self._spares.clear()
-        shutil.rmtree(self._waiting, ignore_errors=True)
+        while (folder := self.take()) is not None:
+            folder.remove()
         with suppress(OSError):  # in use by processes that go on
             self.pipes.rmdir()
 
