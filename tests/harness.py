@@ -69,6 +69,7 @@ class Server:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.args = list(args)
+        self.module = "sandkeeper"
         self.stdout = subprocess.DEVNULL
         self.kills = 0
         self.env = {
@@ -103,7 +104,7 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait for /health."""
-        command = [sys.executable, "-m", "sandkeeper", "--host", "127.0.0.1"]
+        command = [sys.executable, "-m", self.module, "--host", "127.0.0.1"]
         with open(self.folder / "stderr.log", "ab") as stderr:
             self.process = subprocess.Popen(
                 [*command, "--port", str(self.port), *self.args],
