@@ -5,7 +5,6 @@ import hashlib
 import os
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 from tests.harness import Server, until
@@ -81,18 +80,20 @@ def _one(server: Server, megabytes: int, idle: float) -> list[Row]:
 
 
 def _missing(server: Server, name: str, megabytes: int) -> int:
-    """Read all output back and compare it with what was written."""
-    want = subprocess.Popen(["sh", "-c", lines_command(megabytes)], stdout=subprocess.PIPE)
-    expected, got, size = hashlib.sha256(), hashlib.sha256(), 0
-    assert want.stdout is not None
-    while chunk := want.stdout.read(1 << 20):
-        expected.update(chunk)
-    want.wait()
-    begin = time.time()
+    """Read all output back and return how many bytes of what was written are not there.
+
+    Lines come in one stream, so without their prefix they must hash to what the command writes.
+    """
+    with subprocess.Popen(["sh", "-c", lines_command(megabytes)], stdout=subprocess.PIPE) as want:
+        assert want.stdout is not None
+        expected = hashlib.file_digest(want.stdout, "sha256").digest()
+    got, size, rest = hashlib.sha256(), 0, b""
     with server.client.stream("GET", f"/process/{name}/logs/stream") as reply:
         for block in reply.iter_raw(1 << 20):
-            size += len(block)
-            got.update(block)
-    del begin
-    prefixed = megabytes * 1_000_000 + megabytes * 10_000 * len("stdout:")
-    return prefixed - size
+            whole, newline, rest = (rest + block).rpartition(b"\n")
+            plain = (whole + newline).replace(b"stdout:", b"")
+            size += len(plain)
+            got.update(plain)
+    if size == megabytes * 1_000_000 and got.digest() != expected:
+        raise AssertionError(f"{name}: {size} bytes came back, but not those that were written")
+    return megabytes * 1_000_000 - size
