@@ -16,6 +16,7 @@ from sandkeeper.core.lifecycle import TERMINAL, Effect, Event, State, step, wire
 from sandkeeper.core.pump import Source
 from sandkeeper.core.segment import NOTICE, REMARK
 from sandkeeper.errors import NotFound, Unprocessable
+from sandkeeper.services.endings import exit_reason, may_restart, retry_notice
 from sandkeeper.services.launch import Launch, Workshop
 from sandkeeper.services.recorder import Recorder
 from sandkeeper.services.runs import RunFolder, RunMeta
@@ -41,6 +42,7 @@ class Process:
         self.journal = journal
         self.state = State(meta.state)
         self.stdin = Stdin() if meta.stdin else None
+        self._confined = shop.confinements.of(meta)
         self.ended = asyncio.Event()
         self.over = asyncio.Event()
         self._unsettled = False
@@ -79,7 +81,11 @@ class Process:
 
     async def start(self) -> None:
         """Start the first attempt; raises Unprocessable, and then nothing is left behind."""
-        await self._attempt(first=True)
+        try:
+            await self._attempt(first=True)
+        except BaseException:
+            self._leave_groups()
+            raise
         self.meta.pid = str(self.leader)
         self._shop.budget.enlist(self.journal)
         if self._holds:
@@ -88,7 +94,7 @@ class Process:
         self._arm()
 
     async def _attempt(self, *, first: bool) -> None:
-        launch = Launch(self._shop, self.folder, self.meta, self.journal)
+        launch = Launch(self._shop, self.folder, self.meta, self.journal, self._confined)
         stdin = self.stdin.open(self._shop.identity) if self.stdin else None
         try:
             self._child, self._sources = await launch.run(None if first else self._sources, stdin)
@@ -202,34 +208,21 @@ class Process:
         meta.exit_code = -1 if status.code is None else status.code
         meta.exit_signal = status.signal
         unknown = status.code is None and status.signal is None
-        meta.exit_reason = self._reason(status, unknown)
+        meta.exit_reason = exit_reason(
+            status, self.state, timed_out=self._timed_out, ran_out=self._ran_out_of_memory
+        )
         if status.code == 0:
             self._apply(Event.EXIT_OK)
-        elif not unknown and self._may_restart():
+        elif not unknown and may_restart(meta):
             self._apply(Event.EXIT_RETRY)
         else:
             self._apply(Event.EXIT_BAD)
 
-    def _reason(self, status: ExitStatus, unknown: bool) -> str:
-        if unknown:
-            return "unknown"
-        if status.code == 0:
-            return "exited"
-        if self.state is State.KILLING:
-            return "timeout" if self._timed_out else "killed"
-        if self.state is State.STOPPING:
-            return "stopped"
-        if status.signal is None:
-            return "exited"
-        if status.signal == signal.SIGKILL and self._shop.oom.happened():
-            return "oom"
-        return "signaled"
-
-    def _may_restart(self) -> bool:
-        meta = self.meta
-        return meta.restart_on_failure and (
-            meta.max_restarts < 0 or meta.restart_count < meta.max_restarts
-        )
+    def _ran_out_of_memory(self, status: ExitStatus) -> bool:
+        if self._confined is not None and self._confined.ran_out_of_memory():
+            self._shop.oom.tick()
+            return True  # its shell may have lived on, and told of it with a code of its own
+        return status.signal == signal.SIGKILL and self._shop.oom.happened()
 
     # Carrying out
 
@@ -248,7 +241,7 @@ class Process:
             case Effect.SCHEDULE_RETRY:
                 # On disk before it is said, or a server killed now would say it again.
                 self.recorder.save_now()
-                self._announce_retry()
+                self._notice(retry_notice(self.meta))
                 self._schedule_retry()
             case Effect.CANCEL_RETRY:
                 if self._retry is not None:
@@ -266,14 +259,8 @@ class Process:
         if self._child is not None:
             with suppress(ProcessLookupError):
                 self._child.signal_group(number)
-
-    def _announce_retry(self) -> None:
-        meta = self.meta
-        most = "unlimited" if meta.max_restarts < 0 else str(meta.max_restarts)
-        self._notice(
-            f"\n[Process failed with exit code {meta.exit_code}. "
-            f"Attempting restart {meta.restart_count + 1}/{most}...]\n"
-        )
+            if number == signal.SIGKILL and self._confined is not None:
+                self._confined.kill()
 
     def _notice(self, text: str, stream: int = NOTICE) -> None:
         self._unsettled = True
@@ -333,7 +320,12 @@ class Process:
         self.journal.wake()
         self.recorder.save()
         self.over.set()
+        self._leave_groups()
         self._shop.finished(self)
+
+    def _leave_groups(self) -> None:
+        if self._confined is not None:
+            self._confined.leave()
 
     def sealed(self) -> None:
         """No survivor can write any more: the pipes can go."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
 from sandkeeper.core.adopted import boot_id
+from sandkeeper.core.cgroups import Limits
 from sandkeeper.core.journal import Journal
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.services.launch import Workshop
@@ -42,6 +43,7 @@ class Order:
     restart_on_failure: bool = False
     max_restarts: int = 0
     stdin: bool = False
+    limits: Limits | None = None
     idempotency: tuple[str, str] | None = None
 
 
@@ -173,6 +175,7 @@ class Processes:
             max_restarts=order.max_restarts,
             keep_alive=order.keep_alive,
             stdin=order.stdin,
+            limits=order.limits,
             timeout=max(0, timeout or 0),
             deadline=now + timeout if timeout and timeout > 0 else 0.0,
             started_at=now,
@@ -202,6 +205,7 @@ class Processes:
         processes = list(processes)
         over = sorted((p for p in processes if p.is_over), key=lambda p: p.meta.completed_at)
         self._over = {process.meta.id: process for process in over}
+        self._shop.confinements.inherit({p.meta.id for p in processes if not p.is_over})
         for process in processes:
             self._enter(process)
             meta = process.meta
@@ -333,6 +337,7 @@ class Processes:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             self._shop.oom.tick()
+            self._shop.confinements.sweep_soon()
             self.evict()
 
 
