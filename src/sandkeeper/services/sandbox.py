@@ -54,6 +54,7 @@ from sandkeeper.services.terminals import Terminals
 from sandkeeper.services.trees import Trees
 from sandkeeper.services.tunnel import Tunnel
 from sandkeeper.services.uploads import Uploads
+from sandkeeper.services.waiting import Waiting
 from sandkeeper.services.watch import Watches
 from sandkeeper.services.work import FileWork
 from sandkeeper.settings import Environment, Settings
@@ -145,6 +146,7 @@ class Sandbox:
         )
         self._workshop = self._make_workshop()
         self.processes = Processes(self._workshop, settings, self._store, self.ports, self.exporter)
+        self.waiting = Waiting(self.ports, self.files)
         self.terminals = Terminals(
             self._workshop, settings.terminal, settings.state_dir, self.access
         )
