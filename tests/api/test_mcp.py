@@ -258,7 +258,7 @@ def test_the_arguments_are_those_of_the_contract(tools: Tools) -> None:
     for name, (required, optional) in wanted.items():
         schema = listed[name]["inputSchema"]
         assert set(schema["required"]) == required, name
-        extra = {"stdin"} if name == "processExecute" else set()
+        extra = {"stdin", "limits"} if name == "processExecute" else set()
         assert set(schema["properties"]) == required | set(optional.split()) | extra, name
 
 

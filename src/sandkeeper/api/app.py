@@ -28,6 +28,7 @@ from sandkeeper.api.http import (
     trees,
     tunnel,
     uploads,
+    waiting,
     watch,
 )
 from sandkeeper.api.mcp import edge as mcp
@@ -41,6 +42,7 @@ __all__ = ["create_app"]
 
 AREAS = (
     processes,
+    waiting,
     logs,
     trees,
     files,

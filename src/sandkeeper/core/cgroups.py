@@ -14,7 +14,9 @@ every member, also daemons that left group and session.
 import errno
 import os
 import resource
+import select
 import signal
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,9 +25,11 @@ from pathlib import Path
 __all__ = ["Cgroups", "Confinement", "Limits"]
 
 FOLDER = "sandkeeper"
+LEAF = f"{FOLDER}.server"
 PERIOD = 100_000  # microseconds of cpu.max
 CONTROLLERS = ("memory", "pids", "cpu")
-KILL_ROUNDS = 100
+KILL_ROUNDS = 20
+ROUND_MS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,10 @@ class _Parent:
 
 @dataclass(slots=True)
 class Confinement:
-    """The groups of one run. `enforced` says what keeps each limit: cgroup2, cgroup1 or rlimit."""
+    """The groups of one run. `enforced` says what keeps each limit: cgroup2, cgroup1 or rlimit.
+
+    A limit that nothing can keep here is not in it.
+    """
 
     folders: dict[str, Path]
     enforced: dict[str, str]
@@ -139,12 +146,35 @@ class Confinement:
                 (folder / "cgroup.kill").write_text("1")
         with suppress(OSError, KeyError):
             (self.folders["pids"] / "pids.max").write_text("0")
-        for _ in range(KILL_ROUNDS):
-            members = [pid for pid in self.members() if _kill(pid)]
-            if not members:
-                return True
-            _await_exits(members)
-        return False
+        return any(not self._kill_round() for _ in range(KILL_ROUNDS))
+
+    def _kill_round(self) -> bool:
+        """Signal the members and wait shortly for their end; False when there were none.
+
+        A pid is looked up again after it was opened: only what is in the group both times is
+        certainly a member, whoever else may have got the number in between.
+        """
+        opened: dict[int, int] = {}
+        for pid in self.members():
+            with suppress(OSError):
+                opened[pid] = os.pidfd_open(pid)
+        still = set(self.members())
+        poller = select.poll()
+        try:
+            for pid in opened.keys() & still:
+                with suppress(OSError):
+                    signal.pidfd_send_signal(opened[pid], signal.SIGKILL)
+                poller.register(opened[pid], select.POLLIN)
+            deadline = time.monotonic() + ROUND_MS / 1000
+            waiting = opened.keys() & still
+            while waiting and (left := deadline - time.monotonic()) > 0:
+                for fd, _ in poller.poll(left * 1000):
+                    poller.unregister(fd)
+                    waiting = {pid for pid in waiting if opened[pid] != fd}
+        finally:
+            for fd in opened.values():
+                os.close(fd)
+        return bool(still)
 
     def remove(self) -> bool:
         """Remove the empty groups; False while they still have members."""
@@ -178,6 +208,8 @@ class Cgroups:
             return cls({})
         parents: dict[str, _Parent] = {}
         if unified := places.get(""):
+            if unified.name == LEAF:  # an earlier server of this process has moved us down
+                unified = unified.parent
             parents = {name: _Parent(unified / FOLDER, 2) for name in _enable(unified)}
         for name in CONTROLLERS:
             if name not in parents and name in places:
@@ -201,6 +233,7 @@ class Cgroups:
                     self._limit(made, name, controller, value, parent)
                 else:
                     _fall_back(made, controller, int(value), uid)
+            self._count(made, name)
         except OSError:
             made.remove()
             raise
@@ -223,13 +256,27 @@ class Cgroups:
                     raise
         made.enforced[controller] = f"cgroup{parent.version}"
 
+    def _count(self, made: Confinement, name: str) -> None:
+        """Have version 1 count processes too: it has no kill, but can forbid to fork before one."""
+        parent = self._parents.get("pids")
+        if made.folders and parent is not None and parent.version == 1:
+            folder = parent.folder / name
+            folder.mkdir(mode=0o755, exist_ok=True)
+            made.folders["pids"] = folder
+
     def find(self, name: str) -> Confinement | None:
         """Return the groups of a run that an earlier server made; None when there are none."""
         folders = {key: one.folder / name for key, one in self._parents.items()}
         found = {key: folder for key, folder in folders.items() if folder.is_dir()}
-        if not found:
-            return None
-        return Confinement(found, {key: self.controllers[key] for key in found})
+        return Confinement(found, {}) if found else None
+
+    def names(self) -> set[str]:
+        """Return the names of all groups that there are."""
+        found: set[str] = set()
+        for one in self._parents.values():
+            with suppress(OSError):
+                found.update(entry.name for entry in os.scandir(one.folder) if entry.is_dir())
+        return found
 
 
 def _fall_back(made: Confinement, controller: str, value: int, uid: int) -> None:
@@ -304,7 +351,7 @@ def _move_down(unified: Path) -> bool:
     pids = (unified / "cgroup.procs").read_text().split()
     if os.getpid() != 1 and pids != [str(os.getpid())]:
         return False  # others live here; whoever manages them would be surprised
-    leaf = unified / f"{FOLDER}.server"
+    leaf = unified / LEAF
     leaf.mkdir(exist_ok=True)
     for pid in pids:
         with suppress(ProcessLookupError):
@@ -318,28 +365,3 @@ def _writable(folder: Path) -> bool:
     except OSError:
         return False
     return os.access(folder, os.W_OK)
-
-
-def _kill(pid: int) -> bool:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _await_exits(pids: list[int]) -> None:
-    """Wait shortly until the killed are gone; a pidfd is readable from then on."""
-    import select
-
-    for pid in pids:
-        try:
-            fd = os.pidfd_open(pid)
-        except OSError:
-            continue
-        try:
-            poller = select.poll()
-            poller.register(fd, select.POLLIN)
-            poller.poll(100)
-        finally:
-            os.close(fd)

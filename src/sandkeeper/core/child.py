@@ -86,6 +86,24 @@ class _Popen(subprocess.Popen[bytes]):
         pass
 
 
+def _start(spec: Spawn) -> _Popen:
+    try:
+        return _Popen(
+            list(spec.argv),
+            env=spec.env,
+            cwd=spec.cwd,
+            stdin=spec.stdin,
+            stdout=spec.stdout,
+            stderr=spec.stderr,
+            pass_fds=spec.pass_fds,
+            preexec_fn=spec.prepare,
+            **({"start_new_session": True} if spec.new_session else {"process_group": 0}),
+            **_identity_options(spec.identity),
+        )
+    except subprocess.SubprocessError:  # `prepare` failed; why stays with the child
+        raise OSError(errno.EPERM, "it could not be prepared") from None
+
+
 class Child:
     """A child of this process and leader of its own process group."""
 
@@ -153,18 +171,7 @@ class Children:
         on a NUL byte.
         """
         with self._lock, self._oom.held_at(spec.oom_score):
-            started = _Popen(
-                list(spec.argv),
-                env=spec.env,
-                cwd=spec.cwd,
-                stdin=spec.stdin,
-                stdout=spec.stdout,
-                stderr=spec.stderr,
-                pass_fds=spec.pass_fds,
-                preexec_fn=spec.prepare,
-                **({"start_new_session": True} if spec.new_session else {"process_group": 0}),
-                **_identity_options(spec.identity),
-            )
+            started = _start(spec)
             self._owned.add(started.pid)
             if spec.nofile is not None:
                 _limit_files(started.pid, spec.nofile)

@@ -65,6 +65,13 @@ class LineSplitter:
             rest = rest[self._limit :]
         self.pending = rest
 
+    def skip(self, data: bytes) -> None:
+        """Take `pending` and what follows it, `data` in all, without looking at the lines."""
+        rest = data[data.rfind(b"\n") + 1 :]
+        if len(rest) > self._limit:
+            rest = rest[(len(rest) - 1) // self._limit * self._limit :]
+        self.pending = rest
+
     def _parts(self, line: bytes, ends: bool) -> Iterator[tuple[bytes, bool]]:
         while len(line) > self._limit:
             yield line[: self._limit], False

@@ -16,6 +16,7 @@ from sandkeeper.core.keeper import Keeper
 from sandkeeper.core.pump import Pump, Source
 from sandkeeper.core.segment import STDERR, STDOUT
 from sandkeeper.errors import Unprocessable
+from sandkeeper.services.confinement import Confined, Confinements
 from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.logs import Log
 from sandkeeper.services.oom import OomWatch
@@ -47,6 +48,7 @@ class Workshop:
     identity: Identity | None
     log: Log
     oom: OomWatch
+    confinements: Confinements
     spawner: Executor
     writer: Executor
     nofile: int
@@ -56,8 +58,16 @@ class Workshop:
 class Launch:
     """One attempt to start; the same for the first and for every restart."""
 
-    def __init__(self, shop: Workshop, folder: RunFolder, meta: RunMeta, journal: Journal) -> None:
+    def __init__(
+        self,
+        shop: Workshop,
+        folder: RunFolder,
+        meta: RunMeta,
+        journal: Journal,
+        confined: Confined | None,
+    ) -> None:
         self._shop = shop
+        self._confined = confined
         self._folder = folder
         self._meta = meta
         self._journal = journal
@@ -71,18 +81,22 @@ class Launch:
         """
         try:
             await self._check_folder()
+            prepare = await self._confined.enter() if self._confined is not None else None
         except BaseException:
             if sources is None:
                 self._shop.writer.submit(self._folder.remove)
             raise
         spawn = self._spec()
-        if stdin is not None:
-            spawn = replace(spawn, stdin=stdin)
+        if stdin is not None or prepare is not None:
+            spawn = replace(spawn, stdin=spawn.stdin if stdin is None else stdin, prepare=prepare)
         try:
             return self._spawn(spawn, sources)
         except (OSError, ValueError) as error:
             why = _why(error, spawn.argv[0])
             raise Unprocessable(f"failed to start process: {why}") from None
+        finally:
+            if self._confined is not None:
+                self._confined.entered()
 
     def _spec(self) -> Spawn:
         shop, meta = self._shop, self._meta

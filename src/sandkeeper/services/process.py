@@ -16,9 +16,9 @@ from sandkeeper.core.lifecycle import TERMINAL, Effect, Event, State, step, wire
 from sandkeeper.core.pump import Source
 from sandkeeper.core.segment import NOTICE, REMARK
 from sandkeeper.errors import NotFound, Unprocessable
+from sandkeeper.services.endings import exit_reason, may_restart, retry_notice
 from sandkeeper.services.launch import Launch, Workshop
 from sandkeeper.services.recorder import Recorder
-from sandkeeper.services.restarts import may_restart, retry_notice
 from sandkeeper.services.runs import RunFolder, RunMeta
 from sandkeeper.services.stdin import Stdin
 
@@ -42,6 +42,7 @@ class Process:
         self.journal = journal
         self.state = State(meta.state)
         self.stdin = Stdin() if meta.stdin else None
+        self._confined = shop.confinements.of(meta)
         self.ended = asyncio.Event()
         self.over = asyncio.Event()
         self._unsettled = False
@@ -80,7 +81,11 @@ class Process:
 
     async def start(self) -> None:
         """Start the first attempt; raises Unprocessable, and then nothing is left behind."""
-        await self._attempt(first=True)
+        try:
+            await self._attempt(first=True)
+        except BaseException:
+            self._leave_groups()
+            raise
         self.meta.pid = str(self.leader)
         self._shop.budget.enlist(self.journal)
         if self._holds:
@@ -89,7 +94,7 @@ class Process:
         self._arm()
 
     async def _attempt(self, *, first: bool) -> None:
-        launch = Launch(self._shop, self.folder, self.meta, self.journal)
+        launch = Launch(self._shop, self.folder, self.meta, self.journal, self._confined)
         stdin = self.stdin.open(self._shop.identity) if self.stdin else None
         try:
             self._child, self._sources = await launch.run(None if first else self._sources, stdin)
@@ -207,7 +212,9 @@ class Process:
         meta.exit_code = -1 if status.code is None else status.code
         meta.exit_signal = status.signal
         unknown = status.code is None and status.signal is None
-        meta.exit_reason = self._reason(status, unknown)
+        meta.exit_reason = exit_reason(
+            status, self.state, timed_out=self._timed_out, ran_out=self._ran_out_of_memory
+        )
         if status.code == 0:
             self._apply(Event.EXIT_OK)
         elif not unknown and may_restart(meta):
@@ -215,20 +222,11 @@ class Process:
         else:
             self._apply(Event.EXIT_BAD)
 
-    def _reason(self, status: ExitStatus, unknown: bool) -> str:
-        if unknown:
-            return "unknown"
-        if status.code == 0:
-            return "exited"
-        if self.state is State.KILLING:
-            return "timeout" if self._timed_out else "killed"
-        if self.state is State.STOPPING:
-            return "stopped"
-        if status.signal is None:
-            return "exited"
-        if status.signal == signal.SIGKILL and self._shop.oom.happened():
-            return "oom"
-        return "signaled"
+    def _ran_out_of_memory(self, status: ExitStatus) -> bool:
+        if self._confined is not None and self._confined.ran_out_of_memory():
+            self._shop.oom.tick()
+            return True  # its shell may have lived on, and told of it with a code of its own
+        return status.signal == signal.SIGKILL and self._shop.oom.happened()
 
     # Carrying out
 
@@ -263,6 +261,8 @@ class Process:
         if self._child is not None:
             with suppress(ProcessLookupError):
                 self._child.signal_group(number)
+            if number == signal.SIGKILL and self._confined is not None:
+                self._confined.kill()
 
     def _announce_retry(self) -> None:
         if text := retry_notice(self.meta, self.journal.totals[NOTICE]):
@@ -326,7 +326,12 @@ class Process:
         self.journal.wake()
         self.recorder.save()
         self.over.set()
+        self._leave_groups()
         self._shop.finished(self)
+
+    def _leave_groups(self) -> None:
+        if self._confined is not None:
+            self._confined.leave()
 
     def sealed(self) -> None:
         """No survivor can write any more: the pipes can go."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
 from sandkeeper.core.adopted import boot_id
+from sandkeeper.core.cgroups import Limits
 from sandkeeper.core.journal import Journal
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.services.launch import Workshop
@@ -44,6 +45,7 @@ class Order:
     restart_on_failure: bool = False
     max_restarts: int = 0
     stdin: bool = False
+    limits: Limits | None = None
     idempotency: tuple[str, str] | None = None
 
 
@@ -175,6 +177,7 @@ class Processes:
             max_restarts=order.max_restarts,
             keep_alive=order.keep_alive,
             stdin=order.stdin,
+            limits=order.limits,
             timeout=max(0, timeout or 0),
             deadline=now + timeout if timeout and timeout > 0 else 0.0,
             started_at=now,
@@ -212,6 +215,7 @@ class Processes:
         processes = list(processes)
         over = sorted((p for p in processes if p.is_over), key=lambda p: p.meta.completed_at)
         self._over = {process.meta.id: process for process in over}
+        self._shop.confinements.inherit({p.meta.id for p in processes if not p.is_over})
         for process in processes:
             self._enter(process)
             meta = process.meta
@@ -343,6 +347,7 @@ class Processes:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             self._shop.oom.tick()
+            self._shop.confinements.sweep_soon()
             self.evict()
 
 

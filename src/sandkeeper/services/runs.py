@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from sandkeeper.core.cgroups import Limits
 from sandkeeper.core.identity import Identity
 
 __all__ = ["RunFolder", "RunMeta", "RunStore", "new_id", "pipes_folder"]
@@ -43,7 +44,9 @@ class RunMeta(msgspec.Struct, omit_defaults=True):
 
     `leader`, `leader_start` and `boot` prove the process of the present attempt; `exit_code` is
     the wire's (-1 for a signal), `exit_signal` the signal's number, `noticed` the bytes of restart
-    notices that were said.
+    notices that were said. `groups` are the folders of its control groups, `enforced` tells what
+    keeps each limit (core.cgroups), `oom_kills` counts what the kernel had killed for memory in
+    them before the present attempt.
     """
 
     id: str
@@ -74,6 +77,10 @@ class RunMeta(msgspec.Struct, omit_defaults=True):
     leader: int = 0
     leader_start: int = 0
     boot: str = ""
+    limits: Limits | None = None
+    groups: dict[str, str] = {}
+    enforced: dict[str, str] = {}
+    oom_kills: int = 0
     idempotency_key: str = ""
     idempotency_body: str = ""
 

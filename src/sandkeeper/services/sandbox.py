@@ -28,6 +28,7 @@ from sandkeeper.services.archives import Archives
 from sandkeeper.services.attributes import Attributes
 from sandkeeper.services.changes import Changes
 from sandkeeper.services.codegen import Codegen
+from sandkeeper.services.confinement import Confinements
 from sandkeeper.services.copies import Copies
 from sandkeeper.services.drives import Drives
 from sandkeeper.services.egress import Egress
@@ -54,6 +55,7 @@ from sandkeeper.services.terminals import Terminals
 from sandkeeper.services.trees import Trees
 from sandkeeper.services.tunnel import Tunnel
 from sandkeeper.services.uploads import Uploads
+from sandkeeper.services.waiting import Waiting
 from sandkeeper.services.watch import Watches
 from sandkeeper.services.work import FileWork
 from sandkeeper.settings import Environment, Settings
@@ -148,6 +150,7 @@ class Sandbox:
         )
         self._workshop = self._make_workshop()
         self.processes = Processes(self._workshop, settings, self._store, self.ports, self.exporter)
+        self.waiting = Waiting(self.ports, self.files)
         self.terminals = Terminals(
             self._workshop, settings.terminal, settings.state_dir, self.access
         )
@@ -184,6 +187,7 @@ class Sandbox:
             identity=self.identity,
             log=self.log,
             oom=OomWatch(),
+            confinements=Confinements(self.settings.state_dir, self.identity, self.log),
             spawner=ThreadPoolExecutor(2, "spawner"),
             writer=self._writer,
             nofile=soft,
@@ -243,6 +247,7 @@ class Sandbox:
         stack.callback(self._store.close)
         stack.callback(self._writer.shutdown)
         stack.callback(self._workshop.spawner.shutdown, cancel_futures=True)
+        stack.callback(self._workshop.confinements.close)
         stack.callback(self.processes.save_all)
         await self._start_outside(stack)
         found = await recover(self._workshop, self._store)
@@ -278,6 +283,7 @@ class Sandbox:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         state.chmod(0o700)
         self._store.prepare()
+        self._workshop.confinements.prepare()
         restore_stage(state / "stage", self._store)
         try:
             self._workshop.keeper.open()

@@ -16,7 +16,12 @@ from sandkeeper.api.audit import caller
 from sandkeeper.api.body import parse_json, read_body, read_json
 from sandkeeper.api.respond import encode_json, json_response
 from sandkeeper.api.routing import empty_head, route
-from sandkeeper.api.schemas.processes import ProcessRequest, SignalRequest, record_of
+from sandkeeper.api.schemas.processes import (
+    ProcessRequest,
+    SignalRequest,
+    limits_of,
+    record_of,
+)
 from sandkeeper.api.streaming import StreamResponse, until_disconnect
 from sandkeeper.api.urls import segment
 from sandkeeper.core.cursor import Follow
@@ -101,6 +106,7 @@ class ProcessHandlers:
             restart_on_failure=wanted.restart_on_failure,
             max_restarts=wanted.max_restarts,
             stdin=wanted.stdin,
+            limits=limits_of(wanted.limits),
             idempotency=(key, hashlib.sha256(_canonical(body)).hexdigest()) if key else None,
         )
 

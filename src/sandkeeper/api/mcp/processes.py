@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
 from sandkeeper.api.mcp.tool import Arguments, Tool
-from sandkeeper.api.schemas.processes import ProcessRecord, record_of
+from sandkeeper.api.schemas.processes import LimitsFields, ProcessRecord, record_of
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.services.access import Caller
 from sandkeeper.services.output import read_texts
@@ -66,6 +66,9 @@ class ExecuteArguments(Arguments):
         bool, Meta(description="Keep the sandbox from scaling to zero meanwhile")
     ] = False
     stdin: Annotated[bool, Meta(description="Open a standard input to write to")] = False
+    limits: Annotated[
+        LimitsFields | None, Meta(description="What it and all it starts may use together")
+    ] = None
 
 
 class ProcessList(msgspec.Struct):
@@ -158,6 +161,7 @@ class ProcessTools:
             restart_on_failure=wanted.restart_on_failure,
             max_restarts=wanted.max_restarts,
             stdin=wanted.stdin,
+            limits=wanted.limits.limits() if wanted.limits else None,
         )
 
     async def _reached(self, process: Process, wanted: ExecuteArguments, deadline: float) -> bool:

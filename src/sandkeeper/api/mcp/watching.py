@@ -8,13 +8,20 @@ from msgspec import Meta, field
 
 from sandkeeper.api.mcp.processes import IDENTIFIER
 from sandkeeper.api.mcp.tool import Arguments, Tool
+from sandkeeper.api.schemas.waiting import (
+    ConditionFields,
+    WaitRecord,
+    condition_of,
+    failure_text,
+    record_of_wait,
+)
 from sandkeeper.core.journal import Journal
-from sandkeeper.errors import BadInput, Conflict, NotFound
+from sandkeeper.errors import BadInput, Conflict, NotFound, Unprocessable
 from sandkeeper.services.access import Caller
 from sandkeeper.services.process import Process
 from sandkeeper.services.query import LineQuery, Question
 from sandkeeper.services.sandbox import Sandbox
-from sandkeeper.services.waiting import wait_for
+from sandkeeper.services.waiting import Condition, LineWritten, PortsOpen, ProcessEnds
 
 __all__ = ["tools"]
 
@@ -49,6 +56,19 @@ class Waited(msgspec.Struct, rename="camel"):
     exit_code: int
     line: str
     offset: int
+
+
+class WaitForArguments(Arguments):
+    """What to wait for: one of `any`, or all of `all`."""
+
+    identifier: IDENTIFIER
+    any_of: Annotated[
+        list[ConditionFields], Meta(description="One of these is enough", max_length=16)
+    ] = field(default_factory=list, name="any")
+    all_of: Annotated[
+        list[ConditionFields], Meta(description="All of these, instead of any", max_length=16)
+    ] = field(default_factory=list, name="all")
+    timeout: Annotated[float, Meta(description="Seconds, 58 at most", ge=0, le=3600)] = 30.0
 
 
 class QueryArguments(Arguments):
@@ -125,14 +145,39 @@ class WatchingTools:
         question = Question(grep=wanted.regex or wanted.text, literal=not wanted.regex)
         offset = _within(wanted.offset, process.journal)
         seconds = min(wanted.timeout, self._sandbox.settings.mcp_wait)
-        found = await wait_for(self._processes, process, question, wanted.ports, offset, seconds)
+        reasons: dict[str, Condition] = {}
+        if question.grep:
+            reasons["output"] = LineWritten(question, offset)
+        if wanted.ports:
+            reasons["ports"] = PortsOpen(tuple(wanted.ports))
+        conditions = list(reasons.values()) or [ProcessEnds()]
+        found = await self._sandbox.waiting.wait(process, conditions, every=False, seconds=seconds)
+        met = dict(zip(reasons, found.met, strict=False))
+        reason = next((name for name, one in met.items() if one), "")
+        line = met.get("output")
         return Waited(
-            reason=found.reason,
+            reason=reason or ("timeout" if found.reason == "timeout" else "exited"),
             status=process.status,
             exit_code=(process.meta.exit_code or 0) if process.is_over else 0,
-            line=found.line[:8192],
-            offset=found.offset,
+            line=line.line[:8192] if line else "",
+            offset=line.offset if line else process.journal.tail,
         )
+
+    async def wait_for(self, wanted: WaitForArguments, _who: Caller) -> WaitRecord:
+        """Wait until a process is ready; raises Unprocessable when it is not or never will be."""
+        process = self._find(wanted.identifier)
+        given = wanted.any_of or wanted.all_of
+        if not given or (wanted.any_of and wanted.all_of):
+            raise BadInput("either any or all must name conditions")
+        conditions = [condition_of(one, process, self._sandbox.files) for one in given]
+        seconds = min(wanted.timeout, self._sandbox.settings.mcp_wait)
+        outcome = await self._sandbox.waiting.wait(
+            process, conditions, every=bool(wanted.all_of), seconds=seconds
+        )
+        record = record_of_wait(process, conditions, outcome)
+        if outcome.reason != "met":
+            raise Unprocessable(failure_text(record, outcome, seconds))
+        return record
 
     async def query(self, wanted: QueryArguments, who: Caller) -> Lines:
         """Answer a question to the log, at most 1 MiB of lines."""
@@ -218,6 +263,15 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             WaitArguments,
             Waited,
             made.wait,
+            "failed to wait for process: ",
+        ),
+        Tool(
+            "processWaitFor",
+            "Wait until a process is ready: any or all of a port, an HTTP answer, a line of "
+            "output, a file, its exit. Fails at once when the process ends before.",
+            WaitForArguments,
+            WaitRecord,
+            made.wait_for,
             "failed to wait for process: ",
         ),
         Tool(

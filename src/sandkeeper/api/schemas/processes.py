@@ -2,13 +2,29 @@
 
 import signal
 from email.utils import formatdate
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
+from sandkeeper.core.cgroups import Limits
+from sandkeeper.errors import BadInput
 from sandkeeper.services.output import Texts
 from sandkeeper.services.process import Process
 
-__all__ = ["ProcessRecord", "ProcessRequest", "SignalRequest", "Usage", "record_of"]
+__all__ = [
+    "LimitsFields",
+    "LimitsRecord",
+    "ProcessRecord",
+    "ProcessRequest",
+    "SignalRequest",
+    "Usage",
+    "limits_of",
+    "record_of",
+]
+
+MEMORY_LEAST = 1 << 20
+PIDS_MOST = 1 << 22  # PID_MAX_LIMIT of the kernel
 
 
 class ProcessRequest(msgspec.Struct, rename="camel"):
@@ -25,6 +41,45 @@ class ProcessRequest(msgspec.Struct, rename="camel"):
     max_restarts: int = 0
     keep_alive: bool = False
     stdin: bool = False
+    limits: dict[str, Any] = {}
+
+
+class LimitsFields(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """What a process and all it starts may use together; null is no limit.
+
+    An unknown field is an error: a limit must not be believed in that is not there.
+    """
+
+    memory_bytes: (
+        Annotated[int, Meta(ge=MEMORY_LEAST, le=1 << 60, description="Bytes of memory")] | None
+    ) = None
+    pids: (
+        Annotated[int, Meta(ge=1, le=PIDS_MOST, description="Processes and threads at once")] | None
+    ) = None
+    cpus: (
+        Annotated[float, Meta(ge=0.01, le=8192, description="Processors, 0.5 is half of one")]
+        | None
+    ) = None
+    open_files: (
+        Annotated[int, Meta(ge=16, le=1 << 30, description="Open files of each process")] | None
+    ) = None
+
+    def limits(self) -> Limits | None:
+        """Return what is limited, None when nothing is."""
+        made = Limits(self.memory_bytes, self.pids, self.cpus, self.open_files)
+        return None if made == Limits() else made
+
+
+class LimitsRecord(msgspec.Struct, rename="camel"):
+    """The limits of a process; `enforcedBy` has an entry for each: `cgroup2`, `cgroup1`, `rlimit`,
+    or `none` where this machine cannot keep it.
+    """
+
+    memory_bytes: int | None
+    pids: int | None
+    cpus: float | None
+    open_files: int | None
+    enforced_by: dict[str, str]
 
 
 class SignalRequest(msgspec.Struct):
@@ -70,6 +125,23 @@ class ProcessRecord(msgspec.Struct, rename="camel"):
     stdout_bytes: int
     stderr_bytes: int
     lost_bytes: int
+    limits: LimitsRecord | UnsetType = UNSET
+
+
+def limits_of(given: dict[str, Any]) -> Limits | None:
+    """Read the field `limits` of a request; raises BadInput."""
+    if not given:
+        return None
+    known = {field.encode_name.lower(): field.encode_name for field in _limit_fields()}
+    folded = {known.get(k.lower(), k): value for k, value in given.items()}
+    try:
+        return msgspec.convert(folded, LimitsFields).limits()
+    except msgspec.ValidationError as error:
+        raise BadInput(f"invalid request body: limits: {error}") from None
+
+
+def _limit_fields() -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(LimitsFields)
 
 
 def record_of(process: Process, texts: Texts) -> ProcessRecord:
@@ -100,7 +172,23 @@ def record_of(process: Process, texts: Texts) -> ProcessRecord:
         stdout_bytes=journal.totals[0],
         stderr_bytes=journal.totals[1],
         lost_bytes=journal.lost,
+        limits=UNSET if meta.limits is None else _limits_record(meta.limits, meta.enforced),
     )
+
+
+def _limits_record(limits: Limits, enforced: dict[str, str]) -> LimitsRecord:
+    names = {
+        "memoryBytes": ("memory", limits.memory_bytes),
+        "pids": ("pids", limits.pids),
+        "cpus": ("cpu", limits.cpus),
+        "openFiles": ("openFiles", limits.open_files),
+    }
+    by = {
+        name: enforced.get(ours, "none")
+        for name, (ours, value) in names.items()
+        if value is not None
+    }
+    return LimitsRecord(limits.memory_bytes, limits.pids, limits.cpus, limits.open_files, by)
 
 
 def _signal_name(number: int | None) -> str:

@@ -1,0 +1,71 @@
+"""The readiness wait: an answer when a process is ready, or at once when it never will be."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from sandkeeper.api.body import read_json
+from sandkeeper.api.respond import json_response
+from sandkeeper.api.routing import route
+from sandkeeper.api.schemas.waiting import (
+    ConditionFields,
+    condition_of,
+    failure_text,
+    record_of_wait,
+)
+from sandkeeper.api.streaming import until_disconnect
+from sandkeeper.api.urls import segment
+from sandkeeper.errors import BadInput
+from sandkeeper.services.sandbox import Sandbox
+
+__all__ = ["routes"]
+
+BODY_BYTES = 64 << 10
+CONDITIONS_MOST = 16
+CODES = {"timeout": "TIMED_OUT", "exited": "PROCESS_ENDED"}
+
+
+class WaitForRequest(msgspec.Struct):
+    """The body of `POST /process/{identifier}/wait-for`; `timeout` in seconds."""
+
+    any_of: list[ConditionFields] = field(default_factory=list, name="any")
+    all_of: list[ConditionFields] = field(default_factory=list, name="all")
+    timeout: Annotated[float, Meta(ge=0, le=3600)] = 60.0
+
+
+class WaitingHandlers:
+    """Handlers over `services.waiting`."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    async def wait_for(self, request: Request) -> Response:
+        """Wait; 200 when it is ready, 422 with what is missing otherwise."""
+        process = self._sandbox.processes.get(segment(request.scope, 1), "process not found")
+        wanted = await read_json(request, WaitForRequest, BODY_BYTES)
+        given = wanted.any_of or wanted.all_of
+        if not given or (wanted.any_of and wanted.all_of):
+            raise BadInput("either any or all must name conditions")
+        if len(given) > CONDITIONS_MOST:
+            raise BadInput(f"at most {CONDITIONS_MOST} conditions are waited for at once")
+        conditions = [condition_of(one, process, self._sandbox.files) for one in given]
+        waiting = self._sandbox.waiting.wait(
+            process, conditions, every=bool(wanted.all_of), seconds=wanted.timeout
+        )
+        outcome = await until_disconnect(request, waiting, self._sandbox.stopping)
+        record = record_of_wait(process, conditions, outcome)
+        if outcome.reason == "met":
+            return json_response(record)
+        told = msgspec.to_builtins(record)
+        text = failure_text(record, outcome, wanted.timeout)
+        return json_response({"error": text, "code": CODES[outcome.reason], **told}, 422)
+
+
+def routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return the routes of this area."""
+    handlers = WaitingHandlers(sandbox)
+    return [route("/process/{identifier}/wait-for", handlers.wait_for, "POST")]
