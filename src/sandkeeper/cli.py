@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from sandkeeper import __version__
-from sandkeeper.core.child import protect_from_oom
 from sandkeeper.core.identity import Identity, UnusableUser
+from sandkeeper.core.oomscore import protect_from_oom
 from sandkeeper.services.environment import load_dotenv, load_env_file
 from sandkeeper.settings import Environment, Settings
 

@@ -18,18 +18,18 @@ import resource
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.identity import Identity
+from sandkeeper.core.oomscore import OomScore
 
-__all__ = ["Child", "Children", "ExitStatus", "Spawn", "protect_from_oom", "readable"]
+__all__ = ["Child", "Children", "ExitStatus", "Spawn", "readable"]
 
 CHILD_OOM_SCORE = 500
-SERVER_OOM_SCORE = -500
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class Children:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._owned: set[int] = set()
-        self._oom = _OomScore()
+        self._oom = OomScore()
         self._own_peak = 0
 
     def spawn(self, spec: Spawn) -> Child:
@@ -330,44 +330,6 @@ async def _bounded(stream: asyncio.StreamReader, limit: int) -> bytes:
             kept.append(chunk[: limit - size])
         size += len(chunk)
     return b"".join(kept)
-
-
-class _OomScore:
-    """Our own OOM score, held at the child's value while a child is born.
-
-    Children inherit the score, so the whole tree has it from its first instruction. Written after
-    the start instead, grandchildren forked early would keep the server's; see
-    proc_pid_oom_score_adj(5).
-    """
-
-    def __init__(self) -> None:
-        self._fd = -1
-        with suppress(OSError):
-            self._fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
-    @contextmanager
-    def held_at(self, score: int | None) -> Iterator[None]:
-        if score is None or self._fd < 0:
-            yield
-            return
-        before = os.pread(self._fd, 16, 0).strip()
-        with suppress(OSError):
-            os.pwrite(self._fd, b"%d" % score, 0)
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                os.pwrite(self._fd, before, 0)
-
-
-def protect_from_oom() -> None:
-    """Make this process the last the kernel kills for memory, where it may (CAP_SYS_RESOURCE)."""
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write(str(SERVER_OOM_SCORE))
 
 
 def _identity_options(identity: Identity | None) -> dict[str, Any]:
