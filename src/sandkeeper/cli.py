@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from sandkeeper import __version__
-from sandkeeper.core.child import protect_from_oom
 from sandkeeper.core.identity import Identity, UnusableUser
+from sandkeeper.core.oomscore import protect_from_oom
 from sandkeeper.services.environment import load_dotenv, load_env_file
 from sandkeeper.settings import Environment, Settings
 
@@ -63,7 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(f"cannot listen on {where}: {error.strerror}")
     keep_freed_blocks()
     with listener:
-        sandbox = Sandbox(settings, environment, identity)
+        try:
+            sandbox = Sandbox(settings, environment, identity)
+        except OSError as error:
+            return _refuse(f"cannot start: {error.filename or 'the log'}: {error.strerror}")
         for fault in faults:
             sandbox.log.warning(f"environment: {fault}")
         serve(sandbox, listener)

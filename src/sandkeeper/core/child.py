@@ -18,18 +18,26 @@ import resource
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
+from sandkeeper.core.entering import entrance
 from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.identity import Identity
+from sandkeeper.core.oomscore import OomScore
 
-__all__ = ["Child", "Children", "ExitStatus", "Spawn", "protect_from_oom", "readable"]
+__all__ = [
+    "Child",
+    "Children",
+    "ExitStatus",
+    "Spawn",
+    "readable",
+]
 
 CHILD_OOM_SCORE = 500
-SERVER_OOM_SCORE = -500
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,8 @@ class Spawn:
     """What to start. Descriptors are the caller's to close; `-3` is /dev/null (subprocess.DEVNULL).
 
     `nofile` is the soft limit of open files the child gets (the server raises its own).
-    `prepare` runs in the child before exec; it must only make system calls.
+    `prepare` runs in the child before exec; it must only make system calls. `cwd` is entered as
+    `identity` could: a folder below one that is closed to it stays closed.
     """
 
     argv: Sequence[str]
@@ -97,11 +106,30 @@ def _start(spec: Spawn) -> _Popen:
             stderr=spec.stderr,
             pass_fds=spec.pass_fds,
             preexec_fn=spec.prepare,
-            **({"start_new_session": True} if spec.new_session else {"process_group": 0}),
+            **({"start_new_session": True} if _apart(spec) else {"process_group": 0}),
             **_identity_options(spec.identity),
         )
     except subprocess.SubprocessError:  # `prepare` failed; why stays with the child
         raise OSError(errno.EPERM, "it could not be prepared") from None
+
+
+def _apart(spec: Spawn) -> bool:
+    """Say whether a session of its own is due.
+
+    In ours another user would share our controlling terminal if we were started from one, and
+    could type into the shell behind it (TIOCSTI, ioctl_tty(2)).
+    """
+    another = spec.identity is not None and not spec.identity.is_ours
+    return spec.new_session or (another and _has_terminal())
+
+
+@lru_cache(maxsize=1)
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 class Child:
@@ -159,7 +187,7 @@ class Children:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._owned: set[int] = set()
-        self._oom = _OomScore()
+        self._oom = OomScore()
 
     def spawn(self, spec: Spawn) -> Child:
         """Start a child in its own process group (or session).
@@ -170,8 +198,12 @@ class Children:
         before, in a thread. Raises OSError as execve(2), chdir(2) and setuid(2) do, ValueError
         on a NUL byte.
         """
-        with self._lock, self._oom.held_at(spec.oom_score):
-            started = _start(spec)
+        with (
+            self._lock,
+            entrance(spec.cwd, spec.identity) as cwd,
+            self._oom.held_at(spec.oom_score),
+        ):
+            started = _start(spec if cwd is spec.cwd else replace(spec, cwd=cwd))
             self._owned.add(started.pid)
             if spec.nofile is not None:
                 _limit_files(started.pid, spec.nofile)
@@ -321,44 +353,6 @@ async def _bounded(stream: asyncio.StreamReader, limit: int) -> bytes:
             kept.append(chunk[: limit - size])
         size += len(chunk)
     return b"".join(kept)
-
-
-class _OomScore:
-    """Our own OOM score, held at the child's value while a child is born.
-
-    Children inherit the score, so the whole tree has it from its first instruction. Written after
-    the start instead, grandchildren forked early would keep the server's; see
-    proc_pid_oom_score_adj(5).
-    """
-
-    def __init__(self) -> None:
-        self._fd = -1
-        with suppress(OSError):
-            self._fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
-    @contextmanager
-    def held_at(self, score: int | None) -> Iterator[None]:
-        if score is None or self._fd < 0:
-            yield
-            return
-        before = os.pread(self._fd, 16, 0).strip()
-        with suppress(OSError):
-            os.pwrite(self._fd, b"%d" % score, 0)
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                os.pwrite(self._fd, before, 0)
-
-
-def protect_from_oom() -> None:
-    """Make this process the last the kernel kills for memory, where it may (CAP_SYS_RESOURCE)."""
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write(str(SERVER_OOM_SCORE))
 
 
 def _identity_options(identity: Identity | None) -> dict[str, Any]:
