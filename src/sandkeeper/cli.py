@@ -63,7 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(f"cannot listen on {where}: {error.strerror}")
     keep_freed_blocks()
     with listener:
-        sandbox = Sandbox(settings, environment, identity)
+        try:
+            sandbox = Sandbox(settings, environment, identity)
+        except OSError as error:
+            return _refuse(f"cannot start: {error.filename or 'the log'}: {error.strerror}")
         for fault in faults:
             sandbox.log.warning(f"environment: {fault}")
         serve(sandbox, listener)

@@ -23,6 +23,7 @@ __all__ = [
 
 KIB = 1024
 MIB = 1024 * KIB
+TOKEN = "SANDKEEPER_TOKEN"
 SCALE_FILE = Path("/uk/libukp/scale_to_zero_disable")
 
 
@@ -41,6 +42,15 @@ class Environment:
         if self._all is None:
             self._all = dict(os.environ)
         return self._all.copy()
+
+    def inherited(self) -> dict[str, str]:
+        """Return what the workload's processes get: all but the token of this API.
+
+        It governs them, so they must not learn it.
+        """
+        values = dict(os.environ)
+        values.pop(TOKEN, None)
+        return values
 
     def get(self, name: str, default: str = "") -> str:
         """Return one variable."""
@@ -295,7 +305,7 @@ class Settings:
             state_dir=state_dir,
             workdir=os.path.abspath(env.get("WORKDIR", "") or os.getcwd()),
             home=env.get("HOME", ""),
-            token=env.get("SANDKEEPER_TOKEN", ""),
+            token=env.get(TOKEN, ""),
             processing_time=env.get("ENABLE_PROCESSING_TIME", "") == "true",
             scale_file=Path(env.get("BLAXEL_SCALE_FILE", "") or SCALE_FILE),
             keepalive_allowed=not truthy(env.get("BL_DISABLE_KEEPALIVE", "")),

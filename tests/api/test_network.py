@@ -115,14 +115,19 @@ def test_ports_of_a_process_have_the_contracts_fields(server: Server, listener: 
     }
 
 
-@pytest.mark.parametrize("pid", ["99999999", "-7", "+99999999", "0"])
+@pytest.mark.parametrize(
+    "pid",
+    ["99999999", "-7", "+99999999", "0", "0" * 30 + "99999999", str(-1 << 63)],
+)
 def test_a_pid_that_nobody_has_has_no_ports(server: Server, pid: str) -> None:
     reply = server.client.get(f"/network/process/{pid.replace('+', '%2B')}/ports")
 
     assert (reply.status_code, reply.json()) == (200, {"pid": int(pid), "ports": []})
 
 
-@pytest.mark.parametrize("pid", ["abc", "1.5", "12x", "9" * 30, "1_0", "%20 1", "٣"])
+@pytest.mark.parametrize(
+    "pid", ["abc", "1.5", "12x", "9" * 30, str(1 << 63), "1" * 5000, "1_0", "%20 1", "٣"]
+)
 def test_what_is_no_number_is_an_invalid_pid(server: Server, pid: str) -> None:
     for method, path in [("GET", "ports"), ("POST", "monitor"), ("DELETE", "monitor")]:
         reply = server.client.request(method, f"/network/process/{pid}/{path}")

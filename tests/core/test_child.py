@@ -2,13 +2,17 @@
 
 import asyncio
 import os
+import pty
 import signal
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from sandkeeper.core.child import Children, ExitStatus, Spawn, readable
+from sandkeeper.core.identity import Identity
 
 
 def spawn(children: Children, code: str, **options):
@@ -133,3 +137,49 @@ def test_a_tool_that_floods_costs_its_limit_only() -> None:
         return await Children().run_tool(argv, env=dict(os.environ), limit=1000)
 
     assert len(asyncio.run(run()).stdout) == 1000
+
+
+STARTED_FROM_A_TERMINAL = """
+import os, sys
+from sandkeeper.core.child import Children, Spawn
+from sandkeeper.core.identity import Identity
+
+assert os.path.exists("/dev/tty") and os.ttyname(0)
+read, write = os.pipe()
+argv = ["/bin/sh", "-c", "(: < /dev/tty) 2>/dev/null && echo shared || echo apart"]
+for identity in (Identity.resolve("nobody"), None):
+    Children().spawn(Spawn(argv, {}, "/", stdout=write, identity=identity)).pidfd.close()
+    os.wait()
+os.write(1, os.read(read, 100).replace(b"\\n", b" "))
+"""
+
+
+def test_another_user_does_not_share_the_terminal_the_server_was_started_from() -> None:
+    pid, master = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", STARTED_FROM_A_TERMINAL])
+    said = b""
+    with suppress(OSError):  # EIO: the terminal's last user has gone
+        while data := os.read(master, 1024):
+            said += data
+    os.close(master)
+    os.waitpid(pid, 0)
+
+    assert said.split() == [b"apart", b"shared"]
+
+
+def test_a_folder_below_a_closed_one_stays_closed_for_another_user() -> None:
+    with tempfile.TemporaryDirectory(prefix="sandkeeper-") as name:
+        below = os.path.join(name, "closed", "below")
+        os.makedirs(below)
+        os.chmod(name, 0o755)
+        os.chmod(os.path.dirname(below), 0o700)
+        nobody = Identity.resolve("nobody")
+        children = Children()
+
+        with pytest.raises(PermissionError):
+            children.spawn(Spawn(["/bin/ls"], {}, below, identity=nobody))
+        os.chmod(os.path.dirname(below), 0o755)
+        child = children.spawn(Spawn(["/bin/true"], {}, below, identity=nobody))
+        asyncio.run(readable(child.pidfd.number))
+        assert child.reap().code == 0

@@ -213,3 +213,20 @@ def test_acting_costs_microseconds() -> None:
             pass
 
     assert min(timeit.repeat(once, number=100, repeat=5)) / 100 < 500e-6
+
+
+def test_acting_leaves_no_capability_and_no_effective_root() -> None:
+    def status() -> dict[str, str]:
+        text = Path("/proc/thread-self/status").read_text()
+        return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+
+    before = status()
+    with NOBODY.acting():
+        inside = status()
+        assert int(inside["CapEff"], 16) == 0
+        assert inside["Uid"].split() == ["0", "65534", "0", "65534"]  # nobody may signal it
+        with pytest.raises(PermissionError):
+            os.open("/proc/sys/kernel/core_pattern", os.O_WRONLY)
+
+    after = status()
+    assert all(before[name] == after[name] for name in ("CapEff", "Uid", "Gid", "Groups"))

@@ -1,11 +1,9 @@
 """Files under a workload user: every operation is the user's, none the server's."""
 
 import asyncio
-import ctypes
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +22,6 @@ from sandkeeper.services.work import FileWork
 from sandkeeper.settings import FileSettings
 
 UID = 1234
-libc = ctypes.CDLL(None)
-
-
-class User(Identity):
-    """A user whose `acting` is real."""
-
-    @contextmanager
-    def acting(self) -> Iterator[None]:
-        libc.setfsgid(self.gid)
-        libc.setfsuid(self.uid)
-        try:
-            yield
-        finally:
-            libc.setfsuid(0)
-            libc.setfsgid(0)
 
 
 class Quiet(Log):
@@ -63,7 +46,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Iterator[Files]:
-    work = FileWork(lambda: User(UID, UID, "user", "/"))
+    work = FileWork(lambda: Identity(UID, UID, "user", "/"))
     temporaries = Temporaries(tmp_path / "state/temporaries")
     temporaries.open()
     yield Files(work, temporaries, FileSettings(), workdir="/", home="/")

@@ -21,8 +21,10 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
+from sandkeeper.core.entering import entrance
 from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.oomscore import OomScore
@@ -37,7 +39,8 @@ class Spawn:
     """What to start. Descriptors are the caller's to close; `-3` is /dev/null (subprocess.DEVNULL).
 
     `nofile` is the soft limit of open files the child gets (the server raises its own).
-    `prepare` runs in the child before exec; it must only make system calls.
+    `prepare` runs in the child before exec; it must only make system calls. `cwd` is entered as
+    `identity` could: a folder below one that is closed to it stays closed.
     """
 
     argv: Sequence[str]
@@ -97,11 +100,30 @@ def _start(spec: Spawn) -> _Popen:
             stderr=spec.stderr,
             pass_fds=spec.pass_fds,
             preexec_fn=spec.prepare,
-            **({"start_new_session": True} if spec.new_session else {"process_group": 0}),
+            **({"start_new_session": True} if _apart(spec) else {"process_group": 0}),
             **_identity_options(spec.identity),
         )
     except subprocess.SubprocessError:  # `prepare` failed; why stays with the child
         raise OSError(errno.EPERM, "it could not be prepared") from None
+
+
+def _apart(spec: Spawn) -> bool:
+    """Say whether a session of its own is due.
+
+    In ours another user would share our controlling terminal if we were started from one, and
+    could type into the shell behind it (TIOCSTI, ioctl_tty(2)).
+    """
+    another = spec.identity is not None and not spec.identity.is_ours
+    return spec.new_session or (another and _has_terminal())
+
+
+@lru_cache(maxsize=1)
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 class Child:
@@ -170,8 +192,12 @@ class Children:
         before, in a thread. Raises OSError as execve(2), chdir(2) and setuid(2) do, ValueError
         on a NUL byte.
         """
-        with self._lock, self._oom.held_at(spec.oom_score):
-            started = _start(spec)
+        with (
+            self._lock,
+            entrance(spec.cwd, spec.identity) as cwd,
+            self._oom.held_at(spec.oom_score),
+        ):
+            started = _start(spec if cwd is spec.cwd else replace(spec, cwd=cwd))
             self._owned.add(started.pid)
             if spec.nofile is not None:
                 _limit_files(started.pid, spec.nofile)

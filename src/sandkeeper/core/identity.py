@@ -1,13 +1,15 @@
 """The workload's user: who processes run as and whom file operations act for.
 
-File operations act for the user by setfsuid(2) and setfsgid(2), which the kernel keeps for each
-thread, together with the thread's own supplementary groups (the raw setgroups(2) call; the C
-library's would change every thread). Leaving fsuid 0 also takes the thread's file capabilities
-(CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_CHOWN and their kin, capabilities(7)), so the kernel itself
-checks every path, symbolic link and mode as for that user, and what is made belongs to it. Why not
-a helper process: each operation would have to be written twice and sent across, descriptors too,
-and a walk of a large tree would cost a copy of every name. The price here is some ten system
-calls, about five microseconds.
+File operations act for the user by the effective user and group of one thread and the thread's own
+supplementary groups: the raw setresuid(2), setresgid(2) and setgroups(2) calls, where the C
+library's would change every thread. Leaving the effective uid 0 also empties the thread's effective
+capabilities (capabilities(7)), so the kernel itself checks every path, symbolic link and mode as
+for that user, and what is made belongs to it. setfsuid(2) is not enough: it keeps CAP_SYS_PTRACE,
+CAP_SETFCAP and their kin, and /proc/sys goes by the effective uid, so that a file operation could
+write kernel.core_pattern, which is to become root. The real and saved uids stay the server's, so
+the user can neither signal nor trace the thread. Why not a helper process: each operation would
+have to be written twice and sent across, descriptors too, and a walk of a large tree would cost a
+copy of every name. The price here is some ten system calls, about five microseconds.
 
 What it does not change: signals, ptrace and access(2) go by the real user (`os.access` answers for
 root, use `effective_ids=True`), and a thread started inside inherits the user. So: only system
@@ -19,15 +21,25 @@ import grp
 import os
 import platform
 import pwd
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["Identity", "UnusableUser", "acting_for"]
 
 INVALID = 0xFFFFFFFF  # (uid_t)-1 means "leave it": setfsuid(-1) would keep root
-SETGROUPS = {"x86_64": 116, "aarch64": 159, "riscv64": 159, "s390x": 206, "ppc64le": 81}
+CALLS = {  # setgroups, setresgid, setresuid; the 32-bit ones in their forms with 32-bit ids
+    "x86_64": (116, 119, 117),
+    "aarch64": (159, 149, 147),
+    "riscv64": (159, 149, 147),
+    "s390x": (206, 210, 208),
+    "ppc64le": (81, 169, 164),
+    "armv7l": (206, 210, 208),
+}
+KEEP = -1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _here = threading.local()
@@ -75,6 +87,15 @@ class Identity:
         """Return the variables that processes of this user must see."""
         return {"HOME": self.home, "USER": self.name, "LOGNAME": self.name}
 
+    def may_write(self, status: os.stat_result) -> bool:
+        """Say whether this user can write a file of that state, or allow itself to."""
+        groups = {self.gid, *self.groups}
+        return (
+            status.st_uid == self.uid
+            or bool(status.st_mode & stat.S_IWOTH)
+            or (bool(status.st_mode & stat.S_IWGRP) and status.st_gid in groups)
+        )
+
     def check(self) -> None:
         """Act for the user once; raises UnusableUser when the kernel does not let us.
 
@@ -91,7 +112,7 @@ class Identity:
     def acting(self) -> Iterator[None]:
         """Make this thread's file operations those of this user while inside.
 
-        Raises PermissionError when the kernel refuses; nothing has been changed then.
+        Raises OSError when the kernel refuses; nothing has been changed then.
         """
         if self.is_ours or getattr(_here, "identity", None) == self:
             yield
@@ -123,34 +144,35 @@ class _Credentials:
 
     @classmethod
     def current(cls) -> "_Credentials":
-        uid, gid = _unsigned(_libc.setfsuid(-1)), _unsigned(_libc.setfsgid(-1))
-        return cls(uid, gid, tuple(os.getgroups()))
+        return cls(os.geteuid(), os.getegid(), tuple(os.getgroups()))
 
     def take(self) -> None:
-        """Take them on; groups first, for which the capability must still be there.
+        """Take them on in this thread only; raises OSError when the kernel refuses a part.
 
-        setfsuid and setfsgid report no errors, so what they did is read back.
+        The uid changes last on the way down and first on the way up: the capability to change the
+        rest goes and comes with it.
         """
-        if set(os.getgroups()) != set(self.groups):
-            _set_groups(self.groups)
-        _libc.setfsgid(self.gid)
-        _libc.setfsuid(self.uid)
-        if _unsigned(_libc.setfsuid(-1)) != self.uid or _unsigned(_libc.setfsgid(-1)) != self.gid:
-            raise PermissionError(1, "the kernel does not let this server change its user")
+        setgroups, setresgid, setresuid = _calls()
+        now = _Credentials.current()
+        if now.uid != self.uid and self.uid == os.getuid():
+            _call(setresuid, KEEP, self.uid, KEEP)
+        if set(now.groups) != set(self.groups):
+            _call(setgroups, len(self.groups), (ctypes.c_uint32 * len(self.groups))(*self.groups))
+        _call(setresgid, KEEP, self.gid, KEEP)
+        _call(setresuid, KEEP, self.uid, KEEP)
 
 
-def _unsigned(number: int) -> int:
-    return number & INVALID
+def _calls() -> tuple[int, int, int]:
+    numbers = CALLS.get(platform.machine())
+    if numbers is None:
+        raise PermissionError(1, f"the user of a thread cannot be set on {platform.machine()}")
+    return numbers
 
 
-def _set_groups(groups: tuple[int, ...]) -> None:
-    number = SETGROUPS.get(platform.machine())
-    if number is None:
-        raise PermissionError(1, f"groups of a thread cannot be set on {platform.machine()}")
-    array = (ctypes.c_uint32 * len(groups))(*groups)
-    if _libc.syscall(number, len(groups), array):
+def _call(number: int, *arguments: Any) -> None:
+    if _libc.syscall(number, *arguments):
         code = ctypes.get_errno()
-        raise PermissionError(code, f"groups cannot be set: {os.strerror(code)}")
+        raise OSError(code, f"this server may not change its user: {os.strerror(code)}")
 
 
 def _entry(wanted: str) -> pwd.struct_passwd | None:

@@ -66,10 +66,13 @@ def _check(result: int, path: str) -> None:
         raise OSError(number, os.strerror(number), path)
 
 
-def bind_mount(source: str, target: str, *, read_only: bool) -> None:
-    """Show the folder `source` at `target` as well; raises OSError as mount(2) does."""
+def bind_mount(source: str, target: str, *, through: str, read_only: bool) -> None:
+    """Show the folder `source` at `target` as well; raises OSError as mount(2) does.
+
+    `through` names the target by an open descriptor, which no link can lead elsewhere.
+    """
     libc = _libc()
-    _check(libc.mount(os.fsencode(source), os.fsencode(target), None, MS_BIND, None), target)
+    _check(libc.mount(os.fsencode(source), os.fsencode(through), None, MS_BIND, None), target)
     if read_only:  # the kernel takes the flag only in a second step
         flags = MS_BIND | MS_REMOUNT | MS_RDONLY
         try:

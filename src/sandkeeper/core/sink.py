@@ -9,6 +9,7 @@ What the queue cannot hold is counted, and the count is written as a line of its
 there is room.
 """
 
+import errno
 import os
 import select
 import socket
@@ -30,11 +31,13 @@ def open_target(target: str) -> int:
 
     A terminal, pipe or file is reopened through /proc/self/fd (proc_pid_fd(5)), which gives an
     open file description of our own: O_NONBLOCK on the inherited one would change it for every
-    process that shares it.
+    process that shares it. A path that is somebody else's symbolic link is refused: whoever may
+    write to its folder would choose which file a privileged server writes to. Raises OSError.
     """
     if target == "none":
         return os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
     if target not in {"stdout", "stderr"}:
+        _refuse_planted(target)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
         fd = os.open(target, flags, 0o600)
         _end_torn_line(fd)
@@ -49,6 +52,13 @@ def open_target(target: str) -> int:
         with suppress(OSError):
             return os.dup(number)
         return os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _refuse_planted(path: str) -> None:
+    with suppress(FileNotFoundError):
+        facts = os.lstat(path)
+        if stat.S_ISLNK(facts.st_mode) and facts.st_uid not in {0, os.geteuid()}:
+            raise PermissionError(errno.EPERM, "it is a symbolic link of another user", path)
 
 
 def _end_torn_line(fd: int) -> None:

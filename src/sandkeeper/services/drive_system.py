@@ -1,9 +1,8 @@
 """Looking at and changing mount points, each look with a time limit."""
 
 import asyncio
-import errno
 import os
-import stat
+from collections.abc import Sequence
 from contextlib import suppress
 
 from sandkeeper.core.identity import Identity
@@ -84,19 +83,36 @@ async def make_folder(path: str, identity: Identity | None) -> bool:
 
 
 def _make_folder(path: str, identity: Identity | None) -> bool:
+    fd, created = descend("/", path.strip("/").split("/"))
     try:
-        if stat.S_ISDIR(os.stat(path).st_mode):
-            return False
-        raise NotADirectoryError(errno.ENOTDIR, "not a directory", path)
-    except FileNotFoundError:
-        os.makedirs(path, mode=0o755)
-    if identity is not None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.fchown(fd, identity.uid, identity.gid)
-        finally:
+        if created and identity is not None:
+            os.chown(f"/proc/self/fd/{fd}", identity.uid, identity.gid)
+    finally:
+        os.close(fd)
+    return created
+
+
+def descend(start: str, parts: Sequence[str]) -> tuple[int, bool]:
+    """Walk down without following links, make what is missing; the descriptor is the caller's.
+
+    Says also whether the last folder was made. A path was checked as it is now, and whoever owns
+    a folder on the way could put a link in its place.
+    """
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd, created = os.open(start, flags), False
+    try:
+        for part in parts:
+            created = False
+            with suppress(FileExistsError):
+                os.mkdir(part, 0o755, dir_fd=fd)
+                created = True
+            below = os.open(part, flags, dir_fd=fd)
             os.close(fd)
-    return True
+            fd = below
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, created
 
 
 def bind(plan: Plan, drive: Drive, identity: Identity | None) -> None:
@@ -115,7 +131,16 @@ def bind(plan: Plan, drive: Drive, identity: Identity | None) -> None:
             fd = below
             if created and identity is not None:
                 os.fchown(fd, identity.uid, identity.gid)
-        bind_mount(f"/proc/self/fd/{fd}", drive.mount_path, read_only=drive.read_only)
+        target, _ = descend("/", drive.mount_path.strip("/").split("/"))
+        try:
+            bind_mount(
+                f"/proc/self/fd/{fd}",
+                drive.mount_path,
+                through=f"/proc/self/fd/{target}",
+                read_only=drive.read_only,
+            )
+        finally:
+            os.close(target)
     finally:
         os.close(fd)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from sandkeeper.core.identity import Identity
 from sandkeeper.errors import Internal, NotFound
 from sandkeeper.services.logs import Log
 from sandkeeper.settings import Environment
@@ -145,14 +146,18 @@ class EnvironmentReload:
     environment: Environment
     log: Log
     path: Path
+    identity: Identity | None = None
     hooks: list[Hook] = field(default_factory=list)
     _carried: set[str] = field(default_factory=set)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
-    def at_start(cls, environment: Environment, log: Log) -> "EnvironmentReload":
-        """Read the path from `BL_METADATA_PATH`."""
-        return cls(environment, log, Path(environment.get("BL_METADATA_PATH") or DOCUMENT))
+    def at_start(
+        cls, environment: Environment, log: Log, identity: Identity | None
+    ) -> "EnvironmentReload":
+        """Read the path from `BL_METADATA_PATH`; `identity` is who must not write there."""
+        path = Path(environment.get("BL_METADATA_PATH") or DOCUMENT)
+        return cls(environment, log, path, identity)
 
     async def reload(self) -> Reloaded:
         """Set all variables of the document; unset those only earlier documents carried.
@@ -173,9 +178,17 @@ class EnvironmentReload:
                     self.log.error(f"after an environment reload: {error!r}")
             return Reloaded(document.generation, len(wanted), len(removed))
 
+    def _trust(self, status: os.stat_result) -> None:
+        """Refuse what the workload can write: root's helpers would obey its LD_PRELOAD and PATH."""
+        if not stat.S_ISREG(status.st_mode):
+            raise Internal(f"metadata document {self.path} is not a regular file")
+        if self.identity is not None and self.identity.may_write(status):
+            raise Internal(f"metadata document {self.path} can be written by the workload's user")
+
     def _read(self) -> _Document:
         try:
-            with open(self.path, "rb") as file:
+            with open(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                self._trust(os.fstat(file.fileno()))
                 document = msgspec.json.decode(_bounded(file.read(MAX_BYTES + 1)), type=_Document)
         except FileNotFoundError:
             raise NotFound(f"metadata document {self.path} does not exist") from None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sandkeeper.core.adopted import start_time
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.child import Child, Children, Spawn
+from sandkeeper.core.entering import enter_folder
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.keeper import Keeper
@@ -101,7 +102,7 @@ class Launch:
     def _spec(self) -> Spawn:
         shop, meta = self._shop, self._meta
         environment = shop.environment
-        env = environment.snapshot() | meta.env
+        env = environment.inherited() | meta.env
         if shop.identity is not None:
             user = shop.identity
             env |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
@@ -125,7 +126,7 @@ class Launch:
             return
         try:
             async with asyncio.timeout(FOLDER_SECONDS):
-                await asyncio.to_thread(_enter, folder)
+                await asyncio.to_thread(enter_folder, folder, self._shop.identity)
         except FileNotFoundError:
             raise Unprocessable(
                 f"failed to start process: could not execute command '{command}' because folder "
@@ -194,10 +195,6 @@ class Launch:
             self._shop.keeper.put(self._meta.id, fds)
         except OSError as error:
             self._shop.log.warning(f"the keeper cannot hold {self._meta.id}: {error}")
-
-
-def _enter(folder: str) -> None:
-    os.close(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
 def _why(error: BaseException, subject: str) -> str:

@@ -114,7 +114,7 @@ class Sandbox:
         self.copies = Copies(self.files)
         self.attributes = Attributes(self.files)
         self.archives = Archives(self.files)
-        self.environment_reload = EnvironmentReload.at_start(environment, self.log)
+        self.environment_reload = EnvironmentReload.at_start(environment, self.log, identity)
         self.codegen = Codegen(Host(environment, self.children), identity=self.identity)
         self.egress = Egress(settings.egress, environment, self.log)
         self.drives = Drives(

@@ -10,6 +10,8 @@ from pathlib import Path
 from sandkeeper.core.adopted import Adopted, boot_id, start_time
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.child import Child, Spawn
+from sandkeeper.core.entering import enter_folder
+from sandkeeper.core.identity import Identity
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.pty import become_terminal, open_pty
 from sandkeeper.core.ttypump import TerminalPump
@@ -178,7 +180,7 @@ class Terminals:
         return terminal
 
     async def _start(self, order: TerminalOrder) -> Terminal:
-        await _check_folder(order.working_dir)
+        await _check_folder(order.working_dir, self._shop.identity)
         meta = TerminalMeta(
             id=new_id(),
             name=order.name,
@@ -229,7 +231,7 @@ class Terminals:
 
     def _spawn_shell(self, meta: TerminalMeta, slave: int) -> Child:
         shop = self._shop
-        env = shop.environment.snapshot()
+        env = shop.environment.inherited()
         env.setdefault("TERM", "xterm-256color")
         if shop.identity is not None:
             user = shop.identity
@@ -327,19 +329,15 @@ def _key(meta: TerminalMeta) -> str:
     return f"tty-{meta.id}"
 
 
-async def _check_folder(folder: str) -> None:
+async def _check_folder(folder: str, identity: Identity | None) -> None:
     """Look first where a dead file system hangs only a thread, not the start of every child."""
     if not folder:
         return
     try:
         async with asyncio.timeout(FOLDER_SECONDS):
-            await asyncio.to_thread(_enter_folder, folder)
+            await asyncio.to_thread(enter_folder, folder, identity)
     except (OSError, ValueError) as error:
         text = getattr(error, "strerror", None) or str(error) or "it does not answer"
         raise Unprocessable(
             f"failed to start terminal: working directory '{folder}': {text.lower()}"
         ) from None
-
-
-def _enter_folder(folder: str) -> None:
-    os.close(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))

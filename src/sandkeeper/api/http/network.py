@@ -21,15 +21,20 @@ from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["routes"]
 
+GO_INT = 1 << 63
+DIGITS_MOST = 4000  # more than any number has, and fewer than int() refuses
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 
 
 def _pid(request: Request) -> int:
     """Read the pid as Go's strconv.Atoi does; raises BadInput `invalid PID`."""
     text = request.path_params["pid"]
-    if not _NUMBER.fullmatch(text) or len(text) > 20 or abs(int(text)) >= 1 << 63:
+    if not _NUMBER.fullmatch(text) or len(text) > DIGITS_MOST:
         raise BadInput("invalid PID")
-    return int(text)
+    number = int(text)
+    if not -GO_INT <= number < GO_INT:
+        raise BadInput("invalid PID")
+    return number
 
 
 class NetworkHandlers:

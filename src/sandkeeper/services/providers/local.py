@@ -56,8 +56,10 @@ class Local:
         try:
             _fill(source, msgspec.json.encode(job))
             result = await self.host.children.run_tool(
-                [sys.executable, "-m", "sandkeeper.services.providers.bm25"],
+                # Isolated, or it would import what somebody put into our working directory.
+                [sys.executable, "-I", "-m", "sandkeeper.services.providers.bm25"],
                 env=self.host.environment.snapshot(),
+                cwd="/",
                 timeout=self.seconds,
                 limit=ANSWER_BYTES,
                 stdin=source,
