@@ -7,10 +7,12 @@ children inherit (an environment reload changes it); `Settings` is what was deci
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 __all__ = [
     "DriveSettings",
+    "EdgeSettings",
     "EgressSettings",
     "Environment",
     "FileSettings",
@@ -23,6 +25,7 @@ __all__ = [
 
 KIB = 1024
 MIB = 1024 * KIB
+OWN_SECRETS = frozenset({"SANDKEEPER_TOKEN"})
 SCALE_FILE = Path("/uk/libukp/scale_to_zero_disable")
 
 
@@ -35,6 +38,10 @@ class Environment:
     def snapshot(self) -> dict[str, str]:
         """Return a copy of all variables."""
         return dict(os.environ)
+
+    def for_children(self) -> dict[str, str]:
+        """Return what children inherit: all but what governs this server."""
+        return {name: value for name, value in os.environ.items() if name not in OWN_SECRETS}
 
     def get(self, name: str, default: str = "") -> str:
         """Return one variable."""
@@ -219,6 +226,29 @@ class EgressSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EdgeSettings:
+    """Whom the edge believes: pages of `origins` (`*`: all) may read what the API answers, and
+    identity headers count when they come from one of `gateways` (empty: from anyone).
+    """
+
+    origins: tuple[str, ...] = ("*",)
+    gateways: tuple[IPv4Network | IPv6Network, ...] = ()
+
+    @classmethod
+    def read(cls, env: Mapping[str, str]) -> "EdgeSettings":
+        """Read the two lists, by commas or spaces.
+
+        Raises ValueError for a gateway that is neither an address nor a network.
+        """
+        origins = env.get("SANDKEEPER_CORS_ORIGINS", "").replace(",", " ").split()
+        gateways = env.get("SANDKEEPER_TRUSTED_GATEWAYS", "").replace(",", " ").split()
+        return cls(
+            origins=tuple(origins) or ("*",),
+            gateways=tuple(ip_network(one, strict=False) for one in gateways),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class DriveSettings:
     """Where drives keep their records and logs, and where the bind driver keeps drives.
 
@@ -258,6 +288,7 @@ class Settings:
     scale_file: Path = SCALE_FILE
     keepalive_allowed: bool = True
     body_limit: int = 16 * MIB
+    bodies_limit: int = 256 * MIB
     mcp_wait: int = 58
     stop_children: bool = False
     retention: RetentionSettings = field(default_factory=RetentionSettings)
@@ -266,6 +297,7 @@ class Settings:
     files: FileSettings = field(default_factory=FileSettings)
     egress: EgressSettings = field(default_factory=EgressSettings)
     drives: DriveSettings = field(default_factory=DriveSettings)
+    edge: EdgeSettings = field(default_factory=EdgeSettings)
 
     @classmethod
     def read(
@@ -277,7 +309,10 @@ class Settings:
         command: str = "",
         user: str = "",
     ) -> "Settings":
-        """Build the settings from `env` and the command line's values."""
+        """Build the settings from `env` and the command line's values.
+
+        Raises ValueError where a wrong value would leave something open.
+        """
         state = env.get("SANDKEEPER_STATE_DIR", "")
         state_dir = Path(state) if state else _default_state_dir(env)
         return cls(
@@ -293,6 +328,7 @@ class Settings:
             scale_file=Path(env.get("BLAXEL_SCALE_FILE", "") or SCALE_FILE),
             keepalive_allowed=not truthy(env.get("BL_DISABLE_KEEPALIVE", "")),
             body_limit=_number(env, "SANDKEEPER_MAX_JSON_BODY_BYTES", 16 * MIB),
+            bodies_limit=max(MIB, _number(env, "SANDKEEPER_MAX_BODY_BYTES_TOTAL", 256 * MIB)),
             mcp_wait=_number(env, "SANDKEEPER_MCP_WAIT_SECONDS", 58) or 58,
             stop_children=env.get("SANDKEEPER_ON_SHUTDOWN", "") == "stop",
             retention=RetentionSettings.read(env),
@@ -301,4 +337,5 @@ class Settings:
             files=FileSettings.read(env),
             egress=EgressSettings.read(env, state_dir),
             drives=DriveSettings.read(env, state_dir),
+            edge=EdgeSettings.read(env),
         )

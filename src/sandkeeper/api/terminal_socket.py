@@ -7,12 +7,12 @@ the shell cannot be started; 1012 the server stops; 1013 too many, or input that
 
 import asyncio
 from contextlib import aclosing, suppress
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sandkeeper.api.audit import caller
+from sandkeeper.api.cors import own_host
 from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage
 from sandkeeper.errors import Conflict, SandkeeperError
 from sandkeeper.services.sandbox import Sandbox
@@ -138,24 +138,8 @@ def _size(text: str, default: int) -> int:
 
 
 def same_origin(socket: WebSocket, allowed: tuple[str, ...]) -> bool:
-    """Say whether the page that connects may: ours, an allowed one, or no page at all.
-
-    A browser always sends Origin, and no page can change it (RFC 6455, 10.2). Behind a gateway
-    our own host is the forwarded one, which a page cannot set either.
-    """
+    """Say whether the page that connects may: ours, an allowed one, or no page at all."""
     origin = socket.headers.get("origin")
-    if origin is None:
+    if origin is None or "*" in allowed or origin in allowed:
         return True
-    if "*" in allowed or origin in allowed:
-        return True
-    host = urlsplit(origin).netloc.lower()
-    ours = {
-        socket.headers.get("host", "").lower(),
-        socket.headers.get("x-forwarded-host", "").lower(),
-    }
-    plain = {_without_default_port(one) for one in ours if one}
-    return bool(host) and _without_default_port(host) in plain
-
-
-def _without_default_port(netloc: str) -> str:
-    return netloc.removesuffix(":80").removesuffix(":443")
+    return own_host(socket.scope, origin)

@@ -89,7 +89,7 @@ class Launch:
     def _spec(self) -> Spawn:
         shop, meta = self._shop, self._meta
         environment = shop.environment
-        env = environment.snapshot() | meta.env
+        env = environment.for_children() | meta.env
         if shop.identity is not None:
             user = shop.identity
             env |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}

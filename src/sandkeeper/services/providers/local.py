@@ -57,7 +57,7 @@ class Local:
             _fill(source, msgspec.json.encode(job))
             result = await self.host.children.run_tool(
                 [sys.executable, "-m", "sandkeeper.services.providers.bm25"],
-                env=self.host.environment.snapshot(),
+                env=self.host.environment.for_children(),
                 timeout=self.seconds,
                 limit=ANSWER_BYTES,
                 stdin=source,
