@@ -6,12 +6,12 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.harness import Server
 
 from sandkeeper.api.body import Held, Room, parse_json
 from sandkeeper.api.schemas.files import FileRequest
 from sandkeeper.api.schemas.processes import ProcessRequest
 from sandkeeper.errors import BadInput, Unavailable
-from tests.harness import Server
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),

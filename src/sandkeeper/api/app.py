@@ -43,7 +43,7 @@ from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.settings import Settings
 
-__all__ = ["create_app"]
+__all__ = ["all_routes", "create_app"]
 
 AREAS = (
     processes,
@@ -68,10 +68,16 @@ AREAS = (
 """The modules of the API in the order in which their routes are tried."""
 
 
-def create_app(sandbox: Sandbox) -> Edge:
-    """Build the application on a sandbox that is (or will be) started."""
+def all_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return every route, in the order in which they are tried."""
     routes: list[BaseRoute] = [made for area in AREAS for made in area.routes(sandbox)]
     routes += swagger.routes(sandbox, routes)
+    return routes
+
+
+def create_app(sandbox: Sandbox) -> Edge:
+    """Build the application on a sandbox that is (or will be) started."""
+    routes = all_routes(sandbox)
     sandbox.vitals.requests.name_groups(_groups(routes))
     router = Router(routes, redirect_slashes=False, default=partial(_unrouted, routes))
     app = ExceptionMiddleware(
