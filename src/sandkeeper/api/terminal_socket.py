@@ -12,9 +12,10 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sandkeeper.api.audit import caller
+from sandkeeper.api.body import parse_json
 from sandkeeper.api.cors import own_host
 from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage
-from sandkeeper.errors import Conflict, SandkeeperError
+from sandkeeper.errors import BadInput, Conflict, SandkeeperError
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.services.terminal import Terminal, Viewer
 from sandkeeper.services.terminal_watch import watch
@@ -97,11 +98,8 @@ class TerminalSocket:
             frame = await socket.receive()
             if frame["type"] != "websocket.receive":
                 return
-            try:
-                message = _decoder.decode(frame.get("text") or frame.get("bytes") or b"")
-            except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
-                continue
-            if viewer.read_only:
+            message = _message(frame.get("text") or frame.get("bytes") or b"")
+            if message is None or viewer.read_only:
                 continue
             if message.type == "resize":
                 terminal.resize(message.cols, message.rows)
@@ -112,6 +110,18 @@ class TerminalSocket:
                     if not terminal.is_over:
                         await socket.close(1013, str(error))
                         return
+
+
+def _message(frame: str | bytes) -> ClientMessage | None:
+    """Read a frame, at once if it is written as most clients do; None where it makes no sense."""
+    with suppress(msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        message = _decoder.decode(frame)
+        if message.data or (message.cols and message.rows):
+            return message
+    with suppress(BadInput):
+        data = frame.encode("utf-8", "surrogatepass") if isinstance(frame, str) else frame
+        return parse_json(data, ClientMessage)
+    return None
 
 
 async def _send(socket: WebSocket, kind: str, data: str) -> None:
