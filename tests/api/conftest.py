@@ -16,7 +16,9 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     subprocess.run([Path(__file__).parents[2] / "scripts/apt", "chromium"], check=True)
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=30_000)
 
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(
