@@ -25,7 +25,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def until(check: Any, timeout: float = 10.0, every: float = 0.005) -> Any:
+def until(check: Any, timeout: float = 20.0, every: float = 0.005) -> Any:
     """Return the first true value of `check()`; fails after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:

@@ -54,7 +54,7 @@ class Person:
         raw = message if isinstance(message, (str, bytes)) else json.dumps(message)
         self.socket.send(raw)
 
-    def read(self, timeout: float = 10.0) -> bool:
+    def read(self, timeout: float = 30.0) -> bool:
         """Take one frame; False when nothing came or the connection has closed."""
         try:
             message = json.loads(self.socket.recv(timeout))
@@ -81,7 +81,7 @@ class Person:
         """Begin `shown` anew."""
         self._parts = []
 
-    def see(self, wanted: str | Callable[[str], bool], timeout: float = 10.0) -> str:
+    def see(self, wanted: str | Callable[[str], bool], timeout: float = 30.0) -> str:
         """Read until `wanted` was shown (or is true of the latest); returns all that was shown."""
         found = wanted if callable(wanted) else lambda text: wanted in text
         deadline = time.monotonic() + timeout
@@ -92,7 +92,7 @@ class Person:
             latest = latest[-1000:] + self._parts[-1]
         return self.shown
 
-    def to_the_end(self, timeout: float = 10.0) -> tuple[int, str]:
+    def to_the_end(self, timeout: float = 30.0) -> tuple[int, str]:
         """Read until the server closes; returns its code and reason."""
         deadline = time.monotonic() + timeout
         while self.close is None:

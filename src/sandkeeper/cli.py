@@ -40,13 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before any setting is read: both may bring settings.
     faults = load_dotenv(environment) + load_env_file(environment)
     protect_from_oom()
-    settings = Settings.read(
-        environment.snapshot(),
-        host=options.host,
-        port=options.p if options.p != 8080 else options.port,
-        command=options.c or options.command,
-        user=options.user,
-    )
+    try:
+        settings = Settings.read(
+            environment.snapshot(),
+            host=options.host,
+            port=options.p if options.p != 8080 else options.port,
+            command=options.c or options.command,
+            user=options.user,
+        )
+    except ValueError as error:
+        return _refuse(f"a setting makes no sense: {error}")
     try:
         identity = _identity(settings.user)
     except UnusableUser as error:

@@ -7,10 +7,12 @@ children inherit (an environment reload changes it); `Settings` is what was deci
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 __all__ = [
     "DriveSettings",
+    "EdgeSettings",
     "EgressSettings",
     "Environment",
     "FileSettings",
@@ -23,7 +25,7 @@ __all__ = [
 
 KIB = 1024
 MIB = 1024 * KIB
-TOKEN = "SANDKEEPER_TOKEN"
+OWN_SECRETS = frozenset({"SANDKEEPER_TOKEN"})
 SCALE_FILE = Path("/uk/libukp/scale_to_zero_disable")
 
 
@@ -34,23 +36,19 @@ class Environment:
     """
 
     def __init__(self) -> None:
-        self._all: dict[str, str] | None = None
+        self._inherited: dict[str, str] | None = None
 
     def snapshot(self) -> dict[str, str]:
         """Return a copy of all variables."""
+        return dict(os.environ)
+
+    def for_children(self) -> dict[str, str]:
+        """Return what children inherit: all but what governs this server."""
         # os.environ decodes every name and value each time, and every start of a process asks.
-        if self._all is None:
-            self._all = dict(os.environ)
-        return self._all.copy()
-
-    def inherited(self) -> dict[str, str]:
-        """Return what the workload's processes get: all but the token of this API.
-
-        It governs them, so they must not learn it.
-        """
-        values = dict(os.environ)
-        values.pop(TOKEN, None)
-        return values
+        if self._inherited is None:
+            own = os.environ.items()
+            self._inherited = {name: value for name, value in own if name not in OWN_SECRETS}
+        return self._inherited.copy()
 
     def get(self, name: str, default: str = "") -> str:
         """Return one variable."""
@@ -58,7 +56,7 @@ class Environment:
 
     def apply(self, values: Mapping[str, str], *, remove: tuple[str, ...] = ()) -> None:
         """Set `values`, then unset `remove`; raises ValueError on a name the system refuses."""
-        self._all = None
+        self._inherited = None
         for name, value in values.items():
             os.environ[name] = value
         for name in remove:
@@ -236,6 +234,29 @@ class EgressSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EdgeSettings:
+    """Whom the edge believes: pages of `origins` (`*`: all) may read what the API answers, and
+    identity headers count when they come from one of `gateways` (empty: from anyone).
+    """
+
+    origins: tuple[str, ...] = ("*",)
+    gateways: tuple[IPv4Network | IPv6Network, ...] = ()
+
+    @classmethod
+    def read(cls, env: Mapping[str, str]) -> "EdgeSettings":
+        """Read the two lists, by commas or spaces.
+
+        Raises ValueError for a gateway that is neither an address nor a network.
+        """
+        origins = env.get("SANDKEEPER_CORS_ORIGINS", "").replace(",", " ").split()
+        gateways = env.get("SANDKEEPER_TRUSTED_GATEWAYS", "").replace(",", " ").split()
+        return cls(
+            origins=tuple(origins) or ("*",),
+            gateways=tuple(ip_network(one, strict=False) for one in gateways),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class DriveSettings:
     """Where drives keep their records and logs, and where the bind driver keeps drives.
 
@@ -275,6 +296,7 @@ class Settings:
     scale_file: Path = SCALE_FILE
     keepalive_allowed: bool = True
     body_limit: int = 16 * MIB
+    bodies_limit: int = 256 * MIB
     mcp_wait: int = 58
     stop_children: bool = False
     retention: RetentionSettings = field(default_factory=RetentionSettings)
@@ -283,6 +305,7 @@ class Settings:
     files: FileSettings = field(default_factory=FileSettings)
     egress: EgressSettings = field(default_factory=EgressSettings)
     drives: DriveSettings = field(default_factory=DriveSettings)
+    edge: EdgeSettings = field(default_factory=EdgeSettings)
 
     @classmethod
     def read(
@@ -294,7 +317,10 @@ class Settings:
         command: str = "",
         user: str = "",
     ) -> "Settings":
-        """Build the settings from `env` and the command line's values."""
+        """Build the settings from `env` and the command line's values.
+
+        Raises ValueError where a wrong value would leave something open.
+        """
         state = env.get("SANDKEEPER_STATE_DIR", "")
         state_dir = Path(state) if state else _default_state_dir(env)
         return cls(
@@ -305,11 +331,12 @@ class Settings:
             state_dir=state_dir,
             workdir=os.path.abspath(env.get("WORKDIR", "") or os.getcwd()),
             home=env.get("HOME", ""),
-            token=env.get(TOKEN, ""),
+            token=env.get("SANDKEEPER_TOKEN", ""),
             processing_time=env.get("ENABLE_PROCESSING_TIME", "") == "true",
             scale_file=Path(env.get("BLAXEL_SCALE_FILE", "") or SCALE_FILE),
             keepalive_allowed=not truthy(env.get("BL_DISABLE_KEEPALIVE", "")),
             body_limit=_number(env, "SANDKEEPER_MAX_JSON_BODY_BYTES", 16 * MIB),
+            bodies_limit=max(MIB, _number(env, "SANDKEEPER_MAX_BODY_BYTES_TOTAL", 256 * MIB)),
             mcp_wait=_number(env, "SANDKEEPER_MCP_WAIT_SECONDS", 58) or 58,
             stop_children=env.get("SANDKEEPER_ON_SHUTDOWN", "") == "stop",
             retention=RetentionSettings.read(env),
@@ -318,4 +345,5 @@ class Settings:
             files=FileSettings.read(env),
             egress=EgressSettings.read(env, state_dir),
             drives=DriveSettings.read(env, state_dir),
+            edge=EdgeSettings.read(env),
         )

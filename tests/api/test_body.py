@@ -6,10 +6,12 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.harness import Server
 
-from sandkeeper.api.body import parse_json
+from sandkeeper.api.body import Held, Room, parse_json
+from sandkeeper.api.schemas.files import FileRequest
 from sandkeeper.api.schemas.processes import ProcessRequest
-from sandkeeper.errors import BadInput
+from sandkeeper.errors import BadInput, Unavailable
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
@@ -52,3 +54,64 @@ def test_what_was_sent_is_what_is_read(command: str, env: dict[str, str], tail: 
 def test_any_depth_is_refused_or_read_but_never_fatal(depth: int, opening: str) -> None:
     with pytest.raises(BadInput):
         parse_json((opening * depth).encode(), ProcessRequest)
+
+
+@given(st.text(min_size=1), st.dictionaries(st.text(), st.text(), max_size=3))
+def test_a_body_of_very_many_values_is_read_as_well(command: str, env: dict[str, str]) -> None:
+    many = b"[" + b"[]," * 60_000 + b"0]"
+    clean = json.dumps({"command": command, "env": env, "stdin": None})
+    body = clean.encode()[:-1] + b', "other": ' + many + b"}"
+
+    made = parse_json(body, ProcessRequest)
+
+    assert (made.command, made.env) == (command, env)
+
+
+def test_a_text_with_very_many_commas_is_one_value() -> None:
+    rows = "a,b,[c],{d}\n" * 100_000
+
+    assert parse_json(json.dumps({"content": rows}).encode(), FileRequest).content == rows
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"x":[' + b'"a",' * 300_000 + b"0]}",
+        b"{" + b'"k":"\\\\",' * 300_000 + b'"k":0}',
+        b'{"command":[' + b"[]," * 60_000 + b"0]}",
+        b"[" * 200_000,
+        b'{"command":"a"} ' + b"[]," * 60_000,
+    ],
+)
+def test_very_many_values_that_fit_nothing_are_refused(body: bytes) -> None:
+    with pytest.raises(BadInput):
+        parse_json(body, ProcessRequest)
+
+
+def test_bodies_together_have_a_limit_and_give_their_room_back() -> None:
+    room = Room(100)
+    first, second = Held(room), Held(room)
+    first.take(80)
+
+    with pytest.raises(Unavailable):
+        second.take(30)
+    first.release()
+    second.take(30)
+
+    assert room.free == 70
+
+
+def test_a_body_of_many_values_costs_little_more_than_its_size(make_server) -> None:
+    server: Server = make_server()
+    before = peak(server)
+    body = b'{"x":[' + b"[]," * (10 << 20) + b"0]}"
+
+    reply = server.client.put("/filesystem/many", content=body)
+
+    assert reply.status_code == 200
+    assert peak(server) - before < 200 << 20  # as objects they were 800 MB
+
+
+def peak(server: Server) -> int:
+    with open(f"/proc/{server.pid}/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))

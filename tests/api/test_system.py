@@ -1,10 +1,14 @@
 """The frame of the API: health, unknown routes, common headers, limits on request heads."""
 
+import re
 import socket
+import subprocess
+import sys
+import time
 
 import httpx
 import pytest
-from tests.harness import Server
+from tests.harness import Server, free_port, until
 
 
 def test_health_has_every_field_the_clients_require(server: Server) -> None:
@@ -25,7 +29,7 @@ def test_an_unknown_route_or_method_is_a_plain_text_404(
     reply = server.client.request(method, path)
 
     assert (reply.status_code, reply.text) == (404, "404 page not found")
-    assert reply.headers["content-type"].startswith("text/plain")
+    assert reply.headers["content-type"] == "text/plain"
     assert reply.headers["access-control-allow-origin"] == "*"
 
 
@@ -35,6 +39,102 @@ def test_options_is_answered_on_every_path_with_cors_headers_only(server: Server
     assert (reply.status_code, reply.content) == (204, b"")
     assert "PUT" in reply.headers["access-control-allow-methods"]
     assert "pragma" not in reply.headers
+
+
+def test_a_preflight_allows_what_clients_send_and_plain_replies_keep_the_contracts_lists(
+    server: Server,
+) -> None:
+    asked = {"Access-Control-Request-Headers": "x-blaxel-new, mcp-method, x-other"}
+    preflight = server.client.options("/mcp", headers=asked).headers
+    allowed = preflight["access-control-allow-headers"].lower()
+    plain = server.client.get("/health").headers
+
+    for name in ("x-blaxel-authorization", "x-blaxel-new", "mcp-protocol-version", "mcp-method"):
+        assert name in allowed
+    assert "x-other" not in allowed
+    assert "PATCH" in preflight["access-control-allow-methods"]
+    assert int(preflight["access-control-max-age"]) > 0
+    assert plain["access-control-allow-methods"] == "GET, POST, PUT, DELETE, HEAD, OPTIONS"
+    assert plain["access-control-allow-headers"] == "Content-Type, Authorization"
+    assert "ETag" in plain["access-control-expose-headers"]
+
+
+def test_with_a_list_of_origins_other_pages_are_refused(make_server) -> None:
+    own: Server = make_server(env={"SANDKEEPER_CORS_ORIGINS": "https://a.example"})
+    get = own.client.get
+
+    named = get("/health", headers={"Origin": "https://a.example"})
+    other = get("/health", headers={"Origin": "https://b.example"})
+    ours = get("/health", headers={"Origin": own.url})
+    nobody = get("/health")
+
+    assert named.headers["access-control-allow-origin"] == "https://a.example"
+    assert (named.headers["vary"], other.status_code) == ("Origin", 403)
+    assert (ours.status_code, nobody.status_code) == (200, 200)
+    assert "access-control-allow-origin" not in {*other.headers, *ours.headers, *nobody.headers}
+    # A form or script of another page needs no preflight for this, and would have run it.
+    harm = own.client.post("/process", content=b"{}", headers={"Origin": "https://b.example"})
+    assert harm.status_code == 403
+
+
+def test_the_request_id_comes_back_or_is_made_up(server: Server) -> None:
+    given = server.client.get("/health", headers={"X-Request-Id": "abc"})
+    made = [server.client.get("/nothing").headers["x-request-id"] for _ in range(2)]
+
+    assert given.headers["x-request-id"] == "abc"
+    assert made[0] != made[1]
+    assert re.fullmatch(r"[0-9a-f-]{36}", made[0])
+
+
+@pytest.mark.parametrize(("trusted", "believed"), [("10.0.0.0/8", False), ("127.0.0.1", True)])
+def test_identity_headers_are_believed_of_gateways_only(
+    make_server, trusted: str, believed: bool
+) -> None:
+    own: Server = make_server(env={"SANDKEEPER_TRUSTED_GATEWAYS": trusted})
+    who = {"X-Blaxel-Subject-Id": "boss", "X-Request-Id": "r1"}
+
+    own.client.post("/process", json={"command": "true"}, headers=who)
+    own.stop()
+
+    line = next(one for one in own.log_lines() if one.get("action") == "process_exec")
+    assert (line["sub-id"], line["rid"]) == ("boss" if believed else "", "r1")
+
+
+def test_a_gateway_that_makes_no_sense_is_no_start() -> None:
+    command = [sys.executable, "-m", "sandkeeper", "--port", str(free_port())]
+    done = subprocess.run(
+        command, env={"SANDKEEPER_TRUSTED_GATEWAYS": "all"}, capture_output=True, text=True
+    )
+
+    assert done.returncode == 1
+    assert "'all' does not appear to be" in done.stderr
+
+
+def test_processing_time_is_told_where_asked(make_server, server: Server) -> None:
+    own: Server = make_server(env={"ENABLE_PROCESSING_TIME": "true"})
+
+    told = own.client.get("/health").headers["server-timing"]
+
+    assert re.fullmatch(
+        r'total;dur=\d+\.\d\d;desc="Processing time of the Sandbox API request"', told
+    )
+    assert "server-timing" not in server.client.get("/health").headers
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        *((path, 200) for path in ("/network/process/1/ports", "/codegen/reranking/x")),
+        *((path, 200) for path in ("/terminal", "/terminal/ws", "/drives/mount", "/health")),
+        *((path, 200) for path in ("/process", "/process/a", "/process/a/logs")),
+        *((path, 404) for path in ("/", "/mcp", "/swagger", "/swagger/index.html")),
+        *((path, 404) for path in ("/swagger/doc.json", "/ready", "/process/a/kill")),
+    ],
+)
+def test_head_is_bare_where_the_contract_has_it(server: Server, path: str, status: int) -> None:
+    reply = server.client.head(path)
+
+    assert (reply.status_code, reply.content) == (status, b"")
 
 
 def test_every_reply_forbids_caching(server: Server) -> None:
@@ -49,6 +149,26 @@ def test_a_trailing_slash_is_redirected_and_the_query_is_kept(server: Server) ->
     reply = server.client.get("/health/?a=1")
 
     assert (reply.status_code, reply.headers["location"]) == (301, "/health?a=1")
+    assert server.client.post("/process/").status_code == 307
+
+
+@pytest.mark.parametrize(
+    ("prefix", "location"),
+    [
+        ("/a/b/", "/a/b/health"),
+        ("//elsewhere.example", "/elsewhere.example/health"),
+        ("/a/../b", "/health"),
+        ("/<x>", "/health"),
+        ("https://elsewhere.example", "/health"),
+    ],
+)
+def test_a_redirect_keeps_the_gateways_prefix_and_leads_nowhere_else(
+    server: Server, prefix: str, location: str
+) -> None:
+    for path in ("/health/", "/swagger"):
+        reply = server.client.get(path, headers={"X-Forwarded-Prefix": prefix})
+        wanted = location if path == "/health/" else location[:-7] + "/swagger/index.html"
+        assert (reply.status_code, reply.headers["location"]) == (301, wanted)
 
 
 def test_a_request_that_is_not_http_gets_a_json_400(server: Server) -> None:
@@ -75,6 +195,62 @@ def test_a_head_that_never_ends_is_refused_at_one_mebibyte(server: Server) -> No
     assert server.client.get("/health").status_code == 200
 
 
+LIMITED = """
+import sys
+from sandkeeper.api import server
+server.HEADER_SECONDS, server.IDLE_SECONDS = 0.5, 1
+from sandkeeper.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_heads_that_dribble_and_connections_that_rest_are_closed(tmp_path) -> None:
+    port = free_port()
+    command = [sys.executable, "-c", LIMITED, "--host", "127.0.0.1", "--port", str(port)]
+    env = {"SANDKEEPER_STATE_DIR": str(tmp_path / "state"), "SANDKEEPER_LOG": "none"}
+    running = subprocess.Popen(command, env=env)
+    try:
+        url = f"http://127.0.0.1:{port}/health"
+        until(lambda: answers(url), timeout=30)
+        half = b"GET /health HTTP/1.1\r\nX-A: "
+        whole = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+        for first, dribble in (
+            *((half, b"a"), (whole + half, b"a")),
+            *((b"", b"\r\n"), (whole, b"\r\n"), (whole, b"")),
+        ):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+                sock.sendall(first)
+                assert closed_within(sock, dribble, 10.0)
+        assert answers(url)
+    finally:
+        running.terminate()
+        running.wait(20)
+        (tmp_path / "state" / "keeper.sock").unlink(missing_ok=True)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def closed_within(sock: socket.socket, dribble: bytes, seconds: float) -> bool:
+    """Send a byte now and then until the other side has closed."""
+    sock.settimeout(0.05)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            sock.sendall(dribble)
+            if not sock.recv(65536):
+                return True
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return True
+    return False
+
+
 def test_a_failure_is_an_empty_500_and_the_server_lives(make_server) -> None:
     own: Server = make_server(env={"BL_ENV": "dev"})
 
@@ -99,6 +275,53 @@ def test_a_token_guards_everything_but_health(make_server) -> None:
         assert guarded.client.get("/", headers=headers).status_code == 200
     assert guarded.client.get("/?bl_preview_token=s3cret").status_code == 200
     assert httpx.get(guarded.url + "/?token=wrong").status_code == 401
+
+
+def test_the_token_reaches_nobody_below(make_server) -> None:
+    guarded: Server = make_server(env={"SANDKEEPER_TOKEN": "s3cret"})
+    guarded.client.headers["Authorization"] = "Bearer s3cret"
+
+    done = guarded.run("env")
+    guarded.client.post("/terminals", json={"sessionId": "t"})
+    guarded.client.post(
+        "/terminals/t/input", content=b"env | grep -c ^SANDKEEPER_TOKEN; echo d'one'\r"
+    )
+    shown = {"format": "text", "waitFor": "done\n"}
+    screen = guarded.client.get("/terminals/t/screen", params=shown).text
+    guarded.client.get("/health?token=s3cret&bl_preview_token=s3cret")
+    guarded.stop()
+
+    assert "PATH=" in done["logs"]
+    assert "s3cret" not in done["logs"]
+    assert "\n0\n" in screen
+    assert "s3cret" not in guarded.log_path.read_text()
+
+
+def test_a_token_guards_sockets_tools_streams_and_ports(make_server) -> None:
+    guarded: Server = make_server(env={"SANDKEEPER_TOKEN": "s3cret"})
+
+    for method, path in (
+        *(("GET", one) for one in ("/", "/terminal", "/swagger", "/openapi.json", "/metrics")),
+        *(("GET", one) for one in ("/process/a/logs/stream", "/watch/filesystem/x", "/nothing")),
+        *(("GET", one) for one in (f"/port/{guarded.port}/health", "/health/", "//health")),
+        *(("POST", "/mcp"), ("PUT", "/filesystem/x"), ("DELETE", "/process/a")),
+        *((("GET", "/?token="), ("GET", "/?token=wrong"), ("GET", "/?TOKEN=s3cret"))),
+    ):
+        assert guarded.client.request(method, path).status_code == 401, path
+    for path in ("/terminal/ws", f"/port/{guarded.port}/terminal/ws", "/nothing"):
+        assert upgrade(guarded, path).startswith(b"HTTP/1.1 403")
+    assert upgrade(guarded, "/terminal/ws?token=s3cret").startswith(b"HTTP/1.1 101")
+
+
+def upgrade(server: Server, path: str) -> bytes:
+    """Ask for a WebSocket and return the first bytes of the answer."""
+    head = (
+        f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        sock.sendall(head.encode())
+        return sock.recv(4096)
 
 
 def test_access_lines_have_the_contracts_form_and_hide_secrets(make_server) -> None:

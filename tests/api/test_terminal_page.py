@@ -1,21 +1,13 @@
 """The terminal page in a real browser: typed at, read, resized, cut off and found again."""
 
-import subprocess
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
-import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 from tests.harness import Server, until
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
-)
 TEXT = """() => {
     const buffer = window.sandkeeperTerminal.buffer.active;
     const lines = [];
@@ -24,29 +16,6 @@ TEXT = """() => {
     }
     return lines.join("\\n");
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    subprocess.run([Path(__file__).parents[2] / "scripts/apt", "chromium"], check=True)
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=FLAGS.split(), headless=True
-        )
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 900, "height": 500})
-    problems: list[str] = []
-    made = context.new_page()
-    made.on("pageerror", lambda error: problems.append(str(error)))
-    made.on("console", lambda one: problems.append(one.text) if one.type == "error" else None)
-    yield made
-    context.close()
-    assert [one for one in problems if "WebSocket" not in one] == []
 
 
 def connected(page: Page) -> None:

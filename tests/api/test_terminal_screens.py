@@ -106,8 +106,8 @@ def test_a_storm_of_sizes_ends_with_the_last_one(server: Server, tmp_path: Path)
             )
         person.send({"type": "resize", "cols": 10_000, "rows": 60})
         person.type("stty size; printf 'w%.0s' $(seq 9000); echo; echo en''d\r")
-        person.see("60 10000", timeout=20)
-        person.see("end", timeout=20)
+        person.see("60 10000", timeout=40)
+        person.see("end", timeout=40)
 
     seen = screen(server, "storm", "end")
     assert "w" * 9000 in seen["lines"]

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from tests.harness import Server, until
 
-SCHEMA = Path(__file__).parent.parent.parent / "docs" / "openapi" / "files.json"
+SCHEMA = Path(__file__).parents[2] / "src" / "sandkeeper" / "openapi" / "files.json"
 
 CAGE = """
 set -e

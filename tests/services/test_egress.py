@@ -150,7 +150,7 @@ def port_of(server: Server) -> int:
 
 
 def dial(server: Server, host: str = "127.0.0.1") -> socket.socket:
-    return socket.create_connection((host, port_of(server)), timeout=10)
+    return socket.create_connection((host, port_of(server)), timeout=30)
 
 
 def exchange(server: Server, data: bytes, *, host: str = "127.0.0.1", end: bool = False) -> bytes:

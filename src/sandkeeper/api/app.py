@@ -11,6 +11,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sandkeeper.api.audit import Gateways
+from sandkeeper.api.body import Room
+from sandkeeper.api.cors import Cors
 from sandkeeper.api.http import (
     codegen,
     drives,
@@ -23,6 +26,7 @@ from sandkeeper.api.http import (
     processes,
     proxy,
     search,
+    swagger,
     system,
     terminals,
     trees,
@@ -35,10 +39,12 @@ from sandkeeper.api.mcp import edge as mcp
 from sandkeeper.api.middleware import Edge
 from sandkeeper.api.respond import error_response, not_found
 from sandkeeper.api.streaming import Disconnected
+from sandkeeper.api.urls import with_prefix
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.settings import Settings
 
-__all__ = ["create_app"]
+__all__ = ["all_routes", "create_app"]
 
 AREAS = (
     processes,
@@ -64,9 +70,16 @@ AREAS = (
 """The modules of the API in the order in which their routes are tried."""
 
 
+def all_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return every route, in the order in which they are tried."""
+    routes: list[BaseRoute] = [made for area in AREAS for made in area.routes(sandbox)]
+    routes += swagger.routes(sandbox, routes)
+    return routes
+
+
 def create_app(sandbox: Sandbox) -> Edge:
     """Build the application on a sandbox that is (or will be) started."""
-    routes: list[BaseRoute] = [made for area in AREAS for made in area.routes(sandbox)]
+    routes = all_routes(sandbox)
     sandbox.vitals.requests.name_groups(_groups(routes))
     router = Router(routes, redirect_slashes=False, default=partial(_unrouted, routes))
     app = ExceptionMiddleware(
@@ -85,7 +98,16 @@ def create_app(sandbox: Sandbox) -> Edge:
         token=sandbox.settings.token,
         processing_time=sandbox.settings.processing_time,
         requests=sandbox.vitals.requests,
+        cors=Cors(sandbox.settings.edge.origins),
+        room=Room(_room(sandbox.settings)),
+        gateways=Gateways(sandbox.settings.edge.gateways),
     )
+
+
+def _room(settings: Settings) -> int:
+    """Return what all bodies together may take: at least two of the largest."""
+    largest = max(settings.body_limit, settings.files.write_limit)
+    return max(settings.bodies_limit, 2 * largest)
 
 
 def _groups(routes: Sequence[BaseRoute]) -> set[str]:
@@ -147,9 +169,7 @@ def _slash_redirect(routes: Sequence[BaseRoute], scope: Scope) -> Response | Non
     target = raw[:-1] if path.endswith("/") else raw + "/"
     if scope["query_string"]:
         target += "?" + scope["query_string"].decode("latin-1")
-    prefix = dict(scope["headers"]).get(b"x-forwarded-prefix", b"").decode("latin-1")
-    if prefix and all(char.isalnum() or char in "/-_." for char in prefix):
-        target = "/" + prefix.strip("/") + target
+    target = with_prefix(scope, target)
     if target.startswith("//"):
         return None  # a browser reads that as another host
     status = 301 if scope["method"] == "GET" else 307

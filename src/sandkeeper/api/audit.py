@@ -1,19 +1,64 @@
 """Who asks: the gateway's identity headers of a request, for audit lines only."""
 
+import ipaddress
+import uuid
+from collections.abc import Sequence
+
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from sandkeeper.services.access import Caller
 
-__all__ = ["caller"]
+__all__ = ["Gateways", "caller", "request_id"]
+
+REQUEST_ID = "sandkeeper.request_id"
+REQUEST_ID_CHARACTERS = 128
+IDENTITY = frozenset(
+    {
+        *(b"x-blaxel-subject-id", b"x-blaxel-subject-type", b"x-blaxel-auth-method"),
+        *(b"x-subject-id", b"x-subject-type"),
+    }
+)
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Gateways:
+    """The addresses whose identity headers are believed; without any, everyone's are."""
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        self._networks = networks
+
+    def strip(self, scope: Scope) -> None:
+        """Take identity headers that nobody vouches for out of a request."""
+        if not self._networks or self._trusts((scope.get("client") or ("",))[0]):
+            return
+        scope["headers"] = [field for field in scope["headers"] if field[0] not in IDENTITY]
+
+    def _trusts(self, host: str) -> bool:
+        try:
+            address = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            return False
+        mapped = getattr(address, "ipv4_mapped", None) or address
+        return any(mapped in network for network in self._networks)
+
+
+def request_id(scope: Scope) -> str:
+    """Return the id of a request: the client's, or one that is made up and kept."""
+    known: str | None = scope.get(REQUEST_ID)
+    if known is None:
+        sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        known = sent[:REQUEST_ID_CHARACTERS].decode("latin-1") or str(uuid.uuid4())
+        scope[REQUEST_ID] = known
+    return known
 
 
 def caller(request: HTTPConnection) -> Caller:
-    """Read the identity headers; the request id is made up when there is none."""
+    """Read the identity headers and the request's id."""
     headers = request.headers
-    named = {
-        "subject_id": headers.get("x-blaxel-subject-id") or headers.get("x-subject-id", ""),
-        "subject_type": headers.get("x-blaxel-subject-type") or headers.get("x-subject-type", ""),
-        "auth_method": headers.get("x-blaxel-auth-method", ""),
-    }
-    request_id = headers.get("x-request-id", "")
-    return Caller(**named, request_id=request_id) if request_id else Caller(**named)
+    return Caller(
+        subject_id=headers.get("x-blaxel-subject-id") or headers.get("x-subject-id", ""),
+        subject_type=headers.get("x-blaxel-subject-type") or headers.get("x-subject-type", ""),
+        auth_method=headers.get("x-blaxel-auth-method", ""),
+        request_id=request_id(request.scope),
+    )

@@ -2,24 +2,62 @@
 
 Keys match case-insensitively, unknown keys and bytes after the first value are ignored, `null`
 is the default, the Content-Type does not matter.
+
+That leniency takes a tree of objects, twenty times as large as the text it is made of. A body of
+very many values is therefore read strictly: keys exactly as they are described, nothing behind the
+first value, and what is not known is passed over without being built.
 """
 
 import json
+import re
 from functools import lru_cache
 from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 from starlette.requests import Request
 
-from sandkeeper.errors import BadInput, TooLarge
+from sandkeeper.errors import BadInput, TooLarge, Unavailable
 
-__all__ = ["parse_json", "read_body", "read_json"]
+__all__ = ["HELD", "Held", "Room", "parse_json", "read_body", "read_json"]
 
 T = TypeVar("T")
+HELD = "sandkeeper.held"
+"""Where in a request's scope its `Held` is."""
+MANY_VALUES = 100_000
+MOST_STRINGS = 200_000
+_LONE = re.compile("[\ud800-\udfff]")
+
+
+class Room:
+    """What the bodies of all requests together may take, in bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.free = size
+
+
+class Held:
+    """What the body of one request takes; released with the request."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._size = 0
+
+    def take(self, size: int) -> None:
+        """Take more; raises Unavailable when there is none."""
+        if size > self._room.free:
+            raise Unavailable("too many large requests at once: try again")
+        self._room.free -= size
+        self._size += size
+
+    def release(self) -> None:
+        """Give everything back."""
+        self._room.free += self._size
+        self._size = 0
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Read the whole body; raises TooLarge past `limit` bytes."""
+    """Read the whole body; raises TooLarge past `limit` bytes, Unavailable without room."""
+    held: Held | None = request.scope.get(HELD)
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise TooLarge(f"request body is larger than {limit} bytes")
@@ -29,6 +67,8 @@ async def read_body(request: Request, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise TooLarge(f"request body is larger than {limit} bytes")
+        if held is not None:
+            held.take(len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -43,9 +83,53 @@ def parse_json(body: bytes, model: type[T]) -> T:
     if not body.strip():
         raise BadInput("invalid request body: EOF")
     try:
+        if _has_many_values(body):
+            return msgspec.convert(_strictly(body, model), model)
         return msgspec.convert(_fold(_first_value(body), model), model)
     except msgspec.ValidationError as error:
         raise BadInput(f"invalid request body: {error}") from None
+
+
+def _has_many_values(body: bytes) -> bool:
+    """Say whether a body may have so many values that building them would be felt.
+
+    The counts are bounds: text within strings counts as well. Raises BadInput when it has too many
+    strings; a quote that opens one never follows a backslash, one within one always does.
+    """
+    if body.count(b'"') - body.count(b'\\"') > MOST_STRINGS:
+        raise BadInput("invalid request body: too many values")
+    return body.count(b",") + body.count(b"[") + body.count(b"{") > MANY_VALUES
+
+
+def _strictly(body: bytes, model: type) -> dict[str, Any]:
+    """Return the known fields of an object; raises BadInput."""
+    try:
+        found: Any = msgspec.json.decode(body, type=_raw_fields(model))
+        values: dict[str, Any] = {}
+        for item in msgspec.structs.fields(model):
+            raw = bytes(getattr(found, item.name))
+            if raw not in (b"", b"null"):
+                values[item.encode_name] = _field(raw, item.type)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"invalid request body: {error}") from None
+    return values
+
+
+def _field(raw: bytes, kind: Any) -> Any:
+    if kind is str or _has_many_values(raw):
+        return msgspec.json.decode(raw, type=kind)
+    return _fold(_first_value(raw), kind)
+
+
+@lru_cache(maxsize=64)
+def _raw_fields(model: type) -> type:
+    """Make a struct with the names of `model` whose values are left as they are written."""
+    items = msgspec.structs.fields(model)
+    names = {item.name: item.encode_name for item in items}
+    fields = [(item.name, msgspec.Raw, msgspec.Raw(b"")) for item in items]
+    return msgspec.defstruct(f"Raw{model.__name__}", fields, rename=names)
 
 
 def _first_value(body: bytes) -> Any:
@@ -64,7 +148,7 @@ def _first_value(body: bytes) -> Any:
 def _without_surrogates(value: Any) -> Any:
     """Replace lone surrogates by U+FFFD, as Go's decoder does."""
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return _LONE.sub("\ufffd", value)  # the decoder has joined all pairs
     if isinstance(value, list):
         return [_without_surrogates(item) for item in value]
     if isinstance(value, dict):

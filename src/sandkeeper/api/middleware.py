@@ -8,36 +8,20 @@ from urllib.parse import unquote
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandkeeper.api import auth
+from sandkeeper.api.audit import Gateways, request_id
+from sandkeeper.api.body import HELD, Held, Room
+from sandkeeper.api.cors import Cors
+from sandkeeper.api.respond import error_response
+from sandkeeper.errors import Forbidden
 from sandkeeper.services.access import Access
 from sandkeeper.services.logs import Log
 from sandkeeper.services.metrics import Requests
 
-__all__ = ["BARE", "CORS", "Edge"]
+__all__ = ["BARE", "Edge"]
 
 BARE = "sandkeeper.bare"
 """Set this key in the scope of a response that must reach the client as it is (a proxied one)."""
 
-CORS = [
-    (b"access-control-allow-origin", b"*"),
-    (b"access-control-allow-methods", b"GET, POST, PUT, DELETE, HEAD, OPTIONS"),
-    (b"access-control-allow-headers", b"Content-Type, Authorization"),
-]
-PREFLIGHT = [
-    CORS[0],
-    (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS"),
-    (
-        b"access-control-allow-headers",
-        b"Content-Type, Authorization, Accept, If-Match, If-None-Match, Idempotency-Key, "
-        b"Last-Event-ID, Range, Mcp-Protocol-Version, Mcp-Session-Id, X-Blaxel-Authorization, "
-        b"X-Blaxel-Workspace, X-Blaxel-Preview-Token, X-Request-Id, Blaxel-Version",
-    ),
-    (b"access-control-max-age", b"600"),
-]
-EXPOSED = (
-    b"access-control-expose-headers",
-    b"ETag, Content-Disposition, Content-Range, X-Request-Id, X-File-Type, X-File-Mode, "
-    b"Idempotency-Replayed",
-)
 NO_CACHE = [
     (b"cache-control", b"no-cache, no-store, must-revalidate"),
     (b"pragma", b"no-cache"),
@@ -63,6 +47,9 @@ class Edge:
         token: str,
         processing_time: bool,
         requests: Requests,
+        cors: Cors,
+        gateways: Gateways,
+        room: Room,
     ) -> None:
         self._app = app
         self._access = access
@@ -70,23 +57,29 @@ class Edge:
         self._token = token.encode()
         self._processing_time = processing_time
         self._requests = requests
+        self._cors = cors
+        self._gateways = gateways
+        self._room = room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or WebSocket."""
+        if scope["type"] in ("http", "websocket"):
+            self._gateways.strip(scope)
         if scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
         elif scope["type"] != "http":
             await self._app(scope, receive, send)
         elif scope["method"] == "OPTIONS" and not scope["path"].startswith("/port/"):
-            await send({"type": "http.response.start", "status": 204, "headers": PREFLIGHT})
+            headers = self._cors.preflight(scope)
+            await send({"type": "http.response.start", "status": 204, "headers": headers})
             await send({"type": "http.response.body", "body": b""})
         else:
             await self._http(scope, receive, send)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._token and not auth.allowed(scope, self._token):
+        if reason := self._refused(scope):
             await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": "unauthorized"})
+            await send({"type": "websocket.close", "code": 1008, "reason": reason})
             return
         self._requests.websockets += 1
         try:
@@ -97,14 +90,29 @@ class Edge:
         finally:
             self._requests.websockets -= 1
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, send, processing_time=self._processing_time)
-        self._requests.in_flight += 1
+    def _refused(self, scope: Scope) -> str:
+        """Return why a WebSocket may not be opened; the terminal has its own list of origins."""
+        if self._token and not auth.allowed(scope, self._token):
+            return "unauthorized"
         try:
+            if scope["path"] != "/terminal/ws":
+                self._cors.check(scope)
+        except Forbidden:
+            return "origin not allowed"
+        return ""
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, send, self._cors, processing_time=self._processing_time)
+        self._requests.in_flight += 1
+        held = scope[HELD] = Held(self._room)
+        try:
+            self._cors.check(scope)
             if self._token and not auth.allowed(scope, self._token):
                 await auth.refuse(scope, receive, exchange.send)
             else:
                 await self._app(scope, receive, exchange.send)
+        except Forbidden as error:
+            await error_response(error)(scope, receive, exchange.send)
         except Exception as error:
             self._failed(scope, error)
             if exchange.status:
@@ -112,6 +120,7 @@ class Edge:
             await exchange.send({"type": "http.response.start", "status": 500, "headers": []})
             await exchange.send({"type": "http.response.body", "body": b""})
         finally:
+            held.release()
             ended = perf_counter()
             status = exchange.status or 499
             self._requests.in_flight -= 1
@@ -137,9 +146,19 @@ class Edge:
 class Exchange:
     """One response on its way out: adds the common headers, counts the bytes."""
 
-    __slots__ = ("_processing_time", "_scope", "_send", "began", "size", "started", "status")
+    __slots__ = (
+        "_cors",
+        "_processing_time",
+        "_scope",
+        "_send",
+        "began",
+        "size",
+        "started",
+        "status",
+    )
 
-    def __init__(self, scope: Scope, send: Send, *, processing_time: bool) -> None:
+    def __init__(self, scope: Scope, send: Send, cors: Cors, *, processing_time: bool) -> None:
+        self._cors = cors
         self._scope = scope
         self._send = send
         self._processing_time = processing_time
@@ -161,8 +180,8 @@ class Exchange:
 
     def _with_common(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         own = any(name.lower() == b"cache-control" for name, _ in headers)
-        headers += CORS
-        headers.append(EXPOSED)
+        headers += self._cors.response(self._scope)
+        headers.append((b"x-request-id", request_id(self._scope).encode("latin-1")))
         headers += NO_CACHE[1:] if own else NO_CACHE
         if self._processing_time:
             ms = (perf_counter() - self.started) * 1000

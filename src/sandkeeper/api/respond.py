@@ -71,4 +71,4 @@ def error_response(error: errors.SandkeeperError) -> Response:
 
 def not_found() -> Response:
     """Answer as for any unknown route: plain text, by which clients tell an older server."""
-    return Response(b"404 page not found", 404, media_type="text/plain")
+    return Response(b"404 page not found", 404, {"Content-Type": "text/plain"})

@@ -44,6 +44,8 @@ class _PathRoute(Route):
     """
 
     raw_pattern: re.Pattern[bytes] | None = None
+    below = True
+    """It serves what is below its path, too."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http" or scope["method"] not in (self.methods or ()):

@@ -46,6 +46,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Count what belongs to a head before the parser keeps it."""
         if self._in_head:
+            self._arm()  # bytes before a request line, which the parser skips, are late as well
             self._head_bytes += len(data)
             # One read may carry a body behind the head; a read is at most 256 KiB.
             if self._head_bytes > HEADER_BYTES + (256 << 10):

@@ -7,14 +7,15 @@ the shell cannot be started; 1012 the server stops; 1013 too many, or input that
 
 import asyncio
 from contextlib import aclosing, suppress
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sandkeeper.api.audit import caller
+from sandkeeper.api.body import parse_json
+from sandkeeper.api.cors import own_host
 from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage
-from sandkeeper.errors import Conflict, SandkeeperError
+from sandkeeper.errors import BadInput, Conflict, SandkeeperError
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.services.terminal import Terminal, Viewer
 from sandkeeper.services.terminal_watch import watch
@@ -97,11 +98,8 @@ class TerminalSocket:
             frame = await socket.receive()
             if frame["type"] != "websocket.receive":
                 return
-            try:
-                message = _decoder.decode(frame.get("text") or frame.get("bytes") or b"")
-            except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
-                continue
-            if viewer.read_only:
+            message = _message(frame.get("text") or frame.get("bytes") or b"")
+            if message is None or viewer.read_only:
                 continue
             if message.type == "resize":
                 terminal.resize(message.cols, message.rows)
@@ -112,6 +110,18 @@ class TerminalSocket:
                     if not terminal.is_over:
                         await socket.close(1013, str(error))
                         return
+
+
+def _message(frame: str | bytes) -> ClientMessage | None:
+    """Read a frame, at once if it is written as most clients do; None where it makes no sense."""
+    with suppress(msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        message = _decoder.decode(frame)
+        if message.data or (message.cols and message.rows):
+            return message
+    with suppress(BadInput):
+        data = frame.encode("utf-8", "surrogatepass") if isinstance(frame, str) else frame
+        return parse_json(data, ClientMessage)
+    return None
 
 
 async def _send(socket: WebSocket, kind: str, data: str) -> None:
@@ -138,24 +148,8 @@ def _size(text: str, default: int) -> int:
 
 
 def same_origin(socket: WebSocket, allowed: tuple[str, ...]) -> bool:
-    """Say whether the page that connects may: ours, an allowed one, or no page at all.
-
-    A browser always sends Origin, and no page can change it (RFC 6455, 10.2). Behind a gateway
-    our own host is the forwarded one, which a page cannot set either.
-    """
+    """Say whether the page that connects may: ours, an allowed one, or no page at all."""
     origin = socket.headers.get("origin")
-    if origin is None:
+    if origin is None or "*" in allowed or origin in allowed:
         return True
-    if "*" in allowed or origin in allowed:
-        return True
-    host = urlsplit(origin).netloc.lower()
-    ours = {
-        socket.headers.get("host", "").lower(),
-        socket.headers.get("x-forwarded-host", "").lower(),
-    }
-    plain = {_without_default_port(one) for one in ours if one}
-    return bool(host) and _without_default_port(host) in plain
-
-
-def _without_default_port(netloc: str) -> str:
-    return netloc.removesuffix(":80").removesuffix(":443")
+    return own_host(socket.scope, origin)

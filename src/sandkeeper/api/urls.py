@@ -5,11 +5,14 @@ lost; these functions read `scope["raw_path"]`.
 """
 
 import os
+import re
 from urllib.parse import unquote_to_bytes
 
 from starlette.types import Scope
 
-__all__ = ["decoded_path", "raw_path", "raw_rest", "segment"]
+__all__ = ["decoded_path", "raw_path", "raw_rest", "segment", "with_prefix"]
+
+_PREFIX = re.compile(r"[A-Za-z0-9/_.-]+")
 
 
 def raw_path(scope: Scope) -> bytes:
@@ -47,3 +50,14 @@ def raw_rest(scope: Scope, prefix: str) -> bytes:
     for _ in plain:
         position += 3 if raw[position : position + 1] == b"%" else 1
     return raw[position:]
+
+
+def with_prefix(scope: Scope, target: str) -> str:
+    """Return the address of a path of ours as the client reaches it: behind its gateway's prefix.
+
+    A prefix with anything but plain characters is left out; the result names no other host.
+    """
+    prefix = dict(scope["headers"]).get(b"x-forwarded-prefix", b"").decode("latin-1").strip("/")
+    if prefix and _PREFIX.fullmatch(prefix) and ".." not in prefix.split("/"):
+        return f"/{prefix}{target}"
+    return target

@@ -4,7 +4,7 @@ import re
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, quote_plus
+from urllib.parse import parse_qsl, quote_plus, unquote_plus
 
 from sandkeeper.services.logs import Log
 
@@ -47,7 +47,7 @@ def redact_query(query: str) -> str:
         return query
     if _BAD_ESCAPE.search(query) or ";" in query:
         return _LOOSE.sub(
-            lambda m: f"{m[1]}=[REDACTED]" if _is_secret(m[1]) else m[0],
+            lambda m: f"{m[1]}=[REDACTED]" if _is_secret(unquote_plus(m[1])) else m[0],
             query,
         )
     pairs = parse_qsl(query, keep_blank_values=True)

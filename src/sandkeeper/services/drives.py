@@ -133,7 +133,7 @@ class Drives:
         Raises BadInput, Conflict when something else is mounted there, Internal when it fails.
         """
         wanted = effective(
-            checked(drive), self._environment.snapshot(), self._settings, self._identity
+            checked(drive), self._environment.for_children(), self._settings, self._identity
         )
         path = await self._located(wanted.mount_path)
         refuse_system_folder(path, str(self._settings.folder), str(self._settings.root))
@@ -142,7 +142,7 @@ class Drives:
         async with self._turn(path):
             if await self._is_there(wanted):
                 return wanted
-            plan = driver(wanted, self._environment.snapshot(), self._settings)
+            plan = driver(wanted, self._environment.for_children(), self._settings)
             created = await make_folder(path, self._identity)
             try:
                 daemon = await self._bring_up(wanted, plan)
@@ -239,7 +239,7 @@ class Drives:
         try:
             await asyncio.to_thread(make_private_folder, self._settings.folder)
             daemon = await Daemon.start(
-                self._children, plan.argv, self._environment.snapshot(), self._log_path(drive)
+                self._children, plan.argv, self._environment.for_children(), self._log_path(drive)
             )
         except (OSError, UntrustedFile) as error:
             raise Internal(f"Failed to mount drive: {error}") from None
@@ -325,7 +325,8 @@ class Drives:
             entry.daemon = None
         await detach(drive.mount_path)
         try:
-            plan = driver_named(drive.driver)(drive, self._environment.snapshot(), self._settings)
+            environment = self._environment.for_children()
+            plan = driver_named(drive.driver)(drive, environment, self._settings)
             entry.daemon = await self._bring_up(drive, plan)
         except SandkeeperError as error:
             self._log.error(f"drive {drive.name} at {drive.mount_path}: {error}")

@@ -1,7 +1,6 @@
 """Starting an attempt of a process: its shell, environment, folder and pipes."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -102,7 +101,7 @@ class Launch:
     def _spec(self) -> Spawn:
         shop, meta = self._shop, self._meta
         environment = shop.environment
-        env = environment.inherited() | meta.env
+        env = environment.for_children() | meta.env
         if shop.identity is not None:
             user = shop.identity
             env |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}

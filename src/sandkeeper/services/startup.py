@@ -31,7 +31,7 @@ class StartupCommand:
         """Start it; a failure is logged, the server goes on. An empty command does nothing."""
         if not command:
             return
-        env = self._environment.inherited()
+        env = self._environment.for_children()
         if self.identity is not None:
             user = self.identity
             env |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}

@@ -166,7 +166,7 @@ class Tunnel:
         if program is None:
             raise OSError("the kernel has no WireGuard and wireguard-go is not installed")
         await asyncio.to_thread(make_private_folder, self._folder)
-        env = {**self._environment.snapshot(), "LOG_LEVEL": "error"}
+        env = {**self._environment.for_children(), "LOG_LEVEL": "error"}
         log = self._folder / "wireguard-go.log"
         daemon = await Daemon.start(self._children, [program, "-f", name], env, log)
         try:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 __all__ = ["Typed", "TypedLine", "shown_text"]
 
 MOST_CHARACTERS = 4096
+HEAD_CHARACTERS, TAIL_CHARACTERS = 16384, 4096
+"""Of a large paste only both ends are looked at: this runs on the event loop."""
+
 _SEQUENCE = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|O.|[ -/]*[0-Z\\^-~])"
 )
@@ -44,6 +47,8 @@ class Typed:
         `offset` is where the terminal's output stands now.
         """
         done: list[TypedLine] = []
+        if len(text) > HEAD_CHARACTERS + TAIL_CHARACTERS:
+            text = text[:HEAD_CHARACTERS] + "\r" + text[-TAIL_CHARACTERS:]
         text = self._without_keys(self._rest + text)
         for char in text:
             if not self._line:

@@ -1,6 +1,7 @@
 """Code editing for agents: fast apply and reranking."""
 
 import math
+import re
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,6 +28,7 @@ __all__ = ["routes"]
 
 APPLY = "/codegen/fastapply"
 RERANK = "/codegen/reranking"
+_WRITTEN = re.compile(r"[+-]?[0-9.]+([eE][+-]?[0-9]+)?")
 
 
 class CodegenHandlers:
@@ -99,6 +101,8 @@ def _number(request: Request, name: str, *, whole: bool = False) -> float:
     text = request.query_params.get(name, "")
     if not text:
         return 0
+    if not _WRITTEN.fullmatch(text):  # Python's own idea of a number is wider
+        raise BadInput(f"invalid {name}: {text!r} is not a number")
     try:
         value = int(text) if whole else float(text)
     except ValueError:

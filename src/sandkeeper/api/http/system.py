@@ -22,7 +22,10 @@ WELCOME = {
 
 
 def go_duration(seconds: float) -> str:
-    """Write a duration as Go does: `1h2m3.5s`."""
+    """Write a duration as Go does: `1h2m3.5s`, `153.03ms`."""
+    if 0 < seconds < 1:
+        unit, factor = ("ms", 1e3) if seconds >= 1e-3 else ("µs", 1e6)
+        return f"{seconds * factor:.6f}".rstrip("0").rstrip(".") + unit
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(int(minutes), 60)
     text = f"{rest:.9f}".rstrip("0").rstrip(".") + "s"

@@ -58,7 +58,7 @@ class Local:
             result = await self.host.children.run_tool(
                 # Isolated, or it would import what somebody put into our working directory.
                 [sys.executable, "-I", "-m", "sandkeeper.services.providers.bm25"],
-                env=self.host.environment.snapshot(),
+                env=self.host.environment.for_children(),
                 cwd="/",
                 timeout=self.seconds,
                 limit=ANSWER_BYTES,

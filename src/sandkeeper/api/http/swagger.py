@@ -1,0 +1,80 @@
+"""`/swagger`: the description of the API and a page that shows it; `/openapi.json` besides."""
+
+import asyncio
+import re
+from base64 import b64encode
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from sandkeeper.api.description import Address, openapi, swagger
+from sandkeeper.api.respond import encode_json
+from sandkeeper.api.routing import route
+from sandkeeper.api.urls import with_prefix
+from sandkeeper.services.sandbox import Sandbox
+
+__all__ = ["routes"]
+
+PAGE = Path(__file__).parent.parent.parent / "web" / "swagger.html"
+JSON = "application/json; charset=utf-8"
+
+
+class SwaggerHandlers:
+    """Handlers of the description; made at the first request, then kept."""
+
+    def __init__(self, sandbox: Sandbox, described: Sequence[BaseRoute]) -> None:
+        self._address = Address.of(sandbox.environment.snapshot())
+        self._described = described
+        self._made: dict[str, bytes] = {}
+
+    async def swagger(self, _request: Request) -> Response:
+        """Give the description as the contract's clients read it."""
+        return await self._document("swagger")
+
+    async def openapi(self, _request: Request) -> Response:
+        """Give it in the newer form, which says more."""
+        return await self._document("openapi")
+
+    async def _document(self, kind: str) -> Response:
+        if kind not in self._made:
+            self._made[kind] = await asyncio.to_thread(self._make, kind)
+        return Response(self._made[kind], media_type=JSON)
+
+    def _make(self, kind: str) -> bytes:
+        make = swagger if kind == "swagger" else openapi
+        return encode_json(make(self._described, self._address))
+
+    async def page(self, _request: Request) -> Response:
+        """Show the description; the page loads nothing but `doc.json` beside it."""
+        page = await asyncio.to_thread(PAGE.read_text, "utf-8")
+        script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)
+        digest = b64encode(sha256(script[1].encode() if script else b"").digest()).decode()
+        headers = {
+            "Content-Security-Policy": f"default-src 'none'; script-src 'sha256-{digest}'; "
+            "style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'",
+            "Referrer-Policy": "no-referrer",
+        }
+        return Response(page, 200, headers, media_type="text/html")
+
+    async def to_page(self, request: Request) -> Response:
+        """Lead to the page."""
+        where = with_prefix(request.scope, "/swagger/index.html")
+        if request.url.query:
+            where += "?" + request.url.query
+        return Response(b"", 301, {"Location": where})
+
+
+def routes(sandbox: Sandbox, described: Sequence[BaseRoute]) -> list[BaseRoute]:
+    """Return the routes of this area; `described` are all routes, these among them."""
+    handlers = SwaggerHandlers(sandbox, described)
+    return [
+        route("/swagger", handlers.to_page),
+        route("/swagger/", handlers.to_page),
+        route("/swagger/index.html", handlers.page),
+        route("/swagger/doc.json", handlers.swagger),
+        route("/openapi.json", handlers.openapi),
+    ]

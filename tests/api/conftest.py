@@ -1,0 +1,40 @@
+"""A real browser for the tests of pages."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    subprocess.run([Path(__file__).parents[2] / "scripts/apt", "chromium"], check=True)
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=30_000)
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=FLAGS.split(), headless=True
+        )
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 900, "height": 500})
+    problems: list[str] = []
+    made = context.new_page()
+    made.on("pageerror", lambda error: problems.append(str(error)))
+    made.on("console", lambda one: problems.append(one.text) if one.type == "error" else None)
+    yield made
+    context.close()
+    assert [one for one in problems if "WebSocket" not in one] == []
