@@ -17,7 +17,11 @@ class Watching:
 
     def __init__(self, server: Server, path: str, *, read: bool = True, **params: str) -> None:
         query = "&".join(f"{key}={quote(value)}" for key, value in params.items())
-        self.sock = socket.create_connection(("127.0.0.1", server.port))
+        self.sock = socket.socket()
+        if not read:
+            # Before the connection is made: a window that shrinks later is probed ever more rarely.
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        self.sock.connect(("127.0.0.1", server.port))
         request = f"GET /watch/filesystem/{path}?{query} HTTP/1.1\r\nHost: x\r\n\r\n"
         self.sock.sendall(request.encode())
         self.file = self.sock.makefile("rb")

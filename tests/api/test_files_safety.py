@@ -16,6 +16,7 @@ from tests.harness import Server, until
 
 from sandkeeper.core.paths import is_temporary
 
+ROOT = Path(__file__).parent.parent.parent
 OCTETS = {"Accept": "application/octet-stream"}
 
 
@@ -137,25 +138,48 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.fixture
+def quota(tmp_path: Path) -> Iterator[Path]:
+    """A file system of which 4 MiB may be used; of this kernel's only btrfs has quotas."""
+    subprocess.run([ROOT / "scripts" / "apt", "btrfs-progs"], check=True)
+    image, folder = tmp_path / "image", tmp_path / "quota"
+    folder.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(128 << 20)
+    subprocess.run(["mkfs.btrfs", "-q", "-m", "single", image], check=True, capture_output=True)
+    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    try:
+        subprocess.run(["btrfs", "quota", "enable", folder], check=True)
+        subprocess.run(["btrfs", "qgroup", "limit", "4M", folder], check=True)
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("small_disk", "no space left on device"), ("quota", "disk quota exceeded")],
+)
 def test_a_full_disk_is_a_507_and_the_old_files_stay_whole(
-    server: Server, small_disk: Path
+    server: Server, kind: str, reason: str, request: pytest.FixtureRequest
 ) -> None:
+    disk: Path = request.getfixturevalue(kind)
     for name in ["json", "form", "hard", "parts"]:
-        (small_disk / name).write_text("old")
-    os.link(small_disk / "hard", small_disk / "other-name")
+        (disk / name).write_text("old")
+    os.link(disk / "hard", disk / "other-name")
     big = "x" * 5_000_000
     put = server.client.put
-    started = server.client.post(f"/filesystem-multipart/initiate/{small_disk}/parts").json()
+    started = server.client.post(f"/filesystem-multipart/initiate/{disk}/parts").json()
     url = f"/filesystem-multipart/{started['uploadId']}"
     part = put(f"{url}/part", params={"partNumber": 1}, files={"file": ("p", big.encode())}).json()
 
     replies = [
-        put(f"/filesystem/{small_disk}/json", json={"content": big}),
-        put(f"/filesystem/{small_disk}/form", files={"file": ("f", big.encode())}),
-        put(f"/filesystem/{small_disk}/hard", json={"content": big}),
-        put(f"/filesystem/{small_disk}/new", json={"content": big}),
+        put(f"/filesystem/{disk}/json", json={"content": big}),
+        put(f"/filesystem/{disk}/form", files={"file": ("f", big.encode())}),
+        put(f"/filesystem/{disk}/hard", json={"content": big}),
+        put(f"/filesystem/{disk}/new", json={"content": big}),
         put(
-            f"/filesystem/tree/{small_disk}/tree",
+            f"/filesystem/tree/{disk}/tree",
             json={"files": {"a": "fine", "b": big, "made/c": "x"}},
         ),
         server.client.post(f"{url}/complete", json={"parts": [part]}),
@@ -163,12 +187,12 @@ def test_a_full_disk_is_a_507_and_the_old_files_stay_whole(
 
     for reply in replies:
         assert reply.status_code == 507, reply.text
-        assert "no space left on device" in reply.json()["error"]
+        assert reason in reply.json()["error"]
     for name in ["json", "form", "hard", "other-name", "parts"]:
-        assert (small_disk / name).read_text() == "old"
-    assert sorted(os.listdir(small_disk)) == ["form", "hard", "json", "other-name", "parts"]
+        assert (disk / name).read_text() == "old"
+    assert sorted(os.listdir(disk)) == ["form", "hard", "json", "other-name", "parts"]
     server.client.delete(f"{url}/abort")
-    fits = put(f"/filesystem/{small_disk}/json", json={"content": "y" * 1_000_000})
+    fits = put(f"/filesystem/{disk}/json", json={"content": "y" * 1_000_000})
     assert fits.status_code == 200
 
 

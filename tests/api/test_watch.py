@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -275,7 +274,6 @@ def test_a_client_that_does_not_read_stops_nobody_and_costs_little(make_server: 
         Watching(server, "", read=False) as idle,
         Watching(server, "") as reader,
     ):
-        idle.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         for index in range(15_000):
             os.close(os.open(server.workdir / f"file-{index:05}", os.O_CREAT | os.O_WRONLY))
         reader.until("CREATE", server.workdir / "file-14999", timeout=20)

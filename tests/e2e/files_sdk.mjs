@@ -2,11 +2,63 @@
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import { randomBytes } from "node:crypto";
+import { readFileSync, writeFileSync } from "node:fs";
 
 const [modules, url, root] = process.argv.slice(2);
 process.env.BL_API_KEY = "dummy";
 process.env.BL_WORKSPACE = "dummy";
 const { SandboxInstance } = createRequire(modules + "/")("@blaxel/core");
+
+// What it does not encode (writeBinary, writeTree, find, grep) means in a URL what it means there.
+const encoded = ["with space;&=+,", "ünï 漢字 😀", "quote'\"[x]{y}|z", "100%", "a#b?c%41"];
+const names = encoded.slice(0, -1);
+
+async function checkOddNames(fs, dir) {
+  for (const name of encoded) {
+    await fs.write(`${dir}/odd dir/${name}`, name);
+    assert.equal(await fs.read(`${dir}/odd dir/${name}`), name);
+    const binary = await fs.readBinary(`${dir}/odd dir/${name}`);
+    assert.equal(await binary.text(), name);
+  }
+  const listed = (await fs.ls(`${dir}/odd dir`)).files.map((f) => f.name);
+  assert.deepEqual(listed.toSorted(), encoded.toSorted());
+  for (const name of encoded) await fs.rm(`${dir}/odd dir/${name}`);
+  for (const name of names) {
+    await fs.writeBinary(`${dir}/odd binary/${name}`, Buffer.from(name));
+    assert.equal(await fs.read(`${dir}/odd binary/${name}`), name);
+  }
+  await fs.writeTree(names.map((name) => ({ path: name, content: `needle ${name}` })), `${dir}/odd tree`);
+  const found = (await fs.find(`${dir}/odd tree`, { type: "file" })).matches.map((m) => m.path);
+  assert.deepEqual(found.toSorted(), names.toSorted());
+  const grepped = (await fs.grep("needle", `${dir}/odd tree`)).matches.map((m) => m.text);
+  assert.deepEqual(grepped.toSorted(), names.map((name) => `needle ${name}`).toSorted());
+  await fs.mkdir(`${dir}/odd#dir`);
+  await fs.write(`${dir}/odd#dir/big`, "ü".repeat(3_000_000));
+  assert.equal(await fs.read(`${dir}/odd#dir/big`), "ü".repeat(3_000_000));
+}
+
+async function checkWatch(fs, dir) {
+  await fs.mkdir(`${dir}/watched dir`);
+  const seen = [];
+  let stop;
+  const whole = new Promise((resolve) => (stop = resolve));
+  const handle = fs.watch(
+    `${dir}/watched dir/**`,
+    (event) => {
+      seen.push(event.name);
+      if (event.name === "lást file" && event.content === "whole") stop();
+    },
+    { withContent: true, ignore: ["secret"], onError: (error) => assert.fail(error) },
+  );
+  const again = setInterval(() => {
+    writeFileSync(`${dir}/watched dir/secret`, "x");
+    writeFileSync(`${dir}/watched dir/lást file`, "whole");
+  }, 20);
+  await whole;
+  clearInterval(again);
+  handle.close();
+  assert.ok(!seen.includes("secret"));
+}
 
 for (const base of [url, url + "/"]) {
   const sandbox = new SandboxInstance({ metadata: { name: "local" }, spec: {}, forceUrl: base, headers: {} });
@@ -34,6 +86,12 @@ for (const base of [url, url + "/"]) {
   await fs.writeTree([{ path: "x.py", content: "x" }, { path: "s/y", content: "y" }], `${dir}/tree`);
   assert.equal(await fs.read(`${dir}/tree/s/y`), "y");
   assert.equal((await fs.ls("/")).path, "/");
+  await fs.download(`${dir}/small.bin`, `${dir}/got.bin`, { mode: 0o600 });
+  assert.ok(readFileSync(`${dir}/got.bin`).equals(small));
+  await fs.cp(`${dir}/tree`, `${dir}/copied tree`);
+  assert.equal(await fs.read(`${dir}/copied tree/s/y`), "y");
+  await checkOddNames(fs, dir);
+  await checkWatch(fs, dir);
   console.log(base, "ok");
 }
 process.exit(0);

@@ -39,12 +39,13 @@ def node_modules() -> Path:
 
 def run(*command: object) -> str:
     done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, timeout=50
+        [str(part) for part in command], capture_output=True, text=True, timeout=110
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
+@pytest.mark.timeout(120)
 def test_the_python_clients_files_work_async_and_sync(server: Server, tmp_path: Path) -> None:
     output = run(sys.executable, HERE / "files_sdk.py", server.url, tmp_path)
 

@@ -1,6 +1,8 @@
 """A watch whose reader does not read: everything is bounded, and nothing is lost silently."""
 
 import asyncio
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,40 @@ def test_closing_the_service_ends_its_watches(tmp_path: Path) -> None:
         assert watches.open == 0
 
     asyncio.run(run())
+
+
+def test_no_change_waits_for_a_reader_that_was_just_going_to_sleep(
+    tmp_path: Path, fast_switching: None
+) -> None:
+    count = 60_000
+
+    async def run() -> tuple[int, int]:
+        opened = Watch(Scope(str(tmp_path), False), None)
+        await opened.start()
+
+        def tell() -> None:
+            for index in range(count):
+                while opened.full:
+                    continue
+                opened.tell("WRITE", b"/x", b"%d" % index)
+
+        telling = asyncio.create_task(asyncio.to_thread(tell))
+        taken = slept = 0
+        while taken < count:
+            changes = await opened.take(5)
+            taken += len(changes or [])
+            slept += not changes
+        await telling
+        await opened.close()
+        return taken, slept
+
+    assert asyncio.run(run()) == (count, 0)
+
+
+@pytest.fixture
+def fast_switching() -> Iterator[None]:
+    """Have threads change places as often as they can, wherever they are."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

@@ -36,7 +36,7 @@ from sandkeeper.api.http import (
     watch,
 )
 from sandkeeper.api.mcp import edge as mcp
-from sandkeeper.api.middleware import Edge
+from sandkeeper.api.middleware import BARE, Edge
 from sandkeeper.api.respond import error_response, not_found
 from sandkeeper.api.streaming import Disconnected
 from sandkeeper.api.urls import with_prefix
@@ -153,7 +153,10 @@ async def _unrouted(
         await receive()
         await send({"type": "websocket.close", "code": 1000})
         return
-    response = _slash_redirect(routes, scope) or not_found()
+    response = _slash_redirect(routes, scope)
+    if response is not None:
+        scope[BARE] = True  # the contract's redirects come before everything else
+    response = response or not_found()
     await response(scope, receive, send)
 
 

@@ -62,7 +62,7 @@ def ranges(headers: Mapping[str, str], info: os.stat_result, size: int) -> list[
     wanted = [part for part in value[6:].split(",") if part.strip()]
     found = [pair for part in wanted[: MAX_RANGES + 1] if (pair := _one(part, size)) is not None]
     if not found:
-        if size == 0 and wanted:
+        if size == 0 or not wanted:
             return []
         raise RangeNotSatisfiable("invalid range: failed to overlap")
     if len(wanted) > MAX_RANGES or sum(length for _, length in found) > size:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from sandkeeper.api.respond import encode_json, utf8
 from sandkeeper.api.schemas.files import File, Subdirectory
 from sandkeeper.core.entries import Owners, permissions, rfc3339
+from sandkeeper.core.paths import Target
 from sandkeeper.services.trees import TreeFile
 
 __all__ = ["DirectoryEncoder", "encode_file", "file_entry"]
@@ -30,9 +31,10 @@ def file_entry(owners: Owners, path: str, name: str, info: os.stat_result) -> Fi
     )
 
 
-def encode_file(owners: Owners, path: str, info: os.stat_result, data: bytes) -> bytes:
+def encode_file(owners: Owners, target: Target, info: os.stat_result, data: bytes) -> bytes:
     """Encode a file with its content, in which bytes that are not UTF-8 become U+FFFD."""
-    entry = file_entry(owners, utf8(path), utf8(posixpath.basename(path)), info)
+    name = posixpath.basename(target.absolute)
+    entry = file_entry(owners, utf8(target.shown), utf8(name), info)
     entry.size = info.st_size or len(data)
     entry.content = data.decode("utf-8", "replace")
     return encode_json(entry)
@@ -41,10 +43,11 @@ def encode_file(owners: Owners, path: str, info: os.stat_result, data: bytes) ->
 class DirectoryEncoder:
     """Encodes one Directory."""
 
-    def __init__(self, owners: Owners, path: str) -> None:
+    def __init__(self, owners: Owners, target: Target) -> None:
         self._owners = owners
-        self._path = path
-        self._clean = posixpath.normpath(path)
+        self._path = target.shown
+        self._name = posixpath.basename(target.absolute) or "/"
+        self._clean = posixpath.normpath(self._path)
 
     def blocks(self, batches: Iterable[Entries], directories: list[str]) -> Iterator[bytes]:
         """Yield the JSON text; names stand below the directory and may contain slashes."""
@@ -87,9 +90,8 @@ class DirectoryEncoder:
         return entry
 
     def _head(self) -> bytes:
-        name = posixpath.basename(self._clean) or "/"
         path = encode_json(utf8(self._path))
-        return b'{"path":' + path + b',"name":' + encode_json(utf8(name)) + b',"files":['
+        return b'{"path":' + path + b',"name":' + encode_json(utf8(self._name)) + b',"files":['
 
     def _under(self) -> str:
         return "" if self._clean == "." else self._clean.rstrip("/") + "/"

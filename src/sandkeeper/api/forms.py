@@ -1,7 +1,9 @@
 """multipart/form-data (RFC 7578) as a stream: nothing of a file is kept, no spool, no limit."""
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
@@ -12,6 +14,7 @@ from sandkeeper.errors import BadInput
 __all__ = ["FIELD_LIMIT", "Part", "form_parts", "is_form", "read_field"]
 
 FIELD_LIMIT = 64
+PREAMBLE_LIMIT = 64 << 10
 READING_FORM = "error reading multipart data: "
 READING_PART = "error reading multipart part: "
 
@@ -69,6 +72,9 @@ async def read_field(part: Part) -> str:
     return data.decode("utf-8", "replace")
 
 
+_EXTENDED = re.compile(rb";\s*filename\*=[^';]*'[^';]*'([^;\s]+)", re.IGNORECASE)
+
+
 class _Collector:
     """Gathers what the parser calls back with while it eats one chunk."""
 
@@ -95,6 +101,10 @@ class _Collector:
     def on_headers_finished(self) -> None:
         kind, options = parse_options_header(self._disposition)
         named = options if kind == b"form-data" else {}
+        # RFC 7578 forbids this form and the parser leaves it out, but some clients (urllib3 1.x)
+        # name files that are not ASCII in no other way.
+        if b"filename" not in named and (extended := _EXTENDED.search(self._disposition)):
+            named[b"filename"] = unquote_to_bytes(extended[1])
         self.events.append(
             (
                 named.get(b"name", b"").decode("utf-8", "replace"),
@@ -109,11 +119,15 @@ class _Collector:
         self.events.append(None)
 
 
-def _parser(request: Request, collector: _Collector) -> MultipartParser:
+def _boundary(request: Request) -> bytes:
     _, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary", b"")
     if not boundary:
         raise BadInput(READING_FORM + "no multipart boundary param in Content-Type")
+    return boundary
+
+
+def _parser(boundary: bytes, collector: _Collector) -> MultipartParser:
     try:
         return MultipartParser(
             boundary,
@@ -131,13 +145,30 @@ def _parser(request: Request, collector: _Collector) -> MultipartParser:
         raise BadInput(READING_FORM + str(error)) from None
 
 
+async def _from_first_boundary(request: Request, boundary: bytes) -> AsyncGenerator[bytes, None]:
+    """Yield the body without what stands before the first boundary (RFC 2046, 5.1.1)."""
+    delimiter = b"--" + boundary
+    waiting: bytes | None = b""
+    async for chunk in request.stream():
+        if waiting is not None:
+            waiting += chunk
+            start = 0 if waiting.startswith(delimiter) else waiting.find(b"\n" + delimiter) + 1
+            found = start > 0 or waiting.startswith(delimiter)
+            if not found and len(waiting) <= PREAMBLE_LIMIT:
+                continue
+            chunk, waiting = waiting[start:], None
+        if chunk:
+            yield chunk
+    if waiting:
+        yield waiting
+
+
 async def _events(request: Request) -> AsyncGenerator[_Event, None]:
     collector = _Collector()
-    parser = _parser(request, collector)
+    boundary = _boundary(request)
+    parser = _parser(boundary, collector)
     try:
-        async for chunk in request.stream():
-            if not chunk:
-                continue
+        async for chunk in _from_first_boundary(request, boundary):
             parser.write(chunk)
             events, collector.events = collector.events, []
             for event in events:

@@ -5,6 +5,7 @@ directory component by component (openat(2), O_NOFOLLOW), so that neither `..`, 
 name, nor a link in the archive or on the disk leads out of it.
 """
 
+import copy
 import errno
 import os
 import stat
@@ -12,16 +13,18 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from functools import partial
-from typing import Any, Final
+from typing import IO, Any, Final, cast
 
 from sandkeeper.core.walking import walk
 
-__all__ = ["BoundedMember", "UnsafeMember", "pack", "unpack"]
+__all__ = ["BoundedMember", "Metered", "UnsafeMember", "pack", "unpack"]
 
 BLOCK = 512
 CHUNK = 512 * 1024
 _FORMAT: Final = 2  # tarfile.PAX_FORMAT, as a literal for its type
 HEADER_BYTES = 1 << 20
+BETWEEN_BYTES = 2 << 20
+"""How much may be read from one file's data to the next: headers, maps of holes, read-ahead."""
 
 Temporary = Callable[[str, str], AbstractContextManager[str]]
 """Given the target directory and a path below it: the base name of a temporary beside it."""
@@ -109,6 +112,26 @@ _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+class Metered:
+    """A reader that gives up when much is read and nothing comes of it: tarfile holds headers."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._left = BETWEEN_BYTES
+
+    def renew(self) -> None:
+        """Say that something came of it."""
+        self._left = BETWEEN_BYTES
+
+    def read(self, size: int) -> bytes:
+        """Read; raises tarfile.ReadError when the allowance is used up."""
+        data: bytes = self._inner.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise tarfile.ReadError("too many headers")
+        return data
+
+
 class BoundedMember(tarfile.TarInfo):
     """A member whose extended headers are read only if they are small: they are held whole."""
 
@@ -116,6 +139,33 @@ class BoundedMember(tarfile.TarInfo):
         if not self.isreg() and self.size > HEADER_BYTES and self.type not in _PLAIN_TYPES:
             raise tarfile.ReadError(f"a header of {self.size} bytes")
         return super()._proc_member(archive)  # type: ignore[misc]
+
+
+def _spans(member: tarfile.TarInfo) -> list[tuple[int, int]]:
+    """Return where a member's stored bytes go, as (offset, length); the rest of it are holes.
+
+    Raises tarfile.ReadError for a map that no writer makes: tarfile's own reader turns some of
+    them into a loop without end, and any hole into NULs on the disk.
+    """
+    if member.size < 0:
+        raise tarfile.ReadError(f"{member.name!r} has a negative size")
+    if member.sparse is None:
+        return [(0, member.size)]
+    spans = cast("list[tuple[int, int]]", member.sparse)
+    end = 0
+    for offset, length in spans:
+        if offset < end or length < 0 or offset + length > member.size:
+            raise tarfile.ReadError(f"{member.name!r} has a broken map of its holes")
+        end = offset + length
+    return spans
+
+
+def _stored(member: tarfile.TarInfo, spans: list[tuple[int, int]]) -> tarfile.TarInfo:
+    """Return the member as it lies in the archive, without holes."""
+    plain = copy.copy(member)
+    plain.sparse = None
+    plain.size = sum(length for _, length in spans)
+    return plain
 
 
 _PLAIN_TYPES = frozenset(
@@ -149,9 +199,7 @@ def unpack(
     beside = partial(temporary, root)
     modes: list[tuple[list[str], tarfile.TarInfo]] = []
     try:
-        while (member := archive.next()) is not None:
-            # The archive keeps every member it has read, for look-ups that never happen here.
-            archive.members.clear()  # type: ignore[attr-defined]
+        while (member := _next(archive)) is not None:
             check()
             names = _names(member.name)
             if not names:
@@ -169,6 +217,15 @@ def unpack(
     finally:
         os.close(top)
     return count
+
+
+def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+    member = archive.next()
+    # The archive keeps every member it has read, for look-ups that never happen here.
+    archive.members.clear()  # type: ignore[attr-defined]
+    if sum(map(len, archive.pax_headers.values())) > HEADER_BYTES:
+        raise tarfile.ReadError("too many global headers")
+    return member
 
 
 def _names(path: str) -> list[str]:
@@ -244,21 +301,34 @@ class _Place:
 
     def _replace(self, make: Callable[[str], None]) -> None:
         with self._temporary(self._path) as name:
-            make(name)
-            os.rename(name, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
+            try:
+                make(name)
+                os.rename(name, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
+            except ConnectionError:
+                raise
+            except OSError as error:
+                raise type(error)(error.errno, error.strerror, self._path) from None
 
     def _file(self, member: tarfile.TarInfo, name: str) -> None:
-        source = self._archive.extractfile(member)
+        spans = _spans(member)
+        source = cast("IO[bytes]", self._archive.extractfile(_stored(member, spans)))
         fd = os.open(name, _NEW, 0o600, dir_fd=self._parent)
         try:
-            while source is not None and (block := source.read(CHUNK)):
-                self._check()
-                view = memoryview(block)
-                while view:
-                    view = view[os.write(fd, view) :]
+            for offset, length in spans:
+                self._span(source, fd, offset, length)
+            os.ftruncate(fd, member.size)
             _adorn(fd, member, self._owners)
         finally:
             os.close(fd)
+
+    def _span(self, source: IO[bytes], fd: int, offset: int, length: int) -> None:
+        os.lseek(fd, offset, os.SEEK_SET)
+        while length > 0 and (block := source.read(min(CHUNK, length))):
+            self._check()
+            length -= len(block)
+            view = memoryview(block)
+            while view:
+                view = view[os.write(fd, view) :]
 
     def _link(self, member: tarfile.TarInfo, name: str) -> None:
         names = _names(member.linkname)

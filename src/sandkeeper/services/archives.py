@@ -10,7 +10,7 @@ from typing import IO, Any, cast
 
 from sandkeeper.core.paths import temporary_name
 from sandkeeper.core.replace import make_directories
-from sandkeeper.core.tars import BoundedMember, UnsafeMember, pack, unpack
+from sandkeeper.core.tars import BoundedMember, Metered, UnsafeMember, pack, unpack
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.services.files import Fault, Files
 from sandkeeper.services.work import Cancel, failure
@@ -112,21 +112,31 @@ class Archives:
         """
         try:
             make_directories(root, 0o755)
-            stream = _readable(source)
+            stream = Metered(_readable(source))
+
+            def check() -> None:
+                cancel.check()
+                stream.renew()
+
             with tarfile.open(
-                fileobj=stream, mode="r|", bufsize=GATHER_BYTES, tarinfo=BoundedMember
+                fileobj=cast("IO[bytes]", stream),
+                mode="r|",
+                bufsize=GATHER_BYTES,
+                tarinfo=BoundedMember,
             ) as archive:
                 return unpack(
                     archive,
                     root,
                     owners=owners,
                     temporary=self._temporary,
-                    check=cancel.check,
+                    check=check,
                 )
         except UnsafeMember as error:
             raise BadInput(f"archive refused: {error}") from None
         except ConnectionError as error:
             raise BadInput(str(error)) from None
+        except RecursionError:  # a header may say that another header follows
+            raise BadInput("the body is no whole tar archive: too many headers") from None
         except (tarfile.TarError, EOFError) as error:
             raise BadInput(f"the body is no whole tar archive: {error}") from None
         except Fault as error:

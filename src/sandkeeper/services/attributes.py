@@ -157,7 +157,7 @@ class Attributes:
             raise BadInput("oldString must not be empty")
         if wanted.old == wanted.new:
             raise BadInput("oldString and newString are identical")
-        info = self._files.look(path)
+        info = self._files.look(path, Unprocessable)
         if conditions:
             conditions.check(info)
         content = self._files.content(path, info)
@@ -198,7 +198,7 @@ def _set(path: str, mode: int | None, uid: int, gid: int) -> None:
 
 
 def _user(name: str) -> int:
-    if not name or name.isdigit():
+    if not name or (name.isascii() and name.isdigit()):
         return _number(name)
     try:
         return pwd.getpwnam(name).pw_uid
@@ -207,7 +207,7 @@ def _user(name: str) -> int:
 
 
 def _group(name: str) -> int:
-    if not name or name.isdigit():
+    if not name or (name.isascii() and name.isdigit()):
         return _number(name)
     try:
         return grp.getgrnam(name).gr_gid

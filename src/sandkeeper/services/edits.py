@@ -47,7 +47,7 @@ def edit_file(files: Files, path: str, edits: Sequence[Edit], expected: str = ""
         if edit.old == edit.new:
             raise BadInput("oldString and newString are identical")
     for _attempt in range(ATTEMPTS):
-        info = files.look(path)
+        info = files.look(path, Unprocessable)
         if expected and etag(info) != expected:
             raise PreconditionFailed(f"the file is now {etag(info)}, not {expected}")
         content = files.content(path, info)

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from sandkeeper.core.entries import Owners
 from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.paths import TEMPORARY_PREFIX, Target, is_temporary, resolve, resolve_text
+from sandkeeper.core.reading import is_pseudo, read_to
 from sandkeeper.core.removal import remove_tree
 from sandkeeper.core.replace import Draft, PathLocks, make_directories, survey
 from sandkeeper.core.temporaries import Temporaries, remove_temporary
-from sandkeeper.errors import Internal, NotFound, Unprocessable
+from sandkeeper.errors import Internal, NotFound, SandkeeperError, Unprocessable
 from sandkeeper.services.conditions import NO_CONDITIONS, Conditions
 from sandkeeper.services.logs import Log
 from sandkeeper.services.work import Cancel, FileWork, failure
@@ -28,6 +29,7 @@ __all__ = ["Content", "Files", "Listing", "Opened", "Upload"]
 
 Fault = (OSError, ValueError)
 BATCH = 2000
+FIRST_BYTES = 1 << 16
 OPEN_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -43,8 +45,8 @@ class Content:
 class Opened:
     """A file to be streamed; the holder closes `fd`.
 
-    `size` is None for pseudo-files (/proc), which say 0 and end where they end; `first` is what
-    has been read of those already.
+    `size` is None for pseudo-files (/proc, /sys), which end where they end, whatever they say;
+    `first` is what has been read of those already.
     """
 
     info: os.stat_result
@@ -119,14 +121,17 @@ class Files:
 
     # Reading
 
-    def look(self, path: str) -> os.stat_result:
-        """Return what `path` leads to; raises NotFound, Internal (ENOTDIR, EACCES, …)."""
+    def look(self, path: str, otherwise: type[SandkeeperError] = Internal) -> os.stat_result:
+        """Return what `path` leads to.
+
+        Raises NotFound, or `otherwise` (ENOTDIR, EACCES, …; the contract's GET answers 500).
+        """
         try:
             return os.stat(path)
         except FileNotFoundError as error:
             raise failure(NotFound, "", "stat", path, error) from None
         except Fault as error:
-            raise failure(Internal, "", "stat", path, error) from None
+            raise failure(otherwise, "", "stat", path, error) from None
 
     def listing(self, path: str) -> Listing:
         """Open a directory and read its names, one level; raises Unprocessable."""
@@ -157,11 +162,14 @@ class Files:
             fd, now = self._open_regular(path, info)
         except Fault as error:
             raise failure(Unprocessable, "error opening file: ", "open", path, error) from None
-        if now.st_size or not _is_pseudo(now):
+        if now.st_size > FIRST_BYTES or not is_pseudo(now):
             return Opened(now, fd, now.st_size)
         try:
-            first = os.read(fd.number, 1 << 16)
-            return Opened(now, fd, None if first else 0, first)
+            first = os.pread(fd.number, FIRST_BYTES, 0)
+            if len(first) == now.st_size:
+                return Opened(now, fd, now.st_size)
+            os.lseek(fd.number, len(first), os.SEEK_SET)
+            return Opened(now, fd, None, first)
         except OSError as error:
             fd.close()
             raise failure(Unprocessable, "error opening file: ", "read", path, error) from None
@@ -172,7 +180,7 @@ class Files:
         try:
             fd, now = self._open_regular(path, info)
             try:
-                data = b"" if now.st_size > limit else _read_to(fd.number, limit + 1, now.st_size)
+                data = b"" if now.st_size > limit else read_to(fd.number, limit + 1, now.st_size)
             finally:
                 fd.close()
         except Fault as error:
@@ -188,7 +196,7 @@ class Files:
         """Read at most as much of a regular file as `info` says it has; raises OSError."""
         fd, _ = self._open_regular(path, info)
         try:
-            return _read_to(fd.number, info.st_size, info.st_size) if info.st_size else b""
+            return read_to(fd.number, info.st_size, info.st_size) if info.st_size else b""
         finally:
             fd.close()
 
@@ -244,10 +252,16 @@ class Files:
         """Return what a `Feed` needs to write a file of unknown length."""
         return Upload(self, path, conditions)
 
-    def make_directory(self, path: str, mode: int) -> None:
-        """Make a directory and its parents, all with `mode`; one that exists stays as it is."""
+    def make_directory(self, path: str, mode: int, conditions: Conditions = NO_CONDITIONS) -> None:
+        """Make a directory and its parents, all with `mode`; one that exists stays as it is.
+
+        Raises Unprocessable, StorageFull, PreconditionFailed.
+        """
         try:
-            make_directories(path, mode & 0o777)
+            with self.locks.hold(path):
+                if conditions:
+                    conditions.check(_present(path))
+                make_directories(path, mode & 0o777)
         except Fault as error:
             raise failure(
                 Unprocessable, "error creating directory: ", "mkdir", path, error
@@ -313,7 +327,7 @@ class Upload:
         """Open the draft; raises Unprocessable, StorageFull, PreconditionFailed."""
         if self._conditions:  # early, to spare the caller an upload in vain; the commit decides
             self._conditions.check(_present(self._path))
-        with self._failures():
+        with self._failures("open"):
             self._draft = self._files.draft(self._path, self.mode)
         return self
 
@@ -340,27 +354,13 @@ class Upload:
         return self._draft
 
     @contextmanager
-    def _failures(self) -> Iterator[None]:
+    def _failures(self, operation: str = "write") -> Iterator[None]:
         try:
             yield
         except Fault as error:
             raise failure(
-                Unprocessable, "error writing binary file: ", "write", self._path, error
+                Unprocessable, "error writing binary file: ", operation, self._path, error
             ) from None
-
-
-def _read_to(fd: int, limit: int, expected: int) -> bytes:
-    """Read to the end or to `limit` bytes; a pseudo-file that has nothing now gives EAGAIN."""
-    data = os.read(fd, min(limit, expected + 1 if expected else 1 << 16))
-    if len(data) == expected and expected:
-        return data
-    pieces = [data]
-    size = len(data)
-    while data and size < limit:
-        data = os.read(fd, min(limit - size, 1 << 20))
-        pieces.append(data)
-        size += len(data)
-    return b"".join(pieces)
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:
@@ -374,11 +374,6 @@ def _byte_order(names: list[str]) -> Callable[[str], bytes] | None:
     """Return the sort key that gives byte order: code points do, but for undecodable bytes."""
     plain = "".join(names).isascii()
     return None if plain else os.fsencode
-
-
-def _is_pseudo(info: os.stat_result) -> bool:
-    """Say whether a file of size 0 may have content all the same: it has no blocks on a disk."""
-    return os.major(info.st_dev) == 0 and info.st_blocks == 0
 
 
 def _leads_to_directory(path: str) -> bool:

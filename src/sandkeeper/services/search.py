@@ -161,8 +161,8 @@ class Search:
             text = f"{error.strerror or error}".lower()
             where = os.fsdecode(error.filename or "")
             raise Unprocessable(f"error walking directory: open {where}: {text}") from None
-        except ValueError as error:  # a NUL byte in the path
-            raise Unprocessable(f"error walking directory: {error}") from None
+        except ValueError:  # a NUL byte in the path
+            raise Unprocessable("error walking directory: open: invalid argument") from None
 
 
 def _found(tree: TreeFilter, directories: bool, stopped: Callable[[], bool]) -> Iterator[bytes]:

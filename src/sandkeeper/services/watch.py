@@ -30,7 +30,10 @@ class Watch:
     def __init__(self, scope: Scope, identity: Identity | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Change] = deque()
+        # Each is written by one side only, the loop and the thread: a swap would lose a wake-up
+        # that the other side asks for in between.
         self._wanted: asyncio.Future[None] | None = None
+        self._answered: asyncio.Future[None] | None = None
         self._was_full = False
         self._ended = False
         self._abandoned = False
@@ -67,12 +70,12 @@ class Watch:
         return taken
 
     async def _more(self, timeout: float) -> None:
-        self._wanted = self._loop.create_future()
+        self._wanted = wanted = self._loop.create_future()
         try:
             if not self._queue and not self._ended:  # looked at again: the thread may have told
                 with suppress(TimeoutError):
                     async with asyncio.timeout(timeout):
-                        await self._wanted
+                        await wanted
         finally:
             self._wanted = None
 
@@ -102,8 +105,9 @@ class Watch:
         self._notify()
 
     def _notify(self) -> None:
-        wanted, self._wanted = self._wanted, None
-        if wanted is not None:
+        wanted = self._wanted
+        if wanted is not None and wanted is not self._answered:
+            self._answered = wanted
             self._loop.call_soon_threadsafe(_settle, wanted)
 
 

@@ -109,14 +109,14 @@ class FileHandlers:
         if download:
             return self._download(target, self._files.open(target.absolute, info), request)
         content = self._files.content(target.absolute, info)
-        body = encode_file(self._files.owners, target.shown, content.info, content.data)
+        body = encode_file(self._files.owners, target, content.info, content.data)
         headers = {"ETag": etag(content.info)}
         return Response(body, 200, headers, "application/json; charset=utf-8")
 
     def directory(self, target: Target) -> Response:
         """List one level; large directories are sent while they are being read."""
         listing = self._files.listing(target.absolute)
-        encoder = DirectoryEncoder(self._files.owners, target.shown)
+        encoder = DirectoryEncoder(self._files.owners, target)
         blocks = encoder.blocks(listing.batches(), listing.directories)
         headers = {"Content-Type": "application/json; charset=utf-8"}
         if len(listing.files) > 2000:
@@ -204,7 +204,7 @@ class FileHandlers:
         body = await read_json(request, FileRequest, self._files.settings.write_limit)
         if body.isDirectory:
             mode = octal(body.permissions, 0o755)
-            await self._work.run(self._files.make_directory, target.absolute, mode)
+            await self._work.run(self._files.make_directory, target.absolute, mode, wanted)
             return json_response(
                 Success(path=utf8(target.display), message="Directory created successfully")
             )

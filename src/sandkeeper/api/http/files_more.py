@@ -17,7 +17,7 @@ from sandkeeper.api.body import read_json
 from sandkeeper.api.conditional import conditions
 from sandkeeper.api.http.files import disposition, octal
 from sandkeeper.api.respond import json_response, utf8
-from sandkeeper.api.routing import path_route
+from sandkeeper.api.routing import empty_head, path_route
 from sandkeeper.api.schemas.files import (
     AttributesRequest,
     EditDone,
@@ -30,7 +30,7 @@ from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.core.entries import etag, file_type, rfc3339, unix_mode
 from sandkeeper.core.paths import Target
-from sandkeeper.errors import BadInput
+from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.services.archives import Channel
 from sandkeeper.services.attributes import Edit
 from sandkeeper.services.sandbox import Sandbox
@@ -159,7 +159,7 @@ class MoreHandlers:
         return GeneratedBody(self._work, blocks, headers)
 
     def _require_directory(self, target: Target) -> None:
-        if not stat.S_ISDIR(self._files.look(target.absolute).st_mode):
+        if not stat.S_ISDIR(self._files.look(target.absolute, Unprocessable).st_mode):
             raise BadInput("path is not a directory")
 
     async def unpack(self, request: Request) -> Response:
@@ -175,13 +175,13 @@ class MoreHandlers:
                 if work.done():
                     break
             channel.finish()
-            count = await work
+            count = await until_disconnect(request, work, self._stopping)
         except ClientDisconnect:
             raise BadInput("the connection was closed") from None
         finally:
             channel.abandon()
-            with suppress(Exception):  # raised above, if anybody is there to hear
-                await work
+            with suppress(Exception, asyncio.CancelledError):
+                await work  # raised above, if anybody is there to hear
         message = f"{count} archive members unpacked successfully"
         return json_response(Success(path=utf8(target.display), message=message))
 
@@ -196,4 +196,5 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
         path_route(USAGE, handlers.usage, "GET"),
         path_route(ARCHIVE, handlers.pack, "GET"),
         path_route(ARCHIVE, handlers.unpack, "PUT"),
+        *(path_route(prefix, empty_head, "HEAD") for prefix in (STAT, USAGE, ARCHIVE)),
     ]

@@ -117,9 +117,10 @@ def _number(request: Request, name: str, default: int, most: int) -> int:
     value = request.query_params.get(name, "")
     if not value:
         return default
-    if not (value.isascii() and value.isdigit()):
+    digits = value.removeprefix("+")
+    if not (digits.isascii() and digits.isdigit()):
         raise BadInput(f"invalid {name}: {value}")
-    return min(int(value[:12]), most)
+    return min(int(digits[:12]), most)
 
 
 def _listed(request: Request, name: str) -> list[str]:

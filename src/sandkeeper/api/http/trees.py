@@ -70,7 +70,7 @@ class TreeHandlers:
         return self._plain.directory(target)
 
     def _encode(self, target: Target, tree: Tree) -> Iterator[bytes]:
-        encoder = DirectoryEncoder(self._files.owners, target.display)
+        encoder = DirectoryEncoder(self._files.owners, target)
         return encoder.tree_blocks(self._trees.contents(tree), tree.directories)
 
     async def head(self, request: Request) -> Response:

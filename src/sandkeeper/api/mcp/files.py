@@ -164,7 +164,7 @@ def list_directory(files: Files, target: Target) -> Listed:
         count = len(listing.files) + len(listing.directories)
         if count > ENTRIES_MOST:
             raise Unprocessable(f"{count} entries are more than {ENTRIES_MOST}; search instead")
-        encoder = DirectoryEncoder(files.owners, target.shown)
+        encoder = DirectoryEncoder(files.owners, target)
         blocks = encoder.blocks(listing.batches(), listing.directories)
         return Listed(_directory(b"".join(blocks)))
     finally:
@@ -198,7 +198,7 @@ class FileTools:
         content = self._files.content(target.absolute, info)
         owners = self._files.owners
         owners.refresh()
-        body = encode_file(owners, target.display, content.info, content.data)
+        body = encode_file(owners, target, content.info, content.data)
         read = msgspec.json.decode(body, type=FileRead)
         read.last_modified = _seconds(content.info)
         return read
