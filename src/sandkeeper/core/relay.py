@@ -20,11 +20,13 @@ from collections import deque
 from contextlib import suppress
 from fcntl import F_SETPIPE_SZ, fcntl
 
+from sandkeeper.core.pacing import unpace_local
+
 __all__ = ["Relay"]
 
-PIPE_BYTES = 256 << 10
+PIPE_BYTES = 1 << 20
 POOLED_PIPES = 32
-ROUNDS = 8
+ROUNDS = 4
 """How often a direction may go round before the next one gets its turn."""
 
 Pipe = tuple[int, int]
@@ -60,11 +62,18 @@ class _Pipes:
 
 
 class _Direction:
-    """One way of a pair."""
+    """One way of a pair; with a `limit` it ends there, or early, and leaves the target open."""
 
-    __slots__ = ("_pipe", "_pipes", "_source", "_target", "done", "full", "moved")
+    __slots__ = ("_limit", "_pipe", "_pipes", "_source", "_target", "done", "full", "moved")
 
-    def __init__(self, source: socket.socket, target: socket.socket, pipes: _Pipes) -> None:
+    def __init__(
+        self,
+        source: socket.socket,
+        target: socket.socket,
+        pipes: _Pipes,
+        limit: int | None = None,
+    ) -> None:
+        self._limit = limit
         self._source = source
         self._target = target
         self._pipes = pipes
@@ -83,11 +92,12 @@ class _Direction:
         """Read into the pipe if it is empty; False when there is nothing to write."""
         if self.full:
             return True
+        wanted = PIPE_BYTES if self._limit is None else min(PIPE_BYTES, self._limit - self.moved)
         pipe = self._pipe or self._pipes.take()
         self._pipe = pipe
         try:
-            count = os.splice(
-                self._source.fileno(), pipe[1], PIPE_BYTES, flags=os.SPLICE_F_NONBLOCK
+            count = wanted and os.splice(
+                self._source.fileno(), pipe[1], wanted, flags=os.SPLICE_F_NONBLOCK
             )
         except BlockingIOError:
             self._release()
@@ -95,8 +105,9 @@ class _Direction:
         if count == 0:
             self._release()
             self.done = True
-            with suppress(OSError):  # the target may be gone already
-                self._target.shutdown(socket.SHUT_WR)
+            if self._limit is None:
+                with suppress(OSError):  # the target may be gone already
+                    self._target.shutdown(socket.SHUT_WR)
             return False
         self.full = count
         return True
@@ -133,13 +144,19 @@ class _Pair:
     __slots__ = ("backward", "forward", "future", "left", "loop", "right", "wanted")
 
     def __init__(
-        self, left: socket.socket, right: socket.socket, pipes: _Pipes, *, both: bool
+        self,
+        left: socket.socket,
+        right: socket.socket,
+        pipes: _Pipes,
+        *,
+        both: bool,
+        limit: int | None = None,
     ) -> None:
         self.left = left
         self.right = right
         self.forward = _Direction(left, right, pipes)
         self.forward.done = not both
-        self.backward = _Direction(right, left, pipes)
+        self.backward = _Direction(right, left, pipes, limit)
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[int] = self.loop.create_future()
         self.wanted: dict[int, int] = {}
@@ -195,8 +212,28 @@ class Relay:
         nothing for so many seconds. The sockets must not block and stay the caller's; cancelling
         stops the carrying before this returns.
         """
+        return await self._carried(_Pair(left, right, self._pipes, both=both), silence)
+
+    async def carry(
+        self,
+        source: socket.socket,
+        target: socket.socket,
+        count: int,
+        *,
+        silence: float | None = None,
+    ) -> int:
+        """Carry `count` bytes one way; returns how many were carried.
+
+        They are fewer when a side broke or ended, or after `silence`. Otherwise as `join`, but
+        nothing is shut down: both connections go on.
+        """
+        pair = _Pair(target, source, self._pipes, both=False, limit=count)
+        return await self._carried(pair, silence)
+
+    async def _carried(self, pair: _Pair, silence: float | None) -> int:
         self._start()
-        pair = _Pair(left, right, self._pipes, both=both)
+        for sock in (pair.left, pair.right):
+            unpace_local(sock)
         self._new.append(pair)
         self._notify()
         try:
