@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from sandkeeper.core.relay import Relay
+from sandkeeper.core.relay import Part, Relay
 
 pytestmark = pytest.mark.anyio
 
@@ -51,9 +51,10 @@ async def test_a_counted_part_is_carried_and_what_follows_it_stays(
     got = asyncio.create_task(asyncio.to_thread(read, receiver, len(data)))
     sent = asyncio.create_task(asyncio.to_thread(sender.sendall, data + b"the next request"))
 
-    moved = await relay.carry(source, target, len(data))
+    part = Part(len(data))
+    await relay.carry(source, target, part)
 
-    assert moved == len(data)
+    assert (part.taken, part.moved, part.left) == (len(data), len(data), 0)
     await sent
     assert await got == data
     assert source.recv(100) == b"the next request"
@@ -68,8 +69,10 @@ async def test_a_source_that_ends_early_is_told_by_the_count(
     sender.sendall(b"half")
     sender.close()
 
-    assert await relay.carry(source, target, 1000) == 4
+    part = Part(1000)
+    await relay.carry(source, target, part)
 
+    assert (part.moved, part.left) == (4, 996)
     target.send(b"!")
     assert await asyncio.to_thread(read, receiver, 5) == b"half!"
 
@@ -81,7 +84,10 @@ async def test_a_receiver_that_leaves_ends_the_carrying(
     receiver.close()
     sending = asyncio.create_task(asyncio.to_thread(sender.sendall, bytes(1 << 20)))
 
-    assert await relay.carry(source, target, 1 << 30) < 1 << 30
+    part = Part(1 << 30)
+    await relay.carry(source, target, part)
+
+    assert part.moved < 1 << 30
 
     source.close()
     await asyncio.gather(sending, return_exceptions=True)
@@ -92,13 +98,14 @@ async def test_silence_and_cancelling_leave_both_sockets_usable(
 ) -> None:
     (sender, source), (receiver, target) = pair
 
-    assert await relay.carry(source, target, 10, silence=0.05) == 0
+    part = Part(5)
 
-    carrying = asyncio.create_task(relay.carry(source, target, 10))
+    await relay.carry(source, target, part, silence=0.05)
+    carrying = asyncio.create_task(relay.carry(source, target, part))
     await asyncio.sleep(0)
     carrying.cancel()
     with pytest.raises(asyncio.CancelledError):
         await carrying
     sender.sendall(b"later")
-    assert await relay.carry(source, target, 5) == 5
+    await relay.carry(source, target, part)
     assert read(receiver, 5) == b"later"

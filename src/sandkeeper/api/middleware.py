@@ -8,6 +8,7 @@ from urllib.parse import unquote
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandkeeper.api import auth
+from sandkeeper.api.wire import CARRIED
 from sandkeeper.services.access import Access
 from sandkeeper.services.logs import Log
 from sandkeeper.services.metrics import Requests
@@ -123,7 +124,7 @@ class Edge:
                 unquote(scope["path"]) if "%" in scope["path"] else scope["path"],
                 scope["query_string"].decode("latin-1"),
                 status,
-                exchange.size,
+                exchange.size + scope.get(CARRIED, 0),
                 math.ceil((ended - exchange.started) * 1000),
             )
 
