@@ -19,9 +19,9 @@ LONG = os.urandom(3 << 20)
 @pytest.fixture
 def client(server: Server) -> Iterator[tuple[socket.socket, BinaryIO]]:
     """A connection that is kept."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
-        with sock.makefile("rb") as file:
-            yield sock, file
+    address = ("127.0.0.1", server.port)
+    with socket.create_connection(address, timeout=10) as sock, sock.makefile("rb") as file:
+        yield sock, file
 
 
 def answer_of(file: BinaryIO) -> tuple[int, bytes]:

@@ -1,12 +1,14 @@
 """multipart/form-data (RFC 7578) as a stream: nothing of a file is kept, no spool, no limit."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from sandkeeper.api.wire import blocks_of
 from sandkeeper.errors import BadInput
 
 __all__ = ["FIELD_LIMIT", "Part", "form_parts", "is_form", "read_field"]
@@ -135,13 +137,12 @@ async def _events(request: Request) -> AsyncGenerator[_Event, None]:
     collector = _Collector()
     parser = _parser(request, collector)
     try:
-        async for chunk in request.stream():
-            if not chunk:
-                continue
-            parser.write(chunk)
-            events, collector.events = collector.events, []
-            for event in events:
-                yield event
+        async with aclosing(blocks_of(request)) as blocks:
+            async for block in blocks:
+                parser.write(block)
+                events, collector.events = collector.events, []
+                for event in events:
+                    yield event
     except FormParserError as error:
         raise BadInput(READING_PART + str(error)) from None
     except ClientDisconnect:
