@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
@@ -9,6 +10,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from sandkeeper.api.wire import blocks_of
 from sandkeeper.errors import BadInput
 
 __all__ = ["FIELD_LIMIT", "Part", "form_parts", "is_form", "read_field"]
@@ -145,11 +147,13 @@ def _parser(boundary: bytes, collector: _Collector) -> MultipartParser:
         raise BadInput(READING_FORM + str(error)) from None
 
 
-async def _from_first_boundary(request: Request, boundary: bytes) -> AsyncGenerator[bytes, None]:
+async def _from_first_boundary(
+    blocks: AsyncIterator[bytes], boundary: bytes
+) -> AsyncIterator[bytes]:
     """Yield the body without what stands before the first boundary (RFC 2046, 5.1.1)."""
     delimiter = b"--" + boundary
     waiting: bytes | None = b""
-    async for chunk in request.stream():
+    async for chunk in blocks:
         if waiting is not None:
             waiting += chunk
             start = 0 if waiting.startswith(delimiter) else waiting.find(b"\n" + delimiter) + 1
@@ -168,11 +172,12 @@ async def _events(request: Request) -> AsyncGenerator[_Event, None]:
     boundary = _boundary(request)
     parser = _parser(boundary, collector)
     try:
-        async for chunk in _from_first_boundary(request, boundary):
-            parser.write(chunk)
-            events, collector.events = collector.events, []
-            for event in events:
-                yield event
+        async with aclosing(blocks_of(request)) as blocks:
+            async for block in _from_first_boundary(blocks, boundary):
+                parser.write(block)
+                events, collector.events = collector.events, []
+                for event in events:
+                    yield event
     except FormParserError as error:
         raise BadInput(READING_PART + str(error)) from None
     except ClientDisconnect:

@@ -12,6 +12,7 @@ from sandkeeper.api.audit import Gateways, request_id
 from sandkeeper.api.body import HELD, Held, Room
 from sandkeeper.api.cors import Cors
 from sandkeeper.api.respond import error_response
+from sandkeeper.api.wire import CARRIED
 from sandkeeper.errors import Forbidden
 from sandkeeper.services.access import Access
 from sandkeeper.services.logs import Log
@@ -132,7 +133,7 @@ class Edge:
                 unquote(scope["path"]) if "%" in scope["path"] else scope["path"],
                 scope["query_string"].decode("latin-1"),
                 status,
-                exchange.size,
+                exchange.size + scope.get(CARRIED, 0),
                 math.ceil((ended - exchange.started) * 1000),
             )
 

@@ -7,12 +7,14 @@ import signal
 import socket
 from collections.abc import Iterator
 
+import httptools
 import uvicorn
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sandkeeper.api.app import create_app
 from sandkeeper.api.respond import encode_json
+from sandkeeper.api.wire import WIRE, Wire
 from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["EdgeProtocol", "listen", "serve"]
@@ -32,6 +34,7 @@ class EdgeProtocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_head = True
+    _unwanted = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the first request its time."""
@@ -45,6 +48,12 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to a head before the parser keeps it."""
+        if self._unwanted:
+            passed = min(self._unwanted, len(data))
+            self.pass_over(self._unwanted - passed)
+            data = data[passed:]
+            if not data:
+                return
         if self._in_head:
             self._arm()  # bytes before a request line, which the parser skips, are late as well
             self._head_bytes += len(data)
@@ -65,13 +74,30 @@ class EdgeProtocol(HttpToolsProtocol):
         """Stop the time: the head is here."""
         self._in_head = False
         self._disarm()
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before:
+            self.scope[WIRE] = Wire(self, self.cycle)  # type: ignore[literal-required]
 
     def on_message_complete(self) -> None:
         """Expect a new head from here on."""
         super().on_message_complete()
         self._in_head = True
         self._head_bytes = 0
+
+    def pass_over(self, left: int) -> None:
+        """Go on after a body that was not all parsed: `left` bytes of it are still to be dropped.
+
+        The parser cannot be told of bytes that it never saw, so a new one begins behind them.
+        """
+        self._unwanted = left
+        if self.transport.is_closing():
+            return
+        if not left:
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.on_message_complete()
+        self.flow.resume_reading()
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that cannot be parsed, as JSON like every other error."""

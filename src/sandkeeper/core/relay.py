@@ -18,16 +18,33 @@ import socket
 import threading
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from fcntl import F_SETPIPE_SZ, fcntl
 
-__all__ = ["Relay"]
+from sandkeeper.core.pacing import unpace_local
 
-PIPE_BYTES = 256 << 10
+__all__ = ["Part", "Relay", "duplicate"]
+
+PIPE_BYTES = 1 << 20
 POOLED_PIPES = 32
-ROUNDS = 8
+ROUNDS = 4
 """How often a direction may go round before the next one gets its turn."""
 
 Pipe = tuple[int, int]
+
+
+@dataclass(slots=True)
+class Part:
+    """A counted part of a stream: `taken` from its source so far, `moved` to its target."""
+
+    count: int
+    taken: int = 0
+    moved: int = 0
+
+    @property
+    def left(self) -> int:
+        """What is still at the source, or behind it."""
+        return self.count - self.taken
 
 
 class _Pipes:
@@ -60,11 +77,18 @@ class _Pipes:
 
 
 class _Direction:
-    """One way of a pair."""
+    """One way of a pair; with a `part` it ends with that, or early, and leaves the target open."""
 
-    __slots__ = ("_pipe", "_pipes", "_source", "_target", "done", "full", "moved")
+    __slots__ = ("_part", "_pipe", "_pipes", "_source", "_target", "done", "full", "moved")
 
-    def __init__(self, source: socket.socket, target: socket.socket, pipes: _Pipes) -> None:
+    def __init__(
+        self,
+        source: socket.socket,
+        target: socket.socket,
+        pipes: _Pipes,
+        part: Part | None = None,
+    ) -> None:
+        self._part = part
         self._source = source
         self._target = target
         self._pipes = pipes
@@ -83,11 +107,12 @@ class _Direction:
         """Read into the pipe if it is empty; False when there is nothing to write."""
         if self.full:
             return True
+        wanted = PIPE_BYTES if self._part is None else min(PIPE_BYTES, self._part.left)
         pipe = self._pipe or self._pipes.take()
         self._pipe = pipe
         try:
-            count = os.splice(
-                self._source.fileno(), pipe[1], PIPE_BYTES, flags=os.SPLICE_F_NONBLOCK
+            count = wanted and os.splice(
+                self._source.fileno(), pipe[1], wanted, flags=os.SPLICE_F_NONBLOCK
             )
         except BlockingIOError:
             self._release()
@@ -95,10 +120,13 @@ class _Direction:
         if count == 0:
             self._release()
             self.done = True
-            with suppress(OSError):  # the target may be gone already
-                self._target.shutdown(socket.SHUT_WR)
+            if self._part is None:
+                with suppress(OSError):  # the target may be gone already
+                    self._target.shutdown(socket.SHUT_WR)
             return False
         self.full = count
+        if self._part is not None:
+            self._part.taken += count
         return True
 
     def _drain(self) -> bool:
@@ -112,6 +140,8 @@ class _Direction:
             return False
         self.full -= count
         self.moved += count
+        if self._part is not None:
+            self._part.moved += count
         return not self.full
 
     def _release(self) -> None:
@@ -133,13 +163,19 @@ class _Pair:
     __slots__ = ("backward", "forward", "future", "left", "loop", "right", "wanted")
 
     def __init__(
-        self, left: socket.socket, right: socket.socket, pipes: _Pipes, *, both: bool
+        self,
+        left: socket.socket,
+        right: socket.socket,
+        pipes: _Pipes,
+        *,
+        both: bool,
+        part: Part | None = None,
     ) -> None:
         self.left = left
         self.right = right
         self.forward = _Direction(left, right, pipes)
         self.forward.done = not both
-        self.backward = _Direction(right, left, pipes)
+        self.backward = _Direction(right, left, pipes, part)
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[int] = self.loop.create_future()
         self.wanted: dict[int, int] = {}
@@ -195,8 +231,29 @@ class Relay:
         nothing for so many seconds. The sockets must not block and stay the caller's; cancelling
         stops the carrying before this returns.
         """
-        self._start()
         pair = _Pair(left, right, self._pipes, both=both)
+        await self._carried(pair, silence)
+        return pair.future.result()
+
+    async def carry(
+        self,
+        source: socket.socket,
+        target: socket.socket,
+        part: Part,
+        *,
+        silence: float | None = None,
+    ) -> bool:
+        """Carry a part one way, to its end or that of either side; False if silence ended it.
+
+        Otherwise as `join`, but nothing is shut down: both connections go on.
+        """
+        pair = _Pair(target, source, self._pipes, both=False, part=part)
+        return await self._carried(pair, silence)
+
+    async def _carried(self, pair: _Pair, silence: float | None) -> bool:
+        self._start()
+        for sock in (pair.left, pair.right):
+            unpace_local(sock)
         self._new.append(pair)
         self._notify()
         try:
@@ -204,13 +261,13 @@ class Relay:
             while not pair.future.done() and pair.moved != before:
                 before = pair.moved
                 await asyncio.wait([pair.future], timeout=silence)
+            return pair.future.done()
         finally:
             # The thread must be done with the descriptors before the caller closes them.
             if not pair.future.done():
                 self._dropped.append(pair)
                 self._notify()
                 await asyncio.wait([pair.future])
-        return pair.future.result()
 
     def close(self) -> None:
         """Stop the thread; pairs that are left end as they are."""
@@ -305,3 +362,8 @@ class Relay:
 def _settle(future: asyncio.Future[int], value: int) -> None:
     if not future.done():
         future.set_result(value)
+
+
+def duplicate(transport: asyncio.BaseTransport) -> socket.socket:
+    """Return a socket of our own for a transport's connection: it cannot be closed under us."""
+    return socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))

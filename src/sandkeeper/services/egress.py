@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from sandkeeper.core.pacing import unpace
 from sandkeeper.core.safefile import (
     UntrustedFile,
     make_private_folder,
@@ -242,6 +243,7 @@ async def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.so
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            unpace(sock)
             sock.bind((host, port))
             sock.listen(1024)
         except OSError as error:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from sandkeeper.core.pacing import LOOPBACK, unpace
 from sandkeeper.services.egress_token import Upstream
 
 __all__ = ["HeadTooLarge", "Peer", "PlainPeer", "TlsPeer", "connect", "keep_alive"]
@@ -141,6 +142,8 @@ async def _first_that_answers(found: Sequence[Any]) -> socket.socket:
     failure: OSError = OSError("no address")
     for family, kind, protocol, _, address in found:
         sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+        if address[0] in LOOPBACK:
+            unpace(sock)
         try:
             await loop.sock_connect(sock, address)
         except OSError as error:

@@ -20,6 +20,7 @@ from sandkeeper.core.child import Children, readable
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.keeper import Keeper
 from sandkeeper.core.pump import Pump
+from sandkeeper.core.relay import Relay
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.errors import BadInput
@@ -123,6 +124,7 @@ class Sandbox:
         self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log)
         self.environment_reload.hooks.append(self.egress.reapply)
         self.ports = Ports()
+        self.relay = Relay()
         self.monitors = PortMonitors(self.log)
         self.exporter = Exporter(self._rouse_sink) if settings.log.process_output else None
         self.budget = Budget(
@@ -234,6 +236,7 @@ class Sandbox:
         stack.push_async_callback(self.changes.close)
         stack.push_async_callback(self.watches.close)
         stack.push_async_callback(self.monitors.close)
+        stack.callback(self.relay.close)
         _raise_file_limit()
         # Threads that compute (telemetry) give the interpreter up ten times sooner than the
         # default 5 ms, which requests would feel.

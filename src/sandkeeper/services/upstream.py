@@ -6,17 +6,22 @@ says so (`connection: close`). A pool would save a tenth of a millisecond, but m
 servers serve one connection at a time, and an idle one kept by us would lock everyone else out.
 
 Both directions stop reading when the other side does not take the data: at most HIGH_WATER bytes
-of a response wait here.
+of a response wait here. Long bodies of known length do not come here at all: the kernel carries
+them from socket to socket (`write_from`, `divert`).
 """
 
 import asyncio
 import errno
 import socket
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import httptools
 
+from sandkeeper.core.pacing import unpace
+from sandkeeper.core.relay import Part, Relay, duplicate
 from sandkeeper.core.sockets import listening_addresses
 from sandkeeper.errors import Unprocessable
 
@@ -62,6 +67,7 @@ async def _try(address: str, port: int) -> socket.socket | None:
         return None
     try:
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        unpace(made)
         async with asyncio.timeout(CONNECT_SECONDS):
             await asyncio.get_running_loop().sock_connect(made, _target(address, port))
     except TimeoutError:
@@ -107,6 +113,7 @@ class Upstream(asyncio.Protocol):
         self._chunks: deque[bytes] = deque()
         self._queued = 0
         self._paused = False
+        self._diverted = False
         self._finished = False
         self._failure: Exception | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -120,15 +127,37 @@ class Upstream(asyncio.Protocol):
 
     async def write(self, *parts: bytes) -> bool:
         """Send some of the body when the server takes it; False when it takes no more."""
+        return await self._writable() and self._send(*parts)
+
+    async def _writable(self) -> bool:
         if self._writer is not None:
             # While reading is stopped nobody can see the client leave either, so this wait ends.
             try:
                 async with asyncio.timeout(STALL_SECONDS):
                     await self._writer
             except TimeoutError:
-                self._broken(f"it took no data for {STALL_SECONDS:.0f} s")
+                self._stalled()
                 return False
-        return self._send(*parts)
+        return True
+
+    async def write_from(self, relay: Relay, source: socket.socket, part: Part) -> bool:
+        """Carry a part of the body from a socket, past this process; False when no more is taken.
+
+        The source's end is one as well: whoever reads it finds out.
+        """
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
+        transport.set_write_buffer_limits(high=0)
+        if not await self._writable() or transport.is_closing():
+            return False
+        transport.set_write_buffer_limits()
+        with duplicate(transport) as target:
+            while not await relay.carry(source, target, part, silence=STALL_SECONDS):
+                if part.taken != part.moved:
+                    self._stalled()
+                    return False
+        return part.moved == part.count
 
     async def response(self) -> tuple[int, Headers]:
         """Wait for the head of the final response (1xx are passed over)."""
@@ -141,10 +170,35 @@ class Upstream(asyncio.Protocol):
         while not self._chunks and not self._finished:
             await self._wait()
         data = self._take()
-        if self._paused and self._queued < LOW_WATER and self._transport is not None:
+        if self._paused and not self._diverted and self._queued < LOW_WATER and self._transport:
             self._paused = False
             self._transport.resume_reading()
         return data, bool(self._chunks) or not self._finished
+
+    def divert(self, at_least: int) -> bool:
+        """Stop reading if the rest of the body is known to be so long; True if it was stopped.
+
+        Then `read` until `arrived` is False, and take the rest with `rest`.
+        """
+        if self._left < at_least or self._failure is not None or self._transport is None:
+            return False
+        self._diverted = True
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+        return True
+
+    @property
+    def arrived(self) -> bool:
+        """Whether bytes of the body wait here."""
+        return bool(self._chunks)
+
+    @contextmanager
+    def rest(self) -> Iterator[tuple[socket.socket, Part]]:
+        """Give out a socket to read the rest of a diverted body from, and what is to come."""
+        assert self._transport is not None
+        with duplicate(self._transport) as source:
+            yield source, Part(self._left)
 
     def _take(self) -> bytes:
         """Join small pieces, which saves writes; joining large ones would only copy them."""
@@ -276,6 +330,9 @@ class Upstream(asyncio.Protocol):
     def _finish(self) -> None:
         self._finished = True
         self._wake()
+
+    def _stalled(self) -> None:
+        self._broken(f"it took no data for {STALL_SECONDS:.0f} s")
 
     def _broken(self, why: str) -> None:
         self._fail(Unprocessable(f"the server on this port failed: {why}", code="UPSTREAM_BROKEN"))

@@ -10,6 +10,8 @@ from starlette.types import Message, Receive, Scope, Send
 from sandkeeper.api.forwarding import Target, request_headers, response_headers, split_target
 from sandkeeper.api.middleware import BARE
 from sandkeeper.api.proxy_socket import relay
+from sandkeeper.api.wire import LONG_BYTES, Wire, wire_of
+from sandkeeper.core.relay import Relay
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.services.upstream import ClientGone, Upstream, connect
@@ -24,6 +26,7 @@ class PortRoute(BaseRoute):
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._token = sandbox.settings.token
+        self._relay = sandbox.relay
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match by the prefix only: what follows is the other server's."""
@@ -42,7 +45,8 @@ class PortRoute(BaseRoute):
         try:
             head = _head(scope, target, self._token)
             await upstream.start(connected, head)
-            await _exchange(scope, receive, send, upstream)
+            exchange = _Exchange(scope, receive, send, upstream, self._relay)
+            await exchange.run()
         finally:
             upstream.close()
 
@@ -67,50 +71,104 @@ def _framing(scope: Scope) -> tuple[bytes, bytes]:
     return b"", b""
 
 
-async def _exchange(scope: Scope, receive: Receive, send: Send, upstream: Upstream) -> None:
-    chunked = _framing(scope)[0] == b"transfer-encoding"
-    upload = asyncio.create_task(_upload(receive, upstream, chunked=chunked))
-    try:
-        status, received = await upstream.response()
-        scope[BARE] = True
-        headers = response_headers(status, received)
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await _download(send, upstream)
-    except ClientGone:
-        return
-    finally:
-        upload.cancel()
-        with suppress(asyncio.CancelledError):
-            await upload
+class _Exchange:
+    """One request and its answer, both ways at once."""
 
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, upstream: Upstream, relay: Relay
+    ) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._upstream = upstream
+        self._relay = relay
+        self._wire = wire_of(scope)
+        framing, value = _framing(scope)
+        self._chunked = framing == b"transfer-encoding"
+        self._left = int(value) if framing == b"content-length" and value.isdigit() else 0
+        self._upload = asyncio.create_task(self._pass_body())
 
-async def _download(send: Send, upstream: Upstream) -> None:
-    more = True
-    while more:
+    async def run(self) -> None:
+        """Pass everything on; returns when the answer is out or the client has gone."""
         try:
-            data, more = await upstream.read()
+            status, received = await self._upstream.response()
+            self._scope[BARE] = True
+            headers = response_headers(status, received)
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+            await self._pass_answer()
+        except ClientGone:
+            return
+        finally:
+            await self._stop_upload()
+
+    async def _stop_upload(self) -> None:
+        self._upload.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._upload
+
+    async def _pass_answer(self) -> None:
+        try:
+            if self._wire is not None and self._upstream.divert(LONG_BYTES):
+                while self._upstream.arrived:
+                    data, _ = await self._upstream.read()
+                    await self._send_body(data, more=True)
+                if not await self._carry_answer(self._wire):
+                    return
+                await self._stop_upload()
+                await self._send_body(b"", more=False)
+                return
+            more = True
+            while more:
+                data, more = await self._upstream.read()
+                if not more:
+                    await self._stop_upload()  # it may hold the connection, which now goes on
+                await self._send_body(data, more=more)
         except SandkeeperError:
             return  # the head is out: the missing end is how the client learns of it
-        await send({"type": "http.response.body", "body": data, "more_body": more})
 
+    async def _carry_answer(self, wire: Wire) -> bool:
+        """Carry the rest of the answer; False when it is not whole, or the client has left."""
+        with self._upstream.rest() as (source, part):
+            carrying = asyncio.create_task(wire.answer(self._relay, source, part, self._scope))
+            try:
+                # The upload ends when the client is gone, and never before the answer does.
+                await asyncio.wait({carrying, self._upload}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                carrying.cancel()
+                (failure,) = await asyncio.gather(carrying, return_exceptions=True)
+        if isinstance(failure, Exception):
+            raise failure
+        return part.moved == part.count
 
-async def _upload(receive: Receive, upstream: Upstream, *, chunked: bool) -> None:
-    """Pass the request's body on, then wait for the client to leave."""
-    wanted = True
-    while (message := await receive())["type"] != "http.disconnect":
-        if wanted:
-            wanted = await _pass_on(upstream, message, chunked=chunked)
-    upstream.abandon()
+    async def _send_body(self, data: bytes, *, more: bool) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
+    async def _pass_body(self) -> None:
+        """Pass the request's body on, then wait for the client to leave."""
+        wanted = True
+        while (message := await self._receive())["type"] != "http.disconnect":
+            self._left -= len(message.get("body", b""))
+            if wanted:
+                wanted = await self._pass_on(message)
+            if wanted and self._wire is not None and self._wire.is_long(self._left):
+                wanted = await self._carry_body(self._wire)
+        self._upstream.abandon()
 
-async def _pass_on(upstream: Upstream, message: Message, *, chunked: bool) -> bool:
-    data: bytes = message.get("body", b"")
-    more: bool = message.get("more_body", False)
-    parts = [data] if data else []
-    if chunked:
-        parts = [b"%x\r\n" % len(data), data, b"\r\n"] if data else []
-        parts += [] if more else [b"0\r\n\r\n"]
-    return (not parts or await upstream.write(*parts)) and more
+    async def _pass_on(self, message: Message) -> bool:
+        data: bytes = message.get("body", b"")
+        more: bool = message.get("more_body", False)
+        parts = [data] if data else []
+        if self._chunked:
+            parts = [b"%x\r\n" % len(data), data, b"\r\n"] if data else []
+            parts += [] if more else [b"0\r\n\r\n"]
+        return (not parts or await self._upstream.write(*parts)) and more
+
+    async def _carry_body(self, wire: Wire) -> bool:
+        with wire.body(self._left) as (first, source, part):
+            self._left = 0
+            if not first or await self._upstream.write(first):
+                await self._upstream.write_from(self._relay, source, part)
+        return False
 
 
 def routes(sandbox: Sandbox) -> list[BaseRoute]:

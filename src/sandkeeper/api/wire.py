@@ -1,0 +1,166 @@
+"""The connection below a request, for long bodies that need not pass through the interpreter.
+
+A handler that knows how many bytes are to come may take them from the client's socket itself, and
+one that has a socket with the answer may have them carried there. Before and after, everything is
+uvicorn's as ever: its parser, its flow control, its keep-alive.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
+
+from sandkeeper.core.relay import Part, Relay, duplicate
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+    from sandkeeper.api.server import EdgeProtocol
+
+__all__ = ["CARRIED", "LONG_BYTES", "WIRE", "Wire", "blocks_of", "wire_of"]
+
+WIRE = "sandkeeper.wire"
+CARRIED = "sandkeeper.carried"
+"""In the scope: how many bytes of the answer were carried past ASGI."""
+
+LONG_BYTES = 256 << 10
+"""From here on a body is worth it."""
+
+BLOCK_BYTES = 1 << 20
+WAKE_BYTES = 256 << 10
+
+
+class Wire:
+    """One request's hold on its connection."""
+
+    __slots__ = ("_cycle", "_protocol")
+
+    def __init__(self, protocol: "EdgeProtocol", cycle: "RequestResponseCycle") -> None:
+        self._protocol = protocol
+        self._cycle = cycle
+
+    def is_long(self, left: int) -> bool:
+        """Say whether `left` bytes of the request's body are worth taking from the socket."""
+        return left - len(self._cycle.body) >= LONG_BYTES and not self._cycle.disconnected
+
+    @contextmanager
+    def body(self, left: int) -> Iterator[tuple[bytes, socket.socket, Part]]:
+        """Take the request's body, of which the handler has not yet received `left` bytes.
+
+        Yields those that are here already, a socket to read from and the part that is still to
+        come from it; whoever reads counts `taken`. What is not taken is received and dropped.
+        """
+        cycle, protocol = self._cycle, self._protocol
+        protocol.flow.pause_reading()
+        first = bytes(cycle.body)
+        cycle.body = bytearray()
+        cycle.message_event.clear()
+        part = Part(left - len(first))
+        try:
+            with duplicate(protocol.transport) as sock:
+                yield first, sock, part
+        finally:
+            protocol.pass_over(part.left)
+
+    async def blocks(self, left: int) -> AsyncGenerator[bytes, None]:
+        """Take the request's body as `body` does and yield it in large blocks.
+
+        It ends early when the client does.
+        """
+        with self.body(left) as (first, sock, part):
+            if first:
+                yield first
+            try:
+                while part.left:
+                    # Woken for many bytes at once: nobody sees a file that is not whole anyway.
+                    lowest = min(part.left, WAKE_BYTES)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, lowest)
+                    block = await _receive(sock, min(part.left, BLOCK_BYTES))
+                    part.taken += len(block)
+                    if not block:
+                        return
+                    yield block
+            finally:
+                with suppress(OSError):  # the connection is gone
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+    async def answer(self, relay: Relay, source: socket.socket, part: Part, scope: Scope) -> None:
+        """Carry a part of the answer's body from another socket; its head has been sent.
+
+        Returns early when either side ends; an answer that is not whole closes the connection.
+        """
+        await self._flushed()
+        if self._cycle.disconnected or self._protocol.transport.is_closing():
+            return
+        try:
+            with duplicate(self._protocol.transport) as target:
+                await relay.carry(source, target, part)
+        finally:
+            self._cycle.expected_content_length -= part.moved
+            scope[CARRIED] = scope.get(CARRIED, 0) + part.moved
+
+    async def _flushed(self) -> None:
+        """Wait until all that was written is in the kernel's hands."""
+        transport = self._protocol.transport
+        if not transport.get_write_buffer_size():
+            return
+        transport.set_write_buffer_limits(high=0)
+        await self._protocol.flow.drain()
+        if not transport.is_closing():
+            transport.set_write_buffer_limits()
+
+
+async def blocks_of(request: Request) -> AsyncGenerator[bytes, None]:
+    """Yield a request's body as it comes, a long one in large blocks; never an empty one.
+
+    Close it before the answer is sent. Raises ClientDisconnect.
+    """
+    wire = wire_of(request.scope)
+    length = request.headers.get("content-length", "")
+    chunked = "transfer-encoding" in request.headers
+    left = int(length) if length.isdigit() and wire is not None and not chunked else 0
+    while (message := await request.receive())["type"] != "http.disconnect":
+        if data := message.get("body", b""):
+            left -= len(data)
+            yield data
+        if not message.get("more_body", False):
+            return
+        if wire is not None and wire.is_long(left):
+            async with aclosing(wire.blocks(left)) as blocks:
+                async for block in blocks:
+                    yield block
+            left = 0
+    raise ClientDisconnect
+
+
+async def _receive(sock: socket.socket, most: int) -> bytes:
+    """Read when the kernel says so; nothing is the end, however it came."""
+    loop = asyncio.get_running_loop()
+    while True:
+        ready = loop.create_future()
+        loop.add_reader(sock, _settle, ready)
+        try:
+            await ready
+        finally:
+            loop.remove_reader(sock)
+        try:
+            return sock.recv(most)
+        except BlockingIOError:
+            continue
+        except OSError:
+            return b""
+
+
+def _settle(ready: "asyncio.Future[None]") -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+def wire_of(scope: Scope) -> Wire | None:
+    """Return the connection of a request; None where there is no such (another server, a test)."""
+    wire: Wire | None = scope.get(WIRE)
+    return wire
