@@ -14,13 +14,7 @@ from sandkeeper.core.cgroups import Cgroups
 
 MIB = 1 << 20
 HOG = "python3 -S -c 'kept = []\nwhile True: kept.append(bytearray(1 << 20))'"
-DAEMON = """python3 -S -c '
-import os, time
-if os.fork(): os._exit(0)
-os.setsid()
-if os.fork(): os._exit(0)
-print(os.getpid(), flush=True)
-time.sleep(1000)'"""
+DAEMON = "(setsid sh -c 'echo $$; exec sleep 1000' &)"
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +160,7 @@ def test_a_kill_reaches_daemons_that_left_the_group_and_the_session(server: Serv
 
 
 def test_a_timeout_kills_the_whole_tree_too(server: Server, groups) -> None:
-    start(server, DAEMON + "; sleep 1000", name="late", timeout=1, limits={"pids": 50})
+    start(server, DAEMON + "; sleep 1000", name="late", timeout=2, limits={"pids": 50})
     pid = pid_of_daemon(server, "late")
     ended = server.client.get("/process/late/wait").json()
 

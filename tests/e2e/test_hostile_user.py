@@ -349,3 +349,22 @@ def test_a_wait_for_a_file_sees_what_the_user_sees(hostile: Server) -> None:
     assert (reply.status_code, shown.status_code) == (422, 200)
     hostile.client.delete("/process/waits/kill")
     until(lambda: hostile.client.get("/process/waits").json()["status"] == "killed")
+
+
+def test_a_terminal_is_the_users_and_brings_nothing_of_the_servers(hostile: Server) -> None:
+    body = {"sessionId": "mine", "shell": "/bin/sh", "workingDir": "/", "cols": 200}
+    assert hostile.client.post("/terminals", json=body).status_code == 201
+    code = "import os; print(sorted(map(int, os.listdir('/proc/self/fd'))), os.getgroups())"
+    typed = f'id -u; stat -c %U $(tty); python3 -S -c "{code}"; echo fin""ished\r'
+    hostile.client.post("/terminals/mine/input", content=typed.encode())
+    found = hostile.client.get(
+        "/terminals/mine/screen", params={"waitFor": "finished", "timeout": 15}
+    ).json()
+    hostile.client.delete("/terminals/mine")
+
+    assert [line for line in found["lines"][1:] if line][-5:-1] == [
+        "65534",
+        "nobody",
+        "[0, 1, 2, 3] [65534]",
+        "finished",
+    ]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from sandkeeper.core.cgroups import Cgroups, Confinement
 from sandkeeper.core.identity import Identity
@@ -20,6 +21,8 @@ from sandkeeper.services.logs import Log
 from sandkeeper.services.runs import RunMeta
 
 __all__ = ["Confined", "Confinements"]
+
+T = TypeVar("T")
 
 
 class Confinements:
@@ -65,13 +68,15 @@ class Confinements:
     def sweep_soon(self) -> None:
         """Try again to remove what is no longer needed."""
         if self._leaving:
-            self.submit(self._sweep)
+            self._submit(self._sweep)
 
-    def submit(self, call: Callable[[], object]) -> "asyncio.Future[object] | None":
-        """Have blocking work done on a thread; None when the server has stopped."""
-        with suppress(RuntimeError):
-            return asyncio.wrap_future(self._threads.submit(call))
-        return None
+    async def run(self, call: Callable[[], T]) -> T:
+        """Have blocking work done on a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    def _submit(self, call: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # the server has stopped
+            self._threads.submit(call)
 
     def close(self) -> None:
         """Wait for what is being done."""
@@ -85,7 +90,7 @@ class Confinements:
                 self._log.warning(f"some processes of run {run} could not be killed")
             self._sweep()
 
-        self.submit(kill)
+        self._submit(kill)
 
     def _sweep(self) -> None:
         for run, groups in list(self._leaving.items()):
@@ -107,9 +112,8 @@ class Confined:
 
         Raises Unprocessable when a limit cannot be set.
         """
-        loop = asyncio.get_running_loop()
         try:
-            self._groups, prepare = await loop.run_in_executor(self._owner._threads, self._make)
+            self._groups, prepare = await self._owner.run(self._make)
         except OSError as error:
             raise Unprocessable(
                 f"failed to start process: its limits cannot be set: {error.strerror}"
