@@ -239,8 +239,6 @@ class Sandbox:
         stack.callback(self._walkers.close)
         stack.push_async_callback(self.changes.close)
         stack.push_async_callback(self.watches.close)
-        stack.push_async_callback(self.egress.stop)
-        await self.egress.start()
         await self._startup.run(self.settings.command)
         stack.callback(self._startup.close)
         await stack.enter_async_context(self.vitals.delay.sampling())
