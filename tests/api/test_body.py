@@ -1,12 +1,13 @@
 """Reading JSON bodies as leniently as the contract says, and never worse than a BadInput."""
 
 import json
-from contextlib import suppress
+import socket
+from contextlib import ExitStack, suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.harness import Server
+from tests.harness import Server, until
 
 from sandkeeper.api.body import Held, Room, parse_json
 from sandkeeper.api.schemas.files import FileRequest
@@ -99,6 +100,25 @@ def test_bodies_together_have_a_limit_and_give_their_room_back() -> None:
     second.take(30)
 
     assert room.free == 70
+
+
+def test_large_bodies_that_hang_keep_no_small_ones_out(make_server) -> None:
+    room = {
+        "SANDKEEPER_MAX_BODY_BYTES_TOTAL": str(8 << 20),
+        "SANDKEEPER_MAX_JSON_WRITE_BYTES": str(4 << 20),
+        "SANDKEEPER_MAX_JSON_BODY_BYTES": str(1 << 20),
+    }
+    server: Server = make_server(env=room)
+    head = b"PUT /filesystem/a HTTP/1.1\r\nHost: a\r\nContent-Length: 4000000\r\n\r\n"
+    body = {"content": "a" * (3 << 20)}
+
+    with ExitStack() as hanging:
+        for _ in range(2):
+            sock = socket.create_connection(("127.0.0.1", server.port))
+            hanging.enter_context(sock).sendall(head + b"a" * 3_900_000)
+        until(lambda: server.client.put("/filesystem/b", json=body).status_code == 503)
+        assert server.client.put("/filesystem/c", json={"content": "c"}).status_code == 200
+    until(lambda: server.client.put("/filesystem/b", json=body).status_code == 200)
 
 
 def test_a_body_of_many_values_costs_little_more_than_its_size(make_server) -> None:

@@ -13,6 +13,8 @@ import httpx
 import pytest
 from tests.harness import Server, free_port, until
 
+from sandkeeper.api.forwarding import Target, request_headers
+
 Answer = Callable[["Connection"], None]
 
 
@@ -181,6 +183,17 @@ def test_the_server_learns_who_asked_and_under_which_name(server: Server, upstre
     assert told["x-forwarded-for"] == "203.0.113.7, 127.0.0.1"
     assert told["x-forwarded-proto"] == "https"
     assert told["x-forwarded-prefix"] == f"/edge/port/{port}"
+
+
+@pytest.mark.parametrize("told", ["t%2Bk%20n%2F", "t+k n/", "t%2Bk+n/"])
+def test_a_referer_with_the_token_is_left_out_however_it_is_written(told: str) -> None:
+    fields = [(b"referer", f"http://a/?token={told}".encode()), (b"x-other", b"kept")]
+    scope = {"headers": fields, "scheme": "http", "client": ("127.0.0.1", 1)}
+
+    sent = request_headers(scope, Target(80, b"/", b""), "t+k n/")
+
+    assert (b"x-other", b"kept") in sent
+    assert not [name for name, _ in sent if name == b"referer"]
 
 
 def test_the_token_of_this_server_is_not_told(make_server: Callable[..., Server]) -> None:

@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schemathesis
 from playwright.sync_api import Page, expect
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 from tests.harness import Server
 
 from sandkeeper.api import description
@@ -19,6 +25,7 @@ UNSERVED = {
     ("GET", "/archive/status"),
 }
 """Described before they are served: both areas are on their way."""
+CHECKS = [content_type_conformance, response_schema_conformance, status_code_conformance]
 BOTH = {"BL_WORKSPACE": "w", "BL_NAME": "n"}
 REFERENCE = re.compile(r'"\$ref": "#/([^"]+)"')
 
@@ -91,3 +98,22 @@ def test_a_person_reads_the_page(server: Server, page: Page) -> None:
     expect(page.locator("#about")).to_contain_text("http://localhost:8080")
     page.get_by_text("Start a process").click()
     expect(page.get_by_text("ProcessRequest", exact=True).first).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/health", "/ready", "/diagnostics", "/metrics", "/network/ports", "/openapi.json"),
+        *("/process", "/terminals", "/drives/mount", "/filesystem-multipart"),
+    ],
+)
+def test_what_is_answered_is_what_is_described(server: Server, path: str) -> None:
+    described = schemathesis.openapi.from_dict(server.client.get("/openapi.json").json())
+
+    described[path]["GET"].Case().call_and_validate(base_url=server.url, checks=CHECKS)
+
+
+def test_the_older_form_can_be_read(server: Server) -> None:
+    described = schemathesis.openapi.from_dict(server.client.get("/swagger/doc.json").json())
+
+    described["/health"]["GET"].Case().call_and_validate(base_url=server.url, checks=CHECKS)

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -137,6 +138,13 @@ def test_head_is_bare_where_the_contract_has_it(server: Server, path: str, statu
     assert (reply.status_code, reply.content) == (status, b"")
 
 
+def test_a_socket_to_an_unknown_route_is_the_same_404(server: Server) -> None:
+    answer = upgrade(server, "/nothing")
+
+    assert answer.startswith(b"HTTP/1.1 404")
+    assert answer.endswith(b"404 page not found")
+
+
 def test_every_reply_forbids_caching(server: Server) -> None:
     headers = server.client.get("/health").headers
 
@@ -251,6 +259,46 @@ def closed_within(sock: socket.socket, dribble: bytes, seconds: float) -> bool:
     return False
 
 
+@pytest.mark.parametrize(
+    "trailer", [b"X-Blaxel-Subject-Id: y\r\n" * 20_000, b"X: " + b"y" * (1 << 20)]
+)
+def test_what_follows_a_body_is_dropped_and_has_a_limit(server: Server, trailer: bytes) -> None:
+    head = (
+        b"POST /process HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+    )
+    before = resident(server)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        with suppress(ConnectionError):
+            sock.sendall(head)
+            for _ in range(30):
+                sock.sendall(trailer)
+        with suppress(ConnectionError):
+            assert not sock.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+    assert resident(server) - before < 16 << 20
+    assert server.client.get("/health").status_code == 200
+
+
+def test_trailers_within_the_limit_are_ignored(server: Server) -> None:
+    body = b'{"command": "true", "name": "trailed"}'
+    request = (
+        b"POST /process HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+        b"%x\r\n%s\r\n0\r\nX-Request-Id: later\r\n\r\n" % (len(body), body)
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        sock.sendall(request)
+        answer = sock.makefile("rb").read()
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"later" not in answer
+
+
+def resident(server: Server) -> int:
+    with open(f"/proc/{server.pid}/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
 def test_a_failure_is_an_empty_500_and_the_server_lives(make_server) -> None:
     own: Server = make_server(env={"BL_ENV": "dev"})
 
@@ -308,7 +356,7 @@ def test_a_token_guards_sockets_tools_streams_and_ports(make_server) -> None:
         *((("GET", "/?token="), ("GET", "/?token=wrong"), ("GET", "/?TOKEN=s3cret"))),
     ):
         assert guarded.client.request(method, path).status_code == 401, path
-    for path in ("/terminal/ws", f"/port/{guarded.port}/terminal/ws", "/nothing"):
+    for path in ("/terminal/ws", f"/port/{guarded.port}/terminal/ws"):
         assert upgrade(guarded, path).startswith(b"HTTP/1.1 403")
     assert upgrade(guarded, "/terminal/ws?token=s3cret").startswith(b"HTTP/1.1 101")
 

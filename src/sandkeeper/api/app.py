@@ -151,7 +151,7 @@ async def _unrouted(
     """Redirect when only a trailing slash is missing or too much; otherwise 404."""
     if scope["type"] == "websocket":
         await receive()
-        await send({"type": "websocket.close", "code": 1000})
+        await not_found()(scope, receive, send)
         return
     response = _slash_redirect(routes, scope)
     if response is not None:

@@ -23,6 +23,9 @@ __all__ = ["HELD", "Held", "Room", "parse_json", "read_body", "read_json"]
 T = TypeVar("T")
 HELD = "sandkeeper.held"
 """Where in a request's scope its `Held` is."""
+SMALL_BYTES = 256 << 10
+"""So much of a body always has room, or a few large ones that hang would keep all others out."""
+
 MANY_VALUES = 100_000
 MOST_STRINGS = 200_000
 _LONE = re.compile("[\ud800-\udfff]")
@@ -67,7 +70,7 @@ async def read_body(request: Request, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise TooLarge(f"request body is larger than {limit} bytes")
-        if held is not None:
+        if held is not None and size > SMALL_BYTES:
             held.take(len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)

@@ -5,7 +5,7 @@ this API stay here too: a program in the sandbox must not learn the token that g
 """
 
 import re
-from urllib.parse import unquote_plus
+from urllib.parse import unquote, unquote_plus
 
 from starlette.types import Scope
 
@@ -95,7 +95,7 @@ def request_headers(scope: Scope, target: Target, token: str) -> Headers:
             value = _without_cookie(value)
             if not value:
                 continue
-        if token and name == b"referer" and token.encode() in value:
+        if token and name == b"referer" and _tells(value.decode("latin-1"), token):
             continue  # a page opened with the token in its address
         headers.append((name, value))
     return headers + _forwarded(scope, target)
@@ -135,6 +135,11 @@ def _named_by_connection(headers: Headers) -> frozenset[bytes]:
         for word in value.split(b",")
     }
     return frozenset(named - {b"content-length", b"host", b"cache-control"})
+
+
+def _tells(address: str, token: str) -> bool:
+    """Say whether an address holds the token, written plainly or with escapes."""
+    return any(token in form for form in (address, unquote(address), unquote_plus(address)))
 
 
 def _bearer(value: bytes) -> bytes:

@@ -28,7 +28,9 @@ DRAIN_SECONDS = 10
 class EdgeProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with the contract's limits on request heads.
 
-    A head must be complete within 30 s and may have 1 MiB; uvicorn itself bounds neither.
+    A head must be complete within 30 s and may have 1 MiB; uvicorn itself bounds neither. What
+    follows a body in chunks (trailers) has the same limit and is dropped: uvicorn would put it
+    among the fields of a request that is being served.
     """
 
     _head_timer: asyncio.TimerHandle | None = None
@@ -56,11 +58,11 @@ class EdgeProtocol(HttpToolsProtocol):
                 return
         if self._in_head:
             self._arm()  # bytes before a request line, which the parser skips, are late as well
-            self._head_bytes += len(data)
-            # One read may carry a body behind the head; a read is at most 256 KiB.
-            if self._head_bytes > HEADER_BYTES + (256 << 10):
-                self._refuse(431, "request header fields are too large")
-                return
+        self._head_bytes += len(data)
+        # One read may carry a body behind the head; a read is at most 256 KiB.
+        if self._head_bytes > HEADER_BYTES + (256 << 10):
+            self._refuse(431, "request header fields are too large")
+            return
         super().data_received(data)
 
     def on_message_begin(self) -> None:
@@ -69,6 +71,16 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         self._arm()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a field of the head."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Count anew: what was read was not all head or trailer."""
+        self._head_bytes = 0
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         """Stop the time: the head is here."""
@@ -99,6 +111,13 @@ class EdgeProtocol(HttpToolsProtocol):
             self.on_message_complete()
         self.flow.resume_reading()
 
+    def _should_upgrade(self) -> bool:
+        """Take only a whole handshake for one; anything else is a request like others."""
+        if self.parser.get_method() != b"GET" or not super()._should_upgrade():
+            return False
+        fields = dict(self.headers)
+        return b"sec-websocket-key" in fields and fields.get(b"sec-websocket-version") == b"13"
+
     def send_400_response(self, msg: str) -> None:
         """Answer a request that cannot be parsed, as JSON like every other error."""
         self._refuse(400, msg)
@@ -118,6 +137,10 @@ class EdgeProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: int, text: str) -> None:
+        self._disarm()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.close()  # another answer is on its way here
+            return
         body = encode_json({"error": text})
         reason = {400: "Bad Request", 431: "Request Header Fields Too Large"}[status]
         head = (
@@ -125,7 +148,6 @@ class EdgeProtocol(HttpToolsProtocol):
             f"access-control-allow-origin: *\r\ncontent-length: {len(body)}\r\n"
             "connection: close\r\n\r\n"
         )
-        self._disarm()
         self.transport.write(head.encode() + body)
         self.transport.close()
 

@@ -12,6 +12,7 @@ the program waits in its write.
 import asyncio
 import signal
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -40,7 +41,8 @@ AHEAD_BYTES = 2 << 20
 
 SLOW_SECONDS = 0.05
 QUIET_SECONDS = 0.1
-ECHO_SECONDS = 0.3
+ECHO_SECONDS, ECHO_LOOK_SECONDS = 2.0, 0.1
+AUDITED_LINES = 200
 
 
 class Viewer:
@@ -81,6 +83,8 @@ class Terminal:
         self._line: Line | None = None
         self._typing: Typing | None = None
         self._typed = Typed()
+        self._lines: deque[tuple[TypedLine, Caller, float]] = deque(maxlen=AUDITED_LINES)
+        self._auditing = False
         self._mirror = Mirror(journal, meta.cols, meta.rows)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -217,22 +221,33 @@ class Terminal:
         )
         if not self._typing.write(data):
             raise Conflict("the terminal's program does not read its input")
-        for line in lines:
-            if line.unseen:
-                loop = asyncio.get_running_loop()
-                loop.call_later(ECHO_SECONDS, self._audit_if_shown, line, caller)
-            else:
-                self._audit(line, caller)
+        until = time.monotonic() + ECHO_SECONDS
+        self._lines += [(line, caller, until) for line in lines]
+        if self._lines and not self._auditing:
+            self._auditing = True
+            self._spawn(self._audit_lines())
 
-    def _audit(self, line: TypedLine, caller: Caller) -> None:
-        self._access.audit("terminal_command", caller, command=line.text, session_id=self.meta.name)
+    async def _audit_lines(self) -> None:
+        """Log the lines in the order in which they were typed, each once it has been shown."""
+        while self._lines:
+            line, caller, until = self._lines.popleft()
+            if not line.unseen or await self._shown(line, until):
+                extras = {"command": line.text, "session_id": self.meta.name}
+                self._access.audit("terminal_command", caller, **extras)
+        self._auditing = False
 
-    def _audit_if_shown(self, line: TypedLine, caller: Caller) -> None:
-        with suppress(OSError), Reader(self.journal) as reader:
-            chunks = reader.read(line.offset, 64 << 10, nowait=True)
-            data = b"".join(item.data for item in chunks if isinstance(item, Chunk))
-            if line.text in shown_text(data.decode("utf-8", "replace")):
-                self._audit(line, caller)
+    async def _shown(self, line: TypedLine, until: float) -> bool:
+        """Say whether the terminal shows a line; a busy machine may take its time."""
+        while True:
+            over = self.journal.sealed or time.monotonic() > until
+            with suppress(OSError), Reader(self.journal) as reader:
+                chunks = reader.read(line.offset, 64 << 10, nowait=True)
+                data = b"".join(item.data for item in chunks if isinstance(item, Chunk))
+                if line.text in shown_text(data.decode("utf-8", "replace")):
+                    return True
+            if over:
+                return False
+            await asyncio.sleep(ECHO_LOOK_SECONDS)
 
     def resize(self, cols: int, rows: int) -> None:
         """Set the size for everybody; sizes outside 1 to 65535 are ignored."""

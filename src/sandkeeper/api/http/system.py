@@ -15,8 +15,8 @@ __all__ = ["routes"]
 
 WELCOME = {
     "message": "sandkeeper is running",
-    "documentation": "docs/http-api.md of the sandkeeper package; the wire contract is Blaxel's "
-    "sandbox API",
+    "documentation": "all routes: swagger/index.html, swagger/doc.json, openapi.json; the wire "
+    "contract is Blaxel's sandbox API",
     "description": "Processes, files, terminals and ports of this sandbox over HTTP",
 }
 
