@@ -11,7 +11,7 @@ from sandkeeper.core.patterns import name_matcher
 from sandkeeper.core.removal import remove_tree
 from sandkeeper.core.renaming import exclusive_rename
 from sandkeeper.core.replace import Draft, PathLocks, survey
-from sandkeeper.core.temporaries import Temporaries
+from sandkeeper.core.temporaries import Temporaries, remove_temporary
 
 
 def test_a_new_journal_removes_what_an_old_one_had_in_flight(tmp_path: Path) -> None:
@@ -128,3 +128,18 @@ def test_an_exclusive_rename_replaces_nothing(tmp_path: Path) -> None:
         exclusive_rename(str(tmp_path / "a"), str(tmp_path / "b"))
     exclusive_rename(str(tmp_path / "a"), str(tmp_path / "c"))
     assert sorted(os.listdir(tmp_path)) == ["b", "c"]
+
+
+def test_a_temporary_directory_is_removed_however_deep_it_is(tmp_path: Path) -> None:
+    top = tmp_path / temporary_name(replacing=False)
+    top.mkdir()
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+
+    assert remove_temporary(str(top))
+    assert os.listdir(tmp_path) == []

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from tests.harness import Server, until
 
-SCHEMA = Path(__file__).parents[2] / "src" / "sandkeeper" / "openapi" / "files.json"
+SCHEMAS = Path(__file__).parents[2] / "src" / "sandkeeper" / "openapi"
 
 CAGE = """
 set -e
@@ -66,18 +66,30 @@ def test_the_cage_holds(caged: Server) -> None:
     assert inside.status_code == 200
 
 
-schema = schemathesis.openapi.from_dict(json.loads(SCHEMA.read_text()))
-
-
-@schema.parametrize()
-@settings(
+files = schemathesis.openapi.from_dict(json.loads((SCHEMAS / "files.json").read_text()))
+searches = schemathesis.openapi.from_dict(json.loads((SCHEMAS / "search.json").read_text()))
+fuzzed = settings(
     max_examples=12,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_every_answer_is_a_described_one(case: Any, caged: Server) -> None:
+
+
+@files.parametrize()
+@fuzzed
+def test_every_answer_about_files_is_a_described_one(case: Any, caged: Server) -> None:
+    check(case, caged)
+
+
+@searches.parametrize()
+@fuzzed
+def test_every_answer_of_a_search_is_a_described_one(case: Any, caged: Server) -> None:
+    check(case, caged)
+
+
+def check(case: Any, caged: Server) -> None:
     reply = case.call(base_url=caged.url, timeout=20)
 
     # 500 is the contract's word for what the system refused; it always carries the reason.

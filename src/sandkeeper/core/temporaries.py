@@ -7,12 +7,12 @@ named there; nothing but a name with our own prefix is ever removed.
 """
 
 import os
-import shutil
 import threading
 from contextlib import suppress
 from pathlib import Path
 
 from sandkeeper.core.paths import is_temporary
+from sandkeeper.core.removal import remove_tree
 
 __all__ = ["Temporaries", "remove_temporary"]
 
@@ -93,7 +93,9 @@ def remove_temporary(path: str) -> bool:
     try:
         os.unlink(path)
     except IsADirectoryError:
-        shutil.rmtree(path, ignore_errors=True)  # does not follow links (avoids_symlink_attacks)
+        with suppress(OSError):
+            remove_tree(path)
+        return not os.path.lexists(path)
     except OSError:
         return False
     return True

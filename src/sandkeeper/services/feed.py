@@ -65,9 +65,11 @@ class Feed(Generic[T]):
             await self._run(self._sink.discard)
 
     async def _settle(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            await writing
+        if self._writing is not None:
+            # A thread that writes cannot be called back: whoever is cancelled here leaves the
+            # block to `abort`, which waits for it before the file is closed.
+            await asyncio.shield(self._writing)
+            self._writing = None
 
     def _take(self) -> list[bytes]:
         pieces, self._pieces = self._pieces, []
