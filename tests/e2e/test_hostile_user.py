@@ -18,6 +18,8 @@ import pytest
 from tests.harness import Server, until
 from tests.mcp_calls import Tools
 
+from sandkeeper.services.runs import pipes_folder
+
 SYSCTL = "/proc/sys/vm/overcommit_ratio"
 """Anything below /proc/sys goes by the effective uid; this one is written with its own value."""
 
@@ -237,9 +239,11 @@ def test_variables_of_a_request_change_neither_the_user_nor_the_score(hostile: S
 
 def test_the_servers_own_places_are_closed(hostile: Server) -> None:
     state = hostile.state
+    pipes = pipes_folder(state, hostile.env.get("XDG_RUNTIME_DIR", ""))
+    assert pipes.exists()
     made = hostile.run(
         f"ls {state} {state}/runs {state}/temporaries; cat {state}/keeper.sock; "
-        f"ls /run/sandkeeper-* /dev/shm/sandkeeper-*; cat {hostile.log_path}; "
+        f"ls {pipes}; cat {hostile.log_path}; "
         "cat /proc/$PPID/environ; ls /proc/$PPID/fd; true",
         workingDir="/",
     )
