@@ -81,6 +81,18 @@ def test_a_replay_is_identical_every_time_and_to_what_was_live(server: Server) -
     assert live.count("stderr:e") == 200
 
 
+def test_a_line_that_was_closed_for_want_of_patience_is_closed_there_in_every_replay(
+    server: Server,
+) -> None:
+    name = start(
+        server, "printf open; sleep 0.05; echo held >&2; sleep 0.4; echo late >&2; echo ' rest'"
+    )
+    live = text(server, name)
+
+    assert "stdout:open\nstderr:held\n" in live
+    assert text(server, name) == live
+
+
 def test_a_line_of_10000_bytes_has_one_prefix(server: Server) -> None:
     server.run("head -c 10000 /dev/zero | tr '\\0' x; echo", name="long")
 

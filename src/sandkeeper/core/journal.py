@@ -162,6 +162,14 @@ class Journal:
         self.totals[stream] += count
         self.tail += count
 
+    def advance(self, microseconds: int) -> None:
+        """Have all later bytes recorded at this time or after it, whatever the clock says.
+
+        So a reader that acted on the passing of time finds the same reason in a replay.
+        """
+        self._last_time = max(self._last_time, microseconds)
+        self._last_stream = -1
+
     def append(self, stream: int, data: bytes) -> None:
         """Store bytes that are at hand; raises OSError and then stores a prefix of them."""
         view = memoryview(data)

@@ -117,6 +117,13 @@ class Pump:
         """
         self._order(lambda: self._drain(sources, done))
 
+    def settle(self, journal: Journal, moment: int, done: Callable[[int], None]) -> None:
+        """Have later bytes recorded at `moment` (microseconds) or after it.
+
+        `done` gets the tail below which all earlier ones stand, on the pump's thread.
+        """
+        self._order(lambda: self._settle(journal, moment, done))
+
     def release(self, journal: Journal, sources: tuple[Source, ...]) -> None:
         """Give up pipes whose process is over; each is still carried until its last writer goes."""
         self._order(lambda: self._release(journal, sources))
@@ -228,6 +235,10 @@ class Pump:
         except OSError:
             journal.skip(stream, len(data))
         self._mark(journal)
+
+    def _settle(self, journal: Journal, moment: int, done: Callable[[int], None]) -> None:
+        journal.advance(moment)
+        done(journal.tail)
 
     def _drain(self, sources: tuple[Source, ...], done: Callable[[], None]) -> None:
         for source in sources:
