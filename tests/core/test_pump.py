@@ -186,5 +186,7 @@ def test_after_a_settled_moment_nothing_is_recorded_before_it(rig: Rig) -> None:
     with Reader(rig.journal) as reader:
         before, after = reader.read(0)
     assert tails == [5]
-    assert isinstance(before, Chunk) and before.time == held.time
-    assert isinstance(after, Chunk) and after.time >= moment
+    assert isinstance(before, Chunk)
+    assert isinstance(after, Chunk)
+    assert before.time == held.time
+    assert after.time >= moment

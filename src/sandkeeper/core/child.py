@@ -168,7 +168,13 @@ class Children:
             self._owned.add(started.pid)
             if spec.nofile is not None:
                 _limit_files(started.pid, spec.nofile)
-            return Child(started.pid, os.pidfd_open(started.pid), self)
+            try:
+                return Child(started.pid, os.pidfd_open(started.pid), self)
+            except OSError:  # no descriptor left: without a handle nobody could end or reap it
+                os.killpg(started.pid, signal.SIGKILL)
+                os.waitpid(started.pid, 0)
+                self._owned.discard(started.pid)
+                raise
 
     def adopt(self, pid: int) -> None:
         """Keep the reaper of orphans away from a process of an earlier server."""

@@ -2,7 +2,7 @@
 
 import os
 
-__all__ = ["OwnedFd"]
+__all__ = ["OwnedFd", "duplicates"]
 
 
 class OwnedFd:
@@ -42,3 +42,16 @@ class OwnedFd:
         """Give the descriptor away; the caller owns it now."""
         fd, self._fd = self.number, -1
         return fd
+
+
+def duplicates(fds: tuple[int, ...]) -> tuple[int, ...]:
+    """Duplicate all of them or none; raises OSError."""
+    made: list[int] = []
+    try:
+        for fd in fds:
+            made.append(os.dup(fd))  # noqa: PERF401 - those made so far are to be closed
+    except OSError:
+        for fd in made:
+            os.close(fd)
+        raise
+    return tuple(made)

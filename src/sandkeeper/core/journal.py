@@ -198,7 +198,7 @@ class Journal:
         self.lost += size
         self._count_holes()
         for path in (oldest.data_path, oldest.index_path):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # gone, or on a disk that has become read-only
                 # Emptied first: a reader that has it open would keep its space on a full disk.
                 os.truncate(path, 0)
                 path.unlink()

@@ -12,8 +12,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sandkeeper.core import keeper_main
@@ -85,14 +85,28 @@ class Keeper:
             self._send(b"drop " + key.encode(), ())
 
     def get(self, key: str) -> list[int]:
-        """Return copies of the descriptors under a key; they are the caller's to close."""
-        with self._lock:
-            self._send(b"get " + key.encode(), ())
-            assert self._socket is not None
-            message, fds, _, _ = socket.recv_fds(self._socket, 256, keeper_main.MAX_FDS)
-            for fd in fds:
-                os.set_inheritable(fd, False)
-            return fds if message == key.encode() else []
+        """Return copies of the descriptors under a key; they are the caller's to close.
+
+        Empty where the keeper has nothing, or does not answer: then it is left for another.
+        """
+        with self._lock, suppress(OSError):
+            try:
+                self._send(b"get " + key.encode(), ())
+                return self._answer(key)
+            except OSError:
+                self._close()  # a late answer would be taken for the next one's
+                raise
+        return []
+
+    def _answer(self, key: str) -> list[int]:
+        assert self._socket is not None
+        flags = socket.MSG_CMSG_CLOEXEC
+        message, fds, _, _ = socket.recv_fds(self._socket, 256, keeper_main.MAX_FDS, flags)
+        if message == key.encode():
+            return fds
+        for fd in fds:
+            os.close(fd)
+        return []
 
     def close(self) -> None:
         """Disconnect; the keeper stays while it holds something."""
@@ -120,7 +134,8 @@ class Keeper:
         made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         made.settimeout(SEND_SECONDS)
         try:
-            made.connect(_short(self._path))
+            with _short(self._path) as name:
+                made.connect(name)
         except OSError:
             made.close()
             raise
@@ -129,7 +144,8 @@ class Keeper:
     def _start(self) -> None:
         self._path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(_short(self._path))
+            with _short(self._path) as name:
+                listener.bind(name)
             os.chmod(self._path, 0o600)
             listener.listen(4)
             argv = [sys.executable, "-I", "-S", keeper_main.__file__]
@@ -144,12 +160,17 @@ class Keeper:
             self._child = self._children.spawn(spawn)
 
 
-def _short(path: Path) -> str:
-    """Return a name of at most 107 bytes for a socket: longer paths go through an open folder.
+@contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """Give a name of at most 107 bytes for a socket: longer paths go through an open folder.
 
     unix(7) limits `sun_path` to 108 bytes; /proc/self/fd has no such limit.
     """
     if len(os.fsencode(path)) < 108:
-        return str(path)
+        yield str(path)
+        return
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    return f"/proc/self/fd/{folder}/{path.name}"
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)

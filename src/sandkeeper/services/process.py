@@ -11,12 +11,14 @@ from contextlib import suppress
 
 from sandkeeper.core.adopted import Adopted
 from sandkeeper.core.child import Child, ExitStatus
+from sandkeeper.core.fds import duplicates
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.lifecycle import TERMINAL, Effect, Event, State, step, wire_status
 from sandkeeper.core.pump import Source
 from sandkeeper.core.segment import NOTICE, REMARK
 from sandkeeper.errors import NotFound, Unprocessable
 from sandkeeper.services.launch import Launch, Workshop
+from sandkeeper.services.outcome import reason_of
 from sandkeeper.services.recorder import Recorder
 from sandkeeper.services.runs import RunFolder, RunMeta
 from sandkeeper.services.stdin import Stdin
@@ -89,7 +91,12 @@ class Process:
 
     async def _attempt(self, *, first: bool) -> None:
         launch = Launch(self._shop, self.folder, self.meta, self.journal)
-        stdin = self.stdin.open(self._shop.identity) if self.stdin else None
+        try:
+            stdin = self.stdin.open(self._shop.identity) if self.stdin else None
+        except Unprocessable:
+            if first:
+                self._shop.writer.submit(self.folder.remove)
+            raise
         try:
             self._child, self._sources = await launch.run(None if first else self._sources, stdin)
         except BaseException:
@@ -148,7 +155,13 @@ class Process:
         if self._child is None or self._child.reaped:
             return
         ours = (*(source.fd for source in self._sources), self._child.pidfd.number)
-        copies = tuple(map(os.dup, ours))
+        try:
+            copies = duplicates(ours)
+        except OSError as error:
+            # The keeper has the pipes since before the start; without the pidfd it is the exit
+            # status alone that a kill -9 could cost.
+            self._shop.log.warning(f"the keeper cannot hold {self.meta.id}: {error}")
+            return
         self.recorder.later(self._shop.keeper.put_copies, self.meta.id, copies)
 
     # The end of an attempt
@@ -201,29 +214,15 @@ class Process:
             meta.peak_rss_bytes = max(meta.peak_rss_bytes or 0, status.peak_rss_bytes)
         meta.exit_code = -1 if status.code is None else status.code
         meta.exit_signal = status.signal
-        unknown = status.code is None and status.signal is None
-        meta.exit_reason = self._reason(status, unknown)
+        meta.exit_reason = reason_of(
+            status, self.state, timed_out=self._timed_out, out_of_memory=self._shop.oom.happened
+        )
         if status.code == 0:
             self._apply(Event.EXIT_OK)
-        elif not unknown and self._may_restart():
+        elif meta.exit_reason != "unknown" and self._may_restart():
             self._apply(Event.EXIT_RETRY)
         else:
             self._apply(Event.EXIT_BAD)
-
-    def _reason(self, status: ExitStatus, unknown: bool) -> str:
-        if unknown:
-            return "unknown"
-        if status.code == 0:
-            return "exited"
-        if self.state is State.KILLING:
-            return "timeout" if self._timed_out else "killed"
-        if self.state is State.STOPPING:
-            return "stopped"
-        if status.signal is None:
-            return "exited"
-        if status.signal == signal.SIGKILL and self._shop.oom.happened():
-            return "oom"
-        return "signaled"
 
     def _may_restart(self) -> bool:
         meta = self.meta

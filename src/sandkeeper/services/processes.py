@@ -334,6 +334,8 @@ class Processes:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             self._shop.oom.tick()
             self.evict()
+            if self._exporter is not None:
+                self._exporter.retry()
 
 
 def _is_go_int(text: str) -> bool:

@@ -137,14 +137,19 @@ class RunFolder:
             temporary.rename(path)
 
     def load(self) -> RunMeta | None:
-        """Return what the last whole line of `meta.jsonl` says, or None when there is none."""
+        """Return what the last whole line of `meta.jsonl` says, or None when there is none.
+
+        Raises OSError when it cannot be read, ValueError when it says what we do not understand.
+        """
         try:
             lines = (self.path / "meta.jsonl").read_bytes().split(b"\n")
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         for line in reversed(lines):
             with suppress(msgspec.MsgspecError):
                 return msgspec.json.decode(line, type=RunMeta)
+        if any(lines[:-1]):  # what ends in a newline was written whole
+            raise ValueError("its record is not one of ours")
         return None
 
     def drop_fifos(self) -> None:

@@ -261,9 +261,7 @@ class Sandbox:
         await self.tunnel.start()
 
     def _prepare_state(self) -> None:
-        state = self.settings.state_dir
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state.chmod(0o700)
+        state = self.settings.state_dir  # made, proven ours and locked by then
         self._store.prepare()
         restore_stage(state / "stage", self._store)
         try:

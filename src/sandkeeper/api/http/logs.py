@@ -64,9 +64,7 @@ class LogHandlers:
         with closing(Follow(process.journal, consumer="logs")) as follow:
             while True:
                 patience = text.silence()
-                items = await follow.next(
-                    TEXT_HEARTBEAT_SECONDS if patience is None else patience
-                )
+                items = await follow.next(TEXT_HEARTBEAT_SECONDS if patience is None else patience)
                 if items is None:
                     break
                 if items:

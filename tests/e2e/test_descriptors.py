@@ -1,0 +1,47 @@
+"""A server that has run out of descriptors refuses, says so, and is as before afterwards."""
+
+import os
+import resource
+
+from tests.harness import Server, until
+
+
+def limited(server: Server, spare: int) -> None:
+    """Leave the server `spare` descriptors."""
+    used = len(os.listdir(f"/proc/{server.pid}/fd"))
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (used + spare, 20_000))
+
+
+def children(server: Server) -> set[int]:
+    """Return the pids of the server's children, zombies too."""
+    found: set[int] = set()
+    for task in os.listdir(f"/proc/{server.pid}/task"):
+        with open(f"/proc/{server.pid}/task/{task}/children") as file:
+            found |= set(map(int, file.read().split()))
+    return found
+
+
+def test_a_start_without_descriptors_is_a_422_at_every_step_of_it(make_server) -> None:
+    server: Server = make_server()
+    server.run("echo warm")
+    before = children(server)
+    refusals = 0
+    for spare in range(24):
+        limited(server, spare)
+        for stdin in (False, True):
+            body = {"command": "sleep 300", "stdin": stdin, "name": f"p{spare}{stdin}"}
+            reply = server.client.post("/process", json=body)
+            assert reply.status_code in {200, 422}, reply.text
+            if reply.status_code == 422:
+                refusals += 1
+                assert "too many open files" in reply.text
+            else:
+                assert server.client.delete(f"/process/p{spare}{stdin}/kill").status_code == 200
+                until(lambda: children(server) == before)
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (20_000, 20_000))
+
+    assert refusals > 5
+    until(lambda: children(server) == before)
+    assert server.run("echo again")["stdout"] == "again\n"
+    errors = [line for line in server.log_lines() if "unhandled" in line["msg"]]
+    assert errors == []
