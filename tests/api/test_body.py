@@ -52,3 +52,10 @@ def test_what_was_sent_is_what_is_read(command: str, env: dict[str, str], tail: 
 def test_any_depth_is_refused_or_read_but_never_fatal(depth: int, opening: str) -> None:
     with pytest.raises(BadInput):
         parse_json((opening * depth).encode(), ProcessRequest)
+
+
+def test_null_is_the_default_of_a_field_and_the_zero_of_an_element() -> None:
+    body = b'{"command":"true","timeout":null,"env":{"A":null,"B":"b"},"waitForPorts":[null,1]}'
+    made = parse_json(body, ProcessRequest)
+
+    assert (made.timeout, made.env, made.wait_for_ports) == (None, {"A": "", "B": "b"}, [0, 1])
