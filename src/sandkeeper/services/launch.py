@@ -150,8 +150,7 @@ class Launch:
 
     def _make_pipes(self) -> tuple[Source, ...]:
         folder = self._folder
-        # Written while the child is born; a disk that stalls must not stall the event loop.
-        self._shop.writer.submit(folder.save, msgspec.json.encode(self._meta))
+        self._record()
         try:
             folder.make_fifos(self._shop.identity)
             out, err = folder.open_readers()
@@ -162,6 +161,17 @@ class Launch:
             Source(self._meta.id, self._journal, STDOUT, out),
             Source(self._meta.id, self._journal, STDERR, err),
         )
+
+    def _record(self) -> None:
+        """Write the record before the child is born: a server killed right then finds it again.
+
+        An append to an existing file, so it waits for the disk no more than the move of the folder
+        did. A full disk refuses nobody a start; such a run is not found again.
+        """
+        try:
+            self._folder.save(msgspec.json.encode(self._meta))
+        except OSError as error:
+            self._shop.log.warning(f"cannot save {self._meta.id}: {error}")
 
     def _give_up(self, sources: tuple[Source, ...]) -> None:
         for source in sources:
