@@ -45,3 +45,22 @@ def test_a_start_without_descriptors_is_a_422_at_every_step_of_it(make_server) -
     assert server.run("echo again")["stdout"] == "again\n"
     errors = [line for line in server.log_lines() if "unhandled" in line["msg"]]
     assert errors == []
+
+
+def test_those_that_run_keep_enough_descriptors_for_their_output(make_server) -> None:
+    """Starts are refused before the last ones are gone, so no output is lost for want of one."""
+    server: Server = make_server()
+    server.run("echo warm")
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (200, 20_000))
+    names: list[str] = []
+    while True:
+        body = {"command": "read go; echo $go", "stdin": True, "name": f"r{len(names)}"}
+        if server.client.post("/process", json=body).status_code == 422:
+            break
+        names.append(body["name"])
+    for name in names:
+        server.client.post(f"/process/{name}/stdin", content=b"gone\n")
+    ended = [server.client.get(f"/process/{name}/wait?timeout=20").json() for name in names]
+
+    assert len(names) > 10
+    assert {(made["stdout"], made["lostBytes"]) for made in ended} == {("gone\n", 0)}

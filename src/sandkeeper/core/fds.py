@@ -1,8 +1,9 @@
 """File descriptors with an owner."""
 
 import os
+import resource
 
-__all__ = ["OwnedFd", "duplicates"]
+__all__ = ["OwnedFd", "duplicates", "is_scarce"]
 
 
 class OwnedFd:
@@ -55,3 +56,12 @@ def duplicates(fds: tuple[int, ...]) -> tuple[int, ...]:
             os.close(fd)
         raise
     return tuple(made)
+
+
+def is_scarce(fd: int) -> bool:
+    """Say whether a descriptor just opened is among the last eighth of those we may have.
+
+    The kernel gives the lowest free number, so all below it are in use.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft != resource.RLIM_INFINITY and fd >= soft - soft // 8

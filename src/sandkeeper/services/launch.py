@@ -1,6 +1,7 @@
 """Starting an attempt of a process: its shell, environment, folder and pipes."""
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -12,6 +13,7 @@ import msgspec
 from sandkeeper.core.adopted import start_time
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.child import Child, Children, Spawn
+from sandkeeper.core.fds import is_scarce
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.keeper import Keeper
@@ -133,6 +135,10 @@ class Launch:
         try:
             writers = folder.open_writers()
             try:
+                if sources is None and is_scarce(
+                    writers[1]
+                ):  # what is left is for the output of those that run
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 self._keep(made)
                 child = self._shop.children.spawn(
                     replace(spawn, stdout=writers[0], stderr=writers[1])
