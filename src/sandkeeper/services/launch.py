@@ -135,9 +135,8 @@ class Launch:
         try:
             writers = folder.open_writers()
             try:
-                if sources is None and is_scarce(
-                    writers[1]
-                ):  # what is left is for the output of those that run
+                # What is left is for the output of those that run, and for their restarts.
+                if sources is None and is_scarce(writers[1]):
                     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 self._keep(made)
                 child = self._shop.children.spawn(
