@@ -1,6 +1,7 @@
 """The `sandkeeper` command: without a verb it serves."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -57,15 +58,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Imported here so that `--version` and `--help` answer at once.
     from sandkeeper.api.server import listen, serve
     from sandkeeper.core.allocator import keep_freed_blocks
+    from sandkeeper.core.statelock import StateLock
     from sandkeeper.services.sandbox import Sandbox
 
+    try:
+        lock = StateLock(settings.state_dir)
+    except OSError as error:
+        return _refuse(f"cannot use the state folder {settings.state_dir}: {error.strerror}")
     try:
         listener = listen(settings.host, settings.port)
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         return _refuse(f"cannot listen on {where}: {error.strerror}")
     keep_freed_blocks()
-    with listener:
+    with listener, contextlib.closing(lock):
         try:
             sandbox = Sandbox(settings, environment, identity)
         except OSError as error:

@@ -181,3 +181,32 @@ def test_a_long_line_is_told_in_parts_of_8_kib(make_server) -> None:
     )
 
     assert max(map(len, parts)) == 8192
+
+
+def test_what_is_refused_for_its_words_is_refused_in_order_and_not_audited(make_server) -> None:
+    server: Server = make_server(env={"BL_DISABLE_KEEPALIVE": "true", "HOME": ""})
+    client = server.client
+    client.post("/process", json={"command": "sleep 30", "name": "taken"})
+    wrong = {"command": "true", "name": "taken", "workingDir": "~/x", "keepAlive": True}
+    texts = []
+    for repaired in ({}, {"keepAlive": False}, {"workingDir": "/nope"}, {"name": "free"}):
+        wrong |= repaired
+        reply = client.post("/process", json=wrong)
+        texts.append((reply.status_code, reply.json()["error"]))
+    client.delete("/process/taken/kill")
+
+    assert texts == [
+        (
+            400,
+            "keepAlive is not available for this sandbox: it is not included in your current plan",
+        ),
+        (400, "home directory not found"),
+        (400, "process with name 'taken' already exists and is running"),
+        (
+            422,
+            "failed to start process: could not execute command 'true' because folder '/nope' "
+            "does not exist",
+        ),
+    ]
+    until(lambda: audits(server, "process_kill"))
+    assert [line["command"] for line in audits(server, "process_exec")] == ["sleep 30", "true"]

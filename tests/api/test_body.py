@@ -135,3 +135,10 @@ def test_a_body_of_many_values_costs_little_more_than_its_size(make_server) -> N
 def peak(server: Server) -> int:
     with open(f"/proc/{server.pid}/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+
+
+def test_null_is_the_default_of_a_field_and_the_zero_of_an_element() -> None:
+    body = b'{"command":"true","timeout":null,"env":{"A":null,"B":"b"},"waitForPorts":[null,1]}'
+    made = parse_json(body, ProcessRequest)
+
+    assert (made.timeout, made.env, made.wait_for_ports) == (None, {"A": "", "B": "b"}, [0, 1])

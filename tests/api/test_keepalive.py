@@ -100,7 +100,7 @@ def test_its_timeout_kills_and_is_armed_again_per_restart(server: Server) -> Non
     assert over(server, "limit")["exitReason"] == "timeout"
 
     start(
-        server, "sleep 0.7; exit 1", name="rearm", timeout=1, restartOnFailure=True, maxRestarts=2
+        server, "sleep 0.2; exit 1", name="rearm", timeout=1, restartOnFailure=True, maxRestarts=2
     )
     ended = over(server, "rearm")
     assert (ended["restartCount"], ended["exitCode"], ended["exitReason"]) == (2, 1, "exited")

@@ -12,7 +12,8 @@ import pytest
 from tests.harness import until
 
 from sandkeeper.core.cgroups import Cgroups, Confinement, Limits, _enable, _places
-from sandkeeper.core.child import Child, Children, ExitStatus, Spawn, readable
+from sandkeeper.core.child import Child, Children, ExitStatus, Spawn
+from sandkeeper.core.tool import readable
 
 HOG = "kept = []\nwhile True: kept.append(bytearray(1 << 20))"
 FORKS = """

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sandkeeper.core.child import Children, ExitStatus, Spawn, readable
+from sandkeeper.core.child import Children, ExitStatus, Spawn
 from sandkeeper.core.identity import Identity
+from sandkeeper.core.tool import readable
 
 
 def spawn(children: Children, code: str, **options):

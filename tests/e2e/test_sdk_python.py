@@ -136,6 +136,36 @@ def test_stream_logs_gives_history_and_live_lines_once_each(server: Server) -> N
     assert errors == ["no"]
 
 
+def test_stream_logs_that_connects_again_and_again_gives_each_line_once(server: Server) -> None:
+    """The client connects anew every 30 s (here 0.2 s) and drops what it saw by index and text."""
+    lines: list[str] = []
+    errors: list[str] = []
+
+    async def use(process):
+        loop = asyncio.get_running_loop()
+        later = loop.call_later
+        loop.call_later = lambda delay, *rest, **named: later(
+            0.2 if delay == 30 else delay, *rest, **named
+        )
+        command = (
+            "for i in $(seq 15); do echo o$i; printf part$i; sleep 0.02; echo e$i >&2; "
+            "sleep 0.05; echo ' end'; done"
+        )
+        await process.exec({"name": "a-again", "command": command})
+        options = {"on_stdout": lines.append, "on_stderr": errors.append}
+        handle = process.stream_logs("a-again", options)
+        async with asyncio.timeout(30):
+            while len(errors) < 15 or len(lines) < 30:
+                await asyncio.sleep(0.01)
+            await process.wait("a-again", interval=10)
+            await asyncio.sleep(0.5)  # two more connections: nothing may come twice
+        handle["close"]()
+
+    with_async(server, use)
+    assert lines == [text for i in range(1, 16) for text in (f"o{i}", f"part{i} end")]
+    assert errors == [f"e{i}" for i in range(1, 16)]
+
+
 def test_callbacks_without_waiting_follow_in_the_background(server: Server) -> None:
     lines: list[str] = []
 

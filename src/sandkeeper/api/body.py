@@ -167,13 +167,22 @@ def _fields(model: type) -> dict[str, tuple[str, Any]]:
     }
 
 
+_ZEROES: dict[Any, Any] = {str: "", int: 0, bool: False}
+"""What `null` stands for inside a list or a map."""
+
+
 def _fold(value: Any, kind: Any) -> Any:
     """Give the keys of objects the spelling of `kind` and drop nulls, which mean the default."""
     if value is None and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return {}
+    if value is None:
+        return _ZEROES.get(kind)
     if isinstance(value, list) and get_origin(kind) is list:
         (item,) = get_args(kind)
         return [_fold(element, item) for element in value]
+    if isinstance(value, dict) and get_origin(kind) is dict:
+        _, item = get_args(kind)
+        return {key: _fold(element, item) for key, element in value.items()}
     if not isinstance(value, dict):
         return value
     if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):

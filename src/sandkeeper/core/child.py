@@ -20,7 +20,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -28,8 +28,9 @@ from sandkeeper.core.entering import entrance
 from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.oomscore import OomScore
+from sandkeeper.core.tool import Tool, ToolResult, bounded, reader
 
-__all__ = ["Child", "Children", "ExitStatus", "Spawn", "readable"]
+__all__ = ["Child", "Children", "ExitStatus", "Spawn"]
 
 CHILD_OOM_SCORE = 500
 
@@ -201,7 +202,13 @@ class Children:
             self._owned.add(started.pid)
             if spec.nofile is not None:
                 _limit_files(started.pid, spec.nofile)
-            return Child(started.pid, os.pidfd_open(started.pid), self)
+            try:
+                return Child(started.pid, os.pidfd_open(started.pid), self)
+            except OSError:  # no descriptor left: without a handle nobody could end or reap it
+                os.killpg(started.pid, signal.SIGKILL)
+                os.waitpid(started.pid, 0)
+                self._owned.discard(started.pid)
+                raise
 
     def adopt(self, pid: int) -> None:
         """Keep the reaper of orphans away from a process of an earlier server."""
@@ -240,7 +247,7 @@ class Children:
         cwd: str | None = None,
         identity: Identity | None = None,
         stdin: int = subprocess.DEVNULL,
-    ) -> "Tool":
+    ) -> Tool:
         """Start a helper program with its output on pipes; raises OSError as `spawn` does."""
         out_read, out_write = os.pipe2(os.O_CLOEXEC)
         err_read, err_write = os.pipe2(os.O_CLOEXEC)
@@ -254,7 +261,7 @@ class Children:
         finally:
             os.close(out_write)
             os.close(err_write)
-        return Tool(child, await _reader(out_read), await _reader(err_read))
+        return Tool(child, await reader(out_read), await reader(err_read))
 
     async def run_tool(
         self,
@@ -266,7 +273,7 @@ class Children:
         stdin: int = subprocess.DEVNULL,
         timeout: float = 30.0,
         limit: int = 1 << 20,
-    ) -> "ToolResult":
+    ) -> ToolResult:
         """Run a helper program to its end; raises TimeoutError after killing it.
 
         At most `limit` bytes of each stream are kept; the rest is read and dropped.
@@ -275,87 +282,11 @@ class Children:
         try:
             async with asyncio.timeout(timeout):
                 out, err = await asyncio.gather(
-                    _bounded(tool.stdout, limit), _bounded(tool.stderr, limit)
+                    bounded(tool.stdout, limit), bounded(tool.stderr, limit)
                 )
                 return ToolResult(await tool.wait(), out, err)
         finally:
             await tool.close()
-
-
-@dataclass(frozen=True, slots=True)
-class ToolResult:
-    """The end of a helper program and what it wrote."""
-
-    status: ExitStatus
-    stdout: bytes
-    stderr: bytes
-
-    @property
-    def ok(self) -> bool:
-        """Whether it exited with 0."""
-        return self.status.code == 0
-
-
-@dataclass(slots=True)
-class Tool:
-    """A running helper program; `close` ends it, whatever it does."""
-
-    child: Child
-    stdout: asyncio.StreamReader
-    stderr: asyncio.StreamReader
-    status: ExitStatus | None = field(default=None)
-
-    async def wait(self) -> ExitStatus:
-        """Wait for its end."""
-        if self.status is None:
-            await readable(self.child.pidfd.number)
-            self.status = self.status or self.child.reap()
-        return self.status
-
-    async def close(self) -> None:
-        """Kill the group if it still runs, and reap the program."""
-        if self.status is None:
-            with suppress(ProcessLookupError):
-                self.child.signal_group(signal.SIGKILL)
-            await asyncio.shield(self.wait())
-        for stream in (self.stdout, self.stderr):
-            transport = stream._transport  # type: ignore[attr-defined]
-            transport.close()
-
-
-async def readable(fd: int) -> None:
-    """Wait until `fd` is readable; nothing is left behind on cancellation."""
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(fd, _settle, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(fd)
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-async def _reader(fd: int) -> asyncio.StreamReader:
-    stream = asyncio.StreamReader(limit=1 << 20)
-    loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(fd, "rb", buffering=0)
-    )
-    return stream
-
-
-async def _bounded(stream: asyncio.StreamReader, limit: int) -> bytes:
-    kept: list[bytes] = []
-    size = 0
-    while chunk := await stream.read(65536):
-        if size < limit:
-            kept.append(chunk[: limit - size])
-        size += len(chunk)
-    return b"".join(kept)
 
 
 def _identity_options(identity: Identity | None) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """File descriptors with an owner."""
 
 import os
+import resource
 
-__all__ = ["OwnedFd"]
+__all__ = ["OwnedFd", "duplicates", "is_scarce"]
 
 
 class OwnedFd:
@@ -42,3 +43,25 @@ class OwnedFd:
         """Give the descriptor away; the caller owns it now."""
         fd, self._fd = self.number, -1
         return fd
+
+
+def duplicates(fds: tuple[int, ...]) -> tuple[int, ...]:
+    """Duplicate all of them or none; raises OSError."""
+    made: list[int] = []
+    try:
+        for fd in fds:
+            made.append(os.dup(fd))  # noqa: PERF401 - those made so far are to be closed
+    except OSError:
+        for fd in made:
+            os.close(fd)
+        raise
+    return tuple(made)
+
+
+def is_scarce(fd: int) -> bool:
+    """Say whether a descriptor just opened is among the last eighth of those we may have.
+
+    The kernel gives the lowest free number, so all below it are in use.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft != resource.RLIM_INFINITY and fd >= soft - soft // 8

@@ -162,6 +162,14 @@ class Journal:
         self.totals[stream] += count
         self.tail += count
 
+    def advance(self, microseconds: int) -> None:
+        """Have all later bytes recorded at this time or after it, whatever the clock says.
+
+        So a reader that acted on the passing of time finds the same reason in a replay.
+        """
+        self._last_time = max(self._last_time, microseconds)
+        self._last_stream = -1
+
     def append(self, stream: int, data: bytes) -> None:
         """Store bytes that are at hand; raises OSError and then stores a prefix of them."""
         view = memoryview(data)
@@ -190,7 +198,7 @@ class Journal:
         self.lost += size
         self._count_holes()
         for path in (oldest.data_path, oldest.index_path):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # gone, or on a disk that has become read-only
                 # Emptied first: a reader that has it open would keep its space on a full disk.
                 os.truncate(path, 0)
                 path.unlink()

@@ -6,14 +6,15 @@ that ended without a witness leaves no exit status. So every run's pipes and its
 open in the keeper, which does nothing but hold them until the next server asks (`get`).
 """
 
+import errno
 import os
 import select
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sandkeeper.core import keeper_main
@@ -59,12 +60,17 @@ class Keeper:
         with self._lock:
             self._open()
 
-    def put(self, key: str, fds: tuple[int, ...]) -> None:
-        """Have descriptors held under a key, in place of what it held; raises OSError."""
+    def put(self, key: str, fds: tuple[int, ...], *, patience: float = SEND_SECONDS) -> None:
+        """Have descriptors held under a key, in place of what it held; raises OSError.
+
+        `patience` are the seconds to wait for a keeper that is stopped; then BlockingIOError.
+        """
         with self._lock:
             try:
-                self._send(b"put " + key.encode(), fds)
+                self._send(b"put " + key.encode(), fds, patience)
                 return
+            except BlockingIOError:
+                raise
             except OSError:
                 self._close()
                 self._open()
@@ -85,24 +91,45 @@ class Keeper:
             self._send(b"drop " + key.encode(), ())
 
     def get(self, key: str) -> list[int]:
-        """Return copies of the descriptors under a key; they are the caller's to close."""
-        with self._lock:
-            self._send(b"get " + key.encode(), ())
-            assert self._socket is not None
-            message, fds, _, _ = socket.recv_fds(self._socket, 256, keeper_main.MAX_FDS)
-            for fd in fds:
-                os.set_inheritable(fd, False)
-            return fds if message == key.encode() else []
+        """Return copies of the descriptors under a key; they are the caller's to close.
+
+        Empty where the keeper has nothing, or does not answer: then it is left for another.
+        """
+        with self._lock, suppress(OSError):
+            try:
+                self._send(b"get " + key.encode(), ())
+                return self._answer(key)
+            except OSError:
+                self._close()  # a late answer would be taken for the next one's
+                raise
+        return []
+
+    def _answer(self, key: str) -> list[int]:
+        assert self._socket is not None
+        if not _ready(self._socket, select.POLLIN, SEND_SECONDS):
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        flags = socket.MSG_CMSG_CLOEXEC
+        message, fds, _, _ = socket.recv_fds(self._socket, 256, keeper_main.MAX_FDS, flags)
+        if message == key.encode():
+            return fds
+        for fd in fds:
+            os.close(fd)
+        return []
 
     def close(self) -> None:
         """Disconnect; the keeper stays while it holds something."""
         with self._lock:
             self._close()
 
-    def _send(self, message: bytes, fds: tuple[int, ...]) -> None:
+    def _send(self, message: bytes, fds: tuple[int, ...], patience: float = SEND_SECONDS) -> None:
         if self._socket is None:
             raise BrokenPipeError("the keeper is not connected")
-        socket.send_fds(self._socket, [message], fds)
+        try:
+            socket.send_fds(self._socket, [message], fds)
+        except BlockingIOError:
+            if not _ready(self._socket, select.POLLOUT, patience):
+                raise
+            socket.send_fds(self._socket, [message], fds)
 
     def _close(self) -> None:
         if self._socket is not None:
@@ -120,16 +147,19 @@ class Keeper:
         made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         made.settimeout(SEND_SECONDS)
         try:
-            made.connect(_short(self._path))
+            with _short(self._path) as name:
+                made.connect(name)
         except OSError:
             made.close()
             raise
+        made.setblocking(False)
         return made
 
     def _start(self) -> None:
         self._path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(_short(self._path))
+            with _short(self._path) as name:
+                listener.bind(name)
             os.chmod(self._path, 0o600)
             listener.listen(4)
             argv = [sys.executable, "-I", "-S", keeper_main.__file__]
@@ -144,12 +174,23 @@ class Keeper:
             self._child = self._children.spawn(spawn)
 
 
-def _short(path: Path) -> str:
-    """Return a name of at most 107 bytes for a socket: longer paths go through an open folder.
+def _ready(sock: socket.socket, events: int, seconds: float) -> bool:
+    poller = select.poll()
+    poller.register(sock, events)
+    return bool(poller.poll(seconds * 1000))
+
+
+@contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """Give a name of at most 107 bytes for a socket: longer paths go through an open folder.
 
     unix(7) limits `sun_path` to 108 bytes; /proc/self/fd has no such limit.
     """
     if len(os.fsencode(path)) < 108:
-        return str(path)
+        yield str(path)
+        return
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    return f"/proc/self/fd/{folder}/{path.name}"
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)

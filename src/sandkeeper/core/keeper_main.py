@@ -68,7 +68,11 @@ def main(path: str, listener: socket.socket) -> None:
     while os.path.exists(path):
         for fd, _events in poller.poll(LOOK_EVERY_MS):
             if fd == listener.fileno():
-                peer, _ = listener.accept()
+                try:
+                    peer, _ = listener.accept()
+                except OSError:  # no descriptor left: what is held counts more than who knocks
+                    select.select([], [], [], 0.1)
+                    continue
                 peers[peer.fileno()] = peer
                 poller.register(peer, select.POLLIN)
             elif not handle(peers[fd], held):

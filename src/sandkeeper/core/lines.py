@@ -2,7 +2,8 @@
 
 `PrefixedText` makes the text form of a log stream: every line carries the name of its stream.
 Its output is a function of the journal alone (bytes and their recorded times), so a replay is
-the same to the byte however the live stream was cut.
+the same to the byte however the live stream was cut. Who tells it of a time by `expire` must have
+the journal record all later bytes at that time or after it (`Journal.advance`).
 """
 
 import codecs
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from sandkeeper.core.cursor import Chunk
 from sandkeeper.core.segment import NOTICE, REMARK, STDERR, STDOUT
 
-__all__ = ["Decoder", "LineSplitter", "PrefixedText", "strip_partial"]
+__all__ = ["PATIENCE", "Decoder", "LineSplitter", "PrefixedText", "strip_partial"]
 
 PREFIX = {STDOUT: b"stdout:", STDERR: b"stderr:", NOTICE: b"stdout:"}
 PATIENCE = 250_000

@@ -5,8 +5,8 @@ import os
 import signal
 from contextlib import suppress
 
-from sandkeeper.core.child import readable
 from sandkeeper.core.procs import read_process, read_processes
+from sandkeeper.core.tool import readable
 
 __all__ = ["SessionMembers"]
 

@@ -5,71 +5,30 @@ lines, no clients, no lock that a request takes. Orders from the event loop come
 and an eventfd; news goes back in batches, one `call_soon_threadsafe` for all journals that grew.
 """
 
-import array
 import errno
 import fcntl
 import os
 import select
-import termios
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.pace import REST_MILLISECONDS, Pace
 from sandkeeper.core.segment import STREAMS
+from sandkeeper.core.source import Source, available, hung_up
 from sandkeeper.core.stage import SIZE, Stage
 
-__all__ = ["Pump", "Source"]
+__all__ = ["Pump"]
 
 BULK = 8192
 """From so many bytes on, a read into the stage beats a splice."""
 
 PIPE_BYTES = 1 << 20
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-@dataclass(eq=False, slots=True)
-class Source:
-    """The reading end of one stream of one run; `fd` is the pump's once it was watched.
-
-    `writer` is a writing end that children get a copy of. It stays open until the pump releases
-    the stream, so that an exit does not wake the pump as well, beside whoever notices it.
-    """
-
-    run: str
-    journal: Journal
-    stream: int
-    fd: int
-    writer: int = -1
-    at_end: bool = False
-    watched: bool = field(default=False)
-    moving: bool = field(default=False)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether all that was written is in the journal; for any thread.
-
-        The pump says `moving` before it looks into the pipe, so: an empty pipe, then not moving.
-        """
-        return self.fd < 0 or (_available(self.fd) == 0 and not self.moving)
-
-    def close_writer(self) -> None:
-        """Let the pipe hang up once no process writes to it."""
-        writer, self.writer = self.writer, -1
-        if writer >= 0:
-            os.close(writer)
-
-    def close(self) -> None:
-        """Close both ends."""
-        self.close_writer()
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 class Pump:
@@ -142,6 +101,13 @@ class Pump:
         What a surviving grandchild writes meanwhile waits for its turn: this always ends.
         """
         self._order(lambda: self._drain(sources, done))
+
+    def settle(self, journal: Journal, moment: int, done: Callable[[int], None]) -> None:
+        """Have later bytes recorded at `moment` (microseconds) or after it.
+
+        `done` gets the tail below which all earlier ones stand, on the pump's thread.
+        """
+        self._order(lambda: self._settle(journal, moment, done))
 
     def release(self, journal: Journal, sources: tuple[Source, ...]) -> None:
         """Give up pipes whose process is over; each is still carried until its last writer goes."""
@@ -255,9 +221,13 @@ class Pump:
             journal.skip(stream, len(data))
         self._mark(journal)
 
+    def _settle(self, journal: Journal, moment: int, done: Callable[[int], None]) -> None:
+        journal.advance(moment)
+        done(journal.tail)
+
     def _drain(self, sources: tuple[Source, ...], done: Callable[[], None]) -> None:
         for source in sources:
-            rest = _available(source.fd) if source.fd >= 0 else 0
+            rest = available(source.fd) if source.fd >= 0 else 0
             while rest > 0 and (moved := self._carry(source, rest)):
                 rest -= moved
         self._tell()
@@ -290,9 +260,9 @@ class Pump:
             source.moving = False
 
     def _move(self, source: Source, most: int) -> int:
-        waiting = _available(source.fd)
+        waiting = available(source.fd)
         if not waiting:
-            if _hung_up(source.fd) and not _available(source.fd):
+            if hung_up(source.fd) and not available(source.fd):
                 self._ended(source)
             return 0
         count = min(waiting, most, max(4096, source.journal.segment_bytes))
@@ -382,17 +352,3 @@ class Pump:
 
 
 SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-
-
-def _hung_up(fd: int) -> bool:
-    """Say whether a pipe has had writers and has none any more (POLLHUP, poll(2))."""
-    poller = select.poll()
-    poller.register(fd, 0)
-    return any(events & select.POLLHUP for _, events in poller.poll(0))
-
-
-def _available(fd: int) -> int:
-    """Return the bytes a pipe holds (FIONREAD, ioctl_tty(2))."""
-    count = array.array("i", [0])
-    fcntl.ioctl(fd, termios.FIONREAD, count)
-    return count[0]

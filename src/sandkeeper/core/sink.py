@@ -22,6 +22,9 @@ from contextlib import suppress
 __all__ = ["Sink", "open_target"]
 
 QUEUE_BYTES = 1 << 20
+DISK_SECONDS = 0.2
+PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+"""Errors of a disk that may pass; every other one means that the target is gone."""
 
 Pull = Callable[[], tuple[bytes, Callable[[], None]] | None]
 
@@ -101,6 +104,7 @@ class Sink:
         self._closing = False
         self._deadline_polls = 0
         self._thread: threading.Thread | None = None
+        self._paused = threading.Event()
 
     def start(self) -> None:
         """Start the writing thread."""
@@ -141,6 +145,7 @@ class Sink:
     def close(self, timeout: float = 1.0) -> None:
         """Write what is queued for at most `timeout` seconds, then stop the thread."""
         self._closing = True
+        self._paused.set()
         self._deadline_polls = max(1, int(timeout * 20))
         self.wake()
         if self._thread is not None:
@@ -189,8 +194,10 @@ class Sink:
                 if not self._wait_for_room():
                     return False
                 continue
-            except OSError:
-                return False
+            except OSError as error:
+                if error.errno not in PASSING or not self._wait_for_the_disk():
+                    return False
+                continue
             self._written += written
             view = view[written:]
         return True
@@ -200,6 +207,13 @@ class Sink:
             return os.write(self._fd, view)
         with socket.socket(fileno=os.dup(self._fd)) as sock:
             return sock.send(view, socket.MSG_DONTWAIT)
+
+    def _wait_for_the_disk(self) -> bool:
+        """Pause: a full disk may have room again; until then lines wait and are dropped."""
+        if self._closing:
+            return False
+        self._paused.wait(DISK_SECONDS)
+        return True
 
     def _wait_for_room(self) -> bool:
         poller = select.poll()

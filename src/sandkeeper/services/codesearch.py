@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sandkeeper.core.child import Children, Tool
+from sandkeeper.core.child import Children
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.mounts import pseudo_mounts
 from sandkeeper.core.paths import is_temporary
 from sandkeeper.core.ripgrep import escape_glob
+from sandkeeper.core.tool import Tool
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.services.grep import ripgrep_program
 from sandkeeper.services.providers.bm25 import words

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from sandkeeper.core.child import Child, Children, Spawn, readable
+from sandkeeper.core.child import Child, Children, Spawn
 from sandkeeper.core.fds import OwnedFd
+from sandkeeper.core.tool import readable
 
 __all__ = ["Daemon"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from sandkeeper.core.cursor import Chunk, Gap
-from sandkeeper.core.lines import Decoder, PrefixedText
+from sandkeeper.core.lines import PATIENCE, Decoder, PrefixedText
 from sandkeeper.core.segment import NOTICE, REMARK, STDERR, STDOUT
 from sandkeeper.services.process import Process
 
@@ -64,14 +64,21 @@ class TextLog:
         self._text = PrefixedText()
         return out + (b"" if out.endswith(b"\n") or not out else b"\n") + self._text.feed(told)
 
-    def silence(self) -> float | None:
-        """Return for how many seconds to wait for more before `expire`; None: no hurry."""
-        deadline = self._text.deadline
-        return None if deadline is None else max(0.0, deadline / 1e6 - time.time()) + 0.05
+    @property
+    def deadline(self) -> int | None:
+        """When something stops waiting for another line to end (microseconds); None: nothing."""
+        return self._text.deadline
 
-    def expire(self) -> bytes:
-        """Return what has waited long enough for another line to end."""
-        return self._text.expire(time.time_ns() // 1000)
+    def silence(self) -> float | None:
+        """Return for how many seconds to wait for more before the deadline; None: no hurry."""
+        if self.deadline is None:
+            return None
+        # The clock may have been set since: nobody waits longer than the patience.
+        return min(PATIENCE / 1e6, max(0.0, self.deadline / 1e6 - time.time()))
+
+    def expire(self, moment: int) -> bytes:
+        """Return what has waited long enough at a time that the journal has settled."""
+        return self._text.expire(moment)
 
     def keepalive(self) -> bytes:
         """Return a heartbeat, unless a line is open."""

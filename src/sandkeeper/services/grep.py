@@ -16,11 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sandkeeper.core.child import Children, Tool
+from sandkeeper.core.child import Children
 from sandkeeper.core.globs import matcher, simple
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.mounts import pseudo_mounts
 from sandkeeper.core.ripgrep import TEXT_BYTES, FileEnd, Hit, Records, Summary, arguments
+from sandkeeper.core.tool import Tool
 from sandkeeper.errors import BadInput, Internal
 from sandkeeper.services.search import EXCLUDED, Workers
 

@@ -1,8 +1,11 @@
 """Starting an attempt of a process: its shell, environment, folder and pipes."""
 
 import asyncio
+import errno
+import os
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,17 +13,20 @@ from sandkeeper.core.adopted import start_time
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.child import Child, Children, Spawn
 from sandkeeper.core.entering import enter_folder
+from sandkeeper.core.fds import is_scarce
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.keeper import Keeper
-from sandkeeper.core.pump import Pump, Source
+from sandkeeper.core.pump import Pump
 from sandkeeper.core.segment import STDERR, STDOUT
+from sandkeeper.core.source import Source
 from sandkeeper.errors import Unprocessable
 from sandkeeper.services.confinement import Confined, Confinements
 from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.logs import Log
 from sandkeeper.services.oom import OomWatch
 from sandkeeper.services.runs import RunFolder, RunMeta
+from sandkeeper.services.stdin import Stdin
 from sandkeeper.settings import Environment
 
 if TYPE_CHECKING:
@@ -73,30 +79,33 @@ class Launch:
         self._journal = journal
 
     async def run(
-        self, sources: tuple[Source, ...] | None, stdin: int | None
+        self, sources: tuple[Source, ...] | None, stdin: Stdin | None
     ) -> tuple[Child, tuple[Source, ...]]:
         """Start the shell on the pipes of `sources` (None: make the folder and its pipes).
 
         Raises Unprocessable with the contract's texts; then nothing was started.
         """
-        try:
-            await self._check_folder()
-            prepare = await self._confined.enter() if self._confined is not None else None
-        except BaseException:
+        with ExitStack() as undo, ExitStack() as later:
             if sources is None:
-                self._shop.writer.submit(self._folder.remove)
-            raise
-        spawn = self._spec()
-        if stdin is not None or prepare is not None:
-            spawn = replace(spawn, stdin=spawn.stdin if stdin is None else stdin, prepare=prepare)
-        try:
-            return self._spawn(spawn, sources)
-        except (OSError, ValueError) as error:
-            why = _why(error, spawn.argv[0])
-            raise Unprocessable(f"failed to start process: {why}") from None
-        finally:
+                undo.callback(self._shop.writer.submit, self._folder.remove)
+            await self._check_folder()
+            prepare = None
             if self._confined is not None:
-                self._confined.entered()
+                prepare = await self._confined.enter()
+                later.callback(self._confined.entered)
+            spawn = replace(self._spec(), prepare=prepare)
+            if stdin is not None:
+                end = stdin.open(self._shop.identity)
+                later.callback(os.close, end)
+                undo.callback(stdin.close)
+                spawn = replace(spawn, stdin=end)
+            try:
+                made = self._spawn(spawn, sources)
+            except (OSError, ValueError) as error:
+                why = _why(error, spawn.argv[0])
+                raise Unprocessable(f"failed to start process: {why}") from None
+            undo.pop_all()
+            return made
 
     def _spec(self) -> Spawn:
         shop, meta = self._shop, self._meta
@@ -147,6 +156,9 @@ class Launch:
                 for source, writer in zip(made, folder.open_writers(), strict=True):
                     source.close_writer()
                     source.writer = writer
+            # What is left is for the output of those that run, and for their restarts.
+            if sources is None and is_scarce(made[-1].writer):
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             self._keep(*(source.fd for source in made))
             out, err = (source.writer for source in made)
             child = self._shop.children.spawn(replace(spawn, stdout=out, stderr=err))
@@ -162,21 +174,20 @@ class Launch:
         return child, made
 
     def _announce(self) -> None:
-        """Have the pid survive us, which a client is about to learn."""
+        """Have the run survive us: before the child is born, and before a client learns its pid.
+
+        A full memory disk refuses nobody a start; the record that is saved later will tell.
+        """
         try:
             self._folder.announce(self._meta)
-        except OSError as error:  # the saved record will tell
+        except OSError as error:
             self._shop.log.warning(f"cannot announce {self._meta.id}: {error}")
 
     def _make_pipes(self) -> tuple[Source, ...]:
         folder = self._folder
-        try:
-            folder.announce(self._meta)
-            folder.make_fifos(self._shop.identity)
-            out, err = folder.open_readers()
-        except BaseException:
-            self._shop.writer.submit(folder.remove)
-            raise
+        self._announce()
+        folder.make_fifos(self._shop.identity)
+        out, err = folder.open_readers()
         return (
             Source(self._meta.id, self._journal, STDOUT, out),
             Source(self._meta.id, self._journal, STDERR, err),
@@ -186,12 +197,11 @@ class Launch:
         for source in sources:
             source.close()
         self._shop.keeper.drop(self._meta.id)
-        self._shop.writer.submit(self._folder.remove)
 
     def _keep(self, *fds: int) -> None:
         """Have the pipes held from before the child's first word, the pidfd from its birth."""
         try:
-            self._shop.keeper.put(self._meta.id, fds)
+            self._shop.keeper.put(self._meta.id, fds, patience=0.0)
         except OSError as error:
             self._shop.log.warning(f"the keeper cannot hold {self._meta.id}: {error}")
 

@@ -1,14 +1,16 @@
 """The output of a process as text: tails for records, whole logs for readers."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sandkeeper.core.cursor import tails
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.lines import strip_partial
+from sandkeeper.core.pump import Pump
 from sandkeeper.core.segment import NOTICE, STDERR, STDOUT
 
-__all__ = ["MARKER", "Texts", "read_texts", "texts_of"]
+__all__ = ["MARKER", "Texts", "read_texts", "settled", "texts_of"]
 
 MARKER = "[... truncated, see the process log file for the full output ...]\n"
 DISK_SECONDS = 1.0
@@ -48,6 +50,30 @@ def _text(pieces: list[tuple[int, bytes]], clipped: bool) -> str:
     if not clipped:
         return data.decode("utf-8", "replace")
     return MARKER + strip_partial(data).decode("utf-8", "replace")
+
+
+async def settled(pump: Pump, journal: Journal, moment: int) -> int | None:
+    """Have the journal record later bytes at `moment` (microseconds) or after it.
+
+    Returns the tail below which all earlier ones stand; None when the pump is held up by a disk.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[int] = loop.create_future()
+
+    def done(tail: int) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the server has stopped
+            loop.call_soon_threadsafe(_settle, answer, tail)
+
+    pump.settle(journal, moment, done)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DISK_SECONDS):
+            return await answer
+    return None
+
+
+def _settle(answer: asyncio.Future[int], tail: int) -> None:
+    if not answer.done():
+        answer.set_result(tail)
 
 
 async def read_texts(journal: Journal, limit: int) -> Texts:

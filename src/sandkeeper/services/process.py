@@ -4,17 +4,17 @@
 """
 
 import asyncio
-import os
 import signal
 import time
 from contextlib import suppress
 
 from sandkeeper.core.adopted import Adopted
 from sandkeeper.core.child import Child, ExitStatus
+from sandkeeper.core.fds import duplicates
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.lifecycle import TERMINAL, Effect, Event, State, step, wire_status
-from sandkeeper.core.pump import Source
 from sandkeeper.core.segment import NOTICE, REMARK
+from sandkeeper.core.source import Source
 from sandkeeper.errors import NotFound, Unprocessable
 from sandkeeper.services.endings import exit_reason, may_restart, retry_notice
 from sandkeeper.services.launch import Launch, Workshop
@@ -95,16 +95,8 @@ class Process:
 
     async def _attempt(self, *, first: bool) -> None:
         launch = Launch(self._shop, self.folder, self.meta, self.journal, self._confined)
-        stdin = self.stdin.open(self._shop.identity) if self.stdin else None
-        try:
-            self._child, self._sources = await launch.run(None if first else self._sources, stdin)
-        except BaseException:
-            if self.stdin:
-                self.stdin.close()
-            raise
-        finally:
-            if stdin is not None:
-                os.close(stdin)
+        sources = None if first else self._sources
+        self._child, self._sources = await launch.run(sources, self.stdin)
         carry = self._shop.pump.add if first else self._shop.pump.watch
         carry(*self._sources)
         self._began()
@@ -159,7 +151,14 @@ class Process:
         if self._child is None or self._child.reaped:
             return
         ours = (*(source.fd for source in self._sources), self._child.pidfd.number)
-        self.recorder.later(self._shop.keeper.put_copies, self.meta.id, tuple(map(os.dup, ours)))
+        try:
+            copies = duplicates(ours)
+        except OSError as error:
+            # The keeper has the pipes since before the start; without the pidfd it is the exit
+            # status alone that a kill -9 could cost.
+            self._shop.log.warning(f"the keeper cannot hold {self.meta.id}: {error}")
+            return
+        self.recorder.later(self._shop.keeper.put_copies, self.meta.id, copies)
 
     # The end of an attempt
 
@@ -211,13 +210,12 @@ class Process:
             meta.peak_rss_bytes = max(meta.peak_rss_bytes or 0, status.peak_rss_bytes)
         meta.exit_code = -1 if status.code is None else status.code
         meta.exit_signal = status.signal
-        unknown = status.code is None and status.signal is None
         meta.exit_reason = exit_reason(
             status, self.state, timed_out=self._timed_out, ran_out=self._ran_out_of_memory
         )
         if status.code == 0:
             self._apply(Event.EXIT_OK)
-        elif not unknown and may_restart(meta):
+        elif meta.exit_reason != "unknown" and may_restart(meta):
             self._apply(Event.EXIT_RETRY)
         else:
             self._apply(Event.EXIT_BAD)

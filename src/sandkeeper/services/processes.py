@@ -98,6 +98,21 @@ class Processes:
 
     # Starting
 
+    def check(self, order: Order) -> None:
+        """Refuse what `start` would refuse before it does anything; raises BadInput."""
+        key = order.idempotency[0] if order.idempotency else ""
+        if not key or key not in self._keys:
+            self.check_keep_alive(order.keep_alive)
+            self._free_name(order.name)
+
+    def check_keep_alive(self, wanted: bool) -> None:
+        """Raise BadInput when it is wanted and not allowed here."""
+        if wanted and not self._shop.keepalive.allowed:
+            raise BadInput(
+                "keepAlive is not available for this sandbox: it is not included in your current "
+                "plan"
+            )
+
     async def start(self, order: Order) -> tuple[Process, bool]:
         """Start a process, or return the one an idempotency key already stands for (and True).
 
@@ -124,11 +139,7 @@ class Processes:
         return process, False
 
     async def _start(self, order: Order) -> Process:
-        if order.keep_alive and not self._shop.keepalive.allowed:
-            raise BadInput(
-                "keepAlive is not available for this sandbox: it is not included in your current "
-                "plan"
-            )
+        self.check_keep_alive(order.keep_alive)
         name = self._free_name(order.name)
         self._starting.add(name)
         try:
@@ -349,6 +360,8 @@ class Processes:
             self._shop.oom.tick()
             self._shop.confinements.sweep_soon()
             self.evict()
+            if self._exporter is not None:
+                self._exporter.retry()
 
 
 def _is_go_int(text: str) -> bool:

@@ -9,8 +9,8 @@ from pathlib import Path
 from sandkeeper.core.adopted import Adopted, boot_id, pid_of_pidfd, start_time
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.lifecycle import TERMINAL, State
-from sandkeeper.core.pump import Source
 from sandkeeper.core.segment import STDERR, STDOUT
+from sandkeeper.core.source import Source
 from sandkeeper.core.stage import Stage
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.process import Process
@@ -52,13 +52,13 @@ def _scan(shop: Workshop, store: RunStore) -> list[Found]:
     found: list[Found] = []
     for path in sorted(store.runs.iterdir()):
         folder = store.folder(path.name)
-        meta = folder.load()
-        if meta is None:
-            folder.remove()
-            continue
         try:
-            found.append(_open(shop, folder, meta, boot))
-        except OSError as error:
+            meta = folder.load()
+            if meta is None:
+                folder.remove()
+            else:
+                found.append(_open(shop, folder, meta, boot))
+        except (OSError, ValueError) as error:  # left as it is: another server may read it
             shop.log.error(f"cannot take up run {path.name} again: {error}")
     found.sort(key=lambda item: item.meta.started_at)
     return found

@@ -161,14 +161,20 @@ class RunFolder:
             temporary.rename(path)
 
     def load(self) -> RunMeta | None:
-        """Return what the last whole line of the record says, or None when there is none."""
+        """Return what the last whole line of the record says, or None when there is none.
+
+        Raises OSError when it cannot be read, ValueError when it says what we do not understand.
+        """
         for path in (self.path / "meta.jsonl", self._birth):
-            lines: list[bytes] = []
-            with suppress(OSError):
+            try:
                 lines = path.read_bytes().split(b"\n")
+            except (FileNotFoundError, NotADirectoryError):
+                continue
             for line in reversed(lines):
                 with suppress(msgspec.MsgspecError):
                     return msgspec.json.decode(line, type=RunMeta)
+            if any(lines[:-1]):  # what ends in a newline was written whole
+                raise ValueError("its record is not one of ours")
         return None
 
     def drop_fifos(self) -> None:

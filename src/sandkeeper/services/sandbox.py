@@ -16,13 +16,14 @@ from typing import Any
 
 from sandkeeper import __version__
 from sandkeeper.core.budget import Budget
-from sandkeeper.core.child import Children, readable
+from sandkeeper.core.child import Children
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.keeper import Keeper
 from sandkeeper.core.pump import Pump
 from sandkeeper.core.relay import Relay
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.core.temporaries import Temporaries
+from sandkeeper.core.tool import readable
 from sandkeeper.errors import BadInput
 from sandkeeper.services.access import Access
 from sandkeeper.services.archives import Archives
@@ -282,9 +283,7 @@ class Sandbox:
         await self.tunnel.start()
 
     def _prepare_state(self) -> None:
-        state = self.settings.state_dir
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state.chmod(0o700)
+        state = self.settings.state_dir  # made, proven ours and locked by then
         self._store.prepare()
         self._workshop.confinements.prepare()
         restore_stage(state / "stage", self._store)

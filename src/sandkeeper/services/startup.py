@@ -3,8 +3,9 @@
 import asyncio
 import os
 
-from sandkeeper.core.child import Child, Children, Spawn, readable
+from sandkeeper.core.child import Child, Children, Spawn
 from sandkeeper.core.identity import Identity
+from sandkeeper.core.tool import readable
 from sandkeeper.services.logs import Log
 from sandkeeper.settings import Environment
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.identity import Identity
-from sandkeeper.errors import Conflict, Internal, Unavailable
+from sandkeeper.errors import Conflict, Internal, Unavailable, Unprocessable
 
 __all__ = ["STDIN_BODY_BYTES", "Stdin"]
 
@@ -29,10 +29,15 @@ class Stdin:
     def open(self, identity: Identity | None) -> int:
         """Make a fresh pipe and return the child's end, which is the caller's to close.
 
-        It becomes the workload user's, who could not reopen /dev/stdin otherwise.
+        It becomes the workload user's, who could not reopen /dev/stdin otherwise. Raises
+        Unprocessable when there is no descriptor left.
         """
         self.close("stdin is closed: the process was restarted")
-        read, write = os.pipe2(os.O_CLOEXEC)
+        try:
+            read, write = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            why = os.strerror(error.errno or 0).lower()
+            raise Unprocessable(f"failed to start process: stdin: {why}") from None
         if identity is not None:
             os.fchown(read, identity.uid, identity.gid)
         os.set_blocking(write, False)

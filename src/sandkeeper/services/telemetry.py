@@ -24,6 +24,8 @@ __all__ = ["Exporter"]
 
 BLOCK = 64 << 10
 LINE_BYTES = 8 << 10
+NAME_CHARACTERS = 256
+"""So much of a name stands in every line: one of a megabyte would multiply each of its lines."""
 _POSITIONS = struct.Struct("<3Q")
 _encode_lines = msgspec.json.Encoder().encode_lines
 _encode = msgspec.json.encode
@@ -42,6 +44,7 @@ class Exporter:
         self._pending: deque[str] = deque()
         self._queued: set[str] = set()
         self._gone: deque[Follower] = deque()
+        self._stuck: set[str] = set()
         self._lock = threading.Lock()
 
     def follow(self, process: Process) -> None:
@@ -72,6 +75,15 @@ class Exporter:
                 self._gone.append(follower)
         self._wake()
 
+    def retry(self) -> None:
+        """Look again at processes whose journals could not be read."""
+        with self._lock:
+            again, self._stuck = self._stuck - self._queued, set()
+            self._queued |= again
+            self._pending.extend(again)
+        if again:
+            self._wake()
+
     def lag(self) -> dict[str, int]:
         """Return per process id how many bytes were not exported yet."""
         with self._lock:
@@ -91,7 +103,12 @@ class Exporter:
                 follower = self._followers.get(run)
             if follower is None:
                 continue
-            block = follower.block()
+            try:
+                block = follower.block()
+            except OSError:  # no descriptor, a broken disk: `retry` looks again
+                with self._lock:
+                    self._stuck.add(run)
+                continue
             if block is None:
                 if follower.finished:
                     with self._lock:
@@ -143,6 +160,7 @@ class Follower:
         """Return the lines of the next block, possibly none; None at the tail."""
         if not self._resumed:
             self._resume()
+            self._resumed = True
         if self.gone:
             return None
         chunks = self._reader.read(self._position, BLOCK)
@@ -152,17 +170,24 @@ class Follower:
         return b"".join(self._render(chunk) for chunk in chunks)
 
     def acknowledge(self) -> None:
-        """Save the position behind a block that was written."""
+        """Save the position behind a block that was written.
+
+        On a full disk it is not saved: only the next server would say these lines again.
+        """
         self._position = self._next
         if self.gone:
             return
+        try:
+            self._save()
+        except FileNotFoundError:  # evicted meanwhile
+            self.gone = True
+        except OSError:
+            return
+
+    def _save(self) -> None:
         if self._fd < 0:
-            try:
-                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-                self._fd = os.open(self._path, flags, 0o600)
-            except FileNotFoundError:  # evicted meanwhile
-                self.gone = True
-                return
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._fd = os.open(self._path, flags, 0o600)
         starts = [
             self._starts[stream] if self._lines[stream].pending else self._position
             for stream in (STDOUT, STDERR)
@@ -171,7 +196,6 @@ class Follower:
 
     def _resume(self) -> None:
         """Go on where the last server stood: its open lines are read again up to there."""
-        self._resumed = True
         try:
             raw = self._path.read_bytes()
         except FileNotFoundError:
@@ -238,7 +262,7 @@ class Follower:
         name, level = _NAMES[stream]
         meta = self._process.meta
         fields = (
-            ("process-name", meta.name),
+            ("process-name", meta.name[:NAME_CHARACTERS]),
             ("process-pid", meta.pid),
             ("source", "process"),
             ("stream", name),

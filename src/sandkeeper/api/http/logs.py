@@ -17,7 +17,7 @@ from sandkeeper.api.streaming import StreamResponse
 from sandkeeper.core.cursor import Abandoned, Follow
 from sandkeeper.errors import BadInput
 from sandkeeper.services.events import SILENT, EventRecords, LogRecords, TextLog
-from sandkeeper.services.output import texts_of
+from sandkeeper.services.output import settled, texts_of
 from sandkeeper.services.process import Process
 from sandkeeper.services.query import LineQuery, Question
 from sandkeeper.services.sandbox import Sandbox
@@ -64,14 +64,19 @@ class LogHandlers:
         with closing(Follow(process.journal, consumer="logs")) as follow:
             while True:
                 patience = text.silence()
-                items = await follow.next(patience or TEXT_HEARTBEAT_SECONDS)
+                items = await follow.next(TEXT_HEARTBEAT_SECONDS if patience is None else patience)
                 if items is None:
                     break
                 if items:
                     yield text.batch(items)
-                else:
-                    yield text.keepalive() if patience is None else text.expire()
+                elif (deadline := text.deadline) is None:
+                    yield text.keepalive()
+                elif await self._settled(process, deadline) == follow.offset:
+                    yield text.expire(deadline)
         yield text.finish()
+
+    async def _settled(self, process: Process, moment: int) -> int | None:
+        return await settled(self._sandbox.pump, process.journal, moment)
 
     async def _records(self, process: Process) -> AsyncIterator[bytes]:
         records = LogRecords()

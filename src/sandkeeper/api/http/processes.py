@@ -66,6 +66,7 @@ class ProcessHandlers:
         body = await read_body(request, self._sandbox.settings.body_limit)
         wanted = parse_json(body, ProcessRequest)
         order = self._order(request, wanted, body)
+        self._processes.check(order)  # what is refused for its words is not audited
         accept = request.headers.get("accept", "")
         streams = "text/event-stream" in accept or "application/x-ndjson" in accept
         action = "process_exec_stream" if streams else "process_exec"
@@ -95,6 +96,7 @@ class ProcessHandlers:
         for number in (wanted.timeout or 0, wanted.max_restarts, *wanted.wait_for_ports):
             if not -GO_INT <= number < GO_INT:
                 raise BadInput("invalid request body: a number does not fit 64 bits")
+        self._processes.check_keep_alive(wanted.keep_alive)
         key = request.headers.get("idempotency-key", "")
         return Order(
             command=wanted.command,

@@ -1,0 +1,58 @@
+"""The lock on a state folder: two servers on one would take each other's processes and pipes."""
+
+import errno
+import fcntl
+import os
+import stat
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["StateLock"]
+
+PATIENCE_SECONDS = 2.0
+EVERY_SECONDS = 0.05
+
+
+class StateLock:
+    """Held from construction to `close`, or to the death of this process (flock(2)).
+
+    Makes the folder where it is missing. Raises OSError: EBUSY when another server has it, EPERM
+    when it belongs to another user, who could plant files there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = folder.stat()
+        if facts.st_uid != os.geteuid():
+            raise OSError(errno.EPERM, f"it belongs to user {facts.st_uid}", str(folder))
+        folder.chmod(0o700)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._fd = os.open(folder / "lock", flags, 0o600)
+        try:
+            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+                raise OSError(errno.EINVAL, "its lock is not a file", str(folder))
+            self._take(folder)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def close(self) -> None:
+        """Let the folder go."""
+        os.close(self._fd)
+
+    def _take(self, folder: Path) -> None:
+        """Wait a moment: of a server killed just now, a child between fork and exec has a copy."""
+        pause = threading.Event()
+        for _ in range(int(PATIENCE_SECONDS / EVERY_SECONDS)):
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                pause.wait(EVERY_SECONDS)
+        else:
+            owner = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip()
+            raise OSError(errno.EBUSY, f"another server (process {owner}) uses it", str(folder))
+        with suppress(OSError):  # the number is for people; a full disk keeps nobody from serving
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)

@@ -1,0 +1,55 @@
+"""The sink: lines to a target that may be slow, full or gone."""
+
+import json
+import os
+from pathlib import Path
+
+from tests.harness import fill, small_disk, until
+
+from sandkeeper.core.sink import Sink, open_target
+
+
+def dropped(count: int) -> bytes:
+    return json.dumps({"dropped": count}).encode() + b"\n"
+
+
+def test_a_full_disk_costs_lines_and_never_the_log(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", 1) as disk:
+        log = disk / "log"
+        blocks = [b"pulled\n"]
+        acknowledged: list[bytes] = []
+        sink = Sink(open_target(str(log)), dropped_line=dropped, queue_bytes=100)
+        sink.pull = lambda: (
+            (blocks[0], lambda: acknowledged.append(blocks.pop())) if blocks else None
+        )
+        sink.submit(b"first\n")
+        sink.start()
+        until(lambda: acknowledged)
+        fill(disk / "filler")
+        with open(log, "ab") as file:
+            file.truncate(4096)  # so that the next byte needs a block
+        sink.submit(b"waits\n")
+        until(lambda: sink.statistics()["queuedBytes"] == 0)
+        for _ in range(50):
+            sink.submit(b"is one of many\n")
+        assert sink.alive
+        os.truncate(disk / "filler", 0)
+        until(lambda: b"dropped" in log.read_bytes())
+        sink.close()
+
+        lines = log.read_bytes().replace(b"\0", b"").splitlines()
+        assert lines[:3] == [b"first", b"pulled", b"waits"]
+        assert json.loads(lines[-1])["dropped"] + lines.count(b"is one of many") == 50
+
+
+def test_a_reader_that_went_away_ends_the_writing_and_nothing_else() -> None:
+    read, write = os.pipe()
+    sink = Sink(write, dropped_line=dropped)
+    sink.start()
+    os.close(read)
+    sink.submit(b"to nobody\n")
+
+    until(lambda: not sink.alive)
+    sink.submit(b"nor this\n")
+    sink.close()
+    os.close(write)

@@ -1,0 +1,66 @@
+"""A server that has run out of descriptors refuses, says so, and is as before afterwards."""
+
+import os
+import resource
+
+from tests.harness import Server, until
+
+
+def limited(server: Server, spare: int) -> None:
+    """Leave the server `spare` descriptors."""
+    used = len(os.listdir(f"/proc/{server.pid}/fd"))
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (used + spare, 20_000))
+
+
+def children(server: Server) -> set[int]:
+    """Return the pids of the server's children, zombies too."""
+    found: set[int] = set()
+    for task in os.listdir(f"/proc/{server.pid}/task"):
+        with open(f"/proc/{server.pid}/task/{task}/children") as file:
+            found |= set(map(int, file.read().split()))
+    return found
+
+
+def test_a_start_without_descriptors_is_a_422_at_every_step_of_it(make_server) -> None:
+    server: Server = make_server()
+    server.run("echo warm")
+    before = children(server)
+    refusals = 0
+    for spare in range(24):
+        limited(server, spare)
+        for stdin in (False, True):
+            body = {"command": "sleep 300", "stdin": stdin, "name": f"p{spare}{stdin}"}
+            reply = server.client.post("/process", json=body)
+            assert reply.status_code in {200, 422}, reply.text
+            if reply.status_code == 422:
+                refusals += 1
+                assert "too many open files" in reply.text
+            else:
+                assert server.client.delete(f"/process/p{spare}{stdin}/kill").status_code == 200
+                until(lambda: children(server) == before)
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (20_000, 20_000))
+
+    assert refusals > 5
+    until(lambda: children(server) == before)
+    assert server.run("echo again")["stdout"] == "again\n"
+    errors = [line for line in server.log_lines() if "unhandled" in line["msg"]]
+    assert errors == []
+
+
+def test_those_that_run_keep_enough_descriptors_for_their_output(make_server) -> None:
+    """Starts are refused before the last ones are gone, so no output is lost for want of one."""
+    server: Server = make_server()
+    server.run("echo warm")
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (200, 20_000))
+    names: list[str] = []
+    while True:
+        body = {"command": "read go; echo $go", "stdin": True, "name": f"r{len(names)}"}
+        if server.client.post("/process", json=body).status_code == 422:
+            break
+        names.append(body["name"])
+    for name in names:
+        server.client.post(f"/process/{name}/stdin", content=b"gone\n")
+    ended = [server.client.get(f"/process/{name}/wait?timeout=20").json() for name in names]
+
+    assert len(names) > 10
+    assert {(made["stdout"], made["lostBytes"]) for made in ended} == {("gone\n", 0)}
