@@ -5,7 +5,9 @@ As `core.pump` does for pipes, and apart from it, because a terminal ends with E
 the fastest watcher (`Line.limit`), never to that of a slow one. A read between the terminal and
 the journal's file lives in memory for some microseconds only; kill -9 can cost that much.
 
-All terminals get their turn in rounds of at most 64 KiB, so one that floods delays no other.
+All terminals get their turn in rounds of at most 64 KiB, so one that floods delays no other. Its
+program takes a processor, and the kernel's terminal code half of another: so a flood that nobody
+follows rests between its rounds, and while somebody types elsewhere every flood is held to a rate.
 """
 
 import os
@@ -27,6 +29,10 @@ READ_BYTES = 4096
 DRAIN_BYTES = 1 << 20
 DRAIN_MS = 20
 REST_SECONDS = 0.001
+TYPING_SECONDS = 0.3
+WINDOW_SECONDS = 0.02
+WINDOW_BYTES = 32 << 10
+FOLLOWED_WINDOW_BYTES = 256 << 10
 NO_LIMIT = 1 << 62
 
 
@@ -35,7 +41,17 @@ class Line:
     sets it (then `TerminalPump.resume`), `held` says that the pump stopped there.
     """
 
-    __slots__ = ("at_end", "held", "journal", "limit", "master", "told", "watched")
+    __slots__ = (
+        "at_end",
+        "held",
+        "journal",
+        "limit",
+        "master",
+        "moved",
+        "told",
+        "watched",
+        "window",
+    )
 
     def __init__(self, master: int, journal: Journal) -> None:
         self.master = master
@@ -45,6 +61,8 @@ class Line:
         self.at_end = False
         self.told = False
         self.watched = False
+        self.window = 0.0
+        self.moved = 0
 
 
 class TerminalPump:
@@ -63,6 +81,8 @@ class TerminalPump:
         self._running = True
         self._resting: list[Line] = []
         self._rested = 0.0
+        self._typed = 0.0
+        self._typist: Line | None = None
         self._buffer = memoryview(bytearray(ROUND_BYTES))
         self._thread = threading.Thread(target=self._run, name="terminals", daemon=True)
 
@@ -82,6 +102,10 @@ class TerminalPump:
     def resume(self, line: Line) -> None:
         """Go on with a line whose limit was raised."""
         self._order(lambda: self._watch(line))
+
+    def typed(self, line: Line) -> None:
+        """Take notice that somebody types: until he stops, his echo comes before others' floods."""
+        self._typist, self._typed = line, monotonic()
 
     def resized(self, line: Line, cols: int, rows: int) -> None:
         """Note a new size in the journal, behind what was shown so far."""
@@ -114,7 +138,8 @@ class TerminalPump:
 
     def _run(self) -> None:
         while self._running:
-            for fd, _events in self._poller.poll(REST_SECONDS if self._resting else None):
+            rest = max(0.0, self._rested - monotonic()) if self._resting else None
+            for fd, _events in self._poller.poll(rest):
                 if fd == self._wake:
                     self._take_orders()
                 elif (line := self._lines.get(fd)) is not None:
@@ -126,15 +151,25 @@ class TerminalPump:
                 self._notify()
 
     def _carry_in_turn(self, line: Line) -> None:
-        """Carry a round; a flood that nobody follows then rests, for the sake of all others.
-
-        Its program and this thread would take both cores of a small machine to no purpose.
-        """
-        if self._carry(line) == ROUND_BYTES and line.limit == NO_LIMIT and line.watched:
+        """Carry a round; a flood may then have to rest, for the sake of all others."""
+        rest = self._rest_after(line, self._carry(line))
+        if rest > 0 and line.watched:
             self._forget(line)
             if not self._resting:
-                self._rested = monotonic() + REST_SECONDS
+                self._rested = monotonic() + rest
             self._resting.append(line)
+
+    def _rest_after(self, line: Line, moved: int) -> float:
+        followed = line.limit != NO_LIMIT
+        now = monotonic()
+        if now - self._typed > TYPING_SECONDS or line is self._typist:
+            return REST_SECONDS if moved == ROUND_BYTES and not followed else 0.0
+        # A terminal gives 4 KiB at a time: what makes a flood is how much comes in a while.
+        if now - line.window > WINDOW_SECONDS:
+            line.window, line.moved = now, 0
+        line.moved += moved
+        allowed = FOLLOWED_WINDOW_BYTES if followed else WINDOW_BYTES
+        return line.window + WINDOW_SECONDS - now if line.moved > allowed else 0.0
 
     def _end_rest(self) -> None:
         resting, self._resting = self._resting, []
@@ -220,6 +255,8 @@ class TerminalPump:
         self._end_rest()
         self._forget(line)
         line.limit = NO_LIMIT
+        if self._typist is line:
+            self._typist = None
         moved = 0
         # What the kernel has not handed over yet comes with the hang-up, within microseconds.
         poller = select.poll()

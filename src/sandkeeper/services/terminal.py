@@ -212,6 +212,8 @@ class Terminal:
         if self._typing is None or self._master is None or self._master.closed:
             raise Conflict("the shell has exited")
         self.last_used = time.monotonic()
+        if self._line is not None:
+            self._pump.typed(self._line)
         echo, canonical = echo_of(self._master.number)
         lines = self._typed.feed(
             data.decode("utf-8", "replace"),
