@@ -338,11 +338,11 @@ def test_a_storm_misses_nothing_that_inotifywait_sees(
         other.terminate()
         other.wait()
     seen = {line.rstrip("/") for line in seen_file.read_text().splitlines()}
-    assert len(seen) > 15_000
+    assert len(seen) > 10_000  # a late inotifywait misses some itself
     # Deeper down, a name that was gone before its directory could be watched is nobody's to see:
     # either program misses some. A directory that was watched all the time loses none.
     direct = {path for path in seen if os.path.dirname(path) == str(folder)}
-    assert len(direct) > 400
+    assert len(direct) > 300
     assert direct <= told
     assert {path for path in seen if os.path.lexists(path)} <= told
 

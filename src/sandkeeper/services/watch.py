@@ -70,12 +70,15 @@ class Watch:
         return taken
 
     async def _more(self, timeout: float) -> None:
-        self._wanted = wanted = self._loop.create_future()
         try:
-            if not self._queue and not self._ended:  # looked at again: the thread may have told
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(timeout):
-                        await wanted
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    # A call may come late, for a change that has been taken already.
+                    while not self._queue and not self._ended:
+                        self._wanted = wanted = self._loop.create_future()
+                        # Looked at again: the thread may have told in between.
+                        if not self._queue and not self._ended:
+                            await wanted
         finally:
             self._wanted = None
 
