@@ -7,6 +7,7 @@ name, nor a link in the archive or on the disk leads out of it.
 
 import errno
 import os
+import shutil
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
@@ -16,12 +17,21 @@ from typing import Any, Final
 
 from sandkeeper.core.walking import walk
 
-__all__ = ["BoundedMember", "UnsafeMember", "pack", "unpack"]
+__all__ = [
+    "XATTR_PREFIX",
+    "BoundedMember",
+    "UnsafeMember",
+    "member_of",
+    "pack",
+    "remove_member",
+    "unpack",
+]
 
 BLOCK = 512
 CHUNK = 512 * 1024
 _FORMAT: Final = 2  # tarfile.PAX_FORMAT, as a literal for its type
 HEADER_BYTES = 1 << 20
+XATTR_PREFIX = "SCHILY.xattr."
 
 Temporary = Callable[[str, str], AbstractContextManager[str]]
 """Given the target directory and a path below it: the base name of a temporary beside it."""
@@ -40,7 +50,7 @@ def pack(root: str, check: Callable[[], None] = lambda: None) -> Iterator[bytes]
     for found in walk(root, check=check):
         try:
             info = os.lstat(found.path)
-            member = _member(found.path, found.relative, info, seen)
+            member = member_of(found.path, found.relative, info, seen)
         except FileNotFoundError:
             continue
         if member is None:
@@ -59,9 +69,13 @@ def pack(root: str, check: Callable[[], None] = lambda: None) -> Iterator[bytes]
     yield b"\0" * (2 * BLOCK)
 
 
-def _member(
+def member_of(
     path: str, name: str, info: os.stat_result, seen: dict[tuple[int, int], str]
 ) -> tarfile.TarInfo | None:
+    """Describe the entry at `path` as `name`; None for a socket. Raises OSError for links.
+
+    The second name of a file in `seen` becomes a hard link to the first.
+    """
     kinds = {
         stat.S_IFREG: tarfile.REGTYPE,
         stat.S_IFDIR: tarfile.DIRTYPE,
@@ -137,12 +151,15 @@ def unpack(
     owners: bool,
     temporary: Temporary,
     check: Callable[[], None] = lambda: None,
+    trusted: bool = False,
 ) -> int:
     """Unpack a stream below the directory `root`; returns the number of members.
 
     Files replace what stands at their name as a whole; directories are merged. `owners` keeps the
     archive's owners; `temporary(root, path)` records and names a temporary beside `path` while
-    inside. Raises UnsafeMember, OSError, tarfile.TarError; what was unpacked before stays.
+    inside. A `trusted` archive may hold devices and extended attributes, and what is in the way of a
+    member of another kind is removed. Raises UnsafeMember, OSError, tarfile.TarError; what was
+    unpacked before stays.
     """
     top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     count = 0
@@ -158,14 +175,14 @@ def unpack(
                 continue
             parent = _parent(top, names)
             try:
-                _Place(archive, top, parent, names, owners, beside, check).put(member)
+                _Place(archive, top, parent, names, owners, beside, check, trusted).put(member)
             finally:
                 os.close(parent)
             if member.isdir():
                 modes.append((names, member))
             count += 1
         for names, member in reversed(modes):
-            _finish_directory(top, names, member, owners)
+            _finish_directory(top, names, member, owners, trusted)
     finally:
         os.close(top)
     return count
@@ -197,6 +214,41 @@ def _parent(top: int, names: list[str]) -> int:
     return here
 
 
+def remove_member(root: str, path: str) -> bool:
+    """Remove what is at `path` below `root`, with all in it; never through a link.
+
+    Says whether something was there. Raises UnsafeMember for a path that leads out, OSError.
+    """
+    names = _names(path)
+    if not names:
+        raise UnsafeMember(f"{path!r} is the target itself")
+    here = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in names[:-1]:
+            inner = os.open(name, _OPEN, dir_fd=here)
+            os.close(here)
+            here = inner
+        remove_at(here, names[-1])
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise
+    finally:
+        os.close(here)
+    return True
+
+
+def remove_at(folder: int, name: str) -> None:
+    """Remove a name in an open directory, with all below it; links are not followed."""
+    info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if stat.S_ISDIR(info.st_mode):
+        shutil.rmtree(name, dir_fd=folder)
+    else:
+        os.unlink(name, dir_fd=folder)
+
+
 class _Place:
     """Where one member goes: a name in an open directory."""
 
@@ -209,7 +261,9 @@ class _Place:
         owners: bool,
         temporary: Callable[[str], AbstractContextManager[str]],
         check: Callable[[], None],
+        trusted: bool,
     ) -> None:
+        self._trusted = trusted
         self._archive = archive
         self._top = top
         self._parent = parent
@@ -221,6 +275,8 @@ class _Place:
 
     def put(self, member: tarfile.TarInfo) -> None:
         """Make the member; raises UnsafeMember for devices and other kinds."""
+        if self._trusted:
+            self._clear(member.isdir())
         if member.isdir():
             self._directory()
         elif member.isreg():
@@ -231,8 +287,22 @@ class _Place:
             self._replace(lambda name: self._link(member, name))
         elif member.isfifo():
             self._replace(lambda name: os.mkfifo(name, member.mode & 0o777, dir_fd=self._parent))
+        elif member.isdev() and self._trusted:
+            self._replace(lambda name: self._device(member, name))
         else:
             raise UnsafeMember(f"{self._path!r} is a device or of an unknown kind")
+
+    def _clear(self, directory: bool) -> None:
+        """Remove what cannot be replaced by a member of the other kind."""
+        with suppress(FileNotFoundError):
+            info = os.stat(self._name, dir_fd=self._parent, follow_symlinks=False)
+            if stat.S_ISDIR(info.st_mode) != directory:
+                remove_at(self._parent, self._name)
+
+    def _device(self, member: tarfile.TarInfo, name: str) -> None:
+        kind = stat.S_IFCHR if member.ischr() else stat.S_IFBLK
+        number = os.makedev(member.devmajor, member.devminor)
+        os.mknod(name, kind | member.mode & 0o777, number, dir_fd=self._parent)
 
     def _directory(self) -> None:
         with suppress(FileExistsError):
@@ -256,7 +326,7 @@ class _Place:
                 view = memoryview(block)
                 while view:
                     view = view[os.write(fd, view) :]
-            _adorn(fd, member, self._owners)
+            _adorn(fd, member, self._owners, self._trusted)
         finally:
             os.close(fd)
 
@@ -277,18 +347,29 @@ class _Place:
             os.close(source)
 
 
-def _adorn(fd: int, member: tarfile.TarInfo, owners: bool) -> None:
-    """Set owner, mode and time; a setuid bit only together with the owner it was given for."""
+def _adorn(fd: int, member: tarfile.TarInfo, owners: bool, trusted: bool) -> None:
+    """Set owner, mode and time; a setuid bit only together with the owner it was given for.
+
+    Extended attributes come after the owner, whose change drops capabilities.
+    """
     mode = member.mode & 0o777
     if owners:
         os.fchown(fd, member.uid, member.gid)
         mode = member.mode & 0o7777
     os.fchmod(fd, mode)
+    if trusted:
+        for name, value in member.pax_headers.items():
+            if name.startswith(XATTR_PREFIX):
+                with suppress(OSError):  # a file system without them, or not our right
+                    data = value.encode("utf-8", "surrogateescape")
+                    os.setxattr(fd, name.removeprefix(XATTR_PREFIX), data)
     with suppress(OSError, OverflowError, ValueError):
         os.utime(fd, (member.mtime, member.mtime))
 
 
-def _finish_directory(top: int, names: list[str], member: tarfile.TarInfo, owners: bool) -> None:
+def _finish_directory(
+    top: int, names: list[str], member: tarfile.TarInfo, owners: bool, trusted: bool
+) -> None:
     with suppress(FileNotFoundError, UnsafeMember, NotADirectoryError):
         parent = _parent(top, names)
         try:
@@ -296,6 +377,6 @@ def _finish_directory(top: int, names: list[str], member: tarfile.TarInfo, owner
         finally:
             os.close(parent)
         try:
-            _adorn(fd, member, owners)
+            _adorn(fd, member, owners, trusted)
         finally:
             os.close(fd)
