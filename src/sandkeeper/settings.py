@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 __all__ = [
+    "IMPORT_URL",
     "ArchiveSettings",
     "DriveSettings",
     "EgressSettings",
-    "IMPORT_URL",
     "Environment",
     "FileSettings",
     "LogSettings",

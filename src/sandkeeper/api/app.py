@@ -11,7 +11,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sandkeeper.api.frozen import guard
 from sandkeeper.api.http import (
+    archive,
     codegen,
     drives,
     environment,
@@ -54,6 +56,7 @@ AREAS = (
     codegen,
     drives,
     tunnel,
+    archive,
     terminals,
     mcp,
     observability,
@@ -65,6 +68,7 @@ AREAS = (
 def create_app(sandbox: Sandbox) -> Edge:
     """Build the application on a sandbox that is (or will be) started."""
     routes: list[BaseRoute] = [made for area in AREAS for made in area.routes(sandbox)]
+    guard(routes, sandbox.archive.freeze)
     sandbox.vitals.requests.name_groups(_groups(routes))
     router = Router(routes, redirect_slashes=False, default=partial(_unrouted, routes))
     app = ExceptionMiddleware(

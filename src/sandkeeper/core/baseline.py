@@ -7,7 +7,7 @@ of `core.snapshot`. It is read as a stream too, however many entries it has.
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,9 @@ def record(
     anchor.write_bytes(b"")
     info = os.stat(anchor)
     began = info.st_mtime_ns
-    head = _Head(VERSION, root, time.time(), (info.st_ino, info.st_ctime_ns), sorted(left_out.paths))
+    head = _Head(
+        VERSION, root, time.time(), (info.st_ino, info.st_ctime_ns), sorted(left_out.paths)
+    )
     temporary = folder / "baseline.new"
     count = 0
     packer = zstandard.ZstdCompressor(level=LEVEL)
@@ -119,7 +121,7 @@ class Baseline:
             path = os.fsdecode(name)
             yield Entry(path, key_of(path), Facts(*facts))
 
-    def _values(self) -> Iterator[bytes]:
+    def _values(self) -> Generator[bytes, None, None]:
         import zstandard
 
         with open(self._path, "rb") as file:

@@ -104,6 +104,7 @@ class Plan:
             self._add(change, info, change.entry.info)
 
     def _add(self, change: Change, info: tarfile.TarInfo, stat: os.stat_result) -> None:
+        assert change.entry is not None
         name = os.fsencode(change.path)
         if info.isreg() and stat.st_nlink > 1 and (first := self._first(name, stat)):
             info.type, info.linkname, info.size = tarfile.LNKTYPE, os.fsdecode(first), 0
@@ -192,8 +193,10 @@ def _header(member: _Member) -> bytes:
     info.uid, info.gid, info.mtime = member.uid, member.gid, member.mtime
     info.linkname = os.fsdecode(member.link)
     info.devmajor, info.devminor = member.device
-    for name, value in member.xattrs.items():
-        info.pax_headers[XATTR_PREFIX + name] = value.decode("utf-8", "surrogateescape")
+    info.pax_headers = {
+        XATTR_PREFIX + name: value.decode("utf-8", "surrogateescape")
+        for name, value in member.xattrs.items()
+    }
     return info.tobuf(_FORMAT, "utf-8", "surrogateescape")
 
 

@@ -157,9 +157,9 @@ def unpack(
 
     Files replace what stands at their name as a whole; directories are merged. `owners` keeps the
     archive's owners; `temporary(root, path)` records and names a temporary beside `path` while
-    inside. A `trusted` archive may hold devices and extended attributes, and what is in the way of a
-    member of another kind is removed. Raises UnsafeMember, OSError, tarfile.TarError; what was
-    unpacked before stays.
+    inside. A `trusted` archive may hold devices and extended attributes, and what is in the way
+    of a member of another kind is removed. Raises UnsafeMember, OSError, tarfile.TarError; what
+    was unpacked before stays.
     """
     top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     count = 0

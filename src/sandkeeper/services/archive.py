@@ -6,7 +6,6 @@ of the server does not wait for.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,15 +14,17 @@ from sandkeeper.core.mounting import bounded
 from sandkeeper.core.snapshot import LeftOut
 from sandkeeper.core.tars import Temporary
 from sandkeeper.errors import Conflict, Internal, SandkeeperError
-from sandkeeper.services.exports import FOLDER, Job, Manifest, Packed, abandon
-from sandkeeper.services.freeze import INTERRUPTED, Freeze, SavedProcess
+from sandkeeper.services.baseline import FOLDER, BaselineRecorder
+from sandkeeper.services.exports import Job, Manifest, Packed, abandon
+from sandkeeper.services.freeze import INTERRUPTED, Freeze
 from sandkeeper.services.logs import Log, timestamp
-from sandkeeper.services.pristine import Pristine, choose, first_start
+from sandkeeper.services.pristine import Pristine, choose
 from sandkeeper.services.restore import Restored, restore, was_restored
 from sandkeeper.services.transfer import Clock, Stopped
+from sandkeeper.services.workload import Workload
 from sandkeeper.settings import Settings
 
-__all__ = ["Archive", "Exported", "Exporting", "Workload"]
+__all__ = ["Archive", "Exported", "Exporting"]
 
 WORK_SECONDS = 3 * 3600.0
 SETTLE_SECONDS = 5.0
@@ -61,16 +62,6 @@ class Exported:
     packed: Packed | None = None
 
 
-@dataclass(frozen=True)
-class Workload:
-    """What the archive stops and starts: `saved` describes it, `stop` takes a grace in seconds."""
-
-    saved: Callable[[], list[SavedProcess]]
-    stop: Callable[[float], Awaitable[list[str]]]
-    relaunch: Callable[[list[SavedProcess]], Awaitable[list[str]]]
-    begin: Callable[[], Awaitable[None]]
-
-
 class Archive:
     """Event loop's thread only; `runtime` are paths of our own that no archive holds."""
 
@@ -79,7 +70,7 @@ class Archive:
         settings: Settings,
         log: Log,
         workload: Workload,
-        runtime: list[str],
+        recorder: BaselineRecorder,
         temporary: Temporary,
     ) -> None:
         self._settings = settings.archive
@@ -87,7 +78,8 @@ class Archive:
         self._folder = settings.state_dir / "archive"
         self._log = log
         self._workload = workload
-        self._runtime = runtime
+        self._recorder = recorder
+        self._runtime = recorder.runtime
         self._temporary = temporary
         self.freeze = Freeze(settings.archive.root, settings.state_dir)
         self.exporting: Exporting | None = None
@@ -237,10 +229,7 @@ class Archive:
 
     async def start(self) -> None:
         """Take up what an earlier server left, then start the workload, restored if told so."""
-        try:
-            await asyncio.to_thread(first_start, self._state_dir)
-        except OSError as error:
-            self._log.warning(f"archive: the first start cannot be noted: {error.strerror}")
+        await self._recorder.at_start()
         try:
             said = await self.freeze.recall()
         except Internal as error:
@@ -317,6 +306,7 @@ class Archive:
     async def stop(self) -> None:
         """Give up what runs; the next start finds it interrupted."""
         self._clock.stop()
+        self._recorder.close()
         if self._task is not None and not self._task.done():
             self._task.cancel()
             with suppress(asyncio.CancelledError, SandkeeperError):

@@ -2,30 +2,28 @@
 
 import errno
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from xml.sax.saxutils import escape
+from typing import IO
 
 import msgspec
 
 from sandkeeper import __version__
 from sandkeeper.core.bundle import Bundle, Plan, Source, Spool
-from sandkeeper.core.mounting import mounts
 from sandkeeper.core.snapshot import LeftOut
 from sandkeeper.errors import Internal, SandkeeperError
+from sandkeeper.services.baseline import FOLDER, excluded, mount_points
 from sandkeeper.services.freeze import SavedProcess
 from sandkeeper.services.logs import Log, timestamp
 from sandkeeper.services.pristine import Pristine
 from sandkeeper.services.transfer import Clock, Storage
 
 __all__ = [
-    "EXCLUDES",
-    "FOLDER",
     "MANIFEST",
     "PROCESSES",
     "VERSION",
@@ -37,12 +35,7 @@ __all__ = [
 ]
 
 VERSION = 1
-FOLDER = ".blaxel-archive"
 MANIFEST, PROCESSES = f"{FOLDER}/manifest.json", f"{FOLDER}/processes.json"
-EXCLUDES = (
-    *("proc", "sys", "dev", "run", "tmp", "mnt", "etc/resolv.conf", "etc/hostname", "etc/hosts"),
-    *("run/secrets", "var/run/secrets"),
-)
 MOST_DELETED = 1_000_000
 ABORT_SECONDS = 30.0
 ZSTD_LEVEL, ZSTD_THREADS, ZSTD_JOB = 1, 2, 2 << 20
@@ -108,10 +101,9 @@ class Packed:
         """Give its files back."""
         self._stack.close()
 
-    def _temporary(self) -> tempfile._TemporaryFileWrapper[bytes]:
+    def _temporary(self) -> IO[bytes]:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        made = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed with the stack
-        return self._stack.enter_context(made)  # type: ignore[return-value]
+        return self._stack.enter_context(tempfile.TemporaryFile(dir=self._folder))
 
     def fill(
         self,
@@ -122,9 +114,8 @@ class Packed:
         clock: Clock,
     ) -> None:
         """Look for the changes and fix the archive's length; raises Internal, Stopped."""
-        own = [path for path in runtime if _is_below(self._root, path)]
-        excludes = _excludes(self._root, [*EXCLUDES, FOLDER, *own, *job.excludes])
-        left_out = LeftOut([*excludes, *_mount_points(self._root)])
+        excludes = excluded(self._root, runtime, job.excludes)
+        left_out = LeftOut([*excludes, *mount_points(self._root)])
         try:
             for change in pristine.changes(self._root, left_out, clock.check):
                 self.plan.add(change)
@@ -198,12 +189,8 @@ class Packed:
             start = number * step
             length = min(step, size - start)
             url = parts.part_urls[number]
-            tags.append(
-                storage.put(
-                    *(url, job.headers, self.source, start, length),
-                    lambda done, start=start: sent(start + done),
-                )
-            )
+            report = partial(_report, sent, start)
+            tags.append(storage.put(url, job.headers, self.source, start, length, report))
         storage.post(parts.complete_url, _completion(tags))
 
     def size(self) -> int:
@@ -224,6 +211,10 @@ def abandon(job: Job, retries: int, log: Log) -> None:
         storage.close()
 
 
+def _report(sent: Callable[[int], None], start: int, done: int) -> None:
+    sent(start + done)
+
+
 def _zstd(source: Source, clock: Clock) -> Iterator[bytes]:
     import zstandard  # few exports are compressed
 
@@ -242,30 +233,13 @@ def _json(value: object) -> bytes:
     return json.dumps(msgspec.to_builtins(value), separators=(",", ":")).encode()
 
 
-def _excludes(root: str, paths: list[str]) -> list[str]:
-    """Make all of them relative to the root, each once, in the order given."""
-    found: dict[str, None] = {}
-    for path in paths:
-        if root != "/" and _is_below(root, path):
-            path = os.path.relpath(path, root)
-        clean = os.path.normpath("/" + path).strip("/")
-        if clean:
-            found[clean] = None
-    return list(found)
-
-
-def _is_below(root: str, path: str) -> bool:
-    return path.startswith(root.rstrip("/") + "/")
-
-
-def _mount_points(root: str) -> list[str]:
-    prefix = root.rstrip("/") + "/"
-    return [m.path[len(prefix) :] for m in mounts() if m.path.startswith(prefix)]
-
-
 def _completion(tags: list[str]) -> bytes:
     parts = []
     for number, tag in enumerate(tags, 1):
-        quoted = f"<ETag>{escape(tag)}</ETag>" if tag else ""
+        quoted = f"<ETag>{_escaped(tag)}</ETag>" if tag else ""
         parts.append(f"<Part><PartNumber>{number}</PartNumber>{quoted}</Part>")
     return f"<CompleteMultipartUpload>{''.join(parts)}</CompleteMultipartUpload>".encode()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

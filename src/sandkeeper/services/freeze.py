@@ -128,7 +128,7 @@ class Freeze:
         set_read_only(self.root, True)
 
     async def lift(self) -> None:
-        """Be active again; raises Internal, and nothing is lifted, when the root stays read-only."""
+        """Be active again; raises Internal when the root stays read-only, and then lifts nothing."""
         if self._by_us:
             try:
                 await asyncio.to_thread(set_read_only, self.root, False)

@@ -21,7 +21,7 @@ from sandkeeper.core.readonly import mount_image, mount_layers
 from sandkeeper.core.snapshot import Change, Entry, LeftOut, compare, look, similar
 from sandkeeper.errors import BadInput, Internal
 
-__all__ = ["Pristine", "choose", "first_start"]
+__all__ = ["Pristine", "choose"]
 
 Check = Callable[[], None]
 SAMPLE = 200
@@ -121,12 +121,6 @@ class _Since(Pristine):
     def _is_new(self, entry: Entry) -> bool:
         born = birth_time(entry.full)
         return born is not None and born >= self.moment
-
-
-def first_start(folder: Path) -> None:
-    """Note, once, the moment of the first start by the time of a file; raises OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    os.close(os.open(folder / "first-start", flags, 0o600))
 
 
 def choose(

@@ -26,7 +26,8 @@ from sandkeeper.core.tars import (
 )
 from sandkeeper.errors import Internal
 from sandkeeper.services.archives import Checked
-from sandkeeper.services.exports import FOLDER, MANIFEST, PROCESSES, VERSION
+from sandkeeper.services.baseline import FOLDER
+from sandkeeper.services.exports import MANIFEST, PROCESSES, VERSION
 from sandkeeper.services.freeze import SavedProcess
 from sandkeeper.services.logs import timestamp
 from sandkeeper.services.transfer import Clock, Storage

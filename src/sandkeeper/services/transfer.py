@@ -18,7 +18,7 @@ from sandkeeper.errors import Internal
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Clock", "Storage", "Stopped", "is_url"]
+__all__ = ["Clock", "Stopped", "Storage", "is_url"]
 
 T = TypeVar("T")
 
