@@ -6,25 +6,26 @@ of the server does not wait for.
 
 import asyncio
 import time
+import traceback
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from sandkeeper.core.mounting import bounded
-from sandkeeper.core.snapshot import LeftOut
 from sandkeeper.core.tars import Temporary
 from sandkeeper.errors import Conflict, Internal, SandkeeperError
-from sandkeeper.services.baseline import FOLDER, BaselineRecorder
-from sandkeeper.services.exports import Job, Manifest, Packed, abandon
+from sandkeeper.services.archive_job import Clock, Exporting, Job, Restored, Stopped
+from sandkeeper.services.baseline import FOLDER, BaselineRecorder, was_restored
 from sandkeeper.services.freeze import INTERRUPTED, Freeze
-from sandkeeper.services.logs import Log, timestamp
-from sandkeeper.services.pristine import Pristine, choose
-from sandkeeper.services.restore import Restored, restore, was_restored
-from sandkeeper.services.transfer import Clock, Stopped
+from sandkeeper.services.logs import Log
 from sandkeeper.services.workload import Workload
 from sandkeeper.settings import Settings
 
-__all__ = ["Archive", "Exported", "Exporting"]
+if TYPE_CHECKING:
+    from sandkeeper.services.exports import Manifest, Packed
+    from sandkeeper.services.pristine import Pristine
+
+__all__ = ["Archive", "Exported"]
 
 WORK_SECONDS = 3 * 3600.0
 SETTLE_SECONDS = 5.0
@@ -32,34 +33,15 @@ REASON = "archive export"
 
 
 @dataclass
-class Exporting:
-    """How far an export is; sizes in bytes. `sent` is ours: what is on its way."""
-
-    state: str = "running"
-    started_at: str = field(default_factory=timestamp)
-    finished_at: str = ""
-    size: int = 0
-    sent: int = 0
-    uploaded: bool = False
-    error: str = ""
-
-    def end(self, error: str = "") -> None:
-        """Note that it is over."""
-        self.state = "failed" if error else "succeeded"
-        self.error = error
-        self.finished_at = timestamp()
-
-
-@dataclass
 class Exported:
     """A finished export; `seconds` it took. A dry run has its `changes`: close it when told."""
 
-    manifest: Manifest
+    manifest: "Manifest"
     size: int
     seconds: float
     stopped: list[str]
     uploaded: bool
-    packed: Packed | None = None
+    packed: "Packed | None" = None
 
 
 class Archive:
@@ -112,14 +94,16 @@ class Archive:
         self._clock = Clock()
         try:
             pristine = await asyncio.to_thread(self._choose, job)
-        except BaseException as error:
+        except SandkeeperError as error:
             await self._failed(job, progress, error)
             raise
         self._task = task = asyncio.ensure_future(self._export(job, pristine, progress))
         task.add_done_callback(_retrieved)
         return task
 
-    def _choose(self, job: Job) -> Pristine:
+    def _choose(self, job: Job) -> "Pristine":
+        from sandkeeper.services.pristine import choose
+
         return choose(
             self._settings.root,
             self._state_dir,
@@ -129,7 +113,7 @@ class Archive:
             required=self._settings.baseline == "required",
         )
 
-    async def _export(self, job: Job, pristine: Pristine, progress: Exporting) -> Exported:
+    async def _export(self, job: Job, pristine: "Pristine", progress: Exporting) -> Exported:
         began = time.monotonic()
         try:
             if not job.dry_run:
@@ -142,11 +126,15 @@ class Archive:
             except BaseException:
                 packed.close()
                 raise
-        except BaseException as error:
-            await self._failed(job, progress, error)
-            if isinstance(error, Stopped):
-                raise Internal("the server is stopping") from None
+        except asyncio.CancelledError:
+            await self._failed(job, progress, Internal("the server is stopping"))
             raise
+        except Exception as error:
+            told = self._told(error)
+            await self._failed(job, progress, told)
+            if job.multipart is not None and job.multipart.abort_url and not job.dry_run:
+                await bounded(self._abandon, job, seconds=WORK_SECONDS)
+            raise told from None
         progress.end()
         assert packed.manifest is not None
         seconds = time.monotonic() - began
@@ -177,7 +165,9 @@ class Archive:
         await freeze.save(done=False)
         freeze.state = "quiesced"
 
-    def _pack(self, job: Job, pristine: Pristine) -> Packed:
+    def _pack(self, job: Job, pristine: "Pristine") -> "Packed":
+        from sandkeeper.services.exports import Packed
+
         packed = Packed(self._settings.root, self._folder, self._log)
         processes = self._workload.saved() if self.freeze.active else self.freeze.processes
         try:
@@ -189,7 +179,7 @@ class Archive:
             pristine.close()
         return packed
 
-    async def _send(self, job: Job, packed: Packed, progress: Exporting) -> None:
+    async def _send(self, job: Job, packed: "Packed", progress: Exporting) -> None:
         def sent(count: int) -> None:
             progress.sent = count
 
@@ -200,23 +190,30 @@ class Archive:
         progress.uploaded = True
         await self.freeze.save(done=True)
 
-    async def _failed(self, job: Job, progress: Exporting, error: BaseException) -> None:
+    async def _failed(self, job: Job, progress: Exporting, error: SandkeeperError) -> None:
         """Lift the freeze; what was stopped stays so."""
-        text = str(error) if isinstance(error, SandkeeperError) else ""
-        progress.end(text or "the export was given up")
-        if not isinstance(error, SandkeeperError | Stopped | asyncio.CancelledError):
-            self._log.error(f"archive: {type(error).__name__} during the export")
-        elif not job.dry_run:
-            self._log.warning(f"archive: the export failed: {progress.error}")
+        progress.end(str(error))
         if job.dry_run:
             return
+        self._log.warning(f"archive: the export failed: {error}")
         if not self.freeze.active:
-            try:
-                await self.freeze.lift()
-            except SandkeeperError as stuck:
-                self._log.error(f"archive: {stuck}")
-        if not isinstance(error, asyncio.CancelledError):
-            await bounded(abandon, job, self._settings.retries, self._log, seconds=WORK_SECONDS)
+            await self._lift()
+
+    def _told(self, error: Exception) -> SandkeeperError:
+        if isinstance(error, SandkeeperError):
+            return error
+        if isinstance(error, Stopped):
+            return Internal("the server is stopping")
+        if isinstance(error, OSError):
+            return Internal(f"the export failed: {error.strerror or type(error).__name__}")
+        stack = "".join(traceback.format_exception(error))[-8000:]
+        self._log.error(f"archive: {type(error).__name__} during the export", stack=stack)
+        return Internal("the export failed: internal error")
+
+    def _abandon(self, job: Job) -> None:
+        from sandkeeper.services.exports import abandon
+
+        abandon(job, self._settings.retries, self._log)
 
     async def resume(self) -> None:
         """Lift the freeze; nothing is started again. Raises Conflict, Internal."""
@@ -273,6 +270,9 @@ class Archive:
         self._log.info(f"archive: {progress.restored} paths restored, {progress.deleted} deleted")
 
     def _apply(self, progress: Restored) -> None:
+        from sandkeeper.core.snapshot import LeftOut
+        from sandkeeper.services.restore import restore
+
         root = self._settings.root
         prefix = root.rstrip("/") + "/"
         own = [p.removeprefix(prefix) for p in self._runtime if p.startswith(prefix)]

@@ -6,10 +6,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from sandkeeper.core.baseline import record
 from sandkeeper.core.child import Children
 from sandkeeper.core.mounting import mounts
-from sandkeeper.core.snapshot import LeftOut
 from sandkeeper.services.daemon import Daemon
 from sandkeeper.services.logs import Log
 from sandkeeper.services.runs import pipes_folder
@@ -18,13 +16,16 @@ from sandkeeper.settings import Environment, Settings
 __all__ = [
     "EXCLUDES",
     "FOLDER",
+    "MARKER",
     "BaselineRecorder",
     "excluded",
     "mount_points",
     "record_baseline",
+    "was_restored",
 ]
 
 FOLDER = ".blaxel-archive"
+MARKER = f"{FOLDER}/restored.json"
 EXCLUDES = (
     *("proc", "sys", "dev", "run", "tmp", "mnt", "etc/resolv.conf", "etc/hostname", "etc/hosts"),
     *("run/secrets", "var/run/secrets"),
@@ -72,9 +73,17 @@ def runtime_paths(settings: Settings, environment: Environment) -> list[str]:
 
 def record_baseline(settings: Settings, environment: Environment) -> int:
     """Record what the machine looks like now; returns the number of entries. Raises OSError."""
+    from sandkeeper.core.baseline import record
+    from sandkeeper.core.snapshot import LeftOut
+
     root = settings.archive.root
     out = [*excluded(root, runtime_paths(settings, environment), []), *mount_points(root)]
     return record(root, settings.state_dir / "archive", LeftOut(out))
+
+
+def was_restored(root: str) -> bool:
+    """Say whether an archive has been applied to this file system before."""
+    return os.path.lexists(os.path.join(root, MARKER))
 
 
 class BaselineRecorder:

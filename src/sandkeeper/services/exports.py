@@ -4,9 +4,8 @@ import errno
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -17,19 +16,18 @@ from sandkeeper import __version__
 from sandkeeper.core.bundle import Bundle, Plan, Source, Spool
 from sandkeeper.core.snapshot import LeftOut
 from sandkeeper.errors import Internal, SandkeeperError
+from sandkeeper.services.archive_job import Clock, Job, Multipart
 from sandkeeper.services.baseline import FOLDER, excluded, mount_points
 from sandkeeper.services.freeze import SavedProcess
 from sandkeeper.services.logs import Log, timestamp
 from sandkeeper.services.pristine import Pristine
-from sandkeeper.services.transfer import Clock, Storage
+from sandkeeper.services.transfer import Storage
 
 __all__ = [
     "MANIFEST",
     "PROCESSES",
     "VERSION",
-    "Job",
     "Manifest",
-    "Multipart",
     "Packed",
     "abandon",
 ]
@@ -39,32 +37,6 @@ MANIFEST, PROCESSES = f"{FOLDER}/manifest.json", f"{FOLDER}/processes.json"
 MOST_DELETED = 1_000_000
 ABORT_SECONDS = 30.0
 ZSTD_LEVEL, ZSTD_THREADS, ZSTD_JOB = 1, 2, 2 << 20
-
-
-@dataclass(frozen=True)
-class Multipart:
-    """Presigned URLs of an upload in parts; `part_size` in bytes."""
-
-    part_urls: list[str]
-    part_size: int
-    complete_url: str
-    abort_url: str = ""
-
-
-@dataclass(frozen=True)
-class Job:
-    """An export somebody wants."""
-
-    url: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    multipart: Multipart | None = None
-    dry_run: bool = False
-    save_processes: bool = True
-    excludes: list[str] = field(default_factory=list)
-    stop_seconds: float = 30.0
-    image_device: str = ""
-    image_mount_point: str = ""
-    zstd: bool = False
 
 
 class Manifest(msgspec.Struct, rename="camel"):

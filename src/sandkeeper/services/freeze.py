@@ -10,7 +10,6 @@ import msgspec
 
 from sandkeeper.core.adopted import boot_id
 from sandkeeper.core.mounting import mounts
-from sandkeeper.core.readonly import NotPossible, is_read_only, set_read_only
 from sandkeeper.core.safefile import (
     UntrustedFile,
     make_private_folder,
@@ -109,36 +108,44 @@ class Freeze:
         # Written first: whoever comes after a crash must know that the root may be read-only.
         self._by_us = True
         await self.save(done=False)
-        try:
-            await asyncio.to_thread(self._hold)
-        except NotPossible as error:
+        if obstacle := await asyncio.to_thread(self._hold):
             self._by_us = False
-            self.reason = f"{reason}; the root is not read-only: {error}"
+            self.reason = f"{reason}; the root is not read-only: {obstacle}"
         else:
             self.read_only = True
 
-    def _hold(self) -> None:
+    def _hold(self) -> str:
+        """Return why it cannot be held, if so."""
+        from sandkeeper.core.readonly import NotPossible, is_read_only, set_read_only
+
         if is_read_only(self.root):
             self._by_us = False
-            return
+            return ""
         state = str(self._state_dir.absolute())
         inside = [m.path for m in mounts() if f"{state}/".startswith(m.path.rstrip("/") + "/")]
         if not inside or max(inside, key=len) == self.root:
-            raise NotPossible("the server's own state lies on it (SANDKEEPER_STATE_DIR)")
-        set_read_only(self.root, True)
+            return "the server's own state lies on it (SANDKEEPER_STATE_DIR)"
+        try:
+            set_read_only(self.root, True)
+        except NotPossible as error:
+            return str(error)
+        return ""
 
     async def lift(self) -> None:
-        """Be active again; raises Internal when the root stays read-only, and then lifts nothing."""
-        if self._by_us:
-            try:
-                await asyncio.to_thread(set_read_only, self.root, False)
-                blocked = await asyncio.to_thread(is_read_only, self.root)
-            except NotPossible as error:
-                raise Internal(f"the root is not writable: {error}") from None
-            if blocked:
-                raise Internal("the root is not writable: its file system is read-only")
+        """Be active again; raises Internal, and lifts nothing, when the root stays read-only."""
+        if self._by_us and (obstacle := await asyncio.to_thread(self._release)):
+            raise Internal(f"the root is not writable: {obstacle}")
         self.forget()
         await asyncio.to_thread(self._path.unlink, missing_ok=True)
+
+    def _release(self) -> str:
+        from sandkeeper.core.readonly import NotPossible, is_read_only, set_read_only
+
+        try:
+            set_read_only(self.root, False)
+        except NotPossible as error:
+            return str(error)
+        return "its file system is read-only" if is_read_only(self.root) else ""
 
     def forget(self) -> None:
         """Be active, whatever was."""

@@ -152,7 +152,10 @@ def choose(
             "run `sandkeeper archive-baseline` while the machine is as it should be; nothing was "
             "stopped"
         )
-    return _Since("first-start", moment=os.stat(state / "first-start").st_mtime_ns)
+    try:
+        return _Since("first-start", moment=os.stat(state / "first-start").st_mtime_ns)
+    except OSError as error:
+        raise Internal(f"when the server first started here is not known: {error}") from None
 
 
 def _device(device: str, state: Path, kind: type[BadInput | Internal]) -> Pristine:

@@ -11,7 +11,6 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
 import msgspec
@@ -25,42 +24,20 @@ from sandkeeper.core.tars import (
     unpack,
 )
 from sandkeeper.errors import Internal
+from sandkeeper.services.archive_job import Clock, Restored
 from sandkeeper.services.archives import Checked
-from sandkeeper.services.baseline import FOLDER
+from sandkeeper.services.baseline import FOLDER, MARKER
 from sandkeeper.services.exports import MANIFEST, PROCESSES, VERSION
 from sandkeeper.services.freeze import SavedProcess
 from sandkeeper.services.logs import timestamp
-from sandkeeper.services.transfer import Clock, Storage
+from sandkeeper.services.transfer import Storage
 
-__all__ = ["Restored", "restore", "was_restored"]
+__all__ = ["restore"]
 
-MARKER = f"{FOLDER}/restored.json"
 GATHER_BYTES = 256 << 10
 MANIFEST_BYTES = 256 << 20
 GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 ZSTD_WINDOW = 128 << 20
-
-
-@dataclass
-class Restored:
-    """How far a restore is, in the words of the contract; sizes in bytes, 0 where unknown."""
-
-    state: str = "downloading"
-    started_at: str = field(default_factory=timestamp)
-    finished_at: str = ""
-    downloaded: int = 0
-    size: int = 0
-    restored: int = 0
-    deleted: int = 0
-    error: str = ""
-    written: bool = False
-    processes: list[SavedProcess] = field(default_factory=list)
-
-    def end(self, error: str = "") -> None:
-        """Note that it is over."""
-        self.state = "failed" if error else "succeeded"
-        self.error = error
-        self.finished_at = timestamp()
 
 
 class _Head(msgspec.Struct, rename="camel"):
@@ -103,11 +80,6 @@ class _Reader:
         block = next(self._blocks, b"")
         self._progress.downloaded += len(block)
         return block
-
-
-def was_restored(root: str) -> bool:
-    """Say whether an archive has been applied to this file system before."""
-    return os.path.lexists(os.path.join(root, MARKER))
 
 
 def restore(

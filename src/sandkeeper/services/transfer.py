@@ -5,24 +5,23 @@ followed, a storage that signs has no reason to send one.
 """
 
 import re
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from sandkeeper.core.bundle import Source
 from sandkeeper.errors import Internal
+from sandkeeper.services.archive_job import Clock
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Clock", "Stopped", "Storage", "is_url"]
+    from sandkeeper.core.bundle import Source
+
+__all__ = ["Storage", "is_url"]
 
 T = TypeVar("T")
 
-TRANSFER_SECONDS = 3600.0
 CONNECT_SECONDS = 10.0
 WRITE_SECONDS = 60.0
 READ_SECONDS = 300.0
@@ -30,10 +29,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 ANSWER_BYTES = 64 << 10
 TRANSIENT = frozenset([408, 429, 500, 502, 503, 504])
 _CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,64})</Code>")
-
-
-class Stopped(Exception):
-    """The server is stopping."""
 
 
 class _Transient(Exception):
@@ -53,30 +48,6 @@ def is_url(text: str) -> bool:
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-
-
-class Clock:
-    """How long a transfer may still take, and whether the server stops meanwhile."""
-
-    def __init__(self, seconds: float = TRANSFER_SECONDS) -> None:
-        self._until = time.monotonic() + seconds
-        self._stop = threading.Event()
-
-    def stop(self) -> None:
-        """Have the transfer end at its next check."""
-        self._stop.set()
-
-    def check(self) -> None:
-        """Raise Stopped, or Internal when the hour is over."""
-        if self._stop.is_set():
-            raise Stopped
-        if time.monotonic() > self._until:
-            raise Internal("the transfer took more than an hour")
-
-    def pause(self, seconds: float) -> None:
-        """Wait; raises as `check`."""
-        self._stop.wait(min(seconds, max(0.0, self._until - time.monotonic())))
-        self.check()
 
 
 class Storage:
@@ -100,7 +71,7 @@ class Storage:
         self,
         url: str,
         headers: Mapping[str, str],
-        source: Source,
+        source: "Source",
         start: int,
         length: int,
         sent: Callable[[int], None],

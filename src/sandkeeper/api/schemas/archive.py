@@ -3,10 +3,10 @@
 import msgspec
 
 from sandkeeper.api.respond import utf8
-from sandkeeper.services.archive import Archive, Exported, Exporting
+from sandkeeper.services.archive import Archive, Exported
+from sandkeeper.services.archive_job import Exporting, Restored
 from sandkeeper.services.exports import Manifest
 from sandkeeper.services.logs import timestamp
-from sandkeeper.services.restore import Restored
 
 __all__ = [
     "ArchiveChange",
