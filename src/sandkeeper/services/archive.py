@@ -96,6 +96,7 @@ class Archive:
             pristine = await asyncio.to_thread(self._choose, job)
         except SandkeeperError as error:
             await self._failed(job, progress, error)
+            await bounded(self._abandon, job, seconds=WORK_SECONDS)
             raise
         self._task = task = asyncio.ensure_future(self._export(job, pristine, progress))
         task.add_done_callback(_retrieved)
@@ -129,11 +130,10 @@ class Archive:
         except asyncio.CancelledError:
             await self._failed(job, progress, Internal("the server is stopping"))
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told to the caller, and logged if unforeseen
             told = self._told(error)
             await self._failed(job, progress, told)
-            if job.multipart is not None and job.multipart.abort_url and not job.dry_run:
-                await bounded(self._abandon, job, seconds=WORK_SECONDS)
+            await bounded(self._abandon, job, seconds=WORK_SECONDS)
             raise told from None
         progress.end()
         assert packed.manifest is not None
