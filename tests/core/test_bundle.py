@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from tests.harness import until
 
 from sandkeeper.core.baseline import BadBaseline, Baseline, record
 from sandkeeper.core.bundle import Bundle, Plan
@@ -142,6 +143,9 @@ def test_a_baseline_tells_what_was_there_and_when_it_is_broken(tmp_path: Path) -
     (root / "d").mkdir(parents=True)
     (root / os.fsdecode(b"raw\xff")).write_text("x")
     (root / "out").write_text("")
+    # The kernel's clock for files stands still for some milliseconds at a time.
+    probe = tmp_path / "probe"
+    until(lambda: probe.touch() or probe.stat().st_mtime_ns > (root / "out").stat().st_ctime_ns)
 
     assert record(str(root), state, LeftOut(["out"])) == 2
 

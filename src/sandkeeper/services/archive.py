@@ -284,11 +284,11 @@ class Archive:
 
     async def _not_restored(self, progress: Restored, why: str) -> None:
         """Before the first change the machine is as it was; after it nothing may build on it."""
-        progress.end(why)
         if not progress.written:
             self._log.error(f"archive: not restored, the machine is unchanged: {why}")
             await self._lift()
             await self._workload.begin()
+            progress.end(why)
             return
         self._log.error(f"archive: restored in part, the workload is not started: {why}")
         self.freeze.enter("quiesced", "the restore failed half-way")
@@ -296,6 +296,7 @@ class Archive:
             await self.freeze.hold(self.freeze.reason)
         except Internal as error:
             self._log.error(f"archive: {error}")
+        progress.end(why)
 
     async def _lift(self) -> None:
         try:

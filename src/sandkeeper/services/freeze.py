@@ -141,6 +141,8 @@ class Freeze:
     def _release(self) -> str:
         from sandkeeper.core.readonly import NotPossible, is_read_only, set_read_only
 
+        if not is_read_only(self.root):
+            return ""
         try:
             set_read_only(self.root, False)
         except NotPossible as error:

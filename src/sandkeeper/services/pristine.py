@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sandkeeper.core.baseline import BadBaseline, Baseline
 from sandkeeper.core.birth import birth_time
-from sandkeeper.core.mounting import mounts, unmount
+from sandkeeper.core.mounting import mounts, unescape, unmount
 from sandkeeper.core.readonly import mount_image, mount_layers
 from sandkeeper.core.snapshot import Change, Entry, LeftOut, compare, look, similar
 from sandkeeper.errors import BadInput, Internal
@@ -199,7 +199,7 @@ def _layers(root: str) -> list[str]:
         return []
     layers: list[str] = []
     for option in found[-1].options:
-        name, _, value = option.partition("=")
+        name, _, value = unescape(option).partition("=")
         if name == "lowerdir":
             layers += _split(value)
         elif name == "lowerdir+":
