@@ -20,7 +20,7 @@ def nothing() -> None:
 
 
 def planned(root: Path) -> Plan:
-    plan = Plan(tempfile.TemporaryFile())
+    plan = Plan(tempfile.TemporaryFile())  # noqa: SIM115 - the test closes it
     for entry in look(str(root), LeftOut([]), nothing):
         plan.add(Change("added", entry.path, entry))
     return plan
@@ -53,7 +53,8 @@ def test_every_range_is_a_slice_of_the_whole(tmp_path: Path) -> None:
         length = chance.randrange(made.size - start + 1)
         got = b"".join(made.blocks(start, length, nothing))
         assert got == all_of_it[start : start + length], (start, length)
-    names = tarfile.open(fileobj=io.BytesIO(all_of_it)).getnames()
+    with tarfile.open(fileobj=io.BytesIO(all_of_it)) as archive:
+        names = archive.getnames()
     assert names[:2] == ["first", "second"]
     assert len(names) == 2 + 1303
     plan.file.close()
@@ -92,7 +93,8 @@ def test_only_names_that_are_in_the_tar_become_hard_links(tmp_path: Path) -> Non
         os.link(tmp_path / "in/a", tmp_path / name)
     plan = planned(tmp_path / "in")
 
-    archive = tarfile.open(fileobj=io.BytesIO(whole(bundle(tmp_path / "in", plan))))
+    with tarfile.open(fileobj=io.BytesIO(whole(bundle(tmp_path / "in", plan)))) as archive:
+        archive.getmembers()
 
     assert (archive.getmember("a").isreg(), archive.getmember("b").linkname) == (True, "a")
     plan.file.close()

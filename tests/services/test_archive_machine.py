@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from tests.harness import Server, until
 from tests.storage import Storage, storage
 
 from sandkeeper.core.readonly import set_read_only
+from sandkeeper.core.snapshot import LeftOut
+from sandkeeper.errors import Internal
+from sandkeeper.services.archive_job import Clock, Restored
+from sandkeeper.services.restore import restore
 
 Make = Callable[..., Server]
 
@@ -289,12 +294,32 @@ def test_a_machine_is_made_again_from_its_archive(
         (None, "answered 404"),
     ],
 )
-def test_an_archive_that_cannot_be_used_changes_nothing_and_the_server_goes_on(
-    make_server: Make, tmp_path: Path, store: Storage, data: bytes | None, text: str
+def test_an_archive_that_cannot_be_used_is_refused_before_anything_is_written(
+    tmp_path: Path, store: Storage, data: bytes | None, text: str
 ) -> None:
-    fill(tmp_path / "root", {"a": "1"})
+    root = str(tmp_path)
+    progress = Restored()
     if data is not None:
         store.kept["a"] = data
+
+    with pytest.raises(Internal, match=text) as refused:
+        restore(store.url("a"), root, LeftOut([]), temporary, Clock(), 0, progress)
+
+    assert "s3cr3t" not in str(refused.value)
+    assert not progress.written
+    assert os.listdir(root) == []
+
+
+@contextlib.contextmanager
+def temporary(_root: str, path: str) -> Iterator[str]:
+    yield os.path.basename(path) + ".new"
+
+
+def test_after_a_restore_that_changed_nothing_the_server_goes_on(
+    make_server: Make, tmp_path: Path, store: Storage
+) -> None:
+    fill(tmp_path / "root", {"a": "1"})
+    store.kept["a"] = archive_of({"b": "2"}, {"version": 2})
 
     box = make_server(
         env=env_of(tmp_path / "root", BL_ARCHIVE_IMPORT_URL=store.url("a")),
@@ -303,7 +328,7 @@ def test_an_archive_that_cannot_be_used_changes_nothing_and_the_server_goes_on(
     progress = restored(box)
 
     assert progress["state"] == "failed"
-    assert text in progress["error"]
+    assert "version 2" in progress["error"]
     assert [path.name for path in (tmp_path / "root").iterdir()] == ["a"]
     until((tmp_path / "began").exists)
     assert status(box)["state"] == "active"
@@ -342,8 +367,6 @@ def test_a_restore_that_fails_half_way_leaves_the_sandbox_frozen_without_its_wor
 def test_nothing_is_written_while_the_restore_runs(
     make_server: Make, tmp_path: Path, store: Storage
 ) -> None:
-    import threading
-
     fill(tmp_path / "root", {"a": "1"})
     store.kept["a"] = archive_of({"b": "2"}, {})
     wait = threading.Event()
