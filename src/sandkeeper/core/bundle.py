@@ -8,6 +8,7 @@ file that has shrunk is filled up with NUL, one that has grown is cut, and both 
 
 import array
 import os
+import struct
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,10 +23,12 @@ from sandkeeper.core.tars import XATTR_PREFIX, member_of
 __all__ = ["Bundle", "Plan", "Source", "Spool"]
 
 BLOCK = 512
+_ROOT = os.geteuid() == 0
 READ_BYTES = 1 << 20
 GATHER_BYTES = 256 << 10
 INDEX_EVERY = 512
 _FORMAT: Final = 2  # tarfile.PAX_FORMAT, as a literal for its type
+_USTAR = struct.Struct("100s8s8s8s12s12s8s1s100s8s247x")
 XATTRS = ("user.", "security.capability", "system.posix_acl_", "trusted.")
 
 
@@ -98,7 +101,7 @@ class Plan:
             info = member_of(change.entry.full, change.path, change.entry.info, {})
             if info is None:
                 return
-            if info.isreg() and not os.access(change.entry.full, os.R_OK):
+            if info.isreg() and not (_ROOT or os.access(change.entry.full, os.R_OK)):
                 self.unreadable.append(change.path)
                 return
             self._add(change, info, change.entry.info)
@@ -121,7 +124,7 @@ class Plan:
             (info.devmajor, info.devminor),
             {} if info.issym() or info.islnk() else _xattrs(change.entry.full),
         )
-        member.head = len(_header(member))
+        member.head = BLOCK if _is_plain(member) else len(_header(member))
         self.added += change.kind == "added"
         self.modified += change.kind == "modified"
         self.payload += info.size
@@ -187,7 +190,42 @@ def _xattrs(path: str) -> dict[str, bytes]:
     return found
 
 
+def _is_plain(member: _Member) -> bool:
+    """Say whether one header of POSIX.1-1988 holds it all, as for nearly every file."""
+    return (
+        len(member.path) < 100
+        and len(member.link) < 100
+        and member.path.isascii()
+        and member.link.isascii()
+        and not member.xattrs
+        and member.device == (0, 0)
+        and member.uid < 1 << 21
+        and member.gid < 1 << 21
+        and member.size < 1 << 33
+        and 0 <= member.mtime < 1 << 33
+    )
+
+
+def _plain_header(member: _Member) -> bytes:
+    """Make that header: a tenth of the time that tarfile takes, which decides for small files."""
+    head = _USTAR.pack(
+        member.path + b"/" if member.type == tarfile.DIRTYPE else member.path,
+        b"%07o" % (member.mode & 0o7777),
+        b"%07o" % member.uid,
+        b"%07o" % member.gid,
+        b"%011o" % member.size,
+        b"%011o" % member.mtime,
+        b" " * 8,
+        member.type,
+        member.link,
+        b"ustar\x0000",
+    )
+    return head[:148] + b"%06o\0 " % sum(head) + head[156:]
+
+
 def _header(member: _Member) -> bytes:
+    if _is_plain(member):
+        return _plain_header(member)
     info = tarfile.TarInfo(os.fsdecode(member.path))
     info.type, info.mode, info.size = member.type, member.mode, member.size
     info.uid, info.gid, info.mtime = member.uid, member.gid, member.mtime

@@ -16,7 +16,7 @@ from sandkeeper.core.tars import Temporary
 from sandkeeper.errors import Conflict, Internal, SandkeeperError
 from sandkeeper.services.archive_job import Clock, Exporting, Job, Restored, Stopped
 from sandkeeper.services.baseline import FOLDER, BaselineRecorder, was_restored
-from sandkeeper.services.freeze import INTERRUPTED, Freeze
+from sandkeeper.services.freeze import EXPORT, INTERRUPTED, Freeze
 from sandkeeper.services.logs import Log
 from sandkeeper.services.workload import Workload
 from sandkeeper.settings import Settings
@@ -29,7 +29,6 @@ __all__ = ["Archive", "Exported"]
 
 WORK_SECONDS = 3 * 3600.0
 SETTLE_SECONDS = 5.0
-REASON = "archive export"
 
 
 @dataclass
@@ -154,14 +153,14 @@ class Archive:
         freeze = self.freeze
         if freeze.active:
             saved = self._workload.saved()
-            freeze.enter("quiescing", REASON)
+            freeze.enter("quiescing", EXPORT)
             freeze.processes = saved
             freeze.stopped = await self._workload.stop(job.stop_seconds)
             if not await freeze.settled(SETTLE_SECONDS):
                 self._log.warning("archive: somebody who was let in before still writes")
             # Whoever was let in may have started something since.
             freeze.stopped += await self._workload.stop(job.stop_seconds)
-            await freeze.hold(REASON)
+            await freeze.hold(EXPORT)
         await freeze.save(done=False)
         freeze.state = "quiesced"
 
@@ -171,7 +170,8 @@ class Archive:
         packed = Packed(self._settings.root, self._folder, self._log)
         processes = self._workload.saved() if self.freeze.active else self.freeze.processes
         try:
-            packed.fill(job, pristine, processes, self._runtime, self._clock)
+            images = [path for path in (job.image_mount_point, self._settings.image) if path]
+            packed.fill(job, pristine, processes, [*self._runtime, *images], self._clock)
         except BaseException:
             packed.close()
             raise

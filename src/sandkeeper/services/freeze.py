@@ -198,7 +198,8 @@ class Freeze:
         if record.done:
             return "the sandbox is still frozen: POST /archive/resume lifts that"
         await self.lift()
-        return INTERRUPTED
+        return INTERRUPTED if record.reason.startswith(EXPORT) else "a restore had failed half-way"
 
 
+EXPORT = "archive export"
 INTERRUPTED = "the server was restarted during the export"

@@ -73,22 +73,21 @@ class _Tree(Pristine):
 class _Recorded(Pristine):
     """A baseline that was recorded before."""
 
-    folder: Path = Path()
+    baseline: Baseline | None = None
 
     def changes(self, root: str, left_out: LeftOut, check: Check) -> Iterator[Change]:
+        baseline = self.baseline
+        assert baseline is not None
+        left_out.paths.update(baseline.left_out)
+        exact = baseline.on_this_disk
+
+        def same(old: Entry, new: Entry) -> bool:
+            if not similar(old.facts, new.facts):
+                return False
+            regular = stat.S_ISREG(new.facts.mode)
+            return not (exact and regular) or old.facts.ctime == new.facts.ctime
+
         try:
-            baseline = Baseline(self.folder)
-            if baseline.root != root:
-                raise Internal(f"the recorded baseline is of {baseline.root}, not of {root}")
-            left_out.paths.update(baseline.left_out)
-            exact = baseline.on_this_disk
-
-            def same(old: Entry, new: Entry) -> bool:
-                if not similar(old.facts, new.facts):
-                    return False
-                regular = stat.S_ISREG(new.facts.mode)
-                return not (exact and regular) or old.facts.ctime == new.facts.ctime
-
             yield from compare(look(root, left_out, check), baseline.entries(), left_out, same)
         except BadBaseline as error:
             raise Internal(f"the recorded baseline cannot be used: {error}") from None
@@ -131,21 +130,15 @@ def choose(
     Raises BadInput for a named image that is none, Internal when one cannot be used or when
     nothing is there that would tell deletions although `required` asks for it.
     """
-    if mount_point:
-        if not os.path.isdir(mount_point):
-            raise BadInput(f"imageMountPoint {mount_point} is no directory")
-        return _Tree("image", device, path=mount_point)
-    if device:
-        return _device(device, state, BadInput)
-    if image:
-        if os.path.isdir(image):
-            return _Tree("image", path=image)
-        return _device(image, state, Internal)
+    if not os.path.isdir(root):
+        raise Internal(f"what is to be archived, {root}, is no directory")
+    if named := _named(state, device, mount_point, image):
+        return named
     layers = _layers(root)
     if layers:
         return _overlay(layers, state)
     if (state / "archive/baseline").exists():
-        return _Recorded("baseline", folder=state / "archive")
+        return _Recorded("baseline", baseline=_baseline(root, state / "archive"))
     if required:
         raise Internal(
             "there is nothing to compare the machine with: name imageDevice or imageMountPoint, or "
@@ -156,6 +149,28 @@ def choose(
         return _Since("first-start", moment=os.stat(state / "first-start").st_mtime_ns)
     except OSError as error:
         raise Internal(f"when the server first started here is not known: {error}") from None
+
+
+def _named(state: Path, device: str, mount_point: str, image: str) -> Pristine | None:
+    if mount_point:
+        if not os.path.isdir(mount_point):
+            raise BadInput(f"imageMountPoint {mount_point} is no directory")
+        return _Tree("image", device, path=mount_point)
+    if device:
+        return _device(device, state, BadInput)
+    if os.path.isdir(image):
+        return _Tree("image", path=image)
+    return _device(image, state, Internal) if image else None
+
+
+def _baseline(root: str, folder: Path) -> Baseline:
+    try:
+        baseline = Baseline(folder)
+    except (BadBaseline, OSError) as error:
+        raise Internal(f"the recorded baseline cannot be used: {error}") from None
+    if baseline.root != root:
+        raise Internal(f"the recorded baseline is of {baseline.root}, not of {root}")
+    return baseline
 
 
 def _device(device: str, state: Path, kind: type[BadInput | Internal]) -> Pristine:

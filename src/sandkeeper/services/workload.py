@@ -75,7 +75,7 @@ class Workload:
                 name=one.name,
                 working_dir=one.working_dir,
                 env=one.env,
-                timeout=one.timeout or None,
+                timeout=one.timeout,
                 keep_alive=one.keep_alive,
                 restart_on_failure=one.restart_on_failure,
                 max_restarts=one.max_restarts,
