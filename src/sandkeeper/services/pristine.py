@@ -221,7 +221,7 @@ def _layers(root: str) -> list[str]:
             layers.append(value)
     if not layers or not all(os.path.isdir(layer) for layer in layers):
         return []
-    return layers if _belongs(layers[0], root) else []
+    return layers if any(_belongs(layer, root) for layer in layers) else []
 
 
 def _split(value: str) -> list[str]:
@@ -230,8 +230,11 @@ def _split(value: str) -> list[str]:
 
 
 def _belongs(layer: str, root: str) -> bool:
+    """Say whether a directory shows files of the overlay and does not lie in it itself."""
     looked = 0
     try:
+        if os.stat(layer).st_dev == os.stat(root).st_dev:
+            return False
         for entry in look(layer, LeftOut([]), lambda: None):
             if not stat.S_ISREG(entry.facts.mode):
                 continue
@@ -243,4 +246,4 @@ def _belongs(layer: str, root: str) -> bool:
                 return False
     except OSError:
         return False
-    return looked == 0
+    return False

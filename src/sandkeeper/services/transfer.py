@@ -61,7 +61,11 @@ class Storage:
         timeout = httpx.Timeout(
             connect=CONNECT_SECONDS, write=WRITE_SECONDS, read=READ_SECONDS, pool=None
         )
-        self._client = httpx.Client(timeout=timeout, follow_redirects=False)
+        try:
+            self._client = httpx.Client(timeout=timeout, follow_redirects=False)
+        except OSError as error:
+            text = f"the certificates of the system cannot be read: {error.strerror}"
+            raise Internal(text) from None
 
     def close(self) -> None:
         """Close the connections."""
