@@ -36,7 +36,7 @@ VERSION = 1
 MANIFEST, PROCESSES = f"{FOLDER}/manifest.json", f"{FOLDER}/processes.json"
 MOST_DELETED = 1_000_000
 ABORT_SECONDS = 30.0
-ZSTD_LEVEL, ZSTD_THREADS, ZSTD_JOB = 1, 2, 2 << 20
+ZSTD_LEVEL, ZSTD_THREADS, ZSTD_JOB = 1, 2, 1 << 20
 
 
 class Manifest(msgspec.Struct, rename="camel"):
