@@ -20,6 +20,13 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve the processes, files, terminals and ports of this machine over HTTP.",
         allow_abbrev=False,
     )
+    parser.add_argument(
+        "verb",
+        nargs="?",
+        choices=["serve", "archive-baseline"],
+        default="serve",
+        help="serve (default), or record what the machine looks like for later archives",
+    )
     # The contract's flags take one dash or two.
     parser.add_argument("--port", "-port", type=int, default=8080, help="port (default 8080)")
     parser.add_argument("--p", "-p", type=int, default=8080, help="the same; wins unless 8080")
@@ -51,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except ValueError as error:
         return _refuse(f"a setting makes no sense: {error}")
+    if options.verb == "archive-baseline":
+        return _record_baseline(settings, environment)
     try:
         identity = _identity(settings.user)
     except UnusableUser as error:
@@ -89,6 +98,17 @@ def _identity(user: str) -> Identity | None:
     identity = Identity.resolve(user)
     identity.check()
     return identity
+
+
+def _record_baseline(settings: Settings, environment: Environment) -> int:
+    from sandkeeper.services.baseline import record_baseline
+
+    try:
+        count = record_baseline(settings, environment)
+    except OSError as error:
+        return _refuse(f"cannot record a baseline: {error}")
+    sys.stdout.write(f"{count} entries recorded in {settings.state_dir / 'archive/baseline'}\n")
+    return 0
 
 
 def _refuse(why: str) -> int:

@@ -11,6 +11,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 __all__ = [
+    "IMPORT_URL",
+    "ArchiveSettings",
     "DriveSettings",
     "EdgeSettings",
     "EgressSettings",
@@ -27,6 +29,8 @@ KIB = 1024
 MIB = 1024 * KIB
 OWN_SECRETS = frozenset({"SANDKEEPER_TOKEN"})
 SCALE_FILE = Path("/uk/libukp/scale_to_zero_disable")
+IMPORT_URL = "BL_ARCHIVE_IMPORT_URL"
+"""Holds a secret for the server alone: it is taken out of what children inherit."""
 
 
 class Environment:
@@ -281,6 +285,33 @@ class DriveSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveSettings:
+    """Which directory is archived and what it is compared with; `import_url` is a secret.
+
+    `baseline` is empty, `record` (one is recorded at the first start) or `required`; `image` a
+    directory or a device with the pristine files.
+    """
+
+    root: str = "/"
+    image: str = ""
+    baseline: str = ""
+    retries: int = 7
+    import_url: str = field(default="", repr=False)
+
+    @classmethod
+    def read(cls, env: Mapping[str, str]) -> "ArchiveSettings":
+        """Read `BL_ARCHIVE_IMPORT_URL` of the contract and our own `SANDKEEPER_ARCHIVE_*`."""
+        own = "SANDKEEPER_ARCHIVE_"
+        return cls(
+            root=os.path.realpath(env.get(own + "ROOT", "") or "/"),
+            image=env.get(own + "IMAGE", ""),
+            baseline=env.get(own + "BASELINE", "").strip().lower(),
+            retries=_number(env, own + "RETRIES", 7),
+            import_url=env.get(IMPORT_URL, "").strip(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What was decided at start; `mcp_wait` is how many seconds a tool call waits at most."""
 
@@ -306,6 +337,7 @@ class Settings:
     egress: EgressSettings = field(default_factory=EgressSettings)
     drives: DriveSettings = field(default_factory=DriveSettings)
     edge: EdgeSettings = field(default_factory=EdgeSettings)
+    archive: ArchiveSettings = field(default_factory=ArchiveSettings)
 
     @classmethod
     def read(
@@ -346,4 +378,5 @@ class Settings:
             egress=EgressSettings.read(env, state_dir),
             drives=DriveSettings.read(env, state_dir),
             edge=EdgeSettings.read(env),
+            archive=ArchiveSettings.read(env),
         )

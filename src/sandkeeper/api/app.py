@@ -14,7 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sandkeeper.api.audit import Gateways
 from sandkeeper.api.body import Room
 from sandkeeper.api.cors import Cors
+from sandkeeper.api.frozen import guard
 from sandkeeper.api.http import (
+    archive,
     codegen,
     drives,
     environment,
@@ -62,6 +64,7 @@ AREAS = (
     codegen,
     drives,
     tunnel,
+    archive,
     terminals,
     mcp,
     observability,
@@ -80,6 +83,7 @@ def all_routes(sandbox: Sandbox) -> list[BaseRoute]:
 def create_app(sandbox: Sandbox) -> Edge:
     """Build the application on a sandbox that is (or will be) started."""
     routes = all_routes(sandbox)
+    guard(routes, sandbox.archive.freeze)
     sandbox.vitals.requests.name_groups(_groups(routes))
     router = Router(routes, redirect_slashes=False, default=partial(_unrouted, routes))
     app = ExceptionMiddleware(

@@ -20,9 +20,16 @@ class SessionMembers:
     @classmethod
     def find(cls, leader: int, *, leader_too: bool = False) -> "SessionMembers":
         """Look through /proc once; blocks for some milliseconds."""
+        return cls.of({leader}, leaders_too=leader_too)
+
+    @classmethod
+    def of(cls, leaders: set[int], *, leaders_too: bool = False) -> "SessionMembers":
+        """Find those of several leaders in one look."""
         pidfds: list[int] = []
-        for one in read_processes().values():
-            if leader not in (one.session, one.group) or (one.pid == leader and not leader_too):
+        for one in read_processes().values() if leaders else ():
+            if leaders.isdisjoint((one.session, one.group)):
+                continue
+            if one.pid in leaders and not leaders_too:
                 continue
             with suppress(OSError):
                 pidfd = os.pidfd_open(one.pid)

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
-__all__ = ["Mount", "bind_mount", "bounded", "mounts", "parse_mounts", "unmount", "unmount_lazily"]
+__all__ = [
+    "Mount",
+    "bind_mount",
+    "bounded",
+    "mounts",
+    "parse_mounts",
+    "unescape",
+    "unmount",
+    "unmount_lazily",
+]
 
 MS_RDONLY, MS_REMOUNT, MS_BIND = 1, 32, 4096
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
@@ -34,7 +43,8 @@ class Mount:
         return "ro" in self.options
 
 
-def _unescape(text: str) -> str:
+def unescape(text: str) -> str:
+    """Replace the table's octal escapes; options keep theirs until somebody reads one."""
     return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
 
 
@@ -44,7 +54,7 @@ def parse_mounts(text: str) -> list[Mount]:
     for line in text.splitlines():
         fields = line.split(" ")
         if len(fields) >= 4:
-            source, path, kind = (_unescape(field) for field in fields[:3])
+            source, path, kind = (unescape(field) for field in fields[:3])
             found.append(Mount(source, path, kind, tuple(fields[3].split(","))))
     return found
 

@@ -10,12 +10,13 @@ from typing import IO, Any, cast
 
 from sandkeeper.core.paths import temporary_name
 from sandkeeper.core.replace import make_directories
-from sandkeeper.core.tars import BoundedMember, Metered, UnsafeMember, pack, unpack
+from sandkeeper.core.tars import pack
+from sandkeeper.core.untar import BoundedMember, Metered, UnsafeMember, unpack
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.services.files import Fault, Files
 from sandkeeper.services.work import Cancel, failure
 
-__all__ = ["Archives", "Channel"]
+__all__ = ["Archives", "Channel", "Checked"]
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZSTD_LEVEL = 3
@@ -128,7 +129,7 @@ class Archives:
                     archive,
                     root,
                     owners=owners,
-                    temporary=self._temporary,
+                    temporary=self.temporary,
                     check=check,
                 )
         except UnsafeMember as error:
@@ -145,7 +146,8 @@ class Archives:
             source.over()
 
     @contextmanager
-    def _temporary(self, root: str, path: str) -> Iterator[str]:
+    def temporary(self, root: str, path: str) -> Iterator[str]:
+        """Name a temporary beside `path` below `root` and remember it while inside."""
         target = os.path.join(root, path)
         name = temporary_name(replacing=os.path.lexists(target))
         with self._files.temporary(os.path.join(os.path.dirname(target), name)):
@@ -183,10 +185,10 @@ def _readable(source: Channel) -> IO[bytes]:
 
     unpacker = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
     reader: Any = unpacker.stream_reader(cast("IO[bytes]", source))
-    return cast("IO[bytes]", _Checked(reader, zstandard.ZstdError))
+    return cast("IO[bytes]", Checked(reader, zstandard.ZstdError))
 
 
-class _Checked:
+class Checked:
     """A reader whose own kind of error is told as that of a broken archive."""
 
     def __init__(self, reader: Any, error: type[Exception]) -> None:
@@ -194,6 +196,7 @@ class _Checked:
         self._error = error
 
     def read(self, size: int) -> bytes:
+        """Read up to `size` bytes; raises tarfile.ReadError."""
         try:
             data: bytes = self._reader.read(size)
         except self._error as error:

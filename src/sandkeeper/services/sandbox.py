@@ -26,8 +26,10 @@ from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.core.tool import readable
 from sandkeeper.errors import BadInput
 from sandkeeper.services.access import Access
+from sandkeeper.services.archive import Archive
 from sandkeeper.services.archives import Archives
 from sandkeeper.services.attributes import Attributes
+from sandkeeper.services.baseline import BaselineRecorder
 from sandkeeper.services.changes import Changes
 from sandkeeper.services.codegen import Codegen
 from sandkeeper.services.confinement import Confinements
@@ -60,7 +62,8 @@ from sandkeeper.services.uploads import Uploads
 from sandkeeper.services.waiting import Waiting
 from sandkeeper.services.watch import Watches
 from sandkeeper.services.work import FileWork
-from sandkeeper.settings import Environment, Settings
+from sandkeeper.services.workload import Workload
+from sandkeeper.settings import IMPORT_URL, Environment, Settings
 
 __all__ = ["Sandbox", "SandboxStatus"]
 
@@ -90,6 +93,7 @@ class Sandbox:
     ) -> None:
         self.settings = settings
         self.environment = environment
+        environment.apply({}, remove=(IMPORT_URL,))
         self._started = time.monotonic()
         self._started_at = timestamp()
         self._sink = Sink(open_target(settings.log.target), dropped_line=_dropped)
@@ -123,7 +127,7 @@ class Sandbox:
             settings.drives, environment, self.children, self.log, identity=self.identity
         )
         self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log)
-        self.environment_reload.hooks.append(self.egress.reapply)
+        self.environment_reload.hooks += [self._hide_import, self.egress.reapply]
         self.ports = Ports()
         self.relay = Relay()
         self.monitors = PortMonitors(self.log)
@@ -172,6 +176,13 @@ class Sandbox:
         self.watches = Watches(lambda: self.identity)
         self.changes = Changes(lambda: self.identity)
         self._startup = StartupCommand(self.children, environment, self.log, identity)
+        self.archive = Archive(
+            settings,
+            self.log,
+            Workload(self.processes, self.terminals, self._startup, settings.command),
+            BaselineRecorder(settings, environment, self.children, self.log),
+            self.archives.temporary,
+        )
         self._stack = AsyncExitStack()
 
     def _make_workshop(self) -> Workshop:
@@ -263,8 +274,9 @@ class Sandbox:
         await self.terminals.start()
         stack.push_async_callback(self.terminals.stop)
         self._watch_keeper()
-        await self._startup.run(self.settings.command)
         stack.callback(self._startup.close)
+        await self.archive.start()
+        stack.push_async_callback(self.archive.stop)
         await stack.enter_async_context(self.vitals.delay.sampling())
         stack.callback(self.readiness.close)
         self.readiness.serving = True
@@ -272,6 +284,10 @@ class Sandbox:
             # uvloop keeps SIGCHLD from its own handlers; it wakes for the interpreter's.
             signal.signal(signal.SIGCHLD, lambda *_: self._reap_orphans())
             self._reap_orphans()
+
+    async def _hide_import(self) -> None:
+        """A reloaded document may bring it back."""
+        self.environment.apply({}, remove=(IMPORT_URL,))
 
     async def _start_outside(self, stack: AsyncExitStack) -> None:
         """Start what leads out of the sandbox, before any child of it is started."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import signal
+from contextlib import suppress
 
 from sandkeeper.core.child import Child, Children, Spawn
 from sandkeeper.core.identity import Identity
@@ -26,6 +28,7 @@ class StartupCommand:
         self._environment = environment
         self._log = log
         self._task: asyncio.Task[None] | None = None
+        self._child: Child | None = None
         self.identity = identity
 
     async def run(self, command: str) -> None:
@@ -54,6 +57,7 @@ class StartupCommand:
             return
         finally:
             os.close(stderr)
+        self._child = child
         self._task = asyncio.ensure_future(self._reap(child))
 
     async def _reap(self, child: Child) -> None:
@@ -62,6 +66,15 @@ class StartupCommand:
         if status.code != 0:
             how = f"signal {status.signal}" if status.signal else f"exit code {status.code}"
             self._log.warning(f"the startup command ended with {how}")
+
+    async def end(self, seconds: float) -> None:
+        """Stop it if it runs: SIGTERM to its group, SIGKILL after `seconds`."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self._child is None or self._task is None or self._task.done():
+                return
+            with suppress(ProcessLookupError):
+                self._child.signal_group(number)
+            await asyncio.wait([self._task], timeout=seconds)
 
     def close(self) -> None:
         """Stop waiting for it; it goes on."""

@@ -1,6 +1,7 @@
 """The SDK's server over our tools. Importing this module imports the SDK (half a second)."""
 
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import anyio
@@ -15,6 +16,7 @@ from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.transport_context import TransportContext
 from pydantic import ValidationError
 
+from sandkeeper.api.frozen import READING_TOOLS
 from sandkeeper.api.mcp import code, files, processes, terminals, watching
 from sandkeeper.api.mcp.tool import Tool, content_of
 from sandkeeper.api.respond import utf8
@@ -34,6 +36,7 @@ class ToolServer:
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._log = sandbox.log
+        self._freeze = sandbox.archive.freeze
         _adopt_logger(sandbox.log)
         made = [tool for area in AREAS for tool in area.tools(sandbox)]
         self._tools = {tool.name: tool for tool in sorted(made, key=lambda tool: tool.name)}
@@ -84,8 +87,10 @@ class ToolServer:
         tool = self._tools.get(params.name)
         if tool is None or not tool.enabled():
             raise MCPError(code=types.INVALID_PARAMS, message=f'unknown tool "{params.name}"')
+        writes = nullcontext() if tool.name in READING_TOOLS else self._freeze.writing()
         try:
-            result = await tool.call(tool.parse(params.arguments), context.lifespan_context)
+            with writes:
+                result = await tool.call(tool.parse(params.arguments), context.lifespan_context)
         except SandkeeperError as error:
             return _failure(_told(tool, error))
         except Exception as error:  # noqa: BLE001 - told to the caller as a fault of ours

@@ -1,0 +1,75 @@
+"""Refusing what would change something while the sandbox is frozen for its archive.
+
+Here, and nowhere else, it is decided which calls those are: every matched route whose method is
+not one of reading, but for the few named below, and every MCP tool but the reading ones.
+"""
+
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sandkeeper.services.freeze import Freeze
+
+__all__ = ["READING_TOOLS", "guard"]
+
+WRITING = frozenset(["POST", "PUT", "PATCH", "DELETE"])
+ALLOWED = (
+    "/archive/",
+    "/mcp",  # asks for each tool
+    "/port/",  # what a server of the workload does with a request is its own affair
+    "/network/process/",  # monitors live in memory
+    "/debug/",
+)
+STOPPING = ("/process/{", "/terminals/{")
+"""Below these a DELETE ends something, which writes nothing; but it may not close a file's end."""
+
+READING_TOOLS = frozenset(
+    [
+        *("processesList", "processGet", "processGetLogs", "processWait", "processQueryLogs"),
+        *("processStop", "processKill", "terminalsList", "terminalScreen", "terminalClose"),
+        *("fsGetWorkingDirectory", "fsListDirectory", "fsReadFile", "fsStat"),
+        *("codegenFileSearch", "codegenCodebaseSearch", "codegenGrepSearch", "codegenListDir"),
+        *("codegenReadFileRange", "codegenRerank"),
+    ]
+)
+"""MCP tools that change nothing; ending something is not writing."""
+
+
+def guard(routes: list[BaseRoute], freeze: Freeze) -> None:
+    """Put the check in front of every route that changes something."""
+    for made in routes:
+        if isinstance(made, WebSocketRoute):
+            if not made.path.startswith(ALLOWED):
+                made.app = _Guarded(made.app, freeze)
+        elif isinstance(made, Route) and _changes(made):
+            made.app = _Guarded(made.app, freeze)
+
+
+def _changes(made: Route) -> bool:
+    methods = (made.methods or set()) & WRITING
+    if not methods or made.path == "/" or made.path.startswith(ALLOWED):
+        return False
+    stops = methods == {"DELETE"} and not made.path.endswith("/stdin")
+    return not (stops and made.path.startswith(STOPPING))
+
+
+class _Guarded:
+    """Counts whoever is let in, so that a freeze can wait for them; raises Unavailable."""
+
+    def __init__(self, app: ASGIApp, freeze: Freeze) -> None:
+        self._app = app
+        self._freeze = freeze
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
+            return
+        with self._freeze.writing():
+            await self._app(scope, receive, send)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A connection is no write that could be waited for: its terminal is stopped instead."""
+        if self._freeze.active:
+            await self._app(scope, receive, send)
+            return
+        await receive()
+        await send({"type": "websocket.close", "code": 1013, "reason": "the sandbox is frozen"})

@@ -1,0 +1,57 @@
+"""The archive: export, status, resume."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from sandkeeper.api.routing import route
+from sandkeeper.services.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from sandkeeper.api.archive_calls import ArchiveCalls
+
+__all__ = ["routes"]
+
+
+class ArchiveHandlers:
+    """Handlers of `/archive`; what does the work is loaded when somebody first asks."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._calls: ArchiveCalls | None = None
+
+    async def export(self, request: Request) -> Response:
+        """Export what changed."""
+        return await (await self._loaded()).export(request)
+
+    async def status(self, request: Request) -> Response:
+        """Show how the archive stands."""
+        return await (await self._loaded()).status(request)
+
+    async def resume(self, request: Request) -> Response:
+        """Lift the freeze."""
+        return await (await self._loaded()).resume(request)
+
+    async def _loaded(self) -> "ArchiveCalls":
+        if self._calls is None:
+            self._calls = await asyncio.to_thread(_load, self._sandbox)
+        return self._calls
+
+
+def _load(sandbox: Sandbox) -> "ArchiveCalls":
+    from sandkeeper.api.archive_calls import ArchiveCalls
+
+    return ArchiveCalls(sandbox)
+
+
+def routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return the routes of this area."""
+    handlers = ArchiveHandlers(sandbox)
+    return [
+        route("/archive/export", handlers.export, "POST"),
+        route("/archive/status", handlers.status),
+        route("/archive/resume", handlers.resume, "POST"),
+    ]

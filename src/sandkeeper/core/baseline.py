@@ -1,0 +1,145 @@
+"""A snapshot kept in a file: what the machine looked like while it was pristine.
+
+The file is one zstd stream of msgpack values: a head, then one array for each entry, in the order
+of `core.snapshot`. It is read as a stream too, however many entries it has.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sandkeeper.core.snapshot import Entry, Facts, LeftOut, key_of, look
+
+__all__ = ["BadBaseline", "Baseline", "record"]
+
+VERSION = 1
+READ_BYTES = 256 << 10
+LEVEL = 3
+
+
+class BadBaseline(Exception):
+    """The file is no baseline, or a newer version of one, or cut off."""
+
+
+class _Head(msgspec.Struct):
+    version: int
+    root: str
+    recorded_at: float
+    anchor: tuple[int, int]
+    left_out: list[str]
+
+
+_Record = tuple[bytes, int, int, int, int, int, int, bytes, int]
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Record).decode
+
+
+def record(
+    root: str, folder: Path, left_out: LeftOut, check: Callable[[], None] = lambda: None
+) -> int:
+    """Write the baseline of `root` into `folder`; returns how many entries it has.
+
+    What changes while it is written is not in it, so it counts as added later. Raises OSError.
+    """
+    import zstandard  # only archives need it
+
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    anchor = folder / "anchor"
+    anchor.write_bytes(b"")
+    info = os.stat(anchor)
+    began = info.st_mtime_ns
+    head = _Head(
+        VERSION, root, time.time(), (info.st_ino, info.st_ctime_ns), sorted(left_out.paths)
+    )
+    temporary = folder / "baseline.new"
+    count = 0
+    packer = zstandard.ZstdCompressor(level=LEVEL)
+    with open(temporary, "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        with packer.stream_writer(file, closefd=False) as out:
+            _write(out, _encode(head))
+            for entry in look(root, left_out, check):
+                if entry.is_directory or entry.facts.ctime < began:
+                    _write(out, _encode((os.fsencode(entry.path), *entry.facts)))
+                    count += 1
+            _write(out, b"")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / "baseline")
+    return count
+
+
+def _write(out: Any, data: bytes) -> None:
+    out.write(len(data).to_bytes(4, "little") + data)
+
+
+class Baseline:
+    """A baseline to read; `on_this_disk` says whether change times can be compared as well.
+
+    They cannot once the files have been copied elsewhere, as layers of images are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Read the head; raises FileNotFoundError, OSError or BadBaseline."""
+        self._path = folder / "baseline"
+        with contextlib.closing(self._values()) as values:
+            try:
+                self._head = msgspec.msgpack.decode(next(values), type=_Head)
+            except (msgspec.DecodeError, StopIteration):
+                raise BadBaseline(f"{self._path} is no baseline") from None
+        if self._head.version != VERSION:
+            raise BadBaseline(f"{self._path} has version {self._head.version}, not {VERSION}")
+        self.on_this_disk = False
+        with contextlib.suppress(FileNotFoundError):
+            info = os.stat(folder / "anchor")
+            self.on_this_disk = (info.st_ino, info.st_ctime_ns) == self._head.anchor
+
+    @property
+    def root(self) -> str:
+        """The directory it was recorded of."""
+        return self._head.root
+
+    @property
+    def left_out(self) -> list[str]:
+        """The paths that were not looked at."""
+        return self._head.left_out
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield what it holds; raises BadBaseline when it is cut off."""
+        values = self._values()
+        next(values)
+        for value in values:
+            try:
+                name, *facts = _decode(value)
+            except msgspec.DecodeError:
+                raise BadBaseline(f"{self._path} is damaged") from None
+            path = os.fsdecode(name)
+            yield Entry(path, key_of(path), Facts(*facts))
+
+    def _values(self) -> Generator[bytes, None, None]:
+        import zstandard
+
+        with open(self._path, "rb") as file:
+            reader = zstandard.ZstdDecompressor().stream_reader(file, read_size=READ_BYTES)
+            rest = b""
+            try:
+                while block := reader.read(READ_BYTES):
+                    rest += block
+                    place = 0
+                    while len(rest) - place >= 4:
+                        end = place + 4 + int.from_bytes(rest[place : place + 4], "little")
+                        if end == place + 4:
+                            return
+                        if end > len(rest):
+                            break
+                        yield rest[place + 4 : end]
+                        place = end
+                    rest = rest[place:]
+            except zstandard.ZstdError:
+                raise BadBaseline(f"{self._path} is damaged") from None
+        raise BadBaseline(f"{self._path} is cut off")

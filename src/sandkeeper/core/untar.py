@@ -1,0 +1,362 @@
+"""Tar streams unpacked, trusting nothing.
+
+Every member is placed below the target by walking from its open directory component by component
+(openat(2), O_NOFOLLOW), so that neither `..`, nor an absolute name, nor a link in the archive or on
+the disk leads out of it.
+"""
+
+import copy
+import errno
+import os
+import shutil
+import stat
+import tarfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from functools import partial
+from typing import IO, Any, cast
+
+from sandkeeper.core.tars import CHUNK, XATTR_PREFIX
+
+__all__ = ["BoundedMember", "Metered", "Temporary", "UnsafeMember", "remove_member", "unpack"]
+
+HEADER_BYTES = 1 << 20
+BETWEEN_BYTES = 2 << 20
+"""How much may be read from one file's data to the next: headers, maps of holes, read-ahead."""
+
+Temporary = Callable[[str, str], AbstractContextManager[str]]
+"""Given the target directory and a path below it: the base name of a temporary beside it."""
+
+
+class UnsafeMember(Exception):
+    """A member would be placed outside the target, or is of a kind that is not unpacked."""
+
+
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Metered:
+    """A reader that gives up when much is read and nothing comes of it: tarfile holds headers."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._left = BETWEEN_BYTES
+
+    def renew(self) -> None:
+        """Say that something came of it."""
+        self._left = BETWEEN_BYTES
+
+    def read(self, size: int) -> bytes:
+        """Read; raises tarfile.ReadError when the allowance is used up."""
+        data: bytes = self._inner.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise tarfile.ReadError("too many headers")
+        return data
+
+
+class BoundedMember(tarfile.TarInfo):
+    """A member whose extended headers are read only if they are small: they are held whole."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if not self.isreg() and self.size > HEADER_BYTES and self.type not in _PLAIN_TYPES:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
+def _spans(member: tarfile.TarInfo) -> list[tuple[int, int]]:
+    """Return where a member's stored bytes go, as (offset, length); the rest of it are holes.
+
+    Raises tarfile.ReadError for a map that no writer makes: tarfile's own reader turns some of
+    them into a loop without end, and any hole into NULs on the disk.
+    """
+    if member.size < 0:
+        raise tarfile.ReadError(f"{member.name!r} has a negative size")
+    if member.sparse is None:
+        return [(0, member.size)]
+    spans = cast("list[tuple[int, int]]", member.sparse)
+    end = 0
+    for offset, length in spans:
+        if offset < end or length < 0 or offset + length > member.size:
+            raise tarfile.ReadError(f"{member.name!r} has a broken map of its holes")
+        end = offset + length
+    return spans
+
+
+def _stored(member: tarfile.TarInfo, spans: list[tuple[int, int]]) -> tarfile.TarInfo:
+    """Return the member as it lies in the archive, without holes."""
+    plain = copy.copy(member)
+    plain.sparse = None
+    plain.size = sum(length for _, length in spans)
+    return plain
+
+
+_PLAIN_TYPES = frozenset(
+    {
+        tarfile.DIRTYPE,
+        tarfile.SYMTYPE,
+        tarfile.LNKTYPE,
+        tarfile.FIFOTYPE,
+        tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+    }
+)
+
+
+def unpack(
+    archive: tarfile.TarFile,
+    root: str,
+    *,
+    owners: bool,
+    temporary: Temporary,
+    check: Callable[[], None] = lambda: None,
+    trusted: bool = False,
+) -> int:
+    """Unpack a stream below the directory `root`; returns the number of members.
+
+    Files replace what stands at their name as a whole; directories are merged. `owners` keeps the
+    archive's owners; `temporary(root, path)` records and names a temporary beside `path` while
+    inside. A `trusted` archive may hold devices and extended attributes, and what is in the way
+    of a member of another kind is removed. Raises UnsafeMember, OSError, tarfile.TarError; what
+    was unpacked before stays.
+    """
+    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    count = 0
+    beside = partial(temporary, root)
+    modes: list[tuple[list[str], tarfile.TarInfo]] = []
+    try:
+        while (member := _next(archive)) is not None:
+            check()
+            names = _names(member.name)
+            if not names:
+                continue
+            parent = _parent(top, names)
+            try:
+                _Place(archive, top, parent, names, owners, beside, check, trusted).put(member)
+            finally:
+                os.close(parent)
+            if member.isdir():
+                modes.append((names, member))
+            count += 1
+        for names, member in reversed(modes):
+            _finish_directory(top, names, member, owners, trusted)
+    finally:
+        os.close(top)
+    return count
+
+
+def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+    member = archive.next()
+    # The archive keeps every member it has read, for look-ups that never happen here.
+    archive.members.clear()  # type: ignore[attr-defined]
+    if sum(map(len, archive.pax_headers.values())) > HEADER_BYTES:
+        raise tarfile.ReadError("too many global headers")
+    return member
+
+
+def _names(path: str) -> list[str]:
+    """Split a member's name; raises UnsafeMember for one that is absolute or goes up."""
+    names = [name for name in path.split("/") if name not in {"", "."}]
+    if path.startswith("/") or ".." in names or any("\0" in name for name in names):
+        raise UnsafeMember(f"{path!r} leads out of the target")
+    return names
+
+
+def _parent(top: int, names: list[str]) -> int:
+    """Open the directory a member belongs in, making what is missing; never through a link."""
+    here = os.dup(top)
+    for name in names[:-1]:
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=here)
+            inner = os.open(name, _OPEN, dir_fd=here)
+        except OSError as error:
+            if isinstance(error, NotADirectoryError) or error.errno == errno.ELOOP:
+                raise UnsafeMember(f"{'/'.join(names)!r} leads through a link or a file") from None
+            raise
+        finally:
+            os.close(here)
+        here = inner
+    return here
+
+
+def remove_member(root: str, path: str) -> bool:
+    """Remove what is at `path` below `root`, with all in it; never through a link.
+
+    Says whether something was there. Raises UnsafeMember for a path that leads out, OSError.
+    """
+    names = _names(path)
+    if not names:
+        raise UnsafeMember(f"{path!r} is the target itself")
+    here = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in names[:-1]:
+            inner = os.open(name, _OPEN, dir_fd=here)
+            os.close(here)
+            here = inner
+        remove_at(here, names[-1])
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise
+    finally:
+        os.close(here)
+    return True
+
+
+def remove_at(folder: int, name: str) -> None:
+    """Remove a name in an open directory, with all below it; links are not followed."""
+    info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if stat.S_ISDIR(info.st_mode):
+        shutil.rmtree(name, dir_fd=folder)
+    else:
+        os.unlink(name, dir_fd=folder)
+
+
+class _Place:
+    """Where one member goes: a name in an open directory."""
+
+    def __init__(
+        self,
+        archive: tarfile.TarFile,
+        top: int,
+        parent: int,
+        names: list[str],
+        owners: bool,
+        temporary: Callable[[str], AbstractContextManager[str]],
+        check: Callable[[], None],
+        trusted: bool,
+    ) -> None:
+        self._trusted = trusted
+        self._archive = archive
+        self._top = top
+        self._parent = parent
+        self._path = "/".join(names)
+        self._name = names[-1]
+        self._owners = owners
+        self._temporary = temporary
+        self._check = check
+
+    def put(self, member: tarfile.TarInfo) -> None:
+        """Make the member; raises UnsafeMember for devices and other kinds."""
+        if self._trusted:
+            self._clear(member.isdir())
+        if member.isdir():
+            self._directory()
+        elif member.isreg():
+            self._replace(lambda name: self._file(member, name))
+        elif member.issym():
+            self._replace(lambda name: os.symlink(member.linkname, name, dir_fd=self._parent))
+        elif member.islnk():
+            self._replace(lambda name: self._link(member, name))
+        elif member.isfifo():
+            self._replace(lambda name: os.mkfifo(name, member.mode & 0o777, dir_fd=self._parent))
+        elif member.isdev() and self._trusted:
+            self._replace(lambda name: self._device(member, name))
+        else:
+            raise UnsafeMember(f"{self._path!r} is a device or of an unknown kind")
+
+    def _clear(self, directory: bool) -> None:
+        """Remove what cannot be replaced by a member of the other kind."""
+        with suppress(FileNotFoundError):
+            info = os.stat(self._name, dir_fd=self._parent, follow_symlinks=False)
+            if stat.S_ISDIR(info.st_mode) != directory:
+                remove_at(self._parent, self._name)
+
+    def _device(self, member: tarfile.TarInfo, name: str) -> None:
+        kind = stat.S_IFCHR if member.ischr() else stat.S_IFBLK
+        number = os.makedev(member.devmajor, member.devminor)
+        os.mknod(name, kind | member.mode & 0o777, number, dir_fd=self._parent)
+
+    def _directory(self) -> None:
+        with suppress(FileExistsError):
+            # Writable for us until all is in it; the archive's mode comes last.
+            os.mkdir(self._name, 0o700, dir_fd=self._parent)
+        info = os.stat(self._name, dir_fd=self._parent, follow_symlinks=False)
+        if not stat.S_ISDIR(info.st_mode):
+            raise UnsafeMember(f"{self._path!r} is a directory in the archive and none here")
+
+    def _replace(self, make: Callable[[str], None]) -> None:
+        with self._temporary(self._path) as name:
+            try:
+                make(name)
+                os.rename(name, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
+            except ConnectionError:
+                raise
+            except OSError as error:
+                raise type(error)(error.errno, error.strerror, self._path) from None
+
+    def _file(self, member: tarfile.TarInfo, name: str) -> None:
+        spans = _spans(member)
+        source = cast("IO[bytes]", self._archive.extractfile(_stored(member, spans)))
+        fd = os.open(name, _NEW, 0o600, dir_fd=self._parent)
+        try:
+            for offset, length in spans:
+                self._span(source, fd, offset, length)
+            os.ftruncate(fd, member.size)
+            _adorn(fd, member, self._owners, self._trusted)
+        finally:
+            os.close(fd)
+
+    def _span(self, source: IO[bytes], fd: int, offset: int, length: int) -> None:
+        os.lseek(fd, offset, os.SEEK_SET)
+        while length > 0 and (block := source.read(min(CHUNK, length))):
+            self._check()
+            length -= len(block)
+            view = memoryview(block)
+            while view:
+                view = view[os.write(fd, view) :]
+
+    def _link(self, member: tarfile.TarInfo, name: str) -> None:
+        names = _names(member.linkname)
+        if not names:
+            raise UnsafeMember(f"{self._path!r} is a link to a directory")
+        source = _parent(self._top, names)
+        try:
+            os.link(
+                names[-1],
+                name,
+                src_dir_fd=source,
+                dst_dir_fd=self._parent,
+                follow_symlinks=False,
+            )
+        finally:
+            os.close(source)
+
+
+def _adorn(fd: int, member: tarfile.TarInfo, owners: bool, trusted: bool) -> None:
+    """Set owner, mode and time; a setuid bit only together with the owner it was given for.
+
+    Extended attributes come after the owner, whose change drops capabilities.
+    """
+    mode = member.mode & 0o777
+    if owners:
+        os.fchown(fd, member.uid, member.gid)
+        mode = member.mode & 0o7777
+    os.fchmod(fd, mode)
+    if trusted:
+        for name, value in member.pax_headers.items():
+            if name.startswith(XATTR_PREFIX):
+                with suppress(OSError):  # a file system without them, or not our right
+                    data = value.encode("utf-8", "surrogateescape")
+                    os.setxattr(fd, name.removeprefix(XATTR_PREFIX), data)
+    with suppress(OSError, OverflowError, ValueError):
+        os.utime(fd, (member.mtime, member.mtime))
+
+
+def _finish_directory(
+    top: int, names: list[str], member: tarfile.TarInfo, owners: bool, trusted: bool
+) -> None:
+    with suppress(FileNotFoundError, UnsafeMember, NotADirectoryError):
+        parent = _parent(top, names)
+        try:
+            fd = os.open(names[-1], _OPEN, dir_fd=parent)
+        finally:
+            os.close(parent)
+        try:
+            _adorn(fd, member, owners, trusted)
+        finally:
+            os.close(fd)

@@ -1,0 +1,320 @@
+"""The archive of the machine: exports, the freeze they leave, and the restore at the start.
+
+One thing at a time: an export or a restore. What blocks runs in a thread of its own, which a stop
+of the server does not wait for.
+"""
+
+import asyncio
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sandkeeper.core.mounting import bounded
+from sandkeeper.core.untar import Temporary
+from sandkeeper.errors import Conflict, Internal, SandkeeperError
+from sandkeeper.services.archive_job import Clock, Exporting, Job, Restored, Stopped
+from sandkeeper.services.baseline import FOLDER, BaselineRecorder, was_restored
+from sandkeeper.services.freeze import EXPORT, INTERRUPTED, Freeze
+from sandkeeper.services.logs import Log
+from sandkeeper.services.workload import Workload
+from sandkeeper.settings import Settings
+
+if TYPE_CHECKING:
+    from sandkeeper.services.exports import Manifest, Packed
+    from sandkeeper.services.pristine import Pristine
+
+__all__ = ["Archive", "Exported"]
+
+WORK_SECONDS = 3 * 3600.0
+SETTLE_SECONDS = 5.0
+
+
+@dataclass
+class Exported:
+    """A finished export; `seconds` it took. A dry run has its `changes`: close it when told."""
+
+    manifest: "Manifest"
+    size: int
+    seconds: float
+    stopped: list[str]
+    uploaded: bool
+    packed: "Packed | None" = None
+
+
+class Archive:
+    """Event loop's thread only; `runtime` are paths of our own that no archive holds."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: Log,
+        workload: Workload,
+        recorder: BaselineRecorder,
+        temporary: Temporary,
+    ) -> None:
+        self._settings = settings.archive
+        self._state_dir = settings.state_dir
+        self._folder = settings.state_dir / "archive"
+        self._log = log
+        self._workload = workload
+        self._recorder = recorder
+        self._runtime = recorder.runtime
+        self._temporary = temporary
+        self.freeze = Freeze(settings.archive.root, settings.state_dir)
+        self.exporting: Exporting | None = None
+        self.restoring: Restored | None = None
+        self._clock = Clock()
+        self._task: asyncio.Task[Any] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether an export or a restore runs."""
+        return (self.exporting is not None and self.exporting.state == "running") or (
+            self.restoring is not None and not self.restoring.finished_at
+        )
+
+    # Exports
+
+    async def export(self, job: Job) -> Exported:
+        """Export and wait for the end, which comes whether or not somebody still waits.
+
+        Raises Conflict when something runs, BadInput, Internal.
+        """
+        task = await self.begin(job)
+        return await asyncio.shield(task)
+
+    async def begin(self, job: Job) -> "asyncio.Task[Exported]":
+        """Start an export; raises as `export` for what can be told before anything is stopped."""
+        if self.busy:
+            raise Conflict("an export or a restore is running")
+        self.exporting = progress = Exporting()
+        self._clock = Clock()
+        try:
+            pristine = await asyncio.to_thread(self._choose, job)
+        except SandkeeperError as error:
+            await self._failed(job, progress, error)
+            await bounded(self._abandon, job, seconds=WORK_SECONDS)
+            raise
+        self._task = task = asyncio.ensure_future(self._export(job, pristine, progress))
+        task.add_done_callback(_retrieved)
+        return task
+
+    def _choose(self, job: Job) -> "Pristine":
+        from sandkeeper.services.pristine import choose
+
+        return choose(
+            self._settings.root,
+            self._state_dir,
+            device=job.image_device,
+            mount_point=job.image_mount_point,
+            image=self._settings.image,
+            required=self._settings.baseline == "required",
+        )
+
+    async def _export(self, job: Job, pristine: "Pristine", progress: Exporting) -> Exported:
+        began = time.monotonic()
+        try:
+            if not job.dry_run:
+                await self._quiesce(job)
+            packed = await bounded(self._pack, job, pristine, seconds=WORK_SECONDS)
+            try:
+                progress.size = packed.size()
+                if not job.dry_run:
+                    await self._send(job, packed, progress)
+            except BaseException:
+                packed.close()
+                raise
+        except asyncio.CancelledError:
+            await self._failed(job, progress, Internal("the server is stopping"))
+            raise
+        except Exception as error:  # noqa: BLE001 - told to the caller, and logged if unforeseen
+            told = self._told(error)
+            await self._failed(job, progress, told)
+            await bounded(self._abandon, job, seconds=WORK_SECONDS)
+            raise told from None
+        progress.end()
+        assert packed.manifest is not None
+        seconds = time.monotonic() - began
+        uploaded = not job.dry_run
+        if uploaded:
+            packed.close()
+        return Exported(
+            packed.manifest,
+            progress.size,
+            seconds,
+            list(self.freeze.stopped) if uploaded else [],
+            uploaded,
+            None if uploaded else packed,
+        )
+
+    async def _quiesce(self, job: Job) -> None:
+        freeze = self.freeze
+        if freeze.active:
+            saved = self._workload.saved()
+            freeze.enter("quiescing", EXPORT)
+            freeze.processes = saved
+            freeze.stopped = await self._workload.stop(job.stop_seconds)
+            if not await freeze.settled(SETTLE_SECONDS):
+                self._log.warning("archive: somebody who was let in before still writes")
+            # Whoever was let in may have started something since.
+            freeze.stopped += await self._workload.stop(job.stop_seconds)
+            await freeze.hold(EXPORT)
+        await freeze.save(done=False)
+        freeze.state = "quiesced"
+
+    def _pack(self, job: Job, pristine: "Pristine") -> "Packed":
+        from sandkeeper.services.exports import Packed
+
+        packed = Packed(self._settings.root, self._folder, self._log)
+        processes = self._workload.saved() if self.freeze.active else self.freeze.processes
+        try:
+            images = [path for path in (job.image_mount_point, self._settings.image) if path]
+            packed.fill(job, pristine, processes, [*self._runtime, *images], self._clock)
+        except BaseException:
+            packed.close()
+            raise
+        finally:
+            pristine.close()
+        return packed
+
+    async def _send(self, job: Job, packed: "Packed", progress: Exporting) -> None:
+        def sent(count: int) -> None:
+            progress.sent = count
+
+        # The hour of a transfer begins here, however long the look at the files took.
+        self._clock = clock = Clock()
+        retries = self._settings.retries
+        await bounded(packed.send, job, clock, retries, sent, seconds=WORK_SECONDS)
+        progress.uploaded = True
+        await self.freeze.save(done=True)
+
+    async def _failed(self, job: Job, progress: Exporting, error: SandkeeperError) -> None:
+        """Lift the freeze; what was stopped stays so."""
+        progress.end(str(error))
+        if job.dry_run:
+            return
+        self._log.warning(f"archive: the export failed: {error}")
+        if not self.freeze.active:
+            await self._lift()
+
+    def _told(self, error: Exception) -> SandkeeperError:
+        if isinstance(error, SandkeeperError):
+            return error
+        if isinstance(error, Stopped):
+            return Internal("the server is stopping")
+        if isinstance(error, OSError):
+            return Internal(f"the export failed: {error.strerror or type(error).__name__}")
+        stack = "".join(traceback.format_exception(error))[-8000:]
+        self._log.error(f"archive: {type(error).__name__} during the export", stack=stack)
+        return Internal("the export failed: internal error")
+
+    def _abandon(self, job: Job) -> None:
+        from sandkeeper.services.exports import abandon
+
+        abandon(job, self._settings.retries, self._log)
+
+    async def resume(self) -> None:
+        """Lift the freeze; nothing is started again. Raises Conflict, Internal."""
+        if self.busy:
+            raise Conflict("an export or a restore is running")
+        if not self.freeze.active:
+            await self.freeze.lift()
+
+    # The start and the end of the server
+
+    async def start(self) -> None:
+        """Take up what an earlier server left, then start the workload, restored if told so."""
+        await self._recorder.at_start()
+        try:
+            said = await self.freeze.recall()
+        except Internal as error:
+            said = str(error)
+        if said:
+            self._log.warning(f"archive: {said}")
+        if said == INTERRUPTED:
+            self.exporting = Exporting()
+            self.exporting.end(said)
+        if not self.freeze.active:
+            return
+        if not self._settings.import_url:
+            await self._workload.begin()
+        elif await asyncio.to_thread(was_restored, self._settings.root):
+            self._log.info("archive: it was restored here before")
+            await self._workload.begin()
+        else:
+            self.restoring = Restored()
+            self.freeze.enter("restoring", "archive restore")
+            self._task = asyncio.ensure_future(self._restore(self.restoring))
+
+    async def _restore(self, progress: Restored) -> None:
+        self._clock = Clock()
+        try:
+            await bounded(self._apply, progress, seconds=WORK_SECONDS)
+        except (SandkeeperError, Stopped) as error:
+            await self._not_restored(progress, str(error) or "the server is stopping")
+            return
+        except Exception as error:  # noqa: BLE001 - told in the status; the server must go on
+            self._log.error(f"archive: {type(error).__name__} during the restore")
+            await self._not_restored(progress, "an unexpected fault of the server")
+            return
+        progress.state = "relaunching"
+        await self._lift()
+        await self._workload.begin()
+        failures = await self._workload.relaunch(progress.processes)
+        for failure in failures:
+            self._log.error(f"archive: not started again: {failure}")
+        progress.end()
+        progress.error = "; ".join(failures)
+        self._log.info(f"archive: {progress.restored} paths restored, {progress.deleted} deleted")
+
+    def _apply(self, progress: Restored) -> None:
+        from sandkeeper.core.snapshot import LeftOut
+        from sandkeeper.services.restore import restore
+
+        root = self._settings.root
+        prefix = root.rstrip("/") + "/"
+        own = [p.removeprefix(prefix) for p in self._runtime if p.startswith(prefix)]
+        left_out = LeftOut([*own, FOLDER, *("proc", "sys", "dev")])
+        restore(
+            *(self._settings.import_url, root, left_out, self._temporary),
+            *(self._clock, self._settings.retries, progress),
+        )
+
+    async def _not_restored(self, progress: Restored, why: str) -> None:
+        """Before the first change the machine is as it was; after it nothing may build on it."""
+        if not progress.written:
+            self._log.error(f"archive: not restored, the machine is unchanged: {why}")
+            await self._lift()
+            await self._workload.begin()
+            progress.end(why)
+            return
+        self._log.error(f"archive: restored in part, the workload is not started: {why}")
+        self.freeze.enter("quiesced", "the restore failed half-way")
+        try:
+            await self.freeze.hold(self.freeze.reason)
+        except Internal as error:
+            self._log.error(f"archive: {error}")
+        progress.end(why)
+
+    async def _lift(self) -> None:
+        try:
+            await self.freeze.lift()
+        except Internal as error:
+            self._log.error(f"archive: {error}")
+
+    async def stop(self) -> None:
+        """Give up what runs; the next start finds it interrupted."""
+        self._clock.stop()
+        self._recorder.close()
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            with suppress(asyncio.CancelledError, SandkeeperError):
+                await self._task
+
+
+def _retrieved(task: "asyncio.Task[Exported]") -> None:
+    """Take the error of an export nobody waits for; its status tells it."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,205 @@
+"""Whether the sandbox takes calls that change something, and why not. Event loop's thread only."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from sandkeeper.core.adopted import boot_id
+from sandkeeper.core.mounting import mounts
+from sandkeeper.core.safefile import (
+    UntrustedFile,
+    make_private_folder,
+    read_own,
+    write_atomically,
+)
+from sandkeeper.errors import Internal, Unavailable
+
+__all__ = ["Freeze", "SavedProcess"]
+
+
+class SavedProcess(msgspec.Struct, rename="camel", omit_defaults=True):
+    """A process as it is started again: what was asked for, not what became of it."""
+
+    command: str
+    name: str
+    working_dir: str = ""
+    env: dict[str, str] = {}
+    timeout: int = 0
+    keep_alive: bool = False
+    restart_on_failure: bool = False
+    max_restarts: int = 0
+    stdin: bool = False
+
+
+class _Record(msgspec.Struct):
+    """What a restart of the server must know; `done` once the archive is stored."""
+
+    boot: str
+    since: float
+    reason: str
+    done: bool
+    read_only: bool
+    by_us: bool
+    stopped: list[str]
+    processes: list[SavedProcess]
+
+
+class Freeze:
+    """active, quiescing, quiesced or restoring; in all but the first `check` refuses."""
+
+    def __init__(self, root: str, state_dir: Path) -> None:
+        self.root = root
+        self._state_dir = state_dir
+        self._path = state_dir / "archive/freeze.json"
+        self.state = "active"
+        self.since = 0.0
+        self.reason = ""
+        self.read_only = False
+        self._by_us = False
+        self.stopped: list[str] = []
+        self.processes: list[SavedProcess] = []
+        self._writing = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def active(self) -> bool:
+        """Whether everything is allowed."""
+        return self.state == "active"
+
+    def check(self) -> None:
+        """Raise Unavailable unless the sandbox is active."""
+        if self.state != "active":
+            raise Unavailable(f"the sandbox is {self.state} ({self.reason}): nothing may change")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be counted as somebody who changes something; raises Unavailable."""
+        self.check()
+        self._writing += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._writing -= 1
+            if not self._writing:
+                self._idle.set()
+
+    async def settled(self, seconds: float) -> bool:
+        """Wait until those who were let in are done; says whether they are."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        return not self._writing
+
+    def enter(self, state: str, reason: str) -> None:
+        """Refuse from now on."""
+        if self.state == "active":
+            self.since = time.time()
+        self.state, self.reason = state, reason
+
+    async def hold(self, reason: str) -> None:
+        """Make the root read-only where that is possible; `reason` says why where it is not."""
+        self.reason = reason
+        # Written first: whoever comes after a crash must know that the root may be read-only.
+        self._by_us = True
+        await self.save(done=False)
+        if obstacle := await asyncio.to_thread(self._hold):
+            self._by_us = False
+            self.reason = f"{reason}; the root is not read-only: {obstacle}"
+        else:
+            self.read_only = True
+
+    def _hold(self) -> str:
+        """Return why it cannot be held, if so."""
+        from sandkeeper.core.readonly import NotPossible, is_read_only, set_read_only
+
+        if is_read_only(self.root):
+            self._by_us = False
+            return ""
+        state = str(self._state_dir.absolute())
+        inside = [m.path for m in mounts() if f"{state}/".startswith(m.path.rstrip("/") + "/")]
+        if not inside or max(inside, key=len) == self.root:
+            return "the server's own state lies on it (SANDKEEPER_STATE_DIR)"
+        try:
+            set_read_only(self.root, True)
+        except NotPossible as error:
+            return str(error)
+        return ""
+
+    async def lift(self) -> None:
+        """Be active again; raises Internal, and lifts nothing, when the root stays read-only."""
+        if self._by_us and (obstacle := await asyncio.to_thread(self._release)):
+            raise Internal(f"the root is not writable: {obstacle}")
+        self.forget()
+        await asyncio.to_thread(self._path.unlink, missing_ok=True)
+
+    def _release(self) -> str:
+        from sandkeeper.core.readonly import NotPossible, is_read_only, set_read_only
+
+        if not is_read_only(self.root):
+            return ""
+        try:
+            set_read_only(self.root, False)
+        except NotPossible as error:
+            return str(error)
+        return "its file system is read-only" if is_read_only(self.root) else ""
+
+    def forget(self) -> None:
+        """Be active, whatever was."""
+        self.state, self.since, self.reason = "active", 0.0, ""
+        self.read_only = self._by_us = False
+        self.stopped, self.processes = [], []
+
+    async def save(self, *, done: bool) -> None:
+        """Remember it over a restart of the server; raises Internal."""
+        record = _Record(
+            boot_id(),
+            self.since,
+            self.reason,
+            done,
+            self.read_only,
+            self._by_us,
+            self.stopped,
+            self.processes,
+        )
+        try:
+            await asyncio.to_thread(self._write, msgspec.json.encode(record))
+        except (OSError, UntrustedFile) as error:
+            raise Internal(f"cannot keep the state of the archive: {error}") from None
+
+    def _write(self, data: bytes) -> None:
+        make_private_folder(self._path.parent)
+        write_atomically(self._path, data)
+
+    async def recall(self) -> str:
+        """Take up what an earlier server left; returns what there is to say about it.
+
+        After a stored export the sandbox stays frozen; one that was interrupted counts as failed.
+        Either ends with a new start of the machine.
+        """
+        try:
+            data = await asyncio.to_thread(read_own, self._path)
+            record = msgspec.json.decode(data, type=_Record) if data is not None else None
+        except (OSError, UntrustedFile, msgspec.DecodeError) as error:
+            return f"the state of the archive is ignored: {error}"
+        if record is None:
+            return ""
+        if record.boot != boot_id():
+            await asyncio.to_thread(self._path.unlink, missing_ok=True)
+            return "the machine was started again: the freeze for the archive is over"
+        self.state, self.since, self.reason = "quiesced", record.since, record.reason
+        self.read_only, self._by_us = record.read_only, record.by_us
+        self.stopped, self.processes = record.stopped, record.processes
+        if record.done:
+            return "the sandbox is still frozen: POST /archive/resume lifts that"
+        await self.lift()
+        return INTERRUPTED if record.reason.startswith(EXPORT) else "a restore had failed half-way"
+
+
+EXPORT = "archive export"
+INTERRUPTED = "the server was restarted during the export"

@@ -1,0 +1,198 @@
+"""Applying an archive to the machine: the blocking part of a restore.
+
+Until the first change nothing is lost by a failure; after it the machine is neither the old one
+nor the archived one. `Restored.written` tells which.
+"""
+
+import gzip
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import IO, Any, cast
+
+import msgspec
+
+from sandkeeper.core.snapshot import LeftOut
+from sandkeeper.core.untar import (
+    BoundedMember,
+    Temporary,
+    UnsafeMember,
+    remove_member,
+    unpack,
+)
+from sandkeeper.errors import Internal
+from sandkeeper.services.archive_job import Clock, Restored
+from sandkeeper.services.archives import Checked
+from sandkeeper.services.baseline import FOLDER, MARKER
+from sandkeeper.services.exports import MANIFEST, PROCESSES, VERSION
+from sandkeeper.services.freeze import SavedProcess
+from sandkeeper.services.logs import timestamp
+from sandkeeper.services.transfer import Storage
+
+__all__ = ["restore"]
+
+GATHER_BYTES = 256 << 10
+MANIFEST_BYTES = 256 << 20
+GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+ZSTD_WINDOW = 128 << 20
+
+
+class _Head(msgspec.Struct, rename="camel"):
+    version: int
+    created_at: str = ""
+    deleted: list[str] = []
+    processes: bool = False
+
+
+class _Saved(msgspec.Struct):
+    processes: list[SavedProcess]
+
+
+class _Reader:
+    """A stream of blocks as a file that is read from front to end."""
+
+    def __init__(self, blocks: Iterator[bytes], progress: Restored) -> None:
+        self._blocks = blocks
+        self._rest = b""
+        self._progress = progress
+
+    def peek(self, size: int) -> bytes:
+        """Return the first bytes without taking them."""
+        while len(self._rest) < size and (block := self._next()):
+            self._rest += block
+        return self._rest[:size]
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes, all there are before the end."""
+        parts, held = [self._rest], len(self._rest)
+        while (size < 0 or held < size) and (block := self._next()):
+            parts.append(block)
+            held += len(block)
+        data = b"".join(parts)
+        end = held if size < 0 else size
+        self._rest = data[end:]
+        return data[:end]
+
+    def _next(self) -> bytes:
+        block = next(self._blocks, b"")
+        self._progress.downloaded += len(block)
+        return block
+
+
+def restore(
+    url: str,
+    root: str,
+    left_out: LeftOut,
+    temporary: Temporary,
+    clock: Clock,
+    retries: int,
+    progress: Restored,
+) -> None:
+    """Download and apply; `progress` is filled on the way. Raises Internal, Stopped.
+
+    What is `left_out` belongs to the server and is not deleted, whatever the archive says.
+    """
+    storage = Storage(clock, retries)
+    try:
+        blocks = storage.download(url, lambda size: setattr(progress, "size", size))
+        stream = _decompressed(_Reader(blocks, progress))
+        with tarfile.open(
+            fileobj=stream, mode="r|", bufsize=GATHER_BYTES, tarinfo=BoundedMember
+        ) as archive:
+            head = _head(archive)
+            if head.processes:
+                saved = _document(archive, PROCESSES)
+                progress.processes = msgspec.json.decode(saved, type=_Saved).processes
+            progress.state = "extracting"
+            _apply(archive, root, head, left_out, temporary, clock.check, progress)
+        # The rest of the stream is read, or a checksum at its end would not be looked at.
+        while stream.read(GATHER_BYTES):
+            clock.check()
+        _mark(root, head, progress)
+    except UnsafeMember as error:
+        raise Internal(f"the archive is refused: {error}") from None
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, msgspec.DecodeError) as error:
+        raise Internal(f"the archive is broken: {error}") from None
+    except OSError as error:
+        raise Internal(f"cannot apply the archive: {error.strerror or error}") from None
+    finally:
+        storage.close()
+
+
+def _decompressed(reader: _Reader) -> IO[bytes]:
+    start = reader.peek(4)
+    if start.startswith(GZIP_MAGIC):
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=cast("IO[bytes]", reader)))
+    if start == ZSTD_MAGIC:
+        import zstandard
+
+        unpacker = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
+        made: Any = unpacker.stream_reader(cast("IO[bytes]", reader), read_across_frames=True)
+        return cast("IO[bytes]", Checked(made, zstandard.ZstdError))
+    return cast("IO[bytes]", reader)
+
+
+def _head(archive: tarfile.TarFile) -> _Head:
+    data = _document(archive, MANIFEST)
+    # Python's decoder, for lone surrogates: they stand for names that are not UTF-8.
+    try:
+        head = msgspec.convert(json.loads(data), _Head)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise Internal(f"the archive's manifest cannot be read: {error}") from None
+    if head.version != VERSION:
+        raise Internal(f"the archive has version {head.version}; this server knows {VERSION}")
+    return head
+
+
+def _document(archive: tarfile.TarFile, name: str) -> bytes:
+    member = archive.next()
+    if member is None or member.name != name or not member.isreg() or member.size > MANIFEST_BYTES:
+        raise Internal(f"the archive has no {name} where it must be")
+    source = archive.extractfile(member)
+    return source.read() if source is not None else b""
+
+
+def _apply(
+    archive: tarfile.TarFile,
+    root: str,
+    head: _Head,
+    left_out: LeftOut,
+    temporary: Temporary,
+    check: Callable[[], None],
+    progress: Restored,
+) -> None:
+    progress.written = True
+    for path in head.deleted:
+        check()
+        if not left_out.covers(path.strip("/")) and remove_member(root, path):
+            progress.deleted += 1
+
+    progress.restored = unpack(
+        archive,
+        root,
+        owners=os.geteuid() == 0,
+        temporary=temporary,
+        check=check,
+        trusted=True,
+    )
+
+
+def _mark(root: str, head: _Head, progress: Restored) -> None:
+    """Note on the file system itself that it is the archived one from now on."""
+    record = {
+        "version": VERSION,
+        "restoredAt": timestamp(),
+        "createdAt": head.created_at,
+        "restored": progress.restored,
+        "deleted": progress.deleted,
+    }
+    with suppress(FileExistsError):
+        os.mkdir(os.path.join(root, FOLDER), 0o700)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(os.path.join(root, MARKER), flags, 0o600), "wb") as file:
+        file.write(msgspec.json.encode(record))
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,98 @@
+"""The workload as a whole: written down, stopped, started again."""
+
+import asyncio
+import signal
+from contextlib import suppress
+
+from sandkeeper.core.members import SessionMembers
+from sandkeeper.errors import SandkeeperError
+from sandkeeper.services.freeze import SavedProcess
+from sandkeeper.services.processes import Order, Processes
+from sandkeeper.services.startup import StartupCommand
+from sandkeeper.services.terminals import Terminals
+
+__all__ = ["Workload"]
+
+KILL_SECONDS = 5.0
+
+
+class Workload:
+    """All processes, the terminals and the command of the start."""
+
+    def __init__(
+        self, processes: Processes, terminals: Terminals, startup: StartupCommand, command: str
+    ) -> None:
+        self._processes = processes
+        self._terminals = terminals
+        self._startup = startup
+        self._command = command
+
+    def saved(self) -> list[SavedProcess]:
+        """Describe what runs, oldest first, so that it can be started again."""
+        return [
+            SavedProcess(
+                command=meta.command,
+                name=meta.name,
+                working_dir=meta.working_dir,
+                env=meta.env,
+                timeout=meta.timeout,
+                keep_alive=meta.keep_alive,
+                restart_on_failure=meta.restart_on_failure,
+                max_restarts=meta.max_restarts,
+                stdin=meta.stdin,
+            )
+            for meta in (one.meta for one in self._processes.all() if not one.is_over)
+        ]
+
+    async def stop(self, seconds: float) -> list[str]:
+        """Stop everything, by force what is not over after `seconds`; returns processes' names.
+
+        What left its process's group but not its session ends as well.
+        """
+        running = [process for process in self._processes.all() if not process.is_over]
+        terminals = [one for one in self._terminals.all() if not one.is_over]
+        leaders = {process.leader for process in running} - {0}
+        members = await asyncio.to_thread(SessionMembers.of, leaders)
+        try:
+            for terminal in terminals:
+                terminal.close()
+            await asyncio.gather(
+                self._processes.stop_all(seconds),
+                self._startup.end(seconds),
+                *(_over(terminal.over, seconds + KILL_SECONDS) for terminal in terminals),
+            )
+            await members.end(signal.SIGKILL, after=0.0)
+        finally:
+            members.close()
+        return [process.meta.name for process in running]
+
+    async def relaunch(self, saved: list[SavedProcess]) -> list[str]:
+        """Start processes again, with ids of their own; returns what went wrong, by name."""
+        failures: list[str] = []
+        for one in saved:
+            order = Order(
+                command=one.command,
+                name=one.name,
+                working_dir=one.working_dir,
+                env=one.env,
+                timeout=one.timeout,
+                keep_alive=one.keep_alive,
+                restart_on_failure=one.restart_on_failure,
+                max_restarts=one.max_restarts,
+                stdin=one.stdin,
+            )
+            try:
+                await self._processes.start(order)
+            except SandkeeperError as error:
+                failures.append(f"{one.name}: {error}")
+        return failures
+
+    async def begin(self) -> None:
+        """Run the command of the start, if there is one."""
+        await self._startup.run(self._command)
+
+
+async def _over(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

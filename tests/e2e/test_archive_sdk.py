@@ -1,0 +1,103 @@
+"""The archive through the published clients, which refuse what does not fit their models."""
+
+import asyncio
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blaxel.core.sandbox.client.api.archive import (
+    get_archive_status,
+    post_archive_export,
+    post_archive_resume,
+)
+from blaxel.core.sandbox.client.client import Client
+from blaxel.core.sandbox.client.models import (
+    ErrorResponse,
+    ExportOptions,
+    ExportProgress,
+    ExportResult,
+    MultipartUpload,
+    QuiesceStatus,
+)
+from tests.harness import Server
+from tests.storage import Storage, storage
+
+NODE = Path(__file__).parent / "node"
+
+
+@pytest.fixture
+def store() -> Iterator[Storage]:
+    with storage() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("archive")
+    (folder / "root").mkdir()
+    with Server(folder, env={"SANDKEEPER_ARCHIVE_ROOT": str(folder / "root")}) as running:
+        (folder / "root/new").write_text("new")
+        yield running
+
+
+def test_python_exports_polls_and_resumes(box: Server, store: Storage) -> None:
+    async def use() -> Any:
+        async with Client(base_url=box.url, timeout=30) as client:
+            wanted = (
+                ExportOptions(),
+                ExportOptions(dry_run=True),
+                ExportOptions(url=store.url("a"), async_=True),
+            )
+            seen = [
+                await post_archive_export.asyncio(client=client, body=options) for options in wanted
+            ]
+            while (status := await get_archive_status.asyncio(client=client)) is not None:
+                if str(status.export.state) != "running":
+                    break
+            parts = MultipartUpload(
+                part_urls=[store.url("p")], part_size=5 << 20, complete_url=store.url("c")
+            )
+            options = ExportOptions(multipart=parts)
+            seen.append(await post_archive_export.asyncio(client=client, body=options))
+            seen += [status, await post_archive_resume.asyncio(client=client)]
+            return seen
+
+    nowhere, dry, begun, parted, frozen, resumed = asyncio.run(use())
+
+    assert isinstance(nowhere, ErrorResponse)
+    assert isinstance(dry, ExportResult)
+    assert [(str(change.kind), change.path) for change in dry.changes] == [("added", "new")]
+    assert isinstance(begun, ExportProgress)
+    assert isinstance(parted, ExportResult)
+    assert (parted.uploaded, parted.size) == (True, len(store.kept["p"]))
+    assert isinstance(frozen, QuiesceStatus)
+    assert (str(frozen.state), str(frozen.export.state)) == ("quiesced", "succeeded")
+    assert isinstance(resumed, QuiesceStatus)
+    assert str(resumed.state) == "active"
+
+
+def test_node_exports_and_resumes(box: Server, store: Storage) -> None:
+    if not (NODE / "node_modules" / "@blaxel" / "core").is_dir():
+        command = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--silent"]
+        subprocess.run(command, cwd=NODE, check=True, timeout=300)
+    done = subprocess.run(
+        ["node", "archive.mjs", box.url, store.url("n")],
+        cwd=NODE,
+        env={**os.environ, "BL_API_KEY": "local", "BL_WORKSPACE": "local", "DO_NOT_TRACK": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+
+    assert seen["nowhere"][0] == 400
+    assert seen["dry"][1]["changes"] == [{"kind": "added", "path": "new", "size": 3}]
+    assert seen["sent"][0] == 200
+    assert seen["sent"][1]["size"] == len(store.kept["n"])
+    assert seen["frozen"][1]["state"] == "quiesced"
+    assert seen["resumed"][1]["state"] == "active"
