@@ -18,6 +18,7 @@ __all__ = [
     "RetentionSettings",
     "Settings",
     "TerminalSettings",
+    "UpgradeSettings",
     "truthy",
 ]
 
@@ -243,6 +244,36 @@ class DriveSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class UpgradeSettings:
+    """What upgrades may come from (`services.upgrade_source`), and how long each part may take.
+
+    `seconds` bounds the trial and the first answer after the change, `drain` how long requests that
+    are being answered are waited for. `count` is how many upgrades led to this server.
+    """
+
+    allow: tuple[str, ...] = ()
+    downgrade: bool = False
+    development: bool = False
+    seconds: float = 30.0
+    drain: float = 2.0
+    count: int = 0
+
+    @classmethod
+    def read(cls, env: Mapping[str, str]) -> "UpgradeSettings":
+        """Read our own `SANDKEEPER_UPGRADE_*` and the contract's count and development mode."""
+        own = "SANDKEEPER_UPGRADE_"
+        development = env.get("SANDBOX_DEV_MODE", "").strip().lower()
+        return cls(
+            allow=tuple(filter(None, map(str.strip, env.get(own + "ALLOW", "").split(",")))),
+            downgrade=truthy(env.get(own + "DOWNGRADE", "")),
+            development=development not in {"", "0", "false"} or bool(env.get("AIR_TMP_DIR")),
+            seconds=float(_number(env, own + "SECONDS", 30) or 30),
+            drain=_number(env, own + "DRAIN_MS", 2000) / 1000,
+            count=_number(env, "SANDBOX_UPGRADE_COUNT", 0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What was decided at start; `mcp_wait` is how many seconds a tool call waits at most."""
 
@@ -266,6 +297,7 @@ class Settings:
     files: FileSettings = field(default_factory=FileSettings)
     egress: EgressSettings = field(default_factory=EgressSettings)
     drives: DriveSettings = field(default_factory=DriveSettings)
+    upgrade: UpgradeSettings = field(default_factory=UpgradeSettings)
 
     @classmethod
     def read(
@@ -301,4 +333,5 @@ class Settings:
             files=FileSettings.read(env),
             egress=EgressSettings.read(env, state_dir),
             drives=DriveSettings.read(env, state_dir),
+            upgrade=UpgradeSettings.read(env),
         )

@@ -4,9 +4,10 @@ import asyncio
 import os
 import resource
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 from sandkeeper import __version__
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.child import Children, readable
+from sandkeeper.core.handover import Handover, HeldConnection
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.keeper import Keeper
 from sandkeeper.core.pump import Pump
@@ -52,6 +54,7 @@ from sandkeeper.services.telemetry import Exporter
 from sandkeeper.services.terminals import Terminals
 from sandkeeper.services.trees import Trees
 from sandkeeper.services.tunnel import Tunnel
+from sandkeeper.services.upgrade import Upgrade
 from sandkeeper.services.uploads import Uploads
 from sandkeeper.services.watch import Watches
 from sandkeeper.services.work import FileWork
@@ -80,10 +83,22 @@ class Sandbox:
     """Owns the services. Only this class constructs them; handlers receive them."""
 
     def __init__(
-        self, settings: Settings, environment: Environment, identity: Identity | None = None
+        self,
+        settings: Settings,
+        environment: Environment,
+        identity: Identity | None = None,
+        *,
+        variables: Mapping[str, str] | None = None,
+        handover: Handover | None = None,
     ) -> None:
+        """Build; `variables` is what the settings were read from.
+
+        `handover` comes from the server whose place this one takes.
+        """
         self.settings = settings
         self.environment = environment
+        self._handover = handover
+        self._trial = handover is not None and handover.trial
         self._started = time.monotonic()
         self._started_at = timestamp()
         self._sink = Sink(open_target(settings.log.target), dropped_line=_dropped)
@@ -111,6 +126,10 @@ class Sandbox:
         self.attributes = Attributes(self.files)
         self.archives = Archives(self.files)
         self.environment_reload = EnvironmentReload.at_start(environment, self.log)
+        self.environment_reload.carried.update(handover.carried if handover else ())
+        self.upgrade = Upgrade(
+            settings, environment, variables or {}, self.children, self.log, handover
+        )
         self.codegen = Codegen(Host(environment, self.children), identity=self.identity)
         self.egress = Egress(settings.egress, environment, self.log)
         self.drives = Drives(
@@ -166,6 +185,8 @@ class Sandbox:
 
     def _make_workshop(self) -> Workshop:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if self._handover is not None:
+            soft = self._handover.nofile or soft
         return Workshop(
             children=self.children,
             pump=self.pump,
@@ -228,7 +249,7 @@ class Sandbox:
         stack.callback(self.processes.save_all)
         await self._start_outside(stack)
         found = await recover(self._workshop, self._store)
-        self.keepalive.reset(sum(p.meta.keep_alive and not p.is_over for p in found))
+        self._count_holders(sum(p.meta.keep_alive and not p.is_over for p in found))
         self.processes.enter_recovered(found)
         self.processes.evict()
         self._writer.submit(self._store.refill)
@@ -239,20 +260,25 @@ class Sandbox:
         stack.callback(self._walkers.close)
         stack.push_async_callback(self.changes.close)
         stack.push_async_callback(self.watches.close)
-        stack.push_async_callback(self.egress.stop)
-        await self.egress.start()
-        await self._startup.run(self.settings.command)
+        if self._handover is None:
+            await self._startup.run(self.settings.command)
         stack.callback(self._startup.close)
+        if not self._trial:
+            await self.upgrade.start()
+        stack.push_async_callback(self.upgrade.stop)
         await stack.enter_async_context(self.vitals.delay.sampling())
         stack.callback(self.readiness.close)
         self.readiness.serving = True
-        if os.getpid() == 1:
+        if os.getpid() == 1 or self._handover is not None:
+            # What the server before us started are our children, though we know only some of them.
             # uvloop keeps SIGCHLD from its own handlers; it wakes for the interpreter's.
             signal.signal(signal.SIGCHLD, lambda *_: self._reap_orphans())
             self._reap_orphans()
 
     async def _start_outside(self, stack: AsyncExitStack) -> None:
         """Start what leads out of the sandbox, before any child of it is started."""
+        if self._trial:
+            return
         stack.push_async_callback(self.egress.stop)
         await self.egress.start()
         stack.push_async_callback(self.drives.stop)
@@ -266,10 +292,18 @@ class Sandbox:
         state.chmod(0o700)
         self._store.prepare()
         restore_stage(state / "stage", self._store)
+        if self._trial:
+            return
         try:
             self._workshop.keeper.open()
         except OSError as error:
             self.log.warning(f"no keeper: output may be lost if the server is killed: {error}")
+
+    def _count_holders(self, holders: int) -> None:
+        if self._handover is None or self._trial:
+            self.keepalive.reset(holders)
+        else:
+            self.keepalive.resume(self._handover.held, holders)
 
     def _reap_orphans(self) -> None:
         self._writer.submit(self.children.reap_orphans)
@@ -302,9 +336,19 @@ class Sandbox:
 
     async def stop(self) -> None:
         """Stop the services in reverse order; children go on unless the settings say otherwise."""
-        if self.settings.stop_children:
+        if self.settings.stop_children and not self.upgrade.due:
             await self.processes.stop_all(CHILD_STOP_SECONDS)
         await self._stack.aclose()
+
+    def replace(self, listener: socket.socket, connections: Sequence[HeldConnection]) -> None:
+        """Become the version that is due, after `stop`; only returns by raising OSError."""
+        self.upgrade.replace(
+            listener,
+            connections,
+            held=sum(process.holds for process in self.processes.all()),
+            carried=sorted(self.environment_reload.carried),
+            nofile=self._workshop.nofile,
+        )
 
     def expand_home(self, path: str) -> str:
         """Return a working directory with `~` as the workload's home and single slashes.
@@ -328,8 +372,8 @@ class Sandbox:
             build_time="unknown",
             uptime=time.monotonic() - self._started,
             started_at=self._started_at,
-            upgrade_count=0,
-            last_upgrade={"status": "idle", "step": "none", "version": ""},
+            upgrade_count=self.upgrade.count,
+            last_upgrade=self.upgrade.status(),
         )
 
 
