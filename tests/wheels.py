@@ -1,0 +1,69 @@
+"""Real wheels of this project, with another version and, where wanted, something broken in them."""
+
+import base64
+import hashlib
+import importlib.metadata
+import zipfile
+from pathlib import Path
+
+import sandkeeper
+
+__all__ = ["digest", "make_wheel"]
+
+PACKAGE = Path(sandkeeper.__file__).parent
+
+
+def make_wheel(
+    folder: Path,
+    version: str,
+    patches: dict[str, tuple[str, str]] | None = None,
+    *,
+    requires: tuple[str, ...] = (),
+    name: str = "sandkeeper",
+) -> Path:
+    """Pack the package as it stands; `patches` maps a module's path to (text, in its place).
+
+    An empty text stands for the beginning of the module. The requirements are the project's own
+    and `requires`.
+    """
+    changes = {"__init__.py": (sandkeeper.__version__, version), **(patches or {})}
+    files: dict[str, bytes] = {}
+    for path in sorted(PACKAGE.rglob("*")):
+        inside = str(path.relative_to(PACKAGE))
+        if not path.is_file() or "__pycache__" in path.parts:
+            continue
+        data = path.read_bytes()
+        if inside in changes:
+            old, new = changes[inside]
+            assert old.encode() in data, (inside, old)
+            data = data.replace(old.encode(), new.encode(), 1)
+        files[f"sandkeeper/{inside}"] = data
+    info = f"sandkeeper-{version}.dist-info"
+    own = importlib.metadata.requires("sandkeeper") or []
+    wanted = [line for line in own if "extra ==" not in line] + list(requires)
+    files[f"{info}/METADATA"] = "\n".join(
+        ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+        + [f"Requires-Dist: {line}" for line in wanted]
+        + ["", ""]
+    ).encode()
+    files[f"{info}/WHEEL"] = (
+        b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
+    record = "".join(f"{path},{_record(data)},{len(data)}\n" for path, data in files.items())
+    files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    wheel = folder / f"sandkeeper-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, data in files.items():
+            archive.writestr(path, data)
+    return wheel
+
+
+def digest(wheel: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
+def _record(data: bytes) -> str:
+    raw = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+    return f"sha256={raw}"
