@@ -272,7 +272,8 @@ class Sandbox:
         if os.getpid() == 1 or self._handover is not None:
             # What the server before us started are our children, though we know only some of them.
             # uvloop keeps SIGCHLD from its own handlers; it wakes for the interpreter's.
-            signal.signal(signal.SIGCHLD, lambda *_: self._reap_orphans())
+            # A handler may run while this thread is inside of a lock: it must not take one.
+            signal.signal(signal.SIGCHLD, lambda *_: self._on_loop(self._reap_orphans))
             self._reap_orphans()
 
     async def _start_outside(self, stack: AsyncExitStack) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import os
 import shutil
 import sys
+import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import sandkeeper
 from sandkeeper.core.child import Children
 from sandkeeper.core.safefile import make_private_folder
 from sandkeeper.errors import Internal, Unprocessable
+from sandkeeper.services.upgrade_source import PROJECT
 
 if TYPE_CHECKING:
     from sandkeeper.services.upgrade_fetch import Fetched
@@ -65,27 +67,24 @@ class Versions:
         return incoming
 
     async def install(self, wheel: "Fetched", env: Mapping[str, str], index: str) -> Installation:
-        """Install a wheel; raises Unprocessable with what pip said, Internal, or OSError.
+        """Install a wheel; raises Unprocessable with what is wrong, Internal, or OSError.
 
         Packages it lacks come from `index`; an empty one means that there must be none.
         """
         folder = self._path.absolute() / f"{wheel.version}-{wheel.sha256[:12]}"
-        if folder == self.running:
-            raise Unprocessable("this very wheel is running")
-        pip = await self._pip()
-        python = await asyncio.to_thread(self._make_environment, folder)
-        shared = [*pip, "--python", str(python), "install", "--no-input", "--quiet"]
-        # No sdist: building one runs its code, and nothing has vouched for that.
-        shared += ["--no-cache-dir", "--only-binary=:all:"]
-        # The wheel first and whatever is there, then what it requires beyond that.
-        await self._run(
-            [*shared, "--no-index", "--no-deps", "--force-reinstall", str(wheel.path)], env
-        )
-        where = ["--index-url", index] if index else ["--no-index"]
-        await self._run([*shared, *where, f"sandkeeper=={wheel.version}"], env)
-        return Installation(folder, python, wheel.version)
+        made = Installation(folder, folder / "bin" / "python", wheel.version)
+        missing = await asyncio.to_thread(self._unpack, folder, wheel.path)
+        if missing:
+            if not index:
+                raise Unprocessable(f"it requires {', '.join(missing)}, and no index is permitted")
+            pip = [*await self._pip(), "--python", str(made.python), "install", "--no-input"]
+            # No sdist: building one runs its code, and nothing has vouched for that.
+            limits = ["--quiet", "--no-cache-dir", "--only-binary=:all:", "--index-url", index]
+            await self._run([*pip, *limits, f"{PROJECT}=={wheel.version}"], env)
+        return made
 
-    def _make_environment(self, folder: Path) -> Path:
+    def _unpack(self, folder: Path, wheel: Path) -> list[str]:
+        """Make the environment and put the wheel into it; returns what it requires besides."""
         import sysconfig
         import venv
 
@@ -93,8 +92,13 @@ class Versions:
         venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
         variables = {"base": str(folder), "platbase": str(folder)}
         site = Path(sysconfig.get_path("purelib", "venv", variables))
-        (site / "base.pth").write_text("".join(f"{path}\n" for path in self._base_paths()))
-        return folder / "bin" / "python"
+        base = self._base_paths()
+        (site / "base.pth").write_text("".join(f"{path}\n" for path in base))
+        with zipfile.ZipFile(wheel) as archive:
+            if any(name.split("/")[0].endswith(".data") for name in archive.namelist()):
+                raise Unprocessable("it holds more than a package of Python modules")
+            archive.extractall(site)
+        return _missing(site, base)
 
     def _base_paths(self) -> list[str]:
         """Return where the base's packages lie."""
@@ -139,6 +143,29 @@ class Versions:
             for entry in self._path.iterdir():
                 if entry.absolute() not in keep:
                     shutil.rmtree(entry, ignore_errors=True)
+
+
+def _missing(site: Path, base: list[str]) -> list[str]:
+    """Return the requirements of the package in `site` that the base does not meet."""
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    there = {
+        canonicalize_name(found.name): found.version
+        for found in metadata.distributions(path=base[::-1])
+    }
+    (ours,) = metadata.distributions(name=PROJECT, path=[str(site)])
+    missing: list[str] = []
+    for line in ours.requires or []:
+        wanted = Requirement(line)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        version = there.get(canonicalize_name(wanted.name))
+        if version is None or wanted.extras or not wanted.specifier.contains(version, True):
+            missing.append(f"{wanted.name}{wanted.specifier}")
+    return missing
 
 
 def package_roots() -> list[str]:

@@ -90,6 +90,7 @@ class Trial:
             "XDG_RUNTIME_DIR": str(folder),
             "BLAXEL_SCALE_FILE": str(folder / "nowhere" / "scale"),
             "SANDKEEPER_LOG": "stderr",
+            "SANDBOX_DISABLE_PROCESS_LOGGING": "true",
             "SANDKEEPER_KEEP_FINISHED": "1000000000",
             "SANDKEEPER_KEEP_FINISHED_SECONDS": "1000000000",
         }
