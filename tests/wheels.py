@@ -1,8 +1,13 @@
 """Real wheels of this project, with another version and, where wanted, something broken in them."""
 
 import base64
+import functools
 import hashlib
 import importlib.metadata
+import importlib.util
+import marshal
+import struct
+import sys
 import zipfile
 from pathlib import Path
 
@@ -38,6 +43,13 @@ def make_wheel(
             assert old.encode() in data, (inside, old)
             data = data.replace(old.encode(), new.encode(), 1)
         files[f"sandkeeper/{inside}"] = data
+        if path.suffix == ".py":
+            # An installer would compile them; here it would be done again for every test.
+            tag = sys.implementation.cache_tag
+            compiled = (
+                f"sandkeeper/{path.parent.relative_to(PACKAGE)}/__pycache__/{path.stem}.{tag}.pyc"
+            )
+            files[compiled.replace("/./", "/")] = _compiled(data, inside)
     info = f"sandkeeper-{version}.dist-info"
     own = importlib.metadata.requires("sandkeeper") or []
     wanted = [line for line in own if "extra ==" not in line] + list(requires)
@@ -57,6 +69,13 @@ def make_wheel(
         for path, data in files.items():
             archive.writestr(path, data)
     return wheel
+
+
+@functools.cache
+def _compiled(source: bytes, name: str) -> bytes:
+    """Return the .pyc of a module, to be used without a look at its source (PEP 552)."""
+    code = compile(source, f"sandkeeper/{name}", "exec", dont_inherit=True)
+    return importlib.util.MAGIC_NUMBER + struct.pack("<I", 1) + bytes(8) + marshal.dumps(code)
 
 
 def digest(wheel: Path) -> str:

@@ -53,7 +53,7 @@ def ended(server: Server, timeout: float = 30.0) -> dict[str, Any]:
             return None
         return None if health["lastUpgrade"]["status"] == "running" else health
 
-    return until(look, timeout)
+    return until(look, timeout, every=0.05)
 
 
 def upgrade(server: Server, **body: Any) -> dict[str, Any]:
@@ -182,3 +182,148 @@ def test_under_load_no_request_fails_and_no_line_is_lost(
     assert reader.ends == ["server stopping", "exited"]
     told = [line["msg"] for line in own.log_lines() if line.get("process-name") == "counting"]
     assert numbers("\n".join(told)) == lines
+
+
+# What goes on beside requests
+
+
+def test_what_waits_for_the_end_of_a_process_gets_its_answer_from_the_next_server(
+    upgradable: Callable[..., Server],
+) -> None:
+    own = upgradable()
+    waiting = {"command": "echo started; while [ ! -e stop ]; do sleep 0.02; done; echo over; exit 3",
+               "workingDir": str(own.workdir), "name": "w", "waitForCompletion": True}  # fmt: skip
+    answers: dict[str, httpx.Response] = {}
+
+    def ask(key: str, method: str, path: str, **options: Any) -> None:
+        answers[key] = httpx.request(method, own.url + path, timeout=60, **options)
+
+    threads = [
+        threading.Thread(target=ask, args=("exec", "POST", "/process"), kwargs={"json": waiting})
+    ]
+    threads[0].start()
+    until(lambda: own.client.get("/process/w").status_code == 200)
+    threads.append(threading.Thread(target=ask, args=("wait", "GET", "/process/w/wait?timeout=50")))
+    threads[1].start()
+    until(lambda: own.client.get("/diagnostics").json()["requests"]["inFlight"] > 2)
+
+    health = upgrade(own)
+    assert health["version"] == NEW
+    assert answers == {}
+    (own.workdir / "stop").touch()
+
+    for thread in threads:
+        thread.join(20)
+    for key in ("exec", "wait"):
+        record = answers[key].json()
+        assert (answers[key].status_code, record["exitCode"]) == (200, 3)
+        assert (record["stdout"], record["exitReason"]) == ("started\nover\n", "exited")
+
+
+def test_holders_terminals_and_the_startup_command_are_as_before(
+    upgradable: Callable[..., Server], tmp_path: Path
+) -> None:
+    scale = tmp_path / "scale"
+    own = upgradable(
+        env={"BLAXEL_SCALE_FILE": str(scale)}, args=["-c", f"echo once >>{tmp_path}/c"]
+    )
+    until((tmp_path / "c").exists)
+    holder = {"command": "exec sleep 100", "name": "h", "keepAlive": True}
+    own.client.post("/process", json=holder)
+    stopping = {
+        "command": "trap '' TERM; while :; do sleep 0.05; done",
+        "name": "s",
+        "keepAlive": True,
+    }
+    own.client.post("/process", json=stopping)
+    own.client.delete("/process/s")
+    shell = own.client.post("/terminals", json={"name": "t", "shell": "/bin/sh"}).json()["id"]
+    assert own.client.post(f"/terminals/{shell}/input", content=b"X=kept\r").status_code == 200
+    until(lambda: scale.read_bytes() == b"+0")
+    scale.write_bytes(b"")
+
+    upgrade(own)
+
+    # Only the one that was told to stop is not counted any more; zero was never written.
+    assert scale.read_bytes() == b"-"
+    own.client.delete("/process/s/kill")
+    assert own.client.get("/process/s/wait?timeout=5").json()["status"] == "killed"
+    assert (tmp_path / "c").read_text() == "once\n"
+    own.client.post(f"/terminals/{shell}/input", content=b"echo it is $X\r")
+    screen = own.client.get(f"/terminals/{shell}/screen?waitFor=it+is+kept&format=text").text
+    assert "it is kept" in screen
+    # As children of the same process they are reaped like before.
+    exited = own.run("exit 7")
+    assert exited["exitCode"] == 7
+    zombies = subprocess.run(
+        ["ps", "--ppid", str(own.pid), "-o", "stat="], capture_output=True, text=True, check=False
+    ).stdout
+    assert "Z" not in zombies
+
+
+# What fails
+
+SABOTAGE = "    count = handover.count + (not handover.failed)"
+GOES_WRONG = {
+    "an exception": "raise ImportError('sabotage')",
+    "an exit": "raise SystemExit(0)",
+    "no answer": "import time; time.sleep(1000)",
+    "a hard end": "import os; os._exit(9)",
+    "a hang with the lock": "import re; re.match('(a+)+$', 'a' * 64 + 'b')",
+}
+
+
+def spoilt(folder: Path, statement: str, *, trial: bool = False) -> Path:
+    """Return a wheel in which a server that takes over does something else."""
+    condition = "True" if trial else "not handover.trial"
+    text = f"    if {condition}:\n        {statement}\n{SABOTAGE}"
+    return note(make_wheel(folder, NEW, {"cli.py": (SABOTAGE, text)}))
+
+
+@pytest.mark.parametrize("how", GOES_WRONG)
+def test_a_version_that_fails_after_a_good_trial_is_taken_back(
+    upgradable: Callable[..., Server], tmp_path: Path, how: str
+) -> None:
+    spoilt(tmp_path / "wheels", GOES_WRONG[how])
+    own = upgradable(tmp_path / "wheels", env={"SANDKEEPER_UPGRADE_SECONDS": "6"})
+    count(own)
+    own.client.get("/health")
+
+    own.client.post("/upgrade", json={})
+    health = ended(own)
+
+    assert (health["version"], health["upgradeCount"]) == (OLD, 0)
+    last = health["lastUpgrade"]
+    assert (last["status"], last["step"], last["version"]) == ("failed", "replace", NEW)
+    assert "the earlier version was taken back" in last["error"]
+    assert own.process is not None
+    dead = how.startswith("a h")
+    assert (own.process.poll() is not None) == dead
+    if not dead:  # even connections that were kept over both changes
+        assert own.client.get("/process/counting").status_code == 200
+    parent = int(own.run("echo $PPID")["stdout"])
+    assert (parent == own.pid) != dead
+    lines = counted(own)
+    told = [line["msg"] for line in own.log_lines() if line.get("process-name") == "counting"]
+    assert numbers("\n".join(told)) == lines
+    if dead:
+        os.kill(parent, 15)
+        until(lambda: not Path(f"/proc/{parent}").exists())
+
+
+def test_a_version_that_does_not_stand_its_trial_changes_nothing(
+    upgradable: Callable[..., Server], tmp_path: Path
+) -> None:
+    spoilt(tmp_path / "wheels", "raise ImportError('sabotage')", trial=True)
+    own = upgradable(tmp_path / "wheels")
+    own.run("true")
+
+    began = own.client.get("/health").json()["startedAt"]
+    health = upgrade(own)
+
+    assert (health["version"], health["startedAt"]) == (OLD, began)
+    assert health["lastUpgrade"]["step"] == "validate"
+    assert "sabotage" in health["lastUpgrade"]["error"]
+    until(lambda: os.listdir(own.state / "versions") == [])
+    spoilt(tmp_path / "wheels", "pass")
+    assert upgrade(own)["version"] == NEW

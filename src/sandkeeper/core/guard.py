@@ -41,7 +41,7 @@ from typing import Any
 ASK_EVERY = 0.05
 ASK_SECONDS = 2.0
 AGAIN_AFTER = 0.5
-OBEY_SECONDS = 5.0
+OBEY_SECONDS = 2.0
 
 
 def healthy(address: list[Any], watched: list[int]) -> str:
