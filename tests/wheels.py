@@ -13,7 +13,7 @@ from pathlib import Path
 
 import sandkeeper
 
-__all__ = ["digest", "make_wheel"]
+__all__ = ["digest", "make_small_wheel", "make_wheel"]
 
 PACKAGE = Path(sandkeeper.__file__).parent
 
@@ -24,7 +24,6 @@ def make_wheel(
     patches: dict[str, tuple[str, str]] | None = None,
     *,
     requires: tuple[str, ...] = (),
-    name: str = "sandkeeper",
 ) -> Path:
     """Pack the package as it stands; `patches` maps a module's path to (text, in its place).
 
@@ -50,6 +49,17 @@ def make_wheel(
                 f"sandkeeper/{path.parent.relative_to(PACKAGE)}/__pycache__/{path.stem}.{tag}.pyc"
             )
             files[compiled.replace("/./", "/")] = _compiled(data, inside)
+    return _pack(folder, version, files, "sandkeeper", requires)
+
+
+def make_small_wheel(folder: Path, version: str, *, name: str = "sandkeeper") -> Path:
+    """Pack a wheel that holds nothing but its metadata."""
+    return _pack(folder, version, {}, name, ())
+
+
+def _pack(
+    folder: Path, version: str, files: dict[str, bytes], name: str, requires: tuple[str, ...]
+) -> Path:
     info = f"sandkeeper-{version}.dist-info"
     own = importlib.metadata.requires("sandkeeper") or []
     wanted = [line for line in own if "extra ==" not in line] + list(requires)

@@ -23,6 +23,7 @@ WHEEL_BYTES = 256 << 20
 TEXT_BYTES = 64 << 20
 ATTEMPTS = 4
 WAIT_MOST_SECONDS = 30.0
+PAUSE_SECONDS = 0.1
 HOPS = 5
 INDEX_TYPES = "application/vnd.pypi.simple.v1+json, text/html;q=0.1, text/plain;q=0.1"
 
@@ -182,7 +183,7 @@ async def _retried(call: Callable[[], Awaitable[T]]) -> T:
         except _Again as error:
             if attempt == ATTEMPTS:
                 raise Unavailable(f"{error}, {ATTEMPTS} times") from None
-            await asyncio.sleep(max(error.seconds, 0.1 * 4**attempt))
+            await asyncio.sleep(max(error.seconds, PAUSE_SECONDS * 4**attempt))
         attempt += 1
 
 

@@ -79,8 +79,10 @@ class Versions:
                 raise Unprocessable(f"it requires {', '.join(missing)}, and no index is permitted")
             pip = [*await self._pip(), "--python", str(made.python), "install", "--no-input"]
             # No sdist: building one runs its code, and nothing has vouched for that.
-            limits = ["--quiet", "--no-cache-dir", "--only-binary=:all:", "--index-url", index]
-            await self._run([*pip, *limits, f"{PROJECT}=={wheel.version}"], env)
+            limits = ["--quiet", "--no-cache-dir", "--only-binary=:all:", "--retries", "2"]
+            await self._run(
+                [*pip, *limits, "--index-url", index, f"{PROJECT}=={wheel.version}"], env
+            )
         return made
 
     def _unpack(self, folder: Path, wheel: Path) -> list[str]:

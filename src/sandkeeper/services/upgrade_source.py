@@ -43,7 +43,7 @@ class Allowed:
         """Say whether a URL without query and fragment, or an absolute path, falls under it."""
         if self.kind == "file":
             return _plain(place) and _matches(place, self.place)
-        if not _plain(urlsplit(place).path):
+        if "?" in place or not _plain(urlsplit(place).path):
             return False
         below, _, name = place.rpartition("/")
         return place == self.place or (self.place == below + "/" and name.endswith(".whl"))
