@@ -55,6 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         command=options.c or options.command,
         user=options.user,
     )
+    if settings.upgrade.allow:
+        from sandkeeper.services.upgrade_exec import go_on_upgraded
+
+        arguments = sys.argv[1:] if argv is None else argv
+        go_on_upgraded(settings.state_dir / "versions", arguments, environment.snapshot())
     return _serve(settings, environment, variables, faults=faults)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -181,6 +182,96 @@ def test_under_load_no_request_fails_and_no_line_is_lost(
     assert reader.ends == ["server stopping", "exited"]
     told = [line["msg"] for line in own.log_lines() if line.get("process-name") == "counting"]
     assert numbers("\n".join(told)) == lines
+
+
+def test_a_restart_goes_on_with_the_new_version_as_long_as_upgrades_are_permitted(
+    upgradable: Callable[..., Server],
+) -> None:
+    own = upgradable()
+    upgrade(own)
+    until(lambda: (own.state / "versions" / "current.json").exists())
+
+    own.kill9()
+    own.start()
+    health = own.client.get("/health").json()
+    assert (health["version"], health["upgradeCount"]) == (NEW, 1)
+    assert health["lastUpgrade"]["status"] == "completed"
+    del own.env["SANDKEEPER_UPGRADE_ALLOW"]
+    own.restart()
+    assert own.client.get("/health").json()["version"] == OLD
+
+
+def test_what_the_workload_wrote_to_dotenv_meanwhile_is_not_obeyed(
+    upgradable: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = upgradable()
+    (tmp_path / ".env").write_text("SANDKEEPER_TOKEN=planted\nBL_ENV=dev\n")
+
+    health = upgrade(own)
+
+    assert health["version"] == NEW
+    assert own.client.get("/debug/panic").status_code == 404
+    assert own.client.get("/process").status_code == 200
+    assert "planted" not in own.run("env")["stdout"]
+
+
+def test_the_workload_cannot_bring_in_a_version_of_its_own(
+    upgradable: Callable[..., Server], tmp_path: Path
+) -> None:
+    folder = tmp_path / "wheels"
+    note(make_wheel(folder, NEW))
+    own = upgradable(folder, args=["--user", "nobody"])
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    planted = own.workdir.parent / "planted"
+    planted.mkdir()
+    os.chown(planted, 65534, 65534)
+    wheel = f"{planted}/sandkeeper-{NEW}-py3-none-any.whl"
+    assert own.run(f"cp {folder}/*.whl {wheel}")["exitCode"] == 0
+
+    for command in (f"ln -s {wheel} {folder}/x.whl", f"cp {wheel} {folder}/", f"rm -f {folder}/*"):
+        assert own.run(command)["exitCode"] != 0
+    last = upgrade(own, baseUrl=wheel, sha256=digest(Path(wheel)))["lastUpgrade"]
+
+    assert (last["status"], last["step"]) == ("failed", "starting")
+    assert "permits no upgrade from there" in last["error"]
+    # With what the operator has put there it still works, and the workload stays what it was.
+    assert upgrade(own)["version"] == NEW
+    assert own.run("id -un")["stdout"] == "nobody\n"
+    assert own.run(f"ls {own.state}/versions")["exitCode"] != 0
+
+
+def test_the_clients_upgrade_and_health_work(
+    upgradable: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = upgradable()
+    script = (
+        "import asyncio, sys\n"
+        "from blaxel.core import SandboxInstance\n"
+        "from blaxel.core.client.models import Metadata, Sandbox, SandboxSpec\n"
+        "async def main():\n"
+        "    it = SandboxInstance(Sandbox(metadata=Metadata(name='x'), spec=SandboxSpec()),"
+        " force_url=sys.argv[1])\n"
+        "    print((await it.system.upgrade()).message)\n"
+        "    while (health := await it.system.health()).last_upgrade.status == 'running':\n"
+        "        await asyncio.sleep(0.1)\n"
+        "    print(health.version, health.upgrade_count, health.last_upgrade.step)\n"
+        "asyncio.run(main())\n"
+    )
+    env = {**os.environ, "BL_API_KEY": "x", "BL_WORKSPACE": "x"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, own.url],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stdout.splitlines() == [
+        "Upgrade initiated. Process state saved. The server will upgrade shortly.",
+        f"{NEW} 1 completed",
+    ], done.stderr
 
 
 # What goes on beside requests

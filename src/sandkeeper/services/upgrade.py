@@ -23,7 +23,7 @@ from sandkeeper.core.handover import Handover, HeldConnection
 from sandkeeper.core.safefile import UntrustedFile, read_own, write_atomically
 from sandkeeper.errors import Conflict, SandkeeperError, Unprocessable
 from sandkeeper.services.logs import Log, timestamp
-from sandkeeper.services.upgrade_exec import Successor, become
+from sandkeeper.services.upgrade_exec import Successor, become, remember
 from sandkeeper.services.upgrade_install import Installation, Versions
 from sandkeeper.services.upgrade_source import (
     Source,
@@ -149,7 +149,15 @@ class Upgrade:
             action="upgrade_completed",
             version=__version__,
         )
-        await asyncio.to_thread(self._clean)
+        await asyncio.to_thread(self._settle)
+
+    def _settle(self) -> None:
+        """Have later starts go on with this version, and remove the others."""
+        try:
+            remember(self._versions.path, self._versions.base_version(), self.count)
+        except OSError as error:
+            self._log.error(f"a restart will bring the earlier version: {error.strerror}")
+        self._clean()
 
     def _close_verdict(self) -> None:
         if self._verdict >= 0:

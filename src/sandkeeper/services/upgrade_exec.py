@@ -6,16 +6,22 @@ inheritable. What else must go on is in the two servers' common document (core.h
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
+from sandkeeper import __version__
 from sandkeeper.core import guard
 from sandkeeper.core.handover import Handover
+from sandkeeper.core.safefile import UntrustedFile, read_own, write_atomically
 from sandkeeper.services.upgrade_install import Installation, package_roots
 
-__all__ = ["Successor", "become"]
+__all__ = ["Successor", "become", "go_on_upgraded", "remember"]
+
+CURRENT = "current.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +86,37 @@ def _plan_fd(plan: dict[str, object]) -> int:
     os.write(fd, msgspec.json.encode(plan))
     os.set_inheritable(fd, True)
     return fd
+
+
+class _Current(msgspec.Struct):
+    """Which version is to run after a restart; `base` is the one that is installed."""
+
+    base: str
+    python: str
+    count: int
+
+
+def remember(versions: Path, base: str, count: int) -> None:
+    """Have later starts go on with the version that runs now; raises OSError."""
+    current = _Current(base, sys.executable, count)
+    write_atomically(versions / CURRENT, msgspec.json.encode(current))
+
+
+def go_on_upgraded(
+    versions: Path, arguments: Sequence[str], environment: Mapping[str, str]
+) -> None:
+    """Become the version an earlier server was upgraded to, if there is one, and it is still there.
+
+    Another base than that server's is another image, whose version then counts. Returns otherwise.
+    """
+    try:
+        data = read_own(versions / CURRENT)
+        current = msgspec.json.decode(data, type=_Current) if data else None
+    except (OSError, UntrustedFile, msgspec.MsgspecError):
+        return
+    if current is None or current.base != __version__ or sys.executable == current.python:
+        return
+    variables = {**environment, "SANDBOX_UPGRADE_COUNT": str(current.count)}
+    argv = [current.python, "-I", "-m", "sandkeeper", *arguments]
+    with suppress(OSError):
+        os.execve(current.python, argv, variables)

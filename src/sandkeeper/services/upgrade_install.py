@@ -49,19 +49,19 @@ class Versions:
     """The folder of installed versions."""
 
     def __init__(self, state: Path, children: Children) -> None:
-        self._path = state / "versions"
+        self.path = state / "versions"
         self._children = children
 
     @property
     def running(self) -> Path | None:
         """The folder of the version that runs; None for the base."""
         prefix = Path(sys.prefix)
-        return prefix if prefix.parent == self._path.absolute() else None
+        return prefix if prefix.parent == self.path.absolute() else None
 
     def incoming(self) -> Path:
         """Return an empty folder to fetch into; raises OSError or UntrustedFile."""
-        make_private_folder(self._path)
-        incoming = self._path / ".incoming"
+        make_private_folder(self.path)
+        incoming = self.path / ".incoming"
         shutil.rmtree(incoming, ignore_errors=True)
         incoming.mkdir(mode=0o700)
         return incoming
@@ -71,7 +71,7 @@ class Versions:
 
         Packages it lacks come from `index`; an empty one means that there must be none.
         """
-        folder = self._path.absolute() / f"{wheel.version}-{wheel.sha256[:12]}"
+        folder = self.path.absolute() / f"{wheel.version}-{wheel.sha256[:12]}"
         made = Installation(folder, folder / "bin" / "python", wheel.version)
         missing = await asyncio.to_thread(self._unpack, folder, wheel.path)
         if missing:
@@ -108,7 +108,7 @@ class Versions:
             path
             for path in sys.path
             if os.path.basename(path) in SITE_NAMES
-            and not Path(path).is_relative_to(self._path.absolute())
+            and not Path(path).is_relative_to(self.path.absolute())
         ]
 
     async def _pip(self) -> list[str]:
@@ -139,10 +139,17 @@ class Versions:
             said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
             raise Unprocessable(f"it cannot be installed: {said[-1500:]}")
 
+    def base_version(self) -> str:
+        """Return the version of the first installation; empty if that has no metadata."""
+        from importlib import metadata
+
+        found = metadata.distributions(name=PROJECT, path=self._base_paths())
+        return next((one.version for one in found), "")
+
     def clean(self, *keep: Path) -> None:
         """Remove all versions but these; failures leave them for the next time."""
         with suppress(OSError):
-            for entry in self._path.iterdir():
+            for entry in self.path.iterdir():
                 if entry.absolute() not in keep:
                     shutil.rmtree(entry, ignore_errors=True)
 
