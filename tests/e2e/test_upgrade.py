@@ -274,6 +274,49 @@ def test_the_clients_upgrade_and_health_work(
     ], done.stderr
 
 
+class FirstProcess(Server):
+    """A server that is process 1 of a pid namespace."""
+
+    def start(self) -> None:
+        """Start it and wait for /health."""
+        outer = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child", "--"]
+        inner = [
+            sys.executable,
+            "-m",
+            "sandkeeper",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
+        with open(self.folder / "stderr.log", "ab") as stderr:
+            self.process = subprocess.Popen([*outer, *inner], env=self.env, stderr=stderr)
+        until(self._answers, timeout=30.0)
+
+    def stop(self) -> int:
+        """Kill the namespace with its first process."""
+        assert self.process is not None
+        self.process.kill()
+        return self.process.wait(20)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_as_process_1_it_stays_process_1_and_reaps(tmp_path: Path, good: bool) -> None:
+    statement = "pass" if good else GOES_WRONG["an exception"]
+    spoilt(tmp_path / "wheels", statement)
+    env = {"SANDKEEPER_UPGRADE_ALLOW": f"{tmp_path}/wheels/*.whl"}
+    with FirstProcess(tmp_path / "server", env=env) as own:
+        count(own)
+        assert own.run("echo $PPID")["stdout"] == "1\n"
+
+        health = upgrade(own)
+
+        assert health["version"] == (NEW if good else OLD)
+        assert own.run("echo $PPID; (sleep 0.01 &)")["stdout"] == "1\n"
+        assert counted(own)
+        until(lambda: "Z" not in own.run("ps -eo stat=")["stdout"])
+
+
 # What goes on beside requests
 
 
