@@ -3,13 +3,14 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sandkeeper import __version__
+from sandkeeper.core.handover import Handover, NotAHandover
 from sandkeeper.core.identity import Identity, UnusableUser
 from sandkeeper.core.oomscore import protect_from_oom
 from sandkeeper.services.environment import load_dotenv, load_env_file
-from sandkeeper.settings import Environment, Settings
+from sandkeeper.settings import IMPORT_URL, Environment, Settings
 
 __all__ = ["main"]
 
@@ -37,6 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--disable-telemetry", "-disable-telemetry", action="store_true", help="accepted, unused"
     )
+    # How the server before an upgrade starts this one; its number is of no use to anybody else.
+    parser.add_argument("--handover", type=int, default=-1, help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"sandkeeper {__version__}")
     return parser
 
@@ -45,12 +48,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(argv)
     environment = Environment()
+    if options.handover >= 0:
+        try:
+            return _go_on(Handover.read(options.handover), environment)
+        except NotAHandover as error:
+            return _refuse(f"nothing to take over: {error}")
     # Before any setting is read: both may bring settings.
     faults = load_dotenv(environment) + load_env_file(environment)
-    protect_from_oom()
+    variables = environment.snapshot()
     try:
         settings = Settings.read(
-            environment.snapshot(),
+            variables,
             host=options.host,
             port=options.p if options.p != 8080 else options.port,
             command=options.c or options.command,
@@ -60,6 +68,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(f"a setting makes no sense: {error}")
     if options.verb == "archive-baseline":
         return _record_baseline(settings, environment)
+    if settings.upgrade.allow:
+        from sandkeeper.services.upgrade_exec import go_on_upgraded
+
+        arguments = sys.argv[1:] if argv is None else argv
+        go_on_upgraded(settings.state_dir / "versions", arguments, environment.snapshot())
+    return _serve(settings, environment, variables, faults=faults)
+
+
+def _go_on(handover: Handover, environment: Environment) -> int:
+    """Take the place of the server that left `handover`.
+
+    Its settings are ours, too. Neither `.env` nor the file of variables is read again: the workload
+    has had time to write to them, and they could name what the next upgrade may come from.
+    """
+    count = handover.count + (not handover.failed)
+    variables = {**handover.variables, "SANDBOX_UPGRADE_COUNT": str(count)}
+    variables.pop(IMPORT_URL, None)  # a restore is for the first start
+    settings = Settings.read(
+        variables,
+        host=handover.host,
+        port=handover.port,
+        command=handover.command,
+        user=handover.user,
+    )
+    return _serve(settings, environment, variables, handover=handover)
+
+
+def _serve(
+    settings: Settings,
+    environment: Environment,
+    variables: Mapping[str, str],
+    *,
+    faults: Sequence[str] = (),
+    handover: Handover | None = None,
+) -> int:
+    protect_from_oom()
     try:
         identity = _identity(settings.user)
     except UnusableUser as error:
@@ -75,19 +119,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _refuse(f"cannot use the state folder {settings.state_dir}: {error.strerror}")
     try:
-        listener = listen(settings.host, settings.port)
+        inherited = handover.listener if handover else -1
+        listener = listen(settings.host, settings.port, inherited)
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         return _refuse(f"cannot listen on {where}: {error.strerror}")
     keep_freed_blocks()
     with listener, contextlib.closing(lock):
         try:
-            sandbox = Sandbox(settings, environment, identity)
+            sandbox = Sandbox(
+                settings, environment, identity, variables=variables, handover=handover
+            )
         except OSError as error:
             return _refuse(f"cannot start: {error.filename or 'the log'}: {error.strerror}")
         for fault in faults:
             sandbox.log.warning(f"environment: {fault}")
-        serve(sandbox, listener)
+        serve(sandbox, listener, handover.connections if handover else ())
     return 0
 
 

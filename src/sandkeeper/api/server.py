@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import httptools
 import uvicorn
@@ -13,8 +13,10 @@ import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sandkeeper.api.app import create_app
+from sandkeeper.api.departure import Departure, take_over
 from sandkeeper.api.respond import encode_json
 from sandkeeper.api.wire import WIRE, Wire
+from sandkeeper.core.handover import HeldConnection
 from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["EdgeProtocol", "listen", "serve"]
@@ -37,6 +39,19 @@ class EdgeProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = True
     _unwanted = 0
+    _begun = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that came has been answered, to the last byte: nothing of it is in here."""
+        answered = self.cycle is None or self.cycle.response_complete
+        at_rest = not self._begun and not self._head_bytes and not self.pipeline
+        return answered and at_rest and not self.transport.get_write_buffer_size()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the present request is here as a whole."""
+        return not self._begun
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the first request its time."""
@@ -68,7 +83,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Start the time of the next head."""
         super().on_message_begin()
-        self._in_head = True
+        self._in_head = self._begun = True
         self._head_bytes = 0
         self._arm()
 
@@ -94,7 +109,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Expect a new head from here on."""
         super().on_message_complete()
-        self._in_head = True
+        self._in_head, self._begun = True, False
         self._head_bytes = 0
 
     def pass_over(self, left: int) -> None:
@@ -152,16 +167,27 @@ class EdgeProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Open the listening socket; `::` serves IPv4 as well. Raises OSError."""
+def listen(host: str, port: int, inherited: int = -1) -> socket.socket:
+    """Open the listening socket, or take up an inherited one; `::` serves IPv4 as well.
+
+    Raises OSError.
+    """
+    if inherited >= 0:
+        return socket.socket(fileno=inherited)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server(
         (host, port), family=family, backlog=2048, dualstack_ipv6=host == "::"
     )
 
 
-def serve(sandbox: Sandbox, listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT; returns after the services have stopped."""
+def serve(
+    sandbox: Sandbox, listener: socket.socket, connections: Sequence[HeldConnection] = ()
+) -> None:
+    """Serve until SIGTERM or SIGINT; returns after the services have stopped.
+
+    `connections` are those of the server before. When an upgrade is due it does not return: the
+    process becomes the new version. Raises OSError if that fails.
+    """
     # What it would log, the edge has logged already, as JSON and to the right place.
     uvicorn_log = logging.getLogger("uvicorn")
     uvicorn_log.addHandler(logging.NullHandler())
@@ -184,22 +210,46 @@ def serve(sandbox: Sandbox, listener: socket.socket) -> None:
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_Server(config, sandbox).serve(sockets=[listener]))
+    server = _Server(config, sandbox, connections)
+    # uvicorn closes the one it gets; an upgrade goes on with this one.
+    with listener.dup() as kept:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(server.serve(sockets=[listener]))
+        if server.left is not None:
+            sandbox.replace(kept, server.left)
 
 
 class _Server(uvicorn.Server):
     """Starts the sandbox before the first request and stops it after the last."""
 
-    def __init__(self, config: uvicorn.Config, sandbox: Sandbox) -> None:
+    def __init__(
+        self, config: uvicorn.Config, sandbox: Sandbox, connections: Sequence[HeldConnection]
+    ) -> None:
         super().__init__(config)
         self._sandbox = sandbox
+        self._connections = connections
+        self.left: list[HeldConnection] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self._sandbox.start()
         await super().startup(sockets=sockets)
+        for held in self._connections:
+            await take_over(held, self._connection)
+
+    def _connection(self) -> EdgeProtocol:
+        return EdgeProtocol(self.config, self.server_state, self.lifespan.state)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._sandbox.upgrade.due
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._sandbox.upgrade.due and not self.should_exit:
+            departure = Departure(self, self._sandbox)
+            left = await departure.leave()
+            await self._sandbox.stop()
+            if not self.should_exit:  # nobody has told us meanwhile to end for good
+                self.left = left
+            return
         self._sandbox.begin_stop()
         await super().shutdown(sockets=sockets)
         await self._sandbox.stop()

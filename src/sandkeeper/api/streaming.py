@@ -15,9 +15,13 @@ from starlette.types import Message, Receive, Scope, Send
 from sandkeeper.core.cursor import Abandoned
 from sandkeeper.errors import Unavailable
 
-__all__ = ["Abandoned", "Disconnected", "StreamResponse", "until_disconnect"]
+__all__ = ["RESUME", "Abandoned", "Disconnected", "StreamResponse", "until_disconnect"]
 
 T = TypeVar("T")
+
+RESUME = "sandkeeper.resume"
+"""Under this key of its scope a request that has had its effect keeps a function that returns the
+target of the GET that waits for the same answer. An upgrade asks that of the next server."""
 
 
 class Disconnected(Exception):

@@ -12,6 +12,7 @@ import os
 import signal
 import struct
 from contextlib import suppress
+from dataclasses import replace
 
 from sandkeeper.core.child import ExitStatus
 from sandkeeper.core.fds import OwnedFd
@@ -115,11 +116,30 @@ class Adopted:
         except (ProcessLookupError, PermissionError):
             signal.pidfd_send_signal(self.pidfd.number, number)
 
+    def _reap(self) -> ExitStatus | None:
+        """Take the status if it is our child; None if it is not, or nobody knows its pid."""
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        try:
+            # The pidfd proves whose child it is: the number may be another one's by now.
+            seen = os.waitid(os.P_PIDFD, self.pidfd.number, flags)
+        except ChildProcessError:
+            return None
+        if seen is None:
+            return None
+        _, status, usage = os.wait4(seen.si_pid, 0)
+        # The peak begins with what the server had that started it, which nobody knows any more.
+        return replace(ExitStatus.of_wait(status, usage), peak_rss_bytes=None)
+
     async def collect(self) -> ExitStatus:
         """Return how it ended, after its pidfd became readable; closes the pidfd.
 
-        Its parent (init) reaps it in its own time; we look for two seconds.
+        Its parent (init) reaps it in its own time; we look for two seconds. After an upgrade we are
+        its parent ourselves: the server before us, in whose place we are, has started it.
         """
+        reaped = self._reap()
+        if reaped is not None:
+            self.pidfd.close()
+            return reaped
         status: int | None = None
         with suppress(TimeoutError):
             async with asyncio.timeout(_REAP_SECONDS):

@@ -148,7 +148,7 @@ class EnvironmentReload:
     path: Path
     identity: Identity | None = None
     hooks: list[Hook] = field(default_factory=list)
-    _carried: set[str] = field(default_factory=set)
+    carried: set[str] = field(default_factory=set)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
@@ -168,9 +168,9 @@ class EnvironmentReload:
         async with self._turn:
             document = await asyncio.to_thread(self._read)
             wanted = document.environment
-            removed = tuple(sorted(self._carried - wanted.keys()))
+            removed = tuple(sorted(self.carried - wanted.keys()))
             self.environment.apply(wanted, remove=removed)
-            self._carried = set(wanted)
+            self.carried = set(wanted)
             for hook in self.hooks:
                 try:
                     await hook()

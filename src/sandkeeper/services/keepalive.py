@@ -29,6 +29,14 @@ class KeepAlive:
         for _ in range(holders if self.allowed else 0):
             self._write("+")
 
+    def resume(self, counted: int, holders: int) -> None:
+        """Go on with the count of the server whose place we took, without passing through zero.
+
+        `counted` is how often that server counted, `holders` how many of them still need it.
+        """
+        for _ in range(abs(counted - holders) if self.allowed else 0):
+            self._write("-" if counted > holders else "+")
+
     def hold(self, pid: str, name: str, command: str, timeout: int) -> None:
         """Count one process."""
         if self.allowed:

@@ -1,5 +1,7 @@
 """The server's own log: JSON lines with sorted keys through one sink that never blocks."""
 
+import asyncio
+import threading
 from datetime import datetime
 from typing import Any
 
@@ -7,7 +9,9 @@ import msgspec
 
 from sandkeeper.core.sink import Sink
 
-__all__ = ["Log", "log_line", "timestamp"]
+__all__ = ["Log", "Rouser", "log_line", "timestamp"]
+
+GATHER_SECONDS = 0.002
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 
@@ -61,3 +65,32 @@ class Log:
     def error(self, message: str, **fields: Any) -> None:
         """Write a line of level error."""
         self.write("error", message, **fields)
+
+
+class Rouser:
+    """Wakes the sink a moment after the first line, once for all that come until then.
+
+    A thread that wakes beside a request holds it up, by the interpreter's lock.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._thread = 0
+        self._due = False
+
+    def start(self) -> None:
+        """Gather what the present thread, the event loop's, has to say from now on."""
+        self._thread = threading.get_ident()
+        self._sink.rouse = self.rouse
+
+    def rouse(self) -> None:
+        """Have the sink look for work soon; from any thread."""
+        if threading.get_ident() != self._thread:
+            self._sink.wake()
+        elif not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_later(GATHER_SECONDS, self._now)
+
+    def _now(self) -> None:
+        self._due = False
+        self._sink.wake()

@@ -52,7 +52,7 @@ class Process:
         self._drained = True
         self._collected = True
         self._timed_out = False
-        self._holds = meta.keep_alive
+        self.holds = meta.keep_alive
         self._retry: asyncio.TimerHandle | None = None
         self._clock: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -88,7 +88,7 @@ class Process:
             raise
         self.meta.pid = str(self.leader)
         self._shop.budget.enlist(self.journal)
-        if self._holds:
+        if self.holds:
             meta, hold = self.meta, self._shop.keepalive.hold
             self.recorder.later(hold, meta.pid, meta.name, meta.command, meta.timeout)
         self._arm()
@@ -301,8 +301,8 @@ class Process:
             self._clock.cancel()
         if self.stdin is not None:
             self.stdin.close("stdin is closed: the process has exited")
-        if self._holds:
-            self._holds = False
+        if self.holds:
+            self.holds = False
             self.recorder.later(
                 self._shop.keepalive.release, meta.pid, meta.name, self.status, meta.exit_code
             )

@@ -4,19 +4,15 @@ import asyncio
 import os
 import resource
 import signal
+import socket
 import sys
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from sandkeeper import __version__
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.child import Children
+from sandkeeper.core.handover import Handover, HeldConnection
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.keeper import Keeper
 from sandkeeper.core.pump import Pump
@@ -41,7 +37,9 @@ from sandkeeper.services.files import Files
 from sandkeeper.services.grep import ContentSearch
 from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.launch import Workshop
-from sandkeeper.services.logs import Log, log_line, timestamp
+from sandkeeper.services.lifetime import Lifetime, SandboxStatus
+from sandkeeper.services.logs import Log, Rouser, log_line
+from sandkeeper.services.machine import disk_bytes, raise_file_limit
 from sandkeeper.services.metrics import Vitals
 from sandkeeper.services.monitors import PortMonitors
 from sandkeeper.services.oom import OomWatch
@@ -58,6 +56,7 @@ from sandkeeper.services.telemetry import Exporter
 from sandkeeper.services.terminals import Terminals
 from sandkeeper.services.trees import Trees
 from sandkeeper.services.tunnel import Tunnel
+from sandkeeper.services.upgrade import Upgrade
 from sandkeeper.services.uploads import Uploads
 from sandkeeper.services.waiting import Waiting
 from sandkeeper.services.watch import Watches
@@ -69,34 +68,32 @@ __all__ = ["Sandbox", "SandboxStatus"]
 
 
 CHILD_STOP_SECONDS = 5.0
-LOG_SECONDS = 0.002
-
-
-@dataclass(frozen=True, slots=True)
-class SandboxStatus:
-    """What `/health` tells; times are RFC 3339, the uptime is in seconds."""
-
-    version: str
-    git_commit: str
-    build_time: str
-    uptime: float
-    started_at: str
-    upgrade_count: int
-    last_upgrade: dict[str, Any]
 
 
 class Sandbox:
     """Owns the services. Only this class constructs them; handlers receive them."""
 
     def __init__(
-        self, settings: Settings, environment: Environment, identity: Identity | None = None
+        self,
+        settings: Settings,
+        environment: Environment,
+        identity: Identity | None = None,
+        *,
+        variables: Mapping[str, str] | None = None,
+        handover: Handover | None = None,
     ) -> None:
+        """Build; `variables` is what the settings were read from.
+
+        `handover` comes from the server whose place this one takes.
+        """
         self.settings = settings
         self.environment = environment
         environment.apply({}, remove=(IMPORT_URL,))
-        self._started = time.monotonic()
-        self._started_at = timestamp()
+        self._handover = handover
+        self._trial = handover is not None and handover.trial
+        self._lifetime = Lifetime()
         self._sink = Sink(open_target(settings.log.target), dropped_line=_dropped)
+        self._rouser = Rouser(self._sink)
         self.log = Log(self._sink)
         self.access = Access(self.log, requests=settings.log.requests)
         self.children = Children()
@@ -121,6 +118,10 @@ class Sandbox:
         self.attributes = Attributes(self.files)
         self.archives = Archives(self.files)
         self.environment_reload = EnvironmentReload.at_start(environment, self.log, identity)
+        self.environment_reload.carried.update(handover.carried if handover else ())
+        self.upgrade = Upgrade(
+            settings, environment, variables or {}, self.children, self.log, handover
+        )
         self.codegen = Codegen(Host(environment, self.children), identity=self.identity)
         self.egress = Egress(settings.egress, environment, self.log)
         self.drives = Drives(
@@ -131,11 +132,11 @@ class Sandbox:
         self.ports = Ports()
         self.relay = Relay()
         self.monitors = PortMonitors(self.log)
-        self.exporter = Exporter(self._rouse_sink) if settings.log.process_output else None
+        self.exporter = Exporter(self._rouser.rouse) if settings.log.process_output else None
         self.budget = Budget(
             run_bytes=settings.retention.run_bytes,
             total_bytes=settings.retention.total_bytes,
-            disk_bytes=_disk_bytes(settings.state_dir),
+            disk_bytes=disk_bytes(settings.state_dir),
         )
         self.pump = Pump(
             settings.state_dir / "stage",
@@ -148,8 +149,6 @@ class Sandbox:
         )
         self.stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = 0
-        self._rousing = False
         self._writer = ThreadPoolExecutor(1, "writer")
         self._store = RunStore(
             settings.state_dir,
@@ -179,7 +178,12 @@ class Sandbox:
         self.archive = Archive(
             settings,
             self.log,
-            Workload(self.processes, self.terminals, self._startup, settings.command),
+            Workload(
+                self.processes,
+                self.terminals,
+                self._startup,
+                "" if handover else settings.command,  # it was run by the server before
+            ),
             BaselineRecorder(settings, environment, self.children, self.log),
             self.archives.temporary,
         )
@@ -187,6 +191,8 @@ class Sandbox:
 
     def _make_workshop(self) -> Workshop:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if self._handover is not None:
+            soft = self._handover.nofile or soft
         return Workshop(
             children=self.children,
             pump=self.pump,
@@ -219,24 +225,11 @@ class Sandbox:
         with suppress(RuntimeError):  # the loop is closed: the server has stopped
             self._loop.call_soon_threadsafe(call)
 
-    def _rouse_sink(self) -> None:
-        """Have log lines written within 2 ms: a thread that wakes beside a request holds it up."""
-        if threading.get_ident() != self._thread:
-            self._sink.wake()
-        elif not self._rousing:
-            self._rousing = True
-            asyncio.get_running_loop().call_later(LOG_SECONDS, self._sink_roused)
-
-    def _sink_roused(self) -> None:
-        self._rousing = False
-        self._sink.wake()
-
     async def start(self) -> None:
         """Start the services in order; raises OSError when the state folder cannot be used."""
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
         stack = self._stack
-        self._sink.rouse = self._rouse_sink
+        self._rouser.start()
         self._sink.start()
         stack.callback(self._sink.close)
         stack.callback(self.file_work.close)
@@ -249,7 +242,7 @@ class Sandbox:
         stack.push_async_callback(self.watches.close)
         stack.push_async_callback(self.monitors.close)
         stack.callback(self.relay.close)
-        _raise_file_limit()
+        raise_file_limit()
         # Threads that compute (telemetry) give the interpreter up ten times sooner than the
         # default 5 ms, which requests would feel.
         sys.setswitchinterval(0.0005)
@@ -266,7 +259,7 @@ class Sandbox:
         stack.callback(self.processes.save_all)
         await self._start_outside(stack)
         found = await recover(self._workshop, self._store)
-        self.keepalive.reset(sum(p.meta.keep_alive and not p.is_over for p in found))
+        self._count_holders(sum(p.meta.keep_alive and not p.is_over for p in found))
         self.processes.enter_recovered(found)
         self.processes.evict()
         self._writer.submit(self._store.refill)
@@ -275,14 +268,19 @@ class Sandbox:
         stack.push_async_callback(self.terminals.stop)
         self._watch_keeper()
         stack.callback(self._startup.close)
-        await self.archive.start()
-        stack.push_async_callback(self.archive.stop)
+        if not self._trial:
+            await self.archive.start()
+            stack.push_async_callback(self.archive.stop)
+            await self.upgrade.start()
+        stack.push_async_callback(self.upgrade.stop)
         await stack.enter_async_context(self.vitals.delay.sampling())
         stack.callback(self.readiness.close)
         self.readiness.serving = True
-        if os.getpid() == 1:
+        if os.getpid() == 1 or self._handover is not None:
+            # What the server before us started are our children, though we know only some of them.
             # uvloop keeps SIGCHLD from its own handlers; it wakes for the interpreter's.
-            signal.signal(signal.SIGCHLD, lambda *_: self._reap_orphans())
+            # A handler may run while this thread is inside of a lock: it must not take one.
+            signal.signal(signal.SIGCHLD, lambda *_: self._on_loop(self._reap_orphans))
             self._reap_orphans()
 
     async def _hide_import(self) -> None:
@@ -291,6 +289,8 @@ class Sandbox:
 
     async def _start_outside(self, stack: AsyncExitStack) -> None:
         """Start what leads out of the sandbox, before any child of it is started."""
+        if self._trial:
+            return
         stack.push_async_callback(self.egress.stop)
         await self.egress.start()
         stack.push_async_callback(self.drives.stop)
@@ -301,12 +301,20 @@ class Sandbox:
     def _prepare_state(self) -> None:
         state = self.settings.state_dir  # made, proven ours and locked by then
         self._store.prepare()
-        self._workshop.confinements.prepare()
         restore_stage(state / "stage", self._store)
+        if self._trial:
+            return
+        self._workshop.confinements.prepare()
         try:
             self._workshop.keeper.open()
         except OSError as error:
             self.log.warning(f"no keeper: output may be lost if the server is killed: {error}")
+
+    def _count_holders(self, holders: int) -> None:
+        if self._handover is None or self._trial:
+            self.keepalive.reset(holders)
+        else:
+            self.keepalive.resume(self._handover.held, holders)
 
     def _reap_orphans(self) -> None:
         self._writer.submit(self.children.reap_orphans)
@@ -339,9 +347,19 @@ class Sandbox:
 
     async def stop(self) -> None:
         """Stop the services in reverse order; children go on unless the settings say otherwise."""
-        if self.settings.stop_children:
+        if self.settings.stop_children and not self.upgrade.due:
             await self.processes.stop_all(CHILD_STOP_SECONDS)
         await self._stack.aclose()
+
+    def replace(self, listener: socket.socket, connections: Sequence[HeldConnection]) -> None:
+        """Become the version that is due, after `stop`; only returns by raising OSError."""
+        self.upgrade.replace(
+            listener,
+            connections,
+            held=sum(process.holds for process in self.processes.all()),
+            carried=sorted(self.environment_reload.carried),
+            nofile=self._workshop.nofile,
+        )
 
     def expand_home(self, path: str) -> str:
         """Return a working directory with `~` as the workload's home and single slashes.
@@ -359,32 +377,8 @@ class Sandbox:
 
     def status(self) -> SandboxStatus:
         """Describe the server."""
-        return SandboxStatus(
-            version=__version__,
-            git_commit="unknown",
-            build_time="unknown",
-            uptime=time.monotonic() - self._started,
-            started_at=self._started_at,
-            upgrade_count=0,
-            last_upgrade={"status": "idle", "step": "none", "version": ""},
-        )
+        return self._lifetime.status(self.upgrade.count, self.upgrade.status())
 
 
 def _dropped(count: int) -> bytes:
     return log_line("warning", f"{count} log lines were dropped: the reader is slow", {})
-
-
-def _disk_bytes(folder: Path) -> int:
-    """Return the size of the disk a folder is (or will be) on; 0 when it cannot be told."""
-    for place in (folder, *folder.absolute().parents):
-        with suppress(OSError):
-            facts = os.statvfs(place)
-            return facts.f_blocks * facts.f_frsize
-    return 0
-
-
-def _raise_file_limit() -> None:
-    """Every running process costs some descriptors; children get the old limit back."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

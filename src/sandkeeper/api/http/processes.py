@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import AsyncIterator
 from contextlib import closing
+from time import monotonic
 
 import msgspec
 from starlette.requests import Request
@@ -22,7 +23,7 @@ from sandkeeper.api.schemas.processes import (
     limits_of,
     record_of,
 )
-from sandkeeper.api.streaming import StreamResponse, until_disconnect
+from sandkeeper.api.streaming import RESUME, StreamResponse, until_disconnect
 from sandkeeper.api.urls import segment
 from sandkeeper.core.cursor import Follow
 from sandkeeper.errors import BadInput, Conflict, TooLarge, Unprocessable
@@ -81,11 +82,35 @@ class ProcessHandlers:
         if streams:
             return await self._create_streaming(request, order, wanted)
         process, replayed = await self._processes.start(order)
-        await self._wait(request, process, wanted)
+        return await self._answer(request, process, wanted, replayed=replayed)
+
+    async def _answer(
+        self, request: Request, process: Process, wanted: ProcessRequest, *, replayed: bool
+    ) -> Response:
+        """Wait for what is wanted and answer with the record."""
         waited = wanted.wait_for_completion
+        ports = ",".join(map(str, wanted.wait_for_ports))
+        query = f"completion={int(waited)}&ports={ports}&replayed={int(replayed)}"
+        request.scope[RESUME] = lambda: f"/process/{process.meta.id}/started?{query}"
+        await self._wait(request, process, wanted)
         texts = await read_texts(process.journal, self._waited if waited else self._inline)
         headers = {"Idempotency-Replayed": "true"} if replayed else None
         return json_response(record_of(process, texts), headers=headers)
+
+    async def resumed(self, request: Request) -> Response:
+        """Answer a start whose waiting the server before an upgrade has left to us."""
+        process = self._processes.get(identifier(request))
+        query = request.query_params
+        try:
+            ports = [int(port) for port in query.get("ports", "").split(",") if port]
+        except ValueError:
+            raise BadInput("invalid ports") from None
+        wanted = ProcessRequest(
+            command=process.meta.command,
+            wait_for_completion=query.get("completion") == "1",
+            wait_for_ports=ports,
+        )
+        return await self._answer(request, process, wanted, replayed=query.get("replayed") == "1")
 
     def _order(self, request: Request, wanted: ProcessRequest, body: bytes) -> Order:
         if not wanted.command:
@@ -175,7 +200,10 @@ class ProcessHandlers:
             seconds = WAIT_SECONDS
         except OverflowError:
             seconds = WAIT_MOST_SECONDS
-        await self._over_within(request, process, max(0.0, min(seconds, WAIT_MOST_SECONDS)))
+        seconds = max(0.0, min(seconds, WAIT_MOST_SECONDS))
+        until, path = monotonic() + seconds, f"/process/{process.meta.id}/wait"
+        request.scope[RESUME] = lambda: f"{path}?timeout={max(0, round(until - monotonic()))}"
+        await self._over_within(request, process, seconds)
         return json_response(record_of(process, await read_texts(process.journal, self._inline)))
 
     async def _over_within(self, request: Request, process: Process, seconds: float) -> None:
@@ -291,6 +319,7 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
         route(one, handlers.stop, "DELETE"),
         route(one + "/kill", handlers.kill, "DELETE"),
         route(one + "/wait", handlers.wait),
+        route(one + "/started", handlers.resumed),
         route(one + "/signal", handlers.signal, "POST"),
         route(one + "/stdin", handlers.write_stdin, "POST"),
         route(one + "/stdin", handlers.close_stdin, "DELETE"),

@@ -1,15 +1,20 @@
-"""The server itself: welcome, health."""
+"""The server itself: welcome, health, upgrade."""
 
 import platform
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.audit import caller
+from sandkeeper.api.body import read_body
 from sandkeeper.api.respond import json_response
 from sandkeeper.api.routing import empty_head, route
 from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.services.upgrade import UpgradeOrder
+from sandkeeper.services.upgrade_source import without_secrets
 
 __all__ = ["routes"]
 
@@ -19,6 +24,9 @@ WELCOME = {
     "contract is Blaxel's sandbox API",
     "description": "Processes, files, terminals and ports of this sandbox over HTTP",
 }
+
+STARTED = "Upgrade initiated. Process state saved. The server will upgrade shortly."
+BODY_BYTES = 64 << 10
 
 
 def go_duration(seconds: float) -> str:
@@ -52,6 +60,25 @@ class SystemHandlers:
         """Say that the server answers, since when and in which version."""
         return json_response(self._health())
 
+    async def upgrade(self, request: Request) -> Response:
+        """Begin an upgrade and answer at once; /health tells how it goes."""
+        body = await read_body(request, BODY_BYTES)
+        try:
+            order = msgspec.json.decode(body, type=UpgradeOrder)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            order = UpgradeOrder()  # the contract ignores a bad body
+        upgrade = self._sandbox.upgrade
+        try:
+            base, version = upgrade.request(order)
+        finally:
+            self._sandbox.access.audit(
+                "upgrade",
+                caller(request),
+                version=order.version or "latest",
+                base_url=without_secrets(order.base_url or ""),
+            )
+        return json_response({"baseUrl": base, "message": STARTED, "version": version})
+
     def _health(self) -> dict[str, Any]:
         status = self._sandbox.status()
         return {
@@ -81,4 +108,6 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
         route("/", handlers.welcome, "GET", "POST", "PUT", "DELETE", "PATCH"),
         route("/health", handlers.health),
         route("/health", empty_head, "HEAD"),
+        route("/upgrade", handlers.upgrade, "POST"),
+        route("/upgrade", empty_head, "HEAD"),
     ]

@@ -1,8 +1,4 @@
-"""Every setting, read once from the environment into frozen objects.
-
-This is the only module that touches `os.environ`. `Environment` is the live environment that
-children inherit (an environment reload changes it); `Settings` is what was decided at start.
-"""
+"""The settings of each area, read from variables into frozen objects."""
 
 import os
 from collections.abc import Mapping
@@ -10,61 +6,24 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
+from sandkeeper.settings.environment import IMPORT_URL
+
 __all__ = [
-    "IMPORT_URL",
     "ArchiveSettings",
     "DriveSettings",
     "EdgeSettings",
     "EgressSettings",
-    "Environment",
     "FileSettings",
     "LogSettings",
     "RetentionSettings",
-    "Settings",
     "TerminalSettings",
+    "UpgradeSettings",
+    "number",
     "truthy",
 ]
 
 KIB = 1024
 MIB = 1024 * KIB
-OWN_SECRETS = frozenset({"SANDKEEPER_TOKEN"})
-SCALE_FILE = Path("/uk/libukp/scale_to_zero_disable")
-IMPORT_URL = "BL_ARCHIVE_IMPORT_URL"
-"""Holds a secret for the server alone: it is taken out of what children inherit."""
-
-
-class Environment:
-    """The process's environment: read, and changed by `.env`, env files and reloads.
-
-    Changes go to `os.environ`, so children and libraries see them; nobody else makes any.
-    """
-
-    def __init__(self) -> None:
-        self._inherited: dict[str, str] | None = None
-
-    def snapshot(self) -> dict[str, str]:
-        """Return a copy of all variables."""
-        return dict(os.environ)
-
-    def for_children(self) -> dict[str, str]:
-        """Return what children inherit: all but what governs this server."""
-        # os.environ decodes every name and value each time, and every start of a process asks.
-        if self._inherited is None:
-            own = os.environ.items()
-            self._inherited = {name: value for name, value in own if name not in OWN_SECRETS}
-        return self._inherited.copy()
-
-    def get(self, name: str, default: str = "") -> str:
-        """Return one variable."""
-        return os.environ.get(name, default)
-
-    def apply(self, values: Mapping[str, str], *, remove: tuple[str, ...] = ()) -> None:
-        """Set `values`, then unset `remove`; raises ValueError on a name the system refuses."""
-        self._inherited = None
-        for name, value in values.items():
-            os.environ[name] = value
-        for name in remove:
-            os.environ.pop(name, None)
 
 
 def truthy(value: str) -> bool:
@@ -72,7 +31,7 @@ def truthy(value: str) -> bool:
     return value.strip() in {"1", "t", "T", "true", "True", "TRUE"}
 
 
-def _number(env: Mapping[str, str], name: str, default: int) -> int:
+def number(env: Mapping[str, str], name: str, default: int) -> int:
     """Return a non-negative decimal; anything else is the default."""
     try:
         value = int(env.get(name, "").strip())
@@ -91,18 +50,6 @@ def _total_memory() -> int:
     except (OSError, ValueError, IndexError):
         return 0
     return 0
-
-
-def _default_state_dir(env: Mapping[str, str]) -> Path:
-    if os.geteuid() == 0:
-        return Path("/var/lib/sandkeeper")
-    base = env.get("XDG_STATE_HOME") or os.path.join(env.get("HOME") or "/tmp", ".local", "state")
-    return Path(base) / "sandkeeper"
-
-
-def _workload_user(env: Mapping[str, str]) -> str:
-    enabled = truthy(env.get("BL_SANDBOX_USER_ENABLED", ""))
-    return env.get("BL_SANDBOX_USER", "") if enabled else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,16 +71,16 @@ class RetentionSettings:
     @classmethod
     def read(cls, env: Mapping[str, str]) -> "RetentionSettings":
         """Read the `SANDBOX_*` limits of the contract and our own three."""
-        percent = _number(env, "SANDBOX_MAX_LOG_PERCENT", 10)
+        percent = number(env, "SANDBOX_MAX_LOG_PERCENT", 10)
         percent = percent if 1 <= percent <= 100 else 10
         default_total = _total_memory() * percent // 100 or 96 * MIB
         return cls(
-            run_bytes=3 * _number(env, "SANDBOX_MAX_LOG_FILE_BYTES", 32 * MIB),
-            total_bytes=_number(env, "SANDBOX_MAX_LOG_BYTES_TOTAL", default_total),
-            tail_bytes=_number(env, "SANDBOX_MAX_IN_MEMORY_LOG_BYTES", 64 * KIB),
-            logs_response_bytes=_number(env, "SANDBOX_MAX_LOGS_RESPONSE_BYTES", 4 * MIB),
-            finished_count=_number(env, "SANDKEEPER_KEEP_FINISHED", 1000),
-            finished_age=float(_number(env, "SANDKEEPER_KEEP_FINISHED_SECONDS", 7 * 86400)),
+            run_bytes=3 * number(env, "SANDBOX_MAX_LOG_FILE_BYTES", 32 * MIB),
+            total_bytes=number(env, "SANDBOX_MAX_LOG_BYTES_TOTAL", default_total),
+            tail_bytes=number(env, "SANDBOX_MAX_IN_MEMORY_LOG_BYTES", 64 * KIB),
+            logs_response_bytes=number(env, "SANDBOX_MAX_LOGS_RESPONSE_BYTES", 4 * MIB),
+            finished_count=number(env, "SANDKEEPER_KEEP_FINISHED", 1000),
+            finished_age=float(number(env, "SANDKEEPER_KEEP_FINISHED_SECONDS", 7 * 86400)),
         )
 
 
@@ -180,13 +127,13 @@ class TerminalSettings:
         own = "SANDKEEPER_TERMINAL_"
         return cls(
             enabled=env.get("DISABLE_TERMINAL", "") not in {"true", "1"},
-            idle=float(_number(env, own + "IDLE_SECONDS", 600)),
-            grace=_number(env, own + "GRACE_MS", 2000) / 1000,
-            sessions=_number(env, own + "SESSIONS", 256),
-            clients=_number(env, own + "CLIENTS", 64),
-            session_bytes=max(MIB, _number(env, own + "BYTES", 16 * MIB)),
-            total_bytes=max(MIB, _number(env, own + "BYTES_TOTAL", 128 * MIB)),
-            kept=_number(env, own + "KEEP_ENDED", 20),
+            idle=float(number(env, own + "IDLE_SECONDS", 600)),
+            grace=number(env, own + "GRACE_MS", 2000) / 1000,
+            sessions=number(env, own + "SESSIONS", 256),
+            clients=number(env, own + "CLIENTS", 64),
+            session_bytes=max(MIB, number(env, own + "BYTES", 16 * MIB)),
+            total_bytes=max(MIB, number(env, own + "BYTES_TOTAL", 128 * MIB)),
+            kept=number(env, own + "KEEP_ENDED", 20),
             origins=tuple(env.get(own + "ORIGINS", "").replace(",", " ").split()),
         )
 
@@ -209,10 +156,10 @@ class FileSettings:
         """Read the limits and TMPDIR."""
         temporary = env.get("TMPDIR", "") or "/tmp"
         return cls(
-            read_limit=_number(env, "SANDKEEPER_MAX_JSON_READ_BYTES", 32 * MIB),
-            write_limit=_number(env, "SANDKEEPER_MAX_JSON_WRITE_BYTES", 64 * MIB),
+            read_limit=number(env, "SANDKEEPER_MAX_JSON_READ_BYTES", 32 * MIB),
+            write_limit=number(env, "SANDKEEPER_MAX_JSON_WRITE_BYTES", 64 * MIB),
             upload_root=Path(os.path.abspath(temporary)) / "multipart-uploads",
-            upload_seconds=float(_number(env, "SANDKEEPER_UPLOAD_SECONDS", 86400)),
+            upload_seconds=float(number(env, "SANDKEEPER_UPLOAD_SECONDS", 86400)),
         )
 
 
@@ -227,7 +174,7 @@ class EgressSettings:
     @classmethod
     def read(cls, env: Mapping[str, str], state_dir: Path) -> "EgressSettings":
         """Read the `SANDBOX_*` variables of the contract; a bad port is the default one."""
-        port = _number(env, "SANDBOX_LOCAL_PROXY_PORT", 49152)
+        port = number(env, "SANDBOX_LOCAL_PROXY_PORT", 49152)
         state = env.get("SANDBOX_PROXY_STATE_FILE", "")
         merged = env.get("SANDBOX_MERGED_CA_PATH", "")
         return cls(
@@ -280,7 +227,7 @@ class DriveSettings:
             folder=state_dir / "drives",
             root=Path(root) if root else state_dir / "drive-data",
             blfs_binary=env.get("SANDKEEPER_BLFS_BINARY", "") or "/usr/local/bin/blfs",
-            probe_seconds=_number(env, "SANDKEEPER_DRIVE_PROBE_MS", 10_000) / 1000 or 10.0,
+            probe_seconds=number(env, "SANDKEEPER_DRIVE_PROBE_MS", 10_000) / 1000 or 10.0,
         )
 
 
@@ -306,77 +253,36 @@ class ArchiveSettings:
             root=os.path.realpath(env.get(own + "ROOT", "") or "/"),
             image=env.get(own + "IMAGE", ""),
             baseline=env.get(own + "BASELINE", "").strip().lower(),
-            retries=_number(env, own + "RETRIES", 7),
+            retries=number(env, own + "RETRIES", 7),
             import_url=env.get(IMPORT_URL, "").strip(),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What was decided at start; `mcp_wait` is how many seconds a tool call waits at most."""
+class UpgradeSettings:
+    """What upgrades may come from (`services.upgrade_source`), and how long each part may take.
 
-    host: str = "0.0.0.0"
-    port: int = 8080
-    command: str = ""
-    user: str = ""
-    state_dir: Path = Path("/var/lib/sandkeeper")
-    workdir: str = "/"
-    home: str = ""
-    token: str = ""
-    processing_time: bool = False
-    scale_file: Path = SCALE_FILE
-    keepalive_allowed: bool = True
-    body_limit: int = 16 * MIB
-    bodies_limit: int = 256 * MIB
-    mcp_wait: int = 58
-    stop_children: bool = False
-    retention: RetentionSettings = field(default_factory=RetentionSettings)
-    log: LogSettings = field(default_factory=LogSettings)
-    terminal: TerminalSettings = field(default_factory=TerminalSettings)
-    files: FileSettings = field(default_factory=FileSettings)
-    egress: EgressSettings = field(default_factory=EgressSettings)
-    drives: DriveSettings = field(default_factory=DriveSettings)
-    edge: EdgeSettings = field(default_factory=EdgeSettings)
-    archive: ArchiveSettings = field(default_factory=ArchiveSettings)
+    `seconds` bounds the trial and the first answer after the change, `drain` how long requests that
+    are being answered are waited for. `count` is how many upgrades led to this server.
+    """
+
+    allow: tuple[str, ...] = ()
+    downgrade: bool = False
+    development: bool = False
+    seconds: float = 30.0
+    drain: float = 2.0
+    count: int = 0
 
     @classmethod
-    def read(
-        cls,
-        env: Mapping[str, str],
-        *,
-        host: str = "",
-        port: int = 8080,
-        command: str = "",
-        user: str = "",
-    ) -> "Settings":
-        """Build the settings from `env` and the command line's values.
-
-        Raises ValueError where a wrong value would leave something open.
-        """
-        state = env.get("SANDKEEPER_STATE_DIR", "")
-        state_dir = Path(state) if state else _default_state_dir(env)
+    def read(cls, env: Mapping[str, str]) -> "UpgradeSettings":
+        """Read our own `SANDKEEPER_UPGRADE_*` and the contract's count and development mode."""
+        own = "SANDKEEPER_UPGRADE_"
+        development = env.get("SANDBOX_DEV_MODE", "").strip().lower()
         return cls(
-            host=host or env.get("SANDKEEPER_HOST", "") or "0.0.0.0",
-            port=port,
-            command=command,
-            user=user or _workload_user(env),
-            state_dir=state_dir,
-            workdir=os.path.abspath(env.get("WORKDIR", "") or os.getcwd()),
-            home=env.get("HOME", ""),
-            token=env.get("SANDKEEPER_TOKEN", ""),
-            processing_time=env.get("ENABLE_PROCESSING_TIME", "") == "true",
-            scale_file=Path(env.get("BLAXEL_SCALE_FILE", "") or SCALE_FILE),
-            keepalive_allowed=not truthy(env.get("BL_DISABLE_KEEPALIVE", "")),
-            body_limit=_number(env, "SANDKEEPER_MAX_JSON_BODY_BYTES", 16 * MIB),
-            bodies_limit=max(MIB, _number(env, "SANDKEEPER_MAX_BODY_BYTES_TOTAL", 256 * MIB)),
-            mcp_wait=_number(env, "SANDKEEPER_MCP_WAIT_SECONDS", 58) or 58,
-            stop_children=env.get("SANDKEEPER_ON_SHUTDOWN", "") == "stop",
-            retention=RetentionSettings.read(env),
-            log=LogSettings.read(env),
-            terminal=TerminalSettings.read(env),
-            files=FileSettings.read(env),
-            egress=EgressSettings.read(env, state_dir),
-            drives=DriveSettings.read(env, state_dir),
-            edge=EdgeSettings.read(env),
-            archive=ArchiveSettings.read(env),
+            allow=tuple(filter(None, map(str.strip, env.get(own + "ALLOW", "").split(",")))),
+            downgrade=truthy(env.get(own + "DOWNGRADE", "")),
+            development=development not in {"", "0", "false"} or bool(env.get("AIR_TMP_DIR")),
+            seconds=float(number(env, own + "SECONDS", 30) or 30),
+            drain=number(env, own + "DRAIN_MS", 2000) / 1000,
+            count=number(env, "SANDBOX_UPGRADE_COUNT", 0),
         )

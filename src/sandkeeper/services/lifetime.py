@@ -1,0 +1,43 @@
+"""Since when and in which version the server runs."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sandkeeper import __version__
+from sandkeeper.services.logs import timestamp
+
+__all__ = ["Lifetime", "SandboxStatus"]
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxStatus:
+    """What `/health` tells; times are RFC 3339, the uptime is in seconds."""
+
+    version: str
+    git_commit: str
+    build_time: str
+    uptime: float
+    started_at: str
+    upgrade_count: int
+    last_upgrade: dict[str, Any]
+
+
+class Lifetime:
+    """Begins with its construction."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._started_at = timestamp()
+
+    def status(self, upgrades: int, last_upgrade: dict[str, Any]) -> SandboxStatus:
+        """Describe the server."""
+        return SandboxStatus(
+            version=__version__,
+            git_commit="unknown",
+            build_time="unknown",
+            uptime=time.monotonic() - self._started,
+            started_at=self._started_at,
+            upgrade_count=upgrades,
+            last_upgrade=last_upgrade,
+        )

@@ -1,0 +1,122 @@
+"""Becoming another version in this very process: the plan of the guard, and the exec.
+
+The kernel keeps the process id, the children, the working directory and every descriptor that is
+inheritable. What else must go on is in the two servers' common document (core.handover).
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from sandkeeper import __version__
+from sandkeeper.core import guard
+from sandkeeper.core.handover import Handover
+from sandkeeper.core.safefile import UntrustedFile, read_own, write_atomically
+from sandkeeper.services.upgrade_install import Installation, package_roots
+
+__all__ = ["Successor", "become", "go_on_upgraded", "remember"]
+
+CURRENT = "current.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """Who comes next, the environment of its process, the seconds in which it must answer."""
+
+    installation: Installation
+    environment: Mapping[str, str]
+    seconds: float
+
+
+def become(successor: Successor, document: Handover, address: tuple[str, int]) -> None:
+    """Exec the new version under its guard; only returns by raising OSError.
+
+    `document.listener` is the listening socket; `address` is where that can be reached. If the exec
+    itself fails, this version is started again in the same way.
+    """
+    for held in document.connections:
+        os.set_inheritable(held.fd, True)
+    kept = document.listener
+    document.listener = _inheritable_copy(kept)
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    os.set_inheritable(read_end, True)
+    os.set_inheritable(write_end, True)
+    document.verdict = read_end
+    os.set_inheritable(kept, True)
+    fd = document.write()
+    arguments = ["--handover", str(fd)]
+    back = _plan_fd({"run": arguments, "paths": package_roots()})
+    back_arguments = [sys.executable, "-I", guard.__file__, str(back)]
+    count = document.count
+    back_environment = {**successor.environment, "SANDBOX_UPGRADE_COUNT": str(count)}
+    plan = _plan_fd(
+        {
+            "run": arguments,
+            "handover": fd,
+            "listener": kept,
+            "verdict": write_end,
+            "address": [*address, successor.installation.version, successor.seconds],
+            "back": {"arguments": back_arguments, "environment": back_environment, "plan": back},
+        }
+    )
+    python = str(successor.installation.python)
+    environment = {**successor.environment, "SANDBOX_UPGRADE_COUNT": str(count + 1)}
+    try:
+        os.execve(python, [python, "-I", guard.__file__, str(plan)], environment)
+    except OSError as error:
+        document.failed = f"it cannot be executed: {error.strerror}"
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, msgspec.json.encode(document), 0)
+        os.execve(sys.executable, back_arguments, back_environment)
+
+
+def _inheritable_copy(fd: int) -> int:
+    copy = os.dup(fd)
+    os.set_inheritable(copy, True)
+    return copy
+
+
+def _plan_fd(plan: dict[str, object]) -> int:
+    fd = os.memfd_create("sandkeeper-plan", os.MFD_CLOEXEC)
+    os.write(fd, msgspec.json.encode(plan))
+    os.set_inheritable(fd, True)
+    return fd
+
+
+class _Current(msgspec.Struct):
+    """Which version is to run after a restart; `base` is the one that is installed."""
+
+    base: str
+    python: str
+    count: int
+
+
+def remember(versions: Path, base: str, count: int) -> None:
+    """Have later starts go on with the version that runs now; raises OSError."""
+    current = _Current(base, sys.executable, count)
+    write_atomically(versions / CURRENT, msgspec.json.encode(current))
+
+
+def go_on_upgraded(
+    versions: Path, arguments: Sequence[str], environment: Mapping[str, str]
+) -> None:
+    """Become the version an earlier server was upgraded to, if there is one, and it is still there.
+
+    Another base than that server's is another image, whose version then counts. Returns otherwise.
+    """
+    try:
+        data = read_own(versions / CURRENT)
+        current = msgspec.json.decode(data, type=_Current) if data else None
+    except (OSError, UntrustedFile, msgspec.MsgspecError):
+        return
+    if current is None or current.base != __version__ or sys.executable == current.python:
+        return
+    variables = {**environment, "SANDBOX_UPGRADE_COUNT": str(current.count)}
+    argv = [current.python, "-I", "-m", "sandkeeper", *arguments]
+    with suppress(OSError):
+        os.execve(current.python, argv, variables)

@@ -1,0 +1,114 @@
+"""Wheel indexes: reading a project's page (PEP 503 HTML, PEP 691 JSON), choosing a version."""
+
+import platform
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from urllib.parse import urldefrag, urljoin, urlsplit
+
+import msgspec
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.tags import sys_tags
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
+
+from sandkeeper.errors import Internal, NotFound
+from sandkeeper.services.upgrade_source import PROJECT
+
+__all__ = ["Listed", "choose", "read_index", "version_of_wheel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One file on an index or in a folder; `requires` is its Requires-Python."""
+
+    name: str
+    place: str
+    sha256: str = ""
+    requires: str = ""
+    yanked: bool = False
+
+
+class _File(msgspec.Struct, rename={"requires": "requires-python"}):
+    filename: str
+    url: str
+    hashes: dict[str, str] = {}
+    requires: str | None = None
+    yanked: bool | str = False
+
+
+class _Page(msgspec.Struct):
+    files: list[_File] = []
+
+
+class _Anchors(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[dict[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "a":
+            self.found.append(dict(attrs))
+
+
+def read_index(url: str, data: bytes, media_type: str) -> list[Listed]:
+    """Return the files of a project's page at `url`; raises Internal when it is none."""
+    if "json" in media_type:
+        try:
+            page = msgspec.json.decode(data, type=_Page)
+        except msgspec.MsgspecError as error:
+            raise Internal(f"{url} is not an index: {error}") from None
+        return [
+            Listed(file.filename, urljoin(url, file.url), file.hashes.get("sha256", ""),
+                   file.requires or "", file.yanked is not False)
+            for file in page.files
+        ]  # fmt: skip
+    anchors = _Anchors()
+    anchors.feed(data.decode("utf-8", "replace"))
+    return [_listed(url, anchor) for anchor in anchors.found if anchor.get("href")]
+
+
+def _listed(url: str, anchor: dict[str, str | None]) -> Listed:
+    place, fragment = urldefrag(urljoin(url, anchor["href"] or ""))
+    return Listed(
+        urlsplit(place).path.rpartition("/")[2],
+        place,
+        fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else "",
+        anchor.get("data-requires-python") or "",
+        "data-yanked" in anchor,
+    )
+
+
+def version_of_wheel(name: str) -> Version | None:
+    """Return the version of one of our wheels that fits this machine, None for other names."""
+    try:
+        project, version, _, tags = parse_wheel_filename(name)
+    except (InvalidWheelFilename, InvalidVersion):
+        return None
+    return version if project == PROJECT and not tags.isdisjoint(sys_tags()) else None
+
+
+def choose(listed: list[Listed], wanted: str) -> Listed:
+    """Return the file of a version, or of the `latest` release; raises NotFound."""
+    fitting = [
+        (version, file)
+        for file in listed
+        if (version := version_of_wheel(file.name)) is not None and _python_fits(file.requires)
+    ]
+    if wanted == "latest":
+        fitting = [pair for pair in fitting if not (pair[0].is_prerelease or pair[1].yanked)]
+    else:
+        try:
+            exact = Version(wanted)
+        except InvalidVersion:
+            raise NotFound(f"{wanted} is not a version of {PROJECT}") from None
+        fitting = [pair for pair in fitting if pair[0] == exact]
+    if not fitting:
+        raise NotFound(f"there is no wheel of {PROJECT} {wanted} for this machine")
+    return max(fitting, key=lambda pair: pair[0])[1]
+
+
+def _python_fits(requires: str) -> bool:
+    try:
+        return SpecifierSet(requires).contains(platform.python_version(), prereleases=True)
+    except InvalidSpecifier:
+        return False

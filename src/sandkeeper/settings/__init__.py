@@ -1,0 +1,128 @@
+"""Every setting, read once into frozen objects: `Settings` is what was decided at the start.
+
+`Environment` is the live environment that children inherit; an environment reload changes it.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sandkeeper.settings.environment import IMPORT_URL, Environment
+from sandkeeper.settings.groups import (
+    ArchiveSettings,
+    DriveSettings,
+    EdgeSettings,
+    EgressSettings,
+    FileSettings,
+    LogSettings,
+    RetentionSettings,
+    TerminalSettings,
+    UpgradeSettings,
+    number,
+    truthy,
+)
+
+__all__ = [
+    "IMPORT_URL",
+    "ArchiveSettings",
+    "DriveSettings",
+    "EdgeSettings",
+    "EgressSettings",
+    "Environment",
+    "FileSettings",
+    "LogSettings",
+    "RetentionSettings",
+    "Settings",
+    "TerminalSettings",
+    "UpgradeSettings",
+    "truthy",
+]
+
+MIB = 1 << 20
+SCALE_FILE = Path("/uk/libukp/scale_to_zero_disable")
+
+
+def _default_state_dir(env: Mapping[str, str]) -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/sandkeeper")
+    base = env.get("XDG_STATE_HOME") or os.path.join(env.get("HOME") or "/tmp", ".local", "state")
+    return Path(base) / "sandkeeper"
+
+
+def _workload_user(env: Mapping[str, str]) -> str:
+    enabled = truthy(env.get("BL_SANDBOX_USER_ENABLED", ""))
+    return env.get("BL_SANDBOX_USER", "") if enabled else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What was decided at start; `mcp_wait` is how many seconds a tool call waits at most."""
+
+    host: str = "0.0.0.0"
+    port: int = 8080
+    command: str = ""
+    user: str = ""
+    state_dir: Path = Path("/var/lib/sandkeeper")
+    workdir: str = "/"
+    home: str = ""
+    token: str = ""
+    processing_time: bool = False
+    scale_file: Path = SCALE_FILE
+    keepalive_allowed: bool = True
+    body_limit: int = 16 * MIB
+    bodies_limit: int = 256 * MIB
+    mcp_wait: int = 58
+    stop_children: bool = False
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    terminal: TerminalSettings = field(default_factory=TerminalSettings)
+    files: FileSettings = field(default_factory=FileSettings)
+    egress: EgressSettings = field(default_factory=EgressSettings)
+    drives: DriveSettings = field(default_factory=DriveSettings)
+    edge: EdgeSettings = field(default_factory=EdgeSettings)
+    archive: ArchiveSettings = field(default_factory=ArchiveSettings)
+    upgrade: UpgradeSettings = field(default_factory=UpgradeSettings)
+
+    @classmethod
+    def read(
+        cls,
+        env: Mapping[str, str],
+        *,
+        host: str = "",
+        port: int = 8080,
+        command: str = "",
+        user: str = "",
+    ) -> "Settings":
+        """Build the settings from `env` and the command line's values.
+
+        Raises ValueError where a wrong value would leave something open.
+        """
+        state = env.get("SANDKEEPER_STATE_DIR", "")
+        state_dir = Path(state) if state else _default_state_dir(env)
+        return cls(
+            host=host or env.get("SANDKEEPER_HOST", "") or "0.0.0.0",
+            port=port,
+            command=command,
+            user=user or _workload_user(env),
+            state_dir=state_dir,
+            workdir=os.path.abspath(env.get("WORKDIR", "") or os.getcwd()),
+            home=env.get("HOME", ""),
+            token=env.get("SANDKEEPER_TOKEN", ""),
+            processing_time=env.get("ENABLE_PROCESSING_TIME", "") == "true",
+            scale_file=Path(env.get("BLAXEL_SCALE_FILE", "") or SCALE_FILE),
+            keepalive_allowed=not truthy(env.get("BL_DISABLE_KEEPALIVE", "")),
+            body_limit=number(env, "SANDKEEPER_MAX_JSON_BODY_BYTES", 16 * MIB),
+            bodies_limit=max(MIB, number(env, "SANDKEEPER_MAX_BODY_BYTES_TOTAL", 256 * MIB)),
+            mcp_wait=number(env, "SANDKEEPER_MCP_WAIT_SECONDS", 58) or 58,
+            stop_children=env.get("SANDKEEPER_ON_SHUTDOWN", "") == "stop",
+            retention=RetentionSettings.read(env),
+            log=LogSettings.read(env),
+            terminal=TerminalSettings.read(env),
+            files=FileSettings.read(env),
+            egress=EgressSettings.read(env, state_dir),
+            drives=DriveSettings.read(env, state_dir),
+            edge=EdgeSettings.read(env),
+            archive=ArchiveSettings.read(env),
+            upgrade=UpgradeSettings.read(env),
+        )

@@ -1,0 +1,553 @@
+"""Upgrades: nobody notices a good one, and a bad one is taken back."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.harness import Server, until
+from tests.wheels import digest, make_wheel
+
+OLD, NEW = "0.1.0", "99.1"
+COUNTING = "i=0; while [ ! -e stop ]; do i=$((i+1)); echo line $i; sleep 0.002; done"
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a good wheel of a new version and its checksum."""
+    folder = tmp_path_factory.mktemp("wheels")
+    note(make_wheel(folder, NEW))
+    return folder
+
+
+@pytest.fixture
+def upgradable(make_server: Callable[..., Server], wheels: Path) -> Callable[..., Server]:
+    """Start servers that may be upgraded from the wheels, or from a folder of one's own."""
+
+    def make(folder: Path = wheels, **options: Any) -> Server:
+        env = {"SANDKEEPER_UPGRADE_ALLOW": f"{folder}/*.whl", **options.pop("env", {})}
+        return make_server(env=env, **options)
+
+    return make
+
+
+def note(wheel: Path) -> Path:
+    """Put the checksum beside a wheel."""
+    wheel.with_name(wheel.name + ".sha256").write_text(f"{digest(wheel)}  {wheel.name}\n")
+    return wheel
+
+
+def ended(server: Server, timeout: float = 50.0) -> dict[str, Any]:
+    """Wait until no upgrade is under way; returns /health."""
+
+    def look() -> dict[str, Any] | None:
+        try:
+            health: dict[str, Any] = httpx.get(server.url + "/health", trust_env=False).json()
+        except httpx.HTTPError:
+            return None
+        return None if health["lastUpgrade"]["status"] == "running" else health
+
+    return until(look, timeout, every=0.05)
+
+
+def upgrade(server: Server, **body: Any) -> dict[str, Any]:
+    """Upgrade and wait for the end; returns /health."""
+    reply = server.client.post("/upgrade", json=body)
+    assert reply.status_code == 200, reply.text
+    return ended(server)
+
+
+def numbers(text: str) -> list[int]:
+    """Return the numbers of counting lines."""
+    return [int(line.removeprefix("stdout:").split()[1]) for line in text.splitlines()]
+
+
+def count(server: Server) -> None:
+    """Start a process that counts in lines, in the working folder."""
+    body = {"command": COUNTING, "name": "counting", "workingDir": str(server.workdir)}
+    assert server.client.post("/process", json=body).status_code == 200
+
+
+def counted(server: Server) -> list[int]:
+    """End the counting and return its lines, of which none is missing or there twice."""
+    (server.workdir / "stop").touch()
+    record = server.client.get("/process/counting/wait?timeout=10").json()
+    assert (record["status"], record["exitCode"]) == ("completed", 0)
+    with httpx.stream("GET", server.url + "/process/counting/logs/stream") as reply:
+        lines = numbers("".join(reply.iter_text()))
+    assert lines == list(range(1, len(lines) + 1))
+    return lines
+
+
+class Crowd:
+    """Clients that ask all the time, on kept connections and on new ones."""
+
+    def __init__(self, server: Server) -> None:
+        self.answers: list[int] = []
+        self.faults: list[str] = []
+        self._server = server
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._ask, args=(kept, path, body))
+            for kept in (True, False)
+            for path, body in (
+                ("/health", None),
+                ("/process/counting", None),
+                ("/process", {"command": "echo hello", "waitForCompletion": True}),
+                ("/filesystem//tmp", None),
+            )
+        ]
+
+    def _ask(self, kept: bool, path: str, body: Any) -> None:
+        client = httpx.Client(base_url=self._server.url, timeout=20, trust_env=False)
+        while not self._over.wait(0.1):
+            try:
+                if not kept:
+                    client.close()
+                    client = httpx.Client(base_url=self._server.url, timeout=20, trust_env=False)
+                reply = client.post(path, json=body) if body else client.get(path)
+                self.answers.append(reply.status_code)
+                if reply.status_code != 200:
+                    self.faults.append(f"{path}: {reply.status_code} {reply.text}")
+            except httpx.HTTPError as error:
+                self.faults.append(f"{path}: {error!r}")
+        client.close()
+
+    def __enter__(self) -> "Crowd":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+class Reader(threading.Thread):
+    """Follows the events of a process and comes again with its cursor when the stream breaks."""
+
+    def __init__(self, server: Server, name: str) -> None:
+        super().__init__(daemon=True)
+        self.text = ""
+        self.ends: list[str] = []
+        self._url = f"{server.url}/process/{name}/events"
+        self.start()
+
+    def run(self) -> None:
+        cursor = 0
+        while not self.ends or self.ends[-1] == "server stopping":
+            with httpx.stream("GET", self._url, params={"cursor": cursor}, timeout=30) as reply:
+                for line in reply.iter_lines():
+                    event = json.loads(line)
+                    cursor = event["offset"] + len(event.get("data", ""))
+                    self.text += event.get("data", "")
+                    if event["type"] == "end":
+                        self.ends.append(event["reason"])
+
+
+def test_under_load_no_request_fails_and_no_line_is_lost(
+    upgradable: Callable[..., Server],
+) -> None:
+    own = upgradable()
+    count(own)
+    pid = own.pid
+
+    reader = Reader(own, "counting")
+    with Crowd(own) as crowd:
+        until(lambda: len(crowd.answers) > 50, 30)
+        health = upgrade(own)
+        before = len(crowd.answers)
+        until(lambda: len(crowd.answers) > before + 50, 30)
+
+    assert crowd.faults == []
+    assert set(crowd.answers) == {200}
+    assert (health["version"], health["upgradeCount"]) == (NEW, 1)
+    assert (health["lastUpgrade"]["status"], health["lastUpgrade"]["step"]) == (
+        "completed",
+        "completed",
+    )
+    assert own.process is not None
+    assert own.process.poll() is None
+    assert own.pid == pid
+    lines = counted(own)
+    reader.join(10)
+    assert numbers(reader.text) == lines
+    assert reader.ends == ["server stopping", "exited"]
+    told = [line["msg"] for line in own.log_lines() if line.get("process-name") == "counting"]
+    assert numbers("\n".join(told)) == lines
+
+
+def test_a_restart_goes_on_with_the_new_version_as_long_as_upgrades_are_permitted(
+    upgradable: Callable[..., Server],
+) -> None:
+    own = upgradable()
+    upgrade(own)
+    until(lambda: (own.state / "versions" / "current.json").exists())
+
+    own.kill9()
+    own.start()
+    health = own.client.get("/health").json()
+    assert (health["version"], health["upgradeCount"]) == (NEW, 1)
+    assert health["lastUpgrade"]["status"] == "completed"
+    del own.env["SANDKEEPER_UPGRADE_ALLOW"]
+    own.restart()
+    assert own.client.get("/health").json()["version"] == OLD
+
+
+def test_what_the_workload_wrote_to_dotenv_meanwhile_is_not_obeyed(
+    upgradable: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = upgradable()
+    (tmp_path / ".env").write_text("SANDKEEPER_TOKEN=planted\nBL_ENV=dev\n")
+
+    health = upgrade(own)
+
+    assert health["version"] == NEW
+    assert own.client.get("/debug/panic").status_code == 404
+    assert own.client.get("/process").status_code == 200
+    assert "planted" not in own.run("env")["stdout"]
+
+
+def test_the_workload_cannot_bring_in_a_version_of_its_own(
+    upgradable: Callable[..., Server], tmp_path: Path
+) -> None:
+    folder = tmp_path / "wheels"
+    note(make_wheel(folder, NEW))
+    own = upgradable(folder, args=["--user", "nobody"])
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    planted = own.workdir.parent / "planted"
+    planted.mkdir()
+    os.chown(planted, 65534, 65534)
+    wheel = f"{planted}/sandkeeper-{NEW}-py3-none-any.whl"
+    assert own.run(f"cp {folder}/*.whl {wheel}")["exitCode"] == 0
+
+    for command in (f"ln -s {wheel} {folder}/x.whl", f"cp {wheel} {folder}/", f"rm -f {folder}/*"):
+        assert own.run(command)["exitCode"] != 0
+    last = upgrade(own, baseUrl=wheel, sha256=digest(Path(wheel)))["lastUpgrade"]
+
+    assert (last["status"], last["step"]) == ("failed", "starting")
+    assert "permits no upgrade from there" in last["error"]
+    # With what the operator has put there it still works, and the workload stays what it was.
+    assert upgrade(own)["version"] == NEW
+    assert own.run("id -un")["stdout"] == "nobody\n"
+    assert own.run(f"ls {own.state}/versions")["exitCode"] != 0
+
+
+def test_the_clients_upgrade_and_health_work(
+    upgradable: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = upgradable()
+    script = (
+        "import asyncio, sys\n"
+        "from blaxel.core import SandboxInstance\n"
+        "from blaxel.core.client.models import Metadata, Sandbox, SandboxSpec\n"
+        "async def main():\n"
+        "    it = SandboxInstance(Sandbox(metadata=Metadata(name='x'), spec=SandboxSpec()),"
+        " force_url=sys.argv[1])\n"
+        "    print((await it.system.upgrade()).message)\n"
+        "    while (health := await it.system.health()).last_upgrade.status == 'running':\n"
+        "        await asyncio.sleep(0.1)\n"
+        "    print(health.version, health.upgrade_count, health.last_upgrade.step)\n"
+        "asyncio.run(main())\n"
+    )
+    env = {**os.environ, "BL_API_KEY": "x", "BL_WORKSPACE": "x"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, own.url],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stdout.splitlines() == [
+        "Upgrade initiated. Process state saved. The server will upgrade shortly.",
+        f"{NEW} 1 completed",
+    ], done.stderr
+
+
+class FirstProcess(Server):
+    """A server that is process 1 of a pid namespace."""
+
+    def start(self) -> None:
+        """Start it and wait for /health."""
+        outer = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child", "--"]
+        inner = [
+            sys.executable,
+            "-m",
+            "sandkeeper",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
+        with open(self.folder / "stderr.log", "ab") as stderr:
+            self.process = subprocess.Popen([*outer, *inner], env=self.env, stderr=stderr)
+        until(self._answers, timeout=30.0)
+
+    def stop(self) -> int:
+        """Kill the namespace with its first process."""
+        assert self.process is not None
+        self.process.kill()
+        return self.process.wait(20)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_as_process_1_it_stays_process_1_and_reaps(tmp_path: Path, good: bool) -> None:
+    statement = "pass" if good else GOES_WRONG["an exception"]
+    spoilt(tmp_path / "wheels", statement)
+    env = {"SANDKEEPER_UPGRADE_ALLOW": f"{tmp_path}/wheels/*.whl"}
+    with FirstProcess(tmp_path / "server", env=env) as own:
+        count(own)
+        assert own.run("echo $PPID")["stdout"] == "1\n"
+
+        health = upgrade(own)
+
+        assert health["version"] == (NEW if good else OLD)
+        assert own.run("echo $PPID; (sleep 0.01 &)")["stdout"] == "1\n"
+        assert counted(own)
+        until(lambda: "Z" not in own.run("ps -eo stat=")["stdout"])
+
+
+# What goes on beside requests
+
+
+def test_what_waits_for_the_end_of_a_process_gets_its_answer_from_the_next_server(
+    upgradable: Callable[..., Server],
+) -> None:
+    own = upgradable()
+    command = "echo started; while [ ! -e stop ]; do sleep 0.02; done; echo over; exit 3"
+    waiting = {"command": command, "workingDir": str(own.workdir), "name": "w",
+               "waitForCompletion": True}  # fmt: skip
+    answers: dict[str, httpx.Response] = {}
+
+    def ask(key: str, method: str, path: str, **options: Any) -> None:
+        answers[key] = httpx.request(method, own.url + path, timeout=60, **options)
+
+    threads = [
+        threading.Thread(target=ask, args=("exec", "POST", "/process"), kwargs={"json": waiting})
+    ]
+    threads[0].start()
+    until(lambda: own.client.get("/process/w").status_code == 200)
+    threads.append(threading.Thread(target=ask, args=("wait", "GET", "/process/w/wait?timeout=50")))
+    threads[1].start()
+    until(lambda: own.client.get("/diagnostics").json()["requests"]["inFlight"] > 2)
+
+    health = upgrade(own)
+    assert health["version"] == NEW
+    assert answers == {}
+    (own.workdir / "stop").touch()
+
+    for thread in threads:
+        thread.join(20)
+    for key in ("exec", "wait"):
+        record = answers[key].json()
+        assert (answers[key].status_code, record["exitCode"]) == (200, 3)
+        assert (record["stdout"], record["exitReason"]) == ("started\nover\n", "exited")
+
+
+def test_holders_terminals_and_the_startup_command_are_as_before(
+    upgradable: Callable[..., Server], tmp_path: Path
+) -> None:
+    scale = tmp_path / "scale"
+    own = upgradable(
+        env={"BLAXEL_SCALE_FILE": str(scale)}, args=["-c", f"echo once >>{tmp_path}/c"]
+    )
+    until((tmp_path / "c").exists)
+    holder = {"command": "exec sleep 100", "name": "h", "keepAlive": True}
+    own.client.post("/process", json=holder)
+    stopping = {
+        "command": "trap '' TERM; while :; do sleep 0.05; done",
+        "name": "s",
+        "keepAlive": True,
+    }
+    own.client.post("/process", json=stopping)
+    own.client.delete("/process/s")
+    shell = own.client.post("/terminals", json={"name": "t", "shell": "/bin/sh"}).json()["id"]
+    assert own.client.post(f"/terminals/{shell}/input", content=b"X=kept\r").status_code == 200
+    until(lambda: scale.read_bytes() == b"+0")
+    scale.write_bytes(b"")
+
+    upgrade(own)
+
+    # Only the one that was told to stop is not counted any more; zero was never written.
+    assert scale.read_bytes() == b"-"
+    own.client.delete("/process/s/kill")
+    assert own.client.get("/process/s/wait?timeout=5").json()["status"] == "killed"
+    assert (tmp_path / "c").read_text() == "once\n"
+    own.client.post(f"/terminals/{shell}/input", content=b"echo it is $X\r")
+    screen = own.client.get(f"/terminals/{shell}/screen?waitFor=it+is+kept&format=text").text
+    assert "it is kept" in screen
+    # As children of the same process they are reaped like before.
+    exited = own.run("exit 7")
+    assert exited["exitCode"] == 7
+    zombies = subprocess.run(
+        ["ps", "--ppid", str(own.pid), "-o", "stat="], capture_output=True, text=True, check=False
+    ).stdout
+    assert "Z" not in zombies
+
+
+# What fails
+
+SABOTAGE = "    count = handover.count + (not handover.failed)"
+GOES_WRONG = {
+    "an exception": "raise ImportError('sabotage')",
+    "a hard end": "import os; os._exit(9)",
+}
+"""What else can go wrong is in tests/core/test_guard.py."""
+
+
+def spoilt(folder: Path, statement: str, *, trial: bool = False) -> Path:
+    """Return a wheel in which a server that takes over does something else."""
+    condition = "True" if trial else "not handover.trial"
+    text = f"    if {condition}:\n        {statement}\n{SABOTAGE}"
+    return note(make_wheel(folder, NEW, {"cli.py": (SABOTAGE, text)}))
+
+
+@pytest.mark.parametrize("how", GOES_WRONG)
+def test_a_version_that_fails_after_a_good_trial_is_taken_back(
+    upgradable: Callable[..., Server], tmp_path: Path, how: str
+) -> None:
+    spoilt(tmp_path / "wheels", GOES_WRONG[how])
+    own = upgradable(tmp_path / "wheels")
+    count(own)
+    own.client.get("/health")
+
+    own.client.post("/upgrade", json={})
+    health = ended(own)
+
+    assert (health["version"], health["upgradeCount"]) == (OLD, 0)
+    last = health["lastUpgrade"]
+    assert (last["status"], last["step"], last["version"]) == ("failed", "replace", NEW)
+    assert "the earlier version was taken back" in last["error"]
+    assert own.process is not None
+    dead = how == "a hard end"
+    assert (own.process.poll() is not None) == dead
+    if not dead:  # even connections that were kept over both changes
+        assert own.client.get("/process/counting").status_code == 200
+    parent = int(own.run("echo $PPID")["stdout"])
+    assert (parent == own.pid) != dead
+    lines = counted(own)
+    told = [line["msg"] for line in own.log_lines() if line.get("process-name") == "counting"]
+    assert numbers("\n".join(told)) == lines
+    if dead:
+        os.kill(parent, 15)
+        until(lambda: not Path(f"/proc/{parent}").exists())
+
+
+def test_a_version_that_does_not_stand_its_trial_changes_nothing(
+    upgradable: Callable[..., Server], tmp_path: Path
+) -> None:
+    spoilt(tmp_path / "wheels", "raise ImportError('sabotage')", trial=True)
+    own = upgradable(tmp_path / "wheels")
+    own.run("true")
+
+    began = own.client.get("/health").json()["startedAt"]
+    health = upgrade(own)
+
+    assert (health["version"], health["startedAt"]) == (OLD, began)
+    assert health["lastUpgrade"]["step"] == "validate"
+    assert "sabotage" in health["lastUpgrade"]["error"]
+    until(lambda: os.listdir(own.state / "versions") == [])
+    spoilt(tmp_path / "wheels", "pass")
+    assert upgrade(own)["version"] == NEW
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_what_a_wheel_requires_comes_from_a_permitted_index_or_not_at_all(
+    make_server: Callable[..., Server], tmp_path: Path, index: bool
+) -> None:
+    note(make_wheel(tmp_path / "wheels", NEW, requires=("sandkeeper-test-part>=3",)))
+    allow = f"{tmp_path}/wheels/*.whl" + (",index:https://localhost:9/simple" if index else "")
+    own = make_server(env={"SANDKEEPER_UPGRADE_ALLOW": allow})
+
+    last = upgrade(own)["lastUpgrade"]
+
+    assert (last["status"], last["step"]) == ("failed", "validate")
+    assert "sandkeeper-test-part>=3" in last["error"]
+    assert ("cannot be installed" in last["error"]) == index
+
+
+# The wire
+
+
+def test_by_default_nothing_is_permitted_and_clients_learn_it_from_health(
+    server: Server, tmp_path: Path
+) -> None:
+    wheel = note(make_wheel(tmp_path, NEW))
+
+    for body in ({}, {"baseUrl": f"file://{wheel}"}, {"baseUrl": "https://127.0.0.1:1/simple"}):
+        reply = server.client.post("/upgrade", json={"version": "v9", "sha256": None, **body})
+        assert reply.status_code == 200
+        last = server.client.get("/health").json()["lastUpgrade"]
+        assert (last["status"], last["step"], last["version"]) == ("failed", "starting", "v9")
+        assert "SANDKEEPER_UPGRADE_ALLOW" in last["error"]
+    assert not (server.state / "versions").exists()
+
+
+@pytest.mark.parametrize("body", [b"", b"nothing", b"[]", b'{"version":7}', b'{"version":null}'])
+def test_the_answer_is_the_contracts_and_a_bad_body_is_ignored(server: Server, body: bytes) -> None:
+    reply = server.client.post("/upgrade", content=body)
+
+    assert reply.status_code == 200
+    assert reply.json() == {
+        "baseUrl": "https://github.com/blaxel-ai/sandbox/releases",
+        "message": "Upgrade initiated. Process state saved. The server will upgrade shortly.",
+        "version": "latest",
+    }
+
+
+def test_head_is_empty_and_get_is_unknown(server: Server) -> None:
+    assert (server.client.head("/upgrade").status_code, server.client.head("/upgrade").text) == (
+        200,
+        "",
+    )
+    assert server.client.get("/upgrade").text == "404 page not found"
+
+
+def test_development_mode_skips_and_the_count_comes_from_dotenv(
+    make_server: Callable[..., Server], wheels: Path
+) -> None:
+    env = {"SANDBOX_DEV_MODE": "true", "SANDKEEPER_UPGRADE_ALLOW": f"{wheels}/*.whl"}
+    own = make_server(env={**env, "SANDBOX_UPGRADE_COUNT": "4"})
+
+    health = upgrade(own)
+
+    assert health["upgradeCount"] == 4
+    last = health["lastUpgrade"]
+    assert (last["status"], last["step"]) == ("failed", "skipped")
+
+
+def test_one_upgrade_at_a_time_each_audited_and_the_same_version_is_no_change(
+    upgradable: Callable[..., Server], tmp_path: Path
+) -> None:
+    note(make_wheel(tmp_path / "wheels", OLD))
+    own = upgradable(tmp_path / "wheels")
+    began = own.client.get("/health").json()["startedAt"]
+
+    first = own.client.post("/upgrade", json={}, headers={"X-Blaxel-Subject-Id": "me"})
+    second = own.client.post("/upgrade", json={})
+
+    assert (first.status_code, second.status_code) == (200, 409)
+    assert "under way" in second.json()["error"]
+    health = ended(own)
+    last = health["lastUpgrade"]
+    assert (last["status"], last["step"], health["startedAt"]) == ("completed", "skipped", began)
+    asked = [line for line in own.log_lines() if line.get("action") == "upgrade"]
+    assert [line["sub-id"] for line in asked] == ["me", ""]
+
+
+def test_an_older_version_is_refused(upgradable: Callable[..., Server], tmp_path: Path) -> None:
+    note(make_wheel(tmp_path / "wheels", "0.0.1"))
+
+    last = upgrade(upgradable(tmp_path / "wheels"), version="0.0.1")["lastUpgrade"]
+
+    assert "0.0.1 is older than" in last["error"]
