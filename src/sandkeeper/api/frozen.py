@@ -19,13 +19,21 @@ ALLOWED = (
     "/network/process/",  # monitors live in memory
     "/debug/",
 )
+UNCHANGING = frozenset(["/", "/process/{identifier}/wait-for"])
 STOPPING = ("/process/{", "/terminals/{")
 """Below these a DELETE ends something, which writes nothing; but it may not close a file's end."""
 
 READING_TOOLS = frozenset(
     [
-        *("processesList", "processGet", "processGetLogs", "processWait", "processQueryLogs"),
-        *("processStop", "processKill", "terminalsList", "terminalScreen", "terminalClose"),
+        *("processesList", "processGet", "processGetLogs", "processWait", "processWaitFor"),
+        *(
+            "processQueryLogs",
+            "processStop",
+            "processKill",
+            "terminalsList",
+            "terminalScreen",
+            "terminalClose",
+        ),
         *("fsGetWorkingDirectory", "fsListDirectory", "fsReadFile", "fsStat"),
         *("codegenFileSearch", "codegenCodebaseSearch", "codegenGrepSearch", "codegenListDir"),
         *("codegenReadFileRange", "codegenRerank"),
@@ -46,7 +54,7 @@ def guard(routes: list[BaseRoute], freeze: Freeze) -> None:
 
 def _changes(made: Route) -> bool:
     methods = (made.methods or set()) & WRITING
-    if not methods or made.path == "/" or made.path.startswith(ALLOWED):
+    if not methods or made.path in UNCHANGING or made.path.startswith(ALLOWED):
         return False
     stops = methods == {"DELETE"} and not made.path.endswith("/stdin")
     return not (stops and made.path.startswith(STOPPING))

@@ -72,7 +72,9 @@ class Trial:
         source = RunStore(self.runs.parent, folder / "pipes")
         room, count = COPY_BYTES, 0
         for path in sorted(self.runs.iterdir(), reverse=True):
-            meta = source.folder(path.name).load()
+            meta = None
+            with suppress(OSError, ValueError):  # the server does not take it up either
+                meta = source.folder(path.name).load()
             if meta is None:
                 continue
             into = target.folder(path.name)
