@@ -178,12 +178,15 @@ class Watch(threading.Thread):
         self.plan = plan
         self.word = word
         self.over = False
+        self.going = False
 
     def run(self) -> None:
         """Obey: tell the server that it may stay, or go back."""
         said = os.read(self.word, 4096)
         if said.startswith(b"back "):
             self.go_back(said[5:].decode("utf-8", "replace"))
+        if self.going:
+            return  # the judge was told, and the descriptors are still needed
         # Silence is a judge that was killed: then nothing speaks against the new server.
         self.over = True
         with contextlib.suppress(OSError):  # it is being stopped
@@ -204,6 +207,7 @@ class Watch(threading.Thread):
 
     def go_back(self, why: str) -> None:
         """Go back in this process. The judge must know: what ends later is not its affair."""
+        self.going = True
         with contextlib.suppress(OSError):
             os.write(self.word, b"bye")
         go_back(self.plan, why)
