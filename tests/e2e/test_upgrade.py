@@ -115,7 +115,7 @@ class Crowd:
                 self.answers.append(reply.status_code)
                 if reply.status_code != 200:
                     self.faults.append(f"{path}: {reply.status_code} {reply.text}")
-            except httpx.HTTPError as error:
+            except Exception as error:
                 self.faults.append(f"{path}: {error!r}")
         client.close()
 

@@ -106,8 +106,10 @@ def judge(plan: dict[str, Any], server: int, word: int) -> None:
         return
     if not select.select([server], [], [], 0)[0]:
         os.write(word, b"back " + why.encode())
-        # Its exec closes the other end of `word`; without one the process hangs.
-        if select.select([word], [], [], OBEY_SECONDS)[0] and not died(server):
+        # Without a word, or the end of its end of `word`, the process hangs.
+        if select.select([word], [], [], OBEY_SECONDS)[0] and (
+            os.read(word, 16) == b"bye" or not died(server)
+        ):
             return
         signal.pidfd_send_signal(server, signal.SIGKILL)
         why += "; it did not obey and was killed"
@@ -176,12 +178,15 @@ class Watch(threading.Thread):
         self.plan = plan
         self.word = word
         self.over = False
+        self.going = False
 
     def run(self) -> None:
         """Obey: tell the server that it may stay, or go back."""
         said = os.read(self.word, 4096)
         if said.startswith(b"back "):
-            go_back(self.plan, said[5:].decode("utf-8", "replace"))
+            self.go_back(said[5:].decode("utf-8", "replace"))
+        if self.going:
+            return  # the judge was told, and the descriptors are still needed
         # Silence is a judge that was killed: then nothing speaks against the new server.
         self.over = True
         with contextlib.suppress(OSError):  # it is being stopped
@@ -199,6 +204,13 @@ class Watch(threading.Thread):
             return False
         os.write(self.word, b"bye")
         return True
+
+    def go_back(self, why: str) -> None:
+        """Go back in this process. The judge must know: what ends later is not its affair."""
+        self.going = True
+        with contextlib.suppress(OSError):
+            os.write(self.word, b"bye")
+        go_back(self.plan, why)
 
     def leave(self) -> None:
         """End at once, for good."""
@@ -227,7 +239,7 @@ def main(number: int) -> None:
             raise
         why = f"it ended with {error!r}"
     if not watch.let_go():
-        go_back(plan, why[:4000])
+        watch.go_back(why[:4000])
 
 
 if __name__ == "__main__":
