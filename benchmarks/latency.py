@@ -28,7 +28,7 @@ def run() -> list[Row]:
         while block := sock.recv(65536):
             now = time.time()
             late += [(now - float(found)) * 1000 for found in LINE.findall(block)]
-            if b"\r\n0\r\n\r\n" in block:
+            if block.endswith(b"0\r\n\r\n"):
                 break
         sock.close()
         p50, p99 = percentile(late, 50), percentile(late, 99)

@@ -94,7 +94,7 @@ ALL = [
     *("codegenRerank", "fsApplyEdits", "fsDeleteFileOrDirectory", "fsEditFile"),
     *("fsGetWorkingDirectory", "fsListDirectory", "fsReadFile", "fsStat", "fsWriteFile"),
     *("processExecute", "processGet", "processGetLogs", "processKill", "processQueryLogs"),
-    *("processStop", "processWait", "processWriteStdin", "processesList"),
+    *("processStop", "processWait", "processWaitFor", "processWriteStdin", "processesList"),
     *("terminalClose", "terminalOpen", "terminalScreen", "terminalType", "terminalsList"),
 ]
 

@@ -71,7 +71,7 @@ def test_less_pages_searches_and_leaves(server: Server, tmp_path: Path) -> None:
         f"number {n}" for n in range(10, 19)
     ]
     type_into(server, "less", "/number 500\r")
-    assert screen(server, "less", "number 500")["lines"][0] == "number 500"
+    until(lambda: screen(server, "less")["lines"][0] == "number 500")
     type_into(server, "less", "g")
     screen(server, "less", "number 1\n")
     type_into(server, "less", "G")

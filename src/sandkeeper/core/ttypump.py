@@ -184,6 +184,7 @@ class TerminalPump:
 
     def _stop(self) -> None:
         self._running = False
+        self._resting.clear()
         for line in list(self._lines.values()):
             self._forget(line)
             line.journal.close()

@@ -8,6 +8,7 @@ removed afterwards: whenever the server is killed, what the metadata names is th
 Blocking; run as the server, since the directory is nobody else's.
 """
 
+import fcntl
 import hashlib
 import os
 import re
@@ -22,6 +23,7 @@ from pathlib import Path
 import msgspec
 
 from sandkeeper.core.entries import rfc3339
+from sandkeeper.core.fds import OwnedFd
 
 __all__ = ["PartSink", "Session", "Store", "UploadedPart"]
 
@@ -29,6 +31,15 @@ _PART = re.compile(r"part-([1-9]\d{0,4})-([0-9a-f]{32})")
 _OURS = re.compile(r"part-[1-9]\d{0,4}-[0-9a-f]{32}|(part|metadata)-[0-9a-f]{16}\.tmp")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _is_alone(folder: int) -> bool:
+    """Say whether no other server holds the directory; we hold it for ourselves then."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class UploadedPart(msgspec.Struct, frozen=True):
@@ -61,28 +72,42 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._held: OwnedFd | None = None
 
     def open(self) -> list[tuple[Session, float]]:
         """Make the directory private and read what is in it, with the age of each in seconds.
 
-        Whatever is not a session of ours is left alone; parts that are not mentioned are removed.
+        Whatever is not a session of ours is left alone. Parts that are not mentioned are removed,
+        unless another server uses the directory, too: then they may be arriving there.
         """
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(self._root, _DIRECTORY)
+        held = OwnedFd(os.open(self._root, _DIRECTORY))
         try:
-            if os.fstat(fd).st_uid != os.geteuid():
+            if os.fstat(held.number).st_uid != os.geteuid():
                 raise PermissionError(f"{self._root} belongs to somebody else")
-            os.fchmod(fd, 0o700)
-        finally:
-            os.close(fd)
-        return [found for name in sorted(os.listdir(self._root)) if (found := self._load(name))]
+            os.fchmod(held.number, 0o700)
+            alone = _is_alone(held.number)
+            names = sorted(os.listdir(self._root))
+            found = [session for name in names if (session := self._load(name, alone))]
+            fcntl.flock(held.number, fcntl.LOCK_SH)
+        except BaseException:
+            held.close()
+            raise
+        self._held = held
+        return found
 
-    def _load(self, name: str) -> tuple[Session, float] | None:
+    def close(self) -> None:
+        """Let others tidy up."""
+        if self._held is not None:
+            self._held.close()
+
+    def _load(self, name: str, tidy: bool) -> tuple[Session, float] | None:
         try:
             if str(uuid.UUID(name)) != name:
                 return None
             folder = os.path.join(self._root, name)
-            self._clear(folder)
+            if tidy:
+                self._clear(folder)
             info = os.lstat(os.path.join(folder, "metadata.json"))
             if not (stat.S_ISDIR(os.lstat(folder).st_mode) and stat.S_ISREG(info.st_mode)):
                 return None
@@ -97,7 +122,8 @@ class Store:
         session.parts = {
             number: part for number, part in session.parts.items() if self._is_whole(session, part)
         }
-        self._tidy(session)
+        if tidy:
+            self._tidy(session)
         fields = session.uploadId, session.path, session.permissions, session.initiatedAt
         return Session(*fields, session.parts), time.time() - info.st_mtime
 

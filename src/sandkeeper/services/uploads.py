@@ -68,6 +68,7 @@ class Uploads:
             self._sweeper.cancel()
             with suppress(asyncio.CancelledError):
                 await self._sweeper
+        self._store.close()
 
     def sessions(self) -> list[Session]:
         """Return a snapshot of all sessions, oldest first."""
