@@ -1,11 +1,7 @@
 """The archive through the published clients, which refuse what does not fit their models."""
 
 import asyncio
-import json
-import os
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +20,8 @@ from blaxel.core.sandbox.client.models import (
     QuiesceStatus,
 )
 from tests.harness import Server
+from tests.node_client import run_node
 from tests.storage import Storage, storage
-
-NODE = Path(__file__).parent / "node"
 
 
 @pytest.fixture
@@ -81,19 +76,7 @@ def test_python_exports_polls_and_resumes(box: Server, store: Storage) -> None:
 
 
 def test_node_exports_and_resumes(box: Server, store: Storage) -> None:
-    if not (NODE / "node_modules" / "@blaxel" / "core").is_dir():
-        command = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--silent"]
-        subprocess.run(command, cwd=NODE, check=True, timeout=300)
-    done = subprocess.run(
-        ["node", "archive.mjs", box.url, store.url("n")],
-        cwd=NODE,
-        env={**os.environ, "BL_API_KEY": "local", "BL_WORKSPACE": "local", "DO_NOT_TRACK": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
+    seen = run_node("archive.mjs", box.url, store.url("n"))
 
     assert seen["nowhere"][0] == 400
     assert seen["dry"][1]["changes"] == [{"kind": "added", "path": "new", "size": 3}]

@@ -3,20 +3,17 @@
 import asyncio
 import gc
 import json
-import os
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 from blaxel.core.client.models import Metadata, Sandbox, SandboxSpec
 from blaxel.core.sandbox import CodeInterpreter, SandboxInstance
 from tests.harness import Server, until
+from tests.node_client import run_node
 
-NODE = Path(__file__).parent / "node"
 EVENTS = (
     {"type": "stdout", "text": "hello\n"},
     {"type": "number_of_executions", "execution_count": 3},
@@ -134,19 +131,7 @@ def test_the_python_client_reads_health_ports_and_monitors(local: Server) -> Non
 @pytest.fixture(scope="module")
 def seen(local: Server, interpreter: int) -> dict[str, Any]:
     """Return what the Node client saw."""
-    if not (NODE / "node_modules" / "@blaxel" / "core").is_dir():
-        command = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--silent"]
-        subprocess.run(command, cwd=NODE, check=True, timeout=300)
-    done = subprocess.run(
-        ["node", "rest.mjs", local.url, str(local.workdir), str(interpreter)],
-        cwd=NODE,
-        env={**os.environ, "BL_API_KEY": "local", "BL_WORKSPACE": "local", "DO_NOT_TRACK": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_node("rest.mjs", local.url, local.workdir, interpreter)
 
 
 @pytest.mark.timeout(400)

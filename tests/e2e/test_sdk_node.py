@@ -1,39 +1,16 @@
 """The published Node client against a real server: its process part, in one run of a script."""
 
-import json
-import os
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.harness import Server, free_port
-
-NODE = Path(__file__).parent / "node"
-
-
-@pytest.fixture(scope="module")
-def packages() -> None:
-    """Install the client beside its script, once; the folder is ignored by git."""
-    if (NODE / "node_modules" / "@blaxel" / "core").is_dir():
-        return
-    command = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--silent"]
-    subprocess.run(command, cwd=NODE, check=True, timeout=300)
+from tests.node_client import run_node
 
 
 @pytest.fixture(scope="module")
-def seen(packages: None, server: Server) -> dict[str, Any]:
+def seen(server: Server) -> dict[str, Any]:
     """Return what the client saw."""
-    done = subprocess.run(
-        ["node", "processes.mjs", server.url, str(free_port())],
-        cwd=NODE,
-        env={**os.environ, "BL_API_KEY": "local", "BL_WORKSPACE": "local", "DO_NOT_TRACK": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_node("processes.mjs", server.url, free_port())
 
 
 @pytest.mark.timeout(400)

@@ -2,9 +2,6 @@
 
 import asyncio
 import gc
-import json
-import os
-import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +10,10 @@ import pytest
 from blaxel.core.client.models import Metadata, Sandbox, SandboxSpec
 from blaxel.core.sandbox import SandboxInstance
 from tests.harness import Server
+from tests.node_client import run_node
 
 # Some calls of the client make an HTTP client each and leave its sockets to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-NODE = Path(__file__).parent / "node"
 
 
 @pytest.fixture(autouse=True)
@@ -115,19 +111,7 @@ def test_python_watches(server: Server, project: str) -> None:
 
 
 def test_node_finds_greps_searches_and_watches(server: Server, project: str) -> None:
-    if not (NODE / "node_modules" / "@blaxel" / "core").is_dir():
-        command = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--silent"]
-        subprocess.run(command, cwd=NODE, check=True, timeout=300)
-    done = subprocess.run(
-        ["node", "search.mjs", server.url, project],
-        cwd=NODE,
-        env={**os.environ, "BL_API_KEY": "local", "BL_WORKSPACE": "local", "DO_NOT_TRACK": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
+    seen = run_node("search.mjs", server.url, project)
 
     assert seen["found"] == ["src/app.py", "src/deep/lib.py"]
     assert seen["grepped"] == [[".env", 1], ["src/app.py", 2], ["src/deep/lib.py", 1]]

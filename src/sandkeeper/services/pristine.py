@@ -9,6 +9,7 @@ must not miss any asks for more with `SANDKEEPER_ARCHIVE_BASELINE=required`. Eve
 import filecmp
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,16 +29,16 @@ SAMPLE = 200
 
 
 @dataclass
-class Pristine:
+class Pristine(ABC):
     """Something to compare with; `basis` names its kind, `device` the image's if it has one."""
 
     basis: str
     device: str = ""
     mounted: str = ""
 
+    @abstractmethod
     def changes(self, root: str, left_out: LeftOut, check: Check) -> Iterator[Change]:
         """Yield what changed below `root`, in order; raises OSError, Internal."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Unmount what was mounted to look at."""

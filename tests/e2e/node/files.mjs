@@ -1,13 +1,12 @@
-// The files half of the published Node client against a server: MODULES URL FOLDER.
+// The files half of the published Node client against a server: URL FOLDER.
 import assert from "node:assert/strict";
-import { createRequire } from "node:module";
 import { randomBytes } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 
-const [modules, url, root] = process.argv.slice(2);
+const [url, root] = process.argv.slice(2);
 process.env.BL_API_KEY = "dummy";
 process.env.BL_WORKSPACE = "dummy";
-const { SandboxInstance } = createRequire(modules + "/")("@blaxel/core");
+const { SandboxInstance } = await import("@blaxel/core");
 
 // What it does not encode (writeBinary, writeTree, find, grep) means in a URL what it means there.
 const encoded = ["with space;&=+,", "ünï 漢字 😀", "quote'\"[x]{y}|z", "100%", "a#b?c%41"];
@@ -60,6 +59,7 @@ async function checkWatch(fs, dir) {
   assert.ok(!seen.includes("secret"));
 }
 
+const done = [];
 for (const base of [url, url + "/"]) {
   const sandbox = new SandboxInstance({ metadata: { name: "local" }, spec: {}, forceUrl: base, headers: {} });
   const fs = sandbox.fs;
@@ -92,6 +92,7 @@ for (const base of [url, url + "/"]) {
   assert.equal(await fs.read(`${dir}/copied tree/s/y`), "y");
   await checkOddNames(fs, dir);
   await checkWatch(fs, dir);
-  console.log(base, "ok");
+  done.push("ok");
 }
+console.log(JSON.stringify(done));
 process.exit(0);
