@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from sandkeeper.services.runs import pipes_folder
 
 __all__ = ["Server", "fill", "free_port", "small_disk", "until"]
 
@@ -91,6 +94,9 @@ class Server:
         self.stop()
         self.client.close()
         self.let_go()
+        # What processes that go on still have open stays in memory for them; the names need not.
+        runtime = self.env.get("XDG_RUNTIME_DIR", "")
+        shutil.rmtree(pipes_folder(self.state, runtime), ignore_errors=True)
 
     def let_go(self) -> None:
         """Have the keeper end, and with the terminals it holds the shells in them."""
