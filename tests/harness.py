@@ -15,10 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from sandkeeper.services.runs import pipes_folder
 
-__all__ = ["Server", "fill", "free_port", "small_disk", "until"]
+__all__ = ["Server", "fill", "free_port", "needs_root", "small_disk", "until"]
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root: it changes users, owners, mounts or namespaces"
+)
 
 
 def free_port() -> int:

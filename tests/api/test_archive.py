@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import zstandard
-from tests.harness import Server, until
+from tests.harness import Server, needs_root, until
 from tests.mcp_calls import Tools
 from tests.storage import Storage, storage
 
@@ -118,6 +118,7 @@ def test_a_dry_run_lists_the_changes_and_stops_nothing(box: Server) -> None:
     assert status(box)["export"]["state"] == "succeeded"
 
 
+@needs_root
 def test_the_export_is_a_tar_of_announced_length_with_everything_that_changed(
     box: Server, store: Storage
 ) -> None:

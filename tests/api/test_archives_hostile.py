@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 import zstandard
-from tests.harness import Server, small_disk
+from tests.harness import Server, needs_root, small_disk
 
 from sandkeeper.core.paths import is_temporary
 
@@ -138,6 +138,7 @@ def test_headers_are_not_held_without_end(server: Server, tmp_path: Path, body: 
     assert set(os.listdir(tmp_path / "t")) <= {"empty"}
 
 
+@needs_root
 def test_a_bomb_that_fills_the_disk_is_a_507_and_its_file_is_gone(
     server: Server, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.harness import Server, until
+from tests.harness import Server, needs_root, until
 
 from sandkeeper.core.mounting import mounts, parse_mounts
 from sandkeeper.errors import BadInput
@@ -95,6 +95,7 @@ def daemon_of(server: Server) -> int:
     )
 
 
+@needs_root
 def test_a_bound_drive_is_mounted_listed_and_unmounted(bound: Server, tmp_path: Path) -> None:
     target = tmp_path / "a folder"
 
@@ -129,6 +130,7 @@ def test_a_bound_drive_is_mounted_listed_and_unmounted(bound: Server, tmp_path: 
     assert not is_mounted(target)
 
 
+@needs_root
 def test_the_same_mount_again_changes_nothing_and_another_is_a_conflict(
     bound: Server, tmp_path: Path
 ) -> None:
@@ -145,6 +147,7 @@ def test_the_same_mount_again_changes_nothing_and_another_is_a_conflict(
     assert unmount(bound, target).status_code == 200
 
 
+@needs_root
 def test_a_folder_of_a_drive_can_be_mounted_read_only(bound: Server, tmp_path: Path) -> None:
     target = tmp_path / "m"
 
@@ -221,6 +224,7 @@ def test_only_drives_are_unmounted(bound: Server, tmp_path: Path) -> None:
     assert bound.client.head("/drives/mount").status_code == 200
 
 
+@needs_root
 def test_a_drive_in_use_stays_until_it_is_free(bound: Server, tmp_path: Path) -> None:
     target = tmp_path / "m"
     mount(bound, "a", target)
@@ -233,6 +237,7 @@ def test_a_drive_in_use_stays_until_it_is_free(bound: Server, tmp_path: Path) ->
     assert unmount(bound, target).status_code == 200
 
 
+@needs_root
 def test_twenty_callers_who_mount_the_same_get_one_mount(bound: Server, tmp_path: Path) -> None:
     async def all_at_once() -> list[int]:
         async with httpx.AsyncClient(base_url=bound.url, timeout=30, trust_env=False) as client:
@@ -245,6 +250,7 @@ def test_twenty_callers_who_mount_the_same_get_one_mount(bound: Server, tmp_path
     assert unmount(bound, tmp_path / "m").status_code == 200
 
 
+@needs_root
 def test_mounts_outlive_the_server_and_belong_to_the_next_one(make_server, tmp_path: Path) -> None:
     bound: Server = make_server(env=BIND)
     mount(bound, "a", tmp_path / "m")
@@ -255,6 +261,7 @@ def test_mounts_outlive_the_server_and_belong_to_the_next_one(make_server, tmp_p
     assert unmount(bound, tmp_path / "m").status_code == 200
 
 
+@needs_root
 def test_a_fuse_drive_is_read_written_and_unmounted(remote: Server, tmp_path: Path) -> None:
     target = tmp_path / "m"
 
@@ -278,6 +285,7 @@ def read_by(pid: int) -> int:
     return int(fields[fields.index("rchar:") + 1])
 
 
+@needs_root
 def test_a_backend_that_freezes_in_the_middle_of_a_read_stops_nobody(
     remote: Server, tmp_path: Path
 ) -> None:
@@ -307,6 +315,7 @@ def test_a_backend_that_freezes_in_the_middle_of_a_read_stops_nobody(
     assert unmount(remote, target).status_code == 200
 
 
+@needs_root
 def test_a_dead_backend_is_mounted_again_by_itself(remote: Server, tmp_path: Path) -> None:
     target = tmp_path / "m"
     assert mount(remote, "data", target).status_code == 200
@@ -318,6 +327,7 @@ def test_a_dead_backend_is_mounted_again_by_itself(remote: Server, tmp_path: Pat
     assert unmount(remote, target).status_code == 200
 
 
+@needs_root
 def test_a_fuse_drive_outlives_the_server_and_is_watched_by_the_next(
     remote: Server, tmp_path: Path
 ) -> None:
@@ -346,6 +356,7 @@ def test_a_failed_mount_says_why_and_leaves_nothing(
     assert listed(remote) == []
 
 
+@needs_root
 def test_blfs_gets_the_contracts_command_line(make_server, tmp_path: Path) -> None:
     blfs = tmp_path / "blfs"
     blfs.write_text(
@@ -389,6 +400,7 @@ def test_blfs_gets_the_contracts_command_line(make_server, tmp_path: Path) -> No
     assert unmount(own, tmp_path / "m").status_code == 200
 
 
+@needs_root
 def test_the_published_client_mounts_lists_and_unmounts(
     bound: Server, tmp_path: Path, monkeypatch
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.harness import Server, until
+from tests.harness import Server, needs_root, until
 
 from sandkeeper.core.paths import is_temporary
 
@@ -42,6 +42,7 @@ def test_stat_tells_everything_and_does_not_follow_links(server: Server, tmp_pat
     assert server.client.get("/filesystem-stat//").json()["name"] == "/"
 
 
+@needs_root
 def test_attributes_are_changed_alone_and_recursively(server: Server, tmp_path: Path) -> None:
     (tmp_path / "d/sub").mkdir(parents=True)
     (tmp_path / "d/sub/f").write_text("")
@@ -180,6 +181,7 @@ def snapshot(root: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
+@needs_root
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 def test_a_directory_goes_down_and_up_as_one_stream(
     server: Server, source: Path, compression: str
@@ -205,6 +207,7 @@ def test_a_directory_goes_down_and_up_as_one_stream(
     assert (target / "sub/deep/empty").stat().st_uid == 0
 
 
+@needs_root
 def test_tar_itself_reads_and_writes_the_same_archives(server: Server, source: Path) -> None:
     accepted = server.client.get(
         f"/filesystem-archive/{source}", headers={"Accept": "application/zstd"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.harness import Server, until
+from tests.harness import Server, needs_root, until
 
 from sandkeeper.core.paths import is_temporary
 
@@ -156,6 +156,7 @@ def quota(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
+@needs_root
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [("small_disk", "no space left on device"), ("quota", "disk quota exceeded")],
@@ -196,6 +197,7 @@ def test_a_full_disk_is_a_507_and_the_old_files_stay_whole(
     assert fits.status_code == 200
 
 
+@needs_root
 def test_running_out_of_inodes_is_a_507_as_well(server: Server, small_disk: Path) -> None:
     files = {str(number): "" for number in range(150)}
 
@@ -205,6 +207,7 @@ def test_running_out_of_inodes_is_a_507_as_well(server: Server, small_disk: Path
     assert os.listdir(small_disk) == []
 
 
+@needs_root
 def test_a_file_in_a_read_only_place_that_is_writable_itself_is_written_in_place(
     server: Server, tmp_path: Path
 ) -> None:
@@ -223,6 +226,7 @@ def test_a_file_in_a_read_only_place_that_is_writable_itself_is_written_in_place
         subprocess.run(["umount", tmp_path / "mounted"], check=True)
 
 
+@needs_root
 def test_a_kernel_setting_is_written_as_a_file(server: Server) -> None:
     path = "/proc/sys/kernel/core_pattern"
     before = Path(path).read_text()

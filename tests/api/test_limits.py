@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.harness import Server, until
+from tests.harness import Server, needs_root, until
 from tests.mcp_calls import Tools
 
 from sandkeeper.core.cgroups import Cgroups
@@ -53,6 +53,7 @@ def folders(run: str) -> list[Path]:
     ]
 
 
+@needs_root
 def test_each_limit_is_told_with_what_keeps_it(server: Server, groups) -> None:
     wanted = {"memoryBytes": 256 * MIB, "pids": 32, "cpus": 0.5, "openFiles": 64}
     made = server.run("ulimit -n; cat /proc/self/cgroup", limits=wanted)

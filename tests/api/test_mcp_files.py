@@ -1,5 +1,6 @@
 """MCP: file and code tools."""
 
+import getpass
 import json
 import os
 import threading
@@ -34,7 +35,7 @@ def test_a_file_is_written_read_listed_and_deleted(tools: Tools, work: Path) -> 
         *("path", "name", "permissions", "size", "lastModified", "owner", "group", "content"),
     }
     assert (read["path"], read["name"], read["content"]) == ("a/b.txt", "b.txt", "héllo\n")
-    assert (read["size"], read["permissions"], read["owner"]) == (7, "600", "root")
+    assert (read["size"], read["permissions"], read["owner"]) == (7, "600", getpass.getuser())
     assert "." not in read["lastModified"]
     listed = tools.value("fsListDirectory", path="a")["directory"]
     assert [item["name"] for item in listed["files"]] == ["b.txt"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from tests.harness import Server, until
+from tests.harness import Server, needs_root, until
 
 KEYS = [
     "pid",
@@ -747,6 +747,7 @@ def with_pid(server: Server, pid: int, body: dict) -> dict:
     raise AssertionError(f"pid {pid} could not be had")
 
 
+@needs_root
 def test_a_reused_pid_replaces_no_entry_and_old_names_never_reach_the_new_process(
     server: Server,
 ) -> None:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import httpx
-from tests.harness import Server, until
+from tests.harness import Server, needs_root, until
 
 
 def alive(pid: int) -> bool:
@@ -83,6 +83,7 @@ def test_the_startup_command_runs_in_the_root_folder_and_is_reaped(make_server) 
     assert own.client.get("/process").json() == []
 
 
+@needs_root
 def test_it_works_as_pid_1_and_reaps_orphans(tmp_path) -> None:
     script = (
         "import os,subprocess,sys,urllib.request,json,time\n"

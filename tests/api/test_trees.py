@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.harness import Server
+from tests.harness import Server, needs_root
 
 
 @pytest.fixture
@@ -345,6 +345,7 @@ def test_a_move_renames_and_keeps_what_is_there_on_request(server: Server, tree:
     assert move("/", parent / "z").status_code == 422
 
 
+@needs_root
 def test_a_move_to_another_file_system_keeps_owner_mode_and_times(
     server: Server, tree: Path
 ) -> None:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.harness import Server, until
+from tests.harness import Server, needs_root, until
 
 from sandkeeper.errors import Unprocessable
 from sandkeeper.services.tunnel_config import parse_config
@@ -243,6 +243,7 @@ def seen_as(namespace: Namespace, address: str) -> str:
     return namespace.call(run)
 
 
+@needs_root
 def test_traffic_goes_through_the_tunnel_and_only_what_should(
     inside: Inside, config: dict[str, Any], near: Namespace
 ) -> None:
@@ -259,6 +260,7 @@ def test_traffic_goes_through_the_tunnel_and_only_what_should(
     assert (status, body["error"]) == (400, "no WireGuard client is running")
 
 
+@needs_root
 def test_route_all_takes_everything_and_never_touches_the_default_route(
     inside: Inside, config: dict[str, Any], near: Namespace
 ) -> None:
@@ -277,6 +279,7 @@ def test_route_all_takes_everything_and_never_touches_the_default_route(
     assert near.ip("route show 10.99.0.2") == ""
 
 
+@needs_root
 def test_allowed_networks_are_routed_in_both_families(
     inside: Inside, config: dict[str, Any], near: Namespace
 ) -> None:
@@ -288,6 +291,7 @@ def test_allowed_networks_are_routed_in_both_families(
     assert "dev wg0" in near.ip("-6 route get fd07::1")
 
 
+@needs_root
 def test_an_ipv6_tunnel_to_an_ipv6_peer_carries_ipv6(
     inside: Inside, config: dict[str, Any], near: Namespace
 ) -> None:
@@ -306,6 +310,7 @@ def test_an_ipv6_tunnel_to_an_ipv6_peer_carries_ipv6(
         seen_as(near, "198.51.100.7")
 
 
+@needs_root
 def test_a_replacement_that_fails_leaves_the_old_tunnel_working(
     inside: Inside, config: dict[str, Any], near: Namespace
 ) -> None:
@@ -324,6 +329,7 @@ def test_a_replacement_that_fails_leaves_the_old_tunnel_working(
     assert seen_as(near, "198.51.100.7") == "10.7.0.2"
 
 
+@needs_root
 def test_a_tunnel_is_replaced_again_and_again(
     inside: Inside, config: dict[str, Any], near: Namespace
 ) -> None:
@@ -337,6 +343,7 @@ def test_a_tunnel_is_replaced_again_and_again(
     assert "skt" not in near.ip("link")
 
 
+@needs_root
 def test_a_dead_wireguard_go_is_built_again(
     inside: Inside, config: dict[str, Any], near: Namespace
 ) -> None:
@@ -358,6 +365,7 @@ def test_a_dead_wireguard_go_is_built_again(
     until(again)
 
 
+@needs_root
 def test_with_the_peer_gone_the_api_answers_and_disconnect_works(
     inside: Inside, config: dict[str, Any], near: Namespace
 ) -> None:
@@ -369,6 +377,7 @@ def test_with_the_peer_gone_the_api_answers_and_disconnect_works(
     assert seen_as(near, "198.51.100.7") == "10.99.0.1"
 
 
+@needs_root
 def test_a_peer_without_a_route_is_an_error_and_not_a_silent_success(
     inside: Inside, config: dict[str, Any], near: Namespace
 ) -> None:
@@ -383,6 +392,7 @@ def test_a_peer_without_a_route_is_an_error_and_not_a_silent_success(
         near.ip("route add default via 10.99.0.2")
 
 
+@needs_root
 def test_the_environment_brings_a_tunnel_up_and_the_end_of_the_server_takes_it_away(
     tmp_path: Path, near: Namespace, peer: Peer, keys: tuple[str, str]
 ) -> None:

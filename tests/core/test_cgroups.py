@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.harness import until
+from tests.harness import needs_root, until
 
 from sandkeeper.core.cgroups import Cgroups, Confinement, Limits, _enable, _places
 from sandkeeper.core.child import Child, Children, ExitStatus, Spawn
@@ -81,6 +81,7 @@ def test_a_memory_hog_is_ended_by_its_limit(confine) -> None:
     assert (status.peak_rss_bytes or 0) < 160 << 20
 
 
+@needs_root
 def test_a_fork_bomb_stops_at_its_limit_and_dies_as_a_whole(confine) -> None:
     confinement = confine(pids=20)
     read, write = os.pipe()

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.harness import needs_root
 
 from sandkeeper.core.child import Children, ExitStatus, Spawn
 from sandkeeper.core.identity import Identity
@@ -144,6 +145,7 @@ STARTED_FROM_A_TERMINAL = """
 import os, sys
 from sandkeeper.core.child import Children, Spawn
 from sandkeeper.core.identity import Identity
+from tests.harness import needs_root
 
 assert os.path.exists("/dev/tty") and os.ttyname(0)
 read, write = os.pipe()
@@ -155,6 +157,7 @@ os.write(1, os.read(read, 100).replace(b"\\n", b" "))
 """
 
 
+@needs_root
 def test_another_user_does_not_share_the_terminal_the_server_was_started_from() -> None:
     pid, master = pty.fork()
     if pid == 0:
@@ -169,6 +172,7 @@ def test_another_user_does_not_share_the_terminal_the_server_was_started_from() 
     assert said.split() == [b"apart", b"shared"]
 
 
+@needs_root
 def test_a_folder_below_a_closed_one_stays_closed_for_another_user() -> None:
     with tempfile.TemporaryDirectory(prefix="sandkeeper-") as name:
         below = os.path.join(name, "closed", "below")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.harness import needs_root
 
 from sandkeeper.core.identity import INVALID, Identity, UnusableUser, acting_for
 
@@ -72,6 +73,7 @@ def test_no_text_resolves_to_root(text: str) -> None:
     assert 0 < found.uid < INVALID
 
 
+@needs_root
 def test_files_of_root_are_closed_while_acting_and_open_again_after(secret: Path) -> None:
     with NOBODY.acting():
         with pytest.raises(PermissionError):
@@ -88,6 +90,7 @@ def test_files_of_root_are_closed_while_acting_and_open_again_after(secret: Path
     assert secret.read_text() == "root's"
 
 
+@needs_root
 def test_a_symbolic_link_leads_no_further_than_the_user(secret: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(secret)
@@ -96,6 +99,7 @@ def test_a_symbolic_link_leads_no_further_than_the_user(secret: Path, tmp_path: 
         link.read_text()
 
 
+@needs_root
 def test_what_is_made_belongs_to_the_user(tmp_path: Path, secret: Path) -> None:
     open_folder = tmp_path / "open"
     open_folder.mkdir()
@@ -111,6 +115,7 @@ def test_what_is_made_belongs_to_the_user(tmp_path: Path, secret: Path) -> None:
         assert (status.st_uid, status.st_gid) == (NOBODY.uid, NOBODY.gid)
 
 
+@needs_root
 def test_supplementary_groups_count_and_roots_do_not(tmp_path: Path, secret: Path) -> None:
     shared = tmp_path / "shared"
     shared.write_text("group's")
@@ -126,6 +131,7 @@ def test_supplementary_groups_count_and_roots_do_not(tmp_path: Path, secret: Pat
         assert os.getgroups() == []
 
 
+@needs_root
 def test_other_threads_stay_who_they_are(secret: Path) -> None:
     acting, done = threading.Event(), threading.Event()
 
@@ -145,6 +151,7 @@ def test_other_threads_stay_who_they_are(secret: Path) -> None:
         thread.join()
 
 
+@needs_root
 def test_capabilities_over_files_are_gone_inside_and_back_outside() -> None:
     def effective() -> int:
         text = Path("/proc/thread-self/status").read_text()
@@ -160,6 +167,7 @@ def test_capabilities_over_files_are_gone_inside_and_back_outside() -> None:
     assert effective() == before
 
 
+@needs_root
 def test_an_error_inside_ends_the_acting(secret: Path) -> None:
     with pytest.raises(KeyError), NOBODY.acting():
         raise KeyError
@@ -167,6 +175,7 @@ def test_an_error_inside_ends_the_acting(secret: Path) -> None:
     assert secret.read_text() == "root's"
 
 
+@needs_root
 def test_acting_twice_for_one_is_one_and_for_two_is_a_mistake(secret: Path) -> None:
     with NOBODY.acting():
         with NOBODY.acting():
@@ -184,6 +193,7 @@ def test_without_an_identity_nothing_changes(secret: Path) -> None:
         assert secret.read_text() == "root's"
 
 
+@needs_root
 def test_a_server_without_the_right_to_change_is_told_so_at_the_start() -> None:
     read, write = os.pipe()
     pid = os.fork()
@@ -205,6 +215,7 @@ def test_a_server_without_the_right_to_change_is_told_so_at_the_start() -> None:
         assert stream.read().startswith("cannot act for nobody")
 
 
+@needs_root
 def test_acting_costs_microseconds() -> None:
     import timeit
 
@@ -215,6 +226,7 @@ def test_acting_costs_microseconds() -> None:
     assert min(timeit.repeat(once, number=100, repeat=5)) / 100 < 500e-6
 
 
+@needs_root
 def test_acting_leaves_no_capability_and_no_effective_root() -> None:
     def status() -> dict[str, str]:
         text = Path("/proc/thread-self/status").read_text()

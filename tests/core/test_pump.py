@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.harness import fill, small_disk, until
+from tests.harness import fill, needs_root, small_disk, until
 
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.cursor import Chunk, Gap, Reader
@@ -133,6 +133,7 @@ def test_old_segments_go_when_a_run_is_over_its_bound(tmp_path: Path) -> None:
     assert rig.failures == []
 
 
+@needs_root
 def test_a_full_disk_costs_old_output_and_never_holds_up_the_child(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 4) as disk:
         rig = Rig(disk, segment_bytes=256 << 10)
@@ -148,6 +149,7 @@ def test_a_full_disk_costs_old_output_and_never_holds_up_the_child(tmp_path: Pat
         assert rig.failures == []
 
 
+@needs_root
 def test_a_disk_without_any_room_left_makes_gaps_and_recovers(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 3) as disk:
         rig = Rig(disk, segment_bytes=1 << 20)

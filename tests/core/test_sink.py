@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from tests.harness import fill, small_disk, until
+from tests.harness import fill, needs_root, small_disk, until
 
 from sandkeeper.core.sink import Sink, open_target
 
@@ -13,6 +13,7 @@ def dropped(count: int) -> bytes:
     return json.dumps({"dropped": count}).encode() + b"\n"
 
 
+@needs_root
 def test_a_full_disk_costs_lines_and_never_the_log(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", 1) as disk:
         log = disk / "log"

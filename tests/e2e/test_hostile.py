@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.harness import Server, until
+from tests.harness import Server, needs_root, until
 
 
 def start(server: Server, command: str, **fields) -> dict:
@@ -368,6 +368,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@needs_root
 def test_a_full_disk_costs_the_oldest_output_and_nothing_else(make_server, small_disk) -> None:
     own: Server = make_server(
         env={
@@ -387,6 +388,7 @@ def test_a_full_disk_costs_the_oldest_output_and_nothing_else(make_server, small
     own.client.get("/process").raise_for_status()
 
 
+@needs_root
 def test_a_disk_filled_by_others_never_stops_the_child_or_the_server(
     make_server, small_disk
 ) -> None:

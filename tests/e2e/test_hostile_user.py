@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.harness import Server, until
+from tests.harness import Server, needs_root, until
 from tests.mcp_calls import Tools
 
 from sandkeeper.services.runs import pipes_folder
@@ -49,6 +49,7 @@ def secrets(server: Server) -> list[Path]:
     return [server.folder / "secret", server.folder / "closed" / "below" / "readable"]
 
 
+@needs_root
 def test_no_read_shows_what_is_roots(hostile: Server) -> None:
     client, tools = hostile.client, Tools(hostile)
     for path in secrets(hostile):
@@ -122,6 +123,7 @@ def failed(reply: Any) -> bool:
     return bool(reply.get("isError"))
 
 
+@needs_root
 def test_no_write_reaches_what_is_roots(hostile: Server) -> None:
     secret, link = hostile.folder / "secret", hostile.workdir / "link"
     before = secret.stat()
@@ -152,6 +154,7 @@ def test_no_write_reaches_what_is_roots(hostile: Server) -> None:
     (hostile.workdir / "source").unlink(missing_ok=True)
 
 
+@needs_root
 def test_kernel_settings_are_not_writable_through_any_route(hostile: Server) -> None:
     with open(SYSCTL) as file:
         value = file.read()
@@ -159,6 +162,7 @@ def test_kernel_settings_are_not_writable_through_any_route(hostile: Server) -> 
     assert reply.status_code >= 400, "a route to root: kernel.core_pattern is next to it"
 
 
+@needs_root
 def test_an_archive_brings_no_devices_and_no_files_of_roots(hostile: Server) -> None:
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as tar:
@@ -177,6 +181,7 @@ def test_an_archive_brings_no_devices_and_no_files_of_roots(hostile: Server) -> 
     subprocess.run(["rm", "-r", target], check=True)
 
 
+@needs_root
 @pytest.mark.parametrize("way", ["process", "terminal"])
 def test_nobody_starts_below_a_folder_that_is_closed(hostile: Server, way: str) -> None:
     below = str(hostile.folder / "closed" / "below")
@@ -192,6 +197,7 @@ def test_nobody_starts_below_a_folder_that_is_closed(hostile: Server, way: str) 
     assert said in reply.json()["error"]
 
 
+@needs_root
 def test_a_working_directory_that_is_the_users_is_entered(hostile: Server) -> None:
     made = hostile.run("pwd; echo mine > file", workingDir=str(hostile.workdir))
 
@@ -200,6 +206,7 @@ def test_a_working_directory_that_is_the_users_is_entered(hostile: Server) -> No
     (hostile.workdir / "file").unlink()
 
 
+@needs_root
 def test_a_child_has_three_descriptors_and_no_capability(hostile: Server) -> None:
     made = hostile.run(
         "exec python3 -S -c \"import os; print(sorted(map(int, os.listdir('/proc/self/fd')))); "
@@ -215,6 +222,7 @@ def test_a_child_has_three_descriptors_and_no_capability(hostile: Server) -> Non
     ]
 
 
+@needs_root
 def test_variables_of_a_request_change_neither_the_user_nor_the_score(hostile: Server) -> None:
     env = {
         "LD_PRELOAD": "/nonexistent.so",
@@ -237,6 +245,7 @@ def test_variables_of_a_request_change_neither_the_user_nor_the_score(hostile: S
     assert home != "/root"
 
 
+@needs_root
 def test_the_servers_own_places_are_closed(hostile: Server) -> None:
     state = hostile.state
     pipes = pipes_folder(state, hostile.env.get("XDG_RUNTIME_DIR", ""))
@@ -261,6 +270,7 @@ def test_the_token_stays_with_the_server(make_server) -> None:
     assert "governs" not in own.run("env", workingDir="/")["stdout"]
 
 
+@needs_root
 def test_a_document_that_the_workload_can_write_is_not_obeyed(make_server, tmp_path) -> None:
     document = tmp_path / "metadata"
     own: Server = make_server(args=["--user", "nobody"], env={"BL_METADATA_PATH": str(document)})
@@ -280,6 +290,7 @@ def test_a_document_that_the_workload_can_write_is_not_obeyed(make_server, tmp_p
     assert own.client.post("/environment/reload").json()["generation"] == 2
 
 
+@needs_root
 def test_a_log_that_is_somebody_elses_link_is_refused(tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "log"
     link.symlink_to(target)
@@ -298,6 +309,7 @@ def test_a_log_that_is_somebody_elses_link_is_refused(tmp_path: Path) -> None:
     assert not target.exists()
 
 
+@needs_root
 def test_pages_of_other_hosts_get_no_terminal_and_no_port(hostile: Server) -> None:
     for path in ("/terminal/ws", "/port/1/"):
         with socket.create_connection(("127.0.0.1", hostile.port)) as sock:
@@ -338,6 +350,7 @@ def reachable(server: Server) -> bool:
         return False
 
 
+@needs_root
 def test_a_wait_for_a_file_sees_what_the_user_sees(hostile: Server) -> None:
     hostile.client.post(
         "/process", json={"command": "sleep 60", "name": "waits", "workingDir": "/"}
@@ -355,6 +368,7 @@ def test_a_wait_for_a_file_sees_what_the_user_sees(hostile: Server) -> None:
     until(lambda: hostile.client.get("/process/waits").json()["status"] == "killed")
 
 
+@needs_root
 def test_a_terminal_is_the_users_and_brings_nothing_of_the_servers(hostile: Server) -> None:
     body = {"sessionId": "mine", "shell": "/bin/sh", "workingDir": "/", "cols": 200}
     assert hostile.client.post("/terminals", json=body).status_code == 201

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness import Server
+from tests.harness import Server, needs_root
 
 CAP_SYS_RESOURCE = 1 << 24  # lowering a score needs it
 
@@ -29,6 +29,7 @@ def told(server: Server, command: str, **fields: Any) -> list[str]:
     return server.run(command, workingDir="/", **fields)["stdout"].split()
 
 
+@needs_root
 def test_processes_run_as_the_user_with_its_groups_and_home(
     make_server: MakeServer, open_path: Path
 ) -> None:
@@ -46,6 +47,7 @@ def test_processes_run_as_the_user_with_its_groups_and_home(
     assert told(server, "cat /proc/self/oom_score_adj") == ["500"]
 
 
+@needs_root
 def test_no_request_field_changes_the_user(make_server: MakeServer, open_path: Path) -> None:
     server = make_server(args=["--user", "nobody"])
 
@@ -54,6 +56,7 @@ def test_no_request_field_changes_the_user(make_server: MakeServer, open_path: P
     assert answer == ["65534"]
 
 
+@needs_root
 def test_the_variable_counts_only_when_it_is_enabled(
     make_server: MakeServer, open_path: Path
 ) -> None:
@@ -64,6 +67,7 @@ def test_the_variable_counts_only_when_it_is_enabled(
     assert told(on, "id -u; echo $HOME") == ["54321", "/"]
 
 
+@needs_root
 def test_a_restart_and_root_only_files_keep_to_the_user(
     make_server: MakeServer, open_path: Path
 ) -> None:
@@ -80,6 +84,7 @@ def test_a_restart_and_root_only_files_keep_to_the_user(
     assert "root's" not in done["stdout"]
 
 
+@needs_root
 def test_the_process_may_reopen_its_own_output(make_server: MakeServer, open_path: Path) -> None:
     server = make_server(args=["--user", "nobody"])
 
@@ -139,6 +144,7 @@ def test_a_reload_reaches_later_processes(make_server: MakeServer, tmp_path: Pat
     assert told(server, "echo $SK_A ${SK_B-gone}") == ["c", "gone"]
 
 
+@needs_root
 def test_a_workload_cannot_reach_root_through_the_state_folder(
     make_server: MakeServer, open_path: Path
 ) -> None:

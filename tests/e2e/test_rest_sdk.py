@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from blaxel.core.client.models import Metadata, Sandbox, SandboxSpec
 from blaxel.core.sandbox import CodeInterpreter, SandboxInstance
-from tests.harness import Server, until
+from tests.harness import Server, needs_root, until
 from tests.node_client import run_node
 
 EVENTS = (
@@ -134,6 +134,7 @@ def seen(local: Server, interpreter: int) -> dict[str, Any]:
     return run_node("rest.mjs", local.url, local.workdir, interpreter)
 
 
+@needs_root
 @pytest.mark.timeout(400)
 def test_the_node_client_edits_and_ranks_code(seen: dict[str, Any], local: Server) -> None:
     assert seen["edited"] == [True, "local", "one\nand a half\ntwo\n"]
@@ -141,6 +142,7 @@ def test_the_node_client_edits_and_ranks_code(seen: dict[str, Any], local: Serve
     assert seen["noFolder"] == 400
 
 
+@needs_root
 def test_the_node_client_mounts_lists_and_unmounts(seen: dict[str, Any], local: Server) -> None:
     place = f"{local.workdir}/mnt/x y"
 
@@ -149,6 +151,7 @@ def test_the_node_client_mounts_lists_and_unmounts(seen: dict[str, Any], local: 
     assert (seen["inUse"], seen["unmounted"], seen["unmountedTwice"]) == (409, True, 400)
 
 
+@needs_root
 def test_the_node_client_reaches_ports_and_the_interpreter(seen: dict[str, Any]) -> None:
     assert seen["fetched"] == [200, "/a/b?c=1 body"]
     assert (seen["context"], seen["executed"]) == ("c1", [["hello\n"], ["2"], 3])

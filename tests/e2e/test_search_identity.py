@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.harness import Server
+from tests.harness import Server, needs_root
 from tests.watching import Watching
 
 
@@ -23,6 +23,7 @@ def server_of_nobody(make_server: Callable[..., Server], tmp_path: Path) -> Serv
     return server
 
 
+@needs_root
 def test_searches_act_for_the_user(server_of_nobody: Server) -> None:
     def found(url: str, **params: str) -> list[str]:
         reply = server_of_nobody.client.get(url, params=params)
@@ -36,6 +37,7 @@ def test_searches_act_for_the_user(server_of_nobody: Server) -> None:
     assert server_of_nobody.client.get("/filesystem-find/closed").status_code == 422
 
 
+@needs_root
 def test_watches_act_for_the_user(server_of_nobody: Server) -> None:
     server = server_of_nobody
     cursor = server.client.get("/filesystem-changes/").json()["cursor"]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.harness import Server, free_port, until
+from tests.harness import Server, free_port, needs_root, until
 
 
 def refused(state: Path) -> str:
@@ -35,6 +35,7 @@ def test_a_second_server_on_the_same_state_is_refused_and_the_first_goes_on(make
     server.client.delete("/process/kept/kill")
 
 
+@needs_root
 def test_a_state_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     planted = tmp_path / "planted"
     planted.mkdir()

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.harness import Server, until
+from tests.harness import Server, needs_root, until
 from tests.wheels import digest, make_wheel
 
 OLD, NEW = "0.1.0", "99.1"
@@ -216,6 +216,7 @@ def test_what_the_workload_wrote_to_dotenv_meanwhile_is_not_obeyed(
     assert "planted" not in own.run("env")["stdout"]
 
 
+@needs_root
 def test_the_workload_cannot_bring_in_a_version_of_its_own(
     upgradable: Callable[..., Server], tmp_path: Path
 ) -> None:
@@ -300,6 +301,7 @@ class FirstProcess(Server):
         return self.process.wait(20)
 
 
+@needs_root
 @pytest.mark.parametrize("good", [True, False])
 def test_as_process_1_it_stays_process_1_and_reaps(tmp_path: Path, good: bool) -> None:
     statement = "pass" if good else GOES_WRONG["an exception"]

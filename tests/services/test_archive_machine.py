@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from tests.harness import Server, until
+from tests.harness import Server, needs_root, until
 from tests.storage import Storage, storage
 
 from sandkeeper.core.readonly import set_read_only
@@ -73,6 +73,7 @@ def restored(server: Server) -> dict[str, Any]:
     return until(over)
 
 
+@needs_root
 def test_of_an_overlay_the_layers_below_are_what_it_is_compared_with(
     make_server: Make, tmp_path: Path
 ) -> None:
@@ -105,6 +106,7 @@ def test_of_an_overlay_the_layers_below_are_what_it_is_compared_with(
     }
 
 
+@needs_root
 def test_an_image_device_is_mounted_to_look_at_and_unmounted(
     make_server: Make, tmp_path: Path
 ) -> None:
@@ -169,6 +171,7 @@ def test_a_baseline_can_be_recorded_beside_the_first_start(
     until(lambda: any("2 entries" in line["msg"] for line in box.log_lines()))
 
 
+@needs_root
 def test_the_root_is_read_only_until_it_is_resumed(
     make_server: Make, tmp_path: Path, store: Storage
 ) -> None:
@@ -217,6 +220,7 @@ def archive_of(files: dict[str, str], manifest: dict[str, Any]) -> bytes:
     return made.getvalue()
 
 
+@needs_root
 def test_a_machine_is_made_again_from_its_archive(
     make_server: Make, tmp_path: Path, store: Storage
 ) -> None:

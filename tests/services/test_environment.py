@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.harness import needs_root
 
 from sandkeeper.core.sink import Sink
 from sandkeeper.errors import Internal, NotFound
@@ -46,6 +47,7 @@ def test_dotenv_adds_what_is_missing_and_overrides_nothing(
     assert "SK_NONE" not in environment.snapshot()
 
 
+@needs_root
 def test_a_dotenv_that_others_may_write_is_not_obeyed(
     environment: Environment, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness import needs_root
 
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.temporaries import Temporaries
@@ -68,6 +69,7 @@ def walk(files: Files, function: Any, *arguments: Any) -> Any:
     return asyncio.run(go())
 
 
+@needs_root
 def test_new_files_and_directories_belong_to_the_user(files: Files, home: Path) -> None:
     run(files, files.write, f"{home}/a/b", b"x")
     run(files, files.make_directory, f"{home}/d/e", 0o755)
@@ -78,6 +80,7 @@ def test_new_files_and_directories_belong_to_the_user(files: Files, home: Path) 
         assert (home / name).stat().st_uid == UID, name
 
 
+@needs_root
 def test_what_only_root_may_touch_is_refused(files: Files, home: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.mkdir(mode=0o700)
@@ -98,6 +101,7 @@ def test_what_only_root_may_touch_is_refused(files: Files, home: Path, tmp_path:
     assert (secret / "f").read_text() == "root's"
 
 
+@needs_root
 def test_a_writable_file_of_somebody_else_keeps_its_owner(
     files: Files, home: Path, tmp_path: Path
 ) -> None:
@@ -119,6 +123,7 @@ def test_a_writable_file_of_somebody_else_keeps_its_owner(
     assert sorted(os.listdir(home)) == ["protected", "shared"]
 
 
+@needs_root
 def test_an_upload_in_parts_is_kept_by_the_server_and_ends_as_the_users(
     files: Files, home: Path, tmp_path: Path
 ) -> None:
@@ -140,6 +145,7 @@ def test_an_upload_in_parts_is_kept_by_the_server_and_ends_as_the_users(
     assert (info.st_uid, stat.S_IMODE(info.st_mode)) == (UID, 0o600)
 
 
+@needs_root
 def test_a_directory_of_uploads_that_somebody_planted_is_not_used(
     files: Files, home: Path, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.harness import needs_root
 from tests.wheels import digest
 from tests.wheels import make_small_wheel as make_wheel
 
@@ -144,6 +145,7 @@ def test_a_checksum_must_be_stated_and_every_stated_one_must_fit(
     assert fetch(f"{wheel}#sha256={digest(wheel)}", tmp_path / "in").sha256 == digest(wheel)
 
 
+@needs_root
 @pytest.mark.parametrize(
     "how", ["link", "owner", "group", "others", "folder", "folder owner", "note"]
 )
