@@ -48,9 +48,7 @@ class StreamResponse(Response):
         headers = self.raw_headers
         if scope["http_version"] == "1.1" and (b"connection", b"close") not in scope["headers"]:
             headers = [*headers, (b"connection", b"keep-alive")]
-        await send(
-            {"type": "http.response.start", "status": self.status_code, "headers": headers}
-        )
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         sender = asyncio.ensure_future(self._send_all(send))
         watcher = asyncio.ensure_future(_disconnected(receive))
         try:
