@@ -1,5 +1,6 @@
 """keepAlive: the scale file, its limit of time, and the switch that forbids it."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -27,12 +28,24 @@ def test_the_file_is_reset_at_boot_then_counts_up_and_down_once(make_server, sca
 
     made = start(own, "sleep 30", name="held").json()
     assert made["keepAlive"] is True
-    until(lambda: scale.read_text()[0] == "+")
+    assert scale.read_text()[0] == "+"  # before the answer: whoever has it may leave
     own.client.delete("/process/held")
     ended = over(own, "held")
     until(lambda: scale.read_text()[0] == "-")
 
     assert (ended["status"], ended["keepAlive"]) == ("stopped", False)
+
+
+def test_a_scale_file_that_somebody_keeps_locked_delays_a_start_but_stops_none(
+    make_server, scale: Path
+) -> None:
+    own: Server = make_server(env={"BLAXEL_SCALE_FILE": str(scale)})
+    with scale.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert start(own, "sleep 30", name="held").status_code == 200
+        assert own.client.get("/process/held").json()["status"] == "running"
+
+    until(lambda: scale.read_text()[0] == "+")
 
 
 def test_each_change_is_one_write_also_over_restarts(make_server, tmp_path: Path) -> None:

@@ -49,7 +49,10 @@ def test_the_text_form_has_the_contracts_headers_and_prefixes(server: Server) ->
         "no",
         "no-cache",
     )
+    assert reply.headers["connection"] == "keep-alive"
     assert reply.text == "stdout:out\nstderr:err\n"
+    closing = server.client.get(f"/process/{name}/logs/stream", headers={"Connection": "close"})
+    assert closing.headers.get_list("connection") == ["close"]
 
 
 def test_a_live_stream_gives_each_line_at_once_and_ends_by_itself(server: Server) -> None:

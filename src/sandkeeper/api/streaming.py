@@ -45,9 +45,10 @@ class StreamResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send headers at once, then the blocks."""
-        await send(
-            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        )
+        headers = self.raw_headers
+        if scope["http_version"] == "1.1" and (b"connection", b"close") not in scope["headers"]:
+            headers = [*headers, (b"connection", b"keep-alive")]
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         sender = asyncio.ensure_future(self._send_all(send))
         watcher = asyncio.ensure_future(_disconnected(receive))
         try:

@@ -158,6 +158,9 @@ class Processes:
             self._starting.discard(process.meta.name)
         if process.over.is_set():
             self.finished(process)
+        if process.holds:
+            # Whoever has the answer may go, and a sandbox that nobody holds is put to sleep.
+            await process.recorder.done()
         return process
 
     def _free_name(self, name: str) -> str:

@@ -12,6 +12,8 @@ from sandkeeper.services.runs import RunFolder, RunMeta
 __all__ = ["Recorder"]
 
 SAVE_SECONDS = 0.01
+DONE_SECONDS = 2.0
+"""A disk that stalls holds nobody up for longer."""
 
 
 class Recorder:
@@ -58,6 +60,14 @@ class Recorder:
         except RuntimeError:  # shut down: what there was to write has been written
             return
         future.add_done_callback(self._report)
+
+    async def done(self) -> None:
+        """Return when all that was to be done until now has been, or after DONE_SECONDS."""
+        try:
+            future = self._writer.submit(int)
+        except RuntimeError:  # shut down
+            return
+        await asyncio.wait({asyncio.wrap_future(future)}, timeout=DONE_SECONDS)
 
     def _report(self, future: Future[object]) -> None:
         error = future.exception()
