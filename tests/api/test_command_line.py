@@ -42,6 +42,16 @@ def test_a_port_that_is_taken_is_said_in_one_line(monkeypatch, tmp_path, capsys)
     assert capsys.readouterr().err == why
 
 
+def test_a_setting_that_would_leave_something_open_is_refused_by_its_name(
+    monkeypatch, tmp_path, capsys
+) -> None:
+    monkeypatch.setenv("SANDKEEPER_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("SANDKEEPER_TRUSTED_GATEWAYS", "10.0.0.0/8, gateway")
+    assert main([]) == 1
+    why = "sandkeeper: a setting makes no sense: SANDKEEPER_TRUSTED_GATEWAYS: 'gateway' "
+    assert capsys.readouterr().err.startswith(why)
+
+
 def test_the_log_says_where_it_listens_and_keeps_its_state(server: Server) -> None:
     until(lambda: " listens on " in server.log_path.read_text())
     (line,) = [x["msg"] for x in server.log_lines() if " listens on " in x["msg"]]
