@@ -126,6 +126,7 @@ def _serve(
     # Imported here so that `--version` and `--help` answer at once.
     from sandkeeper.api.server import listen, serve
     from sandkeeper.core.allocator import keep_freed_blocks
+    from sandkeeper.core.dispositions import listen_to_ignored
     from sandkeeper.core.statelock import StateLock
     from sandkeeper.services.sandbox import Sandbox
 
@@ -142,6 +143,7 @@ def _serve(
         why = str(error.strerror).partition(" (while ")[0]
         return _refuse(f"cannot listen on {where}: {why}")
     keep_freed_blocks()
+    listen_to_ignored()
     with listener, contextlib.closing(lock):
         try:
             sandbox = Sandbox(
