@@ -20,7 +20,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="sandkeeper",
         description="Serve the processes, files, terminals and ports of this machine over HTTP.",
         allow_abbrev=False,
+        add_help=False,
     )
+    # Every option takes one dash or two, as the contract's do.
+    parser.add_argument("-h", "--help", "-help", action="help", help="show this and exit")
     parser.add_argument(
         "verb",
         nargs="?",
@@ -28,9 +31,8 @@ def _parser() -> argparse.ArgumentParser:
         default="serve",
         help="serve (default), or record what the machine looks like for later archives",
     )
-    # The contract's flags take one dash or two.
-    parser.add_argument("--port", "-port", type=int, default=8080, help="port (default 8080)")
-    parser.add_argument("--p", "-p", type=int, default=8080, help="the same; wins unless 8080")
+    parser.add_argument("--port", "-port", type=_port, default=8080, help="port (default 8080)")
+    parser.add_argument("--p", "-p", type=_port, default=8080, help="the same; wins unless 8080")
     parser.add_argument("--host", "-host", default="", help="address to listen on (all)")
     parser.add_argument("--command", "-command", default="", help="command to run at start")
     parser.add_argument("--c", "-c", default="", help="the same; wins when given")
@@ -40,8 +42,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     # How the server before an upgrade starts this one; its number is of no use to anybody else.
     parser.add_argument("--handover", type=int, default=-1, help=argparse.SUPPRESS)
-    parser.add_argument("--version", action="version", version=f"sandkeeper {__version__}")
+    parser.add_argument(
+        "--version",
+        "-version",
+        action="version",
+        version=f"sandkeeper {__version__}",
+        help="show the version and exit",
+    )
     return parser
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port (0 to 65535; 0 is any that is free)")
+    return port
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,6 +126,7 @@ def _serve(
     # Imported here so that `--version` and `--help` answer at once.
     from sandkeeper.api.server import listen, serve
     from sandkeeper.core.allocator import keep_freed_blocks
+    from sandkeeper.core.dispositions import listen_to_ignored
     from sandkeeper.core.statelock import StateLock
     from sandkeeper.services.sandbox import Sandbox
 
@@ -123,8 +139,11 @@ def _serve(
         listener = listen(settings.host, settings.port, inherited)
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
-        return _refuse(f"cannot listen on {where}: {error.strerror}")
+        # The library repeats the address behind the system's words.
+        why = str(error.strerror).partition(" (while ")[0]
+        return _refuse(f"cannot listen on {where}: {why}")
     keep_freed_blocks()
+    listen_to_ignored()
     with listener, contextlib.closing(lock):
         try:
             sandbox = Sandbox(

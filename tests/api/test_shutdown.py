@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -123,3 +124,21 @@ def _in_namespace(outer: int, command: str) -> str:
     if not reply:
         return ""
     return str(json.loads(reply)["stdout"])
+
+
+def test_under_nohup_it_survives_a_hangup_and_its_children_hear_theirs(make_server) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited, as from nohup(1)
+    try:
+        own: Server = make_server()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    trap = "trap 'echo heard; exit 4' HUP; echo ready; while :; do sleep 0.05; done"
+    own.client.post("/process", json={"command": trap, "name": "t"})
+    ready = {"all": [{"log": {"text": "ready"}}]}
+    assert own.client.post("/process/t/wait-for", json=ready).status_code == 200
+
+    os.kill(own.pid, signal.SIGHUP)
+    own.client.post("/process/t/signal", json={"signal": "SIGHUP"})
+
+    record = own.client.get("/process/t/wait?timeout=10").json()
+    assert (record["exitCode"], record["stdout"]) == (4, "ready\nheard\n")

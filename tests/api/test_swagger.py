@@ -90,7 +90,7 @@ def test_the_page_is_found_and_loads_nothing_from_elsewhere(server: Server) -> N
 def test_a_person_reads_the_page(server: Server, page: Page) -> None:
     page.goto(server.url + "/swagger")
 
-    expect(page.locator("#about")).to_contain_text("http://localhost:8080")
+    expect(page.locator("#about")).to_contain_text(f"at {server.url}.")
     page.get_by_text("Start a process").click()
     expect(page.get_by_text("ProcessRequest", exact=True).first).to_be_visible()
 

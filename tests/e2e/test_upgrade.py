@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -360,9 +361,11 @@ def test_holders_terminals_and_the_startup_command_are_as_before(
     upgradable: Callable[..., Server], tmp_path: Path
 ) -> None:
     scale = tmp_path / "scale"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited, as from nohup(1)
     own = upgradable(
         env={"BLAXEL_SCALE_FILE": str(scale)}, args=["-c", f"echo once >>{tmp_path}/c"]
     )
+    signal.signal(signal.SIGHUP, before)
     until((tmp_path / "c").exists)
     holder = {"command": "exec sleep 100", "name": "h", "keepAlive": True}
     own.client.post("/process", json=holder)
@@ -395,6 +398,13 @@ def test_holders_terminals_and_the_startup_command_are_as_before(
         ["ps", "--ppid", str(own.pid), "-o", "stat="], capture_output=True, text=True, check=False
     ).stdout
     assert "Z" not in zombies
+    os.kill(own.pid, signal.SIGHUP)
+    assert own.run("exit 8")["exitCode"] == 8
+    own.client.delete("/process/h/kill")
+    own.client.delete(f"/terminals/{shell}")
+    assert own.stop() == 0  # the keeper, a child, ends during it: nothing holds it any more
+    assert (own.folder / "stderr.log").read_text() == ""
+    own.start()
 
 
 # What fails

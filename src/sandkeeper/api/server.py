@@ -12,6 +12,7 @@ import uvicorn
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sandkeeper import __version__
 from sandkeeper.api.app import create_app
 from sandkeeper.api.departure import Departure, take_over
 from sandkeeper.api.respond import encode_json
@@ -233,8 +234,16 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self._sandbox.start()
         await super().startup(sockets=sockets)
+        for listener in sockets or []:
+            self._tell_address(listener)
         for held in self._connections:
             await take_over(held, self._connection)
+
+    def _tell_address(self, listener: socket.socket) -> None:
+        host, port = listener.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        state = self._sandbox.settings.state_dir
+        self._sandbox.log.info(f"sandkeeper {__version__} listens on {url}, state in {state}")
 
     def _connection(self) -> EdgeProtocol:
         return EdgeProtocol(self.config, self.server_state, self.lifespan.state)

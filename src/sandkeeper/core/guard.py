@@ -159,7 +159,17 @@ def go_back(plan: dict[str, Any], why: str) -> None:
     os.pwrite(plan["handover"], data, 0)
     back = plan["back"]
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    ignore(plan.get("ignored", []))
     os.execve(back["arguments"][0], back["arguments"], back["environment"])
+
+
+def ignore(numbers: list[int]) -> None:
+    """Ignore signals in whichever thread this is: signal.signal is for the main one."""
+    import ctypes  # seldom needed, and slow to import
+
+    ignored = ctypes.c_void_p(int(signal.SIG_IGN))
+    for number in numbers:
+        ctypes.CDLL(None).signal(number, ignored)
 
 
 def is_inheritable(fd: int) -> bool:

@@ -281,6 +281,7 @@ class Sandbox:
             # uvloop keeps SIGCHLD from its own handlers; it wakes for the interpreter's.
             # A handler may run while this thread is inside of a lock: it must not take one.
             signal.signal(signal.SIGCHLD, lambda *_: self._on_loop(self._reap_orphans))
+            stack.callback(signal.signal, signal.SIGCHLD, signal.SIG_DFL)
             self._reap_orphans()
 
     async def _hide_import(self) -> None:
@@ -317,6 +318,8 @@ class Sandbox:
             self.keepalive.resume(self._handover.held, holders)
 
     def _reap_orphans(self) -> None:
+        if signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL:
+            return  # we stop, and so does the writer; a call may have been on its way to the loop
         self._writer.submit(self.children.reap_orphans)
 
     def _new_keeper(self) -> None:

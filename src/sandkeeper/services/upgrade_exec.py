@@ -15,6 +15,7 @@ import msgspec
 
 from sandkeeper import __version__
 from sandkeeper.core import guard
+from sandkeeper.core.dispositions import ignore_again
 from sandkeeper.core.handover import Handover
 from sandkeeper.core.safefile import UntrustedFile, read_own, write_atomically
 from sandkeeper.services.upgrade_install import Installation, package_roots
@@ -60,6 +61,7 @@ def become(successor: Successor, document: Handover, address: tuple[str, int]) -
             "handover": fd,
             "listener": kept,
             "verdict": write_end,
+            "ignored": ignore_again(),
             "address": [*address, successor.installation.version, successor.seconds],
             "back": {"arguments": back_arguments, "environment": back_environment, "plan": back},
         }

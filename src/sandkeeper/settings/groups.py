@@ -201,10 +201,11 @@ class EdgeSettings:
         """
         origins = env.get("SANDKEEPER_CORS_ORIGINS", "").replace(",", " ").split()
         gateways = env.get("SANDKEEPER_TRUSTED_GATEWAYS", "").replace(",", " ").split()
-        return cls(
-            origins=tuple(origins) or ("*",),
-            gateways=tuple(ip_network(one, strict=False) for one in gateways),
-        )
+        try:
+            trusted = tuple(ip_network(one, strict=False) for one in gateways)
+        except ValueError as error:
+            raise ValueError(f"SANDKEEPER_TRUSTED_GATEWAYS: {error}") from error
+        return cls(origins=tuple(origins) or ("*",), gateways=trusted)
 
 
 @dataclass(frozen=True, slots=True)
