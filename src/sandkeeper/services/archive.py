@@ -157,6 +157,8 @@ class Archive:
             freeze.processes = saved
             freeze.stopped = await self._workload.stop(job.stop_seconds)
             if not await freeze.settled(SETTLE_SECONDS):
+                freeze.expel()
+            if not await freeze.settled(SETTLE_SECONDS):
                 self._log.warning("archive: somebody who was let in before still writes")
             # Whoever was let in may have started something since.
             freeze.stopped += await self._workload.stop(job.stop_seconds)
