@@ -557,3 +557,16 @@ def test_an_upload_that_drags_on_is_given_up_before_the_archive_is_made(
 
         assert answer_of(file)[0] == 503
         assert answer_of(file)[0] == 200
+
+
+def test_an_answer_that_comes_before_the_whole_archive_is_no_success(
+    box: Server, store: Storage
+) -> None:
+    (Path(box.folder) / "root/large").write_bytes(os.urandom(16 << 20))
+    store.fault = lambda _method, _path, _attempt: "early:100000"
+
+    failed = box.client.post("/archive/export", json={"url": store.url("a")})
+
+    assert (failed.status_code, store.attempts("PUT", "a")) == (500, 3)
+    assert "connection broke" in failed.text or "before it had everything" in failed.text
+    (Path(box.folder) / "root/large").unlink()

@@ -196,11 +196,15 @@ class Upgrade:
             except SandkeeperError as error:
                 self._end("failed", "starting", str(error))
             else:
-                work = self._upgrade(source, (order.sha256 or "").lower())
+                work = self._upgrade(source, (order.sha256 or "").lower(), self._task)
                 self._task = asyncio.get_running_loop().create_task(work)
         return without_secrets(base), version
 
-    async def _upgrade(self, source: Source, sha256: str) -> None:
+    async def _upgrade(
+        self, source: Source, sha256: str, before: asyncio.Task[None] | None
+    ) -> None:
+        if before is not None:
+            await asyncio.wait({before})  # it may still be clearing away what it installed
         try:
             await self._prepare(source, sha256)
         except (SandkeeperError, OSError, UntrustedFile) as error:
