@@ -13,10 +13,10 @@ __all__ = ["Storage", "storage"]
 
 @dataclass
 class Storage:
-    """What was asked and kept; `fault(method, path, attempt)` gives a status, `drop:N` or `early:N`.
+    """What was asked and kept; `fault(method, path, attempt)` gives a status or one of these.
 
-    Both take N bytes of a body (or send N of a download) and close the connection, `early` with
-    a good answer.
+    `drop:N` takes N bytes of a body (or sends N of a download) and closes the connection,
+    `early:N` does so with a good answer.
     """
 
     port: int = 0

@@ -93,7 +93,9 @@ def test_a_client_asked_for_its_body_keeps_its_connection(
     client: tuple[socket.socket, BinaryIO],
 ) -> None:
     sock, file = client
-    head = b"POST /process HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    head = (
+        b"POST /process HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    )
     sock.sendall(head % len(START))
     assert file.readline().startswith(b"HTTP/1.1 100")
     assert file.readline() == b"\r\n"

@@ -78,10 +78,11 @@ class Freeze:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[None]:
-        """Be counted as somebody who changes something; raises Unavailable, inside too (`expel`)."""
+        """Count as somebody who changes something; raises Unavailable, inside too (`expel`)."""
         self.check()
+        stay = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(None) as stay:
+            async with stay:
                 self._writers.add(stay)
                 self._idle.clear()
                 try:
