@@ -13,9 +13,10 @@ __all__ = ["Storage", "storage"]
 
 @dataclass
 class Storage:
-    """What was asked and kept; `fault(method, path, attempt)` gives a status or `drop:N`.
+    """What was asked and kept; `fault(method, path, attempt)` gives a status or one of these.
 
-    `drop:N` takes N bytes of a body (or sends N of a download) and closes the connection.
+    `drop:N` takes N bytes of a body (or sends N of a download) and closes the connection,
+    `early:N` does so with a good answer.
     """
 
     port: int = 0
@@ -49,6 +50,8 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         if isinstance(fault, str):
             self._drop(path, int(fault.partition(":")[2]))
+            if fault.startswith("early"):
+                self._reply(200, b"")
             return
         body = self._take(length)
         if fault:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 import tarfile
 import threading
 import time
@@ -13,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 import zstandard
+from tests.api.test_files_long import BOUNDARY, DATA, HEAD, TAIL
+from tests.api.test_proxy_long import answer_of
 from tests.harness import Server, needs_root, until
 from tests.mcp_calls import Tools
 from tests.storage import Storage, storage
@@ -20,6 +23,7 @@ from tests.storage import Storage, storage
 from sandkeeper.api.frozen import READING_TOOLS
 
 PART = 5 << 20
+FORM = b"Content-Type: multipart/form-data; boundary=%s\r\n\r\n" % BOUNDARY
 
 
 @pytest.fixture
@@ -534,3 +538,36 @@ def test_requests_do_not_wait_for_an_export(box: Server, store: Storage) -> None
 
     assert status(box)["export"]["state"] == "succeeded"
     assert slowest < 1.0
+
+
+def test_an_upload_that_drags_on_is_given_up_before_the_archive_is_made(
+    box: Server, store: Storage, tmp_path: Path
+) -> None:
+    body = HEAD + DATA + TAIL
+    head = b"PUT /filesystem/%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" + FORM
+    with (
+        socket.create_connection(("127.0.0.1", box.port), timeout=20) as sock,
+        sock.makefile("rb") as file,
+    ):
+        sock.sendall(head % (bytes(tmp_path / "late"), len(body)) + body[:-100_000])
+        until(lambda: os.listdir(tmp_path))
+        reply = box.client.post("/archive/export", json={"url": store.url("a")})
+        assert reply.status_code == 200
+        assert os.listdir(tmp_path) == []
+        sock.sendall(body[-100_000:] + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        assert answer_of(file)[0] == 503
+        assert answer_of(file)[0] == 200
+
+
+def test_an_answer_that_comes_before_the_whole_archive_is_no_success(
+    box: Server, store: Storage
+) -> None:
+    (Path(box.folder) / "root/large").write_bytes(os.urandom(16 << 20))
+    store.fault = lambda _method, _path, _attempt: "early:100000"
+
+    failed = box.client.post("/archive/export", json={"url": store.url("a")})
+
+    assert (failed.status_code, store.attempts("PUT", "a")) == (500, 3)
+    assert "connection broke" in failed.text or "before it had everything" in failed.text
+    (Path(box.folder) / "root/large").unlink()

@@ -56,3 +56,23 @@ def test_the_keeper_goes_when_it_holds_nothing_and_nobody_is_connected(make_serv
     own.stop()
 
     until(lambda: keeper_of(own) == 0)
+
+
+def test_pipes_whose_last_writer_went_while_no_server_ran_are_given_back(make_server) -> None:
+    own: Server = make_server()
+    before = len(os.listdir(f"/proc/{own.pid}/fd"))
+    own.client.post(
+        "/process", json={"command": "sleep 1000 & echo $!", "name": "a", "waitForCompletion": True}
+    )
+    survivor = int(own.client.get("/process/a/logs").json()["stdout"])
+    own.kill9()
+    os.kill(survivor, signal.SIGKILL)
+    own.start()
+
+    def pipes() -> list[str]:
+        links = (f"/proc/{own.pid}/fd/{fd}" for fd in os.listdir(f"/proc/{own.pid}/fd"))
+        found = [os.readlink(link) for link in links if os.path.lexists(link)]
+        return [path for path in found if path.endswith((".out", ".err"))]
+
+    until(lambda: pipes() == [])
+    assert len(os.listdir(f"/proc/{own.pid}/fd")) <= before + 4

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.harness import Server, needs_root, until
+from tests.storage import storage
 from tests.wheels import digest, make_wheel
 
 OLD, NEW = "0.1.0", "99.1"
@@ -563,3 +564,23 @@ def test_an_older_version_is_refused(upgradable: Callable[..., Server], tmp_path
     last = upgrade(upgradable(tmp_path / "wheels"), version="0.0.1")["lastUpgrade"]
 
     assert "0.0.1 is older than" in last["error"]
+
+
+def test_an_export_that_runs_is_not_cut_off_by_an_upgrade(
+    upgradable: Callable[..., Server], tmp_path: Path
+) -> None:
+    (tmp_path / "root").mkdir()
+    own = upgradable(env={"SANDKEEPER_ARCHIVE_ROOT": str(tmp_path / "root")})
+    (tmp_path / "root/file").write_text("kept")
+    with storage() as store:
+        store.hold = threading.Event()
+        assert own.client.post("/upgrade", json={}).status_code == 200
+        asked = {"url": store.url("a"), "async": True, "stopTimeoutSeconds": 1}
+        assert own.client.post("/archive/export", json=asked).status_code == 202
+        until(store.arrived.is_set)
+        last = ended(own)["lastUpgrade"]
+        store.hold.set()
+        until(lambda: own.client.get("/archive/status").json()["export"]["state"] == "succeeded")
+
+    assert (last["status"], last["step"]) == ("failed", "validate")
+    assert "an export or a restore is running" in last["error"]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +312,86 @@ def test_an_archive_that_cannot_be_used_is_refused_before_anything_is_written(
     assert "s3cr3t" not in str(refused.value)
     assert not progress.written
     assert os.listdir(root) == []
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname = kind, target
+    return made
+
+
+def tar_of(*members: tarfile.TarInfo, deleted: Sequence[str] = ()) -> bytes:
+    manifest = json.dumps({"version": 1, "deleted": deleted}).encode()
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as archive:
+        first = entry(".blaxel-archive/manifest.json")
+        first.size = len(manifest)
+        archive.addfile(first, io.BytesIO(manifest))
+        for member in members:
+            archive.addfile(member)
+    return target.getvalue()
+
+
+SERVERS = ".blaxel-archive", "var/state"
+
+
+@pytest.mark.parametrize(
+    ("members", "deleted", "refused"),
+    [
+        ([entry("var/state/lock")], (), ""),
+        ([entry("var/state", tarfile.SYMTYPE, "../..")], (), ""),
+        ([entry(".blaxel-archive", tarfile.SYMTYPE, "..")], (), ""),
+        ([entry("var", tarfile.SYMTYPE, "..")], (), "'var' holds what belongs to the server"),
+        ([entry("var")], (), "'var' holds what belongs to the server"),
+        ([entry("var", tarfile.DIRTYPE)], ("var/state", "var/state/lock"), ""),
+        ([], ("var",), "'var' holds what belongs to the server"),
+    ],
+)
+def test_what_is_the_servers_own_is_left_alone_by_a_restore(
+    tmp_path: Path,
+    store: Storage,
+    members: list[tarfile.TarInfo],
+    deleted: tuple[str, ...],
+    refused: str,
+) -> None:
+    root = tmp_path / "root"
+    (root / "var/state").mkdir(parents=True)
+    (root / "var/state/lock").write_text("ours")
+    store.kept["a"] = tar_of(*members, deleted=deleted)
+    expected = pytest.raises(Internal, match=refused) if refused else contextlib.nullcontext()
+
+    with expected:
+        restore(store.url("a"), str(root), LeftOut(SERVERS), temporary, Clock(), 0, Restored())
+
+    assert (root / "var/state/lock").read_text() == "ours"
+    assert os.listdir(tmp_path) == ["root"]
+    assert (root / ".blaxel-archive/restored.json").exists() is not bool(refused)
+
+
+def test_the_mark_of_a_restore_follows_no_link(tmp_path: Path, store: Storage) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/.blaxel-archive").symlink_to(tmp_path)
+    store.kept["a"] = tar_of()
+
+    with pytest.raises(Internal, match="cannot apply"):
+        restore(
+            store.url("a"), str(tmp_path / "root"), LeftOut([]), temporary, Clock(), 0, Restored()
+        )
+
+    assert os.listdir(tmp_path) == ["root"]
+
+
+def test_a_manifest_of_endless_depth_cannot_be_read(tmp_path: Path, store: Storage) -> None:
+    data = b"[" * 200_000
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as archive:
+        first = entry(".blaxel-archive/manifest.json")
+        first.size = len(data)
+        archive.addfile(first, io.BytesIO(data))
+    store.kept["a"] = target.getvalue()
+
+    with pytest.raises(Internal, match="manifest cannot be read"):
+        restore(store.url("a"), str(tmp_path), LeftOut([]), temporary, Clock(), 0, Restored())
 
 
 @contextlib.contextmanager

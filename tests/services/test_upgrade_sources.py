@@ -6,6 +6,7 @@ import os
 import ssl
 import subprocess
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -196,6 +197,46 @@ def test_a_file_that_is_no_wheel_of_ours_is_refused(tmp_path: Path, what: str) -
         make_wheel(wheel.parent, "2.2").rename(wheel)
 
     with pytest.raises(Forbidden, match=r"wheel|version"):
+        fetch(str(wheel), tmp_path / "in", sha256=digest(wheel))
+
+
+METADATA = "sandkeeper-2.1.dist-info/METADATA"
+HEAD = "Metadata-Version: 2.1\nName: sandkeeper\nVersion: 2.1\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        ({METADATA: HEAD + "\n" + "x" * (2 << 20)}, "metadata is too large"),
+        ({METADATA: HEAD, "sandkeeper/x.py": bytes(513 << 20)}, "unpacks to more"),
+        ({METADATA: HEAD + "Requires-Dist: @@ !!\n"}, "no wheel|not a wheel"),
+        ({}, "not a wheel"),
+    ],
+)
+def test_a_wheel_that_would_burst_or_confuse_is_refused_before_it_is_unpacked(
+    tmp_path: Path, files: dict[str, str | bytes], text: str
+) -> None:
+    wheel = tmp_path / "wheels/sandkeeper-2.1-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+
+    with pytest.raises(Forbidden, match=text):
+        fetch(str(wheel), tmp_path / "in", sha256=digest(wheel))
+
+
+@pytest.mark.parametrize("offset", [6, 8], ids=["encrypted", "packed by an unknown method"])
+def test_a_wheel_that_cannot_be_read_is_refused(tmp_path: Path, offset: int) -> None:
+    wheel = tmp_path / "wheels/sandkeeper-2.1-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(METADATA, HEAD)
+    data = bytearray(wheel.read_bytes())
+    data[offset] = data[data.index(b"PK\1\2") + offset + 2] = 77
+    wheel.write_bytes(data)
+
+    with pytest.raises(Forbidden, match="not a wheel"):
         fetch(str(wheel), tmp_path / "in", sha256=digest(wheel))
 
 

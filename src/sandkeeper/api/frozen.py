@@ -71,7 +71,7 @@ class _Guarded:
         if scope["type"] == "websocket":
             await self._socket(scope, receive, send)
             return
-        with self._freeze.writing():
+        async with self._freeze.writing():
             await self._app(scope, receive, send)
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:

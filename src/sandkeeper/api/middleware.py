@@ -12,7 +12,7 @@ from sandkeeper.api.audit import Gateways, request_id
 from sandkeeper.api.body import HELD, Held, Room
 from sandkeeper.api.cors import Cors
 from sandkeeper.api.respond import error_response
-from sandkeeper.api.wire import CARRIED
+from sandkeeper.api.wire import CARRIED, closing_unasked
 from sandkeeper.errors import Forbidden
 from sandkeeper.services.access import Access
 from sandkeeper.services.logs import Log
@@ -66,6 +66,8 @@ class Edge:
         """Handle one request or WebSocket."""
         if scope["type"] in ("http", "websocket"):
             self._gateways.strip(scope)
+        if scope["type"] == "http":
+            send = closing_unasked(scope, send)
         if scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
         elif scope["type"] != "http":

@@ -41,6 +41,8 @@ class EdgeProtocol(HttpToolsProtocol):
     _in_head = True
     _unwanted = 0
     _begun = False
+    _declined = False
+    _restarting = False
 
     @property
     def is_idle(self) -> bool:
@@ -79,10 +81,50 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._head_bytes > HEADER_BYTES + (256 << 10):
             self._refuse(431, "request header fields are too large")
             return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+            except httptools.HttpParserUpgrade as end:
+                if self._declined:
+                    data = self._decline() + data[end.args[0] :]
+                    continue
+                self.handle_websocket_upgrade()
+            return
+
+    def _decline(self) -> bytes:
+        """Return a head to go on with, behind that of a request for an upgrade that is not made.
+
+        The parser takes all that follows for another protocol, the request's own body included:
+        a new one is led to the same place by a head that only says how the body ends.
+        """
+        framing = [
+            name + b": " + value + b"\r\n"
+            for name, value in self.headers
+            if name in {b"content-length", b"transfer-encoding"}
+        ]
+        self._declined, self._restarting = False, True
+        self._new_parser()
+        return b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n"
+
+    def _new_parser(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def on_url(self, url: bytes) -> None:
+        """Keep the target."""
+        if not self._restarting:
+            super().on_url(url)
 
     def on_message_begin(self) -> None:
         """Start the time of the next head."""
+        if self._restarting:
+            return
         super().on_message_begin()
         self._in_head = self._begun = True
         self._head_bytes = 0
@@ -100,8 +142,12 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Stop the time: the head is here."""
+        if self._restarting:
+            self._restarting = False
+            return
         self._in_head = False
         self._disarm()
+        self._declined = self.parser.should_upgrade() and not self._should_upgrade()
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:
@@ -109,6 +155,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Expect a new head from here on."""
+        if self._declined:
+            return
         super().on_message_complete()
         self._in_head, self._begun = True, False
         self._head_bytes = 0
@@ -122,8 +170,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if not left:
-            self.parser = httptools.HttpRequestParser(self)
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self._new_parser()
             self.on_message_complete()
         self.flow.resume_reading()
 
@@ -132,6 +179,9 @@ class EdgeProtocol(HttpToolsProtocol):
         if self.parser.get_method() != b"GET" or not super()._should_upgrade():
             return False
         fields = dict(self.headers)
+        # A handshake with a body would be waited for without end by the WebSocket layer.
+        if b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0":
+            return False
         return b"sec-websocket-key" in fields and fields.get(b"sec-websocket-version") == b"13"
 
     def send_400_response(self, msg: str) -> None:

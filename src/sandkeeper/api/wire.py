@@ -12,7 +12,7 @@ from contextlib import aclosing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Scope
+from starlette.types import Message, Scope, Send
 
 from sandkeeper.core.relay import Part, Relay, duplicate
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sandkeeper.api.server import EdgeProtocol
 
-__all__ = ["CARRIED", "LONG_BYTES", "WIRE", "Wire", "blocks_of", "wire_of"]
+__all__ = ["CARRIED", "LONG_BYTES", "WIRE", "Wire", "blocks_of", "closing_unasked", "wire_of"]
 
 WIRE = "sandkeeper.wire"
 CARRIED = "sandkeeper.carried"
@@ -42,6 +42,11 @@ class Wire:
     def __init__(self, protocol: "EdgeProtocol", cycle: "RequestResponseCycle") -> None:
         self._protocol = protocol
         self._cycle = cycle
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the client waits to be asked for the body (`Expect: 100-continue`)."""
+        return self._cycle.waiting_for_100_continue
 
     def is_long(self, left: int) -> bool:
         """Say whether `left` bytes of the request's body are worth taking from the socket."""
@@ -158,6 +163,25 @@ async def _receive(sock: socket.socket, most: int) -> bytes:
 def _settle(ready: "asyncio.Future[None]") -> None:
     if not ready.done():
         ready.set_result(None)
+
+
+def closing_unasked(scope: Scope, send: Send) -> Send:
+    """Have an answer close the connection if the client was never asked for the body.
+
+    It need not send one then (RFC 9110, section 10.1.1), so nobody could tell whether what comes
+    next is that body or another request.
+    """
+    wire = wire_of(scope)
+    if wire is None or not wire.is_awaited:
+        return send
+
+    async def closing(message: Message) -> None:
+        if message["type"] == "http.response.start" and wire.is_awaited:
+            headers = [*message["headers"], (b"connection", b"close")]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return closing
 
 
 def wire_of(scope: Scope) -> Wire | None:

@@ -79,6 +79,10 @@ class LeftOut:
             path = path.rpartition("/")[0]
         return False
 
+    def holds(self, path: str) -> bool:
+        """Say whether something below a path is left out."""
+        return any(one.startswith(path + "/") for one in self.paths)
+
     def unreadable_at(self, path: str) -> None:
         """Note a directory that cannot be read: what is in it is neither changed nor deleted."""
         self.paths.add(path)

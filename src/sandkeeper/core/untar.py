@@ -112,13 +112,15 @@ def unpack(
     temporary: Temporary,
     check: Callable[[], None] = lambda: None,
     trusted: bool = False,
+    spared: Callable[[str, bool], bool] = lambda _path, _is_directory: False,
 ) -> int:
     """Unpack a stream below the directory `root`; returns the number of members.
 
     Files replace what stands at their name as a whole; directories are merged. `owners` keeps the
     archive's owners; `temporary(root, path)` records and names a temporary beside `path` while
     inside. A `trusted` archive may hold devices and extended attributes, and what is in the way
-    of a member of another kind is removed. Raises UnsafeMember, OSError, tarfile.TarError; what
+    of a member of another kind is removed. Members at a path that is `spared` (told whether they
+    are directories) are passed over. Raises UnsafeMember, OSError, tarfile.TarError; what
     was unpacked before stays.
     """
     top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -129,7 +131,7 @@ def unpack(
         while (member := _next(archive)) is not None:
             check()
             names = _names(member.name)
-            if not names:
+            if not names or spared("/".join(names), member.isdir()):
                 continue
             parent = _parent(top, names)
             try:

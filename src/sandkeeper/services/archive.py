@@ -7,13 +7,14 @@ of the server does not wait for.
 import asyncio
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sandkeeper.core.mounting import bounded
 from sandkeeper.core.untar import Temporary
-from sandkeeper.errors import Conflict, Internal, SandkeeperError
+from sandkeeper.errors import Conflict, Internal, SandkeeperError, Unavailable
 from sandkeeper.services.archive_job import Clock, Exporting, Job, Restored, Stopped
 from sandkeeper.services.baseline import FOLDER, BaselineRecorder, was_restored
 from sandkeeper.services.freeze import EXPORT, INTERRUPTED, Freeze
@@ -44,7 +45,7 @@ class Exported:
 
 
 class Archive:
-    """Event loop's thread only; `runtime` are paths of our own that no archive holds."""
+    """Event loop's thread only; `leaving` says whether another server is to take our place."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Archive:
         workload: Workload,
         recorder: BaselineRecorder,
         temporary: Temporary,
+        leaving: Callable[[], bool],
     ) -> None:
         self._settings = settings.archive
         self._state_dir = settings.state_dir
@@ -62,6 +64,7 @@ class Archive:
         self._recorder = recorder
         self._runtime = recorder.runtime
         self._temporary = temporary
+        self._leaving = leaving
         self.freeze = Freeze(settings.archive.root, settings.state_dir)
         self.exporting: Exporting | None = None
         self.restoring: Restored | None = None
@@ -89,6 +92,8 @@ class Archive:
         """Start an export; raises as `export` for what can be told before anything is stopped."""
         if self.busy:
             raise Conflict("an export or a restore is running")
+        if self._leaving():
+            raise Unavailable("the server is being replaced by another version")
         self.exporting = progress = Exporting()
         self._clock = Clock()
         try:
@@ -156,6 +161,8 @@ class Archive:
             freeze.enter("quiescing", EXPORT)
             freeze.processes = saved
             freeze.stopped = await self._workload.stop(job.stop_seconds)
+            if not await freeze.settled(SETTLE_SECONDS):
+                freeze.expel()
             if not await freeze.settled(SETTLE_SECONDS):
                 self._log.warning("archive: somebody who was let in before still writes")
             # Whoever was let in may have started something since.

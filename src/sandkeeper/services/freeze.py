@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -62,7 +62,7 @@ class Freeze:
         self._by_us = False
         self.stopped: list[str] = []
         self.processes: list[SavedProcess] = []
-        self._writing = 0
+        self._writers: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -76,25 +76,39 @@ class Freeze:
         if self.state != "active":
             raise Unavailable(f"the sandbox is {self.state} ({self.reason}): nothing may change")
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Be counted as somebody who changes something; raises Unavailable."""
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        """Count as somebody who changes something; raises Unavailable, inside too (`expel`)."""
         self.check()
-        self._writing += 1
-        self._idle.clear()
+        stay = asyncio.timeout(None)
         try:
-            yield
-        finally:
-            self._writing -= 1
-            if not self._writing:
-                self._idle.set()
+            async with stay:
+                self._writers.add(stay)
+                self._idle.clear()
+                try:
+                    yield
+                finally:
+                    self._writers.discard(stay)
+                    if not self._writers:
+                        self._idle.set()
+        except TimeoutError:
+            if not stay.expired():
+                raise
+            raise Unavailable(f"the sandbox is frozen ({self.reason}): it came too late") from None
 
     async def settled(self, seconds: float) -> bool:
         """Wait until those who were let in are done; says whether they are."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
-        return not self._writing
+        return not self._writers
+
+    def expel(self) -> None:
+        """Have those who are still in give up: what they wrote now no archive would hold."""
+        now = asyncio.get_running_loop().time()
+        for stay in self._writers:
+            if not stay.expired():
+                stay.reschedule(now)
 
     def enter(self, state: str, reason: str) -> None:
         """Refuse from now on."""

@@ -76,6 +76,9 @@ def _open(shop: Workshop, folder: RunFolder, meta: RunMeta, boot: str) -> Found:
         kept = shop.keeper.get(meta.id)
         try:
             out, err = folder.open_readers()
+            # A pipe without writers tells its end only to readers that were there before the last.
+            for fd in folder.open_writers():
+                os.close(fd)
             sources = (
                 Source(meta.id, journal, STDOUT, out),
                 Source(meta.id, journal, STDERR, err),
@@ -89,6 +92,9 @@ def _open(shop: Workshop, folder: RunFolder, meta: RunMeta, boot: str) -> Found:
             for fd in kept:
                 os.close(fd)
     elif over:
+        if any(fifo.exists() for fifo in folder.fifos):  # killed while it put them away
+            shop.keeper.drop(meta.id)
+            folder.drop_fifos()
         journal.sealed = True
         journal.exit_offset = journal.tail if meta.exit_offset is None else meta.exit_offset
     return Found(folder, meta, journal, sources, pidfd)

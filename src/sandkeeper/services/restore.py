@@ -11,6 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import IO, Any, cast
 
 import msgspec
@@ -93,7 +94,7 @@ def restore(
 ) -> None:
     """Download and apply; `progress` is filled on the way. Raises Internal, Stopped.
 
-    What is `left_out` belongs to the server and is not deleted, whatever the archive says.
+    What is `left_out` belongs to the server and stays as it is, whatever the archive says.
     """
     storage = Storage(clock, retries)
     try:
@@ -140,7 +141,7 @@ def _head(archive: tarfile.TarFile) -> _Head:
     # Python's decoder, for lone surrogates: they stand for names that are not UTF-8.
     try:
         head = msgspec.convert(json.loads(data), _Head)
-    except (ValueError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise Internal(f"the archive's manifest cannot be read: {error}") from None
     if head.version != VERSION:
         raise Internal(f"the archive has version {head.version}; this server knows {VERSION}")
@@ -167,7 +168,7 @@ def _apply(
     progress.written = True
     for path in head.deleted:
         check()
-        if not left_out.covers(path.strip("/")) and remove_member(root, path):
+        if not _spared(left_out, path.strip("/"), False) and remove_member(root, path):
             progress.deleted += 1
 
     progress.restored = unpack(
@@ -177,7 +178,17 @@ def _apply(
         temporary=temporary,
         check=check,
         trusted=True,
+        spared=partial(_spared, left_out),
     )
+
+
+def _spared(left_out: LeftOut, path: str, is_directory: bool) -> bool:
+    """Say whether a path is the server's; raises UnsafeMember if what is below it would go."""
+    if left_out.covers(path):
+        return True
+    if not is_directory and left_out.holds(path):
+        raise UnsafeMember(f"{path!r} holds what belongs to the server")
+    return False
 
 
 def _mark(root: str, head: _Head, progress: Restored) -> None:
@@ -189,10 +200,21 @@ def _mark(root: str, head: _Head, progress: Restored) -> None:
         "restored": progress.restored,
         "deleted": progress.deleted,
     }
-    with suppress(FileExistsError):
-        os.mkdir(os.path.join(root, FOLDER), 0o700)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(os.path.join(root, MARKER), flags, 0o600), "wb") as file:
-        file.write(msgspec.json.encode(record))
-        file.flush()
-        os.fsync(file.fileno())
+    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(FOLDER, 0o700, dir_fd=top)
+        # A link of that name leads elsewhere.
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        folder = os.open(FOLDER, flags, dir_fd=top)
+    finally:
+        os.close(top)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        name = os.path.basename(MARKER)
+        with open(os.open(name, flags, 0o600, dir_fd=folder), "wb") as file:
+            file.write(msgspec.json.encode(record))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        os.close(folder)

@@ -120,7 +120,8 @@ class Sandbox:
         self.environment_reload = EnvironmentReload.at_start(environment, self.log, identity)
         self.environment_reload.carried.update(handover.carried if handover else ())
         self.upgrade = Upgrade(
-            settings, environment, variables or {}, self.children, self.log, handover
+            *(settings, environment, variables or {}, self.children, self.log, handover),
+            busy=lambda: self.archive.busy,
         )
         self.codegen = Codegen(Host(environment, self.children), identity=self.identity)
         self.egress = Egress(settings.egress, environment, self.log)
@@ -186,6 +187,7 @@ class Sandbox:
             ),
             BaselineRecorder(settings, environment, self.children, self.log),
             self.archives.temporary,
+            leaving=lambda: self.upgrade.due,
         )
         self._stack = AsyncExitStack()
 

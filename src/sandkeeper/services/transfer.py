@@ -85,7 +85,10 @@ class Storage:
         `sent` gets how many bytes of the range are on their way. Raises Internal, Stopped.
         """
 
+        done = 0
+
         def body() -> Iterator[bytes]:
+            nonlocal done
             done = 0
             sent(done)
             for block in source.blocks(start, length, self._clock.check):
@@ -96,6 +99,8 @@ class Storage:
         def attempt() -> str:
             all_headers = {**headers, "Content-Length": str(length)}
             with self._answer("PUT", url, all_headers, body()) as reply:
+                if done != length:  # it has closed its side, which httpx passes over
+                    raise _Transient("the storage answered before it had everything")
                 return str(reply.headers.get("etag", ""))
 
         return self._try("the upload", attempt)

@@ -11,7 +11,7 @@ to this one unless the new one answers. The status is kept in `upgrade.json`, fo
 import asyncio
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -61,8 +61,9 @@ class _Status(msgspec.Struct, omit_defaults=True, rename="camel"):
 class Upgrade:
     """The one upgrade there is: its status, its task, and what is due once it is ready.
 
-    `variables` is the environment as it was when the settings were read. `due` is set when the
-    server is to finish and call `replace`.
+    `variables` is the environment as it was when the settings were read, `busy` says whether
+    something runs that no other server could go on with. `due` is set when the server is to finish
+    and call `replace`.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Upgrade:
         children: Children,
         log: Log,
         handover: Handover | None,
+        busy: Callable[[], bool],
     ) -> None:
         self._settings = settings
         self._environment = environment
@@ -80,6 +82,7 @@ class Upgrade:
         self._children = children
         self._log = log
         self._handover = handover
+        self._busy = busy
         self._allowed, self._faults = parse_allow(settings.upgrade.allow)
         self._versions = Versions(settings.state_dir, children)
         self._path = settings.state_dir / "upgrade.json"
@@ -196,11 +199,15 @@ class Upgrade:
             except SandkeeperError as error:
                 self._end("failed", "starting", str(error))
             else:
-                work = self._upgrade(source, (order.sha256 or "").lower())
+                work = self._upgrade(source, (order.sha256 or "").lower(), self._task)
                 self._task = asyncio.get_running_loop().create_task(work)
         return without_secrets(base), version
 
-    async def _upgrade(self, source: Source, sha256: str) -> None:
+    async def _upgrade(
+        self, source: Source, sha256: str, before: asyncio.Task[None] | None
+    ) -> None:
+        if before is not None:
+            await asyncio.wait({before})  # it may still be clearing away what it installed
         try:
             await self._prepare(source, sha256)
         except (SandkeeperError, OSError, UntrustedFile) as error:
@@ -248,6 +255,9 @@ class Upgrade:
         ).run()
         self._status.step = "replace"
         await self._save()
+        if self._busy():
+            self._status.step = "validate"
+            raise Conflict("an export or a restore is running: ask again when it has ended")
         self._successor = made
 
     def _index(self) -> str:

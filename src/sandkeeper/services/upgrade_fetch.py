@@ -6,10 +6,12 @@ checked is the copy that is installed, never the place it came from.
 """
 
 import asyncio
+import lzma
 import os
 import re
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +19,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
@@ -28,6 +31,13 @@ from sandkeeper.services.upgrade_source import PROJECT, Allowed, Source
 __all__ = ["Fetched", "Fetcher"]
 
 TOTAL_SECONDS = 600.0
+METADATA_BYTES = 1 << 20
+UNPACKED_BYTES = 512 << 20
+_NO_WHEEL = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError),
+    *(ValueError, TypeError, InvalidVersion, InvalidRequirement),
+    RuntimeError,  # it is encrypted, or packed by an unknown method (NotImplementedError)
+)
 _CHECKSUM = re.compile(rb"\s*([0-9a-fA-F]{64})(\s|$)")
 
 
@@ -187,9 +197,15 @@ def _version_inside(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+            if archive.getinfo(name).file_size > METADATA_BYTES:
+                raise ValueError("its metadata is too large")
+            if sum(item.file_size for item in archive.infolist()) > UNPACKED_BYTES:
+                raise ValueError("it unpacks to more than a package has")
             metadata = HeaderParser().parsestr(archive.read(name).decode("utf-8", "replace"))
+        for line in metadata.get_all("Requires-Dist", []):
+            Requirement(line)
         version = Version(metadata["Version"])
-    except (zipfile.BadZipFile, ValueError, TypeError, InvalidVersion, EOFError) as error:
+    except _NO_WHEEL as error:
         raise Forbidden(f"it is not a wheel: {error}") from None
     if canonicalize_name(metadata["Name"] or "") != PROJECT:
         raise Forbidden(f"it is a wheel of {metadata['Name']}, not of {PROJECT}")

@@ -89,7 +89,7 @@ class ToolServer:
             raise MCPError(code=types.INVALID_PARAMS, message=f'unknown tool "{params.name}"')
         writes = nullcontext() if tool.name in READING_TOOLS else self._freeze.writing()
         try:
-            with writes:
+            async with writes:
                 result = await tool.call(tool.parse(params.arguments), context.lifespan_context)
         except SandkeeperError as error:
             return _failure(_told(tool, error))
