@@ -68,6 +68,7 @@ def test_the_cage_holds(caged: Server) -> None:
 
 files = schemathesis.openapi.from_dict(json.loads((SCHEMAS / "files.json").read_text()))
 searches = schemathesis.openapi.from_dict(json.loads((SCHEMAS / "search.json").read_text()))
+searches = searches.exclude(path_regex="^/watch/")  # it never ends, by design
 fuzzed = settings(
     max_examples=12,
     deadline=None,
