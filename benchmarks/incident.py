@@ -5,6 +5,8 @@ import hashlib
 import os
 import subprocess
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.harness import Server, until
@@ -14,6 +16,10 @@ from benchmarks.tables import Row, percentile
 
 TITLE = "The incident: output, a log pipe nobody reads, 3 dead stream clients, a poll every 5 ms"
 SIZES = (1, 5, 13, 25, 100, 1000)
+IDLE_POLLS = 400
+DURING_POLLS = 200
+MOST_RUNS = 40
+AFTER_SECONDS = 0.5
 
 
 def run() -> list[Row]:
@@ -26,7 +32,7 @@ def run() -> list[Row]:
             idle = _idle(server)
             rows.append(Row("idle: p99 of GET /process/{pid}", f"{idle:.2f} ms"))
             for megabytes in SIZES:
-                rows += _one(server, megabytes, idle)
+                rows += _size(server, megabytes, idle)
     return rows
 
 
@@ -48,35 +54,60 @@ def _idle(server: Server) -> float:
     pid = server.client.post("/process", json={"command": "sleep 60"}).json()["pid"]
     poller = Poller(server.port, f"/process/{pid}", 0.005)
     poller.start()
-    until(lambda: len(poller.times) >= 400, timeout=20)
+    until(lambda: len(poller.times) >= IDLE_POLLS, timeout=20)
     times = poller.finish()
     server.client.delete(f"/process/{pid}/kill")
     return percentile(times, 99)
 
 
-def _one(server: Server, megabytes: int, idle: float) -> list[Row]:
-    name = f"flood-{megabytes}"
-    command = f"exec 2>/dev/null; sleep 0.3; {lines_command(megabytes)}; date +%s.%N > {name}.end"
-    body = {"command": command, "name": name, "workingDir": str(server.workdir)}
+def _size(server: Server, megabytes: int, idle: float) -> list[Row]:
+    """Repeat one size until a 99th percentile of the requests during the output is one."""
+    runs: list[_Run] = []
+    while len(runs) < MOST_RUNS and sum(len(run.during) for run in runs) < DURING_POLLS:
+        runs.append(_one(server, f"flood-{megabytes}-{len(runs)}", megabytes))
+    times = [each for run in runs for each in run.times]
+    during = [each for run in runs for each in run.during]
+    worst, late, missing = max(times), max(r.lag for r in runs), sum(r.missing for r in runs)
+    whole, inside = percentile(times, 99), percentile(during, 99)
+    what = f"{megabytes} MB"
+    return [
+        Row(f"{what}: slowest GET", f"{worst:.1f} ms", "< 50 ms", worst < 50,
+            f"{len(times)} requests in {len(runs)} runs"),
+        Row(f"{what}: p99", f"{whole:.2f} ms ({whole / idle:.1f} × idle)", "≤ 5 ×",
+            whole <= 5 * idle, "from the start to half a second after the exit"),
+        Row(f"{what}: p99 between first and last byte", f"{inside:.2f} ms "
+            f"({inside / idle:.1f} × idle)", note=f"{len(during)} requests"),
+        Row(f"{what}: status right after the exit", f"{late:.1f} ms", "≤ 50 ms", late <= 50),
+        Row(f"{what}: bytes missing", str(missing), "0", missing == 0),
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Milliseconds of the requests, of those during the output, and from the exit to the status."""
+
+    times: list[float]
+    during: list[float]
+    lag: float
+    missing: int
+
+
+def _one(server: Server, name: str, megabytes: int) -> _Run:
+    begin, end = server.workdir / f"{name}.begin", server.workdir / f"{name}.end"
+    output = f"date +%s.%N > {begin}; {lines_command(megabytes)}; date +%s.%N > {end}"
+    body = {"command": f"exec 2>/dev/null; sleep 0.3; {output}", "name": name}
     server.client.post("/process", json=body)
     dead = [dead_client(server.port, f"/process/{name}/logs/stream") for _ in range(3)]
     poller = Poller(server.port, f"/process/{name}", 0.005)
     poller.start()
     until(lambda: poller.first_over, timeout=300, every=0.002)
-    ended = float((server.workdir / f"{name}.end").read_text())
-    lag = (poller.first_over - ended) * 1000
+    until(lambda: time.time() - poller.first_over > AFTER_SECONDS, every=0.05)
+    first, last = float(begin.read_text()), float(end.read_text())
     times = poller.finish()
     for sock in dead:
         sock.close()
-    missing = _missing(server, name, megabytes)
-    worst, p99 = max(times), percentile(times, 99)
-    return [
-        Row(f"{megabytes} MB: slowest GET", f"{worst:.1f} ms", "< 50 ms", worst < 50),
-        Row(f"{megabytes} MB: p99", f"{p99:.2f} ms ({p99 / idle:.1f} × idle)", "≤ 5 ×",
-            p99 <= 5 * idle),
-        Row(f"{megabytes} MB: status right after the exit", f"{lag:.1f} ms", "≤ 50 ms", lag <= 50),
-        Row(f"{megabytes} MB: bytes missing", str(missing), "0", missing == 0),
-    ]  # fmt: skip
+    during = [t for at, t in zip(poller.asked, times, strict=True) if first <= at <= last]
+    return _Run(times, during, (poller.first_over - last) * 1000, _missing(server, name, megabytes))
 
 
 def _missing(server: Server, name: str, megabytes: int) -> int:

@@ -10,6 +10,7 @@ from sandkeeper.core.handover import Handover, NotAHandover
 from sandkeeper.core.identity import Identity, UnusableUser
 from sandkeeper.core.oomscore import protect_from_oom
 from sandkeeper.services.environment import load_dotenv, load_env_file
+from sandkeeper.services.heap import hold_collections
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 
 __all__ = ["main"]
@@ -123,6 +124,7 @@ def _serve(
         identity = _identity(settings.user)
     except UnusableUser as error:
         return _refuse(f"cannot run as the configured user: {error}")
+    hold_collections()
     # Imported here so that `--version` and `--help` answer at once.
     from sandkeeper.api.server import listen, serve
     from sandkeeper.core.allocator import keep_freed_blocks

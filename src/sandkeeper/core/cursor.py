@@ -12,6 +12,7 @@ from time import monotonic
 
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.segment import Index, Segment, pread
+from sandkeeper.core.turns import Turns
 
 __all__ = ["Abandoned", "Chunk", "Follow", "Gap", "Reader", "tails"]
 
@@ -217,16 +218,23 @@ class Follow:
     """Follows a journal from an offset: history, then live, until the process has ended.
 
     `consumer` names the kind of reader where lags are told, `taken` is how far it has come: who
-    asks for the next batch has dealt with the last.
+    asks for the next batch has dealt with the last. With `turns` each batch waits for one.
 
     What grandchildren write after that end belongs to nobody who watched: a follower stops at the
     offset of the end, a later one at what was there when it came. Close it.
     """
 
     def __init__(
-        self, journal: Journal, offset: int = 0, *, limit: int = BLOCK, consumer: str = "stream"
+        self,
+        journal: Journal,
+        offset: int = 0,
+        *,
+        turns: Turns | None = None,
+        limit: int = BLOCK,
+        consumer: str = "stream",
     ) -> None:
         self._journal = journal
+        self._turns = turns
         self._reader = Reader(journal)
         self._limit = limit
         self._bound = None if journal.exit_offset is None else journal.tail
@@ -249,6 +257,8 @@ class Follow:
         deadline = asyncio.get_running_loop().time() + timeout
         self.taken = self.offset
         while True:
+            if self._turns is not None:
+                await self._turns.take()
             batch = await self._read()
             if batch:
                 self.offset = batch[-1].end

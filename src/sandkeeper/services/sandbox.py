@@ -20,6 +20,7 @@ from sandkeeper.core.relay import Relay
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.core.tool import readable
+from sandkeeper.core.turns import Turns
 from sandkeeper.errors import BadInput
 from sandkeeper.services.access import Access
 from sandkeeper.services.archive import Archive
@@ -35,6 +36,7 @@ from sandkeeper.services.egress import Egress
 from sandkeeper.services.environment import EnvironmentReload
 from sandkeeper.services.files import Files
 from sandkeeper.services.grep import ContentSearch
+from sandkeeper.services.heap import Heap
 from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.lifetime import Lifetime, SandboxStatus
@@ -149,6 +151,7 @@ class Sandbox:
             settings.scale_file, allowed=settings.keepalive_allowed, log=self.log
         )
         self.stopping = asyncio.Event()
+        self.turns = Turns()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer = ThreadPoolExecutor(1, "writer")
         self._store = RunStore(
@@ -169,6 +172,7 @@ class Sandbox:
             keeper=self._workshop.keeper,
             exporter=self.exporter,
         )
+        self.heap = Heap(lambda: self.vitals.requests.answers)
         self.readiness = Readiness(settings.state_dir, {"pump": lambda: self.pump.alive})
         self._walkers = Workers()
         self.search = Search(self._walkers, lambda: self.identity)
@@ -277,6 +281,7 @@ class Sandbox:
         stack.push_async_callback(self.upgrade.stop)
         await stack.enter_async_context(self.vitals.delay.sampling())
         stack.callback(self.readiness.close)
+        await stack.enter_async_context(self.heap.tended())
         self.readiness.serving = True
         if os.getpid() == 1 or self._handover is not None:
             # What the server before us started are our children, though we know only some of them.

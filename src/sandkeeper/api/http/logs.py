@@ -61,7 +61,7 @@ class LogHandlers:
 
     async def _text(self, process: Process) -> AsyncIterator[bytes]:
         text = TextLog()
-        with closing(Follow(process.journal, consumer="logs")) as follow:
+        with closing(self._follow(process, "logs")) as follow:
             while True:
                 patience = text.silence()
                 items = await follow.next(TEXT_HEARTBEAT_SECONDS if patience is None else patience)
@@ -75,6 +75,9 @@ class LogHandlers:
                     yield text.expire(deadline)
         yield text.finish()
 
+    def _follow(self, process: Process, consumer: str, offset: int = 0) -> Follow:
+        return Follow(process.journal, offset, turns=self._sandbox.turns, consumer=consumer)
+
     async def _settled(self, process: Process, moment: int) -> int | None:
         return await settled(self._sandbox.pump, process.journal, moment)
 
@@ -82,7 +85,7 @@ class LogHandlers:
         records = LogRecords()
         if process.journal.tail == 0 and not process.is_over:
             yield SILENT
-        with closing(Follow(process.journal, consumer="logs")) as follow:
+        with closing(self._follow(process, "logs")) as follow:
             while (items := await follow.next(RECORD_HEARTBEAT_SECONDS)) is not None:
                 yield records.batch(items) if items else SILENT
 
@@ -110,7 +113,7 @@ class LogHandlers:
     async def _events(
         self, process: Process, records: EventRecords, offset: int
     ) -> AsyncIterator[bytes]:
-        with closing(Follow(process.journal, offset, consumer="events")) as follow:
+        with closing(self._follow(process, "events", offset)) as follow:
             try:
                 while (items := await follow.next(EVENT_HEARTBEAT_SECONDS)) is not None:
                     yield records.batch(items) if items else records.heartbeat()

@@ -164,7 +164,7 @@ class ProcessHandlers:
 
     async def _exec_events(self, process: Process) -> AsyncIterator[bytes]:
         records = ExecRecords()
-        with closing(Follow(process.journal, consumer="exec")) as follow:
+        with closing(Follow(process.journal, turns=self._sandbox.turns, consumer="exec")) as follow:
             while (items := await follow.next(EXEC_HEARTBEAT_SECONDS)) is not None:
                 yield records.batch(items) if items else SILENT
         yield records.finish()

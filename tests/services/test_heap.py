@@ -1,0 +1,94 @@
+"""The garbage collector: no long pauses, and nothing kept for ever."""
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sandkeeper.services import heap
+from sandkeeper.services.heap import Heap
+
+
+@pytest.fixture(autouse=True)
+def ordinary_collector() -> Iterator[None]:
+    """Leave the collector of the test process as it was."""
+    yield
+    gc.unfreeze()
+    gc.enable()
+
+
+class Knot:
+    """Refers to itself, so that only a collection frees it."""
+
+    def __init__(self) -> None:
+        self.self = self
+
+
+def test_a_collection_looks_only_at_what_came_since_the_last() -> None:
+    async def tended() -> tuple[int, int]:
+        before = len(gc.get_objects())
+        async with Heap(lambda: 0).tended():
+            held = [Knot() for _ in range(1000)]
+            first = len(gc.get_objects())
+            gc.collect()
+            second = len(gc.get_objects())
+            assert len(held) == 1000
+            assert before > 5000
+            return first, second
+
+    first, second = asyncio.run(tended())
+    assert 1000 <= first < 5000
+    assert second < 500
+
+
+def test_a_cycle_that_was_put_aside_and_died_goes_with_the_next_thorough_collection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(heap, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(heap, "ROOM", 0)
+
+    async def grow() -> None:
+        knot = Knot()
+        gone = weakref.ref(knot)
+        keeper = Heap(lambda: 0)
+        async with keeper.tended():
+            gc.collect()
+            del knot
+            gc.collect()
+            assert gone() is not None
+            grown: list[Any] = [[] for _ in range(2 * gc.get_freeze_count())]
+            gc.collect()
+            assert keeper.overdue
+            async with asyncio.timeout(10):
+                while gone() is not None:
+                    await asyncio.sleep(0.01)
+            assert not keeper.overdue
+            assert grown
+
+    asyncio.run(grow())
+
+
+def test_a_thorough_collection_waits_for_a_quiet_moment_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(heap, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(heap, "ROOM", -1 << 40)
+    monkeypatch.setattr(heap, "PATIENCE_TICKS", 20)
+    asked = 0
+
+    def busy() -> int:
+        nonlocal asked
+        asked += 1
+        return asked
+
+    async def wait() -> int:
+        keeper = Heap(busy)
+        async with keeper.tended(), asyncio.timeout(10):
+            while keeper.thorough < 2:
+                await asyncio.sleep(0.001)
+        return asked
+
+    assert asyncio.run(wait()) >= 20
