@@ -25,6 +25,7 @@ GIB = 1 << 30
 SMALL = 2000
 ENTRIES = 100_000
 CLIENTS = 16
+TURNS = 100
 BOUNDARY = os.urandom(16).hex()  # as long as those of usual clients
 HEAD = (
     f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
@@ -168,7 +169,7 @@ def _mixed(server: Server, folder: Path) -> list[Row]:
     def client(number: int) -> None:
         link = Connection(server.port)
         path = f"/filesystem/{folder}/mixed{number}"
-        for turn in range(40):
+        for turn in range(TURNS):
             start = time.perf_counter()
             link.request(*(("GET", path) if turn % 2 else ("PUT", path, body)))
             link.reply()

@@ -50,6 +50,30 @@ def test_what_was_sent_is_what_is_read(command: str, env: dict[str, str], tail: 
     assert made.env == {clean(key): clean(value) for key, value in env.items()}
 
 
+fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "content": st.text() | st.none() | st.integers(),
+        "isDirectory": st.booleans() | st.none() | st.just("true"),
+        "permissions": st.text(max_size=4) | st.none(),
+    },
+)
+
+
+@given(fields)
+def test_the_short_way_reads_what_the_lenient_way_reads(sent: dict[str, object]) -> None:
+    """A key that nobody knows makes a body take the lenient way."""
+
+    def read(body: dict[str, object]) -> object:
+        try:
+            made = parse_json(json.dumps(body).encode(), FileRequest)
+        except BadInput as error:
+            return str(error)
+        return (made.content, made.isDirectory, made.permissions)
+
+    assert read(sent) == read({**sent, "unknown": 1})
+
+
 @pytest.mark.parametrize("depth", [500, 5_000, 500_000])
 @pytest.mark.parametrize("opening", ["[", '{"env":', '{"x":['])
 def test_any_depth_is_refused_or_read_but_never_fatal(depth: int, opening: str) -> None:

@@ -1,7 +1,10 @@
 """The sink: lines to a target that may be slow, full or gone."""
 
+import itertools
 import json
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.harness import fill, needs_root, small_disk, until
@@ -54,3 +57,27 @@ def test_a_reader_that_went_away_ends_the_writing_and_nothing_else() -> None:
     sink.submit(b"nor this\n")
     sink.close()
     os.close(write)
+
+
+def test_blocks_take_a_third_of_the_time_while_requests_are_served() -> None:
+    taken = 0.0
+    acknowledged: list[float] = []
+
+    def pull() -> tuple[bytes, Callable[[], None]] | None:
+        nonlocal taken
+        if len(acknowledged) == 20:
+            return None
+        began = time.monotonic()
+        while time.monotonic() - began < 0.001:
+            pass
+        taken += 0.001
+        return b"block\n", lambda: acknowledged.append(time.monotonic())
+
+    sink = Sink(os.open("/dev/null", os.O_WRONLY), dropped_line=dropped, pull=pull)
+    sink.asked = itertools.count().__next__
+    began = time.monotonic()
+    sink.start()
+    until(lambda: len(acknowledged) == 20)
+    sink.close()
+
+    assert acknowledged[-1] - began >= 0.9 * (taken + 2 * 0.001 * 19)

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Router
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.audit import Gateways
@@ -40,6 +40,7 @@ from sandkeeper.api.http import (
 from sandkeeper.api.mcp import edge as mcp
 from sandkeeper.api.middleware import BARE, Edge
 from sandkeeper.api.respond import error_response, not_found
+from sandkeeper.api.routing import AreaRouter, first_segment
 from sandkeeper.api.streaming import Disconnected
 from sandkeeper.api.urls import with_prefix
 from sandkeeper.errors import BadInput, SandkeeperError
@@ -85,7 +86,7 @@ def create_app(sandbox: Sandbox) -> Edge:
     routes = all_routes(sandbox)
     guard(routes, sandbox.archive.freeze)
     sandbox.vitals.requests.name_groups(_groups(routes))
-    router = Router(routes, redirect_slashes=False, default=partial(_unrouted, routes))
+    router = AreaRouter(routes, default=partial(_unrouted, routes))
     app = ExceptionMiddleware(
         _protect_slashes(router),
         handlers={
@@ -116,7 +117,7 @@ def _room(settings: Settings) -> int:
 
 def _groups(routes: Sequence[BaseRoute]) -> set[str]:
     """Return the first segments of all routes; what is a parameter or a mount of `/` is none."""
-    firsts = {getattr(made, "path", "").lstrip("/").partition("/")[0] for made in routes}
+    firsts = {first_segment(getattr(made, "path", "")) for made in routes}
     return {first for first in firsts if "{" not in first}
 
 
@@ -133,7 +134,7 @@ async def _on_http_error(_request: Request, error: Exception) -> Response:
     return error_response(BadInput(str(getattr(error, "detail", error))))
 
 
-def _protect_slashes(router: Router) -> ASGIApp:
+def _protect_slashes(router: ASGIApp) -> ASGIApp:
     """Keep an encoded slash inside one segment of a process path.
 
     Names are fully percent-encoded by the clients; decoded once, `a%2Fb` would become two

@@ -106,7 +106,7 @@ class Edge:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, send, self._cors, processing_time=self._processing_time)
-        self._requests.in_flight += 1
+        self._requests.begun()
         held = scope[HELD] = Held(self._room)
         try:
             self._cors.check(scope)
@@ -126,8 +126,7 @@ class Edge:
             held.release()
             ended = perf_counter()
             status = exchange.status or 499
-            self._requests.in_flight -= 1
-            self._requests.answered(
+            self._requests.ended(
                 scope["path"], status, (exchange.began or ended) - exchange.started
             )
             self._access.request(

@@ -1,16 +1,16 @@
 """Routes as the contract has them: HEAD only where named, a wrong method is an unknown route."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
-from starlette.types import Scope
+from starlette.routing import BaseRoute, Match, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.urls import raw_path
 
-__all__ = ["Handler", "empty_head", "path_route", "route"]
+__all__ = ["AreaRouter", "Handler", "empty_head", "first_segment", "path_route", "route"]
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -74,3 +74,33 @@ def path_route(
     if "HEAD" not in methods and made.methods is not None:
         made.methods.discard("HEAD")
     return made
+
+
+def first_segment(path: str) -> str:
+    """Return what stands between the first slashes and the next."""
+    return path.lstrip("/").partition("/")[0]
+
+
+class AreaRouter:
+    """Tries only the routes that can match: those with the path's first segment.
+
+    Their order stays; a route that begins with a parameter, or has no path of its own, is tried
+    for every path. One after the other, a hundred routes take up to 80 µs for each request.
+    """
+
+    def __init__(self, routes: Sequence[BaseRoute], default: ASGIApp) -> None:
+        firsts = [first_segment(getattr(made, "path", "")) for made in routes]
+        everywhere = {first for first in firsts if "{" in first or not first}
+
+        def router(area: str) -> Router:
+            tried = {area, *everywhere}
+            chosen = [made for made, first in zip(routes, firsts, strict=True) if first in tried]
+            return Router(chosen, redirect_slashes=False, default=default)
+
+        self._areas = {area: router(area) for area in {*firsts} - everywhere}
+        self._others = router("")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request or a WebSocket."""
+        area = self._areas.get(first_segment(scope["path"]), self._others)
+        await area(scope, receive, send)

@@ -5,6 +5,9 @@ Writer:  one thread owns the descriptor, writes without blocking and polls for r
 Blocks:  `pull` sources (process output) are asked for a block only when the queue is empty and the
          descriptor takes data, so a stalled collector leaves them where they are: on disk.
 
+Rest:    making a block takes the interpreter from whoever answers requests. While there are
+         some, the thread rests after each block for twice as long as that took.
+
 What the queue cannot hold is counted, and the count is written as a line of its own as soon as
 there is room.
 """
@@ -18,11 +21,14 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 
 __all__ = ["Sink", "open_target"]
 
 QUEUE_BYTES = 1 << 20
 DISK_SECONDS = 0.2
+REST_SECONDS = 0.005
+"""The longest rest."""
 PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 """Errors of a disk that may pass; every other one means that the target is gone."""
 
@@ -78,6 +84,7 @@ class Sink:
     `dropped_line(count)` makes the line that tells of dropped ones. `statistics()` gives the
     queue's depth in bytes, the lines dropped so far and the bytes written. `rouse` is called, from
     any thread, when there is something new: `wake` at once, unless the owner gathers news first.
+    `asked` returns a number that grows with each request.
     """
 
     def __init__(
@@ -94,6 +101,7 @@ class Sink:
         self.pull = pull
         self._limit = queue_bytes
         self.rouse: Callable[[], None] = self.wake
+        self.asked: Callable[[], int] = int
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._dropped = 0
@@ -171,12 +179,16 @@ class Sink:
                     return
                 continue
             if self.pull is not None and not self._closing:
+                began, asked = monotonic(), self.asked()
                 pulled = self.pull()
                 if pulled is not None:
+                    took = monotonic() - began
                     data, acknowledge = pulled
                     if data and not self._write(data):
                         return
                     acknowledge()
+                    if self.asked() != asked:
+                        self._paused.wait(min(2 * took, REST_SECONDS))
                     continue
             if self._closing:
                 return

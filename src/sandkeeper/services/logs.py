@@ -2,7 +2,9 @@
 
 import asyncio
 import threading
+import time
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -18,13 +20,13 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 
 def timestamp(seconds: float | None = None) -> str:
     """Return local time as RFC 3339 with whole seconds, now or at a Unix time."""
-    moment = datetime.now().astimezone() if seconds is None else _local(seconds)
-    text = moment.isoformat(timespec="seconds")
+    return _written(int(time.time() if seconds is None else seconds))
+
+
+@lru_cache(maxsize=2)
+def _written(seconds: int) -> str:
+    text = datetime.fromtimestamp(seconds).astimezone().isoformat()
     return text.removesuffix("+00:00") + "Z" if text.endswith("+00:00") else text
-
-
-def _local(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds).astimezone()
 
 
 def log_line(level: str, message: str, fields: dict[str, Any]) -> bytes:

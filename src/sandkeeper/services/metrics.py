@@ -72,7 +72,7 @@ class Requests:
     def __init__(self) -> None:
         self.groups: dict[str, RouteGroup] = {OTHER: RouteGroup()}
         self.in_flight = 0
-        self.answers = 0
+        self.activity = 0
         self.websockets = 0
 
     def name_groups(self, names: Iterable[str]) -> None:
@@ -80,9 +80,15 @@ class Requests:
         for name in names:
             self.groups.setdefault(name, RouteGroup())
 
-    def answered(self, path: str, status: int, seconds: float) -> None:
+    def begun(self) -> None:
+        """Count a request. `activity` grows with each that begins or ends."""
+        self.in_flight += 1
+        self.activity += 1
+
+    def ended(self, path: str, status: int, seconds: float) -> None:
         """Count an answer that began `seconds` after its request."""
-        self.answers += 1
+        self.in_flight -= 1
+        self.activity += 1
         group = self.groups.get(path[1:].partition("/")[0]) or self.groups[OTHER]
         group.statuses[min(status // 100, 5)] += 1
         group.seconds.observe(seconds)

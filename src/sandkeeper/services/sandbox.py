@@ -172,7 +172,7 @@ class Sandbox:
             keeper=self._workshop.keeper,
             exporter=self.exporter,
         )
-        self.heap = Heap(lambda: self.vitals.requests.answers)
+        self.heap = Heap(lambda: self.vitals.requests.activity)
         self.readiness = Readiness(settings.state_dir, {"pump": lambda: self.pump.alive})
         self._walkers = Workers()
         self.search = Search(self._walkers, lambda: self.identity)
@@ -255,6 +255,7 @@ class Sandbox:
         await asyncio.to_thread(self._prepare_state)
         if self.exporter is not None:
             self._sink.pull = self.exporter.pull
+            self._sink.asked = lambda: self.vitals.requests.activity
         stack.callback(self._workshop.keeper.close)
         self.pump.start()
         stack.callback(self.pump.stop)

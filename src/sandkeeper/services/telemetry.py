@@ -7,6 +7,7 @@ repeats at most one block.
 """
 
 import os
+import re
 import struct
 import threading
 from collections import deque
@@ -27,7 +28,7 @@ LINE_BYTES = 8 << 10
 NAME_CHARACTERS = 256
 """So much of a name stands in every line: one of a megabyte would multiply each of its lines."""
 _POSITIONS = struct.Struct("<3Q")
-_encode_lines = msgspec.json.Encoder().encode_lines
+_EMPTY_LINES = re.compile(rb"\n\n+")
 _encode = msgspec.json.encode
 _NAMES = {STDOUT: ("stdout", "info"), STDERR: ("stderr", "error")}
 
@@ -225,7 +226,7 @@ class Follower:
             rest, splitter.pending = splitter.pending, b""
             if rest:
                 moment = self._process.meta.completed_at
-                out += self._encode(stream, [rest.decode("utf-8", "replace")], moment)
+                out += self._encode(stream, rest, moment)
         return out
 
     def _render(self, chunk: Chunk | Gap) -> bytes:
@@ -238,26 +239,26 @@ class Follower:
         if not splitter.pending:
             self._starts[stream] = chunk.offset
         moment = chunk.time / 1e6
-        lines = self._split(splitter, chunk.data)
+        text = self._complete(splitter, chunk.data)
         if splitter.pending:
             self._starts[stream] = max(self._starts[stream], chunk.end - len(splitter.pending))
-        texts = b"\n".join(line for line in lines if line).decode("utf-8", "replace")
-        return self._encode(stream, texts.split("\n"), moment) if texts else b""
+        return self._encode(stream, text, moment) if text else b""
 
-    def _split(self, splitter: LineSplitter, data: bytes) -> list[bytes]:
-        """Return the lines that are complete; too long ones in parts."""
-        head, newline, rest = (splitter.pending + data).rpartition(b"\n")
-        lines = head.split(b"\n") if newline else []
-        if len(rest) <= LINE_BYTES and (not lines or max(map(len, lines)) <= LINE_BYTES):
+    def _complete(self, splitter: LineSplitter, data: bytes) -> bytes:
+        """Return the lines that are complete but for empty ones; too long ones in parts."""
+        text, _, rest = (splitter.pending + data).rpartition(b"\n")
+        if len(rest) <= LINE_BYTES and not _has_long_line(text):
             splitter.pending = rest
-            return lines
-        return [line for line, _ in splitter.feed(data)]
+        else:
+            text = b"\n".join(line for line, _ in splitter.feed(data))
+        return _EMPTY_LINES.sub(b"\n", text).strip(b"\n") if b"\n\n" in text else text.strip(b"\n")
 
-    def _encode(self, stream: int, lines: list[str], moment: float) -> bytes:
+    def _encode(self, stream: int, lines: bytes, moment: float) -> bytes:
         """Encode many lines at once: all but the text is the same for each.
 
-        `encode_lines` puts a raw newline between the texts only, so what goes around them can be
-        put there by one replacement.
+        They are encoded as one text, and what goes between two is put where it had a newline. In
+        JSON that is a backslash and an `n`, which a backslash of the text followed by an `n` looks
+        like; behind a DEL, which is not escaped, a backslash begins an escape and cannot be one.
         """
         name, level = _NAMES[stream]
         meta = self._process.meta
@@ -270,9 +271,13 @@ class Follower:
         )
         head = b'{"level":"' + level.encode() + b'","msg":'
         tail = b"".join(b',"' + key.encode() + b'":' + _encode(value) for key, value in fields)
-        tail += b"}"
-        texts = _encode_lines(lines)
-        return head + texts[:-1].replace(b"\n", tail + b"\n" + head) + tail + b"\n"
+        tail += b"}\n"
+        border = b"\\n"
+        if b"\\" in lines:
+            lines = lines.replace(b"\n", b"\x7f\n")
+            border = b"\x7f\\n"
+        text = _encode(lines.decode("utf-8", "replace"))
+        return head + text.replace(border, b'"' + tail + head + b'"') + tail
 
     def _tell_gap(self, gap: Gap) -> bytes:
         meta = self._process.meta
@@ -286,3 +291,14 @@ class Follower:
                 "reason": gap.reason,
             },
         )
+
+
+def _has_long_line(text: bytes) -> bool:
+    """Say whether a line has more than `LINE_BYTES`, looking at every so-manieth newline only."""
+    start = 0
+    while len(text) - start > LINE_BYTES:
+        end = text.rfind(b"\n", start, start + LINE_BYTES + 1)
+        if end < 0:
+            return True
+        start = end + 1
+    return False
