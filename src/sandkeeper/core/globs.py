@@ -8,13 +8,13 @@ import os
 import re
 from collections.abc import Callable, Iterable
 
-__all__ = ["Matcher", "any_of", "matcher", "simple"]
+__all__ = ["Matcher", "any_of", "everything", "matcher", "simple"]
 
 Matcher = Callable[[bytes], bool]
 """Says whether a base name, as the kernel gives it, matches."""
 
 _PLAIN = re.compile(r"[^*?\[\]\\]+")
-_SUFFIX = re.compile(r"\*([^*?\[\]\\]+)")
+_STARRED = re.compile(r"(\*?)([^*?\[\]\\]+)(\*?)")
 
 
 class _Malformed(Exception):
@@ -26,9 +26,15 @@ def matcher(pattern: str) -> Matcher:
     if _PLAIN.fullmatch(pattern):
         whole = os.fsencode(pattern)
         return lambda name: name == whole
-    if suffix := _SUFFIX.fullmatch(pattern):
-        end = os.fsencode(suffix[1])
-        return lambda name: name.endswith(end)
+    if starred := _STARRED.fullmatch(pattern):
+        part = os.fsencode(starred[2])
+        if starred[1] and starred[3]:
+            return lambda name: part in name
+        return (
+            (lambda name: name.endswith(part))
+            if starred[1]
+            else (lambda name: name.startswith(part))
+        )
     try:
         match = re.compile(_translate(pattern), re.DOTALL).fullmatch
     except _Malformed:
@@ -44,6 +50,11 @@ def any_of(patterns: Iterable[str]) -> Matcher | None:
     if len(made) == 1:
         return made[0]
     return lambda name: any(match(name) for match in made)
+
+
+def everything(patterns: Iterable[str]) -> bool:
+    """Say whether one of the patterns matches any name."""
+    return any(pattern and not pattern.strip("*") for pattern in patterns)
 
 
 def simple(pattern: str) -> bool:

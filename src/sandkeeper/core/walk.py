@@ -6,17 +6,19 @@ not followed, except the root itself. What cannot be read below the root is pass
 
 import os
 import posixpath
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from operator import attrgetter
 
 from sandkeeper.core.paths import is_temporary
 
-__all__ = ["Entry", "walk"]
+__all__ = ["Entry", "Run", "runs", "walk"]
 
 Entry = tuple[bytes, bytes, bool]
 """Path below the root, base name, whether it is a directory."""
 
-_by_name = attrgetter("name")
+Run = tuple[bytes, list[bytes], bool]
+"""What stands before the names to make them paths below the root; the names of neighbours in one
+directory; whether they are directories: then it is one name, and what is in it follows."""
 
 
 def walk(
@@ -32,37 +34,54 @@ def walk(
     name begins with a dot unless `hidden` (our own temporary files always are); neither rule looks
     at the root. `stopped` is asked once for each directory; once it is true the walk ends.
     """
-    stack: list[tuple[bytes, Iterator[os.DirEntry[bytes]]]] = [(b"", iter(_listing(root)))]
+    for prefix, names, is_directory in runs(
+        root, excluded=excluded, hidden=hidden, stopped=stopped
+    ):
+        for name in names:
+            yield prefix + name, name, is_directory
+
+
+def runs(
+    root: bytes,
+    *,
+    excluded: frozenset[bytes] = frozenset(),
+    hidden: bool = True,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Run]:
+    """Yield what `walk` yields, many names at once: a call for each file would cost as much as
+    reading the directories.
+    """
+    stack = _runs(root, b"", excluded, hidden)[::-1]
     while stack:
-        prefix, entries = stack[-1]
-        for entry in entries:
-            name = entry.name
-            if name[0] == 46 and (not hidden or is_temporary(os.fsdecode(name))):
-                continue
-            if not entry.is_dir(follow_symlinks=False):
-                yield prefix + name, name, False
-                continue
-            if name in excluded:
-                continue
-            path = prefix + name
-            yield path, name, True
-            if stopped():
-                return
-            below = _readable(posixpath.join(root, path))
-            if below:
-                stack.append((path + b"/", iter(below)))
-                break
-        else:
-            stack.pop()
+        prefix, names, is_directory = run = stack.pop()
+        yield run
+        if not is_directory:
+            continue
+        if stopped():
+            return
+        path = prefix + names[0]
+        try:
+            stack += _runs(posixpath.join(root, path), path + b"/", excluded, hidden)[::-1]
+        except OSError:
+            continue
 
 
-def _listing(path: bytes) -> list[os.DirEntry[bytes]]:
-    with os.scandir(path) as entries:
-        return sorted(entries, key=_by_name)
-
-
-def _readable(path: bytes) -> list[os.DirEntry[bytes]]:
-    try:
-        return _listing(path)
-    except OSError:
-        return []
+def _runs(path: bytes, prefix: bytes, excluded: frozenset[bytes], hidden: bool) -> list[Run]:
+    """Read one directory."""
+    with os.scandir(path) as found:
+        entries = list(found)
+    directories = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+    names = sorted([entry.name for entry in entries])
+    dotted = slice(bisect_left(names, b"."), bisect_left(names, b"/"))
+    names[dotted] = [n for n in names[dotted] if hidden and not is_temporary(os.fsdecode(n))]
+    if not directories:
+        return [(prefix, names, False)]
+    made: list[Run] = []
+    plain: list[bytes] = []
+    for name in names:
+        if name not in directories:
+            plain.append(name)
+        elif name not in excluded:
+            made += [(prefix, plain, False), (prefix, [name], True)]
+            plain = []
+    return [*made, (prefix, plain, False)]

@@ -12,16 +12,16 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
 from sandkeeper.core.fuzzy import MAX_QUERY, FuzzyPattern
-from sandkeeper.core.globs import Matcher, any_of
+from sandkeeper.core.globs import Matcher, any_of, everything
 from sandkeeper.core.identity import Identity
-from sandkeeper.core.walk import Entry, walk
+from sandkeeper.core.walk import Entry, Run, runs
 from sandkeeper.errors import BadInput, Unprocessable
 
-__all__ = ["EXCLUDED", "Found", "Search", "TreeFilter", "Workers"]
+__all__ = ["EXCLUDED", "Found", "Names", "Search", "TreeFilter", "Workers"]
 
 T = TypeVar("T")
 
@@ -39,7 +39,10 @@ EXCLUDED = frozenset(
         "coverage",
     ]
 )
-BATCH = 4096
+Names = tuple[bytes, list[bytes]]
+"""What stands before the names to make them paths below the root, and names in one directory."""
+
+BATCH = 16_384
 WORKERS = 4
 MAX_FUZZY = 50_000
 
@@ -59,7 +62,13 @@ class TreeFilter:
 
     def entries(self, stopped: Callable[[], bool]) -> Iterator[Entry]:
         """Walk the tree; raises OSError when the root cannot be read."""
-        return walk(
+        for prefix, names, is_directory in self.runs(stopped):
+            for name in names:
+                yield prefix + name, name, is_directory
+
+    def runs(self, stopped: Callable[[], bool]) -> Iterator[Run]:
+        """Walk the tree, many names at once; raises OSError when the root cannot be read."""
+        return runs(
             os.fsencode(self.root),
             excluded=frozenset(map(os.fsencode, self.excluded)),
             hidden=self.hidden,
@@ -118,20 +127,22 @@ class Search:
 
     async def find(
         self, tree: TreeFilter, *, directories: bool, limit: int
-    ) -> AsyncGenerator[list[bytes], None]:
+    ) -> AsyncGenerator[list[Names], None]:
         """Yield batches of paths below the root in walk order, `limit` in all (0: every one).
 
         Directories include the root as `.`, and patterns do not apply to them. Raises
         Unprocessable when the root cannot be read.
         """
         with self._workers.stoppable() as stopped:
-            entries = _found(tree, directories, stopped)
-            matches = islice(entries, limit) if limit else entries
-            while True:
-                batch = await self._walking(lambda: list(islice(matches, BATCH)))
-                yield batch
-                if len(batch) < BATCH:
-                    return
+            matches = _Matches(tree, directories, limit, stopped)
+            ahead = asyncio.ensure_future(self._walking(matches.batch))
+            try:
+                while (batch := await ahead) is not None:
+                    # The next is looked for while this one goes to the client.
+                    ahead = asyncio.ensure_future(self._walking(matches.batch))
+                    yield batch
+            finally:
+                ahead.cancel()
 
     async def fuzzy(
         self, tree: TreeFilter, query: str, limit: int, *, otherwise: str = ""
@@ -165,19 +176,46 @@ class Search:
             raise Unprocessable("error walking directory: open: invalid argument") from None
 
 
-def _found(tree: TreeFilter, directories: bool, stopped: Callable[[], bool]) -> Iterator[bytes]:
-    match = any_of(tree.patterns)
-    entries = tree.entries(stopped)
-    if directories:
-        first = next(entries, None)  # reads the root before it is named
-        yield b"."
-        if first is not None and first[2]:
-            yield first[0]
-        yield from (path for path, _, is_dir in entries if is_dir)
-    elif match is None:
-        yield from (path for path, _, is_dir in entries if not is_dir)
-    else:
-        yield from (path for path, name, is_dir in entries if not is_dir and match(name))
+class _Matches:
+    """The matches of one search, a batch at a time."""
+
+    def __init__(
+        self, tree: TreeFilter, directories: bool, limit: int, stopped: Callable[[], bool]
+    ) -> None:
+        self._found = _directories(tree, stopped) if directories else _files(tree, stopped)
+        self._limit = limit
+        self._given = 0
+
+    def batch(self) -> list[Names] | None:
+        """Return the next, None behind the last; raises OSError when the root cannot be read."""
+        wanted = min(BATCH, self._limit - self._given) if self._limit else BATCH
+        batch: list[Names] = []
+        count = 0
+        while count < wanted and (some := next(self._found, None)) is not None:
+            prefix, names = some
+            if self._limit:
+                names = names[: wanted - count]
+            if names:
+                batch.append((prefix, names))
+                count += len(names)
+        self._given += count
+        return batch or None
+
+
+def _directories(tree: TreeFilter, stopped: Callable[[], bool]) -> Iterator[Names]:
+    found = tree.runs(stopped)
+    first = next(found, None)  # reads the root before it is named
+    yield b"", [b"."]
+    for prefix, names, is_directory in chain([first] if first else [], found):
+        if is_directory:
+            yield prefix, names
+
+
+def _files(tree: TreeFilter, stopped: Callable[[], bool]) -> Iterator[Names]:
+    match = None if everything(tree.patterns) else any_of(tree.patterns)
+    for prefix, names, is_directory in tree.runs(stopped):
+        if not is_directory:
+            yield prefix, names if match is None else [name for name in names if match(name)]
 
 
 class _Ranking:

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 
 from starlette.requests import Request
@@ -25,14 +25,14 @@ from sandkeeper.core.paths import Target, resolve
 from sandkeeper.errors import BadInput
 from sandkeeper.services.grep import ContentQuery, Line
 from sandkeeper.services.sandbox import Sandbox
-from sandkeeper.services.search import EXCLUDED, TreeFilter
+from sandkeeper.services.search import EXCLUDED, Names, TreeFilter
 
 __all__ = ["routes"]
 
 MAX_RESULTS = 1000
 MAX_CONTEXT = 20
 MAX_LISTED = 1000
-_UNESCAPED = re.compile(rb"[\0A-Za-z0-9 !#$%'()*+,./:;=?@\[\]^_`{|}~-]*").fullmatch
+_UNESCAPED = re.compile(rb"[A-Za-z0-9 !#$%'()*+,./:;=?@\[\]^_`{|}~-]*").fullmatch
 FIND, FUZZY, CONTENT = "/filesystem-find", "/filesystem-search", "/filesystem-content-search"
 
 
@@ -53,7 +53,7 @@ class SearchHandlers:
         found = self._sandbox.search.find(tree, directories=kind == "directory", limit=limit)
         if not limit:
             return await _streamed(found, kind)
-        matches = [FindMatch(_text(path), kind) async for batch in found for path in batch]
+        matches = [match async for batch in found for match in _matches(batch, kind)]
         return json_response(FindResponse(matches, len(matches)))
 
     async def fuzzy(self, request: Request) -> Response:
@@ -158,34 +158,43 @@ def _content_match(line: Line) -> ContentMatch:
     return match
 
 
-async def _streamed(found: AsyncGenerator[list[bytes], None], kind: str) -> Response:
+async def _streamed(found: AsyncGenerator[list[Names], None], kind: str) -> Response:
     """Answer with all matches, batch by batch; what is wrong with the root shows before."""
-    first = await anext(found)
+    first = await anext(found, [])
 
     async def body() -> AsyncIterator[bytes]:
-        count = len(first)
+        count = sum(len(names) for _, names in first)
         yield b'{"matches":[' + _encoded(first, kind)
         async with aclosing(found):
             async for batch in found:
-                if batch:
-                    yield b"," + _encoded(batch, kind)
-                    count += len(batch)
+                yield b"," + _encoded(batch, kind)
+                count += sum(len(names) for _, names in batch)
         yield b'],"total":%d}' % count
 
     return StreamingResponse(body(), media_type="application/json; charset=utf-8")
 
 
-def _encoded(batch: list[bytes], kind: str) -> bytes:
+def _matches(batch: list[Names], kind: str) -> Iterator[FindMatch]:
+    for prefix, names in batch:
+        for name in names:
+            yield FindMatch(_text(prefix + name), kind)
+
+
+def _encoded(batch: list[Names], kind: str) -> bytes:
     """Encode matches without the brackets around them.
 
-    Where no character needs an escape, and few names have one, the whole batch is one replacement:
-    a tenth of the time.
+    Where no character needs an escape, and few names have one, those of a directory only need the
+    same text between them: a tenth of the time.
     """
-    joined = b"\0".join(batch)
-    if batch and _UNESCAPED(joined):
-        end = b'","type":"' + kind.encode() + b'"}'
-        return b'{"path":"' + joined.replace(b"\0", end + b',{"path":"') + end
-    return encode_json([FindMatch(_text(path), kind) for path in batch])[1:-1]
+    end = b'","type":"' + kind.encode() + b'"}'
+    parts: list[bytes] = []
+    for prefix, names in batch:
+        if _UNESCAPED(prefix) and _UNESCAPED(b"".join(names)):
+            begin = b'{"path":"' + prefix
+            parts.append(begin + (end + b"," + begin).join(names) + end)
+        else:
+            parts.append(encode_json(list(_matches([(prefix, names)], kind)))[1:-1])
+    return b",".join(parts)
 
 
 def _while_wanted(handler: Handler, stopping: asyncio.Event) -> Handler:
