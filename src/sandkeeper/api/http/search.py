@@ -160,7 +160,7 @@ def _content_match(line: Line) -> ContentMatch:
 
 async def _streamed(found: AsyncGenerator[list[Names], None], kind: str) -> Response:
     """Answer with all matches, batch by batch; what is wrong with the root shows before."""
-    first = await anext(found, [])
+    first: list[Names] = await anext(found, [])
 
     async def body() -> AsyncIterator[bytes]:
         count = sum(len(names) for _, names in first)
