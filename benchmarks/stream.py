@@ -72,6 +72,7 @@ def _dechunk(data: bytes) -> bytes:
 CHILDREN = {
     "seq": lines_command(200),
     "yes": "yes " + "x" * 99 + " | head -c 200000000",
+    "seq, a write for each line": f"stdbuf -oL {lines_command(200)}",
     "python prints": "python3 -c 'for i in range(2000000): print(\"x\" * 99)'",
 }
 
@@ -86,7 +87,7 @@ def _pump(name: str, folder: str) -> list[Row]:
             for number in range(5):
                 with tempfile.NamedTemporaryFile(dir=folder) as plain:
                     straight = shell(f"{command} > {plain.name}")
-                piped = _piped(server, f"{kind}-{number}".replace(" ", "-"), command)
+                piped = _piped(server, f"{kind}-{number}".replace(" ", "-").replace(",", ""), command)
                 ratios.append(straight / piped)
                 rate = max(rate, 200 / piped)
             ratio = statistics.median(ratios)
