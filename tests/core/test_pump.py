@@ -1,5 +1,6 @@
 """The pump: every byte from a pipe to its journal, whatever the disk does."""
 
+import asyncio
 import os
 import threading
 from collections.abc import Iterator
@@ -21,8 +22,9 @@ class Rig:
 
     def __init__(self, folder: Path, *, run_bytes: int = 0, segment_bytes: int = 1 << 20) -> None:
         self.failures: list[str] = []
+        self.news = 0
         budget = Budget(run_bytes=run_bytes, total_bytes=0)
-        self.pump = Pump(folder / "stage", budget, notify=lambda: None, failed=self.failures.append)
+        self.pump = Pump(folder / "stage", budget, notify=self.told, failed=self.failures.append)
         (folder / "run").mkdir()
         self.journal = Journal(folder / "run", segment_bytes=segment_bytes)
         budget.enlist(self.journal)
@@ -36,6 +38,9 @@ class Rig:
         self.sources = tuple(sources)
         self.pump.start()
         self.pump.watch(*self.sources)
+
+    def told(self) -> None:
+        self.news += 1
 
     def drained(self) -> None:
         done = threading.Event()
@@ -83,6 +88,34 @@ def test_small_and_large_writes_arrive_whole_and_in_order(rig: Rig) -> None:
     rig.drained()
 
     assert rig.texts() == sent
+
+
+def test_a_flood_that_nobody_waits_for_is_told_of_once(rig: Rig) -> None:
+    for _ in range(50):
+        os.write(rig.writers[0], b"x" * 10_000)
+        rig.drained()
+        rig.pump.take_grown()
+    assert rig.news == 1
+
+    async def wait() -> bool:
+        waiting = asyncio.ensure_future(rig.journal.changed(10, rig.journal.tail))
+        await asyncio.sleep(0)
+        os.write(rig.writers[0], b"y")
+        rig.drained()
+        for journal in rig.pump.take_grown():
+            journal.wake()
+        return await waiting
+
+    assert asyncio.run(wait())
+    assert rig.news == 2
+
+
+def test_what_came_before_the_wait_began_ends_it(rig: Rig) -> None:
+    seen = rig.journal.tail
+    os.write(rig.writers[0], b"x")
+    rig.drained()
+
+    assert asyncio.run(rig.journal.changed(10, seen))
 
 
 def test_the_pipe_holds_a_mebibyte_for_a_server_that_is_away(rig: Rig) -> None:

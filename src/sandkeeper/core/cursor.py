@@ -271,7 +271,7 @@ class Follow:
                 raise Abandoned
             if self._journal.tail <= self.offset and not self._journal.sealed:
                 left = deadline - asyncio.get_running_loop().time()
-                if left <= 0 or not await self._journal.changed(left):
+                if left <= 0 or not await self._journal.changed(left, self.offset):
                     return []
 
     async def _read(self) -> list[Chunk | Gap]:

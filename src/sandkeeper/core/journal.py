@@ -57,6 +57,8 @@ class Journal:
     `tail` is the offset behind the last byte, `exit_offset` the tail when the process ended (None
     while it runs), `sealed` says that nothing will come any more, `totals` counts all bytes per
     stream, `lost` those that are no longer (or never were) kept, `followers` who follows it.
+    `awaited` says that somebody wants to hear of the next bytes: who sets it looks at `tail` once
+    more afterwards, and the writer, who clears it, looks at it after `tail` has grown.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class Journal:
         self.exit_offset: int | None = None
         self.sealed = False
         self.abandoned = False
-        self.dirty = False
+        self.awaited = True
         self._clock = clock
         self._data = -1
         self._index = -1
@@ -112,11 +114,14 @@ class Journal:
 
     # Waiting (event loop's thread only)
 
-    async def changed(self, timeout: float) -> bool:
-        """Wait until the journal has grown, the process has ended or the journal is sealed.
+    async def changed(self, timeout: float, seen: int) -> bool:
+        """Wait until there are more than `seen` bytes, the process has ended or all is sealed.
 
         False when nothing of it happened within `timeout` seconds.
         """
+        self.awaited = True
+        if self.tail > seen:
+            return True
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
         self._waiters.append(future)

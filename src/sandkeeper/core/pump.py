@@ -114,14 +114,12 @@ class Pump:
         self._order(lambda: self._release(journal, sources))
 
     def take_grown(self) -> list[Journal]:
-        """Return the journals that changed since the last call; event loop's thread only."""
+        """Return the journals that changed and were awaited; event loop's thread only."""
         self._notified = False
         grown: list[Journal] = []
         with suppress(IndexError):
             while True:
-                journal = self._grown.popleft()
-                journal.dirty = False
-                grown.append(journal)
+                grown.append(self._grown.popleft())
         return grown
 
     @property
@@ -184,8 +182,9 @@ class Pump:
             self._notify()
 
     def _mark(self, journal: Journal) -> None:
-        if not journal.dirty:
-            journal.dirty = True
+        """Tell of new bytes if somebody waits: a flood must not wake the loop for nobody."""
+        if journal.awaited:
+            journal.awaited = False
             self._grown.append(journal)
 
     def _stop(self) -> None:
@@ -249,7 +248,7 @@ class Pump:
         if any(source.journal is journal for source in list(self._sources.values())):
             return
         journal.seal()
-        self._mark(journal)
+        self._grown.append(journal)
 
     def _carry(self, source: Source, most: int = SIZE) -> int:
         """Move at most `most` bytes of one stream; returns how many."""

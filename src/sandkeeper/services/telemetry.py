@@ -115,12 +115,17 @@ class Exporter:
                     with self._lock:
                         self._followers.pop(run, None)
                     follower.close()
+                elif follower.is_behind():
+                    self._again(run)
                 continue
-            with self._lock:
-                if run not in self._queued:
-                    self._queued.add(run)
-                    self._pending.append(run)
+            self._again(run)
             return block, follower.acknowledge
+
+    def _again(self, run: str) -> None:
+        with self._lock:
+            if run not in self._queued:
+                self._queued.add(run)
+                self._pending.append(run)
 
 
 class Follower:
@@ -143,6 +148,11 @@ class Follower:
     def lag(self) -> int:
         """Bytes that were not exported yet."""
         return self._process.journal.tail - self._position
+
+    def is_behind(self) -> bool:
+        """Ask to be told of the next bytes, and say whether they came just before that."""
+        self._process.journal.awaited = True
+        return self.lag > 0 and not self.gone
 
     @property
     def finished(self) -> bool:

@@ -44,7 +44,7 @@ async def watch(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[str, None]
                 if journal.sealed:
                     await _status_known(terminal)
                     break
-                await journal.changed(PATIENCE_SECONDS)
+                await journal.changed(PATIENCE_SECONDS, viewer.offset)
             elif not items or any(isinstance(item, Gap) for item in items):
                 await asyncio.sleep(max(0.0, resynced + RESYNC_SECONDS - time.monotonic()))
                 resynced = time.monotonic()

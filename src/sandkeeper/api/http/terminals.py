@@ -125,7 +125,7 @@ class TerminalHandlers:
                 if text in "\n".join(record.lines) or terminal.is_over:
                     return
                 if seen == journal.tail:
-                    await journal.changed(PATIENCE_SECONDS)
+                    await journal.changed(PATIENCE_SECONDS, seen)
 
         work = asyncio.ensure_future(shown())
         try:

@@ -124,7 +124,7 @@ class TerminalTools:
             if text in "\n".join(record.lines) or terminal.is_over:
                 return
             if seen == terminal.journal.tail:
-                await terminal.journal.changed(PATIENCE_SECONDS)
+                await terminal.journal.changed(PATIENCE_SECONDS, seen)
 
     async def type(self, wanted: TypeArguments, who: Caller) -> Typed:
         """Type into a terminal."""
