@@ -87,7 +87,9 @@ def _pump(name: str, folder: str) -> list[Row]:
             for number in range(5):
                 with tempfile.NamedTemporaryFile(dir=folder) as plain:
                     straight = shell(f"{command} > {plain.name}")
-                piped = _piped(server, f"{kind}-{number}".replace(" ", "-").replace(",", ""), command)
+                piped = _piped(
+                    server, f"{kind}-{number}".replace(" ", "-").replace(",", ""), command
+                )
                 ratios.append(straight / piped)
                 rate = max(rate, 200 / piped)
             ratio = statistics.median(ratios)
