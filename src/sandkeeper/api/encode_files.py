@@ -4,13 +4,15 @@ import os
 import posixpath
 from collections.abc import Iterable, Iterator
 
+from sandkeeper.api.long_answers import Frame
 from sandkeeper.api.respond import encode_json, utf8
 from sandkeeper.api.schemas.files import File, Subdirectory
 from sandkeeper.core.entries import Owners, permissions, rfc3339
 from sandkeeper.core.paths import Target
+from sandkeeper.services.output import PIECE_BYTES, LongText
 from sandkeeper.services.trees import TreeFile
 
-__all__ = ["DirectoryEncoder", "encode_file", "file_entry"]
+__all__ = ["DirectoryEncoder", "encode_file", "file_blocks", "file_entry"]
 
 ENTRY_WEIGHT = 300
 BLOCK_WEIGHT = 256 * 1024
@@ -33,11 +35,24 @@ def file_entry(owners: Owners, path: str, name: str, info: os.stat_result) -> Fi
 
 def encode_file(owners: Owners, target: Target, info: os.stat_result, data: bytes) -> bytes:
     """Encode a file with its content, in which bytes that are not UTF-8 become U+FFFD."""
+    return encode_json(_with_content(owners, target, info, data, data.decode("utf-8", "replace")))
+
+
+def file_blocks(owners: Owners, target: Target, info: os.stat_result, data: bytes) -> list[bytes]:
+    """Encode a long file as `encode_file` does, in blocks."""
+    parts = [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)]
+    frame = Frame(lambda marks: _with_content(owners, target, info, data, marks[0]), 1)
+    return frame.fill([LongText(parts, clipped=False)])
+
+
+def _with_content(
+    owners: Owners, target: Target, info: os.stat_result, data: bytes, content: str
+) -> File:
     name = posixpath.basename(target.absolute)
     entry = file_entry(owners, utf8(target.shown), utf8(name), info)
     entry.size = info.st_size or len(data)
-    entry.content = data.decode("utf-8", "replace")
-    return encode_json(entry)
+    entry.content = content
+    return entry
 
 
 class DirectoryEncoder:

@@ -1,6 +1,8 @@
 """The output of a process as text: tails for records, whole logs for readers."""
 
 import asyncio
+import codecs
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -10,10 +12,22 @@ from sandkeeper.core.lines import strip_partial
 from sandkeeper.core.pump import Pump
 from sandkeeper.core.segment import NOTICE, STDERR, STDOUT
 
-__all__ = ["MARKER", "Texts", "read_texts", "settled", "texts_of"]
+__all__ = [
+    "MARKER",
+    "PIECE_BYTES",
+    "LongText",
+    "LongTexts",
+    "Texts",
+    "long_texts_of",
+    "read_texts",
+    "settled",
+    "texts_of",
+]
 
 MARKER = "[... truncated, see the process log file for the full output ...]\n"
 DISK_SECONDS = 1.0
+PIECE_BYTES = 64 << 10
+"""Text of this size is made in some tenths of a millisecond, in which nobody else runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,31 +39,77 @@ class Texts:
     logs: str = ""
 
 
-def texts_of(journal: Journal, limit: int, *, nowait: bool = False) -> Texts:
-    """Return the last `limit` bytes of each stream as text (0: none).
+@dataclass(frozen=True, slots=True)
+class LongText:
+    """A text that nobody need hold in one piece; `clipped` says that its beginning is missing."""
+
+    parts: list[bytes]
+    clipped: bool
+
+    def pieces(self) -> Iterator[str]:
+        """Yield the text in pieces of about `PIECE_BYTES`."""
+        if self.clipped:
+            yield MARKER
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for number, part in enumerate(_grouped(self.parts)):
+            yield decoder.decode(strip_partial(part) if self.clipped and not number else part)
+        yield decoder.decode(b"", True)
+
+    def whole(self) -> str:
+        """Return the text."""
+        return "".join(self.pieces())
+
+
+@dataclass(frozen=True, slots=True)
+class LongTexts:
+    """Standard output, standard error, and both in order; the same object where they are equal."""
+
+    stdout: LongText
+    stderr: LongText
+    logs: LongText
+
+
+def long_texts_of(journal: Journal, limit: int, *, nowait: bool = False) -> LongTexts:
+    """Read the last `limit` bytes of each stream.
 
     What is clipped begins with `MARKER`. Raises BlockingIOError with `nowait` where the disk would
     have to be waited for.
     """
-    if limit <= 0 or journal.tail == 0:
-        return Texts()
     found = tails(journal, (STDOUT, STDERR, NOTICE), limit, nowait=nowait)
     out, out_clipped = found[STDOUT]
     err, err_clipped = found[STDERR]
     notices, _ = found[NOTICE]
     if notices:
         out = sorted(out + notices)
-    both = out if not err else (err if not out else sorted(out + err))
-    return Texts(
-        _text(out, out_clipped), _text(err, err_clipped), _text(both, out_clipped or err_clipped)
-    )
+    stdout = LongText([part for _, part in out], out_clipped)
+    stderr = LongText([part for _, part in err], err_clipped)
+    if not err:
+        return LongTexts(stdout, stderr, stdout)
+    both = LongText([part for _, part in sorted(out + err)], out_clipped or err_clipped)
+    return LongTexts(stdout, stderr, both if out else stderr)
 
 
-def _text(pieces: list[tuple[int, bytes]], clipped: bool) -> str:
-    data = b"".join(piece for _, piece in pieces)
-    if not clipped:
-        return data.decode("utf-8", "replace")
-    return MARKER + strip_partial(data).decode("utf-8", "replace")
+def texts_of(journal: Journal, limit: int, *, nowait: bool = False) -> Texts:
+    """Return the last `limit` bytes of each stream as text (0: none), as `long_texts_of` does."""
+    if limit <= 0 or journal.tail == 0:
+        return Texts()
+    texts = long_texts_of(journal, limit, nowait=nowait)
+    out = texts.stdout.whole()
+    err = texts.stderr.whole()
+    return Texts(out, err, out if texts.logs is texts.stdout else texts.logs.whole())
+
+
+def _grouped(parts: list[bytes]) -> Iterator[bytes]:
+    group: list[bytes] = []
+    size = 0
+    for part in parts:
+        group.append(part)
+        size += len(part)
+        if size >= PIECE_BYTES:
+            yield b"".join(group)
+            group, size = [], 0
+    if group:
+        yield b"".join(group)
 
 
 async def settled(pump: Pump, journal: Journal, moment: int) -> int | None:
@@ -78,10 +138,9 @@ def _settle(answer: asyncio.Future[int], tail: int) -> None:
 
 async def read_texts(journal: Journal, limit: int) -> Texts:
     """Return the tails; a disk that stalls costs a second at most, and then the text."""
-    try:
-        return texts_of(journal, limit, nowait=True)
-    except BlockingIOError:
-        pass
+    if min(limit, journal.kept) <= PIECE_BYTES:
+        with suppress(BlockingIOError):
+            return texts_of(journal, limit, nowait=True)
     try:
         async with asyncio.timeout(DISK_SECONDS):
             return await asyncio.to_thread(texts_of, journal, limit)

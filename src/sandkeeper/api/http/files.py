@@ -14,8 +14,9 @@ from starlette.routing import BaseRoute
 from sandkeeper.api.bodies import FileBody, GeneratedBody
 from sandkeeper.api.body import read_json
 from sandkeeper.api.conditional import conditions, http_date, modified_since, ranges
-from sandkeeper.api.encode_files import DirectoryEncoder, encode_file
+from sandkeeper.api.encode_files import DirectoryEncoder, encode_file, file_blocks
 from sandkeeper.api.forms import form_parts, is_form, read_field
+from sandkeeper.api.long_answers import LongAnswer
 from sandkeeper.api.respond import error_response, json_response, utf8
 from sandkeeper.api.routing import path_route
 from sandkeeper.api.schemas.files import FileRequest, Success
@@ -34,7 +35,7 @@ __all__ = ["FileHandlers", "octal", "routes", "wants_download"]
 
 PREFIX = "/filesystem"
 SMALL = 256 * 1024
-"""A download up to this size is read in the same step that opens the file."""
+"""Up to this size a download is read in the step that opens the file, and JSON made in one go."""
 
 OCTETS = "application/octet-stream"
 TYPES = {
@@ -86,6 +87,7 @@ class FileHandlers:
         self._files: Files = sandbox.files
         self._work = sandbox.file_work
         self._stopping = sandbox.stopping
+        self._turns = sandbox.turns
 
     def _target(self, request: Request) -> Target:
         return self._files.resolve(raw_rest(request.scope, PREFIX))
@@ -109,9 +111,11 @@ class FileHandlers:
         if download:
             return self._download(target, self._files.open(target.absolute, info), request)
         content = self._files.content(target.absolute, info)
-        body = encode_file(self._files.owners, target, content.info, content.data)
+        encoding = self._files.owners, target, content.info, content.data
         headers = {"ETag": etag(content.info)}
-        return Response(body, 200, headers, "application/json; charset=utf-8")
+        if len(content.data) > SMALL:
+            return LongAnswer(file_blocks(*encoding), self._turns, headers)
+        return Response(encode_file(*encoding), 200, headers, "application/json; charset=utf-8")
 
     def directory(self, target: Target) -> Response:
         """List one level; large directories are sent while they are being read."""

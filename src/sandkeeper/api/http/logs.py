@@ -11,13 +11,13 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.audit import caller
 from sandkeeper.api.http.processes import identifier
-from sandkeeper.api.respond import encode_json
+from sandkeeper.api.long_answers import long_answer
 from sandkeeper.api.routing import empty_head, route
 from sandkeeper.api.streaming import StreamResponse
 from sandkeeper.core.cursor import Abandoned, Follow
 from sandkeeper.errors import BadInput
 from sandkeeper.services.events import SILENT, EventRecords, LogRecords, TextLog
-from sandkeeper.services.output import settled, texts_of
+from sandkeeper.services.output import long_texts_of, settled
 from sandkeeper.services.process import Process
 from sandkeeper.services.query import LineQuery, Question
 from sandkeeper.services.sandbox import Sandbox
@@ -43,12 +43,11 @@ class LogHandlers:
         name = identifier(request)
         self._sandbox.access.audit("process_logs_access", caller(request), identifier=name)
         process = self._processes.get(name, "process with PID {} not found")
-        body = await asyncio.to_thread(self._encode_logs, process)
-        return Response(body, media_type="application/json; charset=utf-8")
-
-    def _encode_logs(self, process: Process) -> bytes:
-        texts = texts_of(process.journal, self._limit)
-        return encode_json({"stdout": texts.stdout, "stderr": texts.stderr, "logs": texts.logs})
+        return await long_answer(
+            lambda: long_texts_of(process.journal, self._limit),
+            lambda texts: {"stdout": texts.stdout, "stderr": texts.stderr, "logs": texts.logs},
+            self._sandbox.turns,
+        )
 
     async def stream(self, request: Request) -> Response:
         """Replay the output, then follow it to the final end."""

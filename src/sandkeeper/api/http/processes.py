@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.audit import caller
 from sandkeeper.api.body import parse_json, read_body, read_json
+from sandkeeper.api.long_answers import long_answer
 from sandkeeper.api.respond import encode_json, json_response
 from sandkeeper.api.routing import empty_head, route
 from sandkeeper.api.schemas.processes import (
@@ -28,7 +29,7 @@ from sandkeeper.api.urls import segment
 from sandkeeper.core.cursor import Follow
 from sandkeeper.errors import BadInput, Conflict, TooLarge, Unprocessable
 from sandkeeper.services.events import SILENT, ExecRecords
-from sandkeeper.services.output import read_texts
+from sandkeeper.services.output import PIECE_BYTES, long_texts_of, read_texts
 from sandkeeper.services.process import Process
 from sandkeeper.services.processes import Order
 from sandkeeper.services.sandbox import Sandbox
@@ -93,9 +94,16 @@ class ProcessHandlers:
         query = f"completion={int(waited)}&ports={ports}&replayed={int(replayed)}"
         request.scope[RESUME] = lambda: f"/process/{process.meta.id}/started?{query}"
         await self._wait(request, process, wanted)
-        texts = await read_texts(process.journal, self._waited if waited else self._inline)
         headers = {"Idempotency-Replayed": "true"} if replayed else None
-        return json_response(record_of(process, texts), headers=headers)
+        journal, limit = process.journal, self._waited if waited else self._inline
+        if min(limit, journal.kept) > PIECE_BYTES:
+            return await long_answer(
+                lambda: long_texts_of(journal, limit),
+                lambda texts: record_of(process, texts),
+                self._sandbox.turns,
+                headers,
+            )
+        return json_response(record_of(process, await read_texts(journal, limit)), headers=headers)
 
     async def resumed(self, request: Request) -> Response:
         """Answer a start whose waiting the server before an upgrade has left to us."""

@@ -1,0 +1,80 @@
+"""Answers that are long because of the texts in them, made and sent in small pieces.
+
+A few megabytes as JSON in one go would keep the event loop and the interpreter from everybody else
+for some tens of milliseconds. So texts become blocks of JSON in a worker thread, and each round of
+the loop sends one.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from sandkeeper.api.respond import encode_json
+from sandkeeper.core.turns import Turns
+from sandkeeper.services.output import LongText, LongTexts, Texts
+
+__all__ = ["Frame", "LongAnswer", "long_answer"]
+
+
+class LongAnswer(Response):
+    """JSON in blocks, of a length that is told."""
+
+    def __init__(self, blocks: list[bytes], turns: Turns, headers: Mapping[str, str]) -> None:
+        length = str(sum(map(len, blocks)))
+        media_type = "application/json; charset=utf-8"
+        super().__init__(None, 200, {**headers, "Content-Length": length}, media_type)
+        self._blocks = blocks
+        self._turns = turns
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send a block at a time; a client that reads slowly makes nobody else wait."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        for block in self._blocks:
+            await self._turns.take()
+            await send({"type": "http.response.body", "body": block, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class Frame:
+    """JSON around texts: `make` gets marks to put where they belong, none of which it changes."""
+
+    def __init__(self, make: Callable[[list[str]], Any], count: int) -> None:
+        self._marks = [secrets.token_hex(16) for _ in range(count)]
+        self._json = encode_json(make(self._marks))
+
+    def fill(self, texts: Sequence[LongText]) -> list[bytes]:
+        """Return the whole in blocks; a text that stands in two places is encoded once."""
+        encoded: dict[int, list[bytes]] = {}
+        for text in texts:
+            if id(text) not in encoded:
+                encoded[id(text)] = [encode_json(piece)[1:-1] for piece in text.pieces()]
+        places = sorted(
+            (self._json.index(mark.encode()), id(text))
+            for mark, text in zip(self._marks, texts, strict=True)
+        )
+        filled: list[bytes] = []
+        end = 0
+        for start, key in places:
+            filled += [self._json[end:start], *encoded[key]]
+            end = start + len(self._marks[0])
+        return [block for block in (*filled, self._json[end:]) if block]
+
+
+async def long_answer(
+    read: Callable[[], LongTexts],
+    record: Callable[[Texts], Any],
+    turns: Turns,
+    headers: Mapping[str, str] | None = None,
+) -> LongAnswer:
+    """Answer with what `record` makes of texts, which `read` gets in a worker thread."""
+    frame = Frame(lambda marks: record(Texts(*marks)), 3)
+
+    def blocks() -> list[bytes]:
+        texts = read()
+        return frame.fill([texts.stdout, texts.stderr, texts.logs])
+
+    return LongAnswer(await asyncio.to_thread(blocks), turns, headers or {})
