@@ -23,10 +23,12 @@ __all__ = ["Frame", "LongAnswer", "long_answer"]
 class LongAnswer(Response):
     """JSON in blocks, of a length that is told."""
 
-    def __init__(self, blocks: list[bytes], turns: Turns, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, blocks: list[bytes], turns: Turns, headers: Mapping[str, str] | None = None
+    ) -> None:
         length = str(sum(map(len, blocks)))
         media_type = "application/json; charset=utf-8"
-        super().__init__(None, 200, {**headers, "Content-Length": length}, media_type)
+        super().__init__(None, 200, {**(headers or {}), "Content-Length": length}, media_type)
         self._blocks = blocks
         self._turns = turns
 
@@ -77,4 +79,4 @@ async def long_answer(
         texts = read()
         return frame.fill([texts.stdout, texts.stderr, texts.logs])
 
-    return LongAnswer(await asyncio.to_thread(blocks), turns, headers or {})
+    return LongAnswer(await asyncio.to_thread(blocks), turns, headers)
