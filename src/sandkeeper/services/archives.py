@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any, cast
 
+from sandkeeper.core.blocks import gathered
 from sandkeeper.core.paths import temporary_name
 from sandkeeper.core.replace import make_directories
 from sandkeeper.core.tars import pack
@@ -100,7 +101,7 @@ class Archives:
     def pack(self, root: str, compressed: bool) -> Iterator[bytes]:
         """Yield the archive in larger blocks; raises Unprocessable."""
         try:
-            blocks = _gathered(pack(root))
+            blocks = gathered(pack(root), GATHER_BYTES)
             yield from _compressed(blocks) if compressed else blocks
         except Fault as error:
             raise failure(Unprocessable, "error reading directory: ", "open", root, error) from None
@@ -152,19 +153,6 @@ class Archives:
         name = temporary_name(replacing=os.path.lexists(target))
         with self._files.temporary(os.path.join(os.path.dirname(target), name)):
             yield name
-
-
-def _gathered(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Join small blocks, of which an archive has many."""
-    waiting: list[bytes] = []
-    size = 0
-    for block in blocks:
-        waiting.append(block)
-        size += len(block)
-        if size >= GATHER_BYTES:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-    yield b"".join(waiting)
 
 
 def _compressed(blocks: Iterator[bytes]) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from sandkeeper.core.blocks import gathered
 from sandkeeper.core.cursor import tails
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.lines import strip_partial
@@ -51,7 +52,7 @@ class LongText:
         if self.clipped:
             yield MARKER
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for number, part in enumerate(_grouped(self.parts)):
+        for number, part in enumerate(gathered(self.parts, PIECE_BYTES)):
             yield decoder.decode(strip_partial(part) if self.clipped and not number else part)
         yield decoder.decode(b"", True)
 
@@ -97,19 +98,6 @@ def texts_of(journal: Journal, limit: int, *, nowait: bool = False) -> Texts:
     out = texts.stdout.whole()
     err = texts.stderr.whole()
     return Texts(out, err, out if texts.logs is texts.stdout else texts.logs.whole())
-
-
-def _grouped(parts: list[bytes]) -> Iterator[bytes]:
-    group: list[bytes] = []
-    size = 0
-    for part in parts:
-        group.append(part)
-        size += len(part)
-        if size >= PIECE_BYTES:
-            yield b"".join(group)
-            group, size = [], 0
-    if group:
-        yield b"".join(group)
 
 
 async def settled(pump: Pump, journal: Journal, moment: int) -> int | None:
