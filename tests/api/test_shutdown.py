@@ -27,6 +27,7 @@ def test_sigterm_ends_it_with_0_and_its_children_go_on(make_server) -> None:
 
     assert own.stop() == 0
     assert alive(pid)
+    assert "processes that go on: 1" in own.log_path.read_text()
 
     own.start()
     record = own.client.get(f"/process/{pid}").json()

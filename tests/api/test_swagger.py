@@ -59,6 +59,9 @@ def test_host_and_base_follow_the_environment(env: dict[str, str], host: str, ba
     address = description.Address.of(env)
 
     assert (address.host, address.base) == (host, base)
+    assert address.url == (
+        "/" if host.startswith("localhost") else f"https://{host}{base}".rstrip("/")
+    )
     assert address.scheme == ("http" if host.startswith("localhost") else "https")
 
 

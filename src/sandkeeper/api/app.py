@@ -116,9 +116,12 @@ def _room(settings: Settings) -> int:
 
 
 def _groups(routes: Sequence[BaseRoute]) -> set[str]:
-    """Return the first segments of all routes; what is a parameter or a mount of `/` is none."""
+    """Return the first segments of all routes; what is a parameter or a mount of `/` is none.
+
+    The proxy's route has no path of Starlette's kind.
+    """
     firsts = {first_segment(getattr(made, "path", "")) for made in routes}
-    return {first for first in firsts if "{" not in first}
+    return {"port", *(first for first in firsts if "{" not in first)}
 
 
 async def _on_error(_request: Request, error: Exception) -> Response:

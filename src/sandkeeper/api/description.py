@@ -48,6 +48,12 @@ class Address:
         base = f"/{workspace}/sandboxes/{name}" if workspace and name else "/"
         return cls("https", host, base)
 
+    @property
+    def url(self) -> str:
+        """Where the document's paths begin; where nothing else is known, where it came from."""
+        base = self.base.rstrip("/")
+        return f"{self.scheme}://{self.host}{base}" if self.scheme == "https" else "/"
+
 
 @cache
 def _whole() -> bytes:
@@ -81,7 +87,6 @@ def openapi(routes: Iterable[BaseRoute], address: Address) -> Document:
     whole = msgspec.json.decode(_whole())
     known = served(routes)
     paths = {path: _kept(path, item, known) for path, item in sorted(whole["paths"].items())}
-    base = address.base.rstrip("/")
     return {
         "openapi": "3.1.0",
         "info": {
@@ -89,7 +94,7 @@ def openapi(routes: Iterable[BaseRoute], address: Address) -> Document:
             "description": "Processes, files, terminals and ports of one sandbox.",
             "version": __version__,
         },
-        "servers": [{"url": f"{address.scheme}://{address.host}{base}"}],
+        "servers": [{"url": address.url}],
         "security": [{"BearerAuth": []}],
         "paths": {path: item for path, item in paths.items() if item},
         "components": {

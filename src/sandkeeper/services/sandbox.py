@@ -352,8 +352,12 @@ class Sandbox:
         """Send everybody away who waits for something that will not come from this server."""
         self.stopping.set()
         self.readiness.serving = False
+        running = 0
         for process in self.processes.all():
             process.journal.abandon()
+            running += not process.is_over
+        end = "are stopped first" if self.settings.stop_children else "go on"
+        self.log.info(f"sandkeeper stops; processes that {end}: {running}")
         self.watches.abandon()
 
     async def stop(self) -> None:
