@@ -5,12 +5,15 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness import Server
 
 from sandkeeper.api.long_answers import Frame
+from sandkeeper.core.journal import Journal
 from sandkeeper.core.lines import strip_partial
+from sandkeeper.core.segment import STDERR, STDOUT
 from sandkeeper.services import output
 from sandkeeper.services.output import MARKER, LongText
 
@@ -45,6 +48,18 @@ def test_a_filled_frame_is_what_one_encoding_would_be(
         "b": texts[1].whole(),
         "c": [texts[2].whole(), 1],
     }
+
+
+@pytest.mark.parametrize(("early", "late"), [(STDERR, STDOUT), (STDOUT, STDERR)])
+def test_both_streams_say_that_one_of_them_is_gone(tmp_path: Path, early: int, late: int) -> None:
+    journal = Journal(tmp_path, segment_bytes=4096)
+    journal.append(early, b"e" * 4096)
+    journal.append(late, b"kept\n")
+    journal.drop_oldest()
+
+    texts = output.texts_of(journal, 1 << 20)
+    assert texts.logs == MARKER + "kept\n"
+    assert {texts.stdout, texts.stderr} == {MARKER, "kept\n"}
 
 
 def test_megabytes_of_output_come_whole_in_a_record_in_the_logs_and_from_a_file(

@@ -61,14 +61,32 @@ def test_a_cycle_that_was_put_aside_and_died_goes_with_the_next_thorough_collect
             assert gone() is not None
             grown: list[Any] = [[] for _ in range(2 * gc.get_freeze_count())]
             gc.collect()
-            assert keeper.overdue
             async with asyncio.timeout(10):
                 while gone() is not None:
                     await asyncio.sleep(0.01)
-            assert not keeper.overdue
+            assert keeper.thorough == 2
             assert grown
 
     asyncio.run(grow())
+
+
+def test_a_little_that_was_put_aside_is_looked_at_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(heap, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(heap, "QUIET_TICKS", 20)
+
+    async def rest() -> None:
+        keeper = Heap(lambda: 0)
+        async with keeper.tended(), asyncio.timeout(10):
+            knot = Knot()
+            gone = weakref.ref(knot)
+            gc.collect()
+            del knot
+            while gone() is not None:
+                await asyncio.sleep(0.001)
+
+    asyncio.run(rest())
 
 
 def test_a_thorough_collection_waits_for_a_quiet_moment_but_not_for_ever(

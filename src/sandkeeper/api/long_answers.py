@@ -7,7 +7,7 @@ the loop sends one.
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -67,16 +67,13 @@ class Frame:
 
 
 async def long_answer(
-    read: Callable[[], LongTexts],
+    reading: Awaitable[LongTexts],
     record: Callable[[Texts], Any],
     turns: Turns,
     headers: Mapping[str, str] | None = None,
 ) -> LongAnswer:
-    """Answer with what `record` makes of texts, which `read` gets in a worker thread."""
+    """Answer with what `record` makes of the texts that `reading` brings."""
     frame = Frame(lambda marks: record(Texts(*marks)), 3)
-
-    def blocks() -> list[bytes]:
-        texts = read()
-        return frame.fill([texts.stdout, texts.stderr, texts.logs])
-
-    return LongAnswer(await asyncio.to_thread(blocks), turns, headers)
+    texts = await reading
+    blocks = await asyncio.to_thread(frame.fill, [texts.stdout, texts.stderr, texts.logs])
+    return LongAnswer(blocks, turns, headers)

@@ -23,6 +23,10 @@ class _Malformed(Exception):
 
 def matcher(pattern: str) -> Matcher:
     """Compile one pattern."""
+    try:
+        os.fsencode(pattern)
+    except UnicodeEncodeError:  # half of a surrogate pair: no name has one
+        return lambda _name: False
     if _PLAIN.fullmatch(pattern):
         whole = os.fsencode(pattern)
         return lambda name: name == whole

@@ -17,6 +17,8 @@ __all__ = ["Heap", "hold_collections"]
 
 TICK_SECONDS = 1.0
 PATIENCE_TICKS = 60
+QUIET_TICKS = 600
+"""After so long what was put aside is looked at in any quiet second, however little it is."""
 ROOM = 50_000
 FULL = 2
 """The oldest generation."""
@@ -34,6 +36,7 @@ class Heap:
         self._asked = asked
         self._settled = 0
         self._frozen = 0
+        self._full = self._counted = 0
         self.thorough = 0
 
     @asynccontextmanager
@@ -60,20 +63,27 @@ class Heap:
         gc.collect()
         gc.freeze()
         self._settled = self._frozen = gc.get_freeze_count()
+        self._full = self._counted = 0
         self.thorough += 1
 
     def _collected(self, phase: str, info: dict[str, Any]) -> None:
         if phase == "stop" and info["generation"] == FULL:
             gc.freeze()
-            self._frozen = gc.get_freeze_count()
+            self._full += 1
 
     async def _tend(self) -> None:
-        waited, before = 0, self._asked()
+        overdue = ticks = 0
+        before = self._asked()
         while True:
             await asyncio.sleep(TICK_SECONDS)
+            ticks += 1
             asked = self._asked()
-            waited = waited + 1 if self.overdue else 0
-            if waited and (asked == before or waited > PATIENCE_TICKS):
+            quiet, before = asked == before, asked
+            if self._counted != self._full:
+                self._counted = self._full
+                self._frozen = gc.get_freeze_count()  # which counts them, one by one
+            overdue = overdue + 1 if self.overdue else 0
+            due = overdue or (self._full and ticks > QUIET_TICKS)
+            if due and (quiet or overdue > PATIENCE_TICKS):
                 self.collect()
-                asked = self._asked()
-            before = asked
+                overdue = ticks = 0

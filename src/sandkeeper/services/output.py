@@ -20,6 +20,7 @@ __all__ = [
     "LongTexts",
     "Texts",
     "long_texts_of",
+    "read_long_texts",
     "read_texts",
     "settled",
     "texts_of",
@@ -84,10 +85,13 @@ def long_texts_of(journal: Journal, limit: int, *, nowait: bool = False) -> Long
         out = sorted(out + notices)
     stdout = LongText([part for _, part in out], out_clipped)
     stderr = LongText([part for _, part in err], err_clipped)
-    if not err:
+    clipped = out_clipped or err_clipped
+    if not err and clipped == out_clipped:
         return LongTexts(stdout, stderr, stdout)
-    both = LongText([part for _, part in sorted(out + err)], out_clipped or err_clipped)
-    return LongTexts(stdout, stderr, both if out else stderr)
+    if not out and clipped == err_clipped:
+        return LongTexts(stdout, stderr, stderr)
+    both = LongText([part for _, part in sorted(out + err)], clipped)
+    return LongTexts(stdout, stderr, both)
 
 
 def texts_of(journal: Journal, limit: int, *, nowait: bool = False) -> Texts:
@@ -134,3 +138,13 @@ async def read_texts(journal: Journal, limit: int) -> Texts:
             return await asyncio.to_thread(texts_of, journal, limit)
     except TimeoutError:
         return Texts(MARKER, "", MARKER)
+
+
+async def read_long_texts(journal: Journal, limit: int) -> LongTexts:
+    """Return what `long_texts_of` does; a disk that stalls costs a second at most, and the text."""
+    try:
+        async with asyncio.timeout(DISK_SECONDS):
+            return await asyncio.to_thread(long_texts_of, journal, limit)
+    except TimeoutError:
+        unread = LongText([], clipped=True)
+        return LongTexts(unread, LongText([], clipped=False), unread)

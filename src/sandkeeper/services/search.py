@@ -185,16 +185,18 @@ class _Matches:
         self._found = _directories(tree, stopped) if directories else _files(tree, stopped)
         self._limit = limit
         self._given = 0
+        self._rest: Names | None = None
 
     def batch(self) -> list[Names] | None:
         """Return the next, None behind the last; raises OSError when the root cannot be read."""
         wanted = min(BATCH, self._limit - self._given) if self._limit else BATCH
         batch: list[Names] = []
         count = 0
-        while count < wanted and (some := next(self._found, None)) is not None:
+        while count < wanted and (some := self._rest or next(self._found, None)) is not None:
             prefix, names = some
-            if self._limit:
-                names = names[: wanted - count]
+            room = wanted - count
+            self._rest = (prefix, names[room:]) if len(names) > room else None
+            names = names[:room] if self._rest else names
             if names:
                 batch.append((prefix, names))
                 count += len(names)

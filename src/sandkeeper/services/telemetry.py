@@ -106,7 +106,8 @@ class Exporter:
                 continue
             try:
                 block = follower.block()
-            except OSError:  # no descriptor, a broken disk: `retry` looks again
+            except OSError:  # no descriptor, a broken disk: the next bytes or `retry` look again
+                follower.is_behind()
                 with self._lock:
                     self._stuck.add(run)
                 continue

@@ -44,7 +44,7 @@ class LogHandlers:
         self._sandbox.access.audit("process_logs_access", caller(request), identifier=name)
         process = self._processes.get(name, "process with PID {} not found")
         return await long_answer(
-            lambda: long_texts_of(process.journal, self._limit),
+            asyncio.to_thread(long_texts_of, process.journal, self._limit),
             lambda texts: {"stdout": texts.stdout, "stderr": texts.stderr, "logs": texts.logs},
             self._sandbox.turns,
         )

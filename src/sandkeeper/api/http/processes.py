@@ -29,7 +29,7 @@ from sandkeeper.api.urls import segment
 from sandkeeper.core.cursor import Follow
 from sandkeeper.errors import BadInput, Conflict, TooLarge, Unprocessable
 from sandkeeper.services.events import SILENT, ExecRecords
-from sandkeeper.services.output import PIECE_BYTES, long_texts_of, read_texts
+from sandkeeper.services.output import PIECE_BYTES, read_long_texts, read_texts
 from sandkeeper.services.process import Process
 from sandkeeper.services.processes import Order
 from sandkeeper.services.sandbox import Sandbox
@@ -39,7 +39,8 @@ __all__ = ["ProcessHandlers", "identifier", "routes"]
 
 INLINE_BYTES = 64 << 10
 LIST_BYTES = 8 << 20
-LIST_BLOCK = 16
+LIST_BLOCK, LIST_BLOCK_BYTES = 16, 128 << 10
+"""So many records, or records with so long texts, are made in one go."""
 EXEC_HEARTBEAT_SECONDS = 5.0
 STOP_GRACE_SECONDS = 0.09
 WAIT_SECONDS = 60.0
@@ -99,7 +100,7 @@ class ProcessHandlers:
         journal, limit = process.journal, self._waited if waited else self._inline
         if min(limit, journal.kept) > PIECE_BYTES:
             return await long_answer(
-                lambda: long_texts_of(journal, limit),
+                read_long_texts(journal, limit),
                 lambda texts: record_of(process, texts),
                 self._sandbox.turns,
                 headers,
@@ -189,9 +190,10 @@ class ProcessHandlers:
         processes = self._processes.all()
         share = min(self._inline, max(1024, LIST_BYTES // max(1, len(processes))))
         blocks: list[bytes] = []
-        for first in range(0, len(processes), LIST_BLOCK):
+        count = max(1, min(LIST_BLOCK, LIST_BLOCK_BYTES // max(1, share)))
+        for first in range(0, len(processes), count):
             await self._sandbox.turns.take()
-            some = processes[first : first + LIST_BLOCK]
+            some = processes[first : first + count]
             texts = [await read_texts(process.journal, share) for process in some]
             records = [record_of(*each) for each in zip(some, texts, strict=True)]
             blocks.append((b"," if blocks else b"[") + encode_json(records)[1:-1])

@@ -164,10 +164,10 @@ async def _streamed(found: AsyncGenerator[list[Names], None], kind: str) -> Resp
 
     async def body() -> AsyncIterator[bytes]:
         count = sum(len(names) for _, names in first)
-        yield b'{"matches":[' + _encoded(first, kind)
+        yield b'{"matches":[' + await asyncio.to_thread(_encoded, first, kind)
         async with aclosing(found):
             async for batch in found:
-                yield b"," + _encoded(batch, kind)
+                yield b"," + await asyncio.to_thread(_encoded, batch, kind)
                 count += sum(len(names) for _, names in batch)
         yield b'],"total":%d}' % count
 
