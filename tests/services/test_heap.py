@@ -20,6 +20,12 @@ def ordinary_collector() -> Iterator[None]:
     gc.enable()
 
 
+async def until_thorough(keeper: Heap, times: int) -> None:
+    async with asyncio.timeout(10):
+        while keeper.thorough < times:
+            await asyncio.sleep(0.001)
+
+
 class Knot:
     """Refers to itself, so that only a collection frees it."""
 
@@ -51,20 +57,19 @@ def test_a_cycle_that_was_put_aside_and_died_goes_with_the_next_thorough_collect
     monkeypatch.setattr(heap, "ROOM", 0)
 
     async def grow() -> None:
-        knot = Knot()
-        gone = weakref.ref(knot)
         keeper = Heap(lambda: 0)
         async with keeper.tended():
+            await until_thorough(keeper, 1)
+            knot = Knot()
+            gone = weakref.ref(knot)
             gc.collect()
             del knot
             gc.collect()
             assert gone() is not None
             grown: list[Any] = [[] for _ in range(2 * gc.get_freeze_count())]
             gc.collect()
-            async with asyncio.timeout(10):
-                while gone() is not None:
-                    await asyncio.sleep(0.01)
-            assert keeper.thorough == 2
+            await until_thorough(keeper, 2)
+            assert gone() is None
             assert grown
 
     asyncio.run(grow())
@@ -78,13 +83,14 @@ def test_a_little_that_was_put_aside_is_looked_at_after_a_while(
 
     async def rest() -> None:
         keeper = Heap(lambda: 0)
-        async with keeper.tended(), asyncio.timeout(10):
+        async with keeper.tended():
+            await until_thorough(keeper, 1)
             knot = Knot()
             gone = weakref.ref(knot)
             gc.collect()
             del knot
-            while gone() is not None:
-                await asyncio.sleep(0.001)
+            await until_thorough(keeper, 2)
+            assert gone() is None
 
     asyncio.run(rest())
 
@@ -104,9 +110,8 @@ def test_a_thorough_collection_waits_for_a_quiet_moment_but_not_for_ever(
 
     async def wait() -> int:
         keeper = Heap(busy)
-        async with keeper.tended(), asyncio.timeout(10):
-            while keeper.thorough < 2:
-                await asyncio.sleep(0.001)
+        async with keeper.tended():
+            await until_thorough(keeper, 1)
         return asked
 
     assert asyncio.run(wait()) >= 20

@@ -36,13 +36,13 @@ class Heap:
         self._asked = asked
         self._settled = 0
         self._frozen = 0
-        self._full = self._counted = 0
+        self._full, self._counted = 1, 0
         self.thorough = 0
 
     @asynccontextmanager
     async def tended(self) -> AsyncIterator[None]:
         """Put aside what exists, collect again, and look after the rest while inside."""
-        self.collect()
+        gc.freeze()  # looked at in the first quiet second: a start need not wait for it
         gc.callbacks.append(self._collected)
         gc.enable()
         task = asyncio.ensure_future(self._tend())
@@ -72,7 +72,7 @@ class Heap:
             self._full += 1
 
     async def _tend(self) -> None:
-        overdue = ticks = 0
+        overdue, ticks = 0, QUIET_TICKS
         before = self._asked()
         while True:
             await asyncio.sleep(TICK_SECONDS)
