@@ -87,12 +87,22 @@ def is_mounted(path: Path) -> bool:
     return any(item.path == str(path) for item in mounts())
 
 
-def daemon_of(server: Server) -> int:
+def daemon_of(server: Server, target: Path) -> int:
+    """Return the program behind a mount: one of an earlier mount may be about to end."""
     threads = Path(f"/proc/{server.pid}/task").iterdir()
     children = [pid for task in threads for pid in (task / "children").read_text().split()]
     return next(
-        int(pid) for pid in children if b"rclone" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        int(pid)
+        for pid in children
+        if os.fsencode(target) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     )
+
+
+def freeze(pid: int) -> None:
+    """Stop a process, and wait until none of its threads can answer any more."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    until(lambda: all(") T " in (task / "stat").read_text() for task in tasks.iterdir()))
 
 
 @needs_root
@@ -299,7 +309,7 @@ def test_a_backend_that_freezes_in_the_middle_of_a_read_stops_nobody(
         stderr=subprocess.DEVNULL,
     )
     until(lambda: read_by(reader.pid) > 1 << 20)
-    os.kill(daemon_of(remote), signal.SIGSTOP)
+    freeze(daemon_of(remote, target))
 
     started = time.monotonic()
     assert listed(remote)[0]["driveName"] == "data"
@@ -320,7 +330,7 @@ def test_a_dead_backend_is_mounted_again_by_itself(remote: Server, tmp_path: Pat
     target = tmp_path / "m"
     assert mount(remote, "data", target).status_code == 200
 
-    os.kill(daemon_of(remote), signal.SIGKILL)
+    os.kill(daemon_of(remote, target), signal.SIGKILL)
 
     until(lambda: [entry["restarts"] for entry in listed(remote)] == [1])
     assert (target / "file.txt").read_text() == "from the remote"
@@ -333,7 +343,7 @@ def test_a_fuse_drive_outlives_the_server_and_is_watched_by_the_next(
 ) -> None:
     target = tmp_path / "m"
     assert mount(remote, "data", target).status_code == 200
-    daemon = daemon_of(remote)
+    daemon = daemon_of(remote, target)
     remote.kill9()
     remote.start()
 
