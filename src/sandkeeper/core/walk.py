@@ -11,34 +11,11 @@ from collections.abc import Callable, Iterator
 
 from sandkeeper.core.paths import is_temporary
 
-__all__ = ["Entry", "Run", "runs", "walk"]
-
-Entry = tuple[bytes, bytes, bool]
-"""Path below the root, base name, whether it is a directory."""
+__all__ = ["Run", "runs"]
 
 Run = tuple[bytes, list[bytes], bool]
 """What stands before the names to make them paths below the root; the names of neighbours in one
 directory; whether they are directories: then it is one name, and what is in it follows."""
-
-
-def walk(
-    root: bytes,
-    *,
-    excluded: frozenset[bytes] = frozenset(),
-    hidden: bool = True,
-    stopped: Callable[[], bool] = lambda: False,
-) -> Iterator[Entry]:
-    """Yield everything below `root` in byte order; raises OSError when `root` cannot be read.
-
-    Directories named in `excluded` are left out with all they hold, and so is every entry whose
-    name begins with a dot unless `hidden` (our own temporary files always are); neither rule looks
-    at the root. `stopped` is asked once for each directory; once it is true the walk ends.
-    """
-    for prefix, names, is_directory in runs(
-        root, excluded=excluded, hidden=hidden, stopped=stopped
-    ):
-        for name in names:
-            yield prefix + name, name, is_directory
 
 
 def runs(
@@ -48,8 +25,12 @@ def runs(
     hidden: bool = True,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Run]:
-    """Yield what `walk` yields, many names at once: a call for each file would cost as much as
-    reading the directories.
+    """Yield everything below `root` in byte order; raises OSError when `root` cannot be read.
+
+    Directories named in `excluded` are left out with all they hold, and so is every entry whose
+    name begins with a dot unless `hidden` (our own temporary files always are); neither rule looks
+    at the root. `stopped` is asked once for each directory; once it is true the walk ends. Names
+    come many at once: a step for each file would cost as much as reading the directories.
     """
     stack = _runs(root, b"", excluded, hidden)[::-1]
     while stack:

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 from sandkeeper.core.fuzzy import MAX_QUERY, FuzzyPattern
 from sandkeeper.core.globs import Matcher, any_of, everything
 from sandkeeper.core.identity import Identity
-from sandkeeper.core.walk import Entry, Run, runs
+from sandkeeper.core.walk import Run, runs
 from sandkeeper.errors import BadInput, Unprocessable
 
 __all__ = ["EXCLUDED", "Found", "Names", "Search", "TreeFilter", "Workers"]
@@ -60,8 +60,8 @@ class TreeFilter:
     excluded: frozenset[str] = EXCLUDED
     hidden: bool = False
 
-    def entries(self, stopped: Callable[[], bool]) -> Iterator[Entry]:
-        """Walk the tree; raises OSError when the root cannot be read."""
+    def entries(self, stopped: Callable[[], bool]) -> Iterator[tuple[bytes, bytes, bool]]:
+        """Yield paths, names and whether they are directories; raises OSError as `runs` does."""
         for prefix, names, is_directory in self.runs(stopped):
             for name in names:
                 yield prefix + name, name, is_directory
