@@ -125,8 +125,9 @@ def test_a_view_only_page_does_not_type(server: Server, page: Page) -> None:
     page.goto(server.url + "/terminal?sessionId=seen&shell=/bin/sh&readOnly=true")
     connected(page)
     run(page, "echo for''bidden")
-    server.client.post("/terminals/seen/input", content=b"echo allo''wed\r")
+    typed = server.client.post("/terminals/seen/input", content=b"echo allo''wed\r")
 
+    assert typed.status_code == 200, typed.text
     assert "forbidden" not in shown(page, "allowed")
 
 
