@@ -48,8 +48,8 @@ class Local:
     async def rank(self, query: str, documents: Sequence[Document], token_limit: int) -> Ranking:
         """Rank with BM25 in a process of its own.
 
-        The index needs numpy and, for a second, all the texts in pieces: in the server that memory
-        would never come back, and the work would hold the interpreter's lock.
+        For a second it needs all the texts in pieces: in the server that memory would never come
+        back, and the work would hold the interpreter's lock.
         """
         job = {"query": query, "documents": [f"{item.path}\n{item.text}" for item in documents]}
         source = os.memfd_create("rank", os.MFD_CLOEXEC)
