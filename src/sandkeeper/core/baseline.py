@@ -9,10 +9,10 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from sandkeeper.core import zstd
 from sandkeeper.core.snapshot import Entry, Facts, LeftOut, key_of, look
 
 __all__ = ["BadBaseline", "Baseline", "record"]
@@ -46,8 +46,6 @@ def record(
 
     What changes while it is written is not in it, so it counts as added later. Raises OSError.
     """
-    import zstandard  # only archives need it
-
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     anchor = folder / "anchor"
     anchor.write_bytes(b"")
@@ -58,24 +56,24 @@ def record(
     )
     temporary = folder / "baseline.new"
     count = 0
-    packer = zstandard.ZstdCompressor(level=LEVEL)
+    packer = zstd.packer(LEVEL)
     with open(temporary, "wb") as file:
         os.fchmod(file.fileno(), 0o600)
-        with packer.stream_writer(file, closefd=False) as out:
-            _write(out, _encode(head))
-            for entry in look(root, left_out, check):
-                if entry.is_directory or entry.facts.ctime < began:
-                    _write(out, _encode((os.fsencode(entry.path), *entry.facts)))
-                    count += 1
-            _write(out, b"")
+        file.write(packer.compress(_framed(_encode(head))))
+        for entry in look(root, left_out, check):
+            if entry.is_directory or entry.facts.ctime < began:
+                value = _encode((os.fsencode(entry.path), *entry.facts))
+                file.write(packer.compress(_framed(value)))
+                count += 1
+        file.write(packer.compress(_framed(b"")) + packer.flush())
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, folder / "baseline")
     return count
 
 
-def _write(out: Any, data: bytes) -> None:
-    out.write(len(data).to_bytes(4, "little") + data)
+def _framed(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "little") + data
 
 
 class Baseline:
@@ -122,10 +120,8 @@ class Baseline:
             yield Entry(path, key_of(path), Facts(*facts))
 
     def _values(self) -> Generator[bytes, None, None]:
-        import zstandard
-
         with open(self._path, "rb") as file:
-            reader = zstandard.ZstdDecompressor().stream_reader(file, read_size=READ_BYTES)
+            reader = zstd.unpacking(file)
             rest = b""
             try:
                 while block := reader.read(READ_BYTES):
@@ -140,6 +136,8 @@ class Baseline:
                         yield rest[place + 4 : end]
                         place = end
                     rest = rest[place:]
-            except zstandard.ZstdError:
+            except zstd.ZstdFault:
                 raise BadBaseline(f"{self._path} is damaged") from None
+            except EOFError:
+                raise BadBaseline(f"{self._path} is cut off") from None
         raise BadBaseline(f"{self._path} is cut off")

@@ -6,8 +6,9 @@ import queue
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any, cast
+from typing import IO, cast
 
+from sandkeeper.core import zstd
 from sandkeeper.core.blocks import gathered
 from sandkeeper.core.paths import temporary_name
 from sandkeeper.core.replace import make_directories
@@ -17,11 +18,9 @@ from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.services.files import Fault, Files
 from sandkeeper.services.work import Cancel, failure
 
-__all__ = ["Archives", "Channel", "Checked"]
+__all__ = ["Archives", "Channel"]
 
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZSTD_LEVEL = 3
-ZSTD_WINDOW = 128 << 20
 GATHER_BYTES = 256 * 1024
 CHANNEL_CHUNKS = 16
 
@@ -102,7 +101,7 @@ class Archives:
         """Yield the archive in larger blocks; raises Unprocessable."""
         try:
             blocks = gathered(pack(root), GATHER_BYTES)
-            yield from _compressed(blocks) if compressed else blocks
+            yield from zstd.packed(blocks, ZSTD_LEVEL) if compressed else blocks
         except Fault as error:
             raise failure(Unprocessable, "error reading directory: ", "open", root, error) from None
 
@@ -139,7 +138,7 @@ class Archives:
             raise BadInput(str(error)) from None
         except RecursionError:  # a header may say that another header follows
             raise BadInput("the body is no whole tar archive: too many headers") from None
-        except (tarfile.TarError, EOFError) as error:
+        except (tarfile.TarError, zstd.ZstdFault, EOFError) as error:
             raise BadInput(f"the body is no whole tar archive: {error}") from None
         except Fault as error:
             raise failure(Unprocessable, "error unpacking: ", "open", root, error) from None
@@ -155,38 +154,8 @@ class Archives:
             yield name
 
 
-def _compressed(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    import zstandard  # few requests need it
-
-    packer = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compressobj()
-    for block in blocks:
-        if data := packer.compress(block):
-            yield data
-    yield packer.flush()
-
-
 def _readable(source: Channel) -> IO[bytes]:
     """Return the tar stream, decompressed if it begins as zstd does."""
-    if source.peek(len(ZSTD_MAGIC)) != ZSTD_MAGIC:
+    if source.peek(len(zstd.MAGIC)) != zstd.MAGIC:
         return cast("IO[bytes]", source)
-    import zstandard
-
-    unpacker = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
-    reader: Any = unpacker.stream_reader(cast("IO[bytes]", source))
-    return cast("IO[bytes]", Checked(reader, zstandard.ZstdError))
-
-
-class Checked:
-    """A reader whose own kind of error is told as that of a broken archive."""
-
-    def __init__(self, reader: Any, error: type[Exception]) -> None:
-        self._reader = reader
-        self._error = error
-
-    def read(self, size: int) -> bytes:
-        """Read up to `size` bytes; raises tarfile.ReadError."""
-        try:
-            data: bytes = self._reader.read(size)
-        except self._error as error:
-            raise tarfile.ReadError(str(error)) from None
-        return data
+    return zstd.unpacking(source)

@@ -13,6 +13,7 @@ from typing import IO
 import msgspec
 
 from sandkeeper import __version__
+from sandkeeper.core import zstd
 from sandkeeper.core.bundle import Bundle, Plan, Source, Spool
 from sandkeeper.core.snapshot import LeftOut
 from sandkeeper.errors import Internal, SandkeeperError
@@ -188,16 +189,8 @@ def _report(sent: Callable[[int], None], start: int, done: int) -> None:
 
 
 def _zstd(source: Source, clock: Clock) -> Iterator[bytes]:
-    import zstandard  # few exports are compressed
-
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        ZSTD_LEVEL, threads=ZSTD_THREADS, job_size=ZSTD_JOB, write_checksum=True
-    )
-    packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-    for block in source.blocks(0, source.size, clock.check):
-        if data := packer.compress(block):
-            yield data
-    yield packer.flush()
+    blocks = source.blocks(0, source.size, clock.check)
+    return zstd.packed(blocks, ZSTD_LEVEL, checksum=1, workers=ZSTD_THREADS, job_bytes=ZSTD_JOB)
 
 
 def _json(value: object) -> bytes:

@@ -12,10 +12,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import msgspec
 
+from sandkeeper.core import zstd
 from sandkeeper.core.snapshot import LeftOut
 from sandkeeper.core.untar import (
     BoundedMember,
@@ -26,7 +27,6 @@ from sandkeeper.core.untar import (
 )
 from sandkeeper.errors import Internal
 from sandkeeper.services.archive_job import Clock, Restored
-from sandkeeper.services.archives import Checked
 from sandkeeper.services.baseline import FOLDER, MARKER
 from sandkeeper.services.exports import MANIFEST, PROCESSES, VERSION
 from sandkeeper.services.freeze import SavedProcess
@@ -37,8 +37,16 @@ __all__ = ["restore"]
 
 GATHER_BYTES = 256 << 10
 MANIFEST_BYTES = 256 << 20
-GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-ZSTD_WINDOW = 128 << 20
+GZIP_MAGIC = b"\x1f\x8b"
+BROKEN = (
+    tarfile.TarError,
+    EOFError,
+    zlib.error,
+    gzip.BadGzipFile,
+    zstd.ZstdFault,
+    msgspec.DecodeError,
+)
+"""What the library of each format raises for bytes that are not of it."""
 
 
 class _Head(msgspec.Struct, rename="camel"):
@@ -115,7 +123,7 @@ def restore(
         _mark(root, head, progress)
     except UnsafeMember as error:
         raise Internal(f"the archive is refused: {error}") from None
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, msgspec.DecodeError) as error:
+    except BROKEN as error:
         raise Internal(f"the archive is broken: {error}") from None
     except OSError as error:
         raise Internal(f"cannot apply the archive: {error.strerror or error}") from None
@@ -127,12 +135,8 @@ def _decompressed(reader: _Reader) -> IO[bytes]:
     start = reader.peek(4)
     if start.startswith(GZIP_MAGIC):
         return cast("IO[bytes]", gzip.GzipFile(fileobj=cast("IO[bytes]", reader)))
-    if start == ZSTD_MAGIC:
-        import zstandard
-
-        unpacker = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
-        made: Any = unpacker.stream_reader(cast("IO[bytes]", reader), read_across_frames=True)
-        return cast("IO[bytes]", Checked(made, zstandard.ZstdError))
+    if start == zstd.MAGIC:
+        return zstd.unpacking(reader)
     return cast("IO[bytes]", reader)
 
 
