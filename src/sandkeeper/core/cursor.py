@@ -157,6 +157,12 @@ class Reader:
             if start < min(stop, last)
         ]
 
+    def plain(self, segment: Segment, start: int, end: int) -> bytes:
+        """Return the bytes of a segment from `start` to `end`, whosever they are; none: gone."""
+        if start >= end or not self._open(segment):
+            return b""
+        return pread(self._data, end - start, start - segment.base)
+
     def window(self, segment: Segment, end: int, *, nowait: bool) -> tuple[int, bytes]:
         """Return a block of the open segment that ends at `end`, and its offset."""
         start = max(segment.base, end - WINDOW)

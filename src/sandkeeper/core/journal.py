@@ -56,7 +56,8 @@ class Journal:
     `abandoned` says that this server stops and nobody will hear of later bytes;
     `tail` is the offset behind the last byte, `exit_offset` the tail when the process ended (None
     while it runs), `sealed` says that nothing will come any more, `totals` counts all bytes per
-    stream, `lost` those that are no longer (or never were) kept, `followers` who follows it.
+    stream, `lost` those that are no longer (or never were) kept, `followers` who follows it,
+    `newlines` what readers have counted of closed segments, by base (`core.places`).
     `awaited` says that somebody wants to hear of the next bytes: who sets it looks at `tail` once
     more afterwards, and the writer, who clears it, looks at it after `tail` has grown.
     """
@@ -82,6 +83,7 @@ class Journal:
         self._last_time = 0
         self._holes = 0
         self.followers: set[Follow] = set()
+        self.newlines: dict[int, tuple[int, ...]] = {}
         self._waiters: list[asyncio.Future[bool]] = []
 
     def __repr__(self) -> str:
@@ -200,6 +202,7 @@ class Journal:
         oldest = segments[0]
         size = self.end_of(oldest) - oldest.base
         self.segments = segments[1:]
+        self.newlines.pop(oldest.base, None)
         self.lost += size
         self._count_holes()
         for path in (oldest.data_path, oldest.index_path):

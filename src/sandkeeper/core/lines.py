@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from sandkeeper.core.cursor import Chunk
 from sandkeeper.core.segment import NOTICE, REMARK, STDERR, STDOUT
 
-__all__ = ["PATIENCE", "Decoder", "LineSplitter", "PrefixedText", "strip_partial"]
+__all__ = ["PATIENCE", "Decoder", "LineSplitter", "PrefixedText", "part_end", "strip_partial"]
 
 PREFIX = {STDOUT: b"stdout:", STDERR: b"stderr:", NOTICE: b"stdout:"}
 PATIENCE = 250_000
@@ -46,6 +46,17 @@ def strip_partial(data: bytes) -> bytes:
     return data[start:]
 
 
+def part_end(data: bytes, limit: int) -> int:
+    """Return where to cut bytes that are longer than `limit`: there, or before its character.
+
+    What is no UTF-8 is cut at the limit; a limit below four bytes may cut characters.
+    """
+    end = limit
+    while end > limit - 4 and end > 0 and data[end] & 0xC0 == 0x80:
+        end -= 1
+    return end if end > 0 and data[end] & 0xC0 != 0x80 else limit
+
+
 class LineSplitter:
     """Collects the lines of one stream; a line longer than `limit` comes in parts.
 
@@ -62,21 +73,23 @@ class LineSplitter:
         for line in whole:
             yield from self._parts(line, True)
         while len(rest) > self._limit:
-            yield rest[: self._limit], False
-            rest = rest[self._limit :]
+            end = part_end(rest, self._limit)
+            yield rest[:end], False
+            rest = rest[end:]
         self.pending = rest
 
     def skip(self, data: bytes) -> None:
         """Take `pending` and what follows it, `data` in all, without looking at the lines."""
         rest = data[data.rfind(b"\n") + 1 :]
-        if len(rest) > self._limit:
-            rest = rest[(len(rest) - 1) // self._limit * self._limit :]
+        while len(rest) > self._limit:
+            rest = rest[part_end(rest, self._limit) :]
         self.pending = rest
 
     def _parts(self, line: bytes, ends: bool) -> Iterator[tuple[bytes, bool]]:
         while len(line) > self._limit:
-            yield line[: self._limit], False
-            line = line[self._limit :]
+            end = part_end(line, self._limit)
+            yield line[:end], False
+            line = line[end:]
         yield line, ends
 
 

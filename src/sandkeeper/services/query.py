@@ -1,15 +1,23 @@
 """Questions to a log, answered on the server in bounded memory, block by block."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from sandkeeper.core.cursor import Chunk, Gap, Reader
 from sandkeeper.core.journal import Journal
-from sandkeeper.core.segment import NOTICE, REMARK, STDERR, STDOUT
+from sandkeeper.core.lines import LineSplitter
+from sandkeeper.core.places import (
+    KIND,
+    clean_place,
+    gaps_before,
+    newlines_before,
+    place_of_last,
+)
+from sandkeeper.core.segment import NOTICE, STDERR, STDOUT
 from sandkeeper.errors import BadInput
 from sandkeeper.services.events import rfc3339
 
@@ -24,7 +32,7 @@ LINE_BYTES = 64 << 10
 TAIL_LINES = 10_000
 TAIL_BYTES = 8 << 20
 _STREAMS = {"stdout": (STDOUT, NOTICE), "stderr": (STDERR,), "": (STDOUT, STDERR, NOTICE)}
-_NAMES = {STDOUT: "stdout", STDERR: "stderr", NOTICE: "stdout"}
+_NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 _encode = msgspec.json.encode
 
 
@@ -51,12 +59,19 @@ class Question:
     tail: int = 0
     limit: int = 10_000
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every line from the start on is wanted."""
+        return not (self.grep or self.until or self.last_offset or self.end)
+
 
 class LineQuery:
     """Runs one question; each `step` reads one block and belongs on a worker thread.
 
-    Lines are numbered from the first kept byte of the chosen streams. A line longer than 64 KiB
-    comes in parts. Raises BadInput for a pattern RE2 refuses.
+    Lines are numbered from the first kept byte of the chosen streams, in the order in which they
+    end. One longer than 64 KiB comes in parts, all but the last marked `continued`; it has the
+    number of the moment at which its first part is told. What stands before the place where the
+    answer begins is counted, not looked at. Raises BadInput for a pattern RE2 refuses.
     """
 
     def __init__(self, journal: Journal, question: Question) -> None:
@@ -70,12 +85,11 @@ class LineQuery:
         self._number = 0
         self._given = 0
         self._limit = question.head or question.limit
-        self._rests: dict[int, tuple[bytes, int, int]] = {}
-        self._tail: deque[bytes] = deque(maxlen=min(question.tail, TAIL_LINES) or None)
+        self._open: dict[int, _OpenLine] = {}
+        self._tail: deque[_Line] = deque(maxlen=min(question.tail, TAIL_LINES) or None)
         self._tail_bytes = 0
         self._cut = False
-        self._block = BLOCK_LEAST
-        self._done = False
+        self._steps = self._answer()
 
     def close(self) -> None:
         """Close the reader."""
@@ -83,94 +97,158 @@ class LineQuery:
 
     def step(self) -> bytes | None:
         """Return records of the next block (possibly none), None after the last."""
-        if self._done:
-            return None
-        items = self._reader.read(self._offset, min(self._block, max(1, self._end - self._offset)))
-        if not items or self._offset >= self._end:
-            return self._finish()
-        self._offset = items[-1].end
-        out: list[bytes] = []
+        return next(self._steps, None)
+
+    def _answer(self) -> Iterator[bytes]:
+        start = self._start()
+        yield b"".join(_gap_record(gap) for gap in gaps_before(self._journal, start))
+        self._number = newlines_before(self._journal, self._reader, self._streams, start)
+        self._offset = start
+        block = BLOCK_LEAST
+        while self._offset < self._end and not self._is_full:
+            items = self._reader.read(self._offset, min(block, self._end - self._offset))
+            if not items:
+                break
+            self._offset = items[-1].end
+            answer = b"".join(self._records(items))
+            wanted = block // 2 if len(answer) > ANSWER_BYTES else block * 2
+            block = max(BLOCK_LEAST, min(BLOCK_MOST, wanted))
+            yield answer
+        if self._is_full:
+            self._cut = not self._question.head
+        yield from self._rest()
+
+    def _start(self) -> int:
+        """Return an offset before which there is no line of the answer, and none is open."""
+        question, journal, reader = self._question, self._journal, self._reader
+        start = max(journal.first, min(question.first_offset, self._end))
+        if question.since:
+            start = max(start, min(reader.offset_at(question.since), self._end))
+        if question.tail and question.is_plain:
+            lines, size = min(question.tail, TAIL_LINES), TAIL_BYTES + LINE_BYTES
+            last = place_of_last(journal, reader, self._streams, lines, size, self._end)
+            start = max(start, last)
+        return clean_place(journal, reader, self._streams, start) if start else 0
+
+    @property
+    def _is_full(self) -> bool:
+        return self._given >= self._limit
+
+    def _records(self, items: list[Chunk | Gap]) -> Iterator[bytes]:
         for item in items:
             if isinstance(item, Gap):
-                gap = {"type": "gap", "offset": item.start, "to": item.end, "reason": item.reason}
-                out.append(_encode(gap) + b"\n")
-            elif item.stream in self._streams and item.stream != REMARK:
-                self._lines(item, out)
-            if self._given >= self._limit:
-                self._cut = not self._question.head
-                return b"".join(out) + (self._finish() or b"")
-        answer = b"".join(out)
-        wanted = self._block // 2 if len(answer) > ANSWER_BYTES else self._block * 2
-        self._block = max(BLOCK_LEAST, min(BLOCK_MOST, wanted))
-        return answer
+                yield _gap_record(item)
+            elif item.stream in self._streams:
+                for line in self._lines(item):
+                    if self._is_full:
+                        return
+                    yield from self._told(line)
 
-    def _lines(self, chunk: Chunk, out: list[bytes]) -> None:
-        kind = STDERR if chunk.stream == STDERR else STDOUT
-        rest, offset, time = self._rests.pop(kind, (b"", chunk.offset, chunk.time))
-        *whole, last = (rest + chunk.data).split(b"\n")
-        consumed = -len(rest)
-        for line in whole:
-            self._line(kind, offset, time, line, out)
-            if self._given >= self._limit:
-                return
-            consumed += len(line) + 1
-            offset, time = chunk.offset + consumed, chunk.time
-        while len(last) > LINE_BYTES:
-            self._line(kind, offset, time, last[:LINE_BYTES], out)
-            last = last[LINE_BYTES:]
-        if last:
-            self._rests[kind] = (last, offset, time)
+    def _lines(self, chunk: Chunk) -> "Iterator[_Line]":
+        kind = KIND[chunk.stream]
+        line = self._open.setdefault(kind, _OpenLine())
+        pending = len(line.splitter.pending)
+        if not pending and not line.number:
+            line.time = chunk.time
+        offset = chunk.offset - pending
+        for text, ends in line.splitter.feed(chunk.data):
+            number = line.number or self._count()
+            yield _Line(number, kind, offset, line.time, text, not ends)
+            offset += len(text) + ends
+            line.number = 0 if ends else number
+            line.time = chunk.time
+        line.behind = chunk.end
 
-    def _line(self, kind: int, offset: int, time: int, line: bytes, out: list[bytes]) -> None:
+    def _count(self) -> int:
         self._number += 1
-        if not self._wanted(offset, time, line):
+        return self._number
+
+    def _told(self, line: "_Line") -> Iterator[bytes]:
+        if not self._wanted(line):
             return
-        record = _encode(
-            {
-                "type": "line",
-                "line": self._number,
-                "stream": _NAMES[kind],
-                "offset": offset,
-                "time": rfc3339(time),
-                "text": line.decode("utf-8", "replace"),
-            }
-        )
         if not self._question.tail:
             self._given += 1
-            out.append(record + b"\n")
+            yield line.record()
             return
         if len(self._tail) == self._tail.maxlen:
-            self._tail_bytes -= len(self._tail[0])
-        self._tail.append(record)
-        self._tail_bytes += len(record)
+            self._tail_bytes -= len(self._tail[0].text)
+        self._tail.append(line)
+        self._tail_bytes += len(line.text)
         while self._tail_bytes > TAIL_BYTES:
-            self._tail_bytes -= len(self._tail.popleft())
+            self._tail_bytes -= len(self._tail.popleft().text)
             self._cut = True
 
-    def _wanted(self, offset: int, time: int, line: bytes) -> bool:
+    def _wanted(self, line: "_Line") -> bool:
         question = self._question
-        if question.start and self._number < question.start:
+        if question.start and line.number < question.start:
             return False
-        if question.end and self._number > question.end:
+        if question.end and line.number > question.end:
             return False
-        if offset < question.first_offset or time < question.since:
+        if line.offset < question.first_offset or line.time < question.since:
             return False
-        if question.last_offset and offset >= question.last_offset:
+        if question.last_offset and line.offset >= question.last_offset:
             return False
-        if question.until and time > question.until:
+        if question.until and line.time > question.until:
             return False
-        return self._matches(line)
+        return self._matches(line.text)
 
-    def _finish(self) -> bytes | None:
-        self._done = True
-        out: list[bytes] = []
-        for kind, (line, offset, time) in sorted(self._rests.items()):
-            if self._given < self._limit:
-                self._line(kind, offset, time, line, out)
-        out += [record + b"\n" for record in self._tail]
+    def _rest(self) -> Iterator[bytes]:
+        """Yield the lines that never ended, the tail, and the end."""
+        for kind, line in sorted(self._open.items()):
+            if (text := line.splitter.pending) and not self._is_full:
+                number = line.number or self._count()
+                yield b"".join(
+                    self._told(_Line(number, kind, line.behind - len(text), line.time, text))
+                )
         given = self._given + len(self._tail)
+        while self._tail:
+            yield b"".join(_up_to(self._tail, ANSWER_BYTES))
         end: dict[str, Any] = {"type": "end", "lines": given, "offset": self._offset}
-        return b"".join(out) + _encode({**end, "truncated": self._cut}) + b"\n"
+        yield _encode({**end, "truncated": self._cut}) + b"\n"
+
+
+class _Line(NamedTuple):
+    number: int
+    kind: int
+    offset: int
+    time: int
+    text: bytes
+    continued: bool = False
+
+    def record(self) -> bytes:
+        fields: dict[str, Any] = {
+            "type": "line",
+            "line": self.number,
+            "stream": _NAMES[self.kind],
+            "offset": self.offset,
+            "time": rfc3339(self.time),
+            "text": self.text.decode("utf-8", "replace"),
+        }
+        if self.continued:
+            fields["continued"] = True
+        return _encode(fields) + b"\n"
+
+
+class _OpenLine:
+    """The line of one kind that has begun: `number` once a part was told, `behind` its end."""
+
+    def __init__(self) -> None:
+        self.splitter = LineSplitter(LINE_BYTES)
+        self.number = 0
+        self.time = 0
+        self.behind = 0
+
+
+def _up_to(lines: deque[_Line], size: int) -> Iterator[bytes]:
+    while lines and size > 0:
+        record = lines.popleft().record()
+        size -= len(record)
+        yield record
+
+
+def _gap_record(gap: Gap) -> bytes:
+    fields = {"type": "gap", "offset": gap.start, "to": gap.end, "reason": gap.reason}
+    return _encode(fields) + b"\n"
 
 
 def matcher(question: Question) -> Callable[[bytes], bool]:

@@ -1,0 +1,115 @@
+"""Where lines stand: answers that begin in the middle of a log are those of a reading of all."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sandkeeper.core.cursor import Reader
+from sandkeeper.core.journal import Journal
+from sandkeeper.core.places import newlines_before
+from sandkeeper.core.segment import NOTICE, REMARK, STDERR, STDOUT
+from sandkeeper.services.query import LineQuery, Question
+
+FAR = 1 << 62
+"""A time after all lines: it excludes none, but what it is asked of is read from the front."""
+
+PIECES = st.lists(
+    st.tuples(
+        st.sampled_from([STDOUT, STDERR, NOTICE, REMARK]),
+        st.one_of(
+            st.text("ab\n é漢", max_size=12).map(str.encode),
+            st.integers(65_530, 140_000).map(lambda size: b"x" * size),
+            st.integers(21_840, 50_000).map(lambda size: "漢".encode() * size),
+        ),
+    ),
+    max_size=12,
+)
+
+
+def journal_of(folder: Path, pieces: list[tuple[int, bytes]], segment_bytes: int) -> Journal:
+    times = iter(range(0, 1 << 40, 5_000_000))
+    journal = Journal(folder, segment_bytes=segment_bytes, clock=lambda: next(times))
+    for stream, data in pieces:
+        journal.append(stream, data)
+    return journal
+
+
+def answer(journal: Journal, question: Question) -> list[dict[str, Any]]:
+    with closing(LineQuery(journal, question)) as query:
+        steps = iter(query.step, None)
+        return [json.loads(line) for line in b"".join(steps).splitlines()]
+
+
+def lines(journal: Journal, question: Question) -> list[dict[str, Any]]:
+    return [item for item in answer(journal, question) if item["type"] == "line"]
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pieces=PIECES,
+    segment_bytes=st.sampled_from([1, 40, 100_000]),
+    drops=st.integers(0, 2),
+    stream=st.sampled_from(["", "stdout", "stderr"]),
+    count=st.integers(1, 5),
+    data=st.data(),
+)
+def test_an_answer_from_the_middle_equals_a_reading_of_all(
+    tmp_path_factory: pytest.TempPathFactory,
+    pieces: list[tuple[int, bytes]],
+    segment_bytes: int,
+    drops: int,
+    stream: str,
+    count: int,
+    data: Any,
+) -> None:
+    journal = journal_of(tmp_path_factory.mktemp("journal"), pieces, segment_bytes)
+    with closing(journal):
+        for _ in range(drops):
+            journal.drop_oldest()
+        everything = answer(journal, Question(stream, until=FAR))
+        told = [item for item in everything if item["type"] == "line"]
+
+        assert answer(journal, Question(stream, tail=count))[:-1] == [
+            *(item for item in everything if item["type"] == "gap"),
+            *told[-count:],
+        ]
+        since = data.draw(st.integers(0, journal.tail + 1))
+        assert lines(journal, Question(stream, first_offset=since)) == [
+            item for item in told if item["offset"] >= since
+        ]
+        moment = data.draw(st.integers(1, 5000 * len(pieces) + 1))
+        assert [item["offset"] for item in lines(journal, Question(stream, since=moment))] == [
+            item["offset"] for item in lines(journal, Question(stream, since=moment, until=FAR))
+        ]
+
+
+def test_parts_of_a_long_line_have_one_number_and_no_character_is_cut(tmp_path: Path) -> None:
+    long = "漢" * 60_000
+    with closing(journal_of(tmp_path, [(STDOUT, f"a\n{long}\nb\n".encode())], 1 << 20)) as journal:
+        first, *parts, last = lines(journal, Question())
+
+    assert (first["line"], last["line"], last["text"]) == (1, 3, "b")
+    assert {part["line"] for part in parts} == {2}
+    assert [part.get("continued", False) for part in parts] == [True, True, False]
+    assert "".join(part["text"] for part in parts) == long
+
+
+def test_newlines_of_closed_segments_are_counted_once(tmp_path: Path) -> None:
+    pieces = [(STDOUT, b"one\ntwo\n"), (STDERR, b"three\n")] * 3
+    with closing(journal_of(tmp_path, pieces, 10)) as journal, closing(Reader(journal)) as reader:
+        assert newlines_before(journal, reader, (STDOUT, STDERR), journal.tail) == 9
+        assert newlines_before(journal, reader, (STDERR,), journal.tail) == 3
+        known = [segment.base for segment in journal.segments if segment.end is not None]
+        assert sorted(journal.newlines) == known
+
+        for segment in journal.segments:
+            segment.data_path.write_bytes(b"")
+
+        assert newlines_before(journal, reader, (STDOUT, STDERR), known[-1]) == sum(
+            sum(journal.newlines[base]) for base in known[:-1]
+        )
