@@ -17,9 +17,9 @@ Ends = tuple[socket.socket, socket.socket]
 
 @pytest.fixture
 def relay() -> Iterator[Relay]:
-    made = Relay()
+    made = Relay(failed=pytest.fail)
     yield made
-    made.close()
+    made.stop()
 
 
 @pytest.fixture

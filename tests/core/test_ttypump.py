@@ -26,7 +26,9 @@ def flood(tmp_path: Path) -> Iterator[tuple[TerminalPump, Line]]:
         os.close(slave)
         stack.callback(program.wait)
         stack.callback(program.kill)
-        pump = TerminalPump(Budget(run_bytes=1 << 22, total_bytes=0), notify=lambda: None)
+        pump = TerminalPump(
+            Budget(run_bytes=1 << 22, total_bytes=0), notify=lambda: None, failed=print
+        )
         line = Line(master, Journal(tmp_path))
         pump.start()
         stack.callback(pump.stop)

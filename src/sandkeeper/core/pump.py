@@ -9,7 +9,6 @@ import errno
 import fcntl
 import os
 import select
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +20,7 @@ from sandkeeper.core.pace import REST_MILLISECONDS, Pace
 from sandkeeper.core.segment import STREAMS
 from sandkeeper.core.source import Source, available, hung_up
 from sandkeeper.core.stage import SIZE, Stage
+from sandkeeper.core.worker import Worker
 
 __all__ = ["Pump"]
 
@@ -31,7 +31,7 @@ PIPE_BYTES = 1 << 20
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-class Pump:
+class Pump(Worker):
     """Moves bytes.
 
     `carried` counts the bytes moved per stream since the start. `notify` (journals have grown) and
@@ -47,37 +47,25 @@ class Pump:
         notify: Callable[[], None],
         failed: Callable[[str], None],
     ) -> None:
+        super().__init__("pump", failed=failed)
         self._stage_path = stage_path
         self._budget = budget
         self._notify = notify
-        self._poller = select.epoll()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._poller.register(self._wake, select.EPOLLIN)
         self._resting = select.poll()
-        self._resting.register(self._wake, select.POLLIN)
-        self._orders: deque[Callable[[], None]] = deque()
+        self._resting.register(self._bell.fd, select.POLLIN)
+        self._pace = Pace()
+        self._moved = 0
         self._sources: dict[int, Source] = {}
         self._grown: deque[Journal] = deque()
         self._notified = False
-        self._running = False
         self._splices = True
         self.carried = [0] * STREAMS
-        self._failed = failed
         self._stage: Stage | None = None
-        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the thread; raises OSError when the stage cannot be made."""
         self._stage = Stage(self._stage_path)
-        self._running = True
-        self._thread = threading.Thread(target=self._run, name="pump", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop after the orders given so far; children go on and keep what they write."""
-        self._order(self._stop)
-        if self._thread is not None:
-            self._thread.join()
+        super().start()
 
     def add(self, *sources: Source) -> None:
         """Begin to carry new streams; nothing is done when the pump has stopped.
@@ -122,59 +110,34 @@ class Pump:
                 grown.append(self._grown.popleft())
         return grown
 
-    @property
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread is not None and self._thread.is_alive()
-
     def statistics(self) -> dict[str, int]:
         """Return how many streams are watched, orders wait, and journals have untold news."""
         return {
             "streams": len(self._sources),
-            "orders": len(self._orders),
             "untold": len(self._grown),
+            **super().statistics(),
         }
 
     # The pump's thread
 
-    def _order(self, order: Callable[[], None]) -> None:
-        self._orders.append(order)
-        with suppress(BlockingIOError):
-            os.eventfd_write(self._wake, 1)
+    def _ready(self, fd: int) -> None:
+        if (source := self._sources.get(fd)) is not None:
+            self._moved += self._carry(source)
 
-    def _run(self) -> None:
-        pace = Pace()
-        while self._running:
-            events = self._poller.poll()
-            pace.woken()
-            moved = 0
-            for fd, _events in events:
-                if fd == self._wake:
-                    self._take_orders()
-                elif (source := self._sources.get(fd)) is not None:
-                    moved += self._try_carry(source)
-            self._tell()
-            if pace.wants_rest(moved) and self._running:
-                # Orders end the rest at once: nobody waits for it.
-                self._resting.poll(REST_MILLISECONDS)
+    def _give_up(self, fd: int) -> None:
+        source = self._sources[fd]
+        self._forget(source)
+        self._failed(f"stream {source.stream} of {source.run} is not carried any more")
 
-    def _try_carry(self, source: Source) -> int:
-        try:
-            return self._carry(source)
-        except Exception as error:  # noqa: BLE001 - one stream must not end them all
-            self._forget(source)
-            self._failed(f"stream {source.stream} of {source.run}: {error!r}")
-            return 0
+    def _woken(self) -> None:
+        self._pace.woken()
 
-    def _take_orders(self) -> None:
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
-        while self._orders:
-            order = self._orders.popleft()
-            try:
-                order()
-            except Exception as error:  # noqa: BLE001 - nor must one order
-                self._failed(f"order {order.__qualname__}: {error!r}")
+    def _round_over(self) -> None:
+        moved, self._moved = self._moved, 0
+        self._tell()
+        if self._pace.wants_rest(moved) and self._running:
+            # Orders end the rest at once: nobody waits for it.
+            self._resting.poll(REST_MILLISECONDS)
 
     def _tell(self) -> None:
         if self._grown and not self._notified:
@@ -187,15 +150,13 @@ class Pump:
             journal.awaited = False
             self._grown.append(journal)
 
-    def _stop(self) -> None:
-        self._running = False
+    def _end(self) -> None:
+        super()._end()
         for source in list(self._sources.values()):
             self._forget(source)
             source.journal.close()
         if self._stage is not None:
             self._stage.close()
-        self._poller.close()
-        os.close(self._wake)
 
     def _watch(self, sources: tuple[Source, ...]) -> None:
         for source in sources:

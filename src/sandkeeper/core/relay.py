@@ -15,13 +15,13 @@ import asyncio
 import os
 import select
 import socket
-import threading
-from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from fcntl import F_SETPIPE_SZ, fcntl
 
 from sandkeeper.core.pacing import unpace_local
+from sandkeeper.core.worker import Worker
 
 __all__ = ["Part", "Relay", "duplicate"]
 
@@ -204,18 +204,14 @@ class _Pair:
         return self.forward.done and self.backward.done
 
 
-class Relay:
+class Relay(Worker):
     """The thread and its pairs; started by the first pair."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, failed: Callable[[str], None]) -> None:
+        """`failed` is called on the thread when a pair or an order had to be given up."""
+        super().__init__("relay", failed=failed)
         self._pipes = _Pipes()
-        self._new: deque[_Pair] = deque()
-        self._dropped: deque[_Pair] = deque()
         self._pairs: dict[int, _Pair] = {}
-        self._epoll: select.epoll | None = None
-        self._wake = -1
-        self._closing = False
-        self._thread: threading.Thread | None = None
 
     async def join(
         self,
@@ -251,11 +247,11 @@ class Relay:
         return await self._carried(pair, silence)
 
     async def _carried(self, pair: _Pair, silence: float | None) -> bool:
-        self._start()
+        if not self.alive:
+            self.start()
         for sock in (pair.left, pair.right):
             unpace_local(sock)
-        self._new.append(pair)
-        self._notify()
+        self._order(lambda: self._take(pair))
         try:
             before = -1
             while not pair.future.done() and pair.moved != before:
@@ -265,59 +261,37 @@ class Relay:
         finally:
             # The thread must be done with the descriptors before the caller closes them.
             if not pair.future.done():
-                self._dropped.append(pair)
-                self._notify()
+                self._order(lambda: self._drop(pair))
                 await asyncio.wait([pair.future])
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Stop the thread; pairs that are left end as they are."""
-        if self._thread is None or self._epoll is None:
-            return
-        self._closing = True
-        self._notify()
-        self._thread.join()
-        self._epoll.close()
-        os.close(self._wake)
+        super().stop()
         self._pipes.close()
-        self._thread = None
 
-    def _start(self) -> None:
-        if self._thread is not None:
-            return
-        self._closing = False
-        self._epoll = select.epoll()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._wake, select.EPOLLIN)
-        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
-        self._thread.start()
+    def _ready(self, fd: int) -> None:
+        if fd in self._pairs:  # the pair may have ended in this same batch
+            self._turn(self._pairs[fd])
 
-    def _notify(self) -> None:
-        with suppress(BlockingIOError):
-            os.eventfd_write(self._wake, 1)
+    def _give_up(self, fd: int) -> None:
+        if fd in self._pairs:
+            self._end_pair(self._pairs[fd])
 
-    def _run(self) -> None:
-        assert self._epoll is not None
-        while not self._closing:
-            for fd, _events in self._epoll.poll():
-                if fd == self._wake:
-                    self._take_orders()
-                elif fd in self._pairs:  # the pair may have ended in this same batch
-                    self._turn(self._pairs[fd])
-        self._take_orders()
+    def _end(self) -> None:
+        super()._end()
         for pair in set(self._pairs.values()):
-            self._end(pair)
+            self._end_pair(pair)
 
-    def _take_orders(self) -> None:
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
-        while self._new:
-            pair = self._new.popleft()
-            self._pairs[pair.left.fileno()] = self._pairs[pair.right.fileno()] = pair
-            self._turn(pair)
-        while self._dropped:
-            pair = self._dropped.popleft()
-            if not pair.done or self._pairs.get(pair.left.fileno()) is pair:
-                self._end(pair)
+    def _take(self, pair: _Pair) -> None:
+        if not self._running:
+            self._end_pair(pair)
+            return
+        self._pairs[pair.left.fileno()] = self._pairs[pair.right.fileno()] = pair
+        self._turn(pair)
+
+    def _drop(self, pair: _Pair) -> None:
+        if not pair.done or self._pairs.get(pair.left.fileno()) is pair:
+            self._end_pair(pair)
 
     def _turn(self, pair: _Pair) -> None:
         try:
@@ -328,28 +302,26 @@ class Relay:
                 return
         except OSError:
             pass  # reset by either side: the pair is over, and its owner closes both sockets
-        self._end(pair)
+        self._end_pair(pair)
 
     def _arm(self, pair: _Pair) -> None:
         """Ask epoll for exactly what is wanted: a socket nobody waits for must not be reported."""
-        assert self._epoll is not None
         wanted = pair.wants()
         if wanted == pair.wanted:
             return
         for fd in pair.wanted.keys() - wanted.keys():
-            self._epoll.unregister(fd)
+            self._poller.unregister(fd)
         for fd, mask in wanted.items():
             if fd not in pair.wanted:
-                self._epoll.register(fd, mask)
+                self._poller.register(fd, mask)
             elif pair.wanted[fd] != mask:
-                self._epoll.modify(fd, mask)
+                self._poller.modify(fd, mask)
         pair.wanted = wanted
 
-    def _end(self, pair: _Pair) -> None:
-        assert self._epoll is not None
+    def _end_pair(self, pair: _Pair) -> None:
         for fd in pair.wanted:
             with suppress(OSError):
-                self._epoll.unregister(fd)
+                self._poller.unregister(fd)
         pair.wanted = {}
         for sock in (pair.left, pair.right):
             self._pairs.pop(sock.fileno(), None)

@@ -23,6 +23,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 
+from sandkeeper.core.worker import Bell
+
 __all__ = ["Sink", "open_target"]
 
 QUEUE_BYTES = 1 << 20
@@ -108,7 +110,7 @@ class Sink:
         self._dropped_total = 0
         self._written = 0
         self._lock = threading.Lock()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell = Bell()
         self._closing = False
         self._deadline_polls = 0
         self._thread: threading.Thread | None = None
@@ -134,8 +136,7 @@ class Sink:
 
     def wake(self) -> None:
         """Have the writer look for work: lines, or a source that has something new."""
-        with suppress(BlockingIOError, OSError):
-            os.eventfd_write(self._wake, 1)
+        self._bell.ring()
 
     @property
     def alive(self) -> bool:
@@ -171,7 +172,7 @@ class Sink:
 
     def _run(self) -> None:
         waiting = select.poll()  # not select(2), which knows no descriptor above 1023
-        waiting.register(self._wake, select.POLLIN)
+        waiting.register(self._bell.fd, select.POLLIN)
         while True:
             block = self._take()
             if block:
@@ -193,8 +194,7 @@ class Sink:
             if self._closing:
                 return
             waiting.poll()
-            with suppress(BlockingIOError):
-                os.eventfd_read(self._wake)
+            self._bell.hush()
 
     def _write(self, data: bytes) -> bool:
         """Write all of `data`; False when the target is gone or closing took too long."""

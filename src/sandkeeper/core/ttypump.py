@@ -12,7 +12,6 @@ follows rests between its rounds, and while somebody types elsewhere every flood
 
 import os
 import select
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +20,7 @@ from time import monotonic
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.segment import NOTICE, STDOUT
+from sandkeeper.core.worker import Worker
 
 __all__ = ["Line", "TerminalPump"]
 
@@ -65,35 +65,27 @@ class Line:
         self.moved = 0
 
 
-class TerminalPump:
-    """Moves bytes; `notify` is called from its thread and must hand over to the event loop."""
+class TerminalPump(Worker):
+    """Moves bytes.
 
-    def __init__(self, budget: Budget, *, notify: Callable[[], None]) -> None:
+    `notify` (lines have news) and `failed` (a terminal or an order had to be given up, with the
+    reason) are called from its thread and must hand over to the event loop.
+    """
+
+    def __init__(
+        self, budget: Budget, *, notify: Callable[[], None], failed: Callable[[str], None]
+    ) -> None:
+        super().__init__("terminals", failed=failed)
         self._budget = budget
         self._notify = notify
-        self._poller = select.epoll()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._poller.register(self._wake, select.EPOLLIN)
-        self._orders: deque[Callable[[], None]] = deque()
         self._lines: dict[int, Line] = {}
         self._news: deque[Line] = deque()
         self._notified = False
-        self._running = True
         self._resting: list[Line] = []
         self._rested = 0.0
         self._typed = 0.0
         self._typist: Line | None = None
         self._buffer = memoryview(bytearray(ROUND_BYTES))
-        self._thread = threading.Thread(target=self._run, name="terminals", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop; terminals and their programs go on, held by the keeper."""
-        self._order(self._stop)
-        self._thread.join()
 
     def watch(self, line: Line) -> None:
         """Begin to carry a terminal."""
@@ -131,24 +123,25 @@ class TerminalPump:
 
     # The pump's thread
 
-    def _order(self, order: Callable[[], None]) -> None:
-        self._orders.append(order)
-        with suppress(BlockingIOError):
-            os.eventfd_write(self._wake, 1)
+    def _patience(self) -> float | None:
+        return max(0.0, self._rested - monotonic()) if self._resting else None
 
-    def _run(self) -> None:
-        while self._running:
-            rest = max(0.0, self._rested - monotonic()) if self._resting else None
-            for fd, _events in self._poller.poll(rest):
-                if fd == self._wake:
-                    self._take_orders()
-                elif (line := self._lines.get(fd)) is not None:
-                    self._carry_in_turn(line)
-            if self._resting and monotonic() >= self._rested:
-                self._end_rest()
-            if self._news and not self._notified:
-                self._notified = True
-                self._notify()
+    def _ready(self, fd: int) -> None:
+        if (line := self._lines.get(fd)) is not None:
+            self._carry_in_turn(line)
+
+    def _give_up(self, fd: int) -> None:
+        line = self._lines[fd]
+        self._forget(line)
+        line.at_end = True
+        self._tell(line)
+
+    def _round_over(self) -> None:
+        if self._resting and monotonic() >= self._rested:
+            self._end_rest()
+        if self._news and not self._notified:
+            self._notified = True
+            self._notify()
 
     def _carry_in_turn(self, line: Line) -> None:
         """Carry a round; a flood may then have to rest, for the sake of all others."""
@@ -176,20 +169,13 @@ class TerminalPump:
         for line in resting:
             self._watch(line)
 
-    def _take_orders(self) -> None:
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
-        while self._orders:
-            self._orders.popleft()()
-
-    def _stop(self) -> None:
-        self._running = False
+    def _end(self) -> None:
+        """Leave; terminals and their programs go on, held by the keeper."""
+        super()._end()
         self._resting.clear()
         for line in list(self._lines.values()):
             self._forget(line)
             line.journal.close()
-        self._poller.close()
-        os.close(self._wake)
 
     def _watch(self, line: Line) -> None:
         line.held = False

@@ -183,7 +183,7 @@ class Egress:
             self._listeners.append(await _bind(socket.AF_INET6, "::1", self.port))
         except OSError as error:  # a machine without IPv6 has nobody who would come that way
             self._log.info(f"egress proxy listens on IPv4 only: {error.strerror}")
-        self._proxy = self._proxy or EgressProxy(lambda: self._route)
+        self._proxy = self._proxy or EgressProxy(lambda: self._route, self._log.error)
         self._accepting = [
             asyncio.create_task(self._proxy.listen(listener)) for listener in self._listeners
         ]

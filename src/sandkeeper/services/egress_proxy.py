@@ -44,11 +44,14 @@ class _Refused(Exception):
 
 
 class EgressProxy:
-    """Serves connections of a listening socket; `route()` is asked for every request."""
+    """Serves connections of a listening socket; `route()` is asked for every request.
 
-    def __init__(self, route: Callable[[], Route | None]) -> None:
+    `failed` is told, on any thread, why something had to be given up.
+    """
+
+    def __init__(self, route: Callable[[], Route | None], failed: Callable[[str], None]) -> None:
         self._route = route
-        self._relay = Relay()
+        self._relay = Relay(failed=failed)
         self._room = asyncio.Semaphore(CONNECTIONS)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -79,7 +82,7 @@ class EgressProxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.to_thread(self._relay.close)
+        await asyncio.to_thread(self._relay.stop)
 
     async def _serve(self, sock: socket.socket) -> None:
         sock.setblocking(False)

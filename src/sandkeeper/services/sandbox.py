@@ -133,7 +133,7 @@ class Sandbox:
         self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log)
         self.environment_reload.hooks += [self._hide_import, self.egress.reapply]
         self.ports = Ports()
-        self.relay = Relay()
+        self.relay = Relay(failed=self.log.error)
         self.monitors = PortMonitors(self.log)
         self.exporter = Exporter(self._rouser.rouse) if settings.log.process_output else None
         self.budget = Budget(
@@ -145,7 +145,7 @@ class Sandbox:
             settings.state_dir / "stage",
             self.budget,
             notify=self._pump_news,
-            failed=lambda why: self.log.error(f"output was given up: {why}"),
+            failed=self.log.error,
         )
         self.keepalive = KeepAlive(
             settings.scale_file, allowed=settings.keepalive_allowed, log=self.log
@@ -247,7 +247,7 @@ class Sandbox:
         stack.push_async_callback(self.changes.close)
         stack.push_async_callback(self.watches.close)
         stack.push_async_callback(self.monitors.close)
-        stack.callback(self.relay.close)
+        stack.callback(self.relay.stop)
         raise_file_limit()
         # Threads that compute (telemetry) give the interpreter up ten times sooner than the
         # default 5 ms, which requests would feel.

@@ -52,7 +52,7 @@ class Terminals:
         self._access = access
         self._path = state / "terminals"
         self._budget = Budget(run_bytes=settings.session_bytes, total_bytes=settings.total_bytes)
-        self._pump = TerminalPump(self._budget, notify=self._on_pump)
+        self._pump = TerminalPump(self._budget, notify=self._on_pump, failed=shop.log.error)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._by_id: dict[str, Terminal] = {}
         self._by_name: dict[str, Terminal] = {}
