@@ -13,8 +13,6 @@ import httpx
 import pytest
 from tests.harness import Server, free_port, until
 
-from sandkeeper.api.forwarding import Target, request_headers
-
 Answer = Callable[["Connection"], None]
 
 
@@ -167,33 +165,63 @@ def test_hop_by_hop_fields_stay_on_their_hop(server: Server, upstream: Start) ->
     assert "access-control-allow-origin" not in reply.headers
 
 
-def test_the_server_learns_who_asked_and_under_which_name(server: Server, upstream: Start) -> None:
-    port = upstream(echo).port
-    headers = {
-        "Host": "sandbox.test",
-        "X-Forwarded-For": "203.0.113.7",
-        "X-Forwarded-Proto": "https",
-        "X-Forwarded-Prefix": "/edge/",
-    }
+FORWARDED = {
+    "Host": "sandbox.test",
+    "X-Forwarded-For": "203.0.113.7",
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-Prefix": "/edge/",
+    "X-Forwarded-User": "root",
+    "X_Forwarded_Host": "evil",
+    "X-Real-IP": "203.0.113.7",
+    "Forwarded": "for=203.0.113.7",
+}
 
-    told = dict(server.client.get(f"/port/{port}/", headers=headers).json()["headers"])
+
+def test_a_trusted_gateways_word_is_passed_on_and_added_to(
+    make_server: Callable[..., Server], upstream: Start
+) -> None:
+    port = upstream(echo).port
+    behind = make_server(env={"SANDKEEPER_TRUSTED_GATEWAYS": "127.0.0.1"})
+
+    told = dict(behind.client.get(f"/port/{port}/", headers=FORWARDED).json()["headers"])
 
     assert told["host"] == f"localhost:{port}"
     assert told["x-forwarded-host"] == "sandbox.test"
     assert told["x-forwarded-for"] == "203.0.113.7, 127.0.0.1"
     assert told["x-forwarded-proto"] == "https"
     assert told["x-forwarded-prefix"] == f"/edge/port/{port}"
+    assert told["x-forwarded-user"] == "root"
+    assert (told["forwarded"], told["x-real-ip"]) == ("for=203.0.113.7", "203.0.113.7")
+
+
+@pytest.mark.parametrize("gateways", ["", "192.0.2.0/24"])
+def test_nobody_elses_word_about_the_way_is_passed_on(
+    make_server: Callable[..., Server], upstream: Start, gateways: str
+) -> None:
+    port = upstream(echo).port
+    own = make_server(env={"SANDKEEPER_TRUSTED_GATEWAYS": gateways})
+
+    told = dict(own.client.get(f"/port/{port}/", headers=FORWARDED).json()["headers"])
+
+    assert told["x-forwarded-host"] == "sandbox.test"
+    assert told["x-forwarded-for"] == "127.0.0.1"
+    assert told["x-forwarded-proto"] == "http"
+    assert told["x-forwarded-prefix"] == f"/port/{port}"
+    assert {"forwarded", "x-real-ip", "x-forwarded-user", "x_forwarded_host"}.isdisjoint(told)
 
 
 @pytest.mark.parametrize("told", ["t%2Bk%20n%2F", "t+k n/", "t%2Bk+n/"])
-def test_a_referer_with_the_token_is_left_out_however_it_is_written(told: str) -> None:
-    fields = [(b"referer", f"http://a/?token={told}".encode()), (b"x-other", b"kept")]
-    scope = {"headers": fields, "scheme": "http", "client": ("127.0.0.1", 1)}
+def test_a_referer_with_the_token_is_left_out_however_it_is_written(
+    make_server: Callable[..., Server], upstream: Start, told: str
+) -> None:
+    guarded = make_server(env={"SANDKEEPER_TOKEN": "t+k n/"})
+    headers = {"Authorization": "Bearer t+k n/", "X-Other": "kept"}
+    headers["Referer"] = f"{guarded.url}/?token={told}"
 
-    sent = request_headers(scope, Target(80, b"/", b""), "t+k n/")
+    sent = guarded.client.get(f"/port/{upstream(echo).port}/", headers=headers).json()["headers"]
 
-    assert (b"x-other", b"kept") in sent
-    assert not [name for name, _ in sent if name == b"referer"]
+    assert ["x-other", "kept"] in sent
+    assert not [name for name, _ in sent if name == "referer"]
 
 
 def test_the_token_of_this_server_is_not_told(make_server: Callable[..., Server]) -> None:

@@ -104,6 +104,7 @@ def create_app(sandbox: Sandbox) -> Edge:
         processing_time=sandbox.settings.processing_time,
         requests=sandbox.vitals.requests,
         cors=Cors(sandbox.settings.edge.origins),
+        doors=proxy.doors_of(routes),
         room=Room(_room(sandbox.settings)),
         gateways=Gateways(sandbox.settings.edge.gateways),
     )

@@ -46,6 +46,11 @@ class Cors:
         self._origins = frozenset(origin.encode() for origin in origins)
         self._common: Headers = [METHODS, FIELDS, EXPOSED]
 
+    @property
+    def everybody(self) -> bool:
+        """Whether pages of every origin may use this API."""
+        return self._all
+
     def response(self, scope: Scope) -> Headers:
         """Return the fields of any response but a preflight's."""
         return [*self._origin(scope), *self._common]

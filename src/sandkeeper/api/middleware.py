@@ -11,6 +11,7 @@ from sandkeeper.api import auth
 from sandkeeper.api.audit import Gateways, request_id
 from sandkeeper.api.body import HELD, Held, Room
 from sandkeeper.api.cors import Cors
+from sandkeeper.api.pages import Doors, without_ticket
 from sandkeeper.api.respond import error_response
 from sandkeeper.api.wire import CARRIED, closing_unasked
 from sandkeeper.errors import Forbidden
@@ -49,6 +50,7 @@ class Edge:
         processing_time: bool,
         requests: Requests,
         cors: Cors,
+        doors: Doors,
         gateways: Gateways,
         room: Room,
     ) -> None:
@@ -59,6 +61,7 @@ class Edge:
         self._processing_time = processing_time
         self._requests = requests
         self._cors = cors
+        self._doors = doors
         self._gateways = gateways
         self._room = room
 
@@ -95,9 +98,11 @@ class Edge:
 
     def _refused(self, scope: Scope) -> str:
         """Return why a WebSocket may not be opened; the terminal has its own list of origins."""
-        if self._token and not auth.allowed(scope, self._token):
-            return "unauthorized"
         try:
+            if self._doors.opens(scope):
+                return ""
+            if self._token and not auth.allowed(scope, self._token):
+                return "unauthorized"
             if scope["path"] != "/terminal/ws":
                 self._cors.check(scope)
         except Forbidden:
@@ -109,8 +114,10 @@ class Edge:
         self._requests.begun()
         held = scope[HELD] = Held(self._room)
         try:
-            self._cors.check(scope)
-            if self._token and not auth.allowed(scope, self._token):
+            opened = self._doors.opens(scope)
+            if not opened:
+                self._cors.check(scope)
+            if not opened and self._token and not auth.allowed(scope, self._token):
                 await auth.refuse(scope, receive, exchange.send)
             else:
                 await self._app(scope, receive, exchange.send)
@@ -131,7 +138,7 @@ class Edge:
             )
             self._access.request(
                 scope["method"],
-                unquote(scope["path"]) if "%" in scope["path"] else scope["path"],
+                without_ticket(unquote(scope["path"]) if "%" in scope["path"] else scope["path"]),
                 scope["query_string"].decode("latin-1"),
                 status,
                 exchange.size + scope.get(CARRIED, 0),

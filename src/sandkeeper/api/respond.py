@@ -23,6 +23,7 @@ STATUS: dict[type[errors.SandkeeperError], int] = {
     errors.Internal: 500,
     errors.Unavailable: 503,
     errors.StorageFull: 507,
+    errors.LoopDetected: 508,
 }
 
 

@@ -1,0 +1,236 @@
+"""Who may call `/port/N/` from a browser, and how a page there is told from a page of the API.
+
+A page behind `/port` comes from this server's own origin, but it is somebody else's: a program in
+the sandbox wrote it. So it is served with `Content-Security-Policy: sandbox`, which gives it an
+origin of its own, and every request it makes is one of a foreign page (`Origin: null`), which the
+API refuses. What it asks of its own server is recognised by a ticket in its address: a browser
+that opens `/port/3000/a` is sent to `/port/3000/~TICKET/a`, and all addresses relative to that hold
+the ticket, whatever kind of request they are for. Names for ports, which give each an origin
+without such help, can take the place of this part (`Doors.of` finds port and ticket).
+
+A token in an address is exchanged for a cookie that opens the port alone, before a page is shown.
+"""
+
+import hmac
+import re
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.responses import Response
+from starlette.types import Scope
+
+from sandkeeper.api.cors import Cors, own_host
+from sandkeeper.api.tickets import COOKIE, PAGE, Tickets
+from sandkeeper.api.tokens import TICKET, TICKET_COOKIE, in_address, offers, sift
+from sandkeeper.api.urls import raw_path, with_prefix
+from sandkeeper.core.hops import Hops
+from sandkeeper.errors import Forbidden
+
+__all__ = ["Door", "Doors", "is_browser", "without_ticket"]
+
+_DOOR = re.compile(
+    rb"/port/([0-9]{1,5})(?:/~([0-9]{1,5}-[0-9a-f]{1,12}-[\w-]{32}))?(/.*)?", re.DOTALL
+)
+_TICKET_IN_PATH = re.compile(r"(/port/[0-9]{1,5}/~)[0-9]{1,5}-[0-9a-f]{1,12}-[\w-]{32}")
+_PAGE_PATH = re.compile(r"(?:/[^/]+)*/port/[0-9]{1,5}(?:/|\Z)")
+_HTML = re.compile(rb"\btext/html\b", re.IGNORECASE)
+READING = frozenset({"GET", "HEAD"})
+
+
+def without_ticket(path: str) -> str:
+    """Return a path for the log: a ticket in it is not for everybody who reads that."""
+    return _TICKET_IN_PATH.sub(r"\1", path) if path.startswith("/port/") else path
+
+
+class Door:
+    """A path below `/port` in parts: the port, the ticket that stands in it, what follows."""
+
+    __slots__ = ("port", "rest", "ticket")
+
+    def __init__(self, port: int, ticket: bytes, rest: bytes) -> None:
+        self.port = port
+        self.ticket = ticket
+        self.rest = rest
+
+    @classmethod
+    def of(cls, scope: Scope) -> "Door | None":
+        """Read a request's path; None when it leads to no port."""
+        if not scope["path"].startswith("/port/"):
+            return None
+        found = _DOOR.fullmatch(raw_path(scope))
+        port = int(found[1]) if found else 0
+        if found is None or not 0 < port < 65536:
+            return None
+        return cls(port, found[2] or b"", found[3] or b"")
+
+    def address(self, ticket: str = "") -> str:
+        """Return the path of this, with a ticket in it or without."""
+        middle = f"/~{ticket}" if ticket else ""
+        return f"/port/{self.port}{middle}" + (self.rest or b"/").decode("latin-1")
+
+
+class Doors:
+    """Decides about each request whether it may pass to a port, or, from a page, to the API.
+
+    `texts` are the tokens of this server; `restricted` says that not every page may use it.
+    """
+
+    def __init__(self, tickets: Tickets, tokens: Iterable[str], cors: Cors) -> None:
+        self._tickets = tickets
+        self.texts = tuple(filter(None, tokens))
+        self.restricted = not cors.everybody
+        self._tokens = [token.encode() for token in self.texts]
+        self._cors = cors
+
+    def opens(self, scope: Scope) -> bool:
+        """Say whether a ticket opens what a request is for; False leaves that to the token.
+
+        Raises Forbidden for requests of pages that may not make them.
+        """
+        door = Door.of(scope)
+        if door is None:
+            self._refuse_pages(scope)
+            return False
+        if _field(scope, b"service-worker"):
+            raise Forbidden("pages behind /port may have no service worker")
+        if self.is_page(door):
+            self._check_page(scope)
+            return True
+        self._check_others(scope)
+        return any(self._tickets.opens(COOKIE, door.port, one) for one in offers(scope, TICKET))
+
+    def is_page(self, door: Door) -> bool:
+        """Say whether an address has the ticket of a page of that port."""
+        return bool(door.ticket) and self._tickets.opens(PAGE, door.port, door.ticket)
+
+    def is_ours(self, kind: str, value: bytes) -> bool:
+        """Say whether what a request offers is a token or a ticket of this server."""
+        if kind == TICKET:
+            return self._tickets.made_here(COOKIE, value)
+        return any(hmac.compare_digest(value, token) for token in self._tokens)
+
+    def answer(self, scope: Scope, door: Door) -> Response | None:
+        """Return what a browser is told before anything is asked of the port; None: nothing.
+
+        That is where to go with a ticket, or, for a page's preflight, that it may ask.
+        """
+        if scope["method"] == "OPTIONS":
+            return _preflight(scope) if self.is_page(door) else None
+        if scope["method"] not in READING:
+            return None
+        if _is_for_reading(scope) and in_address(scope, self.is_ours):
+            _, query = sift(scope, self.is_ours)
+            answer = _see_other(scope, door.address(), query)
+            path = with_prefix(scope, f"/port/{door.port}/")
+            value = self._tickets.issue(COOKIE, door.port)
+            secure = "; Secure" if scope["scheme"] == "https" else ""
+            answer.headers["Set-Cookie"] = (
+                f"{TICKET_COOKIE.decode()}={value}; Path={path}; HttpOnly; SameSite=Lax{secure}"
+            )
+            return answer
+        if _is_navigation(scope) and not self.is_page(door):
+            ticket = self._tickets.issue(PAGE, door.port)
+            return _see_other(scope, door.address(ticket), scope["query_string"])
+        return None
+
+    def _refuse_pages(self, scope: Scope) -> None:
+        """Refuse the API to whatever shows that it is a page behind some port."""
+        address = (_field(scope, b"referer") or b"").decode("latin-1")
+        told = Hops.for_page(scope["headers"])
+        if told or (
+            "/port/" in address and own_host(scope, address) and _PAGE_PATH.match(_path(address))
+        ):
+            raise Forbidden("pages behind /port may not use this API")
+
+    def _check_page(self, scope: Scope) -> None:
+        """A page has no origin; our own pages, and those that may use the API, may look too."""
+        if _field(scope, b"origin") not in (None, b"null"):
+            self._cors.check(scope)
+
+    def _check_others(self, scope: Scope) -> None:
+        """Refuse what other pages have a browser fetch without saying so.
+
+        A browser sends no Origin with images, scripts and frames, but says that they are wanted by
+        a page of another site (Fetch Metadata). Such a page is known by its Referer, if it may use
+        this API; a person's way from there to here, a navigation of a whole tab, is nobody's
+        request but that person's.
+        """
+        site = _field(scope, b"sec-fetch-site")
+        if site in (None, b"none", b"same-origin") or _field(scope, b"origin") is not None:
+            return
+        is_tab = _field(scope, b"sec-fetch-dest") == b"document"
+        if scope.get("method") in READING and is_tab and _is_navigation(scope):
+            return
+        referer = (_field(scope, b"referer") or b"").decode("latin-1")
+        origin = _origin(referer)
+        if not origin or own_host(scope, origin):  # a page behind /port has our own address
+            origin = "null"
+        said = [*scope["headers"], (b"origin", origin.encode("latin-1"))]
+        self._cors.check({**scope, "headers": said})
+
+
+def is_browser(scope: Scope) -> bool:
+    """Say whether a request looks like one of a browser; in doubt it does."""
+    shown = {b"sec-fetch-mode", b"sec-fetch-site", b"origin", b"upgrade-insecure-requests"}
+    return any(
+        name in shown or (name == b"user-agent" and b"Mozilla/" in value)
+        for name, value in scope["headers"]
+    )
+
+
+def _preflight(scope: Scope) -> Response | None:
+    """A page asks its own server, which expects no preflight: it sees one origin only."""
+    method = _field(scope, b"access-control-request-method")
+    if method is None or _field(scope, b"origin") != b"null":
+        return None
+    fields = _field(scope, b"access-control-request-headers") or b""
+    headers = {
+        "Access-Control-Allow-Origin": "null",
+        "Access-Control-Allow-Credentials": "true",
+        "Access-Control-Allow-Methods": method.decode("latin-1"),
+        "Access-Control-Max-Age": "600",
+        "Vary": "Origin",
+    }
+    if fields:
+        headers["Access-Control-Allow-Headers"] = fields.decode("latin-1")
+    return Response(b"", 204, headers)
+
+
+def _see_other(scope: Scope, path: str, query: bytes) -> Response:
+    target = with_prefix(scope, path) + ("?" + query.decode("latin-1") if query else "")
+    headers = {"Location": target, "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+    return Response(b"", 303, headers)
+
+
+def _is_navigation(scope: Scope) -> bool:
+    """Say whether a browser opens this as a document; older ones show it by what they prefer."""
+    mode = _field(scope, b"sec-fetch-mode")
+    if mode is None:
+        return _field(scope, b"upgrade-insecure-requests") == b"1"
+    return mode == b"navigate"
+
+
+def _is_for_reading(scope: Scope) -> bool:
+    """Say whether a person wants to see this, whatever the browser."""
+    if _field(scope, b"sec-fetch-mode") is not None:
+        return _is_navigation(scope)
+    return bool(_HTML.search(_field(scope, b"accept") or b"")) or _is_navigation(scope)
+
+
+def _origin(address: str) -> str:
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return ""
+    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else ""
+
+
+def _path(address: str) -> str:
+    try:
+        return urlsplit(address).path
+    except ValueError:
+        return ""
+
+
+def _field(scope: Scope, wanted: bytes) -> bytes | None:
+    return next((value for name, value in scope["headers"] if name == wanted), None)
