@@ -97,6 +97,7 @@ class Doors:
             self._check_page(scope)
             return True
         self._check_others(scope)
+        self._cors.check(scope)
         return any(self._tickets.opens(COOKIE, door.port, one) for one in offers(scope, TICKET))
 
     def is_page(self, door: Door) -> bool:
@@ -157,7 +158,7 @@ class Doors:
         """
         site = _field(scope, b"sec-fetch-site")
         if site in (None, b"none", b"same-origin") or _field(scope, b"origin") is not None:
-            return
+            return  # with an origin it is the other rules' to decide
         is_tab = _field(scope, b"sec-fetch-dest") == b"document"
         if scope.get("method") in READING and is_tab and _is_navigation(scope):
             return
