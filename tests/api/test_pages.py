@@ -3,13 +3,13 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from tests.harness import Server, free_port, until
+from tests.harness import Server, until
 from websockets.asyncio.server import serve
 
 TOKEN = "s3cret-of-the-tests"
@@ -116,11 +116,13 @@ ORDINARY = """<!doctype html><title>ordinary</title><script>done = {}</script>
 const text = async (url, options) => (await fetch(url, options)).text();
 (async () => {
   done.fetch = await text('data.json');
-  done.post = await text('submit', {method: 'POST', body: 'x', headers: {'content-type': 'text/plain'}});
-  done.json = await text('submit', {method: 'PUT', body: '{}', headers: {'Content-Type': 'application/json', 'X-Own': '1'}});
+  const headers = {'Content-Type': 'application/json', 'X-Own': '1'};
+  done.post = await text('submit', {method: 'POST', body: 'x'});
+  done.json = await text('submit', {method: 'PUT', body: '{}', headers});
   done.include = await text('data.json', {credentials: 'include'});
   const x = new XMLHttpRequest(); x.open('GET', 'data.json');
-  done.xhr = await new Promise(r => { x.onload = () => r(x.responseText); x.onerror = () => r('!'); x.send() });
+  done.xhr = await new Promise(r => {
+    x.onload = () => r(x.responseText); x.onerror = () => r('!'); x.send() });
   done.events = await new Promise(r => { const e = new EventSource('events');
     e.onmessage = m => { e.close(); r(m.data) }; e.onerror = () => r('!') });
   const font = new FontFace('own', 'url(font.woff2)');
@@ -150,9 +152,17 @@ def test_an_ordinary_page_works(own: Server, site: Site, tab: Any) -> None:
 
     assert done.pop("font") != 1  # there is none; it was asked for
     assert done == {
-        **{"img": 1, "classic": 1, "module": 1, "fetch": '{"a": 1}', "include": '{"a": 1}'},
-        **{"post": "echo:x", "json": "echo:{}", "xhr": '{"a": 1}', "events": "told"},
-        **{"origin": "null", "end": 1},
+        "img": 1,
+        "classic": 1,
+        "module": 1,
+        "fetch": '{"a": 1}',
+        "include": '{"a": 1}',
+        "post": "echo:x",
+        "json": "echo:{}",
+        "xhr": '{"a": 1}',
+        "events": "told",
+        "origin": "null",
+        "end": 1,
     }
     assert tab.evaluate("getComputedStyle(document.body).color") == "rgb(1, 2, 3)"
     assert site.asked("GET /app/font.woff2")
@@ -214,36 +224,43 @@ def test_a_pages_websocket_reaches_its_own_server(own: Server, socket_port: int,
 
 STEAL = """<!doctype html><title>steal</title><script>
 const api = location.origin, token = 'TOKEN', port = PORT, out = {}
-const attempt = async (name, what) => { try { out[name] = await what() } catch (e) { out[name] = 'refused' } }
+const attempt = async (name, what) => {
+  try { out[name] = await what() } catch (e) { out[name] = 'refused' } }
 const ran = async (url, options) => (await fetch(url, options)).status
 const socket = url => new Promise(r => { const s = new WebSocket(url.replace('http', 'ws'))
   s.onmessage = s.onopen = () => r('open'); s.onerror = () => r('refused') })
-const image = url => new Promise(r => { const i = new Image(); i.onload = () => r('seen'); i.onerror = () => r('refused'); i.src = url })
+const image = url => new Promise(r => { const i = new Image()
+  i.onload = () => r('seen'); i.onerror = () => r('refused'); i.src = url })
+const register = () => navigator.serviceWorker.register('sw.js').then(() => 'registered')
 const command = JSON.stringify({command: 'touch PROOF', waitForCompletion: true})
 addEventListener('load', async () => {
   out.address = location.href.includes(token)
   await attempt('cookie', async () => document.cookie)
   await attempt('storage', async () => String(localStorage))
-  await attempt('worker', async () => navigator.serviceWorker.register('sw.js').then(() => 'registered'))
+  await attempt('worker', register)
   for (const options of [{}, {credentials: 'include'}, {mode: 'no-cors', credentials: 'include'},
-      {headers: {'Content-Type': 'application/json'}}, {referrerPolicy: 'unsafe-url'}, {referrerPolicy: 'no-referrer'}]) {
-    const key = JSON.stringify(options)
-    await attempt('run ' + key, () => ran(api + '/process', {method: 'POST', body: command, ...options}))
+      {headers: {'Content-Type': 'application/json'}}, {referrerPolicy: 'unsafe-url'},
+      {referrerPolicy: 'no-referrer'}]) {
+    const key = JSON.stringify(options), post = {method: 'POST', body: command, ...options}
+    await attempt('run ' + key, () => ran(api + '/process', post))
     await attempt('read ' + key, () => ran(api + '/process', options))
     await attempt('other ' + key, () => ran(api + `/port/${port}/secret`, options))
-    await attempt('self ' + key, () => ran(api + '/port/SELF/process', {method: 'POST', body: command, ...options}))
-    await attempt('up ' + key, () => ran('../../../process', {method: 'POST', body: command, ...options}))
+    await attempt('self ' + key, () => ran(api + '/port/SELF/process', post))
+    await attempt('up ' + key, () => ran('../../../process', post))
   }
   navigator.sendBeacon(api + '/process', command)
   await attempt('terminal', () => socket(api + '/terminal/ws?shell=sh'))
   await attempt('socket', () => socket(api + `/port/${port}/`))
   await attempt('image', () => image(api + `/port/${port}/secret.svg`))
-  for (const enctype of ['text/plain', 'multipart/form-data', 'application/x-www-form-urlencoded']) {
-    const frame = document.createElement('iframe'); frame.name = 'f' + enctype; document.body.append(frame)
-    const form = document.createElement('form'); form.method = 'post'; form.enctype = enctype
-    form.action = api + '/process'; form.target = frame.name
-    const field = document.createElement('input'); field.name = command.slice(0, -1) + ',"x":"'; field.value = '"}'
-    form.append(field); document.body.append(form); form.submit()
+  const form = 'application/x-www-form-urlencoded'
+  for (const enctype of ['text/plain', 'multipart/form-data', form]) {
+    const frame = document.createElement('iframe')
+    frame.name = 'f' + enctype; document.body.append(frame)
+    const sent = document.createElement('form'); sent.method = 'post'; sent.enctype = enctype
+    sent.action = api + '/process'; sent.target = frame.name
+    const field = document.createElement('input')
+    field.name = command.slice(0, -1) + ',"x":"'; field.value = '"}'
+    sent.append(field); document.body.append(sent); sent.submit()
     await new Promise(r => { frame.onload = r; setTimeout(r, 3000) })
   }
   out.end = 1; window.out = out
@@ -295,16 +312,20 @@ def test_whatever_a_browser_shows_as_a_document_is_sandboxed(
 
 EVIL = """<!doctype html><title>evil</title><body><script>
 const api = 'API', port = PORT, out = {}
-const attempt = async (name, what) => { try { out[name] = await what() } catch (e) { out[name] = 'refused' } }
-const load = (tag, url, more) => new Promise(r => { const e = document.createElement(tag); Object.assign(e, more || {})
-  e.onload = () => r('loaded'); e.onerror = () => r('refused'); e.src = e.href = url; document.body.append(e) })
+const attempt = async (name, what) => {
+  try { out[name] = await what() } catch (e) { out[name] = 'refused' } }
+const load = (tag, url, more) => new Promise(r => {
+  const e = Object.assign(document.createElement(tag), more || {})
+  e.onload = () => r('loaded'); e.onerror = () => r('refused')
+  e.src = e.href = url; document.body.append(e) })
 const socket = url => new Promise(r => { const s = new WebSocket(url.replace('http', 'ws'))
   s.onopen = () => r('open'); s.onerror = () => r('refused') })
 addEventListener('load', async () => {
   const url = api + `/port/${port}/secret`
   await attempt('fetch', async () => (await fetch(url)).status)
-  await attempt('no-cors', async () => (await fetch(url, {mode: 'no-cors', credentials: 'include'})).status)
-  await attempt('post', async () => (await fetch(url, {mode: 'no-cors', method: 'POST', body: 'x'})).status)
+  const simple = {mode: 'no-cors', credentials: 'include'}
+  await attempt('no-cors', async () => (await fetch(url, simple)).status)
+  await attempt('post', async () => (await fetch(url, {method: 'POST', ...simple})).status)
   await attempt('img', () => load('img', url + '.svg'))
   await attempt('script', () => load('script', url + '.js'))
   await attempt('style', () => load('link', url + '.css', {rel: 'stylesheet'}))
@@ -312,8 +333,9 @@ addEventListener('load', async () => {
   await attempt('frame', () => load('iframe', url))
   navigator.sendBeacon(url, 'x')
   const boxed = document.createElement('iframe'); boxed.sandbox = 'allow-scripts'
-  boxed.srcdoc = `<script>new WebSocket('${url}'.replace('http', 'ws')); fetch('${url}', {mode: 'no-cors', credentials: 'include'})
-    .finally(() => parent.postMessage('done', '*'))<` + '/script>'
+  boxed.srcdoc = `<script>new WebSocket('${url}'.replace('http', 'ws'))
+    fetch('${url}', {mode: 'no-cors', credentials: 'include'})
+      .finally(() => parent.postMessage('done', '*'))<` + '/script>'
   const answered = new Promise(r => addEventListener('message', r, {once: true}))
   document.body.append(boxed); await answered
   out.end = 1; window.out = out

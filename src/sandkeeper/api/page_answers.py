@@ -46,10 +46,11 @@ class Audience:
 
     `base` is the path of the port as the client sees it, without a slash at the end; `page` the
     same with the ticket of the page that asks, empty for every other client. `hosts` are the
-    authorities under which the port and this server are known. `keeps_cookies` says that it is a
-    browser, which would send a cookie to every port of this host. `reads` says that the page must be
-    told that it may read the answer, `sends_cookies` that its browser would return cookies of any
-    kind, if they are marked for it.
+    authorities under which the port and this server are known.
+
+    `keeps_cookies` says that it is a browser, which would send a cookie to every port of this host;
+    `sends_cookies` that it would return a page's cookies if they are marked for all sites; `reads`
+    that the page must be told that it may read the answer.
     """
 
     base: bytes

@@ -34,6 +34,7 @@ _DOOR = re.compile(
 _TICKET_IN_PATH = re.compile(r"(/port/[0-9]{1,5}/~)[0-9]{1,5}-[0-9a-f]{1,12}-[\w-]{32}")
 _PAGE_PATH = re.compile(r"(?:/[^/]+)*/port/[0-9]{1,5}(?:/|\Z)")
 _HTML = re.compile(rb"\btext/html\b", re.IGNORECASE)
+NOT_THE_API = "pages behind /port may not use this API"
 READING = frozenset({"GET", "HEAD"})
 
 
@@ -135,13 +136,20 @@ class Doors:
         return None
 
     def _refuse_pages(self, scope: Scope) -> None:
-        """Refuse the API to whatever shows that it is a page behind some port."""
+        """Refuse the API to whatever shows that it is a page behind some port.
+
+        That is a second line: where not every page may use the API, such a page may not either.
+        """
+        if Hops.for_page(scope["headers"]):
+            raise Forbidden(NOT_THE_API)
         address = (_field(scope, b"referer") or b"").decode("latin-1")
-        told = Hops.for_page(scope["headers"])
-        if told or (
-            "/port/" in address and own_host(scope, address) and _PAGE_PATH.match(_path(address))
-        ):
-            raise Forbidden("pages behind /port may not use this API")
+        if not address or not own_host(scope, address):
+            return
+        # A page of ours has an origin; one that has none is sandboxed, and so is from a port.
+        nobody = _field(scope, b"origin") == b"null"
+        foreign = _field(scope, b"sec-fetch-site") == b"cross-site" and not _is_navigation(scope)
+        if nobody or foreign or _PAGE_PATH.match(_path(address)):
+            raise Forbidden(NOT_THE_API)
 
     def _check_page(self, scope: Scope) -> None:
         """A page has no origin; our own pages, and those that may use the API, may look too."""

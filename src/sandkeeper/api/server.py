@@ -147,11 +147,21 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         self._in_head = False
         self._disarm()
+        self._check_codings()
         self._declined = self.parser.should_upgrade() and not self._should_upgrade()
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:
             self.scope[WIRE] = Wire(self, self.cycle)  # type: ignore[literal-required]
+
+    def _check_codings(self) -> None:
+        """Refuse a transfer coding besides `chunked`; the parser would when a handler has begun.
+
+        What a callback raises is a parser's error.
+        """
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and (len(codings) > 1 or codings[0].strip().lower() != b"chunked"):
+            raise ValueError("the only transfer coding that is understood is chunked")
 
     def on_message_complete(self) -> None:
         """Expect a new head from here on."""
