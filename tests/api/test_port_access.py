@@ -24,6 +24,11 @@ SECRET = "tok 1+2%/&=é"
 PLAIN = "s3cret-of-ports"
 
 
+CROSS = b"Sec-Fetch-Site: cross-site"
+SAME = b"Sec-Fetch-Site: same-site"
+TAB = (b"Sec-Fetch-Mode: navigate", b"Sec-Fetch-Dest: document")
+
+
 class Echo:
     """A server that answers every request with what it was sent, and with fields of ours."""
 
@@ -234,6 +239,21 @@ def test_a_token_in_an_address_becomes_a_cookie_of_that_port(
     assert status(ask(guarded, f"/port/{port}/?token={morsel.value}")) == 401
 
 
+def test_in_a_frame_of_a_page_that_may_the_token_becomes_a_ticket(
+    guarded: Server, echo: Echo
+) -> None:
+    frame = (CROSS, b"Sec-Fetch-Mode: navigate", b"Sec-Fetch-Dest: iframe")
+    target = f"/port/{echo.port}/a?token={PLAIN}&b"
+
+    answer = ask(guarded, target, *frame, b"Referer: https://a.example/")
+    location = answer.partition(b"ocation: ")[2].partition(b"\r\n")[0]
+
+    assert location.startswith(b"/port/%d/~" % echo.port)
+    assert location.endswith(b"/a?b")
+    assert status(ask(guarded, location, *frame, b"Referer: https://a.example/")) == 200
+    assert status(ask(guarded, target, *frame, b"Referer: https://evil.example/")) == 403
+
+
 def test_a_client_that_is_no_browser_is_served_at_once(guarded: Server, echo: Echo) -> None:
     answer = ask(guarded, f"/port/{echo.port}/?a=1&%74oken={PLAIN}", b"Accept: */*")
 
@@ -320,11 +340,6 @@ def page_address(server: Server, port: int, *fields: bytes) -> str:
     assert location.startswith(f"/port/{port}/~")
     assert location.endswith("/a?b")
     return location
-
-
-CROSS = b"Sec-Fetch-Site: cross-site"
-SAME = b"Sec-Fetch-Site: same-site"
-TAB = (b"Sec-Fetch-Mode: navigate", b"Sec-Fetch-Dest: document")
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,9 @@ def ranges(headers: Mapping[str, str], info: os.stat_result, size: int) -> list[
         return []
     found: list[tuple[int, int]] = []
     for match in parsed:
-        if match is None or not _is_range(*match.groups()):
+        if match is None or not _is_range(match[1], match[2]):
             return []
-        if (pair := _within(*match.groups(), size)) is not None:
+        if (pair := _within(match[1], match[2], size)) is not None:
             found.append(pair)
     if not found:
         if size == 0 or not wanted:

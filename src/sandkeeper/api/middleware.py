@@ -146,8 +146,9 @@ class Edge:
             )
 
     def _failed(self, scope: Scope, error: Exception) -> None:
+        path = without_ticket(scope["path"])
         self._log.error(
-            f"unhandled error in {scope.get('method', 'WS')} {scope['path']}: {error!r}",
+            f"unhandled error in {scope.get('method', 'WS')} {path}: {error!r}",
             stack="".join(traceback.format_exception(error))[-8000:],
         )
 

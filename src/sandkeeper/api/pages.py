@@ -121,19 +121,27 @@ class Doors:
         if scope["method"] not in READING:
             return None
         if _is_for_reading(scope) and in_address(scope, self.is_ours):
-            _, query = sift(scope, self.is_ours)
-            answer = _see_other(scope, door.address(), query)
-            path = with_prefix(scope, f"/port/{door.port}/")
-            value = self._tickets.issue(COOKIE, door.port)
-            secure = "; Secure" if scope["scheme"] == "https" else ""
-            answer.headers["Set-Cookie"] = (
-                f"{TICKET_COOKIE.decode()}={value}; Path={path}; HttpOnly; SameSite=Lax{secure}"
-            )
-            return answer
+            return self._exchange(scope, door)
         if _is_navigation(scope) and not self.is_page(door):
-            ticket = self._tickets.issue(PAGE, door.port)
-            return _see_other(scope, door.address(ticket), scope["query_string"])
+            return _see_other(scope, self._page_address(door), scope["query_string"])
         return None
+
+    def _exchange(self, scope: Scope, door: Door) -> Response:
+        """Send a browser on to where it was going, with a cookie instead of the token."""
+        _, query = sift(scope, self.is_ours)
+        in_tab = _field(scope, b"sec-fetch-dest") in (None, b"document")
+        # Inside of another site's page the cookie would not be sent.
+        answer = _see_other(scope, door.address() if in_tab else self._page_address(door), query)
+        path = with_prefix(scope, f"/port/{door.port}/")
+        value = self._tickets.issue(COOKIE, door.port)
+        secure = "; Secure" if scope["scheme"] == "https" else ""
+        answer.headers["Set-Cookie"] = (
+            f"{TICKET_COOKIE.decode()}={value}; Path={path}; HttpOnly; SameSite=Lax{secure}"
+        )
+        return answer
+
+    def _page_address(self, door: Door) -> str:
+        return door.address(self._tickets.issue(PAGE, door.port))
 
     def _refuse_pages(self, scope: Scope) -> None:
         """Refuse the API to whatever shows that it is a page behind some port.
