@@ -13,7 +13,7 @@ from starlette.types import Scope
 from sandkeeper.api.audit import Gateways
 from sandkeeper.api.cors import own_host
 from sandkeeper.api.page_answers import Audience
-from sandkeeper.api.pages import Door, Doors, is_browser
+from sandkeeper.api.port_pages import Door, Doors, is_browser
 from sandkeeper.api.tokens import sift
 from sandkeeper.api.urls import with_prefix
 from sandkeeper.core.hops import FRAMING, HOP_BY_HOP, MAX_HOPS, Hops, named_by_connection

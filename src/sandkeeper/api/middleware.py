@@ -11,7 +11,7 @@ from sandkeeper.api import auth
 from sandkeeper.api.audit import Gateways, request_id
 from sandkeeper.api.body import HELD, Held, Room
 from sandkeeper.api.cors import Cors
-from sandkeeper.api.pages import Doors, without_ticket
+from sandkeeper.api.port_pages import Doors, without_ticket
 from sandkeeper.api.respond import error_response
 from sandkeeper.api.wire import CARRIED, closing_unasked
 from sandkeeper.errors import Forbidden

@@ -13,7 +13,7 @@ from sandkeeper.api.cors import Cors
 from sandkeeper.api.forwarding import Forwarding, Target, framing
 from sandkeeper.api.middleware import BARE
 from sandkeeper.api.page_answers import Audience, response_headers
-from sandkeeper.api.pages import Door, Doors
+from sandkeeper.api.port_pages import Door, Doors
 from sandkeeper.api.proxy_socket import relay
 from sandkeeper.api.tickets import Tickets
 from sandkeeper.api.wire import LONG_BYTES, Wire, wire_of
