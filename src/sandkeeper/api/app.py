@@ -15,6 +15,7 @@ from sandkeeper.api.audit import Gateways
 from sandkeeper.api.body import Room
 from sandkeeper.api.cors import Cors
 from sandkeeper.api.frozen import guard
+from sandkeeper.api.hosts import Gate
 from sandkeeper.api.http import (
     archive,
     codegen,
@@ -96,16 +97,24 @@ def create_app(sandbox: Sandbox) -> Edge:
             ClientDisconnect: _on_disconnect,
         },
     )
+    settings = sandbox.settings
+    gateways = Gateways(settings.edge.gateways)
     return Edge(
         app,
         access=sandbox.access,
         log=sandbox.log,
-        token=sandbox.settings.token,
-        processing_time=sandbox.settings.processing_time,
+        token=settings.token,
+        processing_time=settings.processing_time,
         requests=sandbox.vitals.requests,
-        cors=Cors(sandbox.settings.edge.origins),
-        room=Room(_room(sandbox.settings)),
-        gateways=Gateways(sandbox.settings.edge.gateways),
+        cors=Cors(settings.edge.origins),
+        gate=Gate(
+            settings.edge,
+            gateways,
+            guarded=bool(settings.token),
+            terminal_origins=settings.terminal.origins,
+        ),
+        room=Room(_room(settings)),
+        gateways=gateways,
     )
 
 
