@@ -44,6 +44,7 @@ from sandkeeper.api.respond import error_response, not_found
 from sandkeeper.api.routing import AreaRouter, first_segment
 from sandkeeper.api.streaming import Disconnected
 from sandkeeper.api.urls import with_prefix
+from sandkeeper.core.sockets import is_loopback
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.settings import Settings
@@ -111,6 +112,7 @@ def create_app(sandbox: Sandbox) -> Edge:
             settings.edge,
             gateways,
             guarded=bool(settings.token),
+            beyond=not is_loopback(settings.host),
             terminal_origins=settings.terminal.origins,
         ),
         room=Room(_room(settings)),

@@ -64,6 +64,9 @@ class Gate:
     """Admits requests by `edge`; `guarded` says that a token is asked for besides.
 
     Names are looked at without a token only: a page that had its name pointed at us knows none.
+    `beyond` says that the server is reached from other machines than this: then names without a
+    dot, which containers and services have in their own networks, are answered as well. Nobody can
+    register one of those, and who rules the local resolver is on a network that reaches us anyway.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Gate:
         gateways: Gateways,
         *,
         guarded: bool,
+        beyond: bool,
         terminal_origins: tuple[str, ...] = (),
     ) -> None:
         self._all = "*" in edge.origins
@@ -79,6 +83,7 @@ class Gate:
         self._terminal = frozenset(terminal_origins)
         self._gateways = gateways
         self._guarded = guarded
+        self._beyond = beyond
         self._any_host = "*" in edge.hosts
         self._names = frozenset(name for name in edge.hosts if not name.startswith("*"))
         self._below = tuple(name[1:] for name in edge.hosts if name.startswith("*."))
@@ -126,6 +131,8 @@ class Gate:
 
     def _is_own_name(self, name: str) -> bool:
         """Say whether a name needs nobody's word: nobody else can have it lead anywhere."""
+        if self._beyond and name and "." not in name:
+            return True
         return name == self._own_name or _is_loopback_name(name) or _is_address(name)
 
     def _own_origin(self, scope: Scope, seen: Seen, host: str, port: str) -> str:
