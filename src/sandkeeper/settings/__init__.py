@@ -105,17 +105,18 @@ class Settings:
         port: int = 8080,
         command: str = "",
         user: str = "",
+        root: Path = Path("/"),
     ) -> "Settings":
         """Build the settings from `env` and the command line's values.
 
         Without an address a server with a token listens everywhere, one without does so in a
-        sandbox only. Raises ValueError where a wrong value would leave something open.
+        sandbox only, whose marks are looked for below `root`. Raises ValueError where a wrong value would leave something open.
         """
         state = env.get("SANDKEEPER_STATE_DIR", "")
         state_dir = Path(state) if state else _default_state_dir(env)
         host = host or env.get("SANDKEEPER_HOST", "")
         token = env.get("SANDKEEPER_TOKEN", "")
-        sandbox = "" if host or token else sandbox_sign(Path("/"), env, os.getpid())
+        sandbox = "" if host or token else sandbox_sign(root, env, os.getpid())
         host = host or (EVERYWHERE if token or sandbox else LOCALHOST)
         return cls(
             host=host,
