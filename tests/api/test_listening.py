@@ -64,9 +64,11 @@ def test_any_free_port_is_free_on_both_addresses() -> None:
 
 @needs_ipv6
 def test_a_port_that_is_taken_on_either_address_is_refused() -> None:
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
-        with pytest.raises(OSError, match="in use"):
-            listen("localhost", other.getsockname()[1])
+    with (
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as other,
+        pytest.raises(OSError, match="in use"),
+    ):
+        listen("localhost", other.getsockname()[1])
 
 
 def test_inherited_sockets_are_taken_up_whatever_was_asked_for() -> None:

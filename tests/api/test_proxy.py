@@ -131,7 +131,9 @@ def test_path_and_query_arrive_byte_for_byte(
     server: Server, upstream: Start, asked: str, seen: str
 ) -> None:
     port = upstream(echo).port
-    head = f"GET /port/{port}{asked} HTTP/1.1\r\nHost: sandbox.localhost\r\nConnection: close\r\n\r\n"
+    head = (
+        f"GET /port/{port}{asked} HTTP/1.1\r\nHost: sandbox.localhost\r\nConnection: close\r\n\r\n"
+    )
 
     answer = raw_request(server, head.encode())
 

@@ -74,7 +74,10 @@ def test_the_terminal_follows_the_size_of_the_window(server: Server, page: Page)
     page.set_viewport_size({"width": 600, "height": 300})
 
     def same() -> bool:
-        record = server.client.get("/terminals/sized").json()
+        reply = server.client.get("/terminals/sized")
+        if reply.status_code == 404:  # connected, and not yet there
+            return False
+        record = reply.json()
         here = page.evaluate("[window.sandkeeperTerminal.cols, window.sandkeeperTerminal.rows]")
         return here == [record["cols"], record["rows"]] and here[0] < 80
 

@@ -54,7 +54,9 @@ def test_a_long_upload_may_offer_http_2(
     client: tuple[socket.socket, BinaryIO], tmp_path: Path
 ) -> None:
     sock, file = client
-    offering = upload(tmp_path / "a", DATA).replace(b"Host: localhost\r\n", b"Host: localhost\r\n" + H2C, 1)
+    offering = upload(tmp_path / "a", DATA).replace(
+        b"Host: localhost\r\n", b"Host: localhost\r\n" + H2C, 1
+    )
     send(sock, HEALTH.replace(b"\r\n\r\n", b"\r\n" + H2C + b"\r\n") + offering + HEALTH)
 
     assert [answer_of(file)[0] for _ in range(3)] == [200, 200, 200]
@@ -79,7 +81,9 @@ def test_a_client_not_asked_for_its_body_is_not_read_on(server: Server, line: by
         socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock,
         sock.makefile("rb") as file,
     ):
-        expecting = b" HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 100\r\n\r\n"
+        expecting = (
+            b" HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 100\r\n\r\n"
+        )
         sock.sendall(line + expecting)
         head = b"".join(iter(file.readline, b"\r\n"))
         length = int(head.lower().partition(b"content-length: ")[2].split(b"\r")[0] or 0)
@@ -94,7 +98,8 @@ def test_a_client_asked_for_its_body_keeps_its_connection(
 ) -> None:
     sock, file = client
     head = (
-        b"POST /process HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+        b"POST /process HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+        b"Content-Length: %d\r\n\r\n"
     )
     sock.sendall(head % len(START))
     assert file.readline().startswith(b"HTTP/1.1 100")

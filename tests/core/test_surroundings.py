@@ -130,4 +130,8 @@ def test_what_is_no_origin_or_no_name_is_refused_by_its_variable(name: str, valu
 
 def test_origins_are_read_as_browsers_write_them() -> None:
     env = {"SANDKEEPER_CORS_ORIGINS": "HTTPS://A.example:443/, http://[::1]:80 https://b:8443"}
-    assert Settings.read(env).edge.origins == ("https://a.example", "http://[::1]", "https://b:8443")
+    assert Settings.read(env).edge.origins == (
+        "https://a.example",
+        "http://[::1]",
+        "https://b:8443",
+    )

@@ -1,4 +1,4 @@
-"""What every page of ours tells the browser: what it may load, who may frame it, what it keeps."""
+"""What our pages tell the browser beside what every answer does: what they load, who frames them."""
 
 import hashlib
 from base64 import b64encode
@@ -23,5 +23,4 @@ def page_headers(script: str, origins: Sequence[str]) -> dict[str, str]:
         f"form-action 'none'; frame-ancestors {ancestors}",
         "Cross-Origin-Opener-Policy": "same-origin",
         "Referrer-Policy": "no-referrer",
-        "X-Content-Type-Options": "nosniff",
     }
