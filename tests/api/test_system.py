@@ -263,8 +263,10 @@ def closed_within(sock: socket.socket, dribble: bytes, seconds: float) -> bool:
     "trailer", [b"X-Blaxel-Subject-Id: y\r\n" * 20_000, b"X: " + b"y" * (1 << 20)]
 )
 def test_what_follows_a_body_is_dropped_and_has_a_limit(server: Server, trailer: bytes) -> None:
-    head = b"POST /process HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = (
+        b"POST /process HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         b"2\r\n{}\r\n0\r\n"
+    )
     before = resident(server)
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
         with suppress(ConnectionError):

@@ -323,7 +323,8 @@ def test_a_client_that_never_reads_costs_nothing_and_holds_nobody_up(make_server
         stuck = socket.create_connection(("127.0.0.1", own.port))
         stuck.sendall(
             b"GET /terminal/ws?sessionId=flood HTTP/1.1\r\nHost: localhost\r\n"
-            b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
             b"Sec-WebSocket-Version: 13\r\n\r\n"
         )
         until(lambda: own.client.get("/terminals/flood").json()["clients"] == 2)
