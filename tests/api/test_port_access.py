@@ -26,7 +26,7 @@ PLAIN = "s3cret-of-ports"
 
 CROSS = b"Sec-Fetch-Site: cross-site"
 SAME = b"Sec-Fetch-Site: same-site"
-TAB = (b"Sec-Fetch-Mode: navigate", b"Sec-Fetch-Dest: document")
+TAB = (b"Sec-Fetch-Mode: navigate", b"Sec-Fetch-Dest: document", b"Sec-Fetch-User: ?1")
 
 
 class Echo:
@@ -351,6 +351,7 @@ def page_address(server: Server, port: int, *fields: bytes) -> str:
         ((CROSS, b"Referer: https://evil.example/"), b"GET"),
         ((CROSS, b"Sec-Fetch-Mode: navigate", b"Sec-Fetch-Dest: iframe"), b"GET"),
         ((CROSS, *TAB), b"POST"),
+        ((CROSS, *TAB[:2]), b"GET"),
         ((CROSS, *TAB, b"Origin: null"), b"GET"),
         ((CROSS, b"Origin: null"), b"GET"),
         ((b"Origin: null",), b"GET"),
@@ -394,7 +395,7 @@ def test_clients_own_pages_and_those_that_are_named_reach_it(
 def test_a_persons_way_from_another_site_opens_a_page_and_the_page_its_own_port(
     unguarded: Server, echo: Echo
 ) -> None:
-    address = page_address(unguarded, echo.port, CROSS, b"Sec-Fetch-Dest: document")
+    address = page_address(unguarded, echo.port, CROSS, *TAB[1:])
     page = address.removesuffix("a?b")
 
     for fields in (TAB, (CROSS, b"Sec-Fetch-Dest: image"), (b"Origin: null", CROSS)):

@@ -15,6 +15,7 @@ from sandkeeper.api.audit import Gateways
 from sandkeeper.api.body import Room
 from sandkeeper.api.cors import Cors
 from sandkeeper.api.frozen import guard
+from sandkeeper.api.hosts import Gate
 from sandkeeper.api.http import (
     archive,
     codegen,
@@ -43,6 +44,7 @@ from sandkeeper.api.respond import error_response, not_found
 from sandkeeper.api.routing import AreaRouter, first_segment
 from sandkeeper.api.streaming import Disconnected
 from sandkeeper.api.urls import with_prefix
+from sandkeeper.core.sockets import is_loopback
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.settings import Settings
@@ -96,17 +98,26 @@ def create_app(sandbox: Sandbox) -> Edge:
             ClientDisconnect: _on_disconnect,
         },
     )
+    settings = sandbox.settings
+    gateways = Gateways(settings.edge.gateways)
     return Edge(
         app,
         access=sandbox.access,
         log=sandbox.log,
-        token=sandbox.settings.token,
-        processing_time=sandbox.settings.processing_time,
+        token=settings.token,
+        processing_time=settings.processing_time,
         requests=sandbox.vitals.requests,
-        cors=Cors(sandbox.settings.edge.origins),
+        cors=Cors(settings.edge.origins),
         doors=proxy.doors_of(routes),
-        room=Room(_room(sandbox.settings)),
-        gateways=Gateways(sandbox.settings.edge.gateways),
+        gate=Gate(
+            settings.edge,
+            gateways,
+            guarded=bool(settings.token),
+            beyond=not is_loopback(settings.host),
+            terminal_origins=settings.terminal.origins,
+        ),
+        room=Room(_room(settings)),
+        gateways=gateways,
     )
 
 

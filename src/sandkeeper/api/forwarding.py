@@ -11,9 +11,8 @@ from urllib.parse import unquote, unquote_plus, urlsplit
 from starlette.types import Scope
 
 from sandkeeper.api.audit import Gateways
-from sandkeeper.api.cors import own_host
 from sandkeeper.api.page_answers import Audience
-from sandkeeper.api.port_pages import Door, Doors, is_browser
+from sandkeeper.api.port_pages import Door, Doors, is_browser, is_here
 from sandkeeper.api.tokens import sift
 from sandkeeper.api.urls import with_prefix
 from sandkeeper.core.hops import FRAMING, HOP_BY_HOP, MAX_HOPS, Hops, named_by_connection
@@ -186,7 +185,7 @@ class Forwarding:
 
 def _moved(scope: Scope, target: Target, address: str) -> bytes:
     """Return the address of a page as its own server knows it, which has no ticket."""
-    if not own_host(scope, address):
+    if not is_here(scope, address):
         return address.encode("latin-1")
     parts = urlsplit(address)
     prefix = with_prefix(scope, target.prefix.decode("latin-1"))

@@ -1,4 +1,4 @@
-"""What every request passes: CORS, no-cache, timing, the token, the access log, the last net."""
+"""What every request passes: gate, CORS, no-cache, timing, token, access log, the last net."""
 
 import math
 import traceback
@@ -11,10 +11,10 @@ from sandkeeper.api import auth
 from sandkeeper.api.audit import Gateways, request_id
 from sandkeeper.api.body import HELD, Held, Room
 from sandkeeper.api.cors import Cors
+from sandkeeper.api.hosts import Gate, refusal
 from sandkeeper.api.port_pages import Doors, without_ticket
-from sandkeeper.api.respond import error_response
 from sandkeeper.api.wire import CARRIED, closing_unasked
-from sandkeeper.errors import Forbidden
+from sandkeeper.errors import BadInput, Forbidden
 from sandkeeper.services.access import Access
 from sandkeeper.services.logs import Log
 from sandkeeper.services.metrics import Requests
@@ -51,6 +51,7 @@ class Edge:
         requests: Requests,
         cors: Cors,
         doors: Doors,
+        gate: Gate,
         gateways: Gateways,
         room: Room,
     ) -> None:
@@ -62,6 +63,7 @@ class Edge:
         self._requests = requests
         self._cors = cors
         self._doors = doors
+        self._gate = gate
         self._gateways = gateways
         self._room = room
 
@@ -97,16 +99,13 @@ class Edge:
             self._requests.websockets -= 1
 
     def _refused(self, scope: Scope) -> str:
-        """Return why a WebSocket may not be opened; the terminal has its own list of origins."""
+        """Return why a WebSocket may not be opened."""
         try:
-            if self._doors.opens(scope):
-                return ""
-            if self._token and not auth.allowed(scope, self._token):
-                return "unauthorized"
-            if scope["path"] != "/terminal/ws":
-                self._cors.check(scope)
-        except Forbidden:
-            return "origin not allowed"
+            opened = self._doors.opens(scope, self._gate)
+        except (BadInput, Forbidden):
+            return "host or origin not allowed"
+        if not opened and self._token and not auth.allowed(scope, self._token):
+            return "unauthorized"
         return ""
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,15 +113,13 @@ class Edge:
         self._requests.begun()
         held = scope[HELD] = Held(self._room)
         try:
-            opened = self._doors.opens(scope)
-            if not opened:
-                self._cors.check(scope)
+            opened = self._doors.opens(scope, self._gate)
             if not opened and self._token and not auth.allowed(scope, self._token):
                 await auth.refuse(scope, receive, exchange.send)
             else:
                 await self._app(scope, receive, exchange.send)
-        except Forbidden as error:
-            await error_response(error)(scope, receive, exchange.send)
+        except (BadInput, Forbidden) as error:
+            await refusal(scope, error)(scope, receive, exchange.send)
         except Exception as error:
             self._failed(scope, error)
             if exchange.status:

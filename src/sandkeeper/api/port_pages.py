@@ -19,14 +19,14 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 from starlette.types import Scope
 
-from sandkeeper.api.cors import Cors, own_host
+from sandkeeper.api.hosts import Gate
 from sandkeeper.api.tickets import COOKIE, PAGE, Tickets
 from sandkeeper.api.tokens import TICKET, TICKET_COOKIE, in_address, offers, sift
 from sandkeeper.api.urls import raw_path, with_prefix
 from sandkeeper.core.hops import Hops
 from sandkeeper.errors import Forbidden
 
-__all__ = ["Door", "Doors", "is_browser", "without_ticket"]
+__all__ = ["Door", "Doors", "is_browser", "is_here", "without_ticket"]
 
 _DOOR = re.compile(
     rb"/port/([0-9]{1,5})(?:/~([0-9]{1,5}-[0-9a-f]{1,12}-[\w-]{32}))?(/.*)?", re.DOTALL
@@ -35,6 +35,12 @@ _TICKET_IN_PATH = re.compile(r"(/port/[0-9]{1,5}/~)[0-9]{1,5}-[0-9a-f]{1,12}-[\w
 _PAGE_PATH = re.compile(r"(?:/[^/]+)*/port/[0-9]{1,5}(?:/|\Z)")
 _HTML = re.compile(rb"\btext/html\b", re.IGNORECASE)
 NOT_THE_API = "pages behind /port may not use this API"
+TOLD_BY_BROWSERS = frozenset(
+    {
+        *(b"origin", b"referer", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"),
+        b"sec-fetch-user",
+    }
+)
 READING = frozenset({"GET", "HEAD"})
 
 
@@ -76,29 +82,27 @@ class Doors:
     `texts` are the tokens of this server; `restricted` says that not every page may use it.
     """
 
-    def __init__(self, tickets: Tickets, tokens: Iterable[str], cors: Cors) -> None:
+    def __init__(self, tickets: Tickets, tokens: Iterable[str], *, restricted: bool) -> None:
         self._tickets = tickets
         self.texts = tuple(filter(None, tokens))
-        self.restricted = not cors.everybody
+        self.restricted = restricted
         self._tokens = [token.encode() for token in self.texts]
-        self._cors = cors
 
-    def opens(self, scope: Scope) -> bool:
+    def opens(self, scope: Scope, gate: Gate) -> bool:
         """Say whether a ticket opens what a request is for; False leaves that to the token.
 
-        Raises Forbidden for requests of pages that may not make them.
+        Raises Forbidden for requests of pages that may not make them, and what the gate does.
         """
         door = Door.of(scope)
+        if door is not None and self.is_page(door):
+            _check_page(scope, gate)
+            return True
+        gate.check(scope)
         if door is None:
-            self._refuse_pages(scope)
+            _refuse_pages(scope)
             return False
         if _field(scope, b"service-worker"):
             raise Forbidden("pages behind /port may have no service worker")
-        if self.is_page(door):
-            self._check_page(scope)
-            return True
-        self._check_others(scope)
-        self._cors.check(scope)
         return any(self._tickets.opens(COOKIE, door.port, one) for one in offers(scope, TICKET))
 
     def is_page(self, door: Door) -> bool:
@@ -143,47 +147,43 @@ class Doors:
     def _page_address(self, door: Door) -> str:
         return door.address(self._tickets.issue(PAGE, door.port))
 
-    def _refuse_pages(self, scope: Scope) -> None:
-        """Refuse the API to whatever shows that it is a page behind some port.
 
-        That is a second line: where not every page may use the API, such a page may not either.
-        """
-        if Hops.for_page(scope["headers"]):
-            raise Forbidden(NOT_THE_API)
-        address = (_field(scope, b"referer") or b"").decode("latin-1")
-        if not address or not own_host(scope, address):
-            return
-        # A page of ours has an origin; one that has none is sandboxed, and so is from a port.
-        nobody = _field(scope, b"origin") == b"null"
-        foreign = _field(scope, b"sec-fetch-site") == b"cross-site" and not _is_navigation(scope)
-        if nobody or foreign or _PAGE_PATH.match(_path(address)):
-            raise Forbidden(NOT_THE_API)
+def _refuse_pages(scope: Scope) -> None:
+    """Refuse the API to whatever shows that it is a page behind some port.
 
-    def _check_page(self, scope: Scope) -> None:
-        """A page has no origin; our own pages, and those that may use the API, may look too."""
-        if _field(scope, b"origin") not in (None, b"null"):
-            self._cors.check(scope)
+    That is a second line: where not every page may use the API, such a page may not either.
+    """
+    if Hops.for_page(scope["headers"]):
+        raise Forbidden(NOT_THE_API)
+    address = (_field(scope, b"referer") or b"").decode("latin-1")
+    if not address or not is_here(scope, address):
+        return
+    # A page of ours has an origin; one that has none is sandboxed, and so is from a port.
+    nobody = _field(scope, b"origin") == b"null"
+    foreign = _field(scope, b"sec-fetch-site") == b"cross-site" and not _is_navigation(scope)
+    if nobody or foreign or _PAGE_PATH.match(_path(address)):
+        raise Forbidden(NOT_THE_API)
 
-    def _check_others(self, scope: Scope) -> None:
-        """Refuse what other pages have a browser fetch without saying so.
 
-        A browser sends no Origin with images, scripts and frames, but says that they are wanted by
-        a page of another site (Fetch Metadata). Such a page is known by its Referer, if it may use
-        this API; a person's way from there to here, a navigation of a whole tab, is nobody's
-        request but that person's.
-        """
-        site = _field(scope, b"sec-fetch-site")
-        if site in (None, b"none", b"same-origin") or _field(scope, b"origin") is not None:
-            return  # with an origin it is the other rules' to decide
-        is_tab = _field(scope, b"sec-fetch-dest") == b"document"
-        if scope.get("method") in READING and is_tab and _is_navigation(scope):
-            return
-        referer = (_field(scope, b"referer") or b"").decode("latin-1")
-        origin = _origin(referer)
-        if not origin or own_host(scope, origin):  # a page behind /port has our own address
-            origin = "null"
-        said = [*scope["headers"], (b"origin", origin.encode("latin-1"))]
-        self._cors.check({**scope, "headers": said})
+def _check_page(scope: Scope, gate: Gate) -> None:
+    """Pass what a page asks of its own server: it has a ticket, and no origin to be known by."""
+    if _field(scope, b"service-worker"):
+        raise Forbidden("pages behind /port may have no service worker")
+    if _field(scope, b"origin") in (None, b"null"):
+        told = [field for field in scope["headers"] if field[0] not in TOLD_BY_BROWSERS]
+        gate.check({**scope, "headers": told})
+    else:
+        gate.check(scope)
+
+
+def is_here(scope: Scope, address: str) -> bool:
+    """Say whether an address is one of this host, as the client or a gateway calls it."""
+    ours = {_field(scope, name) for name in (b"host", b"x-forwarded-host")} - {None}
+    try:
+        host = urlsplit(address).netloc.lower().encode("latin-1", "replace")
+    except ValueError:
+        return False
+    return bool(host) and any(host == (one or b"").lower() for one in ours)
 
 
 def is_browser(scope: Scope) -> bool:
@@ -232,14 +232,6 @@ def _is_for_reading(scope: Scope) -> bool:
     if _field(scope, b"sec-fetch-mode") is not None:
         return _is_navigation(scope)
     return bool(_HTML.search(_field(scope, b"accept") or b"")) or _is_navigation(scope)
-
-
-def _origin(address: str) -> str:
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return ""
-    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else ""
 
 
 def _path(address: str) -> str:

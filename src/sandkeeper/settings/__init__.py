@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sandkeeper.core.sockets import is_loopback
+from sandkeeper.core.surroundings import platform_sign, sandbox_sign
 from sandkeeper.settings.environment import IMPORT_URL, Environment
 from sandkeeper.settings.groups import (
     ArchiveSettings,
@@ -20,11 +22,13 @@ from sandkeeper.settings.groups import (
     TerminalSettings,
     UpgradeSettings,
     number,
+    origin,
     truthy,
 )
 
 __all__ = [
     "IMPORT_URL",
+    "LOCALHOST",
     "ArchiveSettings",
     "DriveSettings",
     "EdgeSettings",
@@ -36,10 +40,13 @@ __all__ = [
     "Settings",
     "TerminalSettings",
     "UpgradeSettings",
+    "origin",
     "truthy",
 ]
 
 MIB = 1 << 20
+EVERYWHERE = "0.0.0.0"
+LOCALHOST = "localhost"
 SCALE_FILE = Path("/uk/libukp/scale_to_zero_disable")
 
 
@@ -57,10 +64,15 @@ def _workload_user(env: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What was decided at start; `mcp_wait` is how many seconds a tool call waits at most."""
+    """What was decided at start; `mcp_wait` is how many seconds a tool call waits at most.
 
-    host: str = "0.0.0.0"
+    `host` `localhost` is both loopback addresses. `sandbox` tells why this is taken for a sandbox,
+    and so listens everywhere without a token; empty when nobody had to know.
+    """
+
+    host: str = LOCALHOST
     port: int = 8080
+    sandbox: str = ""
     command: str = ""
     user: str = ""
     state_dir: Path = Path("/var/lib/sandkeeper")
@@ -93,22 +105,29 @@ class Settings:
         port: int = 8080,
         command: str = "",
         user: str = "",
+        root: Path = Path("/"),
     ) -> "Settings":
         """Build the settings from `env` and the command line's values.
 
-        Raises ValueError where a wrong value would leave something open.
+        Without an address a server with a token listens everywhere, one without does so in a
+        sandbox only, whose marks are looked for below `root`. Raises ValueError where a wrong value would leave something open.
         """
         state = env.get("SANDKEEPER_STATE_DIR", "")
         state_dir = Path(state) if state else _default_state_dir(env)
+        host = host or env.get("SANDKEEPER_HOST", "")
+        token = env.get("SANDKEEPER_TOKEN", "")
+        sandbox = "" if host or token else sandbox_sign(root, env, os.getpid())
+        host = host or (EVERYWHERE if token or sandbox else LOCALHOST)
         return cls(
-            host=host or env.get("SANDKEEPER_HOST", "") or "0.0.0.0",
+            host=host,
             port=port,
+            sandbox=sandbox,
             command=command,
             user=user or _workload_user(env),
             state_dir=state_dir,
             workdir=os.path.abspath(env.get("WORKDIR", "") or os.getcwd()),
             home=env.get("HOME", ""),
-            token=env.get("SANDKEEPER_TOKEN", ""),
+            token=token,
             processing_time=env.get("ENABLE_PROCESSING_TIME", "") == "true",
             scale_file=Path(env.get("BLAXEL_SCALE_FILE", "") or SCALE_FILE),
             keepalive_allowed=not truthy(env.get("BL_DISABLE_KEEPALIVE", "")),
@@ -122,7 +141,7 @@ class Settings:
             files=FileSettings.read(env),
             egress=EgressSettings.read(env, state_dir),
             drives=DriveSettings.read(env, state_dir),
-            edge=EdgeSettings.read(env),
+            edge=EdgeSettings.read(env, inside=not is_loopback(host) and bool(platform_sign(env))),
             archive=ArchiveSettings.read(env),
             upgrade=UpgradeSettings.read(env),
         )

@@ -9,7 +9,6 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Message, Receive, Scope, Send
 
 from sandkeeper.api.audit import Gateways
-from sandkeeper.api.cors import Cors
 from sandkeeper.api.forwarding import Forwarding, Target, framing
 from sandkeeper.api.middleware import BARE
 from sandkeeper.api.page_answers import Audience, response_headers
@@ -36,7 +35,7 @@ class PortRoute(BaseRoute):
         self.doors = Doors(
             Tickets(settings.state_dir / "ports.key", settings.token),
             [settings.token],
-            Cors(settings.edge.origins),
+            restricted="*" not in settings.edge.origins,
         )
         self._forwarding = Forwarding(self.doors, Gateways(settings.edge.gateways), Hops())
         self._relay = sandbox.relay
