@@ -45,7 +45,7 @@ class Edge:
         *,
         access: Access,
         log: Log,
-        token: str,
+        doorkeeper: auth.Doorkeeper,
         processing_time: bool,
         requests: Requests,
         cors: Cors,
@@ -55,7 +55,7 @@ class Edge:
         self._app = app
         self._access = access
         self._log = log
-        self._token = token.encode()
+        self._doorkeeper = doorkeeper
         self._processing_time = processing_time
         self._requests = requests
         self._cors = cors
@@ -95,7 +95,7 @@ class Edge:
 
     def _refused(self, scope: Scope) -> str:
         """Return why a WebSocket may not be opened; the terminal has its own list of origins."""
-        if self._token and not auth.allowed(scope, self._token):
+        if not self._doorkeeper.admits(scope):
             return "unauthorized"
         try:
             if scope["path"] != "/terminal/ws":
@@ -110,7 +110,7 @@ class Edge:
         held = scope[HELD] = Held(self._room)
         try:
             self._cors.check(scope)
-            if self._token and not auth.allowed(scope, self._token):
+            if not self._doorkeeper.admits(scope):
                 await auth.refuse(scope, receive, exchange.send)
             else:
                 await self._app(scope, receive, exchange.send)

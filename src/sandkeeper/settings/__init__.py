@@ -22,6 +22,7 @@ from sandkeeper.settings.groups import (
     number,
     truthy,
 )
+from sandkeeper.settings.rights import RightsSettings
 
 __all__ = [
     "IMPORT_URL",
@@ -33,6 +34,7 @@ __all__ = [
     "FileSettings",
     "LogSettings",
     "RetentionSettings",
+    "RightsSettings",
     "Settings",
     "TerminalSettings",
     "UpgradeSettings",
@@ -66,7 +68,6 @@ class Settings:
     state_dir: Path = Path("/var/lib/sandkeeper")
     workdir: str = "/"
     home: str = ""
-    token: str = ""
     processing_time: bool = False
     scale_file: Path = SCALE_FILE
     keepalive_allowed: bool = True
@@ -74,6 +75,7 @@ class Settings:
     bodies_limit: int = 256 * MIB
     mcp_wait: int = 58
     stop_children: bool = False
+    rights: RightsSettings = field(default_factory=RightsSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     log: LogSettings = field(default_factory=LogSettings)
     terminal: TerminalSettings = field(default_factory=TerminalSettings)
@@ -83,6 +85,11 @@ class Settings:
     edge: EdgeSettings = field(default_factory=EdgeSettings)
     archive: ArchiveSettings = field(default_factory=ArchiveSettings)
     upgrade: UpgradeSettings = field(default_factory=UpgradeSettings)
+
+    @property
+    def token(self) -> str:
+        """The token that opens the API; empty when none is needed."""
+        return self.rights.token
 
     @classmethod
     def read(
@@ -108,7 +115,6 @@ class Settings:
             state_dir=state_dir,
             workdir=os.path.abspath(env.get("WORKDIR", "") or os.getcwd()),
             home=env.get("HOME", ""),
-            token=env.get("SANDKEEPER_TOKEN", ""),
             processing_time=env.get("ENABLE_PROCESSING_TIME", "") == "true",
             scale_file=Path(env.get("BLAXEL_SCALE_FILE", "") or SCALE_FILE),
             keepalive_allowed=not truthy(env.get("BL_DISABLE_KEEPALIVE", "")),
@@ -116,6 +122,7 @@ class Settings:
             bodies_limit=max(MIB, number(env, "SANDKEEPER_MAX_BODY_BYTES_TOTAL", 256 * MIB)),
             mcp_wait=number(env, "SANDKEEPER_MCP_WAIT_SECONDS", 58) or 58,
             stop_children=env.get("SANDKEEPER_ON_SHUTDOWN", "") == "stop",
+            rights=RightsSettings.read(env),
             retention=RetentionSettings.read(env),
             log=LogSettings.read(env),
             terminal=TerminalSettings.read(env),

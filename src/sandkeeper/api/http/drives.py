@@ -7,6 +7,7 @@ from starlette.routing import BaseRoute
 from sandkeeper.api.audit import caller
 from sandkeeper.api.body import read_json
 from sandkeeper.api.respond import json_response, utf8
+from sandkeeper.api.rights import OWN_DRIVES, USER
 from sandkeeper.api.routing import empty_head, path_route, route
 from sandkeeper.api.schemas.drives import (
     DriveListResponse,
@@ -108,8 +109,8 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
     handlers = DriveHandlers(sandbox)
     return [
-        route(MOUNT, handlers.list),
-        route(MOUNT, empty_head, "HEAD"),
-        route(MOUNT, handlers.mount, "POST"),
-        path_route(MOUNT, handlers.unmount, "DELETE"),
+        route(MOUNT, handlers.list, need=USER),
+        route(MOUNT, empty_head, "HEAD", need=USER),
+        route(MOUNT, handlers.mount, "POST", need=OWN_DRIVES),
+        path_route(MOUNT, handlers.unmount, "DELETE", need=OWN_DRIVES),
     ]

@@ -10,6 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 from sandkeeper.api.forwarding import Target, request_headers, response_headers, split_target
 from sandkeeper.api.middleware import BARE
 from sandkeeper.api.proxy_socket import relay
+from sandkeeper.api.rights import USER
 from sandkeeper.api.wire import LONG_BYTES, Wire, wire_of
 from sandkeeper.core.relay import Relay
 from sandkeeper.errors import SandkeeperError
@@ -23,6 +24,8 @@ _PATH = re.compile(r"/port/[^/]")
 
 class PortRoute(BaseRoute):
     """Matches every method and WebSockets, before anything decodes the path."""
+
+    need = USER
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._token = sandbox.settings.token
