@@ -101,13 +101,16 @@ def _go_on(handover: Handover, environment: Environment) -> int:
     count = handover.count + (not handover.failed)
     variables = {**handover.variables, "SANDBOX_UPGRADE_COUNT": str(count)}
     variables.pop(IMPORT_URL, None)  # a restore is for the first start
-    settings = Settings.read(
-        variables,
-        host=handover.host,
-        port=handover.port,
-        command=handover.command,
-        user=handover.user,
-    )
+    try:
+        settings = Settings.read(
+            variables,
+            host=handover.host,
+            port=handover.port,
+            command=handover.command,
+            user=handover.user,
+        )
+    except ValueError as error:  # this version may be stricter than the one before
+        return _refuse(f"a setting makes no sense: {error}")
     return _serve(settings, environment, variables, handover=handover)
 
 

@@ -80,7 +80,7 @@ class Standing:
             return self.right >= Right.USER
         return self.right >= need.right
 
-    def check(self, need: Need) -> None:
+    def check(self, need: Need, why: str = "this") -> None:
         """Raise Forbidden, with what would permit it, unless this is enough."""
         if self.may(need):
             return
@@ -91,8 +91,8 @@ class Standing:
         else:
             how = "start the server with SANDKEEPER_ADMIN_TOKEN and send that"
         raise Forbidden(
-            f"this needs the operator's right ({need.area}): {how}, or permit it to everybody with "
-            f"SANDKEEPER_WORKLOAD_MAY={need.area}"
+            f"{why} needs the operator's right ({need.area}): {how}, or permit it to everybody "
+            f"with SANDKEEPER_WORKLOAD_MAY={need.area}"
         )
 
     def into(self, scope: Scope) -> None:

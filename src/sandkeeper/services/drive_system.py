@@ -9,6 +9,7 @@ from sandkeeper.core.identity import Identity
 from sandkeeper.core.mounting import Mount, bind_mount, bounded, mounts, unmount_lazily
 from sandkeeper.errors import BadInput, Internal
 from sandkeeper.services.drive_drivers import Plan
+from sandkeeper.services.drive_owners import drive_folder
 from sandkeeper.services.drive_rules import Drive
 
 __all__ = [
@@ -115,22 +116,13 @@ def descend(start: str, parts: Sequence[str]) -> tuple[int, bool]:
     return fd, created
 
 
-def bind(plan: Plan, drive: Drive, identity: Identity | None) -> None:
-    """Walk down to the folder without following links, make what is missing, and bind it."""
-    plan.below.mkdir(parents=True, exist_ok=True, mode=0o700)
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(plan.below, flags)
+def bind(plan: Plan, drive: Drive, identity: Identity | None, foreign: bool) -> None:
+    """Bind the drive's folder, made if it is missing; no link is followed on either way.
+
+    Raises ForeignDrive for one that is not the workload's own, unless `foreign` ones are permitted.
+    """
+    fd = drive_folder(plan, identity, foreign=foreign)
     try:
-        for part in plan.folder:
-            created = False
-            with suppress(FileExistsError):
-                os.mkdir(part, 0o755, dir_fd=fd)
-                created = True
-            below = os.open(part, flags, dir_fd=fd)
-            os.close(fd)
-            fd = below
-            if created and identity is not None:
-                os.fchown(fd, identity.uid, identity.gid)
         target, _ = descend("/", drive.mount_path.strip("/").split("/"))
         try:
             bind_mount(

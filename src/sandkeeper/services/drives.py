@@ -22,6 +22,7 @@ from sandkeeper.core.safefile import UntrustedFile, make_private_folder
 from sandkeeper.errors import Conflict, Internal, SandkeeperError
 from sandkeeper.services.daemon import Daemon
 from sandkeeper.services.drive_drivers import Plan, driver_named, effective
+from sandkeeper.services.drive_owners import check_driver, check_mounted
 from sandkeeper.services.drive_records import load_records, record_of, save_records
 from sandkeeper.services.drive_rules import (
     Drive,
@@ -127,14 +128,17 @@ class Drives:
             if entry.daemon is not None:
                 entry.daemon.release()
 
-    async def mount(self, drive: Drive) -> Drive:
+    async def mount(self, drive: Drive, *, foreign: bool = True) -> Drive:
         """Mount a drive and return it as it is mounted; the same one again changes nothing.
 
-        Raises BadInput, Conflict when something else is mounted there, Internal when it fails.
+        Without `foreign` only what is the workload's own, else it raises ForeignDrive. Raises also
+        BadInput, Conflict when something else is mounted there, Internal when it fails.
         """
         wanted = effective(
             checked(drive), self._environment.for_children(), self._settings, self._identity
         )
+        if not foreign:
+            check_driver(wanted, self._identity)
         path = await self._located(wanted.mount_path)
         refuse_system_folder(path, str(self._settings.folder), str(self._settings.root))
         wanted = replace(wanted, mount_path=path)
@@ -145,7 +149,7 @@ class Drives:
             plan = driver(wanted, self._environment.for_children(), self._settings)
             created = await make_folder(path, self._identity)
             try:
-                daemon = await self._bring_up(wanted, plan)
+                daemon = await self._bring_up(wanted, plan, foreign=foreign)
             except BaseException:
                 if created:
                     with suppress(OSError):
@@ -158,8 +162,8 @@ class Drives:
                 self._watch(entry)
         return wanted
 
-    async def unmount(self, mount_path: str) -> str:
-        """Unmount a drive, also one that hangs; returns its path.
+    async def unmount(self, mount_path: str, *, foreign: bool = True) -> str:
+        """Unmount a drive, also one that hangs; returns its path; `foreign` as for `mount`.
 
         Raises BadInput for what is no drive, Conflict while it is in use, Internal otherwise.
         """
@@ -169,6 +173,8 @@ class Drives:
         async with self._turn(path):
             entry = self._entries.get(path)
             mounted = await mount_at(path)
+            if not foreign:
+                await check_mounted(entry.drive if entry else None, path, self._identity)
             if entry is None:
                 await refuse_foreign(path, mounted)
             elif mounted is None:
@@ -227,11 +233,11 @@ class Drives:
             await self._forget(entry)
         return False
 
-    async def _bring_up(self, drive: Drive, plan: Plan) -> Daemon | None:
+    async def _bring_up(self, drive: Drive, plan: Plan, *, foreign: bool) -> Daemon | None:
         """Mount; returns the program behind it. Leaves nothing behind when it fails."""
         if not plan.argv:
             try:
-                await bounded(bind, plan, drive, self._identity, seconds=READY_SECONDS)
+                await bounded(bind, plan, drive, self._identity, foreign, seconds=READY_SECONDS)
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
                 raise Internal(f"Failed to mount drive: {reason}") from None
@@ -327,7 +333,7 @@ class Drives:
         try:
             environment = self._environment.for_children()
             plan = driver_named(drive.driver)(drive, environment, self._settings)
-            entry.daemon = await self._bring_up(drive, plan)
+            entry.daemon = await self._bring_up(drive, plan, foreign=True)
         except SandkeeperError as error:
             self._log.error(f"drive {drive.name} at {drive.mount_path}: {error}")
             return False

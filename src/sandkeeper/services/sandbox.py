@@ -132,9 +132,9 @@ class Sandbox:
         )
         self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log)
         self.environment_reload.hooks += [self._hide_import, self.egress.reapply]
-        self.ports = Ports()
+        self.ports = Ports(identity)
         self.relay = Relay()
-        self.monitors = PortMonitors(self.log)
+        self.monitors = PortMonitors(self.log, identity)
         self.exporter = Exporter(self._rouser.rouse) if settings.log.process_output else None
         self.budget = Budget(
             run_bytes=settings.retention.run_bytes,

@@ -1,5 +1,8 @@
 """Drives: mount, list, unmount."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -7,7 +10,7 @@ from starlette.routing import BaseRoute
 from sandkeeper.api.audit import caller
 from sandkeeper.api.body import read_json
 from sandkeeper.api.respond import json_response, utf8
-from sandkeeper.api.rights import OWN_DRIVES, USER
+from sandkeeper.api.rights import DRIVES, OWN_DRIVES, USER, standing_of
 from sandkeeper.api.routing import empty_head, path_route, route
 from sandkeeper.api.schemas.drives import (
     DriveListResponse,
@@ -19,6 +22,7 @@ from sandkeeper.api.schemas.drives import (
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.core.paths import resolve_tree
 from sandkeeper.errors import BadInput
+from sandkeeper.services.drive_owners import ForeignDrive
 from sandkeeper.services.drive_rules import Drive
 from sandkeeper.services.drives import MountedDrive
 from sandkeeper.services.sandbox import Sandbox
@@ -47,17 +51,17 @@ class DriveHandlers:
         self._sandbox.access.audit(
             "drive_mount", caller(request), drive=body.drive_name, mount_path=body.mount_path
         )
-        drive = await self._drives.mount(
-            Drive(
-                body.drive_name,
-                body.mount_path,
-                body.drive_path,
-                body.read_only,
-                body.uid_map,
-                body.gid_map,
-                body.driver,
-            )
+        wanted = Drive(
+            body.drive_name,
+            body.mount_path,
+            body.drive_path,
+            body.read_only,
+            body.uid_map,
+            body.gid_map,
+            body.driver,
         )
+        with _foreign_if_permitted(request) as foreign:
+            drive = await self._drives.mount(wanted, foreign=foreign)
         return json_response(
             DriveMountResponse(
                 success=True,
@@ -81,8 +85,20 @@ class DriveHandlers:
         """Unmount the drive whose path follows."""
         path = _named(request)
         self._sandbox.access.audit("drive_unmount", caller(request), mount_path=path)
-        done = await self._drives.unmount(path)
+        with _foreign_if_permitted(request) as foreign:
+            done = await self._drives.unmount(path, foreign=foreign)
         return json_response(DriveUnmountResponse(True, "Drive unmounted successfully", utf8(done)))
+
+
+@contextmanager
+def _foreign_if_permitted(request: Request) -> Iterator[bool]:
+    """Say whether drives of others are permitted, and tell what would permit them where not."""
+    standing = standing_of(request)
+    try:
+        yield standing.may(DRIVES)
+    except ForeignDrive as error:
+        standing.check(DRIVES, str(error))
+        raise
 
 
 def _named(request: Request) -> str:
