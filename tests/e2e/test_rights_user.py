@@ -17,7 +17,7 @@ from sandkeeper.core.mounting import mounts
 
 pytestmark = needs_root
 
-NOBODY = 65534
+UID = 61117  # of these tests alone: others stop all processes of nobody
 ADMIN = {"Authorization": "Bearer the-operator's"}
 OPERATORS = {
     "SANDKEEPER_RCLONE_ARGS": "--s3-secret-access-key=k1-secret",
@@ -30,7 +30,7 @@ TOKENS = {"SANDKEEPER_ADMIN_TOKEN": "the-operator's", "BL_ARCHIVE_IMPORT_URL": "
 
 @pytest.fixture(scope="module")
 def apart() -> Iterator[Server]:
-    """Return a server of root's whose workload is nobody; the operator alone has a token.
+    """Return a server of root's whose workload has a user of its own; the operator has a token.
 
     Not in pytest's folder, which is closed to everybody else.
     """
@@ -53,9 +53,9 @@ def apart() -> Iterator[Server]:
         }
         command = f"env > {folder}/startup/env"
         (folder / "startup").mkdir()
-        os.chown(folder / "startup", NOBODY, NOBODY)
-        with Server(folder, args=["--user", "nobody", "-c", command], env=env) as running:
-            os.chown(running.workdir, NOBODY, NOBODY)
+        os.chown(folder / "startup", UID, UID)
+        with Server(folder, args=["--user", str(UID), "-c", command], env=env) as running:
+            os.chown(running.workdir, UID, UID)
             yield running
             for mount in mounts():
                 if mount.path.startswith(name):
@@ -75,10 +75,10 @@ def test_the_workload_mounts_its_own_drives_and_keeps_what_it_wrote(apart: Serve
     for content in ("", "kept\n"):
         reply = mount(apart, driveName="mine", mountPath=str(place), drivePath="/a/b")
         assert reply.status_code == 200, reply.text
-        made = apart.run(f"cat {place}/note; echo kept > {place}/note; stat -c %U {place}")
-        assert made["stdout"] == content + "nobody\n"
+        made = apart.run(f"cat {place}/note; echo kept > {place}/note; stat -c %u {place}")
+        assert made["stdout"] == content + f"{UID}\n"
         assert apart.client.delete(f"/drives/mount{place}").status_code == 200
-    assert (apart.folder / "drives" / "mine").stat().st_uid == NOBODY
+    assert (apart.folder / "drives" / "mine").stat().st_uid == UID
 
 
 def test_drives_of_others_need_the_operator(apart: Server) -> None:
@@ -87,7 +87,7 @@ def test_drives_of_others_need_the_operator(apart: Server) -> None:
     (drives / "roots" / "secret").write_text("ROOT-ONLY-SECRET")
     (drives / "mixed" / "closed" / "below").mkdir(parents=True)
     (drives / "mixed" / "closed" / "below" / "secret").write_text("ROOT-ONLY-SECRET")
-    os.chown(drives / "mixed", NOBODY, NOBODY)
+    os.chown(drives / "mixed", UID, UID)
     (drives / "mixed" / "closed").chmod(0o700)
     (drives / "linked").symlink_to(apart.folder / "tree")
     place = str(apart.workdir / "theirs")
@@ -177,9 +177,7 @@ def test_no_export_brings_the_workload_what_root_alone_reads(apart: Server) -> N
             assert reply.status_code == 403, body
             assert "secret" not in reply.text
             sent = shlex.quote(str(reply.request.content, "utf-8"))
-            done = apart.run(
-                f"curl -s {apart.url}/archive/export -d {sent}", workingDir="/"
-            )
+            done = apart.run(f"curl -s {apart.url}/archive/export -d {sent}", workingDir="/")
             assert "needs the operator's right" in done["stdout"]
         assert kept.asked == []
 
