@@ -249,7 +249,7 @@ def test_the_workload_cannot_bring_in_a_version_of_its_own(
 @needs_root
 def test_tokens_and_rights_are_the_next_versions_too(upgradable: Callable[..., Server]) -> None:
     env = {"SANDKEEPER_TOKEN": "the-user's", "SANDKEEPER_ADMIN_TOKEN": "the-operator's\n"}
-    own = upgradable(args=["--user", "nobody"], env=env)
+    own = upgradable(args=["--user", "61118"], env=env)  # whom no other test stops
     user, admin = ({"Authorization": f"Bearer {env[name].strip()}"} for name in env)
     for before in (True, False):
         status = own.client.get("/archive/status", headers=user)
