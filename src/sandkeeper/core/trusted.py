@@ -184,7 +184,7 @@ def _judged_folder(fd: int, rule: _Rule) -> bool:
     if not stat.S_ISDIR(info.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), _name(fd))
     if rule.foreign_owner(info):
-        raise UntrustedFile(f"{_name(fd)} belongs to another user")
+        raise UntrustedFile(f"{_name(fd)} belongs to another user, the workload say")
     if not rule.writable(fd, info):
         return False
     if info.st_mode & stat.S_ISVTX:
@@ -195,7 +195,7 @@ def _judged_folder(fd: int, rule: _Rule) -> bool:
 def _judge_file(fd: int, rule: _Rule, *, crowded: bool, shared: bool = False) -> None:
     info = os.fstat(fd)
     if rule.foreign_owner(info, crowded=crowded):
-        raise UntrustedFile(f"{_name(fd)} belongs to another user")
+        raise UntrustedFile(f"{_name(fd)} belongs to another user, the workload say")
     if not shared and rule.writable(fd, info):
         raise UntrustedFile(f"{_name(fd)} can be written by others, by the workload say")
     if crowded and info.st_nlink != 1:

@@ -18,7 +18,7 @@ from sandkeeper.api.schemas.drives import (
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.core.paths import resolve_tree
 from sandkeeper.errors import BadInput
-from sandkeeper.services.drive_rules import Drive
+from sandkeeper.services.drive_rules import Drive, Reach
 from sandkeeper.services.drives import MountedDrive
 from sandkeeper.services.sandbox import Sandbox
 
@@ -55,7 +55,8 @@ class DriveHandlers:
                 body.uid_map,
                 body.gid_map,
                 body.driver,
-            )
+            ),
+            self._reach(request),
         )
         return json_response(
             DriveMountResponse(
@@ -80,8 +81,13 @@ class DriveHandlers:
         """Unmount the drive whose path follows."""
         path = _named(request)
         self._sandbox.access.audit("drive_unmount", caller(request), mount_path=path)
-        done = await self._drives.unmount(path)
+        done = await self._drives.unmount(path, self._reach(request))
         return json_response(DriveUnmountResponse(True, "Drive unmounted successfully", utf8(done)))
+
+    def _reach(self, _request: Request) -> Reach:
+        """Return how far a request goes: who shows the token, which the workload never learns."""
+        apart = self._sandbox.identity is not None
+        return Reach.OWN if apart and not self._sandbox.settings.token else Reach.ALL
 
 
 def _named(request: Request) -> str:
