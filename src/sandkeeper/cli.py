@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except NotAHandover as error:
             return _refuse(f"nothing to take over: {error}")
     # Before any setting is read: both may bring settings.
-    faults = load_dotenv(environment) + load_env_file(environment)
+    faults = load_dotenv(environment, user=options.user)
+    faults += load_env_file(environment, user=options.user)
     variables = environment.snapshot()
     try:
         settings = Settings.read(
@@ -136,7 +137,7 @@ def _serve(
     from sandkeeper.services.sandbox import Sandbox
 
     try:
-        lock = StateLock(settings.state_dir)
+        lock = StateLock(settings.state_dir, identity)
     except OSError as error:
         return _refuse(f"cannot use the state folder {settings.state_dir}: {error.strerror}")
     try:

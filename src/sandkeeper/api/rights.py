@@ -80,20 +80,22 @@ class Standing:
             return self.right >= Right.USER
         return self.right >= need.right
 
-    def check(self, need: Need, why: str = "this") -> None:
+    def check(self, need: Need) -> None:
         """Raise Forbidden, with what would permit it, unless this is enough."""
-        if self.may(need):
-            return
+        if not self.may(need):
+            raise Forbidden(f"this needs the operator's right ({need.area}): {self.advice(need)}")
+
+    def advice(self, need: Need) -> str:
+        """Say what would permit what needs the operator."""
         if self.settings.admin_token:
             how = "send the token of SANDKEEPER_ADMIN_TOKEN"
         elif self.settings.token:
             how = "send the token of SANDKEEPER_TOKEN"
         else:
             how = "start the server with SANDKEEPER_ADMIN_TOKEN and send that"
-        raise Forbidden(
-            f"{why} needs the operator's right ({need.area}): {how}, or permit it to everybody "
-            f"with SANDKEEPER_WORKLOAD_MAY={need.area}"
-        )
+        if need.area in self.settings.may:
+            return how
+        return f"{how}, or permit it to everybody with SANDKEEPER_WORKLOAD_MAY={need.area}"
 
     def into(self, scope: Scope) -> None:
         """Have the request's handlers find it."""

@@ -39,6 +39,7 @@ __all__ = [
     "TerminalSettings",
     "UpgradeSettings",
     "truthy",
+    "workload_user",
 ]
 
 MIB = 1 << 20
@@ -52,7 +53,8 @@ def _default_state_dir(env: Mapping[str, str]) -> Path:
     return Path(base) / "sandkeeper"
 
 
-def _workload_user(env: Mapping[str, str]) -> str:
+def workload_user(env: Mapping[str, str]) -> str:
+    """Return the workload's user as the contract's variables name it, or an empty string."""
     enabled = truthy(env.get("BL_SANDBOX_USER_ENABLED", ""))
     return env.get("BL_SANDBOX_USER", "") if enabled else ""
 
@@ -111,7 +113,7 @@ class Settings:
             host=host or env.get("SANDKEEPER_HOST", "") or "0.0.0.0",
             port=port,
             command=command,
-            user=user or _workload_user(env),
+            user=user or workload_user(env),
             state_dir=state_dir,
             workdir=os.path.abspath(env.get("WORKDIR", "") or os.getcwd()),
             home=env.get("HOME", ""),

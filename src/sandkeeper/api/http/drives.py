@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute
 from sandkeeper.api.audit import caller
 from sandkeeper.api.body import read_json
 from sandkeeper.api.respond import json_response, utf8
-from sandkeeper.api.rights import DRIVES, OWN_DRIVES, USER, standing_of
+from sandkeeper.api.rights import DRIVES, OWN_DRIVES, USER, Right, standing_of
 from sandkeeper.api.routing import empty_head, path_route, route
 from sandkeeper.api.schemas.drives import (
     DriveListResponse,
@@ -21,9 +21,8 @@ from sandkeeper.api.schemas.drives import (
 )
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.core.paths import resolve_tree
-from sandkeeper.errors import BadInput
-from sandkeeper.services.drive_owners import ForeignDrive
-from sandkeeper.services.drive_rules import Drive
+from sandkeeper.errors import BadInput, Forbidden
+from sandkeeper.services.drive_rules import Drive, Reach
 from sandkeeper.services.drives import MountedDrive
 from sandkeeper.services.sandbox import Sandbox
 
@@ -60,8 +59,8 @@ class DriveHandlers:
             body.gid_map,
             body.driver,
         )
-        with _foreign_if_permitted(request) as foreign:
-            drive = await self._drives.mount(wanted, foreign=foreign)
+        with self._reach(request) as reach:
+            drive = await self._drives.mount(wanted, reach)
         return json_response(
             DriveMountResponse(
                 success=True,
@@ -85,20 +84,24 @@ class DriveHandlers:
         """Unmount the drive whose path follows."""
         path = _named(request)
         self._sandbox.access.audit("drive_unmount", caller(request), mount_path=path)
-        with _foreign_if_permitted(request) as foreign:
-            done = await self._drives.unmount(path, foreign=foreign)
+        with self._reach(request) as reach:
+            done = await self._drives.unmount(path, reach)
         return json_response(DriveUnmountResponse(True, "Drive unmounted successfully", utf8(done)))
 
+    @contextmanager
+    def _reach(self, request: Request) -> Iterator[Reach]:
+        """Give how far a request goes, and add to a refusal what would permit it.
 
-@contextmanager
-def _foreign_if_permitted(request: Request) -> Iterator[bool]:
-    """Say whether drives of others are permitted, and tell what would permit them where not."""
-    standing = standing_of(request)
-    try:
-        yield standing.may(DRIVES)
-    except ForeignDrive as error:
-        standing.check(DRIVES, str(error))
-        raise
+        What can be permitted to everybody is the drives, not the places that belong to others.
+        """
+        standing = standing_of(request)
+        if self._sandbox.identity is None:  # then no drive is the user's own
+            standing.check(DRIVES)
+        permitted = Reach.DRIVES if standing.may(DRIVES) else Reach.OWN
+        try:
+            yield Reach.ALL if standing.right is Right.OPERATOR else permitted
+        except Forbidden as error:
+            raise Forbidden(f"{error}: {standing.advice(DRIVES)}") from None
 
 
 def _named(request: Request) -> str:
