@@ -11,6 +11,7 @@ from sandkeeper.core.identity import Identity, UnusableUser
 from sandkeeper.core.oomscore import protect_from_oom
 from sandkeeper.services.environment import load_dotenv, load_env_file
 from sandkeeper.services.heap import hold_collections
+from sandkeeper.services.token_files import with_token_files
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 
 __all__ = ["main"]
@@ -72,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before any setting is read: both may bring settings.
     faults = load_dotenv(environment, user=options.user)
     faults += load_env_file(environment, user=options.user)
-    variables = environment.snapshot()
     try:
+        variables = with_token_files(environment.snapshot(), user=options.user)
         settings = Settings.read(
             variables,
             host=options.host,

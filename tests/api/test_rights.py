@@ -268,6 +268,42 @@ def test_one_token_for_both_rights_and_an_unknown_area_end_the_start(tmp_path: P
     assert "there is no 'drive'; there are archive, drives, environment" in unknown.stderr
 
 
+def test_tokens_come_from_files_that_are_the_servers_alone(make_server, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("user", "admin")}
+    for name, path in files.items():
+        path.write_text(TOKENS[name] + "\n")
+        path.chmod(0o600)
+    linked = tmp_path / "linked"  # as Kubernetes mounts secrets
+    linked.symlink_to(files["admin"])
+    env = {"SANDKEEPER_TOKEN_FILE": str(files["user"]), "SANDKEEPER_ADMIN_TOKEN_FILE": str(linked)}
+    server: Server = make_server(env=env)
+
+    assert server.client.get("/process").status_code == 401
+    assert server.client.get("/archive/status", headers=bearer(USER_TOKEN)).status_code == 403
+    assert server.client.get("/archive/status", headers=bearer(ADMIN_TOKEN)).status_code == 200
+
+
+def test_a_token_file_that_cannot_be_meant_ends_the_start(tmp_path: Path) -> None:
+    good, blank, shared = (tmp_path / name for name in ("good", "blank", "shared"))
+    good.write_text("token")
+    blank.write_text("\n")
+    shared.write_text("token")
+    shared.chmod(0o666)
+    os.mkfifo(tmp_path / "fifo")
+    name = b"SANDKEEPER_TOKEN_FILE"
+    for env, why in (
+        ({name: b""}, "SANDKEEPER_TOKEN_FILE is set but empty"),
+        ({name: bytes(tmp_path / "missing")}, "No such file"),
+        ({name: bytes(blank)}, "SANDKEEPER_TOKEN is set but empty"),
+        ({name: bytes(shared)}, "can be written by others"),
+        ({name: bytes(tmp_path / "fifo")}, "is not a regular file"),
+        ({name: bytes(good), b"SANDKEEPER_TOKEN": b"x"}, "are both set"),
+    ):
+        done = start(env, tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert why in done.stderr
+
+
 @pytest.fixture(scope="module")
 def spaced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Return a server whose tokens end as files of secrets do, and are not all ASCII."""

@@ -143,6 +143,26 @@ def test_the_workload_inherits_nothing_that_governs_the_server(apart: Server, ma
     assert "RELACE_API_KEY=k3-secret" in other.run("env")["stdout"]
 
 
+def test_a_token_file_that_the_workload_can_read_ends_the_start(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="sandkeeper-") as name:
+        path = Path(name) / "token"
+        path.write_text("the-operator's")
+        Path(name).chmod(0o755)
+        path.chmod(0o644)
+        env = {
+            **os.environ,
+            "SANDKEEPER_STATE_DIR": f"{name}/state",
+            "SANDKEEPER_ADMIN_TOKEN_FILE": str(path),
+        }
+        argv = [sys.executable, "-m", "sandkeeper", "--port", "0", "--user", str(UID)]
+        done = subprocess.run(
+            argv, env=env, capture_output=True, text=True, timeout=30, check=False
+        )
+
+    assert done.returncode == 1
+    assert "token can be read by the workload's user" in done.stderr
+
+
 def test_holders_of_ports_are_told_as_far_as_the_workload_sees_them(apart: Server) -> None:
     listen = "import socket,time; s=socket.create_server(('127.0.0.1',{})); time.sleep(60)"
     ours, theirs = free_port(), free_port()

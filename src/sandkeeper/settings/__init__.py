@@ -22,10 +22,11 @@ from sandkeeper.settings.groups import (
     number,
     truthy,
 )
-from sandkeeper.settings.rights import RightsSettings
+from sandkeeper.settings.rights import TOKEN_VARIABLES, RightsSettings
 
 __all__ = [
     "IMPORT_URL",
+    "TOKEN_VARIABLES",
     "ArchiveSettings",
     "DriveSettings",
     "EdgeSettings",
