@@ -182,7 +182,10 @@ class Egress:
             first = await _bind(socket.AF_INET, "127.0.0.1", port)
         except OSError as error:
             self._log.error(f"egress proxy cannot listen on port {port}: {error.strerror}")
-            return False
+            if self._workload is None or self._workload.is_ours:
+                return False
+            # It can have taken the port itself, to be given the token in place of the proxy.
+            first = await _bind(socket.AF_INET, "127.0.0.1", 0)
         self._listeners = [first]
         self.port = first.getsockname()[1]
         try:
