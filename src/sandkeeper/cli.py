@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -35,7 +36,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--port", "-port", type=_port, default=8080, help="port (default 8080)")
     parser.add_argument("--p", "-p", type=_port, default=8080, help="the same; wins unless 8080")
-    parser.add_argument("--host", "-host", default="", help="address to listen on (all)")
+    parser.add_argument(
+        "--host",
+        "-host",
+        default="",
+        help="address to listen on (default: localhost without a token, unless in a sandbox)",
+    )
     parser.add_argument("--command", "-command", default="", help="command to run at start")
     parser.add_argument("--c", "-c", default="", help="the same; wins when given")
     parser.add_argument("--user", "-user", default="", help="user of processes and files")
@@ -131,7 +137,8 @@ def _serve(
         return _refuse(f"cannot run as the configured user: {error}")
     hold_collections()
     # Imported here so that `--version` and `--help` answer at once.
-    from sandkeeper.api.server import listen, serve
+    from sandkeeper.api.listening import listen
+    from sandkeeper.api.server import serve
     from sandkeeper.core.allocator import keep_freed_blocks
     from sandkeeper.core.dispositions import listen_to_ignored
     from sandkeeper.core.statelock import StateLock
@@ -142,16 +149,16 @@ def _serve(
     except OSError as error:
         return _refuse(f"cannot use the state folder {settings.state_dir}: {error.strerror}")
     try:
-        inherited = handover.listener if handover else -1
-        listener = listen(settings.host, settings.port, inherited)
+        inherited = handover.listening if handover else ()
+        listeners = listen(settings.host, settings.port, inherited)
     except OSError as error:
-        where = f"{settings.host}:{settings.port}"
-        # The library repeats the address behind the system's words.
-        why = str(error.strerror).partition(" (while ")[0]
-        return _refuse(f"cannot listen on {where}: {why}")
+        return _refuse(_why_deaf(settings, error))
     keep_freed_blocks()
     listen_to_ignored()
-    with listener, contextlib.closing(lock):
+    with contextlib.ExitStack() as stack:
+        for listener in listeners:
+            stack.enter_context(listener)
+        stack.enter_context(contextlib.closing(lock))
         try:
             sandbox = Sandbox(
                 settings, environment, identity, variables=variables, handover=handover
@@ -160,8 +167,21 @@ def _serve(
             return _refuse(f"cannot start: {error.filename or 'the log'}: {error.strerror}")
         for fault in faults:
             sandbox.log.warning(f"environment: {fault}")
-        serve(sandbox, listener, handover.connections if handover else ())
+        serve(sandbox, listeners, handover.connections if handover else ())
     return 0
+
+
+def _why_deaf(settings: Settings, error: OSError) -> str:
+    """Say why a socket could not be bound, and which option helps."""
+    # The library repeats the address behind the system's words.
+    why = str(error.strerror).partition(" (while ")[0]
+    advice = {
+        errno.EADDRINUSE: f"; --port {settings.port + 1 if settings.port < 65535 else 0} or another"
+        " (0: any that is free) takes another port",
+        errno.EACCES: "; --port takes another port, from 1024 on everybody may",
+        errno.EADDRNOTAVAIL: "; --host takes another address",
+    }.get(error.errno or 0, "; --host and --port take others")
+    return f"cannot listen on {settings.host}:{settings.port}: {why}{advice}"
 
 
 def _identity(user: str) -> Identity | None:

@@ -133,7 +133,7 @@ def test_large_bodies_that_hang_keep_no_small_ones_out(make_server) -> None:
         "SANDKEEPER_MAX_JSON_BODY_BYTES": str(1 << 20),
     }
     server: Server = make_server(env=room)
-    head = b"PUT /filesystem/a HTTP/1.1\r\nHost: a\r\nContent-Length: 4000000\r\n\r\n"
+    head = b"PUT /filesystem/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000000\r\n\r\n"
     body = {"content": "a" * (3 << 20)}
 
     with ExitStack() as hanging:

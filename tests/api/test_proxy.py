@@ -131,7 +131,9 @@ def test_path_and_query_arrive_byte_for_byte(
     server: Server, upstream: Start, asked: str, seen: str
 ) -> None:
     port = upstream(echo).port
-    head = f"GET /port/{port}{asked} HTTP/1.1\r\nHost: sandbox.test\r\nConnection: close\r\n\r\n"
+    head = (
+        f"GET /port/{port}{asked} HTTP/1.1\r\nHost: sandbox.localhost\r\nConnection: close\r\n\r\n"
+    )
 
     answer = raw_request(server, head.encode())
 
@@ -170,7 +172,7 @@ def test_hop_by_hop_fields_stay_on_their_hop(server: Server, upstream: Start) ->
 def test_the_server_learns_who_asked_and_under_which_name(server: Server, upstream: Start) -> None:
     port = upstream(echo).port
     headers = {
-        "Host": "sandbox.test",
+        "Host": "sandbox.localhost",
         "X-Forwarded-For": "203.0.113.7",
         "X-Forwarded-Proto": "https",
         "X-Forwarded-Prefix": "/edge/",
@@ -179,7 +181,7 @@ def test_the_server_learns_who_asked_and_under_which_name(server: Server, upstre
     told = dict(server.client.get(f"/port/{port}/", headers=headers).json()["headers"])
 
     assert told["host"] == f"localhost:{port}"
-    assert told["x-forwarded-host"] == "sandbox.test"
+    assert told["x-forwarded-host"] == "sandbox.localhost"
     assert told["x-forwarded-for"] == "203.0.113.7, 127.0.0.1"
     assert told["x-forwarded-proto"] == "https"
     assert told["x-forwarded-prefix"] == f"/edge/port/{port}"
@@ -428,7 +430,7 @@ def test_a_client_that_does_not_read_stops_the_server_not_the_memory(
     port = upstream(answer).port
     before = resident(server.pid)
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
-        sock.sendall(b"GET /port/%d/ HTTP/1.1\r\nHost: x\r\n\r\n" % port)
+        sock.sendall(b"GET /port/%d/ HTTP/1.1\r\nHost: localhost\r\n\r\n" % port)
         until(lambda: sent)
         seen = -1
         while seen != sent:
@@ -449,7 +451,7 @@ def test_a_server_that_does_not_read_stops_the_client_not_the_memory(
         connection.reply(b"enough")
 
     before = resident(server.pid)
-    head = b"POST /port/%d/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
+    head = b"POST /port/%d/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(head % upstream(answer).port)
         sock.settimeout(0.3)
@@ -477,7 +479,7 @@ def test_a_client_that_leaves_ends_the_servers_work(server: Server, upstream: St
             left.set()
 
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
-        sock.sendall(b"GET /port/%d/ HTTP/1.1\r\nHost: x\r\n\r\n" % upstream(answer).port)
+        sock.sendall(b"GET /port/%d/ HTTP/1.1\r\nHost: localhost\r\n\r\n" % upstream(answer).port)
         assert started.wait(5)
 
     assert left.wait(5)
@@ -488,7 +490,7 @@ def test_an_early_answer_to_an_upload_reaches_the_client(server: Server, upstrea
         connection.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
         connection.file.read()
 
-    head = b"POST /port/%d/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nabc"
+    head = b"POST /port/%d/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nabc"
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(head % upstream(answer).port)
         reply = sock.recv(65536)

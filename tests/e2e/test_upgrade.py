@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -433,6 +435,45 @@ def test_holders_terminals_and_the_startup_command_are_as_before(
     assert own.stop() == 0  # the keeper, a child, ends during it: nothing holds it any more
     assert (own.folder / "stderr.log").read_text() == ""
     own.start()
+
+
+def reachable(server: Server) -> list[str]:
+    """Return the loopback addresses on which new connections are answered."""
+    found = []
+    for host in ("127.0.0.1", "::1"):
+        with suppress(OSError), socket.create_connection((host, server.port), timeout=20) as sock:
+            sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            found += [host] if sock.recv(12) == b"HTTP/1.1 200" else []
+    return found
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_both_loopback_addresses_are_handed_on_and_taken_back(
+    upgradable: Callable[..., Server], wheels: Path, tmp_path: Path, good: bool
+) -> None:
+    if not good:
+        spoilt(tmp_path / "wheels", GOES_WRONG["an exception"])
+    own = upgradable(wheels if good else tmp_path / "wheels", args=["--host", "localhost"])
+    before = reachable(own)
+
+    health = upgrade(own)
+
+    assert health["version"] == (NEW if good else OLD)
+    assert reachable(own) == before
+    assert before[0] == "127.0.0.1"
+
+
+def test_an_older_version_which_may_know_of_one_socket_gets_the_first_alone(
+    upgradable: Callable[..., Server], tmp_path: Path
+) -> None:
+    note(make_wheel(tmp_path, "0.0.1"))
+    own = upgradable(
+        tmp_path, args=["--host", "localhost"], env={"SANDKEEPER_UPGRADE_DOWNGRADE": "true"}
+    )
+
+    assert upgrade(own)["version"] == "0.0.1"
+    # The other is closed when nobody needs it for the way back any more: nobody waits at it.
+    until(lambda: reachable(own) == ["127.0.0.1"], 60)
 
 
 # What fails

@@ -16,6 +16,7 @@ from sandkeeper.api.auth import Doorkeeper
 from sandkeeper.api.body import Room
 from sandkeeper.api.cors import Cors
 from sandkeeper.api.frozen import guard
+from sandkeeper.api.hosts import Gate
 from sandkeeper.api.http import (
     archive,
     codegen,
@@ -45,6 +46,7 @@ from sandkeeper.api.rights import open_paths, protect
 from sandkeeper.api.routing import AreaRouter, first_segment
 from sandkeeper.api.streaming import Disconnected
 from sandkeeper.api.urls import with_prefix
+from sandkeeper.core.sockets import is_loopback
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.settings import Settings
@@ -99,20 +101,29 @@ def create_app(sandbox: Sandbox) -> Edge:
             ClientDisconnect: _on_disconnect,
         },
     )
+    settings = sandbox.settings
+    gateways = Gateways(settings.edge.gateways)
     return Edge(
         app,
         access=sandbox.access,
         log=sandbox.log,
         doorkeeper=Doorkeeper(
-            sandbox.settings.rights,
+            settings.rights,
             apart=sandbox.identity is not None,
             open_paths=open_paths(routes),
         ),
-        processing_time=sandbox.settings.processing_time,
+        processing_time=settings.processing_time,
         requests=sandbox.vitals.requests,
-        cors=Cors(sandbox.settings.edge.origins),
-        room=Room(_room(sandbox.settings)),
-        gateways=Gateways(sandbox.settings.edge.gateways),
+        cors=Cors(settings.edge.origins),
+        gate=Gate(
+            settings.edge,
+            gateways,
+            guarded=bool(settings.token),
+            beyond=not is_loopback(settings.host),
+            terminal_origins=settings.terminal.origins,
+        ),
+        room=Room(_room(settings)),
+        gateways=gateways,
     )
 
 

@@ -1,4 +1,4 @@
-"""What every request passes: CORS, no-cache, timing, the token, the access log, the last net."""
+"""What every request passes: gate, CORS, no-cache, timing, token, access log, the last net."""
 
 import math
 import traceback
@@ -11,9 +11,9 @@ from sandkeeper.api import auth
 from sandkeeper.api.audit import Gateways, request_id
 from sandkeeper.api.body import HELD, Held, Room
 from sandkeeper.api.cors import Cors
-from sandkeeper.api.respond import error_response
+from sandkeeper.api.hosts import Gate, refusal
 from sandkeeper.api.wire import CARRIED, closing_unasked
-from sandkeeper.errors import Forbidden
+from sandkeeper.errors import BadInput, Forbidden
 from sandkeeper.services.access import Access
 from sandkeeper.services.logs import Log
 from sandkeeper.services.metrics import Requests
@@ -49,6 +49,7 @@ class Edge:
         processing_time: bool,
         requests: Requests,
         cors: Cors,
+        gate: Gate,
         gateways: Gateways,
         room: Room,
     ) -> None:
@@ -59,6 +60,7 @@ class Edge:
         self._processing_time = processing_time
         self._requests = requests
         self._cors = cors
+        self._gate = gate
         self._gateways = gateways
         self._room = room
 
@@ -94,14 +96,13 @@ class Edge:
             self._requests.websockets -= 1
 
     def _refused(self, scope: Scope) -> str:
-        """Return why a WebSocket may not be opened; the terminal has its own list of origins."""
+        """Return why a WebSocket may not be opened."""
         if not self._doorkeeper.admits(scope):
             return "unauthorized"
         try:
-            if scope["path"] != "/terminal/ws":
-                self._cors.check(scope)
-        except Forbidden:
-            return "origin not allowed"
+            self._gate.check(scope)
+        except (BadInput, Forbidden):
+            return "host or origin not allowed"
         return ""
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,13 +110,13 @@ class Edge:
         self._requests.begun()
         held = scope[HELD] = Held(self._room)
         try:
-            self._cors.check(scope)
+            self._gate.check(scope)
             if not self._doorkeeper.admits(scope):
                 await auth.refuse(scope, receive, exchange.send)
             else:
                 await self._app(scope, receive, exchange.send)
-        except Forbidden as error:
-            await error_response(error)(scope, receive, exchange.send)
+        except (BadInput, Forbidden) as error:
+            await refusal(scope, error)(scope, receive, exchange.send)
         except Exception as error:
             self._failed(scope, error)
             if exchange.status:

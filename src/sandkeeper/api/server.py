@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import re
 import signal
 import socket
 from collections.abc import Iterator, Sequence
@@ -12,20 +13,21 @@ import uvicorn
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from sandkeeper import __version__
 from sandkeeper.api.app import create_app
 from sandkeeper.api.departure import Departure, take_over
+from sandkeeper.api.listening import tell_reach
 from sandkeeper.api.respond import encode_json
 from sandkeeper.api.wire import WIRE, Wire
 from sandkeeper.core.handover import HeldConnection
 from sandkeeper.services.sandbox import Sandbox
 
-__all__ = ["EdgeProtocol", "listen", "serve"]
+__all__ = ["EdgeProtocol", "serve"]
 
 HEADER_SECONDS = 30.0
 HEADER_BYTES = 1 << 20
 IDLE_SECONDS = 120
 DRAIN_SECONDS = 10
+_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 
 
 class EdgeProtocol(HttpToolsProtocol):
@@ -145,6 +147,8 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._restarting:
             self._restarting = False
             return
+        if not self.url.startswith(b"/"):
+            self._call_by_target()
         self._in_head = False
         self._disarm()
         self._declined = self.parser.should_upgrade() and not self._should_upgrade()
@@ -152,6 +156,13 @@ class EdgeProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.cycle is not before:
             self.scope[WIRE] = Wire(self, self.cycle)  # type: ignore[literal-required]
+
+    def _call_by_target(self) -> None:
+        """Have an absolute target take the place of the Host field (RFC 9112, 3.2.2)."""
+        found = _ABSOLUTE.match(self.url)
+        if found is not None:
+            others = [field for field in self.headers if field[0] != b"host"]
+            self.headers[:] = [(b"host", found[1]), *others]
 
     def on_message_complete(self) -> None:
         """Expect a new head from here on."""
@@ -211,28 +222,16 @@ class EdgeProtocol(HttpToolsProtocol):
         reason = {400: "Bad Request", 431: "Request Header Fields Too Large"}[status]
         head = (
             f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json; charset=utf-8\r\n"
-            f"access-control-allow-origin: *\r\ncontent-length: {len(body)}\r\n"
-            "connection: close\r\n\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
 
 
-def listen(host: str, port: int, inherited: int = -1) -> socket.socket:
-    """Open the listening socket, or take up an inherited one; `::` serves IPv4 as well.
-
-    Raises OSError.
-    """
-    if inherited >= 0:
-        return socket.socket(fileno=inherited)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server(
-        (host, port), family=family, backlog=2048, dualstack_ipv6=host == "::"
-    )
-
-
 def serve(
-    sandbox: Sandbox, listener: socket.socket, connections: Sequence[HeldConnection] = ()
+    sandbox: Sandbox,
+    listeners: Sequence[socket.socket],
+    connections: Sequence[HeldConnection] = (),
 ) -> None:
     """Serve until SIGTERM or SIGINT; returns after the services have stopped.
 
@@ -262,10 +261,11 @@ def serve(
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     server = _Server(config, sandbox, connections)
-    # uvicorn closes the one it gets; an upgrade goes on with this one.
-    with listener.dup() as kept:
+    with contextlib.ExitStack() as stack:
+        # uvicorn closes those it gets; an upgrade goes on with these.
+        kept = [stack.enter_context(listener.dup()) for listener in listeners]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(server.serve(sockets=[listener]))
+            runner.run(server.serve(sockets=list(listeners)))
         if server.left is not None:
             sandbox.replace(kept, server.left)
 
@@ -284,16 +284,9 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self._sandbox.start()
         await super().startup(sockets=sockets)
-        for listener in sockets or []:
-            self._tell_address(listener)
+        tell_reach(self._sandbox.log, self._sandbox.settings, sockets or [])
         for held in self._connections:
             await take_over(held, self._connection)
-
-    def _tell_address(self, listener: socket.socket) -> None:
-        host, port = listener.getsockname()[:2]
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        state = self._sandbox.settings.state_dir
-        self._sandbox.log.info(f"sandkeeper {__version__} listens on {url}, state in {state}")
 
     def _connection(self) -> EdgeProtocol:
         return EdgeProtocol(self.config, self.server_state, self.lifespan.state)

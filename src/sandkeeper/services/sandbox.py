@@ -366,11 +366,11 @@ class Sandbox:
             await self.processes.stop_all(CHILD_STOP_SECONDS)
         await self._stack.aclose()
 
-    def replace(self, listener: socket.socket, connections: Sequence[HeldConnection]) -> None:
+    def replace(self, listeners: Sequence[socket.socket], held: Sequence[HeldConnection]) -> None:
         """Become the version that is due, after `stop`; only returns by raising OSError."""
         self.upgrade.replace(
-            listener,
-            connections,
+            listeners,
+            held,
             held=sum(process.holds for process in self.processes.all()),
             carried=sorted(self.environment_reload.carried),
             nofile=self._workshop.nofile,

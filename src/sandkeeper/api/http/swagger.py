@@ -2,9 +2,7 @@
 
 import asyncio
 import re
-from base64 import b64encode
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 
 from starlette.requests import Request
@@ -12,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.description import Address, openapi, swagger
+from sandkeeper.api.pages import page_headers
 from sandkeeper.api.respond import encode_json
 from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import route
@@ -29,6 +28,7 @@ class SwaggerHandlers:
 
     def __init__(self, sandbox: Sandbox, described: Sequence[BaseRoute]) -> None:
         self._address = Address.of(sandbox.environment.snapshot())
+        self._origins = sandbox.settings.edge.origins
         self._described = described
         self._made: dict[str, bytes] = {}
 
@@ -53,12 +53,7 @@ class SwaggerHandlers:
         """Show the description; the page loads nothing but `doc.json` beside it."""
         page = await asyncio.to_thread(PAGE.read_text, "utf-8")
         script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)
-        digest = b64encode(sha256(script[1].encode() if script else b"").digest()).decode()
-        headers = {
-            "Content-Security-Policy": f"default-src 'none'; script-src 'sha256-{digest}'; "
-            "style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'",
-            "Referrer-Policy": "no-referrer",
-        }
+        headers = page_headers(script[1] if script else "", self._origins)
         return Response(page, 200, headers, media_type="text/html")
 
     async def to_page(self, request: Request) -> Response:

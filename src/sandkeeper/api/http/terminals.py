@@ -160,7 +160,7 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     if not sandbox.settings.terminal.enabled:
         return []
     handlers = TerminalHandlers(sandbox)
-    page: Handler = TerminalPage().serve
+    page: Handler = TerminalPage(sandbox.settings.edge.origins).serve
     one = "/terminals/{identifier}"
     return [
         route("/terminal", page, need=USER),

@@ -5,7 +5,6 @@ that is refused costs nothing, and the first good one has it imported in a threa
 """
 
 import asyncio
-import ipaddress
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -106,13 +105,11 @@ def _load(sandbox: Sandbox) -> "ToolServer":
 
 
 def _check_head(request: Request) -> str:
-    """Check the headers in the contract's order; returns the protocol version."""
+    """Check the headers in the contract's order, of which `api.hosts` has begun with Host.
+
+    Returns the protocol version.
+    """
     headers = request.headers
-    local = request.scope.get("server") or ("", 0)
-    host = headers.get("host", "")
-    if _is_loopback(local[0]) and not _is_loopback(_without_port(host)):
-        # A page that had its name point to 127.0.0.1 sends its own name here (DNS rebinding).
-        raise _Refused(403, f'Forbidden: invalid Host header "{host}"')
     version = headers.get("mcp-protocol-version", "2025-03-26")
     if version not in VERSIONS:
         raise _Refused(400, f"Bad Request: unsupported protocol version {version[:64]!r}")
@@ -121,23 +118,6 @@ def _check_head(request: Request) -> str:
     if not _accepts_both(headers.getlist("accept")):
         raise _Refused(400, "Accept must contain both 'application/json' and 'text/event-stream'")
     return version
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.rpartition(":")[0] if host.count(":") == 1 else host
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
 
 
 def _accepts_both(values: Sequence[str]) -> bool:
