@@ -12,6 +12,7 @@ from sandkeeper.core.identity import Identity, UnusableUser
 from sandkeeper.core.oomscore import protect_from_oom
 from sandkeeper.services.environment import load_dotenv, load_env_file
 from sandkeeper.services.heap import hold_collections
+from sandkeeper.services.token_files import with_token_files
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 
 __all__ = ["main"]
@@ -76,9 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except NotAHandover as error:
             return _refuse(f"nothing to take over: {error}")
     # Before any setting is read: both may bring settings.
-    faults = load_dotenv(environment) + load_env_file(environment)
-    variables = environment.snapshot()
+    faults = load_dotenv(environment, user=options.user)
+    faults += load_env_file(environment, user=options.user)
     try:
+        variables = with_token_files(environment.snapshot(), user=options.user)
         settings = Settings.read(
             variables,
             host=options.host,
@@ -107,13 +109,16 @@ def _go_on(handover: Handover, environment: Environment) -> int:
     count = handover.count + (not handover.failed)
     variables = {**handover.variables, "SANDBOX_UPGRADE_COUNT": str(count)}
     variables.pop(IMPORT_URL, None)  # a restore is for the first start
-    settings = Settings.read(
-        variables,
-        host=handover.host,
-        port=handover.port,
-        command=handover.command,
-        user=handover.user,
-    )
+    try:
+        settings = Settings.read(
+            variables,
+            host=handover.host,
+            port=handover.port,
+            command=handover.command,
+            user=handover.user,
+        )
+    except ValueError as error:  # this version may be stricter than the one before
+        return _refuse(f"a setting makes no sense: {error}")
     return _serve(settings, environment, variables, handover=handover)
 
 
@@ -140,7 +145,7 @@ def _serve(
     from sandkeeper.services.sandbox import Sandbox
 
     try:
-        lock = StateLock(settings.state_dir)
+        lock = StateLock(settings.state_dir, identity)
     except OSError as error:
         return _refuse(f"cannot use the state folder {settings.state_dir}: {error.strerror}")
     try:

@@ -281,12 +281,12 @@ def test_a_websocket_with_the_token_in_its_address_does_not_tell_it(guarded: Ser
 
 
 def test_tickets_open_one_port_for_their_time_and_kind(tmp_path: Path) -> None:
-    made = Tickets(tmp_path / "key", "a")
+    made = Tickets(tmp_path / "key", ["a"])
     ticket = made.issue(COOKIE, 80).encode()
     port, expiry, mac = ticket.split(b"-", 2)
 
     assert made.opens(COOKIE, 80, ticket)
-    assert Tickets(tmp_path / "key", "a").opens(COOKIE, 80, ticket)
+    assert Tickets(tmp_path / "key", ["a"]).opens(COOKIE, 80, ticket)
     assert made.issue(PAGE, 80) == made.issue(PAGE, 80)
     for kind, number, one in [
         (PAGE, 80, ticket),
@@ -299,7 +299,7 @@ def test_tickets_open_one_port_for_their_time_and_kind(tmp_path: Path) -> None:
         (COOKIE, 80, b""),
     ]:
         assert not made.opens(kind, number, one)
-    assert not Tickets(tmp_path / "key", "b").opens(COOKIE, 80, ticket)
+    assert not Tickets(tmp_path / "key", ["b"]).opens(COOKIE, 80, ticket)
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
 
 
@@ -308,9 +308,9 @@ def test_a_key_that_somebody_else_could_have_written_is_not_used(tmp_path: Path)
     planted.write_bytes(bytes(32))
     (tmp_path / "key").symlink_to(planted)
 
-    forged = Tickets(planted, "").issue(COOKIE, 80).encode()
+    forged = Tickets(planted, []).issue(COOKIE, 80).encode()
 
-    assert not Tickets(tmp_path / "key", "").opens(COOKIE, 80, forged)
+    assert not Tickets(tmp_path / "key", []).opens(COOKIE, 80, forged)
     assert planted.read_bytes() == bytes(32)
 
 

@@ -226,7 +226,8 @@ def test_the_workload_cannot_bring_in_a_version_of_its_own(
 ) -> None:
     folder = tmp_path / "wheels"
     note(make_wheel(folder, NEW))
-    own = upgradable(folder, args=["--user", "nobody"])
+    env = {"SANDKEEPER_WORKLOAD_MAY": "upgrade"}
+    own = upgradable(folder, args=["--user", "nobody"], env=env)
     for path in (tmp_path, *tmp_path.parents[:2]):
         path.chmod(0o755)
     planted = own.workdir.parent / "planted"
@@ -245,6 +246,32 @@ def test_the_workload_cannot_bring_in_a_version_of_its_own(
     assert upgrade(own)["version"] == NEW
     assert own.run("id -un")["stdout"] == "nobody\n"
     assert own.run(f"ls {own.state}/versions")["exitCode"] != 0
+
+
+@needs_root
+def test_tokens_and_rights_are_the_next_versions_too(upgradable: Callable[..., Server]) -> None:
+    env = {"SANDKEEPER_TOKEN": "the-user's", "SANDKEEPER_ADMIN_TOKEN": "the-operator's\n"}
+    own = upgradable(args=["--user", "61118"], env=env)  # whom no other test stops
+    user, admin = ({"Authorization": f"Bearer {env[name].strip()}"} for name in env)
+    for before in (True, False):
+        status = own.client.get("/archive/status", headers=user)
+        assert "needs the operator's right" in status.json()["error"], before
+        assert own.client.get("/archive/status", headers=admin).status_code == 200, before
+        assert own.client.get("/process").status_code == 401, before
+        own.client.headers.update(user)
+        hidden = own.run("env", workingDir="/")["stdout"]
+        del own.client.headers["Authorization"]
+        assert "PATH=" in hidden
+        assert "SANDKEEPER_" not in hidden
+        if before:
+            assert own.client.post("/upgrade", json={}, headers=user).status_code == 403
+            assert own.client.post("/upgrade", json={}, headers=admin).status_code == 200
+            assert ended(own)["version"] == NEW
+
+    kept = [path for path in own.folder.rglob("*") if path.is_file()]
+    assert own.log_path in kept
+    for path in kept:
+        assert b"the-operator's" not in path.read_bytes(), path
 
 
 def test_the_clients_upgrade_and_health_work(

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness import Server, free_port, until
 
+from sandkeeper.core.identity import Identity
 from sandkeeper.core.relay import POOLED_PIPES
 from sandkeeper.services.egress import Egress
 from sandkeeper.services.egress_ca import BadCertificates, extra_certificates
@@ -203,10 +204,13 @@ class Lines:
         return lambda message, **fields: self.write(level, message, **fields)
 
 
-def egress_in(tmp_path: Path, values: dict[str, str]) -> tuple[Egress, Variables, Lines]:
+def egress_in(
+    tmp_path: Path, values: dict[str, str], workload: Identity | None = None
+) -> tuple[Egress, Variables, Lines]:
     environment, log = Variables(values), Lines()
     settings = EgressSettings.read(values, tmp_path)
-    return Egress(settings, environment, log), environment, log  # type: ignore[arg-type]
+    made = Egress(settings, environment, log, workload)  # type: ignore[arg-type]
+    return made, environment, log
 
 
 def test_children_get_the_loopback_proxy_and_a_reload_keeps_it(
@@ -257,6 +261,25 @@ def test_without_a_listener_the_token_goes_into_the_environment(
             while environment.get("HTTP_PROXY") != wanted:
                 await asyncio.sleep(0.005)
         assert environment.get("https_proxy") == wanted
+        assert "cannot listen" in log.lines[0]
+        await egress.stop()
+
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        asyncio.run(run(busy.getsockname()[1]))
+
+
+def test_a_workload_that_takes_the_port_is_not_given_the_token(
+    upstream: Upstream, token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandkeeper.services.egress.BIND_TRIES", 0)
+    workload = Identity(os.getuid() + 1, os.getgid() + 1, "workload", "/")
+
+    async def run(taken: int) -> None:
+        values = {**proxy_env(upstream, token), "SANDBOX_LOCAL_PROXY_PORT": str(taken)}
+        egress, environment, log = egress_in(tmp_path, values, workload)
+        await egress.start()
+        assert egress.port not in {0, taken}
+        assert environment.get("HTTP_PROXY") == f"http://localhost:{egress.port}"
         assert "cannot listen" in log.lines[0]
         await egress.stop()
 

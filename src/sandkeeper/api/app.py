@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.audit import Gateways
+from sandkeeper.api.auth import Doorkeeper
 from sandkeeper.api.body import Room
 from sandkeeper.api.cors import Cors
 from sandkeeper.api.frozen import guard
@@ -41,6 +42,7 @@ from sandkeeper.api.http import (
 from sandkeeper.api.mcp import edge as mcp
 from sandkeeper.api.middleware import BARE, Edge
 from sandkeeper.api.respond import error_response, not_found
+from sandkeeper.api.rights import open_paths, protect
 from sandkeeper.api.routing import AreaRouter, first_segment
 from sandkeeper.api.streaming import Disconnected
 from sandkeeper.api.urls import with_prefix
@@ -87,6 +89,7 @@ def create_app(sandbox: Sandbox) -> Edge:
     """Build the application on a sandbox that is (or will be) started."""
     routes = all_routes(sandbox)
     guard(routes, sandbox.archive.freeze)
+    protect(routes)
     sandbox.vitals.requests.name_groups(_groups(routes))
     router = AreaRouter(routes, default=partial(_unrouted, routes))
     app = ExceptionMiddleware(
@@ -104,7 +107,11 @@ def create_app(sandbox: Sandbox) -> Edge:
         app,
         access=sandbox.access,
         log=sandbox.log,
-        token=settings.token,
+        doorkeeper=Doorkeeper(
+            settings.rights,
+            apart=sandbox.identity is not None,
+            open_paths=open_paths(routes),
+        ),
         processing_time=settings.processing_time,
         requests=sandbox.vitals.requests,
         cors=Cors(settings.edge.origins),

@@ -46,7 +46,7 @@ class Edge:
         *,
         access: Access,
         log: Log,
-        token: str,
+        doorkeeper: auth.Doorkeeper,
         processing_time: bool,
         requests: Requests,
         cors: Cors,
@@ -58,7 +58,7 @@ class Edge:
         self._app = app
         self._access = access
         self._log = log
-        self._token = token.encode()
+        self._doorkeeper = doorkeeper
         self._processing_time = processing_time
         self._requests = requests
         self._cors = cors
@@ -104,7 +104,7 @@ class Edge:
             opened = self._doors.opens(scope, self._gate)
         except (BadInput, Forbidden):
             return "host or origin not allowed"
-        if not opened and self._token and not auth.allowed(scope, self._token):
+        if not opened and not self._doorkeeper.admits(scope):
             return "unauthorized"
         return ""
 
@@ -114,7 +114,7 @@ class Edge:
         held = scope[HELD] = Held(self._room)
         try:
             opened = self._doors.opens(scope, self._gate)
-            if not opened and self._token and not auth.allowed(scope, self._token):
+            if not opened and not self._doorkeeper.admits(scope):
                 await auth.refuse(scope, receive, exchange.send)
             else:
                 await self._app(scope, receive, exchange.send)

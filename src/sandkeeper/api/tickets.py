@@ -12,6 +12,7 @@ import hmac
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -31,16 +32,18 @@ _TICKET = re.compile(rb"([0-9]{1,5})-([0-9a-f]{1,12})-([\w-]{32})", re.ASCII)
 class Tickets:
     """Writes and reads the tickets of one server.
 
-    The key is kept in `path`, so that a page outlives a restart; another token voids all tickets.
+    The key is kept in `path`, so that a page outlives a restart; other `tokens` void all tickets.
     """
 
-    def __init__(self, path: Path, token: str) -> None:
+    def __init__(self, path: Path, tokens: Sequence[str]) -> None:
         self._path = path
-        self._token = token
+        self._tokens = tokens
 
     @cached_property
     def _key(self) -> bytes:
-        return hmac.digest(self._kept_key(), b"ticket of a port\0" + self._token.encode(), "sha256")
+        return hmac.digest(
+            self._kept_key(), "\0".join(["ticket of a port", *self._tokens]).encode(), "sha256"
+        )
 
     def _kept_key(self) -> bytes:
         # A key that cannot be kept lives as long as this process: its tickets do as well.

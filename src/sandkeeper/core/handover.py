@@ -71,6 +71,7 @@ class Handover(msgspec.Struct, omit_defaults=True):
     def write(self) -> int:
         """Return a descriptor of the document that lives on over exec; raises OSError."""
         fd = os.memfd_create("sandkeeper-handover", os.MFD_CLOEXEC)
+        os.fchmod(fd, 0o600)  # tokens are in it, and /proc/<pid>/fd goes by the file's own mode
         data = msgspec.json.encode(self)
         try:
             while data:

@@ -172,7 +172,11 @@ def _socket(protocol: str, row: Row, holder: Process | None) -> Socket:
 def _owners(pids: Iterable[int], *, all_holders: bool = False) -> dict[int, list[int]]:
     """Map the inodes of sockets to the first of `pids` that holds them, or to all that do."""
     owners: dict[int, list[int]] = {}
+    # A thread that acts for somebody else may still look at its own process, which they could not.
+    hidden = os.getpid() if os.geteuid() != os.getuid() else 0
     for pid in pids:
+        if pid == hidden:
+            continue
         folder = b"/proc/%d/fd/" % pid
         try:
             numbers = os.listdir(folder)

@@ -110,7 +110,7 @@ class Launch:
     def _spec(self) -> Spawn:
         shop, meta = self._shop, self._meta
         environment = shop.environment
-        env = environment.for_children() | meta.env
+        env = environment.for_workload(apart=shop.identity is not None) | meta.env
         if shop.identity is not None:
             user = shop.identity
             env |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}

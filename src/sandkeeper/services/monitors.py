@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from sandkeeper.core.identity import Identity, acting_for
 from sandkeeper.core.procs import read_process
 from sandkeeper.core.sockets import listening_trees
 from sandkeeper.errors import BadInput, Unprocessable
@@ -63,8 +64,9 @@ def _checked(url: str) -> str:
 class PortMonitors:
     """The registrations and what serves them; looks at nothing while there are none."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, identity: Identity | None = None) -> None:
         self._log = log
+        self._identity = identity
         self._registered: dict[tuple[int, str], _Registration] = {}
         self._notices: asyncio.Queue[_Notice] = asyncio.Queue(MAX_NOTICES)
         self._looking: asyncio.Task[None] | None = None
@@ -125,12 +127,17 @@ class PortMonitors:
     async def _look_once(self) -> None:
         registered = dict(self._registered)
         pids = {pid for pid, _ in registered}
-        ports = await asyncio.to_thread(listening_trees, pids)
+        ports = await asyncio.to_thread(self._ports, pids)
         leaders = await asyncio.to_thread(lambda: {pid: _started(pid) for pid in pids})
         for key, registration in registered.items():
             if self._registered.get(key) is not registration:
                 continue  # removed or replaced meanwhile
             self._compare(key, registration, ports, leaders[registration.pid])
+
+    def _ports(self, pids: set[int]) -> dict[int, set[int] | None]:
+        """Look as the workload's user does: any pid can be asked about."""
+        with acting_for(self._identity):
+            return listening_trees(pids)
 
     def _compare(
         self,

@@ -94,7 +94,7 @@ class Sandbox:
         self._handover = handover
         self._trial = handover is not None and handover.trial
         self._lifetime = Lifetime()
-        self._sink = Sink(open_target(settings.log.target), dropped_line=_dropped)
+        self._sink = Sink(open_target(settings.log.target, identity), dropped_line=_dropped)
         self._rouser = Rouser(self._sink)
         self.log = Log(self._sink)
         self.access = Access(self.log, requests=settings.log.requests)
@@ -126,15 +126,15 @@ class Sandbox:
             busy=lambda: self.archive.busy,
         )
         self.codegen = Codegen(Host(environment, self.children), identity=self.identity)
-        self.egress = Egress(settings.egress, environment, self.log)
+        self.egress = Egress(settings.egress, environment, self.log, identity)
         self.drives = Drives(
             settings.drives, environment, self.children, self.log, identity=self.identity
         )
-        self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log)
+        self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log, identity)
         self.environment_reload.hooks += [self._hide_import, self.egress.reapply]
-        self.ports = Ports()
+        self.ports = Ports(identity)
         self.relay = Relay()
-        self.monitors = PortMonitors(self.log)
+        self.monitors = PortMonitors(self.log, identity)
         self.exporter = Exporter(self._rouser.rouse) if settings.log.process_output else None
         self.budget = Budget(
             run_bytes=settings.retention.run_bytes,
@@ -148,7 +148,7 @@ class Sandbox:
             failed=lambda why: self.log.error(f"output was given up: {why}"),
         )
         self.keepalive = KeepAlive(
-            settings.scale_file, allowed=settings.keepalive_allowed, log=self.log
+            settings.scale_file, allowed=settings.keepalive_allowed, log=self.log, workload=identity
         )
         self.stopping = asyncio.Event()
         self.turns = Turns()

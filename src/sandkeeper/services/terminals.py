@@ -231,7 +231,7 @@ class Terminals:
 
     def _spawn_shell(self, meta: TerminalMeta, slave: int) -> Child:
         shop = self._shop
-        env = shop.environment.for_children()
+        env = shop.environment.for_workload(apart=shop.identity is not None)
         env.setdefault("TERM", "xterm-256color")
         if shop.identity is not None:
             user = shop.identity

@@ -92,6 +92,7 @@ def _inheritable_copy(fd: int) -> int:
 
 def _plan_fd(plan: dict[str, object]) -> int:
     fd = os.memfd_create("sandkeeper-plan", os.MFD_CLOEXEC)
+    os.fchmod(fd, 0o600)  # the environment is in it
     os.write(fd, msgspec.json.encode(plan))
     os.set_inheritable(fd, True)
     return fd

@@ -6,6 +6,7 @@ long ones have separate threads, so that a walk through a million files delays n
 
 import asyncio
 import errno
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +72,15 @@ class FileWork:
         else:
             with identity.acting():
                 yield
+
+    def give(self, fd: int) -> None:
+        """Have a file that we made belong to the workload's user: what it holds is the user's.
+
+        A file of root's with content of the workload's choosing could be taken for root's word.
+        """
+        identity = self._identity()
+        if identity is not None and not identity.is_ours:
+            os.fchown(fd, identity.uid, identity.gid)
 
     async def walk(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a long operation; `function` gets a Cancel as its last argument.

@@ -25,10 +25,12 @@ from sandkeeper.settings.groups import (
     origin,
     truthy,
 )
+from sandkeeper.settings.rights import TOKEN_VARIABLES, RightsSettings
 
 __all__ = [
     "IMPORT_URL",
     "LOCALHOST",
+    "TOKEN_VARIABLES",
     "ArchiveSettings",
     "DriveSettings",
     "EdgeSettings",
@@ -37,11 +39,13 @@ __all__ = [
     "FileSettings",
     "LogSettings",
     "RetentionSettings",
+    "RightsSettings",
     "Settings",
     "TerminalSettings",
     "UpgradeSettings",
     "origin",
     "truthy",
+    "workload_user",
 ]
 
 MIB = 1 << 20
@@ -57,7 +61,8 @@ def _default_state_dir(env: Mapping[str, str]) -> Path:
     return Path(base) / "sandkeeper"
 
 
-def _workload_user(env: Mapping[str, str]) -> str:
+def workload_user(env: Mapping[str, str]) -> str:
+    """Return the workload's user as the contract's variables name it, or an empty string."""
     enabled = truthy(env.get("BL_SANDBOX_USER_ENABLED", ""))
     return env.get("BL_SANDBOX_USER", "") if enabled else ""
 
@@ -78,7 +83,6 @@ class Settings:
     state_dir: Path = Path("/var/lib/sandkeeper")
     workdir: str = "/"
     home: str = ""
-    token: str = ""
     processing_time: bool = False
     scale_file: Path = SCALE_FILE
     keepalive_allowed: bool = True
@@ -86,6 +90,7 @@ class Settings:
     bodies_limit: int = 256 * MIB
     mcp_wait: int = 58
     stop_children: bool = False
+    rights: RightsSettings = field(default_factory=RightsSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     log: LogSettings = field(default_factory=LogSettings)
     terminal: TerminalSettings = field(default_factory=TerminalSettings)
@@ -95,6 +100,11 @@ class Settings:
     edge: EdgeSettings = field(default_factory=EdgeSettings)
     archive: ArchiveSettings = field(default_factory=ArchiveSettings)
     upgrade: UpgradeSettings = field(default_factory=UpgradeSettings)
+
+    @property
+    def token(self) -> str:
+        """The token that opens the API; empty when none is needed."""
+        return self.rights.token
 
     @classmethod
     def read(
@@ -115,19 +125,18 @@ class Settings:
         state = env.get("SANDKEEPER_STATE_DIR", "")
         state_dir = Path(state) if state else _default_state_dir(env)
         host = host or env.get("SANDKEEPER_HOST", "")
-        token = env.get("SANDKEEPER_TOKEN", "")
-        sandbox = "" if host or token else sandbox_sign(root, env, os.getpid())
-        host = host or (EVERYWHERE if token or sandbox else LOCALHOST)
+        rights = RightsSettings.read(env)
+        sandbox = "" if host or rights.token else sandbox_sign(root, env, os.getpid())
+        host = host or (EVERYWHERE if rights.token or sandbox else LOCALHOST)
         return cls(
             host=host,
             port=port,
             sandbox=sandbox,
             command=command,
-            user=user or _workload_user(env),
+            user=user or workload_user(env),
             state_dir=state_dir,
             workdir=os.path.abspath(env.get("WORKDIR", "") or os.getcwd()),
             home=env.get("HOME", ""),
-            token=token,
             processing_time=env.get("ENABLE_PROCESSING_TIME", "") == "true",
             scale_file=Path(env.get("BLAXEL_SCALE_FILE", "") or SCALE_FILE),
             keepalive_allowed=not truthy(env.get("BL_DISABLE_KEEPALIVE", "")),
@@ -135,6 +144,7 @@ class Settings:
             bodies_limit=max(MIB, number(env, "SANDKEEPER_MAX_BODY_BYTES_TOTAL", 256 * MIB)),
             mcp_wait=number(env, "SANDKEEPER_MCP_WAIT_SECONDS", 58) or 58,
             stop_children=env.get("SANDKEEPER_ON_SHUTDOWN", "") == "stop",
+            rights=rights,
             retention=RetentionSettings.read(env),
             log=LogSettings.read(env),
             terminal=TerminalSettings.read(env),

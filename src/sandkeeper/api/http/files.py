@@ -18,6 +18,7 @@ from sandkeeper.api.encode_files import DirectoryEncoder, encode_file, file_bloc
 from sandkeeper.api.forms import form_parts, is_form, read_field
 from sandkeeper.api.long_answers import LongAnswer
 from sandkeeper.api.respond import error_response, json_response, utf8
+from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import path_route
 from sandkeeper.api.schemas.files import FileRequest, Success
 from sandkeeper.api.streaming import until_disconnect
@@ -279,8 +280,8 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
     handlers = FileHandlers(sandbox)
     return [
-        path_route(PREFIX, handlers.get),
-        path_route(PREFIX, handlers.head, "HEAD"),
-        path_route(PREFIX, handlers.put, "PUT"),
-        path_route(PREFIX, handlers.delete, "DELETE"),
+        path_route(PREFIX, handlers.get, need=USER),
+        path_route(PREFIX, handlers.head, "HEAD", need=USER),
+        path_route(PREFIX, handlers.put, "PUT", need=USER),
+        path_route(PREFIX, handlers.delete, "DELETE", need=USER),
     ]

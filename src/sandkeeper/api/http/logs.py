@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 from sandkeeper.api.audit import caller
 from sandkeeper.api.http.processes import identifier
 from sandkeeper.api.long_answers import long_answer
+from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import empty_head, route
 from sandkeeper.api.streaming import StreamResponse
 from sandkeeper.core.cursor import Abandoned, Follow
@@ -210,10 +211,10 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     handlers = LogHandlers(sandbox)
     one = "/process/{identifier}"
     return [
-        route(one + "/logs", handlers.logs),
-        route(one + "/logs", empty_head, "HEAD"),
-        route(one + "/logs/stream", handlers.stream),
-        route(one + "/logs/stream", empty_head, "HEAD"),
-        route(one + "/events", handlers.events),
-        route(one + "/lines", handlers.lines),
+        route(one + "/logs", handlers.logs, need=USER),
+        route(one + "/logs", empty_head, "HEAD", need=USER),
+        route(one + "/logs/stream", handlers.stream, need=USER),
+        route(one + "/logs/stream", empty_head, "HEAD", need=USER),
+        route(one + "/events", handlers.events, need=USER),
+        route(one + "/lines", handlers.lines, need=USER),
     ]

@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 
 from sandkeeper import __version__
 from sandkeeper.api.respond import json_response
+from sandkeeper.api.rights import OPEN, USER
 from sandkeeper.api.routing import route
 from sandkeeper.services.metrics import Requests
 from sandkeeper.services.sandbox import Sandbox
@@ -108,7 +109,7 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
     handlers = ObservabilityHandlers(sandbox)
     return [
-        route("/ready", handlers.ready),
-        route("/metrics", handlers.metrics),
-        route("/diagnostics", handlers.diagnostics),
+        route("/ready", handlers.ready, need=OPEN),
+        route("/metrics", handlers.metrics, need=USER),
+        route("/diagnostics", handlers.diagnostics, need=USER),
     ]

@@ -17,6 +17,7 @@ from sandkeeper.api.audit import caller
 from sandkeeper.api.body import parse_json, read_body, read_json
 from sandkeeper.api.long_answers import LongAnswer, long_answer
 from sandkeeper.api.respond import encode_json, json_response
+from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import empty_head, route
 from sandkeeper.api.schemas.processes import (
     ProcessRequest,
@@ -324,16 +325,16 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     handlers = ProcessHandlers(sandbox)
     one = "/process/{identifier}"
     return [
-        route("/process", handlers.create, "POST"),
-        route("/process", handlers.list),
-        route("/process", empty_head, "HEAD"),
-        route(one, handlers.get),
-        route(one, empty_head, "HEAD"),
-        route(one, handlers.stop, "DELETE"),
-        route(one + "/kill", handlers.kill, "DELETE"),
-        route(one + "/wait", handlers.wait),
-        route(one + "/started", handlers.resumed),
-        route(one + "/signal", handlers.signal, "POST"),
-        route(one + "/stdin", handlers.write_stdin, "POST"),
-        route(one + "/stdin", handlers.close_stdin, "DELETE"),
+        route("/process", handlers.create, "POST", need=USER),
+        route("/process", handlers.list, need=USER),
+        route("/process", empty_head, "HEAD", need=USER),
+        route(one, handlers.get, need=USER),
+        route(one, empty_head, "HEAD", need=USER),
+        route(one, handlers.stop, "DELETE", need=USER),
+        route(one + "/kill", handlers.kill, "DELETE", need=USER),
+        route(one + "/wait", handlers.wait, need=USER),
+        route(one + "/started", handlers.resumed, need=USER),
+        route(one + "/signal", handlers.signal, "POST", need=USER),
+        route(one + "/stdin", handlers.write_stdin, "POST", need=USER),
+        route(one + "/stdin", handlers.close_stdin, "DELETE", need=USER),
     ]

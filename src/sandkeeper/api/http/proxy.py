@@ -14,6 +14,7 @@ from sandkeeper.api.middleware import BARE
 from sandkeeper.api.page_answers import Audience, response_headers
 from sandkeeper.api.port_pages import Door, Doors
 from sandkeeper.api.proxy_socket import relay
+from sandkeeper.api.rights import USER
 from sandkeeper.api.tickets import Tickets
 from sandkeeper.api.wire import LONG_BYTES, Wire, wire_of
 from sandkeeper.core.hops import Hops
@@ -30,11 +31,13 @@ _PATH = re.compile(r"/port/[^/]")
 class PortRoute(BaseRoute):
     """Matches every method and WebSockets, before anything decodes the path."""
 
+    need = USER
+
     def __init__(self, sandbox: Sandbox) -> None:
         settings = sandbox.settings
         self.doors = Doors(
-            Tickets(settings.state_dir / "ports.key", settings.token),
-            [settings.token],
+            Tickets(settings.state_dir / "ports.key", settings.rights.tokens),
+            settings.rights.tokens,
             restricted="*" not in settings.edge.origins,
         )
         self._forwarding = Forwarding(self.doors, Gateways(settings.edge.gateways), Hops())

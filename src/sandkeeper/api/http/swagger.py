@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 from sandkeeper.api.description import Address, openapi, swagger
 from sandkeeper.api.pages import page_headers
 from sandkeeper.api.respond import encode_json
+from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import route
 from sandkeeper.api.urls import with_prefix
 from sandkeeper.services.sandbox import Sandbox
@@ -67,9 +68,9 @@ def routes(sandbox: Sandbox, described: Sequence[BaseRoute]) -> list[BaseRoute]:
     """Return the routes of this area; `described` are all routes, these among them."""
     handlers = SwaggerHandlers(sandbox, described)
     return [
-        route("/swagger", handlers.to_page),
-        route("/swagger/", handlers.to_page),
-        route("/swagger/index.html", handlers.page),
-        route("/swagger/doc.json", handlers.swagger),
-        route("/openapi.json", handlers.openapi),
+        route("/swagger", handlers.to_page, need=USER),
+        route("/swagger/", handlers.to_page, need=USER),
+        route("/swagger/index.html", handlers.page, need=USER),
+        route("/swagger/doc.json", handlers.swagger, need=USER),
+        route("/openapi.json", handlers.openapi, need=USER),
     ]

@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from sandkeeper.api.respond import encode_json, json_response, utf8
+from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import empty_head, path_route
 from sandkeeper.api.schemas.watch import ChangesResponse, WatchEvent
 from sandkeeper.api.streaming import StreamResponse
@@ -106,8 +107,8 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
     handlers = WatchHandlers(sandbox)
     return [
-        path_route(WATCH, handlers.watch),
-        path_route(WATCH, empty_head, "HEAD"),
-        path_route(CHANGES, handlers.changes),
-        path_route(CHANGES, empty_head, "HEAD"),
+        path_route(WATCH, handlers.watch, need=USER),
+        path_route(WATCH, empty_head, "HEAD", need=USER),
+        path_route(CHANGES, handlers.changes, need=USER),
+        path_route(CHANGES, empty_head, "HEAD", need=USER),
     ]

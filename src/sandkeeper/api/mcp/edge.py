@@ -15,11 +15,12 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.audit import caller
 from sandkeeper.api.body import read_body
+from sandkeeper.api.mcp.tool import Asker
 from sandkeeper.api.respond import json_response
+from sandkeeper.api.rights import USER, standing_of
 from sandkeeper.api.routing import route
 from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.errors import BadInput, TooLarge
-from sandkeeper.services.access import Caller
 from sandkeeper.services.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class McpHandlers:
         if not asked:
             return Response(b"", 202)
         server = await self._server()
-        who = caller(request)
+        who = Asker(caller(request), standing_of(request))
         if not batch:
             answer = await until_disconnect(
                 request, server.answer(asked[0], version, who), self._sandbox.stopping
@@ -172,7 +173,7 @@ def _is_request(message: Message) -> bool:
 
 
 async def _answer_all(
-    server: "ToolServer", messages: list[Message], version: str, who: Caller
+    server: "ToolServer", messages: list[Message], version: str, who: Asker
 ) -> list[Message]:
     room = asyncio.Semaphore(BATCH_AT_ONCE)
 
@@ -194,4 +195,7 @@ def _json(value: Message | list[Message]) -> Response:
 def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
     handlers = McpHandlers(sandbox)
-    return [route("/mcp", handlers.post, "POST"), route("/mcp", handlers.refuse_get)]
+    return [
+        route("/mcp", handlers.post, "POST", need=USER),
+        route("/mcp", handlers.refuse_get, need=USER),
+    ]

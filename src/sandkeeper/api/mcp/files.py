@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from sandkeeper.api.encode_files import DirectoryEncoder, encode_file
 from sandkeeper.api.mcp.tool import Arguments, Tool
+from sandkeeper.api.rights import USER
 from sandkeeper.api.schemas.files import Directory
 from sandkeeper.core.entries import etag, file_type, parse_octal, permissions, rfc3339
 from sandkeeper.core.paths import Target
@@ -294,6 +295,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             NoArguments,
             WorkingDirectory,
             made.working_directory,
+            need=USER,
         ),
         Tool(
             "fsListDirectory",
@@ -302,6 +304,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Listed,
             made.list,
             "failed to list directory: ",
+            need=USER,
         ),
         Tool(
             "fsReadFile",
@@ -310,6 +313,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             FileRead,
             made.read,
             "failed to read file: ",
+            need=USER,
         ),
         Tool(
             "fsWriteFile",
@@ -318,6 +322,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Done,
             made.write,
             "failed to write: ",
+            need=USER,
         ),
         Tool(
             "fsEditFile",
@@ -326,6 +331,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Replaced,
             made.edit,
             "failed to edit file: ",
+            need=USER,
         ),
         Tool(
             "fsApplyEdits",
@@ -335,6 +341,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             ReplacedState,
             made.apply_edits,
             "failed to edit file: ",
+            need=USER,
         ),
         Tool(
             "fsDeleteFileOrDirectory",
@@ -343,6 +350,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Done,
             made.delete,
             "failed to delete: ",
+            need=USER,
         ),
         Tool(
             "fsStat",
@@ -351,5 +359,6 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             State,
             made.stat,
             "failed to stat: ",
+            need=USER,
         ),
     ]

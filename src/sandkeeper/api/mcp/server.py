@@ -18,10 +18,9 @@ from pydantic import ValidationError
 
 from sandkeeper.api.frozen import READING_TOOLS
 from sandkeeper.api.mcp import code, files, processes, terminals, watching
-from sandkeeper.api.mcp.tool import Tool, content_of
+from sandkeeper.api.mcp.tool import Asker, Tool, content_of
 from sandkeeper.api.respond import utf8
 from sandkeeper.errors import SandkeeperError
-from sandkeeper.services.access import Caller
 from sandkeeper.services.logs import Log
 from sandkeeper.services.sandbox import Sandbox
 
@@ -51,7 +50,7 @@ class ToolServer:
             "logging/setLevel", types.SetLevelRequestParams, _set_level
         )
 
-    async def answer(self, message: dict[str, Any], version: str, who: Caller) -> dict[str, Any]:
+    async def answer(self, message: dict[str, Any], version: str, who: Asker) -> dict[str, Any]:
         """Return the JSON-RPC answer to one request; raises nothing but cancellation."""
         envelope: dict[str, Any] = {"jsonrpc": "2.0", "id": message["id"]}
         context = _Exchange(message["id"])
@@ -87,10 +86,12 @@ class ToolServer:
         tool = self._tools.get(params.name)
         if tool is None or not tool.enabled():
             raise MCPError(code=types.INVALID_PARAMS, message=f'unknown tool "{params.name}"')
+        who: Asker = context.lifespan_context
         writes = nullcontext() if tool.name in READING_TOOLS else self._freeze.writing()
         try:
+            who.standing.check(tool.need)
             async with writes:
-                result = await tool.call(tool.parse(params.arguments), context.lifespan_context)
+                result = await tool.call(tool.parse(params.arguments), who.caller)
         except SandkeeperError as error:
             return _failure(_told(tool, error))
         except Exception as error:  # noqa: BLE001 - told to the caller as a fault of ours
