@@ -190,7 +190,7 @@ def test_on_loopback_the_tools_are_called_by_loopback_names_alone(server: Server
         (FRAME, "GET /", 403),
         # A port's page may do anything: a link to it is clicked on.
         (VISIT, "GET /port/1/", 403),
-        (CLICK, "GET /port/1/", 422),
+        (CLICK, "GET /port/1/", 303),
         (CLICK, "POST /port/1/", 403),
         (CLICK.replace("document", "iframe"), "GET /port/1/", 403),
         (CLICK, "GET /process", 403),

@@ -121,6 +121,7 @@ QUERIES = st.lists(
     max_size=6,
 ).map(b"&".join)
 RAW = SECRET.encode()
+QUOTED = b"".join(b"\\%03o" % byte for byte in RAW)
 FIELDS = st.lists(
     st.one_of(
         st.sampled_from(
@@ -133,6 +134,7 @@ FIELDS = st.lists(
                 (b"x-blaxel-preview-token", RAW),
                 (b"cookie", b"a=1; sandkeeper_token=" + RAW + b"; b=2"),
                 (b"cookie", b'sandkeeper_token="' + RAW + b'"'),
+                (b"cookie", b'sandkeeper_token="' + QUOTED + b'"; a=1'),
                 (b"cookie", b"a=1 sandkeeper_token=" + RAW),
                 (b"cookie", b'a="; sandkeeper_token=' + RAW + b'"'),
                 (b"cookie", b"sandkeeper_token = " + RAW + b";sandkeeper_token=" + RAW),

@@ -37,6 +37,7 @@ def _digit(digit: str) -> str:
 
 _NAMES = "|".join(map(_spelled, PARAMETERS))
 _OFFER = re.compile(rf"(?:(?<=&)|\A)(?:{_NAMES})=([^&]*)".encode())
+_ESCAPED = re.compile(rb"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
 _PAIR = re.compile(rf"(?:{_NAMES})=(.*)".encode(), re.DOTALL)
 
 
@@ -107,8 +108,14 @@ def _is_our_cookie(part: bytes, ours: Ours) -> bool:
         return False
     value = value.strip()
     if len(value) > 1 and value.startswith(b'"') and value.endswith(b'"'):
-        value = value[1:-1]
+        value = _ESCAPED.sub(_unescaped, value[1:-1])
     return ours(kind, value)
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    """Read what a quoted cookie holds for a byte, as Python's `http.cookies` writes it."""
+    octal, plain = found.groups()
+    return bytes([int(octal, 8)]) if octal else plain
 
 
 def _sift_query(query: bytes, ours: Ours) -> bytes:
