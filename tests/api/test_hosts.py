@@ -110,7 +110,8 @@ def test_what_is_no_host_is_400_on_every_path(server: Server, host: str | None) 
 
 
 def test_a_client_of_http_1_0_need_not_name_anybody(server: Server) -> None:
-    assert status(server, host=None, version="1.0", line="GET /health") == 200
+    assert status(server, host=None, version="1.0") == 200
+    assert status(server, host="evil.example", version="1.0") == 403
 
 
 def test_an_absolute_target_says_who_is_called_whatever_host_says(server: Server) -> None:
