@@ -108,7 +108,10 @@ def download(port: int, path: str) -> float:
 def upload(port: int, path: str) -> float:
     """POST a large body; returns bytes per second."""
     block = bytes(1 << 20)
-    head = f"POST {path}5 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {SIZE}\r\n\r\n"
+    head = (
+        f"POST {path}5 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        f"Content-Length: {SIZE}\r\n\r\n"
+    )
     with socket.create_connection(("127.0.0.1", port)) as sock:
         started = time.perf_counter()
         sock.sendall(head.encode())
