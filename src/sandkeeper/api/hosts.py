@@ -127,7 +127,7 @@ class Gate:
         return self._all or asker in self._origins
 
     def _answers_to(self, scope: Scope, host: str) -> bool:
-        if scope["path"] in OPEN_PATHS or self._any_host or self._gateways.vouch(scope):
+        if scope["path"] in OPEN_PATHS or self._any_host or self._is_from_afar(scope):
             return True
         name = host.removesuffix(".")
         if name in self._names or name.endswith(self._below):
@@ -135,6 +135,13 @@ class Gate:
         if scope["path"] == "/mcp" and is_loopback((scope.get("server") or ("", 0))[0]):
             return _is_loopback_name(name)  # the contract's rule, with a token too
         return self._guarded or self._is_own_name(name)
+
+    def _is_from_afar(self, scope: Scope) -> bool:
+        """Say whether a gateway vouches for the name: one on this machine may as well be a browser.
+
+        A page that had its name lead here could send what a gateway sends.
+        """
+        return self._gateways.vouch(scope) and not is_loopback((scope.get("client") or ("",))[0])
 
     def _is_own_name(self, name: str) -> bool:
         """Say whether a name needs nobody's word: nobody else can have it lead anywhere."""
