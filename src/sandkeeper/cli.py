@@ -167,6 +167,9 @@ def _serve(
             return _refuse(f"cannot start: {error.filename or 'the log'}: {error.strerror}")
         for fault in faults:
             sandbox.log.warning(f"environment: {fault}")
+        if identity is not None and settings.rights.may:
+            permitted = ", ".join(sorted(settings.rights.may))
+            sandbox.log.warning(f"SANDKEEPER_WORKLOAD_MAY gives the workload: {permitted}")
         serve(sandbox, listeners, handover.connections if handover else ())
     return 0
 
