@@ -43,6 +43,7 @@ Names = tuple[bytes, list[bytes]]
 """What stands before the names to make them paths below the root, and names in one directory."""
 
 BATCH = 16_384
+MATCHED_AT_ONCE = 1024
 WORKERS = 4
 MAX_FUZZY = 50_000
 
@@ -53,12 +54,16 @@ class TreeFilter:
 
     `patterns` are globs on base names (core.globs) of which a file must match one, if there are
     any; `excluded` are names of directories; neither that nor `hidden` applies to the root.
+    Raises BadInput for patterns that are too long.
     """
 
     root: str
     patterns: tuple[str, ...] = ()
     excluded: frozenset[str] = EXCLUDED
     hidden: bool = False
+
+    def __post_init__(self) -> None:
+        any_of(self.patterns)
 
     def entries(self, stopped: Callable[[], bool]) -> Iterator[tuple[bytes, bytes, bool]]:
         """Yield paths, names and whether they are directories; raises OSError as `runs` does."""
@@ -216,8 +221,15 @@ def _directories(tree: TreeFilter, stopped: Callable[[], bool]) -> Iterator[Name
 def _files(tree: TreeFilter, stopped: Callable[[], bool]) -> Iterator[Names]:
     match = None if everything(tree.patterns) else any_of(tree.patterns)
     for prefix, names, is_directory in tree.runs(stopped):
-        if not is_directory:
-            yield prefix, names if match is None else [name for name in names if match(name)]
+        if is_directory:
+            continue
+        if match is None:
+            yield prefix, names
+            continue
+        for start in range(0, len(names), MATCHED_AT_ONCE):  # a folder may hold a million
+            if stopped():
+                return
+            yield prefix, [one for one in names[start : start + MATCHED_AT_ONCE] if match(one)]
 
 
 class _Ranking:
