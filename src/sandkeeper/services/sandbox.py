@@ -177,8 +177,8 @@ class Sandbox:
         self._walkers = Workers()
         self.search = Search(self._walkers, lambda: self.identity)
         self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
-        self.watches = Watches(lambda: self.identity)
-        self.changes = Changes(lambda: self.identity)
+        self.watches = Watches(lambda: self.identity, self.files.work)
+        self.changes = Changes(lambda: self.identity, self.watches.hubs)
         self._startup = StartupCommand(self.children, environment, self.log, identity)
         self.archive = Archive(
             settings,
