@@ -246,6 +246,7 @@ class Sandbox:
         stack.callback(self._walkers.close)
         stack.push_async_callback(self.changes.close)
         stack.push_async_callback(self.watches.close)
+        stack.push_async_callback(self.waiting.close)
         stack.push_async_callback(self.monitors.close)
         stack.callback(self.relay.close)
         raise_file_limit()
