@@ -125,7 +125,7 @@ class Sandbox:
             *(settings, environment, variables or {}, self.children, self.log, handover),
             busy=lambda: self.archive.busy,
         )
-        self.codegen = Codegen(Host(environment, self.children), identity=self.identity)
+        self.codegen = Codegen(Host(environment, self.children), self.file_work)
         self.egress = Egress(settings.egress, environment, self.log)
         self.drives = Drives(
             settings.drives, environment, self.children, self.log, identity=self.identity
@@ -155,8 +155,7 @@ class Sandbox:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer = ThreadPoolExecutor(1, "writer")
         self._store = RunStore(
-            settings.state_dir,
-            pipes_folder(settings.state_dir, environment.get("XDG_RUNTIME_DIR")),
+            settings.state_dir, pipes_folder(settings.state_dir, environment.get("XDG_RUNTIME_DIR"))
         )
         self._workshop = self._make_workshop()
         self.processes = Processes(self._workshop, settings, self._store, self.ports, self.exporter)
@@ -214,6 +213,7 @@ class Sandbox:
             log=self.log,
             oom=OomWatch(),
             confinements=Confinements(self.settings.state_dir, self.identity, self.log),
+            work=self.file_work,
             spawner=ThreadPoolExecutor(2, "spawner"),
             writer=self._writer,
             nofile=soft,

@@ -9,7 +9,6 @@ import heapq
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -20,6 +19,8 @@ from sandkeeper.core.globs import Matcher, any_of, everything
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.walk import Run, runs
 from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.services.crew import Crew
+from sandkeeper.services.work import kind_of
 
 __all__ = ["EXCLUDED", "Found", "Names", "Search", "TreeFilter", "Workers"]
 
@@ -93,7 +94,7 @@ class Workers:
     """A few threads that act for the workload's user; what is running stops with its caller."""
 
     def __init__(self, count: int = WORKERS) -> None:
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="search")
+        self._crew = Crew("search", count, count - 1)
         self._running: set[threading.Event] = set()
 
     @contextmanager
@@ -114,13 +115,13 @@ class Workers:
             with identity.acting() if identity else nullcontext():
                 return work()
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, act)
+        return await self._crew.run(kind_of(work), act)
 
     def close(self) -> None:
-        """Stop what runs; waits for no thread longer than one directory takes."""
+        """Stop what runs, within one directory of each; waits for no thread."""
         for flag in list(self._running):
             flag.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._crew.close()
 
 
 class Search:
