@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sandkeeper.core.patterns import name_matcher
+from sandkeeper.core.globs import any_of
 from sandkeeper.core.replace import Draft, make_directories
 from sandkeeper.core.walking import Found, walk
 from sandkeeper.errors import BadInput, Unprocessable
@@ -93,7 +93,7 @@ class Trees:
         """
         self.require_directory(root)
         tree = Tree(root)
-        wanted = name_matcher(query.patterns)
+        wanted = any_of(query.patterns)
         size = 0
 
         def enter(found: Found) -> bool:
@@ -104,7 +104,7 @@ class Trees:
             for found in walk(root, check=cancel.check, enter=enter):
                 if found.is_directory:
                     tree.directories.append(found.relative)
-                elif wanted(found.name) and not (
+                elif (wanted is None or wanted(os.fsencode(found.name))) and not (
                     query.exclude_hidden and found.name.startswith(".")
                 ):
                     size += _add(tree, found, query.content)
