@@ -370,6 +370,34 @@ def test_certificates_are_merged_into_no_folder_of_the_workloads(started, place:
     assert any("extra certificates are not used" in str(line) for line in server.log_lines())
 
 
+@needs_root
+def test_nothing_is_imported_late_from_the_folder_it_was_started_in(started, place: Path) -> None:
+    """What is imported at the first request was looked for there first, and ran as root."""
+    server: Started = started(env={"PYTHONPATH": str(Path(__file__).parents[2] / "src")})
+    planted = place / "planted"
+    server.start()
+    for name in ("prometheus_client", "mcp", "pyte", "zstandard", "tarfile"):
+        (server.app / f"{name}.py").write_text(f"open({str(planted)!r}, 'w').close()\n")
+
+    assert server.client.get("/metrics").status_code == 200
+    assert server.client.post("/mcp", json={}).status_code < 500
+    assert server.client.get(f"/filesystem-archive/{server.app}").status_code == 200
+    assert not planted.exists()
+
+
+@needs_root
+def test_a_place_of_our_code_that_the_workload_can_change_is_told(started, place: Path) -> None:
+    theirs = place / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, NOBODY, NOBODY)
+    server: Started = started(env={"PYTHONPATH": str(theirs)})
+    server.start()
+
+    told = [str(line) for line in server.log_lines() if "can change" in str(line)]
+    assert len(told) == 1
+    assert str(theirs) in told[0]
+
+
 SWAPPER = """
 import os, sys
 os.chdir(sys.argv[1])
