@@ -147,7 +147,7 @@ class FileSettings:
     """
 
     read_limit: int = 32 * MIB
-    write_limit: int = 64 * MIB
+    write_limit: int = 16 * MIB
     upload_root: Path = Path("/tmp/multipart-uploads")
     upload_seconds: float = 86400.0
 
@@ -157,7 +157,7 @@ class FileSettings:
         temporary = env.get("TMPDIR", "") or "/tmp"
         return cls(
             read_limit=number(env, "SANDKEEPER_MAX_JSON_READ_BYTES", 32 * MIB),
-            write_limit=number(env, "SANDKEEPER_MAX_JSON_WRITE_BYTES", 64 * MIB),
+            write_limit=number(env, "SANDKEEPER_MAX_JSON_WRITE_BYTES", 16 * MIB),
             upload_root=Path(os.path.abspath(temporary)) / "multipart-uploads",
             upload_seconds=float(number(env, "SANDKEEPER_UPLOAD_SECONDS", 86400)),
         )
