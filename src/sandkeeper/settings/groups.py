@@ -188,10 +188,14 @@ class EgressSettings:
 class EdgeSettings:
     """Whom the edge believes: pages of `origins` (`*`: all) may read what the API answers, and
     identity headers count when they come from one of `gateways` (empty: from anyone).
+    Within each `body_seconds` a body must bring a KiB (0: it may take any time). All answers that
+    wait to be sent may take `answers_limit` bytes together.
     """
 
     origins: tuple[str, ...] = ("*",)
     gateways: tuple[IPv4Network | IPv6Network, ...] = ()
+    body_seconds: float = 30.0
+    answers_limit: int = 256 * MIB
 
     @classmethod
     def read(cls, env: Mapping[str, str]) -> "EdgeSettings":
@@ -205,7 +209,14 @@ class EdgeSettings:
             trusted = tuple(ip_network(one, strict=False) for one in gateways)
         except ValueError as error:
             raise ValueError(f"SANDKEEPER_TRUSTED_GATEWAYS: {error}") from error
-        return cls(origins=tuple(origins) or ("*",), gateways=trusted)
+        return cls(
+            origins=tuple(origins) or ("*",),
+            gateways=trusted,
+            body_seconds=float(number(env, "SANDKEEPER_BODY_SECONDS", 30)),
+            answers_limit=max(
+                16 * MIB, number(env, "SANDKEEPER_MAX_ANSWER_BYTES_TOTAL", 256 * MIB)
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,9 @@ class ProcessHandlers:
             max_restarts=wanted.max_restarts,
             stdin=wanted.stdin,
             limits=limits_of(wanted.limits),
-            idempotency=(key, hashlib.sha256(_canonical(body, wanted)).hexdigest()) if key else None,
+            idempotency=(key, hashlib.sha256(_canonical(body, wanted)).hexdigest())
+            if key
+            else None,
         )
 
     async def _wait(self, request: Request, process: Process, wanted: ProcessRequest) -> None:
@@ -299,6 +301,10 @@ class ProcessHandlers:
         if process.stdin is None:
             raise Conflict("the process was started without stdin")
         return process.stdin
+
+
+def _fingerprint(body: bytes, wanted: ProcessRequest) -> str:
+    return hashlib.sha256(_canonical(body, wanted)).hexdigest()
 
 
 def _canonical(body: bytes, wanted: ProcessRequest) -> bytes:
