@@ -39,6 +39,7 @@ from sandkeeper.api.http import (
 )
 from sandkeeper.api.mcp import edge as mcp
 from sandkeeper.api.middleware import BARE, Edge
+from sandkeeper.api.outgoing import Outgoing
 from sandkeeper.api.respond import error_response, not_found
 from sandkeeper.api.routing import AreaRouter, first_segment
 from sandkeeper.api.streaming import Disconnected
@@ -96,6 +97,8 @@ def create_app(sandbox: Sandbox) -> Edge:
             ClientDisconnect: _on_disconnect,
         },
     )
+    outgoing = Outgoing(sandbox.settings.edge.answers_limit)
+    sandbox.vitals.requests.answers = outgoing.statistics
     return Edge(
         app,
         access=sandbox.access,
@@ -105,6 +108,7 @@ def create_app(sandbox: Sandbox) -> Edge:
         requests=sandbox.vitals.requests,
         cors=Cors(sandbox.settings.edge.origins),
         room=Room(_room(sandbox.settings)),
+        outgoing=outgoing,
         gateways=Gateways(sandbox.settings.edge.gateways),
     )
 

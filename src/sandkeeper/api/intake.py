@@ -110,6 +110,7 @@ class HeldFlow(FlowControl):
         super().__init__(transport)
         self._held = False
         self._resumed = resumed
+        self._drained: list[Callable[[], None]] = []
 
     def pause_reading(self) -> None:
         """Stop reading for the application."""
@@ -135,6 +136,17 @@ class HeldFlow(FlowControl):
         if self._held:
             self._held = False
             self._apply(self.read_paused)
+
+    def when_drained(self, then: Callable[[], None]) -> None:
+        """Call `then` once when the client has taken nearly all, or is gone."""
+        self._drained.append(then)
+
+    def resume_writing(self) -> None:
+        """Write on; called when the client has taken nearly all, and when it is gone."""
+        super().resume_writing()
+        drained, self._drained = self._drained, []
+        for tell in drained:
+            tell()
 
     def _apply(self, other: bool) -> None:
         """Do what one of the two reasons asks, unless the `other` stands against it."""

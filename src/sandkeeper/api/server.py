@@ -27,7 +27,7 @@ HEADER_SECONDS = 30.0
 HEADER_BYTES = 1 << 20
 HEADER_FIELDS = 1000
 FIELD_BYTES = 128 << 10
-TARGET_BYTES = 64 << 10
+TARGET_BYTES = 32 << 10
 IDLE_SECONDS = 120
 DRAIN_SECONDS = 10
 
@@ -69,8 +69,10 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the first request its time."""
         super().connection_made(transport)
-        self.flow = self._flow = HeldFlow(transport, self._resumed)
-        self._intake = Intake(self._feed, self._may_feed, self._flow.hold, self._flow.let_go)
+        self.flow = self.held_flow = HeldFlow(transport, self._resumed)
+        self._intake = Intake(
+            self._feed, self._may_feed, self.held_flow.hold, self.held_flow.let_go
+        )
         self.body_clock = BodyClock(self.body_seconds, self._body_state, self.body_late)
         self._arm()
 

@@ -7,7 +7,7 @@ uvicorn's as ever: its parser, its flow control, its keep-alive.
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,18 @@ class Wire:
         if self._protocol.is_behind or self._cycle.disconnected:
             return False
         return left - len(self._cycle.body) >= LONG_BYTES
+
+    def unsent(self) -> int:
+        """Return how many bytes of answers the client has not taken."""
+        return self._protocol.transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """End the connection at once; what is unsent is dropped."""
+        self._protocol.transport.abort()
+
+    def when_drained(self, then: Callable[[], None]) -> None:
+        """Call `then` once when nearly all was taken, or the connection is over."""
+        self._protocol.held_flow.when_drained(then)
 
     @contextmanager
     def body(self, left: int) -> Iterator[tuple[bytes, socket.socket, Part]]:

@@ -92,6 +92,7 @@ def _requests(requests: Requests) -> dict[str, Any]:
     return {
         "inFlight": requests.in_flight,
         "websockets": requests.websockets,
+        "answers": requests.answers(),
         "groups": {
             name or "root": {
                 "answers": sum(group.statuses),

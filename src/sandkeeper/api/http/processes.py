@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import AsyncIterator
 from contextlib import closing
+from functools import partial
 from time import monotonic
 
 import msgspec
@@ -100,7 +101,9 @@ class ProcessHandlers:
         journal, limit = process.journal, self._waited if waited else self._inline
         if min(limit, journal.kept) > PIECE_BYTES:
             return await long_answer(
-                read_long_texts(journal, limit),
+                request.scope,
+                2 * min(2 * limit, journal.kept),
+                partial(read_long_texts, journal, limit),
                 lambda texts: record_of(process, texts),
                 self._sandbox.turns,
                 headers,
