@@ -46,6 +46,9 @@ SMALL_BYTES = 256 << 10
 LONG_BYTES = 64 << 10
 """From here on a body is read in a thread, and only its known fields are built."""
 
+_reading = asyncio.Semaphore(1)
+"""One at a time: several threads would take the interpreter from each other, not from the loop."""
+
 MANY_VALUES = 100_000
 FEW_VALUES = 20_000
 """So many are built as objects; more are read as what they are to be."""
@@ -121,7 +124,8 @@ async def decoded(body: bytes, model: type[T]) -> T:
     """Do what `parse_json` does, a long body in a worker thread."""
     if len(body) <= LONG_BYTES:
         return parse_json(body, model)
-    return await asyncio.to_thread(parse_json, body, model)
+    async with _reading:
+        return await asyncio.to_thread(parse_json, body, model)
 
 
 def parse_json(body: bytes, model: type[T]) -> T:
