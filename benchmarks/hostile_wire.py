@@ -120,7 +120,9 @@ async def _empty_parts(url: str) -> None:
 
 
 async def _one_byte_chunks(url: str) -> None:
-    head = _head("PUT", "/filesystem/chunks", {"Transfer-Encoding": "chunked", "Connection": "close"})
+    head = _head(
+        "PUT", "/filesystem/chunks", {"Transfer-Encoding": "chunked", "Connection": "close"}
+    )
     await _raw(url, head, b"1\r\na\r\n" * 1_000_000 + b"0\r\n\r\n")
 
 
@@ -226,7 +228,7 @@ async def _mcp_reads(url: str) -> None:
 
 
 async def _descriptions(url: str) -> None:
-    await _unread(url, 1_000, _head("GET", "/swagger/doc.json") * 20)
+    await _unread(url, 200, _head("GET", "/swagger/doc.json") * 20)
 
 
 ROWS: list[tuple[str, Attack]] = [
@@ -246,5 +248,5 @@ ROWS: list[tuple[str, Attack]] = [
     ("100 logs of 4 MiB, not read", _logs),
     ("25 waited starts of 4 MiB, not read", _waited),
     ("16 MCP reads of 32 MiB, not read", _mcp_reads),
-    ("20,000 descriptions, not read", _descriptions),
+    ("4,000 descriptions, not read", _descriptions),
 ]

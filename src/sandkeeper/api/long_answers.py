@@ -85,7 +85,7 @@ class Frame:
         return [block for block in (*filled, self._json[end:]) if block]
 
 
-_making = asyncio.Semaphore(4)
+_making = asyncio.Semaphore(2)
 """So many texts are read and made at once: what they take meanwhile was only guessed."""
 
 

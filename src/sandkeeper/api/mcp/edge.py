@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.audit import caller
-from sandkeeper.api.body import ANYTHING, check_values, read_body
+from sandkeeper.api.body import ANYTHING, LONG_BYTES, check_values, read_body
 from sandkeeper.api.outgoing import Answer, answer_of
 from sandkeeper.api.respond import json_response
 from sandkeeper.api.routing import route
@@ -210,11 +210,20 @@ async def _answer_all(
     async def one(message: Message) -> bytes:
         async with room:
             await _turns.take()
-            answer = msgspec.json.encode(await server.answer(message, version, who))
+            answer = await _encoded(await server.answer(message, version, who))
             holding.take(len(answer))
             return answer
 
     return await asyncio.gather(*map(one, messages))
+
+
+async def _encoded(answer: Message) -> bytes:
+    """Encode an answer, one with a long text in a thread."""
+    result = answer.get("result")
+    content = result.get("content") if isinstance(result, dict) else None
+    if content and len(content[0].get("text", "")) > LONG_BYTES:
+        return await asyncio.to_thread(msgspec.json.encode, answer)
+    return msgspec.json.encode(answer)
 
 
 def _text(status: int, text: str) -> Response:

@@ -1,5 +1,6 @@
 """The SDK's server over our tools. Importing this module imports the SDK (half a second)."""
 
+import asyncio
 import logging
 from contextlib import nullcontext
 from typing import Any
@@ -29,6 +30,9 @@ from sandkeeper.services.sandbox import Sandbox
 __all__ = ["ToolServer"]
 
 AREAS = (processes, watching, files, code, terminals)
+LONG_TEXT = 64 << 10
+"""A result with such a text is encoded in a thread."""
+
 TRANSPORT = TransportContext(kind="streamable-http", can_send_request=False)
 
 
@@ -104,7 +108,10 @@ class ToolServer:
         except Exception as error:  # noqa: BLE001 - told to the caller as a fault of ours
             self._log.error(f"mcp: {tool.name} failed: {error!r}")
             return _failure(f"{tool.prefix}internal error")
-        content, text = content_of(result)
+        long = any(
+            isinstance(v, str) and len(v) > LONG_TEXT for v in msgspec.structs.astuple(result)
+        )
+        content, text = await asyncio.to_thread(content_of, result) if long else content_of(result)
         return {"content": [{"type": "text", "text": text}], "structuredContent": content}
 
 
