@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.harness import Server
@@ -20,6 +21,7 @@ from benchmarks import hostile_wire
 from benchmarks.load import rss, running
 from benchmarks.tables import Row, percentile
 
+Attack = Callable[[str], Awaitable[None]]
 TITLE = "What others feel of an attack"
 ATTACK_SECONDS = 12.0
 WORST_MS = 100.0
@@ -57,7 +59,7 @@ class Onlooker:
         return list(json.loads(out))
 
 
-def all_rows() -> list[tuple[str, Callable[[str], Awaitable[None]]]]:
+def all_rows() -> list[tuple[str, Attack]]:
     """Return the attacks of both modules."""
     rows = list(hostile_wire.ROWS)
     if importlib.util.find_spec("benchmarks.hostile_files") is not None:
@@ -67,38 +69,48 @@ def all_rows() -> list[tuple[str, Callable[[str], Awaitable[None]]]]:
 
 def run() -> list[Row]:
     """Measure every attack."""
-    return [_row(name, attack) for name, attack in all_rows()]
+    rows = []
+    for name, attack in all_rows():
+        with running() as server:
+            rows.append(row_of(name, measure(server, attack, ATTACK_SECONDS)))
+    return rows
 
 
-def _row(name: str, attack: Callable[[str], Awaitable[None]]) -> Row:
-    with running() as server:
-        return measured(server, name, attack)
+@dataclass(frozen=True, slots=True)
+class Felt:
+    """What another client felt: its waits in milliseconds, the growth in bytes, the duration."""
+
+    times: list[float]
+    growth: int
+    seconds: float
 
 
-def measured(server: Server, name: str, attack: Callable[[str], Awaitable[None]]) -> Row:
-    """Attack a server while another client asks for its health."""
+def measure(server: Server, attack: Attack, limit: float) -> Felt:
+    """Attack a server for `limit` seconds at most while another client asks for its health."""
     before = rss(server.pid)
     _forget_peak(server.pid)
     onlooker = Onlooker(server.port)
     began = time.perf_counter()
     with suppress(TimeoutError):
-        asyncio.run(_bounded(attack, server.url))
+        asyncio.run(_bounded(attack, server.url, limit))
     seconds = time.perf_counter() - began
-    times = onlooker.finish()
-    worst, p99 = max(times), percentile(times, 99)
-    growth = _peak(server.pid) - before
-    value = f"worst {worst:.0f} ms, p99 {p99:.1f} ms, +{growth / (1 << 20):.0f} MiB"
+    return Felt(onlooker.finish(), _peak(server.pid) - before, seconds)
+
+
+def row_of(name: str, felt: Felt) -> Row:
+    """Write what was felt as a row of the table."""
+    worst, p99 = max(felt.times), percentile(felt.times, 99)
     return Row(
         name,
-        value,
+        f"worst {worst:.0f} ms, p99 {p99:.1f} ms, +{felt.growth / (1 << 20):.0f} MiB",
         f"{WORST_MS:.0f} ms, {GROWTH_BYTES >> 20} MiB",
-        worst <= WORST_MS and growth <= GROWTH_BYTES,
-        f"{len(times)} requests in {seconds:.1f} s",
+        worst <= WORST_MS and felt.growth <= GROWTH_BYTES,
+        f"{len(felt.times)} requests in {felt.seconds:.1f} s",
     )
 
 
-async def _bounded(attack: Callable[[str], Awaitable[None]], url: str) -> None:
-    async with asyncio.timeout(ATTACK_SECONDS):
+async def _bounded(attack: Attack, url: str, limit: float) -> None:
+    async with asyncio.timeout(limit):
         await attack(url)
 
 

@@ -21,8 +21,8 @@ from sandkeeper.services.work import FileWork
 __all__ = ["FileBody", "GeneratedBody"]
 
 BLOCK_BYTES = 512 * 1024
-AHEAD_BYTES = BLOCK_BYTES
-"""What a body holds besides what its connection does."""
+HELD_BYTES = 2 * BLOCK_BYTES
+"""A block that is on its way and the one after it."""
 
 Piece = bytes | tuple[int, int]
 """Bytes as they are, or (start, length) of the file."""
@@ -43,7 +43,7 @@ class _Body(Response):
         answer = answer_of(scope)
         answer.is_managed = True
         try:
-            await answer.reserve(AHEAD_BYTES)
+            await answer.reserve(HELD_BYTES)
         except BaseException:
             await self._work.run(self._close)
             raise

@@ -150,7 +150,8 @@ class Answer:
 
     def _look(self) -> None:
         unsent = self._connection.unsent() if self._connection is not None else 0
-        size = unsent if unsent > SMALL_BYTES else 0
+        # What was taken in advance stands for the same bytes on their way out.
+        size = max(0, unsent - self._reserved) if unsent > SMALL_BYTES else 0
         if change := size - self._buffered:
             self._buffered = size
             self._count(change)
