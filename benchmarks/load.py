@@ -66,9 +66,17 @@ class Request:
         while (line := self._file.readline()) != b"\r\n":
             if line.lower().startswith(b"content-length:"):
                 length = int(line.split(b":")[1])
+            if line.lower().startswith(b"transfer-encoding:"):
+                length = -1
             if not line:
                 raise ConnectionError("closed")
-        return self._file.read(length)
+        return self._file.read(length) if length >= 0 else b"".join(self._chunks())
+
+    def _chunks(self) -> Iterator[bytes]:
+        while size := int(self._file.readline(), 16):
+            yield self._file.read(size)
+            self._file.readline()
+        self._file.readline()
 
     def close(self) -> None:
         """Close the connection."""

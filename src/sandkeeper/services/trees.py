@@ -116,10 +116,10 @@ class Trees:
         self._files.owners.refresh()
         return tree
 
-    def contents(self, tree: Tree) -> Iterator[tuple[TreeFile, bytes | None]]:
-        """Read file after file; one that went away is left out, one that grew is cut.
+    def contents(self, tree: Tree) -> Iterator[tuple[TreeFile, Iterator[bytes] | None]]:
+        """Open file after file, each to be read before the next.
 
-        What cannot be read has no content.
+        One that went away is left out, one that grew is cut. What cannot be read has no content.
         """
         for item in tree.files:
             if item.source is None:
@@ -127,7 +127,7 @@ class Trees:
                 continue
             path = os.path.join(tree.root, item.relative)
             try:
-                yield item, self._files.peek(path, item.source)
+                yield item, self._files.part(path, item.source)
             except FileNotFoundError:
                 continue
             except OSError:
