@@ -10,6 +10,7 @@ from sandkeeper import __version__
 from sandkeeper.core.handover import Handover, NotAHandover
 from sandkeeper.core.identity import Identity, UnusableUser
 from sandkeeper.core.oomscore import protect_from_oom
+from sandkeeper.core.trusted import own_code_at_risk
 from sandkeeper.services.environment import load_dotenv, load_env_file
 from sandkeeper.services.heap import hold_collections
 from sandkeeper.services.token_files import with_token_files
@@ -135,6 +136,8 @@ def _serve(
         identity = _identity(settings.user)
     except UnusableUser as error:
         return _refuse(f"cannot run as the configured user: {error}")
+    at_risk = own_code_at_risk(identity)
+    faults = [*faults, *(f"the workload's user can change {place}" for place in at_risk)]
     hold_collections()
     # Imported here so that `--version` and `--help` answer at once.
     from sandkeeper.api.listening import listen
@@ -167,6 +170,9 @@ def _serve(
             return _refuse(f"cannot start: {error.filename or 'the log'}: {error.strerror}")
         for fault in faults:
             sandbox.log.warning(f"environment: {fault}")
+        if identity is not None and settings.rights.may:
+            permitted = ", ".join(sorted(settings.rights.may))
+            sandbox.log.warning(f"SANDKEEPER_WORKLOAD_MAY gives the workload: {permitted}")
         serve(sandbox, listeners, handover.connections if handover else ())
     return 0
 

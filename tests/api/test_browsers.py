@@ -16,6 +16,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from tests.api.conftest import FLAGS
 from tests.harness import Server, free_port, until
+from tests.node_client import SCRIPTS as NODE
 
 pytestmark = pytest.mark.timeout(180)
 PUBLIC, REBOUND = free_port(), "evil.example"
@@ -156,6 +157,25 @@ def form(enctype: str, target: str) -> str:
     to = {"top": "", "blank": "form.target = '_blank';", "frame": FRAME + "form.target = 'f';"}
     return FORM.replace("ENCTYPE", repr(enctype)).replace("TARGET", to[target])
 
+
+MODULES = {
+    "@blaxel/core": "@blaxel/core/dist/esm-browser/index.js",
+    "@hey-api/client-fetch": "@hey-api/client-fetch/dist/index.js",
+    "jwt-decode": "jwt-decode/build/esm/index.js",
+    "smol-toml": "smol-toml/dist/index.js",
+    "uuid": "uuid/dist/esm-browser/index.js",
+    "yaml": "yaml/browser/index.js",
+    "zod": "zod/index.js",
+}
+ABSENT = {
+    "@modelcontextprotocol/sdk/client/index.js": "export class Client {}",
+    "@modelcontextprotocol/sdk/client/streamableHttp.js": "export class"
+    " StreamableHTTPClientTransport {}",
+    "@modelcontextprotocol/sdk/types.js": "export const JSONRPCMessageSchema = {};",
+    "ws": "export default WebSocket; export class WebSocketServer {}",
+}
+"""What the client's build for browsers wants of other packages, for an import map; its part for MCP
+is not used here."""
 
 ORIGINS = {
     "cross-site": f"http://127.0.0.1:{PUBLIC}/",
@@ -400,3 +420,46 @@ def test_a_page_of_a_listed_origin_uses_it_as_its_own(
     assert page.evaluate(call, f"http://localhost:{own.port}") == ["seen\n", 200, True]
     page.goto(f"http://127.0.0.1:{PUBLIC}/".replace("127.0.0.1", "localhost"))
     assert not attempt(own, page, tmp_path, SCRIPTS["no-cors"])
+
+
+@pytest.mark.usefixtures("foreign")
+def test_the_published_client_works_in_a_page_of_a_listed_origin(
+    make_server: Any, page: Page
+) -> None:
+    subprocess.run([NODE.parents[2] / "scripts" / "npm", NODE], check=True, timeout=300)
+    home = ORIGINS["cross-site"].rstrip("/")
+    own: Server = make_server(env={"SANDKEEPER_CORS_ORIGINS": home})
+
+    def serve(route: Any) -> None:
+        name = route.request.url.removeprefix(home + "/modules/")
+        file = NODE / "node_modules" / name
+        file = file if file.is_file() else file.with_name(file.name + ".js")
+        route.fulfill(path=file, content_type="text/javascript")
+
+    page.route(home + "/modules/**", serve)
+    imports = {name: f"{home}/modules/{path}" for name, path in MODULES.items()}
+    imports |= {name: f"data:text/javascript,{text}" for name, text in ABSENT.items()}
+    page.route(
+        home + "/app",
+        lambda route: route.fulfill(
+            body=f"<script type=importmap>{json.dumps({'imports': imports})}</script><body>",
+            content_type="text/html",
+        ),
+    )
+    page.goto(home + "/app")
+    seen = page.evaluate(
+        """async (url) => {
+            const { SandboxInstance } = await import('@blaxel/core');
+            const box = new SandboxInstance({metadata: {name: 'local'}, spec: {}, forceUrl: url,
+                headers: {'X-Blaxel-Preview-Token': 'x'}});
+            const lines = [];
+            const done = await box.process.exec({command: 'echo out; exit 3',
+                waitForCompletion: true, onLog: (text) => lines.push(text)});
+            await box.fs.write('from-a-page', 'abc');
+            const read = await box.fs.read('from-a-page');
+            const listed = (await box.process.list()).length;
+            return [done.exitCode, lines.join('').trim(), read, listed];
+        }""",
+        f"http://localhost:{own.port}",
+    )
+    assert seen == [3, "out", "abc", 1]

@@ -41,6 +41,7 @@ from sandkeeper.api.http import (
 )
 from sandkeeper.api.mcp import edge as mcp
 from sandkeeper.api.middleware import BARE, Edge
+from sandkeeper.api.outgoing import Outgoing
 from sandkeeper.api.respond import error_response, not_found
 from sandkeeper.api.rights import open_paths, protect
 from sandkeeper.api.routing import AreaRouter, first_segment
@@ -103,6 +104,8 @@ def create_app(sandbox: Sandbox) -> Edge:
     )
     settings = sandbox.settings
     gateways = Gateways(settings.edge.gateways)
+    outgoing = Outgoing(settings.edge.answers_limit)
+    sandbox.vitals.requests.answers = outgoing.statistics
     return Edge(
         app,
         access=sandbox.access,
@@ -124,6 +127,7 @@ def create_app(sandbox: Sandbox) -> Edge:
             terminal_origins=settings.terminal.origins,
         ),
         room=Room(_room(settings)),
+        outgoing=outgoing,
         gateways=gateways,
     )
 

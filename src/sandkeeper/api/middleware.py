@@ -12,9 +12,11 @@ from sandkeeper.api.audit import Gateways, request_id
 from sandkeeper.api.body import HELD, Held, Room
 from sandkeeper.api.cors import Cors
 from sandkeeper.api.hosts import Gate, refusal
+from sandkeeper.api.outgoing import ANSWER, SMALL_BYTES, Answer, Outgoing
 from sandkeeper.api.port_pages import Doors, without_ticket
-from sandkeeper.api.wire import CARRIED, closing_unasked
-from sandkeeper.errors import BadInput, Forbidden
+from sandkeeper.api.respond import error_response
+from sandkeeper.api.wire import CARRIED, closing_unasked, wire_of
+from sandkeeper.errors import BadInput, Forbidden, Unavailable
 from sandkeeper.services.access import Access
 from sandkeeper.services.logs import Log
 from sandkeeper.services.metrics import Requests
@@ -54,6 +56,7 @@ class Edge:
         gate: Gate,
         gateways: Gateways,
         room: Room,
+        outgoing: Outgoing,
     ) -> None:
         self._app = app
         self._access = access
@@ -66,6 +69,7 @@ class Edge:
         self._gate = gate
         self._gateways = gateways
         self._room = room
+        self._outgoing = outgoing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or WebSocket."""
@@ -109,7 +113,8 @@ class Edge:
         return ""
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, send, self._cors, processing_time=self._processing_time)
+        answer = scope[ANSWER] = Answer(self._outgoing, wire_of(scope))
+        exchange = Exchange(scope, send, self._cors, answer, processing_time=self._processing_time)
         self._requests.begun()
         held = scope[HELD] = Held(self._room)
         try:
@@ -128,6 +133,7 @@ class Edge:
             await exchange.send({"type": "http.response.body", "body": b""})
         finally:
             held.release()
+            answer.finish()
             ended = perf_counter()
             status = exchange.status or 499
             self._requests.ended(
@@ -154,8 +160,10 @@ class Exchange:
     """One response on its way out: adds the common headers, counts the bytes."""
 
     __slots__ = (
+        "_answer",
         "_cors",
         "_processing_time",
+        "_refused",
         "_scope",
         "_send",
         "began",
@@ -164,7 +172,11 @@ class Exchange:
         "status",
     )
 
-    def __init__(self, scope: Scope, send: Send, cors: Cors, *, processing_time: bool) -> None:
+    def __init__(
+        self, scope: Scope, send: Send, cors: Cors, answer: Answer, *, processing_time: bool
+    ) -> None:
+        self._answer = answer
+        self._refused = False
         self._cors = cors
         self._scope = scope
         self._send = send
@@ -175,7 +187,28 @@ class Exchange:
         self.size = 0
 
     async def send(self, message: Message) -> None:
-        """Pass one ASGI message on."""
+        """Pass one ASGI message on; an answer for which there is no room becomes a 503."""
+        if self._refused:
+            return
+        if message["type"] == "http.response.start" and not self._has_room(message):
+            self._refused = True
+            refusal = Unavailable("too many answers wait to be read: try again")
+            await error_response(refusal)(self._scope, _nothing, self._pass)
+            return
+        await self._pass(message)
+
+    def _has_room(self, message: Message) -> bool:
+        """Count a body that is in memory as a whole; who sends in blocks has counted itself."""
+        length = next((v for k, v in message["headers"] if k.lower() == b"content-length"), b"")
+        if self._answer.is_managed or len(length) < 6 or int(length) <= SMALL_BYTES:
+            return True
+        try:
+            self._answer.take(int(length))
+        except Unavailable:
+            return False
+        return True
+
+    async def _pass(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.began = perf_counter()
@@ -184,6 +217,7 @@ class Exchange:
         else:
             self.size += len(message.get("body", b""))
         await self._send(message)
+        self._answer.sent()
 
     def _with_common(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         own = any(name.lower() == b"cache-control" for name, _ in headers)
@@ -195,3 +229,7 @@ class Exchange:
             text = f'total;dur={ms:.2f};desc="Processing time of the Sandbox API request"'
             headers.append((b"server-timing", text.encode()))
         return headers
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}

@@ -15,8 +15,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sandkeeper.api.app import create_app
 from sandkeeper.api.departure import Departure, take_over
+from sandkeeper.api.intake import (
+    BodyClock,
+    HeldFlow,
+    Intake,
+    PacedSocket,
+    check_codings,
+    declared_length,
+)
 from sandkeeper.api.listening import tell_reach
-from sandkeeper.api.respond import encode_json
+from sandkeeper.api.respond import bare_error
 from sandkeeper.api.wire import WIRE, Wire
 from sandkeeper.core.handover import HeldConnection
 from sandkeeper.services.sandbox import Sandbox
@@ -25,6 +33,9 @@ __all__ = ["EdgeProtocol", "serve"]
 
 HEADER_SECONDS = 30.0
 HEADER_BYTES = 1 << 20
+HEADER_FIELDS = 1000
+FIELD_BYTES = 128 << 10
+TARGET_BYTES = 32 << 10
 IDLE_SECONDS = 120
 DRAIN_SECONDS = 10
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
@@ -33,15 +44,20 @@ _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 class EdgeProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with the contract's limits on request heads.
 
-    A head must be complete within 30 s and may have 1 MiB; uvicorn itself bounds neither. What
-    follows a body in chunks (trailers) has the same limit and is dropped: uvicorn would put it
-    among the fields of a request that is being served.
+    A head must be complete within 30 s and may have 1 MiB in 1000 fields; uvicorn itself bounds
+    none of these. What follows a body in chunks (trailers) has the same limit and is dropped:
+    uvicorn would put it among the fields of a request that is being served. A body that is waited
+    for must bring a KiB in each `body_seconds` (0: no limit).
     """
+
+    body_seconds = 30.0
+    _excess: tuple[int, str] | None = None
 
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_head = True
     _unwanted = 0
+    _body_left = 0
     _begun = False
     _declined = False
     _restarting = False
@@ -51,6 +67,7 @@ class EdgeProtocol(HttpToolsProtocol):
         """Whether all that came has been answered, to the last byte: nothing of it is in here."""
         answered = self.cycle is None or self.cycle.response_complete
         at_rest = not self._begun and not self._head_bytes and not self.pipeline
+        at_rest = at_rest and not self._intake.waits
         return answered and at_rest and not self.transport.get_write_buffer_size()
 
     @property
@@ -61,41 +78,72 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the first request its time."""
         super().connection_made(transport)
+        self.flow = self.held_flow = HeldFlow(transport, self._resumed)
+        self._intake = Intake(
+            self._feed, self._may_feed, self.held_flow.hold, self.held_flow.let_go
+        )
+        self.body_clock = BodyClock(self.body_seconds, self._body_state, self.body_late)
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer with the connection."""
         self._disarm()
+        self._intake.drop()
+        self.body_clock.stop()
         super().connection_lost(exc)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether bytes are here that are not parsed."""
+        return self._intake.waits
+
     def data_received(self, data: bytes) -> None:
-        """Count what belongs to a head before the parser keeps it."""
+        """Parse what a turn suffices for."""
         if self._unwanted:
             passed = min(self._unwanted, len(data))
+            self.body_clock.moved += passed
             self.pass_over(self._unwanted - passed)
             data = data[passed:]
             if not data:
                 return
+        self._unset_keepalive_if_required()
+        if self._body_left >= len(data) and not self._intake.waits:
+            self._parse(data)  # one callback, however long
+        else:
+            self._intake.take(data)
+        if self._begun and not self._in_head:
+            self.body_clock.run()
+
+    def _feed(self, data: bytes) -> None:
+        """Count what belongs to a head before the parser keeps it."""
         if self._in_head:
             self._arm()  # bytes before a request line, which the parser skips, are late as well
         self._head_bytes += len(data)
-        # One read may carry a body behind the head; a read is at most 256 KiB.
-        if self._head_bytes > HEADER_BYTES + (256 << 10):
+        if self._head_bytes > HEADER_BYTES:
             self._refuse(431, "request header fields are too large")
             return
-        self._unset_keepalive_if_required()
         self._parse(data)
 
+    def _may_feed(self) -> bool:
+        return not self.flow.read_paused
+
+    def _resumed(self) -> None:
+        """Go on when the application reads, and count its client's time from now."""
+        self.body_clock.begin()
+        self._intake.wake()
+
     def _parse(self, data: bytes) -> None:
-        while data:
+        while data and self.parser is not None:
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserError:
-                self.send_400_response("Invalid HTTP request received.")
+                status, text = self._excess or (400, "Invalid HTTP request received.")
+                self._refuse(status, text)
             except httptools.HttpParserUpgrade as end:
                 if self._declined:
                     data = self._decline() + data[end.args[0] :]
                     continue
+                self._intake.drop()
                 self.handle_websocket_upgrade()
             return
 
@@ -122,6 +170,8 @@ class EdgeProtocol(HttpToolsProtocol):
         """Keep the target."""
         if not self._restarting:
             super().on_url(url)
+            if len(self.url) > TARGET_BYTES:
+                self._too_much(414, f"the request's target is longer than {TARGET_BYTES} bytes")
 
     def on_message_begin(self) -> None:
         """Start the time of the next head."""
@@ -136,10 +186,19 @@ class EdgeProtocol(HttpToolsProtocol):
         """Keep a field of the head."""
         if self._in_head:
             super().on_header(name, value)
+            if len(self.headers) > HEADER_FIELDS or len(value) > FIELD_BYTES:
+                self._too_much(431, "request header fields are too many or too large")
+
+    def _too_much(self, status: int, text: str) -> None:
+        """End the parsing of a head."""
+        self._excess = status, text
+        raise ValueError(text)
 
     def on_body(self, body: bytes) -> None:
         """Count anew: what was read was not all head or trailer."""
         self._head_bytes = 0
+        self._body_left -= len(body)
+        self.body_clock.moved += len(body)
         super().on_body(body)
 
     def on_headers_complete(self) -> None:
@@ -151,21 +210,14 @@ class EdgeProtocol(HttpToolsProtocol):
             self._call_by_target()
         self._in_head = False
         self._disarm()
-        self._check_codings()
+        check_codings(self.headers)
+        self.body_clock.begin()
+        self._body_left = declared_length(self.headers)
         self._declined = self.parser.should_upgrade() and not self._should_upgrade()
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:
             self.scope[WIRE] = Wire(self, self.cycle)  # type: ignore[literal-required]
-
-    def _check_codings(self) -> None:
-        """Refuse a transfer coding besides `chunked`; the parser would when a handler has begun.
-
-        What a callback raises is a parser's error.
-        """
-        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
-        if codings and (len(codings) > 1 or codings[0].strip().lower() != b"chunked"):
-            raise ValueError("the only transfer coding that is understood is chunked")
 
     def _call_by_target(self) -> None:
         """Have an absolute target take the place of the Host field (RFC 9112, 3.2.2)."""
@@ -176,6 +228,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Expect a new head from here on."""
+        self._body_left = 0
         if self._declined:
             return
         super().on_message_complete()
@@ -205,6 +258,22 @@ class EdgeProtocol(HttpToolsProtocol):
             return False
         return b"sec-websocket-key" in fields and fields.get(b"sec-websocket-version") == b"13"
 
+    def _body_state(self) -> bool | None:
+        """Say whether the client is waited for; what goes to a port is that server's matter."""
+        if not self._begun or self._in_head or self.transport.is_closing():
+            return None
+        return not self.flow.read_paused and not self.scope["path"].startswith("/port/")
+
+    def body_late(self) -> None:
+        """Answer 408 where there is no answer yet, and close."""
+        cycle = self.cycle
+        if cycle.response_started or cycle.disconnected or self.pipeline:
+            self.transport.close()
+            return
+        cycle.disconnected = True
+        cycle.message_event.set()
+        self._answer(408, f"the request's body brought nothing for {self.body_seconds:g} seconds")
+
     def send_400_response(self, msg: str) -> None:
         """Answer a request that cannot be parsed, as JSON like every other error."""
         self._refuse(400, msg)
@@ -228,13 +297,12 @@ class EdgeProtocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.close()  # another answer is on its way here
             return
-        body = encode_json({"error": text})
-        reason = {400: "Bad Request", 431: "Request Header Fields Too Large"}[status]
-        head = (
-            f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json; charset=utf-8\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
+        self._answer(status, text)
+
+    def _answer(self, status: int, text: str) -> None:
+        """Answer with an error past the application, and close."""
+        self._intake.drop()
+        self.transport.write(bare_error(status, text))
         self.transport.close()
 
 
@@ -256,7 +324,7 @@ def serve(
         create_app(sandbox),
         loop="uvloop",
         http=EdgeProtocol,
-        ws="websockets-sansio",
+        ws=PacedSocket,
         ws_max_size=1 << 20,
         ws_ping_interval=30.0,
         ws_ping_timeout=60.0,
@@ -270,6 +338,7 @@ def serve(
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
+    EdgeProtocol.body_seconds = sandbox.settings.edge.body_seconds
     server = _Server(config, sandbox, connections)
     with contextlib.ExitStack() as stack:
         # uvicorn closes those it gets; an upgrade goes on with these.

@@ -23,6 +23,7 @@ import errno
 import os
 import pwd
 import stat
+import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -38,6 +39,7 @@ __all__ = [
     "open_trusted",
     "open_trusted_folder",
     "open_trusted_output",
+    "own_code_at_risk",
     "read_trusted",
     "refuse_program",
     "write_trusted",
@@ -368,3 +370,20 @@ def refuse_program(path: str, workload: Identity | None) -> None:
     """Raise UntrustedFile if the workload can choose what runs there, OSError if nothing does."""
     if workload is not None and not workload.is_ours:
         os.close(_open_file(path, _rule(workload, only=True)))
+
+
+def own_code_at_risk(workload: Identity | None) -> list[str]:
+    """Stop importing from the working directory; return the places of our code that are at risk.
+
+    `python -m` puts the folder in which it is started first on the path, and what is imported late,
+    at the first request that needs it, would be looked for there first. The other places are where
+    this program was installed: that cannot be mended here, only said.
+    """
+    if workload is None or workload.is_ours:
+        return []
+    with suppress(OSError):
+        here = {"", os.getcwd()}
+        sys.path[:] = [place for place in sys.path if place not in here]
+    places = dict.fromkeys(os.path.abspath(place) for place in (sys.executable, *sys.path) if place)
+    there = [place for place in places if os.path.exists(place)]
+    return [place for place in there if not _is_kept_from(place, workload)]

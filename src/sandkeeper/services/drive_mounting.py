@@ -30,7 +30,7 @@ from sandkeeper.core.mounting import (
 )
 from sandkeeper.core.safefile import UntrustedFile, make_private_folder
 from sandkeeper.core.trusted import environment_for_root, refuse_program
-from sandkeeper.errors import BadInput, Conflict, Forbidden, Internal
+from sandkeeper.errors import BadInput, Conflict, Forbidden, Internal, SandkeeperError
 from sandkeeper.services.daemon import Daemon
 from sandkeeper.services.drive_drivers import Plan, driver_named
 from sandkeeper.services.drive_points import Point, open_point, open_source
@@ -213,11 +213,8 @@ class Mounter:
             except TimeoutError:
                 pass
             except OSError as error:
-                if error.errno == errno.EBUSY:
-                    raise Conflict("Failed to unmount drive: the drive is in use") from None
                 if error.errno != errno.EINVAL:  # gone meanwhile
-                    reason = (error.strerror or str(error)).lower()
-                    raise Internal(f"Failed to unmount drive: {reason}") from None
+                    raise _not_unmounted(error) from None
             else:
                 if daemon is not None and not await daemon.ends_within(UNMOUNT_SECONDS):
                     await daemon.kill()
@@ -227,6 +224,14 @@ class Mounter:
         await detach(path, held.mount_id)
         if await mount_of(held) is not None:
             raise Internal("Failed to unmount drive: it cannot be detached")
+
+
+def _not_unmounted(error: OSError) -> SandkeeperError:
+    if error.errno == errno.EBUSY:
+        return Conflict("Failed to unmount drive: the drive is in use")
+    if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+        return Conflict("Failed to unmount drive: the way to it changes")
+    return Internal(f"Failed to unmount drive: {(error.strerror or str(error)).lower()}")
 
 
 async def _ready(drive: Drive, daemon: Daemon, where: str) -> None:

@@ -46,7 +46,7 @@ def open_point(path: str, workload: Identity | None) -> Point:
 
     Raises Forbidden for a folder that is not the workload's, OSError.
     """
-    names = path.strip("/").split("/")
+    names = [name for name in path.split("/") if name]
     with acting_for(workload):
         start = os.open("/", _FOLDER)
         fd, made = _descend(start, names)
@@ -139,18 +139,26 @@ def open_source(plan: Plan, workload: Identity | None, reach: Reach) -> int:
     except BaseException:
         os.close(fd)
         raise
-    owner = os.fstat(fd).st_uid
     as_whom = workload if workload is not None and reach < Reach.ALL else None
-    if workload is not None and owner == workload.uid:
+    if workload is not None and os.fstat(fd).st_uid == workload.uid:
         as_whom = workload  # what the user rules is not entered with more rights than the user's
+    own = workload if workload is not None and reach < Reach.DRIVES else None
+    if own is not None:
+        _refuse_drive(fd, name, own)
     with acting_for(as_whom):
         fd, _ = _descend(fd, below)
-    if as_whom is not None and reach < Reach.DRIVES and os.fstat(fd).st_uid != as_whom.uid:
+    if own is not None:
+        _refuse_drive(fd, name, own)
+    return fd
+
+
+def _refuse_drive(fd: int, name: str, workload: Identity) -> None:
+    """Raise Forbidden, with the descriptor closed, for a folder that is not the workload's."""
+    if os.fstat(fd).st_uid != workload.uid:
         os.close(fd)
         raise Forbidden(
-            f"Failed to mount drive: {name} does not belong to the workload's user {as_whom.name}"
+            f"Failed to mount drive: {name} does not belong to the workload's user {workload.name}"
         )
-    return fd
 
 
 def _open_root(plan: Plan, workload: Identity | None) -> int:

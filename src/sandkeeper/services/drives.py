@@ -48,6 +48,8 @@ from sandkeeper.settings import DriveSettings, Environment
 __all__ = ["Drives", "MountedDrive"]
 
 FAILURES = 3
+MAX_DRIVES = 256
+"""How many there are at once: everybody who looks at mounts reads all of them."""
 BACKOFF_SECONDS = 60.0
 
 
@@ -164,6 +166,8 @@ class Drives:
         async with self._turn(path):
             if await self._is_there(wanted, reach):
                 return wanted
+            if len(self._entries) >= MAX_DRIVES and reach < Reach.ALL:
+                raise Conflict(f"Failed to mount drive: there are {MAX_DRIVES} already")
             entry = _Entry.of(wanted, reach, await self._mounter.bring_up(wanted, reach))
             self._entries[path] = entry
             await self._save()

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from sandkeeper.core.identity import Identity, acting_for
 from sandkeeper.core.procs import read_process
-from sandkeeper.core.sockets import listening_trees
+from sandkeeper.core.sockets import TreePorts, listening_trees
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.services.logs import Log
 
@@ -134,7 +134,7 @@ class PortMonitors:
                 continue  # removed or replaced meanwhile
             self._compare(key, registration, ports, leaders[registration.pid])
 
-    def _ports(self, pids: set[int]) -> dict[int, set[int] | None]:
+    def _ports(self, pids: set[int]) -> dict[int, TreePorts | None]:
         """Look as the workload's user does: any pid can be asked about."""
         with acting_for(self._identity):
             return listening_trees(pids)
@@ -143,14 +143,15 @@ class PortMonitors:
         self,
         key: tuple[int, str],
         registration: _Registration,
-        ports: Mapping[int, set[int] | None],
+        ports: Mapping[int, TreePorts | None],
         leader: int | None,
     ) -> None:
-        open_now = ports[registration.pid]
+        found = ports[registration.pid]
         reused = leader is not None and leader != registration.started
-        if open_now is None or reused:
+        if found is None or reused:
             del self._registered[key]
             return
+        open_now = found.listening
         for port in sorted(open_now - registration.seen):
             self._queue(_Notice(registration.pid, port, registration.url))
         registration.seen = open_now

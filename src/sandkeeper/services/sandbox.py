@@ -125,7 +125,7 @@ class Sandbox:
             *(settings, environment, variables or {}, self.children, self.log, handover),
             busy=lambda: self.archive.busy,
         )
-        self.codegen = Codegen(Host(environment, self.children), identity=self.identity)
+        self.codegen = Codegen(Host(environment, self.children), self.file_work)
         self.egress = Egress(settings.egress, environment, self.log, identity)
         self.drives = Drives(
             settings.drives, environment, self.children, self.log, identity=self.identity
@@ -155,8 +155,7 @@ class Sandbox:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer = ThreadPoolExecutor(1, "writer")
         self._store = RunStore(
-            settings.state_dir,
-            pipes_folder(settings.state_dir, environment.get("XDG_RUNTIME_DIR")),
+            settings.state_dir, pipes_folder(settings.state_dir, environment.get("XDG_RUNTIME_DIR"))
         )
         self._workshop = self._make_workshop()
         self.processes = Processes(self._workshop, settings, self._store, self.ports, self.exporter)
@@ -177,8 +176,8 @@ class Sandbox:
         self._walkers = Workers()
         self.search = Search(self._walkers, lambda: self.identity)
         self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
-        self.watches = Watches(lambda: self.identity)
-        self.changes = Changes(lambda: self.identity)
+        self.watches = Watches(lambda: self.identity, self.files.work)
+        self.changes = Changes(lambda: self.identity, self.watches.hubs)
         self._startup = StartupCommand(self.children, environment, self.log, identity)
         self.archive = Archive(
             settings,
@@ -214,6 +213,7 @@ class Sandbox:
             log=self.log,
             oom=OomWatch(),
             confinements=Confinements(self.settings.state_dir, self.identity, self.log),
+            work=self.file_work,
             spawner=ThreadPoolExecutor(2, "spawner"),
             writer=self._writer,
             nofile=soft,
@@ -246,6 +246,7 @@ class Sandbox:
         stack.callback(self._walkers.close)
         stack.push_async_callback(self.changes.close)
         stack.push_async_callback(self.watches.close)
+        stack.push_async_callback(self.waiting.close)
         stack.push_async_callback(self.monitors.close)
         stack.callback(self.relay.close)
         raise_file_limit()

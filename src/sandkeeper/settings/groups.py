@@ -155,7 +155,7 @@ class FileSettings:
     """
 
     read_limit: int = 32 * MIB
-    write_limit: int = 64 * MIB
+    write_limit: int = 16 * MIB
     upload_root: Path = Path("/tmp/multipart-uploads")
     upload_seconds: float = 86400.0
 
@@ -165,7 +165,7 @@ class FileSettings:
         temporary = env.get("TMPDIR", "") or "/tmp"
         return cls(
             read_limit=number(env, "SANDKEEPER_MAX_JSON_READ_BYTES", 32 * MIB),
-            write_limit=number(env, "SANDKEEPER_MAX_JSON_WRITE_BYTES", 64 * MIB),
+            write_limit=number(env, "SANDKEEPER_MAX_JSON_WRITE_BYTES", 16 * MIB),
             upload_root=Path(os.path.abspath(temporary)) / "multipart-uploads",
             upload_seconds=float(number(env, "SANDKEEPER_UPLOAD_SECONDS", 86400)),
         )
@@ -199,11 +199,15 @@ class EdgeSettings:
     Pages of `origins` (`*`: all) may use the API beside its own. `hosts` are names by which
     requests may call this server (`*`: any, `*.example.com`: what is below). Identity headers count
     when they come from one of `gateways` (empty: from anyone), forwarded ones only from these.
+    Within each `body_seconds` a body must bring a KiB (0: it may take any time). All answers that
+    wait to be sent may take `answers_limit` bytes together.
     """
 
     origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     gateways: tuple[IPv4Network | IPv6Network, ...] = ()
+    body_seconds: float = 30.0
+    answers_limit: int = 256 * MIB
 
     @classmethod
     def read(cls, env: Mapping[str, str], *, inside: bool = False) -> "EdgeSettings":
@@ -225,6 +229,10 @@ class EdgeSettings:
             origins=tuple(origin(one, "SANDKEEPER_CORS_ORIGINS") for one in origins),
             hosts=named or (("*",) if inside or "*" in origins else ()),
             gateways=trusted,
+            body_seconds=float(number(env, "SANDKEEPER_BODY_SECONDS", 30)),
+            answers_limit=max(
+                16 * MIB, number(env, "SANDKEEPER_MAX_ANSWER_BYTES_TOTAL", 256 * MIB)
+            ),
         )
 
 

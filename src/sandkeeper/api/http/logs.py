@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import datetime
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -44,8 +45,11 @@ class LogHandlers:
         name = identifier(request)
         self._sandbox.access.audit("process_logs_access", caller(request), identifier=name)
         process = self._processes.get(name, "process with PID {} not found")
+        journal = process.journal
         return await long_answer(
-            asyncio.to_thread(long_texts_of, process.journal, self._limit),
+            request.scope,
+            2 * min(2 * self._limit, journal.kept),
+            partial(asyncio.to_thread, long_texts_of, journal, self._limit),
             lambda texts: {"stdout": texts.stdout, "stderr": texts.stderr, "logs": texts.logs},
             self._sandbox.turns,
         )

@@ -50,7 +50,7 @@ class NetworkHandlers:
         """Tell the sockets of a process tree; an unknown pid has none."""
         pid = _pid(request)
         try:
-            found = await self._ports.visible_of_tree(pid)
+            found = await self._ports.of_tree(pid)
         except OSError as error:
             raise Unprocessable(f"could not read the sockets: {error.strerror}") from error
         return json_response(ProcessPorts(pid, [PortInfo.of(one) for one in found]))

@@ -31,6 +31,7 @@ class SwaggerHandlers:
         self._origins = sandbox.settings.edge.origins
         self._described = described
         self._made: dict[str, bytes] = {}
+        self._making = asyncio.Lock()
 
     async def swagger(self, _request: Request) -> Response:
         """Give the description as the contract's clients read it."""
@@ -41,8 +42,9 @@ class SwaggerHandlers:
         return await self._document("openapi")
 
     async def _document(self, kind: str) -> Response:
-        if kind not in self._made:
-            self._made[kind] = await asyncio.to_thread(self._make, kind)
+        async with self._making:  # hundreds may ask at once
+            if kind not in self._made:
+                self._made[kind] = await asyncio.to_thread(self._make, kind)
         return Response(self._made[kind], media_type=JSON)
 
     def _make(self, kind: str) -> bytes:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.body import parse_json, read_body, read_json
+from sandkeeper.api.body import read_json
 from sandkeeper.api.conditional import conditions
 from sandkeeper.api.forms import Part, form_parts
 from sandkeeper.api.respond import encode_json, json_response, utf8
@@ -45,7 +45,7 @@ class UploadHandlers:
         """Begin a session; a body that cannot be read means none was sent."""
         target = self._files.resolve(raw_rest(request.scope, INITIATE))
         try:
-            asked = parse_json(await read_body(request, self._limit), UploadRequest).permissions
+            asked = (await read_json(request, UploadRequest, self._limit)).permissions
         except (BadInput, TooLarge):
             asked = ""
         try:

@@ -16,8 +16,9 @@ from sandkeeper.api.schemas.watch import ChangesResponse, WatchEvent
 from sandkeeper.api.streaming import StreamResponse
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.core.paths import Target, located, resolve
+from sandkeeper.core.turns import Turns
 from sandkeeper.services.sandbox import Sandbox
-from sandkeeper.services.watch import Change, Watch, Watches
+from sandkeeper.services.watch import Block, Change, Watch, Watches
 from sandkeeper.services.watching import Scope as WatchScope
 
 __all__ = ["routes"]
@@ -30,8 +31,8 @@ HEARTBEAT = b"[keepalive]\n"
 class WatchStream(StreamResponse):
     """The lines of one watch. The watch ends with the stream, and the stream with the watch."""
 
-    def __init__(self, watches: Watches, watch: Watch) -> None:
-        super().__init__(_lines(watch), "text/plain; charset=utf-8")
+    def __init__(self, watches: Watches, watch: Watch, turns: Turns) -> None:
+        super().__init__(_lines(watch, turns), "text/plain; charset=utf-8")
         self._release = partial(watches.release, watch)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,10 +43,18 @@ class WatchStream(StreamResponse):
             await asyncio.shield(self._release())
 
 
-async def _lines(watch: Watch) -> AsyncIterator[bytes]:
+async def _lines(watch: Watch, turns: Turns) -> AsyncIterator[bytes]:
     """Yield lines as they come, and a heartbeat after every silence; never a heartbeat at once."""
-    while (changes := await watch.take(HEARTBEAT_SECONDS)) is not None:
-        yield b"".join(map(_line, changes)) or HEARTBEAT
+    while (block := await watch.take(HEARTBEAT_SECONDS)) is not None:
+        await turns.take()
+        yield _encoded(block) or HEARTBEAT
+
+
+def _encoded(block: Block) -> bytes:
+    """Encode a block once, whoever reads it."""
+    if block.encoded is None:
+        block.encoded = b"".join(map(_line, block))
+    return block.encoded
 
 
 def _line(change: Change) -> bytes:
@@ -69,7 +78,7 @@ class WatchHandlers:
             target = located(display, workdir=self._sandbox.settings.workdir)
         scope = WatchScope(target.absolute, recursive, _ignored(request))
         watches = self._sandbox.watches
-        return WatchStream(watches, await watches.watch(scope))
+        return WatchStream(watches, await watches.watch(scope), self._sandbox.turns)
 
     async def changes(self, request: Request) -> Response:
         """Tell what changed since a cursor."""

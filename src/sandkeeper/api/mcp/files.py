@@ -1,5 +1,6 @@
 """File tools of the contract, and edits with preconditions."""
 
+import asyncio
 import os
 import posixpath
 import stat
@@ -25,6 +26,10 @@ from sandkeeper.services.sandbox import Sandbox
 __all__ = ["Listed", "list_directory", "target_of", "tools"]
 
 ENTRIES_MOST = 20_000
+READ_MOST = 4 << 20
+READ_AT_ONCE = 4
+"""A result stands in its answer twice, once as JSON within JSON: up to thirteen times the file."""
+
 EDITS_MOST = 200
 PATH = Annotated[str, Meta(description="Absolute, or below the working directory")]
 _directory = msgspec.json.Decoder(Directory).decode
@@ -176,6 +181,7 @@ class FileTools:
     """The tools over `services.files`; everything blocking runs as the workload's user."""
 
     def __init__(self, sandbox: Sandbox) -> None:
+        self._reading = asyncio.Semaphore(READ_AT_ONCE)
         self._files = sandbox.files
         self._work = sandbox.files.work
 
@@ -190,12 +196,18 @@ class FileTools:
 
     async def read(self, wanted: PathArgument, _who: Caller) -> FileRead:
         """Read a whole file."""
-        return await self._work.run(self._read, target_of(self._files, wanted.path))
+        async with self._reading:
+            return await self._work.run(self._read, target_of(self._files, wanted.path))
 
     def _read(self, target: Target) -> FileRead:
         info = self._files.look(target.absolute)
         if stat.S_ISDIR(info.st_mode):
             raise BadInput(f"{target.display} is a directory, not a file")
+        if info.st_size > READ_MOST:
+            raise BadInput(
+                f"{target.display} is larger than {READ_MOST} bytes: read a part of it "
+                "(codegenReadFileRange) or download it over HTTP"
+            )
         content = self._files.content(target.absolute, info)
         owners = self._files.owners
         owners.refresh()
