@@ -636,8 +636,8 @@ def test_servers_in_a_circle_end_it_after_a_few_hops(
     before = len(list(folder.iterdir()))
 
     assert status(ask(unguarded, circle + "/health")) == 200
-    assert status(ask(unguarded, circle * 1500 + "/health")) == 508
-    assert status(ask(unguarded, circle * 1500 + "/health", b"Connection: via")) == 508
+    assert status(ask(unguarded, circle * 700 + "/health")) == 508
+    assert status(ask(unguarded, circle * 700 + "/health", b"Connection: via")) == 508
     until(lambda: len(list(folder.iterdir())) <= before + 2)
 
 

@@ -11,6 +11,7 @@ from urllib.parse import unquote, unquote_plus, urlsplit
 from starlette.types import Scope
 
 from sandkeeper.api.audit import Gateways
+from sandkeeper.api.intake import check_codings
 from sandkeeper.api.page_answers import Audience
 from sandkeeper.api.port_pages import Door, Doors, is_browser, is_here
 from sandkeeper.api.tokens import sift
@@ -81,8 +82,12 @@ def framing(scope: Scope) -> tuple[bytes, bytes]:
         if name == b"te" and not _is_te(value):
             raise BadInput("bad TE")
     if codings:
-        if lengths or len(codings) > 1 or codings[0].strip().lower() != b"chunked":
-            raise BadInput("the only transfer coding that is passed on is chunked")
+        try:
+            check_codings(scope["headers"])
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+        if lengths:
+            raise BadInput("two meanings of the body's length")
         return b"transfer-encoding", b"chunked"
     if lengths:
         if len(set(lengths)) > 1 or not lengths[0].isdigit():
