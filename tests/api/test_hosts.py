@@ -2,10 +2,16 @@
 
 import socket
 from collections.abc import Callable, Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 from tests.harness import Server
+
+from sandkeeper.api.audit import Gateways
+from sandkeeper.api.hosts import Gate
+from sandkeeper.errors import Forbidden
+from sandkeeper.settings import EdgeSettings
 
 WEBSOCKET = (
     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -110,13 +116,15 @@ def test_what_is_no_host_is_400_on_every_path(server: Server, host: str | None) 
 
 
 def test_a_client_of_http_1_0_need_not_name_anybody(server: Server) -> None:
-    assert status(server, host=None, version="1.0", line="GET /health") == 200
+    assert status(server, host=None, version="1.0") == 200
+    assert status(server, host="evil.example", version="1.0") == 403
 
 
 def test_an_absolute_target_says_who_is_called_whatever_host_says(server: Server) -> None:
     assert status(server, host="localhost", line="GET http://evil.example/process") == 403
     assert status(server, host="evil.example", line="GET http://localhost/process") == 200
     assert status(server, host="localhost", line="GET http://me@localhost/process") == 400
+    assert status(server, WEBSOCKET, line="GET http://evil.example/terminal/ws") == 403
     assert status(server, host=None, line="GET http://localhost:8080/process?a=1") == 200
 
 
@@ -190,7 +198,7 @@ def test_on_loopback_the_tools_are_called_by_loopback_names_alone(server: Server
         (FRAME, "GET /", 403),
         # A port's page may do anything: a link to it is clicked on.
         (VISIT, "GET /port/1/", 403),
-        (CLICK, "GET /port/1/", 422),
+        (CLICK, "GET /port/1/", 303),
         (CLICK, "POST /port/1/", 403),
         (CLICK.replace("document", "iframe"), "GET /port/1/", 403),
         (CLICK, "GET /process", 403),
@@ -266,7 +274,8 @@ def test_every_origin_and_every_name_where_the_operator_says_so(make_server: Sta
 
 
 def test_who_a_request_came_from_is_told_by_trusted_gateways_alone(make_server: Start) -> None:
-    own = make_server(env={"SANDKEEPER_TRUSTED_GATEWAYS": "127.0.0.1"})
+    env = {"SANDKEEPER_TRUSTED_GATEWAYS": "127.0.0.1", "SANDKEEPER_HOSTS": "box.example"}
+    own = make_server(env=env)
     page = "Origin: https://box.example\r\n"
     forwarded = "X-Forwarded-Host: box.example\r\nX-Forwarded-Proto: https\r\n"
 
@@ -275,6 +284,50 @@ def test_who_a_request_came_from_is_told_by_trusted_gateways_alone(make_server: 
     assert status(own, page, host="box.example", line="POST /process", body=START) == 403
     secure = page + "X-Forwarded-Proto: https\r\n"
     assert status(own, secure, host="box.example", line="POST /process", body=START) == 200
+    # A page that had its name lead here asks from this machine, too.
+    rebound = forwarded.replace("box", "evil")
+    assert status(own, rebound, host="evil.example", line="POST /process", body=START) == 403
+
+
+class Peer:
+    """A request that came from an address, to a server that trusts a network as its gateways."""
+
+    def __init__(self, client: str, *, beyond: bool = True, token: bool = False) -> None:
+        settings = EdgeSettings(gateways=(ip_network("10.0.0.0/8"), ip_network("127.0.0.0/8")))
+        self.gate = Gate(settings, Gateways(settings.gateways), guarded=token, beyond=beyond)
+        self.client = client
+
+    def passes(self, host: str, *, path: str = "/process", server: str = "10.0.0.2") -> bool:
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "scheme": "http",
+            "client": (self.client, 1),
+            "server": (server, 8080),
+            "headers": [(b"host", host.encode())],
+        }
+        try:
+            self.gate.check(scope)
+        except Forbidden:
+            return False
+        return True
+
+
+def test_a_gateway_elsewhere_vouches_for_the_name_it_passes_on() -> None:
+    assert Peer("10.0.0.1").passes("box.example")
+    assert Peer("10.0.0.1").passes("box.example", path="/mcp")
+    assert not Peer("127.0.0.1").passes("box.example")
+    assert not Peer("192.168.1.4").passes("box.example")
+
+
+def test_names_without_a_dot_are_answered_where_the_server_is_reached_from_elsewhere() -> None:
+    assert Peer("192.168.1.4").passes("box")
+    assert Peer("192.168.1.4").passes("box:8080", path="/mcp")
+    assert not Peer("192.168.1.4").passes("box", path="/mcp", server="127.0.0.1")
+    assert not Peer("192.168.1.4", beyond=False).passes("box")
+    assert not Peer("192.168.1.4").passes("")
+    assert Peer("192.168.1.4", token=True).passes("box.example")
 
 
 def test_of_others_than_the_gateways_nothing_forwarded_is_passed_on(other: Server) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.harness import Server, until
+from tests.harness import Server, needs_root, until
 
 from sandkeeper.api.listening import listen
 from sandkeeper.core.handover import Handover
@@ -69,6 +69,29 @@ def test_a_port_that_is_taken_on_either_address_is_refused() -> None:
         pytest.raises(OSError, match="in use"),
     ):
         listen("localhost", other.getsockname()[1])
+
+
+LISTEN = """
+from sandkeeper.api.listening import listen
+print([one.getsockname()[0] for one in listen("localhost", 0)])
+"""
+
+
+@needs_root
+@needs_ipv6
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        ("true", ["127.0.0.1", "::1"]),
+        ("echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6", ["127.0.0.1"]),
+        ("ip address del 127.0.0.1/8 dev lo", ["::1"]),
+    ],
+)
+def test_a_loopback_address_that_is_missing_is_left_out(change: str, left: list[str]) -> None:
+    inside = f'ip link set lo up && {change} && exec "$0" -c "$1"'
+    command = ["unshare", "--net", "sh", "-c", inside, sys.executable, LISTEN]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{left}\n"
 
 
 def test_inherited_sockets_are_taken_up_whatever_was_asked_for() -> None:

@@ -1,10 +1,12 @@
 """Who may call /port, with which token or ticket, and what of these a server there gets to see."""
 
 import asyncio
+import contextlib
 import http.client
 import io
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -19,6 +21,7 @@ from websockets.exceptions import InvalidStatus
 
 from sandkeeper.api.tickets import COOKIE, PAGE, Tickets
 from sandkeeper.api.tokens import TICKET, TOKEN, offers, sift
+from sandkeeper.errors import BadInput
 
 SECRET = "tok 1+2%/&=é"
 PLAIN = "s3cret-of-ports"
@@ -121,6 +124,7 @@ QUERIES = st.lists(
     max_size=6,
 ).map(b"&".join)
 RAW = SECRET.encode()
+QUOTED = b"".join(b"\\%03o" % byte for byte in RAW)
 FIELDS = st.lists(
     st.one_of(
         st.sampled_from(
@@ -133,6 +137,7 @@ FIELDS = st.lists(
                 (b"x-blaxel-preview-token", RAW),
                 (b"cookie", b"a=1; sandkeeper_token=" + RAW + b"; b=2"),
                 (b"cookie", b'sandkeeper_token="' + RAW + b'"'),
+                (b"cookie", b'sandkeeper_token="' + QUOTED + b'"; a=1'),
                 (b"cookie", b"a=1 sandkeeper_token=" + RAW),
                 (b"cookie", b'a="; sandkeeper_token=' + RAW + b'"'),
                 (b"cookie", b"sandkeeper_token = " + RAW + b";sandkeeper_token=" + RAW),
@@ -159,6 +164,37 @@ def test_what_is_left_of_a_request_offers_no_token_and_nothing_else_is_missing(
     assert offers(after, TICKET) == offers(scope, TICKET)
     if RAW not in offers(scope):
         assert (left, rest) == (fields, query)
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("query", "cookie"),
+    [
+        (b"token=x&" * (MIB // 8), b""),
+        (b"&" * MIB, b""),
+        (b"%74" * (MIB // 3), b""),
+        (b"", b"sandkeeper_token=x;" * (MIB // 19)),
+        (b"", b"sandkeeper_token" + b";" * MIB),
+        (b"", b'sandkeeper_token="' + b"\\1" * (MIB // 2) + b'"'),
+        (b"", b"a" + b" sandkeeper_token=" * (MIB // 18)),
+    ],
+)
+def test_looking_for_tokens_is_cheap_whatever_is_sent(query: bytes, cookie: bytes) -> None:
+    scope = {"query_string": query, "headers": [(b"cookie", cookie)]}
+    began = time.process_time()
+
+    with contextlib.suppress(BadInput):
+        sift(scope, lambda *_: False)
+
+    assert time.process_time() - began < 0.5
+
+
+def test_more_tokens_than_anybody_has_are_refused(guarded: Server, unguarded: Server) -> None:
+    for server in (guarded, unguarded):
+        assert status(ask(server, "/port/1/?" + "token=x&" * 40)) == 400
+        assert status(ask(server, "/port/1/", b"Cookie: " + b"sandkeeper_token=x;" * 40)) == 400
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ TOLD_BY_GATEWAYS = frozenset(
     }
 )
 """What servers believe about a request besides X-Forwarded-*, which nobody else may say."""
+REFERER_BYTES = 8192
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _CODING = re.compile(
     rb"(?:trailers|(?:x-)?(?:compress|gzip)|deflate)(?:[ \t]*;[ \t]*q=[01](?:\.[0-9]{0,3})?)?",
@@ -77,9 +78,7 @@ def framing(scope: Scope) -> tuple[bytes, bytes]:
     codings = [value for name, value in scope["headers"] if name == b"transfer-encoding"]
     lengths = [value for name, value in scope["headers"] if name == b"content-length"]
     for name, value in scope["headers"]:
-        if name == b"te" and not all(
-            _CODING.fullmatch(one.strip()) for one in value.split(b",") if one.strip()
-        ):
+        if name == b"te" and not _is_te(value):
             raise BadInput("bad TE")
     if codings:
         if lengths or len(codings) > 1 or codings[0].strip().lower() != b"chunked":
@@ -90,6 +89,13 @@ def framing(scope: Scope) -> tuple[bytes, bytes]:
             raise BadInput("bad Content-Length")
         return b"content-length", lengths[0]
     return b"", b""
+
+
+def _is_te(value: bytes) -> bool:
+    if len(value) > 1024:
+        return False
+    codings = filter(None, (one.strip() for one in value.split(b",")))
+    return all(_CODING.fullmatch(one) for one in codings)
 
 
 class Forwarding:
@@ -173,8 +179,8 @@ class Forwarding:
         if name != b"referer":
             return value
         text = value.decode("latin-1")
-        if self._tells(text):
-            return None  # a page opened with the token in its address
+        if len(text) > REFERER_BYTES or self._tells(text):
+            return None  # a page opened with the token in its address, or it is too long to tell
         return _moved(scope, target, text) if target.is_page else value
 
     def _tells(self, address: str) -> bool:

@@ -14,6 +14,7 @@ Whoever sends none of them is no page of another origin: clients of all other ki
 
 import re
 import socket
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -51,6 +52,8 @@ WANTED = frozenset(
     }
 )
 SEVERAL = b"?"
+KNOWN_HOSTS = 64
+"""So many names are remembered: the same few come with every request."""
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+(?:%[^\]]+)?\]|[a-z0-9._~!$&'()*+;=-]*)(?::([0-9]{0,5}))?")
 
 Seen = dict[bytes, bytes]
@@ -93,11 +96,15 @@ class Gate:
         """Pass a request or WebSocket; raises Forbidden, or BadInput for a Host that is none."""
         seen = _seen(scope)
         host, port = _authority(scope, seen)
-        if not self._answers_to(scope, host):
+        # Without the field, which HTTP/1.0 allows, it is no browser.
+        if b"host" in seen and not self._answers_to(scope, host):
             raise UnknownHost(
                 f'this server does not answer to the name "{host[:256]}": '
                 "SANDKEEPER_HOSTS lists further names"
             )
+        if b"origin" not in seen and b"sec-fetch-site" not in seen:
+            scope[OWN_VISIT] = self._all
+            return  # no page of another origin, as most requests
         asker, site = _asker(seen), seen.get(b"sec-fetch-site", b"")
         listed = self._lists(scope, asker)
         scope[OWN_VISIT] = listed or site in {b"same-origin", b"none"}
@@ -120,7 +127,7 @@ class Gate:
         return self._all or asker in self._origins
 
     def _answers_to(self, scope: Scope, host: str) -> bool:
-        if scope["path"] in OPEN_PATHS or self._any_host or self._gateways.vouch(scope):
+        if scope["path"] in OPEN_PATHS or self._any_host or self._is_from_afar(scope):
             return True
         name = host.removesuffix(".")
         if name in self._names or name.endswith(self._below):
@@ -128,6 +135,13 @@ class Gate:
         if scope["path"] == "/mcp" and is_loopback((scope.get("server") or ("", 0))[0]):
             return _is_loopback_name(name)  # the contract's rule, with a token too
         return self._guarded or self._is_own_name(name)
+
+    def _is_from_afar(self, scope: Scope) -> bool:
+        """Say whether a gateway vouches for the name: one on this machine may as well be a browser.
+
+        A page that had its name lead here could send what a gateway sends.
+        """
+        return self._gateways.vouch(scope) and not is_loopback((scope.get("client") or ("",))[0])
 
     def _is_own_name(self, name: str) -> bool:
         """Say whether a name needs nobody's word: nobody else can have it lead anywhere."""
@@ -177,17 +191,22 @@ def _authority(scope: Scope, seen: Seen) -> tuple[str, str]:
 
     RFC 9112, 3.2: a request of HTTP/1.1 has exactly one, and it is valid. Raises BadInput.
     """
-    value = seen.get(b"host", b"")
     if b"host" not in seen and scope.get("http_version") != "1.0":
         raise BadInput("a Host header is missing")
-    found = _AUTHORITY.fullmatch(value.decode("latin-1").lower())
-    if found is None or int(found[2] or 0) > 65535 or not _is_bracketed_right(found[1]):
+    found = _parsed(seen.get(b"host", b""))
+    if found is None:
         raise BadInput("the Host header is not valid")
+    return found
+
+
+@lru_cache(maxsize=KNOWN_HOSTS)
+def _parsed(value: bytes) -> tuple[str, str] | None:
+    found = _AUTHORITY.fullmatch(value.decode("latin-1").lower())
+    if found is None or int(found[2] or 0) > 65535:
+        return None
+    if found[1].startswith("[") and not _is_address(found[1]):
+        return None
     return found[1], f":{found[2]}" if found[2] else ""
-
-
-def _is_bracketed_right(host: str) -> bool:
-    return not host.startswith("[") or _is_address(host)
 
 
 def _asker(seen: Seen) -> str:
@@ -221,11 +240,13 @@ def _is_visit(scope: Scope, seen: Seen) -> bool:
     return scope["path"] in PAGES or (clicked and scope["path"].startswith("/port/"))
 
 
+@lru_cache(maxsize=KNOWN_HOSTS)
 def _is_loopback_name(name: str) -> bool:
     """Say whether a name is this machine's for everybody (RFC 6761, 6.3; RFC 1122, 3.2.1.3)."""
     return name.endswith(".localhost") or is_loopback(name)
 
 
+@lru_cache(maxsize=KNOWN_HOSTS)
 def _is_address(name: str) -> bool:
     try:
         ip_address(name.strip("[]").partition("%")[0])

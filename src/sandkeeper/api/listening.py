@@ -90,5 +90,7 @@ def tell_reach(log: Log, settings: Settings, listeners: Sequence[socket.socket])
             "SANDKEEPER_CORS_ORIGINS=*: every page in a browser that reaches this address may use "
             "the API; this is for a gateway that asks who it is"
         )
+    elif "*" in settings.terminal.origins:
+        log.warning("SANDKEEPER_TERMINAL_ORIGINS=*: every page may open terminals")
     elif "*" in settings.edge.hosts and not settings.token:
         log.warning("any Host is answered: a page may have its own name lead here (DNS rebinding)")

@@ -106,10 +106,10 @@ class Edge:
         """Return why a WebSocket may not be opened."""
         try:
             opened = self._doors.opens(scope, self._gate)
+            if not opened and not self._doorkeeper.admits(scope):
+                return "unauthorized"
         except (BadInput, Forbidden):
             return "host or origin not allowed"
-        if not opened and not self._doorkeeper.admits(scope):
-            return "unauthorized"
         return ""
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""What our pages tell the browser beside what every answer does: what they load, who frames them."""
+"""What our pages tell the browser besides: what they may load, and who may frame them."""
 
 import hashlib
 from base64 import b64encode

@@ -32,7 +32,7 @@ _DOOR = re.compile(
     rb"/port/([0-9]{1,5})(?:/~([0-9]{1,5}-[0-9a-f]{1,12}-[\w-]{32}))?(/.*)?", re.DOTALL
 )
 _TICKET_IN_PATH = re.compile(r"(/port/[0-9]{1,5}/~)[0-9]{1,5}-[0-9a-f]{1,12}-[\w-]{32}")
-_PAGE_PATH = re.compile(r"(?:/[^/]+)*/port/[0-9]{1,5}(?:/|\Z)")
+_PAGE_PATH = re.compile(r"/port/[0-9]{1,5}(?:/|\Z)")
 _HTML = re.compile(rb"\btext/html\b", re.IGNORECASE)
 NOT_THE_API = "pages behind /port may not use this API"
 TOLD_BY_BROWSERS = frozenset(
@@ -41,6 +41,11 @@ TOLD_BY_BROWSERS = frozenset(
         b"sec-fetch-user",
     }
 )
+WANTED = TOLD_BY_BROWSERS | {
+    *(b"host", b"x-forwarded-host", b"accept", b"upgrade-insecure-requests", b"service-worker"),
+    *(b"access-control-request-method", b"access-control-request-headers"),
+}
+SEEN = "sandkeeper.seen"
 READING = frozenset({"GET", "HEAD"})
 
 
@@ -155,13 +160,13 @@ def _refuse_pages(scope: Scope) -> None:
     """
     if Hops.for_page(scope["headers"]):
         raise Forbidden(NOT_THE_API)
-    address = (_field(scope, b"referer") or b"").decode("latin-1")
+    address = (_field(scope, b"referer") or b"")[:8192].decode("latin-1")
     if not address or not is_here(scope, address):
         return
     # A page of ours has an origin; one that has none is sandboxed, and so is from a port.
     nobody = _field(scope, b"origin") == b"null"
     foreign = _field(scope, b"sec-fetch-site") == b"cross-site" and not _is_navigation(scope)
-    if nobody or foreign or _PAGE_PATH.match(_path(address)):
+    if nobody or foreign or _PAGE_PATH.search(_path(address)):
         raise Forbidden(NOT_THE_API)
 
 
@@ -242,4 +247,9 @@ def _path(address: str) -> str:
 
 
 def _field(scope: Scope, wanted: bytes) -> bytes | None:
-    return next((value for name, value in scope["headers"] if name == wanted), None)
+    """Return the first value of a field; all that are looked at here are found in one pass."""
+    seen: dict[bytes, bytes] | None = scope.get(SEEN)
+    if seen is None:
+        told = {name: value for name, value in reversed(scope["headers"]) if name in WANTED}
+        seen = scope[SEEN] = told
+    return seen.get(wanted)

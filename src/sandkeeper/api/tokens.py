@@ -6,10 +6,14 @@ travels on.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
 from starlette.types import Scope
+
+from sandkeeper.errors import BadInput
 
 __all__ = ["TICKET", "TICKET_COOKIE", "TOKEN", "in_address", "offers", "sift"]
 
@@ -36,8 +40,15 @@ def _digit(digit: str) -> str:
 
 
 _NAMES = "|".join(map(_spelled, PARAMETERS))
-_OFFER = re.compile(rf"(?:(?<=&)|\A)(?:{_NAMES})=([^&]*)".encode())
-_PAIR = re.compile(rf"(?:{_NAMES})=(.*)".encode(), re.DOTALL)
+_OFFER = re.compile(rf"&(?:{_NAMES})=([^&]*)".encode())
+_COOKIE = re.compile(rb"sandkeeper_(?:token|port)\s*=[^;]*")
+_ESCAPED = re.compile(rb"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
+_T = TypeVar("_T")
+IN_QUERY = "sandkeeper.offers"
+MOST = 32
+"""So many tokens may stand in one query, and so many in one Cookie field."""
+LONGEST = 4096
+"""No token has more bytes: longer values need not be decoded."""
 
 
 def offers(scope: Scope, kind: str = TOKEN) -> list[bytes]:
@@ -45,7 +56,8 @@ def offers(scope: Scope, kind: str = TOKEN) -> list[bytes]:
 
     A token may stand in `Authorization: Bearer`, in `X-Blaxel-Authorization` (what the SDKs send),
     in `X-Blaxel-Preview-Token`, in the cookie `sandkeeper_token`, or, for browsers' WebSocket and
-    EventSource that cannot set headers, in the query (`token`, `bl_preview_token`).
+    EventSource that cannot set headers, in the query (`token`, `bl_preview_token`). Raises BadInput
+    for more of them than anybody needs: each costs time.
     """
     found: list[bytes] = []
 
@@ -59,21 +71,22 @@ def offers(scope: Scope, kind: str = TOKEN) -> list[bytes]:
 
 
 def in_address(scope: Scope, ours: Ours) -> bool:
-    """Say whether the address of a request holds a token that is `ours`."""
-    return any(ours(TOKEN, _meant(found[1])) for found in _OFFER.finditer(scope["query_string"]))
+    """Say whether the address of a request holds a token that is `ours`; raises as `offers`."""
+    return any(ours(TOKEN, value) for _, _, value in _in_query(scope))
 
 
 def sift(scope: Scope, ours: Ours) -> tuple[Fields, bytes]:
     """Return a request's fields and query without the credentials for which `ours` is true.
 
     `ours` is asked for each with its kind, TOKEN or TICKET. What it leaves stays byte for byte.
+    Raises as `offers`.
     """
     fields: Fields = []
     for name, value in scope["headers"]:
         kept = _sift_field(name, value, ours)
         if kept is not None:
             fields.append((name, kept))
-    return fields, _sift_query(scope["query_string"], ours)
+    return fields, _sift_query(scope, ours)
 
 
 def _sift_field(name: bytes, value: bytes, ours: Ours) -> bytes | None:
@@ -93,35 +106,68 @@ def _sift_cookies(value: bytes, ours: Ours) -> bytes | None:
     """Take cookies out of a Cookie field (RFC 6265, section 4.2.1: pairs with `;` in between)."""
     if not any(name in value for name in COOKIES):
         return value
-    parts = value.split(b";")
-    kept = [part for part in parts if not _is_our_cookie(part, ours)]
-    if len(kept) == len(parts):
+    line = b";" + value
+    kept, end = [], 0
+    for start, found in _few(_cookies(line)):
+        name, _, held = found[0].partition(b"=")
+        if ours(COOKIES[name.rstrip()], _cookie_value(held)):
+            kept.append(line[end:start])
+            end = found.end()
+    if not kept:
         return value
-    return b"; ".join(part.strip() for part in kept) or None
+    return b"".join([*kept, line[end:]]).strip(b"; \t") or None
 
 
-def _is_our_cookie(part: bytes, ours: Ours) -> bool:
-    name, _, value = part.partition(b"=")
-    kind = COOKIES.get(name.strip())
-    if kind is None:
-        return False
+def _cookies(line: bytes) -> Iterator[tuple[int, re.Match[bytes]]]:
+    """Yield the cookies that may be ours and where the `;` before each is."""
+    for found in _COOKIE.finditer(line):
+        start = line.rfind(b";", 0, found.start())
+        if not line[start + 1 : found.start()].strip():
+            yield start, found
+
+
+def _cookie_value(value: bytes) -> bytes:
     value = value.strip()
-    if len(value) > 1 and value.startswith(b'"') and value.endswith(b'"'):
-        value = value[1:-1]
-    return ours(kind, value)
+    if 1 < len(value) <= LONGEST and value.startswith(b'"') and value.endswith(b'"'):
+        return _ESCAPED.sub(_unescaped, value[1:-1])
+    return value
 
 
-def _sift_query(query: bytes, ours: Ours) -> bytes:
-    # Looked for first: cutting a query of a megabyte in pieces is dear, and most have none.
-    if not any(ours(TOKEN, _meant(found[1])) for found in _OFFER.finditer(query)):
-        return query
-    return b"&".join(part for part in query.split(b"&") if not _is_our_pair(part, ours))
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    """Read what a quoted cookie holds for a byte, as Python's `http.cookies` writes it."""
+    octal, plain = found.groups()
+    return bytes([int(octal, 8)]) if octal else plain
 
 
-def _is_our_pair(part: bytes, ours: Ours) -> bool:
-    found = _PAIR.fullmatch(part)
-    return found is not None and ours(TOKEN, _meant(found[1]))
+def _in_query(scope: Scope) -> list[tuple[int, int, bytes]]:
+    """Return where in the query, with an `&` before it, tokens stand, and what they are; kept."""
+    known: list[tuple[int, int, bytes]] | None = scope.get(IN_QUERY)
+    if known is None:
+        line = b"&" + scope["query_string"]
+        found = _few(_OFFER.finditer(line))
+        known = [(one.start(), one.end(), _meant(one[1])) for one in found]
+        scope[IN_QUERY] = known
+    return known
+
+
+def _few(found: Iterator[_T]) -> list[_T]:
+    few = list(islice(found, MOST + 1))
+    if len(few) > MOST:
+        raise BadInput("too many tokens")
+    return few
+
+
+def _sift_query(scope: Scope, ours: Ours) -> bytes:
+    line = b"&" + scope["query_string"]
+    kept, at = [], 0
+    for start, end, value in _in_query(scope):
+        if ours(TOKEN, value):
+            kept.append(line[at:start])
+            at = end
+    return b"".join([*kept, line[at:]])[1:]
 
 
 def _meant(value: bytes) -> bytes:
+    if len(value) > 3 * LONGEST:
+        return value
     return unquote_to_bytes(value.replace(b"+", b" "))

@@ -26,6 +26,9 @@ FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host"})
 MAX_HOPS = 4
 """So many servers of this kind may stand behind each other."""
 
+NAMED = 1000
+"""So many names of one Connection field count."""
+
 _OURS = re.compile(rb"\bsandkeeper-(page-)?[0-9a-f]{8}\b")
 
 
@@ -35,7 +38,7 @@ def named_by_connection(fields: Fields) -> frozenset[bytes]:
         word.strip().lower()
         for name, value in fields
         if name.lower() == b"connection"
-        for word in value.split(b",")
+        for word in value.split(b",", NAMED)[:NAMED]
     )
 
 

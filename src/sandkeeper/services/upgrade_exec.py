@@ -79,6 +79,7 @@ def become(successor: Successor, document: Handover, address: tuple[str, int]) -
         os.execve(python, [python, "-I", guard.__file__, str(plan)], environment)
     except OSError as error:
         document.failed = f"it cannot be executed: {error.strerror}"
+        document.listener, document.listeners = kept[0], kept
         os.ftruncate(fd, 0)
         os.pwrite(fd, msgspec.json.encode(document), 0)
         os.execve(sys.executable, back_arguments, back_environment)

@@ -120,7 +120,8 @@ class Settings:
         """Build the settings from `env` and the command line's values.
 
         Without an address a server with a token listens everywhere, one without does so in a
-        sandbox only, whose marks are looked for below `root`. Raises ValueError where a wrong value would leave something open.
+        sandbox only, whose marks are looked for below `root`. Raises ValueError where a wrong value
+        would leave something open.
         """
         state = env.get("SANDKEEPER_STATE_DIR", "")
         state_dir = Path(state) if state else _default_state_dir(env)
