@@ -1,4 +1,4 @@
-"""Programs that act with the server's rights: none of them is one that the workload's user chose."""
+"""Programs that act with the server's rights: none is one that the workload's user chose."""
 
 import os
 import pwd
