@@ -102,6 +102,7 @@ class Answer:
         self._seen = -1
         self.since = monotonic()
         self.is_managed = False
+        self._is_short = True
 
     def take(self, size: int) -> None:
         """Count `size` bytes that the answer is about to hold; raises Unavailable."""
@@ -111,6 +112,7 @@ class Answer:
             if outgoing.held + size > outgoing.limit:
                 outgoing.refused += 1
                 raise Unavailable("too many answers wait to be read: try again")
+        self._is_short = False
         self._reserved += size
         self._count(size)
 
@@ -146,6 +148,7 @@ class Answer:
 
     def sent(self) -> None:
         """Count anew what the client has not taken: something was just sent."""
+        self._is_short = False
         self.since = monotonic()
         self._look()
         if self._outgoing.is_over:
@@ -153,6 +156,8 @@ class Answer:
 
     def finish(self) -> None:
         """End the request; what its client has not taken is counted until it has."""
+        if self._is_short:
+            return
         self.give(self._reserved)
         self._look()
         if self._buffered and self._connection is not None:
