@@ -51,7 +51,6 @@ class EdgeProtocol(HttpToolsProtocol):
 
     body_seconds = 30.0
     _excess: tuple[int, str] | None = None
-
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_head = True
@@ -211,10 +210,11 @@ class EdgeProtocol(HttpToolsProtocol):
         self._disarm()
         check_codings(self.headers)
         self.body_clock.begin()
-        self._body_left = declared_length(self.headers)
         self._declined = self.parser.should_upgrade() and not self._should_upgrade()
         before = self.cycle
         super().on_headers_complete()
+        if self.scope["method"] not in {"GET", "HEAD"}:
+            self._body_left = declared_length(self.headers)
         if self.cycle is not before:
             self.scope[WIRE] = Wire(self, self.cycle)  # type: ignore[literal-required]
 
