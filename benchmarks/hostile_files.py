@@ -178,7 +178,7 @@ async def _wait_http(base: str) -> None:
 
 
 async def _fifos(base: str) -> None:
-    """40 FIFOs whose readers hardly read, each written 8 MB; a file of others is read meanwhile."""
+    """40 FIFOs whose readers hardly read, each written 1 MB; a file of others is read meanwhile."""
     async with _folder() as folder, _client(base) as client:
         ends = []
         paths = [os.path.join(folder, str(number)) for number in range(40)]
@@ -202,10 +202,9 @@ async def _fifos(base: str) -> None:
                 reply.raise_for_status()
                 await asyncio.sleep(0.2)
 
-        body = b"x" * (8 << 20)
-        headers = {"content-type": "application/octet-stream"}
+        body = b"x" * (1 << 20)
         puts = [
-            client.put(f"/filesystem/{quote(path, safe='')}", content=body, headers=headers)
+            client.put(f"/filesystem/{quote(path, safe='')}", files={"file": ("x", body)})
             for path in paths
         ]
         dripping = asyncio.ensure_future(drip())

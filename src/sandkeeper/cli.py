@@ -10,7 +10,7 @@ from sandkeeper import __version__
 from sandkeeper.core.handover import Handover, NotAHandover
 from sandkeeper.core.identity import Identity, UnusableUser
 from sandkeeper.core.oomscore import protect_from_oom
-from sandkeeper.core.trusted import own_code_at_risk
+from sandkeeper.core.programs import own_code_at_risk
 from sandkeeper.services.environment import load_dotenv, load_env_file
 from sandkeeper.services.heap import hold_collections
 from sandkeeper.services.token_files import with_token_files

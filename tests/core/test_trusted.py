@@ -11,14 +11,13 @@ import pytest
 from tests.harness import needs_root
 
 from sandkeeper.core.identity import Identity
+from sandkeeper.core.programs import environment_for_root, refuse_program
 from sandkeeper.core.sink import open_target
 from sandkeeper.core.trusted import (
     UntrustedFile,
-    environment_for_root,
     open_trusted_folder,
     open_trusted_output,
     read_trusted,
-    refuse_program,
     write_trusted,
 )
 
@@ -286,6 +285,10 @@ def test_programs_of_roots_get_no_place_that_the_workload_rules(tree: Path) -> N
         "XDG_CONFIG_HOME": str(theirs / "none"),
         "RCLONE_CONFIG": str(tree / "a/b/file"),
         "TMPDIR": "/tmp",
+        "LD_PRELOAD": f"/usr/lib/none.so {theirs}/evil.so",
+        "LD_LIBRARY_PATH": f"/tmp/lib:{theirs}",
+        "BASH_ENV": str(theirs / "none/rc"),
+        "REMOTE": f":local:{theirs}",
         "OTHER": "kept",
     }
 
@@ -294,7 +297,8 @@ def test_programs_of_roots_get_no_place_that_the_workload_rules(tree: Path) -> N
         "PATH": "/usr/bin:/bin",
         "HOME": "/root",
         "RCLONE_CONFIG": str(tree / "a/b/file"),
-        "TMPDIR": "/tmp",
+        "LD_PRELOAD": "/usr/lib/none.so",
+        "REMOTE": f":local:{theirs}",
         "OTHER": "kept",
     }
     (theirs / "bin/program").write_text("#!/bin/sh\n")

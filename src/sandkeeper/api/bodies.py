@@ -21,7 +21,7 @@ from sandkeeper.services.work import FileWork
 __all__ = ["FileBody", "GeneratedBody"]
 
 BLOCK_BYTES = 512 * 1024
-HELD_BYTES = 2 * BLOCK_BYTES
+HELD_BYTES = 5 * BLOCK_BYTES // 2
 """A block that is on its way and the one after it."""
 
 Piece = bytes | tuple[int, int]

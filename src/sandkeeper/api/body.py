@@ -41,10 +41,11 @@ T = TypeVar("T")
 HELD = "sandkeeper.held"
 """Where in a request's scope its `Held` is."""
 SMALL_BYTES = 256 << 10
-"""So much of a body always has room, or a few large ones that hang would keep all others out."""
+"""So much of a body always has room, or a few large ones that hang would keep all others out. And
+a longer one is decoded in a thread."""
 
 LONG_BYTES = 64 << 10
-"""From here on a body is read in a thread, and only its known fields are built."""
+"""From here on only the known fields of a body are built."""
 
 _reading = asyncio.Semaphore(1)
 """One at a time: several threads would take the interpreter from each other, not from the loop."""
@@ -122,7 +123,7 @@ async def read_json(request: Request, model: type[T], limit: int) -> T:
 
 async def decoded(body: bytes, model: type[T]) -> T:
     """Do what `parse_json` does, a long body in a worker thread."""
-    if len(body) <= LONG_BYTES:
+    if len(body) <= SMALL_BYTES:
         return parse_json(body, model)
     async with _reading:
         return await asyncio.to_thread(parse_json, body, model)
@@ -177,7 +178,9 @@ def _check_strings(body: bytes) -> None:
 
     A quote that opens one never follows a backslash, one within one always does.
     """
-    if len(body) > MOST_STRINGS and body.count(b'"') - body.count(b'\\"') > MOST_STRINGS:
+    if len(body) <= MOST_STRINGS or (quotes := body.count(b'"')) <= MOST_STRINGS:
+        return
+    if quotes - body.count(b'\\"') > MOST_STRINGS:
         raise BadInput("invalid request body: too many values")
 
 

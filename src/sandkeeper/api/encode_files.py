@@ -18,7 +18,7 @@ __all__ = ["DirectoryEncoder", "encode_file", "file_blocks", "file_entry"]
 
 ENTRY_WEIGHT = 300
 NAMES = 1000
-SENT_BYTES = 128 << 10
+SENT_BYTES = 256 << 10
 """Blocks of this size at least are handed to the event loop; JSON of a piece may have six times."""
 
 Entries = list[tuple[str, os.stat_result]]

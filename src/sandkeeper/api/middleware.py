@@ -26,6 +26,9 @@ __all__ = ["BARE", "Edge"]
 BARE = "sandkeeper.bare"
 """Set this key in the scope of a response that must reach the client as it is (a proxied one)."""
 
+COUNTED_BYTES = 4096
+"""What is shorter adds up to no more than a connection buffers anyway."""
+
 NO_CACHE = [
     (b"cache-control", b"no-cache, no-store, must-revalidate"),
     (b"pragma", b"no-cache"),
@@ -217,7 +220,8 @@ class Exchange:
         else:
             self.size += len(message.get("body", b""))
         await self._send(message)
-        self._answer.sent()
+        if len(message.get("body", b"")) > COUNTED_BYTES:
+            self._answer.sent()
 
     def _with_common(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         own = any(name.lower() == b"cache-control" for name, _ in headers)

@@ -7,6 +7,7 @@ connection, longest first; whoever wants more waits for that a little and is ref
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Protocol
 
@@ -22,7 +23,7 @@ ANSWER = "sandkeeper.answer"
 SMALL_BYTES = 64 << 10
 """An answer of this size always has room: it fits into what a connection buffers anyway."""
 
-STALLED_SECONDS = 10.0
+STALLED_SECONDS = 3.0
 WAIT_SECONDS = 20.0
 LOOK_SECONDS = 0.5
 
@@ -50,6 +51,7 @@ class Outgoing:
         self.refused = 0
         self.cut = 0
         self.holders: dict[Answer, None] = {}
+        self.queue: dict[Answer, asyncio.Event] = {}
 
     @property
     def is_over(self) -> bool:
@@ -69,7 +71,14 @@ class Outgoing:
     def add(self, size: int) -> None:
         """Count `size` bytes more (or less)."""
         self.held += size
+        if size < 0:
+            self.wake()
         self.most = max(self.most, self.held)
+
+    def wake(self) -> None:
+        """Have the one that has waited longest look again."""
+        if self.queue:
+            next(iter(self.queue.values())).set()
 
     def press(self, size: int) -> None:
         """Cut off clients that take nothing, as many as `size` bytes need."""
@@ -93,6 +102,7 @@ class Answer:
         self._seen = -1
         self.since = monotonic()
         self.is_managed = False
+        self._is_short = True
 
     def take(self, size: int) -> None:
         """Count `size` bytes that the answer is about to hold; raises Unavailable."""
@@ -102,18 +112,34 @@ class Answer:
             if outgoing.held + size > outgoing.limit:
                 outgoing.refused += 1
                 raise Unavailable("too many answers wait to be read: try again")
+        self._is_short = False
         self._reserved += size
         self._count(size)
 
     async def reserve(self, size: int) -> None:
         """Do what `take` does, but wait a little for others to be read."""
         until = monotonic() + WAIT_SECONDS
-        outgoing = self._outgoing
-        while outgoing.held + size > outgoing.limit and monotonic() < until:
-            outgoing.press(size)
-            if outgoing.held + size > outgoing.limit:
-                await asyncio.sleep(LOOK_SECONDS)
+        queue = self._outgoing.queue
+        turn = queue[self] = asyncio.Event()
+        try:
+            while not self._may_take(size) and (left := until - monotonic()) > 0:
+                turn.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, LOOK_SECONDS)):
+                        await turn.wait()
+        finally:
+            del queue[self]
+            self._outgoing.wake()
         self.take(size)
+
+    def _may_take(self, size: int) -> bool:
+        """Say whether there is room and nobody has waited for longer."""
+        outgoing = self._outgoing
+        if next(iter(outgoing.queue)) is not self:
+            return False
+        if outgoing.held + size > outgoing.limit:
+            outgoing.press(size)
+        return outgoing.held + size <= outgoing.limit
 
     def give(self, size: int) -> None:
         """Give back so much of what was taken."""
@@ -122,6 +148,7 @@ class Answer:
 
     def sent(self) -> None:
         """Count anew what the client has not taken: something was just sent."""
+        self._is_short = False
         self.since = monotonic()
         self._look()
         if self._outgoing.is_over:
@@ -129,6 +156,8 @@ class Answer:
 
     def finish(self) -> None:
         """End the request; what its client has not taken is counted until it has."""
+        if self._is_short:
+            return
         self.give(self._reserved)
         self._look()
         if self._buffered and self._connection is not None:

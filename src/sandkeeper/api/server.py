@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import re
 import signal
 import socket
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from sandkeeper.api.intake import (
 )
 from sandkeeper.api.listening import tell_reach
 from sandkeeper.api.respond import bare_error
+from sandkeeper.api.urls import called_by_target
 from sandkeeper.api.wire import WIRE, Wire
 from sandkeeper.core.handover import HeldConnection
 from sandkeeper.services.sandbox import Sandbox
@@ -38,7 +38,6 @@ FIELD_BYTES = 128 << 10
 TARGET_BYTES = 32 << 10
 IDLE_SECONDS = 120
 DRAIN_SECONDS = 10
-_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 
 
 class EdgeProtocol(HttpToolsProtocol):
@@ -52,7 +51,6 @@ class EdgeProtocol(HttpToolsProtocol):
 
     body_seconds = 30.0
     _excess: tuple[int, str] | None = None
-
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_head = True
@@ -207,24 +205,18 @@ class EdgeProtocol(HttpToolsProtocol):
             self._restarting = False
             return
         if not self.url.startswith(b"/"):
-            self._call_by_target()
+            self.headers[:] = called_by_target(self.url, self.headers)
         self._in_head = False
         self._disarm()
         check_codings(self.headers)
         self.body_clock.begin()
-        self._body_left = declared_length(self.headers)
         self._declined = self.parser.should_upgrade() and not self._should_upgrade()
         before = self.cycle
         super().on_headers_complete()
+        if self.scope["method"] not in {"GET", "HEAD"}:
+            self._body_left = declared_length(self.headers)
         if self.cycle is not before:
             self.scope[WIRE] = Wire(self, self.cycle)  # type: ignore[literal-required]
-
-    def _call_by_target(self) -> None:
-        """Have an absolute target take the place of the Host field (RFC 9112, 3.2.2)."""
-        found = _ABSOLUTE.match(self.url)
-        if found is not None:
-            others = [field for field in self.headers if field[0] != b"host"]
-            self.headers[:] = [(b"host", found[1]), *others]
 
     def on_message_complete(self) -> None:
         """Expect a new head from here on."""

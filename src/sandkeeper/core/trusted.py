@@ -21,11 +21,9 @@ belongs to a group of the system in some distributions, and no harm is in that.
 
 import errno
 import os
-import pwd
 import stat
-import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +33,11 @@ from sandkeeper.core.safefile import UntrustedFile, write_atomically
 
 __all__ = [
     "UntrustedFile",
-    "environment_for_root",
+    "is_kept_from",
     "open_trusted",
     "open_trusted_folder",
     "open_trusted_output",
-    "own_code_at_risk",
     "read_trusted",
-    "refuse_program",
     "write_trusted",
 ]
 
@@ -50,7 +46,6 @@ LINKS = 40
 
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _ACL = "system.posix_acl_access"
-_PLACES = ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "RCLONE_CONFIG", "RCLONE_CACHE_DIR", "TMPDIR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +99,24 @@ class _Place:
 
 
 class _Walk:
-    """One way, from the root down; `make` is the mode of folders that are made where missing."""
+    """One way, from the root down; `make` is the mode of folders that are made where missing.
+
+    `crowded`: others may make entries in the folder that was entered last.
+    """
 
     def __init__(self, path: str, rule: _Rule, make: int | None) -> None:
         self._rule = rule
         self._make = make
         self._names = deque(path.split("/"))
         self._links = 0
-        self._crowded = False
+        self.crowded = False
         self._entry = -1
         self._fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._judge_folder(self._fd)
+        try:
+            self._judge_folder(self._fd)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close what is open; harmless twice."""
@@ -129,14 +131,14 @@ class _Walk:
             if name in {"", "."}:
                 continue
             if not self._look(name):
-                return _Place(self._fd, name, -1, self._crowded)
+                return _Place(self._fd, name, -1, self.crowded)
             info = os.fstat(self._entry)
             if stat.S_ISLNK(info.st_mode):
                 self._follow(info)
             elif any(rest not in {"", "."} for rest in self._names):
                 self._enter()
             else:
-                return _Place(self._fd, name, self._entry, self._crowded)
+                return _Place(self._fd, name, self._entry, self.crowded)
         # The root itself, or a link that ends in `/`.
         self._entry = os.open(".", _LOOK | os.O_DIRECTORY, dir_fd=self._fd)
         return _Place(self._fd, ".", self._entry, crowded=False)
@@ -160,7 +162,7 @@ class _Walk:
         self._links += 1
         if self._links > LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        if self._crowded and (self._rule.foreign_owner(info, crowded=True) or info.st_nlink != 1):
+        if self.crowded and (self._rule.foreign_owner(info, crowded=True) or info.st_nlink != 1):
             raise UntrustedFile(f"{_name(self._entry)} is a symbolic link of another user")
         target = os.readlink("", dir_fd=self._entry)
         os.close(self._entry)
@@ -177,7 +179,7 @@ class _Walk:
         self._fd, self._entry = self._entry, -1
 
     def _judge_folder(self, fd: int) -> None:
-        self._crowded = _judged_folder(fd, self._rule)
+        self.crowded = _judged_folder(fd, self._rule)
 
 
 def _judged_folder(fd: int, rule: _Rule) -> bool:
@@ -321,69 +323,23 @@ def write_trusted(path: Path, data: bytes, *, mode: int = 0o600, folders: int = 
         os.close(fd)
 
 
-def environment_for_root(env: Mapping[str, str], workload: Identity | None) -> dict[str, str]:
-    """Return variables for a program of the server's that act for root: none leads to the workload.
-
-    Places on the PATH in which the workload's user could put a program go, and so do the folders
-    of configuration that it rules: what stands in them (rclone(1) runs commands that its
-    configuration names) would run with the server's rights. Blocks; raises nothing.
-    """
-    kept = dict(env)
-    if workload is None or workload.is_ours:
-        return kept
-    places = [place for place in kept.get("PATH", "").split(":") if _is_kept_from(place, workload)]
-    kept["PATH"] = ":".join(places) or os.defpath
-    for name in _PLACES:
-        if name in kept and not _is_kept_from(kept[name], workload):
-            del kept[name]
-    if not _is_kept_from(kept.get("HOME", ""), workload):
-        kept["HOME"] = _home()
-    return kept
-
-
-def _home() -> str:
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_dir
-    except KeyError:
-        return "/"
-
-
-def _is_kept_from(path: str, workload: Identity) -> bool:
-    """Say whether something is at an absolute path, and the workload cannot choose what."""
+def is_kept_from(path: str, workload: Identity) -> bool:
+    """Say whether the workload cannot choose what is found at an absolute path, now or later."""
     if not path.startswith("/"):
         return False
     rule = _rule(workload, only=True)
+    walk = _Walk(path, rule, None)
     try:
-        with _walked(path, rule) as place:
-            if place.entry < 0:
-                return False
-            if stat.S_ISDIR(os.fstat(place.entry).st_mode):
-                _judged_folder(place.entry, rule)
-            else:
-                _judge_file(place.entry, rule, crowded=place.crowded)
+        place = walk.to_the_end()
+        if place.entry < 0:
+            return not place.crowded
+        if stat.S_ISDIR(os.fstat(place.entry).st_mode):
+            return not _judged_folder(place.entry, rule)
+        _judge_file(place.entry, rule, crowded=place.crowded)
+    except FileNotFoundError:
+        return not walk.crowded
     except (OSError, UntrustedFile):
         return False
+    finally:
+        walk.close()
     return True
-
-
-def refuse_program(path: str, workload: Identity | None) -> None:
-    """Raise UntrustedFile if the workload can choose what runs there, OSError if nothing does."""
-    if workload is not None and not workload.is_ours:
-        os.close(_open_file(path, _rule(workload, only=True)))
-
-
-def own_code_at_risk(workload: Identity | None) -> list[str]:
-    """Stop importing from the working directory; return the places of our code that are at risk.
-
-    `python -m` puts the folder in which it is started first on the path, and what is imported late,
-    at the first request that needs it, would be looked for there first. The other places are where
-    this program was installed: that cannot be mended here, only said.
-    """
-    if workload is None or workload.is_ours:
-        return []
-    with suppress(OSError):
-        here = {"", os.getcwd()}
-        sys.path[:] = [place for place in sys.path if place not in here]
-    places = dict.fromkeys(os.path.abspath(place) for place in (sys.executable, *sys.path) if place)
-    there = [place for place in places if os.path.exists(place)]
-    return [place for place in there if not _is_kept_from(place, workload)]

@@ -2,15 +2,15 @@
 
 A thread that computes has a place; there are few, for all threads share one interpreter with the
 event loop. Work that waits (for a FIFO, a device, a file system that does not answer) needs none:
-once a thread has waited for long while others want a place, its place goes to them and it waits on
+once a thread has waited for a while and others want a place, its place goes to them and it waits on
 as a thread of its own. What is bounded, and what happens at the bound: one kind of work has `each`
 places at most, the rest of it queues; work that waits has WAITING_EACH threads for a kind and
 WAITING_ALL in all, and what comes of that kind then is refused.
 """
 
 import asyncio
+import platform
 import threading
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,24 +23,22 @@ __all__ = ["Crew"]
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 0.25
 LOOK_SECONDS = 0.1
-COMPUTES = 0.1
+FUTEX = {"x86_64": "202", "aarch64": "98", "riscv64": "98"}.get(platform.machine(), "")
 WAITING_EACH = 128
 WAITING_ALL = 384
 
 
 class _Job:
-    __slots__ = ("began", "computed", "done", "function", "kind", "loop", "thread", "waits")
+    __slots__ = ("call", "done", "function", "kind", "loop", "thread", "waits")
 
     def __init__(self, kind: str, function: Callable[[], Any]) -> None:
         self.kind = kind
         self.function = function
         self.loop = asyncio.get_running_loop()
         self.done: asyncio.Future[Any] = self.loop.create_future()
-        self.thread: threading.Thread | None = None
-        self.began = 0.0
-        self.computed = 0.0
+        self.thread: int | None = None
+        self.call = ""
         self.waits = False
 
 
@@ -117,9 +115,7 @@ class Crew:
     def _work(self, first: _Job) -> None:
         job: _Job | None = first
         while job is not None:
-            job.began = time.monotonic()
-            job.computed = time.thread_time()
-            job.thread = threading.current_thread()
+            job.thread = threading.get_native_id()
             result, error = None, None
             try:
                 result = job.function()
@@ -154,26 +150,28 @@ class Crew:
         for job in list(self._running):
             if sum(self._waiting.values()) >= WAITING_ALL:
                 break
-            if not job.waits and _has_waited(job):
+            if not job.waits and _is_in_one_call(job):
                 job.waits = True
                 _count(self._taken, job.kind, -1)
                 _count(self._waiting, job.kind, 1)
         self._start()
 
 
-def _has_waited(job: _Job) -> bool:
-    """Say whether a job has had its thread for a while and hardly a processor."""
-    thread, began = job.thread, job.began
-    took = time.monotonic() - began
-    if thread is None or thread.ident is None or took < PATIENCE_SECONDS:
+def _is_in_one_call(job: _Job) -> bool:
+    """Say whether a job was in the same call of the kernel at the look before.
+
+    The line of /proc/<pid>/task/<tid>/syscall has the call's number, arguments and stack
+    (proc_pid_syscall(5)). A thread that waits for the interpreter or for a lock is in futex(2):
+    that one would compute. Kernels without the file never tell; then each kind has its bound only.
+    """
+    before, job.call = job.call, ""
+    thread = job.thread
+    if thread is None:
         return False
-    with suppress(OSError):  # it has just ended
-        used = time.clock_gettime(time.pthread_getcpuclockid(thread.ident)) - job.computed
-        if used < COMPUTES * took:
-            return True
-        # It did compute: from now on only what follows counts.
-        job.began, job.computed = began + took, job.computed + used
-    return False
+    with suppress(OSError), open(f"/proc/self/task/{thread}/syscall", encoding="ascii") as file:
+        job.call = file.read()
+    number = job.call.partition(" ")[0]
+    return job.call == before and number.isdigit() and number != FUTEX != ""
 
 
 def _count(counts: dict[str, int], kind: str, change: int) -> None:

@@ -28,8 +28,8 @@ from sandkeeper.core.mounting import (
     unmount,
     unmount_staged,
 )
+from sandkeeper.core.programs import environment_for_root, refuse_program
 from sandkeeper.core.safefile import UntrustedFile, make_private_folder
-from sandkeeper.core.trusted import environment_for_root, refuse_program
 from sandkeeper.errors import BadInput, Conflict, Forbidden, Internal, SandkeeperError
 from sandkeeper.services.daemon import Daemon
 from sandkeeper.services.drive_drivers import Plan, driver_named
@@ -100,10 +100,10 @@ class Mounter:
 
         Raises BadInput, Forbidden, Internal.
         """
-        env = await asyncio.to_thread(
-            environment_for_root, self._environment.for_children(), self._workload
-        )
-        plan = driver_named(drive.driver)(drive, env, self._settings)
+        told = self._environment.for_children()
+        env = await asyncio.to_thread(environment_for_root, told, self._workload)
+        told["PATH"] = env.get("PATH", "")
+        plan = driver_named(drive.driver)(drive, told, self._settings)
         point = await self._open_point(drive, reach)
         try:
             if plan.argv and self._workload is None:
@@ -111,7 +111,10 @@ class Mounter:
                 mounted = await mount_at(drive.mount_path)
                 return Up(daemon, mounted.id if mounted else 0, point.made)
             async with self._stage() as staged:
-                return await self._bring_up_at(staged, drive, reach, point, env)
+                shown = driver_named(drive.driver)(
+                    replace(drive, mount_path=staged), told, self._settings
+                )
+                return await self._bring_up_at(staged, shown, drive, reach, point, env)
         except BaseException:
             point.close()
             with suppress(TimeoutError):
@@ -153,9 +156,14 @@ class Mounter:
                 await bounded(unmount_staged, place, seconds=PROBE_SECONDS)
 
     async def _bring_up_at(
-        self, staged: str, drive: Drive, reach: Reach, point: Point, env: Mapping[str, str]
+        self,
+        staged: str,
+        plan: Plan,
+        drive: Drive,
+        reach: Reach,
+        point: Point,
+        env: Mapping[str, str],
     ) -> Up:
-        plan = driver_named(drive.driver)(replace(drive, mount_path=staged), env, self._settings)
         daemon = await self._start(plan, drive, env, staged) if plan.argv else None
         try:
             made = await bounded(

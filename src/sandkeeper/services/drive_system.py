@@ -84,14 +84,22 @@ async def real_path(path: str, workload: Identity | None) -> str:
         raise BadInput(f"Invalid mount path: {reason}") from None
 
 
-async def refuse_foreign(path: str, mounted: Mount | None) -> None:
-    """Raise BadInput unless a FUSE mount of the contract's kinds is there."""
+async def refuse_foreign(path: str, mounted: Mount | None, workload: Identity | None) -> None:
+    """Raise BadInput unless a FUSE mount of the contract's kinds is there.
+
+    What is not there is told as `workload` sees it.
+    """
+
+    def is_there() -> bool:
+        with acting_for(workload):
+            return os.path.lexists(path)
+
     if mounted is not None:
         if mounted.kind in FUSE_KINDS:
             return
         raise BadInput("Failed to unmount drive: the mount is not a drive")
     try:
-        there = await bounded(os.path.lexists, path, seconds=LOOK_SECONDS)
+        there = await bounded(is_there, seconds=LOOK_SECONDS)
     except TimeoutError:
         there = True
     what = "path is not a mount point" if there else "mount path does not exist"

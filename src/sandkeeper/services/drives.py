@@ -188,7 +188,7 @@ class Drives:
             entry = self._entries.get(path)
             mounted = await (mount_of(entry.held) if entry else mount_at(path))
             if entry is None:
-                await refuse_foreign(path, mounted)
+                await refuse_foreign(path, mounted, self._mounter.acting(reach))
             self._refuse_others(path, entry, reach)
             if mounted is None:
                 if entry is not None:

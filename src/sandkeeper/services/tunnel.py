@@ -18,8 +18,8 @@ import msgspec
 
 from sandkeeper.core.child import Children
 from sandkeeper.core.identity import Identity
+from sandkeeper.core.programs import environment_for_root
 from sandkeeper.core.safefile import UntrustedFile, make_private_folder, read_own, write_atomically
-from sandkeeper.core.trusted import environment_for_root
 from sandkeeper.errors import BadInput, Internal, Unprocessable
 from sandkeeper.services.daemon import Daemon
 from sandkeeper.services.logs import Log
