@@ -45,7 +45,7 @@ class Connection:
         """Send a request, of whose body `more` bytes will follow."""
         kind = f"multipart/form-data; boundary={BOUNDARY}" if more else "application/json"
         head = (
-            f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
             f"Content-Length: {len(body) + more}\r\n\r\n"
         )
         self.sock.sendall(head.encode() + body)

@@ -52,12 +52,12 @@ class Request:
 
     def get(self, path: str) -> bytes:
         """GET and return the body."""
-        return self._exchange(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        return self._exchange(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
 
     def post(self, path: str, body: Any) -> bytes:
         """POST JSON and return the body."""
         data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
         return self._exchange(head.encode() + data)
 
     def _exchange(self, request: bytes) -> bytes:
@@ -66,9 +66,17 @@ class Request:
         while (line := self._file.readline()) != b"\r\n":
             if line.lower().startswith(b"content-length:"):
                 length = int(line.split(b":")[1])
+            if line.lower().startswith(b"transfer-encoding:"):
+                length = -1
             if not line:
                 raise ConnectionError("closed")
-        return self._file.read(length)
+        return self._file.read(length) if length >= 0 else b"".join(self._chunks())
+
+    def _chunks(self) -> Iterator[bytes]:
+        while size := int(self._file.readline(), 16):
+            yield self._file.read(size)
+            self._file.readline()
+        self._file.readline()
 
     def close(self) -> None:
         """Close the connection."""
@@ -79,7 +87,7 @@ class Request:
 def dead_client(port: int, path: str) -> socket.socket:
     """Connect, ask for a stream and never read."""
     sock = socket.create_connection(("127.0.0.1", port))
-    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     return sock
 
 

@@ -95,7 +95,9 @@ def download(port: int, path: str) -> float:
     buffer = bytearray(1 << 20)
     with socket.create_connection(("127.0.0.1", port)) as sock:
         started = time.perf_counter()
-        sock.sendall(f"GET {path}{SIZE} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        sock.sendall(
+            f"GET {path}{SIZE} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+        )
         total = 0
         while count := sock.recv_into(buffer):
             total += count
@@ -107,7 +109,8 @@ def upload(port: int, path: str) -> float:
     """POST a large body; returns bytes per second."""
     block = bytes(1 << 20)
     head = (
-        f"POST {path}5 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {SIZE}\r\n\r\n"
+        f"POST {path}5 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        f"Content-Length: {SIZE}\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", port)) as sock:
         started = time.perf_counter()

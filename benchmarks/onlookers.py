@@ -63,7 +63,8 @@ def _readers(server: Server) -> Row:
     for _ in range(READERS):
         sock = socket.create_connection(("127.0.0.1", server.port))
         sock.sendall(
-            b"GET /process/much/logs/stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            b"GET /process/much/logs/stream HTTP/1.1\r\nHost: localhost\r\n"
+            b"Connection: close\r\n\r\n"
         )
         sock.setblocking(False)
         selector.register(sock, selectors.EVENT_READ)

@@ -43,7 +43,9 @@ def _live(server: Server) -> tuple[float, bool]:
     command = f"while [ ! -e {path}.go ]; do sleep 0.01; done; cat {path}"
     server.client.post("/process", json={"command": command, "name": "live"})
     sock = socket.create_connection(("127.0.0.1", server.port))
-    sock.sendall(b"GET /process/live/logs/stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    sock.sendall(
+        b"GET /process/live/logs/stream HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
     sock.recv(65536)
     blocks: list[bytes] = []
     Path(f"{path}.go").touch()

@@ -27,7 +27,8 @@ class RawClient:
         self.socket = socket.create_connection(("127.0.0.1", server.port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         head = (
-            f"GET /terminal/ws?sessionId={quote(name)}&shell=/bin/sh HTTP/1.1\r\nHost: x\r\n"
+            f"GET /terminal/ws?sessionId={quote(name)}&shell=/bin/sh HTTP/1.1\r\n"
+            "Host: localhost\r\n"
             "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )

@@ -22,7 +22,7 @@ class Watching:
             # Before the connection is made: a window that shrinks later is probed ever more rarely.
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         self.sock.connect(("127.0.0.1", server.port))
-        request = f"GET /watch/filesystem/{path}?{query} HTTP/1.1\r\nHost: x\r\n\r\n"
+        request = f"GET /watch/filesystem/{path}?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n"
         self.sock.sendall(request.encode())
         self.file = self.sock.makefile("rb")
         self.status = int(self.file.readline().split()[1])

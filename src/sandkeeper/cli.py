@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -9,8 +10,10 @@ from sandkeeper import __version__
 from sandkeeper.core.handover import Handover, NotAHandover
 from sandkeeper.core.identity import Identity, UnusableUser
 from sandkeeper.core.oomscore import protect_from_oom
+from sandkeeper.core.programs import own_code_at_risk
 from sandkeeper.services.environment import load_dotenv, load_env_file
 from sandkeeper.services.heap import hold_collections
+from sandkeeper.services.token_files import with_token_files
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 
 __all__ = ["main"]
@@ -34,7 +37,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--port", "-port", type=_port, default=8080, help="port (default 8080)")
     parser.add_argument("--p", "-p", type=_port, default=8080, help="the same; wins unless 8080")
-    parser.add_argument("--host", "-host", default="", help="address to listen on (all)")
+    parser.add_argument(
+        "--host",
+        "-host",
+        default="",
+        help="address to listen on (default: localhost without a token, unless in a sandbox)",
+    )
     parser.add_argument("--command", "-command", default="", help="command to run at start")
     parser.add_argument("--c", "-c", default="", help="the same; wins when given")
     parser.add_argument("--user", "-user", default="", help="user of processes and files")
@@ -70,9 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except NotAHandover as error:
             return _refuse(f"nothing to take over: {error}")
     # Before any setting is read: both may bring settings.
-    faults = load_dotenv(environment) + load_env_file(environment)
-    variables = environment.snapshot()
+    faults = load_dotenv(environment, user=options.user)
+    faults += load_env_file(environment, user=options.user)
     try:
+        variables = with_token_files(environment.snapshot(), user=options.user)
         settings = Settings.read(
             variables,
             host=options.host,
@@ -101,13 +110,16 @@ def _go_on(handover: Handover, environment: Environment) -> int:
     count = handover.count + (not handover.failed)
     variables = {**handover.variables, "SANDBOX_UPGRADE_COUNT": str(count)}
     variables.pop(IMPORT_URL, None)  # a restore is for the first start
-    settings = Settings.read(
-        variables,
-        host=handover.host,
-        port=handover.port,
-        command=handover.command,
-        user=handover.user,
-    )
+    try:
+        settings = Settings.read(
+            variables,
+            host=handover.host,
+            port=handover.port,
+            command=handover.command,
+            user=handover.user,
+        )
+    except ValueError as error:  # this version may be stricter than the one before
+        return _refuse(f"a setting makes no sense: {error}")
     return _serve(settings, environment, variables, handover=handover)
 
 
@@ -124,29 +136,32 @@ def _serve(
         identity = _identity(settings.user)
     except UnusableUser as error:
         return _refuse(f"cannot run as the configured user: {error}")
+    at_risk = own_code_at_risk(identity)
+    faults = [*faults, *(f"the workload's user can change {place}" for place in at_risk)]
     hold_collections()
     # Imported here so that `--version` and `--help` answer at once.
-    from sandkeeper.api.server import listen, serve
+    from sandkeeper.api.listening import listen
+    from sandkeeper.api.server import serve
     from sandkeeper.core.allocator import keep_freed_blocks
     from sandkeeper.core.dispositions import listen_to_ignored
     from sandkeeper.core.statelock import StateLock
     from sandkeeper.services.sandbox import Sandbox
 
     try:
-        lock = StateLock(settings.state_dir)
+        lock = StateLock(settings.state_dir, identity)
     except OSError as error:
         return _refuse(f"cannot use the state folder {settings.state_dir}: {error.strerror}")
     try:
-        inherited = handover.listener if handover else -1
-        listener = listen(settings.host, settings.port, inherited)
+        inherited = handover.listening if handover else ()
+        listeners = listen(settings.host, settings.port, inherited)
     except OSError as error:
-        where = f"{settings.host}:{settings.port}"
-        # The library repeats the address behind the system's words.
-        why = str(error.strerror).partition(" (while ")[0]
-        return _refuse(f"cannot listen on {where}: {why}")
+        return _refuse(_why_deaf(settings, error))
     keep_freed_blocks()
     listen_to_ignored()
-    with listener, contextlib.closing(lock):
+    with contextlib.ExitStack() as stack:
+        for listener in listeners:
+            stack.enter_context(listener)
+        stack.enter_context(contextlib.closing(lock))
         try:
             sandbox = Sandbox(
                 settings, environment, identity, variables=variables, handover=handover
@@ -155,8 +170,24 @@ def _serve(
             return _refuse(f"cannot start: {error.filename or 'the log'}: {error.strerror}")
         for fault in faults:
             sandbox.log.warning(f"environment: {fault}")
-        serve(sandbox, listener, handover.connections if handover else ())
+        if identity is not None and settings.rights.may:
+            permitted = ", ".join(sorted(settings.rights.may))
+            sandbox.log.warning(f"SANDKEEPER_WORKLOAD_MAY gives the workload: {permitted}")
+        serve(sandbox, listeners, handover.connections if handover else ())
     return 0
+
+
+def _why_deaf(settings: Settings, error: OSError) -> str:
+    """Say why a socket could not be bound, and which option helps."""
+    # The library repeats the address behind the system's words.
+    why = str(error.strerror).partition(" (while ")[0]
+    advice = {
+        errno.EADDRINUSE: f"; --port {settings.port + 1 if settings.port < 65535 else 0} or another"
+        " (0: any that is free) takes another port",
+        errno.EACCES: "; --port takes another port, from 1024 on everybody may",
+        errno.EADDRNOTAVAIL: "; --host takes another address",
+    }.get(error.errno or 0, "; --host and --port take others")
+    return f"cannot listen on {settings.host}:{settings.port}: {why}{advice}"
 
 
 def _identity(user: str) -> Identity | None:

@@ -10,6 +10,7 @@ SandkeeperError
 ├── RangeNotSatisfiable   a byte range outside the file
 ├── Unprocessable         well-formed, but it could not be done
 ├── StorageFull           no space or quota left (ENOSPC, EDQUOT)
+├── LoopDetected          it went through too many proxies, or came back to where it was
 ├── Unavailable           not now; the same request may work later
 └── Internal              a fault of ours or of the machine
 """
@@ -19,6 +20,7 @@ __all__ = [
     "Conflict",
     "Forbidden",
     "Internal",
+    "LoopDetected",
     "NotFound",
     "PreconditionFailed",
     "RangeNotSatisfiable",
@@ -72,6 +74,10 @@ class Unprocessable(SandkeeperError):
 
 class StorageFull(SandkeeperError):
     """No space or quota is left (ENOSPC, EDQUOT)."""
+
+
+class LoopDetected(SandkeeperError):
+    """The request went through too many proxies, or came back to where it was."""
 
 
 class Unavailable(SandkeeperError):

@@ -544,7 +544,7 @@ def test_an_upload_that_drags_on_is_given_up_before_the_archive_is_made(
     box: Server, store: Storage, tmp_path: Path
 ) -> None:
     body = HEAD + DATA + TAIL
-    head = b"PUT /filesystem/%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" + FORM
+    head = b"PUT /filesystem/%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n" + FORM
     with (
         socket.create_connection(("127.0.0.1", box.port), timeout=20) as sock,
         sock.makefile("rb") as file,
@@ -554,7 +554,7 @@ def test_an_upload_that_drags_on_is_given_up_before_the_archive_is_made(
         reply = box.client.post("/archive/export", json={"url": store.url("a")})
         assert reply.status_code == 200
         assert os.listdir(tmp_path) == []
-        sock.sendall(body[-100_000:] + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        sock.sendall(body[-100_000:] + b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
         assert answer_of(file)[0] == 503
         assert answer_of(file)[0] == 200

@@ -1,6 +1,5 @@
 """What changed since a cursor, over HTTP."""
 
-import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -102,11 +101,11 @@ def test_recorders_are_few(make_server: Any) -> None:
         (server.workdir / str(index)).mkdir()
         changes(server, f"/{index}")
 
-    def open_queues() -> int:
+    def watched() -> int:
         count = 0
-        for fd in Path(f"/proc/{server.pid}/fd").iterdir():
+        for fd in Path(f"/proc/{server.pid}/fdinfo").iterdir():
             with suppress(FileNotFoundError):
-                count += os.readlink(fd) == "anon_inode:inotify"
+                count += fd.read_text().count("inotify wd:")
         return count
 
-    until(lambda: open_queues() == 8)
+    until(lambda: watched() == 8)

@@ -38,8 +38,9 @@ def test_a_port_that_is_taken_is_said_in_one_line(monkeypatch, tmp_path, capsys)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         assert main(["--host", "127.0.0.1", "--port", str(port)]) == 1
-    why = f"sandkeeper: cannot listen on 127.0.0.1:{port}: Address already in use\n"
-    assert capsys.readouterr().err == why
+    why = f"sandkeeper: cannot listen on 127.0.0.1:{port}: Address already in use; --port "
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(why)
 
 
 def test_a_setting_that_would_leave_something_open_is_refused_by_its_name(

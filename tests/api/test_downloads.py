@@ -95,6 +95,12 @@ def test_a_name_that_would_break_the_header_is_escaped(server: Server, tmp_path:
         ("bytes=-5000", 0, 1024),
         ("bytes=1000-5000", 1000, 1024),
         ("bytes=2000-3000,10-19", 10, 20),
+        ("bytes=0-9999999999999999999999", 0, 1024),
+        ("bytes=1000-" + "9" * 6000, 1000, 1024),
+        ("bytes=-" + "9" * 6000, 0, 1024),
+        ("bytes=000000000000000000000000-0000000000000000000000009", 0, 10),
+        ("Bytes=0-0", 0, 1),
+        ("bytes= 0-0 ,", 0, 1),
     ],
 )
 def test_one_range_is_answered_alone(
@@ -106,12 +112,32 @@ def test_one_range_is_answered_alone(
     assert reply.headers["content-range"] == f"bytes {start}-{end - 1}/1024"
 
 
-@pytest.mark.parametrize("header", ["bytes=2000-", "bytes=5-1", "lines=1-2", "bytes=x", "bytes=-0"])
+@pytest.mark.parametrize(
+    "header", ["bytes=2000-", "bytes=-0", "bytes=1024-", "bytes=" + "9" * 40 + "-", "bytes=,-0,"]
+)
 def test_a_range_outside_the_file_is_a_416(server: Server, url: str, header: str) -> None:
     reply = server.client.get(url, headers={**OCTETS, "Range": header})
 
     assert (reply.status_code, reply.headers["content-range"]) == (416, "bytes */1024")
     assert "invalid range" in reply.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("bytes=5-1", "bytes=0-0,5-1", "bytes=x", "bytes=abc", "bytes=-", "bytes", "bytes 0-1"),
+        *("bytes=--1", "bytes=1--2", "bytes=0x1-2", "bytes=1-2-3", "bytes=+1-2", "bytes=0 - 1"),
+        *("bytes=0-1;2", "items=0-1", "lines=1-2", "=0-1", "bytes=" + "9" * 40 + "-1"),
+        "bytes=\N{ARABIC-INDIC DIGIT ONE}-2".encode(),
+    ],
+)
+def test_what_is_no_range_of_bytes_is_as_if_it_were_not_there(
+    server: Server, url: str, header: str | bytes
+) -> None:
+    reply = server.client.get(url, headers={**OCTETS, "Range": header})
+
+    assert (reply.status_code, reply.content) == (200, TEXT)
+    assert "content-range" not in reply.headers
 
 
 def test_several_ranges_come_as_byteranges(server: Server, url: str) -> None:

@@ -456,11 +456,13 @@ def test_names_and_paths_follow_the_contracts_table() -> None:
 
 def test_the_kernels_table_is_unescaped() -> None:
     line = (
-        "10.0.0.1:49200:/buckets/drv-my-data-ws1/a:b /mnt/with\\040blank\\134x fuse.blfs ro,x 0 0"
+        "71 22 0:39 / /mnt/with\\040blank\\134x ro,nosuid shared:1 master:2 - fuse.blfs "
+        "10.0.0.1:49200:/buckets/drv-my-data-ws1/a:b rw,user_id=0"
     )
     (entry,) = parse_mounts(line)
 
-    assert (entry.path, entry.read_only) == ("/mnt/with blank\\x", True)
+    assert (entry.path, entry.read_only, entry.id) == ("/mnt/with blank\\x", True, 71)
+    assert (entry.kind, entry.options[:2]) == ("fuse.blfs", ("ro", "nosuid"))
     drive = read_mount(entry, "WS1")
     assert (drive.name, drive.drive_path, drive.read_only) == ("my-data", "/a:b", True)
     assert (

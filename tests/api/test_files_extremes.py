@@ -132,7 +132,9 @@ def test_ten_gigabytes_are_nothing_to_a_server_that_streams(server: Server, shm:
 def test_a_hundred_who_ask_and_never_read_hold_nobody_up(server: Server, shm: Path) -> None:
     (shm / "big").write_bytes(bytes(5_000_000))
     (shm / "small").write_text("x")
-    request = f"GET /filesystem/{shm}/big?download=true HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    request = (
+        f"GET /filesystem/{shm}/big?download=true HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    )
     before = resident(server)
     with contextlib.ExitStack() as idle:
         for _ in range(100):

@@ -20,7 +20,7 @@ TAIL = b"\r\n--" + BOUNDARY + b"--\r\n"
 def upload(path: Path, data: bytes) -> bytes:
     body = HEAD + data + TAIL
     return (
-        b"PUT /filesystem/%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n"
+        b"PUT /filesystem/%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n"
         b"Content-Type: multipart/form-data; boundary=%s\r\n\r\n"
     ) % (bytes(path), len(body), BOUNDARY) + body
 

@@ -304,7 +304,7 @@ def test_a_broken_archive_is_a_400_and_leaves_no_temporary(
 def test_an_archive_that_breaks_off_ends_the_unpacking(server: Server, tmp_path: Path) -> None:
     data = archive(("whole", {}, b"w" * 1000), ("half", {}, bytes(5_000_000)))
     head = (
-        f"PUT /filesystem-archive/{tmp_path}/t HTTP/1.1\r\nHost: x\r\n"
+        f"PUT /filesystem-archive/{tmp_path}/t HTTP/1.1\r\nHost: localhost\r\n"
         f"Content-Length: {len(data)}\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
@@ -344,7 +344,7 @@ def test_a_kill_while_unpacking_leaves_no_temporary_after_the_next_start(
     target = tmp_path / "t"
     big = archive(("d/whole", {}, b"w" * 1000), ("d/big", {}, bytes(50_000_000)))
     head = (
-        f"PUT /filesystem-archive/{target} HTTP/1.1\r\nHost: x\r\n"
+        f"PUT /filesystem-archive/{target} HTTP/1.1\r\nHost: localhost\r\n"
         f"Content-Length: {len(big)}\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", server.port)) as sock:

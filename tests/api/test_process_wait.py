@@ -202,7 +202,7 @@ def test_a_strange_timeout_is_clamped_not_refused(server: Server, value: str) ->
 def test_waiters_that_go_away_are_forgotten(make_server) -> None:
     own: Server = make_server()
     post(own, name="w5", command="sleep 60")
-    request = b"GET /process/w5/wait?timeout=100 HTTP/1.1\r\nHost: x\r\n\r\n"
+    request = b"GET /process/w5/wait?timeout=100 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     sockets = [socket.create_connection(("127.0.0.1", own.port)) for _ in range(30)]
     for sock in sockets:
         sock.sendall(request)
@@ -228,7 +228,7 @@ def test_a_port_wait_ends_with_its_client(make_server, accept: str) -> None:
     own: Server = make_server()
     body = b'{"name":"w6","command":"sleep 60","waitForPorts":[1]}'
     head = (
-        f"POST /process HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n"
+        f"POST /process HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", own.port)) as sock:

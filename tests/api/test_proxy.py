@@ -13,8 +13,6 @@ import httpx
 import pytest
 from tests.harness import Server, free_port, until
 
-from sandkeeper.api.forwarding import Target, request_headers
-
 Answer = Callable[["Connection"], None]
 
 
@@ -131,7 +129,9 @@ def test_path_and_query_arrive_byte_for_byte(
     server: Server, upstream: Start, asked: str, seen: str
 ) -> None:
     port = upstream(echo).port
-    head = f"GET /port/{port}{asked} HTTP/1.1\r\nHost: sandbox.test\r\nConnection: close\r\n\r\n"
+    head = (
+        f"GET /port/{port}{asked} HTTP/1.1\r\nHost: sandbox.localhost\r\nConnection: close\r\n\r\n"
+    )
 
     answer = raw_request(server, head.encode())
 
@@ -167,33 +167,63 @@ def test_hop_by_hop_fields_stay_on_their_hop(server: Server, upstream: Start) ->
     assert "access-control-allow-origin" not in reply.headers
 
 
-def test_the_server_learns_who_asked_and_under_which_name(server: Server, upstream: Start) -> None:
-    port = upstream(echo).port
-    headers = {
-        "Host": "sandbox.test",
-        "X-Forwarded-For": "203.0.113.7",
-        "X-Forwarded-Proto": "https",
-        "X-Forwarded-Prefix": "/edge/",
-    }
+FORWARDED = {
+    "Host": "sandbox.localhost",
+    "X-Forwarded-For": "203.0.113.7",
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-Prefix": "/edge/",
+    "X-Forwarded-User": "root",
+    "X_Forwarded_Host": "evil",
+    "X-Real-IP": "203.0.113.7",
+    "Forwarded": "for=203.0.113.7",
+}
 
-    told = dict(server.client.get(f"/port/{port}/", headers=headers).json()["headers"])
+
+def test_a_trusted_gateways_word_is_passed_on_and_added_to(
+    make_server: Callable[..., Server], upstream: Start
+) -> None:
+    port = upstream(echo).port
+    behind = make_server(env={"SANDKEEPER_TRUSTED_GATEWAYS": "127.0.0.1"})
+
+    told = dict(behind.client.get(f"/port/{port}/", headers=FORWARDED).json()["headers"])
 
     assert told["host"] == f"localhost:{port}"
-    assert told["x-forwarded-host"] == "sandbox.test"
+    assert told["x-forwarded-host"] == "sandbox.localhost"
     assert told["x-forwarded-for"] == "203.0.113.7, 127.0.0.1"
     assert told["x-forwarded-proto"] == "https"
     assert told["x-forwarded-prefix"] == f"/edge/port/{port}"
+    assert told["x-forwarded-user"] == "root"
+    assert (told["forwarded"], told["x-real-ip"]) == ("for=203.0.113.7", "203.0.113.7")
+
+
+@pytest.mark.parametrize("gateways", ["", "192.0.2.0/24"])
+def test_nobody_elses_word_about_the_way_is_passed_on(
+    make_server: Callable[..., Server], upstream: Start, gateways: str
+) -> None:
+    port = upstream(echo).port
+    own = make_server(env={"SANDKEEPER_TRUSTED_GATEWAYS": gateways})
+
+    told = dict(own.client.get(f"/port/{port}/", headers=FORWARDED).json()["headers"])
+
+    assert told["x-forwarded-host"] == "sandbox.localhost"
+    assert told["x-forwarded-for"] == "127.0.0.1"
+    assert told["x-forwarded-proto"] == "http"
+    assert told["x-forwarded-prefix"] == f"/port/{port}"
+    assert {"forwarded", "x-real-ip", "x-forwarded-user", "x_forwarded_host"}.isdisjoint(told)
 
 
 @pytest.mark.parametrize("told", ["t%2Bk%20n%2F", "t+k n/", "t%2Bk+n/"])
-def test_a_referer_with_the_token_is_left_out_however_it_is_written(told: str) -> None:
-    fields = [(b"referer", f"http://a/?token={told}".encode()), (b"x-other", b"kept")]
-    scope = {"headers": fields, "scheme": "http", "client": ("127.0.0.1", 1)}
+def test_a_referer_with_the_token_is_left_out_however_it_is_written(
+    make_server: Callable[..., Server], upstream: Start, told: str
+) -> None:
+    guarded = make_server(env={"SANDKEEPER_TOKEN": "t+k n/"})
+    headers = {"Authorization": "Bearer t+k n/", "X-Other": "kept"}
+    headers["Referer"] = f"{guarded.url}/?token={told}"
 
-    sent = request_headers(scope, Target(80, b"/", b""), "t+k n/")
+    sent = guarded.client.get(f"/port/{upstream(echo).port}/", headers=headers).json()["headers"]
 
-    assert (b"x-other", b"kept") in sent
-    assert not [name for name, _ in sent if name == b"referer"]
+    assert ["x-other", "kept"] in sent
+    assert not [name for name, _ in sent if name == "referer"]
 
 
 def test_the_token_of_this_server_is_not_told(make_server: Callable[..., Server]) -> None:
@@ -428,7 +458,7 @@ def test_a_client_that_does_not_read_stops_the_server_not_the_memory(
     port = upstream(answer).port
     before = resident(server.pid)
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
-        sock.sendall(b"GET /port/%d/ HTTP/1.1\r\nHost: x\r\n\r\n" % port)
+        sock.sendall(b"GET /port/%d/ HTTP/1.1\r\nHost: localhost\r\n\r\n" % port)
         until(lambda: sent)
         seen = -1
         while seen != sent:
@@ -449,7 +479,7 @@ def test_a_server_that_does_not_read_stops_the_client_not_the_memory(
         connection.reply(b"enough")
 
     before = resident(server.pid)
-    head = b"POST /port/%d/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
+    head = b"POST /port/%d/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(head % upstream(answer).port)
         sock.settimeout(0.3)
@@ -477,7 +507,7 @@ def test_a_client_that_leaves_ends_the_servers_work(server: Server, upstream: St
             left.set()
 
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
-        sock.sendall(b"GET /port/%d/ HTTP/1.1\r\nHost: x\r\n\r\n" % upstream(answer).port)
+        sock.sendall(b"GET /port/%d/ HTTP/1.1\r\nHost: localhost\r\n\r\n" % upstream(answer).port)
         assert started.wait(5)
 
     assert left.wait(5)
@@ -488,7 +518,7 @@ def test_an_early_answer_to_an_upload_reaches_the_client(server: Server, upstrea
         connection.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
         connection.file.read()
 
-    head = b"POST /port/%d/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nabc"
+    head = b"POST /port/%d/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nabc"
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(head % upstream(answer).port)
         reply = sock.recv(65536)

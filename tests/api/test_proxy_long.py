@@ -34,7 +34,7 @@ def answer_of(file: BinaryIO) -> tuple[int, bytes]:
 
 
 def request(port: int, body: bytes = b"") -> bytes:
-    head = b"POST /port/%d/ HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /port/%d/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
     return head % (port, len(body)) + body
 
 
@@ -135,7 +135,7 @@ def test_a_client_that_leaves_in_a_long_body_ends_the_servers_work(
 
     port = upstream(answer).port
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
-        head = b"POST /port/%d/ HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+        head = b"POST /port/%d/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
         sock.sendall(head % (port, (1 << 30) if sending else 0))
         if sending:
             sock.sendall(LONG)

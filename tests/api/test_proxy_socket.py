@@ -214,7 +214,7 @@ def test_a_redirect_of_a_handshake_is_passed_on_not_followed(server: Server) -> 
             port = upstream.sockets[0].getsockname()[1]
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.write(
-                b"GET /port/%d/ HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+                b"GET /port/%d/ HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
                 b"Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
                 b"Sec-WebSocket-Version: 13\r\n\r\n" % port
             )

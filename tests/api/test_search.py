@@ -315,7 +315,7 @@ def test_head_looks_nothing_up_and_a_missing_slash_is_redirected(server: Server)
 def test_a_client_that_goes_ends_its_search(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(b"GET /filesystem-content-search/%2F?query=zzqzz&excludeDirs=, HTTP/1.1\r\n")
-        sock.sendall(b"Host: x\r\n\r\n")
+        sock.sendall(b"Host: localhost\r\n\r\n")
         until(lambda: children(server, "rg"))
 
     until(lambda: not children(server, "rg"))

@@ -22,6 +22,17 @@ def connected(page: Page) -> None:
     expect(page.locator("#status")).to_have_text("connected")
 
 
+def started(page: Page) -> None:
+    """Say yes to what the address names, which the page asks for first, and connect."""
+    page.click("#start")
+    connected(page)
+
+
+def opened(page: Page, address: str) -> None:
+    page.goto(address)
+    started(page)
+
+
 def shown(page: Page, text: str) -> str:
     return until(lambda: text in page.evaluate(TEXT) and page.evaluate(TEXT))
 
@@ -32,8 +43,7 @@ def run(page: Page, command: str) -> None:
 
 
 def test_a_person_types_and_reads(server: Server, page: Page) -> None:
-    page.goto(server.url + "/terminal?sessionId=typed&shell=/bin/sh&workingDir=/usr")
-    connected(page)
+    opened(page, server.url + "/terminal?sessionId=typed&shell=/bin/sh&workingDir=/usr")
 
     run(page, "pwd; echo a''é漢b; stty size")
 
@@ -45,13 +55,12 @@ def test_a_person_types_and_reads(server: Server, page: Page) -> None:
 
 
 def test_a_page_that_is_loaded_again_shows_the_same_screen(server: Server, page: Page) -> None:
-    page.goto(server.url + "/terminal?sessionId=reload&shell=/bin/sh")
-    connected(page)
+    opened(page, server.url + "/terminal?sessionId=reload&shell=/bin/sh")
     run(page, "seq 1 200; printf '\\033[1;32mcol''oured\\033[0m\\n'")
     before = shown(page, "coloured")
 
     page.reload()
-    connected(page)
+    started(page)
 
     after = shown(page, "coloured")
     assert after.splitlines()[-8:] == before.splitlines()[-8:]
@@ -61,12 +70,14 @@ def test_a_page_that_is_loaded_again_shows_the_same_screen(server: Server, page:
 
 
 def test_the_terminal_follows_the_size_of_the_window(server: Server, page: Page) -> None:
-    page.goto(server.url + "/terminal?sessionId=sized&shell=/bin/sh")
-    connected(page)
+    opened(page, server.url + "/terminal?sessionId=sized&shell=/bin/sh")
     page.set_viewport_size({"width": 600, "height": 300})
 
     def same() -> bool:
-        record = server.client.get("/terminals/sized").json()
+        reply = server.client.get("/terminals/sized")
+        if reply.status_code == 404:  # connected, and not yet there
+            return False
+        record = reply.json()
         here = page.evaluate("[window.sandkeeperTerminal.cols, window.sandkeeperTerminal.rows]")
         return here == [record["cols"], record["rows"]] and here[0] < 80
 
@@ -75,8 +86,7 @@ def test_the_terminal_follows_the_size_of_the_window(server: Server, page: Page)
 
 def test_the_page_comes_back_when_the_server_does(make_server: Any, page: Page) -> None:
     own: Server = make_server()
-    page.goto(own.url + "/terminal?shell=/bin/sh")
-    connected(page)
+    opened(page, own.url + "/terminal?shell=/bin/sh")
     run(page, "kept=42; echo read''y")
     shown(page, "ready")
 
@@ -90,8 +100,7 @@ def test_the_page_comes_back_when_the_server_does(make_server: Any, page: Page) 
 
 
 def test_an_exit_is_told_and_a_fresh_shell_is_a_click_away(server: Server, page: Page) -> None:
-    page.goto(server.url + "/terminal?sessionId=ended&shell=/bin/sh")
-    connected(page)
+    opened(page, server.url + "/terminal?sessionId=ended&shell=/bin/sh")
     run(page, "echo la''st; exit")
     expect(page.locator("#status")).to_have_text("exited")
     shown(page, "last")
@@ -105,8 +114,7 @@ def test_an_exit_is_told_and_a_fresh_shell_is_a_click_away(server: Server, page:
 
 def test_search_copy_and_the_two_themes(server: Server, page: Page) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.goto(server.url + "/terminal?sessionId=tools&shell=/bin/sh")
-    connected(page)
+    opened(page, server.url + "/terminal?sessionId=tools&shell=/bin/sh")
     run(page, "seq 1 300; echo need''le")
     shown(page, "needle")
 
@@ -122,8 +130,7 @@ def test_search_copy_and_the_two_themes(server: Server, page: Page) -> None:
 
 
 def test_a_view_only_page_does_not_type(server: Server, page: Page) -> None:
-    page.goto(server.url + "/terminal?sessionId=seen&shell=/bin/sh&readOnly=true")
-    connected(page)
+    opened(page, server.url + "/terminal?sessionId=seen&shell=/bin/sh&readOnly=true")
     run(page, "echo for''bidden")
     typed = server.client.post("/terminals/seen/input", content=b"echo allo''wed\r")
 
@@ -133,8 +140,7 @@ def test_a_view_only_page_does_not_type(server: Server, page: Page) -> None:
 
 def test_a_token_in_the_pages_address_opens_the_socket_too(make_server: Any, page: Page) -> None:
     own: Server = make_server(env={"SANDKEEPER_TOKEN": "s3cret"})
-    page.goto(own.url + "/terminal?token=s3cret&shell=/bin/sh")
-    connected(page)
+    opened(page, own.url + "/terminal?token=s3cret&shell=/bin/sh")
     run(page, "echo in''side")
     shown(page, "inside")
 
@@ -147,7 +153,8 @@ class _Gateway(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
-        reply = httpx.get(self.target + self.path.removeprefix("/some/prefix"))
+        told = {name: text for name, text in self.headers.items() if name.startswith("Sec-Fetch-")}
+        reply = httpx.get(self.target + self.path.removeprefix("/some/prefix"), headers=told)
         self.send_response(reply.status_code)
         self.send_header("Content-Type", reply.headers["content-type"])
         self.end_headers()

@@ -176,10 +176,18 @@ def test_a_page_of_another_origin_is_refused(make_server) -> None:
         with Person(own, headers={"Origin": good}) as person:
             person.type("echo o''k\r")
             person.see("ok")
-    with Person(
-        own, headers={"Origin": "https://gate.example", "X-Forwarded-Host": "gate.example"}
-    ) as person:
+    with pytest.raises(InvalidStatus):  # nobody has said that this peer is a gateway
+        Person(own, headers={"Origin": "https://gate.example", "X-Forwarded-Host": "gate.example"})
+
+
+def test_a_trusted_gateway_says_by_which_name_and_scheme_its_pages_see_us(make_server) -> None:
+    own: Server = make_server(env={"SANDKEEPER_TRUSTED_GATEWAYS": "127.0.0.1"})
+    page = {"Origin": "https://gate.example", "X-Forwarded-Host": "gate.example"}
+    with Person(own, headers={**page, "X-Forwarded-Proto": "https"}) as person:
+        person.type("echo o''k\r")
         person.see("ok")
+    with pytest.raises(InvalidStatus):  # a page of http is another origin
+        Person(own, headers={**page, "X-Forwarded-Proto": "http"})
 
 
 def test_limits_of_sessions_and_clients_close_with_1013(make_server) -> None:
@@ -314,8 +322,9 @@ def test_a_client_that_never_reads_costs_nothing_and_holds_nobody_up(make_server
         fast.see("ready")
         stuck = socket.create_connection(("127.0.0.1", own.port))
         stuck.sendall(
-            b"GET /terminal/ws?sessionId=flood HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
-            b"Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            b"GET /terminal/ws?sessionId=flood HTTP/1.1\r\nHost: localhost\r\n"
+            b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
             b"Sec-WebSocket-Version: 13\r\n\r\n"
         )
         until(lambda: own.client.get("/terminals/flood").json()["clients"] == 2)

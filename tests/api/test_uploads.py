@@ -116,7 +116,7 @@ def test_an_upload_that_breaks_off_leaves_the_old_file_and_nothing_else(
 ) -> None:
     (tmp_path / "f").write_bytes(b"old")
     head = (
-        f"PUT /filesystem/{tmp_path}/f HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n"
+        f"PUT /filesystem/{tmp_path}/f HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n"
         "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
         f"--b\r\nContent-Disposition: form-data; {FILE}\r\n\r\n"
     )

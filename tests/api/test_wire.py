@@ -11,7 +11,7 @@ from tests.harness import Server
 
 __all__ = ["client"]
 
-HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
 START = b'{"command": "echo upgraded", "waitForCompletion": true}'
 WEBSOCKET = (
@@ -21,7 +21,7 @@ WEBSOCKET = (
 
 
 def start(framing: bytes, body: bytes) -> bytes:
-    return b"POST /process HTTP/1.1\r\nHost: x\r\n" + H2C + framing + b"\r\n\r\n" + body
+    return b"POST /process HTTP/1.1\r\nHost: localhost\r\n" + H2C + framing + b"\r\n\r\n" + body
 
 
 BODIES = {
@@ -54,7 +54,9 @@ def test_a_long_upload_may_offer_http_2(
     client: tuple[socket.socket, BinaryIO], tmp_path: Path
 ) -> None:
     sock, file = client
-    offering = upload(tmp_path / "a", DATA).replace(b"Host: x\r\n", b"Host: x\r\n" + H2C, 1)
+    offering = upload(tmp_path / "a", DATA).replace(
+        b"Host: localhost\r\n", b"Host: localhost\r\n" + H2C, 1
+    )
     send(sock, HEALTH.replace(b"\r\n\r\n", b"\r\n" + H2C + b"\r\n") + offering + HEALTH)
 
     assert [answer_of(file)[0] for _ in range(3)] == [200, 200, 200]
@@ -65,7 +67,7 @@ def test_a_websocket_handshake_with_a_body_is_answered(
     client: tuple[socket.socket, BinaryIO],
 ) -> None:
     sock, file = client
-    head = b"GET /terminal/ws HTTP/1.1\r\nHost: x\r\n" + WEBSOCKET
+    head = b"GET /terminal/ws HTTP/1.1\r\nHost: localhost\r\n" + WEBSOCKET
     sock.sendall(head + b"Content-Length: 5\r\n\r\nhello" + HEALTH)
 
     assert answer_of(file)[0] == 400
@@ -79,7 +81,9 @@ def test_a_client_not_asked_for_its_body_is_not_read_on(server: Server, line: by
         socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock,
         sock.makefile("rb") as file,
     ):
-        expecting = b" HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 100\r\n\r\n"
+        expecting = (
+            b" HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 100\r\n\r\n"
+        )
         sock.sendall(line + expecting)
         head = b"".join(iter(file.readline, b"\r\n"))
         length = int(head.lower().partition(b"content-length: ")[2].split(b"\r")[0] or 0)
@@ -94,7 +98,8 @@ def test_a_client_asked_for_its_body_keeps_its_connection(
 ) -> None:
     sock, file = client
     head = (
-        b"POST /process HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+        b"POST /process HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+        b"Content-Length: %d\r\n\r\n"
     )
     sock.sendall(head % len(START))
     assert file.readline().startswith(b"HTTP/1.1 100")

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from sandkeeper.core.paths import is_temporary, temporary_name
-from sandkeeper.core.patterns import name_matcher
 from sandkeeper.core.removal import remove_tree
 from sandkeeper.core.renaming import exclusive_rename
 from sandkeeper.core.replace import Draft, PathLocks, survey
@@ -77,32 +76,6 @@ def test_a_path_is_held_by_one_at_a_time_and_pairs_never_lock_each_other_out() -
         thread.join(20)
     assert not any(thread.is_alive() for thread in threads)
     assert locks._locks == {}
-
-
-@pytest.mark.parametrize(
-    ("pattern", "matching", "other"),
-    [
-        ("*.py", "a.py", "a.pyc"),
-        ("?.py", "é.py", "ab.py"),
-        ("[a-c]*", "b", "d"),
-        ("[^a-c]*", "d", "b"),
-        ("a\\*", "a*", "ab"),
-        ("[\\]x]", "]", "\\"),
-        ("[a&&b]", "&", "c"),
-        ("a.b+", "a.b+", "axbb"),
-        ("*", "new\nline", ""),
-    ],
-)
-def test_globs_mean_what_go_means(pattern: str, matching: str, other: str) -> None:
-    matches = name_matcher([pattern])
-
-    assert matches(matching)
-    assert not matches(other) or other == ""
-
-
-@pytest.mark.parametrize("pattern", ["[", "[a", "a\\", "[z-a]", "[]"])
-def test_a_malformed_glob_matches_nothing(pattern: str) -> None:
-    assert not any(map(name_matcher([pattern]), ["[", "[a", "a\\", "a", "z", "[z-a]", "[]"]))
 
 
 def test_removing_a_tree_follows_no_link(tmp_path: Path) -> None:

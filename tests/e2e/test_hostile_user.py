@@ -30,7 +30,7 @@ def hostile() -> Iterator[Server]:
 
     Not in pytest's folder, which each run closes again for everybody else.
     """
-    env = {"SANDKEEPER_TOKEN": "", "SANDKEEPER_LOCAL_CODEGEN": "1"}
+    env = {"SANDKEEPER_LOCAL_CODEGEN": "1"}
     with tempfile.TemporaryDirectory(prefix="sandkeeper-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -273,7 +273,8 @@ def test_the_token_stays_with_the_server(make_server) -> None:
 @needs_root
 def test_a_document_that_the_workload_can_write_is_not_obeyed(make_server, tmp_path) -> None:
     document = tmp_path / "metadata"
-    own: Server = make_server(args=["--user", "nobody"], env={"BL_METADATA_PATH": str(document)})
+    env = {"BL_METADATA_PATH": str(document), "SANDKEEPER_WORKLOAD_MAY": "environment"}
+    own: Server = make_server(args=["--user", "nobody"], env=env)
     document.write_text('{"generation": 1, "environment": {"PLANTED": "yes"}}')
     for owner, mode in ((65534, 0o600), (0, 0o666)):
         os.chown(document, owner, owner)

@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +226,8 @@ def test_the_workload_cannot_bring_in_a_version_of_its_own(
 ) -> None:
     folder = tmp_path / "wheels"
     note(make_wheel(folder, NEW))
-    own = upgradable(folder, args=["--user", "nobody"])
+    env = {"SANDKEEPER_WORKLOAD_MAY": "upgrade"}
+    own = upgradable(folder, args=["--user", "nobody"], env=env)
     for path in (tmp_path, *tmp_path.parents[:2]):
         path.chmod(0o755)
     planted = own.workdir.parent / "planted"
@@ -243,6 +246,32 @@ def test_the_workload_cannot_bring_in_a_version_of_its_own(
     assert upgrade(own)["version"] == NEW
     assert own.run("id -un")["stdout"] == "nobody\n"
     assert own.run(f"ls {own.state}/versions")["exitCode"] != 0
+
+
+@needs_root
+def test_tokens_and_rights_are_the_next_versions_too(upgradable: Callable[..., Server]) -> None:
+    env = {"SANDKEEPER_TOKEN": "the-user's", "SANDKEEPER_ADMIN_TOKEN": "the-operator's\n"}
+    own = upgradable(args=["--user", "61118"], env=env)  # whom no other test stops
+    user, admin = ({"Authorization": f"Bearer {env[name].strip()}"} for name in env)
+    for before in (True, False):
+        status = own.client.get("/archive/status", headers=user)
+        assert "needs the operator's right" in status.json()["error"], before
+        assert own.client.get("/archive/status", headers=admin).status_code == 200, before
+        assert own.client.get("/process").status_code == 401, before
+        own.client.headers.update(user)
+        hidden = own.run("env", workingDir="/")["stdout"]
+        del own.client.headers["Authorization"]
+        assert "PATH=" in hidden
+        assert "SANDKEEPER_" not in hidden
+        if before:
+            assert own.client.post("/upgrade", json={}, headers=user).status_code == 403
+            assert own.client.post("/upgrade", json={}, headers=admin).status_code == 200
+            assert ended(own)["version"] == NEW
+
+    kept = [path for path in own.folder.rglob("*") if path.is_file()]
+    assert own.log_path in kept
+    for path in kept:
+        assert b"the-operator's" not in path.read_bytes(), path
 
 
 def test_the_clients_upgrade_and_health_work(
@@ -406,6 +435,45 @@ def test_holders_terminals_and_the_startup_command_are_as_before(
     assert own.stop() == 0  # the keeper, a child, ends during it: nothing holds it any more
     assert (own.folder / "stderr.log").read_text() == ""
     own.start()
+
+
+def reachable(server: Server) -> list[str]:
+    """Return the loopback addresses on which new connections are answered."""
+    found = []
+    for host in ("127.0.0.1", "::1"):
+        with suppress(OSError), socket.create_connection((host, server.port), timeout=20) as sock:
+            sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            found += [host] if sock.recv(12) == b"HTTP/1.1 200" else []
+    return found
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_both_loopback_addresses_are_handed_on_and_taken_back(
+    upgradable: Callable[..., Server], wheels: Path, tmp_path: Path, good: bool
+) -> None:
+    if not good:
+        spoilt(tmp_path / "wheels", GOES_WRONG["an exception"])
+    own = upgradable(wheels if good else tmp_path / "wheels", args=["--host", "localhost"])
+    before = reachable(own)
+
+    health = upgrade(own)
+
+    assert health["version"] == (NEW if good else OLD)
+    assert reachable(own) == before
+    assert before[0] == "127.0.0.1"
+
+
+def test_an_older_version_which_may_know_of_one_socket_gets_the_first_alone(
+    upgradable: Callable[..., Server], tmp_path: Path
+) -> None:
+    note(make_wheel(tmp_path, "0.0.1"))
+    own = upgradable(
+        tmp_path, args=["--host", "localhost"], env={"SANDKEEPER_UPGRADE_DOWNGRADE": "true"}
+    )
+
+    assert upgrade(own)["version"] == "0.0.1"
+    # The other is closed when nobody needs it for the way back any more: nobody waits at it.
+    until(lambda: reachable(own) == ["127.0.0.1"], 60)
 
 
 # What fails

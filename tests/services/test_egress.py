@@ -9,7 +9,7 @@ import ssl
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness import Server, free_port, until
 
+from sandkeeper.core.identity import Identity
 from sandkeeper.core.relay import POOLED_PIPES
 from sandkeeper.services.egress import Egress
 from sandkeeper.services.egress_ca import BadCertificates, extra_certificates
@@ -84,6 +85,12 @@ class Upstream:
             size = int(lower.split("content-length:")[1].split()[0])
             while len(rest) < size:
                 rest += sock.recv(65536)
+        if "transfer-encoding: chunked" in lower:
+            while not rest.endswith(b"0\r\n\r\n"):
+                chunk = sock.recv(65536)
+                if not chunk:
+                    return
+                rest += chunk
         self.bodies.append(rest)
         sock.sendall(self.reply)
 
@@ -197,10 +204,13 @@ class Lines:
         return lambda message, **fields: self.write(level, message, **fields)
 
 
-def egress_in(tmp_path: Path, values: dict[str, str]) -> tuple[Egress, Variables, Lines]:
+def egress_in(
+    tmp_path: Path, values: dict[str, str], workload: Identity | None = None
+) -> tuple[Egress, Variables, Lines]:
     environment, log = Variables(values), Lines()
     settings = EgressSettings.read(values, tmp_path)
-    return Egress(settings, environment, log), environment, log  # type: ignore[arg-type]
+    made = Egress(settings, environment, log, workload)  # type: ignore[arg-type]
+    return made, environment, log
 
 
 def test_children_get_the_loopback_proxy_and_a_reload_keeps_it(
@@ -251,6 +261,25 @@ def test_without_a_listener_the_token_goes_into_the_environment(
             while environment.get("HTTP_PROXY") != wanted:
                 await asyncio.sleep(0.005)
         assert environment.get("https_proxy") == wanted
+        assert "cannot listen" in log.lines[0]
+        await egress.stop()
+
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        asyncio.run(run(busy.getsockname()[1]))
+
+
+def test_a_workload_that_takes_the_port_is_not_given_the_token(
+    upstream: Upstream, token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandkeeper.services.egress.BIND_TRIES", 0)
+    workload = Identity(os.getuid() + 1, os.getgid() + 1, "workload", "/")
+
+    async def run(taken: int) -> None:
+        values = {**proxy_env(upstream, token), "SANDBOX_LOCAL_PROXY_PORT": str(taken)}
+        egress, environment, log = egress_in(tmp_path, values, workload)
+        await egress.start()
+        assert egress.port not in {0, taken}
+        assert environment.get("HTTP_PROXY") == f"http://localhost:{egress.port}"
         assert "cannot listen" in log.lines[0]
         await egress.stop()
 
@@ -590,12 +619,188 @@ def test_templates_are_read_as_the_contract_has_them() -> None:
             of(bad)
 
 
+def head_of(
+    target: bytes, *fields: bytes, method: bytes = b"GET", version: bytes = b"1.1"
+) -> bytes:
+    line = b"%s %s HTTP/%s\r\n" % (method, target, version)
+    return line + b"".join(field + b"\r\n" for field in (b"Host: h", *fields)) + b"\r\n"
+
+
+SMUGGLING = {
+    "line feed": head_of(b"http://a.b/", b"A: b\n\nGET http://internal/ HTTP/1.1\nX: y"),
+    "line feed before a field": head_of(b"http://a.b/", b"A: b\nProxy-Authorization: z"),
+    "line feeds alone": b"GET http://a.b/ HTTP/1.1\nHost: a.b\n\n",
+    "line feed in the target": head_of(b"http://a.b/\nx"),
+    "carriage return": head_of(b"http://a.b/", b"A: b\rProxy-Authorization: z"),
+    "NUL": head_of(b"http://a.b/", b"A: b\0"),
+    "vertical tab": head_of(b"http://a.b/", b"Transfer-Encoding: \x0bchunked"),
+    "folded": head_of(b"http://a.b/", b"A: b", b" Proxy-Authorization: z"),
+    "space before the colon": head_of(b"http://a.b/", b"Content-Length : 5"),
+    "no name": head_of(b"http://a.b/", b": x"),
+    "two lengths": head_of(b"http://a.b/", b"Content-Length: 1, 2"),
+    "signed length": head_of(b"http://a.b/", b"Content-Length: +5"),
+    "underscored length": head_of(b"http://a.b/", b"Content-Length: 1_0"),
+    "huge length": head_of(b"http://a.b/", b"Content-Length: " + b"9" * 40),
+    "both framings": head_of(b"http://a.b/", b"Content-Length: 1", b"Transfer-Encoding: chunked"),
+    "odd coding": head_of(b"http://a.b/", b"Transfer-Encoding: xchunked"),
+    "coding with a weight": head_of(b"http://a.b/", b"Transfer-Encoding: chunked;q=1"),
+    "two codings": head_of(b"http://a.b/", b"Transfer-Encoding: gzip, chunked"),
+    "coding twice": head_of(b"http://a.b/", b"Transfer-Encoding: chunked", b"Transfer-Encoding: x"),
+    "chunks of HTTP/1.0": head_of(b"http://a.b/", b"Transfer-Encoding: chunked", version=b"1.0"),
+    "length named away": head_of(
+        b"http://a.b/", b"Connection: Content-Length", b"Content-Length: 9", method=b"POST"
+    ),
+    "host named away": head_of(b"http://a.b/", b"Connection: x, host"),
+    "two hosts": head_of(b"http://a.b/", b"Host: c"),
+    "user in the target": head_of(b"http://u:p@a.b/"),
+    "backslash": head_of(b"http://a.b\\@c/"),
+    "fragment": head_of(b"http://a.b/#c"),
+    "no host": head_of(b"http:///x"),
+    "another version": head_of(b"http://a.b/", version=b"2.0"),
+    "CONNECT without a port": head_of(b"a.b", method=b"CONNECT"),
+    "CONNECT to a URI": head_of(b"http://a.b:1/", method=b"CONNECT"),
+    "CONNECT with a user": head_of(b"u@a.b:1", method=b"CONNECT"),
+    "CONNECT with a body": head_of(b"a.b:1", b"Content-Length: 3", method=b"CONNECT"),
+    "CONNECT in chunks": head_of(b"a.b:1", b"Transfer-Encoding: chunked", method=b"CONNECT"),
+    "small connect": head_of(b"a.b:1", method=b"connect"),
+}
+
+
+@pytest.mark.parametrize("data", SMUGGLING.values(), ids=SMUGGLING.keys())
+def test_what_can_be_read_in_two_ways_never_goes_beside_the_token(
+    proxied: Server, upstream: Upstream, data: bytes
+) -> None:
+    with dial(proxied) as sock:
+        sock.sendall(data)
+        answer = sock.recv(65536)
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert upstream.heads == []
+
+
+@pytest.mark.parametrize("method", [b"TRACE", b"TRACK", b"trace"])
+def test_a_method_that_shows_the_token_is_refused(
+    proxied: Server, upstream: Upstream, method: bytes
+) -> None:
+    answer = exchange(proxied, head_of(b"http://a.b/", method=method))
+
+    assert answer.startswith(b"HTTP/1.1 405 ")
+    assert upstream.heads == []
+
+
+def test_the_target_says_the_host_and_a_clients_word_to_proxies_stays_here(
+    proxied: Server, upstream: Upstream
+) -> None:
+    own = [b"Proxy-Authorization: Basic z", b"proxy_authorization: z", b"Proxy-Other: kept"]
+    own += [
+        b"Connection: X-Hop",
+        b"X-Hop: 1",
+        b"TE: trailers",
+        b"Upgrade: h2c",
+        b"HTTP2-Settings: x",
+    ]
+
+    exchange(
+        proxied, head_of(b"http://a.b:81/x?y", *own, b"Content-Length: 0", b"Content-Length: 0")
+    )
+
+    (sent,) = upstream.heads
+    lines = sent.split("\r\n")
+    assert lines[0] == "GET http://a.b:81/x?y HTTP/1.1"
+    assert [one for one in lines if one.lower().startswith("host:")] == ["Host: a.b:81"]
+    assert sum("authorization" in one.lower() for one in lines) == 1
+    assert sum("content-length" in one.lower() for one in lines) == 1
+    assert "Connection: close" in lines
+    for gone in ("X-Hop", "TE:", "Upgrade", "HTTP2-Settings"):
+        assert gone not in sent
+
+
+def test_a_body_in_chunks_is_framed_anew_and_nothing_behind_it_goes_on(
+    proxied: Server, upstream: Upstream
+) -> None:
+    head = head_of(b"http://a.b/", b"Transfer-Encoding: chunked", method=b"POST")
+    body = b"3;x=y\r\nabc\r\n4\r\ndefg\r\n0\r\nProxy-Authorization: z\r\n\r\n"
+
+    answer = exchange(proxied, head + body + head_of(b"http://internal/"))
+
+    assert answer.endswith(b"ok")
+    assert upstream.bodies == [b"7\r\nabcdefg\r\n0\r\n\r\n"]
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n", b"1\r\nab\r\n0\r\n\r\n", b"-1\r\n\r\n", b"5\r\nab"])
+def test_chunks_that_are_none_end_the_exchange(
+    proxied: Server, upstream: Upstream, body: bytes
+) -> None:
+    head = head_of(b"http://a.b/", b"Transfer-Encoding: chunked", method=b"POST")
+
+    assert exchange(proxied, head + body, end=True).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 502 "))
+    assert upstream.bodies == []
+
+
+def test_a_way_to_the_proxy_that_leads_back_is_noticed(proxied: Server, upstream: Upstream) -> None:
+    exchange(proxied, GET)
+    (via,) = [line for line in upstream.heads[0].split("\r\n") if line.startswith("Via: ")]
+
+    for data in (head_of(b"http://a.b/", via.encode()), CONNECT[:-2] + via.encode() + b"\r\n\r\n"):
+        assert exchange(proxied, data).startswith(b"HTTP/1.1 508 ")
+    assert len(upstream.heads) == 1
+
+
+NAMES = st.one_of(
+    st.sampled_from(
+        b"Connection Content-Length Transfer-Encoding Host Proxy-Authorization Via TE A X_Y".split()
+    ),
+    st.binary(min_size=1, max_size=6),
+)
+VALUES = st.one_of(
+    st.sampled_from([b"", b"close", b"chunked", b"5", b"5, 5", b"host", b"websocket", b"Upgrade"]),
+    st.binary(max_size=12),
+    st.text("\r\n\t \0:ab", max_size=8).map(str.encode),
+)
+LINES = st.sampled_from([b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r", b"\r\n ", b" \r\n"])
+
+
+@given(
+    st.sampled_from([b"GET", b"POST", b"CONNECT", b"TRACE", b"g\0", b""]),
+    st.one_of(st.sampled_from([b"http://a.b/", b"a.b:1", b"/x", b"http://a\n/"]), st.binary()),
+    st.lists(st.tuples(NAMES, VALUES, LINES), max_size=6),
+)
+def test_an_accepted_head_goes_on_with_one_meaning(
+    method: bytes, target: bytes, fields: list[tuple[bytes, bytes, bytes]]
+) -> None:
+    data = method + b" " + target + b" HTTP/1.1\r\nHost: a\r\n"
+    data += b"".join(name + b": " + value + end for name, value, end in fields) + b"\r\n"
+    data = data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    try:
+        request = parse_request(data)
+    except BadHead:
+        return
+    ours = [(b"Proxy-Authorization", b"ours")]
+    encoded = request.encode_connect(ours) if method == b"CONNECT" else request.encode(ours)
+
+    head, _, rest = encoded.partition(b"\r\n\r\n")
+    assert rest == b""
+    first, *lines = head.split(b"\r\n")
+    assert first == method + b" " + target + b" HTTP/1.1"
+    pairs = [line.partition(b":") for line in lines]
+    told = [(name.lower(), value.strip()) for name, _, value in pairs]
+    assert not any(byte in head.replace(b"\r\n", b"") for byte in b"\r\n\0")
+    assert [value for name, value in told if name == b"proxy-authorization"] == [b"ours"]
+    assert [value for name, value in told if name == b"host"] == [request.authority]
+    framed = [value for name, value in told if name in (b"content-length", b"transfer-encoding")]
+    assert len(framed) <= 1
+    assert framed == ([b"chunked"] if request.size is None else framed)
+    assert {name for name, _ in told}.isdisjoint({b"te", b"trailer", b"keep-alive"})
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_head_or_refused(data: bytes) -> None:
-    parsers: list[Callable[[bytes], Any]] = [parse_request, parse_response]
-    for parse in parsers:
+    for parse in (
+        lambda data: parse_request(data).encode([]),
+        lambda data: parse_response(data).encode(),
+    ):
         try:
-            head = parse(data + b"\r\n\r\n")
+            written = parse(data + b"\r\n\r\n")
         except BadHead:
             continue
-        assert b"\r\n\r\n" not in head.encode([])[:-4]
+        assert b"\r\n\r\n" not in written[:-4]

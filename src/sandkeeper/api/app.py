@@ -12,9 +12,11 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.audit import Gateways
+from sandkeeper.api.auth import Doorkeeper
 from sandkeeper.api.body import Room
 from sandkeeper.api.cors import Cors
 from sandkeeper.api.frozen import guard
+from sandkeeper.api.hosts import Gate
 from sandkeeper.api.http import (
     archive,
     codegen,
@@ -39,10 +41,13 @@ from sandkeeper.api.http import (
 )
 from sandkeeper.api.mcp import edge as mcp
 from sandkeeper.api.middleware import BARE, Edge
+from sandkeeper.api.outgoing import Outgoing
 from sandkeeper.api.respond import error_response, not_found
+from sandkeeper.api.rights import open_paths, protect
 from sandkeeper.api.routing import AreaRouter, first_segment
 from sandkeeper.api.streaming import Disconnected
 from sandkeeper.api.urls import with_prefix
+from sandkeeper.core.sockets import is_loopback
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.settings import Settings
@@ -85,6 +90,7 @@ def create_app(sandbox: Sandbox) -> Edge:
     """Build the application on a sandbox that is (or will be) started."""
     routes = all_routes(sandbox)
     guard(routes, sandbox.archive.freeze)
+    protect(routes)
     sandbox.vitals.requests.name_groups(_groups(routes))
     router = AreaRouter(routes, default=partial(_unrouted, routes))
     app = ExceptionMiddleware(
@@ -96,16 +102,33 @@ def create_app(sandbox: Sandbox) -> Edge:
             ClientDisconnect: _on_disconnect,
         },
     )
+    settings = sandbox.settings
+    gateways = Gateways(settings.edge.gateways)
+    outgoing = Outgoing(settings.edge.answers_limit)
+    sandbox.vitals.requests.answers = outgoing.statistics
     return Edge(
         app,
         access=sandbox.access,
         log=sandbox.log,
-        token=sandbox.settings.token,
-        processing_time=sandbox.settings.processing_time,
+        doorkeeper=Doorkeeper(
+            settings.rights,
+            apart=sandbox.identity is not None,
+            open_paths=open_paths(routes),
+        ),
+        processing_time=settings.processing_time,
         requests=sandbox.vitals.requests,
-        cors=Cors(sandbox.settings.edge.origins),
-        room=Room(_room(sandbox.settings)),
-        gateways=Gateways(sandbox.settings.edge.gateways),
+        cors=Cors(settings.edge.origins),
+        doors=proxy.doors_of(routes),
+        gate=Gate(
+            settings.edge,
+            gateways,
+            guarded=bool(settings.token),
+            beyond=not is_loopback(settings.host),
+            terminal_origins=settings.terminal.origins,
+        ),
+        room=Room(_room(settings)),
+        outgoing=outgoing,
+        gateways=gateways,
     )
 
 

@@ -1,4 +1,4 @@
-"""Who asks: the gateway's identity headers of a request, for audit lines only."""
+"""Who asks: the gateways before us and the identity headers they send, for audit lines only."""
 
 import ipaddress
 import random
@@ -24,16 +24,23 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Gateways:
-    """The addresses whose identity headers are believed; without any, everyone's are."""
+    """The addresses whose identity headers are believed; without any, everyone's are.
+
+    What tells where a request came from (`X-Forwarded-*`) is believed of these addresses only.
+    """
 
     def __init__(self, networks: Sequence[Network]) -> None:
         self._networks = networks
 
+    def vouch(self, scope: Scope) -> bool:
+        """Say whether a request came by one of the gateways that are named."""
+        return bool(self._networks) and self._trusts((scope.get("client") or ("",))[0])
+
     def strip(self, scope: Scope) -> None:
-        """Take identity headers that nobody vouches for out of a request."""
-        if not self._networks or self._trusts((scope.get("client") or ("",))[0]):
+        """Take what nobody vouches for out of a request: identity and forwarding."""
+        if not self._networks or self.vouch(scope):
             return
-        scope["headers"] = [field for field in scope["headers"] if field[0] not in IDENTITY]
+        scope["headers"] = [field for field in scope["headers"] if not _needs_trust(field[0])]
 
     def _trusts(self, host: str) -> bool:
         try:
@@ -42,6 +49,10 @@ class Gateways:
             return False
         mapped = getattr(address, "ipv4_mapped", None) or address
         return any(mapped in network for network in self._networks)
+
+
+def _needs_trust(name: bytes) -> bool:
+    return name in IDENTITY or name.startswith(b"x-forwarded-")
 
 
 def request_id(scope: Scope) -> str:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from sandkeeper.api.outgoing import answer_of
 from sandkeeper.errors import Internal
 from sandkeeper.services.files import Opened
 from sandkeeper.services.work import FileWork
@@ -20,6 +21,8 @@ from sandkeeper.services.work import FileWork
 __all__ = ["FileBody", "GeneratedBody"]
 
 BLOCK_BYTES = 512 * 1024
+HELD_BYTES = 5 * BLOCK_BYTES // 2
+"""A block that is on its way and the one after it."""
 
 Piece = bytes | tuple[int, int]
 """Bytes as they are, or (start, length) of the file."""
@@ -37,6 +40,13 @@ class _Body(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the head and block after block."""
         ahead: asyncio.Future[bytes | None] | None = None
+        answer = answer_of(scope)
+        answer.is_managed = True
+        try:
+            await answer.reserve(HELD_BYTES)
+        except BaseException:
+            await self._work.run(self._close)
+            raise
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
             # What fails before the first block is there can still be answered as an error.

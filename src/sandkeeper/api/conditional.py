@@ -15,8 +15,9 @@ from sandkeeper.services.conditions import NO_CONDITIONS, Conditions
 __all__ = ["conditions", "http_date", "modified_since", "ranges"]
 
 MAX_RANGES = 64
+DIGITS = 20
 _TAG = re.compile(r'\*|(?:W/)?"[^"]*"|[^\s,"]+')
-_RANGE = re.compile(r"\s*(\d*)-(\d*)\s*")
+_RANGE = re.compile(r"([0-9]*)-([0-9]*)")
 
 
 def conditions(request: Request) -> Conditions:
@@ -51,40 +52,58 @@ def modified_since(headers: Mapping[str, str], info: os.stat_result) -> bool:
 def ranges(headers: Mapping[str, str], info: os.stat_result, size: int) -> list[tuple[int, int]]:
     """Return the (start, length) pairs that are asked for; empty: the whole file.
 
-    Raises RangeNotSatisfiable for nonsense and for ranges that all lie behind the end. Ranges
-    that together are longer than the file, or too many, are answered by the whole file.
+    Raises RangeNotSatisfiable for ranges that all lie behind the end. A field that is none, or of
+    another unit than bytes, counts as absent (RFC 9110, 14.2). Ranges that together are longer
+    than the file, or too many, are answered by the whole file.
     """
     value = headers.get("range", "")
     if not value or not _if_range(headers.get("if-range", ""), info):
         return []
-    if not value.startswith("bytes="):
-        raise RangeNotSatisfiable("invalid range")
-    wanted = [part for part in value[6:].split(",") if part.strip()]
-    found = [pair for part in wanted[: MAX_RANGES + 1] if (pair := _one(part, size)) is not None]
+    unit, equals, rest = value.partition("=")
+    if not equals or unit.strip().lower() != "bytes":
+        return []
+    wanted = [part.strip(" \t") for part in rest.split(",") if part.strip(" \t")]
+    parsed = [_RANGE.fullmatch(part) for part in wanted[: MAX_RANGES + 1]]
+    if len(wanted) > MAX_RANGES:
+        return []
+    found: list[tuple[int, int]] = []
+    for match in parsed:
+        if match is None or not _is_range(match[1], match[2]):
+            return []
+        if (pair := _within(match[1], match[2], size)) is not None:
+            found.append(pair)
     if not found:
         if size == 0 or not wanted:
             return []
         raise RangeNotSatisfiable("invalid range: failed to overlap")
-    if len(wanted) > MAX_RANGES or sum(length for _, length in found) > size:
+    if sum(length for _, length in found) > size:
         return []
     return found
 
 
-def _one(text: str, size: int) -> tuple[int, int] | None:
-    match = _RANGE.fullmatch(text)
-    if match is None or match[0].strip() == "-" or max(map(len, match.groups())) > 19:
-        raise RangeNotSatisfiable("invalid range")
-    first, last = match.groups()
+def _is_range(first: str, last: str) -> bool:
+    """Say whether two numbers, either of which may be missing, are a range (RFC 9110, 14.1.1)."""
+    if not first or not last:
+        return bool(first or last)
+    return _number(first) <= _number(last)
+
+
+def _within(first: str, last: str, size: int) -> tuple[int, int] | None:
+    """Return the start and length of a range in a file; None when it lies behind its end."""
     if not first:
-        length = min(int(last), size)
+        length = min(_number(last), size)
         return (size - length, length) if length else None
-    start = int(first)
-    if last and int(last) < start:
-        raise RangeNotSatisfiable("invalid range")
+    start = _number(first)
     if start >= size:
         return None
-    end = min(int(last), size - 1) if last else size - 1
+    end = min(_number(last), size - 1) if last else size - 1
     return start, end - start + 1
+
+
+def _number(digits: str) -> int:
+    """Read a number; one past every file, of however many digits, is as good as any such."""
+    digits = digits.lstrip("0")
+    return int(digits or "0") if len(digits) < DIGITS else 10**DIGITS
 
 
 def _if_range(value: str, info: os.stat_result) -> bool:

@@ -1,17 +1,15 @@
 """Cross-origin rules: which pages may read what this API answers (the Fetch standard's CORS).
 
 The fields on plain responses are the contract's, whatever a page asks. A preflight tells more: the
-methods and fields that the published clients and MCP clients send.
+methods and fields that the published clients and MCP clients send. These fields bind browsers only,
+and only reading: `api.hosts` decides who may ask.
 """
 
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
-from sandkeeper.errors import Forbidden
-
-__all__ = ["Cors", "own_host"]
+__all__ = ["Cors"]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -59,17 +57,6 @@ class Cors:
         allowed = (b"access-control-allow-headers", fields)
         return [*self._origin(scope), ALL_METHODS, allowed, MAX_AGE]
 
-    def check(self, scope: Scope) -> None:
-        """Refuse a request of a page that may not read the answer; raises Forbidden.
-
-        A browser sends simple requests before it knows that; here they would have effects.
-        """
-        origin = None if self._all else _field(scope, b"origin")
-        if origin is None or origin in self._origins:
-            return
-        if not own_host(scope, origin.decode("latin-1")):
-            raise Forbidden("pages of this origin may not use this API")
-
     def _origin(self, scope: Scope) -> Headers:
         if self._all:
             return [(b"access-control-allow-origin", b"*")]
@@ -79,21 +66,6 @@ class Cors:
         return [VARY]
 
 
-def own_host(scope: Scope, origin: str) -> bool:
-    """Say whether an origin is the host that the request went to.
-
-    A browser always sends Origin across origins, and no page can change it (RFC 6455, 10.2).
-    Behind a gateway our own host is the forwarded one, which a page cannot set either.
-    """
-    host = urlsplit(origin).netloc.lower()
-    ours = {
-        (_field(scope, name) or b"").decode("latin-1").lower()
-        for name in (b"host", b"x-forwarded-host")
-    }
-    plain = {_without_default_port(one) for one in ours if one}
-    return bool(host) and _without_default_port(host) in plain
-
-
 def _field(scope: Scope, wanted: bytes) -> bytes | None:
     return next((value for name, value in scope["headers"] if name == wanted), None)
 
@@ -101,7 +73,3 @@ def _field(scope: Scope, wanted: bytes) -> bytes | None:
 def _newer(value: bytes) -> list[bytes]:
     names = [name.strip() for name in value[:4096].split(b",")]
     return [name for name in names if name.lower().startswith(OPEN_PREFIXES)]
-
-
-def _without_default_port(netloc: str) -> str:
-    return netloc.removesuffix(":80").removesuffix(":443")

@@ -7,15 +7,19 @@ from collections.abc import Iterable, Iterator
 from sandkeeper.api.long_answers import Frame
 from sandkeeper.api.respond import encode_json, utf8
 from sandkeeper.api.schemas.files import File, Subdirectory
+from sandkeeper.core.blocks import gathered
 from sandkeeper.core.entries import Owners, permissions, rfc3339
 from sandkeeper.core.paths import Target
-from sandkeeper.services.output import PIECE_BYTES, LongText
+from sandkeeper.services.files import Text
+from sandkeeper.services.output import PIECE_BYTES, pieces_of
 from sandkeeper.services.trees import TreeFile
 
 __all__ = ["DirectoryEncoder", "encode_file", "file_blocks", "file_entry"]
 
 ENTRY_WEIGHT = 300
-BLOCK_WEIGHT = 256 * 1024
+NAMES = 1000
+SENT_BYTES = 256 << 10
+"""Blocks of this size at least are handed to the event loop; JSON of a piece may have six times."""
 
 Entries = list[tuple[str, os.stat_result]]
 
@@ -35,22 +39,22 @@ def file_entry(owners: Owners, path: str, name: str, info: os.stat_result) -> Fi
 
 def encode_file(owners: Owners, target: Target, info: os.stat_result, data: bytes) -> bytes:
     """Encode a file with its content, in which bytes that are not UTF-8 become U+FFFD."""
-    return encode_json(_with_content(owners, target, info, data, data.decode("utf-8", "replace")))
+    text = data.decode("utf-8", "replace")
+    return encode_json(_with_content(owners, target, info, len(data), text))
 
 
-def file_blocks(owners: Owners, target: Target, info: os.stat_result, data: bytes) -> list[bytes]:
-    """Encode a long file as `encode_file` does, in blocks."""
-    parts = [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)]
-    frame = Frame(lambda marks: _with_content(owners, target, info, data, marks[0]), 1)
-    return frame.fill([LongText(parts, clipped=False)])
+def file_blocks(owners: Owners, target: Target, text: Text) -> Iterator[bytes]:
+    """Encode a long file as `encode_file` does, in blocks and while it is read."""
+    frame = Frame(lambda marks: _with_content(owners, target, text.info, text.size, marks[0]), 1)
+    return gathered(frame.around(pieces_of(text.blocks)), SENT_BYTES)
 
 
 def _with_content(
-    owners: Owners, target: Target, info: os.stat_result, data: bytes, content: str
+    owners: Owners, target: Target, info: os.stat_result, size: int, content: str
 ) -> File:
     name = posixpath.basename(target.absolute)
     entry = file_entry(owners, utf8(target.shown), utf8(name), info)
-    entry.size = info.st_size or len(data)
+    entry.size = info.st_size or size
     entry.content = content
     return entry
 
@@ -74,27 +78,39 @@ class DirectoryEncoder:
                 yield separator + text
                 separator = b","
         yield b'],"subdirectories":'
-        yield self._subdirectories(directories)
+        yield from self._subdirectories(directories)
         yield b"}"
 
     def tree_blocks(
-        self, files: Iterable[tuple[TreeFile, bytes | None]], directories: list[str]
+        self, files: Iterable[tuple[TreeFile, Iterator[bytes] | None]], directories: list[str]
     ) -> Iterator[bytes]:
         """Yield a recursive directory, with the contents that are given."""
+        return gathered(self._tree_blocks(files, directories), SENT_BYTES)
+
+    def _tree_blocks(
+        self, files: Iterable[tuple[TreeFile, Iterator[bytes] | None]], directories: list[str]
+    ) -> Iterator[bytes]:
         yield self._head()
-        gathered: list[File] = []
+        few: list[File] = []
         weight = 0
         separator = b""
-        for item, data in files:
-            gathered.append(self._tree_file(item, data))
+        for item, blocks in files:
+            long = blocks is not None and (item.source or item.info).st_size > PIECE_BYTES
+            if few and (long or weight >= PIECE_BYTES):
+                yield separator + encode_entries(few)
+                few, weight, separator = [], 0, b","
+            if long and blocks is not None:
+                yield separator
+                yield from self._long_file(item, blocks)
+                separator = b","
+                continue
+            data = _whole(blocks)
+            few.append(self._tree_file(item, data))
             weight += ENTRY_WEIGHT + len(data or b"")
-            if weight >= BLOCK_WEIGHT:
-                yield separator + encode_entries(gathered)
-                gathered, weight, separator = [], 0, b","
-        if gathered:
-            yield separator + encode_entries(gathered)
+        if few:
+            yield separator + encode_entries(few)
         yield b'],"subdirectories":'
-        yield self._subdirectories(directories)
+        yield from self._subdirectories(directories)
         yield b',"recursive":true}'
 
     def _tree_file(self, item: TreeFile, data: bytes | None) -> File:
@@ -103,6 +119,16 @@ class DirectoryEncoder:
         if data is not None:
             entry.content = data.decode("utf-8", "replace")
         return entry
+
+    def _long_file(self, item: TreeFile, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        entry = self._tree_file(item, None)
+        entry.path, entry.name = utf8(entry.path), utf8(entry.name)
+
+        def made(marks: list[str]) -> File:
+            entry.content = marks[0]
+            return entry
+
+        return Frame(made, 1).around(pieces_of(blocks))
 
     def _head(self) -> bytes:
         path = encode_json(utf8(self._path))
@@ -116,13 +142,25 @@ class DirectoryEncoder:
         entries = [file_entry(owners, under + name, name, info) for name, info in batch]
         return encode_entries(entries)
 
-    def _subdirectories(self, names: list[str]) -> bytes:
+    def _subdirectories(self, names: list[str]) -> Iterator[bytes]:
         under = self._under()
-        made = [Subdirectory(under + name, posixpath.basename(name)) for name in names]
-        try:
-            return encode_json(made)
-        except UnicodeEncodeError:
-            return encode_json([Subdirectory(utf8(d.path), utf8(d.name)) for d in made])
+        before = b"["
+        for at in range(0, len(names), NAMES):
+            made = [Subdirectory(under + n, posixpath.basename(n)) for n in names[at : at + NAMES]]
+            try:
+                text = encode_json(made)
+            except UnicodeEncodeError:
+                text = encode_json([Subdirectory(utf8(d.path), utf8(d.name)) for d in made])
+            yield before + text[1:-1]
+            before = b","
+        yield b"]" if names else b"[]"
+
+
+def _whole(blocks: Iterator[bytes] | None) -> bytes | None:
+    try:
+        return None if blocks is None else b"".join(blocks)
+    except OSError:  # opened, but it cannot be read
+        return None
 
 
 def encode_entries(entries: list[File]) -> bytes:

@@ -1,4 +1,7 @@
-"""multipart/form-data (RFC 7578) as a stream: nothing of a file is kept, no spool, no limit."""
+"""multipart/form-data (RFC 7578) as a stream: nothing of a file is kept, no spool.
+
+A file may have any size; there may be 1000 parts, with eight header fields of 4 KiB each.
+"""
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -17,6 +20,7 @@ __all__ = ["FIELD_LIMIT", "Part", "form_parts", "is_form", "read_field"]
 
 FIELD_LIMIT = 64
 PREAMBLE_LIMIT = 64 << 10
+PARTS_MOST = 1000
 READING_FORM = "error reading multipart data: "
 READING_PART = "error reading multipart part: "
 
@@ -170,10 +174,16 @@ async def _from_first_boundary(
 async def _events(request: Request) -> AsyncGenerator[_Event, None]:
     collector = _Collector()
     boundary = _boundary(request)
+    delimiter, parts = b"\r\n--" + boundary, 0
     parser = _parser(boundary, collector)
     try:
         async with aclosing(blocks_of(request)) as blocks:
             async for block in _from_first_boundary(blocks, boundary):
+                # Counted before the parser does: a line in a part that only begins like the
+                # boundary is as much work for it (and forbidden by RFC 2046).
+                parts += block.count(delimiter)
+                if parts > PARTS_MOST:
+                    raise BadInput(f"{READING_FORM}more than {PARTS_MOST} parts")
                 parser.write(block)
                 events, collector.events = collector.events, []
                 for event in events:

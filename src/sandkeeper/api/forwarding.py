@@ -1,49 +1,62 @@
-"""What a proxied request and its response may carry on: header rules and the target.
+"""What a proxied request carries on: the target, its fields, how its body is framed.
 
-Hop-by-hop fields (RFC 9110, section 7.6.1) stay on their hop, in both directions. Credentials for
-this API stay here too: a program in the sandbox must not learn the token that governs it.
+Hop-by-hop fields (RFC 9110, section 7.6.1) stay on their hop. Credentials for this API stay here
+too: a program in the sandbox must not learn the token that governs it.
 """
 
 import re
-from urllib.parse import unquote, unquote_plus
+from dataclasses import dataclass
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from starlette.types import Scope
 
-from sandkeeper.api.urls import raw_path
-from sandkeeper.errors import BadInput
+from sandkeeper.api.audit import Gateways
+from sandkeeper.api.intake import check_codings
+from sandkeeper.api.page_answers import Audience
+from sandkeeper.api.port_pages import Door, Doors, is_browser, is_here
+from sandkeeper.api.tokens import sift
+from sandkeeper.api.urls import with_prefix
+from sandkeeper.core.hops import FRAMING, HOP_BY_HOP, MAX_HOPS, Hops, named_by_connection
+from sandkeeper.errors import BadInput, LoopDetected
 from sandkeeper.services.upstream import Headers
 
-__all__ = ["Target", "request_headers", "response_headers", "split_target"]
+__all__ = ["Forwarding", "Target", "framing"]
 
-HOP_BY_HOP = frozenset(
-    {
-        *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization"),
-        *(b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"),
-    }
-)
 OURS = frozenset(
     {
-        *(b"host", b"content-length", b"expect"),
+        *(b"host", b"content-length", b"expect", b"via"),
         *(b"x-blaxel-authorization", b"x-blaxel-preview-token"),
-        *(b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-prefix"),
     }
 )
 """Fields of a request that are made anew, or are meant for this server."""
-TOKEN_PARAMETERS = frozenset({"token", "bl_preview_token"})
-TOKEN_COOKIE = b"sandkeeper_token="
-_TARGET = re.compile(rb"/port/([^/]*)(/.*)?", re.DOTALL)
-_PORT = re.compile(rb"[0-9]{1,5}")
+TOLD_BY_GATEWAYS = frozenset(
+    {
+        *(b"forwarded", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"true-client-ip"),
+        *(b"x-original-url", b"x-original-host", b"x-rewrite-url", b"x-host"),
+    }
+)
+"""What servers believe about a request besides X-Forwarded-*, which nobody else may say."""
+REFERER_BYTES = 8192
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_CODING = re.compile(
+    rb"(?:trailers|(?:x-)?(?:compress|gzip)|deflate)(?:[ \t]*;[ \t]*q=[01](?:\.[0-9]{0,3})?)?",
+    re.IGNORECASE,
+)
 
 
+@dataclass(frozen=True, slots=True)
 class Target:
-    """Where a request goes: the port and the request target, byte for byte as it came."""
+    """Where a request goes: the port and the request target, byte for byte as it came.
 
-    __slots__ = ("path", "port", "query")
+    `prefix` is the path below which the client sees the server; `is_page` says that a page of that
+    server asks.
+    """
 
-    def __init__(self, port: int, path: bytes, query: bytes) -> None:
-        self.port = port
-        self.path = path
-        self.query = query
+    port: int
+    path: bytes
+    query: bytes
+    prefix: bytes = b""
+    is_page: bool = False
 
     @property
     def full(self) -> bytes:
@@ -56,98 +69,168 @@ class Target:
         return b"localhost" if self.port == 80 else b"localhost:%d" % self.port
 
 
-def split_target(scope: Scope, token: str) -> Target:
-    """Read `/port/{port}/{path}`; raises BadInput on a bad port or a path that leads back here."""
-    match = _TARGET.fullmatch(raw_path(scope))
-    port = int(match[1]) if match and _PORT.fullmatch(match[1]) else 0
-    if match is None or not 0 < port < 65536:
-        raise BadInput("invalid port: a number from 1 to 65535 is wanted")
-    path = match[2] or b"/"
-    server = scope.get("server") or ("", 0)
-    if port == server[1] and path.startswith(b"/port/"):
-        raise BadInput("this path leads back to this server")
-    return Target(port, path, _without_token(scope["query_string"], token))
+def framing(scope: Scope) -> tuple[bytes, bytes]:
+    """Return the field that frames a request's body; an empty name when there is none.
+
+    Raises BadInput for a transfer coding besides `chunked`: it would have to be kept whole, and a
+    server that does not know it would take the body for something else. The same for a TE field
+    that no client may send (RFC 9110, section 10.1.4), which some take for the other.
+    """
+    codings = [value for name, value in scope["headers"] if name == b"transfer-encoding"]
+    lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+    for name, value in scope["headers"]:
+        if name == b"te" and not _is_te(value):
+            raise BadInput("bad TE")
+    if codings:
+        try:
+            check_codings(scope["headers"])
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+        if lengths:
+            raise BadInput("two meanings of the body's length")
+        return b"transfer-encoding", b"chunked"
+    if lengths:
+        if len(set(lengths)) > 1 or not lengths[0].isdigit():
+            raise BadInput("bad Content-Length")
+        return b"content-length", lengths[0]
+    return b"", b""
 
 
-def _without_token(query: bytes, token: str) -> bytes:
-    if not token or b"token=" not in query:
-        return query
-    kept = [part for part in query.split(b"&") if not _is_token(part, token)]
-    return b"&".join(kept)
+def _is_te(value: bytes) -> bool:
+    if len(value) > 1024:
+        return False
+    codings = filter(None, (one.strip() for one in value.split(b",")))
+    return all(_CODING.fullmatch(one) for one in codings)
 
 
-def _is_token(part: bytes, token: str) -> bool:
-    name, _, value = part.decode("latin-1").partition("=")
-    return unquote_plus(name) in TOKEN_PARAMETERS and unquote_plus(value) == token
+class Forwarding:
+    """Makes of a request to `/port/N/` what the server there is told."""
 
+    def __init__(self, doors: Doors, gateways: Gateways, hops: Hops) -> None:
+        self.doors = doors
+        self._gateways = gateways
+        self._hops = hops
 
-def request_headers(scope: Scope, target: Target, token: str) -> Headers:
-    """Return the fields to send, without those that frame the body."""
-    received: Headers = scope["headers"]
-    dropped = HOP_BY_HOP | OURS | _named_by_connection(received)
-    headers: Headers = [(b"host", target.host)]
-    for name, value in received:
-        if name in dropped:
-            continue
-        if token and name == b"authorization" and _bearer(value) == token.encode():
-            continue
-        if token and name == b"cookie":
-            value = _without_cookie(value)
-            if not value:
+    def target(self, scope: Scope) -> Target:
+        """Read `/port/{port}/{path}`.
+
+        Raises BadInput on a bad port or a path that leads back here, LoopDetected when the request
+        has passed too many servers of this kind.
+        """
+        door = Door.of(scope)
+        if door is None:
+            raise BadInput("invalid port: a number from 1 to 65535 is wanted")
+        if self._hops.count(scope["headers"]) >= MAX_HOPS:
+            raise LoopDetected(f"this request has passed {MAX_HOPS} servers of this kind already")
+        path = door.rest or b"/"
+        server = scope.get("server") or ("", 0)
+        if door.port == server[1] and path.startswith(b"/port/"):
+            raise BadInput("this path leads back to this server")
+        _, query = sift(scope, self.doors.is_ours)
+        prefix = b"/port/%d" % door.port
+        is_page = self.doors.is_page(door)
+        if is_page:
+            prefix += b"/~" + door.ticket
+        return Target(door.port, path, query, prefix, is_page)
+
+    def headers(self, scope: Scope, target: Target) -> Headers:
+        """Return the fields to send, without those that frame the body."""
+        received, _ = sift(scope, self.doors.is_ours)
+        dropped = HOP_BY_HOP | OURS | (named_by_connection(received) - FRAMING)
+        trusted = self._gateways.vouch(scope)
+        headers: Headers = [(b"host", target.host)]
+        for name, value in received:
+            meant = name.replace(b"_", b"-")  # to many servers the two are one (RFC 3875, 4.1.18)
+            if meant in dropped or meant.startswith(b"x-forwarded-"):
                 continue
-        if token and name == b"referer" and _tells(value.decode("latin-1"), token):
-            continue  # a page opened with the token in its address
-        headers.append((name, value))
-    return headers + _forwarded(scope, target)
+            if meant in TOLD_BY_GATEWAYS and not trusted:
+                continue
+            kept = self._as_seen_there(scope, target, name, value)
+            if kept is not None:
+                headers.append((name, kept))
+        headers.append((b"via", self._hops.via(received, page=target.is_page)))
+        return headers + _forwarded(scope, target, trusted=trusted)
+
+    def audience(self, scope: Scope, target: Target) -> Audience:
+        """Return whom the answer is for."""
+        fields = dict(reversed(scope["headers"]))
+        base = with_prefix(scope, f"/port/{target.port}").encode("latin-1")
+        if not target.is_page:
+            return Audience(base, keeps_cookies=is_browser(scope))
+        host = fields.get(b"host", b"").lower()
+        names = {f"{name}:{target.port}".encode() for name in LOCAL_NAMES}
+        if target.port == 80:
+            names |= {name.encode() for name in LOCAL_NAMES}
+        return Audience(
+            base,
+            page=with_prefix(scope, target.prefix.decode("latin-1")).encode("latin-1"),
+            hosts=frozenset({host, fields.get(b"x-forwarded-host", host).lower(), *names}),
+            keeps_cookies=True,
+            reads=fields.get(b"origin") == b"null",
+            sends_cookies=self.doors.restricted and _is_secure(scope, host),
+        )
+
+    def _as_seen_there(
+        self, scope: Scope, target: Target, name: bytes, value: bytes
+    ) -> bytes | None:
+        """Return a field's value as it is on the other side; None leaves the field out.
+
+        A page has no origin here, and one there: its server's.
+        """
+        if name == b"origin":
+            return b"http://" + target.host if target.is_page and value == b"null" else value
+        if name == b"sec-fetch-site":
+            return b"same-origin" if target.is_page and value == b"cross-site" else value
+        if name != b"referer":
+            return value
+        text = value.decode("latin-1")
+        if len(text) > REFERER_BYTES or self._tells(text):
+            return None  # a page opened with the token in its address, or it is too long to tell
+        return _moved(scope, target, text) if target.is_page else value
+
+    def _tells(self, address: str) -> bool:
+        """Say whether an address holds a token, written plainly or with escapes."""
+        forms = (address, unquote(address), unquote_plus(address))
+        return any(token in form for form in forms for token in self.doors.texts)
 
 
-def _forwarded(scope: Scope, target: Target) -> Headers:
-    received = dict(reversed(scope["headers"]))
+def _moved(scope: Scope, target: Target, address: str) -> bytes:
+    """Return the address of a page as its own server knows it, which has no ticket."""
+    if not is_here(scope, address):
+        return address.encode("latin-1")
+    parts = urlsplit(address)
+    prefix = with_prefix(scope, target.prefix.decode("latin-1"))
+    rest = parts.path.removeprefix(prefix) if parts.path.startswith(prefix + "/") else "/"
+    query = f"?{parts.query}" if parts.query and rest != "/" else ""
+    return b"http://" + target.host + (rest + query).encode("latin-1")
+
+
+def _is_secure(scope: Scope, host: bytes) -> bool:
+    """Say whether browsers keep cookies marked Secure: over TLS, and for names of this machine."""
+    name = host.rpartition(b":")[0] if not host.endswith(b"]") else host
+    name = name or host
+    local = name.decode("latin-1") in LOCAL_NAMES or name.endswith(b".localhost")
+    return scope["scheme"] in {"https", "wss"} or local
+
+
+def _forwarded(scope: Scope, target: Target, *, trusted: bool) -> Headers:
+    """Return the X-Forwarded-* fields: what a trusted gateway told, and what is seen here."""
+    received = dict(reversed(scope["headers"])) if trusted else {}
+    seen = dict(reversed(scope["headers"]))
     client = (scope.get("client") or ("", 0))[0].encode()
-    before = received.get(b"x-forwarded-for", b"")
+    before = b", ".join(
+        value for name, value in scope["headers"] if trusted and name == b"x-forwarded-for"
+    )
     prefix = received.get(b"x-forwarded-prefix", b"").rstrip(b"/")
     scheme = {"ws": b"http", "wss": b"https"}.get(scope["scheme"], scope["scheme"].encode())
-    return [
+    fields = [
         (b"x-forwarded-for", before + b", " + client if before else client),
-        (
-            b"x-forwarded-host",
-            received.get(b"x-forwarded-host", received.get(b"host", target.host)),
-        ),
+        (b"x-forwarded-host", received.get(b"x-forwarded-host", seen.get(b"host", target.host))),
         (b"x-forwarded-proto", received.get(b"x-forwarded-proto", scheme)),
-        (b"x-forwarded-prefix", prefix + b"/port/%d" % target.port),
+        (b"x-forwarded-prefix", prefix + target.prefix),
     ]
-
-
-def response_headers(status: int, received: Headers) -> Headers:
-    """Return the fields to answer with; the server adds `date` and the framing itself."""
-    dropped = HOP_BY_HOP | {b"date"} | _named_by_connection(received)
-    if status in (204, 304):
-        dropped |= {b"content-length"}
-    return [(name, value) for name, value in received if name.lower() not in dropped]
-
-
-def _named_by_connection(headers: Headers) -> frozenset[bytes]:
-    """Return the fields that a Connection field makes hop-by-hop; framing is not one's to name."""
-    named = {
-        word.strip().lower()
-        for name, value in headers
-        if name.lower() == b"connection"
-        for word in value.split(b",")
-    }
-    return frozenset(named - {b"content-length", b"host", b"cache-control"})
-
-
-def _tells(address: str, token: str) -> bool:
-    """Say whether an address holds the token, written plainly or with escapes."""
-    return any(token in form for form in (address, unquote(address), unquote_plus(address)))
-
-
-def _bearer(value: bytes) -> bytes:
-    kind, _, rest = value.partition(b" ")
-    return rest.strip() if kind.lower() == b"bearer" else value
-
-
-def _without_cookie(value: bytes) -> bytes:
-    parts = [part.strip() for part in value.split(b";")]
-    ours = TOKEN_COOKIE.rstrip(b"=")
-    return b"; ".join(part for part in parts if part.partition(b"=")[0].strip() != ours)
+    others = {name for name, _ in fields}
+    kept = [
+        (n, v) for n, v in received.items() if n.startswith(b"x-forwarded-") and n not in others
+    ]
+    return fields + kept

@@ -7,12 +7,13 @@ the loop sends one.
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from sandkeeper.api.outgoing import answer_of
 from sandkeeper.api.respond import encode_json
 from sandkeeper.core.turns import Turns
 from sandkeeper.services.output import LongText, LongTexts, Texts
@@ -24,19 +25,29 @@ class LongAnswer(Response):
     """JSON in blocks, of a length that is told."""
 
     def __init__(
-        self, blocks: list[bytes], turns: Turns, headers: Mapping[str, str] | None = None
+        self,
+        blocks: list[bytes],
+        turns: Turns,
+        headers: Mapping[str, str] | None = None,
+        reserved: int = 0,
     ) -> None:
         length = str(sum(map(len, blocks)))
         media_type = "application/json; charset=utf-8"
         super().__init__(None, 200, {**(headers or {}), "Content-Length": length}, media_type)
         self._blocks = blocks
         self._turns = turns
+        self._reserved = reserved
 
-    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Send a block at a time; a client that reads slowly makes nobody else wait."""
+        answer = answer_of(scope)
+        answer.take(max(0, sum(map(len, self._blocks)) - self._reserved))
+        answer.is_managed = True
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        for block in self._blocks:
+        blocks, self._blocks = self._blocks[::-1], []
+        while blocks:
             await self._turns.take()
+            block = blocks.pop()
             await send({"type": "http.response.body", "body": block, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -47,6 +58,14 @@ class Frame:
     def __init__(self, make: Callable[[list[str]], Any], count: int) -> None:
         self._marks = [secrets.token_hex(16) for _ in range(count)]
         self._json = encode_json(make(self._marks))
+
+    def around(self, pieces: Iterable[str]) -> Iterator[bytes]:
+        """Yield the JSON with one text in its one place, of which the pieces come one by one."""
+        before, after = self._json.split(self._marks[0].encode())
+        yield before
+        for piece in pieces:
+            yield encode_json(piece)[1:-1]
+        yield after
 
     def fill(self, texts: Sequence[LongText]) -> list[bytes]:
         """Return the whole in blocks; a text that stands in two places is encoded once."""
@@ -66,14 +85,25 @@ class Frame:
         return [block for block in (*filled, self._json[end:]) if block]
 
 
+_making = asyncio.Semaphore(2)
+"""So many texts are read and made at once: what they take meanwhile was only guessed."""
+
+
 async def long_answer(
-    reading: Awaitable[LongTexts],
+    scope: Scope,
+    size: int,
+    reading: Callable[[], Awaitable[LongTexts]],
     record: Callable[[Texts], Any],
     turns: Turns,
     headers: Mapping[str, str] | None = None,
 ) -> LongAnswer:
-    """Answer with what `record` makes of the texts that `reading` brings."""
-    frame = Frame(lambda marks: record(Texts(*marks)), 3)
-    texts = await reading
-    blocks = await asyncio.to_thread(frame.fill, [texts.stdout, texts.stderr, texts.logs])
-    return LongAnswer(blocks, turns, headers)
+    """Answer with what `record` makes of the texts that `reading` brings, of about `size` bytes.
+
+    Raises Unavailable when there is no room for as much.
+    """
+    await answer_of(scope).reserve(size)
+    async with _making:
+        frame = Frame(lambda marks: record(Texts(*marks)), 3)
+        texts = await reading()
+        blocks = await asyncio.to_thread(frame.fill, [texts.stdout, texts.stderr, texts.logs])
+    return LongAnswer(blocks, turns, headers, size)

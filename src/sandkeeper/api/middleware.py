@@ -1,4 +1,4 @@
-"""What every request passes: CORS, no-cache, timing, the token, the access log, the last net."""
+"""What every request passes: gate, CORS, no-cache, timing, token, access log, the last net."""
 
 import math
 import traceback
@@ -11,9 +11,12 @@ from sandkeeper.api import auth
 from sandkeeper.api.audit import Gateways, request_id
 from sandkeeper.api.body import HELD, Held, Room
 from sandkeeper.api.cors import Cors
+from sandkeeper.api.hosts import Gate, refusal
+from sandkeeper.api.outgoing import ANSWER, SMALL_BYTES, Answer, Outgoing
+from sandkeeper.api.port_pages import Doors, without_ticket
 from sandkeeper.api.respond import error_response
-from sandkeeper.api.wire import CARRIED, closing_unasked
-from sandkeeper.errors import Forbidden
+from sandkeeper.api.wire import CARRIED, closing_unasked, wire_of
+from sandkeeper.errors import BadInput, Forbidden, Unavailable
 from sandkeeper.services.access import Access
 from sandkeeper.services.logs import Log
 from sandkeeper.services.metrics import Requests
@@ -22,6 +25,9 @@ __all__ = ["BARE", "Edge"]
 
 BARE = "sandkeeper.bare"
 """Set this key in the scope of a response that must reach the client as it is (a proxied one)."""
+
+COUNTED_BYTES = 4096
+"""What is shorter adds up to no more than a connection buffers anyway."""
 
 NO_CACHE = [
     (b"cache-control", b"no-cache, no-store, must-revalidate"),
@@ -45,22 +51,28 @@ class Edge:
         *,
         access: Access,
         log: Log,
-        token: str,
+        doorkeeper: auth.Doorkeeper,
         processing_time: bool,
         requests: Requests,
         cors: Cors,
+        doors: Doors,
+        gate: Gate,
         gateways: Gateways,
         room: Room,
+        outgoing: Outgoing,
     ) -> None:
         self._app = app
         self._access = access
         self._log = log
-        self._token = token.encode()
+        self._doorkeeper = doorkeeper
         self._processing_time = processing_time
         self._requests = requests
         self._cors = cors
+        self._doors = doors
+        self._gate = gate
         self._gateways = gateways
         self._room = room
+        self._outgoing = outgoing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or WebSocket."""
@@ -94,28 +106,28 @@ class Edge:
             self._requests.websockets -= 1
 
     def _refused(self, scope: Scope) -> str:
-        """Return why a WebSocket may not be opened; the terminal has its own list of origins."""
-        if self._token and not auth.allowed(scope, self._token):
-            return "unauthorized"
+        """Return why a WebSocket may not be opened."""
         try:
-            if scope["path"] != "/terminal/ws":
-                self._cors.check(scope)
-        except Forbidden:
-            return "origin not allowed"
+            opened = self._doors.opens(scope, self._gate)
+            if not opened and not self._doorkeeper.admits(scope):
+                return "unauthorized"
+        except (BadInput, Forbidden):
+            return "host or origin not allowed"
         return ""
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, send, self._cors, processing_time=self._processing_time)
+        answer = scope[ANSWER] = Answer(self._outgoing, wire_of(scope))
+        exchange = Exchange(scope, send, self._cors, answer, processing_time=self._processing_time)
         self._requests.begun()
         held = scope[HELD] = Held(self._room)
         try:
-            self._cors.check(scope)
-            if self._token and not auth.allowed(scope, self._token):
+            opened = self._doors.opens(scope, self._gate)
+            if not opened and not self._doorkeeper.admits(scope):
                 await auth.refuse(scope, receive, exchange.send)
             else:
                 await self._app(scope, receive, exchange.send)
-        except Forbidden as error:
-            await error_response(error)(scope, receive, exchange.send)
+        except (BadInput, Forbidden) as error:
+            await refusal(scope, error)(scope, receive, exchange.send)
         except Exception as error:
             self._failed(scope, error)
             if exchange.status:
@@ -124,6 +136,7 @@ class Edge:
             await exchange.send({"type": "http.response.body", "body": b""})
         finally:
             held.release()
+            answer.finish()
             ended = perf_counter()
             status = exchange.status or 499
             self._requests.ended(
@@ -131,7 +144,7 @@ class Edge:
             )
             self._access.request(
                 scope["method"],
-                unquote(scope["path"]) if "%" in scope["path"] else scope["path"],
+                without_ticket(unquote(scope["path"]) if "%" in scope["path"] else scope["path"]),
                 scope["query_string"].decode("latin-1"),
                 status,
                 exchange.size + scope.get(CARRIED, 0),
@@ -139,8 +152,9 @@ class Edge:
             )
 
     def _failed(self, scope: Scope, error: Exception) -> None:
+        path = without_ticket(scope["path"])
         self._log.error(
-            f"unhandled error in {scope.get('method', 'WS')} {scope['path']}: {error!r}",
+            f"unhandled error in {scope.get('method', 'WS')} {path}: {error!r}",
             stack="".join(traceback.format_exception(error))[-8000:],
         )
 
@@ -149,8 +163,10 @@ class Exchange:
     """One response on its way out: adds the common headers, counts the bytes."""
 
     __slots__ = (
+        "_answer",
         "_cors",
         "_processing_time",
+        "_refused",
         "_scope",
         "_send",
         "began",
@@ -159,7 +175,11 @@ class Exchange:
         "status",
     )
 
-    def __init__(self, scope: Scope, send: Send, cors: Cors, *, processing_time: bool) -> None:
+    def __init__(
+        self, scope: Scope, send: Send, cors: Cors, answer: Answer, *, processing_time: bool
+    ) -> None:
+        self._answer = answer
+        self._refused = False
         self._cors = cors
         self._scope = scope
         self._send = send
@@ -170,7 +190,28 @@ class Exchange:
         self.size = 0
 
     async def send(self, message: Message) -> None:
-        """Pass one ASGI message on."""
+        """Pass one ASGI message on; an answer for which there is no room becomes a 503."""
+        if self._refused:
+            return
+        if message["type"] == "http.response.start" and not self._has_room(message):
+            self._refused = True
+            refusal = Unavailable("too many answers wait to be read: try again")
+            await error_response(refusal)(self._scope, _nothing, self._pass)
+            return
+        await self._pass(message)
+
+    def _has_room(self, message: Message) -> bool:
+        """Count a body that is in memory as a whole; who sends in blocks has counted itself."""
+        length = next((v for k, v in message["headers"] if k.lower() == b"content-length"), b"")
+        if self._answer.is_managed or len(length) < 6 or int(length) <= SMALL_BYTES:
+            return True
+        try:
+            self._answer.take(int(length))
+        except Unavailable:
+            return False
+        return True
+
+    async def _pass(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.began = perf_counter()
@@ -179,6 +220,8 @@ class Exchange:
         else:
             self.size += len(message.get("body", b""))
         await self._send(message)
+        if len(message.get("body", b"")) > COUNTED_BYTES:
+            self._answer.sent()
 
     def _with_common(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         own = any(name.lower() == b"cache-control" for name, _ in headers)
@@ -190,3 +233,7 @@ class Exchange:
             text = f'total;dur={ms:.2f};desc="Processing time of the Sandbox API request"'
             headers.append((b"server-timing", text.encode()))
         return headers
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}

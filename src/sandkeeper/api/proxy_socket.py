@@ -11,10 +11,11 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from sandkeeper.api.forwarding import request_headers, response_headers, split_target
+from sandkeeper.api.forwarding import Forwarding, Target
+from sandkeeper.api.page_answers import Audience, response_headers
 from sandkeeper.api.respond import error_response
 from sandkeeper.errors import SandkeeperError, Unprocessable
-from sandkeeper.services.upstream import connect
+from sandkeeper.services.upstream import Headers, connect
 
 __all__ = ["relay"]
 
@@ -34,11 +35,14 @@ HANDSHAKE = frozenset(
 )
 
 
-async def relay(scope: Scope, receive: Receive, send: Send, *, token: str) -> None:
+async def relay(scope: Scope, receive: Receive, send: Send, *, forwarding: Forwarding) -> None:
     """Proxy one WebSocket from its handshake to its end."""
     await receive()  # websocket.connect
     try:
-        upstream = await _dial(scope, token)
+        target = forwarding.target(scope)
+        fields = forwarding.headers(scope, target)
+        audience = forwarding.audience(scope, target)
+        upstream = await _dial(scope, target, fields, audience)
     except SandkeeperError as error:
         await error_response(error)(scope, receive, send)
         return
@@ -46,7 +50,7 @@ async def relay(scope: Scope, receive: Receive, send: Send, *, token: str) -> No
         await upstream.send(send)
         return
     try:
-        await _accept(send, upstream)
+        await _accept(send, upstream, audience)
         await _both_ways(receive, send, upstream)
     finally:
         upstream.transport.abort()
@@ -55,8 +59,9 @@ async def relay(scope: Scope, receive: Receive, send: Send, *, token: str) -> No
 class _Refusal:
     """The other server's answer to a handshake it does not want."""
 
-    def __init__(self, response: Any) -> None:
+    def __init__(self, response: Any, audience: Audience) -> None:
         self._response = response
+        self._audience = audience
 
     async def send(self, send: Send) -> None:
         """Pass it on; uvicorn knows registered statuses only."""
@@ -67,13 +72,13 @@ class _Refusal:
             {
                 "type": "websocket.http.response.start",
                 "status": status if known else HTTPStatus.BAD_REQUEST,
-                "headers": response_headers(status, headers),
+                "headers": response_headers(status, headers, self._audience),
             }
         )
         await send({"type": "websocket.http.response.body", "body": self._response.body or b""})
 
 
-async def _dial(scope: Scope, token: str) -> Any:
+async def _dial(scope: Scope, target: Target, fields: Headers, audience: Audience) -> Any:
     """Connect and shake hands; returns the connection or the refusal.
 
     Built from the library's parts: its own `connect` would follow redirects, wherever they lead.
@@ -83,8 +88,6 @@ async def _dial(scope: Scope, token: str) -> Any:
     from websockets.exceptions import InvalidHandshake, InvalidStatus
     from websockets.uri import parse_uri
 
-    target = split_target(scope, token)
-    fields = request_headers(scope, target, token)
     headers = [
         (name.decode("latin-1"), value.decode("latin-1"))
         for name, value in fields
@@ -105,7 +108,7 @@ async def _dial(scope: Scope, token: str) -> Any:
             await connection.handshake(headers, user_agent_header=None)
     except InvalidStatus as refused:
         connection.transport.abort()
-        return _Refusal(refused.response)
+        return _Refusal(refused.response, audience)
     except (InvalidHandshake, OSError, TimeoutError, ValueError, EOFError) as error:
         connection.transport.abort()
         text = f"the server on this port failed: no WebSocket handshake ({error})"
@@ -116,7 +119,7 @@ async def _dial(scope: Scope, token: str) -> Any:
     return connection
 
 
-async def _accept(send: Send, upstream: Any) -> None:
+async def _accept(send: Send, upstream: Any, audience: Audience) -> None:
     headers = [
         (name.lower().encode(), value.encode("latin-1"))
         for name, value in upstream.response.headers.raw_items()
@@ -126,7 +129,7 @@ async def _accept(send: Send, upstream: Any) -> None:
         {
             "type": "websocket.accept",
             "subprotocol": upstream.subprotocol,
-            "headers": response_headers(101, headers),
+            "headers": response_headers(101, headers, audience),
         }
     )
 

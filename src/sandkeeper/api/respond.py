@@ -1,5 +1,6 @@
 """Responses: JSON as the contract writes it, errors, plain texts."""
 
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -7,7 +8,15 @@ from starlette.responses import Response
 
 from sandkeeper import errors
 
-__all__ = ["encode_json", "error_response", "json_response", "not_found", "status_of", "utf8"]
+__all__ = [
+    "bare_error",
+    "encode_json",
+    "error_response",
+    "json_response",
+    "not_found",
+    "status_of",
+    "utf8",
+]
 
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
@@ -23,6 +32,7 @@ STATUS: dict[type[errors.SandkeeperError], int] = {
     errors.Internal: 500,
     errors.Unavailable: 503,
     errors.StorageFull: 507,
+    errors.LoopDetected: 508,
 }
 
 
@@ -72,3 +82,15 @@ def error_response(error: errors.SandkeeperError) -> Response:
 def not_found() -> Response:
     """Answer as for any unknown route: plain text, by which clients tell an older server."""
     return Response(b"404 page not found", 404, {"Content-Type": "text/plain"})
+
+
+def bare_error(status: int, text: str) -> bytes:
+    """Write the whole answer to a request that no application sees; the connection ends with it."""
+    body = encode_json({"error": text})
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+        "content-type: application/json; charset=utf-8\r\n"
+        f"content-length: {len(body)}\r\n"
+        "connection: close\r\n\r\n"
+    )
+    return head.encode() + body

@@ -5,12 +5,22 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Route, Router
+from starlette.routing import BaseRoute, Match, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
+from sandkeeper.api.rights import Need
 from sandkeeper.api.urls import raw_path
 
-__all__ = ["AreaRouter", "Handler", "empty_head", "first_segment", "path_route", "route"]
+__all__ = [
+    "AreaRouter",
+    "Handler",
+    "empty_head",
+    "first_segment",
+    "path_route",
+    "route",
+    "socket_route",
+]
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -18,14 +28,17 @@ Handler = Callable[[Request], Awaitable[Response]]
 class _ExactRoute(Route):
     """A route that does not match another method, where Starlette's answers 405."""
 
+    need: Need
+
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
         return (match, child) if match == Match.FULL else (Match.NONE, {})
 
 
-def route(path: str, handler: Handler, *methods: str) -> Route:
+def route(path: str, handler: Handler, *methods: str, need: Need) -> Route:
     """Bind `handler` to exactly `methods` (GET when none is named)."""
     made = _ExactRoute(path, handler, methods=list(methods) or ["GET"])
+    made.need = need
     if "HEAD" not in methods and made.methods is not None:
         made.methods.discard("HEAD")  # Starlette adds HEAD to every GET; the contract does not
     return made
@@ -43,6 +56,7 @@ class _PathRoute(Route):
     difference between `/x` and `//x` that file paths rest on.
     """
 
+    need: Need
     raw_pattern: re.Pattern[bytes] | None = None
     below = True
     """It serves what is below its path, too."""
@@ -63,16 +77,35 @@ class _PathRoute(Route):
 
 
 def path_route(
-    prefix: str, handler: Handler, *methods: str, raw_pattern: re.Pattern[bytes] | None = None
+    prefix: str,
+    handler: Handler,
+    *methods: str,
+    need: Need,
+    raw_pattern: re.Pattern[bytes] | None = None,
 ) -> Route:
     """Bind `handler` to `prefix/…` for exactly `methods`; `api.urls.raw_rest` gives the path.
 
     `raw_pattern`, matched at the start of the undecoded path, decides instead where it is given.
     """
     made = _PathRoute(prefix, handler, methods=list(methods) or ["GET"])
-    made.raw_pattern = raw_pattern
+    made.need, made.raw_pattern = need, raw_pattern
     if "HEAD" not in methods and made.methods is not None:
         made.methods.discard("HEAD")
+    return made
+
+
+class _SocketRoute(WebSocketRoute):
+    """A route of WebSockets."""
+
+    need: Need
+
+
+def socket_route(
+    path: str, handler: Callable[[WebSocket], Awaitable[None]], *, need: Need
+) -> WebSocketRoute:
+    """Bind `handler` to WebSockets that are opened at `path`."""
+    made = _SocketRoute(path, handler)
+    made.need = need
     return made
 
 

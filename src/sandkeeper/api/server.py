@@ -12,18 +12,30 @@ import uvicorn
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from sandkeeper import __version__
 from sandkeeper.api.app import create_app
 from sandkeeper.api.departure import Departure, take_over
-from sandkeeper.api.respond import encode_json
+from sandkeeper.api.intake import (
+    BodyClock,
+    HeldFlow,
+    Intake,
+    PacedSocket,
+    check_codings,
+    declared_length,
+)
+from sandkeeper.api.listening import tell_reach
+from sandkeeper.api.respond import bare_error
+from sandkeeper.api.urls import called_by_target
 from sandkeeper.api.wire import WIRE, Wire
 from sandkeeper.core.handover import HeldConnection
 from sandkeeper.services.sandbox import Sandbox
 
-__all__ = ["EdgeProtocol", "listen", "serve"]
+__all__ = ["EdgeProtocol", "serve"]
 
 HEADER_SECONDS = 30.0
 HEADER_BYTES = 1 << 20
+HEADER_FIELDS = 1000
+FIELD_BYTES = 128 << 10
+TARGET_BYTES = 32 << 10
 IDLE_SECONDS = 120
 DRAIN_SECONDS = 10
 
@@ -31,15 +43,19 @@ DRAIN_SECONDS = 10
 class EdgeProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with the contract's limits on request heads.
 
-    A head must be complete within 30 s and may have 1 MiB; uvicorn itself bounds neither. What
-    follows a body in chunks (trailers) has the same limit and is dropped: uvicorn would put it
-    among the fields of a request that is being served.
+    A head must be complete within 30 s and may have 1 MiB in 1000 fields; uvicorn itself bounds
+    none of these. What follows a body in chunks (trailers) has the same limit and is dropped:
+    uvicorn would put it among the fields of a request that is being served. A body that is waited
+    for must bring a KiB in each `body_seconds` (0: no limit).
     """
 
+    body_seconds = 30.0
+    _excess: tuple[int, str] | None = None
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_head = True
     _unwanted = 0
+    _body_left = 0
     _begun = False
     _declined = False
     _restarting = False
@@ -49,6 +65,7 @@ class EdgeProtocol(HttpToolsProtocol):
         """Whether all that came has been answered, to the last byte: nothing of it is in here."""
         answered = self.cycle is None or self.cycle.response_complete
         at_rest = not self._begun and not self._head_bytes and not self.pipeline
+        at_rest = at_rest and not self._intake.waits
         return answered and at_rest and not self.transport.get_write_buffer_size()
 
     @property
@@ -59,41 +76,72 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the first request its time."""
         super().connection_made(transport)
+        self.flow = self.held_flow = HeldFlow(transport, self._resumed)
+        self._intake = Intake(
+            self._feed, self._may_feed, self.held_flow.hold, self.held_flow.let_go
+        )
+        self.body_clock = BodyClock(self.body_seconds, self._body_state, self.body_late)
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer with the connection."""
         self._disarm()
+        self._intake.drop()
+        self.body_clock.stop()
         super().connection_lost(exc)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether bytes are here that are not parsed."""
+        return self._intake.waits
+
     def data_received(self, data: bytes) -> None:
-        """Count what belongs to a head before the parser keeps it."""
+        """Parse what a turn suffices for."""
         if self._unwanted:
             passed = min(self._unwanted, len(data))
+            self.body_clock.moved += passed
             self.pass_over(self._unwanted - passed)
             data = data[passed:]
             if not data:
                 return
+        self._unset_keepalive_if_required()
+        if self._body_left >= len(data) and not self._intake.waits:
+            self._parse(data)  # one callback, however long
+        else:
+            self._intake.take(data)
+        if self._begun and not self._in_head:
+            self.body_clock.run()
+
+    def _feed(self, data: bytes) -> None:
+        """Count what belongs to a head before the parser keeps it."""
         if self._in_head:
             self._arm()  # bytes before a request line, which the parser skips, are late as well
         self._head_bytes += len(data)
-        # One read may carry a body behind the head; a read is at most 256 KiB.
-        if self._head_bytes > HEADER_BYTES + (256 << 10):
+        if self._head_bytes > HEADER_BYTES:
             self._refuse(431, "request header fields are too large")
             return
-        self._unset_keepalive_if_required()
         self._parse(data)
 
+    def _may_feed(self) -> bool:
+        return not self.flow.read_paused
+
+    def _resumed(self) -> None:
+        """Go on when the application reads, and count its client's time from now."""
+        self.body_clock.begin()
+        self._intake.wake()
+
     def _parse(self, data: bytes) -> None:
-        while data:
+        while data and self.parser is not None:
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserError:
-                self.send_400_response("Invalid HTTP request received.")
+                status, text = self._excess or (400, "Invalid HTTP request received.")
+                self._refuse(status, text)
             except httptools.HttpParserUpgrade as end:
                 if self._declined:
                     data = self._decline() + data[end.args[0] :]
                     continue
+                self._intake.drop()
                 self.handle_websocket_upgrade()
             return
 
@@ -120,6 +168,8 @@ class EdgeProtocol(HttpToolsProtocol):
         """Keep the target."""
         if not self._restarting:
             super().on_url(url)
+            if len(self.url) > TARGET_BYTES:
+                self._too_much(414, f"the request's target is longer than {TARGET_BYTES} bytes")
 
     def on_message_begin(self) -> None:
         """Start the time of the next head."""
@@ -134,10 +184,19 @@ class EdgeProtocol(HttpToolsProtocol):
         """Keep a field of the head."""
         if self._in_head:
             super().on_header(name, value)
+            if len(self.headers) > HEADER_FIELDS or len(value) > FIELD_BYTES:
+                self._too_much(431, "request header fields are too many or too large")
+
+    def _too_much(self, status: int, text: str) -> None:
+        """End the parsing of a head."""
+        self._excess = status, text
+        raise ValueError(text)
 
     def on_body(self, body: bytes) -> None:
         """Count anew: what was read was not all head or trailer."""
         self._head_bytes = 0
+        self._body_left -= len(body)
+        self.body_clock.moved += len(body)
         super().on_body(body)
 
     def on_headers_complete(self) -> None:
@@ -145,16 +204,23 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._restarting:
             self._restarting = False
             return
+        if not self.url.startswith(b"/"):
+            self.headers[:] = called_by_target(self.url, self.headers)
         self._in_head = False
         self._disarm()
+        check_codings(self.headers)
+        self.body_clock.begin()
         self._declined = self.parser.should_upgrade() and not self._should_upgrade()
         before = self.cycle
         super().on_headers_complete()
+        if self.scope["method"] not in {"GET", "HEAD"}:
+            self._body_left = declared_length(self.headers)
         if self.cycle is not before:
             self.scope[WIRE] = Wire(self, self.cycle)  # type: ignore[literal-required]
 
     def on_message_complete(self) -> None:
         """Expect a new head from here on."""
+        self._body_left = 0
         if self._declined:
             return
         super().on_message_complete()
@@ -184,6 +250,22 @@ class EdgeProtocol(HttpToolsProtocol):
             return False
         return b"sec-websocket-key" in fields and fields.get(b"sec-websocket-version") == b"13"
 
+    def _body_state(self) -> bool | None:
+        """Say whether the client is waited for; what goes to a port is that server's matter."""
+        if not self._begun or self._in_head or self.transport.is_closing():
+            return None
+        return not self.flow.read_paused and not self.scope["path"].startswith("/port/")
+
+    def body_late(self) -> None:
+        """Answer 408 where there is no answer yet, and close."""
+        cycle = self.cycle
+        if cycle.response_started or cycle.disconnected or self.pipeline:
+            self.transport.close()
+            return
+        cycle.disconnected = True
+        cycle.message_event.set()
+        self._answer(408, f"the request's body brought nothing for {self.body_seconds:g} seconds")
+
     def send_400_response(self, msg: str) -> None:
         """Answer a request that cannot be parsed, as JSON like every other error."""
         self._refuse(400, msg)
@@ -207,32 +289,19 @@ class EdgeProtocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.close()  # another answer is on its way here
             return
-        body = encode_json({"error": text})
-        reason = {400: "Bad Request", 431: "Request Header Fields Too Large"}[status]
-        head = (
-            f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json; charset=utf-8\r\n"
-            f"access-control-allow-origin: *\r\ncontent-length: {len(body)}\r\n"
-            "connection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
+        self._answer(status, text)
+
+    def _answer(self, status: int, text: str) -> None:
+        """Answer with an error past the application, and close."""
+        self._intake.drop()
+        self.transport.write(bare_error(status, text))
         self.transport.close()
 
 
-def listen(host: str, port: int, inherited: int = -1) -> socket.socket:
-    """Open the listening socket, or take up an inherited one; `::` serves IPv4 as well.
-
-    Raises OSError.
-    """
-    if inherited >= 0:
-        return socket.socket(fileno=inherited)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server(
-        (host, port), family=family, backlog=2048, dualstack_ipv6=host == "::"
-    )
-
-
 def serve(
-    sandbox: Sandbox, listener: socket.socket, connections: Sequence[HeldConnection] = ()
+    sandbox: Sandbox,
+    listeners: Sequence[socket.socket],
+    connections: Sequence[HeldConnection] = (),
 ) -> None:
     """Serve until SIGTERM or SIGINT; returns after the services have stopped.
 
@@ -247,7 +316,7 @@ def serve(
         create_app(sandbox),
         loop="uvloop",
         http=EdgeProtocol,
-        ws="websockets-sansio",
+        ws=PacedSocket,
         ws_max_size=1 << 20,
         ws_ping_interval=30.0,
         ws_ping_timeout=60.0,
@@ -261,11 +330,13 @@ def serve(
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
+    EdgeProtocol.body_seconds = sandbox.settings.edge.body_seconds
     server = _Server(config, sandbox, connections)
-    # uvicorn closes the one it gets; an upgrade goes on with this one.
-    with listener.dup() as kept:
+    with contextlib.ExitStack() as stack:
+        # uvicorn closes those it gets; an upgrade goes on with these.
+        kept = [stack.enter_context(listener.dup()) for listener in listeners]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(server.serve(sockets=[listener]))
+            runner.run(server.serve(sockets=list(listeners)))
         if server.left is not None:
             sandbox.replace(kept, server.left)
 
@@ -284,16 +355,9 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self._sandbox.start()
         await super().startup(sockets=sockets)
-        for listener in sockets or []:
-            self._tell_address(listener)
+        tell_reach(self._sandbox.log, self._sandbox.settings, sockets or [])
         for held in self._connections:
             await take_over(held, self._connection)
-
-    def _tell_address(self, listener: socket.socket) -> None:
-        host, port = listener.getsockname()[:2]
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        state = self._sandbox.settings.state_dir
-        self._sandbox.log.info(f"sandkeeper {__version__} listens on {url}, state in {state}")
 
     def _connection(self) -> EdgeProtocol:
         return EdgeProtocol(self.config, self.server_state, self.lifespan.state)

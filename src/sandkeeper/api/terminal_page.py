@@ -6,13 +6,16 @@ and with a token in its query, and loads nothing from anywhere else (its policy 
 
 import asyncio
 import gzip
-import hashlib
 import re
-from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
+
+from sandkeeper.api.hosts import is_own_visit
+from sandkeeper.api.pages import page_headers
 
 __all__ = ["TerminalPage"]
 
@@ -30,30 +33,42 @@ npm, or a Python package index to get one from) and load this page again.</p>
 
 
 class TerminalPage:
-    """Builds the page at the first request and keeps it."""
+    """Builds the page at the first request and keeps it; pages of `origins` may frame it."""
 
-    def __init__(self) -> None:
-        self._built: tuple[bytes, bytes, str] | None = None
+    def __init__(self, origins: Sequence[str]) -> None:
+        self._origins = origins
+        self._built: _Built | None = None
 
     async def serve(self, request: Request) -> Response:
-        """Answer with the page, or with what is missing."""
+        """Answer with the page, or with what is missing.
+
+        One that was asked for by a page that may not use the API connects by a click only: to
+        follow a link must not start a shell.
+        """
         if self._built is None:
             self._built = await asyncio.to_thread(_build)
         if self._built is None:
-            return Response(MISSING, media_type="text/html")
-        page, packed, policy = self._built
-        headers = {
-            "Content-Security-Policy": policy,
-            "Referrer-Policy": "no-referrer",
-            "Vary": "Accept-Encoding",
-        }
+            headers = page_headers("", self._origins)
+            return Response(MISSING, 200, headers, media_type="text/html")
+        headers = page_headers(self._built.script, self._origins)
+        headers["Vary"] = "Accept-Encoding, Sec-Fetch-Site"
+        page, packed = self._built.at_once if is_own_visit(request.scope) else self._built.asking
         if "gzip" in request.headers.get("accept-encoding", ""):
             headers["Content-Encoding"] = "gzip"
             page = packed
         return Response(page, 200, headers, media_type="text/html")
 
 
-def _build() -> tuple[bytes, bytes, str] | None:
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """The script, and the page, plain and packed, that connects at once or asks before."""
+
+    script: str
+    at_once: tuple[bytes, bytes]
+    asking: tuple[bytes, bytes]
+
+
+def _build() -> _Built | None:
     try:
         scripts = [(VENDOR / name).read_text("utf-8") for name in SCRIPTS]
         style = (VENDOR / "xterm.css").read_text("utf-8")
@@ -66,10 +81,6 @@ def _build() -> tuple[bytes, bytes, str] | None:
     script = re.sub(r"//# sourceMappingURL=\S*", "", "\n;".join([*scripts, own_script]))
     script = re.sub(r"</(script)", r"<\\/\1", script, flags=re.IGNORECASE)
     page = page.replace("/*style*/", style + own_style).replace("/*script*/", script)
-    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
-        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
-    )
-    data = page.encode()
-    return data, gzip.compress(data, 6), policy
+    at_once = page.encode()
+    asking = page.replace("<body>", "<body data-ask>", 1).encode()
+    return _Built(script, (at_once, gzip.compress(at_once, 6)), (asking, gzip.compress(asking, 6)))

@@ -13,7 +13,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sandkeeper.api.audit import caller
 from sandkeeper.api.body import parse_json
-from sandkeeper.api.cors import own_host
 from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage
 from sandkeeper.errors import BadInput, Conflict, SandkeeperError
 from sandkeeper.services.sandbox import Sandbox
@@ -21,7 +20,7 @@ from sandkeeper.services.terminal import Terminal, Viewer
 from sandkeeper.services.terminal_watch import watch
 from sandkeeper.services.terminals import TerminalOrder
 
-__all__ = ["TerminalSocket", "same_origin"]
+__all__ = ["TerminalSocket"]
 
 _encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(ClientMessage)
@@ -34,13 +33,9 @@ class TerminalSocket:
     def __init__(self, sandbox: Sandbox) -> None:
         self._access = sandbox.access
         self._terminals = sandbox.terminals
-        self._origins = sandbox.settings.terminal.origins
 
     async def serve(self, socket: WebSocket) -> None:
         """Handle one connection."""
-        if not same_origin(socket, self._origins):
-            await socket.close(1008, "origin not allowed")
-            return
         order = _order(socket)
         await socket.accept()
         with suppress(WebSocketDisconnect):
@@ -145,11 +140,3 @@ def _size(text: str, default: int) -> int:
     if text.isascii() and text.isdigit() and len(text) < 10 and int(text) < 65536:
         return int(text) or default
     return default
-
-
-def same_origin(socket: WebSocket, allowed: tuple[str, ...]) -> bool:
-    """Say whether the page that connects may: ours, an allowed one, or no page at all."""
-    origin = socket.headers.get("origin")
-    if origin is None or "*" in allowed or origin in allowed:
-        return True
-    return own_host(socket.scope, origin)

@@ -10,9 +10,25 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.types import Scope
 
-__all__ = ["decoded_path", "raw_path", "raw_rest", "segment", "with_prefix"]
+__all__ = [
+    "called_by_target",
+    "decoded_path",
+    "raw_path",
+    "raw_rest",
+    "segment",
+    "with_prefix",
+]
 
+_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 _PREFIX = re.compile(r"[A-Za-z0-9/_.-]+")
+
+
+def called_by_target(url: bytes, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return fields in which the host of an absolute target is Host (RFC 9112, 3.2.2)."""
+    found = _ABSOLUTE.match(url)
+    if found is None:
+        return headers
+    return [(b"host", found[1]), *(field for field in headers if field[0] != b"host")]
 
 
 def raw_path(scope: Scope) -> bytes:

@@ -7,13 +7,14 @@ uvicorn's as ever: its parser, its flow control, its keep-alive.
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Scope, Send
 
+from sandkeeper.api.intake import BODY_LEAST
 from sandkeeper.core.relay import Part, Relay, duplicate
 
 if TYPE_CHECKING:
@@ -50,7 +51,21 @@ class Wire:
 
     def is_long(self, left: int) -> bool:
         """Say whether `left` bytes of the request's body are worth taking from the socket."""
-        return left - len(self._cycle.body) >= LONG_BYTES and not self._cycle.disconnected
+        if self._protocol.is_behind or self._cycle.disconnected:
+            return False
+        return left - len(self._cycle.body) >= LONG_BYTES
+
+    def unsent(self) -> int:
+        """Return how many bytes of answers the client has not taken."""
+        return self._protocol.transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """End the connection at once; what is unsent is dropped."""
+        self._protocol.transport.abort()
+
+    def when_drained(self, then: Callable[[], None]) -> None:
+        """Call `then` once when nearly all was taken, or the connection is over."""
+        self._protocol.held_flow.when_drained(then)
 
     @contextmanager
     def body(self, left: int) -> Iterator[tuple[bytes, socket.socket, Part]]:
@@ -84,7 +99,7 @@ class Wire:
                     # Woken for many bytes at once: nobody sees a file that is not whole anyway.
                     lowest = min(part.left, WAKE_BYTES)
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, lowest)
-                    block = await _receive(sock, min(part.left, BLOCK_BYTES))
+                    block = await self._next(sock, min(part.left, BLOCK_BYTES))
                     part.taken += len(block)
                     if not block:
                         return
@@ -92,6 +107,18 @@ class Wire:
             finally:
                 with suppress(OSError):  # the connection is gone
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+    async def _next(self, sock: socket.socket, most: int) -> bytes:
+        """Receive a block, or the little of it that came in time; nothing is the end."""
+        seconds = self._protocol.body_seconds or None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                return await _receive(sock, most)
+        with suppress(OSError):
+            if len(block := sock.recv(most)) >= BODY_LEAST:
+                return block
+        self._protocol.body_late()
+        return b""
 
     async def answer(self, relay: Relay, source: socket.socket, part: Part, scope: Scope) -> None:
         """Carry a part of the answer's body from another socket; its head has been sent.

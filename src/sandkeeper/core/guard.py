@@ -7,7 +7,8 @@ argument), as JSON:
     run       arguments of the new server; its module is run as `python -m sandkeeper` would
     paths     folders to look for modules in first (the way back needs them)
     handover  descriptor of the document both servers read (core.handover)
-    listener  descriptor of the listening socket, ours to keep until the verdict
+    listener  descriptor of the first listening socket, ours to keep until the verdict
+    listeners those of all of them; absent when there is one
     address   host and port to ask for /health, the version expected there, seconds it may take
     verdict   descriptor of a pipe to write `ok` to once the new server answers; a server that is
               told to stop before closes the other end
@@ -142,7 +143,13 @@ def fork_judge(plan: dict[str, Any]) -> int:
 
 def inherited(plan: dict[str, Any]) -> list[int]:
     """Return the descriptors that the way back needs."""
-    return [plan["listener"], plan["handover"], plan["back"]["plan"]]
+    return [*listeners(plan), plan["handover"], plan["back"]["plan"]]
+
+
+def listeners(plan: dict[str, Any]) -> list[int]:
+    """Return the descriptors of all listening sockets."""
+    found: list[int] = plan.get("listeners") or [plan["listener"]]
+    return found
 
 
 def go_back(plan: dict[str, Any], why: str) -> None:
@@ -150,6 +157,7 @@ def go_back(plan: dict[str, Any], why: str) -> None:
     document = json.loads(os.pread(plan["handover"], 64 << 20, 0))
     document["failed"] = why
     document["listener"], document["verdict"] = plan["listener"], -1
+    document["listeners"] = listeners(plan)
     # Descriptors the new server has closed or used in other ways are no sockets of ours any more.
     document["connections"] = [
         held for held in document.get("connections", []) if is_inheritable(held["fd"])

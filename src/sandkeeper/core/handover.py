@@ -36,6 +36,8 @@ class HeldConnection(msgspec.Struct, omit_defaults=True):
 class Handover(msgspec.Struct, omit_defaults=True):
     """The document; descriptors are -1 where there is none.
 
+    `listener` is the first listening socket, `listeners` all of them, which the first versions did
+    not know; `listening` is what there is.
     `variables` is the environment as it was when the first server read its settings, which decides
     for all that follow: what was written to `.env` since is not obeyed. `count` is how many
     upgrades took place before. `held` is how often the scale file was raised, `carried` the
@@ -59,10 +61,17 @@ class Handover(msgspec.Struct, omit_defaults=True):
     count: int = 0
     failed: str = ""
     trial: bool = False
+    listeners: list[int] = []
+
+    @property
+    def listening(self) -> list[int]:
+        """The descriptors of the listening sockets; the first versions handed over one."""
+        return self.listeners or ([self.listener] if self.listener >= 0 else [])
 
     def write(self) -> int:
         """Return a descriptor of the document that lives on over exec; raises OSError."""
         fd = os.memfd_create("sandkeeper-handover", os.MFD_CLOEXEC)
+        os.fchmod(fd, 0o600)  # tokens are in it, and /proc/<pid>/fd goes by the file's own mode
         data = msgspec.json.encode(self)
         try:
             while data:
@@ -84,6 +93,7 @@ class Handover(msgspec.Struct, omit_defaults=True):
             raise NotAHandover(f"format {made.format} is not {FORMAT}")
         made.connections = [held for held in made.connections if _keep(held.fd)]
         made.listener = made.listener if _keep(made.listener) else -1
+        made.listeners = [fd for fd in made.listeners if _keep(fd)]
         made.verdict = made.verdict if _keep(made.verdict) else -1
         return made
 

@@ -1,41 +1,75 @@
-"""Mounts: the kernel's table, mount(2), umount(2), and looks at mounts that may never answer."""
+"""Mounts: the kernel's table, mount(2) and its kin by descriptor, looks at mounts that may hang.
+
+A name can lead elsewhere a moment after it was judged. So a mount is made on an open folder and
+found again by its id: no function here that changes a mount follows a link.
+"""
 
 import asyncio
 import ctypes
+import errno
 import os
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 __all__ = [
     "Mount",
+    "attach",
     "bind_mount",
     "bounded",
+    "mount_id",
     "mounts",
+    "open_mount",
     "parse_mounts",
+    "restrict",
     "unescape",
     "unmount",
-    "unmount_lazily",
+    "unmount_staged",
+    "walk_plainly",
 ]
 
-MS_RDONLY, MS_REMOUNT, MS_BIND = 1, 32, 4096
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_BIND = 32, 4096
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+KEPT_FLAGS = {
+    "ro": MS_RDONLY,
+    "nosuid": MS_NOSUID,
+    "nodev": MS_NODEV,
+    "noexec": MS_NOEXEC,
+    "noatime": 1 << 10,
+    "nodiratime": 1 << 11,
+    "relatime": 1 << 21,
+}
+"""Flags of one mount by their names in the table; a remount drops those it does not repeat."""
+
+# Of Linux 5.2; their numbers are the same on every machine that this server knows.
+OPEN_TREE, MOVE_MOUNT = 428, 429
+OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
+
 _ESCAPE = re.compile(r"\\([0-7]{3})")
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of the table, unescaped; `options` as the kernel writes them."""
+    """One line of the table, unescaped; `options` as the kernel writes them, the mount's own first.
+
+    `id` is unique among what is mounted now; the kernel gives it again later.
+    """
 
     source: str
     path: str
     kind: str
     options: tuple[str, ...]
+    id: int = 0
 
     @property
     def read_only(self) -> bool:
@@ -49,20 +83,31 @@ def unescape(text: str) -> str:
 
 
 def parse_mounts(text: str) -> list[Mount]:
-    """Read a table in the form of fstab(5): blanks and backslashes in names are octal escapes."""
+    """Read a table in the form of proc_pid_mountinfo(5): names have octal escapes."""
     found = []
     for line in text.splitlines():
-        fields = line.split(" ")
-        if len(fields) >= 4:
-            source, path, kind = (unescape(field) for field in fields[:3])
-            found.append(Mount(source, path, kind, tuple(fields[3].split(","))))
+        before, _, after = line.partition(" - ")
+        own, rest = before.split(" "), after.split(" ")
+        if len(own) >= 6 and len(rest) >= 3 and own[0].isdigit():
+            options = (*own[5].split(","), *rest[2].split(","))
+            path, kind, source = unescape(own[4]), unescape(rest[0]), unescape(rest[1])
+            found.append(Mount(source, path, kind, options, int(own[0])))
     return found
 
 
 def mounts() -> list[Mount]:
     """Return all mounts, a later one over an earlier one on the same path; never waits for them."""
-    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         return parse_mounts(file.read())
+
+
+def mount_id(fd: int) -> int:
+    """Return the id of the mount that an open file lies on (proc_pid_fdinfo(5)); asks no disk."""
+    for line in Path(f"/proc/self/fdinfo/{fd}").read_text("ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == "mnt_id":
+            return int(value)
+    raise OSError(errno.ENODATA, "the kernel does not tell the mount of a descriptor")
 
 
 @lru_cache(maxsize=1)
@@ -70,40 +115,142 @@ def _libc() -> Any:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _check(result: int, path: str) -> None:
-    if result != 0:
+def _check(result: int, path: str) -> int:
+    if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
+    return result
 
 
-def bind_mount(source: str, target: str, *, through: str, read_only: bool) -> None:
-    """Show the folder `source` at `target` as well; raises OSError as mount(2) does.
+def walk_plainly(path: str) -> int:
+    """Open a folder, from the root down, by names that are no links (O_PATH); the caller closes it.
 
-    `through` names the target by an open descriptor, which no link can lead elsewhere.
+    Raises OSError: ELOOP or ENOTDIR at a link.
     """
-    libc = _libc()
-    _check(libc.mount(os.fsencode(source), os.fsencode(through), None, MS_BIND, None), target)
-    if read_only:  # the kernel takes the flag only in a second step
-        flags = MS_BIND | MS_REMOUNT | MS_RDONLY
-        try:
-            _check(libc.mount(None, os.fsencode(target), None, flags, None), target)
-        except OSError:
-            unmount(target, lazy=True)
+    fd = os.open("/", _FOLDER)
+    try:
+        for name in filter(None, path.split("/")):
+            below = os.open(name, _FOLDER, dir_fd=fd)
+            os.close(fd)
+            fd = below
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def bind_mount(source: int, target: str) -> None:
+    """Show the open folder `source` at `target` as well, a path that nobody else can change."""
+    origin = f"/proc/self/fd/{source}".encode()
+    _check(_libc().mount(origin, os.fsencode(target), None, MS_BIND, None), target)
+
+
+def restrict(path: str, *, read_only: bool = False, no_privilege: bool = False) -> None:
+    """Take rights from the mount at `path`, which nobody else can change; raises OSError.
+
+    `no_privilege`: no set-user-id program and no device works there. Nothing that is taken already
+    comes back.
+    """
+    found = [mount for mount in mounts() if mount.path == path]
+    if not found:
+        raise OSError(errno.EINVAL, "nothing is mounted", path)
+    names = set(found[-1].options)
+    names |= {"ro"} if read_only else set()
+    names |= {"nosuid", "nodev"} if no_privilege else set()
+    flags = sum(flag for name, flag in KEPT_FLAGS.items() if name in names)
+    flags |= MS_REMOUNT | MS_BIND
+    _check(_libc().mount(None, os.fsencode(path), None, flags, None), path)
+
+
+def attach(staged: str, target: int) -> int:
+    """Show the mount at `staged` on the open folder `target`, too; returns the new mount's id.
+
+    It has the flags of `staged` from its first moment. `staged` is a path that nobody else can
+    change. Raises OSError: ENOENT when the folder was removed meanwhile.
+    """
+    try:
+        tree = _open_tree(staged)
+    except OSError as error:
+        if error.errno not in {errno.ENOSYS, errno.EPERM}:
             raise
+        return _attach_by_name(staged, target)  # a sandbox that knows no call of Linux 5.2
+    try:
+        flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+        _check(_libc().syscall(MOVE_MOUNT, tree, b"", target, b"", flags), staged)
+        return mount_id(tree)
+    finally:
+        os.close(tree)
 
 
-def unmount(path: str, *, lazy: bool = False) -> None:
-    """Unmount; `lazy` takes it out of sight at once. Blocks while data is written back.
+def _open_tree(staged: str) -> int:
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
+    return _check(_libc().syscall(OPEN_TREE, -100, os.fsencode(staged), flags), staged)
 
-    Raises OSError as umount2(2) does: EBUSY while in use, EINVAL when nothing is mounted there.
+
+def _attach_by_name(staged: str, target: int) -> int:
+    """The same by mount(2): a bind of a mount has its flags, and a descriptor has a name."""
+    before = {mount.id for mount in mounts()}
+    through = f"/proc/self/fd/{target}"
+    _check(_libc().mount(os.fsencode(staged), through.encode(), None, MS_BIND, None), staged)
+    where = os.readlink(through)
+    made = [mount.id for mount in mounts() if mount.path == where and mount.id not in before]
+    return made[-1] if made else 0
+
+
+def open_mount(path: str, wanted: int) -> int:
+    """Open the root of the mount with the id `wanted` at `path` (O_PATH); the caller closes it.
+
+    0 is any id. It is busy as long. Asks no disk but those that the path leads through. Raises
+    OSError, EINVAL when another mount or none is there.
     """
-    flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0)
-    _check(_libc().umount2(os.fsencode(path), flags), path)
+    folder, name = _folder_of(path)
+    try:
+        return _open_root(folder, name, wanted)
+    finally:
+        os.close(folder)
 
 
-def unmount_lazily(path: str) -> None:
-    """Take a mount out of sight at once; raises OSError."""
-    unmount(path, lazy=True)
+def _folder_of(path: str) -> tuple[int, str]:
+    above, name = os.path.split(path)
+    return walk_plainly(above), name
+
+
+def _open_root(folder: int, name: str, wanted: int) -> int:
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        if wanted and mount_id(fd) != wanted:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def unmount(path: str, wanted: int = 0, *, lazy: bool = False) -> None:
+    """Unmount what is at `path`, with `wanted` only a mount of that id; follows no link.
+
+    `lazy` takes it out of sight at once; otherwise it blocks while data is written back. Raises
+    OSError as umount2(2) does: EBUSY while in use, EINVAL when it is not there.
+    """
+    folder, name = _folder_of(path)
+    try:
+        if wanted:
+            os.close(_open_root(folder, name, wanted))
+        # By the folder, for a descriptor of the mount itself would keep it busy.
+        flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0)
+        where = os.fsencode(f"/proc/self/fd/{folder}/{name}")
+        _check(_libc().umount2(where, flags), path)
+    finally:
+        os.close(folder)
+
+
+def unmount_staged(path: str) -> None:
+    """Take away whatever is mounted at a path of our own, and the folder; raises nothing."""
+    with suppress(OSError):
+        while any(mount.path == path for mount in mounts()):
+            unmount(path, lazy=True)
+    with suppress(OSError):
+        os.rmdir(path)
 
 
 async def bounded(function: Callable[..., T], *arguments: Any, seconds: float) -> T:

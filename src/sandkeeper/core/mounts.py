@@ -1,8 +1,10 @@
 """Mount points of file systems that hold no files: /proc, /sys and their like."""
 
-import re
+import os
 
-__all__ = ["pseudo_mounts"]
+from sandkeeper.core.mounting import mounts
+
+__all__ = ["PSEUDO", "pseudo_mounts"]
 
 PSEUDO = frozenset(
     [
@@ -30,20 +32,11 @@ PSEUDO = frozenset(
         "tracefs",
     ]
 )
-_OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 def pseudo_mounts() -> list[bytes]:
-    """Return where such file systems are mounted (proc_pid_mountinfo(5)); none if unreadable."""
+    """Return where such file systems are mounted; none if that cannot be read."""
     try:
-        with open("/proc/self/mountinfo", "rb") as file:
-            lines = file.read().splitlines()
+        return [os.fsencode(mount.path) for mount in mounts() if mount.kind in PSEUDO]
     except OSError:
         return []
-    found: list[bytes] = []
-    for line in lines:
-        before, _, after = line.partition(b" - ")
-        if after.split(b" ")[0].decode("latin-1") in PSEUDO:
-            where = before.split(b" ")[4]
-            found.append(_OCTAL.sub(lambda octal: bytes([int(octal[1], 8)]), where))
-    return found

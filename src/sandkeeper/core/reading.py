@@ -1,8 +1,13 @@
 """Reading files whose size may be untrue."""
 
 import os
+from collections.abc import Iterator
 
-__all__ = ["is_pseudo", "read_to"]
+from sandkeeper.core.fds import OwnedFd
+
+__all__ = ["FileBlocks", "is_pseudo", "read_to"]
+
+BLOCK_BYTES = 64 << 10
 
 
 def read_to(fd: int, limit: int, expected: int) -> bytes:
@@ -17,6 +22,35 @@ def read_to(fd: int, limit: int, expected: int) -> bytes:
         pieces.append(data)
         size += len(data)
     return b"".join(pieces)
+
+
+class FileBlocks:
+    """The blocks of an open file, up to `limit` bytes of it; at the end it is closed.
+
+    Whoever stops before that closes it, or lets go of it.
+    """
+
+    def __init__(self, fd: OwnedFd, limit: int) -> None:
+        self._fd = fd
+        self._left = limit
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        block = os.read(self._fd.number, min(self._left, BLOCK_BYTES)) if self._left > 0 else b""
+        self._left -= len(block)
+        if not block:
+            self.close()
+            raise StopIteration
+        return block
+
+    def close(self) -> None:
+        """Close the file: nothing more comes."""
+        self._left = 0
+        self._fd.close()
+
+    __del__ = close
 
 
 def is_pseudo(info: os.stat_result) -> bool:

@@ -7,13 +7,14 @@ In place, as the kernel's open(O_TRUNC) would, is written only what a rename can
 devices, FIFOs and other special files, files with several hard links (all names must see the new
 content), mount points, files whose owner we may not give to the new one, and files in a directory
 we may not write to. The draft then lies elsewhere and is copied once it is whole; the space is
-reserved first, so that a full disk is noticed before the old content is touched.
+reserved first, so that a full disk is noticed before the old content is touched. Only a few special
+files are written to at a time, and each for a minute at most: their other end may take its time.
 """
 
 import contextlib
 import errno
+import math
 import os
-import select
 import stat
 import tempfile
 import threading
@@ -25,12 +26,12 @@ from dataclasses import dataclass
 from sandkeeper.core.paths import is_replacement, temporary_name
 from sandkeeper.core.renaming import exclusive_rename
 from sandkeeper.core.temporaries import Temporaries
+from sandkeeper.core.writing import special_write, write_all
 
-__all__ = ["Draft", "PathLocks", "Place", "make_directories", "survey", "write_all"]
+__all__ = ["Draft", "PathLocks", "Place", "make_directories", "survey"]
 
 COPY_BYTES = 1 << 20
 KERNEL_COPY_BYTES = 64 << 20
-FIFO_SECONDS = 10
 MANY_PIECES = 512  # below IOV_MAX
 # What open(2) of a new file in the directory may say although the file itself can be written.
 NO_NEIGHBOUR = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENAMETOOLONG})
@@ -318,31 +319,23 @@ class Draft:
         flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         target = os.open(self.path, flags, self.mode)
         try:
-            regular = stat.S_ISREG(os.fstat(target).st_mode)
-            if regular:
+            if not stat.S_ISREG(os.fstat(target).st_mode):
+                with special_write() as until:
+                    self._copy_to(target, until)
+            else:
                 _reserve(target, self.size, now)
-            offset = 0
-            while block := os.pread(self._fd, COPY_BYTES, offset):
-                write_all(target, block)
-                offset += len(block)
-            if regular and now is not None and now.st_size > self.size:
-                os.ftruncate(target, self.size)
+                self._copy_to(target)
+                if now is not None and now.st_size > self.size:
+                    os.ftruncate(target, self.size)
             return os.fstat(target)
         finally:
             os.close(target)
 
-
-def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Write everything; a pipe or terminal that takes nothing for 10 s raises TimeoutError."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(fd, view) :]
-        except BlockingIOError:
-            poller = select.poll()
-            poller.register(fd, select.POLLOUT)
-            if not poller.poll(FIFO_SECONDS * 1000):
-                raise TimeoutError(errno.ETIMEDOUT, "nobody reads the other end") from None
+    def _copy_to(self, target: int, until: float = math.inf) -> None:
+        offset = 0
+        while block := os.pread(self._fd, COPY_BYTES, offset):
+            write_all(target, block, until)
+            offset += len(block)
 
 
 def _state(path: str) -> os.stat_result | None:

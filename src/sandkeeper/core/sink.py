@@ -23,6 +23,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 
+from sandkeeper.core.identity import Identity
+from sandkeeper.core.trusted import UntrustedFile, open_trusted_output
 from sandkeeper.core.worker import Bell
 
 __all__ = ["Sink", "open_target"]
@@ -37,20 +39,28 @@ PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 Pull = Callable[[], tuple[bytes, Callable[[], None]] | None]
 
 
-def open_target(target: str) -> int:
+STREAMS = {
+    **dict.fromkeys(("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"), "stdout"),
+    **dict.fromkeys(("/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"), "stderr"),
+}
+"""Paths that are other names of a stream."""
+
+
+def open_target(target: str, workload: Identity | None = None) -> int:
     """Open `stdout`, `stderr`, `none` or a path for writing without blocking.
 
     A terminal, pipe or file is reopened through /proc/self/fd (proc_pid_fd(5)), which gives an
     open file description of our own: O_NONBLOCK on the inherited one would change it for every
     process that shares it. A path that is somebody else's symbolic link is refused: whoever may
-    write to its folder would choose which file a privileged server writes to. Raises OSError.
+    write to its folder would choose which file a privileged server writes to. With a workload's
+    user nothing is used that it could have made or led us to: a log that it can read or edit is
+    worse than no start. Raises OSError.
     """
+    target = STREAMS.get(target, target)
     if target == "none":
         return os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
     if target not in {"stdout", "stderr"}:
-        _refuse_planted(target)
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(target, flags, 0o600)
+        fd = _open_path(target, workload)
         _end_torn_line(fd)
         return fd
     number = 1 if target == "stdout" else 2
@@ -63,6 +73,18 @@ def open_target(target: str) -> int:
         with suppress(OSError):
             return os.dup(number)
         return os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _open_path(path: str, workload: Identity | None) -> int:
+    flags = os.O_RDWR | os.O_APPEND
+    if workload is not None:
+        try:
+            return open_trusted_output(path, flags, 0o600, workload=workload)
+        except UntrustedFile as error:
+            raise PermissionError(errno.EPERM, f"it is not safe to use: {error}", path) from None
+    _refuse_planted(path)
+    flags |= os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    return os.open(path, flags, 0o600)
 
 
 def _refuse_planted(path: str) -> None:

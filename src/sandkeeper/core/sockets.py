@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from sandkeeper.core import sockdiag
 from sandkeeper.core.procs import Process, read_processes, tree_of
@@ -20,6 +21,7 @@ from sandkeeper.core.sockdiag import Row
 
 __all__ = [
     "Socket",
+    "TreePorts",
     "is_loopback",
     "is_routable",
     "listeners",
@@ -111,22 +113,39 @@ def listening_addresses(port: int) -> list[str]:
     return [address for address in found if address not in {"0.0.0.0", "::", "*"}]
 
 
-def listening_trees(pids: Iterable[int]) -> dict[int, set[int] | None]:
-    """Return the ports each tree listens on, in one pass for all; None: nothing of it lives."""
+class TreePorts(NamedTuple):
+    """The ports a process tree listens on, and those of them that others can reach."""
+
+    listening: set[int]
+    routable: set[int]
+
+
+def listening_trees(pids: Iterable[int]) -> dict[int, TreePorts | None]:
+    """Return what each tree listens on, in one pass for all; None: nothing of it lives."""
     processes = read_processes()
     trees = {pid: tree_of(pid, processes) for pid in pids}
     members = dict.fromkeys(member for tree in trees.values() for member in tree)
-    ports: dict[int, set[int]] = {}
+    ports: dict[int, TreePorts] = {}
     owners = _owners(members, all_holders=True)
-    for _, row in _rows(waiting_only=True):
+    for _, row in _rows(waiting_only=True) if owners else ():
         for holder in owners.get(row.inode, ()):
-            ports.setdefault(holder, set()).add(row.local_port)
-    return {
-        pid: set().union(*(ports.get(member, ()) for member in tree))
-        if any(processes[member].alive for member in tree if member in processes)
-        else None
-        for pid, tree in trees.items()
-    }
+            mine = ports.setdefault(holder, TreePorts(set(), set()))
+            mine.listening.add(row.local_port)
+            if not is_loopback(row.local_addr):
+                mine.routable.add(row.local_port)
+    return {pid: _of_tree(tree, processes, ports) for pid, tree in trees.items()}
+
+
+def _of_tree(
+    tree: list[int], processes: Mapping[int, Process], ports: Mapping[int, TreePorts]
+) -> TreePorts | None:
+    if not any(processes[member].alive for member in tree if member in processes):
+        return None
+    found = [ports[member] for member in tree if member in ports]
+    return TreePorts(
+        set().union(*(one.listening for one in found)),
+        set().union(*(one.routable for one in found)),
+    )
 
 
 def _join(
@@ -172,7 +191,11 @@ def _socket(protocol: str, row: Row, holder: Process | None) -> Socket:
 def _owners(pids: Iterable[int], *, all_holders: bool = False) -> dict[int, list[int]]:
     """Map the inodes of sockets to the first of `pids` that holds them, or to all that do."""
     owners: dict[int, list[int]] = {}
+    # A thread that acts for somebody else may still look at its own process, which they could not.
+    hidden = os.getpid() if os.geteuid() != os.getuid() else 0
     for pid in pids:
+        if pid == hidden:
+            continue
         folder = b"/proc/%d/fd/" % pid
         try:
             numbers = os.listdir(folder)

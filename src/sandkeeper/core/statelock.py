@@ -8,6 +8,9 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from sandkeeper.core.identity import Identity
+from sandkeeper.core.trusted import UntrustedFile, open_trusted_folder
+
 __all__ = ["StateLock"]
 
 PATIENCE_SECONDS = 2.0
@@ -18,11 +21,12 @@ class StateLock:
     """Held from construction to `close`, or to the death of this process (flock(2)).
 
     Makes the folder where it is missing. Raises OSError: EBUSY when another server has it, EPERM
-    when it belongs to another user, who could plant files there.
+    when it belongs to another user, who could plant files there, or when the workload's user could
+    put another folder in its place.
     """
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def __init__(self, folder: Path, workload: Identity | None = None) -> None:
+        self._make(folder, workload)
         facts = folder.stat()
         if facts.st_uid != os.geteuid():
             raise OSError(errno.EPERM, f"it belongs to user {facts.st_uid}", str(folder))
@@ -36,6 +40,16 @@ class StateLock:
         except BaseException:
             os.close(self._fd)
             raise
+
+    @staticmethod
+    def _make(folder: Path, workload: Identity | None) -> None:
+        if workload is None:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return
+        try:
+            os.close(open_trusted_folder(folder, make=0o700, workload=workload, only=True))
+        except UntrustedFile as error:
+            raise OSError(errno.EPERM, str(error), str(folder)) from None
 
     def close(self) -> None:
         """Let the folder go."""

@@ -18,13 +18,24 @@ What holds:
 import errno
 import os
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
-from sandkeeper.core.inotify import Inotify, Mask, Notice
+from sandkeeper.core.inotify import Mask, Notice
 from sandkeeper.core.paths import TEMPORARY_PREFIX, is_replacement, is_temporary
 
 __all__ = [
     *("CHMOD", "CREATE", "REMOVE", "RENAME", "WRITE"),
-    *("OVERFLOW", "RESCANNED", "UNWATCHED", "Emit", "WatchTree"),
+    *(
+        "OVERFLOW",
+        "RESCANNED",
+        "UNWATCHED",
+        "Emit",
+        "WatchTree",
+        "Watches",
+        "entries_of",
+        "is_ours",
+    ),
 ]
 
 CREATE, WRITE, REMOVE, RENAME, CHMOD = "CREATE", "WRITE", "REMOVE", "RENAME", "CHMOD"
@@ -38,6 +49,16 @@ _SELF = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR
 _GONE = Mask.DELETE_SELF | Mask.UNMOUNT | Mask.IGNORED
 _COOKIES = 1024
 _PREFIX = TEMPORARY_PREFIX.encode()
+
+
+class Watches(Protocol):
+    """Where watches are kept: `core.inotify.Inotify`, or a share in one."""
+
+    def add(self, path: bytes, mask: int) -> int:
+        """Watch `path`; the same number comes back for the same file. Raises OSError."""
+
+    def remove(self, watch: int) -> None:
+        """Stop a watch; one that is gone already is no error."""
 
 
 class _Node:
@@ -57,18 +78,20 @@ class WatchTree:
 
     `shown` is how the root is written in changes; links in it are followed. Paths that contain one
     of the texts `ignored` are not told, and directories whose whole content that concerns are not
-    watched. `between` is called now and then during long walks; it may raise to end them.
+    watched. `between` is called now and then during long walks; it may raise to end them. What may
+    block is done inside `aside`, but for adding a watch.
     """
 
     def __init__(
         self,
-        inotify: Inotify,
+        inotify: Watches,
         shown: bytes,
         *,
         recursive: bool,
         ignored: Iterable[bytes],
         emit: Emit,
         between: Callable[[], None],
+        aside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._inotify = inotify
         self._shown = shown.rstrip(b"/")
@@ -77,10 +100,12 @@ class WatchTree:
         self._ignored = tuple(ignored)
         self._tell = emit
         self._between = between
+        self._aside = aside
         self._nodes: dict[int, _Node] = {}
         self._moving: dict[int, _Node] = {}
         self._replacing: dict[int, bool] = {}
-        self._identity = (0, 0)
+        self.identity = (0, 0)
+        """Device and inode of the root."""
         self._root = _Node(-1, None, b"")
         self._armed = False
         self.ended = False
@@ -95,8 +120,9 @@ class WatchTree:
         watch = self._inotify.add(self._real or b"/", _ENTRIES | _SELF)
         self._root.watch = watch
         self._nodes[watch] = self._root
-        about = os.stat(self._real or b"/")
-        self._identity = (about.st_dev, about.st_ino)
+        with self._aside():
+            about = os.stat(self._real or b"/")
+        self.identity = (about.st_dev, about.st_ino)
         if self._recursive:
             self._read(self._root, tell=False)
         self._armed = True
@@ -111,7 +137,7 @@ class WatchTree:
             return  # a watch that has been given up; its last notices were still queued
         if not notice.name or notice.mask & Mask.IGNORED:
             self._handle_self(node, notice.mask)
-        elif _is_ours(notice.name):
+        elif is_ours(notice.name):
             self._note_temporary(notice)
         elif (directory := self._path(node)) is not None:
             self._handle_entry(node, directory, notice)
@@ -184,7 +210,8 @@ class WatchTree:
 
     def _has_content(self, node: _Node, name: bytes) -> bool:
         try:
-            return os.lstat(self._join(self._real_path(node), name)).st_size > 0
+            with self._aside():
+                return os.lstat(self._join(self._real_path(node), name)).st_size > 0
         except OSError:
             return False
 
@@ -223,8 +250,10 @@ class WatchTree:
             directory = self._path(node)
             if directory is None:
                 continue
-            for name, is_directory in _entries(self._real_path(node)):
-                if _is_ours(name):
+            with self._aside():
+                entries = entries_of(self._real_path(node))
+            for name, is_directory in entries:
+                if is_ours(name):
                     continue
                 if tell:
                     self._emit(CREATE, directory, name)
@@ -236,10 +265,11 @@ class WatchTree:
     def _rescan(self) -> None:
         self._tell_root(OVERFLOW)
         try:
-            about = os.stat(self._real or b"/")
+            with self._aside():
+                about = os.stat(self._real or b"/")
         except OSError:
             about = None
-        if about is None or (about.st_dev, about.st_ino) != self._identity:
+        if about is None or (about.st_dev, about.st_ino) != self.identity:
             self._end(REMOVE)
             return
         before = set(self._nodes)
@@ -302,7 +332,8 @@ class WatchTree:
         return (b"/" if directory == b"/" else directory + b"/") + name
 
 
-def _is_ours(name: bytes) -> bool:
+def is_ours(name: bytes) -> bool:
+    """Say whether it is the name of a temporary file of our own."""
     return name.startswith(_PREFIX) and is_temporary(os.fsdecode(name))
 
 
@@ -315,7 +346,7 @@ def _is_above(node: _Node, other: _Node) -> bool:
     return False
 
 
-def _entries(path: bytes) -> list[tuple[bytes, bool]]:
+def entries_of(path: bytes) -> list[tuple[bytes, bool]]:
     """Return names and whether they are directories; nothing of what cannot be read."""
     try:
         with os.scandir(path) as entries:

@@ -102,6 +102,10 @@ def _quoted(value: str) -> str:
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+LOGGED_QUERY = 2048
+"""So much of a query is looked through for secrets and logged."""
+
+
 class Access:
     """Writes the access line of a request and the audit line of an action."""
 
@@ -113,7 +117,7 @@ class Access:
         """Write `{METHOD} {path?query} {status} {bytes} {ms}ms`, level error from 400 on."""
         if not self._requests:
             return
-        target = f"{path}?{redact_query(query)}" if query else path
+        target = f"{path}?{redact_query(query[:LOGGED_QUERY])}" if query else path
         level = "error" if status >= 400 else "info"
         self._log.write(level, f"{method} {target} {status} {size} {ms}ms", source="access")
 

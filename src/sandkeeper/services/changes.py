@@ -22,7 +22,7 @@ from sandkeeper.core.watchtree import (
     UNWATCHED,
     WRITE,
 )
-from sandkeeper.services.watching import Scope, Watcher
+from sandkeeper.services.watching import Hubs, Scope, Watcher
 
 __all__ = ["Answer", "ChangeLog", "Changes"]
 
@@ -122,9 +122,7 @@ class ChangeLog:
 class _Recorder:
     """A watcher whose changes go into a log."""
 
-    full = False
-
-    def __init__(self, scope: Scope, identity: Identity | None) -> None:
+    def __init__(self, scope: Scope, identity: Identity | None, hubs: Hubs) -> None:
         self.token = secrets.token_hex(8)
         self.used = 0.0
         self._log = ChangeLog()
@@ -132,7 +130,7 @@ class _Recorder:
         self._deaf = False
         self._complete = True
         self._answer = Answer("", reset=True)
-        self.watcher = Watcher(scope, self, identity)
+        self.watcher = Watcher(scope, self, hubs.of(identity), identity)
 
     def tell(self, how: str, directory: bytes, name: bytes) -> None:
         """Record one change; what an overflow lost cannot be told, so it is forgotten with all."""
@@ -144,6 +142,9 @@ class _Recorder:
         self._log.forget()
         self._deaf = how == OVERFLOW
         self._complete = self._complete and how != UNWATCHED
+
+    def flush(self) -> None:
+        """Nothing to do: whoever asks, asks behind all that has been told."""
 
     def end(self) -> None:
         """Nothing to do: the next question finds the watcher ended."""
@@ -163,8 +164,9 @@ class _Recorder:
 class Changes:
     """Keeps a recorder for each directory that is asked about, the last MAX_RECORDERS of them."""
 
-    def __init__(self, identity: Callable[[], Identity | None]) -> None:
+    def __init__(self, identity: Callable[[], Identity | None], hubs: Hubs) -> None:
         self._identity = identity
+        self._hubs = hubs
         self._recorders: OrderedDict[Scope, _Recorder] = OrderedDict()
         self._lock = asyncio.Lock()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -193,7 +195,7 @@ class Changes:
         async with self._lock:  # two first calls for one directory share one recorder
             recorder = self._recorders.get(scope)
             if recorder is None or recorder.watcher.ended:
-                recorder = _Recorder(scope, self._identity())
+                recorder = _Recorder(scope, self._identity(), self._hubs)
                 await recorder.watcher.start()
             self._recorders[scope] = recorder
             self._recorders.move_to_end(scope)

@@ -4,22 +4,24 @@ A provider can take a minute. Nothing is locked meanwhile: the file is looked at
 it is replaced, and an edit computed from an old version is refused instead of written.
 """
 
-import asyncio
 import os
 import posixpath
 import stat
 import threading
-from contextlib import nullcontext, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
-from sandkeeper.core.identity import Identity
 from sandkeeper.core.paths import Target, temporary_name
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.services.codewalk import Found, collect
 from sandkeeper.services.providers import Host, Provider, choose
+from sandkeeper.services.work import FileWork
 
 __all__ = ["Applied", "Codegen", "Ranked", "RankedFile"]
+
+T = TypeVar("T")
 
 FILE_BYTES = 8 << 20
 DEFAULT_THRESHOLD = 0.5
@@ -67,9 +69,9 @@ class _Version:
 class Codegen:
     """The tools; the provider is chosen anew for every call, so a reloaded key counts at once."""
 
-    def __init__(self, host: Host, *, identity: Identity | None) -> None:
+    def __init__(self, host: Host, work: FileWork) -> None:
         self._host = host
-        self._identity = identity
+        self._work = work
 
     def require(self) -> Provider:
         """Return the provider; raises BadInput with the contract's words when there is none."""
@@ -88,9 +90,9 @@ class Codegen:
         written, and when the file changed meanwhile.
         """
         provider = self.require()
-        before = await asyncio.to_thread(self._acting, _read, target.absolute)
+        before = await self._run(_read, target.absolute)
         merged = await provider.apply(before.text, edit, model)
-        await asyncio.to_thread(self._acting, _replace, target.absolute, before, merged)
+        await self._run(_replace, target.absolute, before, merged)
         return Applied(target.display, before.text, merged, provider.name)
 
     async def rerank(
@@ -104,7 +106,7 @@ class Codegen:
     ) -> Ranked:
         """Rank the files below a folder; raises BadInput when it is none, else Unprocessable."""
         provider = self.require()
-        if not await asyncio.to_thread(self._acting, os.path.isdir, target.absolute):
+        if not await self._run(os.path.isdir, target.absolute):
             raise BadInput("path is not a directory")
         found = await self._collect(target, pattern)
         if not found.documents:
@@ -121,17 +123,14 @@ class Codegen:
         """Walk in a thread; a caller that goes away stops it."""
         stop = threading.Event()
         try:
-            return await asyncio.to_thread(
-                self._acting, collect, target.absolute, _shown(target), pattern, stop
-            )
+            return await self._run(collect, target.absolute, _shown(target), pattern, stop)
         finally:
             stop.set()
 
-    def _acting(self, function: Any, *arguments: Any) -> Any:
-        """Call `function` as the workload's user would; runs in a worker thread."""
+    async def _run(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call `function` as the workload's user would, in a worker thread."""
         try:
-            with self._identity.acting() if self._identity else nullcontext():
-                return function(*arguments)
+            return await self._work.run(function, *arguments)
         except ValueError as error:  # a NUL byte in the path
             raise Unprocessable(f"invalid path: {error}") from None
 

@@ -2,11 +2,11 @@
 
 import asyncio
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sandkeeper.core.child import Children
+from sandkeeper.core.globs import path_pattern
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.mounts import pseudo_mounts
 from sandkeeper.core.paths import is_temporary
@@ -152,20 +152,8 @@ def folder_pattern(folders: Sequence[str], workdir: str) -> str:
             relative = relative[2:].lstrip("/")
         if relative in {"", "."} or folder == workdir:
             return ""
-        parts.append(_glob_pattern(relative))
+        parts.append(path_pattern(relative))
     return f"^(?:{'|'.join(parts)})(?:/|$)" if parts else ""
-
-
-def _glob_pattern(glob: str) -> str:
-    out = []
-    for piece in re.split(r"(\*\*/?|\*|\?)", glob):
-        if piece.startswith("**"):
-            out.append(".*")
-        elif piece in {"*", "?"}:
-            out.append({"*": "[^/]*", "?": "[^/]"}[piece])
-        else:
-            out.append(re.escape(piece))
-    return "".join(out)
 
 
 def snippet(text: str, query: str) -> tuple[int, str]:

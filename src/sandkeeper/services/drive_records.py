@@ -1,11 +1,12 @@
 """What is remembered of mounts over a restart of the server: one small file of our own."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from sandkeeper.core.safefile import make_private_folder, read_own, write_atomically
-from sandkeeper.services.drive_rules import Drive
+from sandkeeper.services.drive_rules import Drive, Reach
 
 __all__ = ["Record", "load_records", "record_of", "save_records"]
 
@@ -13,7 +14,11 @@ FILE = "mounted.json"
 
 
 class Record(msgspec.Struct):
-    """A mount and, for FUSE, the program behind it: its pid and start time in clock ticks."""
+    """A mount and, for FUSE, the program behind it: its pid and start time in clock ticks.
+
+    `mount_id` is the kernel's, `made` how many folders at the end of the path were made for it,
+    `reach` whose word it was (`Reach`); earlier versions wrote none of the three.
+    """
 
     name: str
     mount_path: str
@@ -24,6 +29,9 @@ class Record(msgspec.Struct):
     driver: str
     pid: int = 0
     born: int = 0
+    mount_id: int = 0
+    made: int = 0
+    reach: Reach = Reach.ALL
 
     @property
     def drive(self) -> Drive:
@@ -39,8 +47,8 @@ class Record(msgspec.Struct):
         )
 
 
-def record_of(drive: Drive, pid: int, born: int) -> Record:
-    """Make a record."""
+def record_of(drive: Drive, **more: Any) -> Record:
+    """Make a record; `more` are the fields that are not the drive's."""
     return Record(
         name=drive.name,
         mount_path=drive.mount_path,
@@ -49,8 +57,7 @@ def record_of(drive: Drive, pid: int, born: int) -> Record:
         uid_map=drive.uid_map,
         gid_map=drive.gid_map,
         driver=drive.driver,
-        pid=pid,
-        born=born,
+        **more,
     )
 
 

@@ -1,13 +1,24 @@
-"""What may be mounted where: names, paths, maps. Pure functions; wrong input raises BadInput."""
+"""What may be mounted where by whom: names, paths, maps. Pure functions; most raise BadInput."""
 
 import os
 import posixpath
 import re
+import sys
 from dataclasses import dataclass, replace
+from enum import IntEnum
 
-from sandkeeper.errors import BadInput
+from sandkeeper.core.identity import Identity
+from sandkeeper.errors import BadInput, Forbidden
 
-__all__ = ["Drive", "checked", "clean_mount_path", "refuse_system_folder"]
+__all__ = [
+    "Drive",
+    "Reach",
+    "checked",
+    "clean_mount_path",
+    "own_places",
+    "refuse_beyond_reach",
+    "refuse_system_folder",
+]
 
 NAME_LENGTH = 128
 PATH_LENGTH = 512
@@ -23,6 +34,18 @@ SYSTEM_FOLDERS = (
     *("/", "/home", "/root", "/tmp", "/var", "/var/lib", "/var/log", "/var/tmp", "/usr"),
     *("/usr/local", "/usr/share", "/usr/include", "/usr/src"),
 )
+
+
+class Reach(IntEnum):
+    """How far a caller's word goes where the workload has a user of its own.
+
+    OWN: drives that belong to that user, on folders that do. DRIVES: any drive, also those whose
+    program acts with the server's rights, but on the user's folders only. ALL: as the operator.
+    """
+
+    OWN = 0
+    DRIVES = 1
+    ALL = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +114,34 @@ def refuse_system_folder(path: str, *also: str) -> None:
     for tree in also:
         if _within(path, tree) or _within(tree, path):
             raise BadInput(f"Invalid mount path: {path} is needed by the server")
+
+
+def own_places() -> list[str]:
+    """Return the trees that this program is made of: its prefixes and what it imports from.
+
+    A prefix such as /usr holds far more than Python: there it is what is imported from that counts.
+    """
+    trees = {sys.prefix, sys.base_prefix, sys.exec_prefix} - {"/", *SYSTEM_FOLDERS}
+    trees |= {os.path.abspath(entry) for entry in sys.path if entry}
+    return sorted(trees | {os.path.realpath(tree) for tree in trees})
+
+
+def refuse_beyond_reach(drive: Drive, asked: Drive, reach: Reach, workload: Identity) -> None:
+    """Refuse what acts with rights that the workload's user does not have; raises Forbidden.
+
+    `asked` is the drive of the request, before the operator's variables were filled in.
+    """
+    if reach < Reach.DRIVES and drive.driver != "bind":
+        raise Forbidden(
+            f"Failed to mount drive: the {drive.driver} driver acts with rights that the "
+            "workload's user does not have: the operator mounts such a drive, or permits drives"
+        )
+    ids = ((asked.uid_map, {workload.uid}), (asked.gid_map, {workload.gid, *workload.groups}))
+    if reach < Reach.ALL and any(value and int(value) not in own for value, own in ids):
+        raise Forbidden(
+            "Failed to mount drive: only the operator maps a drive to users and groups other than "
+            "the workload's own"
+        )
 
 
 def _within(path: str, tree: str) -> bool:

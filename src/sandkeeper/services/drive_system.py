@@ -2,24 +2,22 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.mounting import Mount, bind_mount, bounded, mounts, unmount_lazily
-from sandkeeper.errors import BadInput, Internal
-from sandkeeper.services.drive_drivers import Plan
+from sandkeeper.core.identity import Identity, acting_for
+from sandkeeper.core.mounting import Mount, bounded, mounts, open_mount, unmount
+from sandkeeper.errors import BadInput
 from sandkeeper.services.drive_rules import Drive
 
 __all__ = [
     "FUSE_KINDS",
     "LOOK_SECONDS",
     "PROBE_SECONDS",
-    "bind",
+    "Held",
     "detach",
     "lives",
-    "make_folder",
     "mount_at",
+    "mount_of",
     "read_mount",
     "real_path",
     "refuse_foreign",
@@ -31,13 +29,37 @@ STACKED = 8
 FUSE_KINDS = frozenset(("fuse.blfs", "fuse.seaweedfs"))
 
 
-async def lives(path: str, *, seconds: float = PROBE_SECONDS) -> bool:
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A mount as it was made: where, and its id (0 when that is not known)."""
+
+    path: str
+    mount_id: int
+
+
+async def lives(held: Held, *, seconds: float = PROBE_SECONDS) -> bool:
     """Ask a file system for its size: a question the kernel never answers in its place."""
     try:
-        await bounded(os.statvfs, path, seconds=seconds)
+        await bounded(_ask_size, held, seconds=seconds)
     except OSError:
         return False
     return True
+
+
+def _ask_size(held: Held) -> None:
+    fd = open_mount(held.path, held.mount_id)
+    try:
+        os.fstatvfs(fd)
+    finally:
+        os.close(fd)
+
+
+async def mount_of(held: Held) -> Mount | None:
+    """Return a mount as the table has it now, wherever its folders were moved to."""
+    if not held.mount_id:
+        return await mount_at(held.path)
+    table = await asyncio.to_thread(mounts)
+    return next((mount for mount in table if mount.id == held.mount_id), None)
 
 
 async def mount_at(path: str) -> Mount | None:
@@ -46,10 +68,15 @@ async def mount_at(path: str) -> Mount | None:
     return next((mount for mount in reversed(table) if mount.path == path), None)
 
 
-async def real_path(path: str) -> str:
-    """Follow links; a path below a mount that hangs is taken as it is written."""
+async def real_path(path: str, workload: Identity | None) -> str:
+    """Follow links as `workload` sees them; below a mount that hangs a path is taken as written."""
+
+    def follow() -> str:
+        with acting_for(workload):
+            return os.path.realpath(path)
+
     try:
-        return await bounded(os.path.realpath, path, seconds=LOOK_SECONDS)
+        return await bounded(follow, seconds=LOOK_SECONDS)
     except TimeoutError:
         return path
     except OSError as error:
@@ -57,99 +84,37 @@ async def real_path(path: str) -> str:
         raise BadInput(f"Invalid mount path: {reason}") from None
 
 
-async def refuse_foreign(path: str, mounted: Mount | None) -> None:
-    """Raise BadInput unless a FUSE mount of the contract's kinds is there."""
+async def refuse_foreign(path: str, mounted: Mount | None, workload: Identity | None) -> None:
+    """Raise BadInput unless a FUSE mount of the contract's kinds is there.
+
+    What is not there is told as `workload` sees it.
+    """
+
+    def is_there() -> bool:
+        with acting_for(workload):
+            return os.path.lexists(path)
+
     if mounted is not None:
         if mounted.kind in FUSE_KINDS:
             return
         raise BadInput("Failed to unmount drive: the mount is not a drive")
     try:
-        there = await bounded(os.path.lexists, path, seconds=LOOK_SECONDS)
+        there = await bounded(is_there, seconds=LOOK_SECONDS)
     except TimeoutError:
         there = True
     what = "path is not a mount point" if there else "mount path does not exist"
     raise BadInput(f"Failed to unmount drive: {what}")
 
 
-async def make_folder(path: str, identity: Identity | None) -> bool:
-    """Make a mount point if it is missing, for the workload's user; says whether it was."""
-    try:
-        return await bounded(_make_folder, path, identity, seconds=PROBE_SECONDS)
-    except (NotADirectoryError, FileExistsError):
-        raise BadInput("Invalid mount path: it is a file, not a directory") from None
-    except OSError as error:
-        reason = (error.strerror or str(error) or "no answer").lower()
-        raise Internal(f"Failed to mount drive: {path}: {reason}") from None
+async def detach(path: str, wanted: int = 0) -> None:
+    """Take a mount out of sight: the one with the id `wanted`, else as many as are stacked."""
 
+    def away() -> None:
+        unmount(path, wanted, lazy=True)
 
-def _make_folder(path: str, identity: Identity | None) -> bool:
-    fd, created = descend("/", path.strip("/").split("/"))
-    try:
-        if created and identity is not None:
-            os.chown(f"/proc/self/fd/{fd}", identity.uid, identity.gid)
-    finally:
-        os.close(fd)
-    return created
-
-
-def descend(start: str, parts: Sequence[str]) -> tuple[int, bool]:
-    """Walk down without following links, make what is missing; the descriptor is the caller's.
-
-    Says also whether the last folder was made. A path was checked as it is now, and whoever owns
-    a folder on the way could put a link in its place.
-    """
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd, created = os.open(start, flags), False
-    try:
-        for part in parts:
-            created = False
-            with suppress(FileExistsError):
-                os.mkdir(part, 0o755, dir_fd=fd)
-                created = True
-            below = os.open(part, flags, dir_fd=fd)
-            os.close(fd)
-            fd = below
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd, created
-
-
-def bind(plan: Plan, drive: Drive, identity: Identity | None) -> None:
-    """Walk down to the folder without following links, make what is missing, and bind it."""
-    plan.below.mkdir(parents=True, exist_ok=True, mode=0o700)
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(plan.below, flags)
-    try:
-        for part in plan.folder:
-            created = False
-            with suppress(FileExistsError):
-                os.mkdir(part, 0o755, dir_fd=fd)
-                created = True
-            below = os.open(part, flags, dir_fd=fd)
-            os.close(fd)
-            fd = below
-            if created and identity is not None:
-                os.fchown(fd, identity.uid, identity.gid)
-        target, _ = descend("/", drive.mount_path.strip("/").split("/"))
+    for _ in range(1 if wanted else STACKED):
         try:
-            bind_mount(
-                f"/proc/self/fd/{fd}",
-                drive.mount_path,
-                through=f"/proc/self/fd/{target}",
-                read_only=drive.read_only,
-            )
-        finally:
-            os.close(target)
-    finally:
-        os.close(fd)
-
-
-async def detach(path: str) -> None:
-    """Take a mount out of sight, as often as it is stacked there."""
-    for _ in range(STACKED):
-        try:
-            await bounded(unmount_lazily, path, seconds=PROBE_SECONDS)
+            await bounded(away, seconds=PROBE_SECONDS)
         except OSError:
             return
 

@@ -7,37 +7,37 @@ first: the kernel then fails whatever waits, and the mount point can be detached
 """
 
 import asyncio
-import errno
-import os
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from sandkeeper.core.child import Children
 from sandkeeper.core.identity import Identity
-from sandkeeper.core.mounting import Mount, bounded, mounts, unmount
-from sandkeeper.core.safefile import UntrustedFile, make_private_folder
-from sandkeeper.errors import Conflict, Internal, SandkeeperError
+from sandkeeper.core.mounting import Mount, bounded, mounts
+from sandkeeper.core.safefile import UntrustedFile
+from sandkeeper.errors import Conflict, Forbidden, SandkeeperError
 from sandkeeper.services.daemon import Daemon
-from sandkeeper.services.drive_drivers import Plan, driver_named, effective
-from sandkeeper.services.drive_records import load_records, record_of, save_records
+from sandkeeper.services.drive_drivers import driver_named, effective
+from sandkeeper.services.drive_mounting import Mounter, Up
+from sandkeeper.services.drive_points import remove_made
+from sandkeeper.services.drive_records import Record, load_records, record_of, save_records
 from sandkeeper.services.drive_rules import (
     Drive,
+    Reach,
     checked,
     clean_mount_path,
+    own_places,
+    refuse_beyond_reach,
     refuse_system_folder,
 )
 from sandkeeper.services.drive_system import (
     FUSE_KINDS,
-    LOOK_SECONDS,
     PROBE_SECONDS,
-    bind,
+    Held,
     detach,
     lives,
-    make_folder,
     mount_at,
+    mount_of,
     read_mount,
     real_path,
     refuse_foreign,
@@ -47,10 +47,9 @@ from sandkeeper.settings import DriveSettings, Environment
 
 __all__ = ["Drives", "MountedDrive"]
 
-READY_SECONDS = 30.0
-READY_POLL = 0.1
-UNMOUNT_SECONDS = 10.0
 FAILURES = 3
+MAX_DRIVES = 256
+"""How many there are at once: everybody who looks at mounts reads all of them."""
 BACKOFF_SECONDS = 60.0
 
 
@@ -65,13 +64,32 @@ class MountedDrive:
 
 @dataclass(slots=True)
 class _Entry:
-    """A mount of ours."""
+    """A mount of ours, and whose word it was."""
 
     drive: Drive
     daemon: Daemon | None = None
+    mount_id: int = 0
+    made: int = 0
+    reach: Reach = Reach.ALL
     status: str = "healthy"
     restarts: int = 0
     watch: asyncio.Task[None] | None = None
+
+    @classmethod
+    def of(cls, drive: Drive, reach: Reach, up: Up) -> "_Entry":
+        return cls(drive, up.daemon, up.mount_id, up.made, reach)
+
+    @property
+    def held(self) -> Held:
+        """Where it was mounted, and what."""
+        return Held(self.drive.mount_path, self.mount_id)
+
+    @property
+    def record(self) -> Record:
+        """What is remembered of it."""
+        pid, born = (self.daemon.pid, self.daemon.born) if self.daemon else (0, 0)
+        more = {"mount_id": self.mount_id, "made": self.made, "reach": self.reach}
+        return record_of(self.drive, pid=pid, born=born, **more)
 
 
 @dataclass(slots=True)
@@ -96,27 +114,29 @@ class Drives:
     ) -> None:
         self._settings = settings
         self._environment = environment
-        self._children = children
         self._log = log
         self._identity = identity
+        self._mounter = Mounter(settings, environment, children, identity)
         self._entries: dict[str, _Entry] = {}
         self._turns: dict[str, _Turn] = {}
 
     async def start(self) -> None:
         """Take over the mounts that an earlier server left."""
-        table = {mount.path for mount in await asyncio.to_thread(mounts)}
+        await self._mounter.clear()
+        table = {mount.path: mount.id for mount in await asyncio.to_thread(mounts)}
         try:
             records = await asyncio.to_thread(load_records, self._settings.folder)
         except (OSError, UntrustedFile, ValueError) as error:
             self._log.warning(f"the list of mounted drives is ignored: {error}")
             return
         for record in records:
-            if record.mount_path not in table:
+            there = table.get(record.mount_path)
+            if there is None or (record.mount_id and record.mount_id != there):
                 continue
-            entry = _Entry(record.drive)
+            entry = _Entry(record.drive, None, there, record.made, record.reach)
             self._entries[record.mount_path] = entry
             if record.pid:
-                log = self._log_path(entry.drive)
+                log = self._mounter.log_path(entry.drive)
                 entry.daemon = Daemon.adopt(record.pid, record.born, log)
                 self._watch(entry)
 
@@ -127,56 +147,56 @@ class Drives:
             if entry.daemon is not None:
                 entry.daemon.release()
 
-    async def mount(self, drive: Drive) -> Drive:
+    async def mount(self, drive: Drive, reach: Reach = Reach.ALL) -> Drive:
         """Mount a drive and return it as it is mounted; the same one again changes nothing.
 
-        Raises BadInput, Conflict when something else is mounted there, Internal when it fails.
+        `reach` is how far the caller's word goes; without a workload's user it counts for nothing.
+        Raises BadInput, Forbidden, Conflict when something else is mounted there, Internal when it
+        fails.
         """
-        wanted = effective(
-            checked(drive), self._environment.for_children(), self._settings, self._identity
-        )
-        path = await self._located(wanted.mount_path)
-        refuse_system_folder(path, str(self._settings.folder), str(self._settings.root))
+        asked = checked(drive)
+        wanted = effective(asked, self._environment.for_children(), self._settings, self._identity)
+        driver_named(wanted.driver)
+        if self._identity is not None:
+            refuse_beyond_reach(wanted, asked, reach, self._identity)
+        path = await self._located(wanted.mount_path, reach)
+        own = (self._settings.folder.parent, self._settings.root)
+        refuse_system_folder(path, *map(str, own), *own_places())
         wanted = replace(wanted, mount_path=path)
-        driver = driver_named(wanted.driver)
         async with self._turn(path):
-            if await self._is_there(wanted):
+            if await self._is_there(wanted, reach):
                 return wanted
-            plan = driver(wanted, self._environment.for_children(), self._settings)
-            created = await make_folder(path, self._identity)
-            try:
-                daemon = await self._bring_up(wanted, plan)
-            except BaseException:
-                if created:
-                    with suppress(OSError):
-                        os.rmdir(path)
-                raise
-            entry = _Entry(wanted, daemon)
+            if len(self._entries) >= MAX_DRIVES and reach < Reach.ALL:
+                raise Conflict(f"Failed to mount drive: there are {MAX_DRIVES} already")
+            entry = _Entry.of(wanted, reach, await self._mounter.bring_up(wanted, reach))
             self._entries[path] = entry
             await self._save()
-            if daemon is not None:
+            if entry.daemon is not None:
                 self._watch(entry)
         return wanted
 
-    async def unmount(self, mount_path: str) -> str:
+    async def unmount(self, mount_path: str, reach: Reach = Reach.ALL) -> str:
         """Unmount a drive, also one that hangs; returns its path.
 
-        Raises BadInput for what is no drive, Conflict while it is in use, Internal otherwise.
+        Raises BadInput for what is no drive, Forbidden for what is beyond the caller's reach,
+        Conflict while it is in use, Internal otherwise.
         """
         path = clean_mount_path(mount_path)
         if path not in self._entries and await mount_at(path) is None:
-            path = await self._located(path)
+            path = await self._located(path, reach)
         async with self._turn(path):
             entry = self._entries.get(path)
-            mounted = await mount_at(path)
+            mounted = await (mount_of(entry.held) if entry else mount_at(path))
             if entry is None:
-                await refuse_foreign(path, mounted)
-            elif mounted is None:
-                await self._forget(entry)
+                await refuse_foreign(path, mounted, self._mounter.acting(reach))
+            self._refuse_others(path, entry, reach)
+            if mounted is None:
+                if entry is not None:
+                    await self._forget(entry)
                 return path
             await _cancel(entry.watch if entry else None)
             try:
-                await self._take_down(path, entry)
+                await self._take_down(mounted, entry)
             except SandkeeperError:
                 if entry is not None and entry.daemon is not None:
                     self._watch(entry)
@@ -185,28 +205,50 @@ class Drives:
                 await self._forget(entry)
         return path
 
+    def _refuse_others(self, path: str, entry: _Entry | None, reach: Reach) -> None:
+        """Keep the workload's user from what was mounted on another's word."""
+        others = entry is None or entry.reach is Reach.ALL
+        if self._identity is not None and others and reach < Reach.DRIVES:
+            raise Forbidden(
+                f"Failed to unmount drive: {path} was not mounted for the workload's user: "
+                "the operator unmounts it, or permits drives"
+            )
+
+    async def _take_down(self, mounted: Mount, entry: _Entry | None) -> None:
+        daemon = entry.daemon if entry else None
+        fuse = entry is None or daemon is not None
+        await self._mounter.take_down(Held(mounted.path, mounted.id), daemon, fuse=fuse)
+
     async def list(self) -> list[MountedDrive]:
         """Return the mounted drives: ours, and the contract's FUSE types whoever mounted them."""
-        table = {mount.path: mount for mount in await asyncio.to_thread(mounts)}
+        table = await asyncio.to_thread(mounts)
+        there = {mount.id for mount in table}
         found = [
             MountedDrive(entry.drive, entry.status, entry.restarts)
-            for path, entry in sorted(self._entries.items())
-            if path in table
+            for _, entry in sorted(self._entries.items())
+            if entry.mount_id in there
         ]
-        for path, mount in sorted(table.items()):
-            if mount.kind in FUSE_KINDS and path not in self._entries:
+        ours = {entry.mount_id for entry in self._entries.values()}
+        for path, mount in sorted({mount.path: mount for mount in table}.items()):
+            staged = path.startswith(self._mounter.staging)
+            if mount.kind in FUSE_KINDS and mount.id not in ours and not staged:
                 found.append(MountedDrive(self._read(mount)))
         return found
 
-    async def _is_there(self, wanted: Drive) -> bool:
+    async def _is_there(self, wanted: Drive, reach: Reach) -> bool:
         """Say whether exactly this is mounted and lives; a dead one is taken away."""
         path = wanted.mount_path
-        mounted = await mount_at(path)
         entry = self._entries.get(path)
-        if mounted is None:
-            if entry is not None:
-                await self._forget(entry)
+        if entry is not None and await mount_of(entry.held) is None:
+            await self._forget(entry)
+            entry = None
+        mounted = await mount_at(path)
+        if mounted is None and entry is None:
             return False
+        if entry is not None and (mounted is None or mounted.id != entry.mount_id):
+            # Its folders were moved away with it, or something else lies on it.
+            raise Conflict(f"Failed to mount drive: mount path already in use: {path}")
+        assert mounted is not None
         known = entry.drive if entry else None
         if known is None and mounted.kind in FUSE_KINDS:
             seen = self._read(mounted)
@@ -218,75 +260,15 @@ class Drives:
             )
         if known != wanted:
             raise Conflict(f"Failed to mount drive: mount path already in use: {path}")
-        if await lives(path):
+        if await lives(Held(path, mounted.id)):
             return True
+        self._refuse_others(path, entry, reach)
         if entry is not None:
             await _cancel(entry.watch)
-        await self._take_down(path, entry)
+        await self._take_down(mounted, entry)
         if entry is not None:
             await self._forget(entry)
         return False
-
-    async def _bring_up(self, drive: Drive, plan: Plan) -> Daemon | None:
-        """Mount; returns the program behind it. Leaves nothing behind when it fails."""
-        if not plan.argv:
-            try:
-                await bounded(bind, plan, drive, self._identity, seconds=READY_SECONDS)
-            except OSError as error:
-                reason = (error.strerror or str(error)).lower()
-                raise Internal(f"Failed to mount drive: {reason}") from None
-            return None
-        try:
-            await asyncio.to_thread(make_private_folder, self._settings.folder)
-            daemon = await Daemon.start(
-                self._children, plan.argv, self._environment.for_children(), self._log_path(drive)
-            )
-        except (OSError, UntrustedFile) as error:
-            raise Internal(f"Failed to mount drive: {error}") from None
-        try:
-            await self._ready(drive, daemon)
-        except BaseException:
-            await daemon.kill()
-            await detach(drive.mount_path)
-            raise
-        return daemon
-
-    async def _ready(self, drive: Drive, daemon: Daemon) -> None:
-        deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline:
-            if await mount_at(drive.mount_path) is not None:
-                with suppress(OSError):
-                    await bounded(os.listdir, drive.mount_path, seconds=PROBE_SECONDS)
-                    return
-            if await daemon.ends_within(READY_POLL):
-                reason = daemon.tail() or "without a word"
-                raise Internal(f"Failed to mount drive: {drive.driver} ended: {reason}")
-        raise Internal(f"Failed to mount drive: not ready within {READY_SECONDS:g} s")
-
-    async def _take_down(self, path: str, entry: _Entry | None) -> None:
-        """Unmount in good order if it lives, else by force; raises Conflict when it is in use."""
-        daemon = entry.daemon if entry else None
-        fuse = daemon is not None or entry is None
-        if not fuse or await lives(path, seconds=LOOK_SECONDS):
-            try:
-                await bounded(unmount, path, seconds=UNMOUNT_SECONDS)
-            except TimeoutError:
-                pass
-            except OSError as error:
-                if error.errno == errno.EBUSY:
-                    raise Conflict("Failed to unmount drive: the drive is in use") from None
-                if error.errno != errno.EINVAL:  # gone meanwhile
-                    reason = (error.strerror or str(error)).lower()
-                    raise Internal(f"Failed to unmount drive: {reason}") from None
-            else:
-                if daemon is not None and not await daemon.ends_within(UNMOUNT_SECONDS):
-                    await daemon.kill()
-                return
-        if daemon is not None:
-            await daemon.kill()
-        await detach(path)
-        if await mount_at(path) is not None:
-            raise Internal("Failed to unmount drive: it cannot be detached")
 
     def _watch(self, entry: _Entry) -> None:
         entry.watch = asyncio.create_task(self._watching(entry))
@@ -302,7 +284,7 @@ class Drives:
             if not ended:
                 assert entry.daemon is not None
                 await asyncio.to_thread(entry.daemon.trim_log)
-                failures = 0 if await lives(entry.drive.mount_path) else failures + 1
+                failures = 0 if await lives(entry.held) else failures + 1
                 entry.status = "unresponsive" if failures else "healthy"
                 pause = pause if failures else 1.0
                 if failures < FAILURES:
@@ -323,11 +305,11 @@ class Drives:
         if entry.daemon is not None:
             await entry.daemon.kill()
             entry.daemon = None
-        await detach(drive.mount_path)
+        await detach(drive.mount_path, entry.mount_id)
+        await self._remove_made(entry)
         try:
-            environment = self._environment.for_children()
-            plan = driver_named(drive.driver)(drive, environment, self._settings)
-            entry.daemon = await self._bring_up(drive, plan)
+            up = await self._mounter.bring_up(drive, entry.reach)
+            entry.daemon, entry.mount_id, entry.made = up.daemon, up.mount_id, up.made
         except SandkeeperError as error:
             self._log.error(f"drive {drive.name} at {drive.mount_path}: {error}")
             return False
@@ -336,8 +318,10 @@ class Drives:
         await self._save()
         return True
 
-    async def _located(self, path: str) -> str:
-        return path if path in self._entries else await real_path(path)
+    async def _located(self, path: str, reach: Reach) -> str:
+        if path in self._entries:
+            return path
+        return await real_path(path, self._mounter.acting(reach))
 
     def _read(self, mount: Mount) -> Drive:
         return read_mount(mount, self._environment.get("BL_WORKSPACE_ID"))
@@ -355,27 +339,24 @@ class Drives:
             if not turn.users:
                 self._turns.pop(path, None)
 
-    def _log_path(self, drive: Drive) -> Path:
-        return self._settings.folder / (
-            drive.mount_path.strip("/").replace("/", "-")[-100:] + ".log"
-        )
-
     async def _forget(self, entry: _Entry) -> None:
         await _cancel(entry.watch)
         self._entries.pop(entry.drive.mount_path, None)
         if entry.daemon is not None:
             await entry.daemon.kill()
+        await self._remove_made(entry)
         await self._save()
 
+    async def _remove_made(self, entry: _Entry) -> None:
+        """Remove the folders that were made for a mount, as far as they are empty."""
+        path, made, reach = entry.drive.mount_path, entry.made, entry.reach
+        entry.made = 0
+        with suppress(OSError):
+            acting = self._mounter.acting(reach)
+            await bounded(remove_made, path, made, acting, seconds=PROBE_SECONDS)
+
     async def _save(self) -> None:
-        records = [
-            record_of(
-                entry.drive,
-                entry.daemon.pid if entry.daemon else 0,
-                entry.daemon.born if entry.daemon else 0,
-            )
-            for entry in self._entries.values()
-        ]
+        records = [entry.record for entry in self._entries.values()]
         try:
             await asyncio.to_thread(save_records, self._settings.folder, records)
         except (OSError, UntrustedFile) as error:

@@ -6,6 +6,7 @@ file for each request. Set-up is repeated by `reapply` whenever the environment 
 
 import asyncio
 import errno
+import os
 import socket
 import ssl
 from contextlib import suppress
@@ -13,13 +14,10 @@ from pathlib import Path
 
 import msgspec
 
+from sandkeeper.core.identity import Identity
 from sandkeeper.core.pacing import unpace
-from sandkeeper.core.safefile import (
-    UntrustedFile,
-    make_private_folder,
-    read_own,
-    write_atomically,
-)
+from sandkeeper.core.safefile import read_own
+from sandkeeper.core.trusted import UntrustedFile, open_trusted_folder, write_trusted
 from sandkeeper.services.egress_ca import BadCertificates, extra_certificates, merge_bundle
 from sandkeeper.services.egress_proxy import EgressProxy, Route
 from sandkeeper.services.egress_token import (
@@ -59,8 +57,16 @@ class _Saved(msgspec.Struct, rename="camel"):
 class Egress:
     """Owns the proxy, its listeners and the state file."""
 
-    def __init__(self, settings: EgressSettings, environment: Environment, log: Log) -> None:
+    def __init__(
+        self,
+        settings: EgressSettings,
+        environment: Environment,
+        log: Log,
+        workload: Identity | None = None,
+    ) -> None:
+        """Build; `workload` is who must not choose what is read here or written."""
         self._settings = settings
+        self._workload = workload
         self._environment = environment
         self._log = log
         self._route: Route | None = None
@@ -108,7 +114,7 @@ class Egress:
         try:
             extra = await asyncio.to_thread(extra_certificates, text)
             bundle = await asyncio.to_thread(merge_bundle, extra, base=base, merged=merged)
-        except (BadCertificates, OSError) as error:
+        except (BadCertificates, OSError, UntrustedFile) as error:
             self._log.error(f"extra certificates are not used: {error}")
             return
         if bundle.warning:
@@ -158,7 +164,7 @@ class Egress:
         tls = await asyncio.to_thread(ssl.create_default_context) if upstream.tls else None
         token = self._route.token if self._route else None
         if token is None or token.path != template.file_path:
-            token = TokenFile(template.file_path)
+            token = TokenFile(template.file_path, self._workload, self._log.warning)
         return Route(upstream, token, tls)
 
     def _point_at_proxy(self) -> None:
@@ -176,7 +182,10 @@ class Egress:
             first = await _bind(socket.AF_INET, "127.0.0.1", port)
         except OSError as error:
             self._log.error(f"egress proxy cannot listen on port {port}: {error.strerror}")
-            return False
+            if self._workload is None or self._workload.is_ours:
+                return False
+            # It can have taken the port itself, to be given the token in place of the proxy.
+            first = await _bind(socket.AF_INET, "127.0.0.1", 0)
         self._listeners = [first]
         self.port = first.getsockname()[1]
         try:
@@ -213,7 +222,7 @@ class Egress:
 
     def _load(self) -> _Saved:
         try:
-            data = read_own(self._settings.state_file)
+            data = _read(self._settings.state_file)
             saved = msgspec.json.decode(data, type=_Saved) if data else _Saved()
         except (OSError, UntrustedFile, msgspec.DecodeError) as error:
             self._log.warning(f"egress state is ignored: {error}")
@@ -224,15 +233,21 @@ class Egress:
         self._saved.saved_at = timestamp()
         data = msgspec.json.encode(self._saved)
         try:
-            await asyncio.to_thread(_write, self._settings.state_file, data)
+            await asyncio.to_thread(write_trusted, self._settings.state_file, data, folders=0o700)
         except (OSError, UntrustedFile) as error:
             self._log.error(f"egress state is not saved: {error}")
 
 
-def _write(path: Path, data: bytes) -> None:
-    if not path.parent.exists():
-        make_private_folder(path.parent)
-    write_atomically(path, data)
+def _read(path: Path) -> bytes | None:
+    """Return what we saved: it may lie anywhere, but is no link, and nobody else rules there."""
+    try:
+        folder = open_trusted_folder(path.parent)
+    except FileNotFoundError:
+        return None
+    try:
+        return read_own(Path(f"/proc/self/fd/{folder}") / path.name)
+    finally:
+        os.close(folder)
 
 
 async def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:

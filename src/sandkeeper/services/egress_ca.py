@@ -7,7 +7,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandkeeper.core.safefile import write_atomically
+from sandkeeper.core.trusted import UntrustedFile, read_trusted, write_trusted
 
 __all__ = ["BadCertificates", "Bundle", "extra_certificates", "merge_bundle"]
 
@@ -69,28 +69,40 @@ def extra_certificates(text: str) -> str:
 
 
 def merge_bundle(extra: str, *, base: str, merged: Path) -> Bundle:
-    """Write both files, readable by all; raises OSError."""
+    """Write both files, readable by all; raises OSError, UntrustedFile.
+
+    Nobody else may rule the folder: the certificates in it are what programs of root's believe.
+    """
     path, content, warning = _roots(base)
     beside = merged.with_name(merged.stem + "-extra" + (merged.suffix or ".crt"))
-    merged.parent.mkdir(parents=True, exist_ok=True)
     separator = b"" if not content or content.endswith(b"\n") else b"\n"
-    write_atomically(beside, extra.encode(), mode=0o644)
-    write_atomically(merged, content + separator + extra.encode(), mode=0o644)
+    write_trusted(beside, extra.encode(), mode=0o644)
+    write_trusted(merged, content + separator + extra.encode(), mode=0o644)
     return Bundle(merged, beside, path, warning)
 
 
 def _roots(base: str) -> tuple[str, bytes, str]:
-    """Return the public roots: the named bundle, else a system's, else the one httpx brings."""
+    """Return the public roots: the named bundle, else a system's, else the one httpx brings.
+
+    What others could have led us to is passed by: everybody may read the merged file, and there
+    are files that hold certificates beside a private key.
+    """
     import certifi
 
-    for path in dict.fromkeys((base, *SYSTEM_BUNDLES, certifi.where())):
+    for path in filter(None, dict.fromkeys((base, *SYSTEM_BUNDLES, certifi.where()))):
         try:
-            with open(path, "rb") as file:
-                content = file.read(BUNDLE_BYTES + 1)
-        except OSError:
+            content = _bundle_at(path, ours=path == certifi.where())
+        except (OSError, UntrustedFile):
             continue
-        if b"-----BEGIN CERTIFICATE-----" in content and len(content) <= BUNDLE_BYTES:
+        if b"-----BEGIN CERTIFICATE-----" in content:
             named = base or SYSTEM_BUNDLES[0]
             warning = "" if path == named else f"{named} has no certificates; using {path}"
             return path, content, warning
     return "", b"", "no public roots were found: only the extra certificates will be trusted"
+
+
+def _bundle_at(path: str, *, ours: bool) -> bytes:
+    if not ours:
+        return read_trusted(path, BUNDLE_BYTES)
+    with open(path, "rb") as file:  # a part of what runs here, whoever installed it
+        return file.read(BUNDLE_BYTES)

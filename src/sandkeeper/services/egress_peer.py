@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from sandkeeper.core.pacing import LOOPBACK, unpace
+from sandkeeper.services.egress_head import check_lines
 from sandkeeper.services.egress_token import Upstream
 
 __all__ = ["HeadTooLarge", "Peer", "PlainPeer", "TlsPeer", "connect", "keep_alive"]
@@ -30,9 +31,14 @@ class Peer(ABC):
         self.received = 0
 
     async def head(self) -> bytes:
-        """Read up to an empty line; raises EOFError, HeadTooLarge, or OSError."""
-        data = self.rest
-        while (end := data.find(b"\r\n\r\n")) < 0 and len(data) <= HEAD_BYTES:
+        """Read up to an empty line; raises EOFError, HeadTooLarge, BadHead, or OSError.
+
+        Stray line feeds are refused as they come: a client that ends its lines so would wait.
+        """
+        data, seen = self.rest, 0
+        while (end := data.find(b"\r\n\r\n", max(0, seen - 3))) < 0 and len(data) <= HEAD_BYTES:
+            check_lines(data, max(0, seen - 1))
+            seen = len(data)
             chunk = await self.receive()
             if not chunk:
                 raise EOFError
@@ -64,6 +70,10 @@ class Peer(ABC):
         """Say that nothing more will be sent, where the transport can say so."""
 
     @abstractmethod
+    def abandon(self) -> None:
+        """End both directions; whoever reads here meets an end."""
+
+    @abstractmethod
     def close(self) -> None:
         """Close; closing twice is harmless."""
 
@@ -89,6 +99,11 @@ class PlainPeer(Peer):
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
 
+    def abandon(self) -> None:
+        """End both directions."""
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close at once."""
         self.sock.close()
@@ -113,6 +128,10 @@ class TlsPeer(Peer):
 
     def end(self) -> None:
         """End sending, where this transport has a way."""
+
+    def abandon(self) -> None:
+        """End both directions."""
+        self._writer.transport.abort()
 
     def close(self) -> None:
         """Close at once."""

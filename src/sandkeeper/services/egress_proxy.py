@@ -2,7 +2,8 @@
 
 One request per connection. A CONNECT becomes a tunnel with both directions on their own, so a
 client may end its sending and still get its reply. A plain request is sent on with `Connection:
-close`; its reply's head is read and stripped, its body passes through as it comes.
+close`; its reply's head is read and stripped, its body passes through as it comes. Whatever can
+be read in two ways is refused (`services.egress_head`): behind it goes the token.
 """
 
 import asyncio
@@ -12,8 +13,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+import h11
+
+from sandkeeper.core.hops import MAX_HOPS, Hops
 from sandkeeper.core.relay import Relay
-from sandkeeper.services.egress_head import BadHead, Head, parse_request, parse_response
+from sandkeeper.services.egress_head import (
+    BadHead,
+    Fields,
+    Head,
+    Request,
+    parse_request,
+    parse_response,
+)
 from sandkeeper.services.egress_peer import HeadTooLarge, Peer, PlainPeer, connect, keep_alive
 from sandkeeper.services.egress_token import TokenFile, Upstream
 
@@ -24,6 +35,14 @@ HEAD_SECONDS = 30.0
 REPLY_SECONDS = 300.0
 SILENCE_SECONDS = 300.0
 REFUSAL_BYTES = 256 << 10
+CHUNKS_A_TURN = 100
+REASONS = {
+    400: "Bad Request",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    431: "Request Header Fields Too Large",
+    508: "Loop Detected",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +71,7 @@ class EgressProxy:
     def __init__(self, route: Callable[[], Route | None], failed: Callable[[str], None]) -> None:
         self._route = route
         self._relay = Relay(failed=failed)
+        self._hops = Hops()
         self._room = asyncio.Semaphore(CONNECTIONS)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -102,55 +122,51 @@ class EgressProxy:
         try:
             async with asyncio.timeout(HEAD_SECONDS):
                 request = parse_request(await client.head())
-            size = request.body_size()
         except TimeoutError:
             raise _Refused(408, "no request within 30 s") from None
         except HeadTooLarge:
             raise _Refused(431, "request head is larger than 64 KiB") from None
         except BadHead as error:
-            raise _Refused(400, str(error)) from None
-        if request.first == b"CONNECT":
+            raise _Refused(error.status, str(error)) from None
+        if self._hops.repeated(request.fields) or self._hops.count(request.fields) >= MAX_HOPS:
+            raise _Refused(508, "sandbox proxy: the way to the proxy leads back here")
+        if request.method == b"CONNECT":
             await self._connect(client, request)
-        elif request.second.lower().startswith(b"http://"):
-            await self._forward(client, request, size)
         else:
-            raise _Refused(400, "the request needs an absolute http:// URI")
+            await self._forward(client, request)
 
-    async def _connect(self, client: PlainPeer, request: Head) -> None:
-        host = request.values(b"host")[:1] or [request.second]
-        head = b"CONNECT %s HTTP/1.1\r\nHost: %s\r\n" % (request.second, host[0])
-        for name in (b"user-agent",):
-            head += b"".join(b"User-Agent: %s\r\n" % value for value in request.values(name)[:1])
-        upstream, reply = await self._ask(head)
+    async def _connect(self, client: PlainPeer, request: Request) -> None:
+        upstream, reply = await self._ask(request)
         try:
             if 200 <= reply.status < 300:
                 await client.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 await self._carry(client, upstream)
             else:
-                await client.send(reply.encode([]))
+                await client.send(reply.encode())
                 await _pass_refusal(upstream, client)
         finally:
             upstream.close()
 
-    async def _ask(self, head: bytes) -> tuple[Peer, Head]:
+    async def _ask(self, request: Request) -> tuple[Peer, Head]:
         """Send a request without a body; a 407 has the token read again and is tried once more."""
-        upstream, reply = await self._ask_once(head, fresh=False)
+        upstream, reply = await self._ask_once(request, fresh=False)
         if reply.status == 407:
             upstream.close()
-            upstream, reply = await self._ask_once(head, fresh=True)
+            upstream, reply = await self._ask_once(request, fresh=True)
         return upstream, reply
 
-    async def _ask_once(self, head: bytes, *, fresh: bool) -> tuple[Peer, Head]:
-        upstream, authorization = await self._open(fresh=fresh)
+    async def _ask_once(self, request: Request, *, fresh: bool) -> tuple[Peer, Head]:
+        upstream, extra = await self._open(request, fresh=fresh)
         try:
-            await _send_upstream(upstream, head + authorization + b"\r\n")
+            encode = request.encode_connect if request.method == b"CONNECT" else request.encode
+            await _send_upstream(upstream, encode(extra))
             return upstream, await _reply(upstream, REPLY_SECONDS)
         except BaseException:
             upstream.close()
             raise
 
-    async def _open(self, *, fresh: bool) -> tuple[Peer, bytes]:
-        """Connect to the proxy; returns the connection and the header field with the token."""
+    async def _open(self, request: Request, *, fresh: bool) -> tuple[Peer, Fields]:
+        """Connect to the proxy; returns the connection and our own fields, the token's among."""
         route = self._route()
         if route is None:
             raise _Refused(502, "sandbox proxy: no upstream is configured")
@@ -163,24 +179,30 @@ class EgressProxy:
             reason = str(error) or "no answer"
             raise _Refused(502, f"sandbox proxy: cannot reach the proxy: {reason}") from None
         authorization = route.upstream.authorization(token)
-        return upstream, f"Proxy-Authorization: {authorization}\r\n".encode("ascii")
+        return upstream, [
+            (b"Via", self._hops.via(request.fields)),
+            (b"Proxy-Authorization", authorization.encode("ascii")),
+        ]
 
-    async def _forward(self, client: PlainPeer, request: Head, size: int | None) -> None:
-        upgrade = request.upgrades
-        head = request.encode([], upgrade=upgrade).removesuffix(b"\r\n")
-        if size == 0:
-            upstream, reply = await self._ask(head)
+    async def _forward(self, client: PlainPeer, request: Request) -> None:
+        if request.size == 0:
+            upstream, reply = await self._ask(request)
             try:
-                await self._answer(client, upstream, reply, upgrade=upgrade)
+                await self._answer(client, upstream, reply, upgrade=request.upgrades)
             finally:
                 upstream.close()
             return
-        upstream, authorization = await self._open(fresh=False)
+        upstream, extra = await self._open(request, fresh=False)
         upload: asyncio.Task[None] | None = None
         try:
-            await _send_upstream(upstream, head + authorization + b"\r\n")
-            upload = asyncio.create_task(_upload(client, upstream, size))
-            reply = await _reply(upstream, REPLY_SECONDS, interim=client)
+            await _send_upstream(upstream, request.encode(extra))
+            upload = asyncio.create_task(_upload(client, upstream, request))
+            try:
+                reply = await _reply(upstream, REPLY_SECONDS, interim=client)
+            except _Refused:
+                if upload.done() and isinstance(upload.exception(), BadHead):
+                    raise _Refused(400, str(upload.exception())) from None
+                raise
             await self._answer(client, upstream, reply, upgrade=False)
         finally:
             if upload is not None:
@@ -193,10 +215,10 @@ class EgressProxy:
     ) -> None:
         """Pass a reply on to its end."""
         if upgrade and reply.status == 101:
-            await client.send(reply.encode([], upgrade=reply.upgrades))
+            await client.send(reply.encode(upgrade=True))
             await self._carry(client, upstream)
             return
-        await client.send(reply.encode([]))
+        await client.send(reply.encode())
         if upstream.rest:
             await client.send(await upstream.read())
         if isinstance(upstream, PlainPeer):
@@ -244,7 +266,7 @@ async def _reply(upstream: Peer, seconds: float, *, interim: Peer | None = None)
                 if reply.status == 101 or reply.status >= 200:
                     return reply
                 if interim is not None:
-                    await interim.send(reply.encode([]))
+                    await interim.send(reply.encode())
     except TimeoutError:
         raise _Refused(502, f"sandbox proxy: no reply within {seconds:g} s") from None
     except (EOFError, OSError):
@@ -253,17 +275,52 @@ async def _reply(upstream: Peer, seconds: float, *, interim: Peer | None = None)
         raise _Refused(502, "sandbox proxy: the proxy's reply is not HTTP") from None
 
 
-async def _upload(client: Peer, upstream: Peer, size: int | None) -> None:
-    """Send a request's body: `size` bytes, or, chunked, all until the client ends."""
-    left = size
-    while left is None or left > 0:
+async def _upload(client: Peer, upstream: Peer, request: Request) -> None:
+    """Send a request's body, and nothing that may follow it."""
+    if request.size is None:
+        await _upload_chunks(client, upstream, request.reader)
+        return
+    left = request.size
+    while left > 0:
         data = await client.read()
         if not data:
             return
-        if left is not None:
-            data = data[:left]
-            left -= len(data)
+        data = data[:left]
+        left -= len(data)
         await upstream.send(data)
+
+
+async def _upload_chunks(client: Peer, upstream: Peer, reader: h11.Connection) -> None:
+    """Send a body in chunks of our own; its trailers stay here. Raises BadHead.
+
+    A body that is not one ends the exchange: the other side must not take a part for the whole.
+    """
+    try:
+        while True:
+            data = await client.read()
+            reader.receive_data(data)
+            body, ended = await _cut_out(reader)
+            if body:
+                await upstream.send(b"%x\r\n%b\r\n" % (len(body), body))
+            if ended:
+                await upstream.send(b"0\r\n\r\n")
+                return
+    except h11.RemoteProtocolError as error:
+        upstream.abandon()
+        raise BadHead(str(error)) from None
+
+
+async def _cut_out(reader: h11.Connection) -> tuple[bytes, bool]:
+    """Return what came of a body in chunks, and whether that was the end; raises as h11 does."""
+    parts: list[bytes] = []
+    while True:
+        event = reader.next_event()
+        if isinstance(event, h11.Data):
+            parts.append(bytes(event.data))
+            if len(parts) % CHUNKS_A_TURN == 0:
+                await asyncio.sleep(0)  # many of one byte each are slow to read
+        else:
+            return b"".join(parts), isinstance(event, h11.EndOfMessage)
 
 
 async def _pump(source: Peer, target: Peer, *, silence: float | None = None) -> None:
@@ -291,10 +348,9 @@ async def _pass_refusal(upstream: Peer, client: Peer) -> None:
 
 
 async def _refuse(client: PlainPeer, status: int, text: str) -> None:
-    reason = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
     body = text.encode()
     head = (
-        f"HTTP/1.1 {status} {reason.get(status, 'Bad Gateway')}\r\n"
+        f"HTTP/1.1 {status} {REASONS.get(status, 'Bad Gateway')}\r\n"
         "Content-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )

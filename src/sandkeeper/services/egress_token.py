@@ -6,9 +6,12 @@ import os
 import re
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
+
+from sandkeeper.core.identity import Identity
+from sandkeeper.core.trusted import UntrustedFile, read_trusted
 
 __all__ = ["PROXY_NAMES", "Template", "TokenFile", "Upstream", "find_templates", "upstream_of"]
 
@@ -77,31 +80,49 @@ def upstream_of(template: Template) -> Upstream:
 class TokenFile:
     """A token that others rotate: read again after a second, kept while the file is unusable."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(
+        self,
+        path: str,
+        workload: Identity | None = None,
+        refused: Callable[[str], None] = lambda _why: None,
+    ) -> None:
+        """Build; what `workload` could have led us to is not read, and `refused` is told once."""
         self.path = path
+        self._workload = workload
+        self._refused = refused
+        self._told = False
         self._token = ""
         self._read_at = -FRESH_SECONDS
 
     async def get(self, *, fresh: bool = False) -> str:
         """Return the token, empty when there never was one; `fresh` reads it in any case."""
         if fresh or time.monotonic() - self._read_at >= FRESH_SECONDS:
-            token = await asyncio.to_thread(_read, self.path)
+            token = await asyncio.to_thread(self._read)
             self._read_at = time.monotonic()
             self._token = token or self._token
         return self._token
 
+    def _read(self) -> str:
+        try:
+            if self._workload is None:
+                return _read(self.path)
+            data = read_trusted(self.path, TOKEN_BYTES, workload=self._workload, only=True)
+            return data.decode("utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+        except UntrustedFile as error:
+            if not self._told:
+                self._told = True
+                self._refused(f"the token in {self.path} is not used: {error}")
+            return ""
+
 
 def _read(path: str) -> str:
-    try:
-        # A FIFO in its place must not hold a thread.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return ""
+    # A FIFO in its place must not hold a thread.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return ""
         return os.read(fd, TOKEN_BYTES).decode("utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
     finally:
         os.close(fd)

@@ -6,17 +6,17 @@ before any setting is read, except reloads, which children see and settings do n
 
 import asyncio
 import os
-import stat
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from sandkeeper.core.identity import Identity
+from sandkeeper.core.identity import Identity, UnusableUser
+from sandkeeper.core.trusted import UntrustedFile, read_trusted
 from sandkeeper.errors import Internal, NotFound
 from sandkeeper.services.logs import Log
-from sandkeeper.settings import Environment
+from sandkeeper.settings import Environment, workload_user
 
 __all__ = ["EnvironmentReload", "Reloaded", "load_dotenv", "load_env_file", "parse_env_file"]
 
@@ -25,55 +25,71 @@ MAX_BYTES = 16 << 20
 Hook = Callable[[], Awaitable[None]]
 
 
-def load_dotenv(environment: Environment, folder: Path | None = None) -> list[str]:
+def load_dotenv(
+    environment: Environment, folder: Path | None = None, *, user: str = ""
+) -> list[str]:
     """Set the variables of `.env` in the working directory that do not exist yet.
 
-    Returns what went wrong. A file that others may write is not read: a workload could plant
-    there what the next start of a privileged server obeys.
+    `user` is the workload's of the command line. Returns what went wrong: a file that others can
+    have written, or led us to, is not read (`core.trusted`), for a workload could plant there what
+    the next start of a privileged server obeys.
     """
     path = (folder or Path.cwd()) / ".env"
     try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                return []
-            if _others_may_write(status):
-                return [f"{path} is ignored: another user can write it"]
-            text = _bounded(file.read(MAX_BYTES + 1)).decode("utf-8", "surrogateescape")
+        values = _trusted_values(environment, path, user, _parse_dotenv)
     except FileNotFoundError:
         return []
-    except OSError as error:
-        return [f"{path} is ignored: {error.strerror or error}"]
-    return _add_missing(environment, _parse_dotenv(text), str(path))
+    except (OSError, UntrustedFile) as error:
+        return [f"{path} is ignored: {getattr(error, 'strerror', None) or error}"]
+    return _add_missing(environment, values, str(path))
 
 
-def _others_may_write(status: os.stat_result) -> bool:
-    foreign_group = status.st_gid not in {0, os.getegid()}
-    writable = status.st_mode & (stat.S_IWOTH | (stat.S_IWGRP if foreign_group else 0))
-    return bool(writable) or status.st_uid not in {0, os.geteuid()}
+def _trusted_values(
+    environment: Environment, path: Path, user: str, parse: Callable[[bytes], dict[str, str]]
+) -> dict[str, str]:
+    """Read and parse a file that nobody else can have written, nor the workload's user.
+
+    That may be named by the file itself: it is read again then, as out of that user's reach.
+    """
+    values = parse(read_trusted(path, MAX_BYTES))
+    name = user or workload_user({**values, **environment.snapshot()})
+    if not name:
+        return values
+    try:
+        workload = Identity.resolve(name)
+    except UnusableUser:
+        return values  # the start fails over it, and says so
+    return parse(read_trusted(path, MAX_BYTES, workload=workload))
 
 
-def _parse_dotenv(text: str) -> dict[str, str]:
+def _parse_dotenv(data: bytes) -> dict[str, str]:
     from io import StringIO
 
     from dotenv import dotenv_values  # few servers have a .env
 
+    text = data.decode("utf-8", "surrogateescape")
     values = dotenv_values(stream=StringIO(text), interpolate=True)
     return {name: value for name, value in values.items() if value is not None}
 
 
-def load_env_file(environment: Environment) -> list[str]:
+def load_env_file(environment: Environment, *, user: str = "") -> list[str]:
     """Set the variables of the file `BL_ENV_VAR_PATH` names that do not exist yet.
 
-    Returns what went wrong: an unreadable file, one without any pair, names that cannot be set.
+    Returns what went wrong: an unreadable file, one that others can have written or led us to, one
+    without any pair, names that cannot be set.
     """
     path = environment.get("BL_ENV_VAR_PATH")
     if not path:
         return []
+    faults: list[str] = []
+
+    def parse(data: bytes) -> dict[str, str]:
+        values, faults[:] = parse_env_file(data)
+        return values
+
     try:
-        with open(path, "rb") as file:
-            values, faults = parse_env_file(_bounded(file.read(MAX_BYTES + 1)))
-    except (OSError, ValueError) as error:
+        values = _trusted_values(environment, Path(path), user, parse)
+    except (OSError, UntrustedFile, ValueError) as error:
         return [f"{path} is ignored: {getattr(error, 'strerror', None) or error}"]
     return [f"{path}: {fault}" for fault in faults] + _add_missing(environment, values, path)
 
@@ -98,12 +114,6 @@ def parse_env_file(data: bytes) -> tuple[dict[str, str], list[str]]:
     if data and len(parts) < 2:
         raise ValueError("it holds no name with a value")
     return values, faults
-
-
-def _bounded(data: bytes) -> bytes:
-    if len(data) > MAX_BYTES:
-        raise OSError(0, f"it is larger than {MAX_BYTES} bytes")
-    return data
 
 
 def _add_missing(environment: Environment, values: Mapping[str, str], where: str) -> list[str]:
@@ -178,18 +188,13 @@ class EnvironmentReload:
                     self.log.error(f"after an environment reload: {error!r}")
             return Reloaded(document.generation, len(wanted), len(removed))
 
-    def _trust(self, status: os.stat_result) -> None:
-        """Refuse what the workload can write: root's helpers would obey its LD_PRELOAD and PATH."""
-        if not stat.S_ISREG(status.st_mode):
-            raise Internal(f"metadata document {self.path} is not a regular file")
-        if self.identity is not None and self.identity.may_write(status):
-            raise Internal(f"metadata document {self.path} can be written by the workload's user")
-
     def _read(self) -> _Document:
         try:
-            with open(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-                self._trust(os.fstat(file.fileno()))
-                document = msgspec.json.decode(_bounded(file.read(MAX_BYTES + 1)), type=_Document)
+            data = read_trusted(self.path, MAX_BYTES, workload=self.identity)
+            document = msgspec.json.decode(data, type=_Document)
+        except UntrustedFile as error:
+            # Root's helpers would obey the LD_PRELOAD and PATH of whoever wrote it.
+            raise Internal(f"metadata document {self.path} is not obeyed: {error}") from None
         except FileNotFoundError:
             raise NotFound(f"metadata document {self.path} does not exist") from None
         except OSError as error:

@@ -15,44 +15,24 @@ from dataclasses import dataclass, field
 from sandkeeper.core.entries import Owners
 from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.paths import TEMPORARY_PREFIX, Target, is_temporary, resolve, resolve_text
-from sandkeeper.core.reading import is_pseudo, read_to
+from sandkeeper.core.reading import FileBlocks, is_pseudo, read_to
 from sandkeeper.core.removal import remove_tree
 from sandkeeper.core.replace import Draft, PathLocks, make_directories, survey
 from sandkeeper.core.temporaries import Temporaries, remove_temporary
 from sandkeeper.errors import Internal, NotFound, SandkeeperError, Unprocessable
 from sandkeeper.services.conditions import NO_CONDITIONS, Conditions
 from sandkeeper.services.logs import Log
+from sandkeeper.services.opened import Content, Opened, Text
 from sandkeeper.services.work import Cancel, FileWork, failure
 from sandkeeper.settings import FileSettings
 
-__all__ = ["Content", "Files", "Listing", "Opened", "Upload"]
+__all__ = ["Content", "Files", "Listing", "Opened", "Text", "Upload"]
 
 Fault = (OSError, ValueError)
 BATCH = 2000
+SMALL_BYTES = 256 << 10
 FIRST_BYTES = 1 << 16
 OPEN_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """A whole file in memory."""
-
-    info: os.stat_result
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A file to be streamed; the holder closes `fd`.
-
-    `size` is None for pseudo-files (/proc, /sys), which end where they end, whatever they say;
-    `first` is what has been read of those already.
-    """
-
-    info: os.stat_result
-    fd: OwnedFd
-    size: int | None
-    first: bytes = b""
 
 
 @dataclass(slots=True)
@@ -174,6 +154,21 @@ class Files:
             fd.close()
             raise failure(Unprocessable, "error opening file: ", "read", path, error) from None
 
+    def text(self, path: str, info: os.stat_result) -> Text:
+        """Open a regular file of up to `settings.read_limit` bytes; raises Unprocessable.
+
+        What has no size (a pseudo-file), or little, is read as a whole.
+        """
+        if not SMALL_BYTES < info.st_size <= self.settings.read_limit:
+            found = self.content(path, info)
+            return Text(found.info, len(found.data), [found.data])
+        try:
+            fd, now = self._open_regular(path, info)
+        except Fault as error:
+            raise failure(Unprocessable, "error reading file: ", "read", path, error) from None
+        size = min(now.st_size, self.settings.read_limit)
+        return Text(now, size, FileBlocks(fd, size))
+
     def content(self, path: str, info: os.stat_result) -> Content:
         """Read a whole regular file up to `settings.read_limit` bytes; raises Unprocessable."""
         limit = self.settings.read_limit
@@ -192,13 +187,9 @@ class Files:
             )
         return Content(now, data)
 
-    def peek(self, path: str, info: os.stat_result) -> bytes:
-        """Read at most as much of a regular file as `info` says it has; raises OSError."""
-        fd, _ = self._open_regular(path, info)
-        try:
-            return read_to(fd.number, info.st_size, info.st_size) if info.st_size else b""
-        finally:
-            fd.close()
+    def part(self, path: str, info: os.stat_result) -> FileBlocks:
+        """Yield as much of a regular file as `info` says it has; raises OSError."""
+        return FileBlocks(self._open_regular(path, info)[0], info.st_size)
 
     def _open_regular(self, path: str, info: os.stat_result) -> tuple[OwnedFd, os.stat_result]:
         """Open what `info` calls a regular file without ever waiting for a FIFO's other end."""

@@ -9,9 +9,12 @@ is a thorough collection, once the heap has doubled and nobody is asking.
 
 import asyncio
 import gc
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+
+from sandkeeper.core.allocator import give_back
 
 __all__ = ["Heap", "hold_collections"]
 
@@ -20,6 +23,10 @@ PATIENCE_TICKS = 60
 QUIET_TICKS = 600
 """After so long what was put aside is looked at in any quiet second, however little it is."""
 ROOM = 50_000
+PAGE = os.sysconf("SC_PAGESIZE")
+GROWN_BYTES = 64 << 20
+TRIM_TICKS = 10
+"""So often at most memory is given back that was used for a while, and so much is worth it."""
 FULL = 2
 """The oldest generation."""
 
@@ -37,6 +44,8 @@ class Heap:
         self._settled = 0
         self._frozen = 0
         self._full, self._counted = 1, 0
+        self._resident = 0
+        self._waited = 0
         self.thorough = 0
 
     @asynccontextmanager
@@ -66,6 +75,17 @@ class Heap:
         self._full = self._counted = 0
         self.thorough += 1
 
+    async def trim(self) -> None:
+        """Give freed memory back when there is much more of it than after the last time."""
+        self._waited += 1
+        size = resident()
+        if not self._resident:
+            self._resident = size
+        if self._waited < TRIM_TICKS or size < self._resident + GROWN_BYTES:
+            return
+        await asyncio.to_thread(give_back)
+        self._resident, self._waited = resident(), 0
+
     def _collected(self, phase: str, info: dict[str, Any]) -> None:
         if phase == "stop" and info["generation"] == FULL:
             gc.freeze()
@@ -77,6 +97,7 @@ class Heap:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             ticks += 1
+            await self.trim()
             asked = self._asked()
             quiet, before = asked == before, asked
             if self._counted != self._full:
@@ -87,3 +108,9 @@ class Heap:
             if due and (quiet or overdue > PATIENCE_TICKS):
                 self.collect()
                 overdue = ticks = 0
+
+
+def resident() -> int:
+    """Return the bytes of this process that are in memory (proc_pid_statm(5))."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * PAGE

@@ -8,6 +8,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from sandkeeper.core.identity import Identity
+from sandkeeper.core.trusted import UntrustedFile, open_trusted_output
 from sandkeeper.services.access import redact_command
 from sandkeeper.services.logs import Log
 
@@ -17,8 +19,12 @@ __all__ = ["KeepAlive"]
 class KeepAlive:
     """The scale file; failures are logged, they never fail a process. Methods block shortly."""
 
-    def __init__(self, path: Path, *, allowed: bool, log: Log) -> None:
+    def __init__(
+        self, path: Path, *, allowed: bool, log: Log, workload: Identity | None = None
+    ) -> None:
+        """Build; `workload` is who must not choose which file is written to."""
         self._path = path
+        self._workload = workload
         self._log = log
         self.allowed = allowed
         self._present = path.parent.is_dir()
@@ -60,11 +66,19 @@ class KeepAlive:
         if not self._present:
             return
         try:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fd = self._open()
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 os.pwrite(fd, word.encode(), 0)
             finally:
                 os.close(fd)
-        except OSError as error:
-            self._log.error(f"[KeepAlive] cannot write {self._path}: {error.strerror}")
+        except (OSError, UntrustedFile) as error:
+            reason = getattr(error, "strerror", None) or error
+            self._log.error(f"[KeepAlive] cannot write {self._path}: {reason}")
+
+    def _open(self) -> int:
+        if self._workload is None:
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return open_trusted_output(
+            self._path, os.O_RDWR, 0o644, workload=self._workload, shared=True
+        )

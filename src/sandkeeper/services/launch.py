@@ -27,6 +27,7 @@ from sandkeeper.services.logs import Log
 from sandkeeper.services.oom import OomWatch
 from sandkeeper.services.runs import RunFolder, RunMeta
 from sandkeeper.services.stdin import Stdin
+from sandkeeper.services.work import FileWork
 from sandkeeper.settings import Environment
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ FOLDER_SECONDS = 10.0
 class Workshop:
     """What every process needs; built once by `services.sandbox`.
 
-    `spawner` and `writer` are executors: what may block before a start, and (one thread, so in
-    order) writes to run folders. `nofile` is the limit of open files for children.
+    `work` looks at the workload's folders; `spawner` and `writer` are executors: what may block
+    before a start, and (one thread, so in order) writes to run folders. `nofile` is the limit of
+    open files for children.
     """
 
     children: Children
@@ -55,6 +57,7 @@ class Workshop:
     log: Log
     oom: OomWatch
     confinements: Confinements
+    work: FileWork
     spawner: Executor
     writer: Executor
     nofile: int
@@ -110,7 +113,7 @@ class Launch:
     def _spec(self) -> Spawn:
         shop, meta = self._shop, self._meta
         environment = shop.environment
-        env = environment.for_children() | meta.env
+        env = environment.for_workload(apart=shop.identity is not None) | meta.env
         if shop.identity is not None:
             user = shop.identity
             env |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
@@ -134,7 +137,7 @@ class Launch:
             return
         try:
             async with asyncio.timeout(FOLDER_SECONDS):
-                await asyncio.to_thread(enter_folder, folder, self._shop.identity)
+                await self._shop.work.own(enter_folder, folder, self._shop.identity)
         except FileNotFoundError:
             raise Unprocessable(
                 f"failed to start process: could not execute command '{command}' because folder "

@@ -7,7 +7,7 @@ services (states, sizes, lags) is not counted at all but gathered when somebody 
 import asyncio
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
@@ -74,6 +74,7 @@ class Requests:
         self.in_flight = 0
         self.activity = 0
         self.websockets = 0
+        self.answers: Callable[[], dict[str, int]] = dict
 
     def name_groups(self, names: Iterable[str]) -> None:
         """Give these groups a series of their own."""

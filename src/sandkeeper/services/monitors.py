@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from sandkeeper.core.identity import Identity, acting_for
 from sandkeeper.core.procs import read_process
-from sandkeeper.core.sockets import listening_trees
+from sandkeeper.core.sockets import TreePorts, listening_trees
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.services.logs import Log
 
@@ -63,8 +64,9 @@ def _checked(url: str) -> str:
 class PortMonitors:
     """The registrations and what serves them; looks at nothing while there are none."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, identity: Identity | None = None) -> None:
         self._log = log
+        self._identity = identity
         self._registered: dict[tuple[int, str], _Registration] = {}
         self._notices: asyncio.Queue[_Notice] = asyncio.Queue(MAX_NOTICES)
         self._looking: asyncio.Task[None] | None = None
@@ -125,25 +127,31 @@ class PortMonitors:
     async def _look_once(self) -> None:
         registered = dict(self._registered)
         pids = {pid for pid, _ in registered}
-        ports = await asyncio.to_thread(listening_trees, pids)
+        ports = await asyncio.to_thread(self._ports, pids)
         leaders = await asyncio.to_thread(lambda: {pid: _started(pid) for pid in pids})
         for key, registration in registered.items():
             if self._registered.get(key) is not registration:
                 continue  # removed or replaced meanwhile
             self._compare(key, registration, ports, leaders[registration.pid])
 
+    def _ports(self, pids: set[int]) -> dict[int, TreePorts | None]:
+        """Look as the workload's user does: any pid can be asked about."""
+        with acting_for(self._identity):
+            return listening_trees(pids)
+
     def _compare(
         self,
         key: tuple[int, str],
         registration: _Registration,
-        ports: Mapping[int, set[int] | None],
+        ports: Mapping[int, TreePorts | None],
         leader: int | None,
     ) -> None:
-        open_now = ports[registration.pid]
+        found = ports[registration.pid]
         reused = leader is not None and leader != registration.started
-        if open_now is None or reused:
+        if found is None or reused:
             del self._registered[key]
             return
+        open_now = found.listening
         for port in sorted(open_now - registration.seen):
             self._queue(_Notice(registration.pid, port, registration.url))
         registration.seen = open_now

@@ -2,7 +2,7 @@
 
 import asyncio
 import codecs
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ __all__ = [
     "LongTexts",
     "Texts",
     "long_texts_of",
+    "pieces_of",
     "read_long_texts",
     "read_texts",
     "settled",
@@ -50,16 +51,31 @@ class LongText:
 
     def pieces(self) -> Iterator[str]:
         """Yield the text in pieces of about `PIECE_BYTES`."""
+        parts: Iterable[bytes] = self.parts
         if self.clipped:
             yield MARKER
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for number, part in enumerate(gathered(self.parts, PIECE_BYTES)):
-            yield decoder.decode(strip_partial(part) if self.clipped and not number else part)
-        yield decoder.decode(b"", True)
+            parts = _without_partial(gathered(parts, PIECE_BYTES))
+        yield from pieces_of(parts)
 
     def whole(self) -> str:
         """Return the text."""
         return "".join(self.pieces())
+
+
+def pieces_of(blocks: Iterable[bytes]) -> Iterator[str]:
+    """Yield the text of `blocks` in pieces of about `PIECE_BYTES`."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for part in gathered(blocks, PIECE_BYTES):
+        yield decoder.decode(part)
+    yield decoder.decode(b"", True)
+
+
+def _without_partial(parts: Iterator[bytes]) -> Iterator[bytes]:
+    """Leave out what a cut has left of a character at the beginning."""
+    for first in parts:
+        yield strip_partial(first)
+        break
+    yield from parts
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,7 +198,7 @@ def _overlay(layers: list[str], state: Path) -> Pristine:
 
 def _mount_point(state: Path) -> str:
     """Make the place for an image; what a killed server left mounted there goes first."""
-    target = state / "archive/image"
+    target = Path(os.path.realpath(state / "archive/image"))  # as the kernel's table names it
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(OSError):
         unmount(str(target), lazy=True)

@@ -255,25 +255,32 @@ class Processes:
 
         Raises Unprocessable when its time is up, or at once when nobody is left who could listen.
         """
-        leader = process.meta.leader
-        seconds = process.meta.timeout
-        while True:
-            if leader and set(wanted) <= await self._ports.routable(leader):
-                return
-            if process.timed_out:
-                raise Unprocessable(f"process timed out waiting for ports after {seconds} seconds")
-            if process.is_over and not (leader and await self._ports.members(leader)):
-                listed = ", ".join(map(str, wanted))
-                raise Unprocessable(
-                    f"failed to start process: it ended with exit code {process.meta.exit_code} "
-                    f"before it listened on {listed}"
-                )
-            leader = process.meta.leader
+        gone = asyncio.ensure_future(self._left(process))
+        try:
+            found = await self._ports.opened(lambda: process.meta.leader, wanted, gone=gone)
+        finally:
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+        if found:
+            return
+        if process.timed_out:
+            seconds = process.meta.timeout
+            raise Unprocessable(f"process timed out waiting for ports after {seconds} seconds")
+        listed = ", ".join(map(str, wanted))
+        raise Unprocessable(
+            f"failed to start process: it ended with exit code {process.meta.exit_code} "
+            f"before it listened on {listed}"
+        )
+
+    async def _left(self, process: Process) -> None:
+        """Wait until a process is over, and nobody of its group lives or its time is up."""
+        while not process.timed_out and not process.ended.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PORT_POLL_SECONDS):
-                    if process.is_over:
-                        await asyncio.Event().wait()
                     await process.ended.wait()
+        leader = process.meta.leader
+        while not process.timed_out and leader and await self._ports.members(leader):  # noqa: ASYNC110
+            await asyncio.sleep(PORT_POLL_SECONDS)
 
     def keep_all(self) -> None:
         """Give a new keeper everything that runs."""

@@ -251,8 +251,11 @@ def _gap_record(gap: Gap) -> bytes:
     return _encode(fields) + b"\n"
 
 
-def matcher(question: Question) -> Callable[[bytes], bool]:
-    """Return what says whether a line answers `grep`; raises BadInput for a bad pattern."""
+def matcher(question: Question, memory: int = 0) -> Callable[[bytes], bool]:
+    """Return what says whether a line answers `grep`; raises BadInput for a bad pattern.
+
+    It holds at most `memory` bytes, if that is given (RE2 then takes more time instead).
+    """
     if not question.grep:
         return lambda _line: True
     if question.literal and not question.ignore_case:
@@ -264,6 +267,8 @@ def matcher(question: Question) -> Callable[[bytes], bool]:
     options.case_sensitive = not question.ignore_case
     options.literal = question.literal
     options.log_errors = False
+    if memory:
+        options.max_mem = memory
     try:
         pattern = re2.compile(question.grep.encode(), options)
     except re2.error as error:

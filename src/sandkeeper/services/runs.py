@@ -25,6 +25,7 @@ import msgspec
 
 from sandkeeper.core.cgroups import Limits
 from sandkeeper.core.identity import Identity
+from sandkeeper.core.trusted import UntrustedFile, open_trusted_folder
 
 __all__ = ["RunFolder", "RunMeta", "RunStore", "new_id", "pipes_folder"]
 
@@ -252,7 +253,7 @@ def pipes_folder(state: Path, runtime: str) -> Path:
     name = "sandkeeper-" + hashlib.sha256(os.fsencode(state)).hexdigest()[:16]
     for base in filter(None, (runtime, "/run" if os.geteuid() == 0 else "", "/dev/shm")):
         folder = Path(base) / name
-        if _is_tmpfs(base) and _own(folder):
+        if _is_tmpfs(base) and _is_trusted(base) and _own(folder):
             return folder
     return state / "pipes"
 
@@ -266,6 +267,15 @@ def _is_tmpfs(path: str) -> bool:
             if len(fields) > 2 and fields[1] == path:
                 kind = fields[2]
     return kind in {"tmpfs", "ramfs"}
+
+
+def _is_trusted(base: str) -> bool:
+    """Say whether nobody else can put another folder in the place of ours there."""
+    try:
+        os.close(open_trusted_folder(base))
+    except (OSError, UntrustedFile):
+        return False
+    return True
 
 
 def _own(folder: Path) -> bool:

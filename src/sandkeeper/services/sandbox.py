@@ -94,7 +94,7 @@ class Sandbox:
         self._handover = handover
         self._trial = handover is not None and handover.trial
         self._lifetime = Lifetime()
-        self._sink = Sink(open_target(settings.log.target), dropped_line=_dropped)
+        self._sink = Sink(open_target(settings.log.target, identity), dropped_line=_dropped)
         self._rouser = Rouser(self._sink)
         self.log = Log(self._sink)
         self.access = Access(self.log, requests=settings.log.requests)
@@ -125,16 +125,16 @@ class Sandbox:
             *(settings, environment, variables or {}, self.children, self.log, handover),
             busy=lambda: self.archive.busy,
         )
-        self.codegen = Codegen(Host(environment, self.children), identity=self.identity)
-        self.egress = Egress(settings.egress, environment, self.log)
+        self.codegen = Codegen(Host(environment, self.children), self.file_work)
+        self.egress = Egress(settings.egress, environment, self.log, identity)
         self.drives = Drives(
             settings.drives, environment, self.children, self.log, identity=self.identity
         )
-        self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log)
+        self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log, identity)
         self.environment_reload.hooks += [self._hide_import, self.egress.reapply]
-        self.ports = Ports()
+        self.ports = Ports(identity)
         self.relay = Relay(failed=self.log.error)
-        self.monitors = PortMonitors(self.log)
+        self.monitors = PortMonitors(self.log, identity)
         self.exporter = Exporter(self._rouser.rouse) if settings.log.process_output else None
         self.budget = Budget(
             run_bytes=settings.retention.run_bytes,
@@ -148,15 +148,14 @@ class Sandbox:
             failed=self.log.error,
         )
         self.keepalive = KeepAlive(
-            settings.scale_file, allowed=settings.keepalive_allowed, log=self.log
+            settings.scale_file, allowed=settings.keepalive_allowed, log=self.log, workload=identity
         )
         self.stopping = asyncio.Event()
         self.turns = Turns()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer = ThreadPoolExecutor(1, "writer")
         self._store = RunStore(
-            settings.state_dir,
-            pipes_folder(settings.state_dir, environment.get("XDG_RUNTIME_DIR")),
+            settings.state_dir, pipes_folder(settings.state_dir, environment.get("XDG_RUNTIME_DIR"))
         )
         self._workshop = self._make_workshop()
         self.processes = Processes(self._workshop, settings, self._store, self.ports, self.exporter)
@@ -177,8 +176,8 @@ class Sandbox:
         self._walkers = Workers()
         self.search = Search(self._walkers, lambda: self.identity)
         self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
-        self.watches = Watches(lambda: self.identity)
-        self.changes = Changes(lambda: self.identity)
+        self.watches = Watches(lambda: self.identity, self.files.work)
+        self.changes = Changes(lambda: self.identity, self.watches.hubs)
         self._startup = StartupCommand(self.children, environment, self.log, identity)
         self.archive = Archive(
             settings,
@@ -214,6 +213,7 @@ class Sandbox:
             log=self.log,
             oom=OomWatch(),
             confinements=Confinements(self.settings.state_dir, self.identity, self.log),
+            work=self.file_work,
             spawner=ThreadPoolExecutor(2, "spawner"),
             writer=self._writer,
             nofile=soft,
@@ -246,6 +246,7 @@ class Sandbox:
         stack.callback(self._walkers.close)
         stack.push_async_callback(self.changes.close)
         stack.push_async_callback(self.watches.close)
+        stack.push_async_callback(self.waiting.close)
         stack.push_async_callback(self.monitors.close)
         stack.callback(self.relay.stop)
         raise_file_limit()
@@ -366,11 +367,11 @@ class Sandbox:
             await self.processes.stop_all(CHILD_STOP_SECONDS)
         await self._stack.aclose()
 
-    def replace(self, listener: socket.socket, connections: Sequence[HeldConnection]) -> None:
+    def replace(self, listeners: Sequence[socket.socket], held: Sequence[HeldConnection]) -> None:
         """Become the version that is due, after `stop`; only returns by raising OSError."""
         self.upgrade.replace(
-            listener,
-            connections,
+            listeners,
+            held,
             held=sum(process.holds for process in self.processes.all()),
             carried=sorted(self.environment_reload.carried),
             nofile=self._workshop.nofile,

@@ -9,7 +9,6 @@ import heapq
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -20,6 +19,8 @@ from sandkeeper.core.globs import Matcher, any_of, everything
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.walk import Run, runs
 from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.services.crew import Crew
+from sandkeeper.services.work import kind_of
 
 __all__ = ["EXCLUDED", "Found", "Names", "Search", "TreeFilter", "Workers"]
 
@@ -43,6 +44,7 @@ Names = tuple[bytes, list[bytes]]
 """What stands before the names to make them paths below the root, and names in one directory."""
 
 BATCH = 16_384
+MATCHED_AT_ONCE = 1024
 WORKERS = 4
 MAX_FUZZY = 50_000
 
@@ -53,12 +55,16 @@ class TreeFilter:
 
     `patterns` are globs on base names (core.globs) of which a file must match one, if there are
     any; `excluded` are names of directories; neither that nor `hidden` applies to the root.
+    Raises BadInput for patterns that are too long.
     """
 
     root: str
     patterns: tuple[str, ...] = ()
     excluded: frozenset[str] = EXCLUDED
     hidden: bool = False
+
+    def __post_init__(self) -> None:
+        any_of(self.patterns)
 
     def entries(self, stopped: Callable[[], bool]) -> Iterator[tuple[bytes, bytes, bool]]:
         """Yield paths, names and whether they are directories; raises OSError as `runs` does."""
@@ -88,7 +94,7 @@ class Workers:
     """A few threads that act for the workload's user; what is running stops with its caller."""
 
     def __init__(self, count: int = WORKERS) -> None:
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="search")
+        self._crew = Crew("search", count, count - 1)
         self._running: set[threading.Event] = set()
 
     @contextmanager
@@ -109,13 +115,13 @@ class Workers:
             with identity.acting() if identity else nullcontext():
                 return work()
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, act)
+        return await self._crew.run(kind_of(work), act)
 
     def close(self) -> None:
-        """Stop what runs; waits for no thread longer than one directory takes."""
+        """Stop what runs, within one directory of each; waits for no thread."""
         for flag in list(self._running):
             flag.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._crew.close()
 
 
 class Search:
@@ -216,8 +222,15 @@ def _directories(tree: TreeFilter, stopped: Callable[[], bool]) -> Iterator[Name
 def _files(tree: TreeFilter, stopped: Callable[[], bool]) -> Iterator[Names]:
     match = None if everything(tree.patterns) else any_of(tree.patterns)
     for prefix, names, is_directory in tree.runs(stopped):
-        if not is_directory:
-            yield prefix, names if match is None else [name for name in names if match(name)]
+        if is_directory:
+            continue
+        if match is None:
+            yield prefix, names
+            continue
+        for start in range(0, len(names), MATCHED_AT_ONCE):  # a folder may hold a million
+            if stopped():
+                return
+            yield prefix, [one for one in names[start : start + MATCHED_AT_ONCE] if match(one)]
 
 
 class _Ranking:

@@ -35,7 +35,7 @@ class StartupCommand:
         """Start it; a failure is logged, the server goes on. An empty command does nothing."""
         if not command:
             return
-        env = self._environment.for_children()
+        env = self._environment.for_workload(apart=self.identity is not None)
         if self.identity is not None:
             user = self.identity
             env |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}

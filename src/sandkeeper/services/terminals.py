@@ -11,7 +11,6 @@ from sandkeeper.core.adopted import Adopted, boot_id, start_time
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.child import Child, Spawn
 from sandkeeper.core.entering import enter_folder
-from sandkeeper.core.identity import Identity
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.pty import become_terminal, open_pty
 from sandkeeper.core.ttypump import TerminalPump
@@ -180,7 +179,7 @@ class Terminals:
         return terminal
 
     async def _start(self, order: TerminalOrder) -> Terminal:
-        await _check_folder(order.working_dir, self._shop.identity)
+        await _check_folder(order.working_dir, self._shop)
         meta = TerminalMeta(
             id=new_id(),
             name=order.name,
@@ -231,7 +230,7 @@ class Terminals:
 
     def _spawn_shell(self, meta: TerminalMeta, slave: int) -> Child:
         shop = self._shop
-        env = shop.environment.for_children()
+        env = shop.environment.for_workload(apart=shop.identity is not None)
         env.setdefault("TERM", "xterm-256color")
         if shop.identity is not None:
             user = shop.identity
@@ -329,13 +328,13 @@ def _key(meta: TerminalMeta) -> str:
     return f"tty-{meta.id}"
 
 
-async def _check_folder(folder: str, identity: Identity | None) -> None:
+async def _check_folder(folder: str, shop: Workshop) -> None:
     """Look first where a dead file system hangs only a thread, not the start of every child."""
     if not folder:
         return
     try:
         async with asyncio.timeout(FOLDER_SECONDS):
-            await asyncio.to_thread(enter_folder, folder, identity)
+            await shop.work.own(enter_folder, folder, shop.identity)
     except (OSError, ValueError) as error:
         text = getattr(error, "strerror", None) or str(error) or "it does not answer"
         raise Unprocessable(

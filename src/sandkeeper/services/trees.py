@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sandkeeper.core.patterns import name_matcher
+from sandkeeper.core.globs import any_of
 from sandkeeper.core.replace import Draft, make_directories
 from sandkeeper.core.walking import Found, walk
 from sandkeeper.errors import BadInput, Unprocessable
@@ -93,7 +93,7 @@ class Trees:
         """
         self.require_directory(root)
         tree = Tree(root)
-        wanted = name_matcher(query.patterns)
+        wanted = any_of(query.patterns)
         size = 0
 
         def enter(found: Found) -> bool:
@@ -104,7 +104,7 @@ class Trees:
             for found in walk(root, check=cancel.check, enter=enter):
                 if found.is_directory:
                     tree.directories.append(found.relative)
-                elif wanted(found.name) and not (
+                elif (wanted is None or wanted(os.fsencode(found.name))) and not (
                     query.exclude_hidden and found.name.startswith(".")
                 ):
                     size += _add(tree, found, query.content)
@@ -116,10 +116,10 @@ class Trees:
         self._files.owners.refresh()
         return tree
 
-    def contents(self, tree: Tree) -> Iterator[tuple[TreeFile, bytes | None]]:
-        """Read file after file; one that went away is left out, one that grew is cut.
+    def contents(self, tree: Tree) -> Iterator[tuple[TreeFile, Iterator[bytes] | None]]:
+        """Open file after file, each to be read before the next.
 
-        What cannot be read has no content.
+        One that went away is left out, one that grew is cut. What cannot be read has no content.
         """
         for item in tree.files:
             if item.source is None:
@@ -127,7 +127,7 @@ class Trees:
                 continue
             path = os.path.join(tree.root, item.relative)
             try:
-                yield item, self._files.peek(path, item.source)
+                yield item, self._files.part(path, item.source)
             except FileNotFoundError:
                 continue
             except OSError:

@@ -17,6 +17,8 @@ from pathlib import Path
 import msgspec
 
 from sandkeeper.core.child import Children
+from sandkeeper.core.identity import Identity
+from sandkeeper.core.programs import environment_for_root
 from sandkeeper.core.safefile import UntrustedFile, make_private_folder, read_own, write_atomically
 from sandkeeper.errors import BadInput, Internal, Unprocessable
 from sandkeeper.services.daemon import Daemon
@@ -71,8 +73,15 @@ class Tunnel:
     """Applies and removes the configuration."""
 
     def __init__(
-        self, state_dir: Path, environment: Environment, children: Children, log: Log
+        self,
+        state_dir: Path,
+        environment: Environment,
+        children: Children,
+        log: Log,
+        workload: Identity | None = None,
     ) -> None:
+        """Build; `workload` is who must not choose which program runs as ours."""
+        self._workload = workload
         self._folder = state_dir / "tunnel"
         self._environment = environment
         self._children = children
@@ -161,12 +170,13 @@ class Tunnel:
         return link, daemon
 
     async def _make_in_user_space(self, name: str) -> tuple[Link, Daemon]:
-        path = self._environment.get("PATH") or os.defpath
-        program = shutil.which("wireguard-go", path=path)
+        inherited = self._environment.for_children()
+        env = await asyncio.to_thread(environment_for_root, inherited, self._workload)
+        program = shutil.which("wireguard-go", path=env.get("PATH") or os.defpath)
         if program is None:
             raise OSError("the kernel has no WireGuard and wireguard-go is not installed")
         await asyncio.to_thread(make_private_folder, self._folder)
-        env = {**self._environment.for_children(), "LOG_LEVEL": "error"}
+        env["LOG_LEVEL"] = "error"
         log = self._folder / "wireguard-go.log"
         daemon = await Daemon.start(self._children, [program, "-f", name], env, log)
         try:

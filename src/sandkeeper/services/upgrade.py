@@ -293,7 +293,7 @@ class Upgrade:
 
     def replace(
         self,
-        listener: socket.socket,
+        listeners: Sequence[socket.socket],
         connections: Sequence[HeldConnection],
         *,
         held: int,
@@ -307,7 +307,7 @@ class Upgrade:
         assert self._successor is not None
         settings = self._settings
         document = Handover(
-            listener=listener.fileno(),
+            listeners=[listener.fileno() for listener in listeners],
             connections=list(connections),
             variables=dict(self._variables),
             host=settings.host,
@@ -322,7 +322,7 @@ class Upgrade:
         successor = Successor(
             self._successor, self._environment.snapshot(), settings.upgrade.seconds
         )
-        become(successor, document, _reachable(listener))
+        become(successor, document, _reachable(listeners[0]))
 
 
 def _reachable(listener: socket.socket) -> tuple[str, int]:

@@ -37,18 +37,24 @@ class Successor:
 def become(successor: Successor, document: Handover, address: tuple[str, int]) -> None:
     """Exec the new version under its guard; only returns by raising OSError.
 
-    `document.listener` is the listening socket; `address` is where that can be reached. If the exec
-    itself fails, this version is started again in the same way.
+    `document.listeners` are the listening sockets; `address` is where the first can be reached. If
+    the exec itself fails, this version is started again in the same way.
     """
+    from packaging.version import Version  # only needed here
+
     for held in document.connections:
         os.set_inheritable(held.fd, True)
-    kept = document.listener
-    document.listener = _inheritable_copy(kept)
+    kept = document.listeners
+    # An older version may know of the first only: clients would wait at the others for ever.
+    knows_all = Version(successor.installation.version) >= Version(__version__)
+    document.listeners = [_inheritable_copy(fd) for fd in (kept if knows_all else kept[:1])]
+    document.listener = document.listeners[0]
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     os.set_inheritable(read_end, True)
     os.set_inheritable(write_end, True)
     document.verdict = read_end
-    os.set_inheritable(kept, True)
+    for number in kept:
+        os.set_inheritable(number, True)
     fd = document.write()
     arguments = ["--handover", str(fd)]
     back = _plan_fd({"run": arguments, "paths": package_roots()})
@@ -59,7 +65,8 @@ def become(successor: Successor, document: Handover, address: tuple[str, int]) -
         {
             "run": arguments,
             "handover": fd,
-            "listener": kept,
+            "listener": kept[0],
+            "listeners": kept,
             "verdict": write_end,
             "ignored": ignore_again(),
             "address": [*address, successor.installation.version, successor.seconds],
@@ -72,6 +79,7 @@ def become(successor: Successor, document: Handover, address: tuple[str, int]) -
         os.execve(python, [python, "-I", guard.__file__, str(plan)], environment)
     except OSError as error:
         document.failed = f"it cannot be executed: {error.strerror}"
+        document.listener, document.listeners = kept[0], kept
         os.ftruncate(fd, 0)
         os.pwrite(fd, msgspec.json.encode(document), 0)
         os.execve(sys.executable, back_arguments, back_environment)
@@ -85,6 +93,7 @@ def _inheritable_copy(fd: int) -> int:
 
 def _plan_fd(plan: dict[str, object]) -> int:
     fd = os.memfd_create("sandkeeper-plan", os.MFD_CLOEXEC)
+    os.fchmod(fd, 0o600)  # the environment is in it
     os.write(fd, msgspec.json.encode(plan))
     os.set_inheritable(fd, True)
     return fd

@@ -9,7 +9,6 @@ import asyncio
 import lzma
 import os
 import re
-import stat
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from sandkeeper.core.trusted import UntrustedFile, open_trusted
 from sandkeeper.errors import Forbidden, NotFound, Unavailable
 from sandkeeper.services.upgrade_download import Downloads, Writer
 from sandkeeper.services.upgrade_index import Listed, choose, read_index, version_of_wheel
@@ -87,7 +87,7 @@ class Fetcher:
     def _copy(self, source: Source) -> Fetched:
         place = self._newest(source) if source.place.endswith("/") else source.place
         self._started(place)
-        with open(_open_trusted(place, source.rule), "rb") as file:
+        with open(_open_permitted(place, source.rule), "rb") as file:
             writer = Writer(self._folder / os.path.basename(place), self._progress)
             try:
                 while block := file.read(1 << 20):
@@ -97,7 +97,7 @@ class Fetcher:
         stated = ""
         with (
             suppress(NotFound),
-            open(_open_trusted(place + ".sha256", None), "rb") as note,
+            open(_open_permitted(place + ".sha256", None), "rb") as note,
         ):
             stated = _checksum_in(note.read(4096))
         return Fetched(got.path, got.sha256, stated)
@@ -148,40 +148,25 @@ class Fetcher:
         return Fetched(got.path, got.sha256)
 
 
-def _open_trusted(place: str, rule: Allowed | None) -> int:
+def _open_permitted(place: str, rule: Allowed | None) -> int:
     """Open a file that nobody but root and ourselves can have written; the caller closes it.
 
     What is judged is the open file and where the kernel says it lies, so that no link and no
     exchange of names can bring in another. Raises NotFound or Forbidden.
     """
     try:
-        fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_trusted(place)
     except FileNotFoundError:
         raise NotFound(f"{place} does not exist") from None
     except OSError as error:
         raise Forbidden(f"{place}: {error.strerror}") from None
-    try:
-        real = os.readlink(f"/proc/self/fd/{fd}")
-        if rule is not None and not rule.permits(real):
-            raise Forbidden(f"{place} is {real} in truth, which the operator does not permit")
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or not _only_ours(status):
-            raise Forbidden(f"{place} is not a file that only root and this server can write")
-        for folder in Path(real).parents:
-            above = os.lstat(folder)
-            if not _only_ours(above, sticky=bool(above.st_mode & stat.S_ISVTX)):
-                raise Forbidden(f"{folder} can be written by others than root and this server")
-    except BaseException:
+    except UntrustedFile as error:
+        raise Forbidden(f"{place}: {error}") from None
+    real = os.readlink(f"/proc/self/fd/{fd}")
+    if rule is not None and not rule.permits(real):
         os.close(fd)
-        raise
+        raise Forbidden(f"{place} is {real} in truth, which the operator does not permit")
     return fd
-
-
-def _only_ours(status: os.stat_result, *, sticky: bool = False) -> bool:
-    foreign_group = status.st_gid not in {0, os.getegid()}
-    writable = status.st_mode & (stat.S_IWOTH | (stat.S_IWGRP if foreign_group else 0))
-    # In a sticky folder others can make files, but not put theirs in the place of ours.
-    return (sticky or not writable) and status.st_uid in {0, os.geteuid()}
 
 
 def _checksum_in(note: bytes) -> str:

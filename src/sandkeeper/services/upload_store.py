@@ -17,6 +17,7 @@ import shutil
 import stat
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import msgspec
 
 from sandkeeper.core.entries import rfc3339
 from sandkeeper.core.fds import OwnedFd
+from sandkeeper.core.trusted import open_trusted_folder
 
 __all__ = ["PartSink", "Session", "Store", "UploadedPart"]
 
@@ -68,20 +70,31 @@ class _Stored(Session):
 
 
 class Store:
-    """The directory of all sessions; raises OSError."""
+    """The directory of all sessions; raises OSError.
 
-    def __init__(self, root: Path) -> None:
+    The directories are ours, so that nobody reaches what is in them; the files are given away
+    (`give`), for their content is the caller's choice.
+    """
+
+    def __init__(self, root: Path, give: Callable[[int], None] = lambda _fd: None) -> None:
         self._root = root
+        self.give = give
         self._held: OwnedFd | None = None
 
     def open(self) -> list[tuple[Session, float]]:
         """Make the directory private and read what is in it, with the age of each in seconds.
 
         Whatever is not a session of ours is left alone. Parts that are not mentioned are removed,
-        unless another server uses the directory, too: then they may be arriving there.
+        unless another server uses the directory, too: then they may be arriving there. Raises
+        UntrustedFile where somebody else could put another directory in the place of ours.
         """
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        held = OwnedFd(os.open(self._root, _DIRECTORY))
+        above = open_trusted_folder(self._root.parent, make=0o755)
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(self._root.name, 0o700, dir_fd=above)
+            held = OwnedFd(os.open(self._root.name, _DIRECTORY, dir_fd=above))
+        finally:
+            os.close(above)
         try:
             if os.fstat(held.number).st_uid != os.geteuid():
                 raise PermissionError(f"{self._root} belongs to somebody else")
@@ -130,9 +143,18 @@ class Store:
     def _is_whole(self, session: Session, part: UploadedPart) -> bool:
         try:
             info = os.lstat(self.part_path(session, part))
+            if stat.S_ISREG(info.st_mode) and info.st_uid == os.geteuid():
+                self._give_away(self.part_path(session, part))  # an earlier version kept it
         except OSError:
             return False
         return stat.S_ISREG(info.st_mode) and info.st_size == part.size
+
+    def _give_away(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self.give(fd)
+        finally:
+            os.close(fd)
 
     def _tidy(self, session: Session) -> None:
         folder = os.path.join(self._root, session.uploadId)
@@ -157,6 +179,7 @@ class Store:
         fd = os.open(temporary, _NEW, 0o600)
         try:
             with open(fd, "wb") as file:
+                self.give(fd)
                 file.write(_encode(session))
             os.rename(temporary, os.path.join(folder, "metadata.json"))
         except OSError:
@@ -216,6 +239,7 @@ class PartSink:
         folder = os.path.dirname(self._store.part_path(self._session, self._part("0" * 32)))
         self._temporary = os.path.join(folder, f"part-{secrets.token_hex(8)}.tmp")
         self._fd = os.open(self._temporary, _NEW, 0o600)
+        self._store.give(self._fd)
         return self
 
     def write_pieces(self, pieces: list[bytes]) -> None:

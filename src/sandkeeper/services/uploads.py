@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sandkeeper.core.replace import Draft
+from sandkeeper.core.trusted import UntrustedFile
 from sandkeeper.errors import Internal, NotFound, SandkeeperError
 from sandkeeper.services.conditions import Conditions
 from sandkeeper.services.feed import Feed
@@ -42,7 +43,7 @@ class Uploads:
     def __init__(self, files: Files, root: Path, fallback: Path, expiry: float) -> None:
         self._files = files
         self._work = files.work
-        self._store = Store(root)
+        self._store = Store(root, self._work.give)
         self._fallback = fallback
         self._expiry = expiry
         self._live: dict[str, _Live] = {}
@@ -52,9 +53,9 @@ class Uploads:
         """Read the sessions of an earlier run and begin to sweep abandoned ones."""
         try:
             found = await self._work.own(self._store.open)
-        except OSError as error:
+        except (OSError, UntrustedFile) as error:
             log.write("warning", f"{error}; uploads in parts go to {self._fallback}")
-            self._store = Store(self._fallback)
+            self._store = Store(self._fallback, self._work.give)
             found = await self._work.own(self._store.open)
         now = time.monotonic()
         self._live = {

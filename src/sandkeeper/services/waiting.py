@@ -1,21 +1,24 @@
 """Waiting until a process is ready: ports, an HTTP status, a line of output, a file, its end.
 
 Lines and ends are events. Ports, HTTP and files cannot tell of themselves and are looked at ten
-times a second, in passes that waiters of one process share. When the process is over and nobody of
-its group is left, everything is looked at once more, and what is not met then never will be.
+times a second or, where many wait for many, less often: lines by one pass over a journal
+(services.linewatch), ports by one pass over the machine's (services.ports), the others in turns
+(services.probes), each for all who wait. When the process is over and nobody of its group is left,
+everything is looked at once more, and what is not met then never will be.
 """
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sandkeeper.errors import BadInput, SandkeeperError, Unprocessable
+from sandkeeper.errors import BadInput, Unavailable, Unprocessable
 from sandkeeper.services.files import Files
-from sandkeeper.services.linewatch import LineWatch
+from sandkeeper.services.linewatch import LineBoard, Pattern
 from sandkeeper.services.ports import Ports
+from sandkeeper.services.probes import Fits, Look, Probes
 from sandkeeper.services.process import Process
 from sandkeeper.services.query import Question
 from sandkeeper.services.upstream import Upstream, connect
@@ -35,6 +38,8 @@ __all__ = [
 LOOK_SECONDS = 0.1
 LAST_LOOK_SECONDS = 0.5
 HTTP_SECONDS = 30.0
+CONDITIONS_MOST = 8192
+TOLD_AT_ONCE = 4
 _PATH = re.compile(r"/[\x21-\x7e]*")
 
 
@@ -72,26 +77,14 @@ class Surroundings:
     process: Process
     ports: Ports
     files: Files
+    lines: LineBoard
+    probes: Probes
     gone: asyncio.Future[Any]
 
-    async def polled(self, look: Callable[[], Awaitable[Met | None]]) -> Met | None:
-        """Look ten times a second, and a last time when the process has gone."""
-        while True:
-            last = self.gone.done()
-            if (met := await self._bounded(look)) is not None or last:
-                return met
-            await asyncio.wait({self.gone}, timeout=LOOK_SECONDS)
-
-    async def _bounded(self, look: Callable[[], Awaitable[Met | None]]) -> Met | None:
-        """Let a look that hangs not outlive the process."""
-        task: asyncio.Future[Any] = asyncio.ensure_future(look())
-        try:
-            await asyncio.wait({task, self.gone}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({task}, timeout=LAST_LOOK_SECONDS)
-            met: Met | None = task.result() if task.done() else None
-            return met
-        finally:
-            task.cancel()
+    async def probed(self, thing: Hashable, look: Look, fits: Fits) -> int:
+        """Look ten times a second at most, and a last time when the process has gone."""
+        key = (self.process.meta.id, thing)
+        return await self.probes.answered(key, look, fits, self.gone, LAST_LOOK_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,23 +99,14 @@ class PortsOpen:
 
     async def watch(self, around: Surroundings) -> Met | None:
         """Wait for it; None when nobody is left who could listen."""
-
-        async def look() -> Met | None:
-            leader = around.process.meta.leader
-            if not leader:
-                return None
-            try:
-                found = await self._listening(around.ports, leader)
-            except OSError as error:
-                raise Unprocessable(f"the sockets cannot be listed: {error.strerror}") from None
-            return Met() if found >= set(self.ports) else None
-
-        return await around.polled(look)
-
-    async def _listening(self, ports: Ports, leader: int) -> set[int]:
-        if not self.loopback:
-            return await ports.routable(leader)
-        return {one.local_port for one in await ports.of_tree(leader) if one.listening}
+        process = around.process
+        try:
+            found = await around.ports.opened(
+                lambda: process.meta.leader, self.ports, loopback=self.loopback, gone=around.gone
+            )
+        except OSError as error:
+            raise Unprocessable(f"the sockets cannot be listed: {error.strerror}") from None
+        return Met() if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +129,15 @@ class HttpAnswers:
 
     async def watch(self, around: Surroundings) -> Met | None:
         """Wait for it; redirects are not followed."""
+        status = await around.probed((self.port, self.path), self._look, self._fits)
+        return Met(status=status) if status else None
 
-        async def look() -> Met | None:
-            with suppress(TimeoutError, Unprocessable, OSError):
-                async with asyncio.timeout(HTTP_SECONDS):
-                    status = await self._ask()
-                if status == self.status or (not self.status and 200 <= status < 400):
-                    return Met(status=status)
-            return None
+    def _fits(self, status: int) -> bool:
+        return status == self.status or (not self.status and 200 <= status < 400)
 
-        return await around.polled(look)
+    async def _look(self) -> int:
+        async with asyncio.timeout(HTTP_SECONDS):
+            return await self._ask()
 
     async def _ask(self) -> int:
         head = (
@@ -171,10 +154,13 @@ class HttpAnswers:
 
 
 class LineWritten:
-    """A line answers `question.grep`, from an offset of the output on; raises BadInput."""
+    """A line answers `question.grep`, from an offset of the output on.
+
+    Raises BadInput, and Unavailable when too many patterns are waited for.
+    """
 
     def __init__(self, question: Question, offset: int = 0) -> None:
-        self._lines = LineWatch(question)
+        self._pattern = Pattern.of(question)
         self._question = question
         self._offset = offset
 
@@ -184,7 +170,7 @@ class LineWritten:
 
     async def watch(self, around: Surroundings) -> Met | None:
         """Wait for it; None at the end of the output."""
-        found = await self._lines.first(around.process.journal, self._offset)
+        found = await around.lines.first(around.process.journal, self._pattern, self._offset)
         return None if found is None else Met(line=found.text, offset=found.end)
 
 
@@ -201,13 +187,11 @@ class FileExists:
         """Wait for it."""
         files = around.files
 
-        async def look() -> Met | None:
-            with suppress(SandkeeperError):
-                await files.work.run(files.look, self.path)
-                return Met()
-            return None
+        async def look() -> int:
+            await files.work.run(files.look, self.path)
+            return 1
 
-        return await around.polled(look)
+        return Met() if await around.probed(self.path, look, bool) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,37 +211,87 @@ class ProcessEnds:
         return Met(offset=around.process.journal.tail) if fits else None
 
 
+@dataclass(eq=False, slots=True)
+class _Leaving:
+    """Who waits for the end of one process, and what watches for it."""
+
+    waiting: list[asyncio.Future[Any]]
+    task: asyncio.Task[None]
+
+
 class Waiting:
     """Waits for conditions; nothing of a wait is left behind when it is cancelled."""
 
     def __init__(self, ports: Ports, files: Files) -> None:
         self._ports = ports
         self._files = files
+        self._lines = LineBoard()
+        self._probes = Probes()
+        self._leaving: dict[Process, _Leaving] = {}
+        self._conditions = 0
 
     async def wait(
         self, process: Process, conditions: list[Condition], *, every: bool, seconds: float
     ) -> Outcome:
-        """Wait until one condition is met (or `every` one), can never be, or time is over."""
-        gone = asyncio.ensure_future(self._gone(process))
-        around = Surroundings(process, self._ports, self._files, gone)
-        tasks = [asyncio.ensure_future(one.watch(around)) for one in conditions]
-        reason = "timeout"
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    reason = await _decided(tasks, every=every)
-            return Outcome(reason, tuple(map(_met, tasks)))
-        finally:
-            for task in (*tasks, gone):
-                task.cancel()
-            await asyncio.gather(*tasks, gone, return_exceptions=True)
+        """Wait until one condition is met (or `every` one), can never be, or time is over.
 
-    async def _gone(self, process: Process) -> None:
-        """Wait until the process is over and nobody of its group and session lives."""
+        Raises Unavailable when CONDITIONS_MOST are waited for already.
+        """
+        if self._conditions + len(conditions) > CONDITIONS_MOST:
+            raise Unavailable(f"more than {CONDITIONS_MOST} conditions are waited for")
+        self._conditions += len(conditions)
+        with self._gone(process) as gone:
+            around = Surroundings(
+                process, self._ports, self._files, self._lines, self._probes, gone
+            )
+            tasks = [asyncio.ensure_future(one.watch(around)) for one in conditions]
+            reason = "timeout"
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        reason = await _decided(tasks, every=every)
+                return Outcome(reason, tuple(map(_met, tasks)))
+            finally:
+                self._conditions -= len(conditions)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    @contextmanager
+    def _gone(self, process: Process) -> Iterator[asyncio.Future[Any]]:
+        """Give what is done when the process is over and nobody of its group and session lives."""
+        leaving = self._leaving.get(process)
+        if leaving is None or leaving.task.done():
+            waiting: list[asyncio.Future[Any]] = []
+            leaving = _Leaving(waiting, asyncio.ensure_future(self._leave(process, waiting)))
+            self._leaving[process] = leaving
+        gone = asyncio.get_running_loop().create_future()
+        leaving.waiting.append(gone)
+        try:
+            yield gone
+        finally:
+            gone.cancel()
+            with suppress(ValueError):  # told already
+                leaving.waiting.remove(gone)
+            if not leaving.waiting and self._leaving.get(process) is leaving:
+                leaving.task.cancel()
+                del self._leaving[process]
+
+    async def _leave(self, process: Process, waiting: list[asyncio.Future[Any]]) -> None:
         await process.ended.wait()
         leader = process.meta.leader
         while leader and await self._ports.members(leader):  # noqa: ASYNC110
             await asyncio.sleep(LOOK_SECONDS)
+        while waiting:  # a few at a time: each of them now looks at all its conditions
+            for gone in [waiting.pop() for _ in range(min(TOLD_AT_ONCE, len(waiting)))]:
+                if not gone.done():
+                    gone.set_result(None)
+            await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """Stop looking: the server stops."""
+        await self._probes.close()
+        await self._lines.close()
 
 
 async def _decided(tasks: Sequence[asyncio.Future[Met | None]], *, every: bool) -> str:

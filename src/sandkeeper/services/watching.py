@@ -1,34 +1,29 @@
-"""A thread that watches: it takes the kernel's notices and tells changes to a listener.
+"""A thread that watches: it follows the kernel's notices and tells changes to a listener.
 
-Each watch has a thread of its own, because reading a tree may block, because the thread acts for
-the workload's user, and because a listener that is full stops nobody else.
-
-What is bounded, and what happens at the bound: a listener that takes nothing more blocks the
-thread in `tell`; the thread goes on emptying the kernel's queue into its backlog, up to
-BACKLOG_BYTES; then the kernel's own queue fills up (fs.inotify.max_queued_events), and what it
-drops it says so: the tree is read again once the listener takes again (core.watchtree).
+Each watched scope has a thread of its own, because reading a tree may block and because it acts
+for the workload's user. The notices come from one reader for all (services.notices), and of all
+such threads one computes at a time, whatever there is to do: a storm of changes costs requests the
+same whether one watches or a hundred.
 """
 
 import asyncio
 import errno
 import os
-import select
 import threading
-from collections import deque
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from sandkeeper.core.fds import OwnedFd
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.inotify import Inotify, notices
+from sandkeeper.core.identity import Identity, acting_for
+from sandkeeper.core.inotify import Notice
 from sandkeeper.core.watchtree import WatchTree
 from sandkeeper.errors import BadInput, Internal, SandkeeperError, Unprocessable
+from sandkeeper.services.notices import NoticeHub, Tap
 
-__all__ = ["Listener", "Scope", "Watcher"]
+__all__ = ["Hubs", "Listener", "Scope", "Watcher"]
 
-BACKLOG_BYTES = 8 << 20
+HANDLED_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +34,33 @@ class Scope:
     recursive: bool
     ignored: tuple[str, ...] = ()
 
+    def hides(self, path: bytes) -> bool:
+        """Say whether a path is ignored."""
+        return any(os.fsencode(text) in path for text in self.ignored)
+
 
 class Listener(Protocol):
-    """Takes changes, in the watcher's thread."""
-
-    @property
-    def full(self) -> bool:
-        """Whether it takes nothing more now; after that it must call `Watcher.wake`."""
+    """Takes changes, in the watcher's thread; it must not wait for anybody."""
 
     def tell(self, how: str, directory: bytes, name: bytes) -> None:
         """Take one change (core.watchtree says which there are)."""
 
+    def flush(self) -> None:
+        """Take that nothing follows at once."""
+
     def end(self) -> None:
         """Take that nothing follows."""
+
+
+class Hubs:
+    """A hub for each user; event loop's thread only."""
+
+    def __init__(self) -> None:
+        self._hubs: dict[Identity | None, NoticeHub] = {}
+
+    def of(self, identity: Identity | None) -> NoticeHub:
+        """Return the user's."""
+        return self._hubs.setdefault(identity, NoticeHub())
 
 
 class _Stopped(Exception):
@@ -61,19 +70,20 @@ class _Stopped(Exception):
 class Watcher:
     """Start it with `start`, end it with `close`; it ends by itself when the root goes."""
 
-    def __init__(self, scope: Scope, listener: Listener, identity: Identity | None) -> None:
+    def __init__(
+        self, scope: Scope, listener: Listener, hub: NoticeHub, identity: Identity | None
+    ) -> None:
         self.scope = scope
+        self.root: tuple[int, int] = (0, 0)
+        """Device and inode of the directory, once it is watched."""
         self._listener = listener
+        self._hub = hub
         self._identity = identity
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._over = asyncio.Event()
         self._stopping = False
-        self._backlog: deque[bytes] = deque()
-        self._backlog_bytes = 0
-        self._questions: deque[Callable[[], None]] = deque()
-        self._bell = OwnedFd(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-        self._inotify: Inotify | None = None
+        self._tap: Tap | None = None
         self._thread = threading.Thread(target=self._main, name="watch", daemon=True)
 
     @property
@@ -89,25 +99,25 @@ class Watcher:
         """
         self._thread.start()
         try:
-            await asyncio.shield(self._ready)
+            await self.ready()
         except BaseException:
             await self.close()
             raise
 
+    async def ready(self) -> None:
+        """Wait until it watches; raises what `start` does."""
+        await asyncio.shield(self._ready)
+
     def stop(self) -> None:
         """Have it end soon."""
         self._stopping = True
-        self.wake()
+        if (tap := self._tap) is not None:
+            tap.wake()
 
     async def close(self) -> None:
         """Stop, and wait until the thread has given everything back."""
         self.stop()
         await asyncio.shield(self._over.wait())
-
-    def wake(self) -> None:
-        """Say that the listener has room again."""
-        if not self._bell.closed:
-            os.eventfd_write(self._bell.number, 1)
 
     async def settled(self, question: Callable[[], None]) -> bool:
         """Run `question` in the thread once all that happened before now has been told.
@@ -120,11 +130,11 @@ class Watcher:
             question()
             self._loop.call_soon_threadsafe(_settle, answered)
 
-        self._questions.append(ask)
-        self.wake()
         over = asyncio.ensure_future(self._over.wait())
         try:
-            await asyncio.wait({answered, over}, return_when=asyncio.FIRST_COMPLETED)
+            if (tap := self._tap) is not None:
+                tap.ask(ask)
+                await asyncio.wait({answered, over}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             over.cancel()
         return answered.done()
@@ -132,106 +142,77 @@ class Watcher:
     def _main(self) -> None:
         error: BaseException | None = None
         try:
-            with self._identity.acting() if self._identity else nullcontext():
-                self._watch()
+            with acting_for(self._identity), self._tapped() as tap:
+                self._watch(tap)
         except _Stopped:
             pass
         except Exception as caught:  # noqa: BLE001 - it is raised where the watch is awaited
             error = caught
         finally:
-            if self._inotify is not None:
-                self._inotify.close()
             self._listener.end()
             self._loop.call_soon_threadsafe(self._finish, error)
 
     def _finish(self, error: BaseException | None) -> None:
         self._thread.join()
-        self._bell.close()
         self._over.set()
         if not self._ready.done():
             self._ready.set_exception(error or _Stopped())
             self._ready.exception()
 
-    def _watch(self) -> None:
-        tree = self._armed()
-        self._loop.call_soon_threadsafe(_settle, self._ready)
-        while True:
-            asked = len(self._questions)
-            emptied = self._pull()
-            # Only what was there: under a steady stream the backlog may never be empty.
-            for _ in range(len(self._backlog)):
-                self._handle(tree, self._backlog.popleft())
-            if tree.ended:
-                return
-            if emptied:
-                for _ in range(asked):
-                    self._questions.popleft()()
-            if not self._questions and not self._backlog:
-                self._wait()
-
-    def _handle(self, tree: WatchTree, data: bytes) -> None:
-        self._backlog_bytes -= len(data)
-        for notice in notices(data):
-            if tree.ended:
-                return
-            tree.handle(notice)
-        self._between()
-
-    def _armed(self) -> WatchTree:
-        scope = self.scope
+    @contextmanager
+    def _tapped(self) -> Iterator[Tap]:
         try:
-            if not os.path.isdir(scope.root):
-                os.stat(scope.root)
+            if not os.path.isdir(self.scope.root):
+                os.stat(self.scope.root)
                 raise BadInput("path is not a directory")
-            self._inotify = Inotify()
-            tree = WatchTree(
-                self._inotify,
-                os.fsencode(scope.root),
-                recursive=scope.recursive,
-                ignored=map(os.fsencode, scope.ignored),
-                emit=self._tell,
-                between=self._between,
-            )
-            tree.arm()
+            with self._hub.tapped() as tap:
+                self._tap = tap
+                try:
+                    yield tap
+                finally:
+                    self._tap = None
         except (OSError, ValueError) as error:
             raise _setup_error(error) from None
+
+    def _watch(self, tap: Tap) -> None:
+        with self._hub.turn:
+            tree = self._armed(tap)
+        self.root = tree.identity
+        self._loop.call_soon_threadsafe(_settle, self._ready)
+        while not tree.ended:
+            self._check()
+            item = tap.take()
+            if isinstance(item, list):
+                self._handle(tree, tap, item)
+            elif item is not None:
+                item()
+
+    def _handle(self, tree: WatchTree, tap: Tap, batch: list[Notice]) -> None:
+        for start in range(0, len(batch), HANDLED_AT_ONCE):
+            some = batch[start : start + HANDLED_AT_ONCE]
+            with self._hub.turn:
+                for notice in some:
+                    if tree.ended:
+                        break
+                    tree.handle(notice)
+            self._listener.flush()
+            self._check()
+            tap.done(len(some))
+
+    def _armed(self, tap: Tap) -> WatchTree:
+        tree = WatchTree(
+            tap,
+            os.fsencode(self.scope.root),
+            recursive=self.scope.recursive,
+            ignored=map(os.fsencode, self.scope.ignored),
+            emit=self._listener.tell,
+            between=self._check,
+            aside=self._hub.turn.aside,
+        )
+        tree.arm()
         return tree
 
-    def _tell(self, how: str, directory: bytes, name: bytes) -> None:
-        while self._listener.full:
-            self._wait()
-            self._between()
-        self._listener.tell(how, directory, name)
-
-    def _between(self) -> None:
-        """Keep the kernel's queue short during long work, and see whether to end it."""
-        if self._stopping:
-            raise _Stopped
-        self._pull()
-
-    def _pull(self) -> bool:
-        """Empty the kernel's queue; False when there was no room for all of it."""
-        assert self._inotify is not None
-        while self._backlog_bytes < BACKLOG_BYTES:
-            data = self._inotify.read()
-            if not data:
-                return True
-            self._backlog.append(data)
-            self._backlog_bytes += len(data)
-        return False
-
-    def _wait(self) -> None:
-        """Sleep until there are notices (if there is room for them) or the bell is rung."""
-        assert self._inotify is not None
-        poll = select.poll()
-        poll.register(self._bell.number, select.POLLIN)
-        if self._backlog_bytes < BACKLOG_BYTES:
-            poll.register(self._inotify.fd, select.POLLIN)
-        poll.poll()
-        try:
-            os.eventfd_read(self._bell.number)
-        except BlockingIOError:
-            return
+    def _check(self) -> None:
         if self._stopping:
             raise _Stopped
 

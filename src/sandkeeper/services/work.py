@@ -1,27 +1,29 @@
 """Blocking work on files: in threads of its own, as the workload's user, cancellable.
 
 Every operation of the operating system on a caller's files goes through `FileWork`. Short ones and
-long ones have separate threads, so that a walk through a million files delays no small read.
+long ones have separate threads, so that a walk through a million files delays no small read; none
+of either kind of operation can take them all (services.crew).
 """
 
 import asyncio
 import errno
+import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
 from sandkeeper.core.identity import Identity
 from sandkeeper.errors import SandkeeperError, StorageFull
+from sandkeeper.services.crew import Crew
 
-__all__ = ["Cancel", "Cancelled", "FileWork", "describe", "failure"]
+__all__ = ["Cancel", "Cancelled", "FileWork", "describe", "failure", "kind_of"]
 
 T = TypeVar("T")
 
-SHORT_THREADS = 16
-LONG_THREADS = 8
+SHORT_PLACES, SHORT_EACH = 16, 12
+LONG_PLACES, LONG_EACH = 8, 5
 
 
 class Cancelled(Exception):
@@ -49,18 +51,16 @@ class FileWork:
 
     def __init__(self, identity: Callable[[], Identity | None]) -> None:
         self._identity = identity
-        self._short = ThreadPoolExecutor(SHORT_THREADS, thread_name_prefix="files")
-        self._long = ThreadPoolExecutor(LONG_THREADS, thread_name_prefix="walks")
+        self._short = Crew("files", SHORT_PLACES, SHORT_EACH)
+        self._long = Crew("walks", LONG_PLACES, LONG_EACH)
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a short operation; it goes on to its end even when the caller is cancelled."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._short, self._act, function, arguments)
+        return await self._short.run(kind_of(function), partial(self._act, function, arguments))
 
     async def own(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a short operation as the server itself; for what only it may touch."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._short, function, *arguments)
+        return await self._short.run(kind_of(function), partial(function, *arguments))
 
     @contextmanager
     def acting(self) -> Iterator[None]:
@@ -72,23 +72,31 @@ class FileWork:
             with identity.acting():
                 yield
 
+    def give(self, fd: int) -> None:
+        """Have a file that we made belong to the workload's user: what it holds is the user's.
+
+        A file of root's with content of the workload's choosing could be taken for root's word.
+        """
+        identity = self._identity()
+        if identity is not None and not identity.is_ours:
+            os.fchown(fd, identity.uid, identity.gid)
+
     async def walk(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a long operation; `function` gets a Cancel as its last argument.
 
         When the caller is cancelled the work is told and awaited, so that nothing of it is left.
         """
-        return await self._watched(partial(self._act, function), arguments)
+        return await self._watched(kind_of(function), partial(self._act, function), arguments)
 
     async def walk_own(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a long operation as the server itself; otherwise as `walk`."""
-        return await self._watched(lambda given: function(*given), arguments)
+        return await self._watched(kind_of(function), lambda given: function(*given), arguments)
 
     async def _watched(
-        self, function: Callable[[tuple[object, ...]], T], arguments: tuple[object, ...]
+        self, kind: str, function: Callable[[tuple[object, ...]], T], arguments: tuple[object, ...]
     ) -> T:
         cancel = Cancel()
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._long, function, (*arguments, cancel))
+        work = asyncio.ensure_future(self._long.run(kind, partial(function, (*arguments, cancel))))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -100,14 +108,22 @@ class FileWork:
 
     def close(self) -> None:
         """Let running operations finish; nothing new is taken."""
-        self._short.shutdown(wait=False, cancel_futures=True)
-        self._long.shutdown(wait=False, cancel_futures=True)
+        self._short.close()
+        self._long.close()
 
     def _act(self, function: Callable[..., T], arguments: tuple[object, ...]) -> T:
         if self._identity() is None:
             return function(*arguments)
         with self.acting():
             return function(*arguments)
+
+
+def kind_of(function: Callable[..., object]) -> str:
+    """Return which kind of operation a function is: its own name, or that of its class."""
+    while isinstance(function, partial):
+        function = function.func
+    name: str = getattr(function, "__qualname__", type(function).__name__)
+    return name
 
 
 def describe(operation: str, path: str, error: OSError | ValueError) -> str:

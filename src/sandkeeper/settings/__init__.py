@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sandkeeper.core.sockets import is_loopback
+from sandkeeper.core.surroundings import platform_sign, sandbox_sign
 from sandkeeper.settings.environment import IMPORT_URL, Environment
 from sandkeeper.settings.groups import (
     ArchiveSettings,
@@ -20,11 +22,15 @@ from sandkeeper.settings.groups import (
     TerminalSettings,
     UpgradeSettings,
     number,
+    origin,
     truthy,
 )
+from sandkeeper.settings.rights import TOKEN_VARIABLES, RightsSettings
 
 __all__ = [
     "IMPORT_URL",
+    "LOCALHOST",
+    "TOKEN_VARIABLES",
     "ArchiveSettings",
     "DriveSettings",
     "EdgeSettings",
@@ -33,13 +39,18 @@ __all__ = [
     "FileSettings",
     "LogSettings",
     "RetentionSettings",
+    "RightsSettings",
     "Settings",
     "TerminalSettings",
     "UpgradeSettings",
+    "origin",
     "truthy",
+    "workload_user",
 ]
 
 MIB = 1 << 20
+EVERYWHERE = "0.0.0.0"
+LOCALHOST = "localhost"
 SCALE_FILE = Path("/uk/libukp/scale_to_zero_disable")
 
 
@@ -50,23 +61,28 @@ def _default_state_dir(env: Mapping[str, str]) -> Path:
     return Path(base) / "sandkeeper"
 
 
-def _workload_user(env: Mapping[str, str]) -> str:
+def workload_user(env: Mapping[str, str]) -> str:
+    """Return the workload's user as the contract's variables name it, or an empty string."""
     enabled = truthy(env.get("BL_SANDBOX_USER_ENABLED", ""))
     return env.get("BL_SANDBOX_USER", "") if enabled else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What was decided at start; `mcp_wait` is how many seconds a tool call waits at most."""
+    """What was decided at start; `mcp_wait` is how many seconds a tool call waits at most.
 
-    host: str = "0.0.0.0"
+    `host` `localhost` is both loopback addresses. `sandbox` tells why this is taken for a sandbox,
+    and so listens everywhere without a token; empty when nobody had to know.
+    """
+
+    host: str = LOCALHOST
     port: int = 8080
+    sandbox: str = ""
     command: str = ""
     user: str = ""
     state_dir: Path = Path("/var/lib/sandkeeper")
     workdir: str = "/"
     home: str = ""
-    token: str = ""
     processing_time: bool = False
     scale_file: Path = SCALE_FILE
     keepalive_allowed: bool = True
@@ -74,6 +90,7 @@ class Settings:
     bodies_limit: int = 256 * MIB
     mcp_wait: int = 58
     stop_children: bool = False
+    rights: RightsSettings = field(default_factory=RightsSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     log: LogSettings = field(default_factory=LogSettings)
     terminal: TerminalSettings = field(default_factory=TerminalSettings)
@@ -84,6 +101,11 @@ class Settings:
     archive: ArchiveSettings = field(default_factory=ArchiveSettings)
     upgrade: UpgradeSettings = field(default_factory=UpgradeSettings)
 
+    @property
+    def token(self) -> str:
+        """The token that opens the API; empty when none is needed."""
+        return self.rights.token
+
     @classmethod
     def read(
         cls,
@@ -93,22 +115,29 @@ class Settings:
         port: int = 8080,
         command: str = "",
         user: str = "",
+        root: Path = Path("/"),
     ) -> "Settings":
         """Build the settings from `env` and the command line's values.
 
-        Raises ValueError where a wrong value would leave something open.
+        Without an address a server with a token listens everywhere, one without does so in a
+        sandbox only, whose marks are looked for below `root`. Raises ValueError where a wrong value
+        would leave something open.
         """
         state = env.get("SANDKEEPER_STATE_DIR", "")
         state_dir = Path(state) if state else _default_state_dir(env)
+        host = host or env.get("SANDKEEPER_HOST", "")
+        rights = RightsSettings.read(env)
+        sandbox = "" if host or rights.token else sandbox_sign(root, env, os.getpid())
+        host = host or (EVERYWHERE if rights.token or sandbox else LOCALHOST)
         return cls(
-            host=host or env.get("SANDKEEPER_HOST", "") or "0.0.0.0",
+            host=host,
             port=port,
+            sandbox=sandbox,
             command=command,
-            user=user or _workload_user(env),
+            user=user or workload_user(env),
             state_dir=state_dir,
             workdir=os.path.abspath(env.get("WORKDIR", "") or os.getcwd()),
             home=env.get("HOME", ""),
-            token=env.get("SANDKEEPER_TOKEN", ""),
             processing_time=env.get("ENABLE_PROCESSING_TIME", "") == "true",
             scale_file=Path(env.get("BLAXEL_SCALE_FILE", "") or SCALE_FILE),
             keepalive_allowed=not truthy(env.get("BL_DISABLE_KEEPALIVE", "")),
@@ -116,13 +145,14 @@ class Settings:
             bodies_limit=max(MIB, number(env, "SANDKEEPER_MAX_BODY_BYTES_TOTAL", 256 * MIB)),
             mcp_wait=number(env, "SANDKEEPER_MCP_WAIT_SECONDS", 58) or 58,
             stop_children=env.get("SANDKEEPER_ON_SHUTDOWN", "") == "stop",
+            rights=rights,
             retention=RetentionSettings.read(env),
             log=LogSettings.read(env),
             terminal=TerminalSettings.read(env),
             files=FileSettings.read(env),
             egress=EgressSettings.read(env, state_dir),
             drives=DriveSettings.read(env, state_dir),
-            edge=EdgeSettings.read(env),
+            edge=EdgeSettings.read(env, inside=not is_loopback(host) and bool(platform_sign(env))),
             archive=ArchiveSettings.read(env),
             upgrade=UpgradeSettings.read(env),
         )

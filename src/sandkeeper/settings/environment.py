@@ -3,12 +3,20 @@
 import os
 from collections.abc import Mapping
 
+from sandkeeper.settings.rights import TOKEN_VARIABLES
+
 __all__ = ["IMPORT_URL", "Environment"]
 
 IMPORT_URL = "BL_ARCHIVE_IMPORT_URL"
 """Holds a secret for the server alone: it is taken out of what children inherit."""
 
-OWN_SECRETS = frozenset({"SANDKEEPER_TOKEN", IMPORT_URL})
+OWN_SECRETS = frozenset({*TOKEN_VARIABLES, IMPORT_URL})
+"""What no child inherits, whoever it runs as."""
+
+OPERATORS = frozenset({"RELACE_API_KEY", "MORPH_API_KEY", "BL_NETWORKING_CONFIG"})
+OPERATORS_PREFIXES = ("SANDKEEPER_", "RCLONE_")
+"""What governs this server and its helper programs, keys and passwords of the operator among it:
+a workload with a user of its own inherits none of these."""
 
 
 class Environment:
@@ -19,18 +27,32 @@ class Environment:
 
     def __init__(self) -> None:
         self._inherited: dict[str, str] | None = None
+        self._apart: dict[str, str] | None = None
 
     def snapshot(self) -> dict[str, str]:
         """Return a copy of all variables."""
         return dict(os.environ)
 
     def for_children(self) -> dict[str, str]:
-        """Return what children inherit: all but what governs this server."""
+        """Return what the server's helper programs inherit: all but who may ask it for what."""
         # os.environ decodes every name and value each time, and every start of a process asks.
         if self._inherited is None:
             own = os.environ.items()
             self._inherited = {name: value for name, value in own if name not in OWN_SECRETS}
         return self._inherited.copy()
+
+    def for_workload(self, *, apart: bool) -> dict[str, str]:
+        """Return what the workload inherits; with a user of its own (`apart`) no operator's words.
+
+        Without one it could read them from the server's memory anyway.
+        """
+        if not apart:
+            return self.for_children()
+        if self._apart is None:
+            self._apart = {
+                name: value for name, value in self.for_children().items() if not _operators(name)
+            }
+        return self._apart.copy()
 
     def get(self, name: str, default: str = "") -> str:
         """Return one variable."""
@@ -38,8 +60,12 @@ class Environment:
 
     def apply(self, values: Mapping[str, str], *, remove: tuple[str, ...] = ()) -> None:
         """Set `values`, then unset `remove`; raises ValueError on a name the system refuses."""
-        self._inherited = None
+        self._inherited = self._apart = None
         for name, value in values.items():
             os.environ[name] = value
         for name in remove:
             os.environ.pop(name, None)
+
+
+def _operators(name: str) -> bool:
+    return name in OPERATORS or name.startswith(OPERATORS_PREFIXES)

@@ -1,6 +1,7 @@
 """The settings of each area, read from variables into frozen objects."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -19,8 +20,12 @@ __all__ = [
     "TerminalSettings",
     "UpgradeSettings",
     "number",
+    "origin",
     "truthy",
 ]
+
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -134,7 +139,10 @@ class TerminalSettings:
             session_bytes=max(MIB, number(env, own + "BYTES", 16 * MIB)),
             total_bytes=max(MIB, number(env, own + "BYTES_TOTAL", 128 * MIB)),
             kept=number(env, own + "KEEP_ENDED", 20),
-            origins=tuple(env.get(own + "ORIGINS", "").replace(",", " ").split()),
+            origins=tuple(
+                origin(one, own + "ORIGINS")
+                for one in env.get(own + "ORIGINS", "").replace(",", " ").split()
+            ),
         )
 
 
@@ -147,7 +155,7 @@ class FileSettings:
     """
 
     read_limit: int = 32 * MIB
-    write_limit: int = 64 * MIB
+    write_limit: int = 16 * MIB
     upload_root: Path = Path("/tmp/multipart-uploads")
     upload_seconds: float = 86400.0
 
@@ -157,7 +165,7 @@ class FileSettings:
         temporary = env.get("TMPDIR", "") or "/tmp"
         return cls(
             read_limit=number(env, "SANDKEEPER_MAX_JSON_READ_BYTES", 32 * MIB),
-            write_limit=number(env, "SANDKEEPER_MAX_JSON_WRITE_BYTES", 64 * MIB),
+            write_limit=number(env, "SANDKEEPER_MAX_JSON_WRITE_BYTES", 16 * MIB),
             upload_root=Path(os.path.abspath(temporary)) / "multipart-uploads",
             upload_seconds=float(number(env, "SANDKEEPER_UPLOAD_SECONDS", 86400)),
         )
@@ -186,26 +194,68 @@ class EgressSettings:
 
 @dataclass(frozen=True, slots=True)
 class EdgeSettings:
-    """Whom the edge believes: pages of `origins` (`*`: all) may read what the API answers, and
-    identity headers count when they come from one of `gateways` (empty: from anyone).
+    """Whom the edge believes.
+
+    Pages of `origins` (`*`: all) may use the API beside its own. `hosts` are names by which
+    requests may call this server (`*`: any, `*.example.com`: what is below). Identity headers count
+    when they come from one of `gateways` (empty: from anyone), forwarded ones only from these.
+    Within each `body_seconds` a body must bring a KiB (0: it may take any time). All answers that
+    wait to be sent may take `answers_limit` bytes together.
     """
 
-    origins: tuple[str, ...] = ("*",)
+    origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     gateways: tuple[IPv4Network | IPv6Network, ...] = ()
+    body_seconds: float = 30.0
+    answers_limit: int = 256 * MIB
 
     @classmethod
-    def read(cls, env: Mapping[str, str]) -> "EdgeSettings":
-        """Read the two lists, by commas or spaces.
+    def read(cls, env: Mapping[str, str], *, inside: bool = False) -> "EdgeSettings":
+        """Read the three lists, by commas or spaces.
 
-        Raises ValueError for a gateway that is neither an address nor a network.
+        `inside`: the contract's platform runs us. Its gateway passes on the names by which clients
+        call it, so any is answered, as with all origins. Raises ValueError for what is no origin,
+        no name, and neither an address nor a network.
         """
         origins = env.get("SANDKEEPER_CORS_ORIGINS", "").replace(",", " ").split()
+        hosts = env.get("SANDKEEPER_HOSTS", "").replace(",", " ").split()
         gateways = env.get("SANDKEEPER_TRUSTED_GATEWAYS", "").replace(",", " ").split()
         try:
             trusted = tuple(ip_network(one, strict=False) for one in gateways)
         except ValueError as error:
             raise ValueError(f"SANDKEEPER_TRUSTED_GATEWAYS: {error}") from error
-        return cls(origins=tuple(origins) or ("*",), gateways=trusted)
+        named = tuple(_host_name(one) for one in hosts)
+        return cls(
+            origins=tuple(origin(one, "SANDKEEPER_CORS_ORIGINS") for one in origins),
+            hosts=named or (("*",) if inside or "*" in origins else ()),
+            gateways=trusted,
+            body_seconds=float(number(env, "SANDKEEPER_BODY_SECONDS", 30)),
+            answers_limit=max(
+                16 * MIB, number(env, "SANDKEEPER_MAX_ANSWER_BYTES_TOTAL", 256 * MIB)
+            ),
+        )
+
+
+def origin(text: str, setting: str) -> str:
+    """Return an origin as browsers write it (RFC 6454, section 6.1), or `*`.
+
+    Raises ValueError, which names the setting, for anything else; `null` is no page's alone.
+    """
+    if text == "*":
+        return text
+    found = _ORIGIN.fullmatch(text.lower().rstrip("/"))
+    if found is None:
+        raise ValueError(f"{setting}: {text!r} is no origin, which is like https://a.example")
+    scheme, host, port = found.groups()
+    usual = {"http": ":80", "https": ":443"}.get(scheme)
+    return f"{scheme}://{host}{'' if port in (None, usual) else port}"
+
+
+def _host_name(text: str) -> str:
+    name = text.lower().removesuffix(".")
+    if name != "*" and not _HOST_NAME.fullmatch(name):
+        raise ValueError(f"SANDKEEPER_HOSTS: {text!r} is no host name")
+    return name
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@
     green: "#116329", brightGreen: "#1a7f37", cyan: "#1b7c83", brightCyan: "#3192aa",
   };
   const RETRIES = 5;
+  // So long a button does nothing: it may have come up below a click or a key meant for another page.
+  const ASK_AFTER = 500;
   const FORWARDED = ["token", "bl_preview_token", "sessionId", "shell", "workingDir", "readOnly"];
   const byId = (id) => document.getElementById(id);
   const page = new URLSearchParams(location.search);
@@ -159,7 +161,31 @@
   byId("theme").onclick = () => setTheme(document.documentElement.dataset.theme === "light" ? "dark" : "light");
   byId("reconnect").onclick = () => { attempts = 0; connect(); terminal.focus(); };
 
+  // An address can be anybody's: what it would start is started by a person, not by a link.
+  function ask() {
+    const [shell, folder] = [page.get("shell"), page.get("workingDir")];
+    const session = page.get("sessionId") ?? "default";
+    const start = byId("start");
+    byId("what").textContent = `The link to this page opens the session “${session}”`
+      + (shell ? ` and, if it is new, runs the program ${shell}` : "")
+      + (folder ? ` in the folder ${folder}` : "") + ".";
+    start.textContent = shell ? `Start ${shell}` : "Connect";
+    byId("ask").hidden = false;
+    show("waiting");
+    setTimeout(() => { start.disabled = false; }, ASK_AFTER);
+    start.onclick = (event) => {
+      if (!event.isTrusted) return;
+      byId("ask").hidden = true;
+      connect();
+      terminal.focus();
+    };
+  }
+
   setTheme(storedTheme());
-  connect();
-  terminal.focus();
+  if (page.get("shell") || page.get("workingDir") || document.body.dataset.ask !== undefined) {
+    ask();
+  } else {
+    connect();
+    terminal.focus();
+  }
 })();

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.rights import ARCHIVE
 from sandkeeper.api.routing import route
 from sandkeeper.services.sandbox import Sandbox
 
@@ -51,7 +52,7 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
     handlers = ArchiveHandlers(sandbox)
     return [
-        route("/archive/export", handlers.export, "POST"),
-        route("/archive/status", handlers.status),
-        route("/archive/resume", handlers.resume, "POST"),
+        route("/archive/export", handlers.export, "POST", need=ARCHIVE),
+        route("/archive/status", handlers.status, need=ARCHIVE),
+        route("/archive/resume", handlers.resume, "POST", need=ARCHIVE),
     ]

@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute
 from sandkeeper.api.audit import caller
 from sandkeeper.api.body import read_json
 from sandkeeper.api.respond import json_response, utf8
+from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import empty_head, path_route
 from sandkeeper.api.schemas.codegen import (
     ApplyEditRequest,
@@ -116,7 +117,7 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
     handlers = CodegenHandlers(sandbox)
     return [
-        path_route(APPLY, handlers.apply, "PUT"),
-        path_route(RERANK, handlers.rerank, "GET"),
-        path_route(RERANK, empty_head, "HEAD"),
+        path_route(APPLY, handlers.apply, "PUT", need=USER),
+        path_route(RERANK, handlers.rerank, "GET", need=USER),
+        path_route(RERANK, empty_head, "HEAD", need=USER),
     ]

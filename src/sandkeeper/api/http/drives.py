@@ -1,5 +1,8 @@
 """Drives: mount, list, unmount."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -7,6 +10,7 @@ from starlette.routing import BaseRoute
 from sandkeeper.api.audit import caller
 from sandkeeper.api.body import read_json
 from sandkeeper.api.respond import json_response, utf8
+from sandkeeper.api.rights import DRIVES, OWN_DRIVES, USER, Right, standing_of
 from sandkeeper.api.routing import empty_head, path_route, route
 from sandkeeper.api.schemas.drives import (
     DriveListResponse,
@@ -17,8 +21,8 @@ from sandkeeper.api.schemas.drives import (
 )
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.core.paths import resolve_tree
-from sandkeeper.errors import BadInput
-from sandkeeper.services.drive_rules import Drive
+from sandkeeper.errors import BadInput, Forbidden
+from sandkeeper.services.drive_rules import Drive, Reach
 from sandkeeper.services.drives import MountedDrive
 from sandkeeper.services.sandbox import Sandbox
 
@@ -46,17 +50,17 @@ class DriveHandlers:
         self._sandbox.access.audit(
             "drive_mount", caller(request), drive=body.drive_name, mount_path=body.mount_path
         )
-        drive = await self._drives.mount(
-            Drive(
-                body.drive_name,
-                body.mount_path,
-                body.drive_path,
-                body.read_only,
-                body.uid_map,
-                body.gid_map,
-                body.driver,
-            )
+        wanted = Drive(
+            body.drive_name,
+            body.mount_path,
+            body.drive_path,
+            body.read_only,
+            body.uid_map,
+            body.gid_map,
+            body.driver,
         )
+        with self._reach(request) as reach:
+            drive = await self._drives.mount(wanted, reach)
         return json_response(
             DriveMountResponse(
                 success=True,
@@ -80,8 +84,24 @@ class DriveHandlers:
         """Unmount the drive whose path follows."""
         path = _named(request)
         self._sandbox.access.audit("drive_unmount", caller(request), mount_path=path)
-        done = await self._drives.unmount(path)
+        with self._reach(request) as reach:
+            done = await self._drives.unmount(path, reach)
         return json_response(DriveUnmountResponse(True, "Drive unmounted successfully", utf8(done)))
+
+    @contextmanager
+    def _reach(self, request: Request) -> Iterator[Reach]:
+        """Give how far a request goes, and add to a refusal what would permit it.
+
+        What can be permitted to everybody is the drives, not the places that belong to others.
+        """
+        standing = standing_of(request)
+        if self._sandbox.identity is None:  # then no drive is the user's own
+            standing.check(DRIVES)
+        permitted = Reach.DRIVES if standing.may(DRIVES) else Reach.OWN
+        try:
+            yield Reach.ALL if standing.right is Right.OPERATOR else permitted
+        except Forbidden as error:
+            raise Forbidden(f"{error}: {standing.advice(DRIVES)}") from None
 
 
 def _named(request: Request) -> str:
@@ -108,8 +128,8 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
     handlers = DriveHandlers(sandbox)
     return [
-        route(MOUNT, handlers.list),
-        route(MOUNT, empty_head, "HEAD"),
-        route(MOUNT, handlers.mount, "POST"),
-        path_route(MOUNT, handlers.unmount, "DELETE"),
+        route(MOUNT, handlers.list, need=USER),
+        route(MOUNT, empty_head, "HEAD", need=USER),
+        route(MOUNT, handlers.mount, "POST", need=OWN_DRIVES),
+        path_route(MOUNT, handlers.unmount, "DELETE", need=OWN_DRIVES),
     ]

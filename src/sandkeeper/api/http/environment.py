@@ -6,6 +6,7 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.audit import caller
 from sandkeeper.api.respond import json_response
+from sandkeeper.api.rights import ENVIRONMENT
 from sandkeeper.api.routing import route
 from sandkeeper.services.sandbox import Sandbox
 
@@ -30,4 +31,6 @@ class EnvironmentHandlers:
 
 def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
-    return [route("/environment/reload", EnvironmentHandlers(sandbox).reload, "POST")]
+    return [
+        route("/environment/reload", EnvironmentHandlers(sandbox).reload, "POST", need=ENVIRONMENT)
+    ]

@@ -16,8 +16,8 @@ from sandkeeper.api.body import read_json
 from sandkeeper.api.conditional import conditions, http_date, modified_since, ranges
 from sandkeeper.api.encode_files import DirectoryEncoder, encode_file, file_blocks
 from sandkeeper.api.forms import form_parts, is_form, read_field
-from sandkeeper.api.long_answers import LongAnswer
 from sandkeeper.api.respond import error_response, json_response, utf8
+from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import path_route
 from sandkeeper.api.schemas.files import FileRequest, Success
 from sandkeeper.api.streaming import until_disconnect
@@ -87,7 +87,6 @@ class FileHandlers:
         self._files: Files = sandbox.files
         self._work = sandbox.file_work
         self._stopping = sandbox.stopping
-        self._turns = sandbox.turns
 
     def _target(self, request: Request) -> Target:
         return self._files.resolve(raw_rest(request.scope, PREFIX))
@@ -110,12 +109,13 @@ class FileHandlers:
             return Response(None, 304, {"ETag": etag(info), "Last-Modified": http_date(info)})
         if download:
             return self._download(target, self._files.open(target.absolute, info), request)
-        content = self._files.content(target.absolute, info)
-        encoding = self._files.owners, target, content.info, content.data
-        headers = {"ETag": etag(content.info)}
-        if len(content.data) > SMALL:
-            return LongAnswer(file_blocks(*encoding), self._turns, headers)
-        return Response(encode_file(*encoding), 200, headers, "application/json; charset=utf-8")
+        owners, text = self._files.owners, self._files.text(target.absolute, info)
+        headers = {"ETag": etag(text.info), "Content-Type": "application/json; charset=utf-8"}
+        if text.size > SMALL:
+            blocks = file_blocks(owners, target, text)
+            return GeneratedBody(self._work, blocks, headers)
+        body = encode_file(owners, target, text.info, b"".join(text.blocks))
+        return Response(body, 200, headers)
 
     def directory(self, target: Target) -> Response:
         """List one level; large directories are sent while they are being read."""
@@ -279,8 +279,8 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
     handlers = FileHandlers(sandbox)
     return [
-        path_route(PREFIX, handlers.get),
-        path_route(PREFIX, handlers.head, "HEAD"),
-        path_route(PREFIX, handlers.put, "PUT"),
-        path_route(PREFIX, handlers.delete, "DELETE"),
+        path_route(PREFIX, handlers.get, need=USER),
+        path_route(PREFIX, handlers.head, "HEAD", need=USER),
+        path_route(PREFIX, handlers.put, "PUT", need=USER),
+        path_route(PREFIX, handlers.delete, "DELETE", need=USER),
     ]

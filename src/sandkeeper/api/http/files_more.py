@@ -17,6 +17,7 @@ from sandkeeper.api.body import read_json
 from sandkeeper.api.conditional import conditions
 from sandkeeper.api.http.files import disposition, octal
 from sandkeeper.api.respond import json_response, utf8
+from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import empty_head, path_route
 from sandkeeper.api.schemas.files import (
     AttributesRequest,
@@ -190,11 +191,11 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
     handlers = MoreHandlers(sandbox)
     return [
-        path_route(STAT, handlers.stat, "GET"),
-        path_route(ATTRIBUTES, handlers.change, "PUT"),
-        path_route(EDIT, handlers.edit, "POST"),
-        path_route(USAGE, handlers.usage, "GET"),
-        path_route(ARCHIVE, handlers.pack, "GET"),
-        path_route(ARCHIVE, handlers.unpack, "PUT"),
-        *(path_route(prefix, empty_head, "HEAD") for prefix in (STAT, USAGE, ARCHIVE)),
+        path_route(STAT, handlers.stat, "GET", need=USER),
+        path_route(ATTRIBUTES, handlers.change, "PUT", need=USER),
+        path_route(EDIT, handlers.edit, "POST", need=USER),
+        path_route(USAGE, handlers.usage, "GET", need=USER),
+        path_route(ARCHIVE, handlers.pack, "GET", need=USER),
+        path_route(ARCHIVE, handlers.unpack, "PUT", need=USER),
+        *(path_route(prefix, empty_head, "HEAD", need=USER) for prefix in (STAT, USAGE, ARCHIVE)),
     ]

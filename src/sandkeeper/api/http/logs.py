@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import datetime
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,6 +13,7 @@ from starlette.routing import BaseRoute
 from sandkeeper.api.audit import caller
 from sandkeeper.api.http.processes import identifier
 from sandkeeper.api.long_answers import long_answer
+from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import empty_head, route
 from sandkeeper.api.streaming import StreamResponse
 from sandkeeper.core.cursor import Abandoned, Follow
@@ -43,8 +45,11 @@ class LogHandlers:
         name = identifier(request)
         self._sandbox.access.audit("process_logs_access", caller(request), identifier=name)
         process = self._processes.get(name, "process with PID {} not found")
+        journal = process.journal
         return await long_answer(
-            asyncio.to_thread(long_texts_of, process.journal, self._limit),
+            request.scope,
+            2 * min(2 * self._limit, journal.kept),
+            partial(asyncio.to_thread, long_texts_of, journal, self._limit),
             lambda texts: {"stdout": texts.stdout, "stderr": texts.stderr, "logs": texts.logs},
             self._sandbox.turns,
         )
@@ -210,10 +215,10 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     handlers = LogHandlers(sandbox)
     one = "/process/{identifier}"
     return [
-        route(one + "/logs", handlers.logs),
-        route(one + "/logs", empty_head, "HEAD"),
-        route(one + "/logs/stream", handlers.stream),
-        route(one + "/logs/stream", empty_head, "HEAD"),
-        route(one + "/events", handlers.events),
-        route(one + "/lines", handlers.lines),
+        route(one + "/logs", handlers.logs, need=USER),
+        route(one + "/logs", empty_head, "HEAD", need=USER),
+        route(one + "/logs/stream", handlers.stream, need=USER),
+        route(one + "/logs/stream", empty_head, "HEAD", need=USER),
+        route(one + "/events", handlers.events, need=USER),
+        route(one + "/lines", handlers.lines, need=USER),
     ]

@@ -8,6 +8,7 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.body import read_json
 from sandkeeper.api.respond import json_response
+from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import empty_head, route
 from sandkeeper.api.schemas.network import (
     ListeningPort,
@@ -80,9 +81,9 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
     handlers = NetworkHandlers(sandbox)
     return [
-        route("/network/ports", handlers.all),
-        route("/network/process/{pid}/ports", handlers.of_process),
-        route("/network/process/{pid}/ports", empty_head, "HEAD"),
-        route("/network/process/{pid}/monitor", handlers.monitor, "POST"),
-        route("/network/process/{pid}/monitor", handlers.stop, "DELETE"),
+        route("/network/ports", handlers.all, need=USER),
+        route("/network/process/{pid}/ports", handlers.of_process, need=USER),
+        route("/network/process/{pid}/ports", empty_head, "HEAD", need=USER),
+        route("/network/process/{pid}/monitor", handlers.monitor, "POST", need=USER),
+        route("/network/process/{pid}/monitor", handlers.stop, "DELETE", need=USER),
     ]

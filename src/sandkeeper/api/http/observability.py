@@ -14,14 +14,15 @@ from starlette.routing import BaseRoute
 
 from sandkeeper import __version__
 from sandkeeper.api.respond import json_response
+from sandkeeper.api.rights import OPEN, USER
 from sandkeeper.api.routing import route
+from sandkeeper.services.heap import resident
 from sandkeeper.services.metrics import Requests
 from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["routes"]
 
 CURSORS = 1000
-PAGE = os.sysconf("SC_PAGESIZE")
 
 
 class ObservabilityHandlers:
@@ -74,13 +75,11 @@ def _load() -> Any:
 
 
 def _server() -> dict[str, Any]:
-    """Return the server's own use of the machine (proc_pid_statm(5), getrusage(2))."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        resident = int(file.read().split()[1]) * PAGE
+    """Return the server's own use of the machine (getrusage(2))."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "pid": os.getpid(),
-        "residentBytes": resident,
+        "residentBytes": resident(),
         "cpuSeconds": usage.ru_utime + usage.ru_stime,
         "threads": threading.active_count(),
         "openFiles": len(os.listdir("/proc/self/fd")) - 1,
@@ -92,6 +91,7 @@ def _requests(requests: Requests) -> dict[str, Any]:
     return {
         "inFlight": requests.in_flight,
         "websockets": requests.websockets,
+        "answers": requests.answers(),
         "groups": {
             name or "root": {
                 "answers": sum(group.statuses),
@@ -108,7 +108,7 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
     handlers = ObservabilityHandlers(sandbox)
     return [
-        route("/ready", handlers.ready),
-        route("/metrics", handlers.metrics),
-        route("/diagnostics", handlers.diagnostics),
+        route("/ready", handlers.ready, need=OPEN),
+        route("/metrics", handlers.metrics, need=USER),
+        route("/diagnostics", handlers.diagnostics, need=USER),
     ]

@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import AsyncIterator
 from contextlib import closing
+from functools import partial
 from time import monotonic
 
 import msgspec
@@ -14,9 +15,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.audit import caller
-from sandkeeper.api.body import parse_json, read_body, read_json
+from sandkeeper.api.body import LONG_BYTES, decoded, read_body, read_json
 from sandkeeper.api.long_answers import LongAnswer, long_answer
 from sandkeeper.api.respond import encode_json, json_response
+from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import empty_head, route
 from sandkeeper.api.schemas.processes import (
     ProcessRequest,
@@ -68,7 +70,7 @@ class ProcessHandlers:
     async def create(self, request: Request) -> Response:
         """Start a process; answers with its record or streams its output."""
         body = await read_body(request, self._sandbox.settings.body_limit)
-        wanted = parse_json(body, ProcessRequest)
+        wanted = await decoded(body, ProcessRequest)
         order = self._order(request, wanted, body)
         self._processes.check(order)  # what is refused for its words is not audited
         accept = request.headers.get("accept", "")
@@ -100,7 +102,9 @@ class ProcessHandlers:
         journal, limit = process.journal, self._waited if waited else self._inline
         if min(limit, journal.kept) > PIECE_BYTES:
             return await long_answer(
-                read_long_texts(journal, limit),
+                request.scope,
+                2 * min(2 * limit, journal.kept),
+                partial(read_long_texts, journal, limit),
                 lambda texts: record_of(process, texts),
                 self._sandbox.turns,
                 headers,
@@ -144,7 +148,9 @@ class ProcessHandlers:
             max_restarts=wanted.max_restarts,
             stdin=wanted.stdin,
             limits=limits_of(wanted.limits),
-            idempotency=(key, hashlib.sha256(_canonical(body)).hexdigest()) if key else None,
+            idempotency=(key, hashlib.sha256(_canonical(body, wanted)).hexdigest())
+            if key
+            else None,
         )
 
     async def _wait(self, request: Request, process: Process, wanted: ProcessRequest) -> None:
@@ -301,8 +307,14 @@ class ProcessHandlers:
         return process.stdin
 
 
-def _canonical(body: bytes) -> bytes:
+def _fingerprint(body: bytes, wanted: ProcessRequest) -> str:
+    return hashlib.sha256(_canonical(body, wanted)).hexdigest()
+
+
+def _canonical(body: bytes, wanted: ProcessRequest) -> bytes:
     """Write a body so that the same values have the same bytes, whatever their order."""
+    if len(body) > LONG_BYTES:  # as a tree of objects it could be twenty times as large
+        return msgspec.json.encode(wanted, order="sorted")
     try:
         return json.dumps(msgspec.json.decode(body), sort_keys=True).encode()
     except (msgspec.DecodeError, ValueError, RecursionError):
@@ -324,16 +336,16 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     handlers = ProcessHandlers(sandbox)
     one = "/process/{identifier}"
     return [
-        route("/process", handlers.create, "POST"),
-        route("/process", handlers.list),
-        route("/process", empty_head, "HEAD"),
-        route(one, handlers.get),
-        route(one, empty_head, "HEAD"),
-        route(one, handlers.stop, "DELETE"),
-        route(one + "/kill", handlers.kill, "DELETE"),
-        route(one + "/wait", handlers.wait),
-        route(one + "/started", handlers.resumed),
-        route(one + "/signal", handlers.signal, "POST"),
-        route(one + "/stdin", handlers.write_stdin, "POST"),
-        route(one + "/stdin", handlers.close_stdin, "DELETE"),
+        route("/process", handlers.create, "POST", need=USER),
+        route("/process", handlers.list, need=USER),
+        route("/process", empty_head, "HEAD", need=USER),
+        route(one, handlers.get, need=USER),
+        route(one, empty_head, "HEAD", need=USER),
+        route(one, handlers.stop, "DELETE", need=USER),
+        route(one + "/kill", handlers.kill, "DELETE", need=USER),
+        route(one + "/wait", handlers.wait, need=USER),
+        route(one + "/started", handlers.resumed, need=USER),
+        route(one + "/signal", handlers.signal, "POST", need=USER),
+        route(one + "/stdin", handlers.write_stdin, "POST", need=USER),
+        route(one + "/stdin", handlers.close_stdin, "DELETE", need=USER),
     ]

@@ -2,21 +2,28 @@
 
 import asyncio
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 
 from starlette.routing import BaseRoute, Match
 from starlette.types import Message, Receive, Scope, Send
 
-from sandkeeper.api.forwarding import Target, request_headers, response_headers, split_target
+from sandkeeper.api.audit import Gateways
+from sandkeeper.api.forwarding import Forwarding, Target, framing
 from sandkeeper.api.middleware import BARE
+from sandkeeper.api.page_answers import Audience, response_headers
+from sandkeeper.api.port_pages import Door, Doors
 from sandkeeper.api.proxy_socket import relay
+from sandkeeper.api.rights import USER
+from sandkeeper.api.tickets import Tickets
 from sandkeeper.api.wire import LONG_BYTES, Wire, wire_of
+from sandkeeper.core.hops import Hops
 from sandkeeper.core.relay import Relay
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.services.upstream import ClientGone, Upstream, connect
 
-__all__ = ["routes"]
+__all__ = ["doors_of", "routes"]
 
 _PATH = re.compile(r"/port/[^/]")
 
@@ -24,8 +31,16 @@ _PATH = re.compile(r"/port/[^/]")
 class PortRoute(BaseRoute):
     """Matches every method and WebSockets, before anything decodes the path."""
 
+    need = USER
+
     def __init__(self, sandbox: Sandbox) -> None:
-        self._token = sandbox.settings.token
+        settings = sandbox.settings
+        self.doors = Doors(
+            Tickets(settings.state_dir / "ports.key", settings.rights.tokens),
+            settings.rights.tokens,
+            restricted="*" not in settings.edge.origins,
+        )
+        self._forwarding = Forwarding(self.doors, Gateways(settings.edge.gateways), Hops())
         self._relay = sandbox.relay
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -37,55 +52,57 @@ class PortRoute(BaseRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Proxy one request or WebSocket."""
         if scope["type"] == "websocket":
-            await relay(scope, receive, send, token=self._token)
+            await relay(scope, receive, send, forwarding=self._forwarding)
             return
-        target = split_target(scope, self._token)
+        door = Door.of(scope)
+        if door is not None and (answer := self.doors.answer(scope, door)) is not None:
+            await answer(scope, receive, send)
+            return
+        target = self._forwarding.target(scope)
+        head = _head(scope, target, self._forwarding)
         upstream = Upstream(head_request=scope["method"] == "HEAD")
         connected = await connect(target.port)
         try:
-            head = _head(scope, target, self._token)
             await upstream.start(connected, head)
-            exchange = _Exchange(scope, receive, send, upstream, self._relay)
+            audience = self._forwarding.audience(scope, target)
+            exchange = _Exchange(scope, receive, send, upstream, self._relay, audience)
             await exchange.run()
         finally:
             upstream.close()
 
 
-def _head(scope: Scope, target: Target, token: str) -> bytes:
+def _head(scope: Scope, target: Target, forwarding: Forwarding) -> bytes:
     lines = [b"%s %s HTTP/1.1" % (scope["method"].encode(), target.full)]
-    lines += [b"%s: %s" % field for field in request_headers(scope, target, token)]
-    framing, value = _framing(scope)
-    if framing:
-        lines.append(b"%s: %s" % (framing, value))
+    lines += [b"%s: %s" % field for field in forwarding.headers(scope, target)]
+    name, value = framing(scope)
+    if name:
+        lines.append(b"%s: %s" % (name, value))
     lines.append(b"connection: close\r\n\r\n")
     return b"\r\n".join(lines)
-
-
-def _framing(scope: Scope) -> tuple[bytes, bytes]:
-    """Return the field that frames the request's body; an empty name when there is none."""
-    fields = dict(scope["headers"])
-    if b"transfer-encoding" in fields:
-        return b"transfer-encoding", b"chunked"
-    if b"content-length" in fields:
-        return b"content-length", fields[b"content-length"]
-    return b"", b""
 
 
 class _Exchange:
     """One request and its answer, both ways at once."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, upstream: Upstream, relay: Relay
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        upstream: Upstream,
+        relay: Relay,
+        audience: Audience,
     ) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
         self._upstream = upstream
         self._relay = relay
+        self._audience = audience
         self._wire = wire_of(scope)
-        framing, value = _framing(scope)
-        self._chunked = framing == b"transfer-encoding"
-        self._left = int(value) if framing == b"content-length" and value.isdigit() else 0
+        name, value = framing(scope)
+        self._chunked = name == b"transfer-encoding"
+        self._left = int(value) if name == b"content-length" else 0
         self._upload = asyncio.create_task(self._pass_body())
 
     async def run(self) -> None:
@@ -93,7 +110,7 @@ class _Exchange:
         try:
             status, received = await self._upstream.response()
             self._scope[BARE] = True
-            headers = response_headers(status, received)
+            headers = response_headers(status, received, self._audience)
             await self._send({"type": "http.response.start", "status": status, "headers": headers})
             await self._pass_answer()
         except ClientGone:
@@ -169,6 +186,11 @@ class _Exchange:
             if not first or await self._upstream.write(first):
                 await self._upstream.write_from(self._relay, source, part)
         return False
+
+
+def doors_of(routes: Iterable[BaseRoute]) -> Doors:
+    """Return who decides about the ports among these routes."""
+    return next(made.doors for made in routes if isinstance(made, PortRoute))
 
 
 def routes(sandbox: Sandbox) -> list[BaseRoute]:

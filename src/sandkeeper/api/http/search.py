@@ -10,6 +10,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.respond import encode_json, json_response, utf8
+from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import Handler, empty_head, path_route
 from sandkeeper.api.schemas.search import (
     ContentMatch,
@@ -215,6 +216,6 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
         (FUZZY, handlers.fuzzy),
         (CONTENT, handlers.content),
     ):
-        made.append(path_route(prefix, _while_wanted(handler, sandbox.stopping)))
-        made.append(path_route(prefix, empty_head, "HEAD"))
+        made.append(path_route(prefix, _while_wanted(handler, sandbox.stopping), need=USER))
+        made.append(path_route(prefix, empty_head, "HEAD", need=USER))
     return made

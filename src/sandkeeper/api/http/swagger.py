@@ -2,9 +2,7 @@
 
 import asyncio
 import re
-from base64 import b64encode
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 
 from starlette.requests import Request
@@ -12,7 +10,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.description import Address, openapi, swagger
+from sandkeeper.api.pages import page_headers
 from sandkeeper.api.respond import encode_json
+from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import route
 from sandkeeper.api.urls import with_prefix
 from sandkeeper.services.sandbox import Sandbox
@@ -28,8 +28,10 @@ class SwaggerHandlers:
 
     def __init__(self, sandbox: Sandbox, described: Sequence[BaseRoute]) -> None:
         self._address = Address.of(sandbox.environment.snapshot())
+        self._origins = sandbox.settings.edge.origins
         self._described = described
         self._made: dict[str, bytes] = {}
+        self._making = asyncio.Lock()
 
     async def swagger(self, _request: Request) -> Response:
         """Give the description as the contract's clients read it."""
@@ -40,8 +42,9 @@ class SwaggerHandlers:
         return await self._document("openapi")
 
     async def _document(self, kind: str) -> Response:
-        if kind not in self._made:
-            self._made[kind] = await asyncio.to_thread(self._make, kind)
+        async with self._making:  # hundreds may ask at once
+            if kind not in self._made:
+                self._made[kind] = await asyncio.to_thread(self._make, kind)
         return Response(self._made[kind], media_type=JSON)
 
     def _make(self, kind: str) -> bytes:
@@ -52,12 +55,7 @@ class SwaggerHandlers:
         """Show the description; the page loads nothing but `doc.json` beside it."""
         page = await asyncio.to_thread(PAGE.read_text, "utf-8")
         script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)
-        digest = b64encode(sha256(script[1].encode() if script else b"").digest()).decode()
-        headers = {
-            "Content-Security-Policy": f"default-src 'none'; script-src 'sha256-{digest}'; "
-            "style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'",
-            "Referrer-Policy": "no-referrer",
-        }
+        headers = page_headers(script[1] if script else "", self._origins)
         return Response(page, 200, headers, media_type="text/html")
 
     async def to_page(self, request: Request) -> Response:
@@ -72,9 +70,9 @@ def routes(sandbox: Sandbox, described: Sequence[BaseRoute]) -> list[BaseRoute]:
     """Return the routes of this area; `described` are all routes, these among them."""
     handlers = SwaggerHandlers(sandbox, described)
     return [
-        route("/swagger", handlers.to_page),
-        route("/swagger/", handlers.to_page),
-        route("/swagger/index.html", handlers.page),
-        route("/swagger/doc.json", handlers.swagger),
-        route("/openapi.json", handlers.openapi),
+        route("/swagger", handlers.to_page, need=USER),
+        route("/swagger/", handlers.to_page, need=USER),
+        route("/swagger/index.html", handlers.page, need=USER),
+        route("/swagger/doc.json", handlers.swagger, need=USER),
+        route("/openapi.json", handlers.openapi, need=USER),
     ]

@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute
 from sandkeeper.api.audit import caller
 from sandkeeper.api.body import read_body
 from sandkeeper.api.respond import json_response
+from sandkeeper.api.rights import OPEN, UPGRADE, USER
 from sandkeeper.api.routing import empty_head, route
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.services.upgrade import UpgradeOrder
@@ -104,10 +105,10 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     handlers = SystemHandlers(sandbox)
     development = sandbox.environment.get("BL_ENV") == "dev"
     return [
-        *([route("/debug/panic", handlers.panic)] if development else []),
-        route("/", handlers.welcome, "GET", "POST", "PUT", "DELETE", "PATCH"),
-        route("/health", handlers.health),
-        route("/health", empty_head, "HEAD"),
-        route("/upgrade", handlers.upgrade, "POST"),
-        route("/upgrade", empty_head, "HEAD"),
+        *([route("/debug/panic", handlers.panic, need=USER)] if development else []),
+        route("/", handlers.welcome, "GET", "POST", "PUT", "DELETE", "PATCH", need=USER),
+        route("/health", handlers.health, need=OPEN),
+        route("/health", empty_head, "HEAD", need=OPEN),
+        route("/upgrade", handlers.upgrade, "POST", need=UPGRADE),
+        route("/upgrade", empty_head, "HEAD", need=USER),
     ]

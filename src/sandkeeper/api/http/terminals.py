@@ -4,12 +4,13 @@ import asyncio
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.routing import BaseRoute
 
 from sandkeeper.api.audit import caller
 from sandkeeper.api.body import read_body, read_json
 from sandkeeper.api.respond import json_response
-from sandkeeper.api.routing import Handler, empty_head, route
+from sandkeeper.api.rights import USER
+from sandkeeper.api.routing import Handler, empty_head, route, socket_route
 from sandkeeper.api.schemas.terminals import (
     TerminalChange,
     TerminalRequest,
@@ -159,20 +160,20 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     if not sandbox.settings.terminal.enabled:
         return []
     handlers = TerminalHandlers(sandbox)
-    page: Handler = TerminalPage().serve
+    page: Handler = TerminalPage(sandbox.settings.edge.origins).serve
     one = "/terminals/{identifier}"
     return [
-        route("/terminal", page),
-        route("/terminal", empty_head, "HEAD"),
-        WebSocketRoute("/terminal/ws", TerminalSocket(sandbox).serve),
-        route("/terminal/ws", handlers.handshake_missing),
-        route("/terminal/ws", empty_head, "HEAD"),
-        route("/terminals", handlers.list),
-        route("/terminals", handlers.create, "POST"),
-        route(one, handlers.get),
-        route(one, handlers.change, "PATCH"),
-        route(one, handlers.close, "DELETE"),
-        route(one + "/input", handlers.type, "POST"),
-        route(one + "/screen", handlers.screen),
-        route(one + "/recording", handlers.recording),
+        route("/terminal", page, need=USER),
+        route("/terminal", empty_head, "HEAD", need=USER),
+        socket_route("/terminal/ws", TerminalSocket(sandbox).serve, need=USER),
+        route("/terminal/ws", handlers.handshake_missing, need=USER),
+        route("/terminal/ws", empty_head, "HEAD", need=USER),
+        route("/terminals", handlers.list, need=USER),
+        route("/terminals", handlers.create, "POST", need=USER),
+        route(one, handlers.get, need=USER),
+        route(one, handlers.change, "PATCH", need=USER),
+        route(one, handlers.close, "DELETE", need=USER),
+        route(one + "/input", handlers.type, "POST", need=USER),
+        route(one + "/screen", handlers.screen, need=USER),
+        route(one + "/recording", handlers.recording, need=USER),
     ]

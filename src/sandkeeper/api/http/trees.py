@@ -14,6 +14,7 @@ from sandkeeper.api.conditional import conditions
 from sandkeeper.api.encode_files import DirectoryEncoder
 from sandkeeper.api.http.files import FileHandlers
 from sandkeeper.api.respond import json_response, utf8
+from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import path_route, route
 from sandkeeper.api.schemas.files import CopyRequest, Success, TreeRequest
 from sandkeeper.api.streaming import until_disconnect
@@ -152,10 +153,10 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area; they stand before those of plain files."""
     handlers = TreeHandlers(sandbox)
     return [
-        path_route(PREFIX, handlers.get, raw_pattern=TREE),
-        path_route(PREFIX, handlers.head, "HEAD", raw_pattern=TREE),
-        path_route(PREFIX, handlers.put, "PUT", raw_pattern=TREE),
-        path_route(PREFIX, handlers.delete, "DELETE", raw_pattern=TREE),
-        route("/filesystem-copy", handlers.copy, "POST"),
-        route("/filesystem-move", handlers.move, "POST"),
+        path_route(PREFIX, handlers.get, raw_pattern=TREE, need=USER),
+        path_route(PREFIX, handlers.head, "HEAD", raw_pattern=TREE, need=USER),
+        path_route(PREFIX, handlers.put, "PUT", raw_pattern=TREE, need=USER),
+        path_route(PREFIX, handlers.delete, "DELETE", raw_pattern=TREE, need=USER),
+        route("/filesystem-copy", handlers.copy, "POST", need=USER),
+        route("/filesystem-move", handlers.move, "POST", need=USER),
     ]

@@ -7,6 +7,7 @@ from starlette.routing import BaseRoute
 from sandkeeper.api.audit import caller
 from sandkeeper.api.body import read_json
 from sandkeeper.api.respond import json_response
+from sandkeeper.api.rights import TUNNEL
 from sandkeeper.api.routing import route
 from sandkeeper.api.schemas.tunnel import TunnelConfigRequest
 from sandkeeper.errors import BadInput
@@ -44,6 +45,6 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
     handlers = TunnelHandlers(sandbox)
     return [
-        route("/network/tunnel/config", handlers.apply, "PUT"),
-        route("/network/tunnel", handlers.disconnect, "DELETE"),
+        route("/network/tunnel/config", handlers.apply, "PUT", need=TUNNEL),
+        route("/network/tunnel", handlers.disconnect, "DELETE", need=TUNNEL),
     ]

@@ -8,10 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.body import parse_json, read_body, read_json
+from sandkeeper.api.body import read_json
 from sandkeeper.api.conditional import conditions
 from sandkeeper.api.forms import Part, form_parts
 from sandkeeper.api.respond import encode_json, json_response, utf8
+from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import empty_head, path_route, route
 from sandkeeper.api.schemas.files import (
     CompleteRequest,
@@ -44,7 +45,7 @@ class UploadHandlers:
         """Begin a session; a body that cannot be read means none was sent."""
         target = self._files.resolve(raw_rest(request.scope, INITIATE))
         try:
-            asked = parse_json(await read_body(request, self._limit), UploadRequest).permissions
+            asked = (await read_json(request, UploadRequest, self._limit)).permissions
         except (BadInput, TooLarge):
             asked = ""
         try:
@@ -128,12 +129,12 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     handlers = UploadHandlers(sandbox)
     one = "/filesystem-multipart/{upload_id}"
     return [
-        path_route(INITIATE, handlers.initiate, "POST"),
-        route("/filesystem-multipart", handlers.sessions),
-        route("/filesystem-multipart", empty_head, "HEAD"),
-        route(f"{one}/part", handlers.part, "PUT"),
-        route(f"{one}/parts", handlers.parts),
-        route(f"{one}/parts", empty_head, "HEAD"),
-        route(f"{one}/complete", handlers.complete, "POST"),
-        route(f"{one}/abort", handlers.abort, "DELETE"),
+        path_route(INITIATE, handlers.initiate, "POST", need=USER),
+        route("/filesystem-multipart", handlers.sessions, need=USER),
+        route("/filesystem-multipart", empty_head, "HEAD", need=USER),
+        route(f"{one}/part", handlers.part, "PUT", need=USER),
+        route(f"{one}/parts", handlers.parts, need=USER),
+        route(f"{one}/parts", empty_head, "HEAD", need=USER),
+        route(f"{one}/complete", handlers.complete, "POST", need=USER),
+        route(f"{one}/abort", handlers.abort, "DELETE", need=USER),
     ]

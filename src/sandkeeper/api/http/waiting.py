@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.body import read_json
 from sandkeeper.api.respond import json_response
+from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import route
 from sandkeeper.api.schemas.waiting import (
     ConditionFields,
@@ -68,4 +69,4 @@ class WaitingHandlers:
 def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
     handlers = WaitingHandlers(sandbox)
-    return [route("/process/{identifier}/wait-for", handlers.wait_for, "POST")]
+    return [route("/process/{identifier}/wait-for", handlers.wait_for, "POST", need=USER)]

@@ -10,13 +10,15 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from sandkeeper.api.respond import encode_json, json_response, utf8
+from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import empty_head, path_route
 from sandkeeper.api.schemas.watch import ChangesResponse, WatchEvent
 from sandkeeper.api.streaming import StreamResponse
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.core.paths import Target, located, resolve
+from sandkeeper.core.turns import Turns
 from sandkeeper.services.sandbox import Sandbox
-from sandkeeper.services.watch import Change, Watch, Watches
+from sandkeeper.services.watch import Block, Change, Watch, Watches
 from sandkeeper.services.watching import Scope as WatchScope
 
 __all__ = ["routes"]
@@ -29,8 +31,8 @@ HEARTBEAT = b"[keepalive]\n"
 class WatchStream(StreamResponse):
     """The lines of one watch. The watch ends with the stream, and the stream with the watch."""
 
-    def __init__(self, watches: Watches, watch: Watch) -> None:
-        super().__init__(_lines(watch), "text/plain; charset=utf-8")
+    def __init__(self, watches: Watches, watch: Watch, turns: Turns) -> None:
+        super().__init__(_lines(watch, turns), "text/plain; charset=utf-8")
         self._release = partial(watches.release, watch)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,10 +43,18 @@ class WatchStream(StreamResponse):
             await asyncio.shield(self._release())
 
 
-async def _lines(watch: Watch) -> AsyncIterator[bytes]:
+async def _lines(watch: Watch, turns: Turns) -> AsyncIterator[bytes]:
     """Yield lines as they come, and a heartbeat after every silence; never a heartbeat at once."""
-    while (changes := await watch.take(HEARTBEAT_SECONDS)) is not None:
-        yield b"".join(map(_line, changes)) or HEARTBEAT
+    while (block := await watch.take(HEARTBEAT_SECONDS)) is not None:
+        await turns.take()
+        yield _encoded(block) or HEARTBEAT
+
+
+def _encoded(block: Block) -> bytes:
+    """Encode a block once, whoever reads it."""
+    if block.encoded is None:
+        block.encoded = b"".join(map(_line, block))
+    return block.encoded
 
 
 def _line(change: Change) -> bytes:
@@ -68,7 +78,7 @@ class WatchHandlers:
             target = located(display, workdir=self._sandbox.settings.workdir)
         scope = WatchScope(target.absolute, recursive, _ignored(request))
         watches = self._sandbox.watches
-        return WatchStream(watches, await watches.watch(scope))
+        return WatchStream(watches, await watches.watch(scope), self._sandbox.turns)
 
     async def changes(self, request: Request) -> Response:
         """Tell what changed since a cursor."""
@@ -106,8 +116,8 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
     handlers = WatchHandlers(sandbox)
     return [
-        path_route(WATCH, handlers.watch),
-        path_route(WATCH, empty_head, "HEAD"),
-        path_route(CHANGES, handlers.changes),
-        path_route(CHANGES, empty_head, "HEAD"),
+        path_route(WATCH, handlers.watch, need=USER),
+        path_route(WATCH, empty_head, "HEAD", need=USER),
+        path_route(CHANGES, handlers.changes, need=USER),
+        path_route(CHANGES, empty_head, "HEAD", need=USER),
     ]

@@ -28,6 +28,7 @@ from sandkeeper.api.mcp.code_structs import (
 )
 from sandkeeper.api.mcp.files import list_directory, target_of
 from sandkeeper.api.mcp.tool import Tool
+from sandkeeper.api.rights import USER
 from sandkeeper.api.schemas.codegen import RankedFile
 from sandkeeper.core.paths import Target
 from sandkeeper.errors import BadInput, Unprocessable
@@ -207,6 +208,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Matches,
             made.file_search,
             "failed to search files: ",
+            need=USER,
         ),
         Tool(
             "codegenCodebaseSearch",
@@ -216,6 +218,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             CodebaseResults,
             made.codebase_search,
             "failed to search the codebase: ",
+            need=USER,
         ),
         Tool(
             "codegenGrepSearch",
@@ -223,6 +226,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             GrepArguments,
             GrepResults,
             made.grep,
+            need=USER,
         ),
         Tool(
             "codegenReadFileRange",
@@ -230,6 +234,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             RangeArguments,
             FileRange,
             made.read_range,
+            need=USER,
         ),
         Tool(
             "codegenReapply",
@@ -238,6 +243,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Outcome,
             made.reapply,
             "failed to apply edit: ",
+            need=USER,
         ),
         Tool(
             "codegenListDir",
@@ -246,6 +252,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             CodeListing,
             made.list_dir,
             "failed to list directory: ",
+            need=USER,
         ),
         Tool(
             "codegenParallelApply",
@@ -254,6 +261,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             ParallelArguments,
             Outcome,
             made.parallel_apply,
+            need=USER,
         ),
         Tool(
             "codegenEditFile",
@@ -263,6 +271,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             made.edit,
             "failed to apply edit: ",
             made.configured,
+            need=USER,
         ),
         Tool(
             "codegenRerank",
@@ -272,5 +281,6 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             made.rerank,
             "failed to rerank: ",
             made.configured,
+            need=USER,
         ),
     ]

@@ -5,7 +5,6 @@ that is refused costs nothing, and the first good one has it imported in a threa
 """
 
 import asyncio
-import ipaddress
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,15 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.audit import caller
-from sandkeeper.api.body import read_body
+from sandkeeper.api.body import ANYTHING, LONG_BYTES, check_values, read_body
+from sandkeeper.api.mcp.tool import Asker
+from sandkeeper.api.outgoing import Answer, answer_of
 from sandkeeper.api.respond import json_response
+from sandkeeper.api.rights import USER, standing_of
 from sandkeeper.api.routing import route
 from sandkeeper.api.streaming import until_disconnect
+from sandkeeper.core.turns import Turns
 from sandkeeper.errors import BadInput, TooLarge
-from sandkeeper.services.access import Caller
 from sandkeeper.services.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["routes"]
 
 BODY_BYTES = 4 << 20
-BATCH_MOST = 500
+BATCH_MOST = 100
 BATCH_AT_ONCE = 8
 BATCH_VERSIONS = frozenset({"2024-11-05", "2025-03-26"})
 VERSIONS = BATCH_VERSIONS | {"2025-06-18", "2025-11-25"}
@@ -44,6 +46,7 @@ METHODS = frozenset(
 """Methods of the protocol; those we do not serve are answered as such by the SDK."""
 
 Message = dict[str, Any]
+_turns = Turns()
 
 
 class McpHandlers:
@@ -66,6 +69,8 @@ class McpHandlers:
             if "last-event-id" in request.headers:
                 raise BadInput("Last-Event-ID is not supported: there is nothing to resume")
             messages, batch = _messages(body, version)
+        except _Unacceptable as error:
+            return _json({"jsonrpc": "2.0", "id": None, "error": error.args[0]}, 400)
         except _Refused as refusal:
             return _text(refusal.status, str(refusal))
         except TooLarge as error:
@@ -76,20 +81,23 @@ class McpHandlers:
         if not asked:
             return Response(b"", 202)
         server = await self._server()
-        who = caller(request)
-        if not batch:
-            answer = await until_disconnect(
-                request, server.answer(asked[0], version, who), self._sandbox.stopping
-            )
-            return _json(answer)
-        work = _answer_all(server, asked, version, who)
-        return _json(await until_disconnect(request, work, self._sandbox.stopping))
+        who = Asker(caller(request), standing_of(request))
+        holding = answer_of(request.scope)
+        holding.is_managed = True
+        work = _answer_all(server, asked, version, who, holding)
+        answers = await until_disconnect(request, work, self._sandbox.stopping)
+        text = b"[" + b",".join(answers) + b"]" if batch else answers[0]
+        return Response(text, 200, media_type="application/json")
 
     async def _server(self) -> "ToolServer":
         if self._loading is None or (self._loading.done() and self._loading.exception()):
             self._loading = asyncio.ensure_future(asyncio.to_thread(_load, self._sandbox))
         # Shielded: whoever came first may go away while others wait for the same import.
         return await asyncio.shield(self._loading)
+
+
+class _Unacceptable(Exception):
+    """What a message is refused for, as JSON-RPC's error object."""
 
 
 class _Refused(Exception):
@@ -105,13 +113,11 @@ def _load(sandbox: Sandbox) -> "ToolServer":
 
 
 def _check_head(request: Request) -> str:
-    """Check the headers in the contract's order; returns the protocol version."""
+    """Check the headers in the contract's order, of which `api.hosts` has begun with Host.
+
+    Returns the protocol version.
+    """
     headers = request.headers
-    local = request.scope.get("server") or ("", 0)
-    host = headers.get("host", "")
-    if _is_loopback(local[0]) and not _is_loopback(_without_port(host)):
-        # A page that had its name point to 127.0.0.1 sends its own name here (DNS rebinding).
-        raise _Refused(403, f'Forbidden: invalid Host header "{host}"')
     version = headers.get("mcp-protocol-version", "2025-03-26")
     if version not in VERSIONS:
         raise _Refused(400, f"Bad Request: unsupported protocol version {version[:64]!r}")
@@ -120,23 +126,6 @@ def _check_head(request: Request) -> str:
     if not _accepts_both(headers.getlist("accept")):
         raise _Refused(400, "Accept must contain both 'application/json' and 'text/event-stream'")
     return version
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.rpartition(":")[0] if host.count(":") == 1 else host
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
 
 
 def _accepts_both(values: Sequence[str]) -> bool:
@@ -155,7 +144,8 @@ def _messages(body: bytes, version: str) -> tuple[list[Message], bool]:
     if not body.strip():
         raise BadInput("POST requires a non-empty body")
     try:
-        found = msgspec.json.decode(body)
+        check_values(body)
+        found = ANYTHING.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"malformed payload: {error}") from None
     batch = isinstance(found, list)
@@ -163,7 +153,8 @@ def _messages(body: bytes, version: str) -> tuple[list[Message], bool]:
     if batch and version not in BATCH_VERSIONS:
         raise BadInput(f"JSON-RPC batching is not part of version {version}")
     if batch and not 1 <= len(messages) <= BATCH_MOST:
-        raise BadInput(f"a batch has 1 to {BATCH_MOST} messages")
+        text = f"a batch has 1 to {BATCH_MOST} messages"
+        raise _Unacceptable({"code": -32600, "message": text})
     for message in messages:
         _check_message(message)
     return messages, batch
@@ -192,26 +183,42 @@ def _is_request(message: Message) -> bool:
 
 
 async def _answer_all(
-    server: "ToolServer", messages: list[Message], version: str, who: Caller
-) -> list[Message]:
+    server: "ToolServer", messages: list[Message], version: str, who: Asker, holding: Answer
+) -> list[bytes]:
+    """Answer every message, each encoded in a turn of its own."""
     room = asyncio.Semaphore(BATCH_AT_ONCE)
 
-    async def one(message: Message) -> Message:
+    async def one(message: Message) -> bytes:
         async with room:
-            return await server.answer(message, version, who)
+            await _turns.take()
+            answer = await _encoded(await server.answer(message, version, who))
+            holding.take(len(answer))
+            return answer
 
     return await asyncio.gather(*map(one, messages))
+
+
+async def _encoded(answer: Message) -> bytes:
+    """Encode an answer, one with a long text in a thread."""
+    result = answer.get("result")
+    content = result.get("content") if isinstance(result, dict) else None
+    if content and len(content[0].get("text", "")) > LONG_BYTES:
+        return await asyncio.to_thread(msgspec.json.encode, answer)
+    return msgspec.json.encode(answer)
 
 
 def _text(status: int, text: str) -> Response:
     return Response(text.encode("utf-8", "replace"), status, media_type="text/plain; charset=utf-8")
 
 
-def _json(value: Message | list[Message]) -> Response:
-    return Response(msgspec.json.encode(value), 200, media_type="application/json")
+def _json(value: Message, status: int) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
 def routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return the routes of this area."""
     handlers = McpHandlers(sandbox)
-    return [route("/mcp", handlers.post, "POST"), route("/mcp", handlers.refuse_get)]
+    return [
+        route("/mcp", handlers.post, "POST", need=USER),
+        route("/mcp", handlers.refuse_get, need=USER),
+    ]

@@ -1,5 +1,6 @@
 """File tools of the contract, and edits with preconditions."""
 
+import asyncio
 import os
 import posixpath
 import stat
@@ -11,6 +12,7 @@ from msgspec import Meta
 
 from sandkeeper.api.encode_files import DirectoryEncoder, encode_file
 from sandkeeper.api.mcp.tool import Arguments, Tool
+from sandkeeper.api.rights import USER
 from sandkeeper.api.schemas.files import Directory
 from sandkeeper.core.entries import etag, file_type, parse_octal, permissions, rfc3339
 from sandkeeper.core.paths import Target
@@ -24,6 +26,10 @@ from sandkeeper.services.sandbox import Sandbox
 __all__ = ["Listed", "list_directory", "target_of", "tools"]
 
 ENTRIES_MOST = 20_000
+READ_MOST = 4 << 20
+READ_AT_ONCE = 4
+"""A result stands in its answer twice, once as JSON within JSON: up to thirteen times the file."""
+
 EDITS_MOST = 200
 PATH = Annotated[str, Meta(description="Absolute, or below the working directory")]
 _directory = msgspec.json.Decoder(Directory).decode
@@ -175,6 +181,7 @@ class FileTools:
     """The tools over `services.files`; everything blocking runs as the workload's user."""
 
     def __init__(self, sandbox: Sandbox) -> None:
+        self._reading = asyncio.Semaphore(READ_AT_ONCE)
         self._files = sandbox.files
         self._work = sandbox.files.work
 
@@ -189,12 +196,18 @@ class FileTools:
 
     async def read(self, wanted: PathArgument, _who: Caller) -> FileRead:
         """Read a whole file."""
-        return await self._work.run(self._read, target_of(self._files, wanted.path))
+        async with self._reading:
+            return await self._work.run(self._read, target_of(self._files, wanted.path))
 
     def _read(self, target: Target) -> FileRead:
         info = self._files.look(target.absolute)
         if stat.S_ISDIR(info.st_mode):
             raise BadInput(f"{target.display} is a directory, not a file")
+        if info.st_size > READ_MOST:
+            raise BadInput(
+                f"{target.display} is larger than {READ_MOST} bytes: read a part of it "
+                "(codegenReadFileRange) or download it over HTTP"
+            )
         content = self._files.content(target.absolute, info)
         owners = self._files.owners
         owners.refresh()
@@ -294,6 +307,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             NoArguments,
             WorkingDirectory,
             made.working_directory,
+            need=USER,
         ),
         Tool(
             "fsListDirectory",
@@ -302,6 +316,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Listed,
             made.list,
             "failed to list directory: ",
+            need=USER,
         ),
         Tool(
             "fsReadFile",
@@ -310,6 +325,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             FileRead,
             made.read,
             "failed to read file: ",
+            need=USER,
         ),
         Tool(
             "fsWriteFile",
@@ -318,6 +334,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Done,
             made.write,
             "failed to write: ",
+            need=USER,
         ),
         Tool(
             "fsEditFile",
@@ -326,6 +343,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Replaced,
             made.edit,
             "failed to edit file: ",
+            need=USER,
         ),
         Tool(
             "fsApplyEdits",
@@ -335,6 +353,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             ReplacedState,
             made.apply_edits,
             "failed to edit file: ",
+            need=USER,
         ),
         Tool(
             "fsDeleteFileOrDirectory",
@@ -343,6 +362,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Done,
             made.delete,
             "failed to delete: ",
+            need=USER,
         ),
         Tool(
             "fsStat",
@@ -351,5 +371,6 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             State,
             made.stat,
             "failed to stat: ",
+            need=USER,
         ),
     ]

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
 from sandkeeper.api.mcp.tool import Arguments, Tool
+from sandkeeper.api.rights import USER
 from sandkeeper.api.schemas.processes import LimitsFields, ProcessRecord, record_of
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.services.access import Caller
@@ -246,6 +247,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             ProcessList,
             made.list,
             "failed to list processes: ",
+            need=USER,
         ),
         Tool(
             "processExecute",
@@ -255,6 +257,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Executed,
             made.execute,
             "failed to execute process: ",
+            need=USER,
         ),
         Tool(
             "processGet",
@@ -263,6 +266,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             ProcessRecord,
             made.get,
             "failed to get process: ",
+            need=USER,
         ),
         Tool(
             "processGetLogs",
@@ -271,6 +275,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Logs,
             made.logs,
             "failed to get process logs: ",
+            need=USER,
         ),
         Tool(
             "processStop",
@@ -279,6 +284,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Status,
             made.stop,
             "failed to stop process: ",
+            need=USER,
         ),
         Tool(
             "processKill",
@@ -287,5 +293,6 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Status,
             made.kill,
             "failed to kill process: ",
+            need=USER,
         ),
     ]

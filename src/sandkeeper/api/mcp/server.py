@@ -1,11 +1,13 @@
 """The SDK's server over our tools. Importing this module imports the SDK (half a second)."""
 
+import asyncio
 import logging
 from contextlib import nullcontext
 from typing import Any
 
 import anyio
 import mcp_types as types
+import msgspec
 from mcp.server.connection import Connection
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel.server import NotificationOptions, Server
@@ -18,16 +20,18 @@ from pydantic import ValidationError
 
 from sandkeeper.api.frozen import READING_TOOLS
 from sandkeeper.api.mcp import code, files, processes, terminals, watching
-from sandkeeper.api.mcp.tool import Tool, content_of
+from sandkeeper.api.mcp.tool import Asker, Tool, content_of
 from sandkeeper.api.respond import utf8
 from sandkeeper.errors import SandkeeperError
-from sandkeeper.services.access import Caller
 from sandkeeper.services.logs import Log
 from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["ToolServer"]
 
 AREAS = (processes, watching, files, code, terminals)
+LONG_TEXT = 64 << 10
+"""A result with such a text is encoded in a thread."""
+
 TRANSPORT = TransportContext(kind="streamable-http", can_send_request=False)
 
 
@@ -40,6 +44,7 @@ class ToolServer:
         _adopt_logger(sandbox.log)
         made = [tool for area in AREAS for tool in area.tools(sandbox)]
         self._tools = {tool.name: tool for tool in sorted(made, key=lambda tool: tool.name)}
+        self._lists: dict[tuple[str, tuple[str, ...]], msgspec.Raw] = {}
         self._server = _Named(
             "Sandbox API Server",
             version="1.0.0",
@@ -51,9 +56,13 @@ class ToolServer:
             "logging/setLevel", types.SetLevelRequestParams, _set_level
         )
 
-    async def answer(self, message: dict[str, Any], version: str, who: Caller) -> dict[str, Any]:
+    async def answer(self, message: dict[str, Any], version: str, who: Asker) -> dict[str, Any]:
         """Return the JSON-RPC answer to one request; raises nothing but cancellation."""
         envelope: dict[str, Any] = {"jsonrpc": "2.0", "id": message["id"]}
+        lists = message["method"] == "tools/list" and not message.get("params")
+        key = version, tuple(name for name, tool in self._tools.items() if tool.enabled())
+        if lists and key in self._lists:
+            return {**envelope, "result": self._lists[key]}
         context = _Exchange(message["id"])
         try:
             result = await serve_one(
@@ -74,6 +83,8 @@ class ToolServer:
         if message["method"] == "tools/list":
             # Fields of a later version of the protocol that the contract gives in all.
             result |= {"ttlMs": 0, "cacheScope": "public"}
+        if lists:
+            self._lists[key] = msgspec.Raw(msgspec.json.encode(result))
         return {**envelope, "result": result}
 
     async def _list(
@@ -87,16 +98,21 @@ class ToolServer:
         tool = self._tools.get(params.name)
         if tool is None or not tool.enabled():
             raise MCPError(code=types.INVALID_PARAMS, message=f'unknown tool "{params.name}"')
+        who: Asker = context.lifespan_context
         writes = nullcontext() if tool.name in READING_TOOLS else self._freeze.writing()
         try:
+            who.standing.check(tool.need)
             async with writes:
-                result = await tool.call(tool.parse(params.arguments), context.lifespan_context)
+                result = await tool.call(tool.parse(params.arguments), who.caller)
         except SandkeeperError as error:
             return _failure(_told(tool, error))
         except Exception as error:  # noqa: BLE001 - told to the caller as a fault of ours
             self._log.error(f"mcp: {tool.name} failed: {error!r}")
             return _failure(f"{tool.prefix}internal error")
-        content, text = content_of(result)
+        long = any(
+            isinstance(v, str) and len(v) > LONG_TEXT for v in msgspec.structs.astuple(result)
+        )
+        content, text = await asyncio.to_thread(content_of, result) if long else content_of(result)
         return {"content": [{"type": "text", "text": text}], "structuredContent": content}
 
 

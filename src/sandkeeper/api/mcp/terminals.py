@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from sandkeeper.api.mcp.tool import Arguments, Tool
+from sandkeeper.api.rights import USER
 from sandkeeper.api.schemas.terminals import ScreenRecord, TerminalRecord, screen_of, terminal_of
 from sandkeeper.errors import BadInput
 from sandkeeper.services.access import Caller
@@ -158,6 +159,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             TerminalList,
             made.list,
             "failed to list terminals: ",
+            need=USER,
         ),
         Tool(
             "terminalOpen",
@@ -166,6 +168,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             TerminalRecord,
             made.open,
             "failed to open terminal: ",
+            need=USER,
         ),
         Tool(
             "terminalScreen",
@@ -175,6 +178,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             ScreenRecord,
             made.screen,
             "failed to show terminal: ",
+            need=USER,
         ),
         Tool(
             "terminalType",
@@ -183,6 +187,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Typed,
             made.type,
             "failed to type: ",
+            need=USER,
         ),
         Tool(
             "terminalClose",
@@ -191,5 +196,6 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Closed,
             made.close,
             "failed to close terminal: ",
+            need=USER,
         ),
     ]

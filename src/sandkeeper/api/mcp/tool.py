@@ -1,17 +1,18 @@
 """A tool: its name, its closed schemas, and what it does."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import msgspec
 
 from sandkeeper.api.respond import utf8
+from sandkeeper.api.rights import Need, Standing
 from sandkeeper.errors import BadInput
 from sandkeeper.services.access import Caller
 
-__all__ = ["Arguments", "Tool", "closed_schema", "content_of"]
+__all__ = ["Arguments", "Asker", "Tool", "closed_schema", "content_of"]
 
 INTEGERS = range(-(1 << 63), 1 << 63)
 
@@ -20,9 +21,17 @@ class Arguments(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """The arguments of a tool; unknown ones are an error. Fields with defaults may be null."""
 
 
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks: for audit lines, and what the request may do."""
+
+    caller: Caller
+    standing: Standing
+
+
 @dataclass(frozen=True)
 class Tool:
-    """One tool.
+    """One tool; `need` is the right it asks for, like that of a route.
 
     `call` takes the arguments and who asks, and returns a struct whose JSON is the result; it
     raises `sandkeeper.errors`, told to the caller behind `prefix`. A tool whose `enabled` says no
@@ -36,6 +45,7 @@ class Tool:
     call: Callable[[Any, Caller], Awaitable[msgspec.Struct]]
     prefix: str = ""
     enabled: Callable[[], bool] = lambda: True
+    need: Need = field(kw_only=True)
 
     @cached_property
     def listing(self) -> dict[str, Any]:

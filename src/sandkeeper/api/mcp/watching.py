@@ -8,6 +8,7 @@ from msgspec import Meta, field
 
 from sandkeeper.api.mcp.processes import IDENTIFIER
 from sandkeeper.api.mcp.tool import Arguments, Tool
+from sandkeeper.api.rights import USER
 from sandkeeper.api.schemas.waiting import (
     ConditionFields,
     WaitRecord,
@@ -264,6 +265,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Waited,
             made.wait,
             "failed to wait for process: ",
+            need=USER,
         ),
         Tool(
             "processWaitFor",
@@ -273,6 +275,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             WaitRecord,
             made.wait_for,
             "failed to wait for process: ",
+            need=USER,
         ),
         Tool(
             "processQueryLogs",
@@ -282,6 +285,7 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Lines,
             made.query,
             "failed to query process logs: ",
+            need=USER,
         ),
         Tool(
             "processWriteStdin",
@@ -290,5 +294,6 @@ def tools(sandbox: Sandbox) -> list[Tool]:
             Written,
             made.write_stdin,
             "failed to write to process: ",
+            need=USER,
         ),
     ]

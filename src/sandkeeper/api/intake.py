@@ -1,0 +1,283 @@
+"""What a connection has sent and its parser has not seen yet: fed in turns, a little in each.
+
+A read brings up to 256 KiB and libuv makes thirty of them in one round of the loop. As a body in
+chunks of one byte, as frames of one byte or as requests one behind the other these are a million
+callbacks. So a parser gets small slices, for a millisecond at most; what is left waits for a turn
+and the connection is not read meanwhile.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from time import perf_counter
+
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+
+from sandkeeper.core.turns import Turns
+
+__all__ = [
+    "BODY_LEAST",
+    "BodyClock",
+    "HeldFlow",
+    "Intake",
+    "PacedSocket",
+    "check_codings",
+    "declared_length",
+]
+
+SLICE_BYTES = 4096
+TURN_SECONDS = 0.001
+FRAGMENTS_MOST = 16_384
+"""Of one message; empty ones would otherwise add up without end."""
+
+BODY_LEAST = 1024
+"""Bytes in each period: a client that is slow but moving goes on."""
+
+ANSWERS_BYTES = 1 << 20
+"""A client that lets so many pongs stand is not read either."""
+
+_turns = Turns()
+
+
+class Intake:
+    """The bytes of one connection that are still to be parsed; event loop's thread only.
+
+    `feed` takes a slice; `ready` says whether another may be fed now, and whoever makes it true
+    calls `wake`. `hold` and `let_go` stop and start the reading of the connection.
+    """
+
+    def __init__(
+        self,
+        feed: Callable[[bytes], None],
+        ready: Callable[[], bool],
+        hold: Callable[[], None],
+        let_go: Callable[[], None],
+    ) -> None:
+        self._feed = feed
+        self._ready = ready
+        self._hold = hold
+        self._let_go = let_go
+        self._left = b""
+        self._at = 0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether there are bytes that were not parsed."""
+        return bool(self._left)
+
+    def take(self, data: bytes) -> None:
+        """Parse what a millisecond suffices for; the rest later."""
+        self._left = self._left[self._at :] + data if self._left else data
+        self._at = 0
+        if self._task is None:
+            self._some()
+        if self._left:
+            self._hold()
+            self.wake()
+
+    def wake(self) -> None:
+        """Go on with what is left, if there is any."""
+        if self._left and self._task is None and self._ready():
+            self._task = asyncio.ensure_future(self._rest())
+
+    def drop(self) -> None:
+        """Forget what is left: nobody is to parse it any more."""
+        self._left, self._at = b"", 0
+
+    def _some(self) -> None:
+        until = perf_counter() + TURN_SECONDS
+        while self._left and self._ready():
+            piece = self._left[self._at : self._at + SLICE_BYTES]
+            self._at += len(piece)
+            if self._at >= len(self._left):
+                self._left, self._at = b"", 0
+            self._feed(piece)
+            if perf_counter() > until:
+                return
+
+    async def _rest(self) -> None:
+        try:
+            while self._left and self._ready():
+                await _turns.take()
+                self._some()
+        finally:
+            self._task = None
+        if not self._left:
+            self._let_go()
+
+
+class HeldFlow(FlowControl):
+    """uvicorn's flow control, in which reading can be held besides.
+
+    `resumed` is called when the application wants more.
+    """
+
+    def __init__(self, transport: asyncio.Transport, resumed: Callable[[], None]) -> None:
+        super().__init__(transport)
+        self._held = False
+        self._resumed = resumed
+        self._drained: list[Callable[[], None]] = []
+
+    def pause_reading(self) -> None:
+        """Stop reading for the application."""
+        if not self.read_paused:
+            self.read_paused = True
+            self._apply(self._held)
+
+    def resume_reading(self) -> None:
+        """Read again for the application."""
+        if self.read_paused:
+            self.read_paused = False
+            self._apply(self._held)
+            self._resumed()
+
+    def hold(self) -> None:
+        """Stop reading until `let_go`, whatever the application wants."""
+        if not self._held:
+            self._held = True
+            self._apply(self.read_paused)
+
+    def let_go(self) -> None:
+        """Leave it to the application again."""
+        if self._held:
+            self._held = False
+            self._apply(self.read_paused)
+
+    def when_drained(self, then: Callable[[], None]) -> None:
+        """Call `then` once when the client has taken nearly all, or is gone."""
+        self._drained.append(then)
+
+    def resume_writing(self) -> None:
+        """Write on; called when the client has taken nearly all, and when it is gone."""
+        super().resume_writing()
+        drained, self._drained = self._drained, []
+        for tell in drained:
+            tell()
+
+    def _apply(self, other: bool) -> None:
+        """Do what one of the two reasons asks, unless the `other` stands against it."""
+        if other or self._transport.is_closing():
+            return
+        if self._held or self.read_paused:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+
+class PacedSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol, of which frames are parsed in turns."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take over the connection."""
+        super().connection_made(transport)
+        self._intake = Intake(self._parse, self._may_parse, self._stop, self._go_on)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget what was not parsed."""
+        self._intake.drop()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, or keep for later."""
+        self._intake.take(data)
+
+    def resume_writing(self) -> None:
+        """Go on parsing: the client reads its answers."""
+        super().resume_writing()
+        self._intake.wake()
+
+    async def receive(self) -> object:  # type: ignore[override]
+        """Return the next message; reading goes on when there is no other."""
+        message = await self.queue.get()
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            if self._intake.waits:
+                self._intake.wake()
+            elif not self.transport.is_closing():
+                self.transport.resume_reading()
+        return message
+
+    def handle_cont(self, event: Frame) -> None:
+        """Add a fragment, of which there may not be any number."""
+        if len(self.frames) >= FRAGMENTS_MOST:
+            self._intake.drop()
+            self.conn.fail(1009, "too many fragments")
+            self.handle_parser_exception()
+            return
+        super().handle_cont(event)
+
+    def _parse(self, data: bytes) -> None:
+        super().data_received(data)
+
+    def _may_parse(self) -> bool:
+        return not self.read_paused and self.transport.get_write_buffer_size() < ANSWERS_BYTES
+
+    def _stop(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def _go_on(self) -> None:
+        if not self.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+
+def declared_length(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """Return the length that a head gives its body; 0 where that comes in chunks."""
+    fields = dict(headers)
+    length = fields.get(b"content-length", b"")
+    return int(length) if length.isdigit() and b"transfer-encoding" not in fields else 0
+
+
+def check_codings(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse a transfer coding besides `chunked`; the parser would when a handler has begun.
+
+    Raises ValueError: what a callback raises is a parser's error.
+    """
+    codings = [value for name, value in headers if name == b"transfer-encoding"]
+    if codings and (len(codings) > 1 or codings[0].strip().lower() != b"chunked"):
+        raise ValueError("the only transfer coding that is understood is chunked")
+
+
+class BodyClock:
+    """Sees to it that a body which is waited for comes: a KiB in each period at least.
+
+    `state` says of a body whether it is None (there is none to come), False (nobody waits for it)
+    or True; `late` is called when it was waited for in vain.
+    """
+
+    def __init__(
+        self, seconds: float, state: Callable[[], bool | None], late: Callable[[], None]
+    ) -> None:
+        self._seconds = seconds
+        self._state = state
+        self._late = late
+        self._timer: asyncio.TimerHandle | None = None
+        self.moved = 0
+
+    def begin(self) -> None:
+        """Begin a period anew: a body begins, or its reader was busy until now."""
+        self.moved = BODY_LEAST
+
+    def run(self) -> None:
+        """Look again at the end of the period."""
+        if self._timer is None and self._seconds:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._seconds, self._look)
+
+    def stop(self) -> None:
+        """Look no more: the connection is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        waited = self._state()
+        if waited is None:
+            return
+        if waited and self.moved < BODY_LEAST:
+            self._late()
+            return
+        self.moved = 0
+        self.run()

@@ -1,0 +1,96 @@
+"""The listening sockets, and what the log says of who can reach them."""
+
+import errno
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+
+from sandkeeper import __version__
+from sandkeeper.core.sockets import is_loopback
+from sandkeeper.services.logs import Log
+from sandkeeper.settings import LOCALHOST, Settings
+
+__all__ = ["listen", "tell_reach"]
+
+BACKLOG = 2048
+LOOPBACK = ("127.0.0.1", "::1")
+ATTEMPTS = 16
+ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
+"""What bind(2) and socket(2) say where a family, or its loopback address, does not exist."""
+
+
+def listen(host: str, port: int, inherited: Sequence[int] = ()) -> list[socket.socket]:
+    """Open the listening sockets, or take up inherited ones.
+
+    `localhost` is both loopback addresses, as far as the machine has them, on one port, also when
+    `port` is 0; `::` serves IPv4 as well. Raises OSError.
+    """
+    if inherited:
+        return [socket.socket(fileno=fd) for fd in inherited]
+    if host != LOCALHOST:
+        return [_open(host, port)]
+    for _ in range(ATTEMPTS if port == 0 else 1):
+        with suppress(_TakenBeside):
+            return _open_loopback(port)
+    raise OSError(errno.EADDRINUSE, "no port is free on both loopback addresses")
+
+
+class _TakenBeside(Exception):
+    """The port that the kernel chose for one address is taken on the other."""
+
+
+def _open_loopback(port: int) -> list[socket.socket]:
+    opened: list[socket.socket] = []
+    absent = OSError(errno.EADDRNOTAVAIL, "this machine has no loopback address")
+    with ExitStack() as undo:
+        for address in LOOPBACK:
+            chosen = opened[0].getsockname()[1] if opened else port
+            try:
+                opened.append(undo.enter_context(_open(address, chosen)))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE and chosen != port:
+                    raise _TakenBeside from error
+                if error.errno not in ABSENT:
+                    raise
+                absent = error
+        undo.pop_all()
+    if not opened:
+        raise absent
+    return opened
+
+
+def _open(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server(
+        (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::"
+    )
+
+
+def tell_reach(log: Log, settings: Settings, listeners: Sequence[socket.socket]) -> None:
+    """Log where the server listens and who can reach it so."""
+    names = [listener.getsockname()[:2] for listener in listeners]
+    urls = [f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            for host, port in names]  # fmt: skip
+    state = settings.state_dir
+    log.info(f"sandkeeper {__version__} listens on {' and '.join(urls)}, state in {state}")
+    near = all(is_loopback(host) for host, _ in names)
+    if settings.token:
+        whom = "this machine" if near else "everywhere this address can be reached from"
+        log.info(f"who asks needs the token, and may ask from {whom}")
+    elif near:
+        log.info("there is no token: every user of this machine may use the API, nobody else")
+    else:
+        why = f" (it listens everywhere because {settings.sandbox})" if settings.sandbox else ""
+        log.warning(
+            f"there is no token: whoever reaches this address owns the machine{why}; "
+            "SANDKEEPER_TOKEN asks for one, SANDKEEPER_HOST=localhost keeps others away"
+        )
+    if "*" in settings.edge.origins:
+        log.warning(
+            "SANDKEEPER_CORS_ORIGINS=*: every page in a browser that reaches this address may use "
+            "the API; this is for a gateway that asks who it is"
+        )
+    elif "*" in settings.terminal.origins:
+        log.warning("SANDKEEPER_TERMINAL_ORIGINS=*: every page may open terminals")
+    elif "*" in settings.edge.hosts and not settings.token:
+        log.warning("any Host is answered: a page may have its own name lead here (DNS rebinding)")

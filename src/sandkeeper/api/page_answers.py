@@ -1,0 +1,135 @@
+"""The fields of a proxied server's answer, so that it speaks for its own port and no further.
+
+Whatever the answer is (HTML, SVG, XML, an error, of no stated type), a browser may show it as a
+document, so every answer is sandboxed; and what a server may tell a browser about a whole origin
+or a whole host is not a port's to tell.
+"""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from sandkeeper.core.hops import HOP_BY_HOP, named_by_connection
+
+__all__ = ["Audience", "response_headers"]
+
+Headers = list[tuple[bytes, bytes]]
+
+SANDBOX = (
+    b"content-security-policy",
+    b"sandbox allow-scripts allow-forms allow-popups allow-modals allow-downloads",
+)
+OF_THE_ORIGIN = frozenset(
+    {
+        *(b"clear-site-data", b"strict-transport-security", b"service-worker-allowed"),
+        *(b"alt-svc", b"nel", b"report-to", b"public-key-pins", b"public-key-pins-report-only"),
+        *(b"expect-ct", b"origin-agent-cluster", b"accept-ch", b"critical-ch", b"set-login"),
+        *(b"sec-session-registration", b"secure-session-registration", b"activate-storage-access"),
+    }
+)
+OF_A_PAGE = frozenset(
+    {
+        *(b"cross-origin-opener-policy", b"cross-origin-opener-policy-report-only"),
+        *(b"cross-origin-embedder-policy", b"cross-origin-embedder-policy-report-only"),
+        b"cross-origin-resource-policy",
+    }
+)
+"""Rules that compare origins: of a page without one, they would keep out its own parts."""
+API_COOKIE = b"sandkeeper_token"
+_COOKIE_SCOPE = re.compile(rb"\s*(?:path|domain)\s*(?:=.*)?", re.IGNORECASE | re.DOTALL)
+_SAME_SITE = re.compile(rb"\s*(?:samesite\s*(?:=.*)?|secure\s*)", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Whom an answer is for.
+
+    `base` is the path of the port as the client sees it, without a slash at the end; `page` the
+    same with the ticket of the page that asks, empty for every other client. `hosts` are the
+    authorities under which the port and this server are known.
+
+    `keeps_cookies` says that it is a browser, which would send a cookie to every port of this host;
+    `sends_cookies` that it would return a page's cookies if they are marked for all sites; `reads`
+    that the page must be told that it may read the answer.
+    """
+
+    base: bytes
+    page: bytes = b""
+    hosts: frozenset[bytes] = frozenset()
+    keeps_cookies: bool = False
+    reads: bool = False
+    sends_cookies: bool = False
+
+
+def response_headers(status: int, received: Headers, audience: Audience) -> Headers:
+    """Return the fields to answer with; the server adds `date` and the framing itself."""
+    dropped = HOP_BY_HOP | OF_THE_ORIGIN | {b"date"}
+    dropped |= named_by_connection(received) - {b"content-length", b"cache-control"}
+    if status in (204, 304):
+        dropped |= {b"content-length"}
+    if audience.page:
+        dropped |= OF_A_PAGE
+    kept: Headers = []
+    for name, value in received:
+        key = name.lower()
+        if key in dropped or (audience.reads and key.startswith(b"access-control-")):
+            continue
+        if key == b"set-cookie":
+            value = _scoped_cookie(value, audience)
+        elif key == b"location" and audience.page:
+            value = _kept_inside(value, audience)
+        if value or key != b"set-cookie":
+            kept.append((name, value))
+    return [*kept, SANDBOX, *_for_page(kept, audience)]
+
+
+def _for_page(kept: Headers, audience: Audience) -> Headers:
+    if not audience.page:
+        return []
+    added = [(b"cross-origin-resource-policy", b"cross-origin")]
+    if audience.reads:
+        names = sorted({name.lower() for name, _ in kept} - {b"set-cookie"})
+        added += [
+            (b"access-control-allow-origin", b"null"),
+            (b"access-control-allow-credentials", b"true"),
+            (b"access-control-expose-headers", b", ".join(names)),
+            (b"vary", b"Origin"),
+        ]
+    return added
+
+
+def _scoped_cookie(value: bytes, audience: Audience) -> bytes:
+    """Return a cookie for this port only; empty for one that would be taken for the API's."""
+    pair, *attributes = value.split(b";")
+    if pair.partition(b"=")[0].strip().lower() == API_COOKIE:
+        return b""
+    if not audience.keeps_cookies:
+        return value
+    kept = [one for one in attributes if not _COOKIE_SCOPE.fullmatch(one)]
+    kept.append(b" Path=" + audience.base + b"/")
+    if audience.sends_cookies:
+        kept = [one for one in kept if not _SAME_SITE.fullmatch(one)]
+        kept += [b" SameSite=None", b" Secure"]
+    return b";".join([pair, *kept])
+
+
+def _kept_inside(value: bytes, audience: Audience) -> bytes:
+    """Return where a page's server sends it, below the page's own address.
+
+    The server thinks of itself as the root of a host, unless it has read X-Forwarded-Prefix.
+    """
+    try:
+        parts = urlsplit(value.decode("latin-1"))
+    except ValueError:
+        return value
+    if parts.netloc and parts.netloc.encode("latin-1").lower() not in audience.hosts:
+        return value
+    path = parts.path.encode("latin-1")
+    if not path.startswith(b"/") and not parts.netloc:
+        return value  # relative to where the page is
+    rest = value.partition(parts.netloc.encode("latin-1"))[2] if parts.netloc else value
+    if path == audience.page or path.startswith(audience.page + b"/"):
+        return rest
+    if path == audience.base or path.startswith(audience.base + b"/"):
+        return audience.page + rest[len(audience.base) :]
+    return audience.page + (rest if rest.startswith(b"/") else b"/" + rest)

@@ -1,0 +1,173 @@
+"""The credentials in a request: one reading gives what is offered and the request without it.
+
+Whatever is taken for a token here is also what is taken out of a request that goes on to a server
+of the sandbox, because both are the same walk: there is no spelling that opens this server and
+travels on.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TypeVar
+from urllib.parse import unquote_to_bytes
+
+from starlette.types import Scope
+
+from sandkeeper.errors import BadInput
+
+__all__ = ["TICKET", "TICKET_COOKIE", "TOKEN", "in_address", "offers", "sift"]
+
+Fields = list[tuple[bytes, bytes]]
+Ours = Callable[[str, bytes], bool]
+
+TOKEN, TICKET = "token", "ticket"
+TICKET_COOKIE = b"sandkeeper_port"
+COOKIES = {b"sandkeeper_token": TOKEN, TICKET_COOKIE: TICKET}
+BEARERS = frozenset({b"authorization", b"x-blaxel-authorization"})
+PARAMETERS = ("token", "bl_preview_token")
+
+
+def _spelled(name: str) -> str:
+    """Return an expression for a name in a query, each character plain or as an escape."""
+    return "".join(
+        "(?:{}|%{})".format(one, "".join(_digit(digit) for digit in f"{ord(one):02x}"))
+        for one in name
+    )
+
+
+def _digit(digit: str) -> str:
+    return digit if digit.isdigit() else f"[{digit}{digit.upper()}]"
+
+
+_NAMES = "|".join(map(_spelled, PARAMETERS))
+_OFFER = re.compile(rf"&(?:{_NAMES})=([^&]*)".encode())
+_COOKIE = re.compile(rb"sandkeeper_(?:token|port)\s*=[^;]*")
+_ESCAPED = re.compile(rb"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
+_T = TypeVar("_T")
+IN_QUERY = "sandkeeper.offers"
+MOST = 32
+"""So many tokens may stand in one query, and so many in one Cookie field."""
+LONGEST = 4096
+"""No token has more bytes: longer values need not be decoded."""
+
+
+def offers(scope: Scope, kind: str = TOKEN) -> list[bytes]:
+    """Return every value that a request offers as a token (or as a ticket of one port).
+
+    A token may stand in `Authorization: Bearer`, in `X-Blaxel-Authorization` (what the SDKs send),
+    in `X-Blaxel-Preview-Token`, in the cookie `sandkeeper_token`, or, for browsers' WebSocket and
+    EventSource that cannot set headers, in the query (`token`, `bl_preview_token`). Raises BadInput
+    for more of them than anybody needs: each costs time.
+    """
+    found: list[bytes] = []
+
+    def take(seen: str, value: bytes) -> bool:
+        if seen == kind:
+            found.append(value)
+        return False
+
+    sift(scope, take)
+    return found
+
+
+def in_address(scope: Scope, ours: Ours) -> bool:
+    """Say whether the address of a request holds a token that is `ours`; raises as `offers`."""
+    return any(ours(TOKEN, value) for _, _, value in _in_query(scope))
+
+
+def sift(scope: Scope, ours: Ours) -> tuple[Fields, bytes]:
+    """Return a request's fields and query without the credentials for which `ours` is true.
+
+    `ours` is asked for each with its kind, TOKEN or TICKET. What it leaves stays byte for byte.
+    Raises as `offers`.
+    """
+    fields: Fields = []
+    for name, value in scope["headers"]:
+        kept = _sift_field(name, value, ours)
+        if kept is not None:
+            fields.append((name, kept))
+    return fields, _sift_query(scope, ours)
+
+
+def _sift_field(name: bytes, value: bytes, ours: Ours) -> bytes | None:
+    if name in BEARERS:
+        return None if ours(TOKEN, _bearer(value)) else value
+    if name == b"x-blaxel-preview-token":
+        return None if ours(TOKEN, value) else value
+    return _sift_cookies(value, ours) if name == b"cookie" else value
+
+
+def _bearer(value: bytes) -> bytes:
+    kind, _, rest = value.partition(b" ")
+    return rest.strip() if kind.lower() == b"bearer" else value
+
+
+def _sift_cookies(value: bytes, ours: Ours) -> bytes | None:
+    """Take cookies out of a Cookie field (RFC 6265, section 4.2.1: pairs with `;` in between)."""
+    if not any(name in value for name in COOKIES):
+        return value
+    line = b";" + value
+    kept, end = [], 0
+    for start, found in _few(_cookies(line)):
+        name, _, held = found[0].partition(b"=")
+        if ours(COOKIES[name.rstrip()], _cookie_value(held)):
+            kept.append(line[end:start])
+            end = found.end()
+    if not kept:
+        return value
+    return b"".join([*kept, line[end:]]).strip(b"; \t") or None
+
+
+def _cookies(line: bytes) -> Iterator[tuple[int, re.Match[bytes]]]:
+    """Yield the cookies that may be ours and where the `;` before each is."""
+    for found in _COOKIE.finditer(line):
+        start = line.rfind(b";", 0, found.start())
+        if not line[start + 1 : found.start()].strip():
+            yield start, found
+
+
+def _cookie_value(value: bytes) -> bytes:
+    value = value.strip()
+    if 1 < len(value) <= LONGEST and value.startswith(b'"') and value.endswith(b'"'):
+        return _ESCAPED.sub(_unescaped, value[1:-1])
+    return value
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    """Read what a quoted cookie holds for a byte, as Python's `http.cookies` writes it."""
+    octal, plain = found.groups()
+    return bytes([int(octal, 8)]) if octal else plain
+
+
+def _in_query(scope: Scope) -> list[tuple[int, int, bytes]]:
+    """Return where in the query, with an `&` before it, tokens stand, and what they are; kept."""
+    known: list[tuple[int, int, bytes]] | None = scope.get(IN_QUERY)
+    if known is None:
+        line = b"&" + scope["query_string"]
+        found = _few(_OFFER.finditer(line))
+        known = [(one.start(), one.end(), _meant(one[1])) for one in found]
+        scope[IN_QUERY] = known
+    return known
+
+
+def _few(found: Iterator[_T]) -> list[_T]:
+    few = list(islice(found, MOST + 1))
+    if len(few) > MOST:
+        raise BadInput("too many tokens")
+    return few
+
+
+def _sift_query(scope: Scope, ours: Ours) -> bytes:
+    line = b"&" + scope["query_string"]
+    kept, at = [], 0
+    for start, end, value in _in_query(scope):
+        if ours(TOKEN, value):
+            kept.append(line[at:start])
+            at = end
+    return b"".join([*kept, line[at:]])[1:]
+
+
+def _meant(value: bytes) -> bytes:
+    if len(value) > 3 * LONGEST:
+        return value
+    return unquote_to_bytes(value.replace(b"+", b" "))

@@ -1,0 +1,66 @@
+"""Who may ask for what: the two tokens, and what the workload's own user may besides."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["AREAS", "TOKEN_VARIABLES", "RightsSettings"]
+
+AREAS = ("archive", "drives", "environment", "tunnel", "upgrade")
+"""What is administrative: with a workload's user each of them needs the operator."""
+
+USER_TOKEN, ADMIN_TOKEN = "SANDKEEPER_TOKEN", "SANDKEEPER_ADMIN_TOKEN"
+MAY = "SANDKEEPER_WORKLOAD_MAY"
+TOKEN_VARIABLES = (USER_TOKEN, ADMIN_TOKEN)
+
+
+@dataclass(frozen=True, slots=True)
+class RightsSettings:
+    """The tokens, empty when there is none; `may` are the areas that need no operator.
+
+    No token is shown by `repr`, so none reaches a log by way of a failure.
+    """
+
+    token: str = field(default="", repr=False)
+    admin_token: str = field(default="", repr=False)
+    may: frozenset[str] = frozenset()
+
+    @classmethod
+    def read(cls, env: Mapping[str, str]) -> "RightsSettings":
+        """Read the three variables.
+
+        Raises ValueError for a token that is set and blank (a secret that failed would leave the
+        door open), that nobody could send, or that is both tokens at once, and for an area that
+        does not exist.
+        """
+        token, admin = _token(env, USER_TOKEN), _token(env, ADMIN_TOKEN)
+        if token and token == admin:
+            raise ValueError(f"{ADMIN_TOKEN} is the same as {USER_TOKEN}")
+        return cls(token, admin, _areas(env.get(MAY, "")))
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Both tokens, as far as there are any."""
+        return tuple(filter(None, (self.token, self.admin_token)))
+
+
+def _token(env: Mapping[str, str], name: str) -> str:
+    if name not in env:
+        return ""
+    token = env[name].strip()  # a file of a secret ends with a newline
+    if not token:
+        raise ValueError(f"{name} is set but empty: give a token, or unset it")
+    try:
+        token.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} is not UTF-8") from None
+    if not token.isprintable():
+        raise ValueError(f"{name} holds a character that no header can carry")
+    return token
+
+
+def _areas(text: str) -> frozenset[str]:
+    named = frozenset(text.replace(",", " ").lower().split())
+    if unknown := sorted(named - {"all", *AREAS}):
+        known = ", ".join(AREAS)
+        raise ValueError(f"{MAY}: there is no {unknown[0]!r}; there are {known}, and all")
+    return frozenset(AREAS) if "all" in named else named
