@@ -141,7 +141,7 @@ def test_files_that_somebody_removed_are_one_gap_each(tmp_path: Path) -> None:
     found = read_all(journal, limit=1 << 20)
 
     assert isinstance(found[0], Chunk)
-    assert found[1:] == [Gap(5000, 10000, "retention"), Gap(10000, 15000, "retention")]
+    assert found[1:] == [Gap(5000, 10000, "storage"), Gap(10000, 15000, "storage")]
     journal.close()
 
 
