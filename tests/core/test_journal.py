@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.cursor import Chunk, Gap, Reader, tails
 from sandkeeper.core.journal import Journal
-from sandkeeper.core.segment import STDERR, STDOUT
+from sandkeeper.core.segment import STDERR, STDOUT, put_back
 from sandkeeper.core.stage import Stage
 
 
@@ -207,7 +207,7 @@ def test_staged_bytes_of_a_killed_server_reach_their_journal(tmp_path: Path) -> 
     staged = Stage.recover(tmp_path / "stage")
 
     assert staged == ("run", 7, b"held in the stage only")
-    Journal.restore(runs, staged[1], staged[2])
+    put_back(runs, staged[1], staged[2])
     recovered = Journal.recover(runs)
     whole = [(item.stream, item.data) for item in read_all(recovered) if isinstance(item, Chunk)]
     assert whole == [(STDOUT, b"before "), (STDERR, b"held in the stage only")]

@@ -30,12 +30,13 @@ from sandkeeper.core.segment import (
     MAX_RECORDS,
     STDOUT,
     STREAMS,
-    Index,
     Segment,
+    count_bytes,
     is_scarcity,
     pack_record,
     read_head,
     segment_bases,
+    was_under_way,
     write_head,
 )
 from sandkeeper.core.statefiles import SetAside, open_plain
@@ -65,7 +66,8 @@ class Journal:
     `abandoned` says that this server stops and nobody will hear of later bytes;
     `tail` is the offset behind the last byte, `exit_offset` the tail when the process ended (None
     while it runs), `sealed` says that nothing will come any more, `totals` counts all bytes per
-    stream, `absent` names the segments whose files cannot be found at present, `followers` are who
+    stream, `forgotten` says that its folder is not to be made again, `absent` names the segments
+    whose files cannot be found at present, `followers` are who
     follows it.
     `awaited` says that somebody wants to hear of the next bytes: who sets it looks at `tail` once
     more afterwards, and the writer, who clears it, looks at it after `tail` has grown.
@@ -83,6 +85,7 @@ class Journal:
         self.absent: frozenset[int] = frozenset()
         self.exit_offset: int | None = None
         self.sealed = False
+        self.forgotten = False
         self.abandoned = False
         self.awaited = True
         self._clock = clock
@@ -238,9 +241,7 @@ class Journal:
         A folder may be removed or mounted over while we write: what is put into a file without a
         name is lost, and the next bytes go into a new segment where the folder is now.
         """
-        absent = frozenset(
-            segment.base for segment in self.segments if not self._is_there(segment)
-        )
+        absent = frozenset(segment.base for segment in self.segments if not self._is_there(segment))
         changed, self.absent = absent != self.absent, absent
         if self._data >= 0 and self.segments[-1].base in absent:
             self._close_segment()
@@ -291,7 +292,13 @@ class Journal:
         gap_from = self.end_of(self.segments[-1]) if self.segments else self.tail
         segment = Segment(self.folder, self.tail, tuple(self.totals), gap_from)
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        data = os.open(segment.data_path, flags, 0o600)
+        try:
+            data = os.open(segment.data_path, flags, 0o600)
+        except FileNotFoundError:
+            if self.forgotten:
+                raise
+            os.mkdir(self.folder, 0o700)  # it was removed, or the state folder is another one
+            data = os.open(segment.data_path, flags, 0o600)
         try:
             index = os.open(segment.index_path, flags | os.O_APPEND, 0o600)
         except OSError:
@@ -331,7 +338,7 @@ class Journal:
             except OSError as error:
                 if is_scarcity(error):
                     raise
-                if aside is not None and not _was_under_way(Segment(folder, base), bases):
+                if aside is not None and not was_under_way(Segment(folder, base), bases):
                     for path in (Segment(folder, base).data_path, Segment(folder, base).index_path):
                         if os.path.lexists(path):
                             aside.put(path, error.strerror)
@@ -352,7 +359,7 @@ class Journal:
         before_it, gap_from = head
         end = base + size if following is None else min(base + size, following)
         segment = replace(segment, before=before_it, gap_from=gap_from, end=end)
-        totals, moment = _count(segment, end)
+        totals, moment = count_bytes(segment, end)
         self.segments = (*self.segments, segment)
         self.tail, self.totals, self._last_time = end, totals, max(moment, self._last_time)
 
@@ -362,48 +369,6 @@ class Journal:
         if missing:
             self.skip(STDOUT, missing)
         return missing
-
-    @staticmethod
-    def restore(folder: Path, offset: int, data: bytes) -> bool:
-        """Write staged bytes at `offset` into the files of a killed server, before `recover`.
-
-        Says whether there was a place for them: they never stood behind the end of a segment.
-        Raises OSError.
-        """
-        base = max((base for base in segment_bases(folder, ("seg",)) if base <= offset), default=None)
-        if base is None:
-            return False
-        fd = open_plain(Segment(folder, base).data_path, os.O_RDWR)
-        try:
-            if os.fstat(fd).st_size < offset - base:
-                return False
-            os.pwrite(fd, data, offset - base)
-        finally:
-            os.close(fd)
-        return True
-
-
-def _was_under_way(segment: Segment, bases: list[int]) -> bool:
-    """Say whether a kill while a segment was made, or dropped, explains what is missing of it."""
-    if segment.base == bases[0] and not os.path.lexists(segment.data_path):
-        return True
-    with suppress(OSError):
-        return segment.base == bases[-1] and os.lstat(segment.data_path).st_size == 0
-    return False
-
-
-def _count(segment: Segment, end: int) -> tuple[list[int], int]:
-    """Return the bytes per stream up to the end of a segment, and when the last ones came."""
-    totals = list(segment.before)
-    fd = open_plain(segment.index_path)
-    try:
-        index = Index(fd, segment.base, end)
-        index.refresh()
-    finally:
-        os.close(fd)
-    for stream, start, stop in index.extents(end):
-        totals[stream] += stop - start
-    return totals, index.time(len(index) - 1)
 
 
 def _settle(future: asyncio.Future[bool], value: bool) -> None:

@@ -20,6 +20,7 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,11 +36,14 @@ __all__ = [
     "STREAMS",
     "Index",
     "Segment",
+    "count_bytes",
     "is_scarcity",
     "pack_record",
     "pread",
+    "put_back",
     "read_head",
     "segment_bases",
+    "was_under_way",
     "write_head",
 ]
 
@@ -239,3 +243,45 @@ class Index:
     def find_time(self, microseconds: int) -> int:
         """Return the number of the first record at or after a time."""
         return bisect_right(range(len(self)), microseconds - 1, key=self.time)
+
+
+def was_under_way(segment: Segment, bases: list[int]) -> bool:
+    """Say whether a kill while a segment was made, or dropped, explains what is missing of it."""
+    if segment.base == bases[0] and not os.path.lexists(segment.data_path):
+        return True
+    with suppress(OSError):
+        return segment.base == bases[-1] and os.lstat(segment.data_path).st_size == 0
+    return False
+
+
+def count_bytes(segment: Segment, end: int) -> tuple[list[int], int]:
+    """Return the bytes per stream up to the end of a segment, and when the last ones came."""
+    totals = list(segment.before)
+    fd = open_plain(segment.index_path)
+    try:
+        index = Index(fd, segment.base, end)
+        index.refresh()
+    finally:
+        os.close(fd)
+    for stream, start, stop in index.extents(end):
+        totals[stream] += stop - start
+    return totals, index.time(len(index) - 1)
+
+
+def put_back(folder: Path, offset: int, data: bytes) -> bool:
+    """Write staged bytes at `offset` into the files of a killed server, before their recovery.
+
+    Says whether there was a place for them: they never stood behind the end of a segment.
+    Raises OSError.
+    """
+    base = max((base for base in segment_bases(folder, ("seg",)) if base <= offset), default=None)
+    if base is None:
+        return False
+    fd = open_plain(Segment(folder, base).data_path, os.O_RDWR)
+    try:
+        if os.fstat(fd).st_size < offset - base:
+            return False
+        os.pwrite(fd, data, offset - base)
+    finally:
+        os.close(fd)
+    return True

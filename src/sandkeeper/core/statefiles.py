@@ -28,6 +28,7 @@ __all__ = [
     "SetAside",
     "decoded",
     "is_moment",
+    "keep_kind",
     "make_folder",
     "open_plain",
     "read_plain",
@@ -39,8 +40,8 @@ DAMAGED = "damaged"
 KEPT = 64
 KEPT_BYTES = 64 << 20
 READ_BYTES = 64 << 20
-LAST_SECOND = 253_402_300_799
-"""The end of the year 9999 in seconds since the epoch: no date can be written behind it."""
+LAST_SECOND = 253_402_128_000
+"""Seconds since the epoch, two days before the year 10000: later dates cannot be written."""
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ class Damaged(Exception):
 
 def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
     """Open a regular file; raises OSError, EINVAL for what is none (a FIFO, a folder, a link)."""
-    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "it is not a file", str(path))
@@ -110,7 +111,7 @@ class SetAside:
             if copy:
                 place.write_bytes(read_plain(path))
             else:
-                os.rename(path, place)
+                _move(path, place)
         except OSError as error:
             self._tell(f"{path} is damaged ({why}) and cannot be set aside: {error.strerror}")
             return False
@@ -146,18 +147,41 @@ class SetAside:
 
 def make_folder(path: Path, aside: SetAside) -> None:
     """Make a folder of our own; whatever else has its name is set aside. Raises OSError."""
-    try:
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
+    with suppress(FileNotFoundError):
+        if not stat.S_ISDIR(_kind(path)):
             aside.put(path, "it is not a folder")
-    except FileNotFoundError:
-        pass
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def keep_kind(path: Path, kind: int, aside: SetAside) -> None:
+    """Set aside what has the name of a file (stat.S_IFREG) or socket of ours and is none."""
+    with suppress(OSError):
+        found = stat.S_IFMT(os.lstat(path).st_mode)
+        if found != kind:
+            aside.put(path, "it is of another kind than ours")
+
+
+def _kind(path: Path) -> int:
+    """Return the mode of what a path leads to; an operator may have put a link there."""
+    try:
+        return os.stat(path).st_mode
+    except OSError:
+        return os.lstat(path).st_mode
 
 
 def _stamp() -> str:
     # Nanoseconds: the names sort by age.
     seconds, rest = divmod(time.time_ns(), 10**9)
     return time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{rest:09d}Z"
+
+
+def _move(path: Path, place: Path) -> None:
+    try:
+        os.rename(path, place)
+    except OSError as error:
+        if error.errno != errno.EXDEV or _size(path) > KEPT_BYTES:
+            raise
+        shutil.move(path, place)
 
 
 def _size(path: Path) -> int:

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import time
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -19,10 +20,11 @@ from sandkeeper.core.child import Children
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.mounting import Mount, bounded, mounts, unmount
 from sandkeeper.core.safefile import UntrustedFile, make_private_folder
+from sandkeeper.core.statefiles import Damaged
 from sandkeeper.errors import Conflict, Internal, SandkeeperError
 from sandkeeper.services.daemon import Daemon
 from sandkeeper.services.drive_drivers import Plan, driver_named, effective
-from sandkeeper.services.drive_records import load_records, record_of, save_records
+from sandkeeper.services.drive_records import Record, load_records, record_of, save_records
 from sandkeeper.services.drive_rules import (
     Drive,
     checked,
@@ -107,18 +109,23 @@ class Drives:
         table = {mount.path for mount in await asyncio.to_thread(mounts)}
         try:
             records = await asyncio.to_thread(load_records, self._settings.folder)
-        except (OSError, UntrustedFile, ValueError) as error:
+        except (OSError, UntrustedFile, Damaged) as error:
             self._log.warning(f"the list of mounted drives is ignored: {error}")
             return
         for record in records:
-            if record.mount_path not in table:
-                continue
-            entry = _Entry(record.drive)
-            self._entries[record.mount_path] = entry
-            if record.pid:
-                log = self._log_path(entry.drive)
-                entry.daemon = Daemon.adopt(record.pid, record.born, log)
-                self._watch(entry)
+            try:
+                if record.mount_path in table:
+                    self._take_over(record)
+            except Exception:  # noqa: BLE001 - one drive must not keep the others away
+                why = traceback.format_exc()
+                self._log.error(f"drive {record.name!r} is not looked after any more: {why}")
+
+    def _take_over(self, record: Record) -> None:
+        entry = _Entry(record.drive)
+        self._entries[record.mount_path] = entry
+        if record.pid:
+            entry.daemon = Daemon.adopt(record.pid, record.born, self._log_path(entry.drive))
+            self._watch(entry)
 
     async def stop(self) -> None:
         """Stop watching; the mounts and their programs stay."""

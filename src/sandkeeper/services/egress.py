@@ -20,6 +20,7 @@ from sandkeeper.core.safefile import (
     read_own,
     write_atomically,
 )
+from sandkeeper.core.statefiles import Damaged, decoded
 from sandkeeper.services.egress_ca import BadCertificates, extra_certificates, merge_bundle
 from sandkeeper.services.egress_proxy import EgressProxy, Route
 from sandkeeper.services.egress_token import (
@@ -214,8 +215,8 @@ class Egress:
     def _load(self) -> _Saved:
         try:
             data = read_own(self._settings.state_file)
-            saved = msgspec.json.decode(data, type=_Saved) if data else _Saved()
-        except (OSError, UntrustedFile, msgspec.DecodeError) as error:
+            saved = decoded(data, _Saved) if data else _Saved()
+        except (OSError, UntrustedFile, Damaged) as error:
             self._log.warning(f"egress state is ignored: {error}")
             return _Saved()
         return saved if saved.version == 2 and 0 <= saved.port < 65536 else _Saved()

@@ -21,6 +21,7 @@ from sandkeeper import __version__
 from sandkeeper.core.child import Children
 from sandkeeper.core.handover import Handover, HeldConnection
 from sandkeeper.core.safefile import UntrustedFile, read_own, write_atomically
+from sandkeeper.core.statefiles import Damaged, decoded
 from sandkeeper.errors import Conflict, SandkeeperError, Unprocessable
 from sandkeeper.services.logs import Log, timestamp
 from sandkeeper.services.upgrade_exec import Successor, become, remember
@@ -133,8 +134,10 @@ class Upgrade:
         try:
             data = read_own(self._path)
             if data is not None:
-                self._status = msgspec.json.decode(data, type=_Status)
-        except (OSError, UntrustedFile, msgspec.MsgspecError) as error:
+                status = decoded(data, _Status)
+                msgspec.json.encode(status)
+                self._status = status
+        except (OSError, UntrustedFile, Damaged, UnicodeEncodeError) as error:
             self._log.warning(f"the status of the last upgrade is ignored: {error}")
 
     def _hear(self) -> None:

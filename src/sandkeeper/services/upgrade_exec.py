@@ -18,6 +18,7 @@ from sandkeeper.core import guard
 from sandkeeper.core.dispositions import ignore_again
 from sandkeeper.core.handover import Handover
 from sandkeeper.core.safefile import UntrustedFile, read_own, write_atomically
+from sandkeeper.core.statefiles import Damaged, decoded
 from sandkeeper.services.upgrade_install import Installation, package_roots
 
 __all__ = ["Successor", "become", "go_on_upgraded", "remember"]
@@ -113,12 +114,12 @@ def go_on_upgraded(
     """
     try:
         data = read_own(versions / CURRENT)
-        current = msgspec.json.decode(data, type=_Current) if data else None
-    except (OSError, UntrustedFile, msgspec.MsgspecError):
+        current = decoded(data, _Current) if data else None
+    except (OSError, UntrustedFile, Damaged):
         return
     if current is None or current.base != __version__ or sys.executable == current.python:
         return
     variables = {**environment, "SANDBOX_UPGRADE_COUNT": str(current.count)}
     argv = [current.python, "-I", "-m", "sandkeeper", *arguments]
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # a name that no file can have
         os.execve(current.python, argv, variables)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from sandkeeper.core.replace import Draft
+from sandkeeper.core.statefiles import SetAside
 from sandkeeper.errors import Internal, NotFound, SandkeeperError
+from sandkeeper.services.ages import bounded_age
 from sandkeeper.services.conditions import Conditions
 from sandkeeper.services.feed import Feed
 from sandkeeper.services.files import Fault, Files
@@ -39,10 +41,12 @@ class _Live:
 class Uploads:
     """All sessions. Their index is changed on the event loop only."""
 
-    def __init__(self, files: Files, root: Path, fallback: Path, expiry: float) -> None:
+    def __init__(
+        self, files: Files, root: Path, fallback: Path, expiry: float, aside: SetAside
+    ) -> None:
         self._files = files
         self._work = files.work
-        self._store = Store(root)
+        self._store = Store(root, aside)
         self._fallback = fallback
         self._expiry = expiry
         self._live: dict[str, _Live] = {}
@@ -54,11 +58,12 @@ class Uploads:
             found = await self._work.own(self._store.open)
         except OSError as error:
             log.write("warning", f"{error}; uploads in parts go to {self._fallback}")
-            self._store = Store(self._fallback)
+            self._store = Store(self._fallback, self._store.aside)
             found = await self._work.own(self._store.open)
         now = time.monotonic()
         self._live = {
-            session.uploadId: _Live(session, now - max(0.0, age)) for session, age in found
+            session.uploadId: _Live(session, now - bounded_age(changed, self._expiry))
+            for session, changed in found
         }
         self._sweeper = asyncio.create_task(self._sweep_forever(log))
 
