@@ -11,8 +11,8 @@ import pytest
 from tests.harness import needs_root
 
 from sandkeeper.core.identity import Identity
-from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.core.statefiles import SetAside
+from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.errors import Internal, Unprocessable
 from sandkeeper.services.conditions import NO_CONDITIONS
 from sandkeeper.services.copies import Copies

@@ -8,8 +8,8 @@ import fcntl
 import os
 from pathlib import Path
 
-from sandkeeper.services.access import redact_command
 from sandkeeper.services.logs import Log
+from sandkeeper.services.redaction import redact_command
 
 __all__ = ["KeepAlive"]
 
