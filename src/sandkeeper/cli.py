@@ -173,6 +173,8 @@ def _serve(
         if identity is not None and settings.rights.may:
             permitted = ", ".join(sorted(settings.rights.may))
             sandbox.log.warning(f"SANDKEEPER_WORKLOAD_MAY gives the workload: {permitted}")
+        for line in lock.told:
+            sandbox.log.error(line)
         serve(sandbox, listeners, handover.connections if handover else ())
     return 0
 

@@ -3,13 +3,14 @@
 import os
 import tempfile
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sandkeeper.core.segment import HEAD, Index, Segment, pack_record, read_head, write_head
 
 records = st.lists(
-    st.tuples(st.integers(1, 50), st.integers(0, 5000), st.integers(0, 3)), max_size=30
+    st.tuples(st.integers(1, 50), st.integers(0, 5000), st.integers(0, 3)), min_size=1, max_size=30
 ).map(lambda steps: list(accumulate(steps)))
 
 
@@ -44,13 +45,51 @@ def test_look_ups_agree_with_a_plain_search(made, offset, moment, torn) -> None:
         assert index.find_time(moment) == sum(when < moment for _, when, _ in made)
 
 
-def test_a_head_says_what_was_before_and_a_torn_one_says_nothing(tmp_path) -> None:
-    segment = Segment(tmp_path, 77, (1, 2, 3, 4), gap_from=70)
+@given(st.binary(max_size=900), st.integers(0, 500), st.integers(0, 500), st.booleans())
+def test_an_index_of_any_bytes_answers_in_order_and_names_streams(raw, base, size, written) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(b"\0" * HEAD.size + raw)
+        file.flush()
+        index = Index(file.fileno(), base, None if written else base + size)
+        index.refresh()
+
+        offsets = [index.offset(n) for n in range(len(index))]
+        moments = [index.time(n) for n in range(len(index))]
+        assert offsets == sorted(offsets)
+        assert offsets[0] == base
+        assert moments == sorted(moments)
+        assert {index.stream(n) for n in range(len(index))} <= set(range(4))
+        extents = list(index.extents(base + size))
+        assert sum(stop - start for _, start, stop in extents) == size
+        assert index.find(base) >= 0
+        assert 0 <= index.find_time(1 << 40) <= len(index)
+
+
+def test_a_record_that_cannot_be_true_is_passed_over_and_the_one_before_reigns_on() -> None:
+    sound = [(100, 1, 0), (110, 2, 1), (120, 3, 0), (130, 4, 1)]
+    for number in range(1, 4):
+        for wrong in ((50, 5, 0), (9999, 5, 0), (115, 5, 9)):
+            made = [*sound[:number], wrong, *sound[number:]]
+            with tempfile.TemporaryFile() as file:
+                file.write(b"\0" * HEAD.size + b"".join(pack_record(*one) for one in made))
+                file.flush()
+                index = Index(file.fileno(), 100, 200)
+                index.refresh()
+                found = [(index.offset(n), index.stream(n)) for n in range(len(index))]
+            assert found == [(offset, stream) for offset, _, stream in sound]
+
+
+def test_a_head_says_what_was_before_and_a_torn_one_is_refused(tmp_path) -> None:
+    segment = Segment(tmp_path, 10, (1, 2, 3, 4), gap_from=7)
     fd = os.open(segment.index_path, os.O_RDWR | os.O_CREAT)
     write_head(fd, segment)
-    assert read_head(segment.index_path) == ((1, 2, 3, 4), 70)
+    assert read_head(segment.index_path, 10) == ((1, 2, 3, 4), 7)
+    assert read_head(segment.index_path, 11) is None
+    os.pwrite(fd, b"\x08", 16)
+    assert read_head(segment.index_path, 10) is None
 
     os.ftruncate(fd, HEAD.size - 1)
     os.close(fd)
-    assert read_head(segment.index_path) is None
-    assert read_head(tmp_path / "absent") is None
+    for path in (segment.index_path, tmp_path / "absent", tmp_path):
+        with pytest.raises(OSError):
+            read_head(path, 10)

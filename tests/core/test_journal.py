@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.cursor import Chunk, Gap, Reader, tails
 from sandkeeper.core.journal import Journal
-from sandkeeper.core.segment import STDERR, STDOUT
+from sandkeeper.core.segment import STDERR, STDOUT, put_back
 from sandkeeper.core.stage import Stage
 
 
@@ -141,7 +141,7 @@ def test_files_that_somebody_removed_are_one_gap_each(tmp_path: Path) -> None:
     found = read_all(journal, limit=1 << 20)
 
     assert isinstance(found[0], Chunk)
-    assert found[1:] == [Gap(5000, 10000, "retention"), Gap(10000, 15000, "retention")]
+    assert found[1:] == [Gap(5000, 10000, "storage"), Gap(10000, 15000, "storage")]
     journal.close()
 
 
@@ -207,7 +207,7 @@ def test_staged_bytes_of_a_killed_server_reach_their_journal(tmp_path: Path) -> 
     staged = Stage.recover(tmp_path / "stage")
 
     assert staged == ("run", 7, b"held in the stage only")
-    Journal.restore(runs, staged[1], staged[2])
+    put_back(runs, staged[1], staged[2])
     recovered = Journal.recover(runs)
     whole = [(item.stream, item.data) for item in read_all(recovered) if isinstance(item, Chunk)]
     assert whole == [(STDOUT, b"before "), (STDERR, b"held in the stage only")]

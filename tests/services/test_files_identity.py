@@ -11,6 +11,7 @@ import pytest
 from tests.harness import needs_root
 
 from sandkeeper.core.identity import Identity
+from sandkeeper.core.statefiles import SetAside
 from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.errors import Internal, Unprocessable
 from sandkeeper.services.conditions import NO_CONDITIONS
@@ -128,7 +129,9 @@ def test_an_upload_in_parts_is_kept_by_the_server_and_ends_as_the_users(
     files: Files, home: Path, tmp_path: Path
 ) -> None:
     async def go() -> None:
-        uploads = Uploads(files, tmp_path / "up", tmp_path / "fallback", 60.0)
+        uploads = Uploads(
+            files, tmp_path / "up", tmp_path / "fallback", 60.0, SetAside(tmp_path, print)
+        )
         await uploads.start(Quiet())
         session = await uploads.initiate(f"{home}/f", 0o600)
         part = uploads.part(session.uploadId, 1)
@@ -156,7 +159,7 @@ def test_a_directory_of_uploads_that_somebody_planted_is_not_used(
             lines.append(message)
 
     async def go() -> None:
-        uploads = Uploads(files, home, tmp_path / "fallback", 60.0)
+        uploads = Uploads(files, home, tmp_path / "fallback", 60.0, SetAside(tmp_path, print))
         await uploads.start(Heard())
         await uploads.initiate("/x", 0o600)
         await uploads.stop()

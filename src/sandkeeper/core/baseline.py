@@ -14,11 +14,13 @@ import msgspec
 
 from sandkeeper.core import zstd
 from sandkeeper.core.snapshot import Entry, Facts, LeftOut, key_of, look
+from sandkeeper.core.statefiles import open_plain
 
 __all__ = ["BadBaseline", "Baseline", "record"]
 
 VERSION = 1
 READ_BYTES = 256 << 10
+ENTRY_BYTES = 16 << 20
 LEVEL = 3
 
 
@@ -88,7 +90,7 @@ class Baseline:
         with contextlib.closing(self._values()) as values:
             try:
                 self._head = msgspec.msgpack.decode(next(values), type=_Head)
-            except (msgspec.DecodeError, StopIteration):
+            except (msgspec.DecodeError, RecursionError, StopIteration):
                 raise BadBaseline(f"{self._path} is no baseline") from None
         if self._head.version != VERSION:
             raise BadBaseline(f"{self._path} has version {self._head.version}, not {VERSION}")
@@ -114,13 +116,14 @@ class Baseline:
         for value in values:
             try:
                 name, *facts = _decode(value)
-            except msgspec.DecodeError:
+                path = os.fsdecode(name)
+                entry = Entry(path, key_of(path), Facts(*facts))
+            except (msgspec.DecodeError, RecursionError, TypeError, ValueError):
                 raise BadBaseline(f"{self._path} is damaged") from None
-            path = os.fsdecode(name)
-            yield Entry(path, key_of(path), Facts(*facts))
+            yield entry
 
     def _values(self) -> Generator[bytes, None, None]:
-        with open(self._path, "rb") as file:
+        with open(open_plain(self._path), "rb") as file:
             reader = zstd.unpacking(file)
             rest = b""
             try:
@@ -136,6 +139,8 @@ class Baseline:
                         yield rest[place + 4 : end]
                         place = end
                     rest = rest[place:]
+                    if len(rest) > ENTRY_BYTES:  # no entry is so long: its length is damaged
+                        break
             except zstd.ZstdFault:
                 raise BadBaseline(f"{self._path} is damaged") from None
             except EOFError:

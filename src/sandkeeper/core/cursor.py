@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from time import monotonic
 
 from sandkeeper.core.journal import Journal
-from sandkeeper.core.segment import Index, Segment, pread
+from sandkeeper.core.segment import Index, Segment, is_scarcity, pread
+from sandkeeper.core.statefiles import open_plain
 from sandkeeper.core.turns import Turns
 
 __all__ = ["Abandoned", "Chunk", "Follow", "Gap", "Reader", "tails"]
@@ -84,31 +85,39 @@ class Reader:
         if segment is None:
             retained = offset < self._journal.first
             return [Gap(offset, min(kept, tail), "retention" if retained else "storage")]
-        if not self._open(segment):
-            return self._vanished(segment, offset, tail)
         end = min(tail, offset + limit, segment.base + self._size(segment, tail))
-        data = pread(self._data, end - offset, offset - segment.base, nowait=nowait)
-        if not data:
-            return self._vanished(segment, offset, tail)
-        return self._split(offset, data, nowait=nowait)
+        try:
+            if not self._open(segment):
+                return self._vanished(segment, offset, tail)
+            data = pread(self._data, end - offset, offset - segment.base, nowait=nowait)
+            if data:
+                return self._split(offset, data, nowait=nowait)
+        except OSError as error:
+            if is_scarcity(error):
+                raise
+        return self._vanished(segment, offset, tail)
 
     def _size(self, segment: Segment, tail: int) -> int:
         return (tail if segment.end is None else segment.end) - segment.base
 
     def _vanished(self, segment: Segment, offset: int, tail: int) -> list[Chunk | Gap]:
-        """A segment's files are gone: retention was faster than we, or somebody removed them."""
-        end = segment.base + self._size(segment, tail)
-        return [Gap(offset, max(end, min(self._journal.first, tail)), "retention")]
+        """A segment cannot be read: retention was faster than we, or its files are no more."""
+        self.close()
+        end = max(segment.base + self._size(segment, tail), min(self._journal.first, tail))
+        retained = offset < self._journal.first
+        return [Gap(offset, end, "retention" if retained else "storage")]
 
     def _open(self, segment: Segment) -> bool:
         if self._segment is not None and self._segment.base == segment.base:
             return True
         self.close()
         try:
-            self._data = os.open(segment.data_path, os.O_RDONLY | os.O_CLOEXEC)
-            self._index = Index(os.open(segment.index_path, os.O_RDONLY | os.O_CLOEXEC))
-        except FileNotFoundError:
+            self._data = open_plain(segment.data_path)
+            self._index = Index(open_plain(segment.index_path), segment.base, segment.end)
+        except OSError as error:
             self.close()
+            if is_scarcity(error):
+                raise
             return False
         self._segment = segment
         return True
@@ -134,9 +143,8 @@ class Reader:
     def offset_at(self, microseconds: int) -> int:
         """Return the offset of the first kept byte that arrived at or after a time."""
         for segment in self._journal.segments:
-            if not self._open(segment) or self._index is None:
+            if not self._is_indexed(segment, nowait=False) or self._index is None:
                 continue
-            self._index.refresh()
             number = self._index.find_time(microseconds)
             if number < len(self._index):
                 return max(self._index.offset(number), segment.base)
@@ -145,17 +153,21 @@ class Reader:
     def extents(self, segment: Segment, *, nowait: bool) -> list[tuple[int, int, int]]:
         """Return (stream, start, end) of every record of a segment; empty if it is gone."""
         tail = self._journal.tail
-        if not self._open(segment) or self._index is None:
+        if not self._is_indexed(segment, nowait=nowait) or self._index is None:
             return []
-        self._index.refresh(nowait=nowait)
-        index, last = self._index, segment.base + self._size(segment, tail)
-        starts = index.records[0::2].tolist()
-        stops = [*starts[1:], last]
-        return [
-            (index.stream(number), start, min(stop, last))
-            for number, (start, stop) in enumerate(zip(starts, stops, strict=True))
-            if start < min(stop, last)
-        ]
+        return list(self._index.extents(segment.base + self._size(segment, tail)))
+
+    def _is_indexed(self, segment: Segment, *, nowait: bool) -> bool:
+        """Have the index of a segment at hand; False where it cannot be read."""
+        try:
+            if not self._open(segment) or self._index is None:
+                return False
+            self._index.refresh(nowait=nowait)
+        except OSError as error:
+            if is_scarcity(error):
+                raise
+            return False
+        return True
 
     def plain(self, segment: Segment, start: int, end: int) -> bytes:
         """Return the bytes of a segment from `start` to `end`, whosever they are; none: gone."""
@@ -164,9 +176,18 @@ class Reader:
         return pread(self._data, end - start, start - segment.base)
 
     def window(self, segment: Segment, end: int, *, nowait: bool) -> tuple[int, bytes]:
-        """Return a block of the open segment that ends at `end`, and its offset."""
+        """Return a block of the open segment that ends at `end`, and its offset.
+
+        The block is empty where it cannot be read.
+        """
         start = max(segment.base, end - WINDOW)
-        return start, pread(self._data, end - start, start - segment.base, nowait=nowait)
+        try:
+            data = pread(self._data, end - start, start - segment.base, nowait=nowait)
+        except OSError as error:
+            if is_scarcity(error):
+                raise
+            data = b""
+        return start, data if start + len(data) == end else b""
 
 
 def tails(

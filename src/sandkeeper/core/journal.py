@@ -26,7 +26,20 @@ from pathlib import Path
 from time import time_ns
 from typing import TYPE_CHECKING
 
-from sandkeeper.core.segment import STREAMS, Index, Segment, pack_record, read_head, write_head
+from sandkeeper.core.segment import (
+    MAX_RECORDS,
+    STDOUT,
+    STREAMS,
+    Segment,
+    count_bytes,
+    is_scarcity,
+    pack_record,
+    read_head,
+    segment_bases,
+    was_under_way,
+    write_head,
+)
+from sandkeeper.core.statefiles import SetAside, open_plain
 
 if TYPE_CHECKING:
     from sandkeeper.core.cursor import Follow
@@ -35,9 +48,6 @@ __all__ = ["Journal", "Place"]
 
 MERGE_MICROSECONDS = 1000
 """Bytes of one stream that arrive within this time share an index record."""
-
-MAX_RECORDS = 8192
-"""A segment ends after so many records, which bounds what a reader keeps of an index."""
 
 
 class Place:
@@ -56,8 +66,9 @@ class Journal:
     `abandoned` says that this server stops and nobody will hear of later bytes;
     `tail` is the offset behind the last byte, `exit_offset` the tail when the process ended (None
     while it runs), `sealed` says that nothing will come any more, `totals` counts all bytes per
-    stream, `lost` those that are no longer (or never were) kept, `followers` who follows it,
-    `newlines` what readers have counted of closed segments, by base (`core.places`).
+    stream, `forgotten` says that its folder is not to be made again, `absent` names the segments
+    whose files cannot be found at present, `newlines` holds what readers have counted of closed
+    segments, by base (`core.places`), `followers` are who follows it.
     `awaited` says that somebody wants to hear of the next bytes: who sets it looks at `tail` once
     more afterwards, and the writer, who clears it, looks at it after `tail` has grown.
     """
@@ -70,9 +81,11 @@ class Journal:
         self.segments: tuple[Segment, ...] = ()
         self.tail = 0
         self.totals = [0] * STREAMS
-        self.lost = 0
+        self._lost = 0
+        self.absent: frozenset[int] = frozenset()
         self.exit_offset: int | None = None
         self.sealed = False
+        self.forgotten = False
         self.abandoned = False
         self.awaited = True
         self._clock = clock
@@ -94,6 +107,18 @@ class Journal:
         """The offset of the first byte still kept; the tail when there is none."""
         segments = self.segments
         return segments[0].base if segments else self.tail
+
+    @property
+    def lost(self) -> int:
+        """The bytes that are no longer (or never were) kept, or cannot be found at present."""
+        absent = self.absent
+        if not absent:
+            return self._lost
+        return self._lost + sum(
+            self.end_of(segment) - segment.base
+            for segment in self.segments
+            if segment.base in absent
+        )
 
     @property
     def kept(self) -> int:
@@ -190,7 +215,7 @@ class Journal:
         """Count bytes that could not be stored; readers get a gap in their place."""
         self._close_segment()
         self.totals[stream] += count
-        self.lost += count
+        self._lost += count
         self.tail += count
         self._count_holes()
 
@@ -203,7 +228,7 @@ class Journal:
         size = self.end_of(oldest) - oldest.base
         self.segments = segments[1:]
         self.newlines.pop(oldest.base, None)
-        self.lost += size
+        self._lost += size
         self._count_holes()
         for path in (oldest.data_path, oldest.index_path):
             with suppress(OSError):  # gone, or on a disk that has become read-only
@@ -212,12 +237,36 @@ class Journal:
                 path.unlink()
         return size
 
+    def look(self) -> bool:
+        """See which segments are where they belong; says whether that has changed.
+
+        A folder may be removed or mounted over while we write: what is put into a file without a
+        name is lost, and the next bytes go into a new segment where the folder is now.
+        """
+        absent = frozenset(segment.base for segment in self.segments if not self._is_there(segment))
+        changed, self.absent = absent != self.absent, absent
+        if self._data >= 0 and self.segments[-1].base in absent:
+            self._close_segment()
+        return changed
+
+    def _is_there(self, segment: Segment) -> bool:
+        try:
+            found = os.lstat(segment.data_path)
+        except OSError as error:
+            return is_scarcity(error)
+        if self._data < 0 or segment is not self.segments[-1]:
+            return True
+        ours = os.fstat(self._data)
+        return (ours.st_dev, ours.st_ino) == (found.st_dev, found.st_ino)
+
     def close(self) -> None:
         """Close the files; a later `reserve` opens a new segment."""
         self._close_segment()
 
     def seal(self) -> None:
         """Close for good: no process can write any more."""
+        if self._data >= 0:
+            self.look()
         self._close_segment()
         self.sealed = True
 
@@ -245,7 +294,13 @@ class Journal:
         gap_from = self.end_of(self.segments[-1]) if self.segments else self.tail
         segment = Segment(self.folder, self.tail, tuple(self.totals), gap_from)
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        data = os.open(segment.data_path, flags, 0o600)
+        try:
+            data = os.open(segment.data_path, flags, 0o600)
+        except FileNotFoundError:
+            if self.forgotten:
+                raise
+            os.mkdir(self.folder, 0o700)  # it was removed, or the state folder is another one
+            data = os.open(segment.data_path, flags, 0o600)
         try:
             index = os.open(segment.index_path, flags | os.O_APPEND, 0o600)
         except OSError:
@@ -269,51 +324,53 @@ class Journal:
     # Recovery
 
     @classmethod
-    def recover(cls, folder: Path, *, segment_bytes: int = 4 << 20) -> "Journal":
-        """Open the journal that an earlier server left in `folder`."""
+    def recover(
+        cls, folder: Path, *, segment_bytes: int = 4 << 20, aside: SetAside | None = None
+    ) -> "Journal":
+        """Open the journal that an earlier server left in `folder`, as much as is left of it.
+
+        A segment that cannot be read becomes a gap and goes `aside`. Raises OSError when not even
+        the folder can be read.
+        """
         journal = cls(folder, segment_bytes=segment_bytes)
-        found: list[Segment] = []
-        for path in sorted(folder.glob("*.idx")):
-            head = read_head(path)
-            segment = Segment(folder, int(path.stem))
-            if head is None or not segment.data_path.exists():
-                continue
-            size = segment.data_path.stat().st_size
-            before, gap_from = head
-            found.append(
-                replace(segment, before=before, gap_from=gap_from, end=segment.base + size)
-            )
-        journal.segments = tuple(found)
-        if found:
-            journal._count_last(found[-1])
+        bases = segment_bases(folder)
+        for base, following in zip(bases, [*bases[1:], None], strict=False):
+            try:
+                journal._take_up(base, following)
+            except OSError as error:
+                if is_scarcity(error):
+                    raise
+                if aside is not None and not was_under_way(Segment(folder, base), bases):
+                    for path in (Segment(folder, base).data_path, Segment(folder, base).index_path):
+                        if os.path.lexists(path):
+                            aside.put(path, error.strerror)
         journal._count_holes()
-        journal.lost = journal.tail - journal.kept
+        journal._lost = journal.tail - journal.kept
         return journal
 
-    @staticmethod
-    def restore(folder: Path, offset: int, data: bytes) -> None:
-        """Write staged bytes at `offset` into the files of a killed server, before `recover`."""
-        bases = [int(path.stem) for path in folder.glob("*.seg")]
-        base = max((base for base in bases if base <= offset), default=None)
-        if base is not None:
-            with open(Segment(folder, base).data_path, "r+b") as file:
-                file.seek(offset - base)
-                file.write(data)
+    def _take_up(self, base: int, following: int | None) -> None:
+        """Add the segment at `base`, which ends where the next one begins at the latest."""
+        segment = Segment(self.folder, base)
+        os.close(open_plain(segment.data_path))
+        size = os.stat(segment.data_path).st_size
+        head = read_head(segment.index_path, base)
+        if head is None:  # what is missing in front was somebody's: it cannot be told whose
+            before = list(self.totals)
+            before[STDOUT] += base - sum(before)
+            head = (tuple(before), min(self.tail, base))
+        before_it, gap_from = head
+        end = base + size if following is None else min(base + size, following)
+        segment = replace(segment, before=before_it, gap_from=gap_from, end=end)
+        totals, moment = count_bytes(segment, end)
+        self.segments = (*self.segments, segment)
+        self.tail, self.totals, self._last_time = end, totals, max(moment, self._last_time)
 
-    def _count_last(self, last: Segment) -> None:
-        assert last.end is not None
-        self.tail = last.end
-        self.totals = list(last.before)
-        fd = os.open(last.index_path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            index = Index(fd)
-            index.refresh()
-        finally:
-            os.close(fd)
-        for number in range(len(index)):
-            end = index.offset(number + 1) if number + 1 < len(index) else last.end
-            self.totals[index.stream(number)] += max(0, min(end, last.end) - index.offset(number))
-            self._last_time = index.time(number)
+    def expect(self, tail: int) -> int:
+        """Have what a record says was there, and is not, be a gap; returns its size in bytes."""
+        missing = max(0, tail - self.tail) if tail < 1 << 62 else 0
+        if missing:
+            self.skip(STDOUT, missing)
+        return missing
 
 
 def _settle(future: asyncio.Future[bool], value: bool) -> None:

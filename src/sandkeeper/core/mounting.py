@@ -62,7 +62,8 @@ T = TypeVar("T")
 class Mount:
     """One line of the table, unescaped; `options` as the kernel writes them, the mount's own first.
 
-    `id` is unique among what is mounted now; the kernel gives it again later.
+    `id` is unique among what is mounted now; the kernel gives it again later. `device` is as
+    `st_dev` of what is there, `root` the folder of that file system which is shown.
     """
 
     source: str
@@ -70,6 +71,8 @@ class Mount:
     kind: str
     options: tuple[str, ...]
     id: int = 0
+    device: int = 0
+    root: str = "/"
 
     @property
     def read_only(self) -> bool:
@@ -91,7 +94,9 @@ def parse_mounts(text: str) -> list[Mount]:
         if len(own) >= 6 and len(rest) >= 3 and own[0].isdigit():
             options = (*own[5].split(","), *rest[2].split(","))
             path, kind, source = unescape(own[4]), unescape(rest[0]), unescape(rest[1])
-            found.append(Mount(source, path, kind, options, int(own[0])))
+            major, _, minor = own[2].partition(":")
+            device = os.makedev(int(major), int(minor))
+            found.append(Mount(source, path, kind, options, int(own[0]), device, unescape(own[3])))
     return found
 
 

@@ -4,7 +4,7 @@ import os
 
 from sandkeeper.core.mounting import mounts
 
-__all__ = ["PSEUDO", "pseudo_mounts"]
+__all__ = ["PSEUDO", "proc_mounts", "pseudo_mounts"]
 
 PSEUDO = frozenset(
     [
@@ -38,5 +38,13 @@ def pseudo_mounts() -> list[bytes]:
     """Return where such file systems are mounted; none if that cannot be read."""
     try:
         return [os.fsencode(mount.path) for mount in mounts() if mount.kind in PSEUDO]
+    except OSError:
+        return []
+
+
+def proc_mounts() -> list[tuple[int, str, str]]:
+    """Return device, root within the file system and mount point of every procfs."""
+    try:
+        return [(one.device, one.root, one.path) for one in mounts() if one.kind == "proc"]
     except OSError:
         return []

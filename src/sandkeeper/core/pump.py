@@ -10,7 +10,7 @@ import fcntl
 import os
 import select
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -96,6 +96,18 @@ class Pump(Worker):
         `done` gets the tail below which all earlier ones stand, on the pump's thread.
         """
         self._order(lambda: self._settle(journal, moment, done))
+
+    def look(self, journals: Iterable[Journal]) -> None:
+        """Have journals see which of their files are still where they belong."""
+        known = list(journals)
+
+        def look() -> None:
+            for journal in known:
+                if journal.look():
+                    journal.awaited = False
+                    self._grown.append(journal)
+
+        self._order(look)
 
     def release(self, journal: Journal, sources: tuple[Source, ...]) -> None:
         """Give up pipes whose process is over; each is still carried until its last writer goes."""

@@ -17,6 +17,8 @@ import secrets
 import struct
 from pathlib import Path
 
+from sandkeeper.core.statefiles import read_plain
+
 __all__ = ["CANARY", "Recovered", "Stage"]
 
 SIZE = 1 << 20
@@ -71,9 +73,13 @@ class Stage:
 
     @staticmethod
     def recover(path: Path) -> Recovered | None:
-        """Return what a killed server had read but not acknowledged as stored."""
+        """Return what a killed server had read but not acknowledged as stored.
+
+        Raises OSError when it cannot be read. Who asks must see whether the name and the offset
+        can be true.
+        """
         try:
-            raw = path.read_bytes()
+            raw = read_plain(path, _HEAD_SIZE + SIZE)
         except FileNotFoundError:
             return None
         if len(raw) < _HEAD_SIZE + SIZE:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sandkeeper.core.identity import Identity
+from sandkeeper.core.statefiles import SetAside, keep_kind, open_plain
 from sandkeeper.core.trusted import UntrustedFile, open_trusted_folder
 
 __all__ = ["StateLock"]
@@ -22,7 +23,7 @@ class StateLock:
 
     Makes the folder where it is missing. Raises OSError: EBUSY when another server has it, EPERM
     when it belongs to another user, who could plant files there, or when the workload's user could
-    put another folder in its place.
+    put another folder in its place. `told` is what there is to say in the log.
     """
 
     def __init__(self, folder: Path, workload: Identity | None = None) -> None:
@@ -31,11 +32,11 @@ class StateLock:
         if facts.st_uid != os.geteuid():
             raise OSError(errno.EPERM, f"it belongs to user {facts.st_uid}", str(folder))
         folder.chmod(0o700)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._fd = os.open(folder / "lock", flags, 0o600)
+        self.told: list[str] = []
+        # What is no file is nobody's lock.
+        keep_kind(folder / "lock", stat.S_IFREG, SetAside(folder, self.told.append))
+        self._fd = open_plain(folder / "lock", os.O_RDWR | os.O_CREAT)
         try:
-            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
-                raise OSError(errno.EINVAL, "its lock is not a file", str(folder))
             self._take(folder)
         except BaseException:
             os.close(self._fd)

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from sandkeeper.core.paths import is_temporary
 from sandkeeper.core.removal import remove_tree
+from sandkeeper.core.statefiles import open_plain
 
 __all__ = ["Temporaries", "remove_temporary"]
 
+MOST_SLOTS = 1 << 16
 SLOT_BYTES = 4096  # PATH_MAX: no longer path can be opened, so none can be created
 
 
@@ -40,8 +42,7 @@ class Temporaries:
     def open(self) -> list[str]:
         """Open the journal and sweep; returns what was removed. Raises OSError."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._fd = os.open(self._path, flags, 0o600)
+        self._fd = open_plain(self._path, os.O_RDWR | os.O_CREAT)
         removed = [path for path in self._left_over() if remove_temporary(path)]
         os.ftruncate(self._fd, 0)
         return removed
@@ -79,7 +80,7 @@ class Temporaries:
     def _left_over(self) -> list[str]:
         size = os.fstat(self._fd).st_size
         found = []
-        for offset in range(0, size, SLOT_BYTES):
+        for offset in range(0, min(size, MOST_SLOTS * SLOT_BYTES), SLOT_BYTES):
             name = os.pread(self._fd, SLOT_BYTES, offset).split(b"\0", 1)[0]
             if name:
                 found.append(os.fsdecode(name))

@@ -110,6 +110,15 @@ class TerminalPump(Worker):
         """
         self._order(lambda: self._finish(line, done))
 
+    def look(self, journals: list[Journal]) -> None:
+        """Have journals see which of their files are still where they belong."""
+
+        def look() -> None:
+            for journal in journals:
+                journal.look()
+
+        self._order(look)
+
     def take_news(self) -> list[Line]:
         """Return the lines that changed since the last call; event loop's thread only."""
         self._notified = False

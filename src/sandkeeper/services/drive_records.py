@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from sandkeeper.core.safefile import make_private_folder, read_own, write_atomically
+from sandkeeper.core.statefiles import Damaged, decoded
 from sandkeeper.services.drive_rules import Drive, Reach
 
 __all__ = ["Record", "load_records", "record_of", "save_records"]
@@ -62,9 +63,14 @@ def record_of(drive: Drive, **more: Any) -> Record:
 
 
 def load_records(folder: Path) -> list[Record]:
-    """Read the file; raises OSError, UntrustedFile, or ValueError when it is damaged."""
+    """Read the file; raises OSError, UntrustedFile or Damaged."""
     data = read_own(folder / FILE)
-    return msgspec.json.decode(data, type=list[Record]) if data else []
+    records = decoded(data, list[Record]) if data else []
+    for record in records:
+        named = "\0" not in f"{record.name}{record.mount_path}{record.drive_path}"
+        if not (named and 0 <= record.pid < 1 << 31 and 0 <= record.born < 1 << 62):
+            raise Damaged("a value of it cannot be true")
+    return records
 
 
 def save_records(folder: Path, records: list[Record]) -> None:

@@ -7,6 +7,7 @@ first: the kernel then fails whatever waits, and the mount point can be detached
 """
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from sandkeeper.core.child import Children
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.mounting import Mount, bounded, mounts
 from sandkeeper.core.safefile import UntrustedFile
+from sandkeeper.core.statefiles import Damaged
 from sandkeeper.errors import Conflict, Forbidden, SandkeeperError
 from sandkeeper.services.daemon import Daemon
 from sandkeeper.services.drive_drivers import driver_named, effective
@@ -126,19 +128,25 @@ class Drives:
         table = {mount.path: mount.id for mount in await asyncio.to_thread(mounts)}
         try:
             records = await asyncio.to_thread(load_records, self._settings.folder)
-        except (OSError, UntrustedFile, ValueError) as error:
+        except (OSError, UntrustedFile, Damaged) as error:
             self._log.warning(f"the list of mounted drives is ignored: {error}")
             return
         for record in records:
-            there = table.get(record.mount_path)
-            if there is None or (record.mount_id and record.mount_id != there):
-                continue
-            entry = _Entry(record.drive, None, there, record.made, record.reach)
-            self._entries[record.mount_path] = entry
-            if record.pid:
-                log = self._mounter.log_path(entry.drive)
-                entry.daemon = Daemon.adopt(record.pid, record.born, log)
-                self._watch(entry)
+            try:
+                self._take_over(record, table.get(record.mount_path))
+            except Exception:  # noqa: BLE001 - one drive must not keep the others away
+                why = traceback.format_exc()
+                self._log.error(f"drive {record.name!r} is not looked after any more: {why}")
+
+    def _take_over(self, record: Record, there: int | None) -> None:
+        if there is None or (record.mount_id and record.mount_id != there):
+            return
+        entry = _Entry(record.drive, None, there, record.made, record.reach)
+        self._entries[record.mount_path] = entry
+        if record.pid:
+            log = self._mounter.log_path(entry.drive)
+            entry.daemon = Daemon.adopt(record.pid, record.born, log)
+            self._watch(entry)
 
     async def stop(self) -> None:
         """Stop watching; the mounts and their programs stay."""

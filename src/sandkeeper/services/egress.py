@@ -17,6 +17,7 @@ import msgspec
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.pacing import unpace
 from sandkeeper.core.safefile import read_own
+from sandkeeper.core.statefiles import Damaged, decoded
 from sandkeeper.core.trusted import UntrustedFile, open_trusted_folder, write_trusted
 from sandkeeper.services.egress_ca import BadCertificates, extra_certificates, merge_bundle
 from sandkeeper.services.egress_proxy import EgressProxy, Route
@@ -223,8 +224,8 @@ class Egress:
     def _load(self) -> _Saved:
         try:
             data = _read(self._settings.state_file)
-            saved = msgspec.json.decode(data, type=_Saved) if data else _Saved()
-        except (OSError, UntrustedFile, msgspec.DecodeError) as error:
+            saved = decoded(data, _Saved) if data else _Saved()
+        except (OSError, UntrustedFile, Damaged) as error:
             self._log.warning(f"egress state is ignored: {error}")
             return _Saved()
         return saved if saved.version == 2 and 0 <= saved.port < 65536 else _Saved()

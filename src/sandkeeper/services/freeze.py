@@ -16,6 +16,7 @@ from sandkeeper.core.safefile import (
     read_own,
     write_atomically,
 )
+from sandkeeper.core.statefiles import Damaged, decoded, is_moment
 from sandkeeper.errors import Internal, Unavailable
 
 __all__ = ["Freeze", "SavedProcess"]
@@ -198,8 +199,10 @@ class Freeze:
         """
         try:
             data = await asyncio.to_thread(read_own, self._path)
-            record = msgspec.json.decode(data, type=_Record) if data is not None else None
-        except (OSError, UntrustedFile, msgspec.DecodeError) as error:
+            record = decoded(data, _Record) if data is not None else None
+            if record is not None and not is_moment(record.since):
+                raise Damaged("a time of it cannot be true")
+        except (OSError, UntrustedFile, Damaged) as error:
             return f"the state of the archive is ignored: {error}"
         if record is None:
             return ""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.trusted import UntrustedFile, open_trusted_output
-from sandkeeper.services.access import redact_command
 from sandkeeper.services.logs import Log
+from sandkeeper.services.redaction import redact_command
 
 __all__ = ["KeepAlive"]
 

@@ -26,6 +26,7 @@ from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.logs import Log
 from sandkeeper.services.oom import OomWatch
 from sandkeeper.services.runs import RunFolder, RunMeta
+from sandkeeper.services.state_folder import StateFolder
 from sandkeeper.services.stdin import Stdin
 from sandkeeper.services.work import FileWork
 from sandkeeper.settings import Environment
@@ -44,7 +45,7 @@ class Workshop:
 
     `work` looks at the workload's folders; `spawner` and `writer` are executors: what may block
     before a start, and (one thread, so in order) writes to run folders. `nofile` is the limit of
-    open files for children.
+    open files for children, `state` knows whether anything can be kept, and where broken files go.
     """
 
     children: Children
@@ -62,6 +63,7 @@ class Workshop:
     writer: Executor
     nofile: int
     finished: Callable[["Process"], None]
+    state: StateFolder
 
 
 class Launch:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from sandkeeper.core.sink import Sink
+from sandkeeper.services.redaction import redact_command
 
 __all__ = ["Log", "Rouser", "log_line", "timestamp"]
 
@@ -61,12 +62,12 @@ class Log:
         self.write("info", message, **fields)
 
     def warning(self, message: str, **fields: Any) -> None:
-        """Write a line of level warning."""
-        self.write("warning", message, **fields)
+        """Write a line of level warning; secrets that show themselves as such are left out."""
+        self.write("warning", redact_command(message), **fields)
 
     def error(self, message: str, **fields: Any) -> None:
-        """Write a line of level error."""
-        self.write("error", message, **fields)
+        """Write a line of level error; secrets that show themselves as such are left out."""
+        self.write("error", redact_command(message), **fields)
 
 
 class Rouser:

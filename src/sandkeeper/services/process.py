@@ -8,7 +8,7 @@ import signal
 import time
 from contextlib import suppress
 
-from sandkeeper.core.adopted import Adopted
+from sandkeeper.core.adopted import Adopted, boot_id
 from sandkeeper.core.child import Child, ExitStatus
 from sandkeeper.core.fds import duplicates
 from sandkeeper.core.journal import Journal
@@ -16,6 +16,7 @@ from sandkeeper.core.lifecycle import TERMINAL, Effect, Event, State, step, wire
 from sandkeeper.core.segment import NOTICE, REMARK
 from sandkeeper.core.source import Source
 from sandkeeper.errors import NotFound, Unprocessable
+from sandkeeper.services.ages import time_left, uptime
 from sandkeeper.services.endings import exit_reason, may_restart, retry_notice
 from sandkeeper.services.launch import Launch, Workshop
 from sandkeeper.services.recorder import Recorder
@@ -109,14 +110,14 @@ class Process:
         self._shop.pump.add(*sources)
         self.keep()
         self._began()
-        self._arm()
+        self._arm(again=True)
 
     def resume_without_process(self, sources: tuple[Source, ...]) -> None:
         """Go on with a run whose process ended unseen, or that was in its back-off."""
         self._sources = sources
         if self.state is State.BACKOFF:
             if not self.meta.keep_alive:
-                self._arm()
+                self._arm(again=True)
             if self.journal.totals[NOTICE] < self.meta.noticed:
                 self.meta.noticed = self.journal.totals[NOTICE]
                 self._announce_retry()
@@ -296,7 +297,8 @@ class Process:
 
     def _finish(self) -> None:
         meta = self.meta
-        meta.completed_at = time.time()
+        meta.completed_at, meta.completed_uptime = time.time(), uptime()
+        meta.completed_boot = boot_id()
         if self._clock is not None:
             self._clock.cancel()
         if self.stdin is not None:
@@ -333,7 +335,7 @@ class Process:
 
     def sealed(self) -> None:
         """No survivor can write any more: the pipes can go."""
-        self.meta.sealed = True
+        self.meta.sealed, self.meta.end_offset = True, self.journal.tail
         self.recorder.save(self._put_away)
 
     def _put_away(self) -> None:
@@ -377,17 +379,14 @@ class Process:
         except ProcessLookupError:
             raise NotFound(f"process with Identifier {identifier} is not running") from None
 
-    def _arm(self) -> None:
+    def _arm(self, *, again: bool = False) -> None:
         """Start the clock of `timeout`; with keepAlive each attempt has its own."""
-        meta = self.meta
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
-        if meta.timeout <= 0:
-            return
-        until = meta.started_at + meta.timeout if meta.keep_alive else meta.deadline
-        left = max(0.0, until - time.time())
-        self._clock = asyncio.get_running_loop().call_later(left, self._time_is_up)
+        if self.meta.timeout > 0:
+            left = time_left(self.meta, again=again)
+            self._clock = asyncio.get_running_loop().call_later(left, self._time_is_up)
 
     def _time_is_up(self) -> None:
         if not self.is_over:

@@ -12,6 +12,7 @@ from sandkeeper.core.adopted import boot_id
 from sandkeeper.core.cgroups import Limits
 from sandkeeper.core.journal import Journal
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.services.ages import ended_uptime, uptime
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.ports import Ports
 from sandkeeper.services.process import Process
@@ -203,6 +204,7 @@ class Processes:
         return Process(self._shop, folder, meta, journal)
 
     async def _folder(self) -> RunFolder:
+        self._shop.state.check()
         folder = self._store.take()
         if self._store.is_low and not self._refilling:
             # After the answer, not beside it: threads that run beside a start hold it up.
@@ -227,7 +229,13 @@ class Processes:
         """Take the processes of an earlier server, oldest first."""
         loop = asyncio.get_running_loop()
         processes = list(processes)
-        over = sorted((p for p in processes if p.is_over), key=lambda p: p.meta.completed_at)
+        most = self._settings.retention.finished_age
+        for process in processes:
+            if process.is_over:
+                meta = process.meta
+                meta.completed_uptime = ended_uptime(meta, self._boot, most)
+                meta.completed_boot = self._boot
+        over = sorted((p for p in processes if p.is_over), key=lambda p: p.meta.completed_uptime)
         self._over = {process.meta.id: process for process in over}
         self._shop.confinements.inherit({p.meta.id for p in processes if not p.is_over})
         for process in processes:
@@ -304,6 +312,10 @@ class Processes:
                 for wait in late:
                     wait.cancel()
 
+    def look(self) -> None:
+        """Have every journal see what is left of it."""
+        self._shop.pump.look(process.journal for process in self._by_id.values())
+
     # The pump's news
 
     def grown(self) -> None:
@@ -330,13 +342,16 @@ class Processes:
         self.evict()
 
     def evict(self) -> None:
-        """Forget finished processes past the bounds of count and age, oldest ends first."""
+        """Forget finished processes past the bounds of count and age, oldest ends first.
+
+        Their age is by a clock that nobody sets: a jump of the wall clock drops nothing.
+        """
         retention = self._settings.retention
-        oldest = time.time() - retention.finished_age
+        oldest = uptime() - retention.finished_age
         while self._over:
             process = next(iter(self._over.values()))
             too_many = len(self._over) > retention.finished_count
-            if not too_many and process.meta.completed_at >= oldest:
+            if not too_many and process.meta.completed_uptime >= oldest:
                 return
             self._forget(process)
 
@@ -349,6 +364,7 @@ class Processes:
         if self._by_name.get(meta.name) is process:
             del self._by_name[meta.name]
         self._keys.pop(meta.idempotency_key, None)
+        process.journal.forgotten = True
         self._shop.budget.dismiss(process.journal)
         if self._exporter is not None:
             self._exporter.forget(process)

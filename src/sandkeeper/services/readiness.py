@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from sandkeeper.services.state_folder import StateFolder
+
 __all__ = ["Readiness"]
 
 PROBE_SECONDS = 2.0
@@ -19,8 +21,11 @@ class Readiness:
     A disk that hangs holds that one thread, and every later look says so at once.
     """
 
-    def __init__(self, state: Path, alive: dict[str, Callable[[], bool]]) -> None:
+    def __init__(
+        self, state: Path, folder: StateFolder, alive: dict[str, Callable[[], bool]]
+    ) -> None:
         self._state = state
+        self._known = folder
         self._alive = alive
         self._thread = ThreadPoolExecutor(1, "ready")
         self._probe: asyncio.Future[str] | None = None
@@ -45,6 +50,8 @@ class Readiness:
         return self._probe.result() if done else "no answer from the disk"
 
     def _look(self) -> str:
+        if fault := self._known.fault:
+            return fault
         try:
             if not os.access(self._state / "runs", os.W_OK | os.X_OK):
                 return "the state folder is not writable"

@@ -2,21 +2,27 @@
 
 import asyncio
 import os
+import stat
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from sandkeeper.core.adopted import Adopted, boot_id, pid_of_pidfd, start_time
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.lifecycle import TERMINAL, State
-from sandkeeper.core.segment import STDERR, STDOUT
+from sandkeeper.core.segment import STDERR, STDOUT, is_scarcity, put_back
 from sandkeeper.core.source import Source
 from sandkeeper.core.stage import Stage
+from sandkeeper.core.statefiles import Damaged, SetAside
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.process import Process
-from sandkeeper.services.runs import RunFolder, RunMeta, RunStore
+from sandkeeper.services.runs import RunFolder, RunMeta, RunStore, is_id
+from sandkeeper.services.telemetry import read_positions
 
-__all__ = ["recover", "restore_stage"]
+__all__ = ["prepare_state", "recover"]
 
 
 @dataclass(slots=True)
@@ -30,49 +36,136 @@ class Found:
     pidfd: int
 
 
-def restore_stage(stage: Path, store: RunStore) -> None:
+def prepare_state(shop: Workshop, store: RunStore, *, trial: bool) -> None:
+    """Make ready what runs live in, and find the keeper; blocks.
+
+    Raises OSError when nothing can be kept. A trial leaves the keeper and the groups alone.
+    """
+    aside = shop.state.aside
+    store.prepare(aside)
+    _restore_stage(store.runs.parent / "stage", store, aside)
+    if trial:
+        return
+    shop.confinements.prepare()
+    try:
+        shop.keeper.open()
+    except OSError as error:
+        shop.log.warning(f"no keeper: output may be lost if the server is killed: {error}")
+
+
+def _restore_stage(stage: Path, store: RunStore, aside: SetAside) -> None:
     """Put bytes that a killed server held in its stage where they belong."""
-    staged = Stage.recover(stage)
-    if staged is not None:
-        run, offset, data = staged
-        folder = store.runs / run
-        if folder.is_dir():
-            Journal.restore(folder, offset, data)
+    try:
+        staged = Stage.recover(stage)
+        if staged is not None:
+            run, offset, data = staged
+            if is_id(run) and store.folder(run).path.is_dir():
+                put_back(store.folder(run).path, offset, data)
+    except OSError as error:
+        aside.put(stage, error.strerror)
     stage.unlink(missing_ok=True)
 
 
 async def recover(shop: Workshop, store: RunStore) -> list[Process]:
-    """Return the processes of earlier servers, oldest first, those that run supervised again."""
+    """Return the processes of earlier servers, oldest first, those that run supervised again.
+
+    Each stands alone: what is broken of one is told, set aside and costs the others nothing.
+    """
     found = await asyncio.to_thread(_scan, shop, store)
-    return [_revive(shop, item) for item in found]
+    revived = []
+    for item in found:
+        try:
+            revived.append(_revive(shop, item))
+        except Exception:  # noqa: BLE001 - one run must not keep the others away
+            _tell(shop, item.folder.id)
+    return revived
 
 
 def _scan(shop: Workshop, store: RunStore) -> list[Found]:
     boot = boot_id()
     found: list[Found] = []
     for path in sorted(store.runs.iterdir()):
-        folder = store.folder(path.name)
         try:
-            meta = folder.load()
-            if meta is None:
-                folder.remove()
-            else:
-                found.append(_open(shop, folder, meta, boot))
-        except (OSError, ValueError) as error:  # left as it is: another server may read it
+            item = _look(shop, store.folder(path.name), boot)
+        except ValueError as error:  # left as it is: another server may read it
             shop.log.error(f"cannot take up run {path.name} again: {error}")
+        except Exception:  # noqa: BLE001 - one run must not keep the others away
+            _tell(shop, path.name)
+        else:
+            found += [item] if item is not None else []
     found.sort(key=lambda item: item.meta.started_at)
     return found
 
 
-def _open(shop: Workshop, folder: RunFolder, meta: RunMeta, boot: str) -> Found:
-    journal = Journal.recover(folder.path, segment_bytes=shop.budget.segment_bytes)
-    over = State(meta.state) in TERMINAL
-    if over and meta.exit_offset is not None:
+def _tell(shop: Workshop, run: str) -> None:
+    shop.log.error(f"cannot take up run {run} again: {traceback.format_exc()}")
+
+
+def _look(shop: Workshop, folder: RunFolder, boot: str) -> Found | None:
+    """Take up one run; None for what never was one, or is none any more."""
+    if not stat.S_ISDIR(os.lstat(folder.path).st_mode):
+        shop.state.aside.put(folder.path, "it is not a folder")
+        return None
+    try:
+        meta = folder.load()
+        if meta is None and is_id(folder.id) and folder.is_announced:
+            raise Damaged("it is empty")
+    except (OSError, Damaged) as error:
+        return _without_record(shop, folder, boot, error)
+    if meta is None:
+        folder.remove()
+        return None
+    return _open(shop, folder, meta, boot)
+
+
+def _without_record(
+    shop: Workshop, folder: RunFolder, boot: str, error: OSError | Damaged
+) -> Found | None:
+    """Go on with a run by what else is left of it: its output, its pipes, its process."""
+    record = folder.path / "meta.jsonl"
+    if isinstance(error, OSError) and is_scarcity(error):
+        raise error
+    if not is_id(folder.id):
+        shop.state.aside.put(folder.path, error)
+        return None
+    if os.path.lexists(record):
+        shop.state.aside.put(record, error)
+    meta = folder.lost_record()
+    shop.log.warning(f"the record of run {folder.id} is lost; its output is kept under that id")
+    try:
+        folder.save(msgspec.json.encode(meta))
+    except OSError as failure:
+        shop.log.error(f"cannot save {folder.id}: {failure.strerror}")
+    return _open(shop, folder, meta, boot)
+
+
+def _journal(shop: Workshop, folder: RunFolder, meta: RunMeta) -> Journal:
+    journal = Journal.recover(
+        folder.path, segment_bytes=shop.budget.segment_bytes, aside=shop.state.aside
+    )
+    if State(meta.state) in TERMINAL and meta.exit_offset is not None:
+        missing = journal.expect(max(meta.exit_offset, meta.end_offset or 0))
+        if missing:
+            shop.log.warning(f"{missing} bytes at the end of the output of {folder.id} are lost")
         journal.exit_offset = meta.exit_offset
         journal.sealed = meta.sealed
+    try:
+        read_positions(folder.exported, journal.tail)
+    except (OSError, Damaged) as error:
+        if isinstance(error, OSError) and is_scarcity(error):
+            raise
+        shop.state.aside.put(folder.exported, error)
+    return journal
+
+
+def _open(shop: Workshop, folder: RunFolder, meta: RunMeta, boot: str) -> Found:
+    journal = _journal(shop, folder, meta)
+    over = State(meta.state) in TERMINAL
+    if meta.state == State.BACKOFF and meta.boot != boot:
+        meta.boot, meta.due_uptime = boot, 0.0
     sources: tuple[Source, ...] = ()
     pidfd = -1
-    if not meta.sealed and folder.fifos[0].exists():
+    if not meta.sealed and folder.has_pipes(shop.state.aside):
         kept = shop.keeper.get(meta.id)
         try:
             out, err = folder.open_readers()
@@ -101,10 +194,13 @@ def _open(shop: Workshop, folder: RunFolder, meta: RunMeta, boot: str) -> Found:
 
 
 def _identify(meta: RunMeta, pidfd: int) -> None:
-    """Find the pid of a run whose server was killed before it wrote it down."""
-    if not meta.leader and pidfd >= 0:
-        meta.leader = pid_of_pidfd(pidfd)
-        meta.leader_start = start_time(meta.leader) if meta.leader else 0
+    """Find the pid of a run whose server was killed before it wrote it down.
+
+    The kernel knows it better than a record: signals go to that number.
+    """
+    held = pid_of_pidfd(pidfd) if pidfd >= 0 else 0
+    if held and held != meta.leader:
+        meta.leader, meta.leader_start = held, start_time(held)
     meta.pid = meta.pid or (str(meta.leader) if meta.leader else meta.id)
 
 

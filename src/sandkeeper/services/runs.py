@@ -25,13 +25,39 @@ import msgspec
 
 from sandkeeper.core.cgroups import Limits
 from sandkeeper.core.identity import Identity
+from sandkeeper.core.lifecycle import State
+from sandkeeper.core.statefiles import (
+    LAST_SECOND,
+    Damaged,
+    SetAside,
+    decoded,
+    is_moment,
+    keep_kind,
+    make_folder,
+    open_plain,
+    read_plain,
+)
 from sandkeeper.core.trusted import UntrustedFile, open_trusted_folder
 
-__all__ = ["RunFolder", "RunMeta", "RunStore", "new_id", "pipes_folder"]
+__all__ = ["RunFolder", "RunMeta", "RunStore", "began_at", "is_id", "new_id", "pipes_folder"]
 
 SPARES = 8
 COMPACT_BYTES = 256 << 10
+LINES_TRIED = 1000
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def is_id(name: str) -> bool:
+    """Say whether `new_id` could have made this."""
+    return len(name) == 26 and set(name) <= set(_ALPHABET)
+
+
+def began_at(run_id: str) -> float:
+    """Return when an id was made, in seconds since the epoch."""
+    value = 0
+    for letter in run_id[:10]:
+        value = value << 5 | _ALPHABET.index(letter)
+    return (value & ((1 << 48) - 1)) / 1000
 
 
 def new_id() -> str:
@@ -47,7 +73,9 @@ class RunMeta(msgspec.Struct, omit_defaults=True):
     the wire's (-1 for a signal), `exit_signal` the signal's number, `noticed` the bytes of restart
     notices that were said. `groups` are the folders of its control groups, `enforced` tells what
     keeps each limit (core.cgroups), `oom_kills` counts what the kernel had killed for memory in
-    them before the present attempt.
+    them before the present attempt. `end_offset` is where its output ends, once nobody can write
+    to it any more. Those named `uptime` are seconds of CLOCK_BOOTTIME, which nobody sets:
+    when the time limit is due, and when it completed, in the boot `completed_boot`.
     """
 
     id: str
@@ -84,6 +112,33 @@ class RunMeta(msgspec.Struct, omit_defaults=True):
     oom_kills: int = 0
     idempotency_key: str = ""
     idempotency_body: str = ""
+    end_offset: int | None = None
+    due_uptime: float = 0.0
+    completed_uptime: float = 0.0
+    completed_boot: str = ""
+
+
+def _check(meta: RunMeta) -> None:
+    """Raise Damaged for values that we never wrote, and that would harm whoever uses them."""
+    moments = (meta.started_at, meta.completed_at, meta.deadline)
+    counts = (meta.timeout, meta.restart_count, meta.noticed, meta.leader_start, meta.oom_kills)
+    sizes = (meta.exit_offset or 0, meta.end_offset or 0, meta.peak_rss_bytes or 0)
+    sound = (
+        meta.state in set(State)
+        and all(map(is_moment, (*moments, meta.due_uptime)))
+        and abs(meta.completed_uptime) <= LAST_SECOND
+        and all(0 <= count < 1 << 62 for count in (*counts, *sizes))
+        and 0 <= meta.leader < 1 << 31
+        and -(1 << 31) <= (meta.exit_code or 0) < 1 << 31
+        and 0 <= (meta.exit_signal or 0) < 128
+        and meta.pid.isascii()
+    )
+    if not sound:
+        raise Damaged("a value of it cannot be true")
+    try:
+        msgspec.json.encode(meta)
+    except UnicodeEncodeError:
+        raise Damaged("a text of it is no text") from None
 
 
 class RunFolder:
@@ -95,6 +150,7 @@ class RunFolder:
         self.fifos = (store.pipes / f"{run_id}.out", store.pipes / f"{run_id}.err")
         self.exported = self.path / "exported"
         self._birth = store.pipes / f"{run_id}.birth"
+        self._removed = False
 
     def create(self) -> None:
         """Make the folder and an empty record; raises OSError."""
@@ -122,6 +178,12 @@ class RunFolder:
                 # So that the workload may reopen its own /dev/stdout.
                 os.chown(fifo, identity.uid, identity.gid)
 
+    def has_pipes(self, aside: SetAside) -> bool:
+        """Say whether the pipes of its output are there; what is none is set aside."""
+        for fifo in self.fifos:
+            keep_kind(fifo, stat.S_IFIFO, aside)
+        return all(fifo.exists() for fifo in self.fifos)
+
     def open_readers(self) -> tuple[int, int]:
         """Open both pipes for reading; raises OSError."""
         return self._open(os.O_RDONLY | os.O_NONBLOCK)
@@ -145,7 +207,14 @@ class RunFolder:
         not make ext4 flush it to the disk (auto_da_alloc, ext4(5)).
         """
         path = self.path / "meta.jsonl"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        try:
+            fd = open_plain(path, flags)
+        except FileNotFoundError:
+            if self._removed:
+                return
+            self.path.mkdir(mode=0o700)  # somebody removed it, or the state folder is another one
+            fd = open_plain(path, flags)
         try:
             size = os.lseek(fd, 0, os.SEEK_END)
             # A line of its own even behind one that a full disk cut short.
@@ -164,19 +233,58 @@ class RunFolder:
     def load(self) -> RunMeta | None:
         """Return what the last whole line of the record says, or None when there is none.
 
-        Raises OSError when it cannot be read, ValueError when it says what we do not understand.
+        Raises OSError when it cannot be read, Damaged when no line of it can be true, ValueError
+        when a later version wrote it.
         """
         for path in (self.path / "meta.jsonl", self._birth):
             try:
-                lines = path.read_bytes().split(b"\n")
+                lines = read_plain(path).split(b"\n")
             except (FileNotFoundError, NotADirectoryError):
                 continue
+            tried = 0
             for line in reversed(lines):
-                with suppress(msgspec.MsgspecError):
-                    return msgspec.json.decode(line, type=RunMeta)
+                if line.startswith(b"{") and tried < LINES_TRIED:
+                    tried += 1
+                    with suppress(Damaged):
+                        return self._decoded(line)
             if any(lines[:-1]):  # what ends in a newline was written whole
-                raise ValueError("its record is not one of ours")
+                raise Damaged("no line of it is a record of ours")
         return None
+
+    def _decoded(self, line: bytes) -> RunMeta:
+        try:
+            meta = decoded(line, RunMeta)
+        except Damaged:
+            with suppress(Damaged):
+                if decoded(line, dict).get("version", 1) != 1:
+                    raise ValueError("its record is not one of ours") from None
+            raise
+        if meta.version != 1:
+            raise ValueError(f"its record is of version {meta.version}")
+        meta.id = self.id
+        _check(meta)
+        return meta
+
+    @property
+    def is_announced(self) -> bool:
+        """Whether it ever kept more than an empty record: output, or how far that was exported."""
+        return any(path.name != "meta.jsonl" for path in self.path.iterdir())
+
+    def lost_record(self) -> RunMeta:
+        """Return a record for a run whose own is lost: what its folder and its pipes tell."""
+        running = self.fifos[0].exists()
+        changed = min(max(self.path.lstat().st_mtime, 0.0), float(LAST_SECOND))
+        return RunMeta(
+            id=self.id,
+            command="",
+            name=self.id,
+            pid="" if running else self.id,
+            state="running" if running else "failed",
+            started_at=min(began_at(self.id), LAST_SECOND),
+            completed_at=0.0 if running else changed,
+            exit_code=None if running else -1,
+            exit_reason="" if running else "unknown",
+        )
 
     def drop_fifos(self) -> None:
         """Remove the pipes once nobody writes to them."""
@@ -185,7 +293,8 @@ class RunFolder:
                 fifo.unlink()
 
     def remove(self) -> None:
-        """Remove everything."""
+        """Remove everything, for good."""
+        self._removed = True
         self.drop_fifos()
         with suppress(OSError):
             self._birth.unlink()
@@ -204,10 +313,10 @@ class RunStore:
         self.pipes = pipes
         self._spares: deque[RunFolder] = deque()
 
-    def prepare(self) -> None:
+    def prepare(self, aside: SetAside) -> None:
         """Make the folders; raises OSError."""
-        self.runs.mkdir(mode=0o700, exist_ok=True)
-        self.pipes.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self.runs, aside)
+        make_folder(self.pipes, aside)
 
     def folder(self, run_id: str) -> RunFolder:
         """Return the folder of a known run."""

@@ -50,10 +50,11 @@ from sandkeeper.services.process import Process
 from sandkeeper.services.processes import Processes
 from sandkeeper.services.providers import Host
 from sandkeeper.services.readiness import Readiness
-from sandkeeper.services.recovery import recover, restore_stage
+from sandkeeper.services.recovery import prepare_state, recover
 from sandkeeper.services.runs import RunStore, pipes_folder
 from sandkeeper.services.search import Search, Workers
 from sandkeeper.services.startup import StartupCommand
+from sandkeeper.services.state_folder import StateFolder
 from sandkeeper.services.telemetry import Exporter
 from sandkeeper.services.terminals import Terminals
 from sandkeeper.services.trees import Trees
@@ -99,6 +100,7 @@ class Sandbox:
         self.log = Log(self._sink)
         self.access = Access(self.log, requests=settings.log.requests)
         self.children = Children()
+        self.state_folder = StateFolder(settings.state_dir, self.log)
         self.identity = identity
         self.file_work = FileWork(lambda: self.identity)
         temporaries = Temporaries(settings.state_dir / "temporaries")
@@ -114,6 +116,7 @@ class Sandbox:
             settings.files.upload_root,
             settings.state_dir / "uploads",
             settings.files.upload_seconds,
+            self.state_folder.aside,
         )
         self.trees = Trees(self.files)
         self.copies = Copies(self.files)
@@ -172,7 +175,9 @@ class Sandbox:
             exporter=self.exporter,
         )
         self.heap = Heap(lambda: self.vitals.requests.activity)
-        self.readiness = Readiness(settings.state_dir, {"pump": lambda: self.pump.alive})
+        self.readiness = Readiness(
+            settings.state_dir, self.state_folder, {"pump": lambda: self.pump.alive}
+        )
         self._walkers = Workers()
         self.search = Search(self._walkers, lambda: self.identity)
         self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
@@ -218,6 +223,7 @@ class Sandbox:
             writer=self._writer,
             nofile=soft,
             finished=self._finished,
+            state=self.state_folder,
         )
 
     def _finished(self, process: Process) -> None:
@@ -239,6 +245,7 @@ class Sandbox:
         self._sink.start()
         stack.callback(self._sink.close)
         stack.callback(self.file_work.close)
+        await asyncio.to_thread(self.state_folder.tidy)
         await self.files.start(self.log)
         stack.callback(self.files.stop)
         await self.uploads.start(self.log)
@@ -253,7 +260,7 @@ class Sandbox:
         # Threads that compute (telemetry) give the interpreter up ten times sooner than the
         # default 5 ms, which requests would feel.
         sys.setswitchinterval(0.0005)
-        await asyncio.to_thread(self._prepare_state)
+        await asyncio.to_thread(prepare_state, self._workshop, self._store, trial=self._trial)
         if self.exporter is not None:
             self._sink.pull = self.exporter.pull
             self._sink.asked = lambda: self.vitals.requests.activity
@@ -274,6 +281,8 @@ class Sandbox:
         await stack.enter_async_context(self.processes.housekeeping())
         await self.terminals.start()
         stack.push_async_callback(self.terminals.stop)
+        looks = (self.processes.look, self.terminals.look)
+        await stack.enter_async_context(self.state_folder.watched(*looks))
         self._watch_keeper()
         stack.callback(self._startup.close)
         if not self._trial:
@@ -307,18 +316,6 @@ class Sandbox:
         await self.drives.start()
         stack.push_async_callback(self.tunnel.stop)
         await self.tunnel.start()
-
-    def _prepare_state(self) -> None:
-        state = self.settings.state_dir  # made, proven ours and locked by then
-        self._store.prepare()
-        restore_stage(state / "stage", self._store)
-        if self._trial:
-            return
-        self._workshop.confinements.prepare()
-        try:
-            self._workshop.keeper.open()
-        except OSError as error:
-            self.log.warning(f"no keeper: output may be lost if the server is killed: {error}")
 
     def _count_holders(self, holders: int) -> None:
         if self._handover is None or self._trial:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import msgspec
 
+from sandkeeper.core.statefiles import LAST_SECOND, Damaged, decoded, is_moment, read_plain
+from sandkeeper.services.runs import began_at
+
 __all__ = ["TerminalFolder", "TerminalMeta"]
 
 
@@ -58,11 +61,38 @@ class TerminalFolder:
         os.rename(temporary, self.path / "meta.json")
 
     def load(self) -> TerminalMeta | None:
-        """Return what `meta.json` says, or None when it is absent or unreadable."""
+        """Return what `meta.json` says, or None when there is none.
+
+        Raises OSError when it cannot be read, Damaged when it cannot be true.
+        """
         try:
-            return msgspec.json.decode((self.path / "meta.json").read_bytes(), type=TerminalMeta)
-        except (OSError, msgspec.MsgspecError):
+            meta = decoded(read_plain(self.path / "meta.json"), TerminalMeta)
+        except FileNotFoundError:
             return None
+        meta.id = self.path.name
+        sound = (
+            0 < meta.cols < 65536
+            and 0 < meta.rows < 65536
+            and is_moment(meta.started_at)
+            and is_moment(meta.ended_at)
+            and 0 <= meta.leader < 1 << 31
+            and 0 <= meta.leader_start < 1 << 62
+            and -(1 << 31) <= (meta.exit_code or 0) < 1 << 31
+            and 0 <= (meta.exit_signal or 0) < 128
+        )
+        if not sound:
+            raise Damaged("a value of it cannot be true")
+        try:
+            msgspec.json.encode(meta)
+        except UnicodeEncodeError:
+            raise Damaged("a text of it is no text") from None
+        return meta
+
+    def lost_meta(self) -> TerminalMeta:
+        """Return a record for a session whose own is lost."""
+        name = self.path.name
+        began = min(began_at(name), LAST_SECOND)
+        return TerminalMeta(name, name, "", started_at=began)
 
     def remove(self) -> None:
         """Remove everything."""

@@ -19,6 +19,12 @@ from sandkeeper.services.access import Access
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.runs import new_id
 from sandkeeper.services.terminal import Terminal, Viewer
+from sandkeeper.services.terminal_recovery import (
+    find_terminals,
+    keeper_key,
+    recover_journal,
+    tell_failure,
+)
 from sandkeeper.services.terminal_store import TerminalFolder, TerminalMeta
 from sandkeeper.settings import TerminalSettings
 
@@ -66,8 +72,11 @@ class Terminals:
         self._pump.start()
         if not self.settings.enabled:
             return
-        for meta, folder, fds in await asyncio.to_thread(self._scan):
-            self._revive(meta, folder, fds)
+        for meta, folder, fds in await asyncio.to_thread(find_terminals, self._shop, self._path):
+            try:
+                self._revive(meta, folder, fds)
+            except Exception:  # noqa: BLE001 - one session must not keep the others away
+                tell_failure(self._shop, meta.id)
         self._forget_old()
         self._sweeper = asyncio.create_task(self._sweep())
 
@@ -92,35 +101,14 @@ class Terminals:
             if id(terminal.journal) in lines:
                 terminal.news()
 
-    def _scan(self) -> list[tuple[TerminalMeta, TerminalFolder, list[int]]]:
-        self._path.mkdir(mode=0o700, exist_ok=True)
-        found: list[tuple[TerminalMeta, TerminalFolder, list[int]]] = []
-        for path in sorted(self._path.iterdir()):
-            folder = TerminalFolder(self._path, path.name)
-            meta = folder.load()
-            if meta is None:
-                folder.remove()
-                continue
-            fds: list[int] = []
-            with suppress(OSError):
-                fds = self._shop.keeper.get(_key(meta)) if not meta.ended_at else []
-            if not meta.ended_at and len(fds) != 2:
-                # Nobody held the terminal: the kernel has hung its session up.
-                meta.ended_at = time.time()
-                folder.save(meta)
-            found.append((meta, folder, fds))
-        return found
-
     def _revive(self, meta: TerminalMeta, folder: TerminalFolder, fds: list[int]) -> None:
-        journal = Journal.recover(folder.journal, segment_bytes=self._budget.segment_bytes)
+        journal = recover_journal(self._shop, folder, self._budget.segment_bytes)
         terminal = self._terminal(meta, folder, journal)
-        if len(fds) == 2:
+        if fds:
             self._shop.children.adopt(meta.leader)
             self._keep(meta, fds[0], fds[1])
             terminal.begin(Adopted(meta.leader, fds[1]), fds[0])
         else:
-            for fd in fds:
-                os.close(fd)
             terminal.was_over()
         self._enter(terminal)
 
@@ -137,6 +125,10 @@ class Terminals:
             self._by_name[terminal.meta.name] = terminal
 
     # Looking
+
+    def look(self) -> None:
+        """Have every journal see what is left of it."""
+        self._pump.look([terminal.journal for terminal in self._by_id.values()])
 
     def all(self) -> list[Terminal]:
         """Return all sessions, oldest first, ended ones too."""
@@ -179,6 +171,7 @@ class Terminals:
         return terminal
 
     async def _start(self, order: TerminalOrder) -> Terminal:
+        self._shop.state.check()
         await _check_folder(order.working_dir, self._shop)
         meta = TerminalMeta(
             id=new_id(),
@@ -254,7 +247,7 @@ class Terminals:
 
     def _keep(self, meta: TerminalMeta, master: int, pidfd: int) -> None:
         try:
-            self._shop.keeper.put(_key(meta), (master, pidfd))
+            self._shop.keeper.put(keeper_key(meta), (master, pidfd))
         except OSError as error:
             self._shop.log.warning(f"the keeper cannot hold terminal {meta.id}: {error}")
 
@@ -298,7 +291,7 @@ class Terminals:
 
     async def _on_end(self, terminal: Terminal) -> None:
         await self._save(terminal)
-        await asyncio.to_thread(self._shop.keeper.drop, _key(terminal.meta))
+        await asyncio.to_thread(self._shop.keeper.drop, keeper_key(terminal.meta))
         self._forget_old()
 
     def _forget_old(self) -> None:
@@ -322,10 +315,6 @@ class Terminals:
                 quiet = now - terminal.last_used > idle
                 if quiet and not terminal.viewers and not terminal.is_over:
                     terminal.close()
-
-
-def _key(meta: TerminalMeta) -> str:
-    return f"tty-{meta.id}"
 
 
 async def _check_folder(folder: str, shop: Workshop) -> None:

@@ -20,6 +20,7 @@ from sandkeeper.core.child import Children
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.programs import environment_for_root
 from sandkeeper.core.safefile import UntrustedFile, make_private_folder, read_own, write_atomically
+from sandkeeper.core.statefiles import decoded
 from sandkeeper.errors import BadInput, Internal, Unprocessable
 from sandkeeper.services.daemon import Daemon
 from sandkeeper.services.logs import Log
@@ -256,13 +257,13 @@ class Tunnel:
             data = await asyncio.to_thread(read_own, self._folder / "tunnel.json")
             if not data:
                 return
-            saved = msgspec.json.decode(data, type=_Saved)
+            saved = decoded(data, _Saved)
             routes = [Route(r.network, r.kind, r.gateway, r.device) for r in saved.routes]
             index = saved.index if index_of(saved.name) == saved.index else 0
             await asyncio.to_thread(remove, index, routes)
             await self._save(None)
-        except (OSError, UntrustedFile, msgspec.DecodeError, ValueError) as error:
-            self._log.warning(f"remains of an earlier tunnel are not cleared: {error}")
+        except Exception as error:  # noqa: BLE001 - what is noted may name anything
+            self._log.warning(f"remains of an earlier tunnel are not cleared: {error!r}")
 
     async def _save(self, active: _Active | None) -> None:
         path = self._folder / "tunnel.json"

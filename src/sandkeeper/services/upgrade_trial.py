@@ -23,6 +23,7 @@ import msgspec
 from sandkeeper.core.child import Child, Children, Spawn
 from sandkeeper.core.handover import Handover
 from sandkeeper.core.lifecycle import TERMINAL, State
+from sandkeeper.core.statefiles import Damaged, SetAside
 from sandkeeper.core.tool import readable
 from sandkeeper.errors import Unprocessable
 from sandkeeper.services.runs import RunMeta, RunStore
@@ -68,12 +69,12 @@ class Trial:
         target = RunStore(folder / "state", folder / "pipes")
         for place in (folder, folder / "state", folder / "tmp"):
             place.mkdir(mode=0o700, exist_ok=True)
-        target.prepare()
+        target.prepare(SetAside(folder / "state", lambda _: None))
         source = RunStore(self.runs.parent, folder / "pipes")
         room, count = COPY_BYTES, 0
         for path in sorted(self.runs.iterdir(), reverse=True):
             meta = None
-            with suppress(OSError, ValueError):  # the server does not take it up either
+            with suppress(OSError, ValueError, Damaged):  # the server does not take it up either
                 meta = source.folder(path.name).load()
             if meta is None:
                 continue

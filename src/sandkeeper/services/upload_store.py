@@ -25,6 +25,7 @@ import msgspec
 
 from sandkeeper.core.entries import rfc3339
 from sandkeeper.core.fds import OwnedFd
+from sandkeeper.core.statefiles import Damaged, SetAside, decoded, read_plain
 from sandkeeper.core.trusted import open_trusted_folder
 
 __all__ = ["PartSink", "Session", "Store", "UploadedPart"]
@@ -76,17 +77,21 @@ class Store:
     (`give`), for their content is the caller's choice.
     """
 
-    def __init__(self, root: Path, give: Callable[[int], None] = lambda _fd: None) -> None:
+    def __init__(
+        self, root: Path, aside: SetAside, give: Callable[[int], None] = lambda _fd: None
+    ) -> None:
         self._root = root
+        self.aside = aside
         self.give = give
         self._held: OwnedFd | None = None
 
     def open(self) -> list[tuple[Session, float]]:
-        """Make the directory private and read what is in it, with the age of each in seconds.
+        """Make the directory private and read what is in it, with the time each was changed at.
 
-        Whatever is not a session of ours is left alone. Parts that are not mentioned are removed,
-        unless another server uses the directory, too: then they may be arriving there. Raises
-        UntrustedFile where somebody else could put another directory in the place of ours.
+        Whatever is not a session of ours is left alone; one that is damaged is set aside. Parts
+        that are not mentioned are removed, unless another server uses the directory, too: then
+        they may be arriving there. Raises UntrustedFile where somebody else could put another
+        directory in the place of ours.
         """
         above = open_trusted_folder(self._root.parent, make=0o755)
         try:
@@ -115,30 +120,30 @@ class Store:
             self._held.close()
 
     def _load(self, name: str, tidy: bool) -> tuple[Session, float] | None:
+        folder = self._root / name
         try:
             if str(uuid.UUID(name)) != name:
                 return None
-            folder = os.path.join(self._root, name)
-            if tidy:
-                self._clear(folder)
-            info = os.lstat(os.path.join(folder, "metadata.json"))
-            if not (stat.S_ISDIR(os.lstat(folder).st_mode) and stat.S_ISREG(info.st_mode)):
-                return None
-            with open(os.path.join(folder, "metadata.json"), "rb") as file:
-                session = msgspec.json.decode(file.read(), type=_Stored)
-            if session.pathBytes:
-                session.path = os.fsdecode(bytes.fromhex(session.pathBytes))
-        except (OSError, ValueError):  # msgspec's errors are ValueErrors
+        except ValueError:
             return None
-        if session.uploadId != name:
+        if tidy:
+            self._clear(str(folder))
+        try:
+            session, changed = _read(folder)
+        except (OSError, Damaged) as error:
+            if tidy and os.path.lexists(folder):
+                self.aside.put(folder, error)
             return None
-        session.parts = {
-            number: part for number, part in session.parts.items() if self._is_whole(session, part)
-        }
+        broken = {n for n, part in session.parts.items() if not self._is_whole(session, part)}
+        if tidy:
+            for number in broken:
+                path = Path(self.part_path(session, session.parts[number]))
+                self.aside.put(path, "it is not whole")
+        session.parts = {n: part for n, part in session.parts.items() if n not in broken}
         if tidy:
             self._tidy(session)
         fields = session.uploadId, session.path, session.permissions, session.initiatedAt
-        return Session(*fields, session.parts), time.time() - info.st_mtime
+        return Session(*fields, session.parts), changed
 
     def _is_whole(self, session: Session, part: UploadedPart) -> bool:
         try:
@@ -210,6 +215,36 @@ class Store:
                 if _OURS.fullmatch(name):
                     os.unlink(os.path.join(folder, name))
             os.rmdir(folder)
+
+
+def _read(folder: Path) -> tuple[_Stored, float]:
+    """Return a session and when it was changed; raises OSError or Damaged."""
+    path = folder / "metadata.json"
+    if not stat.S_ISDIR(os.lstat(folder).st_mode):
+        raise Damaged("it is not a folder")
+    session = decoded(read_plain(path), _Stored)
+    try:
+        if session.pathBytes:
+            session.path = os.fsdecode(bytes.fromhex(session.pathBytes))
+        os.fsencode(session.path)
+        msgspec.json.encode(session.initiatedAt)
+    except ValueError:
+        raise Damaged("a text of it is no text") from None
+    sound = (
+        session.uploadId == folder.name
+        and "\0" not in session.path
+        and 0 <= session.permissions <= 0o7777
+        and all(
+            number == str(part.partNumber)
+            and _PART.fullmatch(f"part-{number}-{part.etag}")
+            and 0 <= part.size < 1 << 62
+            and part.uploadedAt.isascii()
+            for number, part in session.parts.items()
+        )
+    )
+    if not sound:
+        raise Damaged("a value of it cannot be true")
+    return session, os.lstat(path).st_mtime
 
 
 def _encode(session: Session) -> bytes:

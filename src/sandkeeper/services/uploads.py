@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from sandkeeper.core.replace import Draft
+from sandkeeper.core.statefiles import SetAside
 from sandkeeper.core.trusted import UntrustedFile
 from sandkeeper.errors import Internal, NotFound, SandkeeperError
+from sandkeeper.services.ages import bounded_age
 from sandkeeper.services.conditions import Conditions
 from sandkeeper.services.feed import Feed
 from sandkeeper.services.files import Fault, Files
@@ -40,10 +42,12 @@ class _Live:
 class Uploads:
     """All sessions. Their index is changed on the event loop only."""
 
-    def __init__(self, files: Files, root: Path, fallback: Path, expiry: float) -> None:
+    def __init__(
+        self, files: Files, root: Path, fallback: Path, expiry: float, aside: SetAside
+    ) -> None:
         self._files = files
         self._work = files.work
-        self._store = Store(root, self._work.give)
+        self._store = Store(root, aside, self._work.give)
         self._fallback = fallback
         self._expiry = expiry
         self._live: dict[str, _Live] = {}
@@ -55,11 +59,12 @@ class Uploads:
             found = await self._work.own(self._store.open)
         except (OSError, UntrustedFile) as error:
             log.write("warning", f"{error}; uploads in parts go to {self._fallback}")
-            self._store = Store(self._fallback, self._work.give)
+            self._store = Store(self._fallback, self._store.aside, self._work.give)
             found = await self._work.own(self._store.open)
         now = time.monotonic()
         self._live = {
-            session.uploadId: _Live(session, now - max(0.0, age)) for session, age in found
+            session.uploadId: _Live(session, now - bounded_age(changed, self._expiry))
+            for session, changed in found
         }
         self._sweeper = asyncio.create_task(self._sweep_forever(log))
 
