@@ -83,6 +83,7 @@ _OPTION = re.compile(r"(?<!\S)(--?[A-Za-z][\w.-]*+)(\s++)(?=[^\s-])")
 _PURE_REFERENCE = re.compile(r"\$(?:[A-Za-z_]\w*+|\{[A-Za-z_]\w*+\})")
 _DONE = re.compile(r"(?:[\w-]{1,20}\s{1,4})?\[REDACTED\]")
 _QUOTE = re.compile(r"\\?[\"']")
+_ABSENT = re.compile(r"(?i:none|null|nil|undefined|true|false)[?!.]?")
 _NOTHING = re.compile(
     r"(?i:true|false|yes|no|on|off|none|null|nil|undefined)|\d{1,6}(?:[.,]\d{1,3})*"
 )
@@ -128,6 +129,8 @@ def _is_harmless(name: str, value: str) -> bool:
     if last in _PLACES and value[0] in "/.~":
         return True
     if last in _ADDRESSES and "://" in value:
+        return True
+    if _ABSENT.fullmatch(value):
         return True
     if any(part in _STRONG or part.endswith("password") for part in parts):
         return False

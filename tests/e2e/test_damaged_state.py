@@ -1,0 +1,278 @@
+"""Whatever the files of the state folder hold, the server starts, and the others are served.
+
+`SANDKEEPER_TEST_DAMAGES` sets how many cases are tried (800), `SANDKEEPER_TEST_SEED` which.
+"""
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.damage import KINDS, damage, files_of, make_rich
+from tests.harness import Server, until
+
+from sandkeeper.api.schemas.processes import record_of
+from sandkeeper.core.cursor import Follow, Reader
+from sandkeeper.services.output import texts_of
+from sandkeeper.services.process import Process
+from sandkeeper.services.recovery import prepare_state, recover
+from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.settings import Environment, Settings
+
+CASES = int(os.environ.get("SANDKEEPER_TEST_DAMAGES", "800"))
+SEED = int(os.environ.get("SANDKEEPER_TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 30)
+STARTS = 8
+DAMAGES_A_START = 12
+
+
+class Rich:
+    """A state folder of a server that was killed, to be copied for each case."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.server = Server(folder / "made", env={"TMPDIR": str(folder)})
+        with self.server:
+            self.outputs = make_rich(self.server)
+        self.state = self.server.state
+
+    def copy(self, name: str) -> Path:
+        """Return a copy; files of more than 100 kB are not needed for every case."""
+        target = self.folder / name
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(self.state, target)
+        return target
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rich]:
+    folder = Path("/dev/shm") / f"sandkeeper-damage-{os.getpid()}"
+    folder.mkdir()
+    try:
+        yield Rich(folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+async def look_at(process: Process) -> str:
+    """Read a process in every way there is; returns its logs."""
+    journal = process.journal
+    texts = texts_of(journal, 1 << 24)
+    record_of(process, texts)
+    follow = Follow(journal)
+    offset = 0
+    while batch := await follow.next(0.0):
+        for item in batch:
+            assert item.end > offset
+            offset = item.end
+    follow.close()
+    with Reader(journal) as reader:
+        for moment in (0, 1 << 50, 1 << 58):
+            reader.offset_at(moment)
+    assert 0 <= journal.lost <= journal.tail
+    return texts.logs
+
+
+async def take_up(state: Path, work: Path) -> tuple[dict[str, str], list[str]]:
+    """Take everything up as a start does, in this process; returns outputs, uploads' ids."""
+    variables = {
+        **os.environ,
+        "SANDKEEPER_STATE_DIR": str(state),
+        "SANDKEEPER_LOG": str(state.parent / "log"),
+        "WORKDIR": str(work),
+        "TMPDIR": str(work),
+        "XDG_RUNTIME_DIR": str(state.parent),
+    }
+    environment = Environment()
+    sandbox = Sandbox(Settings.read(variables), environment, variables=variables)
+    sandbox._sink.start()
+    try:
+        sandbox.state_folder.tidy()
+        await sandbox.files.start(sandbox.log)
+        await sandbox.uploads.start(sandbox.log)
+        prepare_state(sandbox._workshop, sandbox._store, trial=True)
+        await sandbox.egress.start()
+        await sandbox.drives.start()
+        await sandbox.tunnel.start()
+        found = await recover(sandbox._workshop, sandbox._store)
+        sandbox.processes.enter_recovered(found)
+        sandbox.processes.evict()
+        await sandbox.terminals.start()
+        await sandbox.archive.freeze.recall()
+        await sandbox.upgrade.start()
+        outputs = {}
+        for process in sandbox.processes.all():
+            outputs[process.meta.id] = await look_at(process)
+        for terminal in sandbox.terminals.all():
+            with Reader(terminal.journal) as reader:
+                reader.read(0)
+        uploads = [session.uploadId for session in sandbox.uploads.sessions()]
+        await sandbox.terminals.stop()
+        await sandbox.tunnel.stop()
+        await sandbox.drives.stop()
+        await sandbox.egress.stop()
+        await sandbox.uploads.stop()
+        sandbox.files.stop()
+        sandbox.processes.save_all()
+        sandbox._writer.shutdown()
+        return outputs, uploads
+    finally:
+        sandbox.children.close() if hasattr(sandbox.children, "close") else None
+        sandbox.file_work.close()
+        sandbox._sink.close()
+
+
+def owner_of(path: Path, state: Path) -> str:
+    """Return the id of the run a file belongs to; empty for what is nobody's alone."""
+    parts = path.relative_to(state).parts
+    return parts[1] if parts[0] == "runs" and len(parts) > 1 else ""
+
+
+@pytest.mark.timeout(CASES)
+def test_any_damage_to_any_file_costs_its_own_texts_at_most(rich: Rich) -> None:
+    print(f"seed {SEED}")
+    chance = random.Random(SEED)
+    work = rich.folder / "work"
+    work.mkdir(exist_ok=True)
+    for case in range(CASES):
+        state = rich.copy("state")
+        path, kind = damage(state, chance)
+        told = f"seed {SEED}, case {case}: {kind} of {path.relative_to(state)}"
+        (state.parent / "log").unlink(missing_ok=True)
+        try:
+            outputs, _uploads = asyncio.run(take_up(state, work))
+        except BaseException:
+            raise AssertionError(f"{told}\n{traceback.format_exc()}") from None
+        harmed = owner_of(path, state)
+        everything = path.relative_to(state).parts[0] == "runs" and kind == "parent_file"
+        for run, output in rich.outputs.items():
+            if run == harmed or (everything and len(path.relative_to(state).parts) < 3):
+                continue
+            assert outputs.get(run) == output, f"{told}: {run} was harmed"
+
+
+def test_an_undamaged_folder_is_taken_up_whole_and_nothing_is_set_aside(rich: Rich) -> None:
+    state = rich.copy("state")
+    work = rich.folder / "work"
+    work.mkdir(exist_ok=True)
+
+    outputs, _ = asyncio.run(take_up(state, work))
+
+    assert {run: outputs.get(run) for run in rich.outputs} == rich.outputs
+    assert not (state / "damaged").exists()
+
+
+@pytest.mark.timeout(240)
+def test_a_server_starts_on_a_folder_where_much_is_damaged(rich: Rich, tmp_path: Path) -> None:
+    print(f"seed {SEED}")
+    chance = random.Random(SEED)
+    for number in range(STARTS):
+        server = Server(tmp_path / f"server{number}", env={"TMPDIR": str(tmp_path)})
+        shutil.copytree(rich.state, server.state)
+        done = []
+        for _ in range(DAMAGES_A_START):
+            path, kind = damage(server.state, chance, parents=False)
+            done.append((path.relative_to(server.state), kind))
+        with server:
+            told = f"seed {SEED}, start {number}: {done}"
+            listed = server.client.get("/process")
+            assert listed.status_code == 200, told
+            known = {item["id"] for item in listed.json()}
+            harmed = {str(path.parts[1]) for path, _ in done if path.parts[0] == "runs"}
+            for run, output in rich.outputs.items():
+                if run in known:
+                    logs = server.client.get(f"/process/{run}/logs")
+                    assert logs.status_code == 200, told
+                if run not in harmed:
+                    assert logs.text == output, told
+            for route in ("/terminal/sessions", "/filesystem-multipart", "/ready", "/diagnostics"):
+                assert server.client.get(route).status_code == 200, (route, told)
+            assert server.run("echo works")["stdout"] == "works\n"
+            server.kill9()
+            server.start()
+            assert server.client.get("/process").status_code == 200, told
+
+
+def test_what_is_broken_is_told_and_set_aside_and_its_output_stays(
+    make_server: Callable[..., Server],
+) -> None:
+    server = make_server()
+    whole = server.run("echo whole", name="whole")
+    broken = server.run("echo kept all the same", name="broken")
+    server.stop()
+    record = server.state / "runs" / broken["id"] / "meta.jsonl"
+    record.write_bytes(b"\0" * record.stat().st_size + b"\n")
+    server.start()
+
+    listed = {item["id"]: item for item in server.client.get("/process").json()}
+
+    assert listed[whole["id"]]["command"] == "echo whole"
+    assert listed[broken["id"]]["exitReason"] == "unknown"
+    assert server.client.get(f"/process/{broken['id']}/logs").text == "kept all the same\n"
+    (aside,) = (server.state / "damaged").iterdir()
+    assert aside.read_bytes().startswith(b"\0")
+    lines = [line["msg"] for line in server.log_lines() if line["level"] in {"error", "warning"}]
+    assert sum(str(aside) in line for line in lines) == 1
+
+    server.restart()
+    assert {item["id"] for item in server.client.get("/process").json()} == set(listed)
+    assert len(list((server.state / "damaged").iterdir())) == 1
+
+
+def test_a_process_that_runs_is_found_again_without_its_record(
+    make_server: Callable[..., Server],
+) -> None:
+    server = make_server()
+    started = server.client.post(
+        "/process", json={"command": "echo before; sleep 60", "name": "runs"}
+    ).json()
+    until(lambda: server.client.get("/process/runs/logs").text == "before\n")
+    server.kill9()
+    (server.state / "runs" / started["id"] / "meta.jsonl").write_bytes(b"{}\n")
+    server.start()
+
+    found = server.client.get(f"/process/{started['id']}").json()
+    assert (found["status"], found["pid"]) == ("running", started["pid"])
+    assert server.client.delete(f"/process/{started['id']}/kill").status_code == 200
+    until(lambda: server.client.get(f"/process/{started['id']}").json()["status"] == "killed")
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "gone", "cut", "socket"])
+def test_output_that_cannot_be_read_while_the_server_runs_is_a_gap_for_its_readers_alone(
+    server: Server, kind: str
+) -> None:
+    broken = server.run("echo this is lost", name=f"broken-{kind}")
+    whole = server.run("echo whole", name=f"whole-{kind}")
+    (segment,) = (server.state / "runs" / broken["id"]).glob("*.seg")
+    if kind == "cut":
+        os.truncate(segment, 0)
+    else:
+        KINDS[kind](segment, random.Random(1))
+
+    assert server.client.get("/process").status_code == 200
+    assert server.client.get(f"/process/{broken['id']}").status_code == 200
+    assert server.client.get(f"/process/{broken['id']}/logs").status_code == 200
+    events = server.client.get(f"/process/{broken['id']}/events", timeout=10)
+    assert "this is lost" not in events.text
+    assert server.client.get(f"/process/{whole['id']}/logs").text == "whole\n"
+
+
+def test_what_was_set_aside_is_bounded_and_the_newest_stays(tmp_path: Path) -> None:
+    from sandkeeper.core.statefiles import KEPT, SetAside
+
+    said: list[str] = []
+    aside = SetAside(tmp_path, said.append)
+    for number in range(KEPT + 5):
+        path = tmp_path / f"f{number}"
+        path.write_text(str(number))
+        assert aside.put(path, "a test")
+
+    kept = files_of(tmp_path / "damaged")
+    assert len(kept) == KEPT
+    assert kept[-1].read_text() == str(KEPT + 4)
+    assert sum("is removed" in line for line in said) == 5
+    assert json.dumps(said)
