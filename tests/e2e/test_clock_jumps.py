@@ -1,0 +1,126 @@
+"""The wall clock jumps by years, either way, while the server runs and while it does not."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.harness import Server, until
+
+from sandkeeper.services import ages
+from sandkeeper.services.runs import RunMeta
+
+LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+jumps = pytest.mark.skipif(not LIBRARIES, reason="needs libfaketime: `scripts/apt faketime`")
+
+
+class Clock:
+    """The wall clock of servers that are started with `env`; the other clocks are left alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "clock"
+        self.set("+0d")
+        self.env = {
+            "LD_PRELOAD": str(LIBRARIES[0]) if LIBRARIES else "",
+            "FAKETIME_TIMESTAMP_FILE": str(self.path),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_DONT_RESET": "1",
+            "NO_FAKE_STAT": "1",
+        }
+
+    def set(self, offset: str) -> None:
+        """Jump."""
+        self.path.write_text(f"{offset}\n")
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> Clock:
+    return Clock(tmp_path)
+
+
+def names(server: Server) -> set[str]:
+    return {item["name"] for item in server.client.get("/process").json()}
+
+
+@jumps
+def test_a_jump_drops_no_record_while_the_server_runs_nor_over_its_restarts(
+    make_server: Callable[..., Server], clock: Clock
+) -> None:
+    server = make_server(env=clock.env)
+    server.run("echo first", name="first")
+    for number, offset in enumerate(("+400d", "-20000d", "+0d", "+400d", "-400d")):
+        clock.set(offset)
+        server.run(": an end is when the old ones are looked at", name=f"live{number}")
+        assert {"first", f"live{number}"} <= names(server), offset
+        server.restart()
+        server.run(":", name=f"after{number}")
+        known = names(server)
+        assert {"first", *(f"live{n}" for n in range(number + 1))} <= known, offset
+    assert server.client.get("/process/first/logs").json()["logs"] == "first\n"
+
+
+@jumps
+def test_the_clock_is_really_moved_by_these_tests(
+    make_server: Callable[..., Server], clock: Clock
+) -> None:
+    server = make_server(env=clock.env)
+    clock.set("+400d")
+    made = server.run("date +%s")
+    real = int(subprocess.run(["date", "+%s"], capture_output=True, check=True).stdout)
+    assert int(made["stdout"]) - real > 399 * 86400
+
+
+@jumps
+@pytest.mark.parametrize("offset", ["+400d", "-400d"])
+def test_time_limits_and_uploads_outlast_a_jump_over_a_restart(
+    make_server: Callable[..., Server], clock: Clock, offset: str
+) -> None:
+    server = make_server(env=clock.env)
+    body = {"command": "echo on; sleep 300", "name": "limited", "timeout": 600}
+    server.client.post("/process", json=body)
+    upload = server.client.post("/filesystem-multipart/initiate/file", json={}).json()
+    server.kill9()
+    clock.set(offset)
+    server.start()
+
+    assert server.client.get("/process/limited").json()["status"] == "running"
+    uploads = server.client.get("/filesystem-multipart").json()["uploads"]
+    assert upload["uploadId"] in {item["uploadId"] for item in uploads}
+    server.client.delete("/process/limited/kill")
+
+
+@jumps
+def test_a_time_limit_still_ends_a_process_after_the_clock_went_back(
+    make_server: Callable[..., Server], clock: Clock
+) -> None:
+    server = make_server(env=clock.env)
+    body = {"command": "sleep 300", "name": "limited", "timeout": 3}
+    server.client.post("/process", json=body)
+    server.kill9()
+    clock.set("-400d")
+    server.start()
+
+    until(lambda: server.client.get("/process/limited").json()["status"] != "running")
+    assert server.client.get("/process/limited").json()["exitReason"] == "timeout"
+
+
+def test_records_are_dropped_when_they_have_been_over_for_long_enough(
+    make_server: Callable[..., Server],
+) -> None:
+    server = make_server(env={"SANDKEEPER_KEEP_FINISHED_SECONDS": "1"})
+    server.run(":", name="old")
+    until(lambda: "old" not in names(server))
+
+
+def test_what_another_boot_left_keeps_an_hour_whatever_the_clock_says() -> None:
+    week = 7 * 86400.0
+    now = ages.uptime()
+    for completed_at in (0.0, 1e9, 4e9):
+        meta = RunMeta(id="x", command="", name="", completed_at=completed_at)
+        ended = ages.ended_uptime(meta, "this boot", week)
+        assert now - week + ages.GRACE_SECONDS - 5 <= ended <= ages.uptime()
+    meta = RunMeta(
+        id="x", command="", name="", completed_at=4e9, completed_boot="b", completed_uptime=0.5
+    )
+    assert ages.ended_uptime(meta, "b", week) == 0.5
