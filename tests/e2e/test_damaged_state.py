@@ -4,17 +4,20 @@
 """
 
 import asyncio
+import contextlib
+import errno
 import json
 import os
 import random
 import shutil
+import subprocess
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.damage import KINDS, damage, files_of, make_rich
-from tests.harness import Server, until
+from tests.harness import Server, needs_root, until
 
 from sandkeeper.api.schemas.processes import record_of
 from sandkeeper.core.cursor import Follow, Reader
@@ -289,3 +292,60 @@ def test_what_was_set_aside_is_bounded_and_the_newest_stays(tmp_path: Path) -> N
     assert kept[-1].read_text() == str(KEPT + 4)
     assert sum("is removed" in line for line in said) == 5
     assert json.dumps(said)
+
+
+@contextlib.contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """Have a file fail with EIO: reading the memory of a process where it has none does so."""
+    memory = Path(f"/proc/{os.getpid()}/mem")
+    subprocess.run(["mount", "--bind", memory, path], check=True)
+    try:
+        with pytest.raises(OSError) as failed:
+            path.read_bytes()
+        assert failed.value.errno == errno.EIO
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["*.seg", "*.idx"])
+def test_a_disk_that_fails_while_the_server_runs_costs_one_output(
+    server: Server, name: str
+) -> None:
+    broken = server.run("echo this is lost", name=f"eio-{name[2:]}")
+    whole = server.run("echo whole")
+    (path,) = (server.state / "runs" / broken["id"]).glob(name)
+    with unreadable(path):
+        listed = {item["id"]: item for item in server.client.get("/process").json()}
+        assert {broken["id"], whole["id"]} <= set(listed)
+        assert "this is lost" not in server.client.get(f"/process/{broken['id']}/logs").text
+        assert server.client.get(f"/process/{whole['id']}/logs").json()["logs"] == "whole\n"
+    assert "this is lost" in server.client.get(f"/process/{broken['id']}/logs").text
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["*.seg", "*.idx", "meta.jsonl", "exported"])
+def test_a_disk_that_fails_at_the_start_costs_one_output(
+    make_server: Callable[..., Server], name: str
+) -> None:
+    server = make_server()
+    broken = server.run("echo this is lost", name="broken")
+    whole = server.run("echo whole")
+    folder = server.state / "runs" / broken["id"]
+    until(lambda: (folder / "exported").exists())
+    server.stop()
+    (path,) = folder.glob(name)
+    with unreadable(path):
+        server.start()
+        listed = {item["id"]: item for item in server.client.get("/process").json()}
+        assert set(listed) == {broken["id"], whole["id"]}
+        assert server.client.get(f"/process/{whole['id']}/logs").json()["logs"] == "whole\n"
+        if name in {"*.seg", "*.idx"}:
+            assert listed[broken["id"]]["lostBytes"] == len("this is lost\n")
+        else:
+            assert "this is lost" in server.client.get(f"/process/{broken['id']}/logs").text
+        said = [line["msg"] for line in server.log_lines() if line["level"] != "info"]
+        assert any(broken["id"] in line for line in said)
+        assert not any("Traceback" in line for line in said)
+        server.stop()

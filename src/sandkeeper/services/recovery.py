@@ -16,10 +16,11 @@ from sandkeeper.core.lifecycle import TERMINAL, State
 from sandkeeper.core.segment import STDERR, STDOUT, is_scarcity, put_back
 from sandkeeper.core.source import Source
 from sandkeeper.core.stage import Stage
-from sandkeeper.core.statefiles import Damaged, SetAside, open_plain
+from sandkeeper.core.statefiles import Damaged, SetAside
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.process import Process
 from sandkeeper.services.runs import RunFolder, RunMeta, RunStore, is_id
+from sandkeeper.services.telemetry import read_positions
 
 __all__ = ["prepare_state", "recover"]
 
@@ -148,13 +149,12 @@ def _journal(shop: Workshop, folder: RunFolder, meta: RunMeta) -> Journal:
             shop.log.warning(f"{missing} bytes at the end of the output of {folder.id} are lost")
         journal.exit_offset = meta.exit_offset
         journal.sealed = meta.sealed
-    with suppress(FileNotFoundError):
-        try:
-            os.close(open_plain(folder.exported))
-        except OSError as error:
-            if is_scarcity(error) or isinstance(error, FileNotFoundError):
-                raise
-            shop.state.aside.put(folder.exported, error.strerror)
+    try:
+        read_positions(folder.exported, journal.tail)
+    except (OSError, Damaged) as error:
+        if isinstance(error, OSError) and is_scarcity(error):
+            raise
+        shop.state.aside.put(folder.exported, error)
     return journal
 
 

@@ -12,12 +12,14 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
 from sandkeeper.core.cursor import Chunk, Gap, Reader
 from sandkeeper.core.lines import LineSplitter
 from sandkeeper.core.segment import NOTICE, STDERR, STDOUT
+from sandkeeper.core.statefiles import Damaged, read_plain
 from sandkeeper.services.logs import log_line, timestamp
 from sandkeeper.services.process import Process
 
@@ -129,6 +131,25 @@ class Exporter:
                 self._pending.append(run)
 
 
+def read_positions(path: Path, tail: int) -> tuple[int, int, int] | None:
+    """Return how far an output of `tail` bytes was exported, and where its open lines begin.
+
+    None where nothing was; raises OSError, or Damaged when it cannot be true.
+    """
+    try:
+        raw = read_plain(path, _POSITIONS.size)
+    except FileNotFoundError:
+        return None
+    if not raw:
+        return None
+    if len(raw) < _POSITIONS.size:
+        raise Damaged("it is cut off")
+    position, out, err = _POSITIONS.unpack(raw)
+    if not max(out, err) <= position <= tail:
+        raise Damaged("a position of it cannot be true")
+    return position, out, err
+
+
 class Follower:
     """The exporter's place in one journal; the sink's thread only, but for `gone`."""
 
@@ -209,12 +230,12 @@ class Follower:
     def _resume(self) -> None:
         """Go on where the last server stood: its open lines are read again up to there."""
         try:
-            raw = self._path.read_bytes()
-        except FileNotFoundError:
+            known = read_positions(self._path, self._process.journal.tail)
+        except (OSError, Damaged):  # said twice is better than never
             return
-        if len(raw) < _POSITIONS.size:
+        if known is None:
             return
-        self._position, *starts = _POSITIONS.unpack_from(raw)
+        self._position, *starts = known
         self._next = self._position
         for stream, start in zip((STDOUT, STDERR), starts, strict=True):
             offset, parts = start, []
