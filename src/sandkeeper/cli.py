@@ -155,6 +155,8 @@ def _serve(
             return _refuse(f"cannot start: {error.filename or 'the log'}: {error.strerror}")
         for fault in faults:
             sandbox.log.warning(f"environment: {fault}")
+        for line in lock.told:
+            sandbox.log.error(line)
         serve(sandbox, listener, handover.connections if handover else ())
     return 0
 

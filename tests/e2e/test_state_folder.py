@@ -60,3 +60,17 @@ def test_a_run_whose_record_cannot_be_understood_is_left_as_it_is(make_server) -
     assert [item["id"] for item in server.client.get("/process").json()] == [known["id"]]
     assert record.exists()
     until(lambda: not torn.exists())
+
+
+def test_what_is_no_lock_is_out_of_the_way_and_told(make_server) -> None:
+    server: Server = make_server()
+    server.run("echo kept", name="kept")
+    for make in (os.mkdir, os.mkfifo):
+        server.stop()
+        (server.state / "lock").unlink()
+        make(server.state / "lock")
+        server.start()
+        assert server.client.get("/process/kept").status_code == 200
+        lock = str(server.state / "lock")
+        until(lambda lock=lock: any(lock in line["msg"] for line in server.log_lines()))
+    assert len(list((server.state / "damaged").iterdir())) == 2

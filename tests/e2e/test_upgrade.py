@@ -203,6 +203,24 @@ def test_a_restart_goes_on_with_the_new_version_as_long_as_upgrades_are_permitte
     assert own.client.get("/health").json()["version"] == OLD
 
 
+def test_a_version_that_is_damaged_on_the_disk_does_not_keep_the_server_down(
+    upgradable: Callable[..., Server],
+) -> None:
+    own = upgradable()
+    upgrade(own)
+    until(lambda: (own.state / "versions" / "current.json").exists())
+    own.stop()
+    for path in (own.state / "versions").glob("**/sandkeeper/services/**/sandbox.*py*"):
+        path.write_bytes(b"\0" * 1000)
+    for _ in range(3):
+        with pytest.raises(AssertionError, match="server exited with"):
+            own.start()
+
+    own.start()
+    assert own.client.get("/health").json()["version"] == OLD
+    until(lambda: any("did not start any more" in line["msg"] for line in own.log_lines()))
+
+
 def test_what_the_workload_wrote_to_dotenv_meanwhile_is_not_obeyed(
     upgradable: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from sandkeeper.core.statefiles import SetAside, keep_kind, open_plain
+
 __all__ = ["StateLock"]
 
 PATIENCE_SECONDS = 2.0
@@ -18,7 +20,8 @@ class StateLock:
     """Held from construction to `close`, or to the death of this process (flock(2)).
 
     Makes the folder where it is missing. Raises OSError: EBUSY when another server has it, EPERM
-    when it belongs to another user, who could plant files there.
+    when it belongs to another user, who could plant files there. `told` is what there is to say in
+    the log.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -27,11 +30,11 @@ class StateLock:
         if facts.st_uid != os.geteuid():
             raise OSError(errno.EPERM, f"it belongs to user {facts.st_uid}", str(folder))
         folder.chmod(0o700)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._fd = os.open(folder / "lock", flags, 0o600)
+        self.told: list[str] = []
+        # What is no file is nobody's lock.
+        keep_kind(folder / "lock", stat.S_IFREG, SetAside(folder, self.told.append))
+        self._fd = open_plain(folder / "lock", os.O_RDWR | os.O_CREAT)
         try:
-            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
-                raise OSError(errno.EINVAL, "its lock is not a file", str(folder))
             self._take(folder)
         except BaseException:
             os.close(self._fd)

@@ -165,7 +165,7 @@ def _open(shop: Workshop, folder: RunFolder, meta: RunMeta, boot: str) -> Found:
         meta.boot, meta.due_uptime = boot, 0.0
     sources: tuple[Source, ...] = ()
     pidfd = -1
-    if not meta.sealed and folder.fifos[0].exists():
+    if not meta.sealed and folder.has_pipes(shop.state.aside):
         kept = shop.keeper.get(meta.id)
         try:
             out, err = folder.open_readers()

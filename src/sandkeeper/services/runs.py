@@ -32,6 +32,7 @@ from sandkeeper.core.statefiles import (
     SetAside,
     decoded,
     is_moment,
+    keep_kind,
     make_folder,
     open_plain,
     read_plain,
@@ -175,6 +176,12 @@ class RunFolder:
             if identity is not None:
                 # So that the workload may reopen its own /dev/stdout.
                 os.chown(fifo, identity.uid, identity.gid)
+
+    def has_pipes(self, aside: SetAside) -> bool:
+        """Say whether the pipes of its output are there; what is none is set aside."""
+        for fifo in self.fifos:
+            keep_kind(fifo, stat.S_IFIFO, aside)
+        return all(fifo.exists() for fifo in self.fifos)
 
     def open_readers(self) -> tuple[int, int]:
         """Open both pipes for reading; raises OSError."""

@@ -24,7 +24,7 @@ from sandkeeper.core.safefile import UntrustedFile, read_own, write_atomically
 from sandkeeper.core.statefiles import Damaged, decoded
 from sandkeeper.errors import Conflict, SandkeeperError, Unprocessable
 from sandkeeper.services.logs import Log, timestamp
-from sandkeeper.services.upgrade_exec import Successor, become, remember
+from sandkeeper.services.upgrade_exec import Successor, become, remember, started
 from sandkeeper.services.upgrade_install import Installation, Versions
 from sandkeeper.services.upgrade_source import (
     Source,
@@ -119,6 +119,11 @@ class Upgrade:
         for fault in self._faults:
             self._log.warning(f"SANDKEEPER_UPGRADE_ALLOW: {fault}")
         await asyncio.to_thread(self._load)
+        if await asyncio.to_thread(started, self._versions.path):
+            self._log.error(
+                "the version of the last upgrade did not start any more: the installed one runs, "
+                "and the next start tries the other again"
+            )
         handover = self._handover
         if not self.running:
             return

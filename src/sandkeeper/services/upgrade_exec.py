@@ -21,9 +21,11 @@ from sandkeeper.core.safefile import UntrustedFile, read_own, write_atomically
 from sandkeeper.core.statefiles import Damaged, decoded
 from sandkeeper.services.upgrade_install import Installation, package_roots
 
-__all__ = ["Successor", "become", "go_on_upgraded", "remember"]
+__all__ = ["Successor", "become", "go_on_upgraded", "remember", "started"]
 
 CURRENT = "current.json"
+ATTEMPTS = "attempts"
+TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,33 @@ def remember(versions: Path, base: str, count: int) -> None:
     write_atomically(versions / CURRENT, msgspec.json.encode(current))
 
 
+def _may_try(versions: Path) -> bool:
+    """Note a try, and say whether there were fewer than `TRIES` since a start came to its end.
+
+    A version that was damaged on the disk would else keep the sandbox down for good.
+    """
+    path = versions / ATTEMPTS
+    try:
+        tries = len(read_own(path) or b"")
+        if tries >= TRIES:
+            return False
+        write_atomically(path, b"." * (tries + 1))
+    except (OSError, UntrustedFile):
+        return True  # nothing can be noted: as it was before
+    return True
+
+
+def started(versions: Path) -> bool:
+    """Forget the tries: a server has started; says whether an upgraded one had not."""
+    path = versions / ATTEMPTS
+    try:
+        tries = len(read_own(path) or b"")
+        path.unlink(missing_ok=True)
+    except (OSError, UntrustedFile):
+        return False
+    return tries >= TRIES
+
+
 def go_on_upgraded(
     versions: Path, arguments: Sequence[str], environment: Mapping[str, str]
 ) -> None:
@@ -118,6 +147,8 @@ def go_on_upgraded(
     except (OSError, UntrustedFile, Damaged):
         return
     if current is None or current.base != __version__ or sys.executable == current.python:
+        return
+    if not _may_try(versions):
         return
     variables = {**environment, "SANDBOX_UPGRADE_COUNT": str(current.count)}
     argv = [current.python, "-I", "-m", "sandkeeper", *arguments]
