@@ -13,6 +13,7 @@ is; no text makes a function raise.
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from urllib.parse import parse_qsl, quote_plus, unquote_plus
 
 from sandkeeper.services.redaction_programs import hidden_words
@@ -100,6 +101,7 @@ def _is_word(part: str) -> bool:
     return part in _WORDS or (part.endswith(_ENDINGS) and part not in _INNOCENT)
 
 
+@lru_cache(maxsize=1024)
 def is_secret(name: str) -> bool:
     """Say whether a name tells that its value is a secret, by the words it is made of.
 
@@ -227,19 +229,20 @@ def _without_credentials(found: "re.Match[str]") -> str:
 
 def _named(text: str) -> Iterator[tuple[int, int]]:
     """Yield where the values of secret names are: NAME=value, name: value, "name": "value"."""
+    done = 0
     for found in _NAME.finditer(text):
         name, quote, sign = found[1], found[2], found[3]
-        if not is_secret(name):
-            continue
         start = found.end()
+        if start < done or not is_secret(name):
+            continue
         if ":" in sign and not quote and not _is_header_or_field(text, found):
             continue
-        if "=" in sign and not quote and sign != "=" and name.startswith("-"):
+        if sign != "=" and "=" in sign and not quote and name.startswith("-"):
             continue
         end = _end_of_value(text, start, shell="=" in sign, whole=_is_in_quotes(text, found))
-        inner = text[start:end].strip("\"'\\")
-        if not _is_harmless(name, inner):
+        if not _is_harmless(name, text[start:end].strip("\"'\\")):
             yield _inside_quotes(text, start, end)
+            done = end
 
 
 def _is_header_or_field(text: str, found: "re.Match[str]") -> bool:
