@@ -90,7 +90,7 @@ async def _run(url: str, command: str) -> str:
 async def _file(url: str, megabytes: int, folder: str = "ones", name: str = "a") -> str:
     """Have a file of \\x01 made below the working directory; returns its path."""
     command = (
-        f"mkdir -p {folder}; f=$PWD/{folder}/{name}; test -s $f || "
+        f'cd "${{WORKDIR:?}}"; mkdir -p {folder}; f=$PWD/{folder}/{name}; test -s $f || '
         f"head -c {megabytes * MIB} /dev/zero | tr '\\000' '\\001' > $f; echo $f"
     )
     return await _run(url, command)

@@ -240,7 +240,8 @@ def search(server: Server, seed: int, requests: int, seconds: float) -> list[Fou
 def _furnish(server: Server) -> None:
     """Make what there is to be found: many files, a long one, deep folders, a talker."""
     command = (
-        "mkdir -p many deep/$(seq -s/ 1 60); seq 1 3000 | sed 's,^,many/,' | xargs touch; "
+        'cd "${WORKDIR:?}"; mkdir -p many deep/$(seq -s/ 1 60); '
+        "seq 1 3000 | sed 's,^,many/,' | xargs touch; "
         f"head -c {8 << 20} /dev/zero | tr '\\000' '\\001' > long; seq 1 300000"
     )
     server.run(command, name="talker")

@@ -121,7 +121,6 @@ def test_a_text_with_very_many_commas_is_one_value() -> None:
         b'{"command":[' + b"[]," * 60_000 + b"0]}",
         b"[" * 200_000,
         b'{"x":[' + b"[]," * 600_000 + b"0]}",
-        b'{"x":"' + b"," * 2_000_000 + b'"}',
     ],
 )
 def test_very_many_values_that_fit_nothing_are_refused(body: bytes) -> None:

@@ -292,6 +292,28 @@ def test_all_answers_that_nobody_reads_have_one_bound_and_stalled_clients_go_for
     until(lambda: answers(server)["heldBytes"] < MIB)
 
 
+def test_logs_that_nobody_waits_for_any_more_hold_nothing(make_server) -> None:
+    server: Server = make_server()
+    server.run("head -c 4000000 /dev/zero | tr '\\000' '\\001'", name="ones")
+    with ExitStack() as stack:
+        unread(server, stack, 40, head("GET /process/ones/logs"))
+        until(lambda: answers(server)["heldBytes"] > 16 * MIB)
+
+    until(lambda: answers(server)["heldBytes"] == 0)
+
+
+def test_what_is_not_in_memory_has_no_bound_there(make_server) -> None:
+    server: Server = make_server(env={"SANDKEEPER_MAX_ANSWER_BYTES_TOTAL": str(16 * MIB)})
+    with open(server.workdir / "sparse", "wb") as file:
+        file.truncate(40 * MIB)
+
+    told = server.client.head("/filesystem/sparse")
+    reply = server.client.get("/filesystem/sparse?download=true")
+
+    assert told.headers["content-length"] == str(40 * MIB)
+    assert reply.content == bytes(40 * MIB)
+
+
 def test_answers_under_a_limit_of_memory_do_not_end_the_server(make_server) -> None:
     import resource
 

@@ -20,3 +20,26 @@ def test_large_blocks_are_used_again_without_page_faults() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, check=True)
 
     assert int(done.stdout) < 1000  # 25,600 pages were written
+
+
+GIVEN_BACK = """
+from sandkeeper.core.allocator import give_back, keep_freed_blocks
+from sandkeeper.services.heap import resident
+keep_freed_blocks()
+kept = []
+freed = []
+for number in range(20_000):
+    freed.append(bytearray(10_000))
+    if number % 100 == 0:
+        kept.append(bytearray(10_000))
+freed.clear()
+before = resident()
+give_back()
+print(before - resident())
+"""
+
+
+def test_freed_memory_goes_back_to_the_kernel_when_told() -> None:
+    done = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, check=True)
+
+    assert int(done.stdout) > 50 << 20

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from sandkeeper.api.outgoing import answer_of
 from sandkeeper.api.respond import encode_json
+from sandkeeper.api.streaming import Disconnected
 from sandkeeper.core.turns import Turns
 from sandkeeper.services.output import LongText, LongTexts, Texts
 
@@ -99,10 +100,13 @@ async def long_answer(
 ) -> LongAnswer:
     """Answer with what `record` makes of the texts that `reading` brings, of about `size` bytes.
 
-    Raises Unavailable when there is no room for as much.
+    Raises Unavailable when there is no room for as much, Disconnected when nobody waits for it.
     """
-    await answer_of(scope).reserve(size)
+    answer = answer_of(scope)
+    await answer.reserve(size)
     async with _making:
+        if answer.is_gone:
+            raise Disconnected
         frame = Frame(lambda marks: record(Texts(*marks)), 3)
         texts = await reading()
         blocks = await asyncio.to_thread(frame.fill, [texts.stdout, texts.stderr, texts.logs])

@@ -165,6 +165,7 @@ class Exchange:
     __slots__ = (
         "_answer",
         "_cors",
+        "_head",
         "_processing_time",
         "_refused",
         "_scope",
@@ -179,6 +180,7 @@ class Exchange:
         self, scope: Scope, send: Send, cors: Cors, answer: Answer, *, processing_time: bool
     ) -> None:
         self._answer = answer
+        self._head: Message | None = None
         self._refused = False
         self._cors = cors
         self._scope = scope
@@ -190,23 +192,36 @@ class Exchange:
         self.size = 0
 
     async def send(self, message: Message) -> None:
-        """Pass one ASGI message on; an answer for which there is no room becomes a 503."""
+        """Pass one ASGI message on; a long answer for which there is no room becomes a 503."""
         if self._refused:
             return
-        if message["type"] == "http.response.start" and not self._has_room(message):
-            self._refused = True
-            refusal = Unavailable("too many answers wait to be read: try again")
-            await error_response(refusal)(self._scope, _nothing, self._pass)
-            return
+        head, self._head = self._head, None
+        if message["type"] == "http.response.start":
+            head = None  # of an answer that failed before its body
+            if self._may_be_long(message):
+                self._head = message  # until the body shows whether all of it is in memory
+                return
+        if head is not None:
+            if not self._has_room(message):
+                self._refused = True
+                refusal = Unavailable("too many answers wait to be read: try again")
+                await error_response(refusal)(self._scope, _nothing, self._pass)
+                return
+            await self._pass(head)
         await self._pass(message)
+
+    def _may_be_long(self, message: Message) -> bool:
+        if self._answer.is_managed or self._scope.get(BARE) or self._scope["method"] == "HEAD":
+            return False
+        length = next((v for k, v in message["headers"] if k.lower() == b"content-length"), b"")
+        return len(length) > 4 and int(length) > SMALL_BYTES
 
     def _has_room(self, message: Message) -> bool:
         """Count a body that is in memory as a whole; who sends in blocks has counted itself."""
-        length = next((v for k, v in message["headers"] if k.lower() == b"content-length"), b"")
-        if self._answer.is_managed or len(length) < 6 or int(length) <= SMALL_BYTES:
+        if message.get("more_body", False):
             return True
         try:
-            self._answer.take(int(length))
+            self._answer.take(len(message.get("body", b"")))
         except Unavailable:
             return False
         return True

@@ -34,6 +34,10 @@ class Connection(Protocol):
     def unsent(self) -> int:
         """Return how many bytes the client has not taken."""
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody is there any more."""
+
     def abort(self) -> None:
         """End it at once; what is unsent is dropped."""
 
@@ -122,7 +126,9 @@ class Answer:
         queue = self._outgoing.queue
         turn = queue[self] = asyncio.Event()
         try:
-            while not self._may_take(size) and (left := until - monotonic()) > 0:
+            while (
+                not self._may_take(size) and not self.is_gone and (left := until - monotonic()) > 0
+            ):
                 turn.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(left, LOOK_SECONDS)):
@@ -140,6 +146,11 @@ class Answer:
         if outgoing.held + size > outgoing.limit:
             outgoing.press(size)
         return outgoing.held + size <= outgoing.limit
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has left."""
+        return self._connection is not None and self._connection.is_gone
 
     def give(self, size: int) -> None:
         """Give back so much of what was taken."""

@@ -59,6 +59,11 @@ class Wire:
         """Return how many bytes of answers the client has not taken."""
         return self._protocol.transport.get_write_buffer_size()
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody is there any more."""
+        return self._cycle.disconnected or self._protocol.transport.is_closing()
+
     def abort(self) -> None:
         """End the connection at once; what is unsent is dropped."""
         self._protocol.transport.abort()
