@@ -7,8 +7,10 @@ Rules everything here keeps:
 - While a child is unreaped its pid and its process group id cannot be given to anyone else, so
   signals to them are safe; after `reap` there is nothing left to signal.
 - Noticing an end (a readable pidfd, pidfd_open(2), Linux 5.3) and reaping it are two steps.
-- Every start happens under one lock, so that the reaper of orphans (PID 1 only) never takes a
-  child that is just being born.
+- A child of another user is made by the spawner (`core.spawner`): until its exec the workload could
+  stop it, so nobody waits for that without a deadline.
+- The reaper of orphans (PID 1 only) never takes a child that is just being born: our own are
+  started under one lock, the spawner's are counted while they are on their way.
 """
 
 import asyncio
@@ -18,17 +20,20 @@ import resource
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
-from sandkeeper.core.entering import entrance
+from sandkeeper.core import spawner_main
+from sandkeeper.core.entering import opened_folder
 from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.oomscore import OomScore
-from sandkeeper.core.tool import Tool, ToolResult, bounded, reader
+from sandkeeper.core.spawner import START_SECONDS, Report, Spawner
+from sandkeeper.core.tool import Tool, ToolResult, bounded, readable, reader
 
 __all__ = ["Child", "Children", "ExitStatus", "Spawn"]
 
@@ -39,9 +44,10 @@ CHILD_OOM_SCORE = 500
 class Spawn:
     """What to start. Descriptors are the caller's to close; `-3` is /dev/null (subprocess.DEVNULL).
 
-    `nofile` is the soft limit of open files the child gets (the server raises its own).
-    `prepare` runs in the child before exec; it must only make system calls. `cwd` is entered as
-    `identity` could: a folder below one that is closed to it stays closed.
+    `nofile` is the soft limit of open files the child gets (the server raises its own). `cwd` is
+    entered as `identity` could: a folder below one that is closed to it stays closed. The child
+    enters the `cgroups` of open `cgroup.procs`, gets the `rlimits` (setrlimit(2), never above what
+    it has) and, if `terminal`, standard input as its controlling terminal.
     """
 
     argv: Sequence[str]
@@ -55,7 +61,14 @@ class Spawn:
     nofile: int | None = None
     new_session: bool = False
     pass_fds: Sequence[int] = ()
-    prepare: Callable[[], object] | None = None
+    cgroups: Sequence[int] = ()
+    rlimits: Mapping[int, int] = field(default_factory=dict)
+    terminal: bool = False
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the program runs as another user than the server."""
+        return self.identity is not None and not self.identity.is_ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +113,25 @@ def _start(spec: Spawn) -> _Popen:
             stdout=spec.stdout,
             stderr=spec.stderr,
             pass_fds=spec.pass_fds,
-            preexec_fn=spec.prepare,
-            **({"start_new_session": True} if _apart(spec) else {"process_group": 0}),
-            **_identity_options(spec.identity),
+            preexec_fn=_preparation(spec),
+            **({"start_new_session": True} if spec.new_session else {"process_group": 0}),
         )
-    except subprocess.SubprocessError:  # `prepare` failed; why stays with the child
+    except subprocess.SubprocessError:  # the preparation failed; why stays with the child
         raise OSError(errno.EPERM, "it could not be prepared") from None
 
 
-def _apart(spec: Spawn) -> bool:
-    """Say whether a session of its own is due.
+def _preparation(spec: Spawn) -> Callable[[], None] | None:
+    """Return what the child runs before its exec: system calls only; None where nothing is due."""
+    if not (spec.cgroups or spec.rlimits or spec.terminal):
+        return None
 
-    In ours another user would share our controlling terminal if we were started from one, and
-    could type into the shell behind it (TIOCSTI, ioctl_tty(2)).
-    """
-    another = spec.identity is not None and not spec.identity.is_ours
-    return spec.new_session or (another and _has_terminal())
+    def prepare() -> None:
+        spawner_main.enter_cgroups(spec.cgroups)
+        if spec.terminal:
+            spawner_main.become_terminal()
+        spawner_main.limit_resources(dict(spec.rlimits))
+
+    return prepare
 
 
 @lru_cache(maxsize=1)
@@ -181,24 +197,26 @@ class Children:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._owned: set[int] = set()
+        self._spawner = Spawner(self.spawn)
+        self._numbers = count()
+        self._births: set[int] = set()
+        self._suspects: dict[int, int] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._oom = OomScore()
         self._own_peak = 0
 
     def spawn(self, spec: Spawn) -> Child:
-        """Start a child in its own process group (or session).
+        """Start a child of our own user in its own process group (or session).
 
         The interpreter stands still from vfork(2) to the child's exec, in whichever thread this
         is called (`_posixsubprocess` keeps the lock): 0.2 ms, and a thread would gain nothing.
         What could hang in between, a working directory on a dead file system, must be looked at
-        before, in a thread. Raises OSError as execve(2), chdir(2) and setuid(2) do, ValueError
-        on a NUL byte.
+        before, in a thread. Raises OSError as execve(2) and chdir(2) do, ValueError on a NUL byte.
         """
-        with (
-            self._lock,
-            entrance(spec.cwd, spec.identity) as cwd,
-            self._oom.held_at(spec.oom_score),
-        ):
-            started = _start(spec if cwd is spec.cwd else replace(spec, cwd=cwd))
+        if spec.is_foreign:
+            raise ValueError("another user's programs are started by `start`")
+        with self._lock, self._oom.held_at(spec.oom_score):
+            started = _start(spec)
             self._owned.add(started.pid)
             if spec.nofile is not None:
                 _limit_files(started.pid, spec.nofile)
@@ -209,6 +227,93 @@ class Children:
                 os.waitpid(started.pid, 0)
                 self._owned.discard(started.pid)
                 raise
+
+    async def start(self, spec: Spawn) -> Child:
+        """Start a child in its own process group (or session), as whichever user.
+
+        Raises OSError as execve(2), chdir(2) and setuid(2) do, also for a child that was stopped
+        before it was its program and has been killed for that; ValueError on a NUL byte. Without a
+        `cwd` another user's program has the server's, or `/` where that is closed to it.
+        """
+        if not spec.is_foreign:
+            return self.spawn(spec)
+        self.open_spawner()
+        number = next(self._numbers)
+        self._births.add(number)
+        try:
+            with opened_folder(spec.cwd, spec.identity) as folder:
+                report = await self._spawner.order(spec, folder)
+        except BaseException:
+            self._births.discard(number)
+            raise
+        birth = asyncio.ensure_future(self._birth(report, number))
+        try:
+            return await asyncio.shield(birth)
+        except asyncio.CancelledError:  # nobody will know the child
+            birth.add_done_callback(self._disown)
+            raise
+
+    def open_spawner(self) -> None:
+        """Have the spawner run; raises OSError. It is not needed where all programs are ours."""
+        if not self._spawner.alive:
+            # In our session another user would share our controlling terminal, if we were started
+            # from one, and could type into the shell behind it (TIOCSTI, ioctl_tty(2)).
+            apart = _has_terminal()
+            self._spawner.open(Spawn((), {}, oom_score=None, new_session=apart))
+
+    async def close(self) -> None:
+        """End the spawner, and wait for children that were killed before they began."""
+        await self._spawner.end()
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    async def _birth(self, report: Report, number: int) -> Child:
+        child: Child | None = None
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                pid = await report.pid()
+                self._owned.add(pid)
+                child = await self._taken(pid)
+                await report.exec()
+            return child
+        except TimeoutError:
+            self._bury(child)
+            why = f"it was stopped before it began and killed after {START_SECONDS:g} s"
+            raise OSError(errno.ECANCELED, why) from None
+        except BaseException:
+            self._bury(child)
+            raise
+        finally:
+            report.close()
+            self._births.discard(number)
+
+    async def _taken(self, pid: int) -> Child:
+        try:
+            return Child(pid, os.pidfd_open(pid), self)
+        except OSError:  # as in `spawn`
+            os.kill(pid, signal.SIGKILL)
+            await asyncio.to_thread(os.waitpid, pid, 0)
+            self._owned.discard(pid)
+            raise
+
+    def _disown(self, birth: "asyncio.Future[Child]") -> None:
+        if not birth.cancelled() and birth.exception() is None:
+            self._bury(birth.result())
+
+    def _bury(self, child: Child | None) -> None:
+        """Kill and reap a child that nobody wants."""
+        if child is None:
+            return
+
+        async def bury() -> None:
+            await readable(child.pidfd.number)
+            child.reap()
+
+        with suppress(ProcessLookupError):
+            child.signal_group(signal.SIGKILL)
+        task = asyncio.ensure_future(bury())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     def adopt(self, pid: int) -> None:
         """Keep the reaper of orphans away from a process of an earlier server."""
@@ -228,11 +333,19 @@ class Children:
         return peak <= self._own_peak
 
     def reap_orphans(self) -> int:
-        """Reap exited children that nobody here started; returns how many. For PID 1 only."""
+        """Reap exited children that nobody here started; returns how many. For PID 1 only.
+
+        One that may still be on its way from the spawner is left for a later look.
+        """
         reaped = 0
         with self._lock:
-            for pid in _children_of_self():
-                if pid in self._owned:
+            found = _children_of_self()
+            now = next(self._numbers)
+            self._suspects = {pid: self._suspects.get(pid, now) for pid in found}
+            # In this order: a birth that is over has made its child known before.
+            oldest = min(self._births.copy(), default=now + 1)
+            for pid in found:
+                if pid in self._owned or self._suspects[pid] > oldest:
                     continue
                 with suppress(ChildProcessError):
                     flags = os.WEXITED | os.WNOHANG
@@ -248,12 +361,12 @@ class Children:
         identity: Identity | None = None,
         stdin: int = subprocess.DEVNULL,
     ) -> Tool:
-        """Start a helper program with its output on pipes; raises OSError as `spawn` does."""
+        """Start a helper program with its output on pipes; raises OSError as `start` does."""
         out_read, out_write = os.pipe2(os.O_CLOEXEC)
         err_read, err_write = os.pipe2(os.O_CLOEXEC)
         try:
             spec = Spawn(argv, env, cwd, stdin, out_write, err_write, identity=identity)
-            child = self.spawn(spec)
+            child = await self.start(spec)
         except BaseException:
             os.close(out_read)
             os.close(err_read)
@@ -287,12 +400,6 @@ class Children:
                 return ToolResult(await tool.wait(), out, err)
         finally:
             await tool.close()
-
-
-def _identity_options(identity: Identity | None) -> dict[str, Any]:
-    if identity is None or identity.is_ours:  # an unprivileged server may not even set its own
-        return {}
-    return {"user": identity.uid, "group": identity.gid, "extra_groups": list(identity.groups)}
 
 
 def _limit_files(pid: int, soft: int) -> None:

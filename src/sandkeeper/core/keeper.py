@@ -108,8 +108,9 @@ class Keeper:
         assert self._socket is not None
         if not _ready(self._socket, select.POLLIN, SEND_SECONDS):
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-        flags = socket.MSG_CMSG_CLOEXEC
-        message, fds, _, _ = socket.recv_fds(self._socket, 256, keeper_main.MAX_FDS, flags)
+        message, fds, _, _ = socket.recv_fds(self._socket, 256, keeper_main.MAX_FDS)
+        for fd in fds:
+            os.set_inheritable(fd, False)
         if message == key.encode():
             return fds
         for fd in fds:

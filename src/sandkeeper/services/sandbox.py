@@ -249,6 +249,9 @@ class Sandbox:
         stack.push_async_callback(self.monitors.close)
         stack.callback(self.relay.close)
         raise_file_limit()
+        stack.push_async_callback(self.children.close)
+        if self.identity is not None and not self.identity.is_ours:
+            self.children.open_spawner()
         # Threads that compute (telemetry) give the interpreter up ten times sooner than the
         # default 5 ms, which requests would feel.
         sys.setswitchinterval(0.0005)
