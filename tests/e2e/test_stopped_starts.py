@@ -1,5 +1,6 @@
 """A workload that stops, kills or traces whatever it may holds up nobody but itself."""
 
+import contextlib
 import os
 import signal
 import tempfile
@@ -83,7 +84,7 @@ def children_of(pid: int) -> list[str]:
 def end_everything(server: Server) -> None:
     for process in server.client.get("/process").json():
         server.client.delete(f"/process/{process['name']}/kill")
-    for terminal in server.client.get("/terminals").json()["terminals"]:
+    for terminal in server.client.get("/terminals").json():
         server.client.delete(f"/terminals/{terminal['id']}")
 
 
@@ -168,10 +169,11 @@ def test_the_default_folder_is_not_one_that_is_closed_to_the_user(tmp_path: Path
         folder = Path(name)
         folder.chmod(0o755)
         running = Server(folder, args=["--user", "nobody"])
-        os.chdir(closed / "below")
-        try:
-            running.start()
-        finally:
-            os.chdir(before)
-        with contextlib.closing(running.client):
+        with contextlib.ExitStack() as stack:
+            stack.push(running.__exit__)
+            os.chdir(closed / "below")
+            try:
+                running.start()
+            finally:
+                os.chdir(before)
             assert running.run("pwd")["stdout"] == "/\n"
