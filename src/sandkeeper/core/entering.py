@@ -1,9 +1,9 @@
 """Folders as a user may enter them: what is below a closed folder stays closed."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.identity import Identity, acting_for
 
 __all__ = ["enter_folder", "opened_folder"]

@@ -12,7 +12,6 @@ reserved first, so that a full disk is noticed before the old content is touched
 
 import contextlib
 import errno
-import os
 import select
 import stat
 import tempfile
@@ -22,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.paths import is_replacement, temporary_name
 from sandkeeper.core.renaming import exclusive_rename
 from sandkeeper.core.temporaries import Temporaries

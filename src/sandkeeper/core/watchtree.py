@@ -16,9 +16,9 @@ What holds:
 """
 
 import errno
-import os
 from collections.abc import Callable, Iterable
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.inotify import Inotify, Mask, Notice
 from sandkeeper.core.paths import TEMPORARY_PREFIX, is_replacement, is_temporary
 

@@ -5,7 +5,6 @@ it is replaced, and an edit computed from an old version is refused instead of w
 """
 
 import asyncio
-import os
 import posixpath
 import stat
 import threading
@@ -13,6 +12,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.paths import Target, temporary_name
 from sandkeeper.errors import BadInput, Unprocessable

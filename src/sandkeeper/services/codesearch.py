@@ -1,11 +1,11 @@
 """Looking for code below the working directory: by file name, by pattern, by relevance."""
 
 import asyncio
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.child import Children
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.mounts import pseudo_mounts

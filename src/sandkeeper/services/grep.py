@@ -7,7 +7,6 @@ many it is asked again in order, where the first matches come soon.
 """
 
 import asyncio
-import os
 import shutil
 import stat
 import sys
@@ -18,6 +17,7 @@ from functools import cache
 from importlib import metadata
 from typing import NamedTuple
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.child import Children
 from sandkeeper.core.globs import matcher, simple
 from sandkeeper.core.identity import Identity

@@ -11,7 +11,6 @@ drops it says so: the tree is read again once the listener takes again (core.wat
 
 import asyncio
 import errno
-import os
 import select
 import threading
 from collections import deque
@@ -20,6 +19,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.inotify import Inotify, notices
