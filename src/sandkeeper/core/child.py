@@ -20,55 +20,20 @@ import resource
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
 
-from sandkeeper.core import spawner_main
 from sandkeeper.core.entering import opened_folder
 from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.oomscore import OomScore
+from sandkeeper.core.spawn import Spawn, has_terminal, start_own
 from sandkeeper.core.spawner import START_SECONDS, Report, Spawner
 from sandkeeper.core.tool import Tool, ToolResult, bounded, readable, reader
 
 __all__ = ["Child", "Children", "ExitStatus", "Spawn"]
-
-CHILD_OOM_SCORE = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    """What to start. Descriptors are the caller's to close; `-3` is /dev/null (subprocess.DEVNULL).
-
-    `nofile` is the soft limit of open files the child gets (the server raises its own). `cwd` is
-    entered as `identity` could: a folder below one that is closed to it stays closed. The child
-    enters the `cgroups` of open `cgroup.procs`, gets the `rlimits` (setrlimit(2), never above what
-    it has) and, if `terminal`, standard input as its controlling terminal.
-    """
-
-    argv: Sequence[str]
-    env: dict[str, str]
-    cwd: str | None = None
-    stdin: int = subprocess.DEVNULL
-    stdout: int = subprocess.DEVNULL
-    stderr: int = subprocess.DEVNULL
-    identity: Identity | None = None
-    oom_score: int | None = CHILD_OOM_SCORE
-    nofile: int | None = None
-    new_session: bool = False
-    pass_fds: Sequence[int] = ()
-    cgroups: Sequence[int] = ()
-    rlimits: Mapping[int, int] = field(default_factory=dict)
-    terminal: bool = False
-
-    @property
-    def is_foreign(self) -> bool:
-        """Whether the program runs as another user than the server."""
-        return self.identity is not None and not self.identity.is_ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,53 +59,6 @@ class ExitStatus:
         if os.WIFSIGNALED(status):
             return cls(None, os.WTERMSIG(status), os.WCOREDUMP(status), cpu, rss)
         return cls(os.WEXITSTATUS(status), None, False, cpu, rss)
-
-
-class _Popen(subprocess.Popen[bytes]):
-    """A Popen that only starts: its destructor would put the child on a list that others reap."""
-
-    def __del__(self, *_args: Any, **_kwargs: Any) -> None:
-        pass
-
-
-def _start(spec: Spawn) -> _Popen:
-    try:
-        return _Popen(
-            list(spec.argv),
-            env=spec.env,
-            cwd=spec.cwd,
-            stdin=spec.stdin,
-            stdout=spec.stdout,
-            stderr=spec.stderr,
-            pass_fds=spec.pass_fds,
-            preexec_fn=_preparation(spec),
-            **({"start_new_session": True} if spec.new_session else {"process_group": 0}),
-        )
-    except subprocess.SubprocessError:  # the preparation failed; why stays with the child
-        raise OSError(errno.EPERM, "it could not be prepared") from None
-
-
-def _preparation(spec: Spawn) -> Callable[[], None] | None:
-    """Return what the child runs before its exec: system calls only; None where nothing is due."""
-    if not (spec.cgroups or spec.rlimits or spec.terminal):
-        return None
-
-    def prepare() -> None:
-        spawner_main.enter_cgroups(spec.cgroups)
-        if spec.terminal:
-            spawner_main.become_terminal()
-        spawner_main.limit_resources(dict(spec.rlimits))
-
-    return prepare
-
-
-@lru_cache(maxsize=1)
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
 
 
 class Child:
@@ -216,7 +134,7 @@ class Children:
         if spec.is_foreign:
             raise ValueError("another user's programs are started by `start`")
         with self._lock, self._oom.held_at(spec.oom_score):
-            started = _start(spec)
+            started = start_own(spec)
             self._owned.add(started.pid)
             if spec.nofile is not None:
                 _limit_files(started.pid, spec.nofile)
@@ -258,7 +176,7 @@ class Children:
         if not self._spawner.alive:
             # In our session another user would share our controlling terminal, if we were started
             # from one, and could type into the shell behind it (TIOCSTI, ioctl_tty(2)).
-            apart = _has_terminal()
+            apart = has_terminal()
             self._spawner.open(Spawn((), {}, oom_score=None, new_session=apart))
 
     async def close(self) -> None:

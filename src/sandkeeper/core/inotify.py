@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sandkeeper.core import lookup
 from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.identity import is_acting
+from sandkeeper.core.resolving import followed
 
 __all__ = ["Inotify", "Mask", "Notice", "notices"]
 
@@ -70,7 +70,7 @@ class Inotify:
         """
         if not is_acting():
             return _checked(_libc().inotify_add_watch(self.fd, path, mask), path)
-        with lookup.followed(path, follow=not mask & Mask.DONT_FOLLOW) as fd:
+        with followed(path, follow=not mask & Mask.DONT_FOLLOW) as fd:
             found = b"/proc/self/fd/%d" % fd
             return _checked(
                 _libc().inotify_add_watch(self.fd, found, mask & ~Mask.DONT_FOLLOW), path

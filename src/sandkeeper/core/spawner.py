@@ -20,10 +20,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sandkeeper.core import spawner_main
+from sandkeeper.core.spawn import Spawn
 from sandkeeper.core.tool import readable
 
 if TYPE_CHECKING:
-    from sandkeeper.core.child import Child, Spawn
+    from sandkeeper.core.child import Child
 
 __all__ = ["START_SECONDS", "Report", "Spawner"]
 
@@ -93,12 +94,12 @@ class Spawner:
     it has ended.
     """
 
-    def __init__(self, launch: Callable[["Spawn"], "Child"]) -> None:
+    def __init__(self, launch: Callable[[Spawn], "Child"]) -> None:
         self._launch = launch
         self._socket: socket.socket | None = None
         self._child: Child | None = None
 
-    def open(self, spec: "Spawn") -> None:
+    def open(self, spec: Spawn) -> None:
         """Start the process as `spec` says, but for its arguments; raises OSError."""
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
@@ -123,7 +124,7 @@ class Spawner:
             return False
         return True
 
-    async def order(self, spec: "Spawn", folder: int) -> Report:
+    async def order(self, spec: Spawn, folder: int) -> Report:
         """Have a program started; raises OSError, ValueError on a NUL byte.
 
         `folder` is a descriptor of its working directory. The descriptors of `spec` and `folder`
@@ -199,7 +200,7 @@ class Spawner:
             child.reap()
 
 
-def _paths(spec: "Spawn") -> list[bytes]:
+def _paths(spec: Spawn) -> list[bytes]:
     """Return where the program may lie, in order (execvp(3), environ(7))."""
     program = os.fsencode(spec.argv[0])
     if os.path.dirname(program):
