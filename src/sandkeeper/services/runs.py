@@ -46,7 +46,8 @@ class RunMeta(msgspec.Struct, omit_defaults=True):
     the wire's (-1 for a signal), `exit_signal` the signal's number, `noticed` the bytes of restart
     notices that were said. `groups` are the folders of its control groups, `enforced` tells what
     keeps each limit (core.cgroups), `oom_kills` counts what the kernel had killed for memory in
-    them before the present attempt.
+    them before the present attempt. `uncertain` tells that it ended while nobody held its pipes,
+    so that its last words may be missing.
     """
 
     id: str
@@ -81,6 +82,7 @@ class RunMeta(msgspec.Struct, omit_defaults=True):
     groups: dict[str, str] = {}
     enforced: dict[str, str] = {}
     oom_kills: int = 0
+    uncertain: bool = False
     idempotency_key: str = ""
     idempotency_body: str = ""
 

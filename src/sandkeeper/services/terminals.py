@@ -268,6 +268,23 @@ class Terminals:
         except OSError as error:
             self._shop.log.warning(f"the keeper cannot hold terminal {meta.id}: {error}")
 
+    def keep_all(self) -> None:
+        """Give a new keeper everything that runs; on the writer's thread, as what drops it."""
+        for terminal in self._by_id.values():
+            try:
+                copies = terminal.holdings()
+            except OSError as error:
+                self._shop.log.warning(f"the keeper cannot hold {terminal!r}: {error}")
+                continue
+            if copies:
+                self._shop.writer.submit(self._put, _key(terminal.meta), copies)
+
+    def _put(self, key: str, copies: tuple[int, ...]) -> None:
+        try:
+            self._shop.keeper.put_copies(key, copies)
+        except OSError as error:
+            self._shop.log.warning(f"the keeper cannot hold {key}: {error}")
+
     # Watching, changing, ending
 
     def attach(self, terminal: Terminal, viewer: Viewer) -> None:
@@ -308,7 +325,8 @@ class Terminals:
 
     async def _on_end(self, terminal: Terminal) -> None:
         await self._save(terminal)
-        await asyncio.to_thread(self._shop.keeper.drop, _key(terminal.meta))
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._shop.writer, self._shop.keeper.drop, _key(terminal.meta))
         self._forget_old()
 
     def _forget_old(self) -> None:
