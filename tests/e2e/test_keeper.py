@@ -170,9 +170,7 @@ def test_what_nobody_held_is_told_as_uncertain(make_server) -> None:
     ended = own.client.get("/process/ends/wait?timeout=10").json()
     assert ended["outputUncertain"] is True
     assert ended["exitReason"] == "unknown"
-    assert any(
-        "nobody held its pipes" in line["msg"] for line in own.log_lines() if "msg" in line
-    )
+    assert any("nobody held its pipes" in line["msg"] for line in own.log_lines() if "msg" in line)
     until(lambda: own.client.get("/process/lives").json()["stdoutBytes"] > 600)
     lives = own.client.get("/process/lives").json()
     assert (lives["status"], lives["outputUncertain"]) == ("running", False)
