@@ -6,7 +6,9 @@ Rules everything here keeps:
   status is taken exactly once, by `Child.reap`.
 - While a child is unreaped its pid and its process group id cannot be given to anyone else, so
   signals to them are safe; after `reap` there is nothing left to signal.
-- Noticing an end (a readable pidfd, pidfd_open(2), Linux 5.3) and reaping it are two steps.
+- Noticing an end (a readable pidfd, pidfd_open(2), Linux 5.3) and reaping it are two steps. A
+  zombie that is traced (ptrace(2)) can be reaped only after its tracer has let it go, which may be
+  never; so no wait here blocks, and such a zombie is reaped later.
 - A child of another user is made by the spawner (`core.spawner`): until its exec the workload could
   stop it, so nobody waits for that without a deadline.
 - The reaper of orphans (PID 1 only) never takes a child that is just being born: our own are
@@ -29,11 +31,15 @@ from sandkeeper.core.entering import opened_folder
 from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.oomscore import OomScore
+from sandkeeper.core.procstat import zombie_status
 from sandkeeper.core.spawn import Spawn, has_terminal, start_own
 from sandkeeper.core.spawner import START_SECONDS, Report, Spawner
 from sandkeeper.core.tool import Tool, ToolResult, bounded, readable, reader
 
 __all__ = ["Child", "Children", "ExitStatus", "Spawn"]
+
+
+LATE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +92,15 @@ class Child:
         return os.waitid(os.P_PIDFD, self.pidfd.number, flags) is not None
 
     def reap(self) -> ExitStatus:
-        """Take the status of an exited child and close its pidfd; call once."""
-        _, status, usage = os.wait4(self.pid, 0)
+        """Take the status of an exited child and close its pidfd; call once. Never blocks."""
+        pid, status, usage = os.wait4(self.pid, os.WNOHANG)
         self._reaped = True
-        self._owner.forget(self.pid)
         self.pidfd.close()
+        if not pid:
+            self._owner.reap_later(self.pid)
+            told = zombie_status(self.pid)
+            return ExitStatus() if told is None else ExitStatus.of_wait(told)
+        self._owner.forget(self.pid)
         made = ExitStatus.of_wait(status, usage)
         if made.peak_rss_bytes is not None and self._owner.may_have_shared(made.peak_rss_bytes):
             return replace(made, peak_rss_bytes=None)
@@ -120,6 +130,8 @@ class Children:
         self._births: set[int] = set()
         self._suspects: dict[int, int] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._late: set[int] = set()
+        self._timer: asyncio.TimerHandle | None = None
         self._oom = OomScore()
         self._own_peak = 0
 
@@ -140,10 +152,9 @@ class Children:
                 _limit_files(started.pid, spec.nofile)
             try:
                 return Child(started.pid, os.pidfd_open(started.pid), self)
-            except OSError:  # no descriptor left: without a handle nobody could end or reap it
+            except OSError:  # no descriptor left: without a handle nobody could end it
                 os.killpg(started.pid, signal.SIGKILL)
-                os.waitpid(started.pid, 0)
-                self._owned.discard(started.pid)
+                self.reap_later(started.pid)
                 raise
 
     async def start(self, spec: Spawn) -> Child:
@@ -184,6 +195,8 @@ class Children:
         await self._spawner.end()
         if self._ending:
             await asyncio.wait(self._ending)
+        if self._timer is not None:
+            self._timer.cancel()
 
     async def _birth(self, report: Report, number: int) -> Child:
         child: Child | None = None
@@ -191,7 +204,7 @@ class Children:
             async with asyncio.timeout(START_SECONDS):
                 pid = await report.pid()
                 self._owned.add(pid)
-                child = await self._taken(pid)
+                child = self._taken(pid)
                 await report.exec()
             return child
         except TimeoutError:
@@ -205,13 +218,12 @@ class Children:
             report.close()
             self._births.discard(number)
 
-    async def _taken(self, pid: int) -> Child:
+    def _taken(self, pid: int) -> Child:
         try:
             return Child(pid, os.pidfd_open(pid), self)
         except OSError:  # as in `spawn`
             os.kill(pid, signal.SIGKILL)
-            await asyncio.to_thread(os.waitpid, pid, 0)
-            self._owned.discard(pid)
+            self.reap_later(pid)
             raise
 
     def _disown(self, birth: "asyncio.Future[Child]") -> None:
@@ -236,6 +248,26 @@ class Children:
     def adopt(self, pid: int) -> None:
         """Keep the reaper of orphans away from a process of an earlier server."""
         self._owned.add(pid)
+
+    def reap_later(self, pid: int) -> None:
+        """Reap a child that cannot be reaped now: one just killed, or one that is traced."""
+        self._late.add(pid)
+        self._reap_late()
+
+    def _reap_late(self) -> None:
+        for pid in self._late.copy():
+            with suppress(ChildProcessError):
+                if not os.waitpid(pid, os.WNOHANG)[0]:
+                    continue
+            self._late.discard(pid)
+            self.forget(pid)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._late:
+            with suppress(RuntimeError):  # no loop in this thread: the next call tries again
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(LATE_SECONDS, self._reap_late)
 
     def forget(self, pid: int) -> None:
         """Drop a reaped pid."""
