@@ -66,7 +66,7 @@ def opened(path: Name, flags: int, mode: int = 0) -> int:
         if code in {errno.ENOSYS, errno.EPERM, errno.E2BIG} and not _has_openat2():
             fd = named(path, lambda: _open_walking(name, flags | os.O_CLOEXEC, mode))
         else:
-            code = errno.EACCES if code == errno.ELOOP and _leads_somewhere(name) else code
+            code = errno.EACCES if code == errno.ELOOP and _was_magic(name, flags) else code
             raise OSError(code, os.strerror(code), path) from None
     try:
         _refuse_own(fd, path, terminal=not flags & os.O_PATH)
@@ -85,12 +85,18 @@ def _has_openat2() -> bool:
     return True
 
 
-def _leads_somewhere(name: bytes) -> bool:
-    """Say whether ELOOP came from a link that the kernel itself could have followed."""
+def _was_magic(name: bytes, flags: int) -> bool:
+    """Say whether ELOOP came from a magic link, and not from too many links or a forbidden one."""
+    try:
+        os.close(_openat2(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, 0))
+        if flags & os.O_NOFOLLOW:
+            return False
+    except OSError:
+        pass
     try:
         os.close(os.open(name, os.O_PATH | os.O_CLOEXEC))
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno != errno.ELOOP
     return True
 
 
@@ -102,20 +108,24 @@ def named(path: Name, call: Callable[[], R]) -> R:
         raise OSError(error.errno, os.strerror(error.errno or errno.EIO), path) from None
 
 
-def _open_walking(name: bytes, flags: int, mode: int) -> int:
+def _open_walking(name: bytes, flags: int, mode: int, links: int = 0) -> int:
     """Do as openat2(2) would, on kernels that have none."""
+    if links > LINKS_MOST:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     if flags & os.O_CREAT:
         folder, _, last = name.rpartition(b"/")
-        above = _walked(folder or (b"/" if name.startswith(b"/") else b"."), follow=True)
+        folder = folder or (b"/" if name.startswith(b"/") else b".")
+        above = _walked(folder, follow=True)
         try:
             made = flags | os.O_NOFOLLOW
             return os.open(last, made, mode, dir_fd=above)
         except OSError as error:
             if error.errno != errno.ELOOP or flags & (os.O_EXCL | os.O_NOFOLLOW):
                 raise
+            text = os.readlink(last, dir_fd=above)
         finally:
             os.close(above)
-        flags &= ~os.O_CREAT
+        return _open_walking(os.path.join(folder, text), flags, mode, links + 1)
     here = _walked(name, follow=not flags & os.O_NOFOLLOW)
     if flags & os.O_PATH and not flags & os.O_DIRECTORY:
         return here
