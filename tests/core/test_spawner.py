@@ -218,3 +218,24 @@ def _children() -> list[int]:
 def _state(pid: int) -> str:
     with open(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()[0]
+
+
+def test_an_orphan_that_was_seen_during_a_start_is_reaped_after_it() -> None:
+    """Nobody would look again before the next child ends."""
+
+    async def work(children: Children) -> None:
+        children.open_spawner()
+        starting = asyncio.ensure_future(children.start(nobody("sleep", "1000")))
+        await asyncio.sleep(0)
+        orphan = os.fork()
+        if orphan == 0:
+            os._exit(0)
+        os.waitid(os.P_PID, orphan, os.WEXITED | os.WNOWAIT)
+        assert children.reap_orphans() == 0
+        child = await starting
+        while orphan in _children():
+            await asyncio.sleep(0.01)
+        child.signal_group(signal.SIGKILL)
+        await ended(child)
+
+    with_children(work)

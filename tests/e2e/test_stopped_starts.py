@@ -15,7 +15,7 @@ import httpx
 import pytest
 from tests.harness import Server, needs_root, stop_all_of, until
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.timeout(300)]
 
 UID = 65534
 HEALTH_SECONDS = 5.0
@@ -35,7 +35,7 @@ def server() -> Iterator[Server]:
 
 def ask(method: str, path: str, **options) -> Callable[[Server], httpx.Response]:
     return lambda server: httpx.request(
-        method, server.url + path, timeout=60, trust_env=False, **options
+        method, server.url + path, timeout=150, trust_env=False, **options
     )
 
 

@@ -22,10 +22,11 @@ import resource
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import Any
 
 from sandkeeper.core.entering import opened_folder
 from sandkeeper.core.fds import OwnedFd
@@ -129,7 +130,8 @@ class Children:
         self._numbers = count()
         self._births: set[int] = set()
         self._suspects: dict[int, int] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[object]] = set()
+        self._look_again = False
         self._late: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._oom = OomScore()
@@ -217,6 +219,9 @@ class Children:
         finally:
             report.close()
             self._births.discard(number)
+            if self._look_again:
+                self._look_again = False
+                self._later(asyncio.to_thread(self.reap_orphans))
 
     def _taken(self, pid: int) -> Child:
         try:
@@ -241,7 +246,10 @@ class Children:
 
         with suppress(ProcessLookupError):
             child.signal_group(signal.SIGKILL)
-        task = asyncio.ensure_future(bury())
+        self._later(bury())
+
+    def _later(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.ensure_future(work)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
@@ -295,7 +303,10 @@ class Children:
             # In this order: a birth that is over has made its child known before.
             oldest = min(self._births.copy(), default=now + 1)
             for pid in found:
-                if pid in self._owned or self._suspects[pid] > oldest:
+                if pid in self._owned:
+                    continue
+                if self._suspects[pid] > oldest:
+                    self._look_again = True
                     continue
                 with suppress(ChildProcessError):
                     flags = os.WEXITED | os.WNOHANG
