@@ -1,6 +1,7 @@
 """Paths as an acting thread goes them: as the kernel would, but never through our own entry."""
 
 import errno
+import inspect
 import os
 import tempfile
 from collections.abc import Iterator
@@ -139,6 +140,18 @@ def test_a_thread_that_acts_for_nobody_uses_os_itself() -> None:
     with tempfile.TemporaryDirectory() as name:
         os.symlink("/proc/self/maps", os.path.join(name, "maps"))
         assert "libc" in text_of(os.path.join(name, "maps"))
+
+
+@pytest.mark.parametrize("name", sorted(set(lookup.__all__) & set(dir(os)) - {"utime"}))
+def test_every_keyword_of_os_is_taken(name: str) -> None:
+    """The type checker sees the signatures of `os`, not those of `core.lookup`."""
+    ours = inspect.signature(getattr(lookup, name)).parameters.values()
+    taken = {one.name for one in ours if one.kind is one.KEYWORD_ONLY}
+    anything = any(one.kind is one.VAR_KEYWORD for one in ours)
+    theirs = inspect.signature(getattr(os, name)).parameters.values()
+    keywords = {one.name for one in theirs if one.kind is one.KEYWORD_ONLY}
+
+    assert anything or keywords <= taken
 
 
 def test_the_os_of_users_is_os_but_for_what_takes_a_path() -> None:

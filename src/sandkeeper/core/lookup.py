@@ -210,7 +210,8 @@ def _reached(call: Callable[..., R], path: Any, *arguments: Any, **options: Any)
     """Do something to what a path leads to."""
     if _plain(path, options):
         return call(path, *arguments, **options)
-    with followed(path) as fd:
+    # What /proc/self/fd/N leads to is not followed further, not even where it is a link itself.
+    with followed(path, follow=options.pop("follow_symlinks", True)) as fd:
         return named(path, lambda: call(f"/proc/self/fd/{fd}", *arguments, **options))
 
 
@@ -236,14 +237,14 @@ def utime(path: Any, times: Any = None, *, follow_symlinks: bool = True, **optio
         _within(os.utime, path, follow_symlinks=False, **given)
 
 
-def listxattr(path: Any) -> list[str]:
+def listxattr(path: Any, *, follow_symlinks: bool = True) -> list[str]:
     """List as os.listxattr."""
-    return _reached(os.listxattr, path)
+    return _reached(os.listxattr, path, follow_symlinks=follow_symlinks)
 
 
-def getxattr(path: Any, name: str) -> bytes:
+def getxattr(path: Any, attribute: str, *, follow_symlinks: bool = True) -> bytes:
     """Read as os.getxattr."""
-    return _reached(os.getxattr, path, name)
+    return _reached(os.getxattr, path, attribute, follow_symlinks=follow_symlinks)
 
 
 # The names of os.path
