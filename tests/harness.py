@@ -19,7 +19,7 @@ import pytest
 
 from sandkeeper.services.runs import pipes_folder
 
-__all__ = ["Server", "fill", "free_port", "needs_root", "small_disk", "until"]
+__all__ = ["Server", "fill", "free_port", "needs_root", "small_disk", "stop_all_of", "until"]
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root: it changes users, owners, mounts or namespaces"
@@ -63,6 +63,33 @@ def fill(path: Path) -> None:
         while os.write(fd, b"b" * 4096):
             pass
     os.close(fd)
+
+
+_STOPPER = """
+import os, signal, sys
+os.setgroups([])
+os.setresgid(*[int(sys.argv[1])] * 3)
+os.setresuid(*[int(sys.argv[1])] * 3)
+print(flush=True)
+while True:
+    try:
+        os.kill(-1, signal.SIGSTOP)
+    except ProcessLookupError:
+        pass
+"""
+
+
+def stop_all_of(uid: int) -> subprocess.Popen[bytes]:
+    """Start a program of a user that stops every other process of that user, over and over.
+
+    kill(2) with -1 leaves its caller out. Needs root; the caller kills it and waits for it.
+    """
+    argv = [sys.executable, "-I", "-S", "-c", _STOPPER, str(uid)]
+    stopper = subprocess.Popen(argv, stdout=subprocess.PIPE)
+    assert stopper.stdout is not None
+    with stopper.stdout:
+        stopper.stdout.readline()
+    return stopper
 
 
 class Server:

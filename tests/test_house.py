@@ -104,3 +104,34 @@ def test_npm_packages_are_exact_and_checked_and_no_index_is_named() -> None:
         assert not re.search(r"--(extra-)?index-url|--registry", text), path
     for path in ROOT.glob("*.txt"):
         assert "://" not in path.read_text(), path
+
+
+def test_what_acts_for_the_workload_takes_its_os_from_where_paths_are_resolved_for_it() -> None:
+    """`core.useros`: a path must not lead through the server's own entry in /proc."""
+    acting = {
+        *(f"api/http/{name}.py" for name in ("files", "files_more")),
+        *(f"api/mcp/{name}.py" for name in ("code", "files")),
+        *(
+            f"core/{name}.py"
+            for name in (
+                *("entering", "removal", "renaming", "replace", "tars", "temporaries", "untar"),
+                *("walk", "walking", "watchtree"),
+            )
+        ),
+        *(
+            f"services/{name}.py"
+            for name in (
+                *("archives", "attributes", "codegen", "codesearch", "codewalk", "copies"),
+                *("files", "grep", "trees", "uploads", "watching"),
+            )
+        ),
+    }
+    source = ROOT / "src" / "sandkeeper"
+    plain = {
+        name
+        for name in acting
+        if "from sandkeeper.core import useros as os\n" not in (source / name).read_text()
+        or "\nimport os\n" in (source / name).read_text()
+    }
+
+    assert plain == set()

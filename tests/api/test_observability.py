@@ -29,7 +29,7 @@ def test_a_server_that_can_work_is_ready(server: Server) -> None:
     assert reply.status_code == 200
     assert reply.json() == {
         "ready": True,
-        "checks": {"server": "ok", "pump": "ok", "state": "ok"},
+        "checks": {"server": "ok", "pump": "ok", "keeper": "ok", "state": "ok"},
     }
 
 

@@ -57,7 +57,13 @@ def start(confinement: Confinement, code: str, **options) -> Child:
     argv = [sys.executable, "-S", "-c", code]
     try:
         return Children().spawn(
-            Spawn(argv, dict(os.environ), prepare=confinement.prepare(), **options)
+            Spawn(
+                argv,
+                dict(os.environ),
+                cgroups=confinement.entrances(),
+                rlimits=confinement.rlimits,
+                **options,
+            )
         )
     finally:
         confinement.close()

@@ -142,7 +142,7 @@ def test_a_tool_that_floods_costs_its_limit_only() -> None:
 
 
 STARTED_FROM_A_TERMINAL = """
-import os, sys
+import asyncio, os, sys
 from sandkeeper.core.child import Children, Spawn
 from sandkeeper.core.identity import Identity
 from tests.harness import needs_root
@@ -150,9 +150,14 @@ from tests.harness import needs_root
 assert os.path.exists("/dev/tty") and os.ttyname(0)
 read, write = os.pipe()
 argv = ["/bin/sh", "-c", "(: < /dev/tty) 2>/dev/null && echo shared || echo apart"]
-for identity in (Identity.resolve("nobody"), None):
-    Children().spawn(Spawn(argv, {}, "/", stdout=write, identity=identity)).pidfd.close()
-    os.wait()
+async def main():
+    for identity in (Identity.resolve("nobody"), None):
+        children = Children()
+        child = await children.start(Spawn(argv, {}, "/", stdout=write, identity=identity))
+        os.waitpid(child.pid, 0)
+        child.pidfd.close()
+        await children.close()
+asyncio.run(main())
 os.write(1, os.read(read, 100).replace(b"\\n", b" "))
 """
 
@@ -182,9 +187,13 @@ def test_a_folder_below_a_closed_one_stays_closed_for_another_user() -> None:
         nobody = Identity.resolve("nobody")
         children = Children()
 
-        with pytest.raises(PermissionError):
-            children.spawn(Spawn(["/bin/ls"], {}, below, identity=nobody))
-        os.chmod(os.path.dirname(below), 0o755)
-        child = children.spawn(Spawn(["/bin/true"], {}, below, identity=nobody))
-        asyncio.run(readable(child.pidfd.number))
-        assert child.reap().code == 0
+        async def run() -> None:
+            with pytest.raises(PermissionError):
+                await children.start(Spawn(["/bin/ls"], {}, below, identity=nobody))
+            os.chmod(os.path.dirname(below), 0o755)
+            child = await children.start(Spawn(["/bin/true"], {}, below, identity=nobody))
+            await readable(child.pidfd.number)
+            assert child.reap().code == 0
+            await children.close()
+
+        asyncio.run(run())

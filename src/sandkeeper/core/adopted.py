@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from sandkeeper.core.child import ExitStatus
 from sandkeeper.core.fds import OwnedFd
+from sandkeeper.core.procstat import start_time, zombie_status
 
 __all__ = ["Adopted", "boot_id", "exit_of_pidfd", "pid_of_pidfd", "start_time"]
 
@@ -31,27 +32,6 @@ def boot_id() -> str:
             return file.read().strip()
     except OSError:
         return ""
-
-
-def _stat(pid: int) -> list[bytes] | None:
-    # Not `open`: this runs at every start of a process, and buffers cost six more system calls.
-    try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return os.read(fd, 4096).rpartition(b")")[2].split()
-        finally:
-            os.close(fd)
-    except OSError:
-        return None
-
-
-def start_time(pid: int) -> int:
-    """Return when a process started, in clock ticks since boot; 0 when it does not exist.
-
-    With the boot id this proves a pid: a reused one has another start time.
-    """
-    fields = _stat(pid)
-    return int(fields[19]) if fields else 0
 
 
 def pid_of_pidfd(pidfd: int) -> int:
@@ -73,17 +53,6 @@ def exit_of_pidfd(pidfd: int) -> int | None:
     (mask,) = struct.unpack_from("<Q", info)
     (status,) = struct.unpack_from("<i", info, 60)
     return int(status) if mask & _PIDFD_INFO_EXIT else None
-
-
-def _zombie_status(pid: int) -> int | None:
-    fields = _stat(pid)
-    if fields is None or fields[0] not in {b"Z", b"X"}:
-        return None
-    with suppress(OSError):
-        # The kernel shows 0 for the status to those who may not trace the process.
-        if os.geteuid() in {0, os.stat(f"/proc/{pid}").st_uid}:
-            return int(fields[49])
-    return None
 
 
 class Adopted:
@@ -146,7 +115,7 @@ class Adopted:
                 while status is None:
                     status = exit_of_pidfd(self.pidfd.number)
                     if status is None:
-                        status = _zombie_status(self.pid)
+                        status = zombie_status(self.pid)
                     if status is None:
                         if start_time(self.pid) == 0 and exit_of_pidfd(self.pidfd.number) is None:
                             break  # reaped, and this kernel keeps no record

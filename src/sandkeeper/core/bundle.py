@@ -7,7 +7,6 @@ file that has shrunk is filled up with NUL, one that has grown is cut, and both 
 """
 
 import array
-import os
 import struct
 import tarfile
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import IO, Final, Protocol
 
 import msgspec
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.snapshot import Change
 from sandkeeper.core.tars import XATTR_PREFIX, member_of
 

@@ -17,7 +17,7 @@ import resource
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,27 +90,17 @@ class Confinement:
     rlimits: dict[int, int] = field(default_factory=dict)
     _entrances: list[int] = field(default_factory=list)
 
-    def prepare(self) -> Callable[[], None]:
-        """Return what `Spawn.prepare` runs in the child; `close` after the start."""
+    def entrances(self) -> tuple[int, ...]:
+        """Return what `Spawn.cgroups` takes; `close` after the start."""
         if not self._entrances:
             flags = os.O_WRONLY | os.O_CLOEXEC
             self._entrances = [
                 os.open(folder / "cgroup.procs", flags) for folder in set(self.folders.values())
             ]
-        entrances, rlimits = tuple(self._entrances), dict(self.rlimits)
-
-        def enter() -> None:
-            for fd in entrances:
-                os.write(fd, b"0")
-            for kind, value in rlimits.items():
-                _, hard = resource.getrlimit(kind)
-                bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-                resource.setrlimit(kind, (bound, bound))
-
-        return enter
+        return tuple(self._entrances)
 
     def close(self) -> None:
-        """Close the descriptors that `prepare` opened."""
+        """Close the descriptors that `entrances` opened."""
         entrances, self._entrances = self._entrances, []
         for fd in entrances:
             os.close(fd)

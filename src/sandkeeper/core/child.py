@@ -6,9 +6,13 @@ Rules everything here keeps:
   status is taken exactly once, by `Child.reap`.
 - While a child is unreaped its pid and its process group id cannot be given to anyone else, so
   signals to them are safe; after `reap` there is nothing left to signal.
-- Noticing an end (a readable pidfd, pidfd_open(2), Linux 5.3) and reaping it are two steps.
-- Every start happens under one lock, so that the reaper of orphans (PID 1 only) never takes a
-  child that is just being born.
+- Noticing an end (a readable pidfd, pidfd_open(2), Linux 5.3) and reaping it are two steps. A
+  zombie that is traced (ptrace(2)) can be reaped only after its tracer has let it go, which may be
+  never; so no wait here blocks, and such a zombie is reaped later.
+- A child of another user is made by the spawner (`core.spawner`): until its exec the workload could
+  stop it, so nobody waits for that without a deadline.
+- The reaper of orphans (PID 1 only) never takes a child that is just being born: our own are
+  started under one lock, the spawner's are counted while they are on their way.
 """
 
 import asyncio
@@ -18,44 +22,25 @@ import resource
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from itertools import count
 from typing import Any
 
-from sandkeeper.core.entering import entrance
+from sandkeeper.core.entering import opened_folder
 from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.identity import Identity
 from sandkeeper.core.oomscore import OomScore
-from sandkeeper.core.tool import Tool, ToolResult, bounded, reader
+from sandkeeper.core.procstat import zombie_status
+from sandkeeper.core.spawn import Spawn, has_terminal, start_own
+from sandkeeper.core.spawner import START_SECONDS, Report, Spawner
+from sandkeeper.core.tool import Tool, ToolResult, bounded, readable, reader
 
 __all__ = ["Child", "Children", "ExitStatus", "Spawn"]
 
-CHILD_OOM_SCORE = 500
 
-
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    """What to start. Descriptors are the caller's to close; `-3` is /dev/null (subprocess.DEVNULL).
-
-    `nofile` is the soft limit of open files the child gets (the server raises its own).
-    `prepare` runs in the child before exec; it must only make system calls. `cwd` is entered as
-    `identity` could: a folder below one that is closed to it stays closed.
-    """
-
-    argv: Sequence[str]
-    env: dict[str, str]
-    cwd: str | None = None
-    stdin: int = subprocess.DEVNULL
-    stdout: int = subprocess.DEVNULL
-    stderr: int = subprocess.DEVNULL
-    identity: Identity | None = None
-    oom_score: int | None = CHILD_OOM_SCORE
-    nofile: int | None = None
-    new_session: bool = False
-    pass_fds: Sequence[int] = ()
-    prepare: Callable[[], object] | None = None
+LATE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,50 +68,6 @@ class ExitStatus:
         return cls(os.WEXITSTATUS(status), None, False, cpu, rss)
 
 
-class _Popen(subprocess.Popen[bytes]):
-    """A Popen that only starts: its destructor would put the child on a list that others reap."""
-
-    def __del__(self, *_args: Any, **_kwargs: Any) -> None:
-        pass
-
-
-def _start(spec: Spawn) -> _Popen:
-    try:
-        return _Popen(
-            list(spec.argv),
-            env=spec.env,
-            cwd=spec.cwd,
-            stdin=spec.stdin,
-            stdout=spec.stdout,
-            stderr=spec.stderr,
-            pass_fds=spec.pass_fds,
-            preexec_fn=spec.prepare,
-            **({"start_new_session": True} if _apart(spec) else {"process_group": 0}),
-            **_identity_options(spec.identity),
-        )
-    except subprocess.SubprocessError:  # `prepare` failed; why stays with the child
-        raise OSError(errno.EPERM, "it could not be prepared") from None
-
-
-def _apart(spec: Spawn) -> bool:
-    """Say whether a session of its own is due.
-
-    In ours another user would share our controlling terminal if we were started from one, and
-    could type into the shell behind it (TIOCSTI, ioctl_tty(2)).
-    """
-    another = spec.identity is not None and not spec.identity.is_ours
-    return spec.new_session or (another and _has_terminal())
-
-
-@lru_cache(maxsize=1)
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
-
-
 class Child:
     """A child of this process and leader of its own process group."""
 
@@ -152,11 +93,15 @@ class Child:
         return os.waitid(os.P_PIDFD, self.pidfd.number, flags) is not None
 
     def reap(self) -> ExitStatus:
-        """Take the status of an exited child and close its pidfd; call once."""
-        _, status, usage = os.wait4(self.pid, 0)
+        """Take the status of an exited child and close its pidfd; call once. Never blocks."""
+        pid, status, usage = os.wait4(self.pid, os.WNOHANG)
         self._reaped = True
-        self._owner.forget(self.pid)
         self.pidfd.close()
+        if not pid:
+            self._owner.reap_later(self.pid)
+            told = zombie_status(self.pid)
+            return ExitStatus() if told is None else ExitStatus.of_wait(told)
+        self._owner.forget(self.pid)
         made = ExitStatus.of_wait(status, usage)
         if made.peak_rss_bytes is not None and self._owner.may_have_shared(made.peak_rss_bytes):
             return replace(made, peak_rss_bytes=None)
@@ -181,38 +126,156 @@ class Children:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._owned: set[int] = set()
+        self._spawner = Spawner(self.spawn)
+        self._numbers = count()
+        self._births: set[int] = set()
+        self._suspects: dict[int, int] = {}
+        self._ending: set[asyncio.Task[object]] = set()
+        self._look_again = False
+        self._late: set[int] = set()
+        self._timer: asyncio.TimerHandle | None = None
         self._oom = OomScore()
         self._own_peak = 0
 
     def spawn(self, spec: Spawn) -> Child:
-        """Start a child in its own process group (or session).
+        """Start a child of our own user in its own process group (or session).
 
         The interpreter stands still from vfork(2) to the child's exec, in whichever thread this
         is called (`_posixsubprocess` keeps the lock): 0.2 ms, and a thread would gain nothing.
         What could hang in between, a working directory on a dead file system, must be looked at
-        before, in a thread. Raises OSError as execve(2), chdir(2) and setuid(2) do, ValueError
-        on a NUL byte.
+        before, in a thread. Raises OSError as execve(2) and chdir(2) do, ValueError on a NUL byte.
         """
-        with (
-            self._lock,
-            entrance(spec.cwd, spec.identity) as cwd,
-            self._oom.held_at(spec.oom_score),
-        ):
-            started = _start(spec if cwd is spec.cwd else replace(spec, cwd=cwd))
+        if spec.is_foreign:
+            raise ValueError("another user's programs are started by `start`")
+        with self._lock, self._oom.held_at(spec.oom_score):
+            started = start_own(spec)
             self._owned.add(started.pid)
             if spec.nofile is not None:
                 _limit_files(started.pid, spec.nofile)
             try:
                 return Child(started.pid, os.pidfd_open(started.pid), self)
-            except OSError:  # no descriptor left: without a handle nobody could end or reap it
+            except OSError:  # no descriptor left: without a handle nobody could end it
                 os.killpg(started.pid, signal.SIGKILL)
-                os.waitpid(started.pid, 0)
-                self._owned.discard(started.pid)
+                self.reap_later(started.pid)
                 raise
+
+    async def start(self, spec: Spawn) -> Child:
+        """Start a child in its own process group (or session), as whichever user.
+
+        Raises OSError as execve(2), chdir(2) and setuid(2) do, also for a child that was stopped
+        before it was its program and has been killed for that; ValueError on a NUL byte. Without a
+        `cwd` another user's program has the server's, or `/` where that is closed to it.
+        """
+        if not spec.is_foreign:
+            return self.spawn(spec)
+        self.open_spawner()
+        number = next(self._numbers)
+        self._births.add(number)
+        try:
+            with opened_folder(spec.cwd, spec.identity) as folder:
+                report = await self._spawner.order(spec, folder)
+        except BaseException:
+            self._births.discard(number)
+            raise
+        birth = asyncio.ensure_future(self._birth(report, number))
+        try:
+            return await asyncio.shield(birth)
+        except asyncio.CancelledError:  # nobody will know the child
+            birth.add_done_callback(self._disown)
+            raise
+
+    def open_spawner(self) -> None:
+        """Have the spawner run; raises OSError. It is not needed where all programs are ours."""
+        if not self._spawner.alive:
+            # In our session another user would share our controlling terminal, if we were started
+            # from one, and could type into the shell behind it (TIOCSTI, ioctl_tty(2)).
+            apart = has_terminal()
+            self._spawner.open(Spawn((), {}, oom_score=None, new_session=apart))
+
+    async def close(self) -> None:
+        """End the spawner, and wait for children that were killed before they began."""
+        await self._spawner.end()
+        if self._ending:
+            await asyncio.wait(self._ending)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def _birth(self, report: Report, number: int) -> Child:
+        child: Child | None = None
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                pid = await report.pid()
+                self._owned.add(pid)
+                child = self._taken(pid)
+                await report.exec()
+            return child
+        except TimeoutError:
+            self._bury(child)
+            why = f"it was stopped before it began and killed after {START_SECONDS:g} s"
+            raise OSError(errno.ECANCELED, why) from None
+        except BaseException:
+            self._bury(child)
+            raise
+        finally:
+            report.close()
+            self._births.discard(number)
+            if self._look_again:
+                self._look_again = False
+                self._later(asyncio.to_thread(self.reap_orphans))
+
+    def _taken(self, pid: int) -> Child:
+        try:
+            return Child(pid, os.pidfd_open(pid), self)
+        except OSError:  # as in `spawn`
+            os.kill(pid, signal.SIGKILL)
+            self.reap_later(pid)
+            raise
+
+    def _disown(self, birth: "asyncio.Future[Child]") -> None:
+        if not birth.cancelled() and birth.exception() is None:
+            self._bury(birth.result())
+
+    def _bury(self, child: Child | None) -> None:
+        """Kill and reap a child that nobody wants."""
+        if child is None:
+            return
+
+        async def bury() -> None:
+            await readable(child.pidfd.number)
+            child.reap()
+
+        with suppress(ProcessLookupError):
+            child.signal_group(signal.SIGKILL)
+        self._later(bury())
+
+    def _later(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.ensure_future(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     def adopt(self, pid: int) -> None:
         """Keep the reaper of orphans away from a process of an earlier server."""
         self._owned.add(pid)
+
+    def reap_later(self, pid: int) -> None:
+        """Reap a child that cannot be reaped now: one just killed, or one that is traced."""
+        self._late.add(pid)
+        self._reap_late()
+
+    def _reap_late(self) -> None:
+        for pid in self._late.copy():
+            with suppress(ChildProcessError):
+                if not os.waitpid(pid, os.WNOHANG)[0]:
+                    continue
+            self._late.discard(pid)
+            self.forget(pid)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._late:
+            with suppress(RuntimeError):  # no loop in this thread: the next call tries again
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(LATE_SECONDS, self._reap_late)
 
     def forget(self, pid: int) -> None:
         """Drop a reaped pid."""
@@ -228,11 +291,22 @@ class Children:
         return peak <= self._own_peak
 
     def reap_orphans(self) -> int:
-        """Reap exited children that nobody here started; returns how many. For PID 1 only."""
+        """Reap exited children that nobody here started; returns how many. For PID 1 only.
+
+        One that may still be on its way from the spawner is left for a later look.
+        """
         reaped = 0
         with self._lock:
-            for pid in _children_of_self():
+            found = _children_of_self()
+            now = next(self._numbers)
+            self._suspects = {pid: self._suspects.get(pid, now) for pid in found}
+            # In this order: a birth that is over has made its child known before.
+            oldest = min(self._births.copy(), default=now + 1)
+            for pid in found:
                 if pid in self._owned:
+                    continue
+                if self._suspects[pid] > oldest:
+                    self._look_again = True
                     continue
                 with suppress(ChildProcessError):
                     flags = os.WEXITED | os.WNOHANG
@@ -248,12 +322,12 @@ class Children:
         identity: Identity | None = None,
         stdin: int = subprocess.DEVNULL,
     ) -> Tool:
-        """Start a helper program with its output on pipes; raises OSError as `spawn` does."""
+        """Start a helper program with its output on pipes; raises OSError as `start` does."""
         out_read, out_write = os.pipe2(os.O_CLOEXEC)
         err_read, err_write = os.pipe2(os.O_CLOEXEC)
         try:
             spec = Spawn(argv, env, cwd, stdin, out_write, err_write, identity=identity)
-            child = self.spawn(spec)
+            child = await self.start(spec)
         except BaseException:
             os.close(out_read)
             os.close(err_read)
@@ -287,12 +361,6 @@ class Children:
                 return ToolResult(await tool.wait(), out, err)
         finally:
             await tool.close()
-
-
-def _identity_options(identity: Identity | None) -> dict[str, Any]:
-    if identity is None or identity.is_ours:  # an unprivileged server may not even set its own
-        return {}
-    return {"user": identity.uid, "group": identity.gid, "extra_groups": list(identity.groups)}
 
 
 def _limit_files(pid: int, soft: int) -> None:

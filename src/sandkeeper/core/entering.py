@@ -1,12 +1,12 @@
 """Folders as a user may enter them: what is below a closed folder stays closed."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.identity import Identity, acting_for
 
-__all__ = ["enter_folder", "entrance"]
+__all__ = ["enter_folder", "opened_folder"]
 
 
 def enter_folder(folder: str, identity: Identity | None) -> None:
@@ -15,20 +15,23 @@ def enter_folder(folder: str, identity: Identity | None) -> None:
 
 
 @contextmanager
-def entrance(folder: str | None, identity: Identity | None) -> Iterator[str | None]:
-    """Give a folder a name that leads where `identity` may go, and nowhere else.
+def opened_folder(folder: str | None, identity: Identity | None) -> Iterator[int]:
+    """Open a working directory as `identity` may enter it; without one ours, else `/`.
 
-    A child changes into it while it still is us, because only then does a failure reach the
-    parent as what it is; so it changes into what the user has opened.
+    A child changes into it while it still is root, so it changes into what the user has opened.
     """
-    if folder is None or identity is None or identity.is_ours:
-        yield folder
-        return
-    fd = _entered(folder, identity)
+    fd = _entered(folder, identity) if folder is not None else _default(identity)
     try:
-        yield f"/proc/self/fd/{fd}"
+        yield fd
     finally:
         os.close(fd)
+
+
+def _default(identity: Identity | None) -> int:
+    try:
+        return _entered(os.getcwd(), identity)
+    except OSError:
+        return _entered("/", identity)
 
 
 def _entered(folder: str, identity: Identity | None) -> int:

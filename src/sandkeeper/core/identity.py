@@ -28,7 +28,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Identity", "UnusableUser", "acting_for"]
+__all__ = ["Identity", "UnusableUser", "acting_for", "is_acting"]
 
 INVALID = 0xFFFFFFFF  # (uid_t)-1 means "leave it": setfsuid(-1) would keep root
 CALLS = {  # setgroups, setresgid, setresuid; the 32-bit ones in their forms with 32-bit ids
@@ -132,6 +132,11 @@ class Identity:
 def acting_for(identity: Identity | None) -> AbstractContextManager[None]:
     """Act for `identity`, or as the server when there is none."""
     return identity.acting() if identity is not None else nullcontext()
+
+
+def is_acting() -> bool:
+    """Say whether this thread acts for another user than the server's."""
+    return getattr(_here, "identity", None) is not None
 
 
 @dataclass(frozen=True, slots=True)

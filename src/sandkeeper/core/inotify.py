@@ -13,6 +13,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from sandkeeper.core.fds import OwnedFd
+from sandkeeper.core.identity import is_acting
+from sandkeeper.core.resolving import followed
 
 __all__ = ["Inotify", "Mask", "Notice", "notices"]
 
@@ -66,7 +68,13 @@ class Inotify:
 
         Raises OSError, ENOSPC at the user's limit of watches.
         """
-        return _checked(_libc().inotify_add_watch(self.fd, path, mask), path)
+        if not is_acting():
+            return _checked(_libc().inotify_add_watch(self.fd, path, mask), path)
+        with followed(path, follow=not mask & Mask.DONT_FOLLOW) as fd:
+            found = b"/proc/self/fd/%d" % fd
+            return _checked(
+                _libc().inotify_add_watch(self.fd, found, mask & ~Mask.DONT_FOLLOW), path
+            )
 
     def remove(self, watch: int) -> None:
         """Stop a watch; one that is gone already is no error."""

@@ -23,13 +23,16 @@ from sandkeeper.core.child import Child, Children, Spawn
 __all__ = ["Keeper"]
 
 SEND_SECONDS = 2.0
+ANSWER_SECONDS = 5.0
+"""A busy machine lets a keeper wait; one that takes longer is stopped."""
 
 
 class Keeper:
     """Our end of the keeper's socket; all methods block shortly, so call them in a thread.
 
-    Losing the keeper costs nothing while the server lives: `put` starts another one, and
-    `restarted` (called on the same thread) has everything put again.
+    Losing the keeper costs nothing while the server lives: `services.keeping` notices and has it
+    replaced. A `put` that comes first starts another one, and `restarted` (called on the same
+    thread) has everything put again.
     """
 
     def __init__(self, path: Path, children: Children, *, restarted: Callable[[], None]) -> None:
@@ -108,13 +111,61 @@ class Keeper:
         assert self._socket is not None
         if not _ready(self._socket, select.POLLIN, SEND_SECONDS):
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-        flags = socket.MSG_CMSG_CLOEXEC
-        message, fds, _, _ = socket.recv_fds(self._socket, 256, keeper_main.MAX_FDS, flags)
+        message, fds, _, _ = socket.recv_fds(self._socket, 256, keeper_main.MAX_FDS)
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        if not message:
+            raise BrokenPipeError("the keeper has ended")
         if message == key.encode():
             return fds
         for fd in fds:
             os.close(fd)
         return []
+
+    def watchable(self) -> int:
+        """Return a copy of our end's descriptor, the caller's to close; -1 without a keeper.
+
+        It hangs up (poll(2)) when the keeper ends, whatever `put` does meanwhile.
+        """
+        with self._lock:
+            if self._socket is None:
+                return -1
+            try:
+                return os.dup(self._socket.fileno())
+            except OSError:
+                return -1
+
+    def answers(self) -> bool:
+        """Say whether it answers in time, on a connection of its own: a `put` must not wait.
+
+        Every version of the keeper answers a `get`.
+        """
+        try:
+            with self._connect() as asked:
+                asked.send(b"get ?")
+                return _ready(asked, select.POLLIN, ANSWER_SECONDS) and bool(asked.recv(256))
+        except OSError:
+            return False
+
+    def replace(self, *, stopped: bool) -> Child | None:
+        """Start another keeper if ours is gone or `stopped`; raises OSError.
+
+        Returns the child that was the keeper until now, which may still run.
+        """
+        with self._lock:
+            old = self._child
+            if stopped or not self._is_connected():
+                self._close()
+                self._start()
+                self._socket = self._connect()
+            return old if old is not self._child else None
+
+    def _is_connected(self) -> bool:
+        if self._socket is None:
+            return False
+        poller = select.poll()
+        poller.register(self._socket, 0)
+        return not poller.poll(0)
 
     def close(self) -> None:
         """Disconnect; the keeper stays while it holds something."""

@@ -2,8 +2,8 @@
 
 Every message is one packet of a SOCK_SEQPACKET unix socket: `put KEY` with descriptors, `drop KEY`,
 `get KEY` (answered by `KEY` with the descriptors, or `none`). It ends when nobody is connected and
-nothing is held, when its socket's path is gone, or when what it holds belongs to processes that
-ended more than an hour ago.
+nothing is held, when its socket's path is gone or another keeper's, or when what it holds belongs
+to processes that ended more than an hour ago.
 
 It imports little on purpose: it lives beside the server all the time.
 """
@@ -58,6 +58,15 @@ def handle(peer: socket.socket, held: dict[bytes, list[int]]) -> bool:
     return True
 
 
+def place(path: str) -> tuple[int, int]:
+    """Return device and inode of a path; zeros when it is gone."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return 0, 0
+    return info.st_dev, info.st_ino
+
+
 def main(path: str, listener: socket.socket) -> None:
     """Serve until there is no reason to."""
     held: dict[bytes, list[int]] = {}
@@ -65,7 +74,8 @@ def main(path: str, listener: socket.socket) -> None:
     poller = select.poll()
     poller.register(listener, select.POLLIN)
     idle_since = time.monotonic()
-    while os.path.exists(path):
+    ours = place(path)
+    while place(path) == ours != (0, 0):
         for fd, _events in poller.poll(LOOK_EVERY_MS):
             if fd == listener.fileno():
                 try:
@@ -79,7 +89,8 @@ def main(path: str, listener: socket.socket) -> None:
                 poller.unregister(fd)
                 peers.pop(fd).close()
                 if not peers and not held:
-                    os.unlink(path)
+                    if place(path) == ours:
+                        os.unlink(path)
                     return
         if peers or any(alive(fd) for fds in held.values() for fd in fds):
             idle_since = time.monotonic()

@@ -12,7 +12,7 @@ import struct
 import termios
 from contextlib import suppress
 
-__all__ = ["Typing", "become_terminal", "echo_of", "open_pty", "resize", "size_of"]
+__all__ = ["Typing", "echo_of", "open_pty", "resize", "size_of"]
 
 DEFAULT_SIZE = (80, 24)
 
@@ -28,11 +28,6 @@ def open_pty(cols: int, rows: int) -> tuple[int, int]:
         os.close(slave)
         raise
     return master, slave
-
-
-def become_terminal() -> None:
-    """Make standard input the controlling terminal; for a new session's leader, before exec."""
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def resize(master: int, cols: int, rows: int) -> None:

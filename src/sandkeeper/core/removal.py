@@ -5,10 +5,11 @@ the removal elsewhere by swapping a directory for a link. Below a certain depth 
 first moved up: descriptors and memory stay bounded however deep the tree is.
 """
 
-import os
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+
+from sandkeeper.core import useros as os
 
 __all__ = ["remove_tree"]
 

@@ -1,9 +1,10 @@
 """rename(2) that refuses to replace anything: renameat2(2) with RENAME_NOREPLACE."""
 
 import errno
-import os
 from functools import cache
 from typing import Any
+
+from sandkeeper.core import useros as os
 
 __all__ = ["exclusive_rename"]
 

@@ -14,7 +14,6 @@ files are written to at a time, and each for a minute at most: their other end m
 import contextlib
 import errno
 import math
-import os
 import stat
 import tempfile
 import threading
@@ -23,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.paths import is_replacement, temporary_name
 from sandkeeper.core.renaming import exclusive_rename
 from sandkeeper.core.temporaries import Temporaries

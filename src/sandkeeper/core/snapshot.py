@@ -4,12 +4,12 @@ A snapshot is a stream of entries in one fixed order: a directory before what is
 the bytes of their names. Two streams in that order are compared side by side.
 """
 
-import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.paths import TEMPORARY_PREFIX, is_temporary
 
 __all__ = ["Change", "Entry", "Facts", "LeftOut", "compare", "key_of", "look", "similar"]

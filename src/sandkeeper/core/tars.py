@@ -1,11 +1,11 @@
 """Directories as tar streams (POSIX.1-2001 pax), packed without holding them."""
 
-import os
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.walking import walk
 
 __all__ = ["CHUNK", "XATTR_PREFIX", "member_of", "pack"]

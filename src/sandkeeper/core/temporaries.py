@@ -6,11 +6,11 @@ into the page cache, which survives a kill -9. At the next start `sweep` removes
 named there; nothing but a name with our own prefix is ever removed.
 """
 
-import os
 import threading
 from contextlib import suppress
 from pathlib import Path
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.paths import is_temporary
 from sandkeeper.core.removal import remove_tree
 from sandkeeper.core.statefiles import open_plain

@@ -7,7 +7,6 @@ the disk leads out of it.
 
 import copy
 import errno
-import os
 import shutil
 import stat
 import tarfile
@@ -16,6 +15,7 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import IO, Any, cast
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.tars import CHUNK, XATTR_PREFIX
 
 __all__ = ["BoundedMember", "Metered", "Temporary", "UnsafeMember", "remove_member", "unpack"]

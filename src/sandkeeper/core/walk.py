@@ -4,11 +4,11 @@ Only names and directory entries' types are read (getdents64(2)): no file is loo
 not followed, except the root itself. What cannot be read below the root is passed over.
 """
 
-import os
 import posixpath
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.paths import is_temporary
 
 __all__ = ["Run", "runs"]

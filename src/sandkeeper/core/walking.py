@@ -1,9 +1,9 @@
 """Walking below a directory without recursion: pre-order, links not followed, errors passed on."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.paths import TEMPORARY_PREFIX, is_temporary
 
 __all__ = ["Found", "walk"]

@@ -16,11 +16,11 @@ What holds:
 """
 
 import errno
-import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.inotify import Mask, Notice
 from sandkeeper.core.paths import TEMPORARY_PREFIX, is_replacement, is_temporary
 

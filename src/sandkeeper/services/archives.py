@@ -1,13 +1,13 @@
 """A directory as one stream: packed on the way down, unpacked while it arrives. Blocking."""
 
 import asyncio
-import os
 import queue
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, cast
 
+from sandkeeper.core import useros as os
 from sandkeeper.core import zstd
 from sandkeeper.core.blocks import gathered
 from sandkeeper.core.paths import temporary_name

@@ -1,13 +1,13 @@
 """What a file is and whom it belongs to: stat, chmod, chown, disk usage, edits. Blocking."""
 
 import grp
-import os
 import pwd
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.entries import etag
 from sandkeeper.core.walking import Found, walk
 from sandkeeper.errors import BadInput, NotFound, Unprocessable

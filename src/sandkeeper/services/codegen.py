@@ -4,7 +4,6 @@ A provider can take a minute. Nothing is locked meanwhile: the file is looked at
 it is replaced, and an edit computed from an old version is refused instead of written.
 """
 
-import os
 import posixpath
 import stat
 import threading
@@ -13,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.paths import Target, temporary_name
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.services.codewalk import Found, collect

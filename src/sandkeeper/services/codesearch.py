@@ -1,10 +1,10 @@
 """Looking for code below the working directory: by file name, by pattern, by relevance."""
 
 import asyncio
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.child import Children
 from sandkeeper.core.globs import path_pattern
 from sandkeeper.core.identity import Identity
@@ -84,28 +84,28 @@ async def grep(
 ) -> Grepped:
     """Search `root` for a pattern in ripgrep's syntax; at most 1 MiB and 30 s.
 
-    Raises BadInput for a pattern or glob that ripgrep refuses, Unprocessable when time is up.
+    Raises BadInput for a pattern or glob that ripgrep refuses, Unprocessable when time is up or the
+    search cannot be started.
     """
     if len(query) > QUERY_CHARACTERS:
         raise BadInput(f"query is longer than {QUERY_CHARACTERS} characters")
     if any("\0" in text for text in (query, include, exclude)):
         raise BadInput("NUL cannot be searched for")
     mounts = await asyncio.to_thread(pseudo_mounts)
-    tool = await children.start_tool(
-        [
-            ripgrep_program(),
-            *("--json", "--no-config", "--no-messages", "--no-follow", "--max-filesize", "512M"),
-            "--case-sensitive" if case_sensitive else "--ignore-case",
-            # One argument each: whatever the text is, it cannot become an option of its own.
-            *([f"--glob={include}"] if include else []),
-            *([f"--glob=!{exclude}"] if exclude else []),
-            *_without(mounts, root),
-            *("-e", query, "--", "."),
-        ],
-        env={"LC_ALL": "C"},
-        cwd=root,
-        identity=identity,
-    )
+    argv = [
+        ripgrep_program(),
+        *("--json", "--no-config", "--no-messages", "--no-follow", "--max-filesize", "512M"),
+        "--case-sensitive" if case_sensitive else "--ignore-case",
+        # One argument each: whatever the text is, it cannot become an option of its own.
+        *([f"--glob={include}"] if include else []),
+        *([f"--glob=!{exclude}"] if exclude else []),
+        *_without(mounts, root),
+        *("-e", query, "--", "."),
+    ]
+    try:
+        tool = await children.start_tool(argv, env={"LC_ALL": "C"}, cwd=root, identity=identity)
+    except OSError as error:  # also one that the workload stopped before it began
+        raise Unprocessable(f"the search cannot be started: {error.strerror}") from None
     errors = asyncio.ensure_future(tool.stderr.read(4096))
     try:
         async with asyncio.timeout(GREP_SECONDS):

@@ -1,6 +1,5 @@
 """Which files of a folder are worth ranking: pruned, bounded, cancelled. Runs in a thread."""
 
-import os
 import posixpath
 import stat
 import threading
@@ -9,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from sandkeeper.core import useros as os
 from sandkeeper.errors import Unprocessable
 from sandkeeper.services.providers.base import Document
 

@@ -11,10 +11,12 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from sandkeeper.core.cgroups import Cgroups, Confinement
+from sandkeeper.core.child import Spawn
 from sandkeeper.core.identity import Identity
 from sandkeeper.errors import Unprocessable
 from sandkeeper.services.logs import Log
@@ -107,13 +109,13 @@ class Confined:
         folders = {name: Path(folder) for name, folder in meta.groups.items()}
         self._groups = Confinement(folders, dict(meta.enforced))
 
-    async def enter(self) -> Callable[[], None]:
-        """Make ready for an attempt; returns what its child runs before exec, then `entered`.
+    async def enter(self, spawn: Spawn) -> Spawn:
+        """Make ready for an attempt; returns how its child is started within, then `entered`.
 
         Raises Unprocessable when a limit cannot be set.
         """
         try:
-            self._groups, prepare = await self._owner.run(self._make)
+            self._groups, entrances = await self._owner.run(self._make)
         except OSError as error:
             raise Unprocessable(
                 f"failed to start process: its limits cannot be set: {error.strerror}"
@@ -122,12 +124,12 @@ class Confined:
         meta.groups = {name: str(folder) for name, folder in self._groups.folders.items()}
         meta.enforced = dict(self._groups.enforced)
         meta.oom_kills = self._groups.oom_kills()
-        return prepare
+        return replace(spawn, cgroups=entrances, rlimits=dict(self._groups.rlimits))
 
-    def _make(self) -> tuple[Confinement, Callable[[], None]]:
+    def _make(self) -> tuple[Confinement, tuple[int, ...]]:
         made = self._owner.create(self._meta)
         try:
-            return made, made.prepare()
+            return made, made.entrances()
         except OSError:
             made.remove()
             raise

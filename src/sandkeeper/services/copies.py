@@ -1,11 +1,11 @@
 """Copying and moving, as `cp -r` and `mv` place things. Blocking, as `services.files`."""
 
 import errno
-import os
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.paths import temporary_name
 from sandkeeper.core.renaming import exclusive_rename
 from sandkeeper.core.replace import Draft

@@ -6,12 +6,12 @@ classes with the contract's texts; what the kernel says becomes `<op> <path>: <r
 
 import asyncio
 import errno
-import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.entries import Owners
 from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.paths import TEMPORARY_PREFIX, Target, is_temporary, resolve, resolve_text

@@ -7,7 +7,6 @@ many it is asked again in order, where the first matches come soon.
 """
 
 import asyncio
-import os
 import shutil
 import stat
 import sys
@@ -18,6 +17,7 @@ from functools import cache
 from importlib import metadata
 from typing import NamedTuple
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.child import Children
 from sandkeeper.core.globs import matcher, simple
 from sandkeeper.core.identity import Identity
@@ -29,6 +29,7 @@ from sandkeeper.services.search import EXCLUDED, Workers
 
 __all__ = ["ContentQuery", "ContentSearch", "Line", "ripgrep_program"]
 
+SEARCH_SECONDS = 60.0
 AT_ONCE = 4
 MAX_MATCHES = 10_000
 MAX_KEPT_BYTES = 32 << 20
@@ -155,16 +156,24 @@ class ContentSearch:
             pruned=pruned,
             pattern=query.pattern if simple(query.pattern) else "",
         )
-        tool = await self._children.start_tool(
-            [ripgrep_program(), *argv], env={"LC_ALL": "C"}, cwd="/", identity=self._identity()
-        )
+        try:
+            tool = await self._children.start_tool(
+                [ripgrep_program(), *argv], env={"LC_ALL": "C"}, cwd="/", identity=self._identity()
+            )
+        except OSError as error:
+            raise Internal(f"content search failed: {error.strerror}") from None
         errors = asyncio.ensure_future(tool.stderr.read(4096))
         try:
-            enough = await _read(tool, kept)
-            if not enough and not kept.complete:
-                status = await tool.wait()
-                told = (await errors).decode("utf-8", "replace").strip()
-                raise Internal(f"content search failed: {told or status}")
+            async with asyncio.timeout(SEARCH_SECONDS):  # the workload may have stopped it
+                enough = await _read(tool, kept)
+                if not enough and not kept.complete:
+                    status = await tool.wait()
+                    told = (await errors).decode("utf-8", "replace").strip()
+                    raise Internal(f"content search failed: {told or status}")
+        except TimeoutError:
+            raise Internal(
+                f"content search failed: it took longer than {SEARCH_SECONDS:g} s"
+            ) from None
         finally:
             errors.cancel()
             await tool.close()

@@ -94,18 +94,17 @@ class Launch:
             if sources is None:
                 undo.callback(self._shop.writer.submit, self._folder.remove)
             await self._check_folder()
-            prepare = None
+            spawn = self._spec()
             if self._confined is not None:
-                prepare = await self._confined.enter()
+                spawn = await self._confined.enter(spawn)
                 later.callback(self._confined.entered)
-            spawn = replace(self._spec(), prepare=prepare)
             if stdin is not None:
                 end = stdin.open(self._shop.identity)
                 later.callback(os.close, end)
                 undo.callback(stdin.close)
                 spawn = replace(spawn, stdin=end)
             try:
-                made = self._spawn(spawn, sources)
+                made = await self._spawn(spawn, sources)
             except (OSError, ValueError) as error:
                 why = _why(error, spawn.argv[0])
                 raise Unprocessable(f"failed to start process: {why}") from None
@@ -151,7 +150,7 @@ class Launch:
                 f"{_why(error, folder)}"
             ) from None
 
-    def _spawn(
+    async def _spawn(
         self, spawn: Spawn, sources: tuple[Source, ...] | None
     ) -> tuple[Child, tuple[Source, ...]]:
         meta, folder = self._meta, self._folder
@@ -166,7 +165,7 @@ class Launch:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             self._keep(*(source.fd for source in made))
             out, err = (source.writer for source in made)
-            child = self._shop.children.spawn(replace(spawn, stdout=out, stderr=err))
+            child = await self._shop.children.start(replace(spawn, stdout=out, stderr=err))
         except BaseException:
             if sources is None:
                 self._give_up(made)

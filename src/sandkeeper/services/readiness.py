@@ -16,17 +16,17 @@ FREE_BYTES = 1 << 20
 
 
 class Readiness:
-    """Checks by name; `alive` checks are asked directly, the folder on a thread of its own.
+    """Checks by name, which say what is wrong, if anything; the folder's on a thread of its own.
 
     A disk that hangs holds that one thread, and every later look says so at once.
     """
 
     def __init__(
-        self, state: Path, folder: StateFolder, alive: dict[str, Callable[[], bool]]
+        self, state: Path, folder: StateFolder, checks: dict[str, Callable[[], str]]
     ) -> None:
         self._state = state
         self._known = folder
-        self._alive = alive
+        self._checks = checks
         self._thread = ThreadPoolExecutor(1, "ready")
         self._probe: asyncio.Future[str] | None = None
         self.serving = False
@@ -34,8 +34,8 @@ class Readiness:
     async def check(self) -> dict[str, str]:
         """Return for every check `ok` or what is wrong."""
         found = {"server": "ok" if self.serving else "starting or stopping"}
-        for name, alive in self._alive.items():
-            found[name] = "ok" if alive() else "its thread has ended"
+        for name, wrong in self._checks.items():
+            found[name] = wrong() or "ok"
         found["state"] = await self._folder()
         return found
 

@@ -165,8 +165,10 @@ def _open(shop: Workshop, folder: RunFolder, meta: RunMeta, boot: str) -> Found:
         meta.boot, meta.due_uptime = boot, 0.0
     sources: tuple[Source, ...] = ()
     pidfd = -1
+    held = False
     if not meta.sealed and folder.has_pipes(shop.state.aside):
         kept = shop.keeper.get(meta.id)
+        held = len(kept) >= 2
         try:
             out, err = folder.open_readers()
             # A pipe without writers tells its end only to readers that were there before the last.
@@ -190,6 +192,9 @@ def _open(shop: Workshop, folder: RunFolder, meta: RunMeta, boot: str) -> Found:
             folder.drop_fifos()
         journal.sealed = True
         journal.exit_offset = journal.tail if meta.exit_offset is None else meta.exit_offset
+    if not over and meta.state != State.BACKOFF and pidfd < 0 and not held:
+        meta.uncertain = True
+        shop.log.warning(f"run {meta.id} ended while nobody held its pipes: output may be missing")
     return Found(folder, meta, journal, sources, pidfd)
 
 

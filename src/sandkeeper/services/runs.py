@@ -76,6 +76,8 @@ class RunMeta(msgspec.Struct, omit_defaults=True):
     them before the present attempt. `end_offset` is where its output ends, once nobody can write
     to it any more. Those named `uptime` are seconds of CLOCK_BOOTTIME, which nobody sets:
     when the time limit is due, and when it completed, in the boot `completed_boot`.
+    `uncertain` tells that it ended while nobody held its pipes, so that its last words may be
+    missing.
     """
 
     id: str
@@ -110,6 +112,7 @@ class RunMeta(msgspec.Struct, omit_defaults=True):
     groups: dict[str, str] = {}
     enforced: dict[str, str] = {}
     oom_kills: int = 0
+    uncertain: bool = False
     idempotency_key: str = ""
     idempotency_body: str = ""
     end_offset: int | None = None

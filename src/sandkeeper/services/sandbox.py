@@ -19,7 +19,6 @@ from sandkeeper.core.pump import Pump
 from sandkeeper.core.relay import Relay
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.core.temporaries import Temporaries
-from sandkeeper.core.tool import readable
 from sandkeeper.core.turns import Turns
 from sandkeeper.errors import BadInput
 from sandkeeper.services.access import Access
@@ -38,6 +37,7 @@ from sandkeeper.services.files import Files
 from sandkeeper.services.grep import ContentSearch
 from sandkeeper.services.heap import Heap
 from sandkeeper.services.keepalive import KeepAlive
+from sandkeeper.services.keeping import Keeping
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.lifetime import Lifetime, SandboxStatus
 from sandkeeper.services.logs import Log, Rouser, log_line
@@ -175,8 +175,15 @@ class Sandbox:
             exporter=self.exporter,
         )
         self.heap = Heap(lambda: self.vitals.requests.activity)
+        self._keeping = Keeping(self._workshop.keeper, self._writer, self.log)
+        self._keeping.give += [self.processes.keep_all, self.terminals.keep_all]
         self.readiness = Readiness(
-            settings.state_dir, self.state_folder, {"pump": lambda: self.pump.alive}
+            settings.state_dir,
+            self.state_folder,
+            {
+                "pump": lambda: "" if self.pump.alive else "its thread has ended",
+                "keeper": self._keeping.check,
+            },
         )
         self._walkers = Workers()
         self.search = Search(self._walkers, lambda: self.identity)
@@ -210,7 +217,7 @@ class Sandbox:
             keeper=Keeper(
                 self.settings.state_dir / "keeper.sock",
                 self.children,
-                restarted=lambda: self._on_loop(self._new_keeper),
+                restarted=lambda: self._on_loop(self._keeping.renewed),
             ),
             keepalive=self.keepalive,
             environment=self.environment,
@@ -257,6 +264,9 @@ class Sandbox:
         stack.push_async_callback(self.monitors.close)
         stack.callback(self.relay.stop)
         raise_file_limit()
+        stack.push_async_callback(self.children.close)
+        if self.identity is not None and not self.identity.is_ours:
+            self.children.open_spawner()
         # Threads that compute (telemetry) give the interpreter up ten times sooner than the
         # default 5 ms, which requests would feel.
         sys.setswitchinterval(0.0005)
@@ -283,9 +293,9 @@ class Sandbox:
         stack.push_async_callback(self.terminals.stop)
         looks = (self.processes.look, self.terminals.look)
         await stack.enter_async_context(self.state_folder.watched(*looks))
-        self._watch_keeper()
         stack.callback(self._startup.close)
         if not self._trial:
+            await stack.enter_async_context(self._keeping.watched())
             await self.archive.start()
             stack.push_async_callback(self.archive.stop)
             await self.upgrade.start()
@@ -327,24 +337,6 @@ class Sandbox:
         if signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL:
             return  # we stop, and so does the writer; a call may have been on its way to the loop
         self._writer.submit(self.children.reap_orphans)
-
-    def _new_keeper(self) -> None:
-        """Give a keeper that had to be started again what the old one held."""
-        self._watch_keeper()
-        self.processes.keep_all()
-
-    def _watch_keeper(self) -> None:
-        """Reap the keeper if it ends before us; the next start of a process makes a new one."""
-        child = self._workshop.keeper.child
-        if child is None:
-            return
-
-        async def reap() -> None:
-            await readable(child.pidfd.number)
-            child.reap()
-
-        task = asyncio.ensure_future(reap())
-        self._stack.callback(task.cancel)
 
     def begin_stop(self) -> None:
         """Send everybody away who waits for something that will not come from this server."""

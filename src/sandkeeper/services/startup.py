@@ -51,7 +51,7 @@ class StartupCommand:
             identity=self.identity,
         )
         try:
-            child = self._children.spawn(spawn)
+            child = await self._children.start(spawn)
         except (OSError, ValueError) as error:
             self._log.error(f"cannot run the startup command: {error}")
             return

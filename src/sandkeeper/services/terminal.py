@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from sandkeeper.core.adopted import Adopted
 from sandkeeper.core.child import Child, ExitStatus
 from sandkeeper.core.cursor import Chunk, Reader
-from sandkeeper.core.fds import OwnedFd
+from sandkeeper.core.fds import OwnedFd, duplicates
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.members import SessionMembers
 from sandkeeper.core.pty import Typing, echo_of, resize, size_of
@@ -134,6 +134,12 @@ class Terminal:
             self._typing.close()
         if self._child is not None and not self._child.pidfd.closed:
             asyncio.get_running_loop().remove_reader(self._child.pidfd.number)
+
+    def holdings(self) -> tuple[int, ...]:
+        """Return copies of what the keeper must hold, the caller's; empty when it is over."""
+        if self._exited or self._child is None or self._master is None or self._master.closed:
+            return ()
+        return duplicates((self._master.number, self._child.pidfd.number))
 
     def release(self) -> None:
         """Close the descriptors, after the pump has stopped."""

@@ -3,8 +3,9 @@
 import asyncio
 import os
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sandkeeper.core.adopted import Adopted, boot_id, start_time
@@ -12,7 +13,7 @@ from sandkeeper.core.budget import Budget
 from sandkeeper.core.child import Child, Spawn
 from sandkeeper.core.entering import enter_folder
 from sandkeeper.core.journal import Journal
-from sandkeeper.core.pty import become_terminal, open_pty
+from sandkeeper.core.pty import open_pty
 from sandkeeper.core.ttypump import TerminalPump
 from sandkeeper.errors import Conflict, NotFound, Unprocessable
 from sandkeeper.services.access import Access
@@ -183,11 +184,8 @@ class Terminals:
             started_at=time.time(),
         )
         folder = TerminalFolder(self._path, meta.id)
-        loop = asyncio.get_running_loop()
         try:
-            child, master = await loop.run_in_executor(
-                self._shop.spawner, self._spawn, meta, folder
-            )
+            child, master = await self._spawn(meta, folder)
         except (OSError, ValueError) as error:
             text = getattr(error, "strerror", None) or str(error)
             raise Unprocessable(f"failed to start {meta.shell}: {text.lower()}") from None
@@ -202,54 +200,82 @@ class Terminals:
         candidates = (shell, *SHELLS) if shell else SHELLS
         return next((path for path in candidates if os.path.exists(path)), "/bin/sh")
 
-    def _spawn(self, meta: TerminalMeta, folder: TerminalFolder) -> tuple[Child, int]:
-        folder.create()
-        try:
-            master, slave = open_pty(meta.cols, meta.rows)
+    async def _spawn(self, meta: TerminalMeta, folder: TerminalFolder) -> tuple[Child, int]:
+        on_thread = partial(asyncio.get_running_loop().run_in_executor, self._shop.spawner)
+        with ExitStack() as undo:
+            undo.callback(folder.remove)
+            master, slave = await on_thread(self._make, meta, folder)
+            undo.callback(os.close, master)
             try:
-                child = self._spawn_shell(meta, slave)
-            except BaseException:
-                os.close(master)
-                raise
+                child = await self._shop.children.start(self._spec(meta, slave))
             finally:
                 os.close(slave)
-        except BaseException:
-            folder.remove()
-            raise
-        self._keep(meta, master, child.pidfd.number)
-        meta.leader, meta.leader_start, meta.boot = child.pid, start_time(child.pid), boot_id()
-        folder.save(meta)
+            undo.pop_all()
+        await on_thread(self._record, meta, folder, child, master)
         return child, master
 
-    def _spawn_shell(self, meta: TerminalMeta, slave: int) -> Child:
+    def _make(self, meta: TerminalMeta, folder: TerminalFolder) -> tuple[int, int]:
+        folder.create()
+        master, slave = open_pty(meta.cols, meta.rows)
+        user = self._shop.identity
+        if user is not None:
+            try:
+                os.fchown(slave, user.uid, user.gid)
+                os.fchmod(slave, 0o620)
+            except OSError:
+                os.close(master)
+                os.close(slave)
+                raise
+        return master, slave
+
+    def _spec(self, meta: TerminalMeta, slave: int) -> Spawn:
         shop = self._shop
         env = shop.environment.for_workload(apart=shop.identity is not None)
         env.setdefault("TERM", "xterm-256color")
         if shop.identity is not None:
-            user = shop.identity
-            env |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
-            os.fchown(slave, user.uid, user.gid)
-            os.fchmod(slave, 0o620)
-        return shop.children.spawn(
-            Spawn(
-                [meta.shell],
-                env,
-                meta.working_dir or None,
-                slave,
-                slave,
-                slave,
-                identity=shop.identity,
-                nofile=shop.nofile,
-                new_session=True,
-                prepare=become_terminal,
-            )
+            env |= shop.identity.variables()
+        return Spawn(
+            [meta.shell],
+            env,
+            meta.working_dir or None,
+            slave,
+            slave,
+            slave,
+            identity=shop.identity,
+            nofile=shop.nofile,
+            new_session=True,
+            terminal=True,
         )
+
+    def _record(
+        self, meta: TerminalMeta, folder: TerminalFolder, child: Child, master: int
+    ) -> None:
+        self._keep(meta, master, child.pidfd.number)
+        meta.leader, meta.leader_start, meta.boot = child.pid, start_time(child.pid), boot_id()
+        folder.save(meta)
 
     def _keep(self, meta: TerminalMeta, master: int, pidfd: int) -> None:
         try:
             self._shop.keeper.put(keeper_key(meta), (master, pidfd))
         except OSError as error:
             self._shop.log.warning(f"the keeper cannot hold terminal {meta.id}: {error}")
+
+    def keep_all(self) -> None:
+        """Give a new keeper everything that runs; on the writer's thread, as what drops it."""
+        for terminal in self._by_id.values():
+            try:
+                copies = terminal.holdings()
+            except OSError as error:
+                self._shop.log.warning(f"the keeper cannot hold {terminal!r}: {error}")
+                continue
+            if copies:
+                self._shop.writer.submit(self._put, keeper_key(terminal.meta), copies)
+
+    def _put(self, key: str, copies: tuple[int, ...]) -> None:
+        try:
+            self._shop.keeper.put_copies(key, copies)
+        except OSError as error:
+            self._shop.log.warning(f"the keeper cannot hold {key}: {error}")
 
     # Watching, changing, ending
 
@@ -291,7 +317,10 @@ class Terminals:
 
     async def _on_end(self, terminal: Terminal) -> None:
         await self._save(terminal)
-        await asyncio.to_thread(self._shop.keeper.drop, keeper_key(terminal.meta))
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(
+            self._shop.writer, self._shop.keeper.drop, keeper_key(terminal.meta)
+        )
         self._forget_old()
 
     def _forget_old(self) -> None:

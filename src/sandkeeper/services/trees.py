@@ -3,13 +3,13 @@
 Blocking, as `services.files`.
 """
 
-import os
 import posixpath
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.globs import any_of
 from sandkeeper.core.replace import Draft, make_directories
 from sandkeeper.core.walking import Found, walk

@@ -1,7 +1,6 @@
 """Uploads in parts: sessions that survive a restart, parallel parts, one commit at the end."""
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.replace import Draft
 from sandkeeper.core.statefiles import SetAside
 from sandkeeper.core.trusted import UntrustedFile

@@ -8,13 +8,13 @@ same whether one watches or a hundred.
 
 import asyncio
 import errno
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from sandkeeper.core import useros as os
 from sandkeeper.core.identity import Identity, acting_for
 from sandkeeper.core.inotify import Notice
 from sandkeeper.core.watchtree import WatchTree

@@ -1,6 +1,5 @@
 """Files: read, download, list, write, delete, and what HEAD tells."""
 
-import os
 import posixpath
 import secrets
 import stat
@@ -22,6 +21,7 @@ from sandkeeper.api.routing import path_route
 from sandkeeper.api.schemas.files import FileRequest, Success
 from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
+from sandkeeper.core import useros as os
 from sandkeeper.core.entries import etag, parse_octal, unix_mode
 from sandkeeper.core.paths import Target
 from sandkeeper.errors import BadInput, RangeNotSatisfiable

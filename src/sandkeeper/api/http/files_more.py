@@ -1,7 +1,6 @@
 """What the contract does not have: stat, attributes, edits, archives, disk usage."""
 
 import asyncio
-import os
 import posixpath
 import stat
 from contextlib import suppress
@@ -29,6 +28,7 @@ from sandkeeper.api.schemas.files import (
 )
 from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
+from sandkeeper.core import useros as os
 from sandkeeper.core.entries import etag, file_type, rfc3339, unix_mode
 from sandkeeper.core.paths import Target
 from sandkeeper.errors import BadInput, Unprocessable

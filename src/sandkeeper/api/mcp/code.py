@@ -1,6 +1,5 @@
 """Code tools of the contract: search, ranges, and edits by a provider where one is set up."""
 
-import os
 import posixpath
 from collections import OrderedDict
 
@@ -30,6 +29,7 @@ from sandkeeper.api.mcp.files import list_directory, target_of
 from sandkeeper.api.mcp.tool import Tool
 from sandkeeper.api.rights import USER
 from sandkeeper.api.schemas.codegen import RankedFile
+from sandkeeper.core import useros as os
 from sandkeeper.core.paths import Target
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.services.access import Caller

@@ -1,7 +1,6 @@
 """File tools of the contract, and edits with preconditions."""
 
 import asyncio
-import os
 import posixpath
 import stat
 from functools import partial
@@ -14,6 +13,7 @@ from sandkeeper.api.encode_files import DirectoryEncoder, encode_file
 from sandkeeper.api.mcp.tool import Arguments, Tool
 from sandkeeper.api.rights import USER
 from sandkeeper.api.schemas.files import Directory
+from sandkeeper.core import useros as os
 from sandkeeper.core.entries import etag, file_type, parse_octal, permissions, rfc3339
 from sandkeeper.core.paths import Target
 from sandkeeper.errors import BadInput, NotFound, Unprocessable

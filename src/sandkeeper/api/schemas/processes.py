@@ -100,6 +100,8 @@ class ProcessRecord(msgspec.Struct, rename="camel"):
 
     Times are `Mon, 02 Jan 2006 15:04:05 GMT`, sizes bytes. `exitCode` is 0 while it runs and -1
     after a signal (then `exitSignal` names it) or when the code is unknown (`exitReason`).
+    `outputUncertain`: it ended while neither a server nor a keeper held its pipes, so that what it
+    wrote last may be missing, by a number of bytes that nobody knows.
     """
 
     pid: str
@@ -125,6 +127,7 @@ class ProcessRecord(msgspec.Struct, rename="camel"):
     stdout_bytes: int
     stderr_bytes: int
     lost_bytes: int
+    output_uncertain: bool
     limits: LimitsRecord | UnsetType = UNSET
 
 
@@ -172,6 +175,7 @@ def record_of(process: Process, texts: Texts) -> ProcessRecord:
         stdout_bytes=journal.totals[0],
         stderr_bytes=journal.totals[1],
         lost_bytes=journal.lost,
+        output_uncertain=meta.uncertain,
         limits=UNSET if meta.limits is None else _limits_record(meta.limits, meta.enforced),
     )
 

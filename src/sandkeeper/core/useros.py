@@ -1,0 +1,32 @@
+"""`os` for modules whose functions run for the workload's user: `import useros as os`.
+
+All of `os`, but what takes a path goes by `core.lookup`; for a thread that acts for nobody the two
+are the same. A module that gets its `os` from here cannot forget it for one call; a test lists the
+modules that must.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from os import *  # noqa: F403
+    from os import DirEntry, fsdecode, fsencode, path, stat_result  # noqa: F401
+else:
+    import os
+
+    from sandkeeper.core import lookup
+
+    class _Path:
+        """`os.path`, but what looks at a file goes by `core.lookup`."""
+
+        def __getattr__(self, name: str) -> Any:
+            known = name in {"exists", "isdir", "isfile", "islink", "lexists"}
+            found = getattr(lookup if known else os.path, name)
+            setattr(self, name, found)
+            return found
+
+    path = _Path()
+
+    def __getattr__(name: str) -> Any:
+        found = getattr(lookup if name in lookup.__all__ else os, name)
+        globals()[name] = found
+        return found

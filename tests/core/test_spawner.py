@@ -1,0 +1,241 @@
+"""Programs of another user: started by a process of ours that the workload cannot reach."""
+
+import asyncio
+import errno
+import gc
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from tests.harness import needs_root, stop_all_of, until
+
+from sandkeeper.core.child import Child, Children, ExitStatus, Spawn
+from sandkeeper.core.identity import Identity
+from sandkeeper.core.tool import readable
+
+pytestmark = needs_root
+
+
+def with_children(work: Callable[[Children], Awaitable[Any]]) -> Any:
+    async def run() -> Any:
+        children = Children()
+        try:
+            async with asyncio.timeout(60):
+                return await work(children)
+        finally:
+            await children.close()
+
+    gc.collect()
+    before = sorted(os.listdir("/proc/self/fd"))
+    try:
+        return asyncio.run(run())
+    finally:
+        gc.collect()  # the score's descriptor goes with its owner
+        assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def nobody(*argv: str, env: dict[str, str] | None = None, **options: Any) -> Spawn:
+    return Spawn(
+        argv, env or {"PATH": "/usr/bin:/bin"}, identity=Identity.resolve("nobody"), **options
+    )
+
+
+async def ended(child: Child) -> ExitStatus:
+    await readable(child.pidfd.number)
+    return child.reap()
+
+
+async def output(children: Children, *argv: str, **options: Any) -> str:
+    read_end, write_end = os.pipe()
+    child = await children.start(nobody(*argv, stdout=write_end, stderr=write_end, **options))
+    os.close(write_end)
+    await ended(child)
+    with open(read_end) as file:
+        return file.read()
+
+
+def test_a_program_has_its_users_rights_and_nothing_of_ours() -> None:
+    async def work(children: Children) -> str:
+        script = "grep -E '^(Uid|Gid|Groups|Cap|Sig)' /proc/self/status; ls /proc/self/fd"
+        return await output(children, "sh", "-c", script)
+
+    said = with_children(work).split("\n")
+
+    found = dict(line.split(":\t") for line in said if ":\t" in line)
+    assert found["Uid"].split() == ["65534"] * 4
+    assert found["Gid"].split() == ["65534"] * 4
+    assert found["Groups"].split() == ["65534"]
+    assert {int(found[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
+    assert int(found["SigBlk"], 16) == 0
+    # A shell's background job ignores two more; the server sees to those (core.dispositions).
+    assert int(found["SigIgn"], 16) & ~(1 << signal.SIGINT - 1 | 1 << signal.SIGQUIT - 1) == 0
+    assert [line for line in said if line.isdigit()] == ["0", "1", "2", "3"]  # 3 is ls's own
+
+
+def test_a_child_is_ours_to_wait_for_and_leads_a_group_of_its_own() -> None:
+    async def work(children: Children) -> tuple[str, ExitStatus, int]:
+        child = await children.start(nobody("sh", "-c", "exit 7"))
+        group = os.getpgid(child.pid)
+        assert group == child.pid
+        return await output(children, "sh", "-c", "echo $PPID"), await ended(child), os.getpid()
+
+    parent, status, ours = with_children(work)
+
+    assert int(parent) == ours
+    assert status.code == 7
+
+
+def test_limits_score_and_variables_reach_the_program() -> None:
+    async def work(children: Children) -> str:
+        script = "cat /proc/self/oom_score_adj; ulimit -n; echo ${#A}; pwd"
+        return await output(
+            children,
+            "sh",
+            "-c",
+            script,
+            env={"PATH": "/bin", "A": "x" * 130_000},
+            nofile=77,
+            cwd="/usr",
+        )
+
+    assert with_children(work).split() == ["500", "77", "130000", "/usr"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "number", "name"),
+    [
+        (["/nowhere/x"], errno.ENOENT, "/nowhere/x"),
+        (["no-such-program"], errno.ENOENT, "no-such-program"),
+        (["/etc/passwd"], errno.EACCES, "/etc/passwd"),
+        (["/"], errno.EACCES, "/"),
+    ],
+)
+def test_what_cannot_be_executed_is_told_with_its_reason(
+    argv: list[str], number: int, name: str
+) -> None:
+    async def work(children: Children) -> None:
+        with pytest.raises(OSError) as told:
+            await children.start(nobody(*argv))
+        assert (told.value.errno, told.value.filename) == (number, name)
+
+    with_children(work)
+    until(lambda: not _children())
+
+
+def test_a_nul_byte_is_refused_before_anything_is_started() -> None:
+    async def work(children: Children) -> None:
+        with pytest.raises(ValueError, match="null byte"):
+            await children.start(nobody("echo", "a\0b"))
+
+    with_children(work)
+
+
+def test_a_killed_spawner_is_replaced_at_the_next_start() -> None:
+    async def work(children: Children) -> ExitStatus:
+        children.open_spawner()
+        first = _children()
+        assert len(first) == 1
+        os.kill(first[0], signal.SIGKILL)
+        until(lambda: _state(first[0]) == "Z")
+        return await ended(await children.start(nobody("true")))
+
+    assert with_children(work).code == 0
+
+
+def test_a_start_that_is_cancelled_leaves_no_child() -> None:
+    async def work(children: Children) -> None:
+        starts = [asyncio.ensure_future(children.start(nobody("sleep", "1000"))) for _ in range(5)]
+        await asyncio.sleep(0)
+        for start in starts:
+            start.cancel()
+        await asyncio.gather(*starts, return_exceptions=True)
+        while len(_children()) > 1:  # the spawner
+            await asyncio.sleep(0.01)
+
+    with_children(work)
+    assert _children() == []
+
+
+def test_a_workload_that_stops_all_it_may_delays_a_start_by_the_deadline_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sandkeeper.core.child.START_SECONDS", 0.3)
+
+    async def work(children: Children) -> None:
+        children.open_spawner()
+        others = _children()
+        stopper = stop_all_of(65534)
+        outcomes = await asyncio.gather(
+            *(children.start(nobody("sleep", "1000")) for _ in range(10)), return_exceptions=True
+        )
+        stopper.kill()
+        stopper.wait()
+        for outcome in outcomes:
+            if isinstance(outcome, Child):
+                outcome.signal_group(signal.SIGKILL)
+                await ended(outcome)
+            else:
+                assert isinstance(outcome, OSError)
+                assert "stopped before it began" in str(outcome)
+        assert (await ended(await children.start(nobody("true")))).code == 0
+        while _children() != others:
+            await asyncio.sleep(0.01)
+
+    with_children(work)
+    assert _children() == []
+
+
+def test_the_reaper_of_orphans_takes_no_child_that_is_on_its_way() -> None:
+    async def work(children: Children) -> list[int | None]:
+        over = asyncio.Event()
+
+        async def reap() -> None:
+            while not over.is_set():
+                await asyncio.to_thread(children.reap_orphans)
+
+        reaping = asyncio.ensure_future(reap())
+        codes = []
+        for _ in range(40):
+            child = await children.start(nobody("sh", "-c", "exit 3"))
+            codes.append((await ended(child)).code)
+        over.set()
+        await reaping
+        return codes
+
+    assert with_children(work) == [3] * 40
+
+
+def _children() -> list[int]:
+    pids: list[int] = []
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/children") as file:
+            pids += map(int, file.read().split())
+    return pids
+
+
+def _state(pid: int) -> str:
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+def test_an_orphan_that_was_seen_during_a_start_is_reaped_after_it() -> None:
+    """Nobody would look again before the next child ends."""
+
+    async def work(children: Children) -> None:
+        children.open_spawner()
+        starting = asyncio.ensure_future(children.start(nobody("sleep", "1000")))
+        await asyncio.sleep(0)
+        orphan = os.fork()
+        if orphan == 0:
+            os._exit(0)
+        os.waitid(os.P_PID, orphan, os.WEXITED | os.WNOWAIT)
+        assert children.reap_orphans() == 0
+        child = await starting
+        while orphan in _children():
+            await asyncio.sleep(0.01)
+        child.signal_group(signal.SIGKILL)
+        await ended(child)
+
+    with_children(work)
