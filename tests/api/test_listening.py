@@ -152,7 +152,7 @@ def test_on_loopback_both_addresses_answer_and_no_other_does(start: Start) -> No
     with pytest.raises(httpx.ConnectError):
         asked(port, "127.0.0.2")
     assert f"listens on http://127.0.0.1:{port} and http://[::1]:{port}, state in" in said[0]
-    assert "there is no token: every user of this machine may use the API, nobody else" in said[1]
+    assert "no token is set: every user of this machine may use the API, nobody else" in said[1]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def with_children(work: Callable[[Children], Awaitable[Any]]) -> Any:
 
 def nobody(*argv: str, env: dict[str, str] | None = None, **options: Any) -> Spawn:
     return Spawn(
-        argv, env or {"PATH": "/usr/bin:/bin"}, identity=Identity.resolve("nobody"), **options
+        argv, env or {"PATH": "/usr/bin:/bin"}, identity=Identity.resolve("61119"), **options
     )
 
 
@@ -64,9 +64,9 @@ def test_a_program_has_its_users_rights_and_nothing_of_ours() -> None:
     said = with_children(work).split("\n")
 
     found = dict(line.split(":\t") for line in said if ":\t" in line)
-    assert found["Uid"].split() == ["65534"] * 4
-    assert found["Gid"].split() == ["65534"] * 4
-    assert found["Groups"].split() == ["65534"]
+    assert found["Uid"].split() == ["61119"] * 4
+    assert found["Gid"].split() == ["61119"] * 4
+    assert found["Groups"].split() == ["61119"]
     assert {int(found[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
     assert int(found["SigBlk"], 16) == 0
     # A shell's background job ignores two more; the server sees to those (core.dispositions).
@@ -166,7 +166,7 @@ def test_a_workload_that_stops_all_it_may_delays_a_start_by_the_deadline_at_most
     async def work(children: Children) -> None:
         children.open_spawner()
         others = _children()
-        stopper = stop_all_of(65534)
+        stopper = stop_all_of(61119)
         outcomes = await asyncio.gather(
             *(children.start(nobody("sleep", "1000")) for _ in range(10)), return_exceptions=True
         )

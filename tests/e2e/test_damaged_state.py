@@ -131,7 +131,7 @@ async def take_up(state: Path, work: Path) -> tuple[dict[str, str], list[str]]:
         sandbox._writer.shutdown()
         return outputs, uploads
     finally:
-        sandbox.children.close() if hasattr(sandbox.children, "close") else None
+        await sandbox.children.close()
         sandbox.file_work.close()
         sandbox._sink.close()
 

@@ -17,7 +17,7 @@ from tests.harness import Server, needs_root, stop_all_of, until
 
 pytestmark = [needs_root, pytest.mark.timeout(300)]
 
-UID = 65534
+UID = 61118  # of these tests alone: all its processes are stopped
 HEALTH_SECONDS = 5.0
 """Ten times what a busy machine needs; a server that waits for the workload takes for ever."""
 
@@ -27,7 +27,7 @@ def server() -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="sandkeeper-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        with Server(folder, args=["--user", "nobody"], env={"SANDKEEPER_TOKEN": ""}) as running:
+        with Server(folder, args=["--user", str(UID)]) as running:
             os.chown(running.workdir, UID, UID)
             (running.workdir / "words").write_text("needle\n")
             yield running
@@ -168,7 +168,7 @@ def test_the_default_folder_is_not_one_that_is_closed_to_the_user(tmp_path: Path
     with tempfile.TemporaryDirectory(prefix="sandkeeper-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        running = Server(folder, args=["--user", "nobody"])
+        running = Server(folder, args=["--user", str(UID)])
         with contextlib.ExitStack() as stack:
             stack.push(running.__exit__)
             os.chdir(closed / "below")

@@ -78,11 +78,11 @@ def tell_reach(log: Log, settings: Settings, listeners: Sequence[socket.socket])
         whom = "this machine" if near else "everywhere this address can be reached from"
         log.info(f"who asks needs the token, and may ask from {whom}")
     elif near:
-        log.info("there is no token: every user of this machine may use the API, nobody else")
+        log.info("no token is set: every user of this machine may use the API, nobody else")
     else:
         why = f" (it listens everywhere because {settings.sandbox})" if settings.sandbox else ""
         log.warning(
-            f"there is no token: whoever reaches this address owns the machine{why}; "
+            f"no token is set, so whoever reaches this address owns the machine{why}; "
             "SANDKEEPER_TOKEN asks for one, SANDKEEPER_HOST=localhost keeps others away"
         )
     if "*" in settings.edge.origins:
