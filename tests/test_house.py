@@ -107,7 +107,7 @@ def test_npm_packages_are_exact_and_checked_and_no_index_is_named() -> None:
 
 
 def test_what_acts_for_the_workload_takes_its_os_from_where_paths_are_resolved_for_it() -> None:
-    """`core.useros`: a path must not lead through the server's own entry in /proc."""
+    """`linux.paths.useros`: a path must not lead through the server's own entry in /proc."""
     acting = {
         *(f"api/http/{name}.py" for name in ("files", "files_more")),
         *(f"api/mcp/{name}.py" for name in ("code", "files")),

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from sandkeeper import __version__
 from sandkeeper.core.handover import Handover, NotAHandover
-from sandkeeper.core.identity import Identity, UnusableUser
-from sandkeeper.core.oomscore import protect_from_oom
-from sandkeeper.core.programs import own_code_at_risk
+from sandkeeper.linux.children.programs import own_code_at_risk
+from sandkeeper.linux.identity import Identity, UnusableUser
+from sandkeeper.linux.oomscore import protect_from_oom
 from sandkeeper.services.environment import load_dotenv, load_env_file
 from sandkeeper.services.heap import hold_collections
 from sandkeeper.services.token_files import with_token_files
@@ -142,9 +142,9 @@ def _serve(
     # Imported here so that `--version` and `--help` answer at once.
     from sandkeeper.api.listening import listen
     from sandkeeper.api.server import serve
-    from sandkeeper.core.allocator import keep_freed_blocks
-    from sandkeeper.core.dispositions import listen_to_ignored
-    from sandkeeper.core.statelock import StateLock
+    from sandkeeper.linux.allocator import keep_freed_blocks
+    from sandkeeper.linux.dispositions import listen_to_ignored
+    from sandkeeper.linux.paths.statelock import StateLock
     from sandkeeper.services.sandbox import Sandbox
 
     try:

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from tests.harness import Server, needs_root, until
 
-from sandkeeper.core.mounting import mounts, parse_mounts
 from sandkeeper.errors import BadInput
+from sandkeeper.linux.mounts import mounts, parse_mounts
 from sandkeeper.services.drive_drivers import first_nameserver
 from sandkeeper.services.drive_rules import Drive, checked, refuse_system_folder
 from sandkeeper.services.drive_system import read_mount
@@ -475,7 +475,7 @@ def test_the_kernels_table_is_unescaped() -> None:
 
 
 def test_a_call_that_never_returns_costs_its_time_limit_only() -> None:
-    from sandkeeper.core.mounting import bounded
+    from sandkeeper.linux.mounts import bounded
 
     release = threading.Event()
 

@@ -14,9 +14,10 @@ import httpx
 import pytest
 from tests.harness import Server, needs_root, until
 
-from sandkeeper.core import mounting
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.mounting import (
+from sandkeeper.errors import BadInput, Forbidden
+from sandkeeper.linux import mounts as mounting
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.mounts import (
     attach,
     bind_mount,
     mount_id,
@@ -26,7 +27,6 @@ from sandkeeper.core.mounting import (
     unmount,
     unmount_staged,
 )
-from sandkeeper.errors import BadInput, Forbidden
 from sandkeeper.services.drive_drivers import Plan
 from sandkeeper.services.drive_points import open_point, open_source, remove_made
 from sandkeeper.services.drive_rules import (

@@ -10,7 +10,7 @@ import pytest
 from tests.harness import Server, needs_root, until
 from tests.mcp_calls import Tools
 
-from sandkeeper.core.cgroups import Cgroups
+from sandkeeper.linux.cgroups import Cgroups
 
 MIB = 1 << 20
 HOG = "python3 -S -c 'kept = []\nwhile True: kept.append(bytearray(1 << 20))'"

@@ -5,7 +5,7 @@ import sys
 
 SCRIPT = """
 import resource
-from sandkeeper.core.allocator import keep_freed_blocks
+from sandkeeper.linux.allocator import keep_freed_blocks
 assert keep_freed_blocks()
 def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 bytearray(1 << 20)
@@ -23,7 +23,7 @@ def test_large_blocks_are_used_again_without_page_faults() -> None:
 
 
 GIVEN_BACK = """
-from sandkeeper.core.allocator import give_back, keep_freed_blocks
+from sandkeeper.linux.allocator import give_back, keep_freed_blocks
 from sandkeeper.services.heap import resident
 keep_freed_blocks()
 kept = []

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from tests.harness import needs_root, until
 
-from sandkeeper.core.cgroups import Cgroups, Confinement, Limits, _enable, _places
-from sandkeeper.core.child import Child, Children, ExitStatus, Spawn
-from sandkeeper.core.tool import readable
+from sandkeeper.linux.cgroups import Cgroups, Confinement, Limits, _enable, _places
+from sandkeeper.linux.children.child import Child, Children, ExitStatus, Spawn
+from sandkeeper.linux.children.tool import readable
 
 HOG = "kept = []\nwhile True: kept.append(bytearray(1 << 20))"
 FORKS = """
@@ -192,7 +192,7 @@ def test_version_2_gets_its_own_file_names(tmp_path: Path) -> None:
     assert _enable(tmp_path) == []  # a plain folder hands nothing down
     assert (tmp_path / "cgroup.subtree_control").read_text() == "+memory +pids +cpu"
 
-    from sandkeeper.core.cgroups import _Parent
+    from sandkeeper.linux.cgroups import _Parent
 
     parents = {name: _Parent(tmp_path / "sandkeeper", 2) for name in ("memory", "pids", "cpu")}
     made = Cgroups(parents).create("run", Limits(memory_bytes=1 << 20, pids=5, cpus=1.5))

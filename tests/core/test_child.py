@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from tests.harness import needs_root
 
-from sandkeeper.core.child import Children, ExitStatus, Spawn
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.tool import readable
+from sandkeeper.linux.children.child import Children, ExitStatus, Spawn
+from sandkeeper.linux.children.tool import readable
+from sandkeeper.linux.identity import Identity
 
 
 def spawn(children: Children, code: str, **options):
@@ -143,8 +143,8 @@ def test_a_tool_that_floods_costs_its_limit_only() -> None:
 
 STARTED_FROM_A_TERMINAL = """
 import asyncio, os, sys
-from sandkeeper.core.child import Children, Spawn
-from sandkeeper.core.identity import Identity
+from sandkeeper.linux.children.child import Children, Spawn
+from sandkeeper.linux.identity import Identity
 from tests.harness import needs_root
 
 assert os.path.exists("/dev/tty") and os.ttyname(0)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness import needs_root
 
-from sandkeeper.core.identity import INVALID, Identity, UnusableUser, acting_for
+from sandkeeper.linux.identity import INVALID, Identity, UnusableUser, acting_for
 
 NOBODY = Identity.resolve("nobody")
 

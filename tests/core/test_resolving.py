@@ -11,9 +11,9 @@ from typing import NoReturn
 import pytest
 from tests.harness import needs_root
 
-from sandkeeper.core import lookup, resolving
-from sandkeeper.core import useros as os_of_users
-from sandkeeper.core.identity import Identity
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.paths import lookup, resolving
+from sandkeeper.linux.paths import useros as os_of_users
 
 pytestmark = needs_root
 
@@ -144,7 +144,7 @@ def test_a_thread_that_acts_for_nobody_uses_os_itself() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(lookup.__all__) & set(dir(os)) - {"utime"}))
 def test_every_keyword_of_os_is_taken(name: str) -> None:
-    """The type checker sees the signatures of `os`, not those of `core.lookup`."""
+    """The type checker sees the signatures of `os`, not those of `linux.paths.lookup`."""
     ours = inspect.signature(getattr(lookup, name)).parameters.values()
     taken = {one.name for one in ours if one.kind is one.KEYWORD_ONLY}
     anything = any(one.kind is one.VAR_KEYWORD for one in ours)

@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness import until
 
-from sandkeeper.core import procs, sockdiag
-from sandkeeper.core.procs import group_members, tree_of
+from sandkeeper.core import sockdiag
 from sandkeeper.core.sockets import (
     Socket,
     is_loopback,
@@ -24,6 +23,8 @@ from sandkeeper.core.sockets import (
     routable_ports,
     sockets_of,
 )
+from sandkeeper.linux import procs
+from sandkeeper.linux.procs import group_members, tree_of
 
 LISTEN = """
 import socket, sys, time

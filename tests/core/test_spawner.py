@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from tests.harness import needs_root, stop_all_of, until
 
-from sandkeeper.core.child import Child, Children, ExitStatus, Spawn
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.tool import readable
+from sandkeeper.linux.children.child import Child, Children, ExitStatus, Spawn
+from sandkeeper.linux.children.tool import readable
+from sandkeeper.linux.identity import Identity
 
 pytestmark = needs_root
 
@@ -69,7 +69,7 @@ def test_a_program_has_its_users_rights_and_nothing_of_ours() -> None:
     assert found["Groups"].split() == []
     assert {int(found[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
     assert int(found["SigBlk"], 16) == 0
-    # A shell's background job ignores two more; the server sees to those (core.dispositions).
+    # A shell's background job ignores two more; the server sees to those (linux.dispositions).
     assert int(found["SigIgn"], 16) & ~(1 << signal.SIGINT - 1 | 1 << signal.SIGQUIT - 1) == 0
     assert [line for line in said if line.isdigit()] == ["0", "1", "2", "3"]  # 3 is ls's own
 
@@ -163,7 +163,7 @@ def test_a_start_that_is_cancelled_leaves_no_child() -> None:
 def test_a_workload_that_stops_all_it_may_delays_a_start_by_the_deadline_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sandkeeper.core.child.START_SECONDS", 0.3)
+    monkeypatch.setattr("sandkeeper.linux.children.child.START_SECONDS", 0.3)
 
     async def work(children: Children) -> None:
         children.open_spawner()

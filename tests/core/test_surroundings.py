@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sandkeeper.core.surroundings import sandbox_sign
+from sandkeeper.linux.surroundings import sandbox_sign
 from sandkeeper.settings import Settings
 
 PC = {"sys/class/dmi/id/sys_vendor": "LENOVO\n", "proc/cmdline": "BOOT_IMAGE=/vmlinuz ro quiet\n"}

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tests.harness import needs_root
 
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.programs import environment_for_root, refuse_program
 from sandkeeper.core.sink import open_target
-from sandkeeper.core.trusted import (
+from sandkeeper.linux.children.programs import environment_for_root, refuse_program
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.paths.trusted import (
     UntrustedFile,
     open_trusted_folder,
     open_trusted_output,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sandkeeper.core.worker import Bell, Worker
+from sandkeeper.linux.worker import Bell, Worker
 
 
 class Reading(Worker):

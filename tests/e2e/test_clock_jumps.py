@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.harness import Server, until
 
-from sandkeeper.services import ages
+from sandkeeper.linux import clocks as ages
 from sandkeeper.services.runs import RunMeta
 
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))

@@ -278,7 +278,7 @@ def test_output_that_cannot_be_read_while_the_server_runs_is_a_gap_for_its_reade
 
 
 def test_what_was_set_aside_is_bounded_and_the_newest_stays(tmp_path: Path) -> None:
-    from sandkeeper.core.statefiles import KEPT, SetAside
+    from sandkeeper.linux.paths.statefiles import KEPT, SetAside
 
     said: list[str] = []
     aside = SetAside(tmp_path, said.append)

@@ -14,7 +14,7 @@ import pytest
 from tests.harness import Server, free_port, needs_root, until
 from tests.storage import storage
 
-from sandkeeper.core.mounting import mounts
+from sandkeeper.linux.mounts import mounts
 
 pytestmark = needs_root
 

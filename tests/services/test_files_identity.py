@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from tests.harness import needs_root
 
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.statefiles import SetAside
 from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.errors import Internal, Unprocessable
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.paths.statefiles import SetAside
 from sandkeeper.services.conditions import NO_CONDITIONS
 from sandkeeper.services.copies import Copies
 from sandkeeper.services.files import Files

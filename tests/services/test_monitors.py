@@ -8,9 +8,9 @@ import subprocess
 import pytest
 from tests.harness import until
 
-from sandkeeper.core.procs import group_members
 from sandkeeper.core.sink import Sink
 from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.linux.procs import group_members
 from sandkeeper.services import monitors
 from sandkeeper.services.logs import Log
 from sandkeeper.services.monitors import PortMonitors

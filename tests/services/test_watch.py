@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.harness import until
 
-from sandkeeper.core.inotify import Mask, Notice
+from sandkeeper.linux.inotify import Mask, Notice
 from sandkeeper.services import notices, watch
 from sandkeeper.services.notices import NoticeHub, Turn
 from sandkeeper.services.watch import Change, Pool, Ring, Watch, Watches

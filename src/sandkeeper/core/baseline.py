@@ -14,7 +14,7 @@ import msgspec
 
 from sandkeeper.core import zstd
 from sandkeeper.core.snapshot import Entry, Facts, LeftOut, key_of, look
-from sandkeeper.core.statefiles import open_plain
+from sandkeeper.linux.paths.statefiles import open_plain
 
 __all__ = ["BadBaseline", "Baseline", "record"]
 

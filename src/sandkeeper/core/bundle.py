@@ -16,9 +16,9 @@ from typing import IO, Final, Protocol
 
 import msgspec
 
-from sandkeeper.core import useros as os
 from sandkeeper.core.snapshot import Change
 from sandkeeper.core.tars import XATTR_PREFIX, member_of
+from sandkeeper.linux.paths import useros as os
 
 __all__ = ["Bundle", "Plan", "Source", "Spool"]
 

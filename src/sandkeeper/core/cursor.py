@@ -12,8 +12,8 @@ from time import monotonic
 
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.segment import Index, Segment, is_scarcity, pread
-from sandkeeper.core.statefiles import open_plain
 from sandkeeper.core.turns import Turns
+from sandkeeper.linux.paths.statefiles import open_plain
 
 __all__ = ["Abandoned", "Chunk", "Follow", "Gap", "Reader", "tails"]
 

@@ -39,7 +39,7 @@ from sandkeeper.core.segment import (
     was_under_way,
     write_head,
 )
-from sandkeeper.core.statefiles import SetAside, open_plain
+from sandkeeper.linux.paths.statefiles import SetAside, open_plain
 
 if TYPE_CHECKING:
     from sandkeeper.core.cursor import Follow

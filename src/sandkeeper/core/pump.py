@@ -20,7 +20,7 @@ from sandkeeper.core.pace import REST_MILLISECONDS, Pace
 from sandkeeper.core.segment import STREAMS
 from sandkeeper.core.source import Source, available, hung_up
 from sandkeeper.core.stage import SIZE, Stage
-from sandkeeper.core.worker import Worker
+from sandkeeper.linux.worker import Worker
 
 __all__ = ["Pump"]
 

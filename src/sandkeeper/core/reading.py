@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from sandkeeper.core.fds import OwnedFd
+from sandkeeper.linux.fds import OwnedFd
 
 __all__ = ["FileBlocks", "is_pseudo", "read_to"]
 

@@ -7,7 +7,7 @@ import stat
 from functools import lru_cache
 from typing import Any
 
-from sandkeeper.core.mounting import mounts
+from sandkeeper.linux.mounts import mounts
 
 __all__ = ["NotPossible", "is_read_only", "mount_image", "mount_layers", "set_read_only"]
 

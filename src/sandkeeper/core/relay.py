@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from fcntl import F_SETPIPE_SZ, fcntl
 
 from sandkeeper.core.pacing import unpace_local
-from sandkeeper.core.worker import Worker
+from sandkeeper.linux.worker import Worker
 
 __all__ = ["Part", "Relay", "duplicate"]
 

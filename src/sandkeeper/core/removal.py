@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 
-from sandkeeper.core import useros as os
+from sandkeeper.linux.paths import useros as os
 
 __all__ = ["remove_tree"]
 

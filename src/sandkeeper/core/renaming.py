@@ -4,7 +4,7 @@ import errno
 from functools import cache
 from typing import Any
 
-from sandkeeper.core import useros as os
+from sandkeeper.linux.paths import useros as os
 
 __all__ = ["exclusive_rename"]
 

@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sandkeeper.core.statefiles import LAST_SECOND, open_plain
+from sandkeeper.linux.paths.statefiles import LAST_SECOND, open_plain
 
 __all__ = [
     "HEAD",

@@ -23,9 +23,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.trusted import UntrustedFile, open_trusted_output
-from sandkeeper.core.worker import Bell
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_output
+from sandkeeper.linux.worker import Bell
 
 __all__ = ["Sink", "open_target"]
 

@@ -16,8 +16,8 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from sandkeeper.core import sockdiag
-from sandkeeper.core.procs import Process, read_processes, tree_of
 from sandkeeper.core.sockdiag import Row
+from sandkeeper.linux.procs import Process, read_processes, tree_of
 
 __all__ = [
     "Socket",

@@ -17,7 +17,7 @@ import secrets
 import struct
 from pathlib import Path
 
-from sandkeeper.core.statefiles import read_plain
+from sandkeeper.linux.paths.statefiles import read_plain
 
 __all__ = ["CANARY", "Recovered", "Stage"]
 

@@ -10,10 +10,10 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from sandkeeper.core import useros as os
 from sandkeeper.core.paths import is_temporary
 from sandkeeper.core.removal import remove_tree
-from sandkeeper.core.statefiles import open_plain
+from sandkeeper.linux.paths import useros as os
+from sandkeeper.linux.paths.statefiles import open_plain
 
 __all__ = ["Temporaries", "remove_temporary"]
 

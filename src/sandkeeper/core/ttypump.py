@@ -20,7 +20,7 @@ from time import monotonic
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.segment import NOTICE, STDOUT
-from sandkeeper.core.worker import Worker
+from sandkeeper.linux.worker import Worker
 
 __all__ = ["Line", "TerminalPump"]
 

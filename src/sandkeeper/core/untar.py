@@ -15,8 +15,8 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import IO, Any, cast
 
-from sandkeeper.core import useros as os
 from sandkeeper.core.tars import CHUNK, XATTR_PREFIX
+from sandkeeper.linux.paths import useros as os
 
 __all__ = ["BoundedMember", "Metered", "Temporary", "UnsafeMember", "remove_member", "unpack"]
 

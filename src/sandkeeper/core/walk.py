@@ -8,8 +8,8 @@ import posixpath
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 
-from sandkeeper.core import useros as os
 from sandkeeper.core.paths import is_temporary
+from sandkeeper.linux.paths import useros as os
 
 __all__ = ["Run", "runs"]
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sandkeeper.core import useros as os
 from sandkeeper.core.paths import TEMPORARY_PREFIX, is_temporary
+from sandkeeper.linux.paths import useros as os
 
 __all__ = ["Found", "walk"]
 

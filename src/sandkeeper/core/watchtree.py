@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-from sandkeeper.core import useros as os
-from sandkeeper.core.inotify import Mask, Notice
 from sandkeeper.core.paths import TEMPORARY_PREFIX, is_replacement, is_temporary
+from sandkeeper.linux.inotify import Mask, Notice
+from sandkeeper.linux.paths import useros as os
 
 __all__ = [
     *("CHMOD", "CREATE", "REMOVE", "RENAME", "WRITE"),
@@ -52,7 +52,7 @@ _PREFIX = TEMPORARY_PREFIX.encode()
 
 
 class Watches(Protocol):
-    """Where watches are kept: `core.inotify.Inotify`, or a share in one."""
+    """Where watches are kept: `linux.inotify.Inotify`, or a share in one."""
 
     def add(self, path: bytes, mask: int) -> int:
         """Watch `path`; the same number comes back for the same file. Raises OSError."""

@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sandkeeper.core.mounting import bounded
 from sandkeeper.core.untar import Temporary
 from sandkeeper.errors import Conflict, Internal, SandkeeperError, Unavailable
+from sandkeeper.linux.mounts import bounded
 from sandkeeper.services.archive_job import Clock, Exporting, Job, Restored, Stopped
 from sandkeeper.services.baseline import FOLDER, BaselineRecorder, was_restored
 from sandkeeper.services.freeze import EXPORT, INTERRUPTED, Freeze

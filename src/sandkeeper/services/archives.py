@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, cast
 
-from sandkeeper.core import useros as os
 from sandkeeper.core import zstd
 from sandkeeper.core.blocks import gathered
 from sandkeeper.core.paths import temporary_name
@@ -15,6 +14,7 @@ from sandkeeper.core.replace import make_directories
 from sandkeeper.core.tars import pack
 from sandkeeper.core.untar import BoundedMember, Metered, UnsafeMember, unpack
 from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.linux.paths import useros as os
 from sandkeeper.services.files import Fault, Files
 from sandkeeper.services.work import Cancel, failure
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sandkeeper.core import useros as os
 from sandkeeper.core.entries import etag
 from sandkeeper.core.walking import Found, walk
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.linux.paths import useros as os
 from sandkeeper.services.conditions import Conditions
 from sandkeeper.services.files import Fault, Files
 from sandkeeper.services.work import Cancel, failure

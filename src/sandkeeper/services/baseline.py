@@ -6,9 +6,9 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from sandkeeper.core.child import Children
-from sandkeeper.core.mounting import mounts
-from sandkeeper.services.daemon import Daemon
+from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.children.daemon import Daemon
+from sandkeeper.linux.mounts import mounts
 from sandkeeper.services.logs import Log
 from sandkeeper.services.runs import pipes_folder
 from sandkeeper.settings import Environment, Settings

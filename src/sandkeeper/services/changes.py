@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sandkeeper.core.identity import Identity
 from sandkeeper.core.watchtree import (
     CHMOD,
     CREATE,
@@ -22,6 +21,7 @@ from sandkeeper.core.watchtree import (
     UNWATCHED,
     WRITE,
 )
+from sandkeeper.linux.identity import Identity
 from sandkeeper.services.watching import Hubs, Scope, Watcher
 
 __all__ = ["Answer", "ChangeLog", "Changes"]

@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sandkeeper.core import useros as os
 from sandkeeper.core.paths import Target, temporary_name
 from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.linux.paths import useros as os
 from sandkeeper.services.codewalk import Found, collect
 from sandkeeper.services.providers import Host, Provider, choose
 from sandkeeper.services.work import FileWork

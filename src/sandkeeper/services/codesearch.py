@@ -4,15 +4,15 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sandkeeper.core import useros as os
-from sandkeeper.core.child import Children
 from sandkeeper.core.globs import path_pattern
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.mounts import pseudo_mounts
 from sandkeeper.core.paths import is_temporary
 from sandkeeper.core.ripgrep import escape_glob
-from sandkeeper.core.tool import Tool
 from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.children.tool import Tool
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.paths import useros as os
+from sandkeeper.linux.pseudo_mounts import pseudo_mounts
 from sandkeeper.services.grep import ripgrep_program
 from sandkeeper.services.providers.bm25 import words
 from sandkeeper.services.work import Cancel

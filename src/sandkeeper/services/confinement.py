@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from sandkeeper.core.cgroups import Cgroups, Confinement
-from sandkeeper.core.child import Spawn
-from sandkeeper.core.identity import Identity
 from sandkeeper.errors import Unprocessable
+from sandkeeper.linux.cgroups import Cgroups, Confinement
+from sandkeeper.linux.children.child import Spawn
+from sandkeeper.linux.identity import Identity
 from sandkeeper.services.logs import Log
 from sandkeeper.services.runs import RunMeta
 

@@ -5,12 +5,12 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sandkeeper.core import useros as os
 from sandkeeper.core.paths import temporary_name
 from sandkeeper.core.renaming import exclusive_rename
 from sandkeeper.core.replace import Draft
 from sandkeeper.core.walking import walk
 from sandkeeper.errors import Conflict, NotFound, SandkeeperError, Unprocessable
+from sandkeeper.linux.paths import useros as os
 from sandkeeper.services.conditions import Conditions
 from sandkeeper.services.files import OPEN_READ, Fault, Files
 from sandkeeper.services.work import Cancel, failure

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sandkeeper.core.identity import Identity
 from sandkeeper.errors import BadInput, Internal
+from sandkeeper.linux.identity import Identity
 from sandkeeper.services.drive_rules import Drive
 from sandkeeper.settings import DriveSettings
 

@@ -17,9 +17,12 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sandkeeper.core.child import Children
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.mounting import (
+from sandkeeper.errors import BadInput, Conflict, Forbidden, Internal, SandkeeperError
+from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.children.daemon import Daemon
+from sandkeeper.linux.children.programs import environment_for_root, refuse_program
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.mounts import (
     attach,
     bind_mount,
     bounded,
@@ -28,10 +31,7 @@ from sandkeeper.core.mounting import (
     unmount,
     unmount_staged,
 )
-from sandkeeper.core.programs import environment_for_root, refuse_program
-from sandkeeper.core.safefile import UntrustedFile, make_private_folder
-from sandkeeper.errors import BadInput, Conflict, Forbidden, Internal, SandkeeperError
-from sandkeeper.services.daemon import Daemon
+from sandkeeper.linux.paths.safefile import UntrustedFile, make_private_folder
 from sandkeeper.services.drive_drivers import Plan, driver_named
 from sandkeeper.services.drive_points import Point, open_point, open_source
 from sandkeeper.services.drive_rules import Drive, Reach

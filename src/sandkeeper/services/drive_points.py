@@ -9,12 +9,12 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 
-from sandkeeper.core.fds import OwnedFd
-from sandkeeper.core.identity import Identity, acting_for
-from sandkeeper.core.mounting import mount_id, mounts, walk_plainly
-from sandkeeper.core.mounts import PSEUDO
-from sandkeeper.core.trusted import UntrustedFile, open_trusted_folder
 from sandkeeper.errors import Forbidden
+from sandkeeper.linux.fds import OwnedFd
+from sandkeeper.linux.identity import Identity, acting_for
+from sandkeeper.linux.mounts import mount_id, mounts, walk_plainly
+from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_folder
+from sandkeeper.linux.pseudo_mounts import PSEUDO
 from sandkeeper.services.drive_drivers import Plan
 from sandkeeper.services.drive_rules import Reach
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from sandkeeper.core.safefile import make_private_folder, read_own, write_atomically
-from sandkeeper.core.statefiles import Damaged, decoded
+from sandkeeper.linux.paths.safefile import make_private_folder, read_own, write_atomically
+from sandkeeper.linux.paths.statefiles import Damaged, decoded
 from sandkeeper.services.drive_rules import Drive, Reach
 
 __all__ = ["Record", "load_records", "record_of", "save_records"]

@@ -7,8 +7,8 @@ import sys
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from sandkeeper.core.identity import Identity
 from sandkeeper.errors import BadInput, Forbidden
+from sandkeeper.linux.identity import Identity
 
 __all__ = [
     "Drive",

@@ -4,9 +4,9 @@ import asyncio
 import os
 from dataclasses import dataclass
 
-from sandkeeper.core.identity import Identity, acting_for
-from sandkeeper.core.mounting import Mount, bounded, mounts, open_mount, unmount
 from sandkeeper.errors import BadInput
+from sandkeeper.linux.identity import Identity, acting_for
+from sandkeeper.linux.mounts import Mount, bounded, mounts, open_mount, unmount
 from sandkeeper.services.drive_rules import Drive
 
 __all__ = [

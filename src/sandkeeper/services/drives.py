@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
-from sandkeeper.core.child import Children
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.mounting import Mount, bounded, mounts
-from sandkeeper.core.safefile import UntrustedFile
-from sandkeeper.core.statefiles import Damaged
 from sandkeeper.errors import Conflict, Forbidden, SandkeeperError
-from sandkeeper.services.daemon import Daemon
+from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.children.daemon import Daemon
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.mounts import Mount, bounded, mounts
+from sandkeeper.linux.paths.safefile import UntrustedFile
+from sandkeeper.linux.paths.statefiles import Damaged
 from sandkeeper.services.drive_drivers import driver_named, effective
 from sandkeeper.services.drive_mounting import Mounter, Up
 from sandkeeper.services.drive_points import remove_made

@@ -7,7 +7,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandkeeper.core.trusted import UntrustedFile, read_trusted, write_trusted
+from sandkeeper.linux.paths.trusted import UntrustedFile, read_trusted, write_trusted
 
 __all__ = ["BadCertificates", "Bundle", "extra_certificates", "merge_bundle"]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.trusted import UntrustedFile, read_trusted
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.paths.trusted import UntrustedFile, read_trusted
 
 __all__ = ["PROXY_NAMES", "Template", "TokenFile", "Upstream", "find_templates", "upstream_of"]
 

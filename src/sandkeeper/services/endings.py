@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from sandkeeper.core.child import ExitStatus
 from sandkeeper.core.lifecycle import State
+from sandkeeper.linux.children.child import ExitStatus
 from sandkeeper.services.runs import RunMeta
 
 __all__ = ["exit_reason", "may_restart", "retry_notice"]

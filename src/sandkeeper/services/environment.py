@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.core.identity import Identity, UnusableUser
-from sandkeeper.core.trusted import UntrustedFile, read_trusted
 from sandkeeper.errors import Internal, NotFound
+from sandkeeper.linux.identity import Identity, UnusableUser
+from sandkeeper.linux.paths.trusted import UntrustedFile, read_trusted
 from sandkeeper.services.logs import Log
 from sandkeeper.settings import Environment, workload_user
 
@@ -31,7 +31,7 @@ def load_dotenv(
     """Set the variables of `.env` in the working directory that do not exist yet.
 
     `user` is the workload's of the command line. Returns what went wrong: a file that others can
-    have written, or led us to, is not read (`core.trusted`), for a workload could plant there what
+    have written, or led us to, is not read (`linux.paths.trusted`), for a workload could plant there what
     the next start of a privileged server obeys.
     """
     path = (folder or Path.cwd()) / ".env"

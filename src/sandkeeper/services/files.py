@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from sandkeeper.core import useros as os
 from sandkeeper.core.entries import Owners
-from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.paths import TEMPORARY_PREFIX, Target, is_temporary, resolve, resolve_text
 from sandkeeper.core.reading import FileBlocks, is_pseudo, read_to
 from sandkeeper.core.removal import remove_tree
 from sandkeeper.core.replace import Draft, PathLocks, make_directories, survey
 from sandkeeper.core.temporaries import Temporaries, remove_temporary
 from sandkeeper.errors import Internal, NotFound, SandkeeperError, Unprocessable
+from sandkeeper.linux.fds import OwnedFd
+from sandkeeper.linux.paths import useros as os
 from sandkeeper.services.conditions import NO_CONDITIONS, Conditions
 from sandkeeper.services.logs import Log
 from sandkeeper.services.opened import Content, Opened, Text

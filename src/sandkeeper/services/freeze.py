@@ -8,16 +8,16 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.core.adopted import boot_id
-from sandkeeper.core.mounting import mounts
-from sandkeeper.core.safefile import (
+from sandkeeper.errors import Internal, Unavailable
+from sandkeeper.linux.children.adopted import boot_id
+from sandkeeper.linux.mounts import mounts
+from sandkeeper.linux.paths.safefile import (
     UntrustedFile,
     make_private_folder,
     read_own,
     write_atomically,
 )
-from sandkeeper.core.statefiles import Damaged, decoded, is_moment
-from sandkeeper.errors import Internal, Unavailable
+from sandkeeper.linux.paths.statefiles import Damaged, decoded, is_moment
 
 __all__ = ["Freeze", "SavedProcess"]
 

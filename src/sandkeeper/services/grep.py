@@ -17,14 +17,14 @@ from functools import cache
 from importlib import metadata
 from typing import NamedTuple
 
-from sandkeeper.core import useros as os
-from sandkeeper.core.child import Children
 from sandkeeper.core.globs import matcher, simple
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.mounts import pseudo_mounts
 from sandkeeper.core.ripgrep import TEXT_BYTES, FileEnd, Hit, Records, Summary, arguments
-from sandkeeper.core.tool import Tool
 from sandkeeper.errors import BadInput, Internal
+from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.children.tool import Tool
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.paths import useros as os
+from sandkeeper.linux.pseudo_mounts import pseudo_mounts
 from sandkeeper.services.search import EXCLUDED, Workers
 
 __all__ = ["ContentQuery", "ContentSearch", "Line", "ripgrep_program"]

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sandkeeper.core.allocator import give_back
+from sandkeeper.linux.allocator import give_back
 
 __all__ = ["Heap", "hold_collections"]
 

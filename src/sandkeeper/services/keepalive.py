@@ -8,8 +8,8 @@ import fcntl
 import os
 from pathlib import Path
 
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.trusted import UntrustedFile, open_trusted_output
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_output
 from sandkeeper.services.logs import Log
 from sandkeeper.services.redaction import redact_command
 

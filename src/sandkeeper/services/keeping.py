@@ -14,9 +14,9 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from sandkeeper.core.child import Child
-from sandkeeper.core.keeper import Keeper
-from sandkeeper.core.tool import readable
+from sandkeeper.linux.children.child import Child
+from sandkeeper.linux.children.tool import readable
+from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.services.logs import Log
 
 __all__ = ["Keeping"]

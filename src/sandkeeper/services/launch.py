@@ -9,18 +9,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sandkeeper.core.adopted import start_time
 from sandkeeper.core.budget import Budget
-from sandkeeper.core.child import Child, Children, Spawn
-from sandkeeper.core.entering import enter_folder
-from sandkeeper.core.fds import is_scarce
-from sandkeeper.core.identity import Identity
 from sandkeeper.core.journal import Journal
-from sandkeeper.core.keeper import Keeper
 from sandkeeper.core.pump import Pump
 from sandkeeper.core.segment import STDERR, STDOUT
 from sandkeeper.core.source import Source
 from sandkeeper.errors import Unprocessable
+from sandkeeper.linux.children.adopted import start_time
+from sandkeeper.linux.children.child import Child, Children, Spawn
+from sandkeeper.linux.fds import is_scarce
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.keeper.client import Keeper
+from sandkeeper.linux.paths.entering import enter_folder
 from sandkeeper.services.confinement import Confined, Confinements
 from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.logs import Log

@@ -22,8 +22,8 @@ from queue import SimpleQueue
 from struct import unpack
 from termios import FIONREAD
 
-from sandkeeper.core.fds import OwnedFd
-from sandkeeper.core.inotify import Inotify, Mask, Notice, notices
+from sandkeeper.linux.fds import OwnedFd
+from sandkeeper.linux.inotify import Inotify, Mask, Notice, notices
 
 __all__ = ["Ask", "NoticeHub", "Tap", "Turn"]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sandkeeper.core.fds import OwnedFd
+from sandkeeper.linux.fds import OwnedFd
 
 __all__ = ["Content", "Opened", "Text"]
 

@@ -14,8 +14,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sandkeeper.core.identity import Identity, acting_for
-from sandkeeper.core.procs import group_members
 from sandkeeper.core.sockets import (
     Socket,
     TreePorts,
@@ -25,6 +23,8 @@ from sandkeeper.core.sockets import (
     listening_trees,
     sockets_of,
 )
+from sandkeeper.linux.identity import Identity, acting_for
+from sandkeeper.linux.procs import group_members
 
 __all__ = ["Ports", "Socket", "group_members", "is_loopback", "is_routable"]
 

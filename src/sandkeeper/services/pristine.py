@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandkeeper.core.baseline import BadBaseline, Baseline
-from sandkeeper.core.birth import birth_time
-from sandkeeper.core.mounting import mounts, unescape, unmount
 from sandkeeper.core.readonly import mount_image, mount_layers
 from sandkeeper.core.snapshot import Change, Entry, LeftOut, compare, look, similar
 from sandkeeper.errors import BadInput, Internal
+from sandkeeper.linux.birth import birth_time
+from sandkeeper.linux.mounts import mounts, unescape, unmount
 
 __all__ = ["Pristine", "choose"]
 

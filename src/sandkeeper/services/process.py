@@ -8,15 +8,15 @@ import signal
 import time
 from contextlib import suppress
 
-from sandkeeper.core.adopted import Adopted, boot_id
-from sandkeeper.core.child import Child, ExitStatus
-from sandkeeper.core.fds import duplicates
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.lifecycle import TERMINAL, Effect, Event, State, step, wire_status
 from sandkeeper.core.segment import NOTICE, REMARK
 from sandkeeper.core.source import Source
 from sandkeeper.errors import NotFound, Unprocessable
-from sandkeeper.services.ages import time_left, uptime
+from sandkeeper.linux.children.adopted import Adopted, boot_id
+from sandkeeper.linux.children.child import Child, ExitStatus
+from sandkeeper.linux.clocks import time_left, uptime
+from sandkeeper.linux.fds import duplicates
 from sandkeeper.services.endings import exit_reason, may_restart, retry_notice
 from sandkeeper.services.launch import Launch, Workshop
 from sandkeeper.services.recorder import Recorder

@@ -8,11 +8,11 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
-from sandkeeper.core.adopted import boot_id
-from sandkeeper.core.cgroups import Limits
 from sandkeeper.core.journal import Journal
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
-from sandkeeper.services.ages import ended_uptime, uptime
+from sandkeeper.linux.cgroups import Limits
+from sandkeeper.linux.children.adopted import boot_id
+from sandkeeper.linux.clocks import ended_uptime, uptime
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.ports import Ports
 from sandkeeper.services.process import Process

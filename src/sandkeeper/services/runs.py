@@ -23,10 +23,10 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.core.cgroups import Limits
-from sandkeeper.core.identity import Identity
 from sandkeeper.core.lifecycle import State
-from sandkeeper.core.statefiles import (
+from sandkeeper.linux.cgroups import Limits
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.paths.statefiles import (
     LAST_SECOND,
     Damaged,
     SetAside,
@@ -37,7 +37,7 @@ from sandkeeper.core.statefiles import (
     open_plain,
     read_plain,
 )
-from sandkeeper.core.trusted import UntrustedFile, open_trusted_folder
+from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_folder
 
 __all__ = ["RunFolder", "RunMeta", "RunStore", "began_at", "is_id", "new_id", "pipes_folder"]
 
@@ -72,7 +72,7 @@ class RunMeta(msgspec.Struct, omit_defaults=True):
     `leader`, `leader_start` and `boot` prove the process of the present attempt; `exit_code` is
     the wire's (-1 for a signal), `exit_signal` the signal's number, `noticed` the bytes of restart
     notices that were said. `groups` are the folders of its control groups, `enforced` tells what
-    keeps each limit (core.cgroups), `oom_kills` counts what the kernel had killed for memory in
+    keeps each limit (linux.cgroups), `oom_kills` counts what the kernel had killed for memory in
     them before the present attempt. `end_offset` is where its output ends, once nobody can write
     to it any more. Those named `uptime` are seconds of CLOCK_BOOTTIME, which nobody sets:
     when the time limit is due, and when it completed, in the boot `completed_boot`.

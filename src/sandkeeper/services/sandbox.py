@@ -11,16 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 
 from sandkeeper.core.budget import Budget
-from sandkeeper.core.child import Children
 from sandkeeper.core.handover import Handover, HeldConnection
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.keeper import Keeper
 from sandkeeper.core.pump import Pump
 from sandkeeper.core.relay import Relay
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.core.turns import Turns
 from sandkeeper.errors import BadInput
+from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.keeper.client import Keeper
+from sandkeeper.linux.machine import disk_bytes, raise_file_limit
 from sandkeeper.services.access import Access
 from sandkeeper.services.archive import Archive
 from sandkeeper.services.archives import Archives
@@ -41,7 +42,6 @@ from sandkeeper.services.keeping import Keeping
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.lifetime import Lifetime, SandboxStatus
 from sandkeeper.services.logs import Log, Rouser, log_line
-from sandkeeper.services.machine import disk_bytes, raise_file_limit
 from sandkeeper.services.metrics import Vitals
 from sandkeeper.services.monitors import PortMonitors
 from sandkeeper.services.oom import OomWatch

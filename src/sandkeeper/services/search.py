@@ -16,9 +16,9 @@ from typing import NamedTuple, TypeVar
 
 from sandkeeper.core.fuzzy import MAX_QUERY, FuzzyPattern
 from sandkeeper.core.globs import Matcher, any_of, everything
-from sandkeeper.core.identity import Identity
 from sandkeeper.core.walk import Run, runs
 from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.linux.identity import Identity
 from sandkeeper.services.crew import Crew
 from sandkeeper.services.work import kind_of
 

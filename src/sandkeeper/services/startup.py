@@ -5,9 +5,9 @@ import os
 import signal
 from contextlib import suppress
 
-from sandkeeper.core.child import Child, Children, Spawn
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.tool import readable
+from sandkeeper.linux.children.child import Child, Children, Spawn
+from sandkeeper.linux.children.tool import readable
+from sandkeeper.linux.identity import Identity
 from sandkeeper.services.logs import Log
 from sandkeeper.settings import Environment
 

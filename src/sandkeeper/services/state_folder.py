@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from sandkeeper.core.fds import OwnedFd
 from sandkeeper.core.segment import is_scarcity
-from sandkeeper.core.statefiles import (
+from sandkeeper.errors import Unprocessable
+from sandkeeper.linux.fds import OwnedFd
+from sandkeeper.linux.paths.statefiles import (
     Damaged,
     SetAside,
     decoded,
@@ -24,7 +25,6 @@ from sandkeeper.core.statefiles import (
     make_folder,
     read_plain,
 )
-from sandkeeper.errors import Unprocessable
 from sandkeeper.services.logs import Log
 
 __all__ = ["StateFolder"]

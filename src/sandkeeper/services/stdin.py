@@ -6,9 +6,9 @@ import fcntl
 import os
 from contextlib import suppress
 
-from sandkeeper.core.fds import OwnedFd
-from sandkeeper.core.identity import Identity
 from sandkeeper.errors import Conflict, Internal, Unavailable, Unprocessable
+from sandkeeper.linux.fds import OwnedFd
+from sandkeeper.linux.identity import Identity
 
 __all__ = ["STDIN_BODY_BYTES", "Stdin"]
 

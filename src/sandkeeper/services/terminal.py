@@ -17,15 +17,15 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from sandkeeper.core.adopted import Adopted
-from sandkeeper.core.child import Child, ExitStatus
 from sandkeeper.core.cursor import Chunk, Reader
-from sandkeeper.core.fds import OwnedFd, duplicates
 from sandkeeper.core.journal import Journal
-from sandkeeper.core.members import SessionMembers
 from sandkeeper.core.pty import Typing, echo_of, resize, size_of
 from sandkeeper.core.ttypump import NO_LIMIT, Line, TerminalPump
 from sandkeeper.errors import Conflict
+from sandkeeper.linux.children.adopted import Adopted
+from sandkeeper.linux.children.child import Child, ExitStatus
+from sandkeeper.linux.children.members import SessionMembers
+from sandkeeper.linux.fds import OwnedFd, duplicates
 from sandkeeper.services.access import Access, Caller
 from sandkeeper.services.mirror import HISTORY_BYTES, Mirror
 from sandkeeper.services.terminal_store import TerminalFolder, TerminalMeta

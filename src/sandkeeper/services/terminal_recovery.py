@@ -6,10 +6,10 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from sandkeeper.core.adopted import pid_of_pidfd, start_time
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.segment import is_scarcity
-from sandkeeper.core.statefiles import Damaged, make_folder
+from sandkeeper.linux.children.adopted import pid_of_pidfd, start_time
+from sandkeeper.linux.paths.statefiles import Damaged, make_folder
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.runs import is_id
 from sandkeeper.services.terminal_store import TerminalFolder, TerminalMeta

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.core.statefiles import LAST_SECOND, Damaged, decoded, is_moment, read_plain
+from sandkeeper.linux.paths.statefiles import LAST_SECOND, Damaged, decoded, is_moment, read_plain
 from sandkeeper.services.runs import began_at
 
 __all__ = ["TerminalFolder", "TerminalMeta"]

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sandkeeper.core.adopted import Adopted, boot_id, start_time
 from sandkeeper.core.budget import Budget
-from sandkeeper.core.child import Child, Spawn
-from sandkeeper.core.entering import enter_folder
 from sandkeeper.core.journal import Journal
 from sandkeeper.core.pty import open_pty
 from sandkeeper.core.ttypump import TerminalPump
 from sandkeeper.errors import Conflict, NotFound, Unprocessable
+from sandkeeper.linux.children.adopted import Adopted, boot_id, start_time
+from sandkeeper.linux.children.child import Child, Spawn
+from sandkeeper.linux.paths.entering import enter_folder
 from sandkeeper.services.access import Access
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.runs import new_id

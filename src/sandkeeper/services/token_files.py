@@ -3,8 +3,8 @@
 import os
 from collections.abc import Mapping
 
-from sandkeeper.core.identity import Identity, UnusableUser
-from sandkeeper.core.trusted import UntrustedFile, read_trusted
+from sandkeeper.linux.identity import Identity, UnusableUser
+from sandkeeper.linux.paths.trusted import UntrustedFile, read_trusted
 from sandkeeper.settings import TOKEN_VARIABLES, workload_user
 
 __all__ = ["with_token_files"]

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sandkeeper.core import useros as os
 from sandkeeper.core.globs import any_of
 from sandkeeper.core.replace import Draft, make_directories
 from sandkeeper.core.walking import Found, walk
 from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.linux.paths import useros as os
 from sandkeeper.services.files import Fault, Files
 from sandkeeper.services.work import Cancel, describe, failure
 

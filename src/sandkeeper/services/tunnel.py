@@ -16,13 +16,18 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.core.child import Children
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.programs import environment_for_root
-from sandkeeper.core.safefile import UntrustedFile, make_private_folder, read_own, write_atomically
-from sandkeeper.core.statefiles import decoded
 from sandkeeper.errors import BadInput, Internal, Unprocessable
-from sandkeeper.services.daemon import Daemon
+from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.children.daemon import Daemon
+from sandkeeper.linux.children.programs import environment_for_root
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.paths.safefile import (
+    UntrustedFile,
+    make_private_folder,
+    read_own,
+    write_atomically,
+)
+from sandkeeper.linux.paths.statefiles import decoded
 from sandkeeper.services.logs import Log
 from sandkeeper.services.tunnel_config import TunnelConfig, parse_config
 from sandkeeper.services.tunnel_link import (

@@ -18,11 +18,11 @@ from typing import Any
 import msgspec
 
 from sandkeeper import __version__
-from sandkeeper.core.child import Children
 from sandkeeper.core.handover import Handover, HeldConnection
-from sandkeeper.core.safefile import UntrustedFile, read_own, write_atomically
-from sandkeeper.core.statefiles import Damaged, decoded
 from sandkeeper.errors import Conflict, SandkeeperError, Unprocessable
+from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.paths.safefile import UntrustedFile, read_own, write_atomically
+from sandkeeper.linux.paths.statefiles import Damaged, decoded
 from sandkeeper.services.logs import Log, timestamp
 from sandkeeper.services.upgrade_exec import Successor, become, remember, started
 from sandkeeper.services.upgrade_install import Installation, Versions

@@ -15,10 +15,10 @@ import msgspec
 
 from sandkeeper import __version__
 from sandkeeper.core import guard
-from sandkeeper.core.dispositions import ignore_again
 from sandkeeper.core.handover import Handover
-from sandkeeper.core.safefile import UntrustedFile, read_own, write_atomically
-from sandkeeper.core.statefiles import Damaged, decoded
+from sandkeeper.linux.dispositions import ignore_again
+from sandkeeper.linux.paths.safefile import UntrustedFile, read_own, write_atomically
+from sandkeeper.linux.paths.statefiles import Damaged, decoded
 from sandkeeper.services.upgrade_install import Installation, package_roots
 
 __all__ = ["Successor", "become", "go_on_upgraded", "remember", "started"]

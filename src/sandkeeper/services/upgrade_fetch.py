@@ -22,8 +22,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from sandkeeper.core.trusted import UntrustedFile, open_trusted
 from sandkeeper.errors import Forbidden, NotFound, Unavailable
+from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted
 from sandkeeper.services.upgrade_download import Downloads, Writer
 from sandkeeper.services.upgrade_index import Listed, choose, read_index, version_of_wheel
 from sandkeeper.services.upgrade_source import PROJECT, Allowed, Source

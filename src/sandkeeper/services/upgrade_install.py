@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 import sandkeeper
-from sandkeeper.core.child import Children
-from sandkeeper.core.safefile import make_private_folder
 from sandkeeper.errors import Internal, Unprocessable
+from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.paths.safefile import make_private_folder
 from sandkeeper.services.upgrade_source import PROJECT
 
 if TYPE_CHECKING:

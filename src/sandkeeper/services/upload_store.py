@@ -24,9 +24,9 @@ from pathlib import Path
 import msgspec
 
 from sandkeeper.core.entries import rfc3339
-from sandkeeper.core.fds import OwnedFd
-from sandkeeper.core.statefiles import Damaged, SetAside, decoded, read_plain
-from sandkeeper.core.trusted import open_trusted_folder
+from sandkeeper.linux.fds import OwnedFd
+from sandkeeper.linux.paths.statefiles import Damaged, SetAside, decoded, read_plain
+from sandkeeper.linux.paths.trusted import open_trusted_folder
 
 __all__ = ["PartSink", "Session", "Store", "UploadedPart"]
 

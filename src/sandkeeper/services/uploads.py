@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from sandkeeper.core import useros as os
 from sandkeeper.core.replace import Draft
-from sandkeeper.core.statefiles import SetAside
-from sandkeeper.core.trusted import UntrustedFile
 from sandkeeper.errors import Internal, NotFound, SandkeeperError
-from sandkeeper.services.ages import bounded_age
+from sandkeeper.linux.clocks import bounded_age
+from sandkeeper.linux.paths import useros as os
+from sandkeeper.linux.paths.statefiles import SetAside
+from sandkeeper.linux.paths.trusted import UntrustedFile
 from sandkeeper.services.conditions import Conditions
 from sandkeeper.services.feed import Feed
 from sandkeeper.services.files import Fault, Files

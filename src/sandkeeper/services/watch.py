@@ -13,9 +13,9 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from sandkeeper.core.cursor import Abandoned
-from sandkeeper.core.identity import Identity
 from sandkeeper.core.watchtree import CREATE, OVERFLOW, RESCANNED, entries_of, is_ours
 from sandkeeper.errors import Internal
+from sandkeeper.linux.identity import Identity
 from sandkeeper.services.watching import Hubs, Scope, Watcher
 from sandkeeper.services.work import Cancel, FileWork
 

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from sandkeeper.core import useros as os
-from sandkeeper.core.identity import Identity, acting_for
-from sandkeeper.core.inotify import Notice
 from sandkeeper.core.watchtree import WatchTree
 from sandkeeper.errors import BadInput, Internal, SandkeeperError, Unprocessable
+from sandkeeper.linux.identity import Identity, acting_for
+from sandkeeper.linux.inotify import Notice
+from sandkeeper.linux.paths import useros as os
 from sandkeeper.services.notices import NoticeHub, Tap
 
 __all__ = ["Hubs", "Listener", "Scope", "Watcher"]

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
-from sandkeeper.core.identity import Identity
 from sandkeeper.errors import SandkeeperError, StorageFull
+from sandkeeper.linux.identity import Identity
 from sandkeeper.services.crew import Crew
 
 __all__ = ["Cancel", "Cancelled", "FileWork", "describe", "failure", "kind_of"]

@@ -4,8 +4,8 @@ import asyncio
 import signal
 from contextlib import suppress
 
-from sandkeeper.core.members import SessionMembers
 from sandkeeper.errors import SandkeeperError
+from sandkeeper.linux.children.members import SessionMembers
 from sandkeeper.services.freeze import SavedProcess
 from sandkeeper.services.processes import Order, Processes
 from sandkeeper.services.startup import StartupCommand

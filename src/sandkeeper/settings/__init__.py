@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sandkeeper.core.sockets import is_loopback
-from sandkeeper.core.surroundings import platform_sign, sandbox_sign
+from sandkeeper.linux.surroundings import platform_sign, sandbox_sign
 from sandkeeper.settings.environment import IMPORT_URL, Environment
 from sandkeeper.settings.groups import (
     ArchiveSettings,

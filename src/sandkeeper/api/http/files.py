@@ -21,10 +21,10 @@ from sandkeeper.api.routing import path_route
 from sandkeeper.api.schemas.files import FileRequest, Success
 from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
-from sandkeeper.core import useros as os
 from sandkeeper.core.entries import etag, parse_octal, unix_mode
 from sandkeeper.core.paths import Target
 from sandkeeper.errors import BadInput, RangeNotSatisfiable
+from sandkeeper.linux.paths import useros as os
 from sandkeeper.services.conditions import Conditions
 from sandkeeper.services.feed import Feed
 from sandkeeper.services.files import Files, Opened

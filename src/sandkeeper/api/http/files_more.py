@@ -28,10 +28,10 @@ from sandkeeper.api.schemas.files import (
 )
 from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
-from sandkeeper.core import useros as os
 from sandkeeper.core.entries import etag, file_type, rfc3339, unix_mode
 from sandkeeper.core.paths import Target
 from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.linux.paths import useros as os
 from sandkeeper.services.archives import Channel
 from sandkeeper.services.attributes import Edit
 from sandkeeper.services.sandbox import Sandbox

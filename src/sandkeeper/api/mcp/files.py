@@ -13,10 +13,10 @@ from sandkeeper.api.encode_files import DirectoryEncoder, encode_file
 from sandkeeper.api.mcp.tool import Arguments, Tool
 from sandkeeper.api.rights import USER
 from sandkeeper.api.schemas.files import Directory
-from sandkeeper.core import useros as os
 from sandkeeper.core.entries import etag, file_type, parse_octal, permissions, rfc3339
 from sandkeeper.core.paths import Target
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.linux.paths import useros as os
 from sandkeeper.services.access import Caller
 from sandkeeper.services.conditions import NO_CONDITIONS
 from sandkeeper.services.edits import Edit, edit_file

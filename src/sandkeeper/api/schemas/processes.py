@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from sandkeeper.core.cgroups import Limits
 from sandkeeper.errors import BadInput
+from sandkeeper.linux.cgroups import Limits
 from sandkeeper.services.output import Texts
 from sandkeeper.services.process import Process
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 
-from sandkeeper.core.child import Children
 from sandkeeper.errors import Unprocessable
+from sandkeeper.linux.children.child import Children
 from sandkeeper.settings import Environment
 
 if TYPE_CHECKING:

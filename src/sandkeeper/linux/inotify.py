@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sandkeeper.core.fds import OwnedFd
-from sandkeeper.core.identity import is_acting
-from sandkeeper.core.resolving import followed
+from sandkeeper.linux.fds import OwnedFd
+from sandkeeper.linux.identity import is_acting
+from sandkeeper.linux.paths.resolving import followed
 
 __all__ = ["Inotify", "Mask", "Notice", "notices"]
 

@@ -5,8 +5,8 @@ import os
 import signal
 from contextlib import suppress
 
-from sandkeeper.core.procs import read_process, read_processes
-from sandkeeper.core.tool import readable
+from sandkeeper.linux.children.tool import readable
+from sandkeeper.linux.procs import read_process, read_processes
 
 __all__ = ["SessionMembers"]
 

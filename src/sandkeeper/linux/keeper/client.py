@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sandkeeper.core import keeper_main
-from sandkeeper.core.child import Child, Children, Spawn
+from sandkeeper.linux.children.child import Child, Children, Spawn
+from sandkeeper.linux.keeper import holder as keeper_main
 
 __all__ = ["Keeper"]
 

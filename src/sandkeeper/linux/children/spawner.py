@@ -19,12 +19,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sandkeeper.core import spawner_main
-from sandkeeper.core.spawn import Spawn
-from sandkeeper.core.tool import readable
+from sandkeeper.linux.children import spawner_main
+from sandkeeper.linux.children.spawn import Spawn
+from sandkeeper.linux.children.tool import readable
 
 if TYPE_CHECKING:
-    from sandkeeper.core.child import Child
+    from sandkeeper.linux.children.child import Child
 
 __all__ = ["START_SECONDS", "Report", "Spawner"]
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from sandkeeper.core.child import Child, Children, Spawn
-from sandkeeper.core.fds import OwnedFd
-from sandkeeper.core.tool import readable
+from sandkeeper.linux.children.child import Child, Children, Spawn
+from sandkeeper.linux.children.tool import readable
+from sandkeeper.linux.fds import OwnedFd
 
 __all__ = ["Daemon"]
 

@@ -8,9 +8,9 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.statefiles import SetAside, keep_kind, open_plain
-from sandkeeper.core.trusted import UntrustedFile, open_trusted_folder
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.paths.statefiles import SetAside, keep_kind, open_plain
+from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_folder
 
 __all__ = ["StateLock"]
 

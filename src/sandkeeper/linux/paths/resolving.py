@@ -1,6 +1,6 @@
 """Paths as the workload's user may go them: never through the server's own entry in /proc.
 
-A thread that acts for a user (`core.identity`) still belongs to the server's thread group, and a
+A thread that acts for a user (`linux.identity`) still belongs to the server's thread group, and a
 process may always look at itself: the kernel lets it follow its own /proc/self/cwd, root, exe and
 fd/N, whatever lies above what they lead to, and read its own maps (`same_thread_group` in
 `__ptrace_may_access` and `proc_fd_permission`). A process of the user cannot. So while a thread
@@ -11,7 +11,7 @@ is refused with EACCES. Where openat2 is missing the links are followed here, as
 /dev/tty is the same kind of door: the terminal of whoever opens it, so it is ENXIO, as for a
 process without one.
 
-`core.lookup` has the functions of `os` that are made of this.
+`linux.paths.lookup` has the functions of `os` that are made of this.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from sandkeeper.core.mounts import proc_mounts
+from sandkeeper.linux.pseudo_mounts import proc_mounts
 
 __all__ = ["Name", "followed", "named", "opened", "parent"]
 

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.trusted import is_kept_from, open_trusted
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.paths.trusted import is_kept_from, open_trusted
 
 __all__ = ["environment_for_root", "own_code_at_risk", "refuse_program"]
 

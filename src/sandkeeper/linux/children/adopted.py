@@ -14,9 +14,9 @@ import struct
 from contextlib import suppress
 from dataclasses import replace
 
-from sandkeeper.core.child import ExitStatus
-from sandkeeper.core.fds import OwnedFd
-from sandkeeper.core.procstat import start_time, zombie_status
+from sandkeeper.linux.children.child import ExitStatus
+from sandkeeper.linux.fds import OwnedFd
+from sandkeeper.linux.procstat import start_time, zombie_status
 
 __all__ = ["Adopted", "boot_id", "exit_of_pidfd", "pid_of_pidfd", "start_time"]
 

@@ -1,6 +1,6 @@
 """`os` for modules whose functions run for the workload's user: `import useros as os`.
 
-All of `os`, but what takes a path goes by `core.lookup`; for a thread that acts for nobody the two
+All of `os`, but what takes a path goes by `linux.paths.lookup`; for a thread that acts for nobody the two
 are the same. A module that gets its `os` from here cannot forget it for one call; a test lists the
 modules that must.
 """
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 else:
     import os
 
-    from sandkeeper.core import lookup
+    from sandkeeper.linux.paths import lookup
 
     class _Path:
-        """`os.path`, but what looks at a file goes by `core.lookup`."""
+        """`os.path`, but what looks at a file goes by `linux.paths.lookup`."""
 
         def __getattr__(self, name: str) -> Any:
             known = name in {"exists", "isdir", "isfile", "islink", "lexists"}

@@ -9,7 +9,7 @@ Rules everything here keeps:
 - Noticing an end (a readable pidfd, pidfd_open(2), Linux 5.3) and reaping it are two steps. A
   zombie that is traced (ptrace(2)) can be reaped only after its tracer has let it go, which may be
   never; so no wait here blocks, and such a zombie is reaped later.
-- A child of another user is made by the spawner (`core.spawner`): until its exec the workload could
+- A child of another user is made by the spawner (`linux.children.spawner`): until its exec the workload could
   stop it, so nobody waits for that without a deadline.
 - The reaper of orphans (PID 1 only) never takes a child that is just being born: our own are
   started under one lock, the spawner's are counted while they are on their way.
@@ -28,14 +28,14 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
-from sandkeeper.core.entering import opened_folder
-from sandkeeper.core.fds import OwnedFd
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.oomscore import OomScore
-from sandkeeper.core.procstat import zombie_status
-from sandkeeper.core.spawn import Spawn, has_terminal, start_own
-from sandkeeper.core.spawner import START_SECONDS, Report, Spawner
-from sandkeeper.core.tool import Tool, ToolResult, bounded, readable, reader
+from sandkeeper.linux.children.spawn import Spawn, has_terminal, start_own
+from sandkeeper.linux.children.spawner import START_SECONDS, Report, Spawner
+from sandkeeper.linux.children.tool import Tool, ToolResult, bounded, readable, reader
+from sandkeeper.linux.fds import OwnedFd
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.oomscore import OomScore
+from sandkeeper.linux.paths.entering import opened_folder
+from sandkeeper.linux.procstat import zombie_status
 
 __all__ = ["Child", "Children", "ExitStatus", "Spawn"]
 

@@ -2,7 +2,7 @@
 
 import os
 
-from sandkeeper.core.mounting import mounts
+from sandkeeper.linux.mounts import mounts
 
 __all__ = ["PSEUDO", "proc_mounts", "pseudo_mounts"]
 

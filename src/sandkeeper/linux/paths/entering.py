@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sandkeeper.core import useros as os
-from sandkeeper.core.identity import Identity, acting_for
+from sandkeeper.linux.identity import Identity, acting_for
+from sandkeeper.linux.paths import useros as os
 
 __all__ = ["enter_folder", "opened_folder"]
 

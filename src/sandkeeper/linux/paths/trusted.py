@@ -28,8 +28,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandkeeper.core.identity import Identity
-from sandkeeper.core.safefile import UntrustedFile, write_atomically
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.paths.safefile import UntrustedFile, write_atomically
 
 __all__ = [
     "UntrustedFile",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sandkeeper.core.child import Child, ExitStatus
+    from sandkeeper.linux.children.child import Child, ExitStatus
 
 __all__ = ["Tool", "ToolResult", "bounded", "readable", "reader"]
 

@@ -1,7 +1,7 @@
 """Functions of `os` that look a path up, for the workload's user while a thread acts for it.
 
 They have the names, arguments and errors of `os`, and are those of `os` for a thread that acts for
-nobody. Otherwise they go by `core.resolving`. `core.useros` is how a module uses them.
+nobody. Otherwise they go by `linux.paths.resolving`. `linux.paths.useros` is how a module uses them.
 """
 
 import errno
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sandkeeper.core.identity import is_acting
-from sandkeeper.core.resolving import Name, followed, named, opened, parent
+from sandkeeper.linux.identity import is_acting
+from sandkeeper.linux.paths.resolving import Name, followed, named, opened, parent
 
 __all__ = [
     "chmod",

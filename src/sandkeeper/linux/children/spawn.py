@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from sandkeeper.core import spawner_main
-from sandkeeper.core.identity import Identity
+from sandkeeper.linux.children import spawner_main
+from sandkeeper.linux.identity import Identity
 
 __all__ = ["Spawn", "has_terminal", "start_own"]
 

@@ -1,0 +1,1 @@
+"""Paths resolved safely: for the workload, for what steers the server, for our own state."""
