@@ -202,7 +202,7 @@ def _identity(user: str) -> Identity | None:
 
 
 def _record_baseline(settings: Settings, environment: Environment) -> int:
-    from sandkeeper.services.baseline import record_baseline
+    from sandkeeper.archive.baseline import record_baseline
 
     try:
         count = record_baseline(settings, environment)

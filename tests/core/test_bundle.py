@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from tests.harness import until
 
-from sandkeeper.core.baseline import BadBaseline, Baseline, record
-from sandkeeper.core.bundle import Bundle, Plan
-from sandkeeper.core.snapshot import Change, LeftOut, compare, look, similar
+from sandkeeper.archive.bundle import Bundle, Plan
+from sandkeeper.archive.recorded import BadBaseline, Baseline, record
+from sandkeeper.archive.snapshot import Change, LeftOut, compare, look, similar
 
 
 def nothing() -> None:

@@ -18,11 +18,11 @@ from backports import zstd
 from tests.harness import Server, needs_root, until
 from tests.storage import Storage, storage
 
-from sandkeeper.core.readonly import set_read_only
-from sandkeeper.core.snapshot import LeftOut
+from sandkeeper.archive.job import Clock, Restored
+from sandkeeper.archive.readonly import set_read_only
+from sandkeeper.archive.restore import restore
+from sandkeeper.archive.snapshot import LeftOut
 from sandkeeper.errors import Internal
-from sandkeeper.services.archive_job import Clock, Restored
-from sandkeeper.services.restore import restore
 
 Make = Callable[..., Server]
 

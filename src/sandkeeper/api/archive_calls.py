@@ -19,11 +19,11 @@ from sandkeeper.api.schemas.archive import (
     status_of,
 )
 from sandkeeper.api.streaming import StreamResponse
+from sandkeeper.archive.job import Job, Multipart
+from sandkeeper.archive.service import Exported
+from sandkeeper.archive.transfer import is_url
 from sandkeeper.errors import BadInput
-from sandkeeper.services.archive import Exported
-from sandkeeper.services.archive_job import Job, Multipart
 from sandkeeper.services.sandbox import Sandbox
-from sandkeeper.services.transfer import is_url
 
 __all__ = ["ArchiveCalls"]
 

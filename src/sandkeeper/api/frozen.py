@@ -7,7 +7,7 @@ not one of reading, but for the few named below, and every MCP tool but the read
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.services.freeze import Freeze
+from sandkeeper.archive.freeze import Freeze
 
 __all__ = ["READING_TOOLS", "guard"]
 

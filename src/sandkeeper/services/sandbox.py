@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 
+from sandkeeper.archive.baseline import BaselineRecorder
+from sandkeeper.archive.service import Archive
+from sandkeeper.archive.workload import Workload
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.handover import Handover, HeldConnection
 from sandkeeper.core.pump import Pump
@@ -23,10 +26,8 @@ from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.linux.machine import disk_bytes, raise_file_limit
 from sandkeeper.services.access import Access
-from sandkeeper.services.archive import Archive
 from sandkeeper.services.archives import Archives
 from sandkeeper.services.attributes import Attributes
-from sandkeeper.services.baseline import BaselineRecorder
 from sandkeeper.services.changes import Changes
 from sandkeeper.services.codegen import Codegen
 from sandkeeper.services.confinement import Confinements
@@ -64,7 +65,6 @@ from sandkeeper.services.uploads import Uploads
 from sandkeeper.services.waiting import Waiting
 from sandkeeper.services.watch import Watches
 from sandkeeper.services.work import FileWork
-from sandkeeper.services.workload import Workload
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 
 __all__ = ["Sandbox", "SandboxStatus"]

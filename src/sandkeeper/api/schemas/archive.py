@@ -3,9 +3,9 @@
 import msgspec
 
 from sandkeeper.api.respond import utf8
-from sandkeeper.services.archive import Archive, Exported
-from sandkeeper.services.archive_job import Exporting, Restored
-from sandkeeper.services.exports import Manifest
+from sandkeeper.archive.export import Manifest
+from sandkeeper.archive.job import Exporting, Restored
+from sandkeeper.archive.service import Archive, Exported
 from sandkeeper.services.logs import timestamp
 
 __all__ = [

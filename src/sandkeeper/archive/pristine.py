@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandkeeper.core.baseline import BadBaseline, Baseline
-from sandkeeper.core.readonly import mount_image, mount_layers
-from sandkeeper.core.snapshot import Change, Entry, LeftOut, compare, look, similar
+from sandkeeper.archive.readonly import mount_image, mount_layers
+from sandkeeper.archive.recorded import BadBaseline, Baseline
+from sandkeeper.archive.snapshot import Change, Entry, LeftOut, compare, look, similar
 from sandkeeper.errors import BadInput, Internal
 from sandkeeper.linux.birth import birth_time
 from sandkeeper.linux.mounts import mounts, unescape, unmount

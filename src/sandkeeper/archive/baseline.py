@@ -73,8 +73,8 @@ def runtime_paths(settings: Settings, environment: Environment) -> list[str]:
 
 def record_baseline(settings: Settings, environment: Environment) -> int:
     """Record what the machine looks like now; returns the number of entries. Raises OSError."""
-    from sandkeeper.core.baseline import record
-    from sandkeeper.core.snapshot import LeftOut
+    from sandkeeper.archive.recorded import record
+    from sandkeeper.archive.snapshot import LeftOut
 
     root = settings.archive.root
     out = [*excluded(root, runtime_paths(settings, environment), []), *mount_points(root)]

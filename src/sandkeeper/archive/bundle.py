@@ -16,7 +16,7 @@ from typing import IO, Final, Protocol
 
 import msgspec
 
-from sandkeeper.core.snapshot import Change
+from sandkeeper.archive.snapshot import Change
 from sandkeeper.core.tars import XATTR_PREFIX, member_of
 from sandkeeper.linux.paths import useros as os
 

@@ -12,19 +12,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sandkeeper.archive.baseline import FOLDER, BaselineRecorder, was_restored
+from sandkeeper.archive.freeze import EXPORT, INTERRUPTED, Freeze
+from sandkeeper.archive.job import Clock, Exporting, Job, Restored, Stopped
+from sandkeeper.archive.workload import Workload
 from sandkeeper.core.untar import Temporary
 from sandkeeper.errors import Conflict, Internal, SandkeeperError, Unavailable
 from sandkeeper.linux.mounts import bounded
-from sandkeeper.services.archive_job import Clock, Exporting, Job, Restored, Stopped
-from sandkeeper.services.baseline import FOLDER, BaselineRecorder, was_restored
-from sandkeeper.services.freeze import EXPORT, INTERRUPTED, Freeze
 from sandkeeper.services.logs import Log
-from sandkeeper.services.workload import Workload
 from sandkeeper.settings import Settings
 
 if TYPE_CHECKING:
-    from sandkeeper.services.exports import Manifest, Packed
-    from sandkeeper.services.pristine import Pristine
+    from sandkeeper.archive.export import Manifest, Packed
+    from sandkeeper.archive.pristine import Pristine
 
 __all__ = ["Archive", "Exported"]
 
@@ -107,7 +107,7 @@ class Archive:
         return task
 
     def _choose(self, job: Job) -> "Pristine":
-        from sandkeeper.services.pristine import choose
+        from sandkeeper.archive.pristine import choose
 
         return choose(
             self._settings.root,
@@ -172,7 +172,7 @@ class Archive:
         freeze.state = "quiesced"
 
     def _pack(self, job: Job, pristine: "Pristine") -> "Packed":
-        from sandkeeper.services.exports import Packed
+        from sandkeeper.archive.export import Packed
 
         packed = Packed(self._settings.root, self._folder, self._log)
         processes = self._workload.saved() if self.freeze.active else self.freeze.processes
@@ -218,7 +218,7 @@ class Archive:
         return Internal("the export failed: internal error")
 
     def _abandon(self, job: Job) -> None:
-        from sandkeeper.services.exports import abandon
+        from sandkeeper.archive.export import abandon
 
         abandon(job, self._settings.retries, self._log)
 
@@ -277,8 +277,8 @@ class Archive:
         self._log.info(f"archive: {progress.restored} paths restored, {progress.deleted} deleted")
 
     def _apply(self, progress: Restored) -> None:
-        from sandkeeper.core.snapshot import LeftOut
-        from sandkeeper.services.restore import restore
+        from sandkeeper.archive.restore import restore
+        from sandkeeper.archive.snapshot import LeftOut
 
         root = self._settings.root
         prefix = root.rstrip("/") + "/"

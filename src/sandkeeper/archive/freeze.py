@@ -131,7 +131,7 @@ class Freeze:
 
     def _hold(self) -> str:
         """Return why it cannot be held, if so."""
-        from sandkeeper.core.readonly import NotPossible, is_read_only, set_read_only
+        from sandkeeper.archive.readonly import NotPossible, is_read_only, set_read_only
 
         if is_read_only(self.root):
             self._by_us = False
@@ -154,7 +154,7 @@ class Freeze:
         await asyncio.to_thread(self._path.unlink, missing_ok=True)
 
     def _release(self) -> str:
-        from sandkeeper.core.readonly import NotPossible, is_read_only, set_read_only
+        from sandkeeper.archive.readonly import NotPossible, is_read_only, set_read_only
 
         if not is_read_only(self.root):
             return ""

@@ -16,8 +16,13 @@ from typing import IO, cast
 
 import msgspec
 
+from sandkeeper.archive.baseline import FOLDER, MARKER
+from sandkeeper.archive.export import MANIFEST, PROCESSES, VERSION
+from sandkeeper.archive.freeze import SavedProcess
+from sandkeeper.archive.job import Clock, Restored
+from sandkeeper.archive.snapshot import LeftOut
+from sandkeeper.archive.transfer import Storage
 from sandkeeper.core import zstd
-from sandkeeper.core.snapshot import LeftOut
 from sandkeeper.core.untar import (
     BoundedMember,
     Temporary,
@@ -26,12 +31,7 @@ from sandkeeper.core.untar import (
     unpack,
 )
 from sandkeeper.errors import Internal
-from sandkeeper.services.archive_job import Clock, Restored
-from sandkeeper.services.baseline import FOLDER, MARKER
-from sandkeeper.services.exports import MANIFEST, PROCESSES, VERSION
-from sandkeeper.services.freeze import SavedProcess
 from sandkeeper.services.logs import timestamp
-from sandkeeper.services.transfer import Storage
 
 __all__ = ["restore"]
 

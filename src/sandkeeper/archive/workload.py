@@ -4,9 +4,9 @@ import asyncio
 import signal
 from contextlib import suppress
 
+from sandkeeper.archive.freeze import SavedProcess
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.linux.children.members import SessionMembers
-from sandkeeper.services.freeze import SavedProcess
 from sandkeeper.services.processes import Order, Processes
 from sandkeeper.services.startup import StartupCommand
 from sandkeeper.services.terminals import Terminals

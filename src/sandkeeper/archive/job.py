@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sandkeeper.archive.freeze import SavedProcess
 from sandkeeper.errors import Internal
-from sandkeeper.services.freeze import SavedProcess
 from sandkeeper.services.logs import timestamp
 
 __all__ = ["Clock", "Exporting", "Job", "Multipart", "Restored", "Stopped"]

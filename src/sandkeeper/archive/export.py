@@ -13,16 +13,16 @@ from typing import IO
 import msgspec
 
 from sandkeeper import __version__
+from sandkeeper.archive.baseline import FOLDER, excluded, mount_points
+from sandkeeper.archive.bundle import Bundle, Plan, Source, Spool
+from sandkeeper.archive.freeze import SavedProcess
+from sandkeeper.archive.job import Clock, Job, Multipart
+from sandkeeper.archive.pristine import Pristine
+from sandkeeper.archive.snapshot import LeftOut
+from sandkeeper.archive.transfer import Storage
 from sandkeeper.core import zstd
-from sandkeeper.core.bundle import Bundle, Plan, Source, Spool
-from sandkeeper.core.snapshot import LeftOut
 from sandkeeper.errors import Internal, SandkeeperError
-from sandkeeper.services.archive_job import Clock, Job, Multipart
-from sandkeeper.services.baseline import FOLDER, excluded, mount_points
-from sandkeeper.services.freeze import SavedProcess
 from sandkeeper.services.logs import Log, timestamp
-from sandkeeper.services.pristine import Pristine
-from sandkeeper.services.transfer import Storage
 
 __all__ = [
     "MANIFEST",

@@ -1,7 +1,7 @@
 """A snapshot kept in a file: what the machine looked like while it was pristine.
 
 The file is one zstd stream of msgpack values: a head, then one array for each entry, in the order
-of `core.snapshot`. It is read as a stream too, however many entries it has.
+of `archive.snapshot`. It is read as a stream too, however many entries it has.
 """
 
 import contextlib
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from sandkeeper.archive.snapshot import Entry, Facts, LeftOut, key_of, look
 from sandkeeper.core import zstd
-from sandkeeper.core.snapshot import Entry, Facts, LeftOut, key_of, look
 from sandkeeper.linux.paths.statefiles import open_plain
 
 __all__ = ["BadBaseline", "Baseline", "record"]

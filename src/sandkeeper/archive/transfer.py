@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
+from sandkeeper.archive.job import Clock
 from sandkeeper.errors import Internal
-from sandkeeper.services.archive_job import Clock
 
 if TYPE_CHECKING:
     import httpx
 
-    from sandkeeper.core.bundle import Source
+    from sandkeeper.archive.bundle import Source
 
 __all__ = ["Storage", "is_url"]
 

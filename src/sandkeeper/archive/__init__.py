@@ -1,0 +1,1 @@
+"""The archive of the machine: what changed, sent away, and restored elsewhere."""
