@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from sandkeeper.core.relay import Part, Relay
+from sandkeeper.network.relay import Part, Relay
 
 pytestmark = pytest.mark.anyio
 

@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness import until
 
-from sandkeeper.core import sockdiag
-from sandkeeper.core.sockets import (
+from sandkeeper.linux import procs
+from sandkeeper.linux.procs import group_members, tree_of
+from sandkeeper.network import sockdiag
+from sandkeeper.network.sockets import (
     Socket,
     is_loopback,
     is_routable,
@@ -23,8 +25,6 @@ from sandkeeper.core.sockets import (
     routable_ports,
     sockets_of,
 )
-from sandkeeper.linux import procs
-from sandkeeper.linux.procs import group_members, tree_of
 
 LISTEN = """
 import socket, sys, time

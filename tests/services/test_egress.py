@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness import Server, free_port, until
 
-from sandkeeper.core.relay import POOLED_PIPES
 from sandkeeper.linux.identity import Identity
+from sandkeeper.network.relay import POOLED_PIPES
 from sandkeeper.services.egress import Egress
 from sandkeeper.services.egress_ca import BadCertificates, extra_certificates
 from sandkeeper.services.egress_head import BadHead, parse_request, parse_response

@@ -11,9 +11,9 @@ from tests.harness import until
 from sandkeeper.core.sink import Sink
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.linux.procs import group_members
-from sandkeeper.services import monitors
+from sandkeeper.network import monitors
+from sandkeeper.network.monitors import PortMonitors
 from sandkeeper.services.logs import Log
-from sandkeeper.services.monitors import PortMonitors
 
 NOWHERE = "http://127.0.0.1:9/"
 

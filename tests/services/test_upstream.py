@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandkeeper.errors import Unprocessable
-from sandkeeper.services import upstream
-from sandkeeper.services.upstream import ClientGone, Upstream
+from sandkeeper.network import upstream
+from sandkeeper.network.upstream import ClientGone, Upstream
 
 BODY = bytes(range(256)) * 40
 RESPONSES = {

@@ -47,8 +47,8 @@ from sandkeeper.api.rights import open_paths, protect
 from sandkeeper.api.routing import AreaRouter, first_segment
 from sandkeeper.api.streaming import Disconnected
 from sandkeeper.api.urls import with_prefix
-from sandkeeper.core.sockets import is_loopback
 from sandkeeper.errors import BadInput, SandkeeperError
+from sandkeeper.network.sockets import is_loopback
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.settings import Settings
 

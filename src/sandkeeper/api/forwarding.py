@@ -16,9 +16,9 @@ from sandkeeper.api.page_answers import Audience
 from sandkeeper.api.port_pages import Door, Doors, is_browser, is_here
 from sandkeeper.api.tokens import sift
 from sandkeeper.api.urls import with_prefix
-from sandkeeper.core.hops import FRAMING, HOP_BY_HOP, MAX_HOPS, Hops, named_by_connection
 from sandkeeper.errors import BadInput, LoopDetected
-from sandkeeper.services.upstream import Headers
+from sandkeeper.network.hops import FRAMING, HOP_BY_HOP, MAX_HOPS, Hops, named_by_connection
+from sandkeeper.network.upstream import Headers
 
 __all__ = ["Forwarding", "Target", "framing"]
 

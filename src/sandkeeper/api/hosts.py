@@ -23,8 +23,8 @@ from starlette.types import Scope
 
 from sandkeeper.api.audit import Gateways
 from sandkeeper.api.respond import error_response
-from sandkeeper.core.sockets import is_loopback
 from sandkeeper.errors import BadInput, Forbidden, SandkeeperError
+from sandkeeper.network.sockets import is_loopback
 from sandkeeper.settings import EdgeSettings, origin
 
 __all__ = ["OPEN_PATHS", "Gate", "is_own_visit", "refusal"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
 from sandkeeper import __version__
-from sandkeeper.core.sockets import is_loopback
+from sandkeeper.network.sockets import is_loopback
 from sandkeeper.services.logs import Log
 from sandkeeper.settings import LOCALHOST, Settings
 

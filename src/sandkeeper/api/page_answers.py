@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from sandkeeper.core.hops import HOP_BY_HOP, named_by_connection
+from sandkeeper.network.hops import HOP_BY_HOP, named_by_connection
 
 __all__ = ["Audience", "response_headers"]
 

@@ -23,8 +23,8 @@ from sandkeeper.api.hosts import Gate
 from sandkeeper.api.tickets import COOKIE, PAGE, Tickets
 from sandkeeper.api.tokens import TICKET, TICKET_COOKIE, in_address, offers, sift
 from sandkeeper.api.urls import raw_path, with_prefix
-from sandkeeper.core.hops import Hops
 from sandkeeper.errors import Forbidden
+from sandkeeper.network.hops import Hops
 
 __all__ = ["Door", "Doors", "is_browser", "is_here", "without_ticket"]
 

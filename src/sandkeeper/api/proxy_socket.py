@@ -15,7 +15,7 @@ from sandkeeper.api.forwarding import Forwarding, Target
 from sandkeeper.api.page_answers import Audience, response_headers
 from sandkeeper.api.respond import error_response
 from sandkeeper.errors import SandkeeperError, Unprocessable
-from sandkeeper.services.upstream import Headers, connect
+from sandkeeper.network.upstream import Headers, connect
 
 __all__ = ["relay"]
 

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Scope, Send
 
 from sandkeeper.api.intake import BODY_LEAST
-from sandkeeper.core.relay import Part, Relay, duplicate
+from sandkeeper.network.relay import Part, Relay, duplicate
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.core.pacing import unpace
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.safefile import read_own
 from sandkeeper.linux.paths.statefiles import Damaged, decoded
 from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_folder, write_trusted
+from sandkeeper.network.pacing import unpace
 from sandkeeper.services.egress_ca import BadCertificates, extra_certificates, merge_bundle
 from sandkeeper.services.egress_proxy import EgressProxy, Route
 from sandkeeper.services.egress_token import (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import h11
 
-from sandkeeper.core.hops import FRAMING, HOP_BY_HOP, named_by_connection
+from sandkeeper.network.hops import FRAMING, HOP_BY_HOP, named_by_connection
 
 __all__ = ["BadHead", "Head", "Request", "check_lines", "parse_request", "parse_response"]
 

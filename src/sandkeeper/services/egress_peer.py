@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from sandkeeper.core.pacing import LOOPBACK, unpace
+from sandkeeper.network.pacing import LOOPBACK, unpace
 from sandkeeper.services.egress_head import check_lines
 from sandkeeper.services.egress_token import Upstream
 

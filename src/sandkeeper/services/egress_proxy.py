@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import h11
 
-from sandkeeper.core.hops import MAX_HOPS, Hops
-from sandkeeper.core.relay import Relay
+from sandkeeper.network.hops import MAX_HOPS, Hops
+from sandkeeper.network.relay import Relay
 from sandkeeper.services.egress_head import (
     BadHead,
     Fields,

@@ -13,8 +13,8 @@ from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.linux.cgroups import Limits
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.clocks import ended_uptime, uptime
+from sandkeeper.network.ports import Ports
 from sandkeeper.services.launch import Workshop
-from sandkeeper.services.ports import Ports
 from sandkeeper.services.process import Process
 from sandkeeper.services.runs import RunFolder, RunMeta, RunStore
 from sandkeeper.services.telemetry import Exporter

@@ -16,7 +16,6 @@ from sandkeeper.archive.workload import Workload
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.handover import Handover, HeldConnection
 from sandkeeper.core.pump import Pump
-from sandkeeper.core.relay import Relay
 from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.core.turns import Turns
@@ -25,6 +24,9 @@ from sandkeeper.linux.children.child import Children
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.linux.machine import disk_bytes, raise_file_limit
+from sandkeeper.network.monitors import PortMonitors
+from sandkeeper.network.ports import Ports
+from sandkeeper.network.relay import Relay
 from sandkeeper.services.access import Access
 from sandkeeper.services.archives import Archives
 from sandkeeper.services.attributes import Attributes
@@ -44,9 +46,7 @@ from sandkeeper.services.launch import Workshop
 from sandkeeper.services.lifetime import Lifetime, SandboxStatus
 from sandkeeper.services.logs import Log, Rouser, log_line
 from sandkeeper.services.metrics import Vitals
-from sandkeeper.services.monitors import PortMonitors
 from sandkeeper.services.oom import OomWatch
-from sandkeeper.services.ports import Ports
 from sandkeeper.services.process import Process
 from sandkeeper.services.processes import Processes
 from sandkeeper.services.providers import Host

@@ -17,11 +17,11 @@ from sandkeeper.api.proxy_socket import relay
 from sandkeeper.api.rights import USER
 from sandkeeper.api.tickets import Tickets
 from sandkeeper.api.wire import LONG_BYTES, Wire, wire_of
-from sandkeeper.core.hops import Hops
-from sandkeeper.core.relay import Relay
 from sandkeeper.errors import SandkeeperError
+from sandkeeper.network.hops import Hops
+from sandkeeper.network.relay import Relay
+from sandkeeper.network.upstream import ClientGone, Upstream, connect
 from sandkeeper.services.sandbox import Sandbox
-from sandkeeper.services.upstream import ClientGone, Upstream, connect
 
 __all__ = ["doors_of", "routes"]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from sandkeeper.core.sockets import Socket, is_routable
+from sandkeeper.network.sockets import Socket, is_routable
 
 __all__ = ["ListeningPort", "MonitorReply", "MonitorRequest", "PortInfo", "ProcessPorts"]
 

@@ -15,9 +15,9 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from sandkeeper.core import sockdiag
-from sandkeeper.core.sockdiag import Row
 from sandkeeper.linux.procs import Process, read_processes, tree_of
+from sandkeeper.network import sockdiag
+from sandkeeper.network.sockdiag import Row
 
 __all__ = [
     "Socket",

@@ -20,8 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fcntl import F_SETPIPE_SZ, fcntl
 
-from sandkeeper.core.pacing import unpace_local
 from sandkeeper.linux.worker import Worker
+from sandkeeper.network.pacing import unpace_local
 
 __all__ = ["Part", "Relay", "duplicate"]
 

@@ -20,10 +20,10 @@ from typing import cast
 
 import httptools
 
-from sandkeeper.core.pacing import unpace
-from sandkeeper.core.relay import Part, Relay, duplicate
-from sandkeeper.core.sockets import listening_addresses
 from sandkeeper.errors import Unprocessable
+from sandkeeper.network.pacing import unpace
+from sandkeeper.network.relay import Part, Relay, duplicate
+from sandkeeper.network.sockets import listening_addresses
 
 __all__ = ["ClientGone", "Headers", "Upstream", "connect"]
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from sandkeeper.core.sockets import TreePorts, listening_trees
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.linux.identity import Identity, acting_for
 from sandkeeper.linux.procs import read_process
+from sandkeeper.network.sockets import TreePorts, listening_trees
 from sandkeeper.services.logs import Log
 
 if TYPE_CHECKING:

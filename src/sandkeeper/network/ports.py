@@ -1,6 +1,6 @@
 """Which ports the processes of the sandbox listen on.
 
-`core.sockets` reads /proc in a worker thread; here passes are shared. Whoever asks for the same
+`network.sockets` reads /proc in a worker thread; here passes are shared. Whoever asks for the same
 tree while a pass over it runs gets that pass's answer. Who waits for ports is served by one pass
 for all of them, ten times a second at most and for a quarter of the time at most.
 
@@ -14,7 +14,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sandkeeper.core.sockets import (
+from sandkeeper.linux.identity import Identity, acting_for
+from sandkeeper.linux.procs import group_members
+from sandkeeper.network.sockets import (
     Socket,
     TreePorts,
     is_loopback,
@@ -23,8 +25,6 @@ from sandkeeper.core.sockets import (
     listening_trees,
     sockets_of,
 )
-from sandkeeper.linux.identity import Identity, acting_for
-from sandkeeper.linux.procs import group_members
 
 __all__ = ["Ports", "Socket", "group_members", "is_loopback", "is_routable"]
 

@@ -1,0 +1,1 @@
+"""Ports, who listens on them, and connections to the sandbox's own servers."""
