@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.harness import fill, needs_root, small_disk, until
 
-from sandkeeper.core.sink import Sink, open_target
+from sandkeeper.log.sink import Sink, open_target
 
 
 def dropped(count: int) -> bytes:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from tests.harness import needs_root
 
-from sandkeeper.core.sink import open_target
 from sandkeeper.linux.children.programs import environment_for_root, refuse_program
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.trusted import (
@@ -20,6 +19,7 @@ from sandkeeper.linux.paths.trusted import (
     read_trusted,
     write_trusted,
 )
+from sandkeeper.log.sink import open_target
 
 NOBODY = Identity(65534, 65534, "nobody", "/nonexistent", (65534,))
 STRANGER = 54321

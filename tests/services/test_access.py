@@ -2,7 +2,7 @@
 
 import pytest
 
-from sandkeeper.services.redaction import SECRETS, redact_query
+from sandkeeper.log.redaction import SECRETS, redact_query
 
 HIDDEN = "%5BREDACTED%5D"
 

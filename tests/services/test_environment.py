@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness import needs_root
 
-from sandkeeper.core.sink import Sink
 from sandkeeper.errors import Internal, NotFound
+from sandkeeper.log.lines import Log
+from sandkeeper.log.sink import Sink
 from sandkeeper.services.environment import (
     EnvironmentReload,
     load_dotenv,
     load_env_file,
     parse_env_file,
 )
-from sandkeeper.services.logs import Log
 from sandkeeper.settings import Environment
 
 

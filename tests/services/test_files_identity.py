@@ -14,10 +14,10 @@ from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.errors import Internal, Unprocessable
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.statefiles import SetAside
+from sandkeeper.log.lines import Log
 from sandkeeper.services.conditions import NO_CONDITIONS
 from sandkeeper.services.copies import Copies
 from sandkeeper.services.files import Files
-from sandkeeper.services.logs import Log
 from sandkeeper.services.trees import Trees
 from sandkeeper.services.uploads import Uploads
 from sandkeeper.services.work import FileWork

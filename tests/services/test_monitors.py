@@ -8,12 +8,12 @@ import subprocess
 import pytest
 from tests.harness import until
 
-from sandkeeper.core.sink import Sink
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.linux.procs import group_members
+from sandkeeper.log.lines import Log
+from sandkeeper.log.sink import Sink
 from sandkeeper.network import monitors
 from sandkeeper.network.monitors import PortMonitors
-from sandkeeper.services.logs import Log
 
 NOWHERE = "http://127.0.0.1:9/"
 

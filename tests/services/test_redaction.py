@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandkeeper.services.redaction import COMMAND_CHARACTERS, is_secret, redact_command
+from sandkeeper.log.redaction import COMMAND_CHARACTERS, is_secret, redact_command
 
 R = "[REDACTED]"
 PEM = "-----BEGIN RSA PRIVATE KEY-----"

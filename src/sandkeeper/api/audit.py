@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from sandkeeper.services.access import Caller
+from sandkeeper.log.access import Caller
 
 __all__ = ["Gateways", "caller", "request_id"]
 

@@ -17,8 +17,8 @@ from sandkeeper.api.port_pages import Doors, without_ticket
 from sandkeeper.api.respond import error_response
 from sandkeeper.api.wire import CARRIED, closing_unasked, wire_of
 from sandkeeper.errors import BadInput, Forbidden, Unavailable
-from sandkeeper.services.access import Access
-from sandkeeper.services.logs import Log
+from sandkeeper.log.access import Access
+from sandkeeper.log.lines import Log
 from sandkeeper.services.metrics import Requests
 
 __all__ = ["BARE", "Edge"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from sandkeeper.linux.children.child import Children
 from sandkeeper.linux.children.daemon import Daemon
 from sandkeeper.linux.mounts import mounts
-from sandkeeper.services.logs import Log
+from sandkeeper.log.lines import Log
 from sandkeeper.services.runs import pipes_folder
 from sandkeeper.settings import Environment, Settings
 

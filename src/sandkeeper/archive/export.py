@@ -22,7 +22,7 @@ from sandkeeper.archive.snapshot import LeftOut
 from sandkeeper.archive.transfer import Storage
 from sandkeeper.core import zstd
 from sandkeeper.errors import Internal, SandkeeperError
-from sandkeeper.services.logs import Log, timestamp
+from sandkeeper.log.lines import Log, timestamp
 
 __all__ = [
     "MANIFEST",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from sandkeeper.archive.freeze import SavedProcess
 from sandkeeper.errors import Internal
-from sandkeeper.services.logs import timestamp
+from sandkeeper.log.lines import timestamp
 
 __all__ = ["Clock", "Exporting", "Job", "Multipart", "Restored", "Stopped"]
 

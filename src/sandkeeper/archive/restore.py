@@ -31,7 +31,7 @@ from sandkeeper.core.untar import (
     unpack,
 )
 from sandkeeper.errors import Internal
-from sandkeeper.services.logs import timestamp
+from sandkeeper.log.lines import timestamp
 
 __all__ = ["restore"]
 

@@ -19,7 +19,7 @@ from sandkeeper.archive.workload import Workload
 from sandkeeper.core.untar import Temporary
 from sandkeeper.errors import Conflict, Internal, SandkeeperError, Unavailable
 from sandkeeper.linux.mounts import bounded
-from sandkeeper.services.logs import Log
+from sandkeeper.log.lines import Log
 from sandkeeper.settings import Settings
 
 if TYPE_CHECKING:

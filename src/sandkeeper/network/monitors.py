@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.linux.identity import Identity, acting_for
 from sandkeeper.linux.procs import read_process
+from sandkeeper.log.lines import Log
 from sandkeeper.network.sockets import TreePorts, listening_trees
-from sandkeeper.services.logs import Log
 
 if TYPE_CHECKING:
     import httpx

@@ -19,7 +19,7 @@ from sandkeeper.errors import Unprocessable
 from sandkeeper.linux.cgroups import Cgroups, Confinement
 from sandkeeper.linux.children.child import Spawn
 from sandkeeper.linux.identity import Identity
-from sandkeeper.services.logs import Log
+from sandkeeper.log.lines import Log
 from sandkeeper.services.runs import RunMeta
 
 __all__ = ["Confined", "Confinements"]

@@ -19,6 +19,7 @@ from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.mounts import Mount, bounded, mounts
 from sandkeeper.linux.paths.safefile import UntrustedFile
 from sandkeeper.linux.paths.statefiles import Damaged
+from sandkeeper.log.lines import Log
 from sandkeeper.services.drive_drivers import driver_named, effective
 from sandkeeper.services.drive_mounting import Mounter, Up
 from sandkeeper.services.drive_points import remove_made
@@ -44,7 +45,6 @@ from sandkeeper.services.drive_system import (
     real_path,
     refuse_foreign,
 )
-from sandkeeper.services.logs import Log
 from sandkeeper.settings import DriveSettings, Environment
 
 __all__ = ["Drives", "MountedDrive"]

@@ -18,6 +18,7 @@ from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.safefile import read_own
 from sandkeeper.linux.paths.statefiles import Damaged, decoded
 from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_folder, write_trusted
+from sandkeeper.log.lines import Log, timestamp
 from sandkeeper.network.pacing import unpace
 from sandkeeper.services.egress_ca import BadCertificates, extra_certificates, merge_bundle
 from sandkeeper.services.egress_proxy import EgressProxy, Route
@@ -28,7 +29,6 @@ from sandkeeper.services.egress_token import (
     find_templates,
     upstream_of,
 )
-from sandkeeper.services.logs import Log, timestamp
 from sandkeeper.settings import EgressSettings, Environment
 
 __all__ = ["Egress"]

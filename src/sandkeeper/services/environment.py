@@ -15,7 +15,7 @@ import msgspec
 from sandkeeper.errors import Internal, NotFound
 from sandkeeper.linux.identity import Identity, UnusableUser
 from sandkeeper.linux.paths.trusted import UntrustedFile, read_trusted
-from sandkeeper.services.logs import Log
+from sandkeeper.log.lines import Log
 from sandkeeper.settings import Environment, workload_user
 
 __all__ = ["EnvironmentReload", "Reloaded", "load_dotenv", "load_env_file", "parse_env_file"]

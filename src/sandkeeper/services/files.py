@@ -20,8 +20,8 @@ from sandkeeper.core.temporaries import Temporaries, remove_temporary
 from sandkeeper.errors import Internal, NotFound, SandkeeperError, Unprocessable
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.log.lines import Log
 from sandkeeper.services.conditions import NO_CONDITIONS, Conditions
-from sandkeeper.services.logs import Log
 from sandkeeper.services.opened import Content, Opened, Text
 from sandkeeper.services.work import Cancel, FileWork, failure
 from sandkeeper.settings import FileSettings

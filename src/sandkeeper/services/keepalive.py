@@ -10,8 +10,8 @@ from pathlib import Path
 
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_output
-from sandkeeper.services.logs import Log
-from sandkeeper.services.redaction import redact_command
+from sandkeeper.log.lines import Log
+from sandkeeper.log.redaction import redact_command
 
 __all__ = ["KeepAlive"]
 

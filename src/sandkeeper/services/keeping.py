@@ -17,7 +17,7 @@ from typing import Any
 from sandkeeper.linux.children.child import Child
 from sandkeeper.linux.children.tool import readable
 from sandkeeper.linux.keeper.client import Keeper
-from sandkeeper.services.logs import Log
+from sandkeeper.log.lines import Log
 
 __all__ = ["Keeping"]
 

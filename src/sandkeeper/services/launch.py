@@ -21,9 +21,9 @@ from sandkeeper.linux.fds import is_scarce
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.linux.paths.entering import enter_folder
+from sandkeeper.log.lines import Log
 from sandkeeper.services.confinement import Confined, Confinements
 from sandkeeper.services.keepalive import KeepAlive
-from sandkeeper.services.logs import Log
 from sandkeeper.services.oom import OomWatch
 from sandkeeper.services.runs import RunFolder, RunMeta
 from sandkeeper.services.state_folder import StateFolder

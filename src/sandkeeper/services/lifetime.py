@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandkeeper import __version__
-from sandkeeper.services.logs import timestamp
+from sandkeeper.log.lines import timestamp
 
 __all__ = ["Lifetime", "SandboxStatus"]
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.lifecycle import State
 from sandkeeper.core.pump import Pump
-from sandkeeper.core.sink import Sink
 from sandkeeper.linux.keeper.client import Keeper
+from sandkeeper.log.sink import Sink
 from sandkeeper.services.telemetry import Exporter
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from concurrent.futures import Executor, Future
 
 import msgspec
 
-from sandkeeper.services.logs import Log
+from sandkeeper.log.lines import Log
 from sandkeeper.services.runs import RunFolder, RunMeta
 
 __all__ = ["Recorder"]

@@ -16,7 +16,6 @@ from sandkeeper.archive.workload import Workload
 from sandkeeper.core.budget import Budget
 from sandkeeper.core.handover import Handover, HeldConnection
 from sandkeeper.core.pump import Pump
-from sandkeeper.core.sink import Sink, open_target
 from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.core.turns import Turns
 from sandkeeper.errors import BadInput
@@ -24,10 +23,12 @@ from sandkeeper.linux.children.child import Children
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.linux.machine import disk_bytes, raise_file_limit
+from sandkeeper.log.access import Access
+from sandkeeper.log.lines import Log, Rouser, log_line
+from sandkeeper.log.sink import Sink, open_target
 from sandkeeper.network.monitors import PortMonitors
 from sandkeeper.network.ports import Ports
 from sandkeeper.network.relay import Relay
-from sandkeeper.services.access import Access
 from sandkeeper.services.archives import Archives
 from sandkeeper.services.attributes import Attributes
 from sandkeeper.services.changes import Changes
@@ -44,7 +45,6 @@ from sandkeeper.services.keepalive import KeepAlive
 from sandkeeper.services.keeping import Keeping
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.lifetime import Lifetime, SandboxStatus
-from sandkeeper.services.logs import Log, Rouser, log_line
 from sandkeeper.services.metrics import Vitals
 from sandkeeper.services.oom import OomWatch
 from sandkeeper.services.process import Process

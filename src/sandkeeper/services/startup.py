@@ -8,7 +8,7 @@ from contextlib import suppress
 from sandkeeper.linux.children.child import Child, Children, Spawn
 from sandkeeper.linux.children.tool import readable
 from sandkeeper.linux.identity import Identity
-from sandkeeper.services.logs import Log
+from sandkeeper.log.lines import Log
 from sandkeeper.settings import Environment
 
 __all__ = ["StartupCommand"]

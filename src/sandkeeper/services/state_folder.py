@@ -25,7 +25,7 @@ from sandkeeper.linux.paths.statefiles import (
     make_folder,
     read_plain,
 )
-from sandkeeper.services.logs import Log
+from sandkeeper.log.lines import Log
 
 __all__ = ["StateFolder"]
 

@@ -20,7 +20,7 @@ from sandkeeper.core.cursor import Chunk, Gap, Reader
 from sandkeeper.core.lines import LineSplitter
 from sandkeeper.core.segment import NOTICE, STDERR, STDOUT
 from sandkeeper.linux.paths.statefiles import Damaged, read_plain
-from sandkeeper.services.logs import log_line, timestamp
+from sandkeeper.log.lines import log_line, timestamp
 from sandkeeper.services.process import Process
 
 __all__ = ["Exporter"]

@@ -26,7 +26,7 @@ from sandkeeper.linux.children.adopted import Adopted
 from sandkeeper.linux.children.child import Child, ExitStatus
 from sandkeeper.linux.children.members import SessionMembers
 from sandkeeper.linux.fds import OwnedFd, duplicates
-from sandkeeper.services.access import Access, Caller
+from sandkeeper.log.access import Access, Caller
 from sandkeeper.services.mirror import HISTORY_BYTES, Mirror
 from sandkeeper.services.terminal_store import TerminalFolder, TerminalMeta
 from sandkeeper.services.typed import Typed, TypedLine, shown_text

@@ -16,7 +16,7 @@ from sandkeeper.errors import Conflict, NotFound, Unprocessable
 from sandkeeper.linux.children.adopted import Adopted, boot_id, start_time
 from sandkeeper.linux.children.child import Child, Spawn
 from sandkeeper.linux.paths.entering import enter_folder
-from sandkeeper.services.access import Access
+from sandkeeper.log.access import Access
 from sandkeeper.services.launch import Workshop
 from sandkeeper.services.runs import new_id
 from sandkeeper.services.terminal import Terminal, Viewer

@@ -28,7 +28,7 @@ from sandkeeper.linux.paths.safefile import (
     write_atomically,
 )
 from sandkeeper.linux.paths.statefiles import decoded
-from sandkeeper.services.logs import Log
+from sandkeeper.log.lines import Log
 from sandkeeper.services.tunnel_config import TunnelConfig, parse_config
 from sandkeeper.services.tunnel_link import (
     SOCKETS,

@@ -23,7 +23,7 @@ from sandkeeper.errors import Conflict, SandkeeperError, Unprocessable
 from sandkeeper.linux.children.child import Children
 from sandkeeper.linux.paths.safefile import UntrustedFile, read_own, write_atomically
 from sandkeeper.linux.paths.statefiles import Damaged, decoded
-from sandkeeper.services.logs import Log, timestamp
+from sandkeeper.log.lines import Log, timestamp
 from sandkeeper.services.upgrade_exec import Successor, become, remember, started
 from sandkeeper.services.upgrade_install import Installation, Versions
 from sandkeeper.services.upgrade_source import (

@@ -14,10 +14,10 @@ from sandkeeper.linux.clocks import bounded_age
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.linux.paths.statefiles import SetAside
 from sandkeeper.linux.paths.trusted import UntrustedFile
+from sandkeeper.log.lines import Log
 from sandkeeper.services.conditions import Conditions
 from sandkeeper.services.feed import Feed
 from sandkeeper.services.files import Fault, Files
-from sandkeeper.services.logs import Log
 from sandkeeper.services.upload_store import PartSink, Session, Store, UploadedPart
 from sandkeeper.services.work import Cancel, failure
 

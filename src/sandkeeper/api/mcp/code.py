@@ -32,7 +32,7 @@ from sandkeeper.api.schemas.codegen import RankedFile
 from sandkeeper.core.paths import Target
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.services.access import Caller
+from sandkeeper.log.access import Caller
 from sandkeeper.services.codesearch import file_search, folder_pattern, grep, snippet
 from sandkeeper.services.sandbox import Sandbox
 

@@ -17,7 +17,7 @@ from sandkeeper.core.entries import etag, file_type, parse_octal, permissions, r
 from sandkeeper.core.paths import Target
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.services.access import Caller
+from sandkeeper.log.access import Caller
 from sandkeeper.services.conditions import NO_CONDITIONS
 from sandkeeper.services.edits import Edit, edit_file
 from sandkeeper.services.files import Files

@@ -23,7 +23,7 @@ from sandkeeper.api.mcp import code, files, processes, terminals, watching
 from sandkeeper.api.mcp.tool import Asker, Tool, content_of
 from sandkeeper.api.respond import utf8
 from sandkeeper.errors import SandkeeperError
-from sandkeeper.services.logs import Log
+from sandkeeper.log.lines import Log
 from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["ToolServer"]

@@ -10,7 +10,7 @@ import msgspec
 from sandkeeper.api.respond import utf8
 from sandkeeper.api.rights import Need, Standing
 from sandkeeper.errors import BadInput
-from sandkeeper.services.access import Caller
+from sandkeeper.log.access import Caller
 
 __all__ = ["Arguments", "Asker", "Tool", "closed_schema", "content_of"]
 

@@ -18,7 +18,7 @@ from sandkeeper.api.schemas.waiting import (
 )
 from sandkeeper.core.journal import Journal
 from sandkeeper.errors import BadInput, Conflict, NotFound, Unprocessable
-from sandkeeper.services.access import Caller
+from sandkeeper.log.access import Caller
 from sandkeeper.services.process import Process
 from sandkeeper.services.query import LineQuery, Question
 from sandkeeper.services.sandbox import Sandbox

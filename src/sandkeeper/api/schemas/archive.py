@@ -6,7 +6,7 @@ from sandkeeper.api.respond import utf8
 from sandkeeper.archive.export import Manifest
 from sandkeeper.archive.job import Exporting, Restored
 from sandkeeper.archive.service import Archive, Exported
-from sandkeeper.services.logs import timestamp
+from sandkeeper.log.lines import timestamp
 
 __all__ = [
     "ArchiveChange",

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sandkeeper.services.logs import timestamp
+from sandkeeper.log.lines import timestamp
 from sandkeeper.services.terminal import Terminal
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from urllib.parse import parse_qsl, quote_plus, unquote_plus
 
-from sandkeeper.services.redaction_programs import hidden_words
+from sandkeeper.log.redaction_programs import hidden_words
 
 __all__ = ["HIDDEN", "SECRETS", "is_secret", "redact_command", "redact_query"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from sandkeeper.core.sink import Sink
-from sandkeeper.services.redaction import redact_command
+from sandkeeper.log.redaction import redact_command
+from sandkeeper.log.sink import Sink
 
 __all__ = ["Log", "Rouser", "log_line", "timestamp"]
 

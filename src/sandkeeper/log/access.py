@@ -4,8 +4,8 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from sandkeeper.services.logs import Log
-from sandkeeper.services.redaction import redact_command, redact_query
+from sandkeeper.log.lines import Log
+from sandkeeper.log.redaction import redact_command, redact_query
 
 __all__ = ["Access", "Caller"]
 
