@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from tests.harness import Server
 
 from sandkeeper.api.long_answers import Frame
-from sandkeeper.core.journal import Journal
-from sandkeeper.core.lines import strip_partial
-from sandkeeper.core.segment import STDERR, STDOUT
-from sandkeeper.services import output
-from sandkeeper.services.output import MARKER, LongText
+from sandkeeper.journal import output
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.lines import strip_partial
+from sandkeeper.journal.output import MARKER, LongText
+from sandkeeper.journal.segment import STDERR, STDOUT
 
 parts = st.lists(st.binary(max_size=6) | st.text(max_size=4).map(str.encode), max_size=12)
 LINE = 'grüße <a href="x">&amp;</a> \\n \x1b[1m\t%d\n'

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandkeeper.core.segment import HEAD, Index, Segment, pack_record, read_head, write_head
+from sandkeeper.journal.segment import HEAD, Index, Segment, pack_record, read_head, write_head
 
 records = st.lists(
     st.tuples(st.integers(1, 50), st.integers(0, 5000), st.integers(0, 3)), min_size=1, max_size=30

@@ -10,11 +10,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from sandkeeper.core.budget import Budget
-from sandkeeper.core.cursor import Chunk, Gap, Reader, tails
-from sandkeeper.core.journal import Journal
-from sandkeeper.core.segment import STDERR, STDOUT, put_back
-from sandkeeper.core.stage import Stage
+from sandkeeper.journal.budget import Budget
+from sandkeeper.journal.cursor import Chunk, Gap, Reader, tails
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.segment import STDERR, STDOUT, put_back
+from sandkeeper.journal.stage import Stage
 
 
 def read_all(journal: Journal, offset: int = 0, limit: int = 1 << 17) -> list[Chunk | Gap]:

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandkeeper.core.cursor import Chunk
-from sandkeeper.core.lines import (
+from sandkeeper.journal.cursor import Chunk
+from sandkeeper.journal.lines import (
     HELD_BYTES,
     PATIENCE,
     Decoder,
@@ -12,7 +12,7 @@ from sandkeeper.core.lines import (
     PrefixedText,
     strip_partial,
 )
-from sandkeeper.core.segment import NOTICE, REMARK, STDERR, STDOUT
+from sandkeeper.journal.segment import NOTICE, REMARK, STDERR, STDOUT
 
 texts = st.lists(
     st.sampled_from([b"a", b"\n", b"\n\n", b"bc", "☃".encode(), b"\xff", b"\0", b"stderr:"]),

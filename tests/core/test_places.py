@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandkeeper.core.cursor import Reader
-from sandkeeper.core.journal import Journal
-from sandkeeper.core.places import newlines_before
-from sandkeeper.core.segment import NOTICE, REMARK, STDERR, STDOUT
-from sandkeeper.services.query import LineQuery, Question
+from sandkeeper.journal.cursor import Reader
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.places import newlines_before
+from sandkeeper.journal.query import LineQuery, Question
+from sandkeeper.journal.segment import NOTICE, REMARK, STDERR, STDOUT
 
 FAR = 1 << 62
 """A time after all lines: it excludes none, but what it is asked of is read from the front."""

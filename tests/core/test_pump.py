@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from tests.harness import fill, needs_root, small_disk, until
 
-from sandkeeper.core.budget import Budget
-from sandkeeper.core.cursor import Chunk, Gap, Reader
-from sandkeeper.core.journal import Journal
-from sandkeeper.core.pump import Pump
-from sandkeeper.core.segment import NOTICE, STDERR, STDOUT
-from sandkeeper.core.source import Source
+from sandkeeper.journal.budget import Budget
+from sandkeeper.journal.cursor import Chunk, Gap, Reader
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.pump import Pump
+from sandkeeper.journal.segment import NOTICE, STDERR, STDOUT
+from sandkeeper.journal.source import Source
 
 
 class Rig:

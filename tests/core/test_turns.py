@@ -2,7 +2,7 @@
 
 import asyncio
 
-from sandkeeper.core.turns import Turns
+from sandkeeper.journal.turns import Turns
 
 
 def test_everybody_who_asks_at_once_gets_a_round_of_their_own_in_order() -> None:

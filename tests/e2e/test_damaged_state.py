@@ -20,8 +20,8 @@ from tests.damage import KINDS, damage, files_of, make_rich
 from tests.harness import Server, needs_root, until
 
 from sandkeeper.api.schemas.processes import record_of
-from sandkeeper.core.cursor import Follow, Reader
-from sandkeeper.services.output import texts_of
+from sandkeeper.journal.cursor import Follow, Reader
+from sandkeeper.journal.output import texts_of
 from sandkeeper.services.process import Process
 from sandkeeper.services.recovery import prepare_state, recover
 from sandkeeper.services.sandbox import Sandbox

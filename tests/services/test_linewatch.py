@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandkeeper.core.cursor import Chunk
-from sandkeeper.core.segment import STDERR, STDOUT
 from sandkeeper.errors import Unavailable
-from sandkeeper.services import linewatch
-from sandkeeper.services.linewatch import LineBoard, Pattern, _Pass
-from sandkeeper.services.query import Question
+from sandkeeper.journal import linewatch
+from sandkeeper.journal.cursor import Chunk
+from sandkeeper.journal.linewatch import LineBoard, Pattern, _Pass
+from sandkeeper.journal.query import Question
+from sandkeeper.journal.segment import STDERR, STDOUT
 
 GREPS = ["ab", "a+b", "^b", "b$", r"\Ab", "a.*b", "(?i)AB", "x", "(?-m)^a", "a\nb", "é", ".", "^$"]
 

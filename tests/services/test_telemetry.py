@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandkeeper.core.cursor import Chunk
-from sandkeeper.core.lines import LineSplitter
-from sandkeeper.core.segment import STDERR, STDOUT
+from sandkeeper.journal.cursor import Chunk
+from sandkeeper.journal.lines import LineSplitter
+from sandkeeper.journal.segment import STDERR, STDOUT
 from sandkeeper.services.telemetry import LINE_BYTES, Follower
 
 awkward = st.sampled_from(

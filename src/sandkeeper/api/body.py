@@ -23,7 +23,7 @@ import msgspec
 from starlette.requests import Request
 
 from sandkeeper.errors import BadInput, TooLarge, Unavailable
-from sandkeeper.services.output import PIECE_BYTES
+from sandkeeper.journal.output import PIECE_BYTES
 
 __all__ = [
     "HELD",

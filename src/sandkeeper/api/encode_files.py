@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from sandkeeper.api.long_answers import Frame
 from sandkeeper.api.respond import encode_json, utf8
 from sandkeeper.api.schemas.files import File, Subdirectory
-from sandkeeper.core.blocks import gathered
 from sandkeeper.core.entries import Owners, permissions, rfc3339
 from sandkeeper.core.paths import Target
+from sandkeeper.journal.blocks import gathered
+from sandkeeper.journal.output import PIECE_BYTES, pieces_of
 from sandkeeper.services.files import Text
-from sandkeeper.services.output import PIECE_BYTES, pieces_of
 from sandkeeper.services.trees import TreeFile
 
 __all__ = ["DirectoryEncoder", "encode_file", "file_blocks", "file_entry"]

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
-from sandkeeper.core.turns import Turns
+from sandkeeper.journal.turns import Turns
 
 __all__ = [
     "BODY_LEAST",

@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 from sandkeeper.api.outgoing import answer_of
 from sandkeeper.api.respond import encode_json
 from sandkeeper.api.streaming import Disconnected
-from sandkeeper.core.turns import Turns
-from sandkeeper.services.output import LongText, LongTexts, Texts
+from sandkeeper.journal.output import LongText, LongTexts, Texts
+from sandkeeper.journal.turns import Turns
 
 __all__ = ["Frame", "LongAnswer", "long_answer"]
 

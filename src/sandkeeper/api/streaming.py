@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from sandkeeper.core.cursor import Abandoned
 from sandkeeper.errors import Unavailable
+from sandkeeper.journal.cursor import Abandoned
 
 __all__ = ["RESUME", "Abandoned", "Disconnected", "StreamResponse", "until_disconnect"]
 

@@ -1,6 +1,6 @@
 """The terminals' pump: one thread that carries what terminals show to their journals.
 
-As `core.pump` does for pipes, and apart from it, because a terminal ends with EIO, gives at most
+As `journal.pump` does for pipes, and apart from it, because a terminal ends with EIO, gives at most
 4 KiB to a read and has a screen that somebody is watching: the writer may be held to the pace of
 the fastest watcher (`Line.limit`), never to that of a slow one. A read between the terminal and
 the journal's file lives in memory for some microseconds only; kill -9 can cost that much.
@@ -17,9 +17,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 
-from sandkeeper.core.budget import Budget
-from sandkeeper.core.journal import Journal
-from sandkeeper.core.segment import NOTICE, STDOUT
+from sandkeeper.journal.budget import Budget
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.segment import NOTICE, STDOUT
 from sandkeeper.linux.worker import Worker
 
 __all__ = ["Line", "TerminalPump"]

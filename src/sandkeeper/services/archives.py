@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import IO, cast
 
 from sandkeeper.core import zstd
-from sandkeeper.core.blocks import gathered
 from sandkeeper.core.paths import temporary_name
 from sandkeeper.core.replace import make_directories
 from sandkeeper.core.tars import pack
 from sandkeeper.core.untar import BoundedMember, Metered, UnsafeMember, unpack
 from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.journal.blocks import gathered
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.services.files import Fault, Files
 from sandkeeper.services.work import Cancel, failure

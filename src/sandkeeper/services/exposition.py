@@ -19,7 +19,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from sandkeeper import __version__
-from sandkeeper.core.segment import STDERR, STDOUT
+from sandkeeper.journal.segment import STDERR, STDOUT
 from sandkeeper.services.metrics import BOUNDS, Histogram, Vitals
 
 __all__ = ["Exposition"]

@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sandkeeper.core.budget import Budget
-from sandkeeper.core.journal import Journal
-from sandkeeper.core.pump import Pump
-from sandkeeper.core.segment import STDERR, STDOUT
-from sandkeeper.core.source import Source
 from sandkeeper.errors import Unprocessable
+from sandkeeper.journal.budget import Budget
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.pump import Pump
+from sandkeeper.journal.segment import STDERR, STDOUT
+from sandkeeper.journal.source import Source
 from sandkeeper.linux.children.adopted import start_time
 from sandkeeper.linux.children.child import Child, Children, Spawn
 from sandkeeper.linux.fds import is_scarce

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from sandkeeper.core.budget import Budget
 from sandkeeper.core.lifecycle import State
-from sandkeeper.core.pump import Pump
+from sandkeeper.journal.budget import Budget
+from sandkeeper.journal.pump import Pump
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.log.sink import Sink
 from sandkeeper.services.telemetry import Exporter

@@ -10,9 +10,9 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from sandkeeper.core.cursor import Chunk, Gap, Reader
-from sandkeeper.core.journal import Journal
-from sandkeeper.core.segment import NOTICE, STDOUT
+from sandkeeper.journal.cursor import Chunk, Gap, Reader
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.segment import NOTICE, STDOUT
 
 if TYPE_CHECKING:
     from sandkeeper.core.emulator import Emulator

@@ -8,11 +8,11 @@ import signal
 import time
 from contextlib import suppress
 
-from sandkeeper.core.journal import Journal
 from sandkeeper.core.lifecycle import TERMINAL, Effect, Event, State, step, wire_status
-from sandkeeper.core.segment import NOTICE, REMARK
-from sandkeeper.core.source import Source
 from sandkeeper.errors import NotFound, Unprocessable
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.segment import NOTICE, REMARK
+from sandkeeper.journal.source import Source
 from sandkeeper.linux.children.adopted import Adopted, boot_id
 from sandkeeper.linux.children.child import Child, ExitStatus
 from sandkeeper.linux.clocks import time_left, uptime

@@ -8,8 +8,8 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
-from sandkeeper.core.journal import Journal
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.cgroups import Limits
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.clocks import ended_uptime, uptime

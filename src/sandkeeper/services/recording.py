@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 
-from sandkeeper.core.cursor import Chunk, Gap, Reader
-from sandkeeper.core.segment import NOTICE
+from sandkeeper.journal.cursor import Chunk, Gap, Reader
+from sandkeeper.journal.segment import NOTICE
 from sandkeeper.services.mirror import read_batch
 from sandkeeper.services.terminal import Terminal
 

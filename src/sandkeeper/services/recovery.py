@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.core.journal import Journal
 from sandkeeper.core.lifecycle import TERMINAL, State
-from sandkeeper.core.segment import STDERR, STDOUT, is_scarcity, put_back
-from sandkeeper.core.source import Source
-from sandkeeper.core.stage import Stage
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.segment import STDERR, STDOUT, is_scarcity, put_back
+from sandkeeper.journal.source import Source
+from sandkeeper.journal.stage import Stage
 from sandkeeper.linux.children.adopted import Adopted, boot_id, pid_of_pidfd, start_time
 from sandkeeper.linux.paths.statefiles import Damaged, SetAside
 from sandkeeper.services.launch import Workshop

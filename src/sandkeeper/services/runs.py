@@ -2,7 +2,7 @@
 
     <state>/runs/<id>/        0700
         meta.jsonl            what the run is and how it stands; the last whole line counts
-        *.seg *.idx           its output (core.segment)
+        *.seg *.idx           its output (journal.segment)
         exported              how far its output went to the telemetry (services.telemetry)
 
 The pipes of a run's output, `<id>.out` and `<id>.err`, are the workload user's and lie in

@@ -13,12 +13,12 @@ from contextlib import AsyncExitStack, suppress
 from sandkeeper.archive.baseline import BaselineRecorder
 from sandkeeper.archive.service import Archive
 from sandkeeper.archive.workload import Workload
-from sandkeeper.core.budget import Budget
 from sandkeeper.core.handover import Handover, HeldConnection
-from sandkeeper.core.pump import Pump
 from sandkeeper.core.temporaries import Temporaries
-from sandkeeper.core.turns import Turns
 from sandkeeper.errors import BadInput
+from sandkeeper.journal.budget import Budget
+from sandkeeper.journal.pump import Pump
+from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.children.child import Children
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.keeper.client import Keeper

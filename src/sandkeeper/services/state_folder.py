@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from sandkeeper.core.segment import is_scarcity
 from sandkeeper.errors import Unprocessable
+from sandkeeper.journal.segment import is_scarcity
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.paths.statefiles import (
     Damaged,

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.core.cursor import Chunk, Gap, Reader
-from sandkeeper.core.lines import LineSplitter
-from sandkeeper.core.segment import NOTICE, STDERR, STDOUT
+from sandkeeper.journal.cursor import Chunk, Gap, Reader
+from sandkeeper.journal.lines import LineSplitter
+from sandkeeper.journal.segment import NOTICE, STDERR, STDOUT
 from sandkeeper.linux.paths.statefiles import Damaged, read_plain
 from sandkeeper.log.lines import log_line, timestamp
 from sandkeeper.services.process import Process

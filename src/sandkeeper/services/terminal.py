@@ -17,11 +17,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from sandkeeper.core.cursor import Chunk, Reader
-from sandkeeper.core.journal import Journal
 from sandkeeper.core.pty import Typing, echo_of, resize, size_of
 from sandkeeper.core.ttypump import NO_LIMIT, Line, TerminalPump
 from sandkeeper.errors import Conflict
+from sandkeeper.journal.cursor import Chunk, Reader
+from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import Adopted
 from sandkeeper.linux.children.child import Child, ExitStatus
 from sandkeeper.linux.children.members import SessionMembers

@@ -6,8 +6,8 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from sandkeeper.core.journal import Journal
-from sandkeeper.core.segment import is_scarcity
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.segment import is_scarcity
 from sandkeeper.linux.children.adopted import pid_of_pidfd, start_time
 from sandkeeper.linux.paths.statefiles import Damaged, make_folder
 from sandkeeper.services.launch import Workshop

@@ -2,7 +2,7 @@
 
 <state>/terminals/<id>/   0700
     meta.json             replaced atomically
-    journal/              output and sizes (core.segment)
+    journal/              output and sizes (journal.segment)
 """
 
 import os

@@ -9,8 +9,8 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 
-from sandkeeper.core.cursor import Chunk, Gap, Reader
-from sandkeeper.core.segment import STDOUT
+from sandkeeper.journal.cursor import Chunk, Gap, Reader
+from sandkeeper.journal.segment import STDOUT
 from sandkeeper.services.mirror import HISTORY_BYTES, read_batch
 from sandkeeper.services.terminal import Terminal, Viewer
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sandkeeper.core.budget import Budget
-from sandkeeper.core.journal import Journal
 from sandkeeper.core.pty import open_pty
 from sandkeeper.core.ttypump import TerminalPump
 from sandkeeper.errors import Conflict, NotFound, Unprocessable
+from sandkeeper.journal.budget import Budget
+from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import Adopted, boot_id, start_time
 from sandkeeper.linux.children.child import Child, Spawn
 from sandkeeper.linux.paths.entering import enter_folder

@@ -2,7 +2,7 @@
 
 Lines and ends are events. Ports, HTTP and files cannot tell of themselves and are looked at ten
 times a second or, where many wait for many, less often: lines by one pass over a journal
-(services.linewatch), ports by one pass over the machine's (network.ports), the others in turns
+(journal.linewatch), ports by one pass over the machine's (network.ports), the others in turns
 (services.probes), each for all who wait. When the process is over and nobody of its group is left,
 everything is looked at once more, and what is not met then never will be.
 """
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sandkeeper.errors import BadInput, Unavailable, Unprocessable
+from sandkeeper.journal.linewatch import LineBoard, Pattern
+from sandkeeper.journal.query import Question
 from sandkeeper.network.ports import Ports
 from sandkeeper.network.upstream import Upstream, connect
 from sandkeeper.services.files import Files
-from sandkeeper.services.linewatch import LineBoard, Pattern
 from sandkeeper.services.probes import Fits, Look, Probes
 from sandkeeper.services.process import Process
-from sandkeeper.services.query import Question
 
 __all__ = [
     "Condition",

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from sandkeeper.core.cursor import Abandoned
 from sandkeeper.core.watchtree import CREATE, OVERFLOW, RESCANNED, entries_of, is_ours
 from sandkeeper.errors import Internal
+from sandkeeper.journal.cursor import Abandoned
 from sandkeeper.linux.identity import Identity
 from sandkeeper.services.watching import Hubs, Scope, Watcher
 from sandkeeper.services.work import Cancel, FileWork

@@ -16,12 +16,12 @@ from sandkeeper.api.long_answers import long_answer
 from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import empty_head, route
 from sandkeeper.api.streaming import StreamResponse
-from sandkeeper.core.cursor import Abandoned, Follow
 from sandkeeper.errors import BadInput
-from sandkeeper.services.events import SILENT, EventRecords, LogRecords, TextLog
-from sandkeeper.services.output import long_texts_of, settled
+from sandkeeper.journal.cursor import Abandoned, Follow
+from sandkeeper.journal.events import SILENT, EventRecords, LogRecords, TextLog
+from sandkeeper.journal.output import long_texts_of, settled
+from sandkeeper.journal.query import LineQuery, Question
 from sandkeeper.services.process import Process
-from sandkeeper.services.query import LineQuery, Question
 from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["routes"]

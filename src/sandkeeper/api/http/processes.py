@@ -28,10 +28,10 @@ from sandkeeper.api.schemas.processes import (
 )
 from sandkeeper.api.streaming import RESUME, StreamResponse, until_disconnect
 from sandkeeper.api.urls import segment
-from sandkeeper.core.cursor import Follow
 from sandkeeper.errors import BadInput, Conflict, TooLarge, Unprocessable
-from sandkeeper.services.events import SILENT, ExecRecords
-from sandkeeper.services.output import PIECE_BYTES, read_long_texts, read_texts
+from sandkeeper.journal.cursor import Follow
+from sandkeeper.journal.events import SILENT, ExecRecords
+from sandkeeper.journal.output import PIECE_BYTES, read_long_texts, read_texts
 from sandkeeper.services.process import Process
 from sandkeeper.services.processes import Order
 from sandkeeper.services.sandbox import Sandbox

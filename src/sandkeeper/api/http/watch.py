@@ -16,7 +16,7 @@ from sandkeeper.api.schemas.watch import ChangesResponse, WatchEvent
 from sandkeeper.api.streaming import StreamResponse
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.core.paths import Target, located, resolve
-from sandkeeper.core.turns import Turns
+from sandkeeper.journal.turns import Turns
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.services.watch import Block, Change, Watch, Watches
 from sandkeeper.services.watching import Scope as WatchScope

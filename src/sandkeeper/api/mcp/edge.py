@@ -21,8 +21,8 @@ from sandkeeper.api.respond import json_response
 from sandkeeper.api.rights import USER, standing_of
 from sandkeeper.api.routing import route
 from sandkeeper.api.streaming import until_disconnect
-from sandkeeper.core.turns import Turns
 from sandkeeper.errors import BadInput, TooLarge
+from sandkeeper.journal.turns import Turns
 from sandkeeper.services.sandbox import Sandbox
 
 if TYPE_CHECKING:

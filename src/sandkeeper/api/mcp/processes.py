@@ -11,8 +11,8 @@ from sandkeeper.api.mcp.tool import Arguments, Tool
 from sandkeeper.api.rights import USER
 from sandkeeper.api.schemas.processes import LimitsFields, ProcessRecord, record_of
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.journal.output import read_texts
 from sandkeeper.log.access import Caller
-from sandkeeper.services.output import read_texts
 from sandkeeper.services.process import Process
 from sandkeeper.services.processes import Order
 from sandkeeper.services.sandbox import Sandbox

@@ -16,11 +16,11 @@ from sandkeeper.api.schemas.waiting import (
     failure_text,
     record_of_wait,
 )
-from sandkeeper.core.journal import Journal
 from sandkeeper.errors import BadInput, Conflict, NotFound, Unprocessable
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.query import LineQuery, Question
 from sandkeeper.log.access import Caller
 from sandkeeper.services.process import Process
-from sandkeeper.services.query import LineQuery, Question
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.services.waiting import Condition, LineWritten, PortsOpen, ProcessEnds
 

@@ -8,8 +8,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from sandkeeper.errors import BadInput
+from sandkeeper.journal.output import Texts
 from sandkeeper.linux.cgroups import Limits
-from sandkeeper.services.output import Texts
 from sandkeeper.services.process import Process
 
 __all__ = [

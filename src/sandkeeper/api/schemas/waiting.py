@@ -6,9 +6,9 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from sandkeeper.errors import BadInput
+from sandkeeper.journal.query import Question
 from sandkeeper.services.files import Files
 from sandkeeper.services.process import Process
-from sandkeeper.services.query import Question
 from sandkeeper.services.waiting import (
     Condition,
     FileExists,

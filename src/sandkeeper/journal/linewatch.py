@@ -15,12 +15,12 @@ from time import monotonic
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary, finalize
 
-from sandkeeper.core.cursor import Abandoned, Chunk, Follow, Gap
-from sandkeeper.core.journal import Journal
-from sandkeeper.core.lines import LineSplitter
-from sandkeeper.core.segment import STDERR, STDOUT
 from sandkeeper.errors import BadInput, Unavailable
-from sandkeeper.services.query import Question, matcher
+from sandkeeper.journal.cursor import Abandoned, Chunk, Follow, Gap
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.lines import LineSplitter
+from sandkeeper.journal.query import Question, matcher
+from sandkeeper.journal.segment import STDERR, STDOUT
 
 __all__ = ["FoundLine", "LineBoard", "Pattern"]
 

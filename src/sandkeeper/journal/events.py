@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from sandkeeper.core.cursor import Chunk, Gap
-from sandkeeper.core.lines import PATIENCE, Decoder, PrefixedText
-from sandkeeper.core.segment import NOTICE, REMARK, STDERR, STDOUT
+from sandkeeper.journal.cursor import Chunk, Gap
+from sandkeeper.journal.lines import PATIENCE, Decoder, PrefixedText
+from sandkeeper.journal.segment import NOTICE, REMARK, STDERR, STDOUT
 from sandkeeper.services.process import Process
 
 __all__ = ["SILENT", "EventRecords", "ExecRecords", "LogRecords", "TextLog", "pieces", "rfc3339"]

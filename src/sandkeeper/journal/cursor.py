@@ -10,9 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 
-from sandkeeper.core.journal import Journal
-from sandkeeper.core.segment import Index, Segment, is_scarcity, pread
-from sandkeeper.core.turns import Turns
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.segment import Index, Segment, is_scarcity, pread
+from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.paths.statefiles import open_plain
 
 __all__ = ["Abandoned", "Chunk", "Follow", "Gap", "Reader", "tails"]

@@ -7,7 +7,7 @@ import select
 import termios
 from dataclasses import dataclass, field
 
-from sandkeeper.core.journal import Journal
+from sandkeeper.journal.journal import Journal
 
 __all__ = ["Source", "available", "hung_up"]
 

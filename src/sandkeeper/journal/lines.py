@@ -9,8 +9,8 @@ the journal record all later bytes at that time or after it (`Journal.advance`).
 import codecs
 from collections.abc import Iterator
 
-from sandkeeper.core.cursor import Chunk
-from sandkeeper.core.segment import NOTICE, REMARK, STDERR, STDOUT
+from sandkeeper.journal.cursor import Chunk
+from sandkeeper.journal.segment import NOTICE, REMARK, STDERR, STDOUT
 
 __all__ = ["PATIENCE", "Decoder", "LineSplitter", "PrefixedText", "part_end", "strip_partial"]
 

@@ -7,19 +7,19 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from sandkeeper.core.cursor import Chunk, Gap, Reader
-from sandkeeper.core.journal import Journal
-from sandkeeper.core.lines import LineSplitter
-from sandkeeper.core.places import (
+from sandkeeper.errors import BadInput
+from sandkeeper.journal.cursor import Chunk, Gap, Reader
+from sandkeeper.journal.events import rfc3339
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.lines import LineSplitter
+from sandkeeper.journal.places import (
     KIND,
     clean_place,
     gaps_before,
     newlines_before,
     place_of_last,
 )
-from sandkeeper.core.segment import NOTICE, STDERR, STDOUT
-from sandkeeper.errors import BadInput
-from sandkeeper.services.events import rfc3339
+from sandkeeper.journal.segment import NOTICE, STDERR, STDOUT
 
 __all__ = ["LineQuery", "Question", "matcher"]
 

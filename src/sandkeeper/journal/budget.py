@@ -7,7 +7,7 @@ many short ones are never touched for the sake of one that floods.
 
 import threading
 
-from sandkeeper.core.journal import Journal
+from sandkeeper.journal.journal import Journal
 
 __all__ = ["Budget"]
 

@@ -6,9 +6,9 @@ of the journal, where the lines of both kinds stand between one another. Everyth
 
 from collections.abc import Iterator
 
-from sandkeeper.core.cursor import Gap, Reader
-from sandkeeper.core.journal import Journal
-from sandkeeper.core.segment import NOTICE, STDERR, STDOUT, STREAMS, Segment
+from sandkeeper.journal.cursor import Gap, Reader
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.segment import NOTICE, STDERR, STDOUT, STREAMS, Segment
 
 __all__ = ["KIND", "clean_place", "gaps_before", "newlines_before", "place_of_last"]
 

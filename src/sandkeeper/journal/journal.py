@@ -4,12 +4,12 @@ Operations
     writer (the pump's thread only): `reserve` a place for bytes of a stream, put them there,
     `commit` them; `skip` bytes that could not be stored; `drop_oldest`; `seal`.
     readers (any thread): look at `tail`, `segments`, `totals`; bytes are read through a
-    `core.cursor.Reader`, never through this object.
+    `journal.cursor.Reader`, never through this object.
 Goals
     One writer, any number of readers, no lock: readers see a tuple of segments that is replaced
     whole, and a tail that only grows and is raised after the bytes are in the file.
 Plan
-    Data and index files per segment (`core.segment`). Retention removes whole segments from the
+    Data and index files per segment (`journal.segment`). Retention removes whole segments from the
     front; what is gone is a `Gap` to readers, never NULs and never silence.
 Warning
     `commit` must follow every `reserve` that put bytes into the file: the tail is what recovery
@@ -26,7 +26,7 @@ from pathlib import Path
 from time import time_ns
 from typing import TYPE_CHECKING
 
-from sandkeeper.core.segment import (
+from sandkeeper.journal.segment import (
     MAX_RECORDS,
     STDOUT,
     STREAMS,
@@ -42,7 +42,7 @@ from sandkeeper.core.segment import (
 from sandkeeper.linux.paths.statefiles import SetAside, open_plain
 
 if TYPE_CHECKING:
-    from sandkeeper.core.cursor import Follow
+    from sandkeeper.journal.cursor import Follow
 
 __all__ = ["Journal", "Place"]
 
@@ -68,7 +68,7 @@ class Journal:
     while it runs), `sealed` says that nothing will come any more, `totals` counts all bytes per
     stream, `forgotten` says that its folder is not to be made again, `absent` names the segments
     whose files cannot be found at present, `newlines` holds what readers have counted of closed
-    segments, by base (`core.places`), `followers` are who follows it.
+    segments, by base (`journal.places`), `followers` are who follows it.
     `awaited` says that somebody wants to hear of the next bytes: who sets it looks at `tail` once
     more afterwards, and the writer, who clears it, looks at it after `tail` has grown.
     """

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from sandkeeper.core.budget import Budget
-from sandkeeper.core.journal import Journal
-from sandkeeper.core.pace import REST_MILLISECONDS, Pace
-from sandkeeper.core.segment import STREAMS
-from sandkeeper.core.source import Source, available, hung_up
-from sandkeeper.core.stage import SIZE, Stage
+from sandkeeper.journal.budget import Budget
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.rests import REST_MILLISECONDS, Pace
+from sandkeeper.journal.segment import STREAMS
+from sandkeeper.journal.source import Source, available, hung_up
+from sandkeeper.journal.stage import SIZE, Stage
 from sandkeeper.linux.worker import Worker
 
 __all__ = ["Pump"]

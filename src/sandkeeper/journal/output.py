@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sandkeeper.core.blocks import gathered
-from sandkeeper.core.cursor import tails
-from sandkeeper.core.journal import Journal
-from sandkeeper.core.lines import strip_partial
-from sandkeeper.core.pump import Pump
-from sandkeeper.core.segment import NOTICE, STDERR, STDOUT
+from sandkeeper.journal.blocks import gathered
+from sandkeeper.journal.cursor import tails
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.lines import strip_partial
+from sandkeeper.journal.pump import Pump
+from sandkeeper.journal.segment import NOTICE, STDERR, STDOUT
 
 __all__ = [
     "MARKER",
