@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sandkeeper.services.runs import pipes_folder
+from sandkeeper.processes.runs import pipes_folder
 
 __all__ = ["Server", "fill", "free_port", "needs_root", "small_disk", "stop_all_of", "until"]
 

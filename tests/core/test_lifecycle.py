@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandkeeper.core.lifecycle import (
+from sandkeeper.processes.lifecycle import (
     TABLE,
     TERMINAL,
     Effect,

@@ -8,7 +8,7 @@ import pytest
 from tests.harness import Server, until
 
 from sandkeeper.linux import clocks as ages
-from sandkeeper.services.runs import RunMeta
+from sandkeeper.processes.runs import RunMeta
 
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 jumps = pytest.mark.skipif(not LIBRARIES, reason="needs libfaketime: `scripts/apt faketime`")

@@ -22,8 +22,8 @@ from tests.harness import Server, needs_root, until
 from sandkeeper.api.schemas.processes import record_of
 from sandkeeper.journal.cursor import Follow, Reader
 from sandkeeper.journal.output import texts_of
-from sandkeeper.services.process import Process
-from sandkeeper.services.recovery import prepare_state, recover
+from sandkeeper.processes.process import Process
+from sandkeeper.processes.recovery import prepare_state, recover
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.settings import Environment, Settings
 

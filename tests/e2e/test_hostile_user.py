@@ -18,7 +18,7 @@ import pytest
 from tests.harness import Server, needs_root, until
 from tests.mcp_calls import Tools
 
-from sandkeeper.services.runs import pipes_folder
+from sandkeeper.processes.runs import pipes_folder
 
 SYSCTL = "/proc/sys/vm/overcommit_ratio"
 """Anything below /proc/sys goes by the effective uid; this one is written with its own value."""

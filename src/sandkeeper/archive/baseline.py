@@ -10,7 +10,7 @@ from sandkeeper.linux.children.child import Children
 from sandkeeper.linux.children.daemon import Daemon
 from sandkeeper.linux.mounts import mounts
 from sandkeeper.log.lines import Log
-from sandkeeper.services.runs import pipes_folder
+from sandkeeper.processes.runs import pipes_folder
 from sandkeeper.settings import Environment, Settings
 
 __all__ = [

@@ -7,8 +7,8 @@ from contextlib import suppress
 from sandkeeper.archive.freeze import SavedProcess
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.linux.children.members import SessionMembers
-from sandkeeper.services.processes import Order, Processes
-from sandkeeper.services.startup import StartupCommand
+from sandkeeper.processes.registry import Order, Processes
+from sandkeeper.processes.startup import StartupCommand
 from sandkeeper.services.terminals import Terminals
 
 __all__ = ["Workload"]

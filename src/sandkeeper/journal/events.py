@@ -11,7 +11,7 @@ import msgspec
 from sandkeeper.journal.cursor import Chunk, Gap
 from sandkeeper.journal.lines import PATIENCE, Decoder, PrefixedText
 from sandkeeper.journal.segment import NOTICE, REMARK, STDERR, STDOUT
-from sandkeeper.services.process import Process
+from sandkeeper.processes.process import Process
 
 __all__ = ["SILENT", "EventRecords", "ExecRecords", "LogRecords", "TextLog", "pieces", "rfc3339"]
 

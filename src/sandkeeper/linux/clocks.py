@@ -8,7 +8,7 @@ boot; over boots only the wall clock is left, and what it says costs nobody the 
 
 import time
 
-from sandkeeper.services.runs import RunMeta
+from sandkeeper.processes.runs import RunMeta
 
 __all__ = ["GRACE_SECONDS", "bounded_age", "ended_uptime", "time_left", "uptime"]
 

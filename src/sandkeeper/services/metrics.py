@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from sandkeeper.core.lifecycle import State
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.pump import Pump
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.log.sink import Sink
+from sandkeeper.processes.lifecycle import State
 from sandkeeper.services.telemetry import Exporter
 
 if TYPE_CHECKING:
-    from sandkeeper.services.processes import Processes
+    from sandkeeper.processes.registry import Processes
 
 __all__ = ["BOUNDS", "Histogram", "Lag", "LoopDelay", "Requests", "Vitals"]
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from sandkeeper.services.state_folder import StateFolder
+from sandkeeper.processes.state_folder import StateFolder
 
 __all__ = ["Readiness"]
 

@@ -29,11 +29,22 @@ from sandkeeper.log.sink import Sink, open_target
 from sandkeeper.network.monitors import PortMonitors
 from sandkeeper.network.ports import Ports
 from sandkeeper.network.relay import Relay
+from sandkeeper.processes.confinement import Confinements
+from sandkeeper.processes.keepalive import KeepAlive
+from sandkeeper.processes.keeping import Keeping
+from sandkeeper.processes.launch import Workshop
+from sandkeeper.processes.oom import OomWatch
+from sandkeeper.processes.process import Process
+from sandkeeper.processes.recovery import prepare_state, recover
+from sandkeeper.processes.registry import Processes
+from sandkeeper.processes.runs import RunStore, pipes_folder
+from sandkeeper.processes.startup import StartupCommand
+from sandkeeper.processes.state_folder import StateFolder
+from sandkeeper.processes.waiting import Waiting
 from sandkeeper.services.archives import Archives
 from sandkeeper.services.attributes import Attributes
 from sandkeeper.services.changes import Changes
 from sandkeeper.services.codegen import Codegen
-from sandkeeper.services.confinement import Confinements
 from sandkeeper.services.copies import Copies
 from sandkeeper.services.drives import Drives
 from sandkeeper.services.egress import Egress
@@ -41,28 +52,17 @@ from sandkeeper.services.environment import EnvironmentReload
 from sandkeeper.services.files import Files
 from sandkeeper.services.grep import ContentSearch
 from sandkeeper.services.heap import Heap
-from sandkeeper.services.keepalive import KeepAlive
-from sandkeeper.services.keeping import Keeping
-from sandkeeper.services.launch import Workshop
 from sandkeeper.services.lifetime import Lifetime, SandboxStatus
 from sandkeeper.services.metrics import Vitals
-from sandkeeper.services.oom import OomWatch
-from sandkeeper.services.process import Process
-from sandkeeper.services.processes import Processes
 from sandkeeper.services.providers import Host
 from sandkeeper.services.readiness import Readiness
-from sandkeeper.services.recovery import prepare_state, recover
-from sandkeeper.services.runs import RunStore, pipes_folder
 from sandkeeper.services.search import Search, Workers
-from sandkeeper.services.startup import StartupCommand
-from sandkeeper.services.state_folder import StateFolder
 from sandkeeper.services.telemetry import Exporter
 from sandkeeper.services.terminals import Terminals
 from sandkeeper.services.trees import Trees
 from sandkeeper.services.tunnel import Tunnel
 from sandkeeper.services.upgrade import Upgrade
 from sandkeeper.services.uploads import Uploads
-from sandkeeper.services.waiting import Waiting
 from sandkeeper.services.watch import Watches
 from sandkeeper.services.work import FileWork
 from sandkeeper.settings import IMPORT_URL, Environment, Settings

@@ -21,7 +21,7 @@ from sandkeeper.journal.lines import LineSplitter
 from sandkeeper.journal.segment import NOTICE, STDERR, STDOUT
 from sandkeeper.linux.paths.statefiles import Damaged, read_plain
 from sandkeeper.log.lines import log_line, timestamp
-from sandkeeper.services.process import Process
+from sandkeeper.processes.process import Process
 
 __all__ = ["Exporter"]
 

@@ -10,8 +10,8 @@ from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import is_scarcity
 from sandkeeper.linux.children.adopted import pid_of_pidfd, start_time
 from sandkeeper.linux.paths.statefiles import Damaged, make_folder
-from sandkeeper.services.launch import Workshop
-from sandkeeper.services.runs import is_id
+from sandkeeper.processes.launch import Workshop
+from sandkeeper.processes.runs import is_id
 from sandkeeper.services.terminal_store import TerminalFolder, TerminalMeta
 
 __all__ = ["find_terminals", "keeper_key", "recover_journal", "tell_failure"]

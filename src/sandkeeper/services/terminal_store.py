@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from sandkeeper.linux.paths.statefiles import LAST_SECOND, Damaged, decoded, is_moment, read_plain
-from sandkeeper.services.runs import began_at
+from sandkeeper.processes.runs import began_at
 
 __all__ = ["TerminalFolder", "TerminalMeta"]
 

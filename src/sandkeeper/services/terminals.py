@@ -17,8 +17,8 @@ from sandkeeper.linux.children.adopted import Adopted, boot_id, start_time
 from sandkeeper.linux.children.child import Child, Spawn
 from sandkeeper.linux.paths.entering import enter_folder
 from sandkeeper.log.access import Access
-from sandkeeper.services.launch import Workshop
-from sandkeeper.services.runs import new_id
+from sandkeeper.processes.launch import Workshop
+from sandkeeper.processes.runs import new_id
 from sandkeeper.services.terminal import Terminal, Viewer
 from sandkeeper.services.terminal_recovery import (
     find_terminals,

@@ -21,12 +21,12 @@ from typing import Any
 import msgspec
 
 from sandkeeper.core.handover import Handover
-from sandkeeper.core.lifecycle import TERMINAL, State
 from sandkeeper.errors import Unprocessable
 from sandkeeper.linux.children.child import Child, Children, Spawn
 from sandkeeper.linux.children.tool import readable
 from sandkeeper.linux.paths.statefiles import Damaged, SetAside
-from sandkeeper.services.runs import RunMeta, RunStore
+from sandkeeper.processes.lifecycle import TERMINAL, State
+from sandkeeper.processes.runs import RunMeta, RunStore
 from sandkeeper.services.upgrade_install import Installation
 
 __all__ = ["Trial"]

@@ -21,7 +21,7 @@ from sandkeeper.journal.cursor import Abandoned, Follow
 from sandkeeper.journal.events import SILENT, EventRecords, LogRecords, TextLog
 from sandkeeper.journal.output import long_texts_of, settled
 from sandkeeper.journal.query import LineQuery, Question
-from sandkeeper.services.process import Process
+from sandkeeper.processes.process import Process
 from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["routes"]

@@ -22,8 +22,8 @@ from sandkeeper.api.terminal_page import TerminalPage
 from sandkeeper.api.terminal_socket import TerminalSocket
 from sandkeeper.api.urls import segment
 from sandkeeper.errors import BadInput
+from sandkeeper.processes.runs import new_id
 from sandkeeper.services.recording import recording
-from sandkeeper.services.runs import new_id
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.services.terminal import Terminal
 from sandkeeper.services.terminals import TerminalOrder

@@ -39,7 +39,7 @@ class WaitForRequest(msgspec.Struct):
 
 
 class WaitingHandlers:
-    """Handlers over `services.waiting`."""
+    """Handlers over `processes.waiting`."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox

@@ -13,8 +13,8 @@ from sandkeeper.api.schemas.processes import LimitsFields, ProcessRecord, record
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.journal.output import read_texts
 from sandkeeper.log.access import Caller
-from sandkeeper.services.process import Process
-from sandkeeper.services.processes import Order
+from sandkeeper.processes.process import Process
+from sandkeeper.processes.registry import Order
 from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["IDENTIFIER", "Identifier", "tools"]
@@ -103,7 +103,7 @@ class Status(msgspec.Struct):
 
 
 class ProcessTools:
-    """The tools over `services.processes`."""
+    """The tools over `processes.registry`."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox

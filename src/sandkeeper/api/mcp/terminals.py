@@ -11,7 +11,7 @@ from sandkeeper.api.rights import USER
 from sandkeeper.api.schemas.terminals import ScreenRecord, TerminalRecord, screen_of, terminal_of
 from sandkeeper.errors import BadInput
 from sandkeeper.log.access import Caller
-from sandkeeper.services.runs import new_id
+from sandkeeper.processes.runs import new_id
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.services.terminal import Terminal
 from sandkeeper.services.terminals import TerminalOrder

@@ -20,9 +20,9 @@ from sandkeeper.errors import BadInput, Conflict, NotFound, Unprocessable
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.query import LineQuery, Question
 from sandkeeper.log.access import Caller
-from sandkeeper.services.process import Process
+from sandkeeper.processes.process import Process
+from sandkeeper.processes.waiting import Condition, LineWritten, PortsOpen, ProcessEnds
 from sandkeeper.services.sandbox import Sandbox
-from sandkeeper.services.waiting import Condition, LineWritten, PortsOpen, ProcessEnds
 
 __all__ = ["tools"]
 

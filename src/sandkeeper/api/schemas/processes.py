@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from sandkeeper.errors import BadInput
 from sandkeeper.journal.output import Texts
 from sandkeeper.linux.cgroups import Limits
-from sandkeeper.services.process import Process
+from sandkeeper.processes.process import Process
 
 __all__ = [
     "LimitsFields",

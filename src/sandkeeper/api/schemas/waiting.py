@@ -7,9 +7,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from sandkeeper.errors import BadInput
 from sandkeeper.journal.query import Question
-from sandkeeper.services.files import Files
-from sandkeeper.services.process import Process
-from sandkeeper.services.waiting import (
+from sandkeeper.processes.process import Process
+from sandkeeper.processes.waiting import (
     Condition,
     FileExists,
     HttpAnswers,
@@ -18,6 +17,7 @@ from sandkeeper.services.waiting import (
     PortsOpen,
     ProcessEnds,
 )
+from sandkeeper.services.files import Files
 
 __all__ = ["ConditionFields", "WaitRecord", "condition_of", "failure_text", "record_of_wait"]
 

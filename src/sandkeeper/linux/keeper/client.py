@@ -30,7 +30,7 @@ ANSWER_SECONDS = 5.0
 class Keeper:
     """Our end of the keeper's socket; all methods block shortly, so call them in a thread.
 
-    Losing the keeper costs nothing while the server lives: `services.keeping` notices and has it
+    Losing the keeper costs nothing while the server lives: `processes.keeping` notices and has it
     replaced. A `put` that comes first starts another one, and `restarted` (called on the same
     thread) has everything put again.
     """

@@ -1,6 +1,6 @@
 """One supervised process: its attempts, its pipes, its end. Event loop's thread only.
 
-`core.lifecycle` decides; this module carries out. First start and restart are the same `_attempt`.
+`processes.lifecycle` decides; this module carries out. First start and restart are the same `_attempt`.
 """
 
 import asyncio
@@ -8,7 +8,6 @@ import signal
 import time
 from contextlib import suppress
 
-from sandkeeper.core.lifecycle import TERMINAL, Effect, Event, State, step, wire_status
 from sandkeeper.errors import NotFound, Unprocessable
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import NOTICE, REMARK
@@ -17,11 +16,12 @@ from sandkeeper.linux.children.adopted import Adopted, boot_id
 from sandkeeper.linux.children.child import Child, ExitStatus
 from sandkeeper.linux.clocks import time_left, uptime
 from sandkeeper.linux.fds import duplicates
-from sandkeeper.services.endings import exit_reason, may_restart, retry_notice
-from sandkeeper.services.launch import Launch, Workshop
-from sandkeeper.services.recorder import Recorder
-from sandkeeper.services.runs import RunFolder, RunMeta
-from sandkeeper.services.stdin import Stdin
+from sandkeeper.processes.endings import exit_reason, may_restart, retry_notice
+from sandkeeper.processes.launch import Launch, Workshop
+from sandkeeper.processes.lifecycle import TERMINAL, Effect, Event, State, step, wire_status
+from sandkeeper.processes.recorder import Recorder
+from sandkeeper.processes.runs import RunFolder, RunMeta
+from sandkeeper.processes.stdin import Stdin
 
 __all__ = ["Process"]
 

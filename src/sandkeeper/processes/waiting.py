@@ -3,7 +3,7 @@
 Lines and ends are events. Ports, HTTP and files cannot tell of themselves and are looked at ten
 times a second or, where many wait for many, less often: lines by one pass over a journal
 (journal.linewatch), ports by one pass over the machine's (network.ports), the others in turns
-(services.probes), each for all who wait. When the process is over and nobody of its group is left,
+(processes.probes), each for all who wait. When the process is over and nobody of its group is left,
 everything is looked at once more, and what is not met then never will be.
 """
 
@@ -19,9 +19,9 @@ from sandkeeper.journal.linewatch import LineBoard, Pattern
 from sandkeeper.journal.query import Question
 from sandkeeper.network.ports import Ports
 from sandkeeper.network.upstream import Upstream, connect
+from sandkeeper.processes.probes import Fits, Look, Probes
+from sandkeeper.processes.process import Process
 from sandkeeper.services.files import Files
-from sandkeeper.services.probes import Fits, Look, Probes
-from sandkeeper.services.process import Process
 
 __all__ = [
     "Condition",

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from sandkeeper.core.lifecycle import State
 from sandkeeper.linux.children.child import ExitStatus
-from sandkeeper.services.runs import RunMeta
+from sandkeeper.processes.lifecycle import State
+from sandkeeper.processes.runs import RunMeta
 
 __all__ = ["exit_reason", "may_restart", "retry_notice"]
 

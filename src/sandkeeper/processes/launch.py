@@ -22,17 +22,17 @@ from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.linux.paths.entering import enter_folder
 from sandkeeper.log.lines import Log
-from sandkeeper.services.confinement import Confined, Confinements
-from sandkeeper.services.keepalive import KeepAlive
-from sandkeeper.services.oom import OomWatch
-from sandkeeper.services.runs import RunFolder, RunMeta
-from sandkeeper.services.state_folder import StateFolder
-from sandkeeper.services.stdin import Stdin
+from sandkeeper.processes.confinement import Confined, Confinements
+from sandkeeper.processes.keepalive import KeepAlive
+from sandkeeper.processes.oom import OomWatch
+from sandkeeper.processes.runs import RunFolder, RunMeta
+from sandkeeper.processes.state_folder import StateFolder
+from sandkeeper.processes.stdin import Stdin
 from sandkeeper.services.work import FileWork
 from sandkeeper.settings import Environment
 
 if TYPE_CHECKING:
-    from sandkeeper.services.process import Process
+    from sandkeeper.processes.process import Process
 
 __all__ = ["Launch", "Workshop"]
 

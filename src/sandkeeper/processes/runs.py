@@ -23,7 +23,6 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.core.lifecycle import State
 from sandkeeper.linux.cgroups import Limits
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.statefiles import (
@@ -38,6 +37,7 @@ from sandkeeper.linux.paths.statefiles import (
     read_plain,
 )
 from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_folder
+from sandkeeper.processes.lifecycle import State
 
 __all__ = ["RunFolder", "RunMeta", "RunStore", "began_at", "is_id", "new_id", "pipes_folder"]
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.core.lifecycle import TERMINAL, State
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import STDERR, STDOUT, is_scarcity, put_back
 from sandkeeper.journal.source import Source
 from sandkeeper.journal.stage import Stage
 from sandkeeper.linux.children.adopted import Adopted, boot_id, pid_of_pidfd, start_time
 from sandkeeper.linux.paths.statefiles import Damaged, SetAside
-from sandkeeper.services.launch import Workshop
-from sandkeeper.services.process import Process
-from sandkeeper.services.runs import RunFolder, RunMeta, RunStore, is_id
+from sandkeeper.processes.launch import Workshop
+from sandkeeper.processes.lifecycle import TERMINAL, State
+from sandkeeper.processes.process import Process
+from sandkeeper.processes.runs import RunFolder, RunMeta, RunStore, is_id
 from sandkeeper.services.telemetry import read_positions
 
 __all__ = ["prepare_state", "recover"]

@@ -14,9 +14,9 @@ from sandkeeper.linux.cgroups import Limits
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.clocks import ended_uptime, uptime
 from sandkeeper.network.ports import Ports
-from sandkeeper.services.launch import Workshop
-from sandkeeper.services.process import Process
-from sandkeeper.services.runs import RunFolder, RunMeta, RunStore
+from sandkeeper.processes.launch import Workshop
+from sandkeeper.processes.process import Process
+from sandkeeper.processes.runs import RunFolder, RunMeta, RunStore
 from sandkeeper.services.telemetry import Exporter
 from sandkeeper.settings import Settings
 

@@ -7,7 +7,7 @@ from concurrent.futures import Executor, Future
 import msgspec
 
 from sandkeeper.log.lines import Log
-from sandkeeper.services.runs import RunFolder, RunMeta
+from sandkeeper.processes.runs import RunFolder, RunMeta
 
 __all__ = ["Recorder"]
 

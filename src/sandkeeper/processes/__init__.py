@@ -1,0 +1,1 @@
+"""Processes: their life, their registry, their records, and what waits for them."""
