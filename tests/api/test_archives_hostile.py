@@ -10,7 +10,7 @@ import pytest
 from backports import zstd
 from tests.harness import Server, needs_root, small_disk
 
-from sandkeeper.core.paths import is_temporary
+from sandkeeper.files.paths import is_temporary
 
 END = bytes(1024)
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from tests.harness import Server, until
 
-from sandkeeper.core.removal import remove_tree
+from sandkeeper.files.changing.removal import remove_tree
 
 OCTETS = {"Accept": "application/octet-stream"}
 LEVELS = 1500

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.harness import Server, needs_root, until
 
-from sandkeeper.core.paths import is_temporary
+from sandkeeper.files.paths import is_temporary
 
 
 def test_stat_tells_everything_and_does_not_follow_links(server: Server, tmp_path: Path) -> None:

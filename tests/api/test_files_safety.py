@@ -14,7 +14,7 @@ import httpx
 import pytest
 from tests.harness import Server, needs_root, until
 
-from sandkeeper.core.paths import is_temporary
+from sandkeeper.files.paths import is_temporary
 
 ROOT = Path(__file__).parent.parent.parent
 OCTETS = {"Accept": "application/octet-stream"}

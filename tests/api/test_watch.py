@@ -13,7 +13,7 @@ import pytest
 from tests.harness import Server, until
 from tests.watching import Watching
 
-from sandkeeper.core.paths import temporary_name
+from sandkeeper.files.paths import temporary_name
 from sandkeeper.services.watch import SCOPES_MOST
 
 ROOT = Path(__file__).parent.parent.parent

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandkeeper.core.globs import MAX_CHARACTERS, any_of, matcher, path_pattern, simple
 from sandkeeper.errors import BadInput
+from sandkeeper.files.globs import MAX_CHARACTERS, any_of, matcher, path_pattern, simple
 
 TABLE = [
     ("*.go", "a.go", True),

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandkeeper.core.paths import (
+from sandkeeper.errors import BadInput
+from sandkeeper.files.paths import (
     is_replacement,
     is_temporary,
     resolve,
@@ -16,7 +17,6 @@ from sandkeeper.core.paths import (
     resolve_tree,
     temporary_name,
 )
-from sandkeeper.errors import BadInput
 
 WORKDIR = "/home/me/dir"
 HOME = "/home/me"

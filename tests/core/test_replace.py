@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sandkeeper.core.paths import is_temporary, temporary_name
-from sandkeeper.core.removal import remove_tree
-from sandkeeper.core.renaming import exclusive_rename
-from sandkeeper.core.replace import Draft, PathLocks, survey
-from sandkeeper.core.temporaries import Temporaries, remove_temporary
+from sandkeeper.files.changing.removal import remove_tree
+from sandkeeper.files.changing.renaming import exclusive_rename
+from sandkeeper.files.changing.replace import Draft, PathLocks, survey
+from sandkeeper.files.changing.temporaries import Temporaries, remove_temporary
+from sandkeeper.files.paths import is_temporary, temporary_name
 
 
 def test_a_new_journal_removes_what_an_old_one_had_in_flight(tmp_path: Path) -> None:

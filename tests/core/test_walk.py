@@ -6,7 +6,7 @@ import tempfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandkeeper.core.walk import runs
+from sandkeeper.files.walk import runs
 
 names = st.sampled_from([b"a", b"a.b", b"a-", b"B", b".hidden", b"node_modules", b"\xff", b"z"])
 trees = st.lists(st.lists(names, min_size=1, max_size=4).map(tuple), max_size=12)

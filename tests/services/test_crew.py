@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from sandkeeper.errors import Unavailable
-from sandkeeper.services import crew
-from sandkeeper.services.crew import Crew
+from sandkeeper.files import crew
+from sandkeeper.files.crew import Crew
 
 
 def blocked() -> tuple[Callable[[], bytes], Callable[[], int]]:

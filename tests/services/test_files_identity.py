@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from tests.harness import needs_root
 
-from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.errors import Internal, Unprocessable
+from sandkeeper.files.changing.temporaries import Temporaries
+from sandkeeper.files.conditions import NO_CONDITIONS
+from sandkeeper.files.copies import Copies
+from sandkeeper.files.service import Files
+from sandkeeper.files.trees import Trees
+from sandkeeper.files.uploads.sessions import Uploads
+from sandkeeper.files.work import FileWork
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.statefiles import SetAside
 from sandkeeper.log.lines import Log
-from sandkeeper.services.conditions import NO_CONDITIONS
-from sandkeeper.services.copies import Copies
-from sandkeeper.services.files import Files
-from sandkeeper.services.trees import Trees
-from sandkeeper.services.uploads import Uploads
-from sandkeeper.services.work import FileWork
 from sandkeeper.settings import FileSettings
 
 UID = 1234

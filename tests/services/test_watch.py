@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from tests.harness import until
 
+from sandkeeper.files.work import FileWork
 from sandkeeper.linux.inotify import Mask, Notice
 from sandkeeper.services import notices, watch
 from sandkeeper.services.notices import NoticeHub, Turn
 from sandkeeper.services.watch import Change, Pool, Ring, Watch, Watches
 from sandkeeper.services.watching import Scope
-from sandkeeper.services.work import FileWork
 
 
 @asynccontextmanager

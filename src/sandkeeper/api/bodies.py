@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from sandkeeper.api.outgoing import answer_of
 from sandkeeper.errors import Internal
-from sandkeeper.services.files import Opened
-from sandkeeper.services.work import FileWork
+from sandkeeper.files.service import Opened
+from sandkeeper.files.work import FileWork
 
 __all__ = ["FileBody", "GeneratedBody"]
 

@@ -8,9 +8,9 @@ from email.utils import formatdate, parsedate_to_datetime
 
 from starlette.requests import Request
 
-from sandkeeper.core.entries import etag
 from sandkeeper.errors import RangeNotSatisfiable
-from sandkeeper.services.conditions import NO_CONDITIONS, Conditions
+from sandkeeper.files.conditions import NO_CONDITIONS, Conditions
+from sandkeeper.files.entries import etag
 
 __all__ = ["conditions", "http_date", "modified_since", "ranges"]
 

@@ -17,7 +17,7 @@ from typing import IO, Final, Protocol
 import msgspec
 
 from sandkeeper.archive.snapshot import Change
-from sandkeeper.core.tars import XATTR_PREFIX, member_of
+from sandkeeper.files.tar.packing import XATTR_PREFIX, member_of
 from sandkeeper.linux.paths import useros as os
 
 __all__ = ["Bundle", "Plan", "Source", "Spool"]

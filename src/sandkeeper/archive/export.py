@@ -20,8 +20,8 @@ from sandkeeper.archive.job import Clock, Job, Multipart
 from sandkeeper.archive.pristine import Pristine
 from sandkeeper.archive.snapshot import LeftOut
 from sandkeeper.archive.transfer import Storage
-from sandkeeper.core import zstd
 from sandkeeper.errors import Internal, SandkeeperError
+from sandkeeper.files.tar import zstd
 from sandkeeper.log.lines import Log, timestamp
 
 __all__ = [

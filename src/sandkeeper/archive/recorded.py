@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from sandkeeper.archive.snapshot import Entry, Facts, LeftOut, key_of, look
-from sandkeeper.core import zstd
+from sandkeeper.files.tar import zstd
 from sandkeeper.linux.paths.statefiles import open_plain
 
 __all__ = ["BadBaseline", "Baseline", "record"]

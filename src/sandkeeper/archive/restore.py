@@ -22,15 +22,15 @@ from sandkeeper.archive.freeze import SavedProcess
 from sandkeeper.archive.job import Clock, Restored
 from sandkeeper.archive.snapshot import LeftOut
 from sandkeeper.archive.transfer import Storage
-from sandkeeper.core import zstd
-from sandkeeper.core.untar import (
+from sandkeeper.errors import Internal
+from sandkeeper.files.tar import zstd
+from sandkeeper.files.tar.unpacking import (
     BoundedMember,
     Temporary,
     UnsafeMember,
     remove_member,
     unpack,
 )
-from sandkeeper.errors import Internal
 from sandkeeper.log.lines import timestamp
 
 __all__ = ["restore"]

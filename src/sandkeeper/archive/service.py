@@ -16,8 +16,8 @@ from sandkeeper.archive.baseline import FOLDER, BaselineRecorder, was_restored
 from sandkeeper.archive.freeze import EXPORT, INTERRUPTED, Freeze
 from sandkeeper.archive.job import Clock, Exporting, Job, Restored, Stopped
 from sandkeeper.archive.workload import Workload
-from sandkeeper.core.untar import Temporary
 from sandkeeper.errors import Conflict, Internal, SandkeeperError, Unavailable
+from sandkeeper.files.tar.unpacking import Temporary
 from sandkeeper.linux.mounts import bounded
 from sandkeeper.log.lines import Log
 from sandkeeper.settings import Settings

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from sandkeeper.core.paths import TEMPORARY_PREFIX, is_temporary
+from sandkeeper.files.paths import TEMPORARY_PREFIX, is_temporary
 from sandkeeper.linux.paths import useros as os
 
 __all__ = ["Change", "Entry", "Facts", "LeftOut", "compare", "key_of", "look", "similar"]

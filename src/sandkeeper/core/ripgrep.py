@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from sandkeeper.core.paths import TEMPORARY_PREFIX
+from sandkeeper.files.paths import TEMPORARY_PREFIX
 
 __all__ = ["TEXT_BYTES", "FileEnd", "Hit", "Records", "Summary", "arguments", "escape_glob"]
 

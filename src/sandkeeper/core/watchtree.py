@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-from sandkeeper.core.paths import TEMPORARY_PREFIX, is_replacement, is_temporary
+from sandkeeper.files.paths import TEMPORARY_PREFIX, is_replacement, is_temporary
 from sandkeeper.linux.inotify import Mask, Notice
 from sandkeeper.linux.paths import useros as os
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sandkeeper.errors import Unprocessable
+from sandkeeper.files.work import FileWork
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.pump import Pump
@@ -28,7 +29,6 @@ from sandkeeper.processes.oom import OomWatch
 from sandkeeper.processes.runs import RunFolder, RunMeta
 from sandkeeper.processes.state_folder import StateFolder
 from sandkeeper.processes.stdin import Stdin
-from sandkeeper.services.work import FileWork
 from sandkeeper.settings import Environment
 
 if TYPE_CHECKING:

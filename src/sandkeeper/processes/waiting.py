@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sandkeeper.errors import BadInput, Unavailable, Unprocessable
+from sandkeeper.files.service import Files
 from sandkeeper.journal.linewatch import LineBoard, Pattern
 from sandkeeper.journal.query import Question
 from sandkeeper.network.ports import Ports
 from sandkeeper.network.upstream import Upstream, connect
 from sandkeeper.processes.probes import Fits, Look, Probes
 from sandkeeper.processes.process import Process
-from sandkeeper.services.files import Files
 
 __all__ = [
     "Condition",

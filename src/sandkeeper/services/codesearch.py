@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sandkeeper.core.globs import path_pattern
-from sandkeeper.core.paths import is_temporary
 from sandkeeper.core.ripgrep import escape_glob
 from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.files.globs import path_pattern
+from sandkeeper.files.paths import is_temporary
+from sandkeeper.files.work import Cancel
 from sandkeeper.linux.children.child import Children
 from sandkeeper.linux.children.tool import Tool
 from sandkeeper.linux.identity import Identity
@@ -15,7 +16,6 @@ from sandkeeper.linux.paths import useros as os
 from sandkeeper.linux.pseudo_mounts import pseudo_mounts
 from sandkeeper.services.grep import ripgrep_program
 from sandkeeper.services.providers.bm25 import words
-from sandkeeper.services.work import Cancel
 
 __all__ = ["Grepped", "file_search", "folder_pattern", "grep", "snippet"]
 

@@ -17,9 +17,9 @@ from functools import cache
 from importlib import metadata
 from typing import NamedTuple
 
-from sandkeeper.core.globs import matcher, simple
 from sandkeeper.core.ripgrep import TEXT_BYTES, FileEnd, Hit, Records, Summary, arguments
 from sandkeeper.errors import BadInput, Internal
+from sandkeeper.files.globs import matcher, simple
 from sandkeeper.linux.children.child import Children
 from sandkeeper.linux.children.tool import Tool
 from sandkeeper.linux.identity import Identity
@@ -41,7 +41,7 @@ CONTEXT_BYTES = 64 * 1024
 class ContentQuery:
     """What to look for: a literal text, per line.
 
-    `pattern` is one glob on base names (core.globs) or empty; a `limit` of 0 means MAX_MATCHES;
+    `pattern` is one glob on base names (files.globs) or empty; a `limit` of 0 means MAX_MATCHES;
     `context` is how many lines before and after a match are wanted.
     """
 

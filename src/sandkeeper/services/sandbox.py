@@ -14,8 +14,15 @@ from sandkeeper.archive.baseline import BaselineRecorder
 from sandkeeper.archive.service import Archive
 from sandkeeper.archive.workload import Workload
 from sandkeeper.core.handover import Handover, HeldConnection
-from sandkeeper.core.temporaries import Temporaries
 from sandkeeper.errors import BadInput
+from sandkeeper.files.attributes import Attributes
+from sandkeeper.files.changing.temporaries import Temporaries
+from sandkeeper.files.copies import Copies
+from sandkeeper.files.service import Files
+from sandkeeper.files.tar.streams import Archives
+from sandkeeper.files.trees import Trees
+from sandkeeper.files.uploads.sessions import Uploads
+from sandkeeper.files.work import FileWork
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.turns import Turns
@@ -41,15 +48,11 @@ from sandkeeper.processes.runs import RunStore, pipes_folder
 from sandkeeper.processes.startup import StartupCommand
 from sandkeeper.processes.state_folder import StateFolder
 from sandkeeper.processes.waiting import Waiting
-from sandkeeper.services.archives import Archives
-from sandkeeper.services.attributes import Attributes
 from sandkeeper.services.changes import Changes
 from sandkeeper.services.codegen import Codegen
-from sandkeeper.services.copies import Copies
 from sandkeeper.services.drives import Drives
 from sandkeeper.services.egress import Egress
 from sandkeeper.services.environment import EnvironmentReload
-from sandkeeper.services.files import Files
 from sandkeeper.services.grep import ContentSearch
 from sandkeeper.services.heap import Heap
 from sandkeeper.services.lifetime import Lifetime, SandboxStatus
@@ -59,12 +62,9 @@ from sandkeeper.services.readiness import Readiness
 from sandkeeper.services.search import Search, Workers
 from sandkeeper.services.telemetry import Exporter
 from sandkeeper.services.terminals import Terminals
-from sandkeeper.services.trees import Trees
 from sandkeeper.services.tunnel import Tunnel
 from sandkeeper.services.upgrade import Upgrade
-from sandkeeper.services.uploads import Uploads
 from sandkeeper.services.watch import Watches
-from sandkeeper.services.work import FileWork
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 
 __all__ = ["Sandbox", "SandboxStatus"]

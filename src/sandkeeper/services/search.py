@@ -15,12 +15,12 @@ from itertools import chain
 from typing import NamedTuple, TypeVar
 
 from sandkeeper.core.fuzzy import MAX_QUERY, FuzzyPattern
-from sandkeeper.core.globs import Matcher, any_of, everything
-from sandkeeper.core.walk import Run, runs
 from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.files.crew import Crew
+from sandkeeper.files.globs import Matcher, any_of, everything
+from sandkeeper.files.walk import Run, runs
+from sandkeeper.files.work import kind_of
 from sandkeeper.linux.identity import Identity
-from sandkeeper.services.crew import Crew
-from sandkeeper.services.work import kind_of
 
 __all__ = ["EXCLUDED", "Found", "Names", "Search", "TreeFilter", "Workers"]
 
@@ -53,7 +53,7 @@ MAX_FUZZY = 50_000
 class TreeFilter:
     """Which part of a tree a search looks at.
 
-    `patterns` are globs on base names (core.globs) of which a file must match one, if there are
+    `patterns` are globs on base names (files.globs) of which a file must match one, if there are
     any; `excluded` are names of directories; neither that nor `hidden` applies to the root.
     Raises BadInput for patterns that are too long.
     """

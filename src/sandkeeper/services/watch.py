@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from sandkeeper.core.watchtree import CREATE, OVERFLOW, RESCANNED, entries_of, is_ours
 from sandkeeper.errors import Internal
+from sandkeeper.files.work import Cancel, FileWork
 from sandkeeper.journal.cursor import Abandoned
 from sandkeeper.linux.identity import Identity
 from sandkeeper.services.watching import Hubs, Scope, Watcher
-from sandkeeper.services.work import Cancel, FileWork
 
 __all__ = ["Block", "Change", "Ring", "Watch", "Watches"]
 

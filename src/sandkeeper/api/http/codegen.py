@@ -20,8 +20,8 @@ from sandkeeper.api.schemas.codegen import (
 )
 from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
-from sandkeeper.core.paths import Target, resolve
 from sandkeeper.errors import BadInput
+from sandkeeper.files.paths import Target, resolve
 from sandkeeper.services.codegen import DEFAULT_THRESHOLD, DEFAULT_TOKENS
 from sandkeeper.services.sandbox import Sandbox
 

@@ -20,8 +20,8 @@ from sandkeeper.api.schemas.drives import (
     DriveUnmountResponse,
 )
 from sandkeeper.api.urls import raw_rest
-from sandkeeper.core.paths import resolve_tree
 from sandkeeper.errors import BadInput, Forbidden
+from sandkeeper.files.paths import resolve_tree
 from sandkeeper.services.drive_rules import Drive, Reach
 from sandkeeper.services.drives import MountedDrive
 from sandkeeper.services.sandbox import Sandbox

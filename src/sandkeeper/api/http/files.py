@@ -21,15 +21,15 @@ from sandkeeper.api.routing import path_route
 from sandkeeper.api.schemas.files import FileRequest, Success
 from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
-from sandkeeper.core.entries import etag, parse_octal, unix_mode
-from sandkeeper.core.paths import Target
 from sandkeeper.errors import BadInput, RangeNotSatisfiable
+from sandkeeper.files.conditions import Conditions
+from sandkeeper.files.entries import etag, parse_octal, unix_mode
+from sandkeeper.files.feed import Feed
+from sandkeeper.files.paths import Target
+from sandkeeper.files.service import Files, Opened
+from sandkeeper.files.work import Cancel
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.services.conditions import Conditions
-from sandkeeper.services.feed import Feed
-from sandkeeper.services.files import Files, Opened
 from sandkeeper.services.sandbox import Sandbox
-from sandkeeper.services.work import Cancel
 
 __all__ = ["FileHandlers", "octal", "routes", "wants_download"]
 

@@ -28,14 +28,14 @@ from sandkeeper.api.schemas.files import (
 )
 from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
-from sandkeeper.core.entries import etag, file_type, rfc3339, unix_mode
-from sandkeeper.core.paths import Target
 from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.files.attributes import Edit
+from sandkeeper.files.entries import etag, file_type, rfc3339, unix_mode
+from sandkeeper.files.paths import Target
+from sandkeeper.files.tar.streams import Channel
+from sandkeeper.files.work import Cancel
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.services.archives import Channel
-from sandkeeper.services.attributes import Edit
 from sandkeeper.services.sandbox import Sandbox
-from sandkeeper.services.work import Cancel
 
 __all__ = ["routes"]
 

@@ -22,8 +22,8 @@ from sandkeeper.api.schemas.search import (
 )
 from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
-from sandkeeper.core.paths import Target, resolve
 from sandkeeper.errors import BadInput
+from sandkeeper.files.paths import Target, resolve
 from sandkeeper.services.grep import ContentQuery, Line
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.services.search import EXCLUDED, Names, TreeFilter

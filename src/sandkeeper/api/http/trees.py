@@ -19,10 +19,9 @@ from sandkeeper.api.routing import path_route, route
 from sandkeeper.api.schemas.files import CopyRequest, Success, TreeRequest
 from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
-from sandkeeper.core.paths import Target, resolve_tree
 from sandkeeper.errors import BadInput
-from sandkeeper.services.sandbox import Sandbox
-from sandkeeper.services.trees import (
+from sandkeeper.files.paths import Target, resolve_tree
+from sandkeeper.files.trees import (
     DEFAULT_BYTES,
     DEFAULT_FILES,
     MAX_BYTES,
@@ -30,7 +29,8 @@ from sandkeeper.services.trees import (
     Tree,
     TreeQuery,
 )
-from sandkeeper.services.work import Cancel
+from sandkeeper.files.work import Cancel
+from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["routes"]
 

@@ -22,10 +22,10 @@ from sandkeeper.api.schemas.files import (
     UploadStarted,
 )
 from sandkeeper.api.urls import raw_rest
-from sandkeeper.core.entries import etag, parse_octal
 from sandkeeper.errors import BadInput, TooLarge
+from sandkeeper.files.entries import etag, parse_octal
+from sandkeeper.files.uploads.store import Session, UploadedPart
 from sandkeeper.services.sandbox import Sandbox
-from sandkeeper.services.upload_store import Session, UploadedPart
 
 __all__ = ["routes"]
 

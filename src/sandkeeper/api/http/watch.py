@@ -15,7 +15,7 @@ from sandkeeper.api.routing import empty_head, path_route
 from sandkeeper.api.schemas.watch import ChangesResponse, WatchEvent
 from sandkeeper.api.streaming import StreamResponse
 from sandkeeper.api.urls import raw_rest
-from sandkeeper.core.paths import Target, located, resolve
+from sandkeeper.files.paths import Target, located, resolve
 from sandkeeper.journal.turns import Turns
 from sandkeeper.services.sandbox import Sandbox
 from sandkeeper.services.watch import Block, Change, Watch, Watches

@@ -29,8 +29,8 @@ from sandkeeper.api.mcp.files import list_directory, target_of
 from sandkeeper.api.mcp.tool import Tool
 from sandkeeper.api.rights import USER
 from sandkeeper.api.schemas.codegen import RankedFile
-from sandkeeper.core.paths import Target
 from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.files.paths import Target
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.log.access import Caller
 from sandkeeper.services.codesearch import file_search, folder_pattern, grep, snippet

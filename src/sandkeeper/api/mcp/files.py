@@ -13,14 +13,14 @@ from sandkeeper.api.encode_files import DirectoryEncoder, encode_file
 from sandkeeper.api.mcp.tool import Arguments, Tool
 from sandkeeper.api.rights import USER
 from sandkeeper.api.schemas.files import Directory
-from sandkeeper.core.entries import etag, file_type, parse_octal, permissions, rfc3339
-from sandkeeper.core.paths import Target
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.files.conditions import NO_CONDITIONS
+from sandkeeper.files.edits import Edit, edit_file
+from sandkeeper.files.entries import etag, file_type, parse_octal, permissions, rfc3339
+from sandkeeper.files.paths import Target
+from sandkeeper.files.service import Files
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.log.access import Caller
-from sandkeeper.services.conditions import NO_CONDITIONS
-from sandkeeper.services.edits import Edit, edit_file
-from sandkeeper.services.files import Files
 from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["Listed", "list_directory", "target_of", "tools"]
@@ -178,7 +178,7 @@ def list_directory(files: Files, target: Target) -> Listed:
 
 
 class FileTools:
-    """The tools over `services.files`; everything blocking runs as the workload's user."""
+    """The tools over `files.service`; everything blocking runs as the workload's user."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._reading = asyncio.Semaphore(READ_AT_ONCE)

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from sandkeeper.errors import BadInput
+from sandkeeper.files.service import Files
 from sandkeeper.journal.query import Question
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.waiting import (
@@ -17,7 +18,6 @@ from sandkeeper.processes.waiting import (
     PortsOpen,
     ProcessEnds,
 )
-from sandkeeper.services.files import Files
 
 __all__ = ["ConditionFields", "WaitRecord", "condition_of", "failure_text", "record_of_wait"]
 

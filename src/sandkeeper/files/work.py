@@ -2,7 +2,7 @@
 
 Every operation of the operating system on a caller's files goes through `FileWork`. Short ones and
 long ones have separate threads, so that a walk through a million files delays no small read; none
-of either kind of operation can take them all (services.crew).
+of either kind of operation can take them all (files.crew).
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from functools import partial
 from typing import TypeVar
 
 from sandkeeper.errors import SandkeeperError, StorageFull
+from sandkeeper.files.crew import Crew
 from sandkeeper.linux.identity import Identity
-from sandkeeper.services.crew import Crew
 
 __all__ = ["Cancel", "Cancelled", "FileWork", "describe", "failure", "kind_of"]
 

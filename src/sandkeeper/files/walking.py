@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sandkeeper.core.paths import TEMPORARY_PREFIX, is_temporary
+from sandkeeper.files.paths import TEMPORARY_PREFIX, is_temporary
 from sandkeeper.linux.paths import useros as os
 
 __all__ = ["Found", "walk"]

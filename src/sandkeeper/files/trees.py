@@ -1,6 +1,6 @@
 """Trees: read recursively with limits, write many files of which all or none are committed.
 
-Blocking, as `services.files`.
+Blocking, as `files.service`.
 """
 
 import posixpath
@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sandkeeper.core.globs import any_of
-from sandkeeper.core.replace import Draft, make_directories
-from sandkeeper.core.walking import Found, walk
 from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.files.changing.replace import Draft, make_directories
+from sandkeeper.files.globs import any_of
+from sandkeeper.files.service import Fault, Files
+from sandkeeper.files.walking import Found, walk
+from sandkeeper.files.work import Cancel, describe, failure
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.services.files import Fault, Files
-from sandkeeper.services.work import Cancel, describe, failure
 
 __all__ = [
     "DEFAULT_BYTES",

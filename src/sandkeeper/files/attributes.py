@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sandkeeper.core.entries import etag
-from sandkeeper.core.walking import Found, walk
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.files.conditions import Conditions
+from sandkeeper.files.entries import etag
+from sandkeeper.files.service import Fault, Files
+from sandkeeper.files.walking import Found, walk
+from sandkeeper.files.work import Cancel, failure
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.services.conditions import Conditions
-from sandkeeper.services.files import Fault, Files
-from sandkeeper.services.work import Cancel, failure
 
 __all__ = ["Attributes", "Edit", "Usage"]
 

@@ -8,7 +8,7 @@ import posixpath
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 
-from sandkeeper.core.paths import is_temporary
+from sandkeeper.files.paths import is_temporary
 from sandkeeper.linux.paths import useros as os
 
 __all__ = ["Run", "runs"]

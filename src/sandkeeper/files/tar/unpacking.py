@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import IO, Any, cast
 
-from sandkeeper.core.tars import CHUNK, XATTR_PREFIX
+from sandkeeper.files.tar.packing import CHUNK, XATTR_PREFIX
 from sandkeeper.linux.paths import useros as os
 
 __all__ = ["BoundedMember", "Metered", "Temporary", "UnsafeMember", "remove_member", "unpack"]

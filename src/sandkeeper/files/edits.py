@@ -7,10 +7,10 @@ somebody else wrote meanwhile, the edits are tried on the new content, a few tim
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sandkeeper.core.entries import etag
 from sandkeeper.errors import BadInput, Conflict, NotFound, PreconditionFailed, Unprocessable
-from sandkeeper.services.conditions import Conditions
-from sandkeeper.services.files import Files
+from sandkeeper.files.conditions import Conditions
+from sandkeeper.files.entries import etag
+from sandkeeper.files.service import Files
 
 __all__ = ["Edit", "Edited", "edit_file"]
 

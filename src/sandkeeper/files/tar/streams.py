@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, cast
 
-from sandkeeper.core import zstd
-from sandkeeper.core.paths import temporary_name
-from sandkeeper.core.replace import make_directories
-from sandkeeper.core.tars import pack
-from sandkeeper.core.untar import BoundedMember, Metered, UnsafeMember, unpack
 from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.files.changing.replace import make_directories
+from sandkeeper.files.paths import temporary_name
+from sandkeeper.files.service import Fault, Files
+from sandkeeper.files.tar import zstd
+from sandkeeper.files.tar.packing import pack
+from sandkeeper.files.tar.unpacking import BoundedMember, Metered, UnsafeMember, unpack
+from sandkeeper.files.work import Cancel, failure
 from sandkeeper.journal.blocks import gathered
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.services.files import Fault, Files
-from sandkeeper.services.work import Cancel, failure
 
 __all__ = ["Archives", "Channel"]
 

@@ -10,8 +10,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from sandkeeper.core.paths import is_temporary
-from sandkeeper.core.removal import remove_tree
+from sandkeeper.files.changing.removal import remove_tree
+from sandkeeper.files.paths import is_temporary
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.linux.paths.statefiles import open_plain
 

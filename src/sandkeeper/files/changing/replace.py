@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from sandkeeper.core.paths import is_replacement, temporary_name
-from sandkeeper.core.renaming import exclusive_rename
-from sandkeeper.core.temporaries import Temporaries
-from sandkeeper.core.writing import special_write, write_all
+from sandkeeper.files.changing.renaming import exclusive_rename
+from sandkeeper.files.changing.temporaries import Temporaries
+from sandkeeper.files.changing.writing import special_write, write_all
+from sandkeeper.files.paths import is_replacement, temporary_name
 from sandkeeper.linux.paths import useros as os
 
 __all__ = ["Draft", "PathLocks", "Place", "make_directories", "survey"]

@@ -1,19 +1,19 @@
-"""Copying and moving, as `cp -r` and `mv` place things. Blocking, as `services.files`."""
+"""Copying and moving, as `cp -r` and `mv` place things. Blocking, as `files.service`."""
 
 import errno
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sandkeeper.core.paths import temporary_name
-from sandkeeper.core.renaming import exclusive_rename
-from sandkeeper.core.replace import Draft
-from sandkeeper.core.walking import walk
 from sandkeeper.errors import Conflict, NotFound, SandkeeperError, Unprocessable
+from sandkeeper.files.changing.renaming import exclusive_rename
+from sandkeeper.files.changing.replace import Draft
+from sandkeeper.files.conditions import Conditions
+from sandkeeper.files.paths import temporary_name
+from sandkeeper.files.service import OPEN_READ, Fault, Files
+from sandkeeper.files.walking import walk
+from sandkeeper.files.work import Cancel, failure
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.services.conditions import Conditions
-from sandkeeper.services.files import OPEN_READ, Fault, Files
-from sandkeeper.services.work import Cancel, failure
 
 __all__ = ["Copies"]
 

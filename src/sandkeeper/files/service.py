@@ -1,6 +1,6 @@
 """Files and directories: read, list, write, delete. Blocking; the callers run it by `FileWork`.
 
-Every path here is absolute and resolved (`core.paths`). The functions raise the error tree's
+Every path here is absolute and resolved (`files.paths`). The functions raise the error tree's
 classes with the contract's texts; what the kernel says becomes `<op> <path>: <reason>`.
 """
 
@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from sandkeeper.core.entries import Owners
-from sandkeeper.core.paths import TEMPORARY_PREFIX, Target, is_temporary, resolve, resolve_text
-from sandkeeper.core.reading import FileBlocks, is_pseudo, read_to
-from sandkeeper.core.removal import remove_tree
-from sandkeeper.core.replace import Draft, PathLocks, make_directories, survey
-from sandkeeper.core.temporaries import Temporaries, remove_temporary
 from sandkeeper.errors import Internal, NotFound, SandkeeperError, Unprocessable
+from sandkeeper.files.changing.removal import remove_tree
+from sandkeeper.files.changing.replace import Draft, PathLocks, make_directories, survey
+from sandkeeper.files.changing.temporaries import Temporaries, remove_temporary
+from sandkeeper.files.conditions import NO_CONDITIONS, Conditions
+from sandkeeper.files.entries import Owners
+from sandkeeper.files.opened import Content, Opened, Text
+from sandkeeper.files.paths import TEMPORARY_PREFIX, Target, is_temporary, resolve, resolve_text
+from sandkeeper.files.reading import FileBlocks, is_pseudo, read_to
+from sandkeeper.files.work import Cancel, FileWork, failure
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.log.lines import Log
-from sandkeeper.services.conditions import NO_CONDITIONS, Conditions
-from sandkeeper.services.opened import Content, Opened, Text
-from sandkeeper.services.work import Cancel, FileWork, failure
 from sandkeeper.settings import FileSettings
 
 __all__ = ["Content", "Files", "Listing", "Opened", "Text", "Upload"]

@@ -3,8 +3,8 @@
 import os
 from dataclasses import dataclass
 
-from sandkeeper.core.entries import etag
 from sandkeeper.errors import PreconditionFailed
+from sandkeeper.files.entries import etag
 
 __all__ = ["NO_CONDITIONS", "Conditions"]
 

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from sandkeeper.core.replace import Draft
 from sandkeeper.errors import Internal, NotFound, SandkeeperError
+from sandkeeper.files.changing.replace import Draft
+from sandkeeper.files.conditions import Conditions
+from sandkeeper.files.feed import Feed
+from sandkeeper.files.service import Fault, Files
+from sandkeeper.files.uploads.store import PartSink, Session, Store, UploadedPart
+from sandkeeper.files.work import Cancel, failure
 from sandkeeper.linux.clocks import bounded_age
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.linux.paths.statefiles import SetAside
 from sandkeeper.linux.paths.trusted import UntrustedFile
 from sandkeeper.log.lines import Log
-from sandkeeper.services.conditions import Conditions
-from sandkeeper.services.feed import Feed
-from sandkeeper.services.files import Fault, Files
-from sandkeeper.services.upload_store import PartSink, Session, Store, UploadedPart
-from sandkeeper.services.work import Cancel, failure
 
 __all__ = ["PartUpload", "Uploads"]
 

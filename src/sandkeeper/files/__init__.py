@@ -1,0 +1,1 @@
+"""Files and trees: every operation on them, acting as the workload."""

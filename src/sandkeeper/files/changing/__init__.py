@@ -1,0 +1,1 @@
+"""Changing files whole: replaced, renamed, removed, with temporaries that no crash leaves."""

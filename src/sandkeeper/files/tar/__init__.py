@@ -1,0 +1,1 @@
+"""Tar streams: packed without holding them, unpacked without trusting them."""
