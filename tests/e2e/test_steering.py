@@ -230,12 +230,12 @@ def test_a_developer_who_is_not_root_keeps_the_file_of_the_project(place: Path) 
         os.chown(path, NOBODY, NOBODY)
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]; import os\n"
-        "from sandkeeper.services.environment import load_dotenv\n"
+        "from sandkeeper.settings.sources import load_dotenv\n"
         "from sandkeeper.settings import Environment\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "print(load_dotenv(Environment()), os.environ.get('SK_PROJECT'))\n"
     )
-    preloaded = "import dotenv, msgspec, sandkeeper.services.environment\n"
+    preloaded = "import dotenv, msgspec, sandkeeper.settings.sources\n"
     done = subprocess.run(
         [sys.executable, "-c", preloaded + code],
         cwd=project,

@@ -13,13 +13,13 @@ from tests.harness import needs_root
 from sandkeeper.errors import Internal, NotFound
 from sandkeeper.log.lines import Log
 from sandkeeper.log.sink import Sink
-from sandkeeper.services.environment import (
+from sandkeeper.settings import Environment
+from sandkeeper.settings.sources import (
     EnvironmentReload,
     load_dotenv,
     load_env_file,
     parse_env_file,
 )
-from sandkeeper.settings import Environment
 
 
 @pytest.fixture

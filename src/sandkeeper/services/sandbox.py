@@ -52,7 +52,6 @@ from sandkeeper.services.changes import Changes
 from sandkeeper.services.codegen import Codegen
 from sandkeeper.services.drives import Drives
 from sandkeeper.services.egress import Egress
-from sandkeeper.services.environment import EnvironmentReload
 from sandkeeper.services.grep import ContentSearch
 from sandkeeper.services.heap import Heap
 from sandkeeper.services.lifetime import Lifetime, SandboxStatus
@@ -66,6 +65,7 @@ from sandkeeper.services.tunnel import Tunnel
 from sandkeeper.services.upgrade import Upgrade
 from sandkeeper.services.watch import Watches
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
+from sandkeeper.settings.sources import EnvironmentReload
 
 __all__ = ["Sandbox", "SandboxStatus"]
 
