@@ -3,7 +3,7 @@
 import sys
 
 from sandkeeper.cli import main
-from sandkeeper.services import metrics
+from sandkeeper.observability import metrics
 
 if __name__ == "__main__":
     metrics.SAMPLE_SECONDS = 0.002

@@ -11,7 +11,7 @@ from sandkeeper.core.handover import Handover, NotAHandover
 from sandkeeper.linux.children.programs import own_code_at_risk
 from sandkeeper.linux.identity import Identity, UnusableUser
 from sandkeeper.linux.oomscore import protect_from_oom
-from sandkeeper.services.heap import hold_collections
+from sandkeeper.observability.heap import hold_collections
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 from sandkeeper.settings.sources import load_dotenv, load_env_file
 from sandkeeper.settings.token_files import with_token_files

@@ -150,7 +150,7 @@ def test_nothing_heavy_is_imported_before_it_is_asked_for() -> None:
 
 
 def test_counting_a_request_costs_less_than_twenty_microseconds() -> None:
-    from sandkeeper.services.metrics import Requests
+    from sandkeeper.observability.metrics import Requests
 
     requests = Requests()
     requests.name_groups({"process"})

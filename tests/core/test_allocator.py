@@ -24,7 +24,7 @@ def test_large_blocks_are_used_again_without_page_faults() -> None:
 
 GIVEN_BACK = """
 from sandkeeper.linux.allocator import give_back, keep_freed_blocks
-from sandkeeper.services.heap import resident
+from sandkeeper.observability.heap import resident
 keep_freed_blocks()
 kept = []
 freed = []

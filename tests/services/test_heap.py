@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sandkeeper.services import heap
-from sandkeeper.services.heap import Heap
+from sandkeeper.observability import heap
+from sandkeeper.observability.heap import Heap
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sandkeeper.journal.cursor import Chunk
 from sandkeeper.journal.lines import LineSplitter
 from sandkeeper.journal.segment import STDERR, STDOUT
-from sandkeeper.services.telemetry import LINE_BYTES, Follower
+from sandkeeper.observability.telemetry import LINE_BYTES, Follower
 
 awkward = st.sampled_from(
     [

@@ -19,7 +19,7 @@ from sandkeeper.api.wire import CARRIED, closing_unasked, wire_of
 from sandkeeper.errors import BadInput, Forbidden, Unavailable
 from sandkeeper.log.access import Access
 from sandkeeper.log.lines import Log
-from sandkeeper.services.metrics import Requests
+from sandkeeper.observability.metrics import Requests
 
 __all__ = ["BARE", "Edge"]
 

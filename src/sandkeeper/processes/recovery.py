@@ -16,11 +16,11 @@ from sandkeeper.journal.source import Source
 from sandkeeper.journal.stage import Stage
 from sandkeeper.linux.children.adopted import Adopted, boot_id, pid_of_pidfd, start_time
 from sandkeeper.linux.paths.statefiles import Damaged, SetAside
+from sandkeeper.observability.telemetry import read_positions
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.lifecycle import TERMINAL, State
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.runs import RunFolder, RunMeta, RunStore, is_id
-from sandkeeper.services.telemetry import read_positions
 
 __all__ = ["prepare_state", "recover"]
 

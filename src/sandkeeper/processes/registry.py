@@ -14,10 +14,10 @@ from sandkeeper.linux.cgroups import Limits
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.clocks import ended_uptime, uptime
 from sandkeeper.network.ports import Ports
+from sandkeeper.observability.telemetry import Exporter
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.runs import RunFolder, RunMeta, RunStore
-from sandkeeper.services.telemetry import Exporter
 from sandkeeper.settings import Settings
 
 __all__ = ["Order", "Processes"]

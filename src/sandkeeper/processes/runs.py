@@ -3,7 +3,7 @@
     <state>/runs/<id>/        0700
         meta.jsonl            what the run is and how it stands; the last whole line counts
         *.seg *.idx           its output (journal.segment)
-        exported              how far its output went to the telemetry (services.telemetry)
+        exported              how far its output went to the telemetry (observability.telemetry)
 
 The pipes of a run's output, `<id>.out` and `<id>.err`, are the workload user's and lie in
 `pipes_folder`, which is in memory; so does `<id>.birth`, the first lines of the record, until they

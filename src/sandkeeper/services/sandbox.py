@@ -36,6 +36,11 @@ from sandkeeper.log.sink import Sink, open_target
 from sandkeeper.network.monitors import PortMonitors
 from sandkeeper.network.ports import Ports
 from sandkeeper.network.relay import Relay
+from sandkeeper.observability.heap import Heap
+from sandkeeper.observability.lifetime import Lifetime, SandboxStatus
+from sandkeeper.observability.metrics import Vitals
+from sandkeeper.observability.readiness import Readiness
+from sandkeeper.observability.telemetry import Exporter
 from sandkeeper.processes.confinement import Confinements
 from sandkeeper.processes.keepalive import KeepAlive
 from sandkeeper.processes.keeping import Keeping
@@ -53,13 +58,8 @@ from sandkeeper.services.codegen import Codegen
 from sandkeeper.services.drives import Drives
 from sandkeeper.services.egress import Egress
 from sandkeeper.services.grep import ContentSearch
-from sandkeeper.services.heap import Heap
-from sandkeeper.services.lifetime import Lifetime, SandboxStatus
-from sandkeeper.services.metrics import Vitals
 from sandkeeper.services.providers import Host
-from sandkeeper.services.readiness import Readiness
 from sandkeeper.services.search import Search, Workers
-from sandkeeper.services.telemetry import Exporter
 from sandkeeper.services.terminals import Terminals
 from sandkeeper.services.tunnel import Tunnel
 from sandkeeper.services.upgrade import Upgrade

@@ -16,8 +16,8 @@ from sandkeeper import __version__
 from sandkeeper.api.respond import json_response
 from sandkeeper.api.rights import OPEN, USER
 from sandkeeper.api.routing import route
-from sandkeeper.services.heap import resident
-from sandkeeper.services.metrics import Requests
+from sandkeeper.observability.heap import resident
+from sandkeeper.observability.metrics import Requests
 from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["routes"]
@@ -69,7 +69,7 @@ class ObservabilityHandlers:
 
 
 def _load() -> Any:
-    from sandkeeper.services.exposition import Exposition
+    from sandkeeper.observability.exposition import Exposition
 
     return Exposition
 

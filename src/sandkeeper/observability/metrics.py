@@ -17,8 +17,8 @@ from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.pump import Pump
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.log.sink import Sink
+from sandkeeper.observability.telemetry import Exporter
 from sandkeeper.processes.lifecycle import State
-from sandkeeper.services.telemetry import Exporter
 
 if TYPE_CHECKING:
     from sandkeeper.processes.registry import Processes

@@ -1,6 +1,6 @@
 """The server's figures as Prometheus reads them. Imported when somebody asks for them.
 
-The registry is our own; its one collector copies what `services.metrics` gathered on the event
+The registry is our own; its one collector copies what `observability.metrics` gathered on the event
 loop's thread, so that rendering may take place on another.
 """
 
@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from sandkeeper import __version__
 from sandkeeper.journal.segment import STDERR, STDOUT
-from sandkeeper.services.metrics import BOUNDS, Histogram, Vitals
+from sandkeeper.observability.metrics import BOUNDS, Histogram, Vitals
 
 __all__ = ["Exposition"]
 

@@ -1,0 +1,1 @@
+"""Looking at the server itself: metrics, readiness, telemetry, the collector of garbage."""
