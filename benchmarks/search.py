@@ -22,7 +22,7 @@ from tests.harness import Server, until
 from tests.watching import Watching
 
 from benchmarks.tables import Row, percentile
-from sandkeeper.core.watchtree import CREATE
+from sandkeeper.watch.tree import CREATE
 
 TITLE = "Search and watch"
 

@@ -14,7 +14,7 @@ from tests.harness import Server, until
 from tests.watching import Watching
 
 from sandkeeper.files.paths import temporary_name
-from sandkeeper.services.watch import SCOPES_MOST
+from sandkeeper.watch.watches import SCOPES_MOST
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandkeeper.core.watchtree import OVERFLOW, RESCANNED, WatchTree
 from sandkeeper.linux.inotify import Inotify, Mask, Notice, notices
+from sandkeeper.watch.tree import OVERFLOW, RESCANNED, WatchTree
 
 PLACES = st.sampled_from(["a", "b", "a/c", "b/c", "a/c/d", "../out"])
 ACTIONS = st.one_of(

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandkeeper.services.changes import ChangeLog
+from sandkeeper.watch.changes import ChangeLog
 
 STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40)
 

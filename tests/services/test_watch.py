@@ -13,10 +13,11 @@ from tests.harness import until
 
 from sandkeeper.files.work import FileWork
 from sandkeeper.linux.inotify import Mask, Notice
-from sandkeeper.services import notices, watch
-from sandkeeper.services.notices import NoticeHub, Turn
-from sandkeeper.services.watch import Change, Pool, Ring, Watch, Watches
-from sandkeeper.services.watching import Scope
+from sandkeeper.watch import notices
+from sandkeeper.watch import watches as watch
+from sandkeeper.watch.notices import NoticeHub, Turn
+from sandkeeper.watch.watcher import Scope
+from sandkeeper.watch.watches import Change, Pool, Ring, Watch, Watches
 
 
 @asynccontextmanager

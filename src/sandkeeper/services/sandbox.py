@@ -53,7 +53,6 @@ from sandkeeper.processes.runs import RunStore, pipes_folder
 from sandkeeper.processes.startup import StartupCommand
 from sandkeeper.processes.state_folder import StateFolder
 from sandkeeper.processes.waiting import Waiting
-from sandkeeper.services.changes import Changes
 from sandkeeper.services.codegen import Codegen
 from sandkeeper.services.drives import Drives
 from sandkeeper.services.egress import Egress
@@ -63,9 +62,10 @@ from sandkeeper.services.search import Search, Workers
 from sandkeeper.services.terminals import Terminals
 from sandkeeper.services.tunnel import Tunnel
 from sandkeeper.services.upgrade import Upgrade
-from sandkeeper.services.watch import Watches
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 from sandkeeper.settings.sources import EnvironmentReload
+from sandkeeper.watch.changes import Changes
+from sandkeeper.watch.watches import Watches
 
 __all__ = ["Sandbox", "SandboxStatus"]
 

@@ -18,8 +18,8 @@ from sandkeeper.api.urls import raw_rest
 from sandkeeper.files.paths import Target, located, resolve
 from sandkeeper.journal.turns import Turns
 from sandkeeper.services.sandbox import Sandbox
-from sandkeeper.services.watch import Block, Change, Watch, Watches
-from sandkeeper.services.watching import Scope as WatchScope
+from sandkeeper.watch.watcher import Scope as WatchScope
+from sandkeeper.watch.watches import Block, Change, Watch, Watches
 
 __all__ = ["routes"]
 

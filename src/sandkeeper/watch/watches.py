@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from sandkeeper.core.watchtree import CREATE, OVERFLOW, RESCANNED, entries_of, is_ours
 from sandkeeper.errors import Internal
 from sandkeeper.files.work import Cancel, FileWork
 from sandkeeper.journal.cursor import Abandoned
 from sandkeeper.linux.identity import Identity
-from sandkeeper.services.watching import Hubs, Scope, Watcher
+from sandkeeper.watch.tree import CREATE, OVERFLOW, RESCANNED, entries_of, is_ours
+from sandkeeper.watch.watcher import Hubs, Scope, Watcher
 
 __all__ = ["Block", "Change", "Ring", "Watch", "Watches"]
 
@@ -30,7 +30,7 @@ SCOPES_MOST = 512
 
 
 class Change(NamedTuple):
-    """One change: what (core.watchtree), in which directory (absolute), and the base name."""
+    """One change: what (watch.tree), in which directory (absolute), and the base name."""
 
     how: str
     directory: bytes

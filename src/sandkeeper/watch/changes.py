@@ -12,7 +12,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sandkeeper.core.watchtree import (
+from sandkeeper.linux.identity import Identity
+from sandkeeper.watch.tree import (
     CHMOD,
     CREATE,
     OVERFLOW,
@@ -21,8 +22,7 @@ from sandkeeper.core.watchtree import (
     UNWATCHED,
     WRITE,
 )
-from sandkeeper.linux.identity import Identity
-from sandkeeper.services.watching import Hubs, Scope, Watcher
+from sandkeeper.watch.watcher import Hubs, Scope, Watcher
 
 __all__ = ["Answer", "ChangeLog", "Changes"]
 

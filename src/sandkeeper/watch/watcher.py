@@ -1,7 +1,7 @@
 """A thread that watches: it follows the kernel's notices and tells changes to a listener.
 
 Each watched scope has a thread of its own, because reading a tree may block and because it acts
-for the workload's user. The notices come from one reader for all (services.notices), and of all
+for the workload's user. The notices come from one reader for all (watch.notices), and of all
 such threads one computes at a time, whatever there is to do: a storm of changes costs requests the
 same whether one watches or a hundred.
 """
@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from sandkeeper.core.watchtree import WatchTree
 from sandkeeper.errors import BadInput, Internal, SandkeeperError, Unprocessable
 from sandkeeper.linux.identity import Identity, acting_for
 from sandkeeper.linux.inotify import Notice
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.services.notices import NoticeHub, Tap
+from sandkeeper.watch.notices import NoticeHub, Tap
+from sandkeeper.watch.tree import WatchTree
 
 __all__ = ["Hubs", "Listener", "Scope", "Watcher"]
 
@@ -43,7 +43,7 @@ class Listener(Protocol):
     """Takes changes, in the watcher's thread; it must not wait for anybody."""
 
     def tell(self, how: str, directory: bytes, name: bytes) -> None:
-        """Take one change (core.watchtree says which there are)."""
+        """Take one change (watch.tree says which there are)."""
 
     def flush(self) -> None:
         """Take that nothing follows at once."""

@@ -1,0 +1,1 @@
+"""Watching folders: live, and what changed since a cursor."""
