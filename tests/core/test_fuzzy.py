@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sandkeeper.core.fuzzy import FuzzyPattern
+from sandkeeper.search.fuzzy import FuzzyPattern
 
 SMALL = st.text("aAb1/_. ", max_size=14)
 

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandkeeper.services.providers.bm25 import K1, B, rank, words
+from sandkeeper.search.bm25 import K1, B, rank, words
 
 
 def test_identifiers_are_split_into_their_words() -> None:

@@ -53,12 +53,12 @@ from sandkeeper.processes.runs import RunStore, pipes_folder
 from sandkeeper.processes.startup import StartupCommand
 from sandkeeper.processes.state_folder import StateFolder
 from sandkeeper.processes.waiting import Waiting
+from sandkeeper.search.content import ContentSearch
+from sandkeeper.search.find import Search, Workers
 from sandkeeper.services.codegen import Codegen
 from sandkeeper.services.drives import Drives
 from sandkeeper.services.egress import Egress
-from sandkeeper.services.grep import ContentSearch
 from sandkeeper.services.providers import Host
-from sandkeeper.services.search import Search, Workers
 from sandkeeper.services.terminals import Terminals
 from sandkeeper.services.tunnel import Tunnel
 from sandkeeper.services.upgrade import Upgrade

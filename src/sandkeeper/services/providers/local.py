@@ -57,7 +57,7 @@ class Local:
             _fill(source, msgspec.json.encode(job))
             result = await self.host.children.run_tool(
                 # Isolated, or it would import what somebody put into our working directory.
-                [sys.executable, "-I", "-m", "sandkeeper.services.providers.bm25"],
+                [sys.executable, "-I", "-m", "sandkeeper.search.bm25"],
                 env=self.host.environment.for_children(),
                 cwd="/",
                 timeout=self.seconds,

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple, TypeVar
 
-from sandkeeper.core.fuzzy import MAX_QUERY, FuzzyPattern
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.files.crew import Crew
 from sandkeeper.files.globs import Matcher, any_of, everything
 from sandkeeper.files.walk import Run, runs
 from sandkeeper.files.work import kind_of
 from sandkeeper.linux.identity import Identity
+from sandkeeper.search.fuzzy import MAX_QUERY, FuzzyPattern
 
 __all__ = ["EXCLUDED", "Found", "Names", "Search", "TreeFilter", "Workers"]
 

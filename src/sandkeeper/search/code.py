@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sandkeeper.core.ripgrep import escape_glob
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.files.globs import path_pattern
 from sandkeeper.files.paths import is_temporary
@@ -14,8 +13,9 @@ from sandkeeper.linux.children.tool import Tool
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.linux.pseudo_mounts import pseudo_mounts
-from sandkeeper.services.grep import ripgrep_program
-from sandkeeper.services.providers.bm25 import words
+from sandkeeper.search.bm25 import words
+from sandkeeper.search.content import ripgrep_program
+from sandkeeper.search.ripgrep import escape_glob
 
 __all__ = ["Grepped", "file_search", "folder_pattern", "grep", "snippet"]
 

@@ -17,7 +17,6 @@ from functools import cache
 from importlib import metadata
 from typing import NamedTuple
 
-from sandkeeper.core.ripgrep import TEXT_BYTES, FileEnd, Hit, Records, Summary, arguments
 from sandkeeper.errors import BadInput, Internal
 from sandkeeper.files.globs import matcher, simple
 from sandkeeper.linux.children.child import Children
@@ -25,7 +24,8 @@ from sandkeeper.linux.children.tool import Tool
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.linux.pseudo_mounts import pseudo_mounts
-from sandkeeper.services.search import EXCLUDED, Workers
+from sandkeeper.search.find import EXCLUDED, Workers
+from sandkeeper.search.ripgrep import TEXT_BYTES, FileEnd, Hit, Records, Summary, arguments
 
 __all__ = ["ContentQuery", "ContentSearch", "Line", "ripgrep_program"]
 
