@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandkeeper.core.emulator import Emulator
-from sandkeeper.core.render import history_text, redraw, text_lines
+from sandkeeper.terminals.emulator import Emulator
+from sandkeeper.terminals.render import history_text, redraw, text_lines
 
 PIECES = [
     *(

@@ -10,9 +10,9 @@ from time import monotonic
 import pytest
 from tests.harness import until
 
-from sandkeeper.core.ttypump import ROUND_BYTES, WINDOW_BYTES, WINDOW_SECONDS, Line, TerminalPump
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.journal import Journal
+from sandkeeper.terminals.pump import ROUND_BYTES, WINDOW_BYTES, WINDOW_SECONDS, Line, TerminalPump
 
 
 @pytest.fixture

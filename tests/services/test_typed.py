@@ -2,7 +2,7 @@
 
 import pytest
 
-from sandkeeper.services.typed import Typed
+from sandkeeper.terminals.typed import Typed
 
 
 def commands(*parts: str, echo: bool = True, canonical: bool = True) -> list[str]:

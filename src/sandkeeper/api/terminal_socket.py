@@ -16,9 +16,9 @@ from sandkeeper.api.body import parse_json
 from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage
 from sandkeeper.errors import BadInput, Conflict, SandkeeperError
 from sandkeeper.services.sandbox import Sandbox
-from sandkeeper.services.terminal import Terminal, Viewer
-from sandkeeper.services.terminal_watch import watch
-from sandkeeper.services.terminals import TerminalOrder
+from sandkeeper.terminals.registry import TerminalOrder
+from sandkeeper.terminals.spectator import watch
+from sandkeeper.terminals.terminal import Terminal, Viewer
 
 __all__ = ["TerminalSocket"]
 

@@ -9,7 +9,7 @@ from sandkeeper.errors import SandkeeperError
 from sandkeeper.linux.children.members import SessionMembers
 from sandkeeper.processes.registry import Order, Processes
 from sandkeeper.processes.startup import StartupCommand
-from sandkeeper.services.terminals import Terminals
+from sandkeeper.terminals.registry import Terminals
 
 __all__ = ["Workload"]
 

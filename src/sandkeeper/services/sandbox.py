@@ -59,11 +59,11 @@ from sandkeeper.services.codegen import Codegen
 from sandkeeper.services.drives import Drives
 from sandkeeper.services.egress import Egress
 from sandkeeper.services.providers import Host
-from sandkeeper.services.terminals import Terminals
 from sandkeeper.services.tunnel import Tunnel
 from sandkeeper.services.upgrade import Upgrade
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 from sandkeeper.settings.sources import EnvironmentReload
+from sandkeeper.terminals.registry import Terminals
 from sandkeeper.watch.changes import Changes
 from sandkeeper.watch.watches import Watches
 

@@ -23,10 +23,10 @@ from sandkeeper.api.terminal_socket import TerminalSocket
 from sandkeeper.api.urls import segment
 from sandkeeper.errors import BadInput
 from sandkeeper.processes.runs import new_id
-from sandkeeper.services.recording import recording
 from sandkeeper.services.sandbox import Sandbox
-from sandkeeper.services.terminal import Terminal
-from sandkeeper.services.terminals import TerminalOrder
+from sandkeeper.terminals.recording import recording
+from sandkeeper.terminals.registry import TerminalOrder
+from sandkeeper.terminals.terminal import Terminal
 
 __all__ = ["routes"]
 

@@ -13,8 +13,8 @@ from sandkeeper.errors import BadInput
 from sandkeeper.log.access import Caller
 from sandkeeper.processes.runs import new_id
 from sandkeeper.services.sandbox import Sandbox
-from sandkeeper.services.terminal import Terminal
-from sandkeeper.services.terminals import TerminalOrder
+from sandkeeper.terminals.registry import TerminalOrder
+from sandkeeper.terminals.terminal import Terminal
 
 __all__ = ["tools"]
 
@@ -84,7 +84,7 @@ class Closed(msgspec.Struct):
 
 
 class TerminalTools:
-    """The tools over `services.terminals`."""
+    """The tools over `terminals.registry`."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sandkeeper.log.lines import timestamp
-from sandkeeper.services.terminal import Terminal
+from sandkeeper.terminals.terminal import Terminal
 
 if TYPE_CHECKING:
-    from sandkeeper.core.emulator import Emulator
+    from sandkeeper.terminals.emulator import Emulator
 
 __all__ = [
     "ClientMessage",
@@ -125,7 +125,7 @@ def terminal_of(terminal: Terminal) -> TerminalRecord:
 
 def screen_of(terminal: Terminal, emulator: "Emulator", history: int) -> ScreenRecord:
     """Make the record of a screen."""
-    from sandkeeper.core.render import history_text, text_lines
+    from sandkeeper.terminals.render import history_text, text_lines
 
     screen = emulator.screen
     cursor = screen.cursor

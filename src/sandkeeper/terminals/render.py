@@ -6,7 +6,7 @@ from pyte import modes
 from pyte.graphics import BG_AIXTERM, BG_ANSI, FG_AIXTERM, FG_ANSI
 from pyte.screens import Char
 
-from sandkeeper.core.screen import PRIVATE, Line, TrueScreen
+from sandkeeper.terminals.screen import PRIVATE, Line, TrueScreen
 
 __all__ = ["history_text", "redraw", "text_lines"]
 

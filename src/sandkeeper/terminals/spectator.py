@@ -11,8 +11,8 @@ from contextlib import suppress
 
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.segment import STDOUT
-from sandkeeper.services.mirror import HISTORY_BYTES, read_batch
-from sandkeeper.services.terminal import Terminal, Viewer
+from sandkeeper.terminals.mirror import HISTORY_BYTES, read_batch
+from sandkeeper.terminals.terminal import Terminal, Viewer
 
 __all__ = ["watch"]
 

@@ -9,7 +9,7 @@ colons) are recognised and ignored here, where they do not concern the screen.
 import re
 from collections.abc import Callable
 
-from sandkeeper.core.screen import TrueScreen
+from sandkeeper.terminals.screen import TrueScreen
 
 __all__ = ["MODE_SEQUENCES", "Emulator"]
 

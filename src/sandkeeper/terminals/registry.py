@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sandkeeper.core.pty import open_pty
-from sandkeeper.core.ttypump import TerminalPump
 from sandkeeper.errors import Conflict, NotFound, Unprocessable
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.journal import Journal
@@ -19,15 +17,17 @@ from sandkeeper.linux.paths.entering import enter_folder
 from sandkeeper.log.access import Access
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.runs import new_id
-from sandkeeper.services.terminal import Terminal, Viewer
-from sandkeeper.services.terminal_recovery import (
+from sandkeeper.settings import TerminalSettings
+from sandkeeper.terminals.pty import open_pty
+from sandkeeper.terminals.pump import TerminalPump
+from sandkeeper.terminals.recovery import (
     find_terminals,
     keeper_key,
     recover_journal,
     tell_failure,
 )
-from sandkeeper.services.terminal_store import TerminalFolder, TerminalMeta
-from sandkeeper.settings import TerminalSettings
+from sandkeeper.terminals.store import TerminalFolder, TerminalMeta
+from sandkeeper.terminals.terminal import Terminal, Viewer
 
 __all__ = ["TerminalOrder", "Terminals"]
 

@@ -15,7 +15,7 @@ from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import NOTICE, STDOUT
 
 if TYPE_CHECKING:
-    from sandkeeper.core.emulator import Emulator
+    from sandkeeper.terminals.emulator import Emulator
 
 __all__ = ["HISTORY_BYTES", "Mirror", "read_batch"]
 
@@ -72,7 +72,7 @@ class Mirror:
         emulator = await self.screen(history, size)
         if self._journal.tail == self._journal.first:
             return "", self.fed
-        from sandkeeper.core.render import redraw
+        from sandkeeper.terminals.render import redraw
 
         return redraw(emulator.screen, history), self._front
 
@@ -120,7 +120,7 @@ class Mirror:
 
     async def _skip(self, reader: Reader, until: int) -> None:
         """Pass over a flood: only its modes and sizes are taken."""
-        from sandkeeper.core.emulator import MODE_SEQUENCES
+        from sandkeeper.terminals.emulator import MODE_SEQUENCES
 
         assert self.emulator is not None
         self.emulator.skip()
@@ -158,7 +158,10 @@ class Mirror:
 
 
 def _emulator(cols: int, rows: int) -> "Emulator":
-    from sandkeeper.core import emulator, render  # noqa: F401 - both come in one go
+    from sandkeeper.terminals import (
+        emulator,  # noqa: F401 - both come in one go
+        render,
+    )
 
     return emulator.Emulator(cols, rows)
 

@@ -1,7 +1,7 @@
 """One terminal session: its shell, its journal, its screen and those who watch it.
 
-What the terminal shows goes to the journal (`core.ttypump`); a watcher is an integer in it
-(`services.terminal_watch`), and so is the emulator (`services.mirror`).
+What the terminal shows goes to the journal (`terminals.pump`); a watcher is an integer in it
+(`terminals.spectator`), and so is the emulator (`terminals.mirror`).
 
 The master end of the terminal is also held by the keeper. A pipe could be opened again by its
 name, as processes' are; a terminal's master cannot be, and when its last descriptor is closed the
@@ -17,8 +17,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from sandkeeper.core.pty import Typing, echo_of, resize, size_of
-from sandkeeper.core.ttypump import NO_LIMIT, Line, TerminalPump
 from sandkeeper.errors import Conflict
 from sandkeeper.journal.cursor import Chunk, Reader
 from sandkeeper.journal.journal import Journal
@@ -27,12 +25,14 @@ from sandkeeper.linux.children.child import Child, ExitStatus
 from sandkeeper.linux.children.members import SessionMembers
 from sandkeeper.linux.fds import OwnedFd, duplicates
 from sandkeeper.log.access import Access, Caller
-from sandkeeper.services.mirror import HISTORY_BYTES, Mirror
-from sandkeeper.services.terminal_store import TerminalFolder, TerminalMeta
-from sandkeeper.services.typed import Typed, TypedLine, shown_text
+from sandkeeper.terminals.mirror import HISTORY_BYTES, Mirror
+from sandkeeper.terminals.pty import Typing, echo_of, resize, size_of
+from sandkeeper.terminals.pump import NO_LIMIT, Line, TerminalPump
+from sandkeeper.terminals.store import TerminalFolder, TerminalMeta
+from sandkeeper.terminals.typed import Typed, TypedLine, shown_text
 
 if TYPE_CHECKING:
-    from sandkeeper.core.emulator import Emulator
+    from sandkeeper.terminals.emulator import Emulator
 
 __all__ = ["Terminal", "Viewer"]
 

@@ -11,8 +11,8 @@ import msgspec
 
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.segment import NOTICE
-from sandkeeper.services.mirror import read_batch
-from sandkeeper.services.terminal import Terminal
+from sandkeeper.terminals.mirror import read_batch
+from sandkeeper.terminals.terminal import Terminal
 
 __all__ = ["recording"]
 

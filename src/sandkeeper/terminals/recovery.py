@@ -12,7 +12,7 @@ from sandkeeper.linux.children.adopted import pid_of_pidfd, start_time
 from sandkeeper.linux.paths.statefiles import Damaged, make_folder
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.runs import is_id
-from sandkeeper.services.terminal_store import TerminalFolder, TerminalMeta
+from sandkeeper.terminals.store import TerminalFolder, TerminalMeta
 
 __all__ = ["find_terminals", "keeper_key", "recover_journal", "tell_failure"]
 

@@ -1,0 +1,1 @@
+"""Terminals: sessions, their screens, their journals, and those who watch them."""
