@@ -19,12 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness import Server, free_port, until
 
+from sandkeeper.egress.ca import BadCertificates, extra_certificates
+from sandkeeper.egress.head import BadHead, parse_request, parse_response
+from sandkeeper.egress.service import Egress
+from sandkeeper.egress.token import Template, upstream_of
 from sandkeeper.linux.identity import Identity
 from sandkeeper.network.relay import POOLED_PIPES
-from sandkeeper.services.egress import Egress
-from sandkeeper.services.egress_ca import BadCertificates, extra_certificates
-from sandkeeper.services.egress_head import BadHead, parse_request, parse_response
-from sandkeeper.services.egress_token import Template, upstream_of
 from sandkeeper.settings import EgressSettings, Environment
 
 
@@ -250,7 +250,7 @@ def test_a_process_sees_the_loopback_proxy_and_no_token(proxied: Server) -> None
 def test_without_a_listener_the_token_goes_into_the_environment(
     upstream: Upstream, token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sandkeeper.services.egress.BIND_TRIES", 0)
+    monkeypatch.setattr("sandkeeper.egress.service.BIND_TRIES", 0)
 
     async def run(taken: int) -> None:
         values = {**proxy_env(upstream, token), "SANDBOX_LOCAL_PROXY_PORT": str(taken)}
@@ -271,7 +271,7 @@ def test_without_a_listener_the_token_goes_into_the_environment(
 def test_a_workload_that_takes_the_port_is_not_given_the_token(
     upstream: Upstream, token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sandkeeper.services.egress.BIND_TRIES", 0)
+    monkeypatch.setattr("sandkeeper.egress.service.BIND_TRIES", 0)
     workload = Identity(os.getuid() + 1, os.getgid() + 1, "workload", "/")
 
     async def run(taken: int) -> None:

@@ -3,7 +3,7 @@
 One request per connection. A CONNECT becomes a tunnel with both directions on their own, so a
 client may end its sending and still get its reply. A plain request is sent on with `Connection:
 close`; its reply's head is read and stripped, its body passes through as it comes. Whatever can
-be read in two ways is refused (`services.egress_head`): behind it goes the token.
+be read in two ways is refused (`egress.head`): behind it goes the token.
 """
 
 import asyncio
@@ -15,9 +15,7 @@ from dataclasses import dataclass
 
 import h11
 
-from sandkeeper.network.hops import MAX_HOPS, Hops
-from sandkeeper.network.relay import Relay
-from sandkeeper.services.egress_head import (
+from sandkeeper.egress.head import (
     BadHead,
     Fields,
     Head,
@@ -25,8 +23,10 @@ from sandkeeper.services.egress_head import (
     parse_request,
     parse_response,
 )
-from sandkeeper.services.egress_peer import HeadTooLarge, Peer, PlainPeer, connect, keep_alive
-from sandkeeper.services.egress_token import TokenFile, Upstream
+from sandkeeper.egress.peer import HeadTooLarge, Peer, PlainPeer, connect, keep_alive
+from sandkeeper.egress.token import TokenFile, Upstream
+from sandkeeper.network.hops import MAX_HOPS, Hops
+from sandkeeper.network.relay import Relay
 
 __all__ = ["EgressProxy", "Route"]
 

@@ -14,21 +14,21 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.linux.identity import Identity
-from sandkeeper.linux.paths.safefile import read_own
-from sandkeeper.linux.paths.statefiles import Damaged, decoded
-from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_folder, write_trusted
-from sandkeeper.log.lines import Log, timestamp
-from sandkeeper.network.pacing import unpace
-from sandkeeper.services.egress_ca import BadCertificates, extra_certificates, merge_bundle
-from sandkeeper.services.egress_proxy import EgressProxy, Route
-from sandkeeper.services.egress_token import (
+from sandkeeper.egress.ca import BadCertificates, extra_certificates, merge_bundle
+from sandkeeper.egress.proxy import EgressProxy, Route
+from sandkeeper.egress.token import (
     PROXY_NAMES,
     Template,
     TokenFile,
     find_templates,
     upstream_of,
 )
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.paths.safefile import read_own
+from sandkeeper.linux.paths.statefiles import Damaged, decoded
+from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_folder, write_trusted
+from sandkeeper.log.lines import Log, timestamp
+from sandkeeper.network.pacing import unpace
 from sandkeeper.settings import EgressSettings, Environment
 
 __all__ = ["Egress"]

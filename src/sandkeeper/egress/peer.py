@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from sandkeeper.egress.head import check_lines
+from sandkeeper.egress.token import Upstream
 from sandkeeper.network.pacing import LOOPBACK, unpace
-from sandkeeper.services.egress_head import check_lines
-from sandkeeper.services.egress_token import Upstream
 
 __all__ = ["HeadTooLarge", "Peer", "PlainPeer", "TlsPeer", "connect", "keep_alive"]
 

@@ -1,0 +1,1 @@
+"""The way out: the loopback proxy that adds the token, and merged certificates."""
