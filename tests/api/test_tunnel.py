@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from tests.harness import Server, needs_root, until
 
 from sandkeeper.errors import Unprocessable
-from sandkeeper.services.tunnel_config import parse_config
-from sandkeeper.services.tunnel_routes import blocked_networks, tunnel_networks
+from sandkeeper.tunnel.config import parse_config
+from sandkeeper.tunnel.routes import blocked_networks, tunnel_networks
 
 ROOT = Path(__file__).parent.parent.parent
 CLONE_NEWNET = 0x40000000

@@ -59,11 +59,11 @@ from sandkeeper.search.find import Search, Workers
 from sandkeeper.services.codegen import Codegen
 from sandkeeper.services.drives import Drives
 from sandkeeper.services.providers import Host
-from sandkeeper.services.tunnel import Tunnel
 from sandkeeper.services.upgrade import Upgrade
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 from sandkeeper.settings.sources import EnvironmentReload
 from sandkeeper.terminals.registry import Terminals
+from sandkeeper.tunnel.service import Tunnel
 from sandkeeper.watch.changes import Changes
 from sandkeeper.watch.watches import Watches
 

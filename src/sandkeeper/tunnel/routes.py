@@ -8,7 +8,7 @@ there is no moment without a default route, whatever fails.
 import ipaddress
 from collections.abc import Sequence
 
-from sandkeeper.services.tunnel_config import Network, TunnelConfig
+from sandkeeper.tunnel.config import Network, TunnelConfig
 
 __all__ = ["blocked_networks", "covers", "tunnel_networks"]
 

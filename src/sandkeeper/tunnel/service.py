@@ -29,8 +29,9 @@ from sandkeeper.linux.paths.safefile import (
 )
 from sandkeeper.linux.paths.statefiles import decoded
 from sandkeeper.log.lines import Log
-from sandkeeper.services.tunnel_config import TunnelConfig, parse_config
-from sandkeeper.services.tunnel_link import (
+from sandkeeper.settings import Environment
+from sandkeeper.tunnel.config import TunnelConfig, parse_config
+from sandkeeper.tunnel.link import (
     SOCKETS,
     Link,
     Route,
@@ -40,7 +41,6 @@ from sandkeeper.services.tunnel_link import (
     remove,
     set_keys,
 )
-from sandkeeper.settings import Environment
 
 __all__ = ["Tunnel"]
 

@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from sandkeeper.services.tunnel_config import Network, TunnelConfig
-from sandkeeper.services.tunnel_routes import blocked_networks, covers, tunnel_networks
+from sandkeeper.tunnel.config import Network, TunnelConfig
+from sandkeeper.tunnel.routes import blocked_networks, covers, tunnel_networks
 
 __all__ = ["Link", "Route", "bring_up", "index_of", "make_kernel_link", "remove", "set_keys"]
 
