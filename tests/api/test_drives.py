@@ -14,11 +14,11 @@ import httpx
 import pytest
 from tests.harness import Server, needs_root, until
 
+from sandkeeper.drives.drivers import first_nameserver
+from sandkeeper.drives.rules import Drive, checked, refuse_system_folder
+from sandkeeper.drives.system import read_mount
 from sandkeeper.errors import BadInput
 from sandkeeper.linux.mounts import mounts, parse_mounts
-from sandkeeper.services.drive_drivers import first_nameserver
-from sandkeeper.services.drive_rules import Drive, checked, refuse_system_folder
-from sandkeeper.services.drive_system import read_mount
 
 ROOT = Path(__file__).parent.parent.parent
 

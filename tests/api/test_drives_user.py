@@ -14,6 +14,15 @@ import httpx
 import pytest
 from tests.harness import Server, needs_root, until
 
+from sandkeeper.drives.drivers import Plan
+from sandkeeper.drives.points import open_point, open_source, remove_made
+from sandkeeper.drives.rules import (
+    Drive,
+    Reach,
+    own_places,
+    refuse_beyond_reach,
+    refuse_system_folder,
+)
 from sandkeeper.errors import BadInput, Forbidden
 from sandkeeper.linux import mounts as mounting
 from sandkeeper.linux.identity import Identity
@@ -26,15 +35,6 @@ from sandkeeper.linux.mounts import (
     restrict,
     unmount,
     unmount_staged,
-)
-from sandkeeper.services.drive_drivers import Plan
-from sandkeeper.services.drive_points import open_point, open_source, remove_made
-from sandkeeper.services.drive_rules import (
-    Drive,
-    Reach,
-    own_places,
-    refuse_beyond_reach,
-    refuse_system_folder,
 )
 
 pytestmark = needs_root

@@ -14,6 +14,7 @@ from sandkeeper.archive.baseline import BaselineRecorder
 from sandkeeper.archive.service import Archive
 from sandkeeper.archive.workload import Workload
 from sandkeeper.core.handover import Handover, HeldConnection
+from sandkeeper.drives.service import Drives
 from sandkeeper.egress.service import Egress
 from sandkeeper.errors import BadInput
 from sandkeeper.files.attributes import Attributes
@@ -57,7 +58,6 @@ from sandkeeper.processes.waiting import Waiting
 from sandkeeper.search.content import ContentSearch
 from sandkeeper.search.find import Search, Workers
 from sandkeeper.services.codegen import Codegen
-from sandkeeper.services.drives import Drives
 from sandkeeper.services.providers import Host
 from sandkeeper.services.upgrade import Upgrade
 from sandkeeper.settings import IMPORT_URL, Environment, Settings

@@ -20,10 +20,10 @@ from sandkeeper.api.schemas.drives import (
     DriveUnmountResponse,
 )
 from sandkeeper.api.urls import raw_rest
+from sandkeeper.drives.rules import Drive, Reach
+from sandkeeper.drives.service import MountedDrive
 from sandkeeper.errors import BadInput, Forbidden
 from sandkeeper.files.paths import resolve_tree
-from sandkeeper.services.drive_rules import Drive, Reach
-from sandkeeper.services.drives import MountedDrive
 from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["routes"]

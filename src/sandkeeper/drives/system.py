@@ -4,10 +4,10 @@ import asyncio
 import os
 from dataclasses import dataclass
 
+from sandkeeper.drives.rules import Drive
 from sandkeeper.errors import BadInput
 from sandkeeper.linux.identity import Identity, acting_for
 from sandkeeper.linux.mounts import Mount, bounded, mounts, open_mount, unmount
-from sandkeeper.services.drive_rules import Drive
 
 __all__ = [
     "FUSE_KINDS",

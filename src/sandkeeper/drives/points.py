@@ -9,14 +9,14 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 
+from sandkeeper.drives.drivers import Plan
+from sandkeeper.drives.rules import Reach
 from sandkeeper.errors import Forbidden
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.identity import Identity, acting_for
 from sandkeeper.linux.mounts import mount_id, mounts, walk_plainly
 from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_folder
 from sandkeeper.linux.pseudo_mounts import PSEUDO
-from sandkeeper.services.drive_drivers import Plan
-from sandkeeper.services.drive_rules import Reach
 
 __all__ = ["Point", "open_point", "open_source", "remove_made"]
 

@@ -17,6 +17,18 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sandkeeper.drives.drivers import Plan, driver_named
+from sandkeeper.drives.points import Point, open_point, open_source
+from sandkeeper.drives.rules import Drive, Reach
+from sandkeeper.drives.system import (
+    LOOK_SECONDS,
+    PROBE_SECONDS,
+    Held,
+    detach,
+    lives,
+    mount_at,
+    mount_of,
+)
 from sandkeeper.errors import BadInput, Conflict, Forbidden, Internal, SandkeeperError
 from sandkeeper.linux.children.child import Children
 from sandkeeper.linux.children.daemon import Daemon
@@ -32,18 +44,6 @@ from sandkeeper.linux.mounts import (
     unmount_staged,
 )
 from sandkeeper.linux.paths.safefile import UntrustedFile, make_private_folder
-from sandkeeper.services.drive_drivers import Plan, driver_named
-from sandkeeper.services.drive_points import Point, open_point, open_source
-from sandkeeper.services.drive_rules import Drive, Reach
-from sandkeeper.services.drive_system import (
-    LOOK_SECONDS,
-    PROBE_SECONDS,
-    Held,
-    detach,
-    lives,
-    mount_at,
-    mount_of,
-)
 from sandkeeper.settings import DriveSettings, Environment
 
 __all__ = ["Mounter", "Up"]

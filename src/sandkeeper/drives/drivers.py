@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sandkeeper.drives.rules import Drive
 from sandkeeper.errors import BadInput, Internal
 from sandkeeper.linux.identity import Identity
-from sandkeeper.services.drive_rules import Drive
 from sandkeeper.settings import DriveSettings
 
 __all__ = ["DRIVERS", "Plan", "driver_named", "effective", "first_nameserver"]

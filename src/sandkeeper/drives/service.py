@@ -12,19 +12,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
-from sandkeeper.errors import Conflict, Forbidden, SandkeeperError
-from sandkeeper.linux.children.child import Children
-from sandkeeper.linux.children.daemon import Daemon
-from sandkeeper.linux.identity import Identity
-from sandkeeper.linux.mounts import Mount, bounded, mounts
-from sandkeeper.linux.paths.safefile import UntrustedFile
-from sandkeeper.linux.paths.statefiles import Damaged
-from sandkeeper.log.lines import Log
-from sandkeeper.services.drive_drivers import driver_named, effective
-from sandkeeper.services.drive_mounting import Mounter, Up
-from sandkeeper.services.drive_points import remove_made
-from sandkeeper.services.drive_records import Record, load_records, record_of, save_records
-from sandkeeper.services.drive_rules import (
+from sandkeeper.drives.drivers import driver_named, effective
+from sandkeeper.drives.mounting import Mounter, Up
+from sandkeeper.drives.points import remove_made
+from sandkeeper.drives.records import Record, load_records, record_of, save_records
+from sandkeeper.drives.rules import (
     Drive,
     Reach,
     checked,
@@ -33,7 +25,7 @@ from sandkeeper.services.drive_rules import (
     refuse_beyond_reach,
     refuse_system_folder,
 )
-from sandkeeper.services.drive_system import (
+from sandkeeper.drives.system import (
     FUSE_KINDS,
     PROBE_SECONDS,
     Held,
@@ -45,6 +37,14 @@ from sandkeeper.services.drive_system import (
     real_path,
     refuse_foreign,
 )
+from sandkeeper.errors import Conflict, Forbidden, SandkeeperError
+from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.children.daemon import Daemon
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.mounts import Mount, bounded, mounts
+from sandkeeper.linux.paths.safefile import UntrustedFile
+from sandkeeper.linux.paths.statefiles import Damaged
+from sandkeeper.log.lines import Log
 from sandkeeper.settings import DriveSettings, Environment
 
 __all__ = ["Drives", "MountedDrive"]

@@ -1,0 +1,1 @@
+"""Drives: mounted, listed, watched, unmounted."""
