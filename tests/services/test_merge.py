@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sandkeeper.codegen.providers.merge import merge
 from sandkeeper.errors import Unprocessable
-from sandkeeper.services.providers.merge import merge
 
 PYTHON = """import os
 

@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack, suppress
 from sandkeeper.archive.baseline import BaselineRecorder
 from sandkeeper.archive.service import Archive
 from sandkeeper.archive.workload import Workload
+from sandkeeper.codegen.providers import Host
+from sandkeeper.codegen.service import Codegen
 from sandkeeper.core.handover import Handover, HeldConnection
 from sandkeeper.drives.service import Drives
 from sandkeeper.egress.service import Egress
@@ -57,8 +59,6 @@ from sandkeeper.processes.state_folder import StateFolder
 from sandkeeper.processes.waiting import Waiting
 from sandkeeper.search.content import ContentSearch
 from sandkeeper.search.find import Search, Workers
-from sandkeeper.services.codegen import Codegen
-from sandkeeper.services.providers import Host
 from sandkeeper.services.upgrade import Upgrade
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 from sandkeeper.settings.sources import EnvironmentReload

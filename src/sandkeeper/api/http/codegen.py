@@ -20,9 +20,9 @@ from sandkeeper.api.schemas.codegen import (
 )
 from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
+from sandkeeper.codegen.service import DEFAULT_THRESHOLD, DEFAULT_TOKENS
 from sandkeeper.errors import BadInput
 from sandkeeper.files.paths import Target, resolve
-from sandkeeper.services.codegen import DEFAULT_THRESHOLD, DEFAULT_TOKENS
 from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["routes"]

@@ -3,10 +3,10 @@
 A further provider is one small module with a class like `relace.Relace` and its name here.
 """
 
-from sandkeeper.services.providers.base import Host, Provider
-from sandkeeper.services.providers.local import Local
-from sandkeeper.services.providers.morph import Morph
-from sandkeeper.services.providers.relace import Relace
+from sandkeeper.codegen.providers.base import Host, Provider
+from sandkeeper.codegen.providers.local import Local
+from sandkeeper.codegen.providers.morph import Morph
+from sandkeeper.codegen.providers.relace import Relace
 
 __all__ = ["PROVIDERS", "Host", "Provider", "choose"]
 

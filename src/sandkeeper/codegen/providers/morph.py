@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from sandkeeper.errors import Unprocessable
-from sandkeeper.services.providers.base import (
+from sandkeeper.codegen.providers.base import (
     Document,
     Host,
     Ranking,
@@ -14,6 +13,7 @@ from sandkeeper.services.providers.base import (
     timeout_of,
     within_tokens,
 )
+from sandkeeper.errors import Unprocessable
 
 __all__ = ["Morph"]
 

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from sandkeeper.errors import Unprocessable
-from sandkeeper.services.providers.base import (
+from sandkeeper.codegen.providers.base import (
     Document,
     Host,
     Ranking,
@@ -13,6 +12,7 @@ from sandkeeper.services.providers.base import (
     scored,
     timeout_of,
 )
+from sandkeeper.errors import Unprocessable
 
 __all__ = ["Relace"]
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from sandkeeper.codegen.providers.base import Document
 from sandkeeper.errors import Unprocessable
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.services.providers.base import Document
 
 __all__ = ["Found", "collect"]
 

@@ -9,8 +9,7 @@ from typing import Self
 
 import msgspec
 
-from sandkeeper.errors import Unprocessable
-from sandkeeper.services.providers.base import (
+from sandkeeper.codegen.providers.base import (
     Document,
     Host,
     Ranking,
@@ -18,7 +17,8 @@ from sandkeeper.services.providers.base import (
     timeout_of,
     within_tokens,
 )
-from sandkeeper.services.providers.merge import merge
+from sandkeeper.codegen.providers.merge import merge
+from sandkeeper.errors import Unprocessable
 from sandkeeper.settings import truthy
 
 __all__ = ["Local"]

@@ -12,12 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
+from sandkeeper.codegen.candidates import Found, collect
+from sandkeeper.codegen.providers import Host, Provider, choose
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.files.paths import Target, temporary_name
 from sandkeeper.files.work import FileWork
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.services.codewalk import Found, collect
-from sandkeeper.services.providers import Host, Provider, choose
 
 __all__ = ["Applied", "Codegen", "Ranked", "RankedFile"]
 
