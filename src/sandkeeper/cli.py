@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from sandkeeper import __version__
-from sandkeeper.core.handover import Handover, NotAHandover
 from sandkeeper.linux.children.programs import own_code_at_risk
 from sandkeeper.linux.identity import Identity, UnusableUser
 from sandkeeper.linux.oomscore import protect_from_oom
@@ -15,6 +14,7 @@ from sandkeeper.observability.heap import hold_collections
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 from sandkeeper.settings.sources import load_dotenv, load_env_file
 from sandkeeper.settings.token_files import with_token_files
+from sandkeeper.upgrade.handover import Handover, NotAHandover
 
 __all__ = ["main"]
 
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.verb == "archive-baseline":
         return _record_baseline(settings, environment)
     if settings.upgrade.allow:
-        from sandkeeper.services.upgrade_exec import go_on_upgraded
+        from sandkeeper.upgrade.exec import go_on_upgraded
 
         arguments = sys.argv[1:] if argv is None else argv
         go_on_upgraded(settings.state_dir / "versions", arguments, environment.snapshot())

@@ -13,7 +13,7 @@ import pytest
 from tests.harness import Server, needs_root, until
 
 from sandkeeper.api.listening import listen
-from sandkeeper.core.handover import Handover
+from sandkeeper.upgrade.handover import Handover
 
 
 def six() -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from tests.harness import until
 
-from sandkeeper.core import guard
-from sandkeeper.core.handover import Handover, NotAHandover
+from sandkeeper.upgrade import guard
+from sandkeeper.upgrade.handover import Handover, NotAHandover
 
 GOOD = """
 import json, os, socket, sys

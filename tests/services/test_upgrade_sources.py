@@ -17,9 +17,9 @@ from tests.wheels import digest
 from tests.wheels import make_small_wheel as make_wheel
 
 from sandkeeper.errors import Forbidden, NotFound, SandkeeperError, Unavailable
-from sandkeeper.services import upgrade_download
-from sandkeeper.services.upgrade_fetch import Fetched, Fetcher
-from sandkeeper.services.upgrade_source import default_base, parse_allow, pick
+from sandkeeper.upgrade import download as upgrade_download
+from sandkeeper.upgrade.fetch import Fetched, Fetcher
+from sandkeeper.upgrade.source import default_base, parse_allow, pick
 
 SUM = "a" * 64
 NAME = "sandkeeper-2.0-py3-none-any.whl"

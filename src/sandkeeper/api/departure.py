@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from sandkeeper.api.streaming import RESUME
-from sandkeeper.core.handover import HeldConnection
 from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.upgrade.handover import HeldConnection
 
 if TYPE_CHECKING:
     from sandkeeper.api.server import EdgeProtocol

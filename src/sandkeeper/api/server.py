@@ -26,8 +26,8 @@ from sandkeeper.api.listening import tell_reach
 from sandkeeper.api.respond import bare_error
 from sandkeeper.api.urls import called_by_target
 from sandkeeper.api.wire import WIRE, Wire
-from sandkeeper.core.handover import HeldConnection
 from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.upgrade.handover import HeldConnection
 
 __all__ = ["EdgeProtocol", "serve"]
 

@@ -15,7 +15,6 @@ from sandkeeper.archive.service import Archive
 from sandkeeper.archive.workload import Workload
 from sandkeeper.codegen.providers import Host
 from sandkeeper.codegen.service import Codegen
-from sandkeeper.core.handover import Handover, HeldConnection
 from sandkeeper.drives.service import Drives
 from sandkeeper.egress.service import Egress
 from sandkeeper.errors import BadInput
@@ -59,11 +58,12 @@ from sandkeeper.processes.state_folder import StateFolder
 from sandkeeper.processes.waiting import Waiting
 from sandkeeper.search.content import ContentSearch
 from sandkeeper.search.find import Search, Workers
-from sandkeeper.services.upgrade import Upgrade
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 from sandkeeper.settings.sources import EnvironmentReload
 from sandkeeper.terminals.registry import Terminals
 from sandkeeper.tunnel.service import Tunnel
+from sandkeeper.upgrade.handover import Handover, HeldConnection
+from sandkeeper.upgrade.service import Upgrade
 from sandkeeper.watch.changes import Changes
 from sandkeeper.watch.watches import Watches
 

@@ -311,7 +311,7 @@ class ArchiveSettings:
 
 @dataclass(frozen=True, slots=True)
 class UpgradeSettings:
-    """What upgrades may come from (`services.upgrade_source`), and how long each part may take.
+    """What upgrades may come from (`upgrade.source`), and how long each part may take.
 
     `seconds` bounds the trial and the first answer after the change, `drain` how long requests that
     are being answered are waited for. `count` is how many upgrades led to this server.

@@ -14,8 +14,8 @@ from sandkeeper.api.respond import json_response
 from sandkeeper.api.rights import OPEN, UPGRADE, USER
 from sandkeeper.api.routing import empty_head, route
 from sandkeeper.services.sandbox import Sandbox
-from sandkeeper.services.upgrade import UpgradeOrder
-from sandkeeper.services.upgrade_source import without_secrets
+from sandkeeper.upgrade.service import UpgradeOrder
+from sandkeeper.upgrade.source import without_secrets
 
 __all__ = ["routes"]
 

@@ -24,9 +24,9 @@ from packaging.version import InvalidVersion, Version
 
 from sandkeeper.errors import Forbidden, NotFound, Unavailable
 from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted
-from sandkeeper.services.upgrade_download import Downloads, Writer
-from sandkeeper.services.upgrade_index import Listed, choose, read_index, version_of_wheel
-from sandkeeper.services.upgrade_source import PROJECT, Allowed, Source
+from sandkeeper.upgrade.download import Downloads, Writer
+from sandkeeper.upgrade.index import Listed, choose, read_index, version_of_wheel
+from sandkeeper.upgrade.source import PROJECT, Allowed, Source
 
 __all__ = ["Fetched", "Fetcher"]
 

@@ -20,14 +20,14 @@ from typing import Any
 
 import msgspec
 
-from sandkeeper.core.handover import Handover
 from sandkeeper.errors import Unprocessable
 from sandkeeper.linux.children.child import Child, Children, Spawn
 from sandkeeper.linux.children.tool import readable
 from sandkeeper.linux.paths.statefiles import Damaged, SetAside
 from sandkeeper.processes.lifecycle import TERMINAL, State
 from sandkeeper.processes.runs import RunMeta, RunStore
-from sandkeeper.services.upgrade_install import Installation
+from sandkeeper.upgrade.handover import Handover
+from sandkeeper.upgrade.install import Installation
 
 __all__ = ["Trial"]
 

@@ -6,7 +6,7 @@ argument), as JSON:
 
     run       arguments of the new server; its module is run as `python -m sandkeeper` would
     paths     folders to look for modules in first (the way back needs them)
-    handover  descriptor of the document both servers read (core.handover)
+    handover  descriptor of the document both servers read (upgrade.handover)
     listener  descriptor of the first listening socket, ours to keep until the verdict
     listeners those of all of them; absent when there is one
     address   host and port to ask for /health, the version expected there, seconds it may take

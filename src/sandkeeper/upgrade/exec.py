@@ -1,7 +1,7 @@
 """Becoming another version in this very process: the plan of the guard, and the exec.
 
 The kernel keeps the process id, the children, the working directory and every descriptor that is
-inheritable. What else must go on is in the two servers' common document (core.handover).
+inheritable. What else must go on is in the two servers' common document (upgrade.handover).
 """
 
 import os
@@ -14,12 +14,12 @@ from pathlib import Path
 import msgspec
 
 from sandkeeper import __version__
-from sandkeeper.core import guard
-from sandkeeper.core.handover import Handover
 from sandkeeper.linux.dispositions import ignore_again
 from sandkeeper.linux.paths.safefile import UntrustedFile, read_own, write_atomically
 from sandkeeper.linux.paths.statefiles import Damaged, decoded
-from sandkeeper.services.upgrade_install import Installation, package_roots
+from sandkeeper.upgrade import guard
+from sandkeeper.upgrade.handover import Handover
+from sandkeeper.upgrade.install import Installation, package_roots
 
 __all__ = ["Successor", "become", "go_on_upgraded", "remember", "started"]
 

@@ -4,7 +4,7 @@
         ╰──────────┴─────────┴──────────────────────────────────────────┴──▶ failed
 
 Up to `replace` the running server is not touched. Then it finishes what it is answering, stops its
-services and becomes the new version by exec (services.upgrade_exec), under a guard that comes back
+services and becomes the new version by exec (upgrade.exec), under a guard that comes back
 to this one unless the new one answers. The status is kept in `upgrade.json`, for either to go on.
 """
 
@@ -18,22 +18,22 @@ from typing import Any
 import msgspec
 
 from sandkeeper import __version__
-from sandkeeper.core.handover import Handover, HeldConnection
 from sandkeeper.errors import Conflict, SandkeeperError, Unprocessable
 from sandkeeper.linux.children.child import Children
 from sandkeeper.linux.paths.safefile import UntrustedFile, read_own, write_atomically
 from sandkeeper.linux.paths.statefiles import Damaged, decoded
 from sandkeeper.log.lines import Log, timestamp
-from sandkeeper.services.upgrade_exec import Successor, become, remember, started
-from sandkeeper.services.upgrade_install import Installation, Versions
-from sandkeeper.services.upgrade_source import (
+from sandkeeper.settings import Environment, Settings
+from sandkeeper.upgrade.exec import Successor, become, remember, started
+from sandkeeper.upgrade.handover import Handover, HeldConnection
+from sandkeeper.upgrade.install import Installation, Versions
+from sandkeeper.upgrade.source import (
     Source,
     default_base,
     parse_allow,
     pick,
     without_secrets,
 )
-from sandkeeper.settings import Environment, Settings
 
 __all__ = ["Upgrade", "UpgradeOrder"]
 
@@ -236,8 +236,8 @@ class Upgrade:
         # Most servers never need these.
         from packaging.version import Version
 
-        from sandkeeper.services.upgrade_fetch import Fetcher
-        from sandkeeper.services.upgrade_trial import Trial
+        from sandkeeper.upgrade.fetch import Fetcher
+        from sandkeeper.upgrade.trial import Trial
 
         self._status.step = "download"
         await self._save()
@@ -310,7 +310,7 @@ class Upgrade:
     ) -> None:
         """Become the new version, after all services have stopped; raises OSError.
 
-        `held` and the rest are fields of core.handover.Handover.
+        `held` and the rest are fields of upgrade.handover.Handover.
         """
         assert self._successor is not None
         settings = self._settings

@@ -25,10 +25,10 @@ import sandkeeper
 from sandkeeper.errors import Internal, Unprocessable
 from sandkeeper.linux.children.child import Children
 from sandkeeper.linux.paths.safefile import make_private_folder
-from sandkeeper.services.upgrade_source import PROJECT
+from sandkeeper.upgrade.source import PROJECT
 
 if TYPE_CHECKING:
-    from sandkeeper.services.upgrade_fetch import Fetched
+    from sandkeeper.upgrade.fetch import Fetched
 
 __all__ = ["Installation", "Versions", "package_roots"]
 

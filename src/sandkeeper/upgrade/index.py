@@ -12,7 +12,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
 from sandkeeper.errors import Internal, NotFound
-from sandkeeper.services.upgrade_source import PROJECT
+from sandkeeper.upgrade.source import PROJECT
 
 __all__ = ["Listed", "choose", "read_index", "version_of_wheel"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sandkeeper import __version__
 from sandkeeper.errors import Forbidden, Internal, NotFound, Unavailable
-from sandkeeper.services.upgrade_source import Allowed, without_secrets
+from sandkeeper.upgrade.source import Allowed, without_secrets
 
 if TYPE_CHECKING:
     import httpx

@@ -1,0 +1,1 @@
+"""Another version in place, without anybody noticing."""
