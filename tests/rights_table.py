@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, WebSocketRoute
 from sandkeeper.api.app import all_routes
 from sandkeeper.api.mcp.server import AREAS as TOOL_AREAS
 from sandkeeper.api.rights import Need, Right, need_of
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 from sandkeeper.settings import Environment, Settings
 
 __all__ = ["PAGE", "Row", "page_with_table", "rows"]

@@ -145,7 +145,7 @@ def _serve(
     from sandkeeper.linux.allocator import keep_freed_blocks
     from sandkeeper.linux.dispositions import listen_to_ignored
     from sandkeeper.linux.paths.statelock import StateLock
-    from sandkeeper.services.sandbox import Sandbox
+    from sandkeeper.sandbox import Sandbox
 
     try:
         lock = StateLock(settings.state_dir, identity)

@@ -23,7 +23,7 @@ from sandkeeper.api.mcp.tool import Arguments, Asker, Tool
 from sandkeeper.api.rights import ARCHIVE, OPEN, Need, Right, Standing, protect
 from sandkeeper.api.routing import empty_head, path_route, route, socket_route
 from sandkeeper.log.access import Caller
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 from sandkeeper.settings import Environment, RightsSettings, Settings
 
 USER_TOKEN, ADMIN_TOKEN = "the-user's", "the-operator's"

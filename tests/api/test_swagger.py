@@ -17,7 +17,7 @@ from tests.harness import Server
 
 from sandkeeper.api import description
 from sandkeeper.api.app import all_routes
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 from sandkeeper.settings import Environment, Settings
 
 CHECKS = [content_type_conformance, response_schema_conformance, status_code_conformance]

@@ -24,7 +24,7 @@ from sandkeeper.journal.cursor import Follow, Reader
 from sandkeeper.journal.output import texts_of
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.recovery import prepare_state, recover
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 from sandkeeper.settings import Environment, Settings
 
 CASES = int(os.environ.get("SANDKEEPER_TEST_DAMAGES", "300"))

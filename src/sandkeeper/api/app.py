@@ -49,7 +49,7 @@ from sandkeeper.api.streaming import Disconnected
 from sandkeeper.api.urls import with_prefix
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.network.sockets import is_loopback
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 from sandkeeper.settings import Settings
 
 __all__ = ["all_routes", "create_app"]

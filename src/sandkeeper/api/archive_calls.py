@@ -23,7 +23,7 @@ from sandkeeper.archive.job import Job, Multipart
 from sandkeeper.archive.service import Exported
 from sandkeeper.archive.transfer import is_url
 from sandkeeper.errors import BadInput
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["ArchiveCalls"]
 

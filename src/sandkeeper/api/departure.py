@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from sandkeeper.api.streaming import RESUME
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 from sandkeeper.upgrade.handover import HeldConnection
 
 if TYPE_CHECKING:

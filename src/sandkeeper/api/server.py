@@ -26,7 +26,7 @@ from sandkeeper.api.listening import tell_reach
 from sandkeeper.api.respond import bare_error
 from sandkeeper.api.urls import called_by_target
 from sandkeeper.api.wire import WIRE, Wire
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 from sandkeeper.upgrade.handover import HeldConnection
 
 __all__ = ["EdgeProtocol", "serve"]

@@ -15,7 +15,7 @@ from sandkeeper.api.audit import caller
 from sandkeeper.api.body import parse_json
 from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage
 from sandkeeper.errors import BadInput, Conflict, SandkeeperError
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 from sandkeeper.terminals.registry import TerminalOrder
 from sandkeeper.terminals.spectator import watch
 from sandkeeper.terminals.terminal import Terminal, Viewer

@@ -41,7 +41,7 @@ FOLDER_SECONDS = 10.0
 
 @dataclass(slots=True)
 class Workshop:
-    """What every process needs; built once by `services.sandbox`.
+    """What every process needs; built once by `sandbox`.
 
     `work` looks at the workload's folders; `spawner` and `writer` are executors: what may block
     before a start, and (one thread, so in order) writes to run folders. `nofile` is the limit of

@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.rights import ARCHIVE
 from sandkeeper.api.routing import route
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from sandkeeper.api.archive_calls import ArchiveCalls

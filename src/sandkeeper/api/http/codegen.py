@@ -23,7 +23,7 @@ from sandkeeper.api.urls import raw_rest
 from sandkeeper.codegen.service import DEFAULT_THRESHOLD, DEFAULT_TOKENS
 from sandkeeper.errors import BadInput
 from sandkeeper.files.paths import Target, resolve
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]
 

@@ -24,7 +24,7 @@ from sandkeeper.drives.rules import Drive, Reach
 from sandkeeper.drives.service import MountedDrive
 from sandkeeper.errors import BadInput, Forbidden
 from sandkeeper.files.paths import resolve_tree
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]
 

@@ -8,7 +8,7 @@ from sandkeeper.api.audit import caller
 from sandkeeper.api.respond import json_response
 from sandkeeper.api.rights import ENVIRONMENT
 from sandkeeper.api.routing import route
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]
 

@@ -29,7 +29,7 @@ from sandkeeper.files.paths import Target
 from sandkeeper.files.service import Files, Opened
 from sandkeeper.files.work import Cancel
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["FileHandlers", "octal", "routes", "wants_download"]
 

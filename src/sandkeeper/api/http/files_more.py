@@ -35,7 +35,7 @@ from sandkeeper.files.paths import Target
 from sandkeeper.files.tar.streams import Channel
 from sandkeeper.files.work import Cancel
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]
 

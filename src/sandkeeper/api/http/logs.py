@@ -22,7 +22,7 @@ from sandkeeper.journal.events import SILENT, EventRecords, LogRecords, TextLog
 from sandkeeper.journal.output import long_texts_of, settled
 from sandkeeper.journal.query import LineQuery, Question
 from sandkeeper.processes.process import Process
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]
 

@@ -18,7 +18,7 @@ from sandkeeper.api.schemas.network import (
     ProcessPorts,
 )
 from sandkeeper.errors import BadInput, Unprocessable
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]
 

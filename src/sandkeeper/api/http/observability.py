@@ -18,7 +18,7 @@ from sandkeeper.api.rights import OPEN, USER
 from sandkeeper.api.routing import route
 from sandkeeper.observability.heap import resident
 from sandkeeper.observability.metrics import Requests
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]
 

@@ -35,7 +35,7 @@ from sandkeeper.journal.output import PIECE_BYTES, read_long_texts, read_texts
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Order
 from sandkeeper.processes.stdin import STDIN_BODY_BYTES, Stdin
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["ProcessHandlers", "identifier", "routes"]
 

@@ -21,7 +21,7 @@ from sandkeeper.errors import SandkeeperError
 from sandkeeper.network.hops import Hops
 from sandkeeper.network.relay import Relay
 from sandkeeper.network.upstream import ClientGone, Upstream, connect
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["doors_of", "routes"]
 

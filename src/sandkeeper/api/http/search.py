@@ -24,9 +24,9 @@ from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.errors import BadInput
 from sandkeeper.files.paths import Target, resolve
+from sandkeeper.sandbox import Sandbox
 from sandkeeper.search.content import ContentQuery, Line
 from sandkeeper.search.find import EXCLUDED, Names, TreeFilter
-from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["routes"]
 

@@ -15,7 +15,7 @@ from sandkeeper.api.respond import encode_json
 from sandkeeper.api.rights import USER
 from sandkeeper.api.routing import route
 from sandkeeper.api.urls import with_prefix
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]
 

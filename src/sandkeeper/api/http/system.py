@@ -13,7 +13,7 @@ from sandkeeper.api.body import read_body
 from sandkeeper.api.respond import json_response
 from sandkeeper.api.rights import OPEN, UPGRADE, USER
 from sandkeeper.api.routing import empty_head, route
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 from sandkeeper.upgrade.service import UpgradeOrder
 from sandkeeper.upgrade.source import without_secrets
 

@@ -23,7 +23,7 @@ from sandkeeper.api.terminal_socket import TerminalSocket
 from sandkeeper.api.urls import segment
 from sandkeeper.errors import BadInput
 from sandkeeper.processes.runs import new_id
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 from sandkeeper.terminals.recording import recording
 from sandkeeper.terminals.registry import TerminalOrder
 from sandkeeper.terminals.terminal import Terminal

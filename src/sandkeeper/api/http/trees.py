@@ -30,7 +30,7 @@ from sandkeeper.files.trees import (
     TreeQuery,
 )
 from sandkeeper.files.work import Cancel
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]
 

@@ -11,7 +11,7 @@ from sandkeeper.api.rights import TUNNEL
 from sandkeeper.api.routing import route
 from sandkeeper.api.schemas.tunnel import TunnelConfigRequest
 from sandkeeper.errors import BadInput
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]
 

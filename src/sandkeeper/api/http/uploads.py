@@ -25,7 +25,7 @@ from sandkeeper.api.urls import raw_rest
 from sandkeeper.errors import BadInput, TooLarge
 from sandkeeper.files.entries import etag, parse_octal
 from sandkeeper.files.uploads.store import Session, UploadedPart
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]
 

@@ -21,7 +21,7 @@ from sandkeeper.api.schemas.waiting import (
 from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.api.urls import segment
 from sandkeeper.errors import BadInput
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]
 

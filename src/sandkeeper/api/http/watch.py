@@ -17,7 +17,7 @@ from sandkeeper.api.streaming import StreamResponse
 from sandkeeper.api.urls import raw_rest
 from sandkeeper.files.paths import Target, located, resolve
 from sandkeeper.journal.turns import Turns
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 from sandkeeper.watch.watcher import Scope as WatchScope
 from sandkeeper.watch.watches import Block, Change, Watch, Watches
 

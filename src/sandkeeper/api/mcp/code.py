@@ -33,8 +33,8 @@ from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.files.paths import Target
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.log.access import Caller
+from sandkeeper.sandbox import Sandbox
 from sandkeeper.search.code import file_search, folder_pattern, grep, snippet
-from sandkeeper.services.sandbox import Sandbox
 
 __all__ = ["tools"]
 

@@ -23,7 +23,7 @@ from sandkeeper.api.routing import route
 from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.errors import BadInput, TooLarge
 from sandkeeper.journal.turns import Turns
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from sandkeeper.api.mcp.server import ToolServer

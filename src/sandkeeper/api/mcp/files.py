@@ -21,7 +21,7 @@ from sandkeeper.files.paths import Target
 from sandkeeper.files.service import Files
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.log.access import Caller
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["Listed", "list_directory", "target_of", "tools"]
 

@@ -15,7 +15,7 @@ from sandkeeper.journal.output import read_texts
 from sandkeeper.log.access import Caller
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Order
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["IDENTIFIER", "Identifier", "tools"]
 

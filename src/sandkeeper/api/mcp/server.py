@@ -24,7 +24,7 @@ from sandkeeper.api.mcp.tool import Asker, Tool, content_of
 from sandkeeper.api.respond import utf8
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.log.lines import Log
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["ToolServer"]
 

@@ -12,7 +12,7 @@ from sandkeeper.api.schemas.terminals import ScreenRecord, TerminalRecord, scree
 from sandkeeper.errors import BadInput
 from sandkeeper.log.access import Caller
 from sandkeeper.processes.runs import new_id
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 from sandkeeper.terminals.registry import TerminalOrder
 from sandkeeper.terminals.terminal import Terminal
 

@@ -22,7 +22,7 @@ from sandkeeper.journal.query import LineQuery, Question
 from sandkeeper.log.access import Caller
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.waiting import Condition, LineWritten, PortsOpen, ProcessEnds
-from sandkeeper.services.sandbox import Sandbox
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["tools"]
 
