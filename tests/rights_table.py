@@ -11,8 +11,8 @@ from pathlib import Path
 from starlette.routing import BaseRoute, WebSocketRoute
 
 from sandkeeper.api.app import all_routes
+from sandkeeper.api.edge.rights import Need, Right, need_of
 from sandkeeper.api.mcp.server import AREAS as TOOL_AREAS
-from sandkeeper.api.rights import Need, Right, need_of
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.settings import Environment, Settings
 

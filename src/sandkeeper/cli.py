@@ -140,8 +140,8 @@ def _serve(
     faults = [*faults, *(f"the workload's user can change {place}" for place in at_risk)]
     hold_collections()
     # Imported here so that `--version` and `--help` answer at once.
-    from sandkeeper.api.listening import listen
-    from sandkeeper.api.server import serve
+    from sandkeeper.api.edge.connections.listening import listen
+    from sandkeeper.api.edge.connections.server import serve
     from sandkeeper.linux.allocator import keep_freed_blocks
     from sandkeeper.linux.dispositions import listen_to_ignored
     from sandkeeper.linux.paths.statelock import StateLock

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness import Server, until
 
-from sandkeeper.api.body import LONG_BYTES, Held, Room, parse_json
+from sandkeeper.api.edge.request_body import LONG_BYTES, Held, Room, parse_json
 from sandkeeper.api.schemas.files import FileRequest
 from sandkeeper.api.schemas.processes import ProcessRequest
 from sandkeeper.errors import BadInput, Unavailable

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tests.harness import Server
 
-from sandkeeper.api.audit import Gateways
-from sandkeeper.api.hosts import Gate
+from sandkeeper.api.edge.hosts import Gate
+from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.errors import Forbidden
 from sandkeeper.settings import EdgeSettings
 

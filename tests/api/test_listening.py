@@ -12,7 +12,7 @@ import httpx
 import pytest
 from tests.harness import Server, needs_root, until
 
-from sandkeeper.api.listening import listen
+from sandkeeper.api.edge.connections.listening import listen
 from sandkeeper.upgrade.handover import Handover
 
 
@@ -72,7 +72,7 @@ def test_a_port_that_is_taken_on_either_address_is_refused() -> None:
 
 
 LISTEN = """
-from sandkeeper.api.listening import listen
+from sandkeeper.api.edge.connections.listening import listen
 print([one.getsockname()[0] for one in listen("localhost", 0)])
 """
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness import Server
 
-from sandkeeper.api.long_answers import Frame
+from sandkeeper.api.edge.long_answers import Frame
 from sandkeeper.journal import output
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.lines import strip_partial

@@ -140,7 +140,7 @@ def test_diagnostics_tell_descriptors_queues_and_the_keeper(server: Server) -> N
 
 def test_nothing_heavy_is_imported_before_it_is_asked_for() -> None:
     code = (
-        "import sys, sandkeeper.api.server\n"
+        "import sys, sandkeeper.api.edge.connections.server\n"
         "print([n for n in ('mcp', 'pydantic', 'prometheus_client', 'jsonschema') "
         "if n in sys.modules])"
     )

@@ -19,8 +19,8 @@ from tests.harness import Server, until
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from sandkeeper.api.edge.tokens import TICKET, TOKEN, offers, sift
 from sandkeeper.api.tickets import COOKIE, PAGE, Tickets
-from sandkeeper.api.tokens import TICKET, TOKEN, offers, sift
 from sandkeeper.errors import BadInput
 
 SECRET = "tok 1+2%/&=é"

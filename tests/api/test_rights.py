@@ -18,10 +18,10 @@ from starlette.routing import Route
 from tests.harness import Server
 from tests.rights_table import ANY, PAGE, SOCKET, Row, page_with_table, rows
 
+from sandkeeper.api.edge.rights import ARCHIVE, OPEN, Need, Right, Standing, protect
+from sandkeeper.api.edge.routing import empty_head, path_route, route, socket_route
 from sandkeeper.api.mcp.server import ToolServer
 from sandkeeper.api.mcp.tool import Arguments, Asker, Tool
-from sandkeeper.api.rights import ARCHIVE, OPEN, Need, Right, Standing, protect
-from sandkeeper.api.routing import empty_head, path_route, route, socket_route
 from sandkeeper.log.access import Caller
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.settings import Environment, RightsSettings, Settings

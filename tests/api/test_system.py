@@ -205,7 +205,7 @@ def test_a_head_that_never_ends_is_refused_at_one_mebibyte(server: Server) -> No
 
 LIMITED = """
 import sys
-from sandkeeper.api import server
+from sandkeeper.api.edge.connections import server
 server.HEADER_SECONDS, server.IDLE_SECONDS = 0.5, 1
 from sandkeeper.cli import main
 main(sys.argv[1:])

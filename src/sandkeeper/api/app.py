@@ -11,12 +11,19 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.audit import Gateways
-from sandkeeper.api.auth import Doorkeeper
-from sandkeeper.api.body import Room
-from sandkeeper.api.cors import Cors
+from sandkeeper.api.edge.auth import Doorkeeper
+from sandkeeper.api.edge.connections.outgoing import Outgoing
+from sandkeeper.api.edge.cors import Cors
+from sandkeeper.api.edge.hosts import Gate
+from sandkeeper.api.edge.middleware import BARE, Edge
+from sandkeeper.api.edge.request_body import Room
+from sandkeeper.api.edge.respond import error_response, not_found
+from sandkeeper.api.edge.rights import open_paths, protect
+from sandkeeper.api.edge.routing import AreaRouter, first_segment
+from sandkeeper.api.edge.streaming import Disconnected
+from sandkeeper.api.edge.subject import Gateways
+from sandkeeper.api.edge.urls import with_prefix
 from sandkeeper.api.frozen import guard
-from sandkeeper.api.hosts import Gate
 from sandkeeper.api.http import (
     archive,
     codegen,
@@ -40,13 +47,6 @@ from sandkeeper.api.http import (
     watch,
 )
 from sandkeeper.api.mcp import edge as mcp
-from sandkeeper.api.middleware import BARE, Edge
-from sandkeeper.api.outgoing import Outgoing
-from sandkeeper.api.respond import error_response, not_found
-from sandkeeper.api.rights import open_paths, protect
-from sandkeeper.api.routing import AreaRouter, first_segment
-from sandkeeper.api.streaming import Disconnected
-from sandkeeper.api.urls import with_prefix
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.network.sockets import is_loopback
 from sandkeeper.sandbox import Sandbox

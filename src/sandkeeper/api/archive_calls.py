@@ -8,9 +8,10 @@ from itertools import islice
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sandkeeper.api.audit import caller
-from sandkeeper.api.body import read_json
-from sandkeeper.api.respond import encode_json, json_response, utf8
+from sandkeeper.api.edge.request_body import read_json
+from sandkeeper.api.edge.respond import encode_json, json_response, utf8
+from sandkeeper.api.edge.streaming import StreamResponse
+from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.schemas.archive import (
     ArchiveChange,
     ExportOptions,
@@ -18,7 +19,6 @@ from sandkeeper.api.schemas.archive import (
     result_of,
     status_of,
 )
-from sandkeeper.api.streaming import StreamResponse
 from sandkeeper.archive.job import Job, Multipart
 from sandkeeper.archive.service import Exported
 from sandkeeper.archive.transfer import is_url

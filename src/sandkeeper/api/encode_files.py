@@ -4,8 +4,8 @@ import os
 import posixpath
 from collections.abc import Iterable, Iterator
 
-from sandkeeper.api.long_answers import Frame
-from sandkeeper.api.respond import encode_json, utf8
+from sandkeeper.api.edge.long_answers import Frame
+from sandkeeper.api.edge.respond import encode_json, utf8
 from sandkeeper.api.schemas.files import File, Subdirectory
 from sandkeeper.files.entries import Owners, permissions, rfc3339
 from sandkeeper.files.paths import Target

@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 from starlette.types import Scope
 
-from sandkeeper.api.hosts import Gate
+from sandkeeper.api.edge.hosts import Gate
+from sandkeeper.api.edge.tokens import TICKET, TICKET_COOKIE, in_address, offers, sift
+from sandkeeper.api.edge.urls import raw_path, with_prefix
 from sandkeeper.api.tickets import COOKIE, PAGE, Tickets
-from sandkeeper.api.tokens import TICKET, TICKET_COOKIE, in_address, offers, sift
-from sandkeeper.api.urls import raw_path, with_prefix
 from sandkeeper.errors import Forbidden
 from sandkeeper.network.hops import Hops
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sandkeeper.api.hosts import is_own_visit
-from sandkeeper.api.pages import page_headers
+from sandkeeper.api.edge.hosts import is_own_visit
+from sandkeeper.api.edge.pages import page_headers
 
 __all__ = ["TerminalPage"]
 

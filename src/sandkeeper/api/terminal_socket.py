@@ -11,8 +11,8 @@ from contextlib import aclosing, suppress
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from sandkeeper.api.audit import caller
-from sandkeeper.api.body import parse_json
+from sandkeeper.api.edge.request_body import parse_json
+from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage
 from sandkeeper.errors import BadInput, Conflict, SandkeeperError
 from sandkeeper.sandbox import Sandbox

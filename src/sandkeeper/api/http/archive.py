@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.rights import ARCHIVE
-from sandkeeper.api.routing import route
+from sandkeeper.api.edge.rights import ARCHIVE
+from sandkeeper.api.edge.routing import route
 from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:

@@ -7,19 +7,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.audit import caller
-from sandkeeper.api.body import read_json
-from sandkeeper.api.respond import json_response, utf8
-from sandkeeper.api.rights import USER
-from sandkeeper.api.routing import empty_head, path_route
+from sandkeeper.api.edge.request_body import read_json
+from sandkeeper.api.edge.respond import json_response, utf8
+from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.routing import empty_head, path_route
+from sandkeeper.api.edge.streaming import until_disconnect
+from sandkeeper.api.edge.subject import caller
+from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.schemas.codegen import (
     ApplyEditRequest,
     ApplyEditResponse,
     RankedFile,
     RerankingResponse,
 )
-from sandkeeper.api.streaming import until_disconnect
-from sandkeeper.api.urls import raw_rest
 from sandkeeper.codegen.service import DEFAULT_THRESHOLD, DEFAULT_TOKENS
 from sandkeeper.errors import BadInput
 from sandkeeper.files.paths import Target, resolve

@@ -7,11 +7,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.audit import caller
-from sandkeeper.api.body import read_json
-from sandkeeper.api.respond import json_response, utf8
-from sandkeeper.api.rights import DRIVES, OWN_DRIVES, USER, Right, standing_of
-from sandkeeper.api.routing import empty_head, path_route, route
+from sandkeeper.api.edge.request_body import read_json
+from sandkeeper.api.edge.respond import json_response, utf8
+from sandkeeper.api.edge.rights import DRIVES, OWN_DRIVES, USER, Right, standing_of
+from sandkeeper.api.edge.routing import empty_head, path_route, route
+from sandkeeper.api.edge.subject import caller
+from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.schemas.drives import (
     DriveListResponse,
     DriveMountInfo,
@@ -19,7 +20,6 @@ from sandkeeper.api.schemas.drives import (
     DriveMountResponse,
     DriveUnmountResponse,
 )
-from sandkeeper.api.urls import raw_rest
 from sandkeeper.drives.rules import Drive, Reach
 from sandkeeper.drives.service import MountedDrive
 from sandkeeper.errors import BadInput, Forbidden

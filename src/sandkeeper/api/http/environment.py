@@ -4,10 +4,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.audit import caller
-from sandkeeper.api.respond import json_response
-from sandkeeper.api.rights import ENVIRONMENT
-from sandkeeper.api.routing import route
+from sandkeeper.api.edge.respond import json_response
+from sandkeeper.api.edge.rights import ENVIRONMENT
+from sandkeeper.api.edge.routing import route
+from sandkeeper.api.edge.subject import caller
 from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]

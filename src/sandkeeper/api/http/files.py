@@ -10,17 +10,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.bodies import FileBody, GeneratedBody
-from sandkeeper.api.body import read_json
-from sandkeeper.api.conditional import conditions, http_date, modified_since, ranges
+from sandkeeper.api.edge.conditional import conditions, http_date, modified_since, ranges
+from sandkeeper.api.edge.file_answers import FileBody, GeneratedBody
+from sandkeeper.api.edge.forms import form_parts, is_form, read_field
+from sandkeeper.api.edge.request_body import read_json
+from sandkeeper.api.edge.respond import error_response, json_response, utf8
+from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.routing import path_route
+from sandkeeper.api.edge.streaming import until_disconnect
+from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.encode_files import DirectoryEncoder, encode_file, file_blocks
-from sandkeeper.api.forms import form_parts, is_form, read_field
-from sandkeeper.api.respond import error_response, json_response, utf8
-from sandkeeper.api.rights import USER
-from sandkeeper.api.routing import path_route
 from sandkeeper.api.schemas.files import FileRequest, Success
-from sandkeeper.api.streaming import until_disconnect
-from sandkeeper.api.urls import raw_rest
 from sandkeeper.errors import BadInput, RangeNotSatisfiable
 from sandkeeper.files.conditions import Conditions
 from sandkeeper.files.entries import etag, parse_octal, unix_mode

@@ -11,13 +11,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.bodies import GeneratedBody
-from sandkeeper.api.body import read_json
-from sandkeeper.api.conditional import conditions
+from sandkeeper.api.edge.conditional import conditions
+from sandkeeper.api.edge.file_answers import GeneratedBody
+from sandkeeper.api.edge.request_body import read_json
+from sandkeeper.api.edge.respond import json_response, utf8
+from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.routing import empty_head, path_route
+from sandkeeper.api.edge.streaming import until_disconnect
+from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.http.files import disposition, octal
-from sandkeeper.api.respond import json_response, utf8
-from sandkeeper.api.rights import USER
-from sandkeeper.api.routing import empty_head, path_route
 from sandkeeper.api.schemas.files import (
     AttributesRequest,
     EditDone,
@@ -26,8 +28,6 @@ from sandkeeper.api.schemas.files import (
     Success,
     Usage,
 )
-from sandkeeper.api.streaming import until_disconnect
-from sandkeeper.api.urls import raw_rest
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.files.attributes import Edit
 from sandkeeper.files.entries import etag, file_type, rfc3339, unix_mode

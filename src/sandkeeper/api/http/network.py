@@ -6,10 +6,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.body import read_json
-from sandkeeper.api.respond import json_response
-from sandkeeper.api.rights import USER
-from sandkeeper.api.routing import empty_head, route
+from sandkeeper.api.edge.request_body import read_json
+from sandkeeper.api.edge.respond import json_response
+from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.schemas.network import (
     ListeningPort,
     MonitorReply,

@@ -13,9 +13,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper import __version__
-from sandkeeper.api.respond import json_response
-from sandkeeper.api.rights import OPEN, USER
-from sandkeeper.api.routing import route
+from sandkeeper.api.edge.respond import json_response
+from sandkeeper.api.edge.rights import OPEN, USER
+from sandkeeper.api.edge.routing import route
 from sandkeeper.observability.heap import resident
 from sandkeeper.observability.metrics import Requests
 from sandkeeper.sandbox import Sandbox

@@ -14,20 +14,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.audit import caller
-from sandkeeper.api.body import LONG_BYTES, decoded, read_body, read_json
-from sandkeeper.api.long_answers import LongAnswer, long_answer
-from sandkeeper.api.respond import encode_json, json_response
-from sandkeeper.api.rights import USER
-from sandkeeper.api.routing import empty_head, route
+from sandkeeper.api.edge.long_answers import LongAnswer, long_answer
+from sandkeeper.api.edge.request_body import LONG_BYTES, decoded, read_body, read_json
+from sandkeeper.api.edge.respond import encode_json, json_response
+from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.routing import empty_head, route
+from sandkeeper.api.edge.streaming import RESUME, StreamResponse, until_disconnect
+from sandkeeper.api.edge.subject import caller
+from sandkeeper.api.edge.urls import segment
 from sandkeeper.api.schemas.processes import (
     ProcessRequest,
     SignalRequest,
     limits_of,
     record_of,
 )
-from sandkeeper.api.streaming import RESUME, StreamResponse, until_disconnect
-from sandkeeper.api.urls import segment
 from sandkeeper.errors import BadInput, Conflict, TooLarge, Unprocessable
 from sandkeeper.journal.cursor import Follow
 from sandkeeper.journal.events import SILENT, ExecRecords

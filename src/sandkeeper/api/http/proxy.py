@@ -8,15 +8,15 @@ from contextlib import suppress
 from starlette.routing import BaseRoute, Match
 from starlette.types import Message, Receive, Scope, Send
 
-from sandkeeper.api.audit import Gateways
+from sandkeeper.api.edge.connections.wire import LONG_BYTES, Wire, wire_of
+from sandkeeper.api.edge.middleware import BARE
+from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.forwarding import Forwarding, Target, framing
-from sandkeeper.api.middleware import BARE
 from sandkeeper.api.page_answers import Audience, response_headers
 from sandkeeper.api.port_pages import Door, Doors
 from sandkeeper.api.proxy_socket import relay
-from sandkeeper.api.rights import USER
 from sandkeeper.api.tickets import Tickets
-from sandkeeper.api.wire import LONG_BYTES, Wire, wire_of
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.network.hops import Hops
 from sandkeeper.network.relay import Relay

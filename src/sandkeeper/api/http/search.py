@@ -9,9 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.respond import encode_json, json_response, utf8
-from sandkeeper.api.rights import USER
-from sandkeeper.api.routing import Handler, empty_head, path_route
+from sandkeeper.api.edge.respond import encode_json, json_response, utf8
+from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.routing import Handler, empty_head, path_route
+from sandkeeper.api.edge.streaming import until_disconnect
+from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.schemas.search import (
     ContentMatch,
     ContentSearchResponse,
@@ -20,8 +22,6 @@ from sandkeeper.api.schemas.search import (
     FuzzyMatch,
     FuzzySearchResponse,
 )
-from sandkeeper.api.streaming import until_disconnect
-from sandkeeper.api.urls import raw_rest
 from sandkeeper.errors import BadInput
 from sandkeeper.files.paths import Target, resolve
 from sandkeeper.sandbox import Sandbox

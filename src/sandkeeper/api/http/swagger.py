@@ -10,11 +10,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.description import Address, openapi, swagger
-from sandkeeper.api.pages import page_headers
-from sandkeeper.api.respond import encode_json
-from sandkeeper.api.rights import USER
-from sandkeeper.api.routing import route
-from sandkeeper.api.urls import with_prefix
+from sandkeeper.api.edge.pages import page_headers
+from sandkeeper.api.edge.respond import encode_json
+from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.routing import route
+from sandkeeper.api.edge.urls import with_prefix
 from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]

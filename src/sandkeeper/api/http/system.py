@@ -8,11 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.audit import caller
-from sandkeeper.api.body import read_body
-from sandkeeper.api.respond import json_response
-from sandkeeper.api.rights import OPEN, UPGRADE, USER
-from sandkeeper.api.routing import empty_head, route
+from sandkeeper.api.edge.request_body import read_body
+from sandkeeper.api.edge.respond import json_response
+from sandkeeper.api.edge.rights import OPEN, UPGRADE, USER
+from sandkeeper.api.edge.routing import empty_head, route
+from sandkeeper.api.edge.subject import caller
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.upgrade.service import UpgradeOrder
 from sandkeeper.upgrade.source import without_secrets

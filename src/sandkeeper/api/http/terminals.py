@@ -6,21 +6,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.audit import caller
-from sandkeeper.api.body import read_body, read_json
-from sandkeeper.api.respond import json_response
-from sandkeeper.api.rights import USER
-from sandkeeper.api.routing import Handler, empty_head, route, socket_route
+from sandkeeper.api.edge.request_body import read_body, read_json
+from sandkeeper.api.edge.respond import json_response
+from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.routing import Handler, empty_head, route, socket_route
+from sandkeeper.api.edge.streaming import StreamResponse, until_disconnect
+from sandkeeper.api.edge.subject import caller
+from sandkeeper.api.edge.urls import segment
 from sandkeeper.api.schemas.terminals import (
     TerminalChange,
     TerminalRequest,
     screen_of,
     terminal_of,
 )
-from sandkeeper.api.streaming import StreamResponse, until_disconnect
 from sandkeeper.api.terminal_page import TerminalPage
 from sandkeeper.api.terminal_socket import TerminalSocket
-from sandkeeper.api.urls import segment
 from sandkeeper.errors import BadInput
 from sandkeeper.processes.runs import new_id
 from sandkeeper.sandbox import Sandbox

@@ -8,17 +8,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.bodies import GeneratedBody
-from sandkeeper.api.body import read_json
-from sandkeeper.api.conditional import conditions
+from sandkeeper.api.edge.conditional import conditions
+from sandkeeper.api.edge.file_answers import GeneratedBody
+from sandkeeper.api.edge.request_body import read_json
+from sandkeeper.api.edge.respond import json_response, utf8
+from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.routing import path_route, route
+from sandkeeper.api.edge.streaming import until_disconnect
+from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.encode_files import DirectoryEncoder
 from sandkeeper.api.http.files import FileHandlers
-from sandkeeper.api.respond import json_response, utf8
-from sandkeeper.api.rights import USER
-from sandkeeper.api.routing import path_route, route
 from sandkeeper.api.schemas.files import CopyRequest, Success, TreeRequest
-from sandkeeper.api.streaming import until_disconnect
-from sandkeeper.api.urls import raw_rest
 from sandkeeper.errors import BadInput
 from sandkeeper.files.paths import Target, resolve_tree
 from sandkeeper.files.trees import (

@@ -4,11 +4,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.audit import caller
-from sandkeeper.api.body import read_json
-from sandkeeper.api.respond import json_response
-from sandkeeper.api.rights import TUNNEL
-from sandkeeper.api.routing import route
+from sandkeeper.api.edge.request_body import read_json
+from sandkeeper.api.edge.respond import json_response
+from sandkeeper.api.edge.rights import TUNNEL
+from sandkeeper.api.edge.routing import route
+from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.schemas.tunnel import TunnelConfigRequest
 from sandkeeper.errors import BadInput
 from sandkeeper.sandbox import Sandbox

@@ -8,12 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.body import read_json
-from sandkeeper.api.conditional import conditions
-from sandkeeper.api.forms import Part, form_parts
-from sandkeeper.api.respond import encode_json, json_response, utf8
-from sandkeeper.api.rights import USER
-from sandkeeper.api.routing import empty_head, path_route, route
+from sandkeeper.api.edge.conditional import conditions
+from sandkeeper.api.edge.forms import Part, form_parts
+from sandkeeper.api.edge.request_body import read_json
+from sandkeeper.api.edge.respond import encode_json, json_response, utf8
+from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.routing import empty_head, path_route, route
+from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.schemas.files import (
     CompleteRequest,
     PartDone,
@@ -21,7 +22,6 @@ from sandkeeper.api.schemas.files import (
     UploadRequest,
     UploadStarted,
 )
-from sandkeeper.api.urls import raw_rest
 from sandkeeper.errors import BadInput, TooLarge
 from sandkeeper.files.entries import etag, parse_octal
 from sandkeeper.files.uploads.store import Session, UploadedPart

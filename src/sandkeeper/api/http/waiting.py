@@ -8,18 +8,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.body import read_json
-from sandkeeper.api.respond import json_response
-from sandkeeper.api.rights import USER
-from sandkeeper.api.routing import route
+from sandkeeper.api.edge.request_body import read_json
+from sandkeeper.api.edge.respond import json_response
+from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.routing import route
+from sandkeeper.api.edge.streaming import until_disconnect
+from sandkeeper.api.edge.urls import segment
 from sandkeeper.api.schemas.waiting import (
     ConditionFields,
     condition_of,
     failure_text,
     record_of_wait,
 )
-from sandkeeper.api.streaming import until_disconnect
-from sandkeeper.api.urls import segment
 from sandkeeper.errors import BadInput
 from sandkeeper.sandbox import Sandbox
 

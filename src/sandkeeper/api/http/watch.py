@@ -9,12 +9,12 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
-from sandkeeper.api.respond import encode_json, json_response, utf8
-from sandkeeper.api.rights import USER
-from sandkeeper.api.routing import empty_head, path_route
+from sandkeeper.api.edge.respond import encode_json, json_response, utf8
+from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.routing import empty_head, path_route
+from sandkeeper.api.edge.streaming import StreamResponse
+from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.schemas.watch import ChangesResponse, WatchEvent
-from sandkeeper.api.streaming import StreamResponse
-from sandkeeper.api.urls import raw_rest
 from sandkeeper.files.paths import Target, located, resolve
 from sandkeeper.journal.turns import Turns
 from sandkeeper.sandbox import Sandbox

@@ -5,6 +5,7 @@ from collections import OrderedDict
 
 from msgspec import UNSET
 
+from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.mcp.code_structs import (
     CodebaseArguments,
     CodebaseResults,
@@ -27,7 +28,6 @@ from sandkeeper.api.mcp.code_structs import (
 )
 from sandkeeper.api.mcp.files import list_directory, target_of
 from sandkeeper.api.mcp.tool import Tool
-from sandkeeper.api.rights import USER
 from sandkeeper.api.schemas.codegen import RankedFile
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.files.paths import Target

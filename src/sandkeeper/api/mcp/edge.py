@@ -13,14 +13,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.audit import caller
-from sandkeeper.api.body import ANYTHING, LONG_BYTES, check_values, read_body
+from sandkeeper.api.edge.connections.outgoing import Answer, answer_of
+from sandkeeper.api.edge.request_body import ANYTHING, LONG_BYTES, check_values, read_body
+from sandkeeper.api.edge.respond import json_response
+from sandkeeper.api.edge.rights import USER, standing_of
+from sandkeeper.api.edge.routing import route
+from sandkeeper.api.edge.streaming import until_disconnect
+from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.mcp.tool import Asker
-from sandkeeper.api.outgoing import Answer, answer_of
-from sandkeeper.api.respond import json_response
-from sandkeeper.api.rights import USER, standing_of
-from sandkeeper.api.routing import route
-from sandkeeper.api.streaming import until_disconnect
 from sandkeeper.errors import BadInput, TooLarge
 from sandkeeper.journal.turns import Turns
 from sandkeeper.sandbox import Sandbox
@@ -113,7 +113,7 @@ def _load(sandbox: Sandbox) -> "ToolServer":
 
 
 def _check_head(request: Request) -> str:
-    """Check the headers in the contract's order, of which `api.hosts` has begun with Host.
+    """Check the headers in the contract's order, of which `api.edge.hosts` has begun with Host.
 
     Returns the protocol version.
     """

@@ -7,8 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
+from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.mcp.tool import Arguments, Tool
-from sandkeeper.api.rights import USER
 from sandkeeper.api.schemas.processes import LimitsFields, ProcessRecord, record_of
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.journal.output import read_texts

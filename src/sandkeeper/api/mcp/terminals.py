@@ -6,8 +6,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.mcp.tool import Arguments, Tool
-from sandkeeper.api.rights import USER
 from sandkeeper.api.schemas.terminals import ScreenRecord, TerminalRecord, screen_of, terminal_of
 from sandkeeper.errors import BadInput
 from sandkeeper.log.access import Caller

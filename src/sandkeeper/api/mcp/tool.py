@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from sandkeeper.api.respond import utf8
-from sandkeeper.api.rights import Need, Standing
+from sandkeeper.api.edge.respond import utf8
+from sandkeeper.api.edge.rights import Need, Standing
 from sandkeeper.errors import BadInput
 from sandkeeper.log.access import Caller
 

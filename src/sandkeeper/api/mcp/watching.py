@@ -6,9 +6,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, field
 
+from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.mcp.processes import IDENTIFIER
 from sandkeeper.api.mcp.tool import Arguments, Tool
-from sandkeeper.api.rights import USER
 from sandkeeper.api.schemas.waiting import (
     ConditionFields,
     WaitRecord,

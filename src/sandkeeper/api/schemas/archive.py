@@ -2,7 +2,7 @@
 
 import msgspec
 
-from sandkeeper.api.respond import utf8
+from sandkeeper.api.edge.respond import utf8
 from sandkeeper.archive.export import Manifest
 from sandkeeper.archive.job import Exporting, Restored
 from sandkeeper.archive.service import Archive, Exported

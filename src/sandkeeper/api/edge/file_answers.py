@@ -13,7 +13,7 @@ from contextlib import suppress
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from sandkeeper.api.outgoing import answer_of
+from sandkeeper.api.edge.connections.outgoing import answer_of
 from sandkeeper.errors import Internal
 from sandkeeper.files.service import Opened
 from sandkeeper.files.work import FileWork

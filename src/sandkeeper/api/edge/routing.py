@@ -9,8 +9,8 @@ from starlette.routing import BaseRoute, Match, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from sandkeeper.api.rights import Need
-from sandkeeper.api.urls import raw_path
+from sandkeeper.api.edge.rights import Need
+from sandkeeper.api.edge.urls import raw_path
 
 __all__ = [
     "AreaRouter",
@@ -83,7 +83,7 @@ def path_route(
     need: Need,
     raw_pattern: re.Pattern[bytes] | None = None,
 ) -> Route:
-    """Bind `handler` to `prefix/…` for exactly `methods`; `api.urls.raw_rest` gives the path.
+    """Bind `handler` to `prefix/…` for exactly `methods`; `api.edge.urls.raw_rest` gives the path.
 
     `raw_pattern`, matched at the start of the undecoded path, decides instead where it is given.
     """

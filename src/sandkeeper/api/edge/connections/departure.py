@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from sandkeeper.api.streaming import RESUME
+from sandkeeper.api.edge.streaming import RESUME
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.upgrade.handover import HeldConnection
 
 if TYPE_CHECKING:
-    from sandkeeper.api.server import EdgeProtocol
+    from sandkeeper.api.edge.connections.server import EdgeProtocol
 
 __all__ = ["Departure", "take_over"]
 

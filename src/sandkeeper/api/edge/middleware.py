@@ -7,15 +7,15 @@ from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sandkeeper.api import auth
-from sandkeeper.api.audit import Gateways, request_id
-from sandkeeper.api.body import HELD, Held, Room
-from sandkeeper.api.cors import Cors
-from sandkeeper.api.hosts import Gate, refusal
-from sandkeeper.api.outgoing import ANSWER, SMALL_BYTES, Answer, Outgoing
+from sandkeeper.api.edge import auth
+from sandkeeper.api.edge.connections.outgoing import ANSWER, SMALL_BYTES, Answer, Outgoing
+from sandkeeper.api.edge.connections.wire import CARRIED, closing_unasked, wire_of
+from sandkeeper.api.edge.cors import Cors
+from sandkeeper.api.edge.hosts import Gate, refusal
+from sandkeeper.api.edge.request_body import HELD, Held, Room
+from sandkeeper.api.edge.respond import error_response
+from sandkeeper.api.edge.subject import Gateways, request_id
 from sandkeeper.api.port_pages import Doors, without_ticket
-from sandkeeper.api.respond import error_response
-from sandkeeper.api.wire import CARRIED, closing_unasked, wire_of
 from sandkeeper.errors import BadInput, Forbidden, Unavailable
 from sandkeeper.log.access import Access
 from sandkeeper.log.lines import Log

@@ -13,9 +13,9 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from sandkeeper.api.outgoing import answer_of
-from sandkeeper.api.respond import encode_json
-from sandkeeper.api.streaming import Disconnected
+from sandkeeper.api.edge.connections.outgoing import answer_of
+from sandkeeper.api.edge.respond import encode_json
+from sandkeeper.api.edge.streaming import Disconnected
 from sandkeeper.journal.output import LongText, LongTexts, Texts
 from sandkeeper.journal.turns import Turns
 

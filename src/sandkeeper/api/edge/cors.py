@@ -2,7 +2,7 @@
 
 The fields on plain responses are the contract's, whatever a page asks. A preflight tells more: the
 methods and fields that the published clients and MCP clients send. These fields bind browsers only,
-and only reading: `api.hosts` decides who may ask.
+and only reading: `api.edge.hosts` decides who may ask.
 """
 
 from collections.abc import Sequence

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Scope, Send
 
-from sandkeeper.api.intake import BODY_LEAST
+from sandkeeper.api.edge.connections.intake import BODY_LEAST
 from sandkeeper.network.relay import Part, Relay, duplicate
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-    from sandkeeper.api.server import EdgeProtocol
+    from sandkeeper.api.edge.connections.server import EdgeProtocol
 
 __all__ = ["CARRIED", "LONG_BYTES", "WIRE", "Wire", "blocks_of", "closing_unasked", "wire_of"]
 

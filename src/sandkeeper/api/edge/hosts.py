@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 from starlette.types import Scope
 
-from sandkeeper.api.audit import Gateways
-from sandkeeper.api.respond import error_response
+from sandkeeper.api.edge.respond import error_response
+from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.errors import BadInput, Forbidden, SandkeeperError
 from sandkeeper.network.sockets import is_loopback
 from sandkeeper.settings import EdgeSettings, origin

@@ -5,9 +5,9 @@ from collections.abc import Collection
 
 from starlette.types import Receive, Scope, Send
 
-from sandkeeper.api.respond import json_response
-from sandkeeper.api.rights import Right, Standing
-from sandkeeper.api.tokens import offers
+from sandkeeper.api.edge.respond import json_response
+from sandkeeper.api.edge.rights import Right, Standing
+from sandkeeper.api.edge.tokens import offers
 from sandkeeper.settings import RightsSettings
 
 __all__ = ["Doorkeeper", "refuse"]
@@ -42,7 +42,7 @@ class Doorkeeper:
         return scope["type"] == "http" and scope["path"] in self._open
 
     def _right_of(self, scope: Scope) -> Right:
-        """Return the highest right that the request shows (`api.tokens`: where)."""
+        """Return the highest right that the request shows (`api.edge.tokens`: where)."""
         if not (self._token or self._admin):
             return self._anonymous
         offered = offers(scope)

@@ -13,8 +13,8 @@ import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sandkeeper.api.app import create_app
-from sandkeeper.api.departure import Departure, take_over
-from sandkeeper.api.intake import (
+from sandkeeper.api.edge.connections.departure import Departure, take_over
+from sandkeeper.api.edge.connections.intake import (
     BodyClock,
     HeldFlow,
     Intake,
@@ -22,10 +22,10 @@ from sandkeeper.api.intake import (
     check_codings,
     declared_length,
 )
-from sandkeeper.api.listening import tell_reach
-from sandkeeper.api.respond import bare_error
-from sandkeeper.api.urls import called_by_target
-from sandkeeper.api.wire import WIRE, Wire
+from sandkeeper.api.edge.connections.listening import tell_reach
+from sandkeeper.api.edge.connections.wire import WIRE, Wire
+from sandkeeper.api.edge.respond import bare_error
+from sandkeeper.api.edge.urls import called_by_target
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.upgrade.handover import HeldConnection
 

@@ -1,0 +1,1 @@
+"""HTTP itself: protocol, limits, middleware, tokens, bodies, streams. Knows no route."""
