@@ -20,7 +20,7 @@ from tests.harness import Server, needs_root, until
 from tests.mcp_calls import Tools
 from tests.storage import Storage, storage
 
-from sandkeeper.api.frozen import READING_TOOLS
+from sandkeeper.api.blaxel.frozen import READING_TOOLS
 
 PART = 5 << 20
 FORM = b"Content-Type: multipart/form-data; boundary=%s\r\n\r\n" % BOUNDARY

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from tests.harness import Server, until
 
-from sandkeeper.api.http.logs import TEXT_HEARTBEAT_SECONDS
+from sandkeeper.api.blaxel.logs import TEXT_HEARTBEAT_SECONDS
 
 ND = {"Accept": "application/x-ndjson"}
 

@@ -15,8 +15,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from tests.harness import Server
 
-from sandkeeper.api import description
 from sandkeeper.api.app import all_routes
+from sandkeeper.api.blaxel import description
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.settings import Environment, Settings
 

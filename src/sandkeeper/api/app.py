@@ -11,6 +11,25 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sandkeeper.api.blaxel import (
+    archive,
+    codegen,
+    drives,
+    environment,
+    logs,
+    network,
+    observability,
+    processes,
+    swagger,
+    system,
+    terminals,
+    tunnel,
+    waiting,
+)
+from sandkeeper.api.blaxel.files import content as files
+from sandkeeper.api.blaxel.files import more as files_more
+from sandkeeper.api.blaxel.files import search, trees, uploads, watch
+from sandkeeper.api.blaxel.frozen import guard
 from sandkeeper.api.edge.auth import Doorkeeper
 from sandkeeper.api.edge.connections.outgoing import Outgoing
 from sandkeeper.api.edge.cors import Cors
@@ -23,29 +42,7 @@ from sandkeeper.api.edge.routing import AreaRouter, first_segment
 from sandkeeper.api.edge.streaming import Disconnected
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.urls import with_prefix
-from sandkeeper.api.frozen import guard
-from sandkeeper.api.http import (
-    archive,
-    codegen,
-    drives,
-    environment,
-    files,
-    files_more,
-    logs,
-    network,
-    observability,
-    processes,
-    proxy,
-    search,
-    swagger,
-    system,
-    terminals,
-    trees,
-    tunnel,
-    uploads,
-    waiting,
-    watch,
-)
+from sandkeeper.api.http import proxy
 from sandkeeper.api.mcp import edge as mcp
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.network.sockets import is_loopback

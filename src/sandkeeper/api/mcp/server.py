@@ -18,8 +18,8 @@ from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.transport_context import TransportContext
 from pydantic import ValidationError
 
+from sandkeeper.api.blaxel.frozen import READING_TOOLS
 from sandkeeper.api.edge.respond import utf8
-from sandkeeper.api.frozen import READING_TOOLS
 from sandkeeper.api.mcp import code, files, processes, terminals, watching
 from sandkeeper.api.mcp.tool import Asker, Tool, content_of
 from sandkeeper.errors import SandkeeperError

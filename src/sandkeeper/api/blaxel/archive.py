@@ -12,7 +12,7 @@ from sandkeeper.api.edge.routing import route
 from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from sandkeeper.api.archive_calls import ArchiveCalls
+    from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
 
 __all__ = ["routes"]
 
@@ -43,7 +43,7 @@ class ArchiveHandlers:
 
 
 def _load(sandbox: Sandbox) -> "ArchiveCalls":
-    from sandkeeper.api.archive_calls import ArchiveCalls
+    from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
 
     return ArchiveCalls(sandbox)
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.description import Address, openapi, swagger
+from sandkeeper.api.blaxel.description import Address, openapi, swagger
 from sandkeeper.api.edge.pages import page_headers
 from sandkeeper.api.edge.respond import encode_json
 from sandkeeper.api.edge.rights import USER

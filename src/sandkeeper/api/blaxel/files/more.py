@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.blaxel.files.content import disposition, octal
 from sandkeeper.api.edge.conditional import conditions
 from sandkeeper.api.edge.file_answers import GeneratedBody
 from sandkeeper.api.edge.request_body import read_json
@@ -19,7 +20,6 @@ from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import empty_head, path_route
 from sandkeeper.api.edge.streaming import until_disconnect
 from sandkeeper.api.edge.urls import raw_rest
-from sandkeeper.api.http.files import disposition, octal
 from sandkeeper.api.schemas.files import (
     AttributesRequest,
     EditDone,

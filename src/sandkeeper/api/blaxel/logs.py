@@ -10,12 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.blaxel.processes import identifier
 from sandkeeper.api.edge.long_answers import long_answer
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.edge.streaming import StreamResponse
 from sandkeeper.api.edge.subject import caller
-from sandkeeper.api.http.processes import identifier
 from sandkeeper.errors import BadInput
 from sandkeeper.journal.cursor import Abandoned, Follow
 from sandkeeper.journal.events import SILENT, EventRecords, LogRecords, TextLog

@@ -16,7 +16,7 @@ import msgspec
 from starlette.routing import BaseRoute, Route
 
 from sandkeeper import __version__
-from sandkeeper.api.swagger2 import to_swagger2
+from sandkeeper.api.blaxel.swagger2 import to_swagger2
 
 __all__ = ["Address", "openapi", "operations", "served", "swagger", "undescribed"]
 

@@ -1,0 +1,1 @@
+"""The contract's routes: parse, call, encode. Each module exports `routes(sandbox)`."""

@@ -1,0 +1,1 @@
+"""The routes of files: content, trees, uploads, searches, watches."""
