@@ -20,7 +20,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from sandkeeper.api.edge.tokens import TICKET, TOKEN, offers, sift
-from sandkeeper.api.tickets import COOKIE, PAGE, Tickets
+from sandkeeper.api.port.tickets import COOKIE, PAGE, Tickets
 from sandkeeper.errors import BadInput
 
 SECRET = "tok 1+2%/&=é"

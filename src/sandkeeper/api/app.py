@@ -42,8 +42,8 @@ from sandkeeper.api.edge.routing import AreaRouter, first_segment
 from sandkeeper.api.edge.streaming import Disconnected
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.urls import with_prefix
-from sandkeeper.api.http import proxy
 from sandkeeper.api.mcp import edge as mcp
+from sandkeeper.api.port import proxy
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.network.sockets import is_loopback
 from sandkeeper.sandbox import Sandbox

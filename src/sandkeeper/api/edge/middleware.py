@@ -15,7 +15,7 @@ from sandkeeper.api.edge.hosts import Gate, refusal
 from sandkeeper.api.edge.request_body import HELD, Held, Room
 from sandkeeper.api.edge.respond import error_response
 from sandkeeper.api.edge.subject import Gateways, request_id
-from sandkeeper.api.port_pages import Doors, without_ticket
+from sandkeeper.api.port.pages import Doors, without_ticket
 from sandkeeper.errors import BadInput, Forbidden, Unavailable
 from sandkeeper.log.access import Access
 from sandkeeper.log.lines import Log

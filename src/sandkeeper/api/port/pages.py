@@ -22,7 +22,7 @@ from starlette.types import Scope
 from sandkeeper.api.edge.hosts import Gate
 from sandkeeper.api.edge.tokens import TICKET, TICKET_COOKIE, in_address, offers, sift
 from sandkeeper.api.edge.urls import raw_path, with_prefix
-from sandkeeper.api.tickets import COOKIE, PAGE, Tickets
+from sandkeeper.api.port.tickets import COOKIE, PAGE, Tickets
 from sandkeeper.errors import Forbidden
 from sandkeeper.network.hops import Hops
 

@@ -12,8 +12,8 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from sandkeeper.api.edge.respond import error_response
-from sandkeeper.api.forwarding import Forwarding, Target
-from sandkeeper.api.page_answers import Audience, response_headers
+from sandkeeper.api.port.answers import Audience, response_headers
+from sandkeeper.api.port.forwarding import Forwarding, Target
 from sandkeeper.errors import SandkeeperError, Unprocessable
 from sandkeeper.network.upstream import Headers, connect
 

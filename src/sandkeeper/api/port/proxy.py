@@ -12,11 +12,11 @@ from sandkeeper.api.edge.connections.wire import LONG_BYTES, Wire, wire_of
 from sandkeeper.api.edge.middleware import BARE
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.subject import Gateways
-from sandkeeper.api.forwarding import Forwarding, Target, framing
-from sandkeeper.api.page_answers import Audience, response_headers
-from sandkeeper.api.port_pages import Door, Doors
-from sandkeeper.api.proxy_socket import relay
-from sandkeeper.api.tickets import Tickets
+from sandkeeper.api.port.answers import Audience, response_headers
+from sandkeeper.api.port.forwarding import Forwarding, Target, framing
+from sandkeeper.api.port.pages import Door, Doors
+from sandkeeper.api.port.socket import relay
+from sandkeeper.api.port.tickets import Tickets
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.network.hops import Hops
 from sandkeeper.network.relay import Relay

@@ -14,8 +14,8 @@ from sandkeeper.api.edge.connections.intake import check_codings
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.tokens import sift
 from sandkeeper.api.edge.urls import with_prefix
-from sandkeeper.api.page_answers import Audience
-from sandkeeper.api.port_pages import Door, Doors, is_browser, is_here
+from sandkeeper.api.port.answers import Audience
+from sandkeeper.api.port.pages import Door, Doors, is_browser, is_here
 from sandkeeper.errors import BadInput, LoopDetected
 from sandkeeper.network.hops import FRAMING, HOP_BY_HOP, MAX_HOPS, Hops, named_by_connection
 from sandkeeper.network.upstream import Headers

@@ -1,0 +1,1 @@
+"""`/port`: the sandbox's own servers, through this one."""
