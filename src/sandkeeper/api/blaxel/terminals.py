@@ -6,6 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.console.terminal_page import TerminalPage
+from sandkeeper.api.console.terminal_socket import TerminalSocket
 from sandkeeper.api.edge.request_body import read_body, read_json
 from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import USER
@@ -19,8 +21,6 @@ from sandkeeper.api.schemas.terminals import (
     screen_of,
     terminal_of,
 )
-from sandkeeper.api.terminal_page import TerminalPage
-from sandkeeper.api.terminal_socket import TerminalSocket
 from sandkeeper.errors import BadInput
 from sandkeeper.processes.runs import new_id
 from sandkeeper.sandbox import Sandbox
