@@ -20,7 +20,8 @@ from pydantic import ValidationError
 
 from sandkeeper.api.blaxel.frozen import READING_TOOLS
 from sandkeeper.api.edge.respond import utf8
-from sandkeeper.api.mcp import code, files, processes, terminals, watching
+from sandkeeper.api.mcp import code, files, processes, terminals
+from sandkeeper.api.mcp import waiting as watching
 from sandkeeper.api.mcp.tool import Asker, Tool, content_of
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.log.lines import Log
