@@ -109,28 +109,21 @@ def test_npm_packages_are_exact_and_checked_and_no_index_is_named() -> None:
 def test_what_acts_for_the_workload_takes_its_os_from_where_paths_are_resolved_for_it() -> None:
     """`linux.paths.useros`: a path must not lead through the server's own entry in /proc."""
     acting = {
-        *(f"api/http/{name}.py" for name in ("files", "files_more")),
+        *(f"api/blaxel/files/{name}.py" for name in ("content", "more")),
         *(f"api/mcp/{name}.py" for name in ("code", "files")),
-        *(
-            f"core/{name}.py"
-            for name in (
-                *("entering", "removal", "renaming", "replace", "tars", "temporaries", "untar"),
-                *("walk", "walking", "watchtree"),
-            )
-        ),
-        *(
-            f"services/{name}.py"
-            for name in (
-                *("archives", "attributes", "codegen", "codesearch", "codewalk", "copies"),
-                *("files", "grep", "trees", "uploads", "watching"),
-            )
-        ),
+        *(f"codegen/{name}.py" for name in ("service", "candidates")),
+        *(f"files/changing/{name}.py" for name in ("removal", "renaming", "replace")),
+        *(f"files/tar/{name}.py" for name in ("packing", "unpacking", "streams")),
+        *(f"files/{name}.py" for name in ("attributes", "copies", "service", "trees", "walk")),
+        *("files/changing/temporaries.py", "files/uploads/sessions.py", "files/walking.py"),
+        *("linux/paths/entering.py", "search/code.py", "search/content.py"),
+        *("watch/tree.py", "watch/watcher.py"),
     }
     source = ROOT / "src" / "sandkeeper"
     plain = {
         name
         for name in acting
-        if "from sandkeeper.core import useros as os\n" not in (source / name).read_text()
+        if "from sandkeeper.linux.paths import useros as os\n" not in (source / name).read_text()
         or "\nimport os\n" in (source / name).read_text()
     }
 

@@ -140,6 +140,7 @@ def _serve(
     faults = [*faults, *(f"the workload's user can change {place}" for place in at_risk)]
     hold_collections()
     # Imported here so that `--version` and `--help` answer at once.
+    from sandkeeper.api.app import create_app
     from sandkeeper.api.edge.connections.listening import listen
     from sandkeeper.api.edge.connections.server import serve
     from sandkeeper.linux.allocator import keep_freed_blocks
@@ -175,7 +176,7 @@ def _serve(
             sandbox.log.warning(f"SANDKEEPER_WORKLOAD_MAY gives the workload: {permitted}")
         for line in lock.told:
             sandbox.log.error(line)
-        serve(sandbox, listeners, handover.connections if handover else ())
+        serve(create_app(sandbox), sandbox, listeners, handover.connections if handover else ())
     return 0
 
 

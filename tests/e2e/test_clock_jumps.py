@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tests.harness import Server, until
 
-from sandkeeper.linux import clocks as ages
+from sandkeeper.linux.clocks import GRACE_SECONDS, uptime
+from sandkeeper.processes.ages import ended_uptime
 from sandkeeper.processes.runs import RunMeta
 
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
@@ -115,12 +116,12 @@ def test_records_are_dropped_when_they_have_been_over_for_long_enough(
 
 def test_what_another_boot_left_keeps_an_hour_whatever_the_clock_says() -> None:
     week = 7 * 86400.0
-    now = ages.uptime()
+    now = uptime()
     for completed_at in (0.0, 1e9, 4e9):
         meta = RunMeta(id="x", command="", name="", completed_at=completed_at)
-        ended = ages.ended_uptime(meta, "this boot", week)
-        assert now - week + ages.GRACE_SECONDS - 5 <= ended <= ages.uptime()
+        ended = ended_uptime(meta, "this boot", week)
+        assert now - week + GRACE_SECONDS - 5 <= ended <= uptime()
     meta = RunMeta(
         id="x", command="", name="", completed_at=4e9, completed_boot="b", completed_uptime=0.5
     )
-    assert ages.ended_uptime(meta, "b", week) == 0.5
+    assert ended_uptime(meta, "b", week) == 0.5

@@ -501,7 +501,7 @@ GOES_WRONG = {
     "an exception": "raise ImportError('sabotage')",
     "a hard end": "import os; os._exit(9)",
 }
-"""What else can go wrong is in tests/core/test_guard.py."""
+"""What else can go wrong is in tests/upgrade/test_guard.py."""
 
 
 def spoilt(folder: Path, statement: str, *, trial: bool = False) -> Path:

@@ -26,13 +26,12 @@ from sandkeeper.api.blaxel import (
     tunnel,
     waiting,
 )
-from sandkeeper.api.blaxel.files import content as files
-from sandkeeper.api.blaxel.files import more as files_more
-from sandkeeper.api.blaxel.files import search, trees, uploads, watch
-from sandkeeper.api.blaxel.frozen import guard
+from sandkeeper.api.blaxel.files import content, more, search, trees, uploads, watch
+from sandkeeper.api.console import terminal as terminal_page
 from sandkeeper.api.edge.auth import Doorkeeper
 from sandkeeper.api.edge.connections.outgoing import Outgoing
 from sandkeeper.api.edge.cors import Cors
+from sandkeeper.api.edge.frozen import guard
 from sandkeeper.api.edge.hosts import Gate
 from sandkeeper.api.edge.middleware import BARE, Edge
 from sandkeeper.api.edge.request_body import Room
@@ -45,7 +44,7 @@ from sandkeeper.api.edge.urls import with_prefix
 from sandkeeper.api.mcp import edge as mcp
 from sandkeeper.api.port import proxy
 from sandkeeper.errors import BadInput, SandkeeperError
-from sandkeeper.network.sockets import is_loopback
+from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.settings import Settings
 
@@ -56,8 +55,8 @@ AREAS = (
     waiting,
     logs,
     trees,
-    files,
-    files_more,
+    content,
+    more,
     uploads,
     search,
     watch,
@@ -68,6 +67,7 @@ AREAS = (
     drives,
     tunnel,
     archive,
+    terminal_page,
     terminals,
     mcp,
     observability,

@@ -7,7 +7,8 @@ from contextlib import suppress
 from sandkeeper.archive.freeze import SavedProcess
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.linux.children.members import SessionMembers
-from sandkeeper.processes.registry import Order, Processes
+from sandkeeper.processes.order import Order
+from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.startup import StartupCommand
 from sandkeeper.terminals.registry import Terminals
 

@@ -1,1 +1,1 @@
-"""The heart: pipe, pump, segments, cursors; and what readers make of them: text, lines, records, queries."""
+"""The heart: from the pipe to segments and cursors, and what readers make of them."""

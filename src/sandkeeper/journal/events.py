@@ -2,18 +2,26 @@
 
 import base64
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from sandkeeper.journal.cursor import Chunk, Gap
 from sandkeeper.journal.lines import PATIENCE, Decoder, PrefixedText
 from sandkeeper.journal.segment import NOTICE, REMARK, STDERR, STDOUT
-from sandkeeper.processes.process import Process
 
-__all__ = ["SILENT", "EventRecords", "ExecRecords", "LogRecords", "TextLog", "pieces", "rfc3339"]
+__all__ = [
+    "SILENT",
+    "EventRecords",
+    "ExecRecords",
+    "LogRecords",
+    "Outcome",
+    "TextLog",
+    "pieces",
+    "rfc3339",
+]
 
 NAMES = {STDOUT: "stdout", STDERR: "stderr", NOTICE: "notice", REMARK: "remark"}
 FELL_BEHIND = "[output truncated: the stream fell behind]\n"
@@ -43,6 +51,15 @@ def pieces(data: bytes) -> Iterator[tuple[int, str, bool]]:
     if cut:
         yield 0, data[:cut].decode(), False
     yield cut, base64.b64encode(data[cut:]).decode(), True
+
+
+class Outcome(NamedTuple):
+    """How a process ended: the wire's status, code, signal's number and reason."""
+
+    status: str
+    exit_code: int | None
+    exit_signal: int | None
+    reason: str
 
 
 class TextLog:
@@ -141,8 +158,11 @@ class ExecRecords:
 class EventRecords:
     """Our own event stream: every record says where it stands, as NDJSON or as SSE."""
 
-    def __init__(self, process: Process, offset: int, *, sse: bool, streams: set[str]) -> None:
-        self._process = process
+    def __init__(
+        self, outcome: Callable[[], Outcome], offset: int, *, sse: bool, streams: set[str]
+    ) -> None:
+        """`outcome` is asked for once the last output has been told."""
+        self._outcome = outcome
         self._offset = offset
         self._sequence = 0
         self._sse = sse
@@ -177,15 +197,15 @@ class EventRecords:
 
     def end(self) -> bytes:
         """Return the last event: how the process ended."""
-        meta = self._process.meta
+        outcome = self._outcome()
         return self._event(
             {
                 "type": "end",
                 "offset": self._offset,
-                "status": self._process.status,
-                "exitCode": meta.exit_code,
-                "exitSignal": meta.exit_signal,
-                "reason": meta.exit_reason,
+                "status": outcome.status,
+                "exitCode": outcome.exit_code,
+                "exitSignal": outcome.exit_signal,
+                "reason": outcome.reason,
             }
         )
 

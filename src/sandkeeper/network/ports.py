@@ -19,14 +19,13 @@ from sandkeeper.linux.procs import group_members
 from sandkeeper.network.sockets import (
     Socket,
     TreePorts,
-    is_loopback,
     is_routable,
     listeners,
     listening_trees,
     sockets_of,
 )
 
-__all__ = ["Ports", "Socket", "group_members", "is_loopback", "is_routable"]
+__all__ = ["Ports", "Socket", "group_members", "is_routable"]
 
 T = TypeVar("T")
 

@@ -12,9 +12,9 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import ip_address
 from typing import NamedTuple
 
+from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.linux.procs import Process, read_processes, tree_of
 from sandkeeper.network import sockdiag
 from sandkeeper.network.sockdiag import Row
@@ -22,7 +22,6 @@ from sandkeeper.network.sockdiag import Row
 __all__ = [
     "Socket",
     "TreePorts",
-    "is_loopback",
     "is_routable",
     "listeners",
     "listening_addresses",
@@ -63,17 +62,6 @@ class Socket:
     def listening(self) -> bool:
         """Whether it waits for others: LISTEN, or a bound UDP socket without a peer."""
         return self.state in WAITING
-
-
-def is_loopback(address: str) -> bool:
-    """Say whether only this machine reaches `address`; brackets are ignored, `%lo` is loopback."""
-    bare, _, zone = address.strip("[]").partition("%")
-    try:
-        parsed = ip_address(bare)
-    except ValueError:
-        return zone == "lo" or bare == "localhost"
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return zone == "lo" or bool((mapped or parsed).is_loopback)
 
 
 def is_routable(state: str, address: str) -> bool:

@@ -8,18 +8,17 @@ repeats at most one block.
 
 import os
 import re
-import struct
 import threading
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
+from sandkeeper.journal.exported import POSITIONS, read_positions
 from sandkeeper.journal.lines import LineSplitter
 from sandkeeper.journal.segment import NOTICE, STDERR, STDOUT
-from sandkeeper.linux.paths.statefiles import Damaged, read_plain
+from sandkeeper.linux.paths.statefiles import Damaged
 from sandkeeper.log.lines import log_line, timestamp
 from sandkeeper.processes.process import Process
 
@@ -29,7 +28,6 @@ BLOCK = 64 << 10
 LINE_BYTES = 8 << 10
 NAME_CHARACTERS = 256
 """So much of a name stands in every line: one of a megabyte would multiply each of its lines."""
-_POSITIONS = struct.Struct("<3Q")
 _EMPTY_LINES = re.compile(rb"\n\n+")
 _encode = msgspec.json.encode
 _NAMES = {STDOUT: ("stdout", "info"), STDERR: ("stderr", "error")}
@@ -131,25 +129,6 @@ class Exporter:
                 self._pending.append(run)
 
 
-def read_positions(path: Path, tail: int) -> tuple[int, int, int] | None:
-    """Return how far an output of `tail` bytes was exported, and where its open lines begin.
-
-    None where nothing was; raises OSError, or Damaged when it cannot be true.
-    """
-    try:
-        raw = read_plain(path, _POSITIONS.size)
-    except FileNotFoundError:
-        return None
-    if not raw:
-        return None
-    if len(raw) < _POSITIONS.size:
-        raise Damaged("it is cut off")
-    position, out, err = _POSITIONS.unpack(raw)
-    if not max(out, err) <= position <= tail:
-        raise Damaged("a position of it cannot be true")
-    return position, out, err
-
-
 class Follower:
     """The exporter's place in one journal; the sink's thread only, but for `gone`."""
 
@@ -225,7 +204,7 @@ class Follower:
             self._starts[stream] if self._lines[stream].pending else self._position
             for stream in (STDOUT, STDERR)
         ]
-        os.pwrite(self._fd, _POSITIONS.pack(self._position, *starts), 0)
+        os.pwrite(self._fd, POSITIONS.pack(self._position, *starts), 0)
 
     def _resume(self) -> None:
         """Go on where the last server stood: its open lines are read again up to there."""

@@ -2,11 +2,18 @@
 
 from collections.abc import Callable
 
+from sandkeeper.journal.events import Outcome
 from sandkeeper.linux.children.child import ExitStatus
-from sandkeeper.processes.lifecycle import State
+from sandkeeper.processes.lifecycle import State, wire_status
 from sandkeeper.processes.runs import RunMeta
 
-__all__ = ["exit_reason", "may_restart", "retry_notice"]
+__all__ = ["exit_reason", "may_restart", "outcome", "retry_notice"]
+
+
+def outcome(meta: RunMeta) -> Outcome:
+    """Return how a process ended, as far as it has."""
+    status = wire_status(State(meta.state))
+    return Outcome(status, meta.exit_code, meta.exit_signal, meta.exit_reason)
 
 
 def exit_reason(

@@ -1,6 +1,7 @@
 """One supervised process: its attempts, its pipes, its end. Event loop's thread only.
 
-`processes.lifecycle` decides; this module carries out. First start and restart are the same `_attempt`.
+`processes.lifecycle` decides; this module carries out. First start and restart are the same
+`_attempt`.
 """
 
 import asyncio
@@ -14,8 +15,9 @@ from sandkeeper.journal.segment import NOTICE, REMARK
 from sandkeeper.journal.source import Source
 from sandkeeper.linux.children.adopted import Adopted, boot_id
 from sandkeeper.linux.children.child import Child, ExitStatus
-from sandkeeper.linux.clocks import time_left, uptime
+from sandkeeper.linux.clocks import uptime
 from sandkeeper.linux.fds import duplicates
+from sandkeeper.processes.ages import time_left
 from sandkeeper.processes.endings import exit_reason, may_restart, retry_notice
 from sandkeeper.processes.launch import Launch, Workshop
 from sandkeeper.processes.lifecycle import TERMINAL, Effect, Event, State, step, wire_status

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import msgspec
 
+from sandkeeper.journal.exported import read_positions
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import STDERR, STDOUT, is_scarcity, put_back
 from sandkeeper.journal.source import Source
 from sandkeeper.journal.stage import Stage
 from sandkeeper.linux.children.adopted import Adopted, boot_id, pid_of_pidfd, start_time
 from sandkeeper.linux.paths.statefiles import Damaged, SetAside
-from sandkeeper.observability.telemetry import read_positions
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.lifecycle import TERMINAL, State
 from sandkeeper.processes.process import Process

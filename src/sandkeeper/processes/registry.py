@@ -6,21 +6,21 @@ import secrets
 import string
 import time
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
 
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.journal.journal import Journal
-from sandkeeper.linux.cgroups import Limits
 from sandkeeper.linux.children.adopted import boot_id
-from sandkeeper.linux.clocks import ended_uptime, uptime
+from sandkeeper.linux.clocks import uptime
 from sandkeeper.network.ports import Ports
-from sandkeeper.observability.telemetry import Exporter
+from sandkeeper.processes.ages import ended_uptime
 from sandkeeper.processes.launch import Workshop
+from sandkeeper.processes.listener import Listener
+from sandkeeper.processes.order import Order
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.runs import RunFolder, RunMeta, RunStore
 from sandkeeper.settings import Settings
 
-__all__ = ["Order", "Processes"]
+__all__ = ["Processes"]
 
 KEEP_ALIVE_SECONDS = 600
 PORT_POLL_SECONDS = 0.05
@@ -28,26 +28,6 @@ HOUSEKEEPING_SECONDS = 5.0
 REFILL_SECONDS = 0.005
 LETTERS = string.ascii_lowercase + string.digits
 GO_INT = 1 << 63
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A process somebody wants; `timeout` in seconds, None where none was given.
-
-    `idempotency` is a key and a fingerprint of the request it came with.
-    """
-
-    command: str
-    name: str = ""
-    working_dir: str = ""
-    env: dict[str, str] = field(default_factory=dict)
-    timeout: int | None = None
-    keep_alive: bool = False
-    restart_on_failure: bool = False
-    max_restarts: int = 0
-    stdin: bool = False
-    limits: Limits | None = None
-    idempotency: tuple[str, str] | None = None
 
 
 class Processes:
@@ -59,12 +39,12 @@ class Processes:
         settings: Settings,
         store: RunStore,
         ports: Ports,
-        exporter: Exporter | None,
+        listener: Listener | None,
     ) -> None:
         self._shop = shop
         self._settings = settings
         self._ports = ports
-        self._exporter = exporter
+        self._listener = listener
         self._boot = boot_id()
         self._store = store
         self._by_id: dict[str, Process] = {}
@@ -253,8 +233,8 @@ class Processes:
         known = self._by_name.get(meta.name)
         if known is None or known.is_over or not process.is_over:
             self._by_name[meta.name] = process
-        if self._exporter is not None:
-            self._exporter.follow(process)
+        if self._listener is not None:
+            self._listener.follow(process)
 
     # Waiting
 
@@ -327,8 +307,8 @@ class Processes:
                 continue
             if journal.sealed and not process.meta.sealed:
                 process.sealed()
-            if self._exporter is not None:
-                self._exporter.grown(process)
+            if self._listener is not None:
+                self._listener.grown(process)
 
     # Forgetting
 
@@ -337,8 +317,8 @@ class Processes:
         if process.meta.id not in self._by_id:
             return  # `_run` comes back here once it is entered
         self._over[process.meta.id] = process
-        if self._exporter is not None:
-            self._exporter.grown(process)
+        if self._listener is not None:
+            self._listener.grown(process)
         self.evict()
 
     def evict(self) -> None:
@@ -366,8 +346,8 @@ class Processes:
         self._keys.pop(meta.idempotency_key, None)
         process.journal.forgotten = True
         self._shop.budget.dismiss(process.journal)
-        if self._exporter is not None:
-            self._exporter.forget(process)
+        if self._listener is not None:
+            self._listener.forget(process)
         self._shop.writer.submit(self._shop.keeper.drop, meta.id)
         self._shop.writer.submit(process.folder.remove)
 
@@ -386,8 +366,8 @@ class Processes:
             self._shop.oom.tick()
             self._shop.confinements.sweep_soon()
             self.evict()
-            if self._exporter is not None:
-                self._exporter.retry()
+            if self._listener is not None:
+                self._listener.retry()
 
 
 def _is_go_int(text: str) -> bool:

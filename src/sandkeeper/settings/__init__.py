@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.linux.surroundings import platform_sign, sandbox_sign
-from sandkeeper.network.sockets import is_loopback
 from sandkeeper.settings.environment import IMPORT_URL, Environment
 from sandkeeper.settings.groups import (
     ArchiveSettings,

@@ -31,8 +31,8 @@ def load_dotenv(
     """Set the variables of `.env` in the working directory that do not exist yet.
 
     `user` is the workload's of the command line. Returns what went wrong: a file that others can
-    have written, or led us to, is not read (`linux.paths.trusted`), for a workload could plant there what
-    the next start of a privileged server obeys.
+    have written, or led us to, is not read (`linux.paths.trusted`), for a workload could plant
+    there what the next start of a privileged server obeys.
     """
     path = (folder or Path.cwd()) / ".env"
     try:

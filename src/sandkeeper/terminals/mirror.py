@@ -158,12 +158,10 @@ class Mirror:
 
 
 def _emulator(cols: int, rows: int) -> "Emulator":
-    from sandkeeper.terminals import (
-        emulator,  # noqa: F401 - both come in one go
-        render,
-    )
+    import sandkeeper.terminals.render  # noqa: F401 - both come in one go
+    from sandkeeper.terminals.emulator import Emulator
 
-    return emulator.Emulator(cols, rows)
+    return Emulator(cols, rows)
 
 
 async def read_batch(reader: Reader, offset: int, limit: int) -> list[Chunk | Gap]:

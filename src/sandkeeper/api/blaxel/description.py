@@ -20,7 +20,7 @@ from sandkeeper.api.blaxel.swagger2 import to_swagger2
 
 __all__ = ["Address", "openapi", "operations", "served", "swagger", "undescribed"]
 
-FOLDER = Path(__file__).parent.parent / "openapi"
+FOLDER = Path(__file__).parents[2] / "openapi"
 METHODS = ("get", "head", "put", "post", "patch", "delete")
 UNLISTED = re.compile(r"/|/terminal|/terminal/ws|/mcp|/debug/panic|/swagger(/index\.html)?/?")
 """Not in the contract's document either: pages, sockets, another protocol."""

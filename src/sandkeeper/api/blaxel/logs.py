@@ -21,6 +21,7 @@ from sandkeeper.journal.cursor import Abandoned, Follow
 from sandkeeper.journal.events import SILENT, EventRecords, LogRecords, TextLog
 from sandkeeper.journal.output import long_texts_of, settled
 from sandkeeper.journal.query import LineQuery, Question
+from sandkeeper.processes.endings import outcome
 from sandkeeper.processes.process import Process
 from sandkeeper.sandbox import Sandbox
 
@@ -110,7 +111,7 @@ class LogHandlers:
         if not streams <= STREAM_NAMES:
             raise BadInput(f"unknown stream: {', '.join(sorted(streams - STREAM_NAMES))}")
         sse = "text/event-stream" in request.headers.get("accept", "")
-        records = EventRecords(process, offset, sse=sse, streams=streams)
+        records = EventRecords(partial(outcome, process.meta), offset, sse=sse, streams=streams)
         media_type = "text/event-stream" if sse else "application/x-ndjson"
         return StreamResponse(self._events(process, records, offset), media_type)
 

@@ -32,8 +32,8 @@ from sandkeeper.errors import BadInput, Conflict, TooLarge, Unprocessable
 from sandkeeper.journal.cursor import Follow
 from sandkeeper.journal.events import SILENT, ExecRecords
 from sandkeeper.journal.output import PIECE_BYTES, read_long_texts, read_texts
+from sandkeeper.processes.order import Order
 from sandkeeper.processes.process import Process
-from sandkeeper.processes.registry import Order
 from sandkeeper.processes.stdin import STDIN_BODY_BYTES, Stdin
 from sandkeeper.sandbox import Sandbox
 

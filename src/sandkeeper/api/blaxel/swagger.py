@@ -19,7 +19,7 @@ from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]
 
-PAGE = Path(__file__).parent.parent.parent / "web" / "swagger.html"
+PAGE = Path(__file__).parents[2] / "web" / "swagger.html"
 JSON = "application/json; charset=utf-8"
 
 

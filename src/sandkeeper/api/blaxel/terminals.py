@@ -6,12 +6,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.console.terminal_page import TerminalPage
-from sandkeeper.api.console.terminal_socket import TerminalSocket
 from sandkeeper.api.edge.request_body import read_body, read_json
 from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import USER
-from sandkeeper.api.edge.routing import Handler, empty_head, route, socket_route
+from sandkeeper.api.edge.routing import route
 from sandkeeper.api.edge.streaming import StreamResponse, until_disconnect
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.urls import segment
@@ -46,12 +44,6 @@ class TerminalHandlers:
 
     def _get(self, request: Request) -> Terminal:
         return self._terminals.get(segment(request.scope, 1))
-
-    async def handshake_missing(self, _request: Request) -> Response:
-        """Answer a plain GET where a WebSocket is expected."""
-        return Response(
-            b"Bad Request\n", 400, {"Sec-Websocket-Version": "13"}, media_type="text/plain"
-        )
 
     async def list(self, _request: Request) -> Response:
         """List all sessions, ended ones too."""
@@ -160,14 +152,8 @@ def routes(sandbox: Sandbox) -> list[BaseRoute]:
     if not sandbox.settings.terminal.enabled:
         return []
     handlers = TerminalHandlers(sandbox)
-    page: Handler = TerminalPage(sandbox.settings.edge.origins).serve
     one = "/terminals/{identifier}"
     return [
-        route("/terminal", page, need=USER),
-        route("/terminal", empty_head, "HEAD", need=USER),
-        socket_route("/terminal/ws", TerminalSocket(sandbox).serve, need=USER),
-        route("/terminal/ws", handlers.handshake_missing, need=USER),
-        route("/terminal/ws", empty_head, "HEAD", need=USER),
         route("/terminals", handlers.list, need=USER),
         route("/terminals", handlers.create, "POST", need=USER),
         route(one, handlers.get, need=USER),

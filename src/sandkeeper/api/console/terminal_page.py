@@ -19,7 +19,7 @@ from sandkeeper.api.edge.pages import page_headers
 
 __all__ = ["TerminalPage"]
 
-WEB = Path(__file__).parent.parent / "web"
+WEB = Path(__file__).parents[2] / "web"
 VENDOR = WEB / "vendor"
 SCRIPTS = ("xterm.js", "addon-fit.js", "addon-web-links.js", "addon-search.js")
 MISSING = """<!doctype html>

@@ -24,7 +24,7 @@ from starlette.types import Scope
 from sandkeeper.api.edge.respond import error_response
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.errors import BadInput, Forbidden, SandkeeperError
-from sandkeeper.network.sockets import is_loopback
+from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.settings import EdgeSettings, origin
 
 __all__ = ["OPEN_PATHS", "Gate", "is_own_visit", "refusal"]

@@ -3,6 +3,7 @@
 import math
 import traceback
 from time import perf_counter
+from typing import Protocol
 from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,13 +16,12 @@ from sandkeeper.api.edge.hosts import Gate, refusal
 from sandkeeper.api.edge.request_body import HELD, Held, Room
 from sandkeeper.api.edge.respond import error_response
 from sandkeeper.api.edge.subject import Gateways, request_id
-from sandkeeper.api.port.pages import Doors, without_ticket
 from sandkeeper.errors import BadInput, Forbidden, Unavailable
 from sandkeeper.log.access import Access
 from sandkeeper.log.lines import Log
 from sandkeeper.observability.metrics import Requests
 
-__all__ = ["BARE", "Edge"]
+__all__ = ["BARE", "Doors", "Edge"]
 
 BARE = "sandkeeper.bare"
 """Set this key in the scope of a response that must reach the client as it is (a proxied one)."""
@@ -35,6 +35,16 @@ NO_CACHE = [
     (b"expires", b"0"),
     (b"x-content-type-options", b"nosniff"),
 ]
+
+
+class Doors(Protocol):
+    """What opens a part of the API by something else than a token (`api.port.pages`)."""
+
+    def opens(self, scope: Scope, gate: Gate) -> bool:
+        """Say whether a request may pass for that; raises BadInput or Forbidden as `Gate` does."""
+
+    def shown(self, path: str) -> str:
+        """Return a path as the log may show it: without what opens a part."""
 
 
 class Edge:
@@ -144,7 +154,9 @@ class Edge:
             )
             self._access.request(
                 scope["method"],
-                without_ticket(unquote(scope["path"]) if "%" in scope["path"] else scope["path"]),
+                self._doors.shown(
+                    unquote(scope["path"]) if "%" in scope["path"] else scope["path"]
+                ),
                 scope["query_string"].decode("latin-1"),
                 status,
                 exchange.size + scope.get(CARRIED, 0),
@@ -152,7 +164,7 @@ class Edge:
             )
 
     def _failed(self, scope: Scope, error: Exception) -> None:
-        path = without_ticket(scope["path"])
+        path = self._doors.shown(scope["path"])
         self._log.error(
             f"unhandled error in {scope.get('method', 'WS')} {path}: {error!r}",
             stack="".join(traceback.format_exception(error))[-8000:],

@@ -9,9 +9,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from sandkeeper.api.blaxel.files.encoding import DirectoryEncoder, encode_file
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.mcp.tool import Arguments, Tool
+from sandkeeper.api.schemas.encoding import DirectoryEncoder, encode_file
 from sandkeeper.api.schemas.files import Directory
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.files.conditions import NO_CONDITIONS

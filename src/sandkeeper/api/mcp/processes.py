@@ -13,8 +13,8 @@ from sandkeeper.api.schemas.processes import LimitsFields, ProcessRecord, record
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.journal.output import read_texts
 from sandkeeper.log.access import Caller
+from sandkeeper.processes.order import Order
 from sandkeeper.processes.process import Process
-from sandkeeper.processes.registry import Order
 from sandkeeper.sandbox import Sandbox
 
 __all__ = ["IDENTIFIER", "Identifier", "tools"]

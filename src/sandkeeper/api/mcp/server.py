@@ -18,7 +18,7 @@ from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.transport_context import TransportContext
 from pydantic import ValidationError
 
-from sandkeeper.api.blaxel.frozen import READING_TOOLS
+from sandkeeper.api.edge.frozen import READING_TOOLS
 from sandkeeper.api.edge.respond import utf8
 from sandkeeper.api.mcp import code, files, processes, terminals
 from sandkeeper.api.mcp import waiting as watching

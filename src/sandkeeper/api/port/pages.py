@@ -26,7 +26,7 @@ from sandkeeper.api.port.tickets import COOKIE, PAGE, Tickets
 from sandkeeper.errors import Forbidden
 from sandkeeper.network.hops import Hops
 
-__all__ = ["Door", "Doors", "is_browser", "is_here", "without_ticket"]
+__all__ = ["Door", "Doors", "is_browser", "is_here"]
 
 _DOOR = re.compile(
     rb"/port/([0-9]{1,5})(?:/~([0-9]{1,5}-[0-9a-f]{1,12}-[\w-]{32}))?(/.*)?", re.DOTALL
@@ -47,11 +47,6 @@ WANTED = TOLD_BY_BROWSERS | {
 }
 SEEN = "sandkeeper.seen"
 READING = frozenset({"GET", "HEAD"})
-
-
-def without_ticket(path: str) -> str:
-    """Return a path for the log: a ticket in it is not for everybody who reads that."""
-    return _TICKET_IN_PATH.sub(r"\1", path) if path.startswith("/port/") else path
 
 
 class Door:
@@ -109,6 +104,10 @@ class Doors:
         if _field(scope, b"service-worker"):
             raise Forbidden("pages behind /port may have no service worker")
         return any(self._tickets.opens(COOKIE, door.port, one) for one in offers(scope, TICKET))
+
+    def shown(self, path: str) -> str:
+        """Return a path for the log: a ticket in it is not for everybody who reads that."""
+        return _TICKET_IN_PATH.sub(r"\1", path) if path.startswith("/port/") else path
 
     def is_page(self, door: Door) -> bool:
         """Say whether an address has the ticket of a page of that port."""

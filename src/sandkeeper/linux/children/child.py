@@ -9,8 +9,8 @@ Rules everything here keeps:
 - Noticing an end (a readable pidfd, pidfd_open(2), Linux 5.3) and reaping it are two steps. A
   zombie that is traced (ptrace(2)) can be reaped only after its tracer has let it go, which may be
   never; so no wait here blocks, and such a zombie is reaped later.
-- A child of another user is made by the spawner (`linux.children.spawner`): until its exec the workload could
-  stop it, so nobody waits for that without a deadline.
+- A child of another user is made by the spawner (`linux.children.spawner`): until its exec the
+  workload could stop it, so nobody waits for that without a deadline.
 - The reaper of orphans (PID 1 only) never takes a child that is just being born: our own are
   started under one lock, the spawner's are counted while they are on their way.
 """

@@ -1,7 +1,7 @@
 """Functions of `os` that look a path up, for the workload's user while a thread acts for it.
 
 They have the names, arguments and errors of `os`, and are those of `os` for a thread that acts for
-nobody. Otherwise they go by `linux.paths.resolving`. `linux.paths.useros` is how a module uses them.
+nobody. Otherwise they go by `linux.paths.resolving`. A module uses them by `linux.paths.useros`.
 """
 
 import errno

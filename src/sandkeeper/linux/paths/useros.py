@@ -1,8 +1,8 @@
 """`os` for modules whose functions run for the workload's user: `import useros as os`.
 
-All of `os`, but what takes a path goes by `linux.paths.lookup`; for a thread that acts for nobody the two
-are the same. A module that gets its `os` from here cannot forget it for one call; a test lists the
-modules that must.
+All of `os`, but what takes a path goes by `linux.paths.lookup`; for a thread that acts for nobody
+the two are the same. A module that gets its `os` from here cannot forget it for one call; a test
+lists the modules that must.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.blaxel.files.encoding import DirectoryEncoder, encode_file, file_blocks
 from sandkeeper.api.edge.conditional import conditions, http_date, modified_since, ranges
 from sandkeeper.api.edge.file_answers import FileBody, GeneratedBody
 from sandkeeper.api.edge.forms import form_parts, is_form, read_field
@@ -20,6 +19,7 @@ from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import path_route
 from sandkeeper.api.edge.streaming import until_disconnect
 from sandkeeper.api.edge.urls import raw_rest
+from sandkeeper.api.schemas.encoding import DirectoryEncoder, encode_file, file_blocks
 from sandkeeper.api.schemas.files import FileRequest, Success
 from sandkeeper.errors import BadInput, RangeNotSatisfiable
 from sandkeeper.files.conditions import Conditions

@@ -9,7 +9,6 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.blaxel.files.content import FileHandlers
-from sandkeeper.api.blaxel.files.encoding import DirectoryEncoder
 from sandkeeper.api.edge.conditional import conditions
 from sandkeeper.api.edge.file_answers import GeneratedBody
 from sandkeeper.api.edge.request_body import read_json
@@ -18,6 +17,7 @@ from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import path_route, route
 from sandkeeper.api.edge.streaming import until_disconnect
 from sandkeeper.api.edge.urls import raw_rest
+from sandkeeper.api.schemas.encoding import DirectoryEncoder
 from sandkeeper.api.schemas.files import CopyRequest, Success, TreeRequest
 from sandkeeper.errors import BadInput
 from sandkeeper.files.paths import Target, resolve_tree

@@ -25,7 +25,7 @@ from sandkeeper.sandbox import Sandbox
 from sandkeeper.upgrade.handover import HeldConnection
 
 if TYPE_CHECKING:
-    from sandkeeper.api.edge.connections.server import EdgeProtocol
+    from sandkeeper.api.edge.connections.protocol import EdgeProtocol
 
 __all__ = ["Departure", "take_over"]
 

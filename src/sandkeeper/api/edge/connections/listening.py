@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
 from sandkeeper import __version__
+from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.log.lines import Log
-from sandkeeper.network.sockets import is_loopback
 from sandkeeper.settings import LOCALHOST, Settings
 
 __all__ = ["listen", "tell_reach"]

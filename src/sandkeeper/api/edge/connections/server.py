@@ -1,4 +1,4 @@
-"""Running the application on uvicorn, with the edge's limits and an orderly end."""
+"""Running an application on uvicorn, with the edge's limits and an orderly end."""
 
 import asyncio
 import contextlib
@@ -7,298 +7,25 @@ import signal
 import socket
 from collections.abc import Iterator, Sequence
 
-import httptools
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp
 
-from sandkeeper.api.app import create_app
 from sandkeeper.api.edge.connections.departure import Departure, take_over
-from sandkeeper.api.edge.connections.intake import (
-    BodyClock,
-    HeldFlow,
-    Intake,
-    PacedSocket,
-    check_codings,
-    declared_length,
-)
+from sandkeeper.api.edge.connections.intake import PacedSocket
 from sandkeeper.api.edge.connections.listening import tell_reach
-from sandkeeper.api.edge.connections.wire import WIRE, Wire
-from sandkeeper.api.edge.respond import bare_error
-from sandkeeper.api.edge.urls import called_by_target
+from sandkeeper.api.edge.connections.protocol import EdgeProtocol
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.upgrade.handover import HeldConnection
 
-__all__ = ["EdgeProtocol", "serve"]
+__all__ = ["serve"]
 
-HEADER_SECONDS = 30.0
-HEADER_BYTES = 1 << 20
-HEADER_FIELDS = 1000
-FIELD_BYTES = 128 << 10
-TARGET_BYTES = 32 << 10
 IDLE_SECONDS = 120
 DRAIN_SECONDS = 10
 
 
-class EdgeProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with the contract's limits on request heads.
-
-    A head must be complete within 30 s and may have 1 MiB in 1000 fields; uvicorn itself bounds
-    none of these. What follows a body in chunks (trailers) has the same limit and is dropped:
-    uvicorn would put it among the fields of a request that is being served. A body that is waited
-    for must bring a KiB in each `body_seconds` (0: no limit).
-    """
-
-    body_seconds = 30.0
-    _excess: tuple[int, str] | None = None
-    _head_timer: asyncio.TimerHandle | None = None
-    _head_bytes = 0
-    _in_head = True
-    _unwanted = 0
-    _body_left = 0
-    _begun = False
-    _declined = False
-    _restarting = False
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether all that came has been answered, to the last byte: nothing of it is in here."""
-        answered = self.cycle is None or self.cycle.response_complete
-        at_rest = not self._begun and not self._head_bytes and not self.pipeline
-        at_rest = at_rest and not self._intake.waits
-        return answered and at_rest and not self.transport.get_write_buffer_size()
-
-    @property
-    def is_asked(self) -> bool:
-        """Whether the present request is here as a whole."""
-        return not self._begun
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Give the first request its time."""
-        super().connection_made(transport)
-        self.flow = self.held_flow = HeldFlow(transport, self._resumed)
-        self._intake = Intake(
-            self._feed, self._may_feed, self.held_flow.hold, self.held_flow.let_go
-        )
-        self.body_clock = BodyClock(self.body_seconds, self._body_state, self.body_late)
-        self._arm()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer with the connection."""
-        self._disarm()
-        self._intake.drop()
-        self.body_clock.stop()
-        super().connection_lost(exc)
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether bytes are here that are not parsed."""
-        return self._intake.waits
-
-    def data_received(self, data: bytes) -> None:
-        """Parse what a turn suffices for."""
-        if self._unwanted:
-            passed = min(self._unwanted, len(data))
-            self.body_clock.moved += passed
-            self.pass_over(self._unwanted - passed)
-            data = data[passed:]
-            if not data:
-                return
-        self._unset_keepalive_if_required()
-        if self._body_left >= len(data) and not self._intake.waits:
-            self._parse(data)  # one callback, however long
-        else:
-            self._intake.take(data)
-        if self._begun and not self._in_head:
-            self.body_clock.run()
-
-    def _feed(self, data: bytes) -> None:
-        """Count what belongs to a head before the parser keeps it."""
-        if self._in_head:
-            self._arm()  # bytes before a request line, which the parser skips, are late as well
-        self._head_bytes += len(data)
-        if self._head_bytes > HEADER_BYTES:
-            self._refuse(431, "request header fields are too large")
-            return
-        self._parse(data)
-
-    def _may_feed(self) -> bool:
-        return not self.flow.read_paused
-
-    def _resumed(self) -> None:
-        """Go on when the application reads, and count its client's time from now."""
-        self.body_clock.begin()
-        self._intake.wake()
-
-    def _parse(self, data: bytes) -> None:
-        while data and self.parser is not None:
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserError:
-                status, text = self._excess or (400, "Invalid HTTP request received.")
-                self._refuse(status, text)
-            except httptools.HttpParserUpgrade as end:
-                if self._declined:
-                    data = self._decline() + data[end.args[0] :]
-                    continue
-                self._intake.drop()
-                self.handle_websocket_upgrade()
-            return
-
-    def _decline(self) -> bytes:
-        """Return a head to go on with, behind that of a request for an upgrade that is not made.
-
-        The parser takes all that follows for another protocol, the request's own body included:
-        a new one is led to the same place by a head that only says how the body ends.
-        """
-        framing = [
-            name + b": " + value + b"\r\n"
-            for name, value in self.headers
-            if name in {b"content-length", b"transfer-encoding"}
-        ]
-        self._declined, self._restarting = False, True
-        self._new_parser()
-        return b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n"
-
-    def _new_parser(self) -> None:
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-
-    def on_url(self, url: bytes) -> None:
-        """Keep the target."""
-        if not self._restarting:
-            super().on_url(url)
-            if len(self.url) > TARGET_BYTES:
-                self._too_much(414, f"the request's target is longer than {TARGET_BYTES} bytes")
-
-    def on_message_begin(self) -> None:
-        """Start the time of the next head."""
-        if self._restarting:
-            return
-        super().on_message_begin()
-        self._in_head = self._begun = True
-        self._head_bytes = 0
-        self._arm()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a field of the head."""
-        if self._in_head:
-            super().on_header(name, value)
-            if len(self.headers) > HEADER_FIELDS or len(value) > FIELD_BYTES:
-                self._too_much(431, "request header fields are too many or too large")
-
-    def _too_much(self, status: int, text: str) -> None:
-        """End the parsing of a head."""
-        self._excess = status, text
-        raise ValueError(text)
-
-    def on_body(self, body: bytes) -> None:
-        """Count anew: what was read was not all head or trailer."""
-        self._head_bytes = 0
-        self._body_left -= len(body)
-        self.body_clock.moved += len(body)
-        super().on_body(body)
-
-    def on_headers_complete(self) -> None:
-        """Stop the time: the head is here."""
-        if self._restarting:
-            self._restarting = False
-            return
-        if not self.url.startswith(b"/"):
-            self.headers[:] = called_by_target(self.url, self.headers)
-        self._in_head = False
-        self._disarm()
-        check_codings(self.headers)
-        self.body_clock.begin()
-        self._declined = self.parser.should_upgrade() and not self._should_upgrade()
-        before = self.cycle
-        super().on_headers_complete()
-        if self.scope["method"] not in {"GET", "HEAD"}:
-            self._body_left = declared_length(self.headers)
-        if self.cycle is not before:
-            self.scope[WIRE] = Wire(self, self.cycle)  # type: ignore[literal-required]
-
-    def on_message_complete(self) -> None:
-        """Expect a new head from here on."""
-        self._body_left = 0
-        if self._declined:
-            return
-        super().on_message_complete()
-        self._in_head, self._begun = True, False
-        self._head_bytes = 0
-
-    def pass_over(self, left: int) -> None:
-        """Go on after a body that was not all parsed: `left` bytes of it are still to be dropped.
-
-        The parser cannot be told of bytes that it never saw, so a new one begins behind them.
-        """
-        self._unwanted = left
-        if self.transport.is_closing():
-            return
-        if not left:
-            self._new_parser()
-            self.on_message_complete()
-        self.flow.resume_reading()
-
-    def _should_upgrade(self) -> bool:
-        """Take only a whole handshake for one; anything else is a request like others."""
-        if self.parser.get_method() != b"GET" or not super()._should_upgrade():
-            return False
-        fields = dict(self.headers)
-        # A handshake with a body would be waited for without end by the WebSocket layer.
-        if b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0":
-            return False
-        return b"sec-websocket-key" in fields and fields.get(b"sec-websocket-version") == b"13"
-
-    def _body_state(self) -> bool | None:
-        """Say whether the client is waited for; what goes to a port is that server's matter."""
-        if not self._begun or self._in_head or self.transport.is_closing():
-            return None
-        return not self.flow.read_paused and not self.scope["path"].startswith("/port/")
-
-    def body_late(self) -> None:
-        """Answer 408 where there is no answer yet, and close."""
-        cycle = self.cycle
-        if cycle.response_started or cycle.disconnected or self.pipeline:
-            self.transport.close()
-            return
-        cycle.disconnected = True
-        cycle.message_event.set()
-        self._answer(408, f"the request's body brought nothing for {self.body_seconds:g} seconds")
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer a request that cannot be parsed, as JSON like every other error."""
-        self._refuse(400, msg)
-
-    def _arm(self) -> None:
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEADER_SECONDS, self._late)
-
-    def _disarm(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _late(self) -> None:
-        self._head_timer = None
-        if self._in_head and not self.transport.is_closing():
-            self.transport.close()
-
-    def _refuse(self, status: int, text: str) -> None:
-        self._disarm()
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.close()  # another answer is on its way here
-            return
-        self._answer(status, text)
-
-    def _answer(self, status: int, text: str) -> None:
-        """Answer with an error past the application, and close."""
-        self._intake.drop()
-        self.transport.write(bare_error(status, text))
-        self.transport.close()
-
-
 def serve(
+    app: ASGIApp,
     sandbox: Sandbox,
     listeners: Sequence[socket.socket],
     connections: Sequence[HeldConnection] = (),
@@ -313,7 +40,7 @@ def serve(
     uvicorn_log.addHandler(logging.NullHandler())
     uvicorn_log.propagate = False
     config = uvicorn.Config(
-        create_app(sandbox),
+        app,
         loop="uvloop",
         http=EdgeProtocol,
         ws=PacedSocket,

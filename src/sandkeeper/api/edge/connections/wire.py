@@ -9,18 +9,17 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Scope, Send
 
-from sandkeeper.api.edge.connections.intake import BODY_LEAST
+from sandkeeper.api.edge.connections.intake import BODY_LEAST, HeldFlow
 from sandkeeper.network.relay import Part, Relay, duplicate
 
 if TYPE_CHECKING:
+    from uvicorn.protocols.http.flow_control import FlowControl
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-
-    from sandkeeper.api.edge.connections.server import EdgeProtocol
 
 __all__ = ["CARRIED", "LONG_BYTES", "WIRE", "Wire", "blocks_of", "closing_unasked", "wire_of"]
 
@@ -35,12 +34,31 @@ BLOCK_BYTES = 1 << 20
 WAKE_BYTES = 256 << 10
 
 
+class Connection(Protocol):
+    """What a request needs of its connection (`api.edge.connections.protocol`)."""
+
+    transport: asyncio.Transport
+    flow: "FlowControl"
+    held_flow: HeldFlow
+    body_seconds: float
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether bytes are here that are not parsed."""
+
+    def pass_over(self, left: int) -> None:
+        """Go on after a body of which `left` bytes are still to be dropped."""
+
+    def body_late(self) -> None:
+        """Give the request up: its body does not come."""
+
+
 class Wire:
     """One request's hold on its connection."""
 
     __slots__ = ("_cycle", "_protocol")
 
-    def __init__(self, protocol: "EdgeProtocol", cycle: "RequestResponseCycle") -> None:
+    def __init__(self, protocol: Connection, cycle: "RequestResponseCycle") -> None:
         self._protocol = protocol
         self._cycle = cycle
 

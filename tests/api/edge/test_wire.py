@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from tests.api.test_files_long import DATA, send, upload
-from tests.api.test_proxy_long import answer_of, client
+from tests.api.blaxel.test_files_long import DATA, send, upload
+from tests.api.port.test_proxy_long import answer_of, client
 from tests.harness import Server
 
 __all__ = ["client"]

@@ -205,8 +205,8 @@ def test_a_head_that_never_ends_is_refused_at_one_mebibyte(server: Server) -> No
 
 LIMITED = """
 import sys
-from sandkeeper.api.edge.connections import server
-server.HEADER_SECONDS, server.IDLE_SECONDS = 0.5, 1
+from sandkeeper.api.edge.connections import protocol, server
+protocol.HEADER_SECONDS, server.IDLE_SECONDS = 0.5, 1
 from sandkeeper.cli import main
 main(sys.argv[1:])
 """

@@ -16,7 +16,7 @@ from tests.harness import Server, needs_root, until
 
 from sandkeeper.files.paths import is_temporary
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 OCTETS = {"Accept": "application/octet-stream"}
 
 

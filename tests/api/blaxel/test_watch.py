@@ -16,7 +16,7 @@ from tests.watching import Watching
 from sandkeeper.files.paths import temporary_name
 from sandkeeper.watch.watches import SCOPES_MOST
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

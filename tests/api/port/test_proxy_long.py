@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import BinaryIO
 
 import pytest
-from tests.api.test_proxy import Connection, Start, upstream
+from tests.api.port.test_proxy import Connection, Start, upstream
 from tests.harness import Server
 
 __all__ = ["upstream"]

@@ -89,7 +89,7 @@ def foreign() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def chromiums() -> Iterator[tuple[Any, Any]]:
     """Two browsers: one that checks access to the local network, and one that does not."""
-    subprocess.run([Path(__file__).parents[2] / "scripts/apt", "chromium"], check=True)
+    subprocess.run([Path(__file__).parents[3] / "scripts/apt", "chromium"], check=True)
     from playwright.sync_api import sync_playwright
 
     expect.set_options(timeout=30_000)

@@ -14,13 +14,13 @@ from typing import Any
 import httpx
 import pytest
 from backports import zstd
-from tests.api.test_files_long import BOUNDARY, DATA, HEAD, TAIL
-from tests.api.test_proxy_long import answer_of
+from tests.api.blaxel.test_files_long import BOUNDARY, DATA, HEAD, TAIL
+from tests.api.port.test_proxy_long import answer_of
 from tests.harness import Server, needs_root, until
 from tests.mcp_calls import Tools
 from tests.storage import Storage, storage
 
-from sandkeeper.api.blaxel.frozen import READING_TOOLS
+from sandkeeper.api.edge.frozen import READING_TOOLS
 
 PART = 5 << 20
 FORM = b"Content-Type: multipart/form-data; boundary=%s\r\n\r\n" % BOUNDARY

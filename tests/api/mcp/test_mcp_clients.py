@@ -11,7 +11,7 @@ import pytest
 from mcp.client.client import Client
 from tests.harness import Server
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NODE = ROOT / ".venv/mcp-clients"
 
 NODE_PROGRAM = """

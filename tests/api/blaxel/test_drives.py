@@ -20,7 +20,7 @@ from sandkeeper.drives.system import read_mount
 from sandkeeper.errors import BadInput
 from sandkeeper.linux.mounts import mounts, parse_mounts
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="session")

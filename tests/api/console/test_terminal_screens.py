@@ -11,7 +11,7 @@ from tests.terminals import Person
 
 @pytest.fixture(scope="module", autouse=True)
 def programs() -> None:
-    subprocess.run([Path(__file__).parents[2] / "scripts/apt", "vim", "less", "procps"], check=True)
+    subprocess.run([Path(__file__).parents[3] / "scripts/apt", "vim", "less", "procps"], check=True)
 
 
 def opened(server: Server, name: str, **fields) -> dict:

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import BinaryIO
 
-from tests.api.test_proxy_long import answer_of, client
+from tests.api.port.test_proxy_long import answer_of, client
 from tests.harness import Server, until
 
 __all__ = ["client"]

@@ -25,7 +25,7 @@ from sandkeeper.errors import Unprocessable
 from sandkeeper.tunnel.config import parse_config
 from sandkeeper.tunnel.routes import blocked_networks, tunnel_networks
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 CLONE_NEWNET = 0x40000000
 T = TypeVar("T")
 

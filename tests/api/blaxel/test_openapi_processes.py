@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from tests.harness import Server
 
-DESCRIPTION = Path(__file__).parents[2] / "src" / "sandkeeper" / "openapi" / "processes.json"
+DESCRIPTION = Path(__file__).parents[3] / "src" / "sandkeeper" / "openapi" / "processes.json"
 CHECKS = [
     not_a_server_error,
     content_type_conformance,

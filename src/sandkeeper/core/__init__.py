@@ -1,1 +1,0 @@
-"""Mechanisms: no HTTP, no registries, no settings."""

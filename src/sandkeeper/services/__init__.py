@@ -1,1 +1,0 @@
-"""Use cases: they own state and know nothing of HTTP."""
