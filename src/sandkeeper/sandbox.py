@@ -29,7 +29,7 @@ from sandkeeper.files.work import FileWork
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.turns import Turns
-from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.linux.machine import disk_bytes, raise_file_limit
@@ -49,7 +49,6 @@ from sandkeeper.processes.keepalive import KeepAlive
 from sandkeeper.processes.keeping import Keeping
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.oom import OomWatch
-from sandkeeper.processes.process import Process
 from sandkeeper.processes.recovery import prepare_state, recover
 from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.runs import RunStore, pipes_folder
@@ -233,8 +232,8 @@ class Sandbox:
             state=self.state_folder,
         )
 
-    def _finished(self, process: Process) -> None:
-        self.processes.finished(process)
+    def _finished(self, run: str) -> None:
+        self.processes.finished(run)
 
     def _pump_news(self) -> None:
         self._on_loop(self.processes.grown)

@@ -12,7 +12,9 @@ import pytest
 from tests.harness import needs_root, until
 
 from sandkeeper.linux.cgroups import Cgroups, Confinement, Limits, _enable, _places
-from sandkeeper.linux.children.child import Child, Children, ExitStatus, Spawn
+from sandkeeper.linux.children.child import Child, ExitStatus
+from sandkeeper.linux.children.children import Children
+from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.children.tool import readable
 
 HOG = "kept = []\nwhile True: kept.append(bytearray(1 << 20))"

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from tests.harness import needs_root
 
-from sandkeeper.linux.children.child import Children, ExitStatus, Spawn
+from sandkeeper.linux.children.child import ExitStatus
+from sandkeeper.linux.children.children import Children
+from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.children.tool import readable
 from sandkeeper.linux.identity import Identity
 
@@ -143,7 +145,8 @@ def test_a_tool_that_floods_costs_its_limit_only() -> None:
 
 STARTED_FROM_A_TERMINAL = """
 import asyncio, os, sys
-from sandkeeper.linux.children.child import Children, Spawn
+from sandkeeper.linux.children.children import Children
+from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.identity import Identity
 from tests.harness import needs_root
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from tests.harness import needs_root, stop_all_of, until
 
-from sandkeeper.linux.children.child import Child, Children, ExitStatus, Spawn
+from sandkeeper.linux.children.child import Child, ExitStatus
+from sandkeeper.linux.children.children import Children
+from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.children.tool import readable
 from sandkeeper.linux.identity import Identity
 

@@ -30,7 +30,7 @@ from sandkeeper.drives.system import (
     mount_of,
 )
 from sandkeeper.errors import BadInput, Conflict, Forbidden, Internal, SandkeeperError
-from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.daemon import Daemon
 from sandkeeper.linux.children.programs import environment_for_root, refuse_program
 from sandkeeper.linux.identity import Identity

@@ -38,7 +38,7 @@ from sandkeeper.drives.system import (
     refuse_foreign,
 )
 from sandkeeper.errors import Conflict, Forbidden, SandkeeperError
-from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.daemon import Daemon
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.mounts import Mount, bounded, mounts

@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from time import time_ns
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from sandkeeper.journal.segment import (
     MAX_RECORDS,
@@ -41,13 +41,18 @@ from sandkeeper.journal.segment import (
 )
 from sandkeeper.linux.paths.statefiles import SetAside, open_plain
 
-if TYPE_CHECKING:
-    from sandkeeper.journal.cursor import Follow
-
 __all__ = ["Journal", "Place"]
 
 MERGE_MICROSECONDS = 1000
 """Bytes of one stream that arrive within this time share an index record."""
+
+
+class Follower(Protocol):
+    """Who follows a journal: what kind of reader, how far it has come, since when (monotonic)."""
+
+    consumer: str
+    taken: int
+    since: float
 
 
 class Place:
@@ -95,7 +100,7 @@ class Journal:
         self._last_stream = -1
         self._last_time = 0
         self._holes = 0
-        self.followers: set[Follow] = set()
+        self.followers: set[Follower] = set()
         self.newlines: dict[int, tuple[int, ...]] = {}
         self._waiters: list[asyncio.Future[bool]] = []
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from sandkeeper.errors import Unprocessable
 from sandkeeper.linux.cgroups import Cgroups, Confinement
-from sandkeeper.linux.children.child import Spawn
+from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.identity import Identity
 from sandkeeper.log.lines import Log
 from sandkeeper.processes.runs import RunMeta

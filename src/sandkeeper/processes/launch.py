@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from sandkeeper.errors import Unprocessable
 from sandkeeper.files.work import FileWork
@@ -17,7 +16,9 @@ from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.segment import STDERR, STDOUT
 from sandkeeper.journal.source import Source
 from sandkeeper.linux.children.adopted import start_time
-from sandkeeper.linux.children.child import Child, Children, Spawn
+from sandkeeper.linux.children.child import Child
+from sandkeeper.linux.children.children import Children
+from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.fds import is_scarce
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.keeper.client import Keeper
@@ -30,9 +31,6 @@ from sandkeeper.processes.runs import RunFolder, RunMeta
 from sandkeeper.processes.state_folder import StateFolder
 from sandkeeper.processes.stdin import Stdin
 from sandkeeper.settings import Environment
-
-if TYPE_CHECKING:
-    from sandkeeper.processes.process import Process
 
 __all__ = ["Launch", "Workshop"]
 
@@ -62,7 +60,7 @@ class Workshop:
     spawner: Executor
     writer: Executor
     nofile: int
-    finished: Callable[["Process"], None]
+    finished: Callable[[str], None]
     state: StateFolder
 
 

@@ -329,7 +329,7 @@ class Process:
         self.recorder.save()
         self.over.set()
         self._leave_groups()
-        self._shop.finished(self)
+        self._shop.finished(self.meta.id)
 
     def _leave_groups(self) -> None:
         if self._confined is not None:

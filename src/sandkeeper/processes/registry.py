@@ -138,7 +138,7 @@ class Processes:
         finally:
             self._starting.discard(process.meta.name)
         if process.over.is_set():
-            self.finished(process)
+            self.finished(process.meta.id)
         if process.holds:
             # Whoever has the answer may go, and a sandbox that nobody holds is put to sleep.
             await process.recorder.done()
@@ -312,11 +312,12 @@ class Processes:
 
     # Forgetting
 
-    def finished(self, process: Process) -> None:
+    def finished(self, run: str) -> None:
         """Note that a process is over, and forget the oldest ones past the bounds."""
-        if process.meta.id not in self._by_id:
+        process = self._by_id.get(run)
+        if process is None:
             return  # `_run` comes back here once it is entered
-        self._over[process.meta.id] = process
+        self._over[run] = process
         if self._listener is not None:
             self._listener.grown(process)
         self.evict()

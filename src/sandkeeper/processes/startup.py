@@ -5,7 +5,9 @@ import os
 import signal
 from contextlib import suppress
 
-from sandkeeper.linux.children.child import Child, Children, Spawn
+from sandkeeper.linux.children.child import Child
+from sandkeeper.linux.children.children import Children
+from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.children.tool import readable
 from sandkeeper.linux.identity import Identity
 from sandkeeper.log.lines import Log

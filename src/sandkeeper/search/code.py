@@ -8,7 +8,7 @@ from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.files.globs import path_pattern
 from sandkeeper.files.paths import is_temporary
 from sandkeeper.files.work import Cancel
-from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.tool import Tool
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths import useros as os

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from sandkeeper.errors import BadInput, Internal
 from sandkeeper.files.globs import matcher, simple
-from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.tool import Tool
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths import useros as os

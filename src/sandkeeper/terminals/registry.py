@@ -12,7 +12,8 @@ from sandkeeper.errors import Conflict, NotFound, Unprocessable
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import Adopted, boot_id, start_time
-from sandkeeper.linux.children.child import Child, Spawn
+from sandkeeper.linux.children.child import Child
+from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.paths.entering import enter_folder
 from sandkeeper.log.access import Access
 from sandkeeper.processes.launch import Workshop

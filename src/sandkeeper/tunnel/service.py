@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from sandkeeper.errors import BadInput, Internal, Unprocessable
-from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.daemon import Daemon
 from sandkeeper.linux.children.programs import environment_for_root
 from sandkeeper.linux.identity import Identity

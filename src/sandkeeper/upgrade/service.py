@@ -19,7 +19,7 @@ import msgspec
 
 from sandkeeper import __version__
 from sandkeeper.errors import Conflict, SandkeeperError, Unprocessable
-from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.paths.safefile import UntrustedFile, read_own, write_atomically
 from sandkeeper.linux.paths.statefiles import Damaged, decoded
 from sandkeeper.log.lines import Log, timestamp

@@ -21,7 +21,9 @@ from typing import Any
 import msgspec
 
 from sandkeeper.errors import Unprocessable
-from sandkeeper.linux.children.child import Child, Children, Spawn
+from sandkeeper.linux.children.child import Child
+from sandkeeper.linux.children.children import Children
+from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.children.tool import readable
 from sandkeeper.linux.paths.statefiles import Damaged, SetAside
 from sandkeeper.processes.lifecycle import TERMINAL, State

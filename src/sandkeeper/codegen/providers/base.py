@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import msgspec
 
 from sandkeeper.errors import Unprocessable
-from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.children.children import Children
 from sandkeeper.settings import Environment
 
 if TYPE_CHECKING:

@@ -17,14 +17,11 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from sandkeeper.linux.children import spawner_main
+from sandkeeper.linux.children.child import Child
 from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.children.tool import readable
-
-if TYPE_CHECKING:
-    from sandkeeper.linux.children.child import Child
 
 __all__ = ["START_SECONDS", "Report", "Spawner"]
 
@@ -94,7 +91,7 @@ class Spawner:
     it has ended.
     """
 
-    def __init__(self, launch: Callable[[Spawn], "Child"]) -> None:
+    def __init__(self, launch: Callable[[Spawn], Child]) -> None:
         self._launch = launch
         self._socket: socket.socket | None = None
         self._child: Child | None = None

@@ -5,10 +5,8 @@ import os
 import signal
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sandkeeper.linux.children.child import Child, ExitStatus
+from sandkeeper.linux.children.child import Child, ExitStatus
 
 __all__ = ["Tool", "ToolResult", "bounded", "readable", "reader"]
 
@@ -17,7 +15,7 @@ __all__ = ["Tool", "ToolResult", "bounded", "readable", "reader"]
 class ToolResult:
     """The end of a helper program and what it wrote."""
 
-    status: "ExitStatus"
+    status: ExitStatus
     stdout: bytes
     stderr: bytes
 
@@ -31,12 +29,12 @@ class ToolResult:
 class Tool:
     """A running helper program; `close` ends it, whatever it does."""
 
-    child: "Child"
+    child: Child
     stdout: asyncio.StreamReader
     stderr: asyncio.StreamReader
-    status: "ExitStatus | None" = field(default=None)
+    status: ExitStatus | None = field(default=None)
 
-    async def wait(self) -> "ExitStatus":
+    async def wait(self) -> ExitStatus:
         """Wait for its end."""
         if self.status is None:
             await readable(self.child.pidfd.number)

@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sandkeeper.linux.children.child import Child, Children, Spawn
+from sandkeeper.linux.children.child import Child
+from sandkeeper.linux.children.children import Children
+from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.keeper import holder as keeper_main
 
 __all__ = ["Keeper"]
