@@ -165,7 +165,7 @@ def test_a_start_that_is_cancelled_leaves_no_child() -> None:
 def test_a_workload_that_stops_all_it_may_delays_a_start_by_the_deadline_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sandkeeper.linux.children.child.START_SECONDS", 0.3)
+    monkeypatch.setattr("sandkeeper.linux.children.children.START_SECONDS", 0.3)
 
     async def work(children: Children) -> None:
         children.open_spawner()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from sandkeeper.linux.children.child import Child
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.children.tool import readable
