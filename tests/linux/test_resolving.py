@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from sandkeeper.core import lookup, resolving
+from sandkeeper.linux.paths import lookup, resolving
 from tests.harness import needs_root
 
 from sandkeeper.files.changing.renaming import exclusive_rename
