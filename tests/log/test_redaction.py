@@ -13,7 +13,10 @@ PEM = "-----BEGIN RSA PRIVATE KEY-----"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.s5cr3tsignature"
 
 SECRET = [
-    ("python -c \"os.environ['API_KEY'] = 's3cr3t'\"", f"python -c \"os.environ['API_KEY'] = '{R}'\""),
+    (
+        "python -c \"os.environ['API_KEY'] = 's3cr3t'\"",
+        f"python -c \"os.environ['API_KEY'] = '{R}'\"",
+    ),
     ("ruby -e \"login(password => 's3cr3t')\"", f"ruby -e \"login(password => '{R}')\""),
     ("ssh-keygen -N s3cr3t -f k", f"ssh-keygen -N {R} -f k"),
     ("twine upload -u __token__ -p s3cr3t d/*", f"twine upload -u __token__ -p {R} d/*"),

@@ -1,7 +1,6 @@
 """What is to be started as a process, and the start of one as our own user."""
 
 import errno
-import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
