@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from sandkeeper.linux.paths import lookup, resolving
 from tests.harness import needs_root
 
 from sandkeeper.files.changing.renaming import exclusive_rename
