@@ -1,6 +1,5 @@
 """Tools beyond the contract that save an agent from polling: wait for, ask the log, feed."""
 
-import asyncio
 from typing import Annotated
 
 import msgspec
@@ -23,6 +22,11 @@ from sandkeeper.log.access import Caller
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.waiting import Condition, LineWritten, PortsOpen, ProcessEnds
 from sandkeeper.sandbox import Sandbox
+from sandkeeper.log.access import Caller
+from sandkeeper.processes.process import Process
+from sandkeeper.journal.query import LineQuery, Question, ask, next_block
+from sandkeeper.sandbox import Sandbox
+from sandkeeper.processes.waiting import Condition, LineWritten, PortsOpen, ProcessEnds
 
 __all__ = ["tools"]
 
@@ -195,7 +199,7 @@ class WatchingTools:
             tail=min(wanted.tail, wanted.limit) if wanted.tail else 0,
             limit=wanted.limit,
         )
-        query = await asyncio.to_thread(LineQuery, process.journal, question)
+        query = await ask(process.journal, question)
         return await _collect(query)
 
     async def write_stdin(self, wanted: StdinArguments, who: Caller) -> Written:
@@ -230,7 +234,7 @@ async def _collect(query: LineQuery) -> Lines:
     lines: list[Line] = []
     size, end = 0, 0
     try:
-        while (block := await asyncio.to_thread(query.step)) is not None:
+        while (block := await next_block(query)) is not None:
             for raw in block.splitlines():
                 record = msgspec.json.decode(raw, type=_Record)
                 if record.type == "end":
