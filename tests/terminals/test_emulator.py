@@ -133,7 +133,7 @@ COSTLY = {
 }
 
 
-@pytest.mark.parametrize("cols, rows", [(80, 24), (131, 1000), (10_000, 13)])
+@pytest.mark.parametrize(("cols", "rows"), [(80, 24), (131, 1000), (10_000, 13)])
 @pytest.mark.parametrize("what", COSTLY)
 def test_no_sequence_takes_long_and_the_rest_is_kept_for_later(
     what: str, cols: int, rows: int

@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import NOTICE, STDOUT
-from sandkeeper.journal.cursor import Chunk, Gap, Reader
-from sandkeeper.journal.journal import Journal
-from sandkeeper.journal.segment import NOTICE, STDOUT
 from sandkeeper.journal.turns import Turns
 
 if TYPE_CHECKING:

@@ -20,14 +20,9 @@ from sandkeeper.errors import BadInput
 from sandkeeper.journal.cursor import Abandoned, Follow
 from sandkeeper.journal.events import SILENT, EventRecords, LogRecords, TextLog
 from sandkeeper.journal.output import long_texts_of, settled
-from sandkeeper.journal.query import LineQuery, Question
+from sandkeeper.journal.query import LineQuery, Question, ask, next_block
 from sandkeeper.processes.endings import outcome
 from sandkeeper.processes.process import Process
-from sandkeeper.sandbox import Sandbox
-from sandkeeper.journal.events import SILENT, EventRecords, LogRecords, TextLog
-from sandkeeper.journal.output import long_texts_of, settled
-from sandkeeper.processes.process import Process
-from sandkeeper.journal.query import LineQuery, Question, ask, next_block
 from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]

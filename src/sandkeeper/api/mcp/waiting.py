@@ -17,16 +17,11 @@ from sandkeeper.api.schemas.waiting import (
 )
 from sandkeeper.errors import BadInput, Conflict, NotFound, Unprocessable
 from sandkeeper.journal.journal import Journal
-from sandkeeper.journal.query import LineQuery, Question
-from sandkeeper.log.access import Caller
-from sandkeeper.processes.process import Process
-from sandkeeper.processes.waiting import Condition, LineWritten, PortsOpen, ProcessEnds
-from sandkeeper.sandbox import Sandbox
-from sandkeeper.log.access import Caller
-from sandkeeper.processes.process import Process
 from sandkeeper.journal.query import LineQuery, Question, ask, next_block
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.log.access import Caller
+from sandkeeper.processes.process import Process
 from sandkeeper.processes.waiting import Condition, LineWritten, PortsOpen, ProcessEnds
+from sandkeeper.sandbox import Sandbox
 
 __all__ = ["tools"]
 
