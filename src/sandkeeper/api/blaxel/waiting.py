@@ -53,7 +53,10 @@ class WaitingHandlers:
             raise BadInput("either any or all must name conditions")
         if len(given) > CONDITIONS_MOST:
             raise BadInput(f"at most {CONDITIONS_MOST} conditions are waited for at once")
-        conditions = [condition_of(one, process, self._sandbox.files) for one in given]
+        conditions = []
+        for one in given:
+            await self._sandbox.turns.take()  # a pattern may take a twentieth of a second to read
+            conditions.append(condition_of(one, process, self._sandbox.files))
         waiting = self._sandbox.waiting.wait(
             process, conditions, every=bool(wanted.all_of), seconds=wanted.timeout
         )
