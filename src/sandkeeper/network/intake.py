@@ -1,8 +1,8 @@
 """What a connection has sent and its parser has not seen yet: fed in turns, a little in each.
 
 A parser gets small slices, for a millisecond at most; what is left waits for a turn and the
-connection is not read meanwhile. `api.edge.connections.intake` says why, for clients; servers behind `/port` are no
-better.
+connection is not read meanwhile. `api.edge.connections.intake` says why, for clients; servers
+behind `/port` are no better.
 """
 
 import asyncio
