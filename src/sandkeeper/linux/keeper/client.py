@@ -20,7 +20,7 @@ from pathlib import Path
 from sandkeeper.linux.children.child import Child
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.spawn import Spawn
-from sandkeeper.linux.keeper import holder as keeper_main
+from sandkeeper.linux.keeper import holder
 
 __all__ = ["Keeper"]
 
@@ -113,7 +113,7 @@ class Keeper:
         assert self._socket is not None
         if not _ready(self._socket, select.POLLIN, SEND_SECONDS):
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-        message, fds, _, _ = socket.recv_fds(self._socket, 256, keeper_main.MAX_FDS)
+        message, fds, _, _ = socket.recv_fds(self._socket, 256, holder.MAX_FDS)
         for fd in fds:
             os.set_inheritable(fd, False)
         if not message:
@@ -215,7 +215,7 @@ class Keeper:
                 listener.bind(name)
             os.chmod(self._path, 0o600)
             listener.listen(4)
-            argv = [sys.executable, "-I", "-S", keeper_main.__file__]
+            argv = [sys.executable, "-I", "-S", holder.__file__]
             spawn = Spawn(
                 [*argv, str(self._path), str(listener.fileno())],
                 {},
