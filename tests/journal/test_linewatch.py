@@ -181,7 +181,7 @@ def test_the_end_of_the_output_and_a_cancelled_wait_leave_no_pass(growing: None)
 def test_patterns_have_a_bound_together_and_one_for_all_who_ask_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(linewatch, "MEMORY_MOST", Pattern._held + 3 * linewatch.PATTERN_MEMORY)
+    monkeypatch.setattr(linewatch, "MEMORY_MOST", Pattern._held + 3 * linewatch.SMALL_BYTES)
     kept = [Pattern.of(Question(grep=f"kept {number}")) for number in range(4)]
 
     assert Pattern.of(Question(grep="kept 2")) is kept[2]
@@ -194,6 +194,6 @@ def test_patterns_have_a_bound_together_and_one_for_all_who_ask_the_same(
 def test_a_pattern_too_large_for_little_memory_is_given_more() -> None:
     large = Pattern.of(Question(grep=r"^[\pL\pN]{3,40}$", literal=False))
 
-    assert large.memory == linewatch.LARGE_MEMORY
+    assert large.memory == linewatch.PATTERN_BYTES
     assert large.matches("wörter".encode())
     assert not large.matches(b"a-b")

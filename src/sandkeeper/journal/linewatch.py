@@ -19,17 +19,17 @@ from sandkeeper.errors import BadInput, Unavailable
 from sandkeeper.journal.cursor import Abandoned, Chunk, Follow, Gap
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.lines import LineSplitter
-from sandkeeper.journal.query import Question, matcher
+from sandkeeper.journal.query import PATTERN_BYTES, Question, matcher
 from sandkeeper.journal.segment import STDERR, STDOUT
 
 __all__ = ["FoundLine", "LineBoard", "Pattern"]
 
 LINE_BYTES = 64 << 10
 SILENCE_SECONDS = 60.0
-PATTERN_MEMORY = 256 << 10
-LARGE_MEMORY = 8 << 20
+SMALL_BYTES = 256 << 10
 MEMORY_MOST = 256 << 20
 GROUP = 16
+GROUP_BYTES = 1 << 20
 PIECE_SECONDS = 0.01
 AT_ONCE_BYTES = 16 << 10
 _WHOLE_TEXT = re.compile(r"\\[AzQ]|\(\?[A-Za-z]*-")
@@ -82,8 +82,8 @@ def _key(question: Question) -> tuple[object, ...]:
 def _matcher(question: Question) -> tuple[Callable[[bytes], bool], int]:
     """Return a matcher and what it may hold: little, unless the pattern alone is larger."""
     with suppress(BadInput):
-        return matcher(question, PATTERN_MEMORY), PATTERN_MEMORY
-    return matcher(question), LARGE_MEMORY
+        return matcher(question, SMALL_BYTES), SMALL_BYTES
+    return matcher(question), PATTERN_BYTES
 
 
 class _Seeker:
@@ -126,7 +126,7 @@ class _Group:
         if None not in patterns:
             joined = "|".join(f"(?:{pattern})" for pattern in patterns)
             try:
-                return _matcher(Question(grep=joined, literal=False))[0]
+                return matcher(Question(grep=joined, literal=False), GROUP_BYTES)
             except BadInput:  # all are good, but together too large
                 pass
         return lambda _data: True

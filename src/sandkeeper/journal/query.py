@@ -30,6 +30,9 @@ ANSWER_BYTES = 64 << 10
 """About so many bytes come of one step: short lines grow much as records, and a client that does
 not read holds one answer in memory."""
 
+PATTERN_BYTES = 2 << 20
+"""What one pattern may hold. RE2 compiles under the interpreter's lock, 20 to 40 ms for a MiB."""
+
 LINE_BYTES = 64 << 10
 TAIL_LINES = 10_000
 TAIL_BYTES = 8 << 20
@@ -265,10 +268,10 @@ def _gap_record(gap: Gap) -> bytes:
     return _encode(fields) + b"\n"
 
 
-def matcher(question: Question, memory: int = 0) -> Callable[[bytes], bool]:
+def matcher(question: Question, memory: int = PATTERN_BYTES) -> Callable[[bytes], bool]:
     """Return what says whether a line answers `grep`; raises BadInput for a bad pattern.
 
-    It holds at most `memory` bytes, if that is given (RE2 then takes more time instead).
+    It holds at most `memory` bytes; one that would need more to be compiled is a bad pattern.
     """
     if not question.grep:
         return lambda _line: True
@@ -282,8 +285,7 @@ def matcher(question: Question, memory: int = 0) -> Callable[[bytes], bool]:
     options.literal = question.literal
     options.log_errors = False
     options.never_capture = True  # groups make RE2 copy places at each step: 90 s for one line
-    if memory:
-        options.max_mem = memory
+    options.max_mem = memory
     try:
         pattern = re2.compile(question.grep.encode(), options)
     except re2.error as error:
