@@ -1,15 +1,27 @@
-"""The record of a run: what it is, how it stands, how long it may still take or has been over."""
+"""The record of a run: what it is, how it stands, how long it may take, why it ended, what next."""
 
 import time
+from collections.abc import Callable
 
 import msgspec
 
+from sandkeeper.journal.events import Outcome
+from sandkeeper.linux.children.child import ExitStatus
 from sandkeeper.linux.clocks import bounded_age, uptime
 from sandkeeper.linux.paths.statefiles import LAST_SECOND, Damaged, decoded, is_moment
-from sandkeeper.processes.lifecycle import State
+from sandkeeper.processes.lifecycle import State, wire_status
 from sandkeeper.processes.spec import ProcessSpec
 
-__all__ = ["RunMeta", "ended_uptime", "read_record", "time_left"]
+__all__ = [
+    "RunMeta",
+    "ended_uptime",
+    "exit_reason",
+    "may_restart",
+    "outcome",
+    "read_record",
+    "retry_notice",
+    "time_left",
+]
 
 
 class RunMeta(ProcessSpec, kw_only=True, omit_defaults=True):
@@ -121,3 +133,52 @@ def ended_uptime(meta: RunMeta, boot: str, most: float) -> float:
     if boot and meta.completed_boot == boot and 0 < meta.completed_uptime <= now:
         return meta.completed_uptime
     return now - bounded_age(meta.completed_at, most)
+
+
+def outcome(meta: RunMeta) -> Outcome:
+    """Return how a process ended, as far as it has."""
+    status = wire_status(State(meta.state))
+    return Outcome(status, meta.exit_code, meta.exit_signal, meta.exit_reason)
+
+
+def exit_reason(
+    status: ExitStatus, state: State, *, timed_out: bool, ran_out: Callable[[ExitStatus], bool]
+) -> str:
+    """Return the `exitReason` of a process that was in `state` when it ended.
+
+    What somebody asked for comes before what the kernel did; `ran_out` is asked last whether
+    memory was the cause.
+    """
+    if status.code is None and status.signal is None:
+        return "unknown"
+    if status.code == 0:
+        return "exited"
+    if state is State.KILLING:
+        return "timeout" if timed_out else "killed"
+    if state is State.STOPPING:
+        return "stopped"
+    if ran_out(status):
+        return "oom"
+    return "exited" if status.signal is None else "signaled"
+
+
+def may_restart(meta: RunMeta) -> bool:
+    """Say whether the restart policy allows another attempt."""
+    return meta.restart_on_failure and (
+        meta.max_restarts < 0 or meta.restart_count < meta.max_restarts
+    )
+
+
+def retry_notice(meta: RunMeta, standing: int) -> str:
+    """Return what to say before the next attempt; empty when the output says it already.
+
+    `standing` are the bytes of notices in the journal. A server that is killed between the notice
+    and the record of it, or the other way round, leaves the two apart; the count tells which.
+    """
+    most = "unlimited" if meta.max_restarts < 0 else str(meta.max_restarts)
+    text = (
+        f"\n[Process failed with exit code {meta.exit_code}. "
+        f"Attempting restart {meta.restart_count + 1}/{most}...]\n"
+    )
+    meta.noticed += len(text)
+    return "" if standing >= meta.noticed else text
