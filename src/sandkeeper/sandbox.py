@@ -162,7 +162,7 @@ class Sandbox:
         )
         self._workshop = self._make_workshop()
         self.processes = Processes(
-            self._workshop, settings, self._store, self.ports, self.exporter, self.expand_home
+            self._workshop, settings, self._store, self.exporter, self.expand_home
         )
         self.waiting = Waiting(self.ports, self.files)
         self.terminals = Terminals(

@@ -19,13 +19,7 @@ from sandkeeper.linux.clocks import uptime
 from sandkeeper.linux.fds import duplicates
 from sandkeeper.processes.launch import Launch, Workshop
 from sandkeeper.processes.lifecycle import TERMINAL, Effect, Event, State, step, wire_status
-from sandkeeper.processes.record import (
-    RunMeta,
-    exit_reason,
-    may_restart,
-    retry_notice,
-    time_left,
-)
+from sandkeeper.processes.record import RunMeta, exit_reason, may_restart, retry_notice, time_left
 from sandkeeper.processes.recorder import Recorder
 from sandkeeper.processes.runs import RunFolder
 from sandkeeper.processes.stdin import Stdin
@@ -212,12 +206,7 @@ class Process:
     def _end(self, status: ExitStatus) -> None:
         self._collected = True
         meta = self.meta
-        if status.cpu_seconds is not None:
-            meta.cpu_seconds = (meta.cpu_seconds or 0.0) + status.cpu_seconds
-        if status.peak_rss_bytes is not None:
-            meta.peak_rss_bytes = max(meta.peak_rss_bytes or 0, status.peak_rss_bytes)
-        meta.exit_code = -1 if status.code is None else status.code
-        meta.exit_signal = status.signal
+        meta.take(status)
         meta.exit_reason = exit_reason(
             status, self.state, timed_out=self._timed_out, ran_out=self._ran_out_of_memory
         )

@@ -70,6 +70,15 @@ class RunMeta(ProcessSpec, kw_only=True, omit_defaults=True):
     completed_uptime: float = 0.0
     completed_boot: str = ""
 
+    def take(self, status: ExitStatus) -> None:
+        """Note how an attempt ended, and what all of them have cost."""
+        if status.cpu_seconds is not None:
+            self.cpu_seconds = (self.cpu_seconds or 0.0) + status.cpu_seconds
+        if status.peak_rss_bytes is not None:
+            self.peak_rss_bytes = max(self.peak_rss_bytes or 0, status.peak_rss_bytes)
+        self.exit_code = -1 if status.code is None else status.code
+        self.exit_signal = status.signal
+
 
 def read_record(line: bytes, run_id: str) -> RunMeta:
     """Return what a line says of the run; raises Damaged, or ValueError for a later version's."""

@@ -13,7 +13,6 @@ from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.clocks import uptime
-from sandkeeper.network.ports import Ports
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.listener import Listener
 from sandkeeper.processes.process import Process
@@ -25,7 +24,6 @@ from sandkeeper.settings import Settings
 __all__ = ["Processes"]
 
 KEEP_ALIVE_SECONDS = 600
-PORT_POLL_SECONDS = 0.05
 HOUSEKEEPING_SECONDS = 5.0
 REFILL_SECONDS = 0.005
 LETTERS = string.ascii_lowercase + string.digits
@@ -40,13 +38,11 @@ class Processes:
         shop: Workshop,
         settings: Settings,
         store: RunStore,
-        ports: Ports,
         listener: Listener | None,
         expand_home: Callable[[str], str],
     ) -> None:
         self._shop = shop
         self._settings = settings
-        self._ports = ports
         self._listener = listener
         self._expand_home = expand_home
         self._boot = boot_id()
@@ -225,39 +221,7 @@ class Processes:
         if self._listener is not None:
             self._listener.follow(process)
 
-    # Waiting
-
-    async def wait_for_ports(self, process: Process, wanted: list[int]) -> None:
-        """Wait until the tree of a process is reachable on all ports.
-
-        Raises Unprocessable when its time is up, or at once when nobody is left who could listen.
-        """
-        gone = asyncio.ensure_future(self._left(process))
-        try:
-            found = await self._ports.opened(lambda: process.meta.leader, wanted, gone=gone)
-        finally:
-            gone.cancel()
-            await asyncio.gather(gone, return_exceptions=True)
-        if found:
-            return
-        if process.timed_out:
-            seconds = process.meta.timeout
-            raise Unprocessable(f"process timed out waiting for ports after {seconds} seconds")
-        listed = ", ".join(map(str, wanted))
-        raise Unprocessable(
-            f"failed to start process: it ended with exit code {process.meta.exit_code} "
-            f"before it listened on {listed}"
-        )
-
-    async def _left(self, process: Process) -> None:
-        """Wait until a process is over, and nobody of its group lives or its time is up."""
-        while not process.timed_out and not process.ended.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PORT_POLL_SECONDS):
-                    await process.ended.wait()
-        leader = process.meta.leader
-        while not process.timed_out and leader and await self._ports.members(leader):  # noqa: ASYNC110
-            await asyncio.sleep(PORT_POLL_SECONDS)
+    # All at once
 
     def keep_all(self) -> None:
         """Give a new keeper everything that runs."""

@@ -135,7 +135,7 @@ class ProcessHandlers:
         self, request: Request, process: Process, wanted: ProcessRequest
     ) -> None:
         if wanted.wait_for_ports:
-            ports = self._processes.wait_for_ports(process, wanted.wait_for_ports)
+            ports = self._sandbox.waiting.wait_for_ports(process, wanted.wait_for_ports)
             await until_disconnect(request, ports, self._sandbox.stopping)
 
     async def _create_streaming(

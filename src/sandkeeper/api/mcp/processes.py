@@ -147,7 +147,7 @@ class ProcessTools:
         try:
             async with asyncio.timeout(max(0.0, deadline - monotonic())):
                 if wanted.wait_for_ports:
-                    await self._processes.wait_for_ports(process, wanted.wait_for_ports)
+                    await self._sandbox.waiting.wait_for_ports(process, wanted.wait_for_ports)
                 if wanted.wait_for_completion:
                     await process.wait()
         except TimeoutError:
