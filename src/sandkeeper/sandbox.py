@@ -160,7 +160,9 @@ class Sandbox:
             settings.state_dir, pipes_folder(settings.state_dir, environment.get("XDG_RUNTIME_DIR"))
         )
         self._workshop = self._make_workshop()
-        self.processes = Processes(self._workshop, settings, self._store, self.ports, self.exporter)
+        self.processes = Processes(
+            self._workshop, settings, self._store, self.exporter, self.expand_home
+        )
         self.waiting = Waiting(self.ports, self.files)
         self.terminals = Terminals(
             self._workshop, settings.terminal, settings.state_dir, self.access

@@ -27,12 +27,13 @@ from sandkeeper.log.lines import Log
 from sandkeeper.processes.confinement import Confined, Confinements
 from sandkeeper.processes.keepalive import KeepAlive
 from sandkeeper.processes.oom import OomWatch
-from sandkeeper.processes.runs import RunFolder, RunMeta
+from sandkeeper.processes.record import RunMeta
+from sandkeeper.processes.runs import RunFolder
 from sandkeeper.processes.state_folder import StateFolder
 from sandkeeper.processes.stdin import Stdin
 from sandkeeper.settings import Environment
 
-__all__ = ["Launch", "Workshop"]
+__all__ = ["Launch", "Workshop", "in_shell"]
 
 FOLDER_SECONDS = 10.0
 
@@ -110,21 +111,9 @@ class Launch:
             return made
 
     def _spec(self) -> Spawn:
-        shop, meta = self._shop, self._meta
-        environment = shop.environment
-        env = environment.for_workload(apart=shop.identity is not None) | meta.env
-        if shop.identity is not None:
-            user = shop.identity
-            env |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
-        shell = environment.get("SHELL") or "sh"
-        words = environment.get("SHELL_ARGS").split() or ["-c"]
-        return Spawn(
-            [shell, *words, meta.command],
-            env,
-            meta.working_dir or None,
-            identity=shop.identity,
-            nofile=shop.nofile,
-        )
+        meta = self._meta
+        made = in_shell(meta.command, meta.env, self._shop.environment, self._shop.identity)
+        return replace(made, cwd=meta.working_dir or None, nofile=self._shop.nofile)
 
     async def _check_folder(self) -> None:
         """Look at the working directory first, where a dead file system hangs only a thread.
@@ -206,6 +195,17 @@ class Launch:
             self._shop.keeper.put(self._meta.id, fds, patience=0.0)
         except OSError as error:
             self._shop.log.warning(f"the keeper cannot hold {self._meta.id}: {error}")
+
+
+def in_shell(
+    command: str, variables: dict[str, str], environment: Environment, identity: Identity | None
+) -> Spawn:
+    """Return how a command line of the workload is run: by which shell, with which variables."""
+    env = environment.for_workload(apart=identity is not None) | variables
+    if identity is not None:
+        env |= identity.variables()
+    words = environment.get("SHELL_ARGS").split() or ["-c"]
+    return Spawn([environment.get("SHELL") or "sh", *words, command], env, identity=identity)
 
 
 def _why(error: BaseException, subject: str) -> str:

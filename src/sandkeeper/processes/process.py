@@ -17,12 +17,11 @@ from sandkeeper.linux.children.adopted import Adopted, boot_id
 from sandkeeper.linux.children.child import Child, ExitStatus
 from sandkeeper.linux.clocks import uptime
 from sandkeeper.linux.fds import duplicates
-from sandkeeper.processes.ages import time_left
-from sandkeeper.processes.endings import exit_reason, may_restart, retry_notice
 from sandkeeper.processes.launch import Launch, Workshop
 from sandkeeper.processes.lifecycle import TERMINAL, Effect, Event, State, step, wire_status
+from sandkeeper.processes.record import RunMeta, exit_reason, may_restart, retry_notice, time_left
 from sandkeeper.processes.recorder import Recorder
-from sandkeeper.processes.runs import RunFolder, RunMeta
+from sandkeeper.processes.runs import RunFolder
 from sandkeeper.processes.stdin import Stdin
 
 __all__ = ["Process"]
@@ -207,12 +206,7 @@ class Process:
     def _end(self, status: ExitStatus) -> None:
         self._collected = True
         meta = self.meta
-        if status.cpu_seconds is not None:
-            meta.cpu_seconds = (meta.cpu_seconds or 0.0) + status.cpu_seconds
-        if status.peak_rss_bytes is not None:
-            meta.peak_rss_bytes = max(meta.peak_rss_bytes or 0, status.peak_rss_bytes)
-        meta.exit_code = -1 if status.code is None else status.code
-        meta.exit_signal = status.signal
+        meta.take(status)
         meta.exit_reason = exit_reason(
             status, self.state, timed_out=self._timed_out, ran_out=self._ran_out_of_memory
         )
@@ -356,30 +350,28 @@ class Process:
 
     def stop(self, identifier: str) -> None:
         """Ask it to stop (SIGTERM to the group); raises NotFound when it is over."""
-        if self.is_over:
-            raise NotFound(f"process with Identifier {identifier} is not running")
-        self._notice("\n[Process is being gracefully terminated]\n", REMARK)
-        self.meta.keep_alive = False
-        self._apply(Event.STOP)
-        self.recorder.save_now()
+        gone = f"process with Identifier {identifier} is not running"
+        self._ask(Event.STOP, "gracefully terminated", gone)
 
     def kill(self, identifier: str) -> None:
         """Kill its group; raises NotFound when it is over."""
+        gone = f"failed to kill process with Identifier {identifier}: no such process"
+        self._ask(Event.KILL, "forcefully killed", gone)
+
+    def _ask(self, event: Event, words: str, gone: str) -> None:
         if self.is_over:
-            raise NotFound(f"failed to kill process with Identifier {identifier}: no such process")
-        self._notice("\n[Process is being forcefully killed]\n", REMARK)
+            raise NotFound(gone)
+        self._notice(f"\n[Process is being {words}]\n", REMARK)
         self.meta.keep_alive = False
-        self._apply(Event.KILL)
+        self._apply(event)
         self.recorder.save_now()
 
     def send_signal(self, number: int, identifier: str) -> None:
         """Signal the group without any change of intent; raises NotFound when nothing runs."""
-        if self._child is None or self._child.reaped:
-            raise NotFound(f"process with Identifier {identifier} is not running")
-        try:
-            self._child.signal_group(number)
-        except ProcessLookupError:
-            raise NotFound(f"process with Identifier {identifier} is not running") from None
+        with suppress(ProcessLookupError):
+            if self._child is not None and not self._child.reaped:
+                return self._child.signal_group(number)
+        raise NotFound(f"process with Identifier {identifier} is not running")
 
     def _arm(self, *, again: bool = False) -> None:
         """Start the clock of `timeout`; with keepAlive each attempt has its own."""

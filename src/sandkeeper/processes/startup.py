@@ -4,13 +4,14 @@ import asyncio
 import os
 import signal
 from contextlib import suppress
+from dataclasses import replace
 
 from sandkeeper.linux.children.child import Child
 from sandkeeper.linux.children.children import Children
-from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.children.tool import readable
 from sandkeeper.linux.identity import Identity
 from sandkeeper.log.lines import Log
+from sandkeeper.processes.launch import in_shell
 from sandkeeper.settings import Environment
 
 __all__ = ["StartupCommand"]
@@ -37,23 +38,10 @@ class StartupCommand:
         """Start it; a failure is logged, the server goes on. An empty command does nothing."""
         if not command:
             return
-        env = self._environment.for_workload(apart=self.identity is not None)
-        if self.identity is not None:
-            user = self.identity
-            env |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
-        shell = env.get("SHELL") or "sh"
-        words = env.get("SHELL_ARGS", "").split() or ["-c"]
+        made = in_shell(command, {}, self._environment, self.identity)
         stderr = os.dup(2)
-        spawn = Spawn(
-            [shell, *words, command],
-            env,
-            "/",
-            stdout=stderr,
-            stderr=stderr,
-            identity=self.identity,
-        )
         try:
-            child = await self._children.start(spawn)
+            child = await self._children.start(replace(made, cwd="/", stdout=stderr, stderr=stderr))
         except (OSError, ValueError) as error:
             self._log.error(f"cannot run the startup command: {error}")
             return

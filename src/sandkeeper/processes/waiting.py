@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 LOOK_SECONDS = 0.1
+PORT_POLL_SECONDS = 0.05
 LAST_LOOK_SECONDS = 0.5
 HTTP_SECONDS = 30.0
 CONDITIONS_MOST = 8192
@@ -287,6 +288,38 @@ class Waiting:
                 if not gone.done():
                     gone.set_result(None)
             await asyncio.sleep(0)
+
+    async def wait_for_ports(self, process: Process, wanted: list[int]) -> None:
+        """Wait until the tree of a process is reachable on all ports.
+
+        Raises Unprocessable when its time is up, or at once when nobody is left who could listen.
+        """
+        gone = asyncio.ensure_future(self._left(process))
+        try:
+            found = await self._ports.opened(lambda: process.meta.leader, wanted, gone=gone)
+        finally:
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+        if found:
+            return
+        if process.timed_out:
+            seconds = process.meta.timeout
+            raise Unprocessable(f"process timed out waiting for ports after {seconds} seconds")
+        listed = ", ".join(map(str, wanted))
+        raise Unprocessable(
+            f"failed to start process: it ended with exit code {process.meta.exit_code} "
+            f"before it listened on {listed}"
+        )
+
+    async def _left(self, process: Process) -> None:
+        """Wait until a process is over, and nobody of its group lives or its time is up."""
+        while not process.timed_out and not process.ended.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PORT_POLL_SECONDS):
+                    await process.ended.wait()
+        leader = process.meta.leader
+        while not process.timed_out and leader and await self._ports.members(leader):  # noqa: ASYNC110
+            await asyncio.sleep(PORT_POLL_SECONDS)
 
     async def close(self) -> None:
         """Stop looking: the server stops."""

@@ -160,7 +160,7 @@ def test_a_tool_needs_its_right_as_a_route_does(tmp_path: Path) -> None:
     refused = ask(AS_USER)
     assert (refused["isError"], calls) == (True, [])
     assert "needs the operator's right (archive)" in refused["content"][0]["text"]
-    assert ask(OPERATOR)["structuredContent"] == {"done": True}
+    assert msgspec.json.decode(ask(OPERATOR)["structuredContent"]) == {"done": True}
     assert calls == [1]
 
 

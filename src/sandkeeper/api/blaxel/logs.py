@@ -21,8 +21,8 @@ from sandkeeper.journal.cursor import Abandoned, Follow
 from sandkeeper.journal.events import SILENT, EventRecords, LogRecords, TextLog
 from sandkeeper.journal.output import long_texts_of, settled
 from sandkeeper.journal.query import LineQuery, Question, ask, next_block
-from sandkeeper.processes.endings import outcome
 from sandkeeper.processes.process import Process
+from sandkeeper.processes.record import outcome
 from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]
