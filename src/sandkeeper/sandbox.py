@@ -40,7 +40,7 @@ from sandkeeper.network.monitors import PortMonitors
 from sandkeeper.network.ports import Ports
 from sandkeeper.network.relay import Relay
 from sandkeeper.observability.heap import Heap
-from sandkeeper.observability.lifetime import Lifetime, SandboxStatus
+from sandkeeper.observability.lifetime import Lifetime
 from sandkeeper.observability.metrics import Vitals
 from sandkeeper.observability.readiness import Readiness
 from sandkeeper.observability.telemetry import Exporter
@@ -66,7 +66,7 @@ from sandkeeper.upgrade.service import Upgrade
 from sandkeeper.watch.changes import Changes
 from sandkeeper.watch.watches import Watches
 
-__all__ = ["Sandbox", "SandboxStatus"]
+__all__ = ["Sandbox"]
 
 
 CHILD_STOP_SECONDS = 5.0
@@ -93,7 +93,7 @@ class Sandbox:
         environment.apply({}, remove=(IMPORT_URL,))
         self._handover = handover
         self._trial = handover is not None and handover.trial
-        self._lifetime = Lifetime()
+        self.lifetime = Lifetime()
         self._sink = Sink(open_target(settings.log.target, identity), dropped_line=_dropped)
         self._rouser = Rouser(self._sink)
         self.log = Log(self._sink)
@@ -378,10 +378,6 @@ class Sandbox:
         while "//" in path:
             path = path.replace("//", "/")
         return path
-
-    def status(self) -> SandboxStatus:
-        """Describe the server."""
-        return self._lifetime.status(self.upgrade.count, self.upgrade.status())
 
 
 def _dropped(count: int) -> bytes:

@@ -1,5 +1,6 @@
 """Code editing for agents: fast apply and reranking."""
 
+import asyncio
 import math
 import re
 
@@ -20,12 +21,13 @@ from sandkeeper.api.schemas.codegen import (
     RankedFile,
     RerankingResponse,
 )
-from sandkeeper.codegen.service import DEFAULT_THRESHOLD, DEFAULT_TOKENS
+from sandkeeper.codegen.service import DEFAULT_THRESHOLD, DEFAULT_TOKENS, Codegen
 from sandkeeper.errors import BadInput
 from sandkeeper.files.paths import Target, resolve
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.log.access import Access
+from sandkeeper.settings import Settings
 
-__all__ = ["routes"]
+__all__ = ["CodegenHandlers", "routes"]
 
 APPLY = "/codegen/fastapply"
 RERANK = "/codegen/reranking"
@@ -35,20 +37,22 @@ _WRITTEN = re.compile(r"[+-]?[0-9.]+([eE][+-]?[0-9]+)?")
 class CodegenHandlers:
     """Handlers over the code tools."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._codegen = sandbox.codegen
-        self._stopping = sandbox.stopping
+    def __init__(
+        self, *, codegen: Codegen, access: Access, stopping: asyncio.Event, settings: Settings
+    ) -> None:
+        self._codegen = codegen
+        self._stopping = stopping
+        self._access = access
+        self._settings = settings
 
     async def apply(self, request: Request) -> Response:
         """Merge an edit into a file."""
         self._codegen.require()
         target = self._target(request, APPLY)
-        settings = self._sandbox.settings
-        body = await read_json(request, ApplyEditRequest, settings.body_limit)
+        body = await read_json(request, ApplyEditRequest, self._settings.body_limit)
         if not body.code_edit:
             raise BadInput("invalid request body: codeEdit is required")
-        self._sandbox.access.audit("codegen_fastapply", caller(request), path=target.display)
+        self._access.audit("codegen_fastapply", caller(request), path=target.display)
         done = await until_disconnect(
             request, self._codegen.apply(target, body.code_edit, body.model), self._stopping
         )
@@ -72,7 +76,7 @@ class CodegenHandlers:
             raise BadInput("query parameter is required")
         threshold = _number(request, "scoreThreshold") or DEFAULT_THRESHOLD
         token_limit = int(_number(request, "tokenLimit", whole=True)) or DEFAULT_TOKENS
-        self._sandbox.access.audit("codegen_reranking", caller(request), path=target.display)
+        self._access.audit("codegen_reranking", caller(request), path=target.display)
         ranked = await until_disconnect(
             request,
             self._codegen.rerank(
@@ -92,7 +96,7 @@ class CodegenHandlers:
         return json_response(RerankingResponse(True, files, message, ranked.truncated))
 
     def _target(self, request: Request, prefix: str) -> Target:
-        settings = self._sandbox.settings
+        settings = self._settings
         rest = raw_rest(request.scope, prefix)
         return resolve(rest, workdir=settings.workdir, home=settings.home)
 
@@ -113,9 +117,8 @@ def _number(request: Request, name: str, *, whole: bool = False) -> float:
     return value
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: CodegenHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = CodegenHandlers(sandbox)
     return [
         path_route(APPLY, handlers.apply, "PUT", need=USER),
         path_route(RERANK, handlers.rerank, "GET", need=USER),

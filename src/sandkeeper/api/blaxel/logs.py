@@ -20,12 +20,16 @@ from sandkeeper.errors import BadInput
 from sandkeeper.journal.cursor import Abandoned, Follow
 from sandkeeper.journal.events import SILENT, EventRecords, LogRecords, TextLog
 from sandkeeper.journal.output import long_texts_of, settled
+from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.query import LineQuery, Question
+from sandkeeper.journal.turns import Turns
+from sandkeeper.log.access import Access
 from sandkeeper.processes.endings import outcome
 from sandkeeper.processes.process import Process
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.processes.registry import Processes
+from sandkeeper.settings import RetentionSettings
 
-__all__ = ["routes"]
+__all__ = ["LogHandlers", "routes"]
 
 TEXT_HEARTBEAT_SECONDS = 4.0
 RECORD_HEARTBEAT_SECONDS = 30.0
@@ -36,15 +40,25 @@ STREAM_NAMES = {"stdout", "stderr", "notice", "remark"}
 class LogHandlers:
     """Handlers of `/process/{identifier}/logs` and its kin."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._processes = sandbox.processes
-        self._limit = sandbox.settings.retention.logs_response_bytes or 1 << 62
+    def __init__(
+        self,
+        *,
+        processes: Processes,
+        pump: Pump,
+        access: Access,
+        turns: Turns,
+        retention: RetentionSettings,
+    ) -> None:
+        self._processes = processes
+        self._limit = retention.logs_response_bytes or 1 << 62
+        self._pump = pump
+        self._access = access
+        self._turns = turns
 
     async def logs(self, request: Request) -> Response:
         """Return both streams and their true order, each up to 4 MiB."""
         name = identifier(request)
-        self._sandbox.access.audit("process_logs_access", caller(request), identifier=name)
+        self._access.audit("process_logs_access", caller(request), identifier=name)
         process = self._processes.get(name, "process with PID {} not found")
         journal = process.journal
         return await long_answer(
@@ -52,13 +66,13 @@ class LogHandlers:
             2 * min(2 * self._limit, journal.kept),
             partial(asyncio.to_thread, long_texts_of, journal, self._limit),
             lambda texts: {"stdout": texts.stdout, "stderr": texts.stderr, "logs": texts.logs},
-            self._sandbox.turns,
+            self._turns,
         )
 
     async def stream(self, request: Request) -> Response:
         """Replay the output, then follow it to the final end."""
         name = identifier(request)
-        self._sandbox.access.audit("process_logs_stream", caller(request), identifier=name)
+        self._access.audit("process_logs_stream", caller(request), identifier=name)
         process = self._processes.get(name)
         if _prefers_records(request.headers.get("accept", "")):
             return StreamResponse(self._records(process), "application/x-ndjson")
@@ -81,10 +95,10 @@ class LogHandlers:
         yield text.finish()
 
     def _follow(self, process: Process, consumer: str, offset: int = 0) -> Follow:
-        return Follow(process.journal, offset, turns=self._sandbox.turns, consumer=consumer)
+        return Follow(process.journal, offset, turns=self._turns, consumer=consumer)
 
     async def _settled(self, process: Process, moment: int) -> int | None:
-        return await settled(self._sandbox.pump, process.journal, moment)
+        return await settled(self._pump, process.journal, moment)
 
     async def _records(self, process: Process) -> AsyncIterator[bytes]:
         records = LogRecords()
@@ -97,9 +111,7 @@ class LogHandlers:
     async def events(self, request: Request) -> Response:
         """Stream events with offsets from a cursor on, ending with how the process ended."""
         process = self._processes.get(identifier(request))
-        self._sandbox.access.audit(
-            "process_logs_stream", caller(request), identifier=identifier(request)
-        )
+        self._access.audit("process_logs_stream", caller(request), identifier=identifier(request))
         query = request.query_params
         cursor = request.headers.get("last-event-id") or query.get("cursor", "0")
         offset = _number("cursor", cursor)
@@ -211,9 +223,8 @@ def _question(request: Request) -> Question:
     )
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: LogHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = LogHandlers(sandbox)
     one = "/process/{identifier}"
     return [
         route(one + "/logs", handlers.logs, need=USER),

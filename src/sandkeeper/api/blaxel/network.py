@@ -18,9 +18,10 @@ from sandkeeper.api.schemas.network import (
     ProcessPorts,
 )
 from sandkeeper.errors import BadInput, Unprocessable
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.network.monitors import PortMonitors
+from sandkeeper.network.ports import Ports
 
-__all__ = ["routes"]
+__all__ = ["NetworkHandlers", "routes"]
 
 GO_INT = 1 << 63
 DIGITS_MOST = 4000  # more than any number has, and fewer than int() refuses
@@ -41,10 +42,10 @@ def _pid(request: Request) -> int:
 class NetworkHandlers:
     """Handlers over the port services."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._ports = sandbox.ports
-        self._monitors = sandbox.monitors
-        self._body_limit = sandbox.settings.body_limit
+    def __init__(self, *, ports: Ports, monitors: PortMonitors, body_limit: int) -> None:
+        self._ports = ports
+        self._monitors = monitors
+        self._body_limit = body_limit
 
     async def of_process(self, request: Request) -> Response:
         """Tell the sockets of a process tree; an unknown pid has none."""
@@ -77,9 +78,8 @@ class NetworkHandlers:
         return json_response(MonitorReply("", "Port monitoring stopped"))
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: NetworkHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = NetworkHandlers(sandbox)
     return [
         route("/network/ports", handlers.all, need=USER),
         route("/network/process/{pid}/ports", handlers.of_process, need=USER),

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from functools import partial
 from time import monotonic
@@ -32,10 +32,13 @@ from sandkeeper.errors import BadInput, Conflict, TooLarge, Unprocessable
 from sandkeeper.journal.cursor import Follow
 from sandkeeper.journal.events import SILENT, ExecRecords
 from sandkeeper.journal.output import PIECE_BYTES, read_long_texts, read_texts
+from sandkeeper.journal.turns import Turns
+from sandkeeper.log.access import Access
 from sandkeeper.processes.order import Order
 from sandkeeper.processes.process import Process
+from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.stdin import STDIN_BODY_BYTES, Stdin
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.settings import Settings
 
 __all__ = ["ProcessHandlers", "identifier", "routes"]
 
@@ -58,18 +61,31 @@ def identifier(request: Request) -> str:
 class ProcessHandlers:
     """Handlers of `/process`."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._processes = sandbox.processes
-        retention = sandbox.settings.retention
+    def __init__(
+        self,
+        *,
+        processes: Processes,
+        access: Access,
+        turns: Turns,
+        stopping: asyncio.Event,
+        settings: Settings,
+        expand_home: Callable[[str], str],
+    ) -> None:
+        self._processes = processes
+        retention = settings.retention
         self._inline = min(INLINE_BYTES, retention.tail_bytes)
         self._waited = retention.logs_response_bytes or 1 << 62
+        self._access = access
+        self._turns = turns
+        self._stopping = stopping
+        self._settings = settings
+        self._expand_home = expand_home
 
     # POST /process
 
     async def create(self, request: Request) -> Response:
         """Start a process; answers with its record or streams its output."""
-        body = await read_body(request, self._sandbox.settings.body_limit)
+        body = await read_body(request, self._settings.body_limit)
         wanted = await decoded(body, ProcessRequest)
         order = self._order(request, wanted, body)
         self._processes.check(order)  # what is refused for its words is not audited
@@ -77,7 +93,7 @@ class ProcessHandlers:
         streams = "text/event-stream" in accept or "application/x-ndjson" in accept
         action = "process_exec_stream" if streams else "process_exec"
         extras = {"stdin": "true"} if order.stdin else {}
-        self._sandbox.access.audit(
+        self._access.audit(
             action,
             caller(request),
             command=order.command,
@@ -106,7 +122,7 @@ class ProcessHandlers:
                 2 * min(2 * limit, journal.kept),
                 partial(read_long_texts, journal, limit),
                 lambda texts: record_of(process, texts),
-                self._sandbox.turns,
+                self._turns,
                 headers,
             )
         return json_response(record_of(process, await read_texts(journal, limit)), headers=headers)
@@ -140,7 +156,7 @@ class ProcessHandlers:
         return Order(
             command=wanted.command,
             name=wanted.name,
-            working_dir=self._sandbox.expand_home(wanted.working_dir),
+            working_dir=self._expand_home(wanted.working_dir),
             env=wanted.env,
             timeout=wanted.timeout,
             keep_alive=wanted.keep_alive,
@@ -156,7 +172,7 @@ class ProcessHandlers:
     async def _wait(self, request: Request, process: Process, wanted: ProcessRequest) -> None:
         await self._wait_for_ports(request, process, wanted)
         if wanted.wait_for_completion:
-            await until_disconnect(request, process.wait(), self._sandbox.stopping)
+            await until_disconnect(request, process.wait(), self._stopping)
             if process.timed_out:
                 raise Unprocessable(f"process timed out after {process.meta.timeout} seconds")
 
@@ -165,7 +181,7 @@ class ProcessHandlers:
     ) -> None:
         if wanted.wait_for_ports:
             ports = self._processes.wait_for_ports(process, wanted.wait_for_ports)
-            await until_disconnect(request, ports, self._sandbox.stopping)
+            await until_disconnect(request, ports, self._stopping)
 
     async def _create_streaming(
         self, request: Request, order: Order, wanted: ProcessRequest
@@ -180,7 +196,7 @@ class ProcessHandlers:
 
     async def _exec_events(self, process: Process) -> AsyncIterator[bytes]:
         records = ExecRecords()
-        with closing(Follow(process.journal, turns=self._sandbox.turns, consumer="exec")) as follow:
+        with closing(Follow(process.journal, turns=self._turns, consumer="exec")) as follow:
             while (items := await follow.next(EXEC_HEARTBEAT_SECONDS)) is not None:
                 yield records.batch(items) if items else SILENT
         yield records.finish()
@@ -198,12 +214,12 @@ class ProcessHandlers:
         blocks: list[bytes] = []
         count = max(1, min(LIST_BLOCK, LIST_BLOCK_BYTES // max(1, share)))
         for first in range(0, len(processes), count):
-            await self._sandbox.turns.take()
+            await self._turns.take()
             some = processes[first : first + count]
             texts = [await read_texts(process.journal, share) for process in some]
             records = [record_of(*each) for each in zip(some, texts, strict=True)]
             blocks.append((b"," if blocks else b"[") + encode_json(records)[1:-1])
-        return LongAnswer([*blocks, b"]"] if blocks else [b"[]"], self._sandbox.turns)
+        return LongAnswer([*blocks, b"]"] if blocks else [b"[]"], self._turns)
 
     async def get(self, request: Request) -> Response:
         """Show one process."""
@@ -233,13 +249,13 @@ class ProcessHandlers:
             finally:
                 waiter.cancel()
 
-        await until_disconnect(request, bounded(), self._sandbox.stopping)
+        await until_disconnect(request, bounded(), self._stopping)
 
     # Ending
 
     async def stop(self, request: Request) -> Response:
         """Send SIGTERM to the group."""
-        self._sandbox.access.audit("process_stop", caller(request), identifier=identifier(request))
+        self._access.audit("process_stop", caller(request), identifier=identifier(request))
         process = self._processes.get(identifier(request))
         process.stop(identifier(request))
         await self._over_within_grace(process)
@@ -247,7 +263,7 @@ class ProcessHandlers:
 
     async def kill(self, request: Request) -> Response:
         """Send SIGKILL to the group."""
-        self._sandbox.access.audit("process_kill", caller(request), identifier=identifier(request))
+        self._access.audit("process_kill", caller(request), identifier=identifier(request))
         process = self._processes.get(identifier(request))
         process.kill(identifier(request))
         await self._over_within_grace(process)
@@ -264,9 +280,7 @@ class ProcessHandlers:
         name = identifier(request)
         wanted = await read_json(request, SignalRequest, 4096)
         number = _signal_number(wanted.signal)
-        self._sandbox.access.audit(
-            "process_signal", caller(request), identifier=name, signal=number.name
-        )
+        self._access.audit("process_signal", caller(request), identifier=name, signal=number.name)
         process = self._processes.get(name)
         if number == signal.SIGTERM:
             process.stop(name)
@@ -285,7 +299,7 @@ class ProcessHandlers:
             body = await read_body(request, STDIN_BODY_BYTES)
         except TooLarge:
             raise TooLarge(f"stdin data is larger than {STDIN_BODY_BYTES} bytes") from None
-        self._sandbox.access.audit(
+        self._access.audit(
             "process_stdin_write", caller(request), identifier=identifier(request), bytes=len(body)
         )
         await stdin.write(body)
@@ -294,9 +308,7 @@ class ProcessHandlers:
     async def close_stdin(self, request: Request) -> Response:
         """Send end of file; doing it again is fine."""
         stdin = self._stdin(request)
-        self._sandbox.access.audit(
-            "process_stdin_close", caller(request), identifier=identifier(request)
-        )
+        self._access.audit("process_stdin_close", caller(request), identifier=identifier(request))
         stdin.close()
         return json_response({"message": "stdin closed"})
 
@@ -331,9 +343,8 @@ def _signal_number(value: str | int) -> signal.Signals:
         raise BadInput(f"unknown signal: {value!r}") from None
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: ProcessHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = ProcessHandlers(sandbox)
     one = "/process/{identifier}"
     return [
         route("/process", handlers.create, "POST", need=USER),

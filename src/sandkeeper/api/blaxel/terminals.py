@@ -20,13 +20,13 @@ from sandkeeper.api.schemas.terminals import (
     terminal_of,
 )
 from sandkeeper.errors import BadInput
+from sandkeeper.log.access import Access
 from sandkeeper.processes.runs import new_id
-from sandkeeper.sandbox import Sandbox
 from sandkeeper.terminals.recording import recording
-from sandkeeper.terminals.registry import TerminalOrder
+from sandkeeper.terminals.registry import TerminalOrder, Terminals
 from sandkeeper.terminals.terminal import Terminal
 
-__all__ = ["routes"]
+__all__ = ["TerminalHandlers", "routes"]
 
 BODY_BYTES = 64 << 10
 INPUT_BYTES = 1 << 20
@@ -38,9 +38,10 @@ PATIENCE_SECONDS = 60.0
 class TerminalHandlers:
     """Handlers of `/terminals`."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._terminals = sandbox.terminals
+    def __init__(self, *, terminals: Terminals, access: Access, stopping: asyncio.Event) -> None:
+        self._terminals = terminals
+        self._access = access
+        self._stopping = stopping
 
     def _get(self, request: Request) -> Terminal:
         return self._terminals.get(segment(request.scope, 1))
@@ -82,7 +83,7 @@ class TerminalHandlers:
         """Hang a session up; remove one that has ended."""
         terminal = self._get(request)
         self._audit(request, "terminal_close", terminal)
-        await until_disconnect(request, self._terminals.remove(terminal), self._sandbox.stopping)
+        await until_disconnect(request, self._terminals.remove(terminal), self._stopping)
         return json_response({"message": "terminal closed"})
 
     async def type(self, request: Request) -> Response:
@@ -100,7 +101,7 @@ class TerminalHandlers:
         if text := query.get("waitFor", ""):
             seconds = _number(query.get("timeout", "30"), "timeout", 10**9)
             wait = self._until_shown(terminal, text, min(seconds, WAIT_MOST_SECONDS))
-            await until_disconnect(request, wait, self._sandbox.stopping)
+            await until_disconnect(request, wait, self._stopping)
         record = screen_of(terminal, await terminal.screen(), history)
         if query.get("format") == "text":
             lines = [*record.history, *record.lines]
@@ -133,7 +134,7 @@ class TerminalHandlers:
         return StreamResponse(recording(terminal), "application/x-asciicast")
 
     def _audit(self, request: Request, action: str, terminal: Terminal, **extras: str) -> None:
-        self._sandbox.access.audit(action, caller(request), session_id=terminal.meta.name, **extras)
+        self._access.audit(action, caller(request), session_id=terminal.meta.name, **extras)
 
 
 def _check_name(name: str) -> None:
@@ -147,11 +148,8 @@ def _number(text: str, name: str, most: int) -> int:
     return min(int(text), most)
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
-    """Return the routes of this area; none of them exists when terminals are switched off."""
-    if not sandbox.settings.terminal.enabled:
-        return []
-    handlers = TerminalHandlers(sandbox)
+def routes(handlers: TerminalHandlers) -> list[BaseRoute]:
+    """Return the routes of this area."""
     one = "/terminals/{identifier}"
     return [
         route("/terminals", handlers.list, need=USER),

@@ -1,5 +1,6 @@
 """The readiness wait: an answer when a process is ready, or at once when it never will be."""
 
+import asyncio
 from typing import Annotated
 
 import msgspec
@@ -21,9 +22,11 @@ from sandkeeper.api.schemas.waiting import (
     record_of_wait,
 )
 from sandkeeper.errors import BadInput
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.files.service import Files
+from sandkeeper.processes.registry import Processes
+from sandkeeper.processes.waiting import Waiting
 
-__all__ = ["routes"]
+__all__ = ["WaitingHandlers", "routes"]
 
 BODY_BYTES = 64 << 10
 CONDITIONS_MOST = 16
@@ -41,23 +44,28 @@ class WaitForRequest(msgspec.Struct):
 class WaitingHandlers:
     """Handlers over `processes.waiting`."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
+    def __init__(
+        self, *, processes: Processes, files: Files, waiting: Waiting, stopping: asyncio.Event
+    ) -> None:
+        self._processes = processes
+        self._files = files
+        self._waiting = waiting
+        self._stopping = stopping
 
     async def wait_for(self, request: Request) -> Response:
         """Wait; 200 when it is ready, 422 with what is missing otherwise."""
-        process = self._sandbox.processes.get(segment(request.scope, 1), "process not found")
+        process = self._processes.get(segment(request.scope, 1), "process not found")
         wanted = await read_json(request, WaitForRequest, BODY_BYTES)
         given = wanted.any_of or wanted.all_of
         if not given or (wanted.any_of and wanted.all_of):
             raise BadInput("either any or all must name conditions")
         if len(given) > CONDITIONS_MOST:
             raise BadInput(f"at most {CONDITIONS_MOST} conditions are waited for at once")
-        conditions = [condition_of(one, process, self._sandbox.files) for one in given]
-        waiting = self._sandbox.waiting.wait(
+        conditions = [condition_of(one, process, self._files) for one in given]
+        waiting = self._waiting.wait(
             process, conditions, every=bool(wanted.all_of), seconds=wanted.timeout
         )
-        outcome = await until_disconnect(request, waiting, self._sandbox.stopping)
+        outcome = await until_disconnect(request, waiting, self._stopping)
         record = record_of_wait(process, conditions, outcome)
         if outcome.reason == "met":
             return json_response(record)
@@ -66,7 +74,6 @@ class WaitingHandlers:
         return json_response({"error": text, "code": CODES[outcome.reason], **told}, 422)
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: WaitingHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = WaitingHandlers(sandbox)
     return [route("/process/{identifier}/wait-for", handlers.wait_for, "POST", need=USER)]

@@ -15,8 +15,8 @@ from sandkeeper.api.edge.request_body import parse_json
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage
 from sandkeeper.errors import BadInput, Conflict, SandkeeperError
-from sandkeeper.sandbox import Sandbox
-from sandkeeper.terminals.registry import TerminalOrder
+from sandkeeper.log.access import Access
+from sandkeeper.terminals.registry import TerminalOrder, Terminals
 from sandkeeper.terminals.spectator import watch
 from sandkeeper.terminals.terminal import Terminal, Viewer
 
@@ -30,9 +30,9 @@ NAME_CHARACTERS = 256
 class TerminalSocket:
     """Serves `/terminal/ws`."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._access = sandbox.access
-        self._terminals = sandbox.terminals
+    def __init__(self, *, terminals: Terminals, access: Access) -> None:
+        self._access = access
+        self._terminals = terminals
 
     async def serve(self, socket: WebSocket) -> None:
         """Handle one connection."""

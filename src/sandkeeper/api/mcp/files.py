@@ -21,9 +21,8 @@ from sandkeeper.files.paths import Target
 from sandkeeper.files.service import Files
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.log.access import Caller
-from sandkeeper.sandbox import Sandbox
 
-__all__ = ["Listed", "list_directory", "target_of", "tools"]
+__all__ = ["FileTools", "Listed", "list_directory", "target_of", "tools"]
 
 ENTRIES_MOST = 20_000
 READ_MOST = 4 << 20
@@ -180,10 +179,10 @@ def list_directory(files: Files, target: Target) -> Listed:
 class FileTools:
     """The tools over `files.service`; everything blocking runs as the workload's user."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, files: Files) -> None:
         self._reading = asyncio.Semaphore(READ_AT_ONCE)
-        self._files = sandbox.files
-        self._work = sandbox.files.work
+        self._files = files
+        self._work = files.work
 
     async def working_directory(self, _arguments: NoArguments, _who: Caller) -> WorkingDirectory:
         """Return the working directory."""
@@ -297,9 +296,8 @@ def _octal(text: str, default: int) -> int:
         return default
 
 
-def tools(sandbox: Sandbox) -> list[Tool]:
+def tools(made: FileTools) -> list[Tool]:
     """Return the file tools."""
-    made = FileTools(sandbox)
     return [
         Tool(
             "fsGetWorkingDirectory",

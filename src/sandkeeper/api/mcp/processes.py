@@ -1,6 +1,7 @@
 """Process tools of the contract."""
 
 import asyncio
+from collections.abc import Callable
 from time import monotonic
 from typing import Annotated
 
@@ -12,12 +13,13 @@ from sandkeeper.api.mcp.tool import Arguments, Tool
 from sandkeeper.api.schemas.processes import LimitsFields, ProcessRecord, record_of
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.journal.output import read_texts
-from sandkeeper.log.access import Caller
+from sandkeeper.log.access import Access, Caller
 from sandkeeper.processes.order import Order
 from sandkeeper.processes.process import Process
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.processes.registry import Processes
+from sandkeeper.settings import Settings
 
-__all__ = ["IDENTIFIER", "Identifier", "tools"]
+__all__ = ["IDENTIFIER", "Identifier", "ProcessTools", "tools"]
 
 DEFAULT_SECONDS = 30
 GRACE_SECONDS = 0.09
@@ -105,14 +107,22 @@ class Status(msgspec.Struct):
 class ProcessTools:
     """The tools over `processes.registry`."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._processes = sandbox.processes
+    def __init__(
+        self,
+        *,
+        processes: Processes,
+        access: Access,
+        settings: Settings,
+        expand_home: Callable[[str], str],
+    ) -> None:
+        self._processes = processes
         # Below the 60 seconds after which a gateway cuts a request.
-        self._wait_most = sandbox.settings.mcp_wait
-        retention = sandbox.settings.retention
+        self._wait_most = settings.mcp_wait
+        retention = settings.retention
         self._inline = min(INLINE_BYTES, retention.tail_bytes)
         self._whole = retention.logs_response_bytes or LOG_BYTES
+        self._access = access
+        self._expand_home = expand_home
 
     async def list(self, _arguments: NoArguments, _who: Caller) -> ProcessList:
         """List all processes; their texts together stay within 8 MiB."""
@@ -126,7 +136,7 @@ class ProcessTools:
             raise BadInput("command is empty")
         if any(not 0 < port < 65536 for port in wanted.wait_for_ports):
             raise BadInput("waitForPorts: a port is between 1 and 65535")
-        self._sandbox.access.audit(
+        self._access.audit(
             "process_exec", who, command=wanted.command, working_dir=wanted.working_dir or "/"
         )
         began = monotonic()
@@ -155,7 +165,7 @@ class ProcessTools:
         return Order(
             command=wanted.command,
             name=wanted.name,
-            working_dir=self._sandbox.expand_home(wanted.working_dir) or "/",
+            working_dir=self._expand_home(wanted.working_dir) or "/",
             env=wanted.env,
             timeout=wanted.timeout,
             keep_alive=wanted.keep_alive,
@@ -196,13 +206,13 @@ class ProcessTools:
 
     async def logs(self, wanted: Identifier, who: Caller) -> Logs:
         """Return what a process wrote, its last 4 MiB."""
-        self._sandbox.access.audit("process_logs_access", who, identifier=wanted.identifier)
+        self._access.audit("process_logs_access", who, identifier=wanted.identifier)
         process = self._find(wanted)
         return Logs((await read_texts(process.journal, self._whole)).logs)
 
     async def stop(self, wanted: Identifier, who: Caller) -> Status:
         """Send SIGTERM to the group."""
-        self._sandbox.access.audit("process_stop", who, identifier=wanted.identifier)
+        self._access.audit("process_stop", who, identifier=wanted.identifier)
         process = self._find(wanted)
         process.stop(wanted.identifier)
         await _moment(process)
@@ -210,7 +220,7 @@ class ProcessTools:
 
     async def kill(self, wanted: Identifier, who: Caller) -> Status:
         """Send SIGKILL to the group."""
-        self._sandbox.access.audit("process_kill", who, identifier=wanted.identifier)
+        self._access.audit("process_kill", who, identifier=wanted.identifier)
         process = self._find(wanted)
         process.kill(wanted.identifier)
         await _moment(process)
@@ -236,9 +246,8 @@ async def _moment(process: Process) -> None:
         waiter.cancel()
 
 
-def tools(sandbox: Sandbox) -> list[Tool]:
+def tools(made: ProcessTools) -> list[Tool]:
     """Return the process tools."""
-    made = ProcessTools(sandbox)
     return [
         Tool(
             "processesList",

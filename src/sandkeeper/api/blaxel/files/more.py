@@ -29,15 +29,15 @@ from sandkeeper.api.schemas.files import (
     Usage,
 )
 from sandkeeper.errors import BadInput, Unprocessable
-from sandkeeper.files.attributes import Edit
+from sandkeeper.files.attributes import Attributes, Edit
 from sandkeeper.files.entries import etag, file_type, rfc3339, unix_mode
 from sandkeeper.files.paths import Target
-from sandkeeper.files.tar.streams import Channel
+from sandkeeper.files.service import Files
+from sandkeeper.files.tar.streams import Archives, Channel
 from sandkeeper.files.work import Cancel
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.sandbox import Sandbox
 
-__all__ = ["routes"]
+__all__ = ["MoreHandlers", "routes"]
 
 STAT = "/filesystem-stat"
 ATTRIBUTES = "/filesystem-attributes"
@@ -49,12 +49,14 @@ ARCHIVE = "/filesystem-archive"
 class MoreHandlers:
     """Handlers of the additive routes."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._files = sandbox.files
-        self._attributes = sandbox.attributes
-        self._archives = sandbox.archives
-        self._work = sandbox.file_work
-        self._stopping = sandbox.stopping
+    def __init__(
+        self, *, files: Files, attributes: Attributes, archives: Archives, stopping: asyncio.Event
+    ) -> None:
+        self._files = files
+        self._attributes = attributes
+        self._archives = archives
+        self._work = files.work
+        self._stopping = stopping
 
     def _target(self, request: Request, prefix: str) -> Target:
         return self._files.resolve(raw_rest(request.scope, prefix))
@@ -187,9 +189,8 @@ class MoreHandlers:
         return json_response(Success(path=utf8(target.display), message=message))
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: MoreHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = MoreHandlers(sandbox)
     return [
         path_route(STAT, handlers.stat, "GET", need=USER),
         path_route(ATTRIBUTES, handlers.change, "PUT", need=USER),
