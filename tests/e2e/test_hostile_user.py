@@ -387,3 +387,23 @@ def test_a_terminal_is_the_users_and_brings_nothing_of_the_servers(hostile: Serv
         "[0, 1, 2, 3] [65534]",
         "finished",
     ]
+
+
+def test_no_program_of_the_workload_is_in_the_session_of_the_server(hostile: Server) -> None:
+    """There it could continue us when we were stopped, and enter our process groups (kill(2))."""
+    done = hostile.run(f"kill -CONT {hostile.pid} || echo refused; ps -o sid= -p $$")
+
+    refused, session = done["stdout"].split()
+    assert refused == "refused"
+    assert int(session) != os.getsid(hostile.pid)
+
+
+def test_what_is_mounted_where_tells_no_text_of_the_servers_links(hostile: Server) -> None:
+    for path in ("/proc/self/cwd/x", f"/proc/{hostile.pid}/cwd/x", "/proc/self/exe"):
+        wanted = {"driveName": "told", "mountPath": path}
+        reply = hostile.client.post("/drives/mount", json=wanted)
+        assert reply.status_code == 400
+        assert "/proc/" in reply.json()["error"]
+        gone = hostile.client.delete("/drives/mount" + path)
+        assert gone.status_code == 400
+        assert "/proc/" in gone.json()["error"] or "does not exist" in gone.json()["error"]

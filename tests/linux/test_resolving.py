@@ -11,6 +11,7 @@ from typing import NoReturn
 import pytest
 from tests.harness import needs_root
 
+from sandkeeper.files.changing.renaming import exclusive_rename
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths import lookup, resolving
 from sandkeeper.linux.paths import useros as os_of_users
@@ -34,6 +35,7 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         folder = Path(name)
         (folder / "closed" / "below").mkdir(parents=True)
         (folder / "closed" / "below" / "file").write_text("secret")
+        (folder / "closed" / "below").chmod(0o777)
         (folder / "closed").chmod(0o700)
         (folder / "open").mkdir()
         os.chown(folder / "open", 65534, 65534)
@@ -134,6 +136,39 @@ def test_our_own_entry_is_refused(place: Path, name: str) -> None:
     assert "MemTotal" in text_of("/proc/meminfo")
     assert "Name:" in text_of("/proc/1/status")
     assert lookup.readlink("/proc/self") == str(os.getpid())
+
+
+def test_a_rename_that_replaces_nothing_does_not_pass_through_our_entry(place: Path) -> None:
+    write(place / "mine")
+    for source, target in (
+        ("/proc/self/cwd/file", place / "got"),
+        (place / "mine", "/proc/self/cwd/put"),
+    ):
+        with pytest.raises(OSError) as told:
+            exclusive_rename(str(source), str(target))
+        assert told.value.errno == errno.EACCES
+    exclusive_rename(str(place / "mine"), str(place / "renamed"))
+    assert sorted(os.listdir(place)) == ["renamed"]
+
+
+def test_no_text_of_our_own_links_is_told_where_links_are_followed(place: Path) -> None:
+    os.symlink("/proc/self/cwd", place / "away")
+    os.symlink("../open/file", place / "file link")
+    os.symlink("round", place / "round")
+    own = f"/proc/{os.getpid()}/cwd"
+
+    follow = os_of_users.path.realpath
+    assert follow("/proc/self/cwd/file") == f"{own}/file"
+    assert follow(place / "away" / "file") == f"{own}/file"
+    assert follow(os.fsencode(place / "file link")) == os.fsencode(place / "file")
+    assert follow(f"{place}/none/../x/./") == f"{place}/x"
+    assert follow(place / "round").startswith(str(place))
+
+
+@pytest.mark.parametrize("name", sorted(os_of_users.COMPOUND))
+def test_what_os_makes_of_several_calls_is_not_for_users(name: str) -> None:
+    with pytest.raises(AttributeError):
+        getattr(os_of_users, name)
 
 
 def test_a_thread_that_acts_for_nobody_uses_os_itself() -> None:

@@ -13,6 +13,16 @@ PEM = "-----BEGIN RSA PRIVATE KEY-----"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.s5cr3tsignature"
 
 SECRET = [
+    (
+        "python -c \"os.environ['API_KEY'] = 's3cr3t'\"",
+        f"python -c \"os.environ['API_KEY'] = '{R}'\"",
+    ),
+    ("ruby -e \"login(password => 's3cr3t')\"", f"ruby -e \"login(password => '{R}')\""),
+    ("ssh-keygen -N s3cr3t -f k", f"ssh-keygen -N {R} -f k"),
+    ("twine upload -u __token__ -p s3cr3t d/*", f"twine upload -u __token__ -p {R} d/*"),
+    ("ipmitool -H h -P s3cr3t sol", f"ipmitool -H h -P {R} sol"),
+    ("curl -E cert.pem:s3cr3t https://h", f"curl -E cert.pem:{R} https://h"),
+    ("winexe -U u%s3cr3t //h cmd", f"winexe -U u%{R} //h cmd"),
     ("PGPASSWORD=s3cr3t psql -h db", f"PGPASSWORD={R} psql -h db"),
     ("export AWS_SECRET_ACCESS_KEY=s3cr3t", f"export AWS_SECRET_ACCESS_KEY={R}"),
     ("AWS_SECRET_ACCESS_KEY='s3cr3t/x+y=' aws s3 ls", f"AWS_SECRET_ACCESS_KEY='{R}' aws s3 ls"),

@@ -128,3 +128,43 @@ def test_a_server_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch
             await one.response()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "endless", [b"0\r\nA: " + b"x" * 4000, b"0\r\n" + b"a: b\r\n" * 700, b"1;"]
+)
+def test_trailers_and_extensions_without_end_are_a_broken_server(endless: bytes) -> None:
+    async def run() -> None:
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        one = fed([head + endless])
+        block = endless[-6:] * 10_000
+        for _ in range(10):
+            one.data_received(block)
+        async with asyncio.timeout(30):
+            with pytest.raises(Unprocessable):
+                await whole(one)
+
+    asyncio.run(run())
+
+
+def test_a_head_of_very_many_fields_is_a_broken_server() -> None:
+    async def run() -> None:
+        one = fed([b"HTTP/1.1 200 OK\r\n" + b"a:b\r\n" * 1001 + b"\r\n"])
+        async with asyncio.timeout(30):
+            with pytest.raises(Unprocessable):
+                await one.response()
+                await whole(one)
+
+    asyncio.run(run())
+
+
+def test_chunks_of_one_byte_are_parsed_in_turns_and_all_arrive() -> None:
+    async def run() -> None:
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        one = fed([head + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n"])
+        one.connection_lost(None)
+        assert one._intake.waits
+        async with asyncio.timeout(30):
+            assert await whole(one) == (200, b"x" * 100_000)
+
+    asyncio.run(run())

@@ -1,5 +1,7 @@
 """The emulator: true screens from bytes in any pieces, and screens that can be drawn again."""
 
+from time import monotonic
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,3 +118,68 @@ def test_a_redrawn_screen_asks_the_client_nothing(queries: str) -> None:
     emulator.feed(f"a{queries}b".encode())
 
     assert queries not in redraw(emulator.screen, 1000)
+
+
+WIDE = "漢".encode()
+COSTLY = {
+    "a character of which a line is repeated": WIDE + b"\x1b[9999b",
+    "marks without end on one cell": b"e" + "\u0301".encode() * 600,
+    "marks repeated": "\u0301".encode() + b"\x1b[9999b",
+    "scrolling up by more than there is": b"\x1b[9999S",
+    "scrolling down by more than there is": b"\x1b[9999T",
+    "a screen full of E": b"\x1b#8",
+    "a coloured screen erased": b"\x1b[41m\x1b[2J",
+    "reversed and back": b"\x1b[?5h\x1b[?5l",
+}
+
+
+@pytest.mark.parametrize(("cols", "rows"), [(80, 24), (131, 1000), (10_000, 13)])
+@pytest.mark.parametrize("what", COSTLY)
+def test_no_sequence_takes_long_and_the_rest_is_kept_for_later(
+    what: str, cols: int, rows: int
+) -> None:
+    emulator = Emulator(cols, rows)
+    emulator.feed(b"\x1b#8\x1b[%d;1H" % rows)
+    for _ in range(3):
+        began = monotonic()
+        emulator.feed(COSTLY[what], 0.001)
+
+        assert monotonic() - began < 1
+
+
+def test_what_is_shown_in_slices_is_what_is_shown_at_once() -> None:
+    data = b"".join(COSTLY.values()) + b"\x1b[2;3Hab\x1b[5b" + WIDE[:2]
+    whole, sliced = Emulator(20, 5), Emulator(20, 5)
+    whole.feed(data)
+    sliced.feed(data, 0)
+    assert sliced.is_busy
+    while sliced.is_busy:
+        sliced.feed(b"", 0)
+
+    assert screen_of(sliced) == screen_of(whole)
+    assert sliced.pending == whole.pending == 2
+
+
+def test_a_cell_holds_a_few_marks_only() -> None:
+    emulator = Emulator(5, 2)
+    for _ in range(100):
+        emulator.feed(b"e" * (emulator.screen.cursor.x == 0) + "\u0301".encode() * 100)
+
+    assert len(text_lines(emulator.screen)[0]) < 40
+
+
+def test_numbers_of_any_length_are_read() -> None:
+    emulator = Emulator(10, 3)
+    emulator.feed(b"ab\x1b[" + b"9" * 6000 + b"D\x1b[" + b"0" * 6000 + b"2Cc")
+
+    assert text_lines(emulator.screen)[0] == "abc"
+
+
+def test_a_scrollback_of_long_lines_is_bounded_by_its_cells() -> None:
+    emulator = Emulator(10_000, 3)
+    for _ in range(200):
+        emulator.feed(b"\x1b[41m\x1b[K\r\n")
+
+    assert 10 <= len(emulator.screen.history) <= 30
+    emulator.feed(b"\x1b[3J")
+    assert not emulator.screen.history

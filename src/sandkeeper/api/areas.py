@@ -70,6 +70,7 @@ def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
         processes=sandbox.processes,
         files=sandbox.files,
         waiting=sandbox.waiting,
+        turns=sandbox.turns,
         stopping=sandbox.stopping,
     )
     texts = logs.LogHandlers(

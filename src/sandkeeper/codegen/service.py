@@ -15,6 +15,7 @@ from typing import TypeVar
 from sandkeeper.codegen.candidates import Found, collect
 from sandkeeper.codegen.providers import Host, Provider, choose
 from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.files.changing.replace import make_directories
 from sandkeeper.files.paths import Target, temporary_name
 from sandkeeper.files.work import FileWork
 from sandkeeper.linux.paths import useros as os
@@ -179,7 +180,7 @@ def _replace(path: str, before: _Version, text: str) -> None:
     temporary = os.path.join(folder, temporary_name(replacing=before.stamp is not None))
     try:
         if before.stamp is None:
-            os.makedirs(folder, exist_ok=True)
+            make_directories(folder, 0o777)
         _write(temporary, text, before)
         _refuse_changed(real, before)
         os.replace(temporary, real)

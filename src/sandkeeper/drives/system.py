@@ -1,13 +1,13 @@
 """Looking at and changing mount points, each look with a time limit."""
 
 import asyncio
-import os
 from dataclasses import dataclass
 
 from sandkeeper.drives.rules import Drive
 from sandkeeper.errors import BadInput
 from sandkeeper.linux.identity import Identity, acting_for
 from sandkeeper.linux.mounts import Mount, bounded, mounts, open_mount, unmount
+from sandkeeper.linux.paths import useros as os
 
 __all__ = [
     "FUSE_KINDS",

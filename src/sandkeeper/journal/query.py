@@ -1,7 +1,9 @@
 """Questions to a log, answered on the server in bounded memory, block by block."""
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,7 +23,7 @@ from sandkeeper.journal.places import (
 )
 from sandkeeper.journal.segment import NOTICE, STDERR, STDOUT
 
-__all__ = ["LineQuery", "Question", "matcher"]
+__all__ = ["LineQuery", "Question", "ask", "matcher", "next_block"]
 
 BLOCK_LEAST, BLOCK_MOST = 4 << 10, 128 << 10
 ANSWER_BYTES = 64 << 10
@@ -34,6 +36,8 @@ TAIL_BYTES = 8 << 20
 _STREAMS = {"stdout": (STDOUT, NOTICE), "stderr": (STDERR,), "": (STDOUT, STDERR, NOTICE)}
 _NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 _encode = msgspec.json.encode
+_threads = ThreadPoolExecutor(2, "questions")
+"""A pattern may need seconds for a line; nobody but others who ask waits for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,16 @@ class Question:
     def is_plain(self) -> bool:
         """Whether every line from the start on is wanted."""
         return not (self.grep or self.until or self.last_offset or self.end)
+
+
+async def ask(journal: Journal, question: Question) -> "LineQuery":
+    """Begin a query; raises BadInput for a pattern RE2 refuses."""
+    return await asyncio.get_running_loop().run_in_executor(_threads, LineQuery, journal, question)
+
+
+async def next_block(query: "LineQuery") -> bytes | None:
+    """Return what `step` does, made in a thread of the questions' own."""
+    return await asyncio.get_running_loop().run_in_executor(_threads, query.step)
 
 
 class LineQuery:
@@ -267,6 +281,7 @@ def matcher(question: Question, memory: int = 0) -> Callable[[bytes], bool]:
     options.case_sensitive = not question.ignore_case
     options.literal = question.literal
     options.log_errors = False
+    options.never_capture = True  # groups make RE2 copy places at each step: 90 s for one line
     if memory:
         options.max_mem = memory
     try:

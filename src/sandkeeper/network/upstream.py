@@ -21,6 +21,7 @@ from typing import cast
 import httptools
 
 from sandkeeper.errors import Unprocessable
+from sandkeeper.network.intake import Intake
 from sandkeeper.network.pacing import unpace
 from sandkeeper.network.relay import Part, Relay, duplicate
 from sandkeeper.network.sockets import listening_addresses
@@ -35,6 +36,9 @@ HIGH_WATER = 1 << 20
 LOW_WATER = 1 << 19
 LARGE = 1 << 15
 HEAD_BYTES = 1 << 18
+"""Of a head; and of chunk extensions or trailers without a byte of the body."""
+
+MOST_FIELDS = 1000
 UNREACHABLE = {
     *(errno.ECONNREFUSED, errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.EHOSTUNREACH),
     *(errno.EAFNOSUPPORT, errno.EINVAL),
@@ -107,6 +111,8 @@ class Upstream(asyncio.Protocol):
         self._status = 0
         self._headers: Headers = []
         self._head_bytes = 0
+        self._intake = Intake(self._parse, self._may_parse, self._hold, self._let_go)
+        self._lost: Exception | bool | None = None  # the connection's end, while bytes wait
         self._left = -1  # bytes of a body of known length; -1: told by chunks or by the end
         self._until_close = False
         self._raw = False  # the body is not chunked: it needs no parser
@@ -172,7 +178,7 @@ class Upstream(asyncio.Protocol):
         data = self._take()
         if self._paused and not self._diverted and self._queued < LOW_WATER and self._transport:
             self._paused = False
-            self._transport.resume_reading()
+            self._resume_reading()
         return data, bool(self._chunks) or not self._finished
 
     def divert(self, at_least: int) -> bool:
@@ -181,6 +187,8 @@ class Upstream(asyncio.Protocol):
         Then `read` until `arrived` is False, and take the rest with `rest`.
         """
         if self._left < at_least or self._failure is not None or self._transport is None:
+            return False
+        if self._intake.waits:
             return False
         self._diverted = True
         if not self._paused:
@@ -218,6 +226,7 @@ class Upstream(asyncio.Protocol):
 
     def close(self) -> None:
         """Close the connection at once, whatever is on its way."""
+        self._intake.drop()
         if self._transport is not None:
             self._transport.abort()
 
@@ -231,26 +240,58 @@ class Upstream(asyncio.Protocol):
         """Parse a head or chunks; pass other bodies on as they are."""
         if self._finished or self._failure is not None:
             return
+        if self._raw and not self._intake.waits:
+            self._push(data)
+        else:
+            self._intake.take(data)
+
+    def _parse(self, data: bytes) -> None:
+        if self._finished or self._failure is not None:
+            return
         if self._raw:
             self._push(data)
             return
-        if not self._status:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._broken(f"it does not speak HTTP/1.1 ({error})")
-        if not self._status and self._head_bytes > HEAD_BYTES:
+        if self._head_bytes > HEAD_BYTES or len(self._headers) > MOST_FIELDS:
             self._broken("the head of its response is too large")
         self._raw = bool(self._status) and (self._left >= 0 or self._until_close)
 
+    def _may_parse(self) -> bool:
+        return not self._paused
+
+    def _hold(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def _let_go(self) -> None:
+        """Go on: all was parsed."""
+        if self._lost is not None:
+            self._end(self._lost)
+        elif not self._paused and self._transport is not None:
+            self._resume_reading()
+
+    def _resume_reading(self) -> None:
+        if self._intake.waits:
+            self._intake.wake()
+        elif self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """An end is the end of the body only where nothing else tells its length."""
-        if self._until_close and exc is None:
+        self._lost = exc or True
+        if not self._intake.waits:
+            self._end(self._lost)
+        self.resume_writing()
+
+    def _end(self, lost: Exception | bool) -> None:
+        if self._until_close and lost is True:
             self._finish()
         else:
             self._broken("it closed the connection before the response was complete")
-        self.resume_writing()
 
     def pause_writing(self) -> None:
         """Hold the writer: the server does not read."""
@@ -276,8 +317,9 @@ class Upstream(asyncio.Protocol):
         if 100 <= status < 200 and status != 101:
             self._headers = []
             return
-        if not 200 <= status < 600:
-            self._broken(f"its status is {status}")
+        if not 200 <= status < 600 or len(self._headers) > MOST_FIELDS:
+            few = len(self._headers) <= MOST_FIELDS
+            self._broken(f"its status is {status}" if few else "its response has too many fields")
             return
         codings = b",".join(v for n, v in self._headers if n.lower() == b"transfer-encoding")
         lengths = [v for n, v in self._headers if n.lower() == b"content-length"]
@@ -296,6 +338,7 @@ class Upstream(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """Take decoded bytes."""
+        self._head_bytes = 0
         self._push(data)
 
     def on_message_complete(self) -> None:

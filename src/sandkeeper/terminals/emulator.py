@@ -8,13 +8,15 @@ colons) are recognised and ignored here, where they do not concern the screen.
 
 import re
 from collections.abc import Callable
+from math import inf
+from time import monotonic
 
 from sandkeeper.terminals.screen import TrueScreen
 
 __all__ = ["MODE_SEQUENCES", "Emulator"]
 
 MOST_PENDING = 64 << 10
-MOST_REPEATS = 10_000
+REPEATS_AT_ONCE = 64
 
 _TOKEN = re.compile(
     rb"(?P<text>[^\x00-\x1f\x7f]+)"
@@ -39,6 +41,8 @@ class Emulator:
         self._pending = b""
         self._last = ""
         self._lost_string = False
+        self._repeats = 0
+        self.is_busy = False
         screen = self.screen
         self._controls: dict[bytes, Callable[[], object]] = {
             b"\b": screen.backspace,
@@ -107,34 +111,46 @@ class Emulator:
         """Forget what is pending: bytes are left out here."""
         self._pending = b""
         self._lost_string = False
+        self._repeats = 0
+        self.is_busy = False
 
-    def feed(self, data: bytes) -> None:
-        """Show bytes; whatever they are, nothing is raised."""
+    def feed(self, data: bytes, seconds: float = inf) -> None:
+        """Show bytes; whatever they are, nothing is raised.
+
+        After `seconds` what is left is kept and `is_busy` is set: feed again, nothing will do.
+        """
+        until = monotonic() + seconds
         buffer = self._pending + data if self._pending else data
-        start, length = 0, len(buffer)
-        if self._lost_string:
-            start = self._end_of_string(buffer)
-        match = _TOKEN.match
-        while start < length:
-            found = match(buffer, start)
-            if found is None:
-                if _INCOMPLETE.match(buffer, start):
-                    break
-                start += 1  # an escape that begins nothing
-                continue
-            end = found.end()
-            if found.lastgroup == "text":
-                end = self._text(buffer, start, end, length)
-                if end == start:
-                    break
-            elif (control := found["control"]) is not None:
-                action = self._controls.get(control)
-                if action is not None:
-                    action()
-            else:
-                self._sequence(found)
+        start = self._end_of_string(buffer) if self._lost_string else 0
+        self.is_busy = self._draw_repeats(until)
+        while start < len(buffer) and not self.is_busy:
+            end = self._token(buffer, start)
+            if end == start:  # it is unfinished
+                break
             start = end
-        self._keep(buffer[start:])
+            self.is_busy = self._draw_repeats(until) or (
+                start < len(buffer) and monotonic() > until
+            )
+        if self.is_busy:
+            self._pending = buffer[start:]
+        else:
+            self._keep(buffer[start:])
+
+    def _token(self, buffer: bytes, start: int) -> int:
+        """Act on what stands at `start`; returns the place behind it, `start` if it has no end."""
+        found = _TOKEN.match(buffer, start)
+        if found is None:
+            # An escape may also begin nothing.
+            return start if _INCOMPLETE.match(buffer, start) else start + 1
+        if found.lastgroup == "text":
+            return self._text(buffer, start, found.end(), len(buffer))
+        if (control := found["control"]) is not None:
+            action = self._controls.get(control)
+            if action is not None:
+                action()
+        else:
+            self._sequence(found)
+        return found.end()
 
     def _keep(self, rest: bytes) -> None:
         """Keep the rest for the next time; a string that is too long is dropped up to its end."""
@@ -209,8 +225,19 @@ class Emulator:
         self.screen.carriage_return()
 
     def _repeat(self, count: int = 1) -> None:
+        """Have the last character drawn again, a line full of it at most."""
         if self._last:
-            self.screen.draw(self._last * min(count or 1, MOST_REPEATS))
+            self._repeats = min(count or 1, self.screen.columns)
+
+    def _draw_repeats(self, until: float) -> bool:
+        """Draw what is to be repeated; says whether there is more when the time is over."""
+        while self._repeats:
+            count = min(self._repeats, REPEATS_AT_ONCE)
+            self._repeats -= count
+            self.screen.draw(self._last * count)
+            if self._repeats and monotonic() > until:
+                return True
+        return False
 
 
 def _numbers(raw: bytes) -> list[int]:
@@ -218,7 +245,12 @@ def _numbers(raw: bytes) -> list[int]:
     if not raw:
         return []
     fields = raw.split(b";")[:32]
-    return [min(int(field), 99_999) if field.isdigit() else 0 for field in fields]
+    return [_number(field) for field in fields]
+
+
+def _number(field: bytes) -> int:
+    """Return a parameter, 99,999 at most: Python refuses to read numbers of thousands of digits."""
+    return min(int(field.lstrip(b"0")[:6] or b"0"), 99_999) if field.isdigit() else 0
 
 
 def _colours(raw: bytes) -> list[int]:

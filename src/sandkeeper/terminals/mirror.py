@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import NOTICE, STDOUT
+from sandkeeper.journal.turns import Turns
 
 if TYPE_CHECKING:
     from sandkeeper.terminals.emulator import Emulator
@@ -24,6 +25,8 @@ HISTORY_LINES = 2500
 SKIP_BYTES = 128 << 10
 SLICE_BYTES = 2048
 SLICE_SECONDS = 0.0015
+SMALL_CELLS = 16_000
+_turns = Turns()
 
 
 class Mirror:
@@ -38,6 +41,8 @@ class Mirror:
         self.emulator: Emulator | None = None
         self.fed = 0
         self._front = 0
+        self._piece = 0
+        self._until = 0.0
         self._feeding = asyncio.Lock()
 
     @property
@@ -59,6 +64,7 @@ class Mirror:
                 whole = self._journal.first == 0
                 self.emulator = _emulator(*(self._size if whole else size))
                 self.fed = self._front = self._journal.first
+            await self._show()
             with Reader(self._journal) as reader:
                 if target - self.fed > SKIP_BYTES:
                     await self._skip(reader, target - max(history, 16 << 10))
@@ -74,10 +80,17 @@ class Mirror:
             return "", self.fed
         from sandkeeper.terminals.render import redraw
 
-        return redraw(emulator.screen, history), self._front
+        screen = emulator.screen
+        if screen.lines * screen.columns <= SMALL_CELLS:
+            return redraw(screen, history), self._front
+        async with self._feeding:  # what another feeds must not change it meanwhile
+            await self._show()
+            return await asyncio.to_thread(redraw, screen, history), self._front
 
     async def _feed(self, items: list[Chunk | Gap]) -> None:
         for item in items:
+            if not self._slice():
+                await self._breathe()
             if isinstance(item, Gap):
                 self._pass(item.end)
             elif item.stream == NOTICE:
@@ -95,16 +108,33 @@ class Mirror:
         assert self.emulator is not None
         if not chunk.data:
             self._pass(chunk.end)
-        until = time.monotonic() + SLICE_SECONDS
         for start in range(0, len(chunk.data), SLICE_BYTES):
             piece = chunk.data[start : start + SLICE_BYTES]
-            self.emulator.feed(piece)
+            # Counted before it is shown: whoever waits may leave, and the emulator has it.
             self.fed = chunk.offset + start + len(piece)
-            if self._pending <= len(piece):
-                self._front = self.fed - self._pending
-            if time.monotonic() > until:
-                await asyncio.sleep(0)
-                until = time.monotonic() + SLICE_SECONDS
+            self._piece = len(piece)
+            self.emulator.feed(piece, self._slice())
+            await self._show()
+
+    async def _show(self) -> None:
+        """Have all that was fed be shown, others have their turns between."""
+        assert self.emulator is not None
+        while self.emulator.is_busy:
+            await self._breathe()
+            self.emulator.feed(b"", self._slice())
+        if self._pending <= self._piece:
+            self._front = self.fed - self._pending
+        if not self._slice():
+            await self._breathe()
+
+    def _slice(self) -> float:
+        """Return how long the present slice may go on, in seconds."""
+        return max(0.0, self._until - time.monotonic())
+
+    async def _breathe(self) -> None:
+        """Let others run; one slice of all the screens is made in a round."""
+        await _turns.take()
+        self._until = time.monotonic() + SLICE_SECONDS
 
     def _pass(self, offset: int) -> None:
         if self.emulator is not None:
@@ -131,6 +161,8 @@ class Mirror:
                 if isinstance(item, Chunk) and item.stream == STDOUT:
                     for found in MODE_SEQUENCES.finditer(item.data):
                         self.emulator.feed(found[0])
+                        if not self._slice():
+                            await self._breathe()
                 elif isinstance(item, Chunk) and item.stream == NOTICE:
                     self._take_size(item.data)
                 self._pass(item.end)

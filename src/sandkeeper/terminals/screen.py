@@ -6,6 +6,7 @@ modes that only the client's terminal acts upon (mouse, bracketed paste …), an
 text without a look at every character's width.
 """
 
+import unicodedata
 from collections import deque
 from typing import Any
 
@@ -15,7 +16,14 @@ from pyte.screens import Char, Cursor, Margins, Screen, StaticDefaultDict
 __all__ = ["TrueScreen"]
 
 HISTORY_LINES = 2000
-MOST_CELLS = 400_000
+HISTORY_CELLS = 200_000
+"""Lines may be long: with this many cells (60 bytes each) a scrollback takes 12 MiB."""
+
+MOST_CELLS = 131_072
+MOST_MARKS = 16
+"""Combining characters of one cell; without an end to them each costs as much as all before."""
+
+REVERSED = 5
 PRIVATE = 5
 """pyte shifts the numbers of private modes by so many bits."""
 
@@ -36,6 +44,28 @@ class WrapLine(Line):
     wraps = False
 
 
+class History(deque[Line]):
+    """What scrolled off; the oldest lines go when there are too many, or too many cells."""
+
+    def __init__(self) -> None:
+        super().__init__(maxlen=HISTORY_LINES)
+        self._cells = 0
+
+    def append(self, line: Line) -> None:
+        """Add the newest line; nobody writes to it any more."""
+        if len(self) == HISTORY_LINES:
+            self._cells -= len(self[0])
+        super().append(line)
+        self._cells += len(line)
+        while self._cells > HISTORY_CELLS:
+            self._cells -= len(self.popleft())
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        super().clear()
+        self._cells = 0
+
+
 class TrueScreen(Screen):
     """A screen; `alternate` says which of the two is shown, `history` holds what scrolled off.
 
@@ -43,7 +73,7 @@ class TrueScreen(Screen):
     """
 
     def __init__(self, cols: int, rows: int) -> None:
-        self.history: deque[Line] = deque(maxlen=HISTORY_LINES)
+        self.history = History()
         self.alternate = False
         self.modes_seen: dict[int, bool] = {}
         self.keypad = False
@@ -107,7 +137,16 @@ class TrueScreen(Screen):
         if self.cursor.x >= self.columns and modes.DECAWM in self.mode and char.isprintable():
             self._wrap()
         self.line(self.cursor.y)
+        if unicodedata.combining(char) and len(self._before_cursor().data) > MOST_MARKS:
+            return
         super().draw(char)
+
+    def _before_cursor(self) -> Char:
+        """Return the cell that a combining character goes to."""
+        x, y = min(self.cursor.x, self.columns), self.cursor.y
+        x, y = (x, y) if x else (self.columns, max(0, y - 1))
+        row = self.buffer.get(y)
+        return row[x - 1] if row is not None else DEFAULT
 
     def _wrap(self) -> None:
         line = self.line(self.cursor.y)
@@ -136,15 +175,23 @@ class TrueScreen(Screen):
     def scroll(self, count: int) -> None:
         """Scroll the region up (or down, if negative) without moving the cursor (SU, SD)."""
         top, bottom = self.margins or Margins(0, self.lines - 1)
-        y, x = self.cursor.y, self.cursor.x
-        for _ in range(min(abs(count), self.lines)):
-            if count > 0:
-                self.cursor.y = bottom
-                self.index()
-            else:
-                self.cursor.y = top
-                self.reverse_index()
-        self.cursor.y, self.cursor.x = y, x
+        height = bottom - top + 1
+        count = max(-height, min(count, height))
+        moving = {y: self.buffer.pop(y) for y in range(top, bottom + 1) if y in self.buffer}
+        if top == 0 and not self.alternate:
+            for y in range(count):
+                self.history.append(moving.get(y) or WrapLine(DEFAULT))
+        for y, line in moving.items():
+            if top <= y - count <= bottom:
+                self.buffer[y - count] = line
+        self.dirty.clear()
+
+    def alignment_display(self) -> None:
+        """Fill the screen with E (DECALN)."""
+        for y in range(self.lines):
+            line = self.buffer[y] = WrapLine(self.default_char)
+            line.update(dict.fromkeys(range(self.columns), self.default_char._replace(data="E")))
+        self.dirty.clear()
 
     def delete_lines(self, count: int | None = None) -> None:
         """Delete lines at the cursor; an empty line moves up like any other."""
@@ -202,6 +249,8 @@ class TrueScreen(Screen):
                 (self.save_cursor if on else self.restore_cursor)()
             elif number == 3:
                 continue  # 132 columns: the size is the client's to choose
+            elif number == REVERSED:
+                pass  # of the whole screen: the client's terminal shows it, cells stay as they are
             else:
                 (self.set_mode if on else self.reset_mode)(number, private=True)
             if number not in {1048, 2026} and (
@@ -258,13 +307,13 @@ class TrueScreen(Screen):
         """Change the size as xterm does: lines go from the bottom while they are blank."""
         cols, rows = bounded(columns or self.columns, lines or self.lines)
         surplus = max(0, self.cursor.y - rows + 1)
-        for _ in range(surplus):
-            gone = self.buffer.pop(0, None)
-            if not self.alternate and gone is not None:
-                self.history.append(gone)
-            for y in range(1, self.lines):
-                if y in self.buffer:
-                    self.buffer[y - 1] = self.buffer.pop(y)
+        if surplus:
+            for y in range(surplus):
+                gone = self.buffer.pop(y, None)
+                if not self.alternate and gone is not None:
+                    self.history.append(gone)
+            moving = {y: self.buffer.pop(y) for y in range(surplus, self.lines) if y in self.buffer}
+            self.buffer.update((y - surplus, line) for y, line in moving.items())
         self.cursor.y -= surplus
         for y in [y for y in self.buffer if y >= rows]:
             del self.buffer[y]

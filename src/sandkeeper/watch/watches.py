@@ -6,7 +6,6 @@ that is there, a block at a time as it reads, then RESCANNED, and goes on with w
 """
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,6 +15,7 @@ from sandkeeper.errors import Internal
 from sandkeeper.files.work import Cancel, FileWork
 from sandkeeper.journal.cursor import Abandoned
 from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.paths import useros as os
 from sandkeeper.watch.tree import CREATE, OVERFLOW, RESCANNED, entries_of, is_ours
 from sandkeeper.watch.watcher import Hubs, Scope, Watcher
 

@@ -393,3 +393,36 @@ def test_a_directory_of_many_files_is_listed_whole_while_they_vanish(
         assert names[:3000] == [f"{number:05}" for number in range(3000)]
     vanish.join()
     assert names == sorted(names)
+
+
+@needs_root
+def test_parts_of_uploads_take_no_room_that_is_kept_for_root(
+    make_server: Any, tmp_path: Path
+) -> None:
+    """A file system with a reserve (mke2fs(8), -m): the user's is full before the disk is."""
+    image, disk = tmp_path / "image", tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    disk.mkdir()
+    try:
+        subprocess.run(["mkfs.ext4", "-q", "-m", "50", image], check=True)
+        subprocess.run(["mount", "-o", "loop", image, disk], check=True, stderr=subprocess.PIPE)
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system in a file here: {error}")
+    try:
+        disk.chmod(0o1777)
+        server: Server = make_server(args=["--user", "nobody"], env={"TMPDIR": str(disk)})
+        begun = server.client.post(f"/filesystem-multipart/initiate/{tmp_path}/x").json()
+        address = f"/filesystem-multipart/{begun['uploadId']}/part"
+        replies = [
+            server.client.put(address, params={"partNumber": n}, files={"file": bytes(1 << 20)})
+            for n in range(1, 16)
+        ]
+        left = os.statvfs(disk)
+        server.stop()
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+    assert replies[0].status_code == 200
+    assert {reply.status_code for reply in replies[8:]} == {507}
+    assert left.f_bfree * left.f_frsize > 6 << 20

@@ -238,3 +238,18 @@ def test_no_server_and_no_port_are_said_before_the_handshake(server: Server, pat
 
     assert refused.value.response.status_code in {400, 422}
     assert b'"error"' in (refused.value.response.body or b"")
+
+
+def test_a_server_that_sends_nothing_but_pings_delays_nobody(server: Server) -> None:
+    async def flood(connection: ServerConnection) -> None:
+        while True:
+            connection.transport.write(b"\x89\x00" * 100_000)
+            await asyncio.sleep(0.01)
+
+    async def client(connection: ClientConnection) -> None:
+        del connection
+        for _ in range(10):
+            reply = await asyncio.to_thread(server.client.get, "/health", timeout=5)
+            assert reply.status_code == 200
+
+    proxied(server, flood, client)

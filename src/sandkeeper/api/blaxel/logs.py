@@ -21,7 +21,7 @@ from sandkeeper.journal.cursor import Abandoned, Follow
 from sandkeeper.journal.events import SILENT, EventRecords, LogRecords, TextLog
 from sandkeeper.journal.output import long_texts_of, settled
 from sandkeeper.journal.pump import Pump
-from sandkeeper.journal.query import LineQuery, Question
+from sandkeeper.journal.query import LineQuery, Question, ask, next_block
 from sandkeeper.journal.turns import Turns
 from sandkeeper.log.access import Access
 from sandkeeper.processes.endings import outcome
@@ -144,12 +144,12 @@ class LogHandlers:
         """Answer a question to the log, as NDJSON lines and a last record `end`."""
         process = self._processes.get(identifier(request))
         question = _question(request)
-        query = await asyncio.to_thread(LineQuery, process.journal, question)
+        query = await ask(process.journal, question)
         return StreamResponse(self._lines(query), "application/x-ndjson")
 
     async def _lines(self, query: LineQuery) -> AsyncIterator[bytes]:
         try:
-            while (block := await asyncio.to_thread(query.step)) is not None:
+            while (block := await next_block(query)) is not None:
                 yield block
         finally:
             query.close()

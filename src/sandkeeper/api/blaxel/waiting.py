@@ -23,6 +23,7 @@ from sandkeeper.api.schemas.waiting import (
 )
 from sandkeeper.errors import BadInput
 from sandkeeper.files.service import Files
+from sandkeeper.journal.turns import Turns
 from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.waiting import Waiting
 
@@ -45,11 +46,18 @@ class WaitingHandlers:
     """Handlers over `processes.waiting`."""
 
     def __init__(
-        self, *, processes: Processes, files: Files, waiting: Waiting, stopping: asyncio.Event
+        self,
+        *,
+        processes: Processes,
+        files: Files,
+        waiting: Waiting,
+        turns: Turns,
+        stopping: asyncio.Event,
     ) -> None:
         self._processes = processes
         self._files = files
         self._waiting = waiting
+        self._turns = turns
         self._stopping = stopping
 
     async def wait_for(self, request: Request) -> Response:
@@ -61,7 +69,10 @@ class WaitingHandlers:
             raise BadInput("either any or all must name conditions")
         if len(given) > CONDITIONS_MOST:
             raise BadInput(f"at most {CONDITIONS_MOST} conditions are waited for at once")
-        conditions = [condition_of(one, process, self._files) for one in given]
+        conditions = []
+        for one in given:
+            await self._turns.take()  # a pattern may take a twentieth of a second to read
+            conditions.append(condition_of(one, process, self._files))
         waiting = self._waiting.wait(
             process, conditions, every=bool(wanted.all_of), seconds=wanted.timeout
         )

@@ -1,6 +1,5 @@
 """Tools beyond the contract that save an agent from polling: wait for, ask the log, feed."""
 
-import asyncio
 from typing import Annotated
 
 import msgspec
@@ -19,7 +18,7 @@ from sandkeeper.api.schemas.waiting import (
 from sandkeeper.errors import BadInput, Conflict, NotFound, Unprocessable
 from sandkeeper.files.service import Files
 from sandkeeper.journal.journal import Journal
-from sandkeeper.journal.query import LineQuery, Question
+from sandkeeper.journal.query import LineQuery, Question, ask, next_block
 from sandkeeper.log.access import Access, Caller
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
@@ -207,7 +206,7 @@ class WatchingTools:
             tail=min(wanted.tail, wanted.limit) if wanted.tail else 0,
             limit=wanted.limit,
         )
-        query = await asyncio.to_thread(LineQuery, process.journal, question)
+        query = await ask(process.journal, question)
         return await _collect(query)
 
     async def write_stdin(self, wanted: StdinArguments, who: Caller) -> Written:
@@ -242,7 +241,7 @@ async def _collect(query: LineQuery) -> Lines:
     lines: list[Line] = []
     size, end = 0, 0
     try:
-        while (block := await asyncio.to_thread(query.step)) is not None:
+        while (block := await next_block(query)) is not None:
             for raw in block.splitlines():
                 record = msgspec.json.decode(raw, type=_Record)
                 if record.type == "end":

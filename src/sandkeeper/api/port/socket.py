@@ -83,10 +83,11 @@ async def _dial(scope: Scope, target: Target, fields: Headers, audience: Audienc
 
     Built from the library's parts: its own `connect` would follow redirects, wherever they lead.
     """
-    from websockets.asyncio.client import ClientConnection
     from websockets.client import ClientProtocol
     from websockets.exceptions import InvalidHandshake, InvalidStatus
     from websockets.uri import parse_uri
+
+    from sandkeeper.api.port.paced_client import PacedClient
 
     headers = [
         (name.decode("latin-1"), value.decode("latin-1"))
@@ -95,7 +96,7 @@ async def _dial(scope: Scope, target: Target, fields: Headers, audience: Audienc
     ]
     uri = parse_uri(f"ws://{target.host.decode()}{target.full.decode('latin-1')}")
     offered = scope["subprotocols"] or None
-    connection = ClientConnection(
+    connection = PacedClient(
         ClientProtocol(uri, subprotocols=offered, max_size=MESSAGE_BYTES),
         ping_interval=None,
         close_timeout=CLOSE_SECONDS,

@@ -1,14 +1,17 @@
 """rename(2) that refuses to replace anything: renameat2(2) with RENAME_NOREPLACE."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from sandkeeper.linux.identity import is_acting
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.linux.paths.resolving import AT_FDCWD, Name, parent
 
 __all__ = ["exclusive_rename"]
 
-AT_FDCWD = -100
 RENAME_NOREPLACE = 1
 
 
@@ -18,6 +21,16 @@ def _renameat2() -> Any:
     import ctypes
 
     return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+
+@contextmanager
+def _place(path: str) -> Iterator[tuple[int, Name]]:
+    """Yield an open folder and the name in it; a user's path is walked as `useros` walks it."""
+    if is_acting():
+        with parent(path) as found:
+            yield found
+    else:
+        yield AT_FDCWD, path
 
 
 def exclusive_rename(source: str, target: str) -> None:
@@ -30,10 +43,10 @@ def exclusive_rename(source: str, target: str) -> None:
 
     function = _renameat2()
     if function is not None:
-        old, new = os.fsencode(source), os.fsencode(target)
-        if function(AT_FDCWD, old, AT_FDCWD, new, RENAME_NOREPLACE) == 0:
-            return
-        number = ctypes.get_errno()
+        with _place(source) as (here, old), _place(target) as (there, new):
+            if function(here, os.fsencode(old), there, os.fsencode(new), RENAME_NOREPLACE) == 0:
+                return
+            number = ctypes.get_errno()
         if number not in {errno.EINVAL, errno.ENOSYS}:
             raise OSError(number, os.strerror(number), target)
     if os.path.isdir(source) and not os.path.islink(source):

@@ -47,7 +47,7 @@ class Uploads:
     ) -> None:
         self._files = files
         self._work = files.work
-        self._store = Store(root, aside, self._work.give)
+        self._store = Store(root, aside, self._work)
         self._fallback = fallback
         self._expiry = expiry
         self._live: dict[str, _Live] = {}
@@ -59,7 +59,7 @@ class Uploads:
             found = await self._work.own(self._store.open)
         except (OSError, UntrustedFile) as error:
             log.write("warning", f"{error}; uploads in parts go to {self._fallback}")
-            self._store = Store(self._fallback, self._store.aside, self._work.give)
+            self._store = Store(self._fallback, self._store.aside, self._work)
             found = await self._work.own(self._store.open)
         now = time.monotonic()
         self._live = {
@@ -156,7 +156,8 @@ class Uploads:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             before = draft.size
-            draft.copy_from(fd)
+            with self._work.acting():  # room that only root may fill is not the caller's
+                draft.copy_from(fd)
         finally:
             os.close(fd)
         if draft.size - before != part.size:

@@ -17,13 +17,14 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from sandkeeper.files.changing.writing import write_all
 from sandkeeper.files.entries import rfc3339
+from sandkeeper.files.work import FileWork
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.paths.statefiles import Damaged, SetAside, decoded, read_plain
 from sandkeeper.linux.paths.trusted import open_trusted_folder
@@ -73,16 +74,16 @@ class _Stored(Session):
 class Store:
     """The directory of all sessions; raises OSError.
 
-    The directories are ours, so that nobody reaches what is in them; the files are given away
-    (`give`), for their content is the caller's choice.
+    The directories are ours, so that nobody reaches what is in them; the files are given away by
+    `work`, for their content is the caller's choice, and filled as the workload's user, who may
+    have less room than we.
     """
 
-    def __init__(
-        self, root: Path, aside: SetAside, give: Callable[[int], None] = lambda _fd: None
-    ) -> None:
+    def __init__(self, root: Path, aside: SetAside, work: FileWork) -> None:
         self._root = root
         self.aside = aside
-        self.give = give
+        self.give = work.give
+        self.acting = work.acting
         self._held: OwnedFd | None = None
 
     def open(self) -> list[tuple[Session, float]]:
@@ -280,11 +281,11 @@ class PartSink:
     def write_pieces(self, pieces: list[bytes]) -> None:
         """Append and hash."""
         for piece in pieces:
-            view = memoryview(piece)
-            self._digest.update(view)
-            self._size += len(view)
-            while view:
-                view = view[os.write(self._fd, view) :]
+            self._digest.update(piece)
+            self._size += len(piece)
+        with self._store.acting():
+            for piece in pieces:
+                write_all(self._fd, piece)
 
     def commit(self) -> UploadedPart:
         """Give the part its name and have the metadata mention it."""

@@ -28,7 +28,7 @@ from itertools import count
 from typing import Any
 
 from sandkeeper.linux.children.child import Child
-from sandkeeper.linux.children.spawn import Spawn, has_terminal, start_own
+from sandkeeper.linux.children.spawn import Spawn, start_own
 from sandkeeper.linux.children.spawner import START_SECONDS, Report, Spawner
 from sandkeeper.linux.children.tool import Tool, ToolResult, bounded, readable, reader
 from sandkeeper.linux.identity import Identity
@@ -109,9 +109,9 @@ class Children:
         """Have the spawner run; raises OSError. It is not needed where all programs are ours."""
         if not self._spawner.alive:
             # In our session another user would share our controlling terminal, if we were started
-            # from one, and could type into the shell behind it (TIOCSTI, ioctl_tty(2)).
-            apart = has_terminal()
-            self._spawner.open(Spawn((), {}, oom_score=None, new_session=apart))
+            # from one, and could type into the shell behind it (TIOCSTI, ioctl_tty(2)), continue us
+            # when we were stopped (kill(2)) and enter our process groups (setpgid(2)).
+            self._spawner.open(Spawn((), {}, oom_score=None, new_session=True))
 
     async def close(self) -> None:
         """End the spawner, and wait for children that were killed before they began."""

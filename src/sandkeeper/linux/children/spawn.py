@@ -1,17 +1,15 @@
 """What is to be started as a process, and the start of one as our own user."""
 
 import errno
-import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 from sandkeeper.linux.children import spawner_main
 from sandkeeper.linux.identity import Identity
 
-__all__ = ["Spawn", "has_terminal", "start_own"]
+__all__ = ["Spawn", "start_own"]
 
 CHILD_OOM_SCORE = 500
 
@@ -84,13 +82,3 @@ def _preparation(spec: Spawn) -> Callable[[], None] | None:
         spawner_main.limit_resources(dict(spec.rlimits))
 
     return prepare
-
-
-@lru_cache(maxsize=1)
-def has_terminal() -> bool:
-    """Say whether we have a controlling terminal."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True

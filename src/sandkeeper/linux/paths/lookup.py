@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from sandkeeper.linux.identity import is_acting
-from sandkeeper.linux.paths.resolving import Name, followed, named, opened, parent
+from sandkeeper.linux.paths.resolving import LINKS_MOST, Name, followed, named, opened, parent
 
 __all__ = [
     "chmod",
@@ -30,6 +30,7 @@ __all__ = [
     "mkdir",
     "open",
     "readlink",
+    "realpath",
     "rename",
     "replace",
     "rmdir",
@@ -280,3 +281,34 @@ def isfile(path: Any) -> bool:
 def islink(path: Any) -> bool:
     """Say as os.path.islink."""
     return _is(path, modes.S_ISLNK, follow=False)
+
+
+def realpath(path: Any) -> Any:
+    """Follow links as os.path.realpath; one that may not be read stays, as what is missing does."""
+    if _plain(path):
+        return os.path.realpath(path)
+    pending = os.path.join(os.getcwdb(), os.fsencode(path)).split(b"/")[::-1]
+    done, links = b"/", 0
+    while pending:
+        part = pending.pop()
+        if part == b"..":
+            done = os.path.dirname(done)
+        if part in {b"", b".", b".."}:
+            continue
+        there = os.path.join(done, part)
+        text = _text_of(there) if links < LINKS_MOST else b""
+        if not text:
+            done = there
+            continue
+        links += 1
+        done = b"/" if text.startswith(b"/") else done
+        pending += text.split(b"/")[::-1]
+    return done if isinstance(path, bytes) else os.fsdecode(done)
+
+
+def _text_of(link: bytes) -> bytes:
+    try:
+        text: bytes = readlink(link)
+    except (OSError, ValueError):
+        return b""
+    return text

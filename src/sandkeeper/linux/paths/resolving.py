@@ -25,7 +25,7 @@ from typing import TypeVar
 
 from sandkeeper.linux.pseudo_mounts import proc_mounts
 
-__all__ = ["Name", "followed", "named", "opened", "parent"]
+__all__ = ["AT_FDCWD", "LINKS_MOST", "Name", "followed", "named", "opened", "parent"]
 
 OPENAT2 = 437  # on every architecture
 RESOLVE_NO_MAGICLINKS = 0x02

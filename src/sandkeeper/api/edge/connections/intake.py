@@ -8,13 +8,12 @@ and the connection is not read meanwhile.
 
 import asyncio
 from collections.abc import Callable, Iterable
-from time import perf_counter
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
-from sandkeeper.journal.turns import Turns
+from sandkeeper.network.intake import Intake
 
 __all__ = [
     "BODY_LEAST",
@@ -26,8 +25,6 @@ __all__ = [
     "declared_length",
 ]
 
-SLICE_BYTES = 4096
-TURN_SECONDS = 0.001
 FRAGMENTS_MOST = 16_384
 """Of one message; empty ones would otherwise add up without end."""
 
@@ -36,76 +33,6 @@ BODY_LEAST = 1024
 
 ANSWERS_BYTES = 1 << 20
 """A client that lets so many pongs stand is not read either."""
-
-_turns = Turns()
-
-
-class Intake:
-    """The bytes of one connection that are still to be parsed; event loop's thread only.
-
-    `feed` takes a slice; `ready` says whether another may be fed now, and whoever makes it true
-    calls `wake`. `hold` and `let_go` stop and start the reading of the connection.
-    """
-
-    def __init__(
-        self,
-        feed: Callable[[bytes], None],
-        ready: Callable[[], bool],
-        hold: Callable[[], None],
-        let_go: Callable[[], None],
-    ) -> None:
-        self._feed = feed
-        self._ready = ready
-        self._hold = hold
-        self._let_go = let_go
-        self._left = b""
-        self._at = 0
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def waits(self) -> bool:
-        """Whether there are bytes that were not parsed."""
-        return bool(self._left)
-
-    def take(self, data: bytes) -> None:
-        """Parse what a millisecond suffices for; the rest later."""
-        self._left = self._left[self._at :] + data if self._left else data
-        self._at = 0
-        if self._task is None:
-            self._some()
-        if self._left:
-            self._hold()
-            self.wake()
-
-    def wake(self) -> None:
-        """Go on with what is left, if there is any."""
-        if self._left and self._task is None and self._ready():
-            self._task = asyncio.ensure_future(self._rest())
-
-    def drop(self) -> None:
-        """Forget what is left: nobody is to parse it any more."""
-        self._left, self._at = b"", 0
-
-    def _some(self) -> None:
-        until = perf_counter() + TURN_SECONDS
-        while self._left and self._ready():
-            piece = self._left[self._at : self._at + SLICE_BYTES]
-            self._at += len(piece)
-            if self._at >= len(self._left):
-                self._left, self._at = b"", 0
-            self._feed(piece)
-            if perf_counter() > until:
-                return
-
-    async def _rest(self) -> None:
-        try:
-            while self._left and self._ready():
-                await _turns.take()
-                self._some()
-        finally:
-            self._task = None
-        if not self._left:
-            self._let_go()
 
 
 class HeldFlow(FlowControl):
