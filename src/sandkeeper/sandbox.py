@@ -117,10 +117,9 @@ class Sandbox:
     def _build_files(self) -> None:
         settings = self.settings
         self.file_work = FileWork(lambda: self.identity)
-        temporaries = Temporaries(settings.state_dir / "temporaries")
         self.files = Files(
             self.file_work,
-            temporaries,
+            Temporaries(settings.state_dir / "temporaries"),
             settings.files,
             workdir=settings.workdir,
             home=settings.home,
@@ -183,8 +182,10 @@ class Sandbox:
         self._writer = ThreadPoolExecutor(1, "writer")
         self._store = RunStore(state, pipes_folder(state, self.environment.get("XDG_RUNTIME_DIR")))
         self._workshop = self._make_workshop()
-        self.processes = Processes(self._workshop, settings, self._store, self.ports, self.exporter)
-        self.home = Home(self.environment, self.identity)
+        home = Home(self.environment, self.identity)
+        self.processes = Processes(
+            self._workshop, settings, self._store, self.ports, self.exporter, home.expand
+        )
         self.waiting = Waiting(self.ports, self.files)
         self.terminals = Terminals(self._workshop, settings.terminal, state, self.access)
 

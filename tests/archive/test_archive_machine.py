@@ -239,7 +239,14 @@ def test_a_machine_is_made_again_from_its_archive(
     box = make_server(env=env_of(old, SANDKEEPER_ARCHIVE_IMAGE=str(image)))
     program = 'echo "$A-${BL_ARCHIVE_IMPORT_URL:-none}"; exec cat'
     box.client.post(
-        "/process", json={"command": program, "name": "p", "env": {"A": "b"}, "stdin": True}
+        "/process",
+        json={
+            "command": program,
+            "name": "p",
+            "env": {"A": "b"},
+            "stdin": True,
+            "limits": {"openFiles": 512, "memoryBytes": 1 << 30},
+        },
     )
     done = box.client.post("/archive/export", json={"url": store.url("a")})
     assert done.status_code == 200, done.text
@@ -271,6 +278,8 @@ def test_a_machine_is_made_again_from_its_archive(
     assert (new / "device").is_char_device()
     process = again.client.get("/process/p").json()
     assert (process["status"], process["stdin"]) == ("running", True)
+    kept = {name: process["limits"][name] for name in ("openFiles", "memoryBytes", "pids", "cpus")}
+    assert kept == {"openFiles": 512, "memoryBytes": 1 << 30, "pids": None, "cpus": None}
     again.client.post("/process/p/stdin", content=b"fresh pipe\n")
     until(lambda: "fresh pipe" in again.client.get("/process/p/logs").json()["stdout"])
     assert again.client.get("/process/p/logs").json()["stdout"].startswith("b-none\n")

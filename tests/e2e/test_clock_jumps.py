@@ -8,8 +8,7 @@ import pytest
 from tests.harness import Server, until
 
 from sandkeeper.linux.clocks import GRACE_SECONDS, uptime
-from sandkeeper.processes.ages import ended_uptime
-from sandkeeper.processes.runs import RunMeta
+from sandkeeper.processes.record import RunMeta, ended_uptime
 
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 jumps = pytest.mark.skipif(not LIBRARIES, reason="needs libfaketime: `scripts/apt faketime`")

@@ -64,7 +64,6 @@ def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
         turns=sandbox.turns,
         stopping=sandbox.stopping,
         settings=sandbox.settings,
-        expand_home=sandbox.home.expand,
     )
     waits = waiting.WaitingHandlers(
         processes=sandbox.processes,
@@ -183,7 +182,6 @@ def all_tools(sandbox: Sandbox) -> list[Tool]:
         processes=sandbox.processes,
         access=access,
         settings=sandbox.settings,
-        expand_home=sandbox.home.expand,
     )
     waits = waiting.WatchingTools(
         processes=sandbox.processes,

@@ -15,7 +15,6 @@ import msgspec
 from sandkeeper import __version__
 from sandkeeper.archive.baseline import FOLDER, excluded, mount_points
 from sandkeeper.archive.bundle import Bundle, Plan, Source, Spool
-from sandkeeper.archive.freeze import SavedProcess
 from sandkeeper.archive.job import Clock, Job, Multipart
 from sandkeeper.archive.pristine import Pristine
 from sandkeeper.archive.snapshot import LeftOut
@@ -23,6 +22,7 @@ from sandkeeper.archive.transfer import Storage
 from sandkeeper.errors import Internal, SandkeeperError
 from sandkeeper.files.tar import zstd
 from sandkeeper.log.lines import Log, timestamp
+from sandkeeper.processes.spec import SavedProcess
 
 __all__ = [
     "MANIFEST",

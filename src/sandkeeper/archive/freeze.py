@@ -18,22 +18,9 @@ from sandkeeper.linux.paths.safefile import (
     write_atomically,
 )
 from sandkeeper.linux.paths.statefiles import Damaged, decoded, is_moment
+from sandkeeper.processes.spec import SavedProcess
 
-__all__ = ["Freeze", "SavedProcess"]
-
-
-class SavedProcess(msgspec.Struct, rename="camel", omit_defaults=True):
-    """A process as it is started again: what was asked for, not what became of it."""
-
-    command: str
-    name: str
-    working_dir: str = ""
-    env: dict[str, str] = {}
-    timeout: int = 0
-    keep_alive: bool = False
-    restart_on_failure: bool = False
-    max_restarts: int = 0
-    stdin: bool = False
+__all__ = ["Freeze"]
 
 
 class _Record(msgspec.Struct):

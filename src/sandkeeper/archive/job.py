@@ -8,9 +8,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sandkeeper.archive.freeze import SavedProcess
 from sandkeeper.errors import Internal
 from sandkeeper.log.lines import timestamp
+from sandkeeper.processes.spec import SavedProcess
 
 __all__ = ["Clock", "Exporting", "Job", "Multipart", "Restored", "Stopped"]
 

@@ -18,7 +18,6 @@ import msgspec
 
 from sandkeeper.archive.baseline import FOLDER, MARKER
 from sandkeeper.archive.export import MANIFEST, PROCESSES, VERSION
-from sandkeeper.archive.freeze import SavedProcess
 from sandkeeper.archive.job import Clock, Restored
 from sandkeeper.archive.snapshot import LeftOut
 from sandkeeper.archive.transfer import Storage
@@ -32,6 +31,7 @@ from sandkeeper.files.tar.unpacking import (
     unpack,
 )
 from sandkeeper.log.lines import timestamp
+from sandkeeper.processes.spec import SavedProcess
 
 __all__ = ["restore"]
 

@@ -4,11 +4,10 @@ import asyncio
 import signal
 from contextlib import suppress
 
-from sandkeeper.archive.freeze import SavedProcess
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.linux.children.members import SessionMembers
-from sandkeeper.processes.order import Order
 from sandkeeper.processes.registry import Processes
+from sandkeeper.processes.spec import SavedProcess
 from sandkeeper.processes.startup import StartupCommand
 from sandkeeper.terminals.registry import Terminals
 
@@ -30,20 +29,8 @@ class Workload:
 
     def saved(self) -> list[SavedProcess]:
         """Describe what runs, oldest first, so that it can be started again."""
-        return [
-            SavedProcess(
-                command=meta.command,
-                name=meta.name,
-                working_dir=meta.working_dir,
-                env=meta.env,
-                timeout=meta.timeout,
-                keep_alive=meta.keep_alive,
-                restart_on_failure=meta.restart_on_failure,
-                max_restarts=meta.max_restarts,
-                stdin=meta.stdin,
-            )
-            for meta in (one.meta for one in self._processes.all() if not one.is_over)
-        ]
+        running = (one for one in self._processes.all() if not one.is_over)
+        return [SavedProcess.of(one.meta) for one in running]
 
     async def stop(self, seconds: float) -> list[str]:
         """Stop everything, by force what is not over after `seconds`; returns processes' names.
@@ -71,19 +58,8 @@ class Workload:
         """Start processes again, with ids of their own; returns what went wrong, by name."""
         failures: list[str] = []
         for one in saved:
-            order = Order(
-                command=one.command,
-                name=one.name,
-                working_dir=one.working_dir,
-                env=one.env,
-                timeout=one.timeout,
-                keep_alive=one.keep_alive,
-                restart_on_failure=one.restart_on_failure,
-                max_restarts=one.max_restarts,
-                stdin=one.stdin,
-            )
             try:
-                await self._processes.start(order)
+                await self._processes.start(one.spec(one.limits))
             except SandkeeperError as error:
                 failures.append(f"{one.name}: {error}")
         return failures

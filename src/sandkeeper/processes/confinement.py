@@ -20,7 +20,7 @@ from sandkeeper.linux.cgroups import Cgroups, Confinement
 from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.identity import Identity
 from sandkeeper.log.lines import Log
-from sandkeeper.processes.runs import RunMeta
+from sandkeeper.processes.record import RunMeta
 
 __all__ = ["Confined", "Confinements"]
 

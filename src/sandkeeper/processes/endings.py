@@ -5,7 +5,7 @@ from collections.abc import Callable
 from sandkeeper.journal.events import Outcome
 from sandkeeper.linux.children.child import ExitStatus
 from sandkeeper.processes.lifecycle import State, wire_status
-from sandkeeper.processes.runs import RunMeta
+from sandkeeper.processes.record import RunMeta
 
 __all__ = ["exit_reason", "may_restart", "outcome", "retry_notice"]
 

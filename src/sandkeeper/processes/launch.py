@@ -27,7 +27,8 @@ from sandkeeper.log.lines import Log
 from sandkeeper.processes.confinement import Confined, Confinements
 from sandkeeper.processes.keepalive import KeepAlive
 from sandkeeper.processes.oom import OomWatch
-from sandkeeper.processes.runs import RunFolder, RunMeta
+from sandkeeper.processes.record import RunMeta
+from sandkeeper.processes.runs import RunFolder
 from sandkeeper.processes.state_folder import StateFolder
 from sandkeeper.processes.stdin import Stdin
 from sandkeeper.settings import Environment

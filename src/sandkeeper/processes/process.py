@@ -17,12 +17,12 @@ from sandkeeper.linux.children.adopted import Adopted, boot_id
 from sandkeeper.linux.children.child import Child, ExitStatus
 from sandkeeper.linux.clocks import uptime
 from sandkeeper.linux.fds import duplicates
-from sandkeeper.processes.ages import time_left
 from sandkeeper.processes.endings import exit_reason, may_restart, retry_notice
 from sandkeeper.processes.launch import Launch, Workshop
 from sandkeeper.processes.lifecycle import TERMINAL, Effect, Event, State, step, wire_status
+from sandkeeper.processes.record import RunMeta, time_left
 from sandkeeper.processes.recorder import Recorder
-from sandkeeper.processes.runs import RunFolder, RunMeta
+from sandkeeper.processes.runs import RunFolder
 from sandkeeper.processes.stdin import Stdin
 
 __all__ = ["Process"]

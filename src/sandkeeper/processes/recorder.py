@@ -7,7 +7,8 @@ from concurrent.futures import Executor, Future
 import msgspec
 
 from sandkeeper.log.lines import Log
-from sandkeeper.processes.runs import RunFolder, RunMeta
+from sandkeeper.processes.record import RunMeta
+from sandkeeper.processes.runs import RunFolder
 
 __all__ = ["Recorder"]
 

@@ -20,7 +20,8 @@ from sandkeeper.linux.paths.statefiles import Damaged, SetAside
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.lifecycle import TERMINAL, State
 from sandkeeper.processes.process import Process
-from sandkeeper.processes.runs import RunFolder, RunMeta, RunStore, is_id
+from sandkeeper.processes.record import RunMeta
+from sandkeeper.processes.runs import RunFolder, RunStore, is_id
 
 __all__ = ["prepare_state", "recover"]
 

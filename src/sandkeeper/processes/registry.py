@@ -5,19 +5,21 @@ import contextlib
 import secrets
 import string
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+
+import msgspec
 
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.clocks import uptime
 from sandkeeper.network.ports import Ports
-from sandkeeper.processes.ages import ended_uptime
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.listener import Listener
-from sandkeeper.processes.order import Order
 from sandkeeper.processes.process import Process
-from sandkeeper.processes.runs import RunFolder, RunMeta, RunStore
+from sandkeeper.processes.record import RunMeta, ended_uptime
+from sandkeeper.processes.runs import RunFolder, RunStore
+from sandkeeper.processes.spec import ProcessSpec
 from sandkeeper.settings import Settings
 
 __all__ = ["Processes"]
@@ -40,11 +42,13 @@ class Processes:
         store: RunStore,
         ports: Ports,
         listener: Listener | None,
+        expand_home: Callable[[str], str],
     ) -> None:
         self._shop = shop
         self._settings = settings
         self._ports = ports
         self._listener = listener
+        self._expand_home = expand_home
         self._boot = boot_id()
         self._store = store
         self._by_id: dict[str, Process] = {}
@@ -79,29 +83,30 @@ class Processes:
 
     # Starting
 
-    def check(self, order: Order) -> None:
-        """Refuse what `start` would refuse before it does anything; raises BadInput."""
-        key = order.idempotency[0] if order.idempotency else ""
-        if not key or key not in self._keys:
-            self.check_keep_alive(order.keep_alive)
-            self._free_name(order.name)
+    def admitted(self, spec: ProcessSpec, key: str = "") -> ProcessSpec:
+        """Return what is wanted with its folder in full; raises BadInput for what is not allowed.
 
-    def check_keep_alive(self, wanted: bool) -> None:
-        """Raise BadInput when it is wanted and not allowed here."""
-        if wanted and not self._shop.keepalive.allowed:
+        What an idempotency key stands for already is returned by `start`, not started again.
+        """
+        known = key in self._keys
+        if spec.keep_alive and not known and not self._shop.keepalive.allowed:
             raise BadInput(
                 "keepAlive is not available for this sandbox: it is not included in your current "
                 "plan"
             )
+        made = msgspec.structs.replace(spec, working_dir=self._expand_home(spec.working_dir))
+        if not known and (spec.name in self._starting or self._named_running(spec.name)):
+            raise BadInput(f"process with name '{spec.name}' already exists and is running")
+        return made
 
-    async def start(self, order: Order) -> tuple[Process, bool]:
+    async def start(self, spec: ProcessSpec, key: str = "", body: str = "") -> tuple[Process, bool]:
         """Start a process, or return the one an idempotency key already stands for (and True).
 
-        Raises BadInput (keepAlive not allowed, name in use) or Unprocessable (cannot start).
+        `body` is a fingerprint of the request that the key came with. Raises BadInput (see
+        `admitted`) or Unprocessable (cannot start).
         """
-        if order.idempotency is None:
-            return await self._start(order), False
-        key, body = order.idempotency
+        if not key:
+            return await self._start(spec), False
         if key in self._keys:
             known_body, future = self._keys[key]
             if known_body != body:
@@ -110,7 +115,7 @@ class Processes:
         future = asyncio.get_running_loop().create_future()
         self._keys[key] = (body, future)
         try:
-            process = await self._start(order)
+            process = await self._start(spec, key, body)
         except BaseException as error:
             del self._keys[key]
             future.set_exception(error if isinstance(error, Exception) else Unprocessable("ended"))
@@ -119,12 +124,12 @@ class Processes:
         future.set_result(process)
         return process, False
 
-    async def _start(self, order: Order) -> Process:
-        self.check_keep_alive(order.keep_alive)
-        name = self._free_name(order.name)
+    async def _start(self, wanted: ProcessSpec, key: str = "", body: str = "") -> Process:
+        spec = self.admitted(wanted)
+        name = spec.name = spec.name or _random_name()
         self._starting.add(name)
         try:
-            process = await self._make(order, name)
+            process = await self._make(spec, key, body)
             # Shielded: a client that goes away must not leave a child that nobody knows.
             return await asyncio.shield(asyncio.ensure_future(self._run(process)))
         finally:
@@ -144,37 +149,21 @@ class Processes:
             await process.recorder.done()
         return process
 
-    def _free_name(self, name: str) -> str:
-        if not name:
-            return "proc-" + "".join(LETTERS[byte % 36] for byte in secrets.token_bytes(8))
-        if name in self._starting or self._named_running(name):
-            raise BadInput(f"process with name '{name}' already exists and is running")
-        return name
-
     def _named_running(self, name: str) -> bool:
         known = self._by_name.get(name)
         return known is not None and not known.is_over
 
-    async def _make(self, order: Order, name: str) -> Process:
+    async def _make(self, spec: ProcessSpec, key: str, body: str) -> Process:
         folder = await self._folder()
         now = time.time()
-        timeout = order.timeout
-        if order.keep_alive and (timeout is None or timeout < 0):
-            timeout = KEEP_ALIVE_SECONDS
-        key, body = order.idempotency or ("", "")
+        given = -1 if spec.timeout is None else spec.timeout
+        spec.timeout = timeout = max(
+            0, KEEP_ALIVE_SECONDS if given < 0 and spec.keep_alive else given
+        )
         meta = RunMeta(
+            **msgspec.structs.asdict(spec),
             id=folder.id,
-            command=order.command,
-            name=name,
-            working_dir=order.working_dir,
-            env=order.env,
-            restart_on_failure=order.restart_on_failure,
-            max_restarts=order.max_restarts,
-            keep_alive=order.keep_alive,
-            stdin=order.stdin,
-            limits=order.limits,
-            timeout=max(0, timeout or 0),
-            deadline=now + timeout if timeout and timeout > 0 else 0.0,
+            deadline=now + timeout if timeout else 0.0,
             started_at=now,
             boot=self._boot,
             idempotency_key=key,
@@ -369,6 +358,10 @@ class Processes:
             self.evict()
             if self._listener is not None:
                 self._listener.retry()
+
+
+def _random_name() -> str:
+    return "proc-" + "".join(LETTERS[byte % 36] for byte in secrets.token_bytes(8))
 
 
 def _is_go_int(text: str) -> bool:

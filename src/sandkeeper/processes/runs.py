@@ -23,23 +23,20 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.linux.cgroups import Limits
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.statefiles import (
     LAST_SECOND,
     Damaged,
     SetAside,
-    decoded,
-    is_moment,
     keep_kind,
     make_folder,
     open_plain,
     read_plain,
 )
 from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_folder
-from sandkeeper.processes.lifecycle import State
+from sandkeeper.processes.record import RunMeta, read_record
 
-__all__ = ["RunFolder", "RunMeta", "RunStore", "began_at", "is_id", "new_id", "pipes_folder"]
+__all__ = ["RunFolder", "RunStore", "began_at", "is_id", "new_id", "pipes_folder"]
 
 SPARES = 8
 COMPACT_BYTES = 256 << 10
@@ -64,84 +61,6 @@ def new_id() -> str:
     """Return a ULID: 10 characters of time, 16 of chance; sorts by age."""
     value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
     return "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
-
-
-class RunMeta(msgspec.Struct, omit_defaults=True):
-    """What a line of `meta.jsonl` keeps; times in seconds since the epoch, sizes in bytes.
-
-    `leader`, `leader_start` and `boot` prove the process of the present attempt; `exit_code` is
-    the wire's (-1 for a signal), `exit_signal` the signal's number, `noticed` the bytes of restart
-    notices that were said. `groups` are the folders of its control groups, `enforced` tells what
-    keeps each limit (linux.cgroups), `oom_kills` counts what the kernel had killed for memory in
-    them before the present attempt. `end_offset` is where its output ends, once nobody can write
-    to it any more. Those named `uptime` are seconds of CLOCK_BOOTTIME, which nobody sets:
-    when the time limit is due, and when it completed, in the boot `completed_boot`.
-    `uncertain` tells that it ended while nobody held its pipes, so that its last words may be
-    missing.
-    """
-
-    id: str
-    command: str
-    name: str
-    version: int = 1
-    pid: str = ""
-    working_dir: str = ""
-    env: dict[str, str] = {}
-    restart_on_failure: bool = False
-    max_restarts: int = 0
-    keep_alive: bool = False
-    stdin: bool = False
-    timeout: int = 0
-    deadline: float = 0.0
-    state: str = "running"
-    started_at: float = 0.0
-    completed_at: float = 0.0
-    restart_count: int = 0
-    noticed: int = 0
-    exit_code: int | None = None
-    exit_signal: int | None = None
-    exit_reason: str = ""
-    cpu_seconds: float | None = None
-    peak_rss_bytes: int | None = None
-    exit_offset: int | None = None
-    sealed: bool = False
-    leader: int = 0
-    leader_start: int = 0
-    boot: str = ""
-    limits: Limits | None = None
-    groups: dict[str, str] = {}
-    enforced: dict[str, str] = {}
-    oom_kills: int = 0
-    uncertain: bool = False
-    idempotency_key: str = ""
-    idempotency_body: str = ""
-    end_offset: int | None = None
-    due_uptime: float = 0.0
-    completed_uptime: float = 0.0
-    completed_boot: str = ""
-
-
-def _check(meta: RunMeta) -> None:
-    """Raise Damaged for values that we never wrote, and that would harm whoever uses them."""
-    moments = (meta.started_at, meta.completed_at, meta.deadline)
-    counts = (meta.timeout, meta.restart_count, meta.noticed, meta.leader_start, meta.oom_kills)
-    sizes = (meta.exit_offset or 0, meta.end_offset or 0, meta.peak_rss_bytes or 0)
-    sound = (
-        meta.state in set(State)
-        and all(map(is_moment, (*moments, meta.due_uptime)))
-        and abs(meta.completed_uptime) <= LAST_SECOND
-        and all(0 <= count < 1 << 62 for count in (*counts, *sizes))
-        and 0 <= meta.leader < 1 << 31
-        and -(1 << 31) <= (meta.exit_code or 0) < 1 << 31
-        and 0 <= (meta.exit_signal or 0) < 128
-        and meta.pid.isascii()
-    )
-    if not sound:
-        raise Damaged("a value of it cannot be true")
-    try:
-        msgspec.json.encode(meta)
-    except UnicodeEncodeError:
-        raise Damaged("a text of it is no text") from None
 
 
 class RunFolder:
@@ -249,24 +168,10 @@ class RunFolder:
                 if line.startswith(b"{") and tried < LINES_TRIED:
                     tried += 1
                     with suppress(Damaged):
-                        return self._decoded(line)
+                        return read_record(line, self.id)
             if any(lines[:-1]):  # what ends in a newline was written whole
                 raise Damaged("no line of it is a record of ours")
         return None
-
-    def _decoded(self, line: bytes) -> RunMeta:
-        try:
-            meta = decoded(line, RunMeta)
-        except Damaged:
-            with suppress(Damaged):
-                if decoded(line, dict).get("version", 1) != 1:
-                    raise ValueError("its record is not one of ours") from None
-            raise
-        if meta.version != 1:
-            raise ValueError(f"its record is of version {meta.version}")
-        meta.id = self.id
-        _check(meta)
-        return meta
 
     @property
     def is_announced(self) -> bool:

@@ -27,7 +27,8 @@ from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.children.tool import readable
 from sandkeeper.linux.paths.statefiles import Damaged, SetAside
 from sandkeeper.processes.lifecycle import TERMINAL, State
-from sandkeeper.processes.runs import RunMeta, RunStore
+from sandkeeper.processes.record import RunMeta
+from sandkeeper.processes.runs import RunStore
 from sandkeeper.upgrade.handover import Handover
 from sandkeeper.upgrade.install import Installation
 

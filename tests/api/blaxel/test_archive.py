@@ -199,6 +199,7 @@ def test_an_export_saves_and_stops_the_processes_and_leaves_the_sandbox_frozen(
             "restartOnFailure": True,
             "maxRestarts": 3,
             "stdin": True,
+            "limits": {"openFiles": 512},
         },
     )
     box.client.post("/terminals", json={"sessionId": "shell"})
@@ -215,6 +216,7 @@ def test_an_export_saves_and_stops_the_processes_and_leaves_the_sandbox_frozen(
             "restartOnFailure": True,
             "maxRestarts": 3,
             "stdin": True,
+            "limits": {"openFiles": 512},
         }
     ]
     assert box.client.get("/process/stubborn").json()["status"] in {"killed", "stopped"}

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import closing
 from functools import partial
 from time import monotonic
@@ -34,7 +34,6 @@ from sandkeeper.journal.events import SILENT, ExecRecords
 from sandkeeper.journal.output import PIECE_BYTES, read_long_texts, read_texts
 from sandkeeper.journal.turns import Turns
 from sandkeeper.log.access import Access
-from sandkeeper.processes.order import Order
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.stdin import STDIN_BODY_BYTES, Stdin
@@ -69,7 +68,6 @@ class ProcessHandlers:
         turns: Turns,
         stopping: asyncio.Event,
         settings: Settings,
-        expand_home: Callable[[str], str],
     ) -> None:
         self._processes = processes
         retention = settings.retention
@@ -79,7 +77,6 @@ class ProcessHandlers:
         self._turns = turns
         self._stopping = stopping
         self._settings = settings
-        self._expand_home = expand_home
 
     # POST /process
 
@@ -87,22 +84,21 @@ class ProcessHandlers:
         """Start a process; answers with its record or streams its output."""
         body = await read_body(request, self._settings.body_limit)
         wanted = await decoded(body, ProcessRequest)
-        order = self._order(request, wanted, body)
-        self._processes.check(order)  # what is refused for its words is not audited
+        _check(wanted)
+        key = request.headers.get("idempotency-key", "")
+        # What is refused for its words is not audited.
+        spec = self._processes.admitted(wanted.spec(limits_of(wanted.limits)), key)
         accept = request.headers.get("accept", "")
         streams = "text/event-stream" in accept or "application/x-ndjson" in accept
         action = "process_exec_stream" if streams else "process_exec"
-        extras = {"stdin": "true"} if order.stdin else {}
+        extras = {"stdin": "true"} if spec.stdin else {}
         self._access.audit(
-            action,
-            caller(request),
-            command=order.command,
-            working_dir=order.working_dir,
-            **extras,
+            action, caller(request), command=spec.command, working_dir=spec.working_dir, **extras
         )
+        started = self._processes.start(spec, key, _fingerprint(body, wanted) if key else "")
         if streams:
-            return await self._create_streaming(request, order, wanted)
-        process, replayed = await self._processes.start(order)
+            return await self._create_streaming(request, started, wanted)
+        process, replayed = await started
         return await self._answer(request, process, wanted, replayed=replayed)
 
     async def _answer(
@@ -142,33 +138,6 @@ class ProcessHandlers:
         )
         return await self._answer(request, process, wanted, replayed=query.get("replayed") == "1")
 
-    def _order(self, request: Request, wanted: ProcessRequest, body: bytes) -> Order:
-        if not wanted.command:
-            raise BadInput(
-                "invalid request body: Key: 'ProcessRequest.Command' Error:Field validation for "
-                "'Command' failed on the 'required' tag"
-            )
-        for number in (wanted.timeout or 0, wanted.max_restarts, *wanted.wait_for_ports):
-            if not -GO_INT <= number < GO_INT:
-                raise BadInput("invalid request body: a number does not fit 64 bits")
-        self._processes.check_keep_alive(wanted.keep_alive)
-        key = request.headers.get("idempotency-key", "")
-        return Order(
-            command=wanted.command,
-            name=wanted.name,
-            working_dir=self._expand_home(wanted.working_dir),
-            env=wanted.env,
-            timeout=wanted.timeout,
-            keep_alive=wanted.keep_alive,
-            restart_on_failure=wanted.restart_on_failure,
-            max_restarts=wanted.max_restarts,
-            stdin=wanted.stdin,
-            limits=limits_of(wanted.limits),
-            idempotency=(key, hashlib.sha256(_canonical(body, wanted)).hexdigest())
-            if key
-            else None,
-        )
-
     async def _wait(self, request: Request, process: Process, wanted: ProcessRequest) -> None:
         await self._wait_for_ports(request, process, wanted)
         if wanted.wait_for_completion:
@@ -184,10 +153,10 @@ class ProcessHandlers:
             await until_disconnect(request, ports, self._stopping)
 
     async def _create_streaming(
-        self, request: Request, order: Order, wanted: ProcessRequest
+        self, request: Request, started: Awaitable[tuple[Process, bool]], wanted: ProcessRequest
     ) -> Response:
         try:
-            process, _ = await self._processes.start(order)
+            process, _ = await started
             await self._wait_for_ports(request, process, wanted)
         except Unprocessable as error:
             failed = encode_json({"type": "error", "data": str(error)}) + b"\n"
@@ -331,6 +300,17 @@ def _canonical(body: bytes, wanted: ProcessRequest) -> bytes:
         return json.dumps(msgspec.json.decode(body), sort_keys=True).encode()
     except (msgspec.DecodeError, ValueError, RecursionError):
         return body
+
+
+def _check(wanted: ProcessRequest) -> None:
+    if not wanted.command:
+        raise BadInput(
+            "invalid request body: Key: 'ProcessRequest.Command' Error:Field validation for "
+            "'Command' failed on the 'required' tag"
+        )
+    for number in (wanted.timeout or 0, wanted.max_restarts, *wanted.wait_for_ports):
+        if not -GO_INT <= number < GO_INT:
+            raise BadInput("invalid request body: a number does not fit 64 bits")
 
 
 def _signal_number(value: str | int) -> signal.Signals:

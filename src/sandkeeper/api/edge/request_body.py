@@ -17,7 +17,7 @@ import re
 from contextlib import suppress
 from functools import lru_cache
 from types import UnionType
-from typing import Any, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 from starlette.requests import Request
@@ -260,9 +260,14 @@ def _field(raw: bytes, kind: Any) -> Any:
 @lru_cache(maxsize=256)
 def _fields(model: type) -> dict[str, tuple[str, Any]]:
     return {
-        item.encode_name.lower(): (item.encode_name, item.type)
+        item.encode_name.lower(): (item.encode_name, _bare(item.type))
         for item in msgspec.structs.fields(model)
     }
+
+
+def _bare(kind: Any) -> Any:
+    """Return a type without what is only said about it."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 _ZEROES: dict[Any, Any] = {str: "", int: 0, bool: False}

@@ -1,7 +1,6 @@
 """Process tools of the contract."""
 
 import asyncio
-from collections.abc import Callable
 from time import monotonic
 from typing import Annotated
 
@@ -10,13 +9,13 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.mcp.tool import Arguments, Tool
-from sandkeeper.api.schemas.processes import LimitsFields, ProcessRecord, record_of
+from sandkeeper.api.schemas.processes import ProcessRecord, record_of
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.journal.output import read_texts
 from sandkeeper.log.access import Access, Caller
-from sandkeeper.processes.order import Order
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
+from sandkeeper.processes.spec import LimitsFields, ProcessFields
 from sandkeeper.settings import Settings
 
 __all__ = ["IDENTIFIER", "Identifier", "ProcessTools", "tools"]
@@ -40,18 +39,10 @@ class Identifier(Arguments):
     identifier: IDENTIFIER
 
 
-class ExecuteArguments(Arguments):
+class ExecuteArguments(ProcessFields, Arguments, kw_only=True):
     """What to run."""
 
     command: Annotated[str, Meta(description="Shell command line")]
-    name: Annotated[str, Meta(description="Unique among running processes")] = ""
-    working_dir: Annotated[str, Meta(description="Folder to run in, `/` by default")] = ""
-    env: Annotated[dict[str, str], Meta(description="Variables on top of the server's")] = field(
-        default_factory=dict
-    )
-    wait_for_completion: Annotated[
-        bool, Meta(description="Answer when the process has ended, with its output")
-    ] = False
     timeout: Annotated[
         int | None,
         Meta(
@@ -60,15 +51,12 @@ class ExecuteArguments(Arguments):
             "0 sets no limit. With keepAlive the default is 600."
         ),
     ] = None
+    wait_for_completion: Annotated[
+        bool, Meta(description="Answer when the process has ended, with its output")
+    ] = False
     wait_for_ports: Annotated[
         list[int], Meta(description="Answer when the process listens on all of these")
     ] = field(default_factory=list)
-    restart_on_failure: Annotated[bool, Meta(description="Start again after a failure")] = False
-    max_restarts: Annotated[int, Meta(description="How often at most; -1 is without end")] = 0
-    keep_alive: Annotated[
-        bool, Meta(description="Keep the sandbox from scaling to zero meanwhile")
-    ] = False
-    stdin: Annotated[bool, Meta(description="Open a standard input to write to")] = False
     limits: Annotated[
         LimitsFields | None, Meta(description="What it and all it starts may use together")
     ] = None
@@ -113,7 +101,6 @@ class ProcessTools:
         processes: Processes,
         access: Access,
         settings: Settings,
-        expand_home: Callable[[str], str],
     ) -> None:
         self._processes = processes
         # Below the 60 seconds after which a gateway cuts a request.
@@ -122,7 +109,6 @@ class ProcessTools:
         self._inline = min(INLINE_BYTES, retention.tail_bytes)
         self._whole = retention.logs_response_bytes or LOG_BYTES
         self._access = access
-        self._expand_home = expand_home
 
     async def list(self, _arguments: NoArguments, _who: Caller) -> ProcessList:
         """List all processes; their texts together stay within 8 MiB."""
@@ -140,7 +126,9 @@ class ProcessTools:
             "process_exec", who, command=wanted.command, working_dir=wanted.working_dir or "/"
         )
         began = monotonic()
-        process, _ = await self._processes.start(self._order(wanted))
+        spec = wanted.spec(wanted.limits)
+        spec.working_dir = spec.working_dir or "/"
+        process, _ = await self._processes.start(spec)
         waits = wanted.wait_for_completion or bool(wanted.wait_for_ports)
         asked = DEFAULT_SECONDS if wanted.timeout is None else wanted.timeout
         if wanted.timeout is None and wanted.keep_alive:
@@ -160,20 +148,6 @@ class ProcessTools:
             f"Look at it with processGet and the identifier {_id(process)}."
         )
         return result
-
-    def _order(self, wanted: ExecuteArguments) -> Order:
-        return Order(
-            command=wanted.command,
-            name=wanted.name,
-            working_dir=self._expand_home(wanted.working_dir) or "/",
-            env=wanted.env,
-            timeout=wanted.timeout,
-            keep_alive=wanted.keep_alive,
-            restart_on_failure=wanted.restart_on_failure,
-            max_restarts=wanted.max_restarts,
-            stdin=wanted.stdin,
-            limits=wanted.limits.limits() if wanted.limits else None,
-        )
 
     async def _reached(self, process: Process, wanted: ExecuteArguments, deadline: float) -> bool:
         """Wait for what is wanted; False when the deadline came first."""

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from sandkeeper.api.edge.frozen import READING_TOOLS
 from sandkeeper.api.edge.respond import utf8
-from sandkeeper.api.mcp.tool import Asker, Tool, content_of
+from sandkeeper.api.mcp.tool import Asker, Tool, text_of
 from sandkeeper.archive.freeze import Freeze
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.log.lines import Log
@@ -83,6 +83,10 @@ class ToolServer:
             result |= {"ttlMs": 0, "cacheScope": "public"}
         if lists:
             self._lists[key] = msgspec.Raw(msgspec.json.encode(result))
+        if message["method"] == "tools/call" and not result.get("isError"):
+            # The text again, as it is: the SDK would look at each value of it, twice.
+            text = result["content"][0]["text"]
+            result["structuredContent"] = msgspec.Raw(text.encode())
         return {**envelope, "result": result}
 
     async def _list(
@@ -110,8 +114,8 @@ class ToolServer:
         long = any(
             isinstance(v, str) and len(v) > LONG_TEXT for v in msgspec.structs.astuple(result)
         )
-        content, text = await asyncio.to_thread(content_of, result) if long else content_of(result)
-        return {"content": [{"type": "text", "text": text}], "structuredContent": content}
+        text = await asyncio.to_thread(text_of, result) if long else text_of(result)
+        return {"content": [{"type": "text", "text": text}]}
 
 
 def _told(tool: Tool, error: SandkeeperError) -> str:

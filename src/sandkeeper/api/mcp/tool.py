@@ -12,7 +12,7 @@ from sandkeeper.api.edge.rights import Need, Standing
 from sandkeeper.errors import BadInput
 from sandkeeper.log.access import Caller
 
-__all__ = ["Arguments", "Asker", "Tool", "closed_schema", "content_of"]
+__all__ = ["Arguments", "Asker", "Tool", "closed_schema", "text_of"]
 
 INTEGERS = range(-(1 << 63), 1 << 63)
 
@@ -150,14 +150,13 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def content_of(result: msgspec.Struct) -> tuple[Any, str]:
-    """Return a result as plain values and as compact JSON with sorted keys."""
-    content = msgspec.to_builtins(result)
+def text_of(result: msgspec.Struct) -> str:
+    """Return a result as compact JSON with sorted keys."""
     try:
-        return content, msgspec.json.encode(content, order="sorted").decode()
+        return msgspec.json.encode(result, order="sorted").decode()
     except UnicodeEncodeError:  # a file name that is not UTF-8
-        content = _readable(content)
-        return content, msgspec.json.encode(content, order="sorted").decode()
+        readable = _readable(msgspec.to_builtins(result))
+        return msgspec.json.encode(readable, order="sorted").decode()
 
 
 def _readable(value: Any) -> Any:

@@ -2,18 +2,18 @@
 
 import signal
 from email.utils import formatdate
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType, field
 
 from sandkeeper.errors import BadInput
 from sandkeeper.journal.output import Texts
 from sandkeeper.linux.cgroups import Limits
 from sandkeeper.processes.process import Process
+from sandkeeper.processes.spec import LimitsFields, ProcessFields
 
 __all__ = [
-    "LimitsFields",
     "LimitsRecord",
     "ProcessRecord",
     "ProcessRequest",
@@ -23,51 +23,13 @@ __all__ = [
     "record_of",
 ]
 
-MEMORY_LEAST = 1 << 20
-PIDS_MOST = 1 << 22  # PID_MAX_LIMIT of the kernel
 
-
-class ProcessRequest(msgspec.Struct, rename="camel"):
+class ProcessRequest(ProcessFields):
     """The body of `POST /process`; `timeout` in seconds."""
 
-    command: str = ""
-    name: str = ""
-    working_dir: str = ""
-    env: dict[str, str] = {}
     wait_for_completion: bool = False
-    timeout: int | None = None
-    wait_for_ports: list[int] = []
-    restart_on_failure: bool = False
-    max_restarts: int = 0
-    keep_alive: bool = False
-    stdin: bool = False
-    limits: dict[str, Any] = {}
-
-
-class LimitsFields(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """What a process and all it starts may use together; null is no limit.
-
-    An unknown field is an error: a limit must not be believed in that is not there.
-    """
-
-    memory_bytes: (
-        Annotated[int, Meta(ge=MEMORY_LEAST, le=1 << 60, description="Bytes of memory")] | None
-    ) = None
-    pids: (
-        Annotated[int, Meta(ge=1, le=PIDS_MOST, description="Processes and threads at once")] | None
-    ) = None
-    cpus: (
-        Annotated[float, Meta(ge=0.01, le=8192, description="Processors, 0.5 is half of one")]
-        | None
-    ) = None
-    open_files: (
-        Annotated[int, Meta(ge=16, le=1 << 30, description="Open files of each process")] | None
-    ) = None
-
-    def limits(self) -> Limits | None:
-        """Return what is limited, None when nothing is."""
-        made = Limits(self.memory_bytes, self.pids, self.cpus, self.open_files)
-        return None if made == Limits() else made
+    wait_for_ports: list[int] = field(default_factory=list)
+    limits: dict[str, Any] = field(default_factory=dict)
 
 
 class LimitsRecord(msgspec.Struct, rename="camel"):
@@ -131,20 +93,17 @@ class ProcessRecord(msgspec.Struct, rename="camel"):
     limits: LimitsRecord | UnsetType = UNSET
 
 
-def limits_of(given: dict[str, Any]) -> Limits | None:
+def limits_of(given: dict[str, Any]) -> LimitsFields | None:
     """Read the field `limits` of a request; raises BadInput."""
     if not given:
         return None
-    known = {field.encode_name.lower(): field.encode_name for field in _limit_fields()}
+    fields = msgspec.structs.fields(LimitsFields)
+    known = {field.encode_name.lower(): field.encode_name for field in fields}
     folded = {known.get(k.lower(), k): value for k, value in given.items()}
     try:
-        return msgspec.convert(folded, LimitsFields).limits()
+        return msgspec.convert(folded, LimitsFields)
     except msgspec.ValidationError as error:
         raise BadInput(f"invalid request body: limits: {error}") from None
-
-
-def _limit_fields() -> tuple[msgspec.structs.FieldInfo, ...]:
-    return msgspec.structs.fields(LimitsFields)
 
 
 def record_of(process: Process, texts: Texts) -> ProcessRecord:

@@ -1,0 +1,123 @@
+"""The record of a run: what it is, how it stands, how long it may still take or has been over."""
+
+import time
+
+import msgspec
+
+from sandkeeper.linux.clocks import bounded_age, uptime
+from sandkeeper.linux.paths.statefiles import LAST_SECOND, Damaged, decoded, is_moment
+from sandkeeper.processes.lifecycle import State
+from sandkeeper.processes.spec import ProcessSpec
+
+__all__ = ["RunMeta", "ended_uptime", "read_record", "time_left"]
+
+
+class RunMeta(ProcessSpec, kw_only=True, omit_defaults=True):
+    """What a line of `meta.jsonl` keeps; times in seconds since the epoch, sizes in bytes.
+
+    `timeout` 0 is no limit. `leader`, `leader_start` and `boot` prove the process of the present
+    attempt; `exit_code` is the wire's (-1 for a signal), `exit_signal` the signal's number,
+    `noticed` the bytes of restart notices that were said. `groups` are the folders of its control
+    groups, `enforced` tells what keeps each limit (linux.cgroups), `oom_kills` counts what the
+    kernel had killed for memory in them before the present attempt. `end_offset` is where its
+    output ends, once nobody can write to it any more. Those named `uptime` are seconds of
+    CLOCK_BOOTTIME, which nobody sets: when the time limit is due, and when it completed, in the
+    boot `completed_boot`. `uncertain` tells that it ended while nobody held its pipes, so that its
+    last words may be missing.
+    """
+
+    id: str
+    name: str
+    version: int = 1
+    pid: str = ""
+    timeout: int = 0
+    deadline: float = 0.0
+    state: str = "running"
+    started_at: float = 0.0
+    completed_at: float = 0.0
+    restart_count: int = 0
+    noticed: int = 0
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    exit_reason: str = ""
+    cpu_seconds: float | None = None
+    peak_rss_bytes: int | None = None
+    exit_offset: int | None = None
+    sealed: bool = False
+    leader: int = 0
+    leader_start: int = 0
+    boot: str = ""
+    groups: dict[str, str] = msgspec.field(default_factory=dict)
+    enforced: dict[str, str] = msgspec.field(default_factory=dict)
+    oom_kills: int = 0
+    uncertain: bool = False
+    idempotency_key: str = ""
+    idempotency_body: str = ""
+    end_offset: int | None = None
+    due_uptime: float = 0.0
+    completed_uptime: float = 0.0
+    completed_boot: str = ""
+
+
+def read_record(line: bytes, run_id: str) -> RunMeta:
+    """Return what a line says of the run; raises Damaged, or ValueError for a later version's."""
+    try:
+        meta = decoded(line, RunMeta)
+    except Damaged:
+        if _version(line) != 1:
+            raise ValueError("its record is not one of ours") from None
+        raise
+    if meta.version != 1:
+        raise ValueError(f"its record is of version {meta.version}")
+    meta.id = run_id
+    _check(meta)
+    return meta
+
+
+def _version(line: bytes) -> object:
+    try:
+        return decoded(line, dict).get("version", 1)
+    except Damaged:
+        return 1
+
+
+def _check(meta: RunMeta) -> None:
+    """Raise Damaged for values that we never wrote, and that would harm whoever uses them."""
+    moments = (meta.started_at, meta.completed_at, meta.deadline)
+    counts = (meta.timeout, meta.restart_count, meta.noticed, meta.leader_start, meta.oom_kills)
+    sizes = (meta.exit_offset or 0, meta.end_offset or 0, meta.peak_rss_bytes or 0)
+    sound = (
+        meta.state in set(State)
+        and all(map(is_moment, (*moments, meta.due_uptime)))
+        and abs(meta.completed_uptime) <= LAST_SECOND
+        and all(0 <= count < 1 << 62 for count in (*counts, *sizes))
+        and 0 <= meta.leader < 1 << 31
+        and -(1 << 31) <= (meta.exit_code or 0) < 1 << 31
+        and 0 <= (meta.exit_signal or 0) < 128
+        and meta.pid.isascii()
+    )
+    if not sound:
+        raise Damaged("a value of it cannot be true")
+    try:
+        msgspec.json.encode(meta)
+    except UnicodeEncodeError:
+        raise Damaged("a text of it is no text") from None
+
+
+def time_left(meta: RunMeta, *, again: bool) -> float:
+    """Return how many seconds a run may still take, and note in `meta` when they are over.
+
+    One that goes on (`again`) has been running since, whatever the wall clock did.
+    """
+    if not again or not meta.due_uptime:
+        until = meta.started_at + meta.timeout if meta.keep_alive else meta.deadline
+        meta.due_uptime = uptime() + max(0.0, min(until - time.time(), meta.timeout))
+    return max(0.0, meta.due_uptime - uptime())
+
+
+def ended_uptime(meta: RunMeta, boot: str, most: float) -> float:
+    """Return when a run ended, as an uptime of this boot; before it, it may be negative."""
+    now = uptime()
+    if boot and meta.completed_boot == boot and 0 < meta.completed_uptime <= now:
+        return meta.completed_uptime
+    return now - bounded_age(meta.completed_at, most)

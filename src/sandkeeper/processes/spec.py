@@ -1,0 +1,93 @@
+"""A process as data: what somebody wants run. Every other form of it is made from this one.
+
+`ProcessSpec` is what the registry takes, and what a run's record begins with (processes.record).
+`ProcessFields` is the same as texts of JSON spell it: bodies, arguments of tools, archives.
+"""
+
+from typing import Annotated, Self
+
+import msgspec
+from msgspec import Meta
+
+from sandkeeper.linux.cgroups import Limits
+
+__all__ = ["LimitsFields", "ProcessFields", "ProcessSpec", "SavedProcess"]
+
+MEMORY_LEAST = 1 << 20
+PIDS_MOST = 1 << 22  # PID_MAX_LIMIT of the kernel
+
+
+class ProcessSpec(msgspec.Struct):
+    """A process somebody wants; `timeout` in seconds, None where none was given."""
+
+    command: str
+    name: str = ""
+    working_dir: str = ""
+    env: dict[str, str] = {}
+    timeout: int | None = None
+    keep_alive: bool = False
+    restart_on_failure: bool = False
+    max_restarts: int = 0
+    stdin: bool = False
+    limits: Limits | None = None
+
+
+class LimitsFields(msgspec.Struct, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
+    """What a process and all it starts may use together; null is no limit.
+
+    An unknown field is an error: a limit must not be believed in that is not there.
+    """
+
+    memory_bytes: (
+        Annotated[int, Meta(ge=MEMORY_LEAST, le=1 << 60, description="Bytes of memory")] | None
+    ) = None
+    pids: (
+        Annotated[int, Meta(ge=1, le=PIDS_MOST, description="Processes and threads at once")] | None
+    ) = None
+    cpus: (
+        Annotated[float, Meta(ge=0.01, le=8192, description="Processors, 0.5 is half of one")]
+        | None
+    ) = None
+    open_files: (
+        Annotated[int, Meta(ge=16, le=1 << 30, description="Open files of each process")] | None
+    ) = None
+
+    def limits(self) -> Limits | None:
+        """Return what is limited, None when nothing is."""
+        made = Limits(self.memory_bytes, self.pids, self.cpus, self.open_files)
+        return None if made == Limits() else made
+
+
+class ProcessFields(msgspec.Struct, rename="camel"):
+    """What all texts of JSON say of a process; each adds `limits` as strictly as it reads them."""
+
+    command: str = ""
+    name: Annotated[str, Meta(description="Unique among running processes")] = ""
+    working_dir: Annotated[str, Meta(description="Folder to run in, `/` by default")] = ""
+    env: Annotated[dict[str, str], Meta(description="Variables on top of the server's")] = {}
+    timeout: int | None = None
+    keep_alive: Annotated[
+        bool, Meta(description="Keep the sandbox from scaling to zero meanwhile")
+    ] = False
+    restart_on_failure: Annotated[bool, Meta(description="Start again after a failure")] = False
+    max_restarts: Annotated[int, Meta(description="How often at most; -1 is without end")] = 0
+    stdin: Annotated[bool, Meta(description="Open a standard input to write to")] = False
+
+    def spec(self, limits: LimitsFields | None) -> ProcessSpec:
+        """Return what is wanted."""
+        values = {name: getattr(self, name) for name in ProcessFields.__struct_fields__}
+        return ProcessSpec(**values, limits=None if limits is None else limits.limits())
+
+
+class SavedProcess(ProcessFields, kw_only=True, omit_defaults=True):
+    """A process of an archive: what was asked for, not what became of it."""
+
+    command: str
+    name: str
+    timeout: int = 0
+    limits: LimitsFields | None = None
+
+    @classmethod
+    def of(cls, spec: ProcessSpec) -> Self:
+        """Return a process as it is started again."""
+        return msgspec.convert(spec, cls, from_attributes=True)
