@@ -11,7 +11,7 @@ from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.files.conditions import Conditions
 from sandkeeper.files.entries import etag
 from sandkeeper.files.service import Fault, Files
-from sandkeeper.files.walking import Found, walk
+from sandkeeper.files.walk import Found, walk
 from sandkeeper.files.work import Cancel, failure
 from sandkeeper.linux.paths import useros as os
 
@@ -127,7 +127,7 @@ class Attributes:
         seen: set[tuple[int, int]] = set()
         device = top.st_dev
 
-        def unreadable(_error: OSError) -> None:
+        def unreadable(_path: str, _error: OSError) -> None:
             total.unreadable += 1
 
         def here(found: Found) -> bool:
