@@ -3,6 +3,7 @@
 import asyncio
 import posixpath
 import stat
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
 
@@ -13,9 +14,9 @@ from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.mcp.tool import Arguments, Tool
 from sandkeeper.api.schemas.encoding import DirectoryEncoder, encode_file
 from sandkeeper.api.schemas.files import Directory
-from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.errors import BadInput, NotFound, PreconditionFailed, Unprocessable
 from sandkeeper.files.conditions import NO_CONDITIONS
-from sandkeeper.files.edits import Edit, edit_file
+from sandkeeper.files.edits import Edit, EditRefused, edit_file
 from sandkeeper.files.entries import etag, file_type, parse_octal, permissions, rfc3339
 from sandkeeper.files.paths import Target
 from sandkeeper.files.service import Files
@@ -230,8 +231,8 @@ class FileTools:
         """Replace text in a file."""
         target = target_of(self._files, wanted.path)
         edits = [_edit(wanted.old_string, wanted.new_string, wanted.replace_all)]
-        done = await self._work.run(edit_file, self._files, target.absolute, edits)
-        return Replaced(target.display, done.replaced)
+        count, _info = await self._edited(target, edits, "")
+        return Replaced(target.display, count)
 
     async def apply_edits(self, wanted: EditsArguments, _who: Caller) -> ReplacedState:
         """Make several replacements, all or none."""
@@ -239,8 +240,20 @@ class FileTools:
             raise BadInput(f"more than {EDITS_MOST} edits")
         target = target_of(self._files, wanted.path)
         edits = [_edit(one.old_string, one.new_string, one.replace_all) for one in wanted.edits]
-        done = await self._work.run(edit_file, self._files, target.absolute, edits, wanted.etag)
-        return ReplacedState(target.display, done.replaced, done.etag)
+        count, info = await self._edited(target, edits, wanted.etag)
+        return ReplacedState(target.display, count, etag(info))
+
+    async def _edited(
+        self, target: Target, edits: Sequence[Edit], expected: str
+    ) -> tuple[int, os.stat_result]:
+        def check(info: os.stat_result) -> None:
+            if expected and etag(info) != expected:
+                raise PreconditionFailed(f"the file is now {etag(info)}, not {expected}")
+
+        try:
+            return await self._work.run(edit_file, self._files, target.absolute, edits, check)
+        except EditRefused as refused:
+            raise Unprocessable(_refusal(refused, target, len(edits))) from None
 
     async def delete(self, wanted: DeleteArguments, _who: Caller) -> Done:
         """Delete a file, a link or a directory."""
@@ -278,6 +291,22 @@ class FileTools:
             etag=etag(state),
             target=posixpath.normpath(leads_to) if leads_to else "",
         )
+
+
+def _refusal(refused: EditRefused, target: Target, edits: int) -> str:
+    """Say why nothing was edited."""
+    found = refused.found
+    which = f"edit {refused.number}: " if edits > 1 else ""
+    return {
+        "empty": "oldString is empty",
+        "identical": "oldString and newString are identical",
+        "missing": f"{which}oldString not found in the file",
+        "count": f"{which}oldString occurs {found} times",
+        "ambiguous": f"{which}oldString occurs {found} times; give more of its surroundings or "
+        "set replaceAll",
+        "size": f"the result is larger than {found} bytes",
+        "contended": f"{target.absolute} is being written by others; nothing was changed",
+    }[refused.reason]
 
 
 def _edit(old: str, new: str, every: bool) -> Edit:
