@@ -15,6 +15,7 @@ from sandkeeper.api.edge.request_body import parse_json
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage
 from sandkeeper.errors import BadInput, Conflict, SandkeeperError
+from sandkeeper.numerals import natural
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.terminals.registry import TerminalOrder
 from sandkeeper.terminals.spectator import watch
@@ -137,6 +138,5 @@ def _order(socket: WebSocket) -> TerminalOrder:
 
 def _size(text: str, default: int) -> int:
     """Return an unsigned 16-bit number; the default for 0 and for anything else."""
-    if text.isascii() and text.isdigit() and len(text) < 10 and int(text) < 65536:
-        return int(text) or default
-    return default
+    size = natural(text)
+    return size if size and size < 65536 else default

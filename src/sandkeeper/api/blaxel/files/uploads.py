@@ -1,7 +1,6 @@
 """Uploads in parts: `/filesystem-multipart`."""
 
 import json
-import re
 from contextlib import aclosing
 
 from starlette.requests import Request
@@ -25,12 +24,12 @@ from sandkeeper.api.schemas.files import (
 from sandkeeper.errors import BadInput, TooLarge
 from sandkeeper.files.entries import etag, parse_octal
 from sandkeeper.files.uploads.store import Session, UploadedPart
+from sandkeeper.numerals import atoi
 from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]
 
 INITIATE = "/filesystem-multipart/initiate"
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 class UploadHandlers:
@@ -118,10 +117,11 @@ def _part_number(text: str) -> int:
     """Read the number as Go's strconv.Atoi; raises BadInput."""
     if not text:
         raise BadInput("partNumber is required")
-    if _INTEGER.fullmatch(text) is None:
+    try:
+        return atoi(text)
+    except ValueError as error:
         quoted = json.dumps(text[:64], ensure_ascii=False)
-        raise BadInput(f"invalid partNumber: strconv.Atoi: parsing {quoted}: invalid syntax")
-    return int(text)
+        raise BadInput(f"invalid partNumber: strconv.Atoi: parsing {quoted}: {error}") from None
 
 
 def routes(sandbox: Sandbox) -> list[BaseRoute]:
