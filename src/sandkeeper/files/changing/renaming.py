@@ -1,23 +1,13 @@
 """rename(2) that refuses to replace anything: renameat2(2) with RENAME_NOREPLACE."""
 
 import errno
-from functools import cache
-from typing import Any
 
+from sandkeeper.linux import libc
 from sandkeeper.linux.paths import useros as os
 
 __all__ = ["exclusive_rename"]
 
-AT_FDCWD = -100
 RENAME_NOREPLACE = 1
-
-
-@cache
-def _renameat2() -> Any:
-    # Imported here: few requests need it, and it takes some milliseconds.
-    import ctypes
-
-    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
 def exclusive_rename(source: str, target: str) -> None:
@@ -26,16 +16,13 @@ def exclusive_rename(source: str, target: str) -> None:
     Where the kernel or the file system does not know the flag, a file is linked to its new name,
     which is as exclusive; a directory is renamed after a look.
     """
-    import ctypes
-
-    function = _renameat2()
-    if function is not None:
-        old, new = os.fsencode(source), os.fsencode(target)
-        if function(AT_FDCWD, old, AT_FDCWD, new, RENAME_NOREPLACE) == 0:
-            return
-        number = ctypes.get_errno()
-        if number not in {errno.EINVAL, errno.ENOSYS}:
-            raise OSError(number, os.strerror(number), target)
+    old, new = (libc.AT_FDCWD, os.fsencode(source)), (libc.AT_FDCWD, os.fsencode(target))
+    try:
+        libc.call("renameat2", *old, *new, RENAME_NOREPLACE, path=target)
+        return
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOSYS}:
+            raise
     if os.path.isdir(source) and not os.path.islink(source):
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
