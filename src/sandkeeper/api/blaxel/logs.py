@@ -21,6 +21,7 @@ from sandkeeper.journal.cursor import Abandoned, Follow
 from sandkeeper.journal.events import SILENT, EventRecords, LogRecords, TextLog
 from sandkeeper.journal.output import long_texts_of, settled
 from sandkeeper.journal.query import LineQuery, Question
+from sandkeeper.journal.segment import Stream
 from sandkeeper.numerals import asked, decimal, whole
 from sandkeeper.processes.endings import outcome
 from sandkeeper.processes.process import Process
@@ -31,7 +32,7 @@ __all__ = ["routes"]
 TEXT_HEARTBEAT_SECONDS = 4.0
 RECORD_HEARTBEAT_SECONDS = 30.0
 EVENT_HEARTBEAT_SECONDS = 15.0
-STREAM_NAMES = {"stdout", "stderr", "notice", "remark"}
+STREAM_NAMES = {stream.wire for stream in Stream}
 
 
 class LogHandlers:
@@ -178,15 +179,12 @@ def _moment(name: str, text: str) -> tuple[int, int]:
 
 def _question(request: Request) -> Question:
     query = request.query_params
-    stream = query.get("stream", "")
-    if stream not in {"", "stdout", "stderr"}:
-        raise BadInput(f"unknown stream: {stream}")
     since = _moment("since", query["since"]) if query.get("since") else (0, 0)
     until = _moment("until", query["until"]) if query.get("until") else (0, 0)
     start, _, end = query.get("lines", "").partition("-")
     pattern = query.get("regex", "")
     return Question(
-        stream=stream,
+        stream=query.get("stream", ""),
         since=since[0],
         until=until[0],
         first_offset=since[1],
