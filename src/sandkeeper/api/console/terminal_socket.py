@@ -5,7 +5,6 @@ Close codes: 1000 `Shell exited`; 1008 refused (before the handshake, so the cli
 the shell cannot be started; 1012 the server stops; 1013 too many, or input that nobody reads.
 """
 
-import asyncio
 from contextlib import aclosing, suppress
 
 import msgspec
@@ -16,6 +15,7 @@ from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage
 from sandkeeper.errors import BadInput, Conflict, SandkeeperError
 from sandkeeper.numerals import natural
+from sandkeeper.race import race
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.terminals.registry import TerminalOrder
 from sandkeeper.terminals.spectator import watch
@@ -69,18 +69,15 @@ class TerminalSocket:
         self._access.audit("terminal_connect", who, **extras)
         if not created and not viewer.read_only:
             terminal.resize(order.cols, order.rows)
-        sender = asyncio.ensure_future(self._send_all(socket, terminal, viewer))
-        receiver = asyncio.ensure_future(self._receive_all(socket, terminal, viewer))
+        sending = self._send_all(socket, terminal, viewer)
+        receiving = self._receive_all(socket, terminal, viewer)
         try:
-            await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
+            ended = await race(sending, receiving)
         finally:
-            for task in (sender, receiver):
-                task.cancel()
-            results = await asyncio.gather(sender, receiver, return_exceptions=True)
             self._access.audit("terminal_disconnect", who, **extras)
-        for result in results:
-            if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
-                raise result
+        for done in filter(None, ended):
+            with suppress(WebSocketDisconnect):
+                done.result()
 
     async def _send_all(self, socket: WebSocket, terminal: Terminal, viewer: Viewer) -> None:
         async with aclosing(watch(terminal, viewer)) as texts:
