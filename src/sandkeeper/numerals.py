@@ -49,11 +49,14 @@ def setting(env: Mapping[str, str], name: str, default: int) -> int:
 
 
 def whole(name: str, text: str, most: int = GO_INT - 1) -> int:
-    """Return what a request says under `name`, one above `most` as `most`; raises BadInput."""
-    value = natural(text.removeprefix("+"), most)
-    if value is None:
+    """Return what a request says under `name`, one above `most` as `most`.
+
+    Raises BadInput for what is no number, or none that Go's int holds.
+    """
+    value = natural(text.removeprefix("+"), GO_INT)
+    if value is None or value == GO_INT:
         raise BadInput(f"invalid {name}: {text}")
-    return value
+    return min(value, most)
 
 
 def asked(query: Mapping[str, str], name: str, default: int, most: int = GO_INT - 1) -> int:
