@@ -12,7 +12,9 @@ from sandkeeper.files.conditions import Conditions
 from sandkeeper.files.service import Fault, Files
 from sandkeeper.files.walk import Found, walk
 from sandkeeper.files.work import Cancel, failure
+from sandkeeper.linux.identity import INVALID
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.numerals import natural
 
 __all__ = ["Attributes", "Usage"]
 
@@ -153,7 +155,7 @@ def _set(path: str, mode: int | None, uid: int, gid: int) -> None:
 
 
 def _user(name: str) -> int:
-    if not name or (name.isascii() and name.isdigit()):
+    if not name or natural(name) is not None:
         return _number(name)
     try:
         return pwd.getpwnam(name).pw_uid
@@ -162,7 +164,7 @@ def _user(name: str) -> int:
 
 
 def _group(name: str) -> int:
-    if not name or (name.isascii() and name.isdigit()):
+    if not name or natural(name) is not None:
         return _number(name)
     try:
         return grp.getgrnam(name).gr_gid
@@ -173,6 +175,7 @@ def _group(name: str) -> int:
 def _number(text: str) -> int:
     if not text:
         return -1
-    if len(text) > 10 or int(text) >= (1 << 32) - 1:
+    number = natural(text, INVALID)
+    if number is None or number == INVALID:
         raise BadInput(f"{text[:20]} is no user or group id")
-    return int(text)
+    return number

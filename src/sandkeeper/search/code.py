@@ -13,8 +13,8 @@ from sandkeeper.files.work import Cancel
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.tool import Tool
 from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.mounts import pseudo_mounts
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.linux.pseudo_mounts import pseudo_mounts
 from sandkeeper.search.bm25 import words
 from sandkeeper.search.content import ripgrep_program
 from sandkeeper.search.ripgrep import escape_glob

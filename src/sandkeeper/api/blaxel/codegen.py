@@ -1,8 +1,6 @@
 """Code editing for agents: fast apply and reranking."""
 
 import asyncio
-import math
-import re
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,13 +23,13 @@ from sandkeeper.codegen.service import DEFAULT_THRESHOLD, DEFAULT_TOKENS, Codege
 from sandkeeper.errors import BadInput
 from sandkeeper.files.paths import Target, resolve
 from sandkeeper.log.access import Access
+from sandkeeper.numerals import decimal, natural
 from sandkeeper.settings import Settings
 
 __all__ = ["CodegenHandlers", "routes"]
 
 APPLY = "/codegen/fastapply"
 RERANK = "/codegen/reranking"
-_WRITTEN = re.compile(r"[+-]?[0-9.]+([eE][+-]?[0-9]+)?")
 
 
 class CodegenHandlers:
@@ -106,13 +104,10 @@ def _number(request: Request, name: str, *, whole: bool = False) -> float:
     text = request.query_params.get(name, "")
     if not text:
         return 0
-    if not _WRITTEN.fullmatch(text):  # Python's own idea of a number is wider
+    value = natural(text.removeprefix("+")) if whole else decimal(text)
+    if value is None:
         raise BadInput(f"invalid {name}: {text!r} is not a number")
-    try:
-        value = int(text) if whole else float(text)
-    except ValueError:
-        raise BadInput(f"invalid {name}: {text!r} is not a number") from None
-    if not math.isfinite(value) or value < 0 or value > 1 << 40:
+    if not 0 <= value <= 1 << 40:
         raise BadInput(f"invalid {name}: {text!r} is out of range")
     return value
 

@@ -22,8 +22,10 @@ from sandkeeper.journal.events import SILENT, EventRecords, LogRecords, TextLog
 from sandkeeper.journal.output import long_texts_of, settled
 from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.query import LineQuery, Question, ask, next_block
+from sandkeeper.journal.segment import Stream
 from sandkeeper.journal.turns import Turns
 from sandkeeper.log.access import Access
+from sandkeeper.numerals import asked, decimal, whole
 from sandkeeper.processes.endings import outcome
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
@@ -34,7 +36,7 @@ __all__ = ["LogHandlers", "routes"]
 TEXT_HEARTBEAT_SECONDS = 4.0
 RECORD_HEARTBEAT_SECONDS = 30.0
 EVENT_HEARTBEAT_SECONDS = 15.0
-STREAM_NAMES = {"stdout", "stderr", "notice", "remark"}
+STREAM_NAMES = {stream.wire for stream in Stream}
 
 
 class LogHandlers:
@@ -114,7 +116,7 @@ class LogHandlers:
         self._access.audit("process_logs_stream", caller(request), identifier=identifier(request))
         query = request.query_params
         cursor = request.headers.get("last-event-id") or query.get("cursor", "0")
-        offset = _number("cursor", cursor)
+        offset = whole("cursor", cursor)
         if offset > process.journal.tail:
             raise BadInput(
                 f"cursor {offset} is beyond the end of the output at {process.journal.tail}"
@@ -164,28 +166,19 @@ def _prefers_records(accept: str) -> bool:
         for parameter in parameters:
             name, _, value = parameter.partition("=")
             if name.strip().lower() == "q":
-                try:
-                    weight = float(value)
-                except ValueError:
-                    weight = 0.0
+                weight = decimal(value.strip()) or 0.0
         weights[kind.lower()] = weight
     records = weights.get("application/x-ndjson", 0.0)
     return records > 0 and records >= weights.get("text/plain", 0.0)
 
 
-def _number(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise BadInput(f"invalid {name}: {text}")
-    return int(text)
-
-
 def _moment(name: str, text: str) -> tuple[int, int]:
     """Return (microseconds, 0) of a time, or (0, offset) of `offset:N`."""
     if text.startswith("offset:"):
-        return 0, _number(name, text.removeprefix("offset:"))
+        return 0, whole(name, text.removeprefix("offset:"))
     try:
-        if text.replace(".", "", 1).isdigit():
-            return int(float(text) * 1e6), 0
+        if (seconds := decimal(text)) is not None and seconds >= 0:
+            return int(seconds * 1e6), 0
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             raise ValueError("no zone")
@@ -198,28 +191,24 @@ def _moment(name: str, text: str) -> tuple[int, int]:
 
 def _question(request: Request) -> Question:
     query = request.query_params
-    stream = query.get("stream", "")
-    if stream not in {"", "stdout", "stderr"}:
-        raise BadInput(f"unknown stream: {stream}")
     since = _moment("since", query["since"]) if query.get("since") else (0, 0)
     until = _moment("until", query["until"]) if query.get("until") else (0, 0)
     start, _, end = query.get("lines", "").partition("-")
     pattern = query.get("regex", "")
-    limit = _number("limit", query.get("limit", "10000"))
     return Question(
-        stream=stream,
+        stream=query.get("stream", ""),
         since=since[0],
         until=until[0],
         first_offset=since[1],
         last_offset=until[1],
-        start=_number("lines", start) if start else 0,
-        end=_number("lines", end) if end else 0,
+        start=whole("lines", start) if start else 0,
+        end=whole("lines", end) if end else 0,
         grep=pattern or query.get("grep", ""),
         literal=not pattern,
         ignore_case=query.get("ignoreCase", "") == "true",
-        head=_number("head", query.get("head", "0")),
-        tail=_number("tail", query.get("tail", "0")),
-        limit=min(max(1, limit), 1_000_000),
+        head=asked(query, "head", 0),
+        tail=asked(query, "tail", 0),
+        limit=max(1, asked(query, "limit", 10_000, 1_000_000)),
     )
 
 

@@ -1,7 +1,5 @@
 """Ports of processes, monitors with callbacks, all listening ports."""
 
-import re
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -20,23 +18,17 @@ from sandkeeper.api.schemas.network import (
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.network.monitors import PortMonitors
 from sandkeeper.network.ports import Ports
+from sandkeeper.numerals import atoi
 
 __all__ = ["NetworkHandlers", "routes"]
-
-GO_INT = 1 << 63
-DIGITS_MOST = 4000  # more than any number has, and fewer than int() refuses
-_NUMBER = re.compile(r"[+-]?[0-9]+")
 
 
 def _pid(request: Request) -> int:
     """Read the pid as Go's strconv.Atoi does; raises BadInput `invalid PID`."""
-    text = request.path_params["pid"]
-    if not _NUMBER.fullmatch(text) or len(text) > DIGITS_MOST:
-        raise BadInput("invalid PID")
-    number = int(text)
-    if not -GO_INT <= number < GO_INT:
-        raise BadInput("invalid PID")
-    return number
+    try:
+        return atoi(request.path_params["pid"])
+    except ValueError:
+        raise BadInput("invalid PID") from None
 
 
 class NetworkHandlers:

@@ -34,6 +34,7 @@ from sandkeeper.journal.events import SILENT, ExecRecords
 from sandkeeper.journal.output import PIECE_BYTES, read_long_texts, read_texts
 from sandkeeper.journal.turns import Turns
 from sandkeeper.log.access import Access
+from sandkeeper.numerals import GO_INT
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.stdin import STDIN_BODY_BYTES, Stdin
@@ -49,7 +50,6 @@ EXEC_HEARTBEAT_SECONDS = 5.0
 STOP_GRACE_SECONDS = 0.09
 WAIT_SECONDS = 60.0
 WAIT_MOST_SECONDS = 119.0
-GO_INT = 1 << 63
 
 
 def identifier(request: Request) -> str:

@@ -14,6 +14,7 @@ from sandkeeper.api.edge.rights import OPEN, UPGRADE, USER
 from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.log.access import Access
+from sandkeeper.numerals import go_duration
 from sandkeeper.observability.lifetime import Lifetime
 from sandkeeper.upgrade.service import Upgrade, UpgradeOrder
 from sandkeeper.upgrade.source import without_secrets
@@ -29,19 +30,6 @@ WELCOME = {
 
 STARTED = "Upgrade initiated. Process state saved. The server will upgrade shortly."
 BODY_BYTES = 64 << 10
-
-
-def go_duration(seconds: float) -> str:
-    """Write a duration as Go does: `1h2m3.5s`, `153.03ms`."""
-    if 0 < seconds < 1:
-        unit, factor = ("ms", 1e3) if seconds >= 1e-3 else ("µs", 1e6)
-        return f"{seconds * factor:.6f}".rstrip("0").rstrip(".") + unit
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(int(minutes), 60)
-    text = f"{rest:.9f}".rstrip("0").rstrip(".") + "s"
-    if hours:
-        return f"{hours}h{minutes}m{text}"
-    return f"{minutes}m{text}" if minutes else text
 
 
 class SystemHandlers:

@@ -21,6 +21,7 @@ from sandkeeper.api.schemas.terminals import (
 )
 from sandkeeper.errors import BadInput
 from sandkeeper.log.access import Access
+from sandkeeper.numerals import asked
 from sandkeeper.processes.runs import new_id
 from sandkeeper.terminals.recording import recording
 from sandkeeper.terminals.registry import TerminalOrder, Terminals
@@ -31,7 +32,7 @@ __all__ = ["TerminalHandlers", "routes"]
 BODY_BYTES = 64 << 10
 INPUT_BYTES = 1 << 20
 NAME_CHARACTERS = 256
-WAIT_MOST_SECONDS = 60.0
+WAIT_MOST_SECONDS = 60
 PATIENCE_SECONDS = 60.0
 
 
@@ -97,10 +98,10 @@ class TerminalHandlers:
         """Show the screen as text; `waitFor` waits until it holds a text."""
         terminal = self._get(request)
         query = request.query_params
-        history = _number(query.get("history", "0"), "history", 2000)
+        history = asked(query, "history", 0, 2000)
         if text := query.get("waitFor", ""):
-            seconds = _number(query.get("timeout", "30"), "timeout", 10**9)
-            wait = self._until_shown(terminal, text, min(seconds, WAIT_MOST_SECONDS))
+            seconds = asked(query, "timeout", 30, WAIT_MOST_SECONDS)
+            wait = self._until_shown(terminal, text, seconds)
             await until_disconnect(request, wait, self._stopping)
         record = screen_of(terminal, await terminal.screen(), history)
         if query.get("format") == "text":
@@ -140,12 +141,6 @@ class TerminalHandlers:
 def _check_name(name: str) -> None:
     if len(name) > NAME_CHARACTERS:
         raise BadInput(f"a session id has at most {NAME_CHARACTERS} characters")
-
-
-def _number(text: str, name: str, most: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 12):
-        raise BadInput(f"invalid {name}: {text}")
-    return min(int(text), most)
 
 
 def routes(handlers: TerminalHandlers) -> list[BaseRoute]:

@@ -24,6 +24,7 @@ from sandkeeper.api.schemas.search import (
 )
 from sandkeeper.errors import BadInput
 from sandkeeper.files.paths import Target, resolve
+from sandkeeper.numerals import asked
 from sandkeeper.search.content import ContentQuery, ContentSearch, Line
 from sandkeeper.search.find import EXCLUDED, Names, Search, TreeFilter
 from sandkeeper.settings import Settings
@@ -54,7 +55,7 @@ class SearchHandlers:
         kind = query.get("type", "") or "file"
         if kind not in {"file", "directory"}:
             raise BadInput(f"invalid search type: {kind}")
-        limit = _number(request, "maxResults", 20, MAX_RESULTS)
+        limit = asked(request.query_params, "maxResults", 20, MAX_RESULTS)
         tree = _tree(request, self._target(request, FIND).absolute)
         found = self._search.find(tree, directories=kind == "directory", limit=limit)
         if not limit:
@@ -66,7 +67,7 @@ class SearchHandlers:
         """Rank by a fuzzy query; without one the path is the query."""
         target = self._target(request, FUZZY)
         query = request.query_params.get("query", "")
-        limit = _number(request, "maxResults", 20, MAX_RESULTS)
+        limit = asked(request.query_params, "maxResults", 20, MAX_RESULTS)
         if (
             not query
             and target.display in {".", "/"}
@@ -88,18 +89,18 @@ class SearchHandlers:
 
     async def content(self, request: Request) -> Response:
         """Search the contents of files for a literal text."""
-        asked = request.query_params
-        text = asked.get("query", "")
+        given = request.query_params
+        text = given.get("query", "")
         if not text:
             raise BadInput("query parameter is required")
         query = ContentQuery(
             text,
             self._content_root(request),
-            case_sensitive=asked.get("caseSensitive") == "true",
-            limit=_number(request, "maxResults", 100, MAX_RESULTS),
-            pattern=asked.get("filePattern", ""),
+            case_sensitive=given.get("caseSensitive") == "true",
+            limit=asked(given, "maxResults", 100, MAX_RESULTS),
+            pattern=given.get("filePattern", ""),
             excluded=_excluded(request),
-            context=_number(request, "contextLines", 0, MAX_CONTEXT),
+            context=asked(given, "contextLines", 0, MAX_CONTEXT),
         )
         lines = await self._grep.search(query)
         matches = [_content_match(line) for line in lines]
@@ -116,17 +117,6 @@ class SearchHandlers:
         settings = self._settings
         rest = raw_rest(request.scope, prefix)
         return resolve(rest, workdir=settings.workdir, home=settings.home)
-
-
-def _number(request: Request, name: str, default: int, most: int) -> int:
-    """Read a non-negative number; a larger one than `most` is taken as that."""
-    value = request.query_params.get(name, "")
-    if not value:
-        return default
-    digits = value.removeprefix("+")
-    if not (digits.isascii() and digits.isdigit()):
-        raise BadInput(f"invalid {name}: {value}")
-    return min(int(digits[:12]), most)
 
 
 def _listed(request: Request, name: str) -> list[str]:

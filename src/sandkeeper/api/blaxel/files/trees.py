@@ -34,6 +34,7 @@ from sandkeeper.files.trees import (
     Trees,
 )
 from sandkeeper.files.work import Cancel
+from sandkeeper.numerals import asked
 
 __all__ = ["TreeHandlers", "routes"]
 
@@ -136,28 +137,19 @@ class TreeHandlers:
 
 
 def _query(request: Request) -> TreeQuery:
-    asked = request.query_params
+    query = request.query_params
     return TreeQuery(
-        content=asked.get("content") == "true",
-        patterns=_list(asked.get("patterns", "")),
-        exclude_directories=frozenset(_list(asked.get("excludeDirs", ""))),
-        exclude_hidden=asked.get("excludeHidden") == "true",
-        max_files=_limit(request, "maxFiles", DEFAULT_FILES, MAX_FILES),
-        max_bytes=_limit(request, "maxBytes", DEFAULT_BYTES, MAX_BYTES),
+        content=query.get("content") == "true",
+        patterns=_list(query.get("patterns", "")),
+        exclude_directories=frozenset(_list(query.get("excludeDirs", ""))),
+        exclude_hidden=query.get("excludeHidden") == "true",
+        max_files=asked(query, "maxFiles", DEFAULT_FILES, MAX_FILES),
+        max_bytes=asked(query, "maxBytes", DEFAULT_BYTES, MAX_BYTES),
     )
 
 
 def _list(text: str) -> tuple[str, ...]:
     return tuple(item for part in text.split(",") if (item := part.strip()))
-
-
-def _limit(request: Request, name: str, default: int, most: int) -> int:
-    text = request.query_params.get(name, "")
-    if not text:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise BadInput(f"invalid {name}: {text}")
-    return min(int(text), most)
 
 
 def routes(handlers: TreeHandlers) -> list[BaseRoute]:

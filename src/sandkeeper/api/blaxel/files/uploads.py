@@ -1,7 +1,6 @@
 """Uploads in parts: `/filesystem-multipart`."""
 
 import json
-import re
 from contextlib import aclosing
 
 from starlette.requests import Request
@@ -27,11 +26,11 @@ from sandkeeper.files.entries import etag, parse_octal
 from sandkeeper.files.service import Files
 from sandkeeper.files.uploads.sessions import Uploads
 from sandkeeper.files.uploads.store import Session, UploadedPart
+from sandkeeper.numerals import atoi
 
 __all__ = ["UploadHandlers", "routes"]
 
 INITIATE = "/filesystem-multipart/initiate"
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 class UploadHandlers:
@@ -119,10 +118,11 @@ def _part_number(text: str) -> int:
     """Read the number as Go's strconv.Atoi; raises BadInput."""
     if not text:
         raise BadInput("partNumber is required")
-    if _INTEGER.fullmatch(text) is None:
+    try:
+        return atoi(text)
+    except ValueError as error:
         quoted = json.dumps(text[:64], ensure_ascii=False)
-        raise BadInput(f"invalid partNumber: strconv.Atoi: parsing {quoted}: invalid syntax")
-    return int(text)
+        raise BadInput(f"invalid partNumber: strconv.Atoi: parsing {quoted}: {error}") from None
 
 
 def routes(handlers: UploadHandlers) -> list[BaseRoute]:
