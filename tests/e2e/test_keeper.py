@@ -10,7 +10,7 @@ from tests.harness import Server, until
 def keeper_of(server: Server) -> int:
     """Return the pid of the keeper that listens in a server's state folder; 0 if there is none."""
     found = subprocess.run(
-        ["pgrep", "-f", f"keeper_main.py {server.state}/keeper.sock"],
+        ["pgrep", "-f", f"holder.py {server.state}/keeper.sock"],
         capture_output=True,
         text=True,
         check=False,
