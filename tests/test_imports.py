@@ -5,6 +5,7 @@ from pathlib import Path
 
 import grimp
 import pytest
+
 from tests.harness import Server
 
 PACKAGE = Path(__file__).parent.parent / "src" / "sandkeeper"
@@ -58,9 +59,7 @@ def test_no_folder_has_more_than_twenty_files() -> None:
 
     assert counts["."] > 0
     assert {
-        folder: count
-        for folder, count in counts.items()
-        if count > MOST_FILES.get(folder, 20)
+        folder: count for folder, count in counts.items() if count > MOST_FILES.get(folder, 20)
     } == {}
 
 
