@@ -176,12 +176,14 @@ def test_stop_and_kill_are_remarked_in_the_text_but_not_in_the_logs(server: Serv
 
 
 def test_what_survivors_write_after_the_end_is_not_streamed(server: Server) -> None:
-    name = start(server, "(while echo late; do sleep 0.01; done) & echo done; exit 0")["name"]
+    name = start(
+        server, f"(while echo late {server.port}; do sleep 0.01; done) & echo done; exit 0"
+    )["name"]
     reply = server.client.get(f"/process/{name}/logs/stream")
 
     assert "stdout:done" in reply.text
     assert server.client.get(f"/process/{name}").json()["status"] == "completed"
-    server.run("pkill -f 'while echo [l]ate' || true")
+    server.run(f"pkill -f 'while echo [l]ate {server.port};' || true")
 
 
 def test_retention_is_told_in_the_text_and_as_a_record(make_server) -> None:
