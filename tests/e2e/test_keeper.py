@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 
-from tests.harness import Server, until
+from tests.harness import Server, alive, start, until
 
 
 def keeper_of(server: Server) -> int:
     """Return the pid of the keeper that listens in a server's state folder; 0 if there is none."""
     found = subprocess.run(
-        ["pgrep", "-f", f"keeper_main.py {server.state}/keeper.sock"],
+        ["pgrep", "-f", f"holder.py {server.state}/keeper.sock"],
         capture_output=True,
         text=True,
         check=False,
@@ -33,15 +33,13 @@ def test_a_killed_keeper_is_replaced_and_given_everything_again(make_server) -> 
     os.kill(first, signal.SIGKILL)
     until(lambda: keeper_of(own) != first)
     command = "while [ ! -e go ]; do sleep 0.02; done; echo bye; exit 4"
-    own.client.post(
-        "/process", json={"command": command, "name": "b", "workingDir": str(own.workdir)}
-    )
+    pid = int(start(own, command, name="b", workingDir=str(own.workdir))["pid"])
     until(lambda: keeper_of(own))
     until(lambda: zombies_of(own.pid) == [])
 
     own.kill9()
     (own.workdir / "go").touch()
-    until(lambda: subprocess.run(["pgrep", "-f", "[w]hile .*-e go"], check=False).returncode)
+    until(lambda: not alive(pid))
     own.start()
 
     ended = own.client.get("/process/b/wait?timeout=10").json()
@@ -98,7 +96,7 @@ def test_a_killed_keeper_is_replaced_at_once_without_a_start(make_server) -> Non
     assert zombies_of(own.pid) == []
     own.kill9()
     (own.workdir / "go").touch()
-    until(lambda: not os.path.exists(f"/proc/{started['pid']}"))
+    until(lambda: not alive(int(started["pid"])))
     own.start()
 
     ended = own.client.get("/process/a/wait?timeout=10").json()
@@ -142,7 +140,7 @@ def test_a_stopped_keeper_is_replaced_and_ended(make_server) -> None:
     assert keeper_of(own) not in {0, first}
     own.kill9()
     (own.workdir / "go").touch()
-    until(lambda: not os.path.exists(f"/proc/{started['pid']}"))
+    until(lambda: not alive(int(started["pid"])))
     own.start()
 
     ended = own.client.get("/process/a/wait?timeout=10").json()
@@ -164,7 +162,7 @@ def test_what_nobody_held_is_told_as_uncertain(make_server) -> None:
     os.kill(keeper, signal.SIGKILL)
     own.kill9()
     (own.workdir / "go").touch()
-    until(lambda: not os.path.exists(f"/proc/{pid}"))
+    until(lambda: not alive(int(pid)))
     own.start()
 
     ended = own.client.get("/process/ends/wait?timeout=10").json()

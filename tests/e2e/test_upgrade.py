@@ -212,7 +212,7 @@ def test_a_version_that_is_damaged_on_the_disk_does_not_keep_the_server_down(
     upgrade(own)
     until(lambda: (own.state / "versions" / "current.json").exists())
     own.stop()
-    for path in (own.state / "versions").glob("**/sandkeeper/services/**/sandbox.*py*"):
+    for path in (own.state / "versions").glob("**/sandkeeper/**/sandbox.*py*"):
         path.write_bytes(b"\0" * 1000)
     for _ in range(3):
         with pytest.raises(AssertionError, match="server exited with"):

@@ -2,14 +2,15 @@
 
 import json
 import re
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sandkeeper.journal.cursor import Chunk
-from sandkeeper.journal.lines import LineSplitter
+from sandkeeper.journal.lines import LineSplitter, part_end
 from sandkeeper.journal.segment import STDERR, STDOUT
 from sandkeeper.observability.telemetry import LINE_BYTES, Follower
 
@@ -43,6 +44,16 @@ def _follower() -> Any:
     return made
 
 
+def _parts(line: bytes) -> Iterator[bytes]:
+    while len(line) > LINE_BYTES:
+        end = part_end(line, LINE_BYTES)
+        yield line[:end]
+        line = line[end:]
+    if line:
+        yield line
+
+
+@example([b"x" * LINE_BYTES, b"\x80"])
 @given(outputs)
 def test_every_line_comes_once_in_order_and_is_json_of_its_own(blocks: list[bytes]) -> None:
     follower, told, offset = _follower(), b"", 0
@@ -51,9 +62,7 @@ def test_every_line_comes_once_in_order_and_is_json_of_its_own(blocks: list[byte
         offset += len(block)
     records = [json.loads(line) for line in told.splitlines()]
     written = re.split(rb"\n", b"".join(blocks))
-    parts = [
-        line[at : at + LINE_BYTES] for line in written for at in range(0, len(line), LINE_BYTES)
-    ]
+    parts = [part for line in written for part in _parts(line)]
 
     assert told.endswith(b"\n") or not told
     assert [record["msg"] for record in records] == [p.decode("utf-8", "replace") for p in parts]

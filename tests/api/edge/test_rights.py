@@ -99,7 +99,7 @@ def wanted(need: Need, right: Right) -> str:
     return "no token" if right is NONE else "not the operator"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("tokens", "apart"), EXPECTED)
 def test_every_route_lets_in_whom_the_table_names(make_server, tokens: str, apart: bool) -> None:
     server: Server = make_server(**options(tokens, apart=apart))
