@@ -15,6 +15,8 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from benchmarks.share import some
+
 __all__ = ["ROWS"]
 
 SECONDS = 8.0
@@ -37,10 +39,10 @@ async def _folder() -> AsyncIterator[str]:
         await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
 
-async def _all(requests: list[Awaitable[object]], seconds: float = SECONDS) -> None:
+async def _all(requests: list[Awaitable[object]]) -> None:
     """Let the requests run for a while, then go away."""
     tasks = [asyncio.ensure_future(request) for request in requests]
-    _, pending = await asyncio.wait(tasks, timeout=seconds)
+    _, pending = await asyncio.wait(tasks, timeout=SECONDS)
     for task in pending:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -72,7 +74,7 @@ async def _many_patterns(base: str) -> None:
     """Half of a question's characters in classes that match no name, on 20,000 names."""
     pattern = quote("*" + "[^b]" * 120 + "b*," + "*" + "[^c]" * 120 + "c*")
     async with _folder() as folder, _client(base) as client:
-        for number in range(20_000):
+        for number in range(some(20_000)):
             with open(os.path.join(folder, "a" * 120 + f"{number:05}" + "a" * 120), "w"):
                 pass
         where = quote(folder, safe="")
@@ -86,7 +88,7 @@ async def _watchers(base: str, ignore: Callable[[int], str]) -> None:
             for number in range(60):
                 query = f"?ignore={quote(ignore(number))}"
                 open_ones.append(await _unread(base, f"/watch/filesystem/{folder}/**{query}"))
-            await asyncio.to_thread(_overwrite, folder, 20_000)
+            await asyncio.to_thread(_overwrite, folder, some(20_000))
             await asyncio.sleep(1)
         finally:
             for writer in open_ones:
@@ -136,7 +138,7 @@ async def _wait_ports(base: str) -> None:
     await _wait_for(
         base,
         "sleep 60",
-        [[{"port": 20_000 + 16 * wait + port} for port in range(16)] for wait in range(200)],
+        [[{"port": 20_000 + 16 * wait + port} for port in range(16)] for wait in range(some(200))],
     )
 
 
@@ -146,7 +148,7 @@ async def _wait_logs(base: str, different: bool) -> None:
         "while :; do head -c 200000 /dev/zero | tr '\\0' x | fold -w 80; sleep 0.1; done",
         [
             [{"log": {"pattern": f"error {number} .*{wait * different}"}} for number in range(16)]
-            for wait in range(50)
+            for wait in range(some(50))
         ],
     )
 
@@ -172,7 +174,7 @@ async def _wait_http(base: str) -> None:
                 {"http": {"port": port, "path": f"/health?{wait}-{number}", "status": 418}}
                 for number in range(16)
             ]
-            for wait in range(50)
+            for wait in range(some(50))
         ],
     )
 
@@ -197,7 +199,7 @@ async def _fifos(base: str) -> None:
                 await asyncio.sleep(0.5)
 
         async def read() -> None:
-            for _ in range(20):
+            for _ in range(some(20)):
                 reply = await client.get(f"/filesystem/{quote(target, safe='')}", timeout=5)
                 reply.raise_for_status()
                 await asyncio.sleep(0.2)

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from urllib.parse import quote, urlsplit
 
+from benchmarks.share import some
+
 __all__ = ["ROWS", "exchange"]
 
 MIB = 1 << 20
@@ -91,7 +93,7 @@ async def _file(url: str, megabytes: int, folder: str = "ones", name: str = "a")
     """Have a file of \\x01 made below the working directory; returns its path."""
     command = (
         f'cd "${{WORKDIR:?}}"; mkdir -p {folder}; f=$PWD/{folder}/{name}; test -s $f || '
-        f"head -c {megabytes * MIB} /dev/zero | tr '\\000' '\\001' > $f; echo $f"
+        f"head -c {some(megabytes * MIB)} /dev/zero | tr '\\000' '\\001' > $f; echo $f"
     )
     return await _run(url, command)
 
@@ -107,39 +109,46 @@ async def _mcp_batches(url: str) -> None:
 
 async def _mcp_many_values(url: str) -> None:
     floats = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"x":[%s0]}}'
-    await exchange(url, "POST", "/mcp", floats % (b"1.2345678901234567890e-300," * 99_000), MCP)
-    await exchange(url, "POST", "/mcp", floats % (b"[]," * MIB), MCP)
+    await exchange(
+        url, "POST", "/mcp", floats % (b"1.2345678901234567890e-300," * some(99_000)), MCP
+    )
+    await exchange(url, "POST", "/mcp", floats % (b"[]," * some(MIB)), MCP)
 
 
 async def _empty_parts(url: str) -> None:
     part = b'--b\r\ncontent-disposition: form-data; name="a"\r\n\r\n\r\n'
     form = {"Content-Type": "multipart/form-data; boundary=b"}
-    await exchange(url, "PUT", "/filesystem/form", part * 300_000 + b"--b--\r\n", form)
+    await exchange(url, "PUT", "/filesystem/form", part * some(300_000) + b"--b--\r\n", form)
     lines = b'--b\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\n'
-    await exchange(url, "PUT", "/filesystem/form", lines + b"\r\n--bX" * 2_000_000, form)
+    await exchange(url, "PUT", "/filesystem/form", lines + b"\r\n--bX" * some(2_000_000), form)
 
 
 async def _one_byte_chunks(url: str) -> None:
     head = _head(
         "PUT", "/filesystem/chunks", {"Transfer-Encoding": "chunked", "Connection": "close"}
     )
-    await _raw(url, head, b"1\r\na\r\n" * 1_000_000 + b"0\r\n\r\n")
+    await _raw(url, head, b"1\r\na\r\n" * some(1_000_000) + b"0\r\n\r\n")
 
 
 async def _surrogates(url: str) -> None:
-    text = b"\\ud800" * (2_600_000)
+    text = b"\\ud800" * some(2_600_000)
     await exchange(url, "PUT", "/filesystem/text", b'{"content":"%s"}' % text)
     await exchange(url, "POST", "/process", b'{"x":"%s"}' % text)
 
 
 async def _small_values(url: str) -> None:
-    for junk in (b"[]," * (5 * MIB), b'{"a":1},' * MIB, b'"a",' * MIB, b"1e5," * (3 * MIB)):
+    for junk in (
+        b"[]," * some(5 * MIB),
+        b'{"a":1},' * some(MIB),
+        b'"a",' * some(MIB),
+        b"1e5," * some(3 * MIB),
+    ):
         await exchange(url, "POST", "/process", b'{"command":"true","x":[%s0]}' % junk)
-    await exchange(url, "POST", "/process", b'{"timeout":%s}' % (b"1" * 15 * MIB))
+    await exchange(url, "POST", "/process", b'{"timeout":%s}' % (b"1" * some(15 * MIB)))
 
 
 async def _large_bodies(url: str) -> None:
-    body = b'{"content":"%s"}' % (b"\\u4e00" * (15 * MIB // 6))
+    body = b'{"content":"%s"}' % (b"\\u4e00" * some(15 * MIB // 6))
     await asyncio.gather(*(exchange(url, "PUT", f"/filesystem/large-{n}", body) for n in range(20)))
 
 
@@ -152,9 +161,9 @@ async def _fragments(url: str) -> None:
         "Sec-WebSocket-Key": "MDEyMzQ1Njc4OWFiY2RlZg==",
     }
     for frames in (
-        b"\x00\x81\0\0\0\0a" * 540_000,
-        b"\x00\x80\0\0\0\0" * 540_000,
-        b"\x89\x80\0\0\0\0" * 540_000,
+        b"\x00\x81\0\0\0\0a" * some(540_000),
+        b"\x00\x80\0\0\0\0" * some(540_000),
+        b"\x89\x80\0\0\0\0" * some(540_000),
     ):
         async with _connected(url) as (reader, writer):
             writer.write(_head("GET", "/terminal/ws?sessionId=hostile", handshake))
@@ -168,23 +177,23 @@ async def _fragments(url: str) -> None:
 
 async def _pipelined(url: str) -> None:
     last = _head("GET", "/health", {"Connection": "close"})
-    await _raw(url, _head("GET", "/health") * 10_000, last)
+    await _raw(url, _head("GET", "/health") * some(10_000), last)
 
 
 async def _heads(url: str) -> None:
-    fields = {f"x-{n}": "v" for n in range(60_000)}
+    fields = {f"x-{n}": "v" for n in range(some(60_000))}
     await _raw(url, _head("GET", "/process", fields))
-    await _raw(url, _head("GET", "/process", {"Cookie": "a=b;" * 200_000}))
-    await _raw(url, _head("GET", "/filesystem-find/?" + "a=b&" * 100_000))
-    await _raw(url, _head("GET", "/filesystem/" + "%41" * 300_000))
-    trailers = b"".join(b"t-%d: v\r\n" % n for n in range(60_000))
-    head = _head("PUT", "/filesystem/t", {"Transfer-Encoding": "chunked"})
+    await _raw(url, _head("GET", "/process", {"Cookie": "a=b;" * some(200_000)}))
+    await _raw(url, _head("GET", "/filesystem-find/?" + "a=b&" * some(100_000)))
+    await _raw(url, _head("GET", "/filesystem/" + "%41" * some(300_000)))
+    trailers = b"".join(b"t-%d: v\r\n" % n for n in range(some(60_000)))
+    head = _head("PUT", "/filesystem/t", {"Transfer-Encoding": "chunked", "Connection": "close"})
     await _raw(url, head, b"0\r\n" + trailers + b"\r\n")
 
 
 async def _half_sent(url: str) -> None:
     head = _head("PUT", "/filesystem/half", {"Content-Length": "1000000"})
-    await _unread(url, 1_200, head + b'{"content":"')
+    await _unread(url, some(1_200), head + b'{"content":"')
 
 
 # What goes out
@@ -204,7 +213,7 @@ async def _trees(url: str) -> None:
 
 async def _logs(url: str) -> None:
     await _run(url, "true")
-    body = {"command": "head -c 8000000 /dev/zero | tr '\\000' '\\001'", "name": "ones"}
+    body = {"command": f"head -c {some(8_000_000)} /dev/zero | tr '\\000' '\\001'", "name": "ones"}
     await exchange(url, "POST", "/process", json.dumps(body).encode())
     await exchange(url, "GET", "/process/ones/wait")
     await _unread(url, 100, _head("GET", "/process/ones/logs"))
@@ -212,7 +221,7 @@ async def _logs(url: str) -> None:
 
 async def _waited(url: str) -> None:
     body = {
-        "command": "head -c 6000000 /dev/zero | tr '\\000' '\\001'",
+        "command": f"head -c {some(6_000_000)} /dev/zero | tr '\\000' '\\001'",
         "waitForCompletion": True,
     }
     data = json.dumps(body).encode()

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,54 @@ import pytest
 
 from tests.harness import Server
 
+OURS = ("SANDKEEPER_", "SANDBOX_", "BL_", "BLAXEL_")
+
+
+def _plain_environment() -> None:
+    """Have all tests start from the same environment, whatever the one is that they are run in."""
+    for name in list(os.environ):
+        if name.startswith(OURS) and not name.startswith("SANDKEEPER_TEST_"):
+            del os.environ[name]
+    for name in ("NO_COLOR", "COLUMNS", "LINES", "LC_ALL"):
+        os.environ.pop(name, None)
+    os.environ.update(TERM="xterm-256color", LANG="C.UTF-8")
+
+
+_plain_environment()
+
+LONGEST = (
+    "e2e/test_upgrade",
+    "e2e/test_costs",
+    "edge/test_hostile_wire",
+    "blaxel/test_terminals",
+    "e2e/test_damaged_state",
+    "edge/test_rights",
+    "blaxel/test_drives_user",
+    "edge/test_browsers",
+    "e2e/",
+    "/api/",
+)
+"""Parts of the names of files, those first that take the longest."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files, or one worker ends with them alone."""
-    items.sort(key=lambda item: "/e2e/" not in item.nodeid)
+
+    def place(item: pytest.Item) -> int:
+        found = (number for number, part in enumerate(LONGEST) if part in item.nodeid)
+        return next(found, len(LONGEST))
+
+    items.sort(key=place)
+
+
+@pytest.fixture(autouse=True)
+def _same_environment() -> Iterator[None]:
+    """Put the environment back: what a test changes there must not reach the servers of others."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,19 @@ import pytest
 
 from sandkeeper.processes.runs import pipes_folder
 
-__all__ = ["Server", "fill", "free_port", "needs_root", "small_disk", "stop_all_of", "until"]
+__all__ = [
+    "Server",
+    "alive",
+    "fill",
+    "free_port",
+    "needs_root",
+    "over",
+    "resident",
+    "small_disk",
+    "start",
+    "stop_all_of",
+    "until",
+]
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root: it changes users, owners, mounts or namespaces"
@@ -33,7 +45,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def until(check: Any, timeout: float = 20.0, every: float = 0.005) -> Any:
+def until(check: Any, timeout: float = 60.0, every: float = 0.005) -> Any:
     """Return the first true value of `check()`; fails after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -42,6 +54,19 @@ def until(check: Any, timeout: float = 20.0, every: float = 0.005) -> Any:
             return value
         time.sleep(every)
     raise AssertionError(f"not within {timeout} s: {check}")
+
+
+def alive(pid: int) -> bool:
+    """Say whether a process runs: one that has ended and only waits for its parent does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def resident(pid: int) -> int:
+    """Return the memory of a process in bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextlib.contextmanager
@@ -116,7 +141,8 @@ class Server:
             **(env or {}),
         }
         self.process: subprocess.Popen[bytes] | None = None
-        self.client = httpx.Client(base_url=self.url, timeout=30.0, trust_env=False)
+        # It speaks no TLS: what would check certificates takes longer to make than most requests.
+        self.client = httpx.Client(base_url=self.url, timeout=60.0, trust_env=False, verify=False)
 
     def __enter__(self) -> "Server":
         self.start()
@@ -151,7 +177,7 @@ class Server:
                 stdout=self.stdout,
                 stderr=stderr,
             )
-        until(self._answers, timeout=20.0)
+        until(self._answers)
 
     def _answers(self) -> bool:
         assert self.process is not None
@@ -161,7 +187,7 @@ class Server:
                 + (self.folder / "stderr.log").read_text()[-2000:]
             )
         try:
-            with urllib.request.urlopen(self.url + "/health", timeout=2) as reply:
+            with urllib.request.urlopen(self.url + "/health", timeout=20) as reply:
                 return reply.status == 200
         except OSError:
             return False
@@ -171,7 +197,7 @@ class Server:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def kill9(self) -> None:
         """Kill it as hard as the kernel can."""
@@ -204,3 +230,18 @@ class Server:
         reply = self.client.post("/process", json=body)
         assert reply.status_code == 200, reply.text
         return reply.json()
+
+
+def start(server: Server, command: str, **fields: Any) -> dict[str, Any]:
+    """POST a process that is not waited for; returns its record."""
+    reply = server.client.post("/process", json={"command": command, **fields})
+    assert reply.status_code == 200, reply.text
+    made: dict[str, Any] = reply.json()
+    return made
+
+
+def over(server: Server, identifier: str, seconds: int = 60) -> dict[str, Any]:
+    """Wait for the end of a process; returns its record, of which the status may say otherwise."""
+    url = f"/process/{identifier}/wait?timeout={seconds}"
+    record: dict[str, Any] = server.client.get(url, timeout=seconds + 30).json()
+    return record

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from tests.harness import Server
+from tests.harness import Server, resident
 
 __all__ = ["Found", "Generator", "search"]
 
@@ -231,9 +231,9 @@ def search(server: Server, seed: int, requests: int, seconds: float) -> list[Fou
         if time.monotonic() > until:
             break
         request = generator.request()
-        before = _resident(server.pid)
+        before = resident(server.pid)
         late = asyncio.run(_cost(server.port, request))
-        found.append(Found(late, _resident(server.pid) - before, request.what))
+        found.append(Found(late, resident(server.pid) - before, request.what))
     return sorted(found, key=lambda each: -each.late)
 
 
@@ -292,10 +292,6 @@ async def _drain(reader: asyncio.StreamReader) -> None:
         await asyncio.sleep(0)
 
 
-def _resident(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
-
-
 def _worst(found: Sequence[Found]) -> Iterator[str]:
     for each in found[:15]:
         yield f"{each.late:7.0f} ms {each.grown >> 20:+5d} MiB  {each.what}"
@@ -310,7 +306,7 @@ def main() -> None:
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else int(time.time())
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder)) as server:
         found = search(server, seed, 1_000_000, seconds)
-        print(f"{len(found)} requests, seed {seed}, {_resident(server.pid) >> 20} MiB at the end")
+        print(f"{len(found)} requests, seed {seed}, {resident(server.pid) >> 20} MiB at the end")
         print("\n".join(_worst(found)))
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from starlette.routing import BaseRoute, WebSocketRoute
 
-from sandkeeper.api.app import all_routes
+from sandkeeper.api.areas import all_routes, all_tools
 from sandkeeper.api.edge.rights import Need, Right, need_of
-from sandkeeper.api.mcp.server import AREAS as TOOL_AREAS
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.settings import Environment, Settings
 
@@ -83,10 +82,8 @@ def _table() -> str:
     ]
     tools: dict[Need, list[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        sandbox = _sandbox(folder)
-        for area in TOOL_AREAS:
-            for tool in area.tools(sandbox):
-                tools.setdefault(tool.need, []).append(f"`{tool.name}`")
+        for tool in all_tools(_sandbox(folder)):
+            tools.setdefault(tool.need, []).append(f"`{tool.name}`")
     lines += [
         f"| tools of `/mcp`: {', '.join(sorted(names))} | | {_right(need)} |"
         for need, names in tools.items()

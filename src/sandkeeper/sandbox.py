@@ -3,12 +3,12 @@
 import asyncio
 import os
 import resource
-import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 
 from sandkeeper.archive.baseline import BaselineRecorder
 from sandkeeper.archive.service import Archive
@@ -17,7 +17,6 @@ from sandkeeper.codegen.providers import Host
 from sandkeeper.codegen.service import Codegen
 from sandkeeper.drives.service import Drives
 from sandkeeper.egress.service import Egress
-from sandkeeper.errors import BadInput
 from sandkeeper.files.attributes import Attributes
 from sandkeeper.files.changing.temporaries import Temporaries
 from sandkeeper.files.copies import Copies
@@ -30,21 +29,23 @@ from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.children.children import Children
+from sandkeeper.linux.children.orphans import orphans_reaped
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.linux.machine import disk_bytes, raise_file_limit
 from sandkeeper.log.access import Access
-from sandkeeper.log.lines import Log, Rouser, log_line
+from sandkeeper.log.lines import Log, Rouser, dropped_line
 from sandkeeper.log.sink import Sink, open_target
 from sandkeeper.network.monitors import PortMonitors
 from sandkeeper.network.ports import Ports
 from sandkeeper.network.relay import Relay
 from sandkeeper.observability.heap import Heap
-from sandkeeper.observability.lifetime import Lifetime, SandboxStatus
+from sandkeeper.observability.lifetime import Lifetime
 from sandkeeper.observability.metrics import Vitals
 from sandkeeper.observability.readiness import Readiness
 from sandkeeper.observability.telemetry import Exporter
 from sandkeeper.processes.confinement import Confinements
+from sandkeeper.processes.home import Home
 from sandkeeper.processes.keepalive import KeepAlive
 from sandkeeper.processes.keeping import Keeping
 from sandkeeper.processes.launch import Workshop
@@ -66,8 +67,7 @@ from sandkeeper.upgrade.service import Upgrade
 from sandkeeper.watch.changes import Changes
 from sandkeeper.watch.watches import Watches
 
-__all__ = ["Sandbox", "SandboxStatus"]
-
+__all__ = ["Sandbox"]
 
 CHILD_STOP_SECONDS = 5.0
 
@@ -91,21 +91,35 @@ class Sandbox:
         self.settings = settings
         self.environment = environment
         environment.apply({}, remove=(IMPORT_URL,))
+        self.identity = identity
         self._handover = handover
         self._trial = handover is not None and handover.trial
-        self._lifetime = Lifetime()
-        self._sink = Sink(open_target(settings.log.target, identity), dropped_line=_dropped)
+        self.lifetime = Lifetime()
+        self.stopping = asyncio.Event()
+        self.turns = Turns()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stack = AsyncExitStack()
+        self._sink = Sink(open_target(settings.log.target, identity), dropped_line=dropped_line)
         self._rouser = Rouser(self._sink)
         self.log = Log(self._sink)
         self.access = Access(self.log, requests=settings.log.requests)
         self.children = Children()
         self.state_folder = StateFolder(settings.state_dir, self.log)
-        self.identity = identity
+        self._build_files()
+        self._build_versions(variables or {})
+        self._build_network()
+        self._build_journal()
+        self._build_processes()
+        self._build_observability()
+        self._build_search()
+        self._build_archive()
+
+    def _build_files(self) -> None:
+        settings = self.settings
         self.file_work = FileWork(lambda: self.identity)
-        temporaries = Temporaries(settings.state_dir / "temporaries")
         self.files = Files(
             self.file_work,
-            temporaries,
+            Temporaries(settings.state_dir / "temporaries"),
             settings.files,
             workdir=settings.workdir,
             home=settings.home,
@@ -121,22 +135,32 @@ class Sandbox:
         self.copies = Copies(self.files)
         self.attributes = Attributes(self.files)
         self.archives = Archives(self.files)
-        self.environment_reload = EnvironmentReload.at_start(environment, self.log, identity)
+
+    def _build_versions(self, variables: Mapping[str, str]) -> None:
+        """Build what changes the variables or the version of a server that runs."""
+        settings, environment, handover = self.settings, self.environment, self._handover
+        self.environment_reload = EnvironmentReload.at_start(environment, self.log, self.identity)
         self.environment_reload.carried.update(handover.carried if handover else ())
         self.upgrade = Upgrade(
-            *(settings, environment, variables or {}, self.children, self.log, handover),
+            *(settings, environment, variables, self.children, self.log, handover),
             busy=lambda: self.archive.busy,
         )
+
+    def _build_network(self) -> None:
+        settings, environment, identity = self.settings, self.environment, self.identity
         self.codegen = Codegen(Host(environment, self.children), self.file_work)
         self.egress = Egress(settings.egress, environment, self.log, identity)
         self.drives = Drives(
-            settings.drives, environment, self.children, self.log, identity=self.identity
+            settings.drives, environment, self.children, self.log, identity=identity
         )
         self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log, identity)
         self.environment_reload.hooks += [self._hide_import, self.egress.reapply]
         self.ports = Ports(identity)
         self.relay = Relay(failed=self.log.error)
         self.monitors = PortMonitors(self.log, identity)
+
+    def _build_journal(self) -> None:
+        settings, identity = self.settings, self.identity
         self.exporter = Exporter(self._rouser.rouse) if settings.log.process_output else None
         self.budget = Budget(
             run_bytes=settings.retention.run_bytes,
@@ -146,27 +170,26 @@ class Sandbox:
         self.pump = Pump(
             settings.state_dir / "stage",
             self.budget,
-            notify=self._pump_news,
+            notify=lambda: self._on_loop(self.processes.grown),
             failed=self.log.error,
         )
         self.keepalive = KeepAlive(
             settings.scale_file, allowed=settings.keepalive_allowed, log=self.log, workload=identity
         )
-        self.stopping = asyncio.Event()
-        self.turns = Turns()
-        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _build_processes(self) -> None:
+        settings, state = self.settings, self.settings.state_dir
         self._writer = ThreadPoolExecutor(1, "writer")
-        self._store = RunStore(
-            settings.state_dir, pipes_folder(settings.state_dir, environment.get("XDG_RUNTIME_DIR"))
-        )
+        self._store = RunStore(state, pipes_folder(state, self.environment.get("XDG_RUNTIME_DIR")))
         self._workshop = self._make_workshop()
+        home = Home(self.environment, self.identity)
         self.processes = Processes(
-            self._workshop, settings, self._store, self.exporter, self.expand_home
+            self._workshop, settings, self._store, self.exporter, home.expand
         )
         self.waiting = Waiting(self.ports, self.files)
-        self.terminals = Terminals(
-            self._workshop, settings.terminal, settings.state_dir, self.access
-        )
+        self.terminals = Terminals(self._workshop, settings.terminal, state, self.access)
+
+    def _build_observability(self) -> None:
         self.vitals = Vitals(
             processes=self.processes,
             pump=self.pump,
@@ -179,19 +202,24 @@ class Sandbox:
         self._keeping = Keeping(self._workshop.keeper, self._writer, self.log)
         self._keeping.give += [self.processes.keep_all, self.terminals.keep_all]
         self.readiness = Readiness(
-            settings.state_dir,
+            self.settings.state_dir,
             self.state_folder,
             {
                 "pump": lambda: "" if self.pump.alive else "its thread has ended",
                 "keeper": self._keeping.check,
             },
         )
+
+    def _build_search(self) -> None:
         self._walkers = Workers()
         self.search = Search(self._walkers, lambda: self.identity)
         self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
         self.watches = Watches(lambda: self.identity, self.files.work)
         self.changes = Changes(lambda: self.identity, self.watches.hubs)
-        self._startup = StartupCommand(self.children, environment, self.log, identity)
+
+    def _build_archive(self) -> None:
+        settings, environment = self.settings, self.environment
+        self._startup = StartupCommand(self.children, environment, self.log, self.identity)
         self.archive = Archive(
             settings,
             self.log,
@@ -199,13 +227,12 @@ class Sandbox:
                 self.processes,
                 self.terminals,
                 self._startup,
-                "" if handover else settings.command,  # it was run by the server before
+                "" if self._handover else settings.command,  # it was run by the server before
             ),
             BaselineRecorder(settings, environment, self.children, self.log),
             self.archives.temporary,
             leaving=lambda: self.upgrade.due,
         )
-        self._stack = AsyncExitStack()
 
     def _make_workshop(self) -> Workshop:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -230,15 +257,9 @@ class Sandbox:
             spawner=ThreadPoolExecutor(2, "spawner"),
             writer=self._writer,
             nofile=soft,
-            finished=self._finished,
+            finished=lambda run: self.processes.finished(run),
             state=self.state_folder,
         )
-
-    def _finished(self, run: str) -> None:
-        self.processes.finished(run)
-
-    def _pump_news(self) -> None:
-        self._on_loop(self.processes.grown)
 
     def _on_loop(self, call: Callable[[], None]) -> None:
         assert self._loop is not None
@@ -248,7 +269,20 @@ class Sandbox:
     async def start(self) -> None:
         """Start the services in order; raises OSError when the state folder cannot be used."""
         self._loop = asyncio.get_running_loop()
-        stack = self._stack
+        for step in (
+            self._start_files,
+            self._start_reading,
+            self._start_children,
+            self._start_pump,
+            self._start_outside,
+            self._start_processes,
+            self._start_terminals,
+            self._start_archive,
+            self._start_looking,
+        ):
+            await step(self._stack)  # what it puts there is stopped in reverse
+
+    async def _start_files(self, stack: AsyncExitStack) -> None:
         self._rouser.start()
         self._sink.start()
         stack.callback(self._sink.close)
@@ -258,12 +292,15 @@ class Sandbox:
         stack.callback(self.files.stop)
         await self.uploads.start(self.log)
         stack.push_async_callback(self.uploads.stop)
+
+    async def _start_reading(self, stack: AsyncExitStack) -> None:
+        """Have stopped what starts with the first request for it."""
         stack.callback(self._walkers.close)
-        stack.push_async_callback(self.changes.close)
-        stack.push_async_callback(self.watches.close)
-        stack.push_async_callback(self.waiting.close)
-        stack.push_async_callback(self.monitors.close)
+        for service in (self.changes, self.watches, self.waiting, self.monitors):
+            stack.push_async_callback(service.close)
         stack.callback(self.relay.stop)
+
+    async def _start_children(self, stack: AsyncExitStack) -> None:
         raise_file_limit()
         stack.push_async_callback(self.children.close)
         if self.identity is not None and not self.identity.is_ours:
@@ -271,6 +308,8 @@ class Sandbox:
         # Threads that compute (telemetry) give the interpreter up ten times sooner than the
         # default 5 ms, which requests would feel.
         sys.setswitchinterval(0.0005)
+
+    async def _start_pump(self, stack: AsyncExitStack) -> None:
         await asyncio.to_thread(prepare_state, self._workshop, self._store, trial=self._trial)
         if self.exporter is not None:
             self._sink.pull = self.exporter.pull
@@ -283,17 +322,33 @@ class Sandbox:
         stack.callback(self._workshop.spawner.shutdown, cancel_futures=True)
         stack.callback(self._workshop.confinements.close)
         stack.callback(self.processes.save_all)
-        await self._start_outside(stack)
+
+    async def _start_outside(self, stack: AsyncExitStack) -> None:
+        """Start what leads out of the sandbox, before any child of it is started."""
+        if not self._trial:
+            for service in (self.egress, self.drives, self.tunnel):
+                stack.push_async_callback(service.stop)
+                await service.start()
+
+    async def _start_processes(self, stack: AsyncExitStack) -> None:
         found = await recover(self._workshop, self._store)
-        self._count_holders(sum(p.meta.keep_alive and not p.is_over for p in found))
+        holders = sum(p.meta.keep_alive and not p.is_over for p in found)
+        if self._handover is None or self._trial:
+            self.keepalive.reset(holders)
+        else:
+            self.keepalive.resume(self._handover.held, holders)
         self.processes.enter_recovered(found)
         self.processes.evict()
         self._writer.submit(self._store.refill)
         await stack.enter_async_context(self.processes.housekeeping())
+
+    async def _start_terminals(self, stack: AsyncExitStack) -> None:
         await self.terminals.start()
         stack.push_async_callback(self.terminals.stop)
         looks = (self.processes.look, self.terminals.look)
         await stack.enter_async_context(self.state_folder.watched(*looks))
+
+    async def _start_archive(self, stack: AsyncExitStack) -> None:
         stack.callback(self._startup.close)
         if not self._trial:
             await stack.enter_async_context(self._keeping.watched())
@@ -301,43 +356,20 @@ class Sandbox:
             stack.push_async_callback(self.archive.stop)
             await self.upgrade.start()
         stack.push_async_callback(self.upgrade.stop)
+
+    async def _start_looking(self, stack: AsyncExitStack) -> None:
         await stack.enter_async_context(self.vitals.delay.sampling())
         stack.callback(self.readiness.close)
         await stack.enter_async_context(self.heap.tended())
         self.readiness.serving = True
         if os.getpid() == 1 or self._handover is not None:
             # What the server before us started are our children, though we know only some of them.
-            # uvloop keeps SIGCHLD from its own handlers; it wakes for the interpreter's.
-            # A handler may run while this thread is inside of a lock: it must not take one.
-            signal.signal(signal.SIGCHLD, lambda *_: self._on_loop(self._reap_orphans))
-            stack.callback(signal.signal, signal.SIGCHLD, signal.SIG_DFL)
-            self._reap_orphans()
+            reap = partial(self._writer.submit, self.children.reap_orphans)
+            stack.enter_context(orphans_reaped(reap))
 
     async def _hide_import(self) -> None:
         """A reloaded document may bring it back."""
         self.environment.apply({}, remove=(IMPORT_URL,))
-
-    async def _start_outside(self, stack: AsyncExitStack) -> None:
-        """Start what leads out of the sandbox, before any child of it is started."""
-        if self._trial:
-            return
-        stack.push_async_callback(self.egress.stop)
-        await self.egress.start()
-        stack.push_async_callback(self.drives.stop)
-        await self.drives.start()
-        stack.push_async_callback(self.tunnel.stop)
-        await self.tunnel.start()
-
-    def _count_holders(self, holders: int) -> None:
-        if self._handover is None or self._trial:
-            self.keepalive.reset(holders)
-        else:
-            self.keepalive.resume(self._handover.held, holders)
-
-    def _reap_orphans(self) -> None:
-        if signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL:
-            return  # we stop, and so does the writer; a call may have been on its way to the loop
-        self._writer.submit(self.children.reap_orphans)
 
     def begin_stop(self) -> None:
         """Send everybody away who waits for something that will not come from this server."""
@@ -366,25 +398,3 @@ class Sandbox:
             carried=sorted(self.environment_reload.carried),
             nofile=self._workshop.nofile,
         )
-
-    def expand_home(self, path: str) -> str:
-        """Return a working directory with `~` as the workload's home and single slashes.
-
-        Raises BadInput when there is no home.
-        """
-        if path.startswith("~"):  # textually: `~bob` is not bob's home
-            home = self.identity.home if self.identity else self.environment.get("HOME")
-            if not home:
-                raise BadInput("home directory not found")
-            path = home + path[1:]
-        while "//" in path:
-            path = path.replace("//", "/")
-        return path
-
-    def status(self) -> SandboxStatus:
-        """Describe the server."""
-        return self._lifetime.status(self.upgrade.count, self.upgrade.status())
-
-
-def _dropped(count: int) -> bytes:
-    return log_line("warning", f"{count} log lines were dropped: the reader is slow", {})

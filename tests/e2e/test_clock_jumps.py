@@ -49,7 +49,7 @@ def test_a_jump_drops_no_record_while_the_server_runs_nor_over_its_restarts(
 ) -> None:
     server = make_server(env=clock.env)
     server.run("echo first", name="first")
-    for number, offset in enumerate(("+400d", "-20000d", "+0d", "+400d", "-400d")):
+    for number, offset in enumerate(("+400d", "-20000d", "+400d")):
         clock.set(offset)
         server.run(": an end is when the old ones are looked at", name=f"live{number}")
         assert {"first", f"live{number}"} <= names(server), offset
@@ -95,7 +95,7 @@ def test_a_time_limit_still_ends_a_process_after_the_clock_went_back(
     make_server: Callable[..., Server], clock: Clock
 ) -> None:
     server = make_server(env=clock.env)
-    body = {"command": "sleep 300", "name": "limited", "timeout": 3}
+    body = {"command": "sleep 300", "name": "limited", "timeout": 1}
     server.client.post("/process", json=body)
     server.kill9()
     clock.set("-400d")

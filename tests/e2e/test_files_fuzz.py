@@ -47,7 +47,7 @@ class CagedServer(Server):
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
             )
-        until(self._answers, timeout=20.0)
+        until(self._answers)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ def run(*command: object) -> str:
     return done.stdout
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_the_python_clients_files_work_async_and_sync(server: Server, tmp_path: Path) -> None:
     output = run(sys.executable, HERE / "files_sdk.py", server.url, tmp_path)
 

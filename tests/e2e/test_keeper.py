@@ -1,12 +1,10 @@
 """The keeper: what it holds outlives the server; losing it costs nothing while the server lives."""
 
-import contextlib
 import os
 import signal
 import subprocess
-from pathlib import Path
 
-from tests.harness import Server, until
+from tests.harness import Server, alive, start, until
 
 
 def keeper_of(server: Server) -> int:
@@ -27,13 +25,6 @@ def zombies_of(pid: int) -> list[str]:
     return [line for line in listed.stdout.split() if line.startswith("Z")]
 
 
-def is_running(pid: int) -> bool:
-    """Say whether a process is there and no zombie, which has no command line."""
-    with contextlib.suppress(OSError):
-        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
-    return False
-
-
 def test_a_killed_keeper_is_replaced_and_given_everything_again(make_server) -> None:
     own: Server = make_server()
     own.client.post("/process", json={"command": "read x; echo last $x; exit 9", "name": "a",
@@ -42,16 +33,13 @@ def test_a_killed_keeper_is_replaced_and_given_everything_again(make_server) -> 
     os.kill(first, signal.SIGKILL)
     until(lambda: keeper_of(own) != first)
     command = "while [ ! -e go ]; do sleep 0.02; done; echo bye; exit 4"
-    started = own.client.post(
-        "/process", json={"command": command, "name": "b", "workingDir": str(own.workdir)}
-    )
-    pid = int(started.json()["pid"])
+    pid = int(start(own, command, name="b", workingDir=str(own.workdir))["pid"])
     until(lambda: keeper_of(own))
     until(lambda: zombies_of(own.pid) == [])
 
     own.kill9()
     (own.workdir / "go").touch()
-    until(lambda: not is_running(pid))
+    until(lambda: not alive(pid))
     own.start()
 
     ended = own.client.get("/process/b/wait?timeout=10").json()
@@ -108,7 +96,7 @@ def test_a_killed_keeper_is_replaced_at_once_without_a_start(make_server) -> Non
     assert zombies_of(own.pid) == []
     own.kill9()
     (own.workdir / "go").touch()
-    until(lambda: not os.path.exists(f"/proc/{started['pid']}"))
+    until(lambda: not alive(int(started["pid"])))
     own.start()
 
     ended = own.client.get("/process/a/wait?timeout=10").json()
@@ -152,7 +140,7 @@ def test_a_stopped_keeper_is_replaced_and_ended(make_server) -> None:
     assert keeper_of(own) not in {0, first}
     own.kill9()
     (own.workdir / "go").touch()
-    until(lambda: not os.path.exists(f"/proc/{started['pid']}"))
+    until(lambda: not alive(int(started["pid"])))
     own.start()
 
     ended = own.client.get("/process/a/wait?timeout=10").json()
@@ -174,7 +162,7 @@ def test_what_nobody_held_is_told_as_uncertain(make_server) -> None:
     os.kill(keeper, signal.SIGKILL)
     own.kill9()
     (own.workdir / "go").touch()
-    until(lambda: not os.path.exists(f"/proc/{pid}"))
+    until(lambda: not alive(int(pid)))
     own.start()
 
     ended = own.client.get("/process/ends/wait?timeout=10").json()

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness import until
 
-from sandkeeper.linux import procs
+from sandkeeper.linux import procs, procstat
 from sandkeeper.linux.procs import group_members, tree_of
 from sandkeeper.network import sockdiag
 from sandkeeper.network.sockets import (
@@ -223,10 +223,10 @@ def test_only_waiting_sockets_are_routable(state: str, routable: bool) -> None:
 def test_any_name_of_a_process_is_read(name: bytes) -> None:
     rest = b" S 1 2 3 " + b" ".join(b"%d" % n for n in range(15)) + b" 77 0\n"
 
-    seen = procs._parse(b"42 (" + name + b")" + rest)
+    seen = procstat.parse_stat(b"42 (" + name + b")" + rest)
 
     assert seen is not None
-    assert (seen.pid, seen.parent, seen.group, seen.session, seen.state) == (42, 1, 2, 3, "S")
+    assert (seen[0], seen[1][:4], seen[1][19]) == (name, [b"S", b"1", b"2", b"3"], b"77")
 
 
 def test_a_socket_is_a_value() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sandkeeper.journal.cursor import Chunk
@@ -53,6 +53,7 @@ def _parts(line: bytes) -> Iterator[bytes]:
         yield line
 
 
+@example([b"x" * LINE_BYTES, b"\x80"])
 @given(outputs)
 def test_every_line_comes_once_in_order_and_is_json_of_its_own(blocks: list[bytes]) -> None:
     follower, told, offset = _follower(), b"", 0

@@ -18,7 +18,7 @@ from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.output import read_texts
 from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.segment import REMARK
-from sandkeeper.linux.children.child import Children
+from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.log.lines import Log
 from sandkeeper.log.sink import Sink

@@ -1,4 +1,4 @@
-"""The ASGI application: routes, and errors to responses in one place."""
+"""The ASGI application: the layers around the routes, and errors to responses in one place."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -11,23 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.blaxel import (
-    archive,
-    codegen,
-    drives,
-    environment,
-    logs,
-    network,
-    observability,
-    processes,
-    swagger,
-    system,
-    terminals,
-    tunnel,
-    waiting,
-)
-from sandkeeper.api.blaxel.files import content, more, search, trees, uploads, watch
-from sandkeeper.api.console import terminal as terminal_page
+from sandkeeper.api.areas import all_routes
 from sandkeeper.api.edge.auth import Doorkeeper
 from sandkeeper.api.edge.connections.outgoing import Outgoing
 from sandkeeper.api.edge.cors import Cors
@@ -41,46 +25,13 @@ from sandkeeper.api.edge.routing import AreaRouter, first_segment
 from sandkeeper.api.edge.streaming import Disconnected
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.urls import with_prefix
-from sandkeeper.api.mcp import edge as mcp
-from sandkeeper.api.port import proxy
+from sandkeeper.api.port.proxy import PortRoute
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.settings import Settings
 
-__all__ = ["all_routes", "create_app"]
-
-AREAS = (
-    processes,
-    waiting,
-    logs,
-    trees,
-    content,
-    more,
-    uploads,
-    search,
-    watch,
-    network,
-    proxy,
-    environment,
-    codegen,
-    drives,
-    tunnel,
-    archive,
-    terminal_page,
-    terminals,
-    mcp,
-    observability,
-    system,
-)
-"""The modules of the API in the order in which their routes are tried."""
-
-
-def all_routes(sandbox: Sandbox) -> list[BaseRoute]:
-    """Return every route, in the order in which they are tried."""
-    routes: list[BaseRoute] = [made for area in AREAS for made in area.routes(sandbox)]
-    routes += swagger.routes(sandbox, routes)
-    return routes
+__all__ = ["create_app"]
 
 
 def create_app(sandbox: Sandbox) -> Edge:
@@ -115,7 +66,7 @@ def create_app(sandbox: Sandbox) -> Edge:
         processing_time=settings.processing_time,
         requests=sandbox.vitals.requests,
         cors=Cors(settings.edge.origins),
-        doors=proxy.doors_of(routes),
+        doors=next(made.doors for made in routes if isinstance(made, PortRoute)),
         gate=Gate(
             settings.edge,
             gateways,

@@ -11,13 +11,15 @@ import msgspec
 from sandkeeper.errors import Internal, Unavailable
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.mounts import mounts
-from sandkeeper.linux.paths.safefile import (
+from sandkeeper.linux.paths.statefiles import (
+    Damaged,
     UntrustedFile,
+    decoded,
+    is_moment,
     make_private_folder,
     read_own,
     write_atomically,
 )
-from sandkeeper.linux.paths.statefiles import Damaged, decoded, is_moment
 from sandkeeper.processes.spec import SavedProcess
 
 __all__ = ["Freeze"]

@@ -4,14 +4,12 @@ import ctypes
 import errno
 import os
 import stat
-from functools import lru_cache
-from typing import Any
 
+from sandkeeper.linux import libc
 from sandkeeper.linux.mounts import mounts
 
 __all__ = ["NotPossible", "is_read_only", "mount_image", "mount_layers", "set_read_only"]
 
-AT_FDCWD = -100
 MOUNT_SETATTR = 442
 MOUNT_ATTR_RDONLY = 1
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
@@ -23,11 +21,6 @@ class NotPossible(Exception):
 
 class _Attributes(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "userns"))
-
-
-@lru_cache(maxsize=1)
-def _libc() -> Any:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 def is_read_only(root: str) -> bool:
@@ -44,17 +37,16 @@ def set_read_only(root: str, wanted: bool) -> None:
         attributes.set = MOUNT_ATTR_RDONLY
     else:
         attributes.clear = MOUNT_ATTR_RDONLY
+    place = (libc.AT_FDCWD, os.fsencode(root), 0)
     size = ctypes.sizeof(attributes)
-    done = _libc().syscall(
-        MOUNT_SETATTR, AT_FDCWD, os.fsencode(root), 0, ctypes.byref(attributes), size
-    )
-    if done != 0:
-        number = ctypes.get_errno()
-        if number == errno.EBUSY:
-            raise NotPossible("files on it are open for writing")
-        if number == errno.EPERM:
-            raise NotPossible("the server may not change mounts")
-        raise NotPossible(os.strerror(number).lower())
+    try:
+        libc.system_call(MOUNT_SETATTR, *place, ctypes.byref(attributes), size)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise NotPossible("files on it are open for writing") from None
+        if error.errno == errno.EPERM:
+            raise NotPossible("the server may not change mounts") from None
+        raise NotPossible(str(error.strerror).lower()) from None
 
 
 def mount_image(device: str, target: str) -> None:
@@ -67,23 +59,22 @@ def mount_image(device: str, target: str) -> None:
     for kind in kinds:
         # noload: a journal that was not played back stays so; nothing may change on the device.
         for options in (b"noload", None) if kind in {"ext3", "ext4"} else (None,):
-            last = _mount(device, target, kind, options)
-            if last == 0:
-                return
-            if last not in {errno.EINVAL, errno.ENODEV}:
-                raise OSError(last, os.strerror(last), device)
+            try:
+                return _mount(device, target, kind, options)
+            except OSError as error:
+                last = error.errno or errno.EIO
+                if last not in {errno.EINVAL, errno.ENODEV}:
+                    raise
     raise OSError(last, "it holds no file system that this kernel can mount", device)
 
 
 def mount_layers(layers: list[str], target: str) -> None:
     """Mount the lower layers of an overlay by themselves, read-only; raises OSError."""
     options = "lowerdir=" + ":".join(layer.replace(":", "\\:") for layer in layers)
-    number = _mount("overlay", target, "overlay", os.fsencode(options))
-    if number:
-        raise OSError(number, os.strerror(number), target)
+    _mount("overlay", target, "overlay", os.fsencode(options))
 
 
-def _mount(source: str, target: str, kind: str, options: bytes | None) -> int:
+def _mount(source: str, target: str, kind: str, options: bytes | None) -> None:
     flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
-    done = _libc().mount(os.fsencode(source), os.fsencode(target), kind.encode(), flags, options)
-    return 0 if done == 0 else ctypes.get_errno()
+    what = (os.fsencode(source), os.fsencode(target), kind.encode(), flags, options)
+    libc.call("mount", *what, path=target)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from sandkeeper.files.paths import TEMPORARY_PREFIX, is_temporary
+from sandkeeper.files.walk import runs
 from sandkeeper.linux.paths import useros as os
 
 __all__ = ["Change", "Entry", "Facts", "LeftOut", "compare", "key_of", "look", "similar"]
@@ -94,41 +94,29 @@ def look(root: str, left_out: LeftOut, check: Callable[[], None]) -> Iterator[En
 
     Our own temporaries are passed over. `check` is called for each directory and may raise.
     """
-    stack = [iter(_listing(root, "", left_out))]
-    while stack:
-        entry = next(stack[-1], None)
-        if entry is None:
-            stack.pop()
+
+    def enter(path: bytes) -> bool:
+        return os.fsdecode(path) not in left_out
+
+    def unreadable(path: str, _error: OSError) -> None:
+        left_out.unreadable_at(path)
+
+    base = root if root.endswith("/") else root + "/"
+    met = runs(os.fsencode(root), enter=enter, check=check, on_error=unreadable)
+    for below in (prefix + name for prefix, names, _ in met for name in names):
+        path = os.fsdecode(below)
+        if path in left_out.paths:
             continue
-        yield entry
-        if not entry.is_directory:
-            continue
-        check()
+        full = base + path
         try:
-            stack.append(iter(_listing(entry.full, entry.path + "/", left_out)))
+            info = os.lstat(full)
+            target = os.readlink(full) if stat.S_ISLNK(info.st_mode) else ""
         except FileNotFoundError:
             continue
         except OSError:
-            left_out.unreadable_at(entry.path)
-
-
-def _listing(folder: str, prefix: str, left_out: LeftOut) -> list[Entry]:
-    found: list[Entry] = []
-    with os.scandir(folder) as entries:
-        for item in entries:
-            path = prefix + item.name
-            if path in left_out:
-                continue
-            if item.name.startswith(TEMPORARY_PREFIX) and is_temporary(item.name):
-                continue
-            try:
-                info = item.stat(follow_symlinks=False)
-                target = os.readlink(item.path) if stat.S_ISLNK(info.st_mode) else ""
-            except FileNotFoundError:
-                continue
-            found.append(Entry(path, key_of(path), _facts(info, target), info, item.path))
-    found.sort(key=lambda entry: entry.key)
-    return found
+            left_out.unreadable_at(path)
+            continue
+        yield Entry(path, below.replace(b"/", b"\0"), _facts(info, target), info, full)
 
 
 def _facts(info: os.stat_result, target: str) -> Facts:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from sandkeeper.archive.job import Clock
 from sandkeeper.errors import Internal
+from sandkeeper.numerals import natural
 
 if TYPE_CHECKING:
     import httpx
@@ -143,7 +144,7 @@ class Storage:
                     skip = 0 if done and reply.status_code == 206 else done
                     if not done:
                         tag = reply.headers.get("etag", "")
-                        sized(_number(reply.headers.get("content-length", "")))
+                        sized(natural(reply.headers.get("content-length", "")) or 0)
                     for block in reply.iter_raw():
                         self._clock.check()
                         fresh, skip = block[skip:], max(0, skip - len(block))
@@ -213,10 +214,6 @@ def _beginning(reply: "httpx.Response") -> bytes:
         if len(data) > ANSWER_BYTES:
             break
     return data[:ANSWER_BYTES]
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _code(text: bytes) -> str:

@@ -5,14 +5,14 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
 from sandkeeper.codegen.providers.base import Document
 from sandkeeper.errors import Unprocessable
+from sandkeeper.files.walk import Found, walk
 from sandkeeper.linux.paths import useros as os
 
-__all__ = ["Found", "collect"]
+__all__ = ["Candidates", "collect"]
 
 PRUNED = frozenset(
     ("node_modules", "vendor", ".git", "dist", "build", "target", "__pycache__", ".venv")
@@ -28,14 +28,14 @@ SNIFFED = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Candidates:
     """The documents; `truncated` when a limit ended the walk before its end."""
 
     documents: list[Document]
     truncated: bool
 
 
-def collect(root: str, shown: str, pattern: str, stop: threading.Event) -> Found:
+def collect(root: str, shown: str, pattern: str, stop: threading.Event) -> Candidates:
     """Read the text files below `root`, in the order of their paths; `shown` precedes their names.
 
     Raises Unprocessable when `pattern` (RE2 syntax, as Go's; unanchored, against path or name) is
@@ -45,23 +45,24 @@ def collect(root: str, shown: str, pattern: str, stop: threading.Event) -> Found
     documents: list[Document] = []
     size = entries = 0
     deadline = time.monotonic() + SECONDS
-    for relative, path in _walk(root):
+    for found in _walk(root):
         entries += 1
         full = len(documents) >= FILES or size >= TOTAL_BYTES or entries > ENTRIES
         if full or time.monotonic() > deadline or stop.is_set():
-            return Found(documents, truncated=True)
-        if relative is None or not wanted(posixpath.join(shown, relative), relative):
+            return Candidates(documents, truncated=True)
+        name = posixpath.join(shown, found.relative)
+        if found.is_directory or found.name.startswith(".") or not wanted(name, found.name):
             continue
-        text = _text(path, min(FILE_BYTES, TOTAL_BYTES - size))
+        text = _text(found.path, min(FILE_BYTES, TOTAL_BYTES - size))
         if text is not None:
             size += len(text)
-            documents.append(Document(_utf8(posixpath.join(shown, relative)), text))
-    return Found(documents, truncated=False)
+            documents.append(Document(_utf8(name), text))
+    return Candidates(documents, truncated=False)
 
 
 def _matcher(pattern: str) -> Callable[[str, str], bool]:
     if not pattern:
-        return lambda _path, _relative: True
+        return lambda _path, _name: True
     import re2  # linear time: a caller's pattern cannot hold the interpreter
 
     options = re2.Options()
@@ -71,10 +72,8 @@ def _matcher(pattern: str) -> Callable[[str, str], bool]:
     except re2.error as error:
         raise Unprocessable(f"invalid file pattern: {_reason(error)}") from None
 
-    def matches(path: str, relative: str) -> bool:
-        return bool(
-            compiled.search(_utf8(path)) or compiled.search(_utf8(posixpath.basename(relative)))
-        )
+    def matches(path: str, name: str) -> bool:
+        return bool(compiled.search(_utf8(path)) or compiled.search(_utf8(name)))
 
     return matches
 
@@ -88,45 +87,26 @@ def _utf8(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "replace")
 
 
-def _walk(root: str) -> Iterator[tuple[str | None, str]]:
-    """Yield files as (path relative to `root`, path), and (None, path) for every other entry."""
-    pending = [""]
-    first = True
-    while pending:
-        folder = pending.pop()
-        try:
-            with os.scandir(posixpath.join(root, folder)) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
-        except OSError as error:
-            if first:
-                reason = (error.strerror or str(error)).lower()
-                raise Unprocessable(f"open {root}: {reason}") from None
-            continue
-        first = False
-        below: list[str] = []
-        for entry in entries:
-            relative = posixpath.join(folder, entry.name)
-            with suppress(OSError):
-                if entry.is_dir(follow_symlinks=False):
-                    if _entered(entry):
-                        below.append(relative)
-                elif entry.is_file(follow_symlinks=False) and not entry.name.startswith("."):
-                    yield relative, entry.path
-                    continue
-            yield None, entry.path
-        pending += reversed(below)
+def _walk(root: str) -> Iterator[Found]:
+    try:
+        yield from walk(root, enter=_entered, files_first=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise Unprocessable(f"open {root}: {reason}") from None
 
 
-def _entered(entry: "os.DirEntry[str]") -> bool:
+def _entered(found: Found) -> bool:
     """Say whether a folder is looked into; folders like `.ssh` must not reach a provider."""
-    if entry.name in PRUNED or os.path.abspath(entry.path) in SYSTEM:
+    if found.name in PRUNED or os.path.abspath(found.path) in SYSTEM:
         return False
-    return not entry.name.startswith(".") or entry.name in KEPT_DOT_FOLDERS
+    return not found.name.startswith(".") or found.name in KEPT_DOT_FOLDERS
 
 
 def _text(path: str, limit: int) -> str | None:
     """Return a regular file's text, or None when it is binary, too large or cannot be read."""
     try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # to open a FIFO or a device is to use it
+            return None
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sandkeeper.codegen.candidates import Found, collect
+from sandkeeper.codegen.candidates import Candidates, collect
 from sandkeeper.codegen.providers import Host, Provider, choose
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.files.changing.replace import make_directories
@@ -120,7 +120,7 @@ class Codegen:
         ]
         return Ranked(files, len(found.documents), found.truncated)
 
-    async def _collect(self, target: Target, pattern: str) -> Found:
+    async def _collect(self, target: Target, pattern: str) -> Candidates:
         """Walk in a thread; a caller that goes away stops it."""
         stop = threading.Event()
         try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from sandkeeper.drives.rules import Drive
 from sandkeeper.errors import BadInput, Internal
 from sandkeeper.linux.identity import Identity
+from sandkeeper.numerals import natural
 from sandkeeper.settings import DriveSettings
 
 __all__ = ["DRIVERS", "Plan", "driver_named", "effective", "first_nameserver"]
@@ -182,6 +183,6 @@ def effective(
 
 def _map(env: Mapping[str, str], variable: str, own: int | None) -> str:
     value = env.get(variable, "") or ("" if own is None else str(own))
-    if value and not (value.isascii() and value.isdigit()):
+    if value and natural(value) is None:
         raise Internal(f"Failed to mount drive: {variable} is not a number")
     return value

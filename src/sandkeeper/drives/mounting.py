@@ -43,7 +43,7 @@ from sandkeeper.linux.mounts import (
     unmount,
     unmount_staged,
 )
-from sandkeeper.linux.paths.safefile import UntrustedFile, make_private_folder
+from sandkeeper.linux.paths.statefiles import UntrustedFile, make_private_folder
 from sandkeeper.settings import DriveSettings, Environment
 
 __all__ = ["Mounter", "Up"]

@@ -14,9 +14,8 @@ from sandkeeper.drives.rules import Reach
 from sandkeeper.errors import Forbidden
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.identity import Identity, acting_for
-from sandkeeper.linux.mounts import mount_id, mounts, walk_plainly
+from sandkeeper.linux.mounts import PSEUDO, mount_id, mounts, walk_plainly
 from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_folder
-from sandkeeper.linux.pseudo_mounts import PSEUDO
 
 __all__ = ["Point", "open_point", "open_source", "remove_made"]
 

@@ -6,8 +6,13 @@ from typing import Any
 import msgspec
 
 from sandkeeper.drives.rules import Drive, Reach
-from sandkeeper.linux.paths.safefile import make_private_folder, read_own, write_atomically
-from sandkeeper.linux.paths.statefiles import Damaged, decoded
+from sandkeeper.linux.paths.statefiles import (
+    Damaged,
+    decoded,
+    make_private_folder,
+    read_own,
+    write_atomically,
+)
 
 __all__ = ["Record", "load_records", "record_of", "save_records"]
 

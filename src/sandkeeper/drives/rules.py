@@ -9,6 +9,7 @@ from enum import IntEnum
 
 from sandkeeper.errors import BadInput, Forbidden
 from sandkeeper.linux.identity import Identity
+from sandkeeper.numerals import natural
 
 __all__ = [
     "Drive",
@@ -71,7 +72,7 @@ def checked(drive: Drive) -> Drive:
     mount_path = clean_mount_path(drive.mount_path)
     drive_path = _clean_drive_path(drive.drive_path)
     for kind, value in (("uid", drive.uid_map), ("gid", drive.gid_map)):
-        if value and not (value.isascii() and value.isdigit() and int(value) < 1 << 32):
+        if value and natural(value, 1 << 32) in {None, 1 << 32}:
             raise BadInput(f"Invalid {kind} map: {value!r} is not a number of a user or group")
     return replace(drive, mount_path=mount_path, drive_path=drive_path)
 

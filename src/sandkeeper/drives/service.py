@@ -42,8 +42,7 @@ from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.daemon import Daemon
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.mounts import Mount, bounded, mounts
-from sandkeeper.linux.paths.safefile import UntrustedFile
-from sandkeeper.linux.paths.statefiles import Damaged
+from sandkeeper.linux.paths.statefiles import Damaged, UntrustedFile
 from sandkeeper.log.lines import Log
 from sandkeeper.settings import DriveSettings, Environment
 

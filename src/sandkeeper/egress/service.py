@@ -24,8 +24,7 @@ from sandkeeper.egress.token import (
     upstream_of,
 )
 from sandkeeper.linux.identity import Identity
-from sandkeeper.linux.paths.safefile import read_own
-from sandkeeper.linux.paths.statefiles import Damaged, decoded
+from sandkeeper.linux.paths.statefiles import Damaged, decoded, read_own
 from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_folder, write_trusted
 from sandkeeper.log.lines import Log, timestamp
 from sandkeeper.network.pacing import unpace

@@ -1,4 +1,4 @@
-"""What a file is and whom it belongs to: stat, chmod, chown, disk usage, edits. Blocking."""
+"""What a file is and whom it belongs to: stat, chmod, chown, disk usage. Blocking."""
 
 import grp
 import pwd
@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.files.conditions import Conditions
-from sandkeeper.files.entries import etag
 from sandkeeper.files.service import Fault, Files
-from sandkeeper.files.walking import Found, walk
+from sandkeeper.files.walk import Found, walk
 from sandkeeper.files.work import Cancel, failure
+from sandkeeper.linux.identity import INVALID
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.numerals import natural
 
-__all__ = ["Attributes", "Edit", "Usage"]
+__all__ = ["Attributes", "Usage"]
 
 
 @dataclass(slots=True)
@@ -35,18 +36,8 @@ class Usage:
     filesystem_free: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """Replace `old` by `new`; `count` says how often it must occur (None: once, or `every`)."""
-
-    old: str
-    new: str
-    every: bool = False
-    count: int | None = None
-
-
 class Attributes:
-    """Attributes and small changes of files."""
+    """Attributes of files."""
 
     def __init__(self, files: Files) -> None:
         self._files = files
@@ -127,7 +118,7 @@ class Attributes:
         seen: set[tuple[int, int]] = set()
         device = top.st_dev
 
-        def unreadable(_error: OSError) -> None:
+        def unreadable(_path: str, _error: OSError) -> None:
             total.unreadable += 1
 
         def here(found: Found) -> bool:
@@ -145,40 +136,6 @@ class Attributes:
                     continue
                 seen.add((info.st_dev, info.st_ino))
             _count(total, info)
-
-    def edit(self, path: str, wanted: Edit, conditions: Conditions) -> tuple[int, os.stat_result]:
-        """Replace exact text; returns how often, and the file's state.
-
-        What the file was when it was read must still be there when it is written. Raises BadInput
-        for texts that make no sense, Unprocessable when `old` does not occur as often as it must,
-        NotFound, PreconditionFailed.
-        """
-        if not wanted.old:
-            raise BadInput("oldString must not be empty")
-        if wanted.old == wanted.new:
-            raise BadInput("oldString and newString are identical")
-        info = self._files.look(path, Unprocessable)
-        if conditions:
-            conditions.check(info)
-        content = self._files.content(path, info)
-        old = wanted.old.encode()
-        occurrences = content.data.count(old)
-        _require(occurrences, wanted)
-        data = content.data.replace(old, wanted.new.encode())
-
-        guard = Conditions(match=(etag(content.info),))
-        return occurrences, self._files.write(path, data, conditions=guard)
-
-
-def _require(occurrences: int, wanted: Edit) -> None:
-    if occurrences == 0:
-        raise Unprocessable("oldString not found in the file")
-    if wanted.count is not None and occurrences != wanted.count:
-        raise Unprocessable(f"oldString occurs {occurrences} times, not {wanted.count}")
-    if wanted.count is None and occurrences > 1 and not wanted.every:
-        raise Unprocessable(
-            f"oldString occurs {occurrences} times; make it longer, or set replaceAll"
-        )
 
 
 def _count(total: Usage, info: os.stat_result) -> None:
@@ -198,7 +155,7 @@ def _set(path: str, mode: int | None, uid: int, gid: int) -> None:
 
 
 def _user(name: str) -> int:
-    if not name or (name.isascii() and name.isdigit()):
+    if not name or natural(name) is not None:
         return _number(name)
     try:
         return pwd.getpwnam(name).pw_uid
@@ -207,7 +164,7 @@ def _user(name: str) -> int:
 
 
 def _group(name: str) -> int:
-    if not name or (name.isascii() and name.isdigit()):
+    if not name or natural(name) is not None:
         return _number(name)
     try:
         return grp.getgrnam(name).gr_gid
@@ -218,6 +175,7 @@ def _group(name: str) -> int:
 def _number(text: str) -> int:
     if not text:
         return -1
-    if len(text) > 10 or int(text) >= (1 << 32) - 1:
+    number = natural(text, INVALID)
+    if number is None or number == INVALID:
         raise BadInput(f"{text[:20]} is no user or group id")
-    return int(text)
+    return number

@@ -11,7 +11,7 @@ from sandkeeper.files.changing.replace import Draft
 from sandkeeper.files.conditions import Conditions
 from sandkeeper.files.paths import temporary_name
 from sandkeeper.files.service import OPEN_READ, Fault, Files
-from sandkeeper.files.walking import walk
+from sandkeeper.files.walk import walk
 from sandkeeper.files.work import Cancel, failure
 from sandkeeper.linux.paths import useros as os
 
@@ -243,5 +243,5 @@ def _exists(path: str, no_overwrite: bool, prefix: str) -> SandkeeperError:
     return Unprocessable(f"{prefix}{path} already exists")
 
 
-def _raise(error: OSError) -> None:
+def _raise(_path: str, error: OSError) -> None:
     raise error

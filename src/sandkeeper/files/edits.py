@@ -4,76 +4,102 @@ The new content is computed from one state of the file and written only over tha
 somebody else wrote meanwhile, the edits are tried on the new content, a few times.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from sandkeeper.errors import BadInput, Conflict, NotFound, PreconditionFailed, Unprocessable
+from sandkeeper.errors import PreconditionFailed, Unprocessable
 from sandkeeper.files.conditions import Conditions
 from sandkeeper.files.entries import etag
 from sandkeeper.files.service import Files
 
-__all__ = ["Edit", "Edited", "edit_file"]
+__all__ = ["Edit", "EditRefused", "edit_file"]
 
 ATTEMPTS = 5
+PLACES = 10_000
+COMPARED = 64 << 20
+
+Reason = Literal["empty", "identical", "missing", "ambiguous", "count", "size", "contended"]
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Replace `old`, which must be there once (or, with `every`, at least once), by `new`."""
+    """Replace `old` by `new`: in the one place there is, in `every` one, or in `count` places."""
 
     old: bytes
     new: bytes
     every: bool = False
+    count: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Edited:
-    """How many places were changed, and the validator of the new state."""
+class EditRefused(Exception):
+    """Why nothing was changed.
 
-    replaced: int
-    etag: str
-
-
-def edit_file(files: Files, path: str, edits: Sequence[Edit], expected: str = "") -> Edited:
-    """Apply all edits in order, or none; blocking.
-
-    `expected` is the ETag the file must have. Raises BadInput (an edit that cannot mean anything),
-    NotFound (no file, or no match), Conflict (several matches, or written too often by others),
-    PreconditionFailed, Unprocessable (cannot be read or written).
+    `number` of the edit, from 1 (0: all); `found` is how many places `old` fits or, for `size`,
+    how many bytes the result may have.
     """
-    for edit in edits:
-        if not edit.old:
-            raise BadInput("oldString is empty")
-        if edit.old == edit.new:
-            raise BadInput("oldString and newString are identical")
+
+    def __init__(self, reason: Reason, number: int = 0, found: int = 0) -> None:
+        super().__init__(reason, number, found)
+        self.reason = reason
+        self.number = number
+        self.found = found
+
+
+def edit_file(
+    files: Files,
+    path: str,
+    edits: Sequence[Edit],
+    check: Callable[[os.stat_result], None] = lambda _info: None,
+) -> tuple[int, os.stat_result]:
+    """Apply all edits in order, or none; returns how many places, and the new state. Blocking.
+
+    `check` gets each state that is edited and may raise. Raises EditRefused, NotFound (no file),
+    Unprocessable (cannot be read or written), StorageFull.
+    """
+    for number, edit in enumerate(edits, 1):
+        if not edit.old or edit.old == edit.new:
+            raise EditRefused("identical" if edit.old else "empty", number)
     for _attempt in range(ATTEMPTS):
         info = files.look(path, Unprocessable)
-        if expected and etag(info) != expected:
-            raise PreconditionFailed(f"the file is now {etag(info)}, not {expected}")
+        check(info)
         content = files.content(path, info)
-        data, replaced = _applied(content.data, edits)
-        if len(data) > files.settings.write_limit:
-            raise Unprocessable(f"the result is larger than {files.settings.write_limit} bytes")
+        data, replaced = content.data, 0
+        most = max(files.settings.write_limit, len(data))
+        for number, edit in enumerate(edits, 1):
+            data, count = _applied(data, edit, number, most)
+            replaced += count
         try:
-            written = files.write(path, data, conditions=Conditions(match=(etag(content.info),)))
+            guard = Conditions(match=(etag(content.info),))
+            return replaced, files.write(path, data, conditions=guard)
         except PreconditionFailed:
             continue
-        return Edited(replaced, etag(written))
-    raise Conflict(f"{path} is being written by others; nothing was changed")
+    raise EditRefused("contended")
 
 
-def _applied(data: bytes, edits: Sequence[Edit]) -> tuple[bytes, int]:
-    total = 0
-    for number, edit in enumerate(edits, 1):
-        which = f"edit {number}: " if len(edits) > 1 else ""
-        count = data.count(edit.old)
-        if not count:
-            raise NotFound(f"{which}oldString not found in the file")
-        if count > 1 and not edit.every:
-            raise Conflict(
-                f"{which}oldString occurs {count} times; give more of its surroundings or set "
-                "replaceAll"
-            )
-        data = data.replace(edit.old, edit.new)
-        total += count
-    return data, total
+def _applied(data: bytes, edit: Edit, number: int, most: int) -> tuple[bytes, int]:
+    apart = data.count(edit.old)
+    if not apart:
+        raise EditRefused("missing", number)
+    places = apart if edit.every else _places(data, edit.old, apart)
+    if edit.count is not None and places != edit.count:
+        raise EditRefused("count", number, places)
+    if places > (1 if edit.count is None and not edit.every else apart):
+        raise EditRefused("ambiguous", number, places)
+    if len(data) + apart * (len(edit.new) - len(edit.old)) > most:
+        raise EditRefused("size", number, most)
+    return data.replace(edit.old, edit.new), apart
+
+
+def _places(data: bytes, old: bytes, apart: int) -> int:
+    """Count where `old` fits, overlapping or not.
+
+    Each step may compare all of `old`, so they are bounded: what is behind the last counts apart.
+    """
+    count, at = 0, data.find(old)
+    most = max(2, min(PLACES, COMPARED // len(old)))
+    while at >= 0 and count < most:
+        count += 1
+        at = data.find(old, at + 1)
+    return count if at < 0 else max(count, apart)

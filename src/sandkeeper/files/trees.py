@@ -13,7 +13,7 @@ from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.files.changing.replace import Draft, make_directories
 from sandkeeper.files.globs import any_of
 from sandkeeper.files.service import Fault, Files
-from sandkeeper.files.walking import Found, walk
+from sandkeeper.files.walk import Found, walk
 from sandkeeper.files.work import Cancel, describe, failure
 from sandkeeper.linux.paths import useros as os
 
@@ -97,16 +97,14 @@ class Trees:
         size = 0
 
         def enter(found: Found) -> bool:
-            hidden = query.exclude_hidden and found.name.startswith(".")
-            return not hidden and found.name not in query.exclude_directories
+            return found.name not in query.exclude_directories
 
+        shown = walk(root, enter=enter, hidden=not query.exclude_hidden, check=cancel.check)
         try:
-            for found in walk(root, check=cancel.check, enter=enter):
+            for found in shown:
                 if found.is_directory:
                     tree.directories.append(found.relative)
-                elif (wanted is None or wanted(os.fsencode(found.name))) and not (
-                    query.exclude_hidden and found.name.startswith(".")
-                ):
+                elif wanted is None or wanted(os.fsencode(found.name)):
                     size += _add(tree, found, query.content)
                     _limit(len(tree.files), query.max_files, "files", "maxFiles")
                     _limit(size, query.max_bytes, "bytes of content", "maxBytes")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from sandkeeper.journal.journal import Journal
-from sandkeeper.journal.segment import Index, Segment, is_scarcity, pread
+from sandkeeper.journal.segment import Index, Segment, Stream, is_scarcity, pread
 from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.paths.statefiles import open_plain
 
@@ -27,7 +27,7 @@ WINDOW = 32 << 10
 class Chunk:
     """Bytes of one stream that stand together; `time` in microseconds since the epoch."""
 
-    stream: int
+    stream: Stream
     offset: int
     time: int
     data: bytes

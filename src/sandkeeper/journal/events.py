@@ -10,7 +10,7 @@ import msgspec
 
 from sandkeeper.journal.cursor import Chunk, Gap
 from sandkeeper.journal.lines import PATIENCE, Decoder, PrefixedText
-from sandkeeper.journal.segment import NOTICE, REMARK, STDERR, STDOUT
+from sandkeeper.journal.segment import NOTICE, OUTPUT, REMARK, STDERR, STDOUT
 
 __all__ = [
     "SILENT",
@@ -23,7 +23,6 @@ __all__ = [
     "rfc3339",
 ]
 
-NAMES = {STDOUT: "stdout", STDERR: "stderr", NOTICE: "notice", REMARK: "remark"}
 FELL_BEHIND = "[output truncated: the stream fell behind]\n"
 SILENT = b'{"type":"keepalive"}\n'
 _encode = msgspec.json.encode
@@ -122,7 +121,7 @@ class LogRecords:
             yield _encode({"type": "restart", "data": text}) + b"\n"
         elif item.stream != REMARK:
             for _, text, encoded in pieces(item.data):
-                record = {"type": NAMES[item.stream], "data": text}
+                record = {"type": item.stream.wire, "data": text}
                 if encoded:
                     record["encoding"] = "base64"
                 yield _encode(record) + b"\n"
@@ -145,11 +144,11 @@ class ExecRecords:
             return b""
         kind = STDERR if item.stream == STDERR else STDOUT
         text = self._decoder.decode(kind, item.data)
-        return _encode({"type": NAMES[kind], "data": text}) + b"\n" if text else b""
+        return _encode({"type": kind.wire, "data": text}) + b"\n" if text else b""
 
     def finish(self) -> bytes:
         """Return records for characters that were never finished."""
-        rests = {NAMES[kind]: self._decoder.flush(kind) for kind in (STDOUT, STDERR)}
+        rests = {kind.wire: self._decoder.flush(kind) for kind in OUTPUT}
         return b"".join(
             _encode({"type": name, "data": text}) + b"\n" for name, text in rests.items() if text
         )
@@ -178,12 +177,12 @@ class EventRecords:
             yield self._event(
                 {"type": "gap", "offset": item.start, "to": item.end, "reason": item.reason}
             )
-        elif not self._streams or NAMES[item.stream] in self._streams:
+        elif not self._streams or item.stream.wire in self._streams:
             for position, text, encoded in pieces(item.data):
                 yield self._event(
                     {
                         "type": "output",
-                        "stream": NAMES[item.stream],
+                        "stream": item.stream.wire,
                         "offset": item.offset + position,
                         "time": rfc3339(item.time),
                         "data": text,

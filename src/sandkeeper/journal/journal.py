@@ -31,6 +31,7 @@ from sandkeeper.journal.segment import (
     STDOUT,
     STREAMS,
     Segment,
+    Stream,
     count_bytes,
     is_scarcity,
     pack_record,
@@ -178,7 +179,7 @@ class Journal:
 
     # Writing (the pump's thread only)
 
-    def reserve(self, stream: int) -> Place:
+    def reserve(self, stream: Stream) -> Place:
         """Return where the next bytes of `stream` go; raises OSError.
 
         Their index record is written by then: after a crash it owns what the data file holds.
@@ -194,7 +195,7 @@ class Journal:
             self._last_stream, self._last_time = stream, now
         return Place(self._data, self.tail - self.segments[-1].base)
 
-    def commit(self, stream: int, count: int) -> None:
+    def commit(self, stream: Stream, count: int) -> None:
         """Make `count` bytes behind the tail, just written there, visible to readers."""
         self.totals[stream] += count
         self.tail += count
@@ -207,7 +208,7 @@ class Journal:
         self._last_time = max(self._last_time, microseconds)
         self._last_stream = -1
 
-    def append(self, stream: int, data: bytes) -> None:
+    def append(self, stream: Stream, data: bytes) -> None:
         """Store bytes that are at hand; raises OSError and then stores a prefix of them."""
         view = memoryview(data)
         while view:
@@ -216,7 +217,7 @@ class Journal:
             self.commit(stream, count)
             view = view[count:]
 
-    def skip(self, stream: int, count: int) -> None:
+    def skip(self, stream: Stream, count: int) -> None:
         """Count bytes that could not be stored; readers get a gap in their place."""
         self._close_segment()
         self.totals[stream] += count

@@ -10,7 +10,7 @@ import codecs
 from collections.abc import Iterator
 
 from sandkeeper.journal.cursor import Chunk
-from sandkeeper.journal.segment import NOTICE, REMARK, STDERR, STDOUT
+from sandkeeper.journal.segment import NOTICE, REMARK, STDERR, STDOUT, Stream
 
 __all__ = ["PATIENCE", "Decoder", "LineSplitter", "PrefixedText", "part_end", "strip_partial"]
 
@@ -29,11 +29,11 @@ class Decoder:
         make = codecs.getincrementaldecoder("utf-8")
         self._decoders = [make("replace") for _ in range(4)]
 
-    def decode(self, stream: int, data: bytes) -> str:
+    def decode(self, stream: Stream, data: bytes) -> str:
         """Return the text that is complete by now."""
         return self._decoders[stream].decode(data)
 
-    def flush(self, stream: int) -> str:
+    def flush(self, stream: Stream) -> str:
         """Return U+FFFD for a character that was never finished, else nothing."""
         return self._decoders[stream].decode(b"", True)
 
@@ -104,7 +104,7 @@ class PrefixedText:
     """
 
     def __init__(self) -> None:
-        self._open: int | None = None
+        self._open: Stream | None = None
         self._held: list[bytes] = []
         self._held_stream = STDOUT
         self._held_size = 0
@@ -147,7 +147,7 @@ class PrefixedText:
         """Return what is left at the end; an unfinished last line stays without its newline."""
         return self._close_line() if self._held else b""
 
-    def _same(self, stream: int) -> bool:
+    def _same(self, stream: Stream) -> bool:
         return self._open is not None and PREFIX[self._open] == PREFIX[stream]
 
     def _hold(self, chunk: Chunk) -> bytes:
@@ -170,7 +170,7 @@ class PrefixedText:
         data, self._held, self._held_size = b"".join(self._held), [], 0
         return self._write(self._held_stream, data)
 
-    def _write(self, stream: int, data: bytes) -> bytes:
+    def _write(self, stream: Stream, data: bytes) -> bytes:
         prefix = PREFIX[stream]
         head = b"" if self._open is not None else prefix
         if data.endswith(b"\n"):

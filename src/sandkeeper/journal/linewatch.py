@@ -20,7 +20,7 @@ from sandkeeper.journal.cursor import Abandoned, Chunk, Follow, Gap
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.lines import LineSplitter
 from sandkeeper.journal.query import PATTERN_BYTES, Question, matcher
-from sandkeeper.journal.segment import STDERR, STDOUT
+from sandkeeper.journal.segment import OUTPUT, STDERR, STDOUT, output_streams
 
 __all__ = ["FoundLine", "LineBoard", "Pattern"]
 
@@ -52,9 +52,7 @@ class Pattern:
     def __init__(self, question: Question) -> None:
         self.key = _key(question)
         self.matches, self.memory = _matcher(question)
-        self.streams = {"stdout": (STDOUT,), "stderr": (STDERR,)}.get(
-            question.stream, (STDOUT, STDERR)
-        )
+        self.streams = output_streams(question.stream)
         self.block_pattern = _block_pattern(question)
         """RE2 that matches in any block in which a line matches; None where there is none."""
         Pattern._held += self.memory
@@ -139,7 +137,7 @@ class _Pass:
         self.offset = offset
         self.task: asyncio.Task[None] | None = None
         self.seekers: dict[object, _Seeker] = {}
-        self.lines = {stream: LineSplitter(LINE_BYTES) for stream in (STDOUT, STDERR)}
+        self.lines = {stream: LineSplitter(LINE_BYTES) for stream in OUTPUT}
         self._groups: list[_Group] = []
 
     def add(self, pattern: Pattern, waiting: "asyncio.Future[FoundLine | None]") -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from sandkeeper.journal.cursor import Gap, Reader
 from sandkeeper.journal.journal import Journal
-from sandkeeper.journal.segment import NOTICE, STDERR, STDOUT, STREAMS, Segment
+from sandkeeper.journal.segment import NOTICE, STDERR, STDOUT, STREAMS, Segment, Stream
 
 __all__ = ["KIND", "clean_place", "gaps_before", "newlines_before", "place_of_last"]
 
@@ -21,7 +21,7 @@ STEPS_BACK = 16
 """So often a place is moved back behind lines that overlap before all is read from the front."""
 
 
-def newlines_before(journal: Journal, reader: Reader, streams: tuple[int, ...], end: int) -> int:
+def newlines_before(journal: Journal, reader: Reader, streams: tuple[Stream, ...], end: int) -> int:
     """Count the newlines of some streams in what is kept before an offset.
 
     What was counted of a closed segment is remembered.
@@ -48,7 +48,7 @@ def _newlines(journal: Journal, reader: Reader, segment: Segment, end: int) -> t
 
 
 def place_of_last(
-    journal: Journal, reader: Reader, streams: tuple[int, ...], lines: int, size: int, end: int
+    journal: Journal, reader: Reader, streams: tuple[Stream, ...], lines: int, size: int, end: int
 ) -> int:
     """Return an offset with at least so many lines' ends, or bytes, of the streams behind it."""
     for segment in reversed(journal.segments):
@@ -61,7 +61,7 @@ def place_of_last(
     return journal.first
 
 
-def clean_place(journal: Journal, reader: Reader, streams: tuple[int, ...], offset: int) -> int:
+def clean_place(journal: Journal, reader: Reader, streams: tuple[Stream, ...], offset: int) -> int:
     """Return the last place at or before an offset at which no line of the streams is open."""
     kinds = {KIND[stream] for stream in streams}
     for _ in range(STEPS_BACK):
@@ -72,7 +72,7 @@ def clean_place(journal: Journal, reader: Reader, streams: tuple[int, ...], offs
     return journal.first
 
 
-def _line_start(journal: Journal, reader: Reader, kind: int, offset: int) -> int:
+def _line_start(journal: Journal, reader: Reader, kind: Stream, offset: int) -> int:
     """Return where the line of a kind begins that is open at an offset; the offset if none is."""
     streams = tuple(stream for stream, its in KIND.items() if its == kind)
     start = offset
@@ -107,7 +107,7 @@ def _pieces(
     reader: Reader,
     segment: Segment,
     stop: int,
-    streams: tuple[int, ...],
+    streams: tuple[Stream, ...],
     least: int = BLOCK_LEAST,
 ) -> Iterator[tuple[int, int, bytes, int, int]]:
     """Yield (offset, stream, block, first, last) of the streams' bytes, the last ones first."""
@@ -126,7 +126,7 @@ def _pieces(
 
 
 def _runs(
-    reader: Reader, segment: Segment, stop: int, streams: tuple[int, ...]
+    reader: Reader, segment: Segment, stop: int, streams: tuple[Stream, ...]
 ) -> list[tuple[int, int, int]]:
     """Return (stream, start, end) of what stands together, in order."""
     runs: list[tuple[int, int, int]] = []

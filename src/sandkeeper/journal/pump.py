@@ -17,7 +17,7 @@ from pathlib import Path
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.rests import REST_MILLISECONDS, Pace
-from sandkeeper.journal.segment import STREAMS
+from sandkeeper.journal.segment import STREAMS, Stream
 from sandkeeper.journal.source import Source, available, hung_up
 from sandkeeper.journal.stage import SIZE, Stage
 from sandkeeper.linux.worker import Worker
@@ -79,7 +79,7 @@ class Pump(Worker):
         """Carry these streams again, for another attempt on the same pipes."""
         self._order(lambda: self._watch(sources))
 
-    def append(self, journal: Journal, stream: int, data: bytes) -> None:
+    def append(self, journal: Journal, stream: Stream, data: bytes) -> None:
         """Write words of our own behind what the process wrote so far."""
         self._order(lambda: self._append(journal, stream, data))
 
@@ -186,7 +186,7 @@ class Pump(Worker):
             del self._sources[source.fd]
             source.watched = False
 
-    def _append(self, journal: Journal, stream: int, data: bytes) -> None:
+    def _append(self, journal: Journal, stream: Stream, data: bytes) -> None:
         try:
             journal.append(stream, data)
         except OSError:

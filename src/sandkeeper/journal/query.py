@@ -21,7 +21,7 @@ from sandkeeper.journal.places import (
     newlines_before,
     place_of_last,
 )
-from sandkeeper.journal.segment import NOTICE, STDERR, STDOUT
+from sandkeeper.journal.segment import NOTICE, STDOUT, Stream, output_streams
 
 __all__ = ["LineQuery", "Question", "ask", "matcher", "next_block"]
 
@@ -36,8 +36,6 @@ PATTERN_BYTES = 2 << 20
 LINE_BYTES = 64 << 10
 TAIL_LINES = 10_000
 TAIL_BYTES = 8 << 20
-_STREAMS = {"stdout": (STDOUT, NOTICE), "stderr": (STDERR,), "": (STDOUT, STDERR, NOTICE)}
-_NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 _encode = msgspec.json.encode
 _threads = ThreadPoolExecutor(2, "questions")
 """A pattern may need seconds for a line; nobody but others who ask waits for that."""
@@ -95,14 +93,15 @@ class LineQuery:
         self._question = question
         self._journal = journal
         self._reader = Reader(journal)
-        self._streams = _STREAMS[question.stream]
+        chosen = output_streams(question.stream)
+        self._streams = (*chosen, NOTICE) if STDOUT in chosen else chosen
         self._matches = matcher(question)
         self._end = journal.tail
         self._offset = 0
         self._number = 0
         self._given = 0
         self._limit = question.head or question.limit
-        self._open: dict[int, _OpenLine] = {}
+        self._open: dict[Stream, _OpenLine] = {}
         self._tail: deque[_Line] = deque(maxlen=min(question.tail, TAIL_LINES) or None)
         self._tail_bytes = 0
         self._cut = False
@@ -226,7 +225,7 @@ class LineQuery:
 
 class _Line(NamedTuple):
     number: int
-    kind: int
+    kind: Stream
     offset: int
     time: int
     text: bytes
@@ -236,7 +235,7 @@ class _Line(NamedTuple):
         fields: dict[str, Any] = {
             "type": "line",
             "line": self.number,
-            "stream": _NAMES[self.kind],
+            "stream": self.kind.wire,
             "offset": self.offset,
             "time": rfc3339(self.time),
             "text": self.text.decode("utf-8", "replace"),

@@ -22,22 +22,27 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 
+from sandkeeper.errors import BadInput
 from sandkeeper.linux.paths.statefiles import LAST_SECOND, open_plain
 
 __all__ = [
     "HEAD",
     "MAX_RECORDS",
     "NOTICE",
+    "OUTPUT",
     "REMARK",
     "STDERR",
     "STDOUT",
     "STREAMS",
     "Index",
     "Segment",
+    "Stream",
     "count_bytes",
     "is_scarcity",
+    "output_streams",
     "pack_record",
     "pread",
     "put_back",
@@ -47,11 +52,26 @@ __all__ = [
     "write_head",
 ]
 
-STDOUT, STDERR, NOTICE, REMARK = range(4)
-"""Whose bytes: the process's two streams; our restart notices, which belong to its output; and
-remarks of stop and kill, which only live text streams show."""
 
-STREAMS = 4
+class Stream(IntEnum):
+    """Whose bytes, as indexes store it; `wire` is its name for clients.
+
+    The process's two streams; our restart notices, which belong to its output; and remarks of stop
+    and kill, which only live text streams show.
+    """
+
+    STDOUT, STDERR, NOTICE, REMARK = range(4)
+    wire: str
+
+    def __init__(self, _number: int) -> None:
+        self.wire = self._name_.lower()
+
+
+STDOUT, STDERR, NOTICE, REMARK = BY_NUMBER = tuple(Stream)
+STREAMS = len(BY_NUMBER)
+OUTPUT = (STDOUT, STDERR)
+"""What a process itself writes to."""
+
 HEAD = struct.Struct("<8s7Q")
 _RECORD = struct.Struct("<QQ")
 _MAGIC = b"SKJ1\0\0\0\0"
@@ -85,6 +105,14 @@ class Segment:
     def index_path(self) -> Path:
         """The file of index records."""
         return self.folder / f"{self.base:020d}.idx"
+
+
+def output_streams(name: str) -> tuple[Stream, ...]:
+    """Return which of `OUTPUT` a client means by a name, an empty one both; raises BadInput."""
+    found = tuple(stream for stream in OUTPUT if name in {"", stream.wire})
+    if not found:
+        raise BadInput(f"unknown stream: {name}")
+    return found
 
 
 def pack_record(offset: int, microseconds: int, stream: int) -> bytes:
@@ -220,9 +248,9 @@ class Index:
         """Return where record `number` begins."""
         return self._known()[2 * number]
 
-    def stream(self, number: int) -> int:
+    def stream(self, number: int) -> Stream:
         """Return whose bytes record `number` begins."""
-        return self._known()[2 * number + 1] & 15
+        return BY_NUMBER[self._known()[2 * number + 1] & 15]
 
     def time(self, number: int) -> int:
         """Return when they arrived, in microseconds since the epoch."""

@@ -8,6 +8,7 @@ import termios
 from dataclasses import dataclass, field
 
 from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.segment import Stream
 
 __all__ = ["Source", "available", "hung_up"]
 
@@ -22,7 +23,7 @@ class Source:
 
     run: str
     journal: Journal
-    stream: int
+    stream: Stream
     fd: int
     writer: int = -1
     at_end: bool = False

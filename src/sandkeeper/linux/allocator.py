@@ -5,6 +5,8 @@ which costs a page fault for every 4 KiB: a third of the time of an upload (meas
 faults for a GiB, and 50 with these settings).
 """
 
+from sandkeeper.linux.libc import call
+
 __all__ = ["give_back", "keep_freed_blocks"]
 
 M_TRIM_THRESHOLD = -1
@@ -18,17 +20,11 @@ ARENAS = 2
 
 def keep_freed_blocks() -> bool:
     """Keep up to 8 MiB of freed memory (mallopt(3)); False where the C library has no mallopt."""
-    import ctypes  # only here: it is not needed to answer `--help`
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
+    wanted = {M_TRIM_THRESHOLD: TRIM_BYTES, M_MMAP_THRESHOLD: MMAP_BYTES, M_ARENA_MAX: ARENAS}
+    try:
+        return all(call("mallopt", *one) for one in wanted.items())
+    except OSError:
         return False
-    done = [
-        mallopt(M_TRIM_THRESHOLD, TRIM_BYTES),
-        mallopt(M_MMAP_THRESHOLD, MMAP_BYTES),
-        mallopt(M_ARENA_MAX, ARENAS),
-    ]
-    return all(done)
 
 
 def give_back() -> bool:
@@ -36,7 +32,7 @@ def give_back() -> bool:
 
     It may take some milliseconds, without the interpreter's lock.
     """
-    import ctypes
-
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    return trim is not None and trim(0) == 1
+    try:
+        return call("malloc_trim", 0) == 1
+    except OSError:
+        return False

@@ -2,12 +2,12 @@
 
 import ctypes
 import os
-from functools import lru_cache
-from typing import Any
+
+from sandkeeper.linux import libc
 
 __all__ = ["birth_time"]
 
-AT_FDCWD, AT_SYMLINK_NOFOLLOW, STATX_BTIME = -100, 0x100, 0x800
+AT_SYMLINK_NOFOLLOW, STATX_BTIME = 0x100, 0x800
 
 
 class _Statx(ctypes.Structure):
@@ -20,18 +20,12 @@ class _Statx(ctypes.Structure):
     )
 
 
-@lru_cache(maxsize=1)
-def _statx() -> Any:
-    return getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
-
-
 def birth_time(path: str) -> int | None:
     """Return it in nanoseconds; None where the file system keeps none or the file is gone."""
-    call, result = _statx(), _Statx()
-    if call is None:
-        return None
-    flags = AT_SYMLINK_NOFOLLOW
-    if call(AT_FDCWD, os.fsencode(path), flags, STATX_BTIME, ctypes.byref(result)) != 0:
+    result, found = _Statx(), (libc.AT_FDCWD, os.fsencode(path), AT_SYMLINK_NOFOLLOW)
+    try:
+        libc.call("statx", *found, STATX_BTIME, ctypes.byref(result))
+    except OSError:
         return None
     if not result.mask & STATX_BTIME:
         return None

@@ -22,6 +22,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sandkeeper.linux.mounts import parse_mounts
+
 __all__ = ["Cgroups", "Confinement", "Limits"]
 
 FOLDER = "sandkeeper"
@@ -289,17 +291,14 @@ def _places(mounts: str, own: str) -> dict[str, Path]:
         _, controllers, path = line.split(":", 2)
         ours.update(dict.fromkeys(controllers.split(","), path))
     places: dict[str, Path] = {}
-    for line in mounts.splitlines():
-        left, _, right = line.partition(" - ")
-        kind, _, options = right.split(" ", 2)
-        root, target = left.split(" ")[3:5]
-        names = [""] if kind == "cgroup2" else options.split(" ")[-1].split(",")
-        if kind not in {"cgroup", "cgroup2"}:
+    for one in parse_mounts(mounts):
+        if one.kind not in {"cgroup", "cgroup2"}:
             continue
-        for name in names:
+        for name in [""] if one.kind == "cgroup2" else one.options:
             if name in ours:
-                below = os.path.relpath(ours[name], root) if ours[name].startswith(root) else "."
-                places.setdefault(name, Path(os.path.normpath(os.path.join(target, below))))
+                inside = ours[name].startswith(one.root)
+                below = os.path.relpath(ours[name], one.root) if inside else "."
+                places.setdefault(name, Path(os.path.normpath(os.path.join(one.path, below))))
     return places
 
 

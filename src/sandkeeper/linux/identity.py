@@ -28,6 +28,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from sandkeeper.linux import libc
+from sandkeeper.numerals import natural
+
 __all__ = ["Identity", "UnusableUser", "acting_for", "is_acting"]
 
 INVALID = 0xFFFFFFFF  # (uid_t)-1 means "leave it": setfsuid(-1) would keep root
@@ -41,7 +44,6 @@ CALLS = {  # setgroups, setresgid, setresuid; the 32-bit ones in their forms wit
 }
 KEEP = -1
 
-_libc = ctypes.CDLL(None, use_errno=True)
 _here = threading.local()
 
 
@@ -175,16 +177,18 @@ def _calls() -> tuple[int, int, int]:
 
 
 def _call(number: int, *arguments: Any) -> None:
-    if _libc.syscall(number, *arguments):
-        code = ctypes.get_errno()
-        raise OSError(code, f"this server may not change its user: {os.strerror(code)}")
+    try:
+        libc.system_call(number, *arguments)
+    except OSError as error:
+        why = f"this server may not change its user: {error.strerror}"
+        raise OSError(error.errno, why) from None
 
 
 def _entry(wanted: str) -> pwd.struct_passwd | None:
     try:
-        return pwd.getpwuid(int(wanted)) if _is_number(wanted) else pwd.getpwnam(wanted)
+        return pwd.getpwuid(int(wanted)) if natural(wanted) is not None else pwd.getpwnam(wanted)
     except KeyError:
-        if _is_number(wanted):
+        if natural(wanted) is not None:
             return None
         raise UnusableUser(f"there is no user {wanted!r}") from None
     except (OverflowError, ValueError):
@@ -192,7 +196,7 @@ def _entry(wanted: str) -> pwd.struct_passwd | None:
 
 
 def _gid(group: str) -> int:
-    if _is_number(group):
+    if natural(group) is not None:
         return _number(group, "group")
     try:
         return grp.getgrnam(group).gr_gid
@@ -200,12 +204,8 @@ def _gid(group: str) -> int:
         raise UnusableUser(f"there is no group {group!r}") from None
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal()
-
-
 def _number(text: str, kind: str) -> int:
-    value = int(text) if len(text) < 12 else INVALID
-    if value >= INVALID:
+    value = natural(text, INVALID)
+    if value is None or value == INVALID:
         raise UnusableUser(f"{text!r} is not a usable {kind} id")
     return value

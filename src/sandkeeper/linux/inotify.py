@@ -9,9 +9,10 @@ that is renamed needs the number itself.
 import os
 import struct
 from collections.abc import Iterator
-from functools import lru_cache
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import NamedTuple
 
+from sandkeeper.linux import libc
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.identity import is_acting
 from sandkeeper.linux.paths.resolving import followed
@@ -56,7 +57,7 @@ class Inotify:
     def __init__(self) -> None:
         """Raises OSError EMFILE at the user's limit of instances."""
         flags = os.O_NONBLOCK | os.O_CLOEXEC
-        self._fd = OwnedFd(_checked(_libc().inotify_init1(flags), b"inotify"))
+        self._fd = OwnedFd(libc.call("inotify_init1", flags, path="inotify"))
 
     @property
     def fd(self) -> int:
@@ -69,16 +70,17 @@ class Inotify:
         Raises OSError, ENOSPC at the user's limit of watches.
         """
         if not is_acting():
-            return _checked(_libc().inotify_add_watch(self.fd, path, mask), path)
+            return self._add(path, path, mask)
         with followed(path, follow=not mask & Mask.DONT_FOLLOW) as fd:
-            found = b"/proc/self/fd/%d" % fd
-            return _checked(
-                _libc().inotify_add_watch(self.fd, found, mask & ~Mask.DONT_FOLLOW), path
-            )
+            return self._add(b"/proc/self/fd/%d" % fd, path, mask & ~Mask.DONT_FOLLOW)
+
+    def _add(self, found: bytes, path: bytes, mask: int) -> int:
+        return libc.call("inotify_add_watch", self.fd, found, mask, path=os.fsdecode(path))
 
     def remove(self, watch: int) -> None:
         """Stop a watch; one that is gone already is no error."""
-        _libc().inotify_rm_watch(self.fd, watch)
+        with suppress(OSError):
+            libc.call("inotify_rm_watch", self.fd, watch)
 
     def read(self) -> bytes:
         """Return what is queued, up to READ_BYTES; empty when there is nothing."""
@@ -101,21 +103,3 @@ def notices(data: bytes) -> Iterator[Notice]:
         name = data[position : position + length].rstrip(b"\0") if length else b""
         position += length
         yield Notice(watch, mask, cookie, name)
-
-
-@lru_cache(maxsize=1)
-def _libc() -> Any:
-    import ctypes
-
-    library = ctypes.CDLL(None, use_errno=True)
-    library.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
-    return library
-
-
-def _checked(result: int, path: bytes) -> int:
-    if result < 0:
-        import ctypes
-
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), os.fsdecode(path))
-    return result

@@ -5,7 +5,6 @@ found again by its id: no function here that changes a mount follows a link.
 """
 
 import asyncio
-import ctypes
 import errno
 import os
 import re
@@ -13,11 +12,13 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sandkeeper.linux import libc
+
 __all__ = [
+    "PSEUDO",
     "Mount",
     "attach",
     "bind_mount",
@@ -26,12 +27,23 @@ __all__ = [
     "mounts",
     "open_mount",
     "parse_mounts",
+    "proc_mounts",
+    "pseudo_mounts",
     "restrict",
     "unescape",
     "unmount",
     "unmount_staged",
     "walk_plainly",
 ]
+
+PSEUDO = frozenset(
+    (
+        *("autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts"),
+        *("devtmpfs", "efivarfs", "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore"),
+        *("resctrl", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs", "tracefs"),
+    )
+)
+"""Kinds of file systems that hold no files: /proc, /sys and their like."""
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_REMOUNT, MS_BIND = 32, 4096
@@ -88,7 +100,7 @@ def unescape(text: str) -> str:
 def parse_mounts(text: str) -> list[Mount]:
     """Read a table in the form of proc_pid_mountinfo(5): names have octal escapes."""
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # a name may hold all else that str.splitlines splits at
         before, _, after = line.partition(" - ")
         own, rest = before.split(" "), after.split(" ")
         if len(own) >= 6 and len(rest) >= 3 and own[0].isdigit():
@@ -106,6 +118,22 @@ def mounts() -> list[Mount]:
         return parse_mounts(file.read())
 
 
+def pseudo_mounts() -> list[bytes]:
+    """Return where file systems of `PSEUDO` are mounted; none if that cannot be read."""
+    try:
+        return [os.fsencode(mount.path) for mount in mounts() if mount.kind in PSEUDO]
+    except OSError:
+        return []
+
+
+def proc_mounts() -> list[tuple[int, str, str]]:
+    """Return device, root within the file system and mount point of every procfs."""
+    try:
+        return [(one.device, one.root, one.path) for one in mounts() if one.kind == "proc"]
+    except OSError:
+        return []
+
+
 def mount_id(fd: int) -> int:
     """Return the id of the mount that an open file lies on (proc_pid_fdinfo(5)); asks no disk."""
     for line in Path(f"/proc/self/fdinfo/{fd}").read_text("ascii").splitlines():
@@ -115,16 +143,8 @@ def mount_id(fd: int) -> int:
     raise OSError(errno.ENODATA, "the kernel does not tell the mount of a descriptor")
 
 
-@lru_cache(maxsize=1)
-def _libc() -> Any:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _check(result: int, path: str) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path)
-    return result
+def _bind(source: bytes | None, target: str, flags: int, path: str) -> None:
+    libc.call("mount", source, os.fsencode(target), None, flags | MS_BIND, None, path=path)
 
 
 def walk_plainly(path: str) -> int:
@@ -147,7 +167,7 @@ def walk_plainly(path: str) -> int:
 def bind_mount(source: int, target: str) -> None:
     """Show the open folder `source` at `target` as well, a path that nobody else can change."""
     origin = f"/proc/self/fd/{source}".encode()
-    _check(_libc().mount(origin, os.fsencode(target), None, MS_BIND, None), target)
+    _bind(origin, target, 0, target)
 
 
 def restrict(path: str, *, read_only: bool = False, no_privilege: bool = False) -> None:
@@ -163,8 +183,7 @@ def restrict(path: str, *, read_only: bool = False, no_privilege: bool = False) 
     names |= {"ro"} if read_only else set()
     names |= {"nosuid", "nodev"} if no_privilege else set()
     flags = sum(flag for name, flag in KEPT_FLAGS.items() if name in names)
-    flags |= MS_REMOUNT | MS_BIND
-    _check(_libc().mount(None, os.fsencode(path), None, flags, None), path)
+    _bind(None, path, flags | MS_REMOUNT, path)
 
 
 def attach(staged: str, target: int) -> int:
@@ -181,7 +200,7 @@ def attach(staged: str, target: int) -> int:
         return _attach_by_name(staged, target)  # a sandbox that knows no call of Linux 5.2
     try:
         flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
-        _check(_libc().syscall(MOVE_MOUNT, tree, b"", target, b"", flags), staged)
+        libc.system_call(MOVE_MOUNT, tree, b"", target, b"", flags, path=staged)
         return mount_id(tree)
     finally:
         os.close(tree)
@@ -189,14 +208,15 @@ def attach(staged: str, target: int) -> int:
 
 def _open_tree(staged: str) -> int:
     flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
-    return _check(_libc().syscall(OPEN_TREE, -100, os.fsencode(staged), flags), staged)
+    name = os.fsencode(staged)
+    return libc.system_call(OPEN_TREE, libc.AT_FDCWD, name, flags, path=staged)
 
 
 def _attach_by_name(staged: str, target: int) -> int:
     """The same by mount(2): a bind of a mount has its flags, and a descriptor has a name."""
     before = {mount.id for mount in mounts()}
     through = f"/proc/self/fd/{target}"
-    _check(_libc().mount(os.fsencode(staged), through.encode(), None, MS_BIND, None), staged)
+    _bind(os.fsencode(staged), through, 0, staged)
     where = os.readlink(through)
     made = [mount.id for mount in mounts() if mount.path == where and mount.id not in before]
     return made[-1] if made else 0
@@ -244,7 +264,7 @@ def unmount(path: str, wanted: int = 0, *, lazy: bool = False) -> None:
         # By the folder, for a descriptor of the mount itself would keep it busy.
         flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0)
         where = os.fsencode(f"/proc/self/fd/{folder}/{name}")
-        _check(_libc().umount2(where, flags), path)
+        libc.call("umount2", where, flags, path=path)
     finally:
         os.close(folder)
 

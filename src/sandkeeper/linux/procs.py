@@ -1,7 +1,7 @@
 """The kernel's table of processes, read from /proc in one pass.
 
-Only what a tree needs is taken from /proc/<pid>/stat (proc_pid_stat(5)): parent, group, session,
-state, start time and name. Numbers are compared as numbers: 12 is not a part of 123.
+Only what a tree needs is taken: parent, group, session, state, start time and name. Numbers are
+compared as numbers: 12 is not a part of 123.
 """
 
 import os
@@ -9,9 +9,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Process", "group_members", "read_process", "read_processes", "tree_of"]
+from sandkeeper.linux.procstat import read_stat
 
-STAT_BYTES = 1024
+__all__ = ["Process", "group_members", "read_process", "read_processes", "tree_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,28 +34,12 @@ class Process:
 
 def read_process(pid: int) -> Process | None:
     """Read one process; None when there is none of that number."""
-    try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    found = read_stat(pid)
+    if found is None:
         return None
-    try:
-        line = os.read(fd, STAT_BYTES)
-    except OSError:  # it ended between the two calls
-        return None
-    finally:
-        os.close(fd)
-    return _parse(line)
-
-
-def _parse(line: bytes) -> Process | None:
-    # The name stands in parentheses and may itself hold any byte, so the last one closes it.
-    head, _, tail = line.rpartition(b")")
-    number, _, name = head.partition(b"(")
-    fields = tail.split(None, 20)
-    if len(fields) < 20:
-        return None
+    name, fields = found
     return Process(
-        pid=int(number),
+        pid=pid,
         parent=int(fields[1]),
         group=int(fields[2]),
         session=int(fields[3]),

@@ -1,17 +1,29 @@
-"""What /proc/pid/stat tells of one process: when it started, and how a zombie ended."""
+"""What /proc/<pid>/stat tells of one process (proc_pid_stat(5)): fields, start, a zombie's end."""
 
 import os
 from contextlib import suppress
 
-__all__ = ["start_time", "zombie_status"]
+__all__ = ["parse_stat", "read_stat", "start_time", "zombie_status"]
 
 
-def _stat(pid: int) -> list[bytes] | None:
+def parse_stat(line: bytes) -> tuple[bytes, list[bytes]] | None:
+    """Read a line as `read_stat` does."""
+    # The name stands in parentheses and may hold any byte, so the last one closes it.
+    head, _, tail = line.rpartition(b")")
+    fields = tail.split()
+    return (head.partition(b"(")[2], fields) if len(fields) >= 20 else None
+
+
+def read_stat(pid: int) -> tuple[bytes, list[bytes]] | None:
+    """Return the name and the fields after it, the state (the third of the manual) first.
+
+    None when there is no such process.
+    """
     # Not `open`: this runs at every start of a process, and buffers cost six more system calls.
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return os.read(fd, 4096).rpartition(b")")[2].split()
+            return parse_stat(os.read(fd, 4096))
         finally:
             os.close(fd)
     except OSError:
@@ -23,17 +35,17 @@ def start_time(pid: int) -> int:
 
     With the boot id this proves a pid: a reused one has another start time.
     """
-    fields = _stat(pid)
-    return int(fields[19]) if fields else 0
+    found = read_stat(pid)
+    return int(found[1][19]) if found else 0
 
 
 def zombie_status(pid: int) -> int | None:
     """Return the wait status of a process that nobody has reaped yet, or None."""
-    fields = _stat(pid)
-    if fields is None or fields[0] not in {b"Z", b"X"}:
+    found = read_stat(pid)
+    if found is None or found[1][0] not in {b"Z", b"X"}:
         return None
     with suppress(OSError):
         # The kernel shows 0 for the status to those who may not trace the process.
         if os.geteuid() in {0, os.stat(f"/proc/{pid}").st_uid}:
-            return int(fields[49])
+            return int(found[1][49])
     return None

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from sandkeeper.linux.mounts import parse_mounts
+
 __all__ = ["platform_sign", "sandbox_sign"]
 
 PLATFORM_VARIABLES = (
@@ -103,10 +105,9 @@ def _container(root: Path, environ: Mapping[str, str]) -> Iterator[str]:
 
 def _has_layers(root: Path) -> bool:
     """Say whether / is an overlay of an engine's layers (proc_pid_mountinfo(5))."""
-    for line in _text(root / "proc/1/mountinfo").splitlines():
-        place, _, source = line.partition(" - ")
-        if place.split(" ")[4:5] == ["/"] and source.startswith("overlay "):
-            return any(word in source for word in CONTAINER_LAYERS)
+    for mount in parse_mounts(_text(root / "proc/1/mountinfo")):
+        if mount.path == "/" and mount.kind == "overlay":
+            return any(word in option for word in CONTAINER_LAYERS for option in mount.options)
     return False
 
 

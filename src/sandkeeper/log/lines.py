@@ -12,7 +12,7 @@ import msgspec
 from sandkeeper.log.redaction import redact_command
 from sandkeeper.log.sink import Sink
 
-__all__ = ["Log", "Rouser", "log_line", "timestamp"]
+__all__ = ["Log", "Rouser", "dropped_line", "log_line", "timestamp"]
 
 GATHER_SECONDS = 0.002
 
@@ -41,6 +41,11 @@ def log_line(level: str, message: str, fields: dict[str, Any]) -> bytes:
             for key, value in record.items()
         }
         return _encode(clean) + b"\n"
+
+
+def dropped_line(count: int) -> bytes:
+    """Make the line that stands for `count` others."""
+    return log_line("warning", f"{count} log lines were dropped: the reader is slow", {})
 
 
 class Log:

@@ -19,7 +19,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from sandkeeper import __version__
-from sandkeeper.journal.segment import STDERR, STDOUT
+from sandkeeper.journal.segment import OUTPUT
 from sandkeeper.observability.metrics import BOUNDS, Histogram, Vitals
 
 __all__ = ["Exposition"]
@@ -94,8 +94,8 @@ def _processes(vitals: Vitals) -> Iterator[Metric]:
     carried = CounterMetricFamily(
         PREFIX + "output_bytes", "Bytes carried from processes to journals", labels=["stream"]
     )
-    for name, stream in (("stdout", STDOUT), ("stderr", STDERR)):
-        carried.add_metric([name], vitals.pump.carried[stream])
+    for stream in OUTPUT:
+        carried.add_metric([stream.wire], vitals.pump.carried[stream])
     yield carried
     queues = GaugeMetricFamily(PREFIX + "pump_queue", "What the pump has before it", labels=["of"])
     for name, value in vitals.pump.statistics().items():

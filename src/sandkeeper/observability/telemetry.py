@@ -17,7 +17,7 @@ import msgspec
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.exported import POSITIONS, read_positions
 from sandkeeper.journal.lines import LineSplitter
-from sandkeeper.journal.segment import NOTICE, STDERR, STDOUT
+from sandkeeper.journal.segment import NOTICE, OUTPUT, STDERR, STDOUT, Stream
 from sandkeeper.linux.paths.statefiles import Damaged
 from sandkeeper.log.lines import log_line, timestamp
 from sandkeeper.processes.process import Process
@@ -30,7 +30,7 @@ NAME_CHARACTERS = 256
 """So much of a name stands in every line: one of a megabyte would multiply each of its lines."""
 _EMPTY_LINES = re.compile(rb"\n\n+")
 _encode = msgspec.json.encode
-_NAMES = {STDOUT: ("stdout", "info"), STDERR: ("stderr", "error")}
+_LEVELS = {STDOUT: "info", STDERR: "error"}
 
 
 class Exporter:
@@ -202,7 +202,7 @@ class Follower:
             self._fd = os.open(self._path, flags, 0o600)
         starts = [
             self._starts[stream] if self._lines[stream].pending else self._position
-            for stream in (STDOUT, STDERR)
+            for stream in OUTPUT
         ]
         os.pwrite(self._fd, POSITIONS.pack(self._position, *starts), 0)
 
@@ -216,7 +216,7 @@ class Follower:
             return
         self._position, *starts = known
         self._next = self._position
-        for stream, start in zip((STDOUT, STDERR), starts, strict=True):
+        for stream, start in zip(OUTPUT, starts, strict=True):
             offset, parts = start, []
             while offset < self._position and (
                 chunks := self._reader.read(offset, min(BLOCK, self._position - offset))
@@ -244,7 +244,7 @@ class Follower:
         if isinstance(chunk, Gap):
             return self._tell_gap(chunk)
         stream = STDOUT if chunk.stream == NOTICE else chunk.stream
-        if stream not in _NAMES:
+        if stream not in _LEVELS:
             return b""
         splitter = self._lines[stream]
         if not splitter.pending:
@@ -264,23 +264,22 @@ class Follower:
             text = b"\n".join(line for line, _ in splitter.feed(data))
         return _EMPTY_LINES.sub(b"\n", text).strip(b"\n") if b"\n\n" in text else text.strip(b"\n")
 
-    def _encode(self, stream: int, lines: bytes, moment: float) -> bytes:
+    def _encode(self, stream: Stream, lines: bytes, moment: float) -> bytes:
         """Encode many lines at once: all but the text is the same for each.
 
         They are encoded as one text, and what goes between two is put where it had a newline. In
         JSON that is a backslash and an `n`, which a backslash of the text followed by an `n` looks
         like; behind a DEL, which is not escaped, a backslash begins an escape and cannot be one.
         """
-        name, level = _NAMES[stream]
         meta = self._process.meta
         fields = (
             ("process-name", meta.name[:NAME_CHARACTERS]),
             ("process-pid", meta.pid),
             ("source", "process"),
-            ("stream", name),
+            ("stream", stream.wire),
             ("time", timestamp(moment)),
         )
-        head = b'{"level":"' + level.encode() + b'","msg":'
+        head = b'{"level":"' + _LEVELS[stream].encode() + b'","msg":'
         tail = b"".join(b',"' + key.encode() + b'":' + _encode(value) for key, value in fields)
         tail += b"}\n"
         border = b"\\n"

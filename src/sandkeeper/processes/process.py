@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from sandkeeper.errors import NotFound, Unprocessable
 from sandkeeper.journal.journal import Journal
-from sandkeeper.journal.segment import NOTICE, REMARK
+from sandkeeper.journal.segment import NOTICE, REMARK, Stream
 from sandkeeper.journal.source import Source
 from sandkeeper.linux.children.adopted import Adopted, boot_id
 from sandkeeper.linux.children.child import Child, ExitStatus
@@ -263,7 +263,7 @@ class Process:
         if text := retry_notice(self.meta, self.journal.totals[NOTICE]):
             self._notice(text)
 
-    def _notice(self, text: str, stream: int = NOTICE) -> None:
+    def _notice(self, text: str, stream: Stream = NOTICE) -> None:
         self._unsettled = True
         self._shop.pump.append(self.journal, stream, text.encode())
 

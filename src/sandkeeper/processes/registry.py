@@ -13,6 +13,7 @@ from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.clocks import uptime
+from sandkeeper.numerals import atoi
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.listener import Listener
 from sandkeeper.processes.process import Process
@@ -27,7 +28,6 @@ KEEP_ALIVE_SECONDS = 600
 HOUSEKEEPING_SECONDS = 5.0
 REFILL_SECONDS = 0.005
 LETTERS = string.ascii_lowercase + string.digits
-GO_INT = 1 << 63
 
 
 class Processes:
@@ -329,7 +329,8 @@ def _random_name() -> str:
 
 
 def _is_go_int(text: str) -> bool:
-    digits = text[1:] if text[:1] in {"+", "-"} else text
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
+    try:
+        atoi(text)
+    except ValueError:
         return False
-    return -GO_INT <= int(text) < GO_INT
+    return True

@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 
 from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.mounts import mounts
 from sandkeeper.linux.paths.statefiles import (
     LAST_SECOND,
     Damaged,
@@ -276,14 +277,11 @@ def pipes_folder(state: Path, runtime: str) -> Path:
 
 
 def _is_tmpfs(path: str) -> bool:
-    """Look the file system of `path` up in /proc/self/mounts: the last match is on top."""
-    kind = ""
-    with suppress(OSError):
-        for line in Path("/proc/self/mounts").read_bytes().decode("utf-8", "replace").splitlines():
-            fields = line.split(" ")
-            if len(fields) > 2 and fields[1] == path:
-                kind = fields[2]
-    return kind in {"tmpfs", "ramfs"}
+    try:
+        kinds = [mount.kind for mount in mounts() if mount.path == path]
+    except OSError:
+        return False
+    return kinds[-1:] in (["tmpfs"], ["ramfs"])
 
 
 def _is_trusted(base: str) -> bool:

@@ -2,17 +2,19 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.files.globs import path_pattern
-from sandkeeper.files.paths import is_temporary
+from sandkeeper.files.walk import Found, walk
 from sandkeeper.files.work import Cancel
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.tool import Tool
 from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.mounts import pseudo_mounts
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.linux.pseudo_mounts import pseudo_mounts
 from sandkeeper.search.bm25 import words
 from sandkeeper.search.content import ripgrep_program
 from sandkeeper.search.ripgrep import escape_glob
@@ -30,33 +32,23 @@ SNIPPET_BYTES = 4096
 def file_search(root: str, query: str, cancel: Cancel) -> list[str]:
     """Return the first files below `root` whose names have the query's characters in order.
 
-    Case does not count. Walks in byte order, not into links or file systems like /proc. Blocking.
+    Case does not count. A folder's own files come before what is deeper, both in byte order; not
+    into links or file systems like /proc. Blocking.
     """
     wanted = query.lower()
     pruned = {os.fsdecode(mount) for mount in pseudo_mounts()}
-    found: list[str] = []
-    pending = [root]
-    while pending and len(found) < FILES_MOST:
-        cancel.check()
-        folder = pending.pop()
-        below: list[str] = []
-        for name, is_directory in _names(folder):
-            path = os.path.join(folder, name)
-            if is_directory:
-                if path not in pruned:
-                    below.append(path)
-            elif _in_order(wanted, name.lower()) and not is_temporary(name):
-                found.append(path)
-        pending += reversed(below)
-    return found[:FILES_MOST]
 
+    def enter(found: Found) -> bool:
+        return found.path not in pruned
 
-def _names(folder: str) -> list[tuple[str, bool]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted((e.name, e.is_dir(follow_symlinks=False)) for e in entries)
-    except OSError:
-        return []
+    matching = (
+        found.path
+        for found in walk(root, enter=enter, files_first=True, check=cancel.check)
+        if not found.is_directory and _in_order(wanted, found.name.lower())
+    )
+    with suppress(OSError):  # the root cannot be read
+        return list(islice(matching, FILES_MOST))
+    return []
 
 
 def _in_order(wanted: str, text: str) -> bool:

@@ -22,8 +22,8 @@ from sandkeeper.files.globs import matcher, simple
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.tool import Tool
 from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.mounts import pseudo_mounts
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.linux.pseudo_mounts import pseudo_mounts
 from sandkeeper.search.find import EXCLUDED, Workers
 from sandkeeper.search.ripgrep import TEXT_BYTES, FileEnd, Hit, Records, Summary, arguments
 

@@ -74,11 +74,12 @@ class TreeFilter:
 
     def runs(self, stopped: Callable[[], bool]) -> Iterator[Run]:
         """Walk the tree, many names at once; raises OSError when the root cannot be read."""
+        excluded = frozenset(map(os.fsencode, self.excluded))
         return runs(
             os.fsencode(self.root),
-            excluded=frozenset(map(os.fsencode, self.excluded)),
+            enter=lambda path: path.rpartition(b"/")[2] not in excluded,
             hidden=self.hidden,
-            stopped=stopped,
+            check=stopped,
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.linux.surroundings import platform_sign, sandbox_sign
+from sandkeeper.numerals import setting
 from sandkeeper.settings.environment import IMPORT_URL, Environment
 from sandkeeper.settings.groups import (
     ArchiveSettings,
@@ -21,7 +22,6 @@ from sandkeeper.settings.groups import (
     RetentionSettings,
     TerminalSettings,
     UpgradeSettings,
-    number,
     origin,
     truthy,
 )
@@ -141,9 +141,9 @@ class Settings:
             processing_time=env.get("ENABLE_PROCESSING_TIME", "") == "true",
             scale_file=Path(env.get("BLAXEL_SCALE_FILE", "") or SCALE_FILE),
             keepalive_allowed=not truthy(env.get("BL_DISABLE_KEEPALIVE", "")),
-            body_limit=number(env, "SANDKEEPER_MAX_JSON_BODY_BYTES", 16 * MIB),
-            bodies_limit=max(MIB, number(env, "SANDKEEPER_MAX_BODY_BYTES_TOTAL", 256 * MIB)),
-            mcp_wait=number(env, "SANDKEEPER_MCP_WAIT_SECONDS", 58) or 58,
+            body_limit=setting(env, "SANDKEEPER_MAX_JSON_BODY_BYTES", 16 * MIB),
+            bodies_limit=max(MIB, setting(env, "SANDKEEPER_MAX_BODY_BYTES_TOTAL", 256 * MIB)),
+            mcp_wait=setting(env, "SANDKEEPER_MCP_WAIT_SECONDS", 58) or 58,
             stop_children=env.get("SANDKEEPER_ON_SHUTDOWN", "") == "stop",
             rights=rights,
             retention=RetentionSettings.read(env),

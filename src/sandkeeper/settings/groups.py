@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
+from sandkeeper.numerals import setting
 from sandkeeper.settings.environment import IMPORT_URL
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "RetentionSettings",
     "TerminalSettings",
     "UpgradeSettings",
-    "number",
     "origin",
     "truthy",
 ]
@@ -34,15 +34,6 @@ MIB = 1024 * KIB
 def truthy(value: str) -> bool:
     """Say whether Go's strconv.ParseBool would call the trimmed `value` true."""
     return value.strip() in {"1", "t", "T", "true", "True", "TRUE"}
-
-
-def number(env: Mapping[str, str], name: str, default: int) -> int:
-    """Return a non-negative decimal; anything else is the default."""
-    try:
-        value = int(env.get(name, "").strip())
-    except ValueError:
-        return default
-    return value if value >= 0 else default
 
 
 def _total_memory() -> int:
@@ -76,16 +67,16 @@ class RetentionSettings:
     @classmethod
     def read(cls, env: Mapping[str, str]) -> "RetentionSettings":
         """Read the `SANDBOX_*` limits of the contract and our own three."""
-        percent = number(env, "SANDBOX_MAX_LOG_PERCENT", 10)
+        percent = setting(env, "SANDBOX_MAX_LOG_PERCENT", 10)
         percent = percent if 1 <= percent <= 100 else 10
         default_total = _total_memory() * percent // 100 or 96 * MIB
         return cls(
-            run_bytes=3 * number(env, "SANDBOX_MAX_LOG_FILE_BYTES", 32 * MIB),
-            total_bytes=number(env, "SANDBOX_MAX_LOG_BYTES_TOTAL", default_total),
-            tail_bytes=number(env, "SANDBOX_MAX_IN_MEMORY_LOG_BYTES", 64 * KIB),
-            logs_response_bytes=number(env, "SANDBOX_MAX_LOGS_RESPONSE_BYTES", 4 * MIB),
-            finished_count=number(env, "SANDKEEPER_KEEP_FINISHED", 1000),
-            finished_age=float(number(env, "SANDKEEPER_KEEP_FINISHED_SECONDS", 7 * 86400)),
+            run_bytes=3 * setting(env, "SANDBOX_MAX_LOG_FILE_BYTES", 32 * MIB),
+            total_bytes=setting(env, "SANDBOX_MAX_LOG_BYTES_TOTAL", default_total),
+            tail_bytes=setting(env, "SANDBOX_MAX_IN_MEMORY_LOG_BYTES", 64 * KIB),
+            logs_response_bytes=setting(env, "SANDBOX_MAX_LOGS_RESPONSE_BYTES", 4 * MIB),
+            finished_count=setting(env, "SANDKEEPER_KEEP_FINISHED", 1000),
+            finished_age=float(setting(env, "SANDKEEPER_KEEP_FINISHED_SECONDS", 7 * 86400)),
         )
 
 
@@ -132,13 +123,13 @@ class TerminalSettings:
         own = "SANDKEEPER_TERMINAL_"
         return cls(
             enabled=env.get("DISABLE_TERMINAL", "") not in {"true", "1"},
-            idle=float(number(env, own + "IDLE_SECONDS", 600)),
-            grace=number(env, own + "GRACE_MS", 2000) / 1000,
-            sessions=number(env, own + "SESSIONS", 256),
-            clients=number(env, own + "CLIENTS", 64),
-            session_bytes=max(MIB, number(env, own + "BYTES", 16 * MIB)),
-            total_bytes=max(MIB, number(env, own + "BYTES_TOTAL", 128 * MIB)),
-            kept=number(env, own + "KEEP_ENDED", 20),
+            idle=float(setting(env, own + "IDLE_SECONDS", 600)),
+            grace=setting(env, own + "GRACE_MS", 2000) / 1000,
+            sessions=setting(env, own + "SESSIONS", 256),
+            clients=setting(env, own + "CLIENTS", 64),
+            session_bytes=max(MIB, setting(env, own + "BYTES", 16 * MIB)),
+            total_bytes=max(MIB, setting(env, own + "BYTES_TOTAL", 128 * MIB)),
+            kept=setting(env, own + "KEEP_ENDED", 20),
             origins=tuple(
                 origin(one, own + "ORIGINS")
                 for one in env.get(own + "ORIGINS", "").replace(",", " ").split()
@@ -164,10 +155,10 @@ class FileSettings:
         """Read the limits and TMPDIR."""
         temporary = env.get("TMPDIR", "") or "/tmp"
         return cls(
-            read_limit=number(env, "SANDKEEPER_MAX_JSON_READ_BYTES", 32 * MIB),
-            write_limit=number(env, "SANDKEEPER_MAX_JSON_WRITE_BYTES", 16 * MIB),
+            read_limit=setting(env, "SANDKEEPER_MAX_JSON_READ_BYTES", 32 * MIB),
+            write_limit=setting(env, "SANDKEEPER_MAX_JSON_WRITE_BYTES", 16 * MIB),
             upload_root=Path(os.path.abspath(temporary)) / "multipart-uploads",
-            upload_seconds=float(number(env, "SANDKEEPER_UPLOAD_SECONDS", 86400)),
+            upload_seconds=float(setting(env, "SANDKEEPER_UPLOAD_SECONDS", 86400)),
         )
 
 
@@ -182,7 +173,7 @@ class EgressSettings:
     @classmethod
     def read(cls, env: Mapping[str, str], state_dir: Path) -> "EgressSettings":
         """Read the `SANDBOX_*` variables of the contract; a bad port is the default one."""
-        port = number(env, "SANDBOX_LOCAL_PROXY_PORT", 49152)
+        port = setting(env, "SANDBOX_LOCAL_PROXY_PORT", 49152)
         state = env.get("SANDBOX_PROXY_STATE_FILE", "")
         merged = env.get("SANDBOX_MERGED_CA_PATH", "")
         return cls(
@@ -229,9 +220,9 @@ class EdgeSettings:
             origins=tuple(origin(one, "SANDKEEPER_CORS_ORIGINS") for one in origins),
             hosts=named or (("*",) if inside or "*" in origins else ()),
             gateways=trusted,
-            body_seconds=float(number(env, "SANDKEEPER_BODY_SECONDS", 30)),
+            body_seconds=float(setting(env, "SANDKEEPER_BODY_SECONDS", 30)),
             answers_limit=max(
-                16 * MIB, number(env, "SANDKEEPER_MAX_ANSWER_BYTES_TOTAL", 256 * MIB)
+                16 * MIB, setting(env, "SANDKEEPER_MAX_ANSWER_BYTES_TOTAL", 256 * MIB)
             ),
         )
 
@@ -278,7 +269,7 @@ class DriveSettings:
             folder=state_dir / "drives",
             root=Path(root) if root else state_dir / "drive-data",
             blfs_binary=env.get("SANDKEEPER_BLFS_BINARY", "") or "/usr/local/bin/blfs",
-            probe_seconds=number(env, "SANDKEEPER_DRIVE_PROBE_MS", 10_000) / 1000 or 10.0,
+            probe_seconds=setting(env, "SANDKEEPER_DRIVE_PROBE_MS", 10_000) / 1000 or 10.0,
         )
 
 
@@ -304,7 +295,7 @@ class ArchiveSettings:
             root=os.path.realpath(env.get(own + "ROOT", "") or "/"),
             image=env.get(own + "IMAGE", ""),
             baseline=env.get(own + "BASELINE", "").strip().lower(),
-            retries=number(env, own + "RETRIES", 7),
+            retries=setting(env, own + "RETRIES", 7),
             import_url=env.get(IMPORT_URL, "").strip(),
         )
 
@@ -333,7 +324,7 @@ class UpgradeSettings:
             allow=tuple(filter(None, map(str.strip, env.get(own + "ALLOW", "").split(",")))),
             downgrade=truthy(env.get(own + "DOWNGRADE", "")),
             development=development not in {"", "0", "false"} or bool(env.get("AIR_TMP_DIR")),
-            seconds=float(number(env, own + "SECONDS", 30) or 30),
-            drain=number(env, own + "DRAIN_MS", 2000) / 1000,
-            count=number(env, "SANDBOX_UPGRADE_COUNT", 0),
+            seconds=float(setting(env, own + "SECONDS", 30) or 30),
+            drain=setting(env, own + "DRAIN_MS", 2000) / 1000,
+            count=setting(env, "SANDBOX_UPGRADE_COUNT", 0),
         )

@@ -19,7 +19,7 @@ from time import monotonic
 
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.journal import Journal
-from sandkeeper.journal.segment import NOTICE, STDOUT
+from sandkeeper.journal.segment import NOTICE, STDOUT, Stream
 from sandkeeper.linux.worker import Worker
 
 __all__ = ["Line", "TerminalPump"]
@@ -237,7 +237,7 @@ class TerminalPump(Worker):
                 break
         return count
 
-    def _append(self, line: Line, stream: int, data: "bytes | memoryview") -> None:
+    def _append(self, line: Line, stream: Stream, data: "bytes | memoryview") -> None:
         before = line.journal.tail
         try:
             line.journal.append(stream, data)  # type: ignore[arg-type]

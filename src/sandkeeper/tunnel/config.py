@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from sandkeeper.errors import Unprocessable
+from sandkeeper.numerals import natural
 
 __all__ = ["Network", "TunnelConfig", "parse_config"]
 
@@ -112,9 +113,9 @@ def _endpoint(text: str) -> tuple[str, int]:
         valid = valid and ":" not in host
     if not colon or not valid:
         raise ValueError(f"peer_endpoint: {text!r} is not host:port or [v6]:port")
-    if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+    if not 0 < (number := natural(port) or 0) < 65536:
         raise ValueError(f"peer_endpoint: {port!r} is not a port")
-    return host, int(port)
+    return host, number
 
 
 def _is_address(text: str) -> bool:

@@ -21,13 +21,13 @@ from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.daemon import Daemon
 from sandkeeper.linux.children.programs import environment_for_root
 from sandkeeper.linux.identity import Identity
-from sandkeeper.linux.paths.safefile import (
+from sandkeeper.linux.paths.statefiles import (
     UntrustedFile,
+    decoded,
     make_private_folder,
     read_own,
     write_atomically,
 )
-from sandkeeper.linux.paths.statefiles import decoded
 from sandkeeper.log.lines import Log
 from sandkeeper.settings import Environment
 from sandkeeper.tunnel.config import TunnelConfig, parse_config

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sandkeeper import __version__
 from sandkeeper.errors import Forbidden, Internal, NotFound, Unavailable
+from sandkeeper.numerals import natural
 from sandkeeper.upgrade.source import Allowed, without_secrets
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class Downloads:
             got = writer.close()
             await reply.aclose()
         length = reply.headers.get("content-length", "")
-        if length.isdigit() and int(length) != got.size:
+        if natural(length) not in {None, got.size}:
             raise _Again(f"{without_secrets(url)}: {got.size} of {length} bytes came")
         return got
 
@@ -170,8 +171,8 @@ async def _accepted(reply: "httpx.Response") -> "httpx.Response":
     if reply.status_code in {404, 410}:
         raise NotFound(what)
     if reply.status_code in {403, 408, 429} or reply.status_code >= 500:
-        after = reply.headers.get("retry-after", "")
-        raise _Again(what, min(float(after), WAIT_MOST_SECONDS) if after.isdigit() else 0.0)
+        after = natural(reply.headers.get("retry-after", "")) or 0
+        raise _Again(what, min(float(after), WAIT_MOST_SECONDS))
     raise Internal(what)
 
 

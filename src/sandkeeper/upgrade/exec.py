@@ -15,8 +15,13 @@ import msgspec
 
 from sandkeeper import __version__
 from sandkeeper.linux.dispositions import ignore_again
-from sandkeeper.linux.paths.safefile import UntrustedFile, read_own, write_atomically
-from sandkeeper.linux.paths.statefiles import Damaged, decoded
+from sandkeeper.linux.paths.statefiles import (
+    Damaged,
+    UntrustedFile,
+    decoded,
+    read_own,
+    write_atomically,
+)
 from sandkeeper.upgrade import guard
 from sandkeeper.upgrade.handover import Handover
 from sandkeeper.upgrade.install import Installation, package_roots

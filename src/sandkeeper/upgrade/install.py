@@ -24,7 +24,7 @@ import msgspec
 import sandkeeper
 from sandkeeper.errors import Internal, Unprocessable
 from sandkeeper.linux.children.children import Children
-from sandkeeper.linux.paths.safefile import make_private_folder
+from sandkeeper.linux.paths.statefiles import make_private_folder
 from sandkeeper.upgrade.source import PROJECT
 
 if TYPE_CHECKING:

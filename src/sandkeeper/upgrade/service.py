@@ -20,8 +20,13 @@ import msgspec
 from sandkeeper import __version__
 from sandkeeper.errors import Conflict, SandkeeperError, Unprocessable
 from sandkeeper.linux.children.children import Children
-from sandkeeper.linux.paths.safefile import UntrustedFile, read_own, write_atomically
-from sandkeeper.linux.paths.statefiles import Damaged, decoded
+from sandkeeper.linux.paths.statefiles import (
+    Damaged,
+    UntrustedFile,
+    decoded,
+    read_own,
+    write_atomically,
+)
 from sandkeeper.log.lines import Log, timestamp
 from sandkeeper.settings import Environment, Settings
 from sandkeeper.upgrade.exec import Successor, become, remember, started

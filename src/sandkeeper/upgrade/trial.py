@@ -29,6 +29,7 @@ from sandkeeper.linux.paths.statefiles import Damaged, SetAside
 from sandkeeper.processes.lifecycle import TERMINAL, State
 from sandkeeper.processes.record import RunMeta
 from sandkeeper.processes.runs import RunStore
+from sandkeeper.race import race
 from sandkeeper.upgrade.handover import Handover
 from sandkeeper.upgrade.install import Installation
 
@@ -124,7 +125,6 @@ class Trial:
     async def _ask(self, child: Child, port: int, count: int) -> None:
         import httpx
 
-        ended = asyncio.ensure_future(readable(child.pidfd.number))
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         client = await asyncio.to_thread(
             httpx.AsyncClient,
@@ -133,19 +133,17 @@ class Trial:
             trust_env=False,
             timeout=self.seconds,
         )
-        asking = asyncio.ensure_future(self._answers(client, count))
         try:
-            await asyncio.wait({ended, asking}, return_when="FIRST_COMPLETED", timeout=self.seconds)
-            if asking.done():
-                return asking.result()
-            if ended.done():
-                raise Unprocessable("it ended before it answered")
-            raise Unprocessable(f"it did not answer within {self.seconds:g} s")
+            asked = self._answers(client, count)
+            ended, answered = await race(readable(child.pidfd.number), asked, seconds=self.seconds)
         finally:
-            for task in (ended, asking):
-                task.cancel()
-            await asyncio.gather(ended, asking, return_exceptions=True)
             await client.aclose()
+        if answered:
+            answered.result()
+        elif ended:
+            raise Unprocessable("it ended before it answered")
+        else:
+            raise Unprocessable(f"it did not answer within {self.seconds:g} s")
 
     async def _answers(self, client: Any, count: int) -> None:
         import httpx

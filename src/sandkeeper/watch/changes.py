@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sandkeeper.linux.identity import Identity
+from sandkeeper.numerals import natural
 from sandkeeper.watch.tree import (
     CHMOD,
     CREATE,
@@ -184,8 +185,8 @@ class Changes:
         """
         recorder = await self._recorder(scope)
         token, _, number = cursor.partition(".")
-        known = token == recorder.token and number.isascii() and number.isdigit()
-        answer = await recorder.since(int(number[:18]) if known else -1)
+        known = natural(number) if token == recorder.token else None
+        answer = await recorder.since(-1 if known is None else known)
         if answer is not None:
             return answer
         self._recorders.pop(scope, None)

@@ -16,14 +16,14 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from fcntl import ioctl
 from queue import SimpleQueue
 from struct import unpack
 from termios import FIONREAD
 
-from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.inotify import Inotify, Mask, Notice, notices
+from sandkeeper.linux.worker import Bell
 
 __all__ = ["Ask", "NoticeHub", "Tap", "Turn"]
 
@@ -138,7 +138,7 @@ class _Instance:
     def __init__(self) -> None:
         """Raises OSError EMFILE at the user's limit of instances."""
         self._inotify = Inotify()
-        self._bell = OwnedFd(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        self._bell = Bell()
         self._lock = threading.Lock()
         self._owners: dict[int, list[Tap]] = {}
         self._adding: list[Tap] = []
@@ -195,25 +195,20 @@ class _Instance:
 
     def ask(self, tap: Tap, question: Ask) -> None:
         self._questions.append((tap, question))
-        self._ring()
+        self._bell.ring()
 
     def close(self) -> None:
         """Have the thread give the instance back."""
         self._closing = True
-        self._ring()
-
-    def _ring(self) -> None:
-        with suppress(OSError, ValueError):  # closed: nobody is left to be told
-            os.eventfd_write(self._bell.number, 1)
+        self._bell.ring()
 
     def _run(self) -> None:
         poll = select.poll()
-        poll.register(self._bell.number, select.POLLIN)
+        poll.register(self._bell.fd, select.POLLIN)
         poll.register(self._inotify.fd, select.POLLIN)
         while not self._closing:
             poll.poll()
-            with suppress(BlockingIOError):
-                os.eventfd_read(self._bell.number)
+            self._bell.hush()
             asked = len(self._questions)
             self._read(self._queued())
             for _ in range(asked):

@@ -18,6 +18,7 @@ from sandkeeper.errors import BadInput, Internal, SandkeeperError, Unprocessable
 from sandkeeper.linux.identity import Identity, acting_for
 from sandkeeper.linux.inotify import Notice
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.race import race
 from sandkeeper.watch.notices import NoticeHub, Tap
 from sandkeeper.watch.tree import WatchTree
 
@@ -130,14 +131,11 @@ class Watcher:
             question()
             self._loop.call_soon_threadsafe(_settle, answered)
 
-        over = asyncio.ensure_future(self._over.wait())
-        try:
-            if (tap := self._tap) is not None:
-                tap.ask(ask)
-                await asyncio.wait({answered, over}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            over.cancel()
-        return answered.done()
+        if (tap := self._tap) is None:
+            return False
+        tap.ask(ask)
+        told, _ = await race(answered, self._over.wait())
+        return told is not None
 
     def _main(self) -> None:
         error: BaseException | None = None

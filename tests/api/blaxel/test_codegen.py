@@ -122,7 +122,7 @@ def test_relace_merges_and_the_file_keeps_its_mode(relace: Server, provider: Fak
 
     answer = apply(relace, "run.sh", "new\n", model="auto")
 
-    assert answer.status_code == 200
+    assert answer.status_code == 200, answer.text
     body = answer.json()
     assert (body["success"], body["path"], body["provider"]) == (True, "run.sh", "relace")
     assert (body["originalContent"], body["updatedContent"]) == ("old\n", "old\nnew\n")

@@ -314,9 +314,9 @@ def test_a_backend_that_freezes_in_the_middle_of_a_read_stops_nobody(
     started = time.monotonic()
     assert listed(remote)[0]["driveName"] == "data"
     assert remote.client.get("/health").status_code == 200
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     assert unmount(remote, target).status_code == 200
-    assert time.monotonic() - started < 40
+    assert time.monotonic() - started < 120
     assert not is_mounted(target)
     assert reader.wait(30) != 0
     big.unlink()

@@ -8,18 +8,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.harness import Server, until
+from tests.harness import Server, resident, until
 
 from sandkeeper.files.changing.removal import remove_tree
 
 OCTETS = {"Accept": "application/octet-stream"}
 LEVELS = 1500
 NAME = "d" * 100
-
-
-def resident(server: Server) -> int:
-    text = Path(f"/proc/{server.pid}/status").read_text()
-    return int(text.partition("VmRSS:")[2].split()[0]) * 1024
 
 
 @pytest.fixture
@@ -93,7 +88,7 @@ def test_50_000_entries_are_listed_whole_in_little_memory(server: Server, shm: P
     for number in range(50_000):
         os.mknod(shm / f"{number:06}")
     server.client.get(f"/filesystem/{shm}")
-    before = resident(server)
+    before = resident(server.pid)
 
     with httpx.stream("GET", f"{server.url}/filesystem/{shm}", timeout=30) as reply:
         size = count = 0
@@ -105,14 +100,14 @@ def test_50_000_entries_are_listed_whole_in_little_memory(server: Server, shm: P
     assert size > 7_000_000
     assert 49_500 < count <= 50_000  # some stand across two pieces
     assert health.status_code == 200
-    assert resident(server) - before < 20_000_000
+    assert resident(server.pid) - before < 20_000_000
 
 
 def test_ten_gigabytes_are_nothing_to_a_server_that_streams(server: Server, shm: Path) -> None:
     with open(shm / "sparse", "wb") as file:
         file.truncate(10 << 30)
     url = f"{server.url}/filesystem/{shm}/sparse"
-    before = resident(server)
+    before = resident(server.pid)
 
     json = server.client.get(url)
     last = server.client.get(url, headers={**OCTETS, "Range": "bytes=-5"})
@@ -126,7 +121,7 @@ def test_ten_gigabytes_are_nothing_to_a_server_that_streams(server: Server, shm:
     assert (json.status_code, "larger than" in json.text) == (422, True)
     assert (last.status_code, last.content) == (206, bytes(5))
     assert last.headers["content-range"] == f"bytes {(10 << 30) - 5}-{(10 << 30) - 1}/{10 << 30}"
-    assert resident(server) - before < 20_000_000
+    assert resident(server.pid) - before < 20_000_000
 
 
 def test_a_hundred_who_ask_and_never_read_hold_nobody_up(server: Server, shm: Path) -> None:
@@ -135,7 +130,7 @@ def test_a_hundred_who_ask_and_never_read_hold_nobody_up(server: Server, shm: Pa
     request = (
         f"GET /filesystem/{shm}/big?download=true HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     )
-    before = resident(server)
+    before = resident(server.pid)
     with contextlib.ExitStack() as idle:
         for _ in range(100):
             sock = idle.enter_context(socket.socket())
@@ -145,7 +140,7 @@ def test_a_hundred_who_ask_and_never_read_hold_nobody_up(server: Server, shm: Pa
         until(lambda: opened(server, "big") == 100)
         for _ in range(50):
             assert server.client.get(f"/filesystem/{shm}/small", timeout=5).status_code == 200
-        assert resident(server) - before < 300_000_000  # a few blocks for each
+        assert resident(server.pid) - before < 300_000_000  # a few blocks for each
     until(lambda: opened(server, "big") == 0)
 
 

@@ -106,6 +106,72 @@ def test_an_edit_replaces_exact_text_as_often_as_it_must(server: Server, tmp_pat
     assert missing.status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("text", "old", "more", "said"),
+    [
+        ("aaa", "aa", {}, "occurs 2 times; make"),
+        ("aaaa", "aa", {}, "occurs 3 times; make"),
+        ("xabababx", "abab", {"expectedOccurrences": 1}, "occurs 2 times, not 1"),
+        ("xabababx", "abab", {"expectedOccurrences": 2}, "occurs 2 times; make"),
+        ("a" * 200_000, "a" * 100_000, {}, "times; make"),
+    ],
+)
+def test_a_text_that_fits_two_overlapping_places_is_ambiguous(
+    server: Server, tmp_path: Path, text: str, old: str, more: dict[str, int], said: str
+) -> None:
+    target = tmp_path / "f"
+    target.write_text(text)
+    body = {"oldString": old, "newString": "x", **more}
+
+    reply = server.client.post(f"/filesystem-edit/{target}", json=body)
+
+    assert reply.status_code == 422
+    assert said in reply.json()["error"]
+    assert target.read_text() == text
+    everywhere = server.client.post(
+        f"/filesystem-edit/{target}", json={**body, "expectedOccurrences": None, "replaceAll": True}
+    )
+    assert everywhere.json()["occurrencesReplaced"] == text.count(old)
+    assert target.read_text() == text.replace(old, "x")
+
+
+def test_an_edit_does_not_grow_a_file_over_the_limit(make_server, tmp_path: Path) -> None:
+    server: Server = make_server(env={"SANDKEEPER_MAX_JSON_WRITE_BYTES": "4096"})
+    target = tmp_path / "f"
+    target.write_text("a" * 5000)
+    body = {"oldString": "a", "newString": "b" * 2000, "replaceAll": True}
+
+    reply = server.client.post(f"/filesystem-edit/{target}", json=body)
+
+    assert (reply.status_code, reply.json()["error"]) == (
+        422,
+        "the result is larger than 5000 bytes",
+    )
+    assert target.read_text() == "a" * 5000
+    body["newString"] = "b"
+    assert server.client.post(f"/filesystem-edit/{target}", json=body).status_code == 200
+
+
+def test_edits_that_meet_are_tried_again(server: Server, tmp_path: Path) -> None:
+    target = tmp_path / "f"
+    target.write_text("\n".join(f"<{number}>" for number in range(12)))
+
+    def edit(number: int) -> None:
+        with httpx.Client(base_url=server.url, timeout=20) as client:
+            body = {"oldString": f"<{number}>", "newString": f"[{number}]"}
+            while (reply := client.post(f"/filesystem-edit/{target}", json=body)).is_error:
+                assert reply.status_code == 412
+                assert "being written by others" in reply.json()["error"]
+
+    threads = [threading.Thread(target=edit, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert target.read_text() == "\n".join(f"[{number}]" for number in range(12))
+
+
 def test_simultaneous_edits_are_all_there_or_told(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "f"
     target.write_text("\n".join(f"<{number}>" for number in range(40)))

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.harness import Server, needs_root, until
+from tests.harness import Server, needs_root, resident, until
 
 from sandkeeper.files.paths import is_temporary
 
@@ -312,7 +312,7 @@ def test_250_megabytes_go_up_and_down_at_once_and_memory_stays(
             digest.update(piece)
             file.write(piece)
     down, up = f"/filesystem/{tmp_path}/down", f"/filesystem/{tmp_path}/up"
-    before = resident(server)
+    before = resident(server.pid)
 
     def relay() -> Iterator[bytes]:
         yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
@@ -326,12 +326,7 @@ def test_250_megabytes_go_up_and_down_at_once_and_memory_stays(
     assert reply.status_code == 200
     with open(tmp_path / "up", "rb") as file:
         assert hashlib.file_digest(file, "sha256").hexdigest() == digest.hexdigest()
-    assert resident(server) - before < 20_000_000
-
-
-def resident(server: Server) -> int:
-    text = Path(f"/proc/{server.pid}/status").read_text()
-    return int(text.partition("VmRSS:")[2].split()[0]) * 1024
+    assert resident(server.pid) - before < 20_000_000
 
 
 def test_a_download_that_nobody_reads_holds_little_and_ends_with_its_client(
@@ -339,7 +334,7 @@ def test_a_download_that_nobody_reads_holds_little_and_ends_with_its_client(
 ) -> None:
     with open(tmp_path / "sparse", "wb") as file:
         file.truncate(10 << 30)
-    before = resident(server)
+    before = resident(server.pid)
 
     def held() -> list[str]:
         return [
@@ -354,7 +349,7 @@ def test_a_download_that_nobody_reads_holds_little_and_ends_with_its_client(
         next(pieces)
         until(held)
         assert server.client.get("/health").status_code == 200
-        assert resident(server) - before < 10_000_000
+        assert resident(server.pid) - before < 10_000_000
     until(lambda: not held())
 
 

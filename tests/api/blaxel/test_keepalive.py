@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.harness import Server, until
+from tests.harness import Server, over, until
 
 
 @pytest.fixture
@@ -16,10 +16,6 @@ def scale(tmp_path: Path) -> Path:
 
 def start(server: Server, command: str, **fields):
     return server.client.post("/process", json={"command": command, "keepAlive": True, **fields})
-
-
-def over(server: Server, name: str) -> dict:
-    return server.client.get(f"/process/{name}/wait?timeout=20").json()
 
 
 def test_the_file_is_reset_at_boot_then_counts_up_and_down_once(make_server, scale: Path) -> None:

@@ -8,17 +8,11 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from tests.harness import Server, until
+from tests.harness import Server, start, until
 
 from sandkeeper.api.blaxel.logs import TEXT_HEARTBEAT_SECONDS
 
 ND = {"Accept": "application/x-ndjson"}
-
-
-def start(server: Server, command: str, **fields) -> str:
-    reply = server.client.post("/process", json={"command": command, **fields})
-    assert reply.status_code == 200, reply.text
-    return reply.json()["name"]
 
 
 def text(server: Server, name: str) -> str:
@@ -41,7 +35,7 @@ def events(server: Server, name: str, **query) -> list[dict]:
 
 
 def test_the_text_form_has_the_contracts_headers_and_prefixes(server: Server) -> None:
-    name = start(server, "echo out; sleep 0.02; echo err >&2")
+    name = start(server, "echo out; sleep 0.02; echo err >&2")["name"]
     reply = server.client.get(f"/process/{name}/logs/stream")
 
     assert reply.headers["content-type"] == "text/plain; charset=utf-8"
@@ -56,7 +50,7 @@ def test_the_text_form_has_the_contracts_headers_and_prefixes(server: Server) ->
 
 
 def test_a_live_stream_gives_each_line_at_once_and_ends_by_itself(server: Server) -> None:
-    name = start(server, "for i in 1 2 3 4 5; do echo tick $i; sleep 0.05; done")
+    name = start(server, "for i in 1 2 3 4 5; do echo tick $i; sleep 0.05; done")["name"]
     with server.client.stream("GET", f"/process/{name}/logs/stream") as reply:
         arrivals = [(line, time.monotonic()) for line in reply.iter_lines()]
 
@@ -111,7 +105,7 @@ def test_lines_that_look_like_ours_get_a_prefix_like_any_other(server: Server) -
 
 
 def test_partial_lines_are_forwarded_at_once(server: Server) -> None:
-    name = start(server, "printf prompt; sleep 30")
+    name = start(server, "printf prompt; sleep 30")["name"]
     with server.client.stream("GET", f"/process/{name}/logs/stream") as reply:
         assert next(reply.iter_text()) == "stdout:prompt"
     server.client.delete(f"/process/{name}/kill")
@@ -134,8 +128,8 @@ def test_a_silent_finished_process_is_an_empty_200(server: Server) -> None:
 def test_a_quiet_stream_gets_heartbeats_within_four_seconds_and_never_inside_a_line(
     server: Server,
 ) -> None:
-    quiet = start(server, "sleep 30")
-    midline = start(server, "printf open; sleep 30")
+    quiet = start(server, "sleep 30")["name"]
+    midline = start(server, "printf open; sleep 30")["name"]
     seen: dict[str, str] = {}
 
     def read(name: str) -> None:
@@ -158,7 +152,7 @@ def test_a_quiet_stream_gets_heartbeats_within_four_seconds_and_never_inside_a_l
 
 
 def test_the_stream_goes_on_over_restarts(server: Server) -> None:
-    name = start(server, "echo run; exit 3", restartOnFailure=True, maxRestarts=1)
+    name = start(server, "echo run; exit 3", restartOnFailure=True, maxRestarts=1)["name"]
 
     assert text(server, name) == (
         "stdout:run\nstdout:\nstdout:[Process failed with exit code 3. Attempting restart 1/1...]\n"
@@ -171,7 +165,7 @@ def test_stop_and_kill_are_remarked_in_the_text_but_not_in_the_logs(server: Serv
         ("", "\n[Process is being gracefully terminated]\n"),
         ("/kill", "\n[Process is being forcefully killed]\n"),
     ):
-        name = start(server, "echo hi; exec sleep 30")
+        name = start(server, "echo hi; exec sleep 30")["name"]
         until(lambda n=name: server.client.get(f"/process/{n}").json()["stdout"])
         with server.client.stream("GET", f"/process/{name}/logs/stream") as reply:
             server.client.delete(f"/process/{name}{path}")
@@ -182,12 +176,14 @@ def test_stop_and_kill_are_remarked_in_the_text_but_not_in_the_logs(server: Serv
 
 
 def test_what_survivors_write_after_the_end_is_not_streamed(server: Server) -> None:
-    name = start(server, "(while echo late; do sleep 0.01; done) & echo done; exit 0")
+    name = start(
+        server, f"(while echo late {server.port}; do sleep 0.01; done) & echo done; exit 0"
+    )["name"]
     reply = server.client.get(f"/process/{name}/logs/stream")
 
     assert "stdout:done" in reply.text
     assert server.client.get(f"/process/{name}").json()["status"] == "completed"
-    server.run("pkill -f 'while echo [l]ate' || true")
+    server.run(f"pkill -f 'while echo [l]ate {server.port};' || true")
 
 
 def test_retention_is_told_in_the_text_and_as_a_record(make_server) -> None:
@@ -224,7 +220,7 @@ def test_records_have_data_as_it_came_and_survive_restarts(server: Server) -> No
 
 
 def test_attaching_to_a_quiet_process_begins_with_a_keepalive(server: Server) -> None:
-    name = start(server, "sleep 30")
+    name = start(server, "sleep 30")["name"]
     with server.client.stream("GET", f"/process/{name}/logs/stream", headers=ND) as reply:
         assert next(reply.iter_lines()) == '{"type":"keepalive"}'
     server.client.delete(f"/process/{name}/kill")

@@ -3,14 +3,7 @@
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.harness import Server, until
-
-
-def start(server: Server, command: str, **fields) -> str:
-    reply = server.client.post("/process", json={"command": command, "stdin": True, **fields})
-    assert reply.status_code == 200, reply.text
-    assert reply.json()["stdin"] is True
-    return reply.json()["name"]
+from tests.harness import Server, over, start, until
 
 
 def write(server: Server, name: str, data: bytes):
@@ -25,12 +18,8 @@ def close(server: Server, name: str):
     return server.client.delete(f"/process/{name}/stdin")
 
 
-def over(server: Server, name: str) -> dict:
-    return server.client.get(f"/process/{name}/wait?timeout=20").json()
-
-
 def test_bytes_arrive_verbatim_and_in_order(server: Server) -> None:
-    name = start(server, "sha256sum")
+    name = start(server, "sha256sum", stdin=True)["name"]
     data = [bytes([number]) * 70_000 for number in range(20)]
     for part in data:
         reply = write(server, name, part)
@@ -42,7 +31,7 @@ def test_bytes_arrive_verbatim_and_in_order(server: Server) -> None:
 
 
 def test_an_empty_body_is_fine_and_end_of_file_is_idempotent(server: Server) -> None:
-    name = start(server, "cat; sleep 30")
+    name = start(server, "cat; sleep 30", stdin=True)["name"]
 
     assert write(server, name, b"").status_code == 200
     assert [close(server, name).status_code for _ in range(3)] == [200] * 3
@@ -55,7 +44,7 @@ def test_an_empty_body_is_fine_and_end_of_file_is_idempotent(server: Server) -> 
 
 
 def test_after_the_exit_a_write_is_409_and_says_so(server: Server) -> None:
-    name = start(server, "true")
+    name = start(server, "true", stdin=True)["name"]
     over(server, name)
     reply = write(server, name, b"x")
 
@@ -77,7 +66,7 @@ def test_a_process_without_stdin_refuses_both(server: Server) -> None:
 
 
 def test_a_reader_that_closed_its_end_is_a_409(server: Server) -> None:
-    name = start(server, "exec 0<&-; echo closed; sleep 30")
+    name = start(server, "exec 0<&-; echo closed; sleep 30", stdin=True)["name"]
     until(lambda: server.client.get(f"/process/{name}").json()["stdout"])
 
     assert write(server, name, b"x").status_code == 409
@@ -85,7 +74,7 @@ def test_a_reader_that_closed_its_end_is_a_409(server: Server) -> None:
 
 
 def test_more_than_8_mib_is_413_and_nothing_is_written(server: Server) -> None:
-    name = start(server, "wc -c")
+    name = start(server, "wc -c", stdin=True)["name"]
 
     assert write(server, name, b"x" * ((8 << 20) + 1)).status_code == 413
     assert write(server, name, b"x" * (8 << 20)).status_code == 200
@@ -94,7 +83,7 @@ def test_more_than_8_mib_is_413_and_nothing_is_written(server: Server) -> None:
 
 
 def test_bodies_never_interleave(server: Server) -> None:
-    name = start(server, "sleep 0.2; cat")
+    name = start(server, "sleep 0.2; cat", stdin=True)["name"]
     bodies = [bytes([65 + number]) * 300_000 for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda body: write(server, name, body).status_code, bodies))
@@ -108,7 +97,7 @@ def test_bodies_never_interleave(server: Server) -> None:
 
 
 def test_a_kill_ends_a_write_that_waits(server: Server) -> None:
-    name = start(server, "exec sleep 30")
+    name = start(server, "exec sleep 30", stdin=True)["name"]
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(write, server, name, b"x" * (4 << 20))
         until(lambda: server.client.get(f"/process/{name}").json()["status"] == "running")
@@ -118,7 +107,13 @@ def test_a_kill_ends_a_write_that_waits(server: Server) -> None:
 
 
 def test_each_restart_has_a_fresh_pipe(server: Server) -> None:
-    name = start(server, "read line; echo got $line; exit 1", restartOnFailure=True, maxRestarts=1)
+    name = start(
+        server,
+        "read line; echo got $line; exit 1",
+        restartOnFailure=True,
+        maxRestarts=1,
+        stdin=True,
+    )["name"]
     write(server, name, b"one\n")
     until(lambda: "Attempting" in server.client.get(f"/process/{name}").json()["stdout"])
     until(lambda: server.client.get(f"/process/{name}").json()["restartCount"] == 1)
@@ -131,7 +126,7 @@ def test_each_restart_has_a_fresh_pipe(server: Server) -> None:
 
 def test_after_a_restart_of_the_server_the_child_reads_end_of_file(make_server) -> None:
     own: Server = make_server()
-    name = start(own, "cat; echo eof; sleep 30")
+    name = start(own, "cat; echo eof; sleep 30", stdin=True)["name"]
     write(own, name, b"data\n")
     own.kill9()
     own.restart()
@@ -146,7 +141,7 @@ def test_after_a_restart_of_the_server_the_child_reads_end_of_file(make_server) 
 
 def test_stdin_is_audited_by_its_size_only(make_server) -> None:
     own: Server = make_server()
-    name = start(own, "cat")
+    name = start(own, "cat", stdin=True)["name"]
     write(own, name, b"secret")
     close(own, name)
     over(own, name)

@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from tests.harness import Server
 
-from sandkeeper.api.app import all_routes
+from sandkeeper.api.areas import all_routes
 from sandkeeper.api.blaxel import description
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.settings import Environment, Settings

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import httpx
 import pytest
-from tests.harness import Server, free_port, until
+from tests.harness import Server, free_port, resident, until
 
 
 def test_health_has_every_field_the_clients_require(server: Server) -> None:
@@ -267,7 +267,7 @@ def test_what_follows_a_body_is_dropped_and_has_a_limit(server: Server, trailer:
         b"POST /process HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         b"2\r\n{}\r\n0\r\n"
     )
-    before = resident(server)
+    before = resident(server.pid)
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
         with suppress(ConnectionError):
             sock.sendall(head)
@@ -276,7 +276,7 @@ def test_what_follows_a_body_is_dropped_and_has_a_limit(server: Server, trailer:
         with suppress(ConnectionError):
             assert not sock.recv(1 << 16).startswith(b"HTTP/1.1 200")
 
-    assert resident(server) - before < 16 << 20
+    assert resident(server.pid) - before < 16 << 20
     assert server.client.get("/health").status_code == 200
 
 
@@ -293,11 +293,6 @@ def test_trailers_within_the_limit_are_ignored(server: Server) -> None:
 
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"later" not in answer
-
-
-def resident(server: Server) -> int:
-    with open(f"/proc/{server.pid}/statm") as file:
-        return int(file.read().split()[1]) * 4096
 
 
 def test_a_failure_is_an_empty_500_and_the_server_lives(make_server) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.harness import Server, until
-from tests.terminals import Person
+from tests.person import Person
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 

@@ -98,7 +98,7 @@ class Inside(Server):
             self.process = subprocess.Popen(
                 self.namespace.command(*argv), env=self.env, stdout=stderr, stderr=stderr
             )
-        until(self._answers, timeout=20.0)
+        until(self._answers)
 
     def _answers(self) -> bool:
         assert self.process is not None

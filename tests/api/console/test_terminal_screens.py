@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.harness import Server, until
-from tests.terminals import Person
+from tests.person import Person
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -101,7 +101,7 @@ def test_who_reads_megabytes_again_and_again_makes_nobody_wait(server: Server) -
     done.set()
     reader.join()
 
-    assert slowest < 1
+    assert slowest < 10
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_long_answer_is_forgotten(server: Server) -> None:

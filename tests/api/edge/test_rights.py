@@ -99,7 +99,7 @@ def wanted(need: Need, right: Right) -> str:
     return "no token" if right is NONE else "not the operator"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("tokens", "apart"), EXPECTED)
 def test_every_route_lets_in_whom_the_table_names(make_server, tokens: str, apart: bool) -> None:
     server: Server = make_server(**options(tokens, apart=apart))
@@ -149,8 +149,9 @@ def test_a_tool_needs_its_right_as_a_route_does(tmp_path: Path) -> None:
         return Done()
 
     settings = Settings.read({"SANDKEEPER_STATE_DIR": str(tmp_path), "SANDKEEPER_LOG": "none"})
-    tools = ToolServer(Sandbox(settings, Environment()))
-    tools._tools["export"] = Tool("export", "", Arguments, Done, call, need=ARCHIVE)
+    sandbox = Sandbox(settings, Environment())
+    tool = Tool("export", "", Arguments, Done, call, need=ARCHIVE)
+    tools = ToolServer([tool], log=sandbox.log, freeze=sandbox.archive.freeze)
     message = {"id": 1, "method": "tools/call", "params": {"name": "export", "arguments": {}}}
 
     def ask(right: Right) -> Any:

@@ -113,6 +113,10 @@ def test_an_edit_needs_one_place_or_all(tools: Tools, work: Path) -> None:
     )
     assert done["occurrencesReplaced"] == 3
     assert file.read_text() == "1 1 1"
+    file.write_text("aaa")
+    text = tools.error("fsEditFile", path="edit.txt", oldString="aa", newString="b")
+    assert "occurs 2 times; give more" in text
+    assert file.read_text() == "aaa"
     assert file.stat().st_mode & 0o777 == 0o751
 
 

@@ -7,11 +7,10 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import pytest
-from tests.harness import Server, free_port, until
+from tests.harness import Server, free_port, resident, until
 
 Answer = Callable[["Connection"], None]
 
@@ -435,11 +434,6 @@ def test_a_hundred_megabytes_pass_in_both_directions(server: Server, upstream: S
 
     assert digest.hexdigest() == expected.hexdigest() == reply.headers["x-digest"]
     assert resident(server.pid) - before < 20 << 20
-
-
-def resident(pid: int) -> int:
-    text = Path(f"/proc/{pid}/status").read_text()
-    return int(text.split("VmRSS:")[1].split()[0]) * 1024
 
 
 def test_a_client_that_does_not_read_stops_the_server_not_the_memory(

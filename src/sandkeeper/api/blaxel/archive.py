@@ -1,6 +1,7 @@
 """The archive: export, status, resume."""
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -9,19 +10,18 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.edge.rights import ARCHIVE
 from sandkeeper.api.edge.routing import route
-from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
 
-__all__ = ["routes"]
+__all__ = ["ArchiveHandlers", "routes"]
 
 
 class ArchiveHandlers:
-    """Handlers of `/archive`; what does the work is loaded when somebody first asks."""
+    """Handlers of `/archive`; `load` makes what does the work, in a thread, at the first call."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
+    def __init__(self, load: "Callable[[], ArchiveCalls]") -> None:
+        self._load = load
         self._calls: ArchiveCalls | None = None
 
     async def export(self, request: Request) -> Response:
@@ -38,19 +38,12 @@ class ArchiveHandlers:
 
     async def _loaded(self) -> "ArchiveCalls":
         if self._calls is None:
-            self._calls = await asyncio.to_thread(_load, self._sandbox)
+            self._calls = await asyncio.to_thread(self._load)
         return self._calls
 
 
-def _load(sandbox: Sandbox) -> "ArchiveCalls":
-    from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
-
-    return ArchiveCalls(sandbox)
-
-
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: ArchiveHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = ArchiveHandlers(sandbox)
     return [
         route("/archive/export", handlers.export, "POST", need=ARCHIVE),
         route("/archive/status", handlers.status, need=ARCHIVE),

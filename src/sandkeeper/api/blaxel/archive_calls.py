@@ -20,10 +20,10 @@ from sandkeeper.api.schemas.archive import (
     status_of,
 )
 from sandkeeper.archive.job import Job, Multipart
-from sandkeeper.archive.service import Exported
+from sandkeeper.archive.service import Archive, Exported
 from sandkeeper.archive.transfer import is_url
 from sandkeeper.errors import BadInput
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.log.access import Access
 
 __all__ = ["ArchiveCalls"]
 
@@ -38,15 +38,16 @@ OUR_HEADERS = frozenset(["content-length", "transfer-encoding", "connection", "e
 class ArchiveCalls:
     """Handlers of `/archive`."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._archive = sandbox.archive
+    def __init__(self, *, archive: Archive, access: Access, body_limit: int) -> None:
+        self._archive = archive
+        self._access = access
+        self._body_limit = body_limit
 
     async def export(self, request: Request) -> Response:
         """Export the changes; with `async` answer at once."""
-        wanted = await read_json(request, ExportOptions, self._sandbox.settings.body_limit)
+        wanted = await read_json(request, ExportOptions, self._body_limit)
         job = _job(wanted)
-        self._sandbox.access.audit(
+        self._access.audit(
             "archive_export",
             caller(request),
             dry_run=str(job.dry_run).lower(),
@@ -65,7 +66,7 @@ class ArchiveCalls:
 
     async def resume(self, request: Request) -> Response:
         """Lift the freeze."""
-        self._sandbox.access.audit("archive_resume", caller(request))
+        self._access.audit("archive_resume", caller(request))
         await self._archive.resume()
         return json_response(status_of(self._archive))
 

@@ -1,7 +1,6 @@
 """Code editing for agents: fast apply and reranking."""
 
-import math
-import re
+import asyncio
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,35 +19,38 @@ from sandkeeper.api.schemas.codegen import (
     RankedFile,
     RerankingResponse,
 )
-from sandkeeper.codegen.service import DEFAULT_THRESHOLD, DEFAULT_TOKENS
+from sandkeeper.codegen.service import DEFAULT_THRESHOLD, DEFAULT_TOKENS, Codegen
 from sandkeeper.errors import BadInput
 from sandkeeper.files.paths import Target, resolve
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.log.access import Access
+from sandkeeper.numerals import decimal, natural
+from sandkeeper.settings import Settings
 
-__all__ = ["routes"]
+__all__ = ["CodegenHandlers", "routes"]
 
 APPLY = "/codegen/fastapply"
 RERANK = "/codegen/reranking"
-_WRITTEN = re.compile(r"[+-]?[0-9.]+([eE][+-]?[0-9]+)?")
 
 
 class CodegenHandlers:
     """Handlers over the code tools."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._codegen = sandbox.codegen
-        self._stopping = sandbox.stopping
+    def __init__(
+        self, *, codegen: Codegen, access: Access, stopping: asyncio.Event, settings: Settings
+    ) -> None:
+        self._codegen = codegen
+        self._stopping = stopping
+        self._access = access
+        self._settings = settings
 
     async def apply(self, request: Request) -> Response:
         """Merge an edit into a file."""
         self._codegen.require()
         target = self._target(request, APPLY)
-        settings = self._sandbox.settings
-        body = await read_json(request, ApplyEditRequest, settings.body_limit)
+        body = await read_json(request, ApplyEditRequest, self._settings.body_limit)
         if not body.code_edit:
             raise BadInput("invalid request body: codeEdit is required")
-        self._sandbox.access.audit("codegen_fastapply", caller(request), path=target.display)
+        self._access.audit("codegen_fastapply", caller(request), path=target.display)
         done = await until_disconnect(
             request, self._codegen.apply(target, body.code_edit, body.model), self._stopping
         )
@@ -72,7 +74,7 @@ class CodegenHandlers:
             raise BadInput("query parameter is required")
         threshold = _number(request, "scoreThreshold") or DEFAULT_THRESHOLD
         token_limit = int(_number(request, "tokenLimit", whole=True)) or DEFAULT_TOKENS
-        self._sandbox.access.audit("codegen_reranking", caller(request), path=target.display)
+        self._access.audit("codegen_reranking", caller(request), path=target.display)
         ranked = await until_disconnect(
             request,
             self._codegen.rerank(
@@ -92,7 +94,7 @@ class CodegenHandlers:
         return json_response(RerankingResponse(True, files, message, ranked.truncated))
 
     def _target(self, request: Request, prefix: str) -> Target:
-        settings = self._sandbox.settings
+        settings = self._settings
         rest = raw_rest(request.scope, prefix)
         return resolve(rest, workdir=settings.workdir, home=settings.home)
 
@@ -102,20 +104,16 @@ def _number(request: Request, name: str, *, whole: bool = False) -> float:
     text = request.query_params.get(name, "")
     if not text:
         return 0
-    if not _WRITTEN.fullmatch(text):  # Python's own idea of a number is wider
+    value = natural(text.removeprefix("+")) if whole else decimal(text)
+    if value is None:
         raise BadInput(f"invalid {name}: {text!r} is not a number")
-    try:
-        value = int(text) if whole else float(text)
-    except ValueError:
-        raise BadInput(f"invalid {name}: {text!r} is not a number") from None
-    if not math.isfinite(value) or value < 0 or value > 1 << 40:
+    if not 0 <= value <= 1 << 40:
         raise BadInput(f"invalid {name}: {text!r} is out of range")
     return value
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: CodegenHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = CodegenHandlers(sandbox)
     return [
         path_route(APPLY, handlers.apply, "PUT", need=USER),
         path_route(RERANK, handlers.rerank, "GET", need=USER),

@@ -21,12 +21,12 @@ from sandkeeper.api.schemas.drives import (
     DriveUnmountResponse,
 )
 from sandkeeper.drives.rules import Drive, Reach
-from sandkeeper.drives.service import MountedDrive
+from sandkeeper.drives.service import Drives, MountedDrive
 from sandkeeper.errors import BadInput, Forbidden
 from sandkeeper.files.paths import resolve_tree
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.log.access import Access
 
-__all__ = ["routes"]
+__all__ = ["DriveHandlers", "routes"]
 
 MOUNT = "/drives/mount"
 
@@ -34,20 +34,22 @@ MOUNT = "/drives/mount"
 class DriveHandlers:
     """Handlers over the drives."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._drives = sandbox.drives
+    def __init__(self, *, drives: Drives, access: Access, body_limit: int, apart: bool) -> None:
+        self._drives = drives
+        self._access = access
+        self._body_limit = body_limit
+        self._apart = apart
 
     async def mount(self, request: Request) -> Response:
         """Mount a drive."""
         try:
-            body = await read_json(request, DriveMountRequest, self._sandbox.settings.body_limit)
+            body = await read_json(request, DriveMountRequest, self._body_limit)
         except BadInput as error:
             raise BadInput("I" + str(error).removeprefix("i")) from None
         if not body.drive_name or not body.mount_path:
             missing = "mountPath" if body.drive_name else "driveName"
             raise BadInput(f"Invalid request body: {missing} is required")
-        self._sandbox.access.audit(
+        self._access.audit(
             "drive_mount", caller(request), drive=body.drive_name, mount_path=body.mount_path
         )
         wanted = Drive(
@@ -83,7 +85,7 @@ class DriveHandlers:
     async def unmount(self, request: Request) -> Response:
         """Unmount the drive whose path follows."""
         path = _named(request)
-        self._sandbox.access.audit("drive_unmount", caller(request), mount_path=path)
+        self._access.audit("drive_unmount", caller(request), mount_path=path)
         with self._reach(request) as reach:
             done = await self._drives.unmount(path, reach)
         return json_response(DriveUnmountResponse(True, "Drive unmounted successfully", utf8(done)))
@@ -95,7 +97,7 @@ class DriveHandlers:
         What can be permitted to everybody is the drives, not the places that belong to others.
         """
         standing = standing_of(request)
-        if self._sandbox.identity is None:  # then no drive is the user's own
+        if not self._apart:  # then no drive is the user's own
             standing.check(DRIVES)
         permitted = Reach.DRIVES if standing.may(DRIVES) else Reach.OWN
         try:
@@ -124,9 +126,8 @@ def _info(mounted: MountedDrive) -> DriveMountInfo:
     )
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: DriveHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = DriveHandlers(sandbox)
     return [
         route(MOUNT, handlers.list, need=USER),
         route(MOUNT, empty_head, "HEAD", need=USER),

@@ -8,17 +8,18 @@ from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import ENVIRONMENT
 from sandkeeper.api.edge.routing import route
 from sandkeeper.api.edge.subject import caller
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.log.access import Access
+from sandkeeper.settings.sources import EnvironmentReload
 
-__all__ = ["routes"]
+__all__ = ["EnvironmentHandlers", "routes"]
 
 
 class EnvironmentHandlers:
     """Handlers over the environment service."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._reload = sandbox.environment_reload
-        self._access = sandbox.access
+    def __init__(self, *, reload: EnvironmentReload, access: Access) -> None:
+        self._reload = reload
+        self._access = access
 
     async def reload(self, request: Request) -> Response:
         """Apply the metadata document and tell how much changed."""
@@ -29,8 +30,6 @@ class EnvironmentHandlers:
         )
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: EnvironmentHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    return [
-        route("/environment/reload", EnvironmentHandlers(sandbox).reload, "POST", need=ENVIRONMENT)
-    ]
+    return [route("/environment/reload", handlers.reload, "POST", need=ENVIRONMENT)]

@@ -20,31 +20,47 @@ from sandkeeper.errors import BadInput
 from sandkeeper.journal.cursor import Abandoned, Follow
 from sandkeeper.journal.events import SILENT, EventRecords, LogRecords, TextLog
 from sandkeeper.journal.output import long_texts_of, settled
+from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.query import LineQuery, Question, ask, next_block
+from sandkeeper.journal.segment import Stream
+from sandkeeper.journal.turns import Turns
+from sandkeeper.log.access import Access
+from sandkeeper.numerals import asked, decimal, whole
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.record import outcome
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.processes.registry import Processes
+from sandkeeper.settings import RetentionSettings
 
-__all__ = ["routes"]
+__all__ = ["LogHandlers", "routes"]
 
 TEXT_HEARTBEAT_SECONDS = 4.0
 RECORD_HEARTBEAT_SECONDS = 30.0
 EVENT_HEARTBEAT_SECONDS = 15.0
-STREAM_NAMES = {"stdout", "stderr", "notice", "remark"}
+STREAM_NAMES = {stream.wire for stream in Stream}
 
 
 class LogHandlers:
     """Handlers of `/process/{identifier}/logs` and its kin."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._processes = sandbox.processes
-        self._limit = sandbox.settings.retention.logs_response_bytes or 1 << 62
+    def __init__(
+        self,
+        *,
+        processes: Processes,
+        pump: Pump,
+        access: Access,
+        turns: Turns,
+        retention: RetentionSettings,
+    ) -> None:
+        self._processes = processes
+        self._limit = retention.logs_response_bytes or 1 << 62
+        self._pump = pump
+        self._access = access
+        self._turns = turns
 
     async def logs(self, request: Request) -> Response:
         """Return both streams and their true order, each up to 4 MiB."""
         name = identifier(request)
-        self._sandbox.access.audit("process_logs_access", caller(request), identifier=name)
+        self._access.audit("process_logs_access", caller(request), identifier=name)
         process = self._processes.get(name, "process with PID {} not found")
         journal = process.journal
         return await long_answer(
@@ -52,13 +68,13 @@ class LogHandlers:
             2 * min(2 * self._limit, journal.kept),
             partial(asyncio.to_thread, long_texts_of, journal, self._limit),
             lambda texts: {"stdout": texts.stdout, "stderr": texts.stderr, "logs": texts.logs},
-            self._sandbox.turns,
+            self._turns,
         )
 
     async def stream(self, request: Request) -> Response:
         """Replay the output, then follow it to the final end."""
         name = identifier(request)
-        self._sandbox.access.audit("process_logs_stream", caller(request), identifier=name)
+        self._access.audit("process_logs_stream", caller(request), identifier=name)
         process = self._processes.get(name)
         if _prefers_records(request.headers.get("accept", "")):
             return StreamResponse(self._records(process), "application/x-ndjson")
@@ -81,10 +97,10 @@ class LogHandlers:
         yield text.finish()
 
     def _follow(self, process: Process, consumer: str, offset: int = 0) -> Follow:
-        return Follow(process.journal, offset, turns=self._sandbox.turns, consumer=consumer)
+        return Follow(process.journal, offset, turns=self._turns, consumer=consumer)
 
     async def _settled(self, process: Process, moment: int) -> int | None:
-        return await settled(self._sandbox.pump, process.journal, moment)
+        return await settled(self._pump, process.journal, moment)
 
     async def _records(self, process: Process) -> AsyncIterator[bytes]:
         records = LogRecords()
@@ -97,12 +113,10 @@ class LogHandlers:
     async def events(self, request: Request) -> Response:
         """Stream events with offsets from a cursor on, ending with how the process ended."""
         process = self._processes.get(identifier(request))
-        self._sandbox.access.audit(
-            "process_logs_stream", caller(request), identifier=identifier(request)
-        )
+        self._access.audit("process_logs_stream", caller(request), identifier=identifier(request))
         query = request.query_params
         cursor = request.headers.get("last-event-id") or query.get("cursor", "0")
-        offset = _number("cursor", cursor)
+        offset = whole("cursor", cursor)
         if offset > process.journal.tail:
             raise BadInput(
                 f"cursor {offset} is beyond the end of the output at {process.journal.tail}"
@@ -152,28 +166,19 @@ def _prefers_records(accept: str) -> bool:
         for parameter in parameters:
             name, _, value = parameter.partition("=")
             if name.strip().lower() == "q":
-                try:
-                    weight = float(value)
-                except ValueError:
-                    weight = 0.0
+                weight = decimal(value.strip()) or 0.0
         weights[kind.lower()] = weight
     records = weights.get("application/x-ndjson", 0.0)
     return records > 0 and records >= weights.get("text/plain", 0.0)
 
 
-def _number(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise BadInput(f"invalid {name}: {text}")
-    return int(text)
-
-
 def _moment(name: str, text: str) -> tuple[int, int]:
     """Return (microseconds, 0) of a time, or (0, offset) of `offset:N`."""
     if text.startswith("offset:"):
-        return 0, _number(name, text.removeprefix("offset:"))
+        return 0, whole(name, text.removeprefix("offset:"))
     try:
-        if text.replace(".", "", 1).isdigit():
-            return int(float(text) * 1e6), 0
+        if (seconds := decimal(text)) is not None and seconds >= 0:
+            return int(seconds * 1e6), 0
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             raise ValueError("no zone")
@@ -186,34 +191,29 @@ def _moment(name: str, text: str) -> tuple[int, int]:
 
 def _question(request: Request) -> Question:
     query = request.query_params
-    stream = query.get("stream", "")
-    if stream not in {"", "stdout", "stderr"}:
-        raise BadInput(f"unknown stream: {stream}")
     since = _moment("since", query["since"]) if query.get("since") else (0, 0)
     until = _moment("until", query["until"]) if query.get("until") else (0, 0)
     start, _, end = query.get("lines", "").partition("-")
     pattern = query.get("regex", "")
-    limit = _number("limit", query.get("limit", "10000"))
     return Question(
-        stream=stream,
+        stream=query.get("stream", ""),
         since=since[0],
         until=until[0],
         first_offset=since[1],
         last_offset=until[1],
-        start=_number("lines", start) if start else 0,
-        end=_number("lines", end) if end else 0,
+        start=whole("lines", start) if start else 0,
+        end=whole("lines", end) if end else 0,
         grep=pattern or query.get("grep", ""),
         literal=not pattern,
         ignore_case=query.get("ignoreCase", "") == "true",
-        head=_number("head", query.get("head", "0")),
-        tail=_number("tail", query.get("tail", "0")),
-        limit=min(max(1, limit), 1_000_000),
+        head=asked(query, "head", 0),
+        tail=asked(query, "tail", 0),
+        limit=max(1, asked(query, "limit", 10_000, 1_000_000)),
     )
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: LogHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = LogHandlers(sandbox)
     one = "/process/{identifier}"
     return [
         route(one + "/logs", handlers.logs, need=USER),

@@ -1,7 +1,5 @@
 """Ports of processes, monitors with callbacks, all listening ports."""
 
-import re
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -18,33 +16,28 @@ from sandkeeper.api.schemas.network import (
     ProcessPorts,
 )
 from sandkeeper.errors import BadInput, Unprocessable
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.network.monitors import PortMonitors
+from sandkeeper.network.ports import Ports
+from sandkeeper.numerals import atoi
 
-__all__ = ["routes"]
-
-GO_INT = 1 << 63
-DIGITS_MOST = 4000  # more than any number has, and fewer than int() refuses
-_NUMBER = re.compile(r"[+-]?[0-9]+")
+__all__ = ["NetworkHandlers", "routes"]
 
 
 def _pid(request: Request) -> int:
     """Read the pid as Go's strconv.Atoi does; raises BadInput `invalid PID`."""
-    text = request.path_params["pid"]
-    if not _NUMBER.fullmatch(text) or len(text) > DIGITS_MOST:
-        raise BadInput("invalid PID")
-    number = int(text)
-    if not -GO_INT <= number < GO_INT:
-        raise BadInput("invalid PID")
-    return number
+    try:
+        return atoi(request.path_params["pid"])
+    except ValueError:
+        raise BadInput("invalid PID") from None
 
 
 class NetworkHandlers:
     """Handlers over the port services."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._ports = sandbox.ports
-        self._monitors = sandbox.monitors
-        self._body_limit = sandbox.settings.body_limit
+    def __init__(self, *, ports: Ports, monitors: PortMonitors, body_limit: int) -> None:
+        self._ports = ports
+        self._monitors = monitors
+        self._body_limit = body_limit
 
     async def of_process(self, request: Request) -> Response:
         """Tell the sockets of a process tree; an unknown pid has none."""
@@ -77,9 +70,8 @@ class NetworkHandlers:
         return json_response(MonitorReply("", "Port monitoring stopped"))
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: NetworkHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = NetworkHandlers(sandbox)
     return [
         route("/network/ports", handlers.all, need=USER),
         route("/network/process/{pid}/ports", handlers.of_process, need=USER),

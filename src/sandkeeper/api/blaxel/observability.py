@@ -17,10 +17,10 @@ from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import OPEN, USER
 from sandkeeper.api.edge.routing import route
 from sandkeeper.observability.heap import resident
-from sandkeeper.observability.metrics import Requests
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.observability.metrics import Requests, Vitals
+from sandkeeper.observability.readiness import Readiness
 
-__all__ = ["routes"]
+__all__ = ["ObservabilityHandlers", "routes"]
 
 CURSORS = 1000
 
@@ -28,9 +28,9 @@ CURSORS = 1000
 class ObservabilityHandlers:
     """Handlers of `/ready`, `/metrics` and `/diagnostics`."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._readiness = sandbox.readiness
-        self._vitals = sandbox.vitals
+    def __init__(self, *, readiness: Readiness, vitals: Vitals) -> None:
+        self._readiness = readiness
+        self._vitals = vitals
 
     async def ready(self, _request: Request) -> Response:
         """Say whether the server can do its work: 200, or 503 with the reasons."""
@@ -104,9 +104,8 @@ def _requests(requests: Requests) -> dict[str, Any]:
     }
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: ObservabilityHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = ObservabilityHandlers(sandbox)
     return [
         route("/ready", handlers.ready, need=OPEN),
         route("/metrics", handlers.metrics, need=USER),

@@ -32,9 +32,14 @@ from sandkeeper.errors import BadInput, Conflict, TooLarge, Unprocessable
 from sandkeeper.journal.cursor import Follow
 from sandkeeper.journal.events import SILENT, ExecRecords
 from sandkeeper.journal.output import PIECE_BYTES, read_long_texts, read_texts
+from sandkeeper.journal.turns import Turns
+from sandkeeper.log.access import Access
+from sandkeeper.numerals import GO_INT
 from sandkeeper.processes.process import Process
+from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.stdin import STDIN_BODY_BYTES, Stdin
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.processes.waiting import Waiting
+from sandkeeper.settings import Settings
 
 __all__ = ["ProcessHandlers", "identifier", "routes"]
 
@@ -46,7 +51,6 @@ EXEC_HEARTBEAT_SECONDS = 5.0
 STOP_GRACE_SECONDS = 0.09
 WAIT_SECONDS = 60.0
 WAIT_MOST_SECONDS = 119.0
-GO_INT = 1 << 63
 
 
 def identifier(request: Request) -> str:
@@ -57,18 +61,31 @@ def identifier(request: Request) -> str:
 class ProcessHandlers:
     """Handlers of `/process`."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._processes = sandbox.processes
-        retention = sandbox.settings.retention
+    def __init__(
+        self,
+        *,
+        processes: Processes,
+        waiting: Waiting,
+        access: Access,
+        turns: Turns,
+        stopping: asyncio.Event,
+        settings: Settings,
+    ) -> None:
+        self._processes = processes
+        self._waiting = waiting
+        retention = settings.retention
         self._inline = min(INLINE_BYTES, retention.tail_bytes)
         self._waited = retention.logs_response_bytes or 1 << 62
+        self._access = access
+        self._turns = turns
+        self._stopping = stopping
+        self._settings = settings
 
     # POST /process
 
     async def create(self, request: Request) -> Response:
         """Start a process; answers with its record or streams its output."""
-        body = await read_body(request, self._sandbox.settings.body_limit)
+        body = await read_body(request, self._settings.body_limit)
         wanted = await decoded(body, ProcessRequest)
         _check(wanted)
         key = request.headers.get("idempotency-key", "")
@@ -78,7 +95,7 @@ class ProcessHandlers:
         streams = "text/event-stream" in accept or "application/x-ndjson" in accept
         action = "process_exec_stream" if streams else "process_exec"
         extras = {"stdin": "true"} if spec.stdin else {}
-        self._sandbox.access.audit(
+        self._access.audit(
             action, caller(request), command=spec.command, working_dir=spec.working_dir, **extras
         )
         started = self._processes.start(spec, key, _fingerprint(body, wanted) if key else "")
@@ -104,7 +121,7 @@ class ProcessHandlers:
                 2 * min(2 * limit, journal.kept),
                 partial(read_long_texts, journal, limit),
                 lambda texts: record_of(process, texts),
-                self._sandbox.turns,
+                self._turns,
                 headers,
             )
         return json_response(record_of(process, await read_texts(journal, limit)), headers=headers)
@@ -127,7 +144,7 @@ class ProcessHandlers:
     async def _wait(self, request: Request, process: Process, wanted: ProcessRequest) -> None:
         await self._wait_for_ports(request, process, wanted)
         if wanted.wait_for_completion:
-            await until_disconnect(request, process.wait(), self._sandbox.stopping)
+            await until_disconnect(request, process.wait(), self._stopping)
             if process.timed_out:
                 raise Unprocessable(f"process timed out after {process.meta.timeout} seconds")
 
@@ -135,8 +152,8 @@ class ProcessHandlers:
         self, request: Request, process: Process, wanted: ProcessRequest
     ) -> None:
         if wanted.wait_for_ports:
-            ports = self._sandbox.waiting.wait_for_ports(process, wanted.wait_for_ports)
-            await until_disconnect(request, ports, self._sandbox.stopping)
+            ports = self._waiting.wait_for_ports(process, wanted.wait_for_ports)
+            await until_disconnect(request, ports, self._stopping)
 
     async def _create_streaming(
         self, request: Request, started: Awaitable[tuple[Process, bool]], wanted: ProcessRequest
@@ -151,7 +168,7 @@ class ProcessHandlers:
 
     async def _exec_events(self, process: Process) -> AsyncIterator[bytes]:
         records = ExecRecords()
-        with closing(Follow(process.journal, turns=self._sandbox.turns, consumer="exec")) as follow:
+        with closing(Follow(process.journal, turns=self._turns, consumer="exec")) as follow:
             while (items := await follow.next(EXEC_HEARTBEAT_SECONDS)) is not None:
                 yield records.batch(items) if items else SILENT
         yield records.finish()
@@ -169,12 +186,12 @@ class ProcessHandlers:
         blocks: list[bytes] = []
         count = max(1, min(LIST_BLOCK, LIST_BLOCK_BYTES // max(1, share)))
         for first in range(0, len(processes), count):
-            await self._sandbox.turns.take()
+            await self._turns.take()
             some = processes[first : first + count]
             texts = [await read_texts(process.journal, share) for process in some]
             records = [record_of(*each) for each in zip(some, texts, strict=True)]
             blocks.append((b"," if blocks else b"[") + encode_json(records)[1:-1])
-        return LongAnswer([*blocks, b"]"] if blocks else [b"[]"], self._sandbox.turns)
+        return LongAnswer([*blocks, b"]"] if blocks else [b"[]"], self._turns)
 
     async def get(self, request: Request) -> Response:
         """Show one process."""
@@ -204,13 +221,13 @@ class ProcessHandlers:
             finally:
                 waiter.cancel()
 
-        await until_disconnect(request, bounded(), self._sandbox.stopping)
+        await until_disconnect(request, bounded(), self._stopping)
 
     # Ending
 
     async def stop(self, request: Request) -> Response:
         """Send SIGTERM to the group."""
-        self._sandbox.access.audit("process_stop", caller(request), identifier=identifier(request))
+        self._access.audit("process_stop", caller(request), identifier=identifier(request))
         process = self._processes.get(identifier(request))
         process.stop(identifier(request))
         await self._over_within_grace(process)
@@ -218,7 +235,7 @@ class ProcessHandlers:
 
     async def kill(self, request: Request) -> Response:
         """Send SIGKILL to the group."""
-        self._sandbox.access.audit("process_kill", caller(request), identifier=identifier(request))
+        self._access.audit("process_kill", caller(request), identifier=identifier(request))
         process = self._processes.get(identifier(request))
         process.kill(identifier(request))
         await self._over_within_grace(process)
@@ -235,9 +252,7 @@ class ProcessHandlers:
         name = identifier(request)
         wanted = await read_json(request, SignalRequest, 4096)
         number = _signal_number(wanted.signal)
-        self._sandbox.access.audit(
-            "process_signal", caller(request), identifier=name, signal=number.name
-        )
+        self._access.audit("process_signal", caller(request), identifier=name, signal=number.name)
         process = self._processes.get(name)
         if number == signal.SIGTERM:
             process.stop(name)
@@ -256,7 +271,7 @@ class ProcessHandlers:
             body = await read_body(request, STDIN_BODY_BYTES)
         except TooLarge:
             raise TooLarge(f"stdin data is larger than {STDIN_BODY_BYTES} bytes") from None
-        self._sandbox.access.audit(
+        self._access.audit(
             "process_stdin_write", caller(request), identifier=identifier(request), bytes=len(body)
         )
         await stdin.write(body)
@@ -265,9 +280,7 @@ class ProcessHandlers:
     async def close_stdin(self, request: Request) -> Response:
         """Send end of file; doing it again is fine."""
         stdin = self._stdin(request)
-        self._sandbox.access.audit(
-            "process_stdin_close", caller(request), identifier=identifier(request)
-        )
+        self._access.audit("process_stdin_close", caller(request), identifier=identifier(request))
         stdin.close()
         return json_response({"message": "stdin closed"})
 
@@ -313,9 +326,8 @@ def _signal_number(value: str | int) -> signal.Signals:
         raise BadInput(f"unknown signal: {value!r}") from None
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: ProcessHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = ProcessHandlers(sandbox)
     one = "/process/{identifier}"
     return [
         route("/process", handlers.create, "POST", need=USER),

@@ -15,20 +15,21 @@ from sandkeeper.api.edge.respond import encode_json
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import route
 from sandkeeper.api.edge.urls import with_prefix
-from sandkeeper.sandbox import Sandbox
 
-__all__ = ["routes"]
+__all__ = ["SwaggerHandlers", "routes"]
 
 PAGE = Path(__file__).parents[2] / "web" / "swagger.html"
 JSON = "application/json; charset=utf-8"
 
 
 class SwaggerHandlers:
-    """Handlers of the description; made at the first request, then kept."""
+    """Handlers of the description of the routes `described`; made when first asked, then kept."""
 
-    def __init__(self, sandbox: Sandbox, described: Sequence[BaseRoute]) -> None:
-        self._address = Address.of(sandbox.environment.snapshot())
-        self._origins = sandbox.settings.edge.origins
+    def __init__(
+        self, *, address: Address, origins: Sequence[str], described: Sequence[BaseRoute]
+    ) -> None:
+        self._address = address
+        self._origins = origins
         self._described = described
         self._made: dict[str, bytes] = {}
         self._making = asyncio.Lock()
@@ -66,9 +67,8 @@ class SwaggerHandlers:
         return Response(b"", 301, {"Location": where})
 
 
-def routes(sandbox: Sandbox, described: Sequence[BaseRoute]) -> list[BaseRoute]:
-    """Return the routes of this area; `described` are all routes, these among them."""
-    handlers = SwaggerHandlers(sandbox, described)
+def routes(handlers: SwaggerHandlers) -> list[BaseRoute]:
+    """Return the routes of this area."""
     return [
         route("/swagger", handlers.to_page, need=USER),
         route("/swagger/", handlers.to_page, need=USER),

@@ -13,11 +13,13 @@ from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import OPEN, UPGRADE, USER
 from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.edge.subject import caller
-from sandkeeper.sandbox import Sandbox
-from sandkeeper.upgrade.service import UpgradeOrder
+from sandkeeper.log.access import Access
+from sandkeeper.numerals import go_duration
+from sandkeeper.observability.lifetime import Lifetime
+from sandkeeper.upgrade.service import Upgrade, UpgradeOrder
 from sandkeeper.upgrade.source import without_secrets
 
-__all__ = ["routes"]
+__all__ = ["SystemHandlers", "routes"]
 
 WELCOME = {
     "message": "sandkeeper is running",
@@ -30,24 +32,13 @@ STARTED = "Upgrade initiated. Process state saved. The server will upgrade short
 BODY_BYTES = 64 << 10
 
 
-def go_duration(seconds: float) -> str:
-    """Write a duration as Go does: `1h2m3.5s`, `153.03ms`."""
-    if 0 < seconds < 1:
-        unit, factor = ("ms", 1e3) if seconds >= 1e-3 else ("µs", 1e6)
-        return f"{seconds * factor:.6f}".rstrip("0").rstrip(".") + unit
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(int(minutes), 60)
-    text = f"{rest:.9f}".rstrip("0").rstrip(".") + "s"
-    if hours:
-        return f"{hours}h{minutes}m{text}"
-    return f"{minutes}m{text}" if minutes else text
-
-
 class SystemHandlers:
-    """Handlers over the sandbox itself."""
+    """Handlers over the server itself."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
+    def __init__(self, *, lifetime: Lifetime, upgrade: Upgrade, access: Access) -> None:
+        self._lifetime = lifetime
+        self._upgrade = upgrade
+        self._access = access
 
     async def welcome(self, _request: Request) -> Response:
         """Say what this is."""
@@ -68,11 +59,10 @@ class SystemHandlers:
             order = msgspec.json.decode(body, type=UpgradeOrder)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             order = UpgradeOrder()  # the contract ignores a bad body
-        upgrade = self._sandbox.upgrade
         try:
-            base, version = upgrade.request(order)
+            base, version = self._upgrade.request(order)
         finally:
-            self._sandbox.access.audit(
+            self._access.audit(
                 "upgrade",
                 caller(request),
                 version=order.version or "latest",
@@ -81,7 +71,7 @@ class SystemHandlers:
         return json_response({"baseUrl": base, "message": STARTED, "version": version})
 
     def _health(self) -> dict[str, Any]:
-        status = self._sandbox.status()
+        status = self._lifetime.status(self._upgrade.count, self._upgrade.status())
         return {
             "status": "ok",
             "version": status.version,
@@ -100,10 +90,8 @@ class SystemHandlers:
         }
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
-    """Return the routes of this area."""
-    handlers = SystemHandlers(sandbox)
-    development = sandbox.environment.get("BL_ENV") == "dev"
+def routes(handlers: SystemHandlers, *, development: bool) -> list[BaseRoute]:
+    """Return the routes of this area; `/debug/panic` in development only."""
     return [
         *([route("/debug/panic", handlers.panic, need=USER)] if development else []),
         route("/", handlers.welcome, "GET", "POST", "PUT", "DELETE", "PATCH", need=USER),

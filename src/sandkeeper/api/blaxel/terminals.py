@@ -20,27 +20,29 @@ from sandkeeper.api.schemas.terminals import (
     terminal_of,
 )
 from sandkeeper.errors import BadInput
+from sandkeeper.log.access import Access
+from sandkeeper.numerals import asked
 from sandkeeper.processes.runs import new_id
-from sandkeeper.sandbox import Sandbox
 from sandkeeper.terminals.recording import recording
-from sandkeeper.terminals.registry import TerminalOrder
+from sandkeeper.terminals.registry import TerminalOrder, Terminals
 from sandkeeper.terminals.terminal import Terminal
 
-__all__ = ["routes"]
+__all__ = ["TerminalHandlers", "routes"]
 
 BODY_BYTES = 64 << 10
 INPUT_BYTES = 1 << 20
 NAME_CHARACTERS = 256
-WAIT_MOST_SECONDS = 60.0
+WAIT_MOST_SECONDS = 60
 PATIENCE_SECONDS = 60.0
 
 
 class TerminalHandlers:
     """Handlers of `/terminals`."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._terminals = sandbox.terminals
+    def __init__(self, *, terminals: Terminals, access: Access, stopping: asyncio.Event) -> None:
+        self._terminals = terminals
+        self._access = access
+        self._stopping = stopping
 
     def _get(self, request: Request) -> Terminal:
         return self._terminals.get(segment(request.scope, 1))
@@ -82,7 +84,7 @@ class TerminalHandlers:
         """Hang a session up; remove one that has ended."""
         terminal = self._get(request)
         self._audit(request, "terminal_close", terminal)
-        await until_disconnect(request, self._terminals.remove(terminal), self._sandbox.stopping)
+        await until_disconnect(request, self._terminals.remove(terminal), self._stopping)
         return json_response({"message": "terminal closed"})
 
     async def type(self, request: Request) -> Response:
@@ -96,11 +98,11 @@ class TerminalHandlers:
         """Show the screen as text; `waitFor` waits until it holds a text."""
         terminal = self._get(request)
         query = request.query_params
-        history = _number(query.get("history", "0"), "history", 2000)
+        history = asked(query, "history", 0, 2000)
         if text := query.get("waitFor", ""):
-            seconds = _number(query.get("timeout", "30"), "timeout", 10**9)
-            wait = self._until_shown(terminal, text, min(seconds, WAIT_MOST_SECONDS))
-            await until_disconnect(request, wait, self._sandbox.stopping)
+            seconds = asked(query, "timeout", 30, WAIT_MOST_SECONDS)
+            wait = self._until_shown(terminal, text, seconds)
+            await until_disconnect(request, wait, self._stopping)
         record = screen_of(terminal, await terminal.screen(), history)
         if query.get("format") == "text":
             lines = [*record.history, *record.lines]
@@ -133,7 +135,7 @@ class TerminalHandlers:
         return StreamResponse(recording(terminal), "application/x-asciicast")
 
     def _audit(self, request: Request, action: str, terminal: Terminal, **extras: str) -> None:
-        self._sandbox.access.audit(action, caller(request), session_id=terminal.meta.name, **extras)
+        self._access.audit(action, caller(request), session_id=terminal.meta.name, **extras)
 
 
 def _check_name(name: str) -> None:
@@ -141,17 +143,8 @@ def _check_name(name: str) -> None:
         raise BadInput(f"a session id has at most {NAME_CHARACTERS} characters")
 
 
-def _number(text: str, name: str, most: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 12):
-        raise BadInput(f"invalid {name}: {text}")
-    return min(int(text), most)
-
-
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
-    """Return the routes of this area; none of them exists when terminals are switched off."""
-    if not sandbox.settings.terminal.enabled:
-        return []
-    handlers = TerminalHandlers(sandbox)
+def routes(handlers: TerminalHandlers) -> list[BaseRoute]:
+    """Return the routes of this area."""
     one = "/terminals/{identifier}"
     return [
         route("/terminals", handlers.list, need=USER),

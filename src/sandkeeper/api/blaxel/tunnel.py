@@ -11,9 +11,10 @@ from sandkeeper.api.edge.routing import route
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.schemas.tunnel import TunnelConfigRequest
 from sandkeeper.errors import BadInput
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.log.access import Access
+from sandkeeper.tunnel.service import Tunnel
 
-__all__ = ["routes"]
+__all__ = ["TunnelHandlers", "routes"]
 
 BODY_BYTES = 1 << 20
 
@@ -21,29 +22,28 @@ BODY_BYTES = 1 << 20
 class TunnelHandlers:
     """Handlers over the tunnel."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._tunnel = sandbox.tunnel
+    def __init__(self, *, tunnel: Tunnel, access: Access) -> None:
+        self._tunnel = tunnel
+        self._access = access
 
     async def apply(self, request: Request) -> Response:
         """Replace the tunnel."""
         body = await read_json(request, TunnelConfigRequest, BODY_BYTES)
         if not body.config:
             raise BadInput("invalid request body: config is required")
-        self._sandbox.access.audit("tunnel_update", caller(request))
+        self._access.audit("tunnel_update", caller(request))
         await self._tunnel.apply(body.config)
         return json_response({"path": "", "message": "Tunnel configuration updated successfully"})
 
     async def disconnect(self, request: Request) -> Response:
         """Take the tunnel away."""
-        self._sandbox.access.audit("tunnel_disconnect", caller(request))
+        self._access.audit("tunnel_disconnect", caller(request))
         await self._tunnel.disconnect()
         return json_response({"path": "", "message": "Tunnel disconnected"})
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: TunnelHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = TunnelHandlers(sandbox)
     return [
         route("/network/tunnel/config", handlers.apply, "PUT", need=TUNNEL),
         route("/network/tunnel", handlers.disconnect, "DELETE", need=TUNNEL),

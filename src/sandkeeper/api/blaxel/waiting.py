@@ -1,5 +1,6 @@
 """The readiness wait: an answer when a process is ready, or at once when it never will be."""
 
+import asyncio
 from typing import Annotated
 
 import msgspec
@@ -21,9 +22,12 @@ from sandkeeper.api.schemas.waiting import (
     record_of_wait,
 )
 from sandkeeper.errors import BadInput
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.files.service import Files
+from sandkeeper.journal.turns import Turns
+from sandkeeper.processes.registry import Processes
+from sandkeeper.processes.waiting import Waiting
 
-__all__ = ["routes"]
+__all__ = ["WaitingHandlers", "routes"]
 
 BODY_BYTES = 64 << 10
 CONDITIONS_MOST = 16
@@ -41,12 +45,24 @@ class WaitForRequest(msgspec.Struct):
 class WaitingHandlers:
     """Handlers over `processes.waiting`."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
+    def __init__(
+        self,
+        *,
+        processes: Processes,
+        files: Files,
+        waiting: Waiting,
+        turns: Turns,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._processes = processes
+        self._files = files
+        self._waiting = waiting
+        self._turns = turns
+        self._stopping = stopping
 
     async def wait_for(self, request: Request) -> Response:
         """Wait; 200 when it is ready, 422 with what is missing otherwise."""
-        process = self._sandbox.processes.get(segment(request.scope, 1), "process not found")
+        process = self._processes.get(segment(request.scope, 1), "process not found")
         wanted = await read_json(request, WaitForRequest, BODY_BYTES)
         given = wanted.any_of or wanted.all_of
         if not given or (wanted.any_of and wanted.all_of):
@@ -55,12 +71,12 @@ class WaitingHandlers:
             raise BadInput(f"at most {CONDITIONS_MOST} conditions are waited for at once")
         conditions = []
         for one in given:
-            await self._sandbox.turns.take()  # a pattern may take a twentieth of a second to read
-            conditions.append(condition_of(one, process, self._sandbox.files))
-        waiting = self._sandbox.waiting.wait(
+            await self._turns.take()  # a pattern may take a twentieth of a second to read
+            conditions.append(condition_of(one, process, self._files))
+        waiting = self._waiting.wait(
             process, conditions, every=bool(wanted.all_of), seconds=wanted.timeout
         )
-        outcome = await until_disconnect(request, waiting, self._sandbox.stopping)
+        outcome = await until_disconnect(request, waiting, self._stopping)
         record = record_of_wait(process, conditions, outcome)
         if outcome.reason == "met":
             return json_response(record)
@@ -69,7 +85,6 @@ class WaitingHandlers:
         return json_response({"error": text, "code": CODES[outcome.reason], **told}, 422)
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: WaitingHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = WaitingHandlers(sandbox)
     return [route("/process/{identifier}/wait-for", handlers.wait_for, "POST", need=USER)]

@@ -8,7 +8,6 @@ from sandkeeper.api.console.terminal_page import TerminalPage
 from sandkeeper.api.console.terminal_socket import TerminalSocket
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import empty_head, route, socket_route
-from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]
 
@@ -18,15 +17,12 @@ async def _handshake_missing(_request: Request) -> Response:
     return Response(b"Bad Request\n", 400, {"Sec-Websocket-Version": "13"}, media_type="text/plain")
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
-    """Return the routes of this area; none of them exists when terminals are switched off."""
-    if not sandbox.settings.terminal.enabled:
-        return []
-    page = TerminalPage(sandbox.settings.edge.origins)
+def routes(page: TerminalPage, socket: TerminalSocket) -> list[BaseRoute]:
+    """Return the routes of this area."""
     return [
         route("/terminal", page.serve, need=USER),
         route("/terminal", empty_head, "HEAD", need=USER),
-        socket_route("/terminal/ws", TerminalSocket(sandbox).serve, need=USER),
+        socket_route("/terminal/ws", socket.serve, need=USER),
         route("/terminal/ws", _handshake_missing, need=USER),
         route("/terminal/ws", empty_head, "HEAD", need=USER),
     ]

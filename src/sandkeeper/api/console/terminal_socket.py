@@ -5,7 +5,6 @@ Close codes: 1000 `Shell exited`; 1008 refused (before the handshake, so the cli
 the shell cannot be started; 1012 the server stops; 1013 too many, or input that nobody reads.
 """
 
-import asyncio
 from contextlib import aclosing, suppress
 
 import msgspec
@@ -15,8 +14,10 @@ from sandkeeper.api.edge.request_body import parse_json
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage
 from sandkeeper.errors import BadInput, Conflict, SandkeeperError
-from sandkeeper.sandbox import Sandbox
-from sandkeeper.terminals.registry import TerminalOrder
+from sandkeeper.log.access import Access
+from sandkeeper.numerals import natural
+from sandkeeper.race import race
+from sandkeeper.terminals.registry import TerminalOrder, Terminals
 from sandkeeper.terminals.spectator import watch
 from sandkeeper.terminals.terminal import Terminal, Viewer
 
@@ -30,9 +31,9 @@ NAME_CHARACTERS = 256
 class TerminalSocket:
     """Serves `/terminal/ws`."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._access = sandbox.access
-        self._terminals = sandbox.terminals
+    def __init__(self, *, terminals: Terminals, access: Access) -> None:
+        self._access = access
+        self._terminals = terminals
 
     async def serve(self, socket: WebSocket) -> None:
         """Handle one connection."""
@@ -68,18 +69,15 @@ class TerminalSocket:
         self._access.audit("terminal_connect", who, **extras)
         if not created and not viewer.read_only:
             terminal.resize(order.cols, order.rows)
-        sender = asyncio.ensure_future(self._send_all(socket, terminal, viewer))
-        receiver = asyncio.ensure_future(self._receive_all(socket, terminal, viewer))
+        sending = self._send_all(socket, terminal, viewer)
+        receiving = self._receive_all(socket, terminal, viewer)
         try:
-            await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
+            ended = await race(sending, receiving)
         finally:
-            for task in (sender, receiver):
-                task.cancel()
-            results = await asyncio.gather(sender, receiver, return_exceptions=True)
             self._access.audit("terminal_disconnect", who, **extras)
-        for result in results:
-            if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
-                raise result
+        for done in filter(None, ended):
+            with suppress(WebSocketDisconnect):
+                done.result()
 
     async def _send_all(self, socket: WebSocket, terminal: Terminal, viewer: Viewer) -> None:
         async with aclosing(watch(terminal, viewer)) as texts:
@@ -137,6 +135,5 @@ def _order(socket: WebSocket) -> TerminalOrder:
 
 def _size(text: str, default: int) -> int:
     """Return an unsigned 16-bit number; the default for 0 and for anything else."""
-    if text.isascii() and text.isdigit() and len(text) < 10 and int(text) < 65536:
-        return int(text) or default
-    return default
+    size = natural(text)
+    return size if size and size < 65536 else default

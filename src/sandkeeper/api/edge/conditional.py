@@ -11,11 +11,11 @@ from starlette.requests import Request
 from sandkeeper.errors import RangeNotSatisfiable
 from sandkeeper.files.conditions import NO_CONDITIONS, Conditions
 from sandkeeper.files.entries import etag
+from sandkeeper.numerals import natural
 
 __all__ = ["conditions", "http_date", "modified_since", "ranges"]
 
 MAX_RANGES = 64
-DIGITS = 20
 _TAG = re.compile(r'\*|(?:W/)?"[^"]*"|[^\s,"]+')
 _RANGE = re.compile(r"([0-9]*)-([0-9]*)")
 
@@ -85,25 +85,19 @@ def _is_range(first: str, last: str) -> bool:
     """Say whether two numbers, either of which may be missing, are a range (RFC 9110, 14.1.1)."""
     if not first or not last:
         return bool(first or last)
-    return _number(first) <= _number(last)
+    return (natural(first) or 0) <= (natural(last) or 0)
 
 
 def _within(first: str, last: str, size: int) -> tuple[int, int] | None:
     """Return the start and length of a range in a file; None when it lies behind its end."""
     if not first:
-        length = min(_number(last), size)
+        length = natural(last, size) or 0
         return (size - length, length) if length else None
-    start = _number(first)
+    start = natural(first) or 0
     if start >= size:
         return None
-    end = min(_number(last), size - 1) if last else size - 1
+    end = (natural(last, size - 1) or 0) if last else size - 1
     return start, end - start + 1
-
-
-def _number(digits: str) -> int:
-    """Read a number; one past every file, of however many digits, is as good as any such."""
-    digits = digits.lstrip("0")
-    return int(digits or "0") if len(digits) < DIGITS else 10**DIGITS
 
 
 def _if_range(value: str, info: os.stat_result) -> bool:

@@ -24,6 +24,7 @@ from starlette.requests import Request
 
 from sandkeeper.errors import BadInput, TooLarge, Unavailable
 from sandkeeper.journal.output import PIECE_BYTES
+from sandkeeper.numerals import natural
 
 __all__ = [
     "HELD",
@@ -102,7 +103,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     """Read the whole body; raises TooLarge past `limit` bytes, Unavailable without room."""
     held: Held | None = request.scope.get(HELD)
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if (natural(declared) or 0) > limit:
         raise TooLarge(f"request body is larger than {limit} bytes")
     chunks: list[bytes] = []
     size = 0

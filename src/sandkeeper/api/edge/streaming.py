@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from sandkeeper.errors import Unavailable
 from sandkeeper.journal.cursor import Abandoned
+from sandkeeper.race import race
 
 __all__ = ["RESUME", "Abandoned", "Disconnected", "StreamResponse", "until_disconnect"]
 
@@ -49,16 +50,8 @@ class StreamResponse(Response):
         if scope["http_version"] == "1.1" and (b"connection", b"close") not in scope["headers"]:
             headers = [*headers, (b"connection", b"keep-alive")]
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
-        sender = asyncio.ensure_future(self._send_all(send))
-        watcher = asyncio.ensure_future(_disconnected(receive))
-        try:
-            await asyncio.wait({sender, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (watcher, sender):
-                if not task.done():
-                    task.cancel()
-            await asyncio.gather(watcher, sender, return_exceptions=True)
-        error = None if sender.cancelled() else sender.exception()
+        sent, _ = await race(self._send_all(send), _disconnected(receive))
+        error = sent.exception() if sent else None
         # Left without its last chunk, the client sees that the end is missing and can come again.
         if error is not None and not isinstance(error, Abandoned):
             raise error
@@ -86,17 +79,10 @@ async def until_disconnect(request: Request, work: Awaitable[T], stopping: async
 
     Raises Disconnected or Unavailable then. The request's body must have been read.
     """
-    task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(_disconnected(request.receive))
-    stopper = asyncio.ensure_future(stopping.wait())
-    try:
-        await asyncio.wait({task, watcher, stopper}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        if watcher.done():
-            raise Disconnected
-        raise Unavailable("the server is stopping")
-    finally:
-        for waiting in (task, watcher, stopper):
-            waiting.cancel()
-        await asyncio.gather(task, watcher, stopper, return_exceptions=True)
+    done, left, _ = await race(work, _disconnected(request.receive), stopping.wait())
+    if done:
+        result: T = done.result()
+        return result
+    if left:
+        raise Disconnected
+    raise Unavailable("the server is stopping")

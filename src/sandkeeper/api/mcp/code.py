@@ -29,14 +29,17 @@ from sandkeeper.api.mcp.code_structs import (
 from sandkeeper.api.mcp.files import list_directory, target_of
 from sandkeeper.api.mcp.tool import Tool
 from sandkeeper.api.schemas.codegen import RankedFile
+from sandkeeper.codegen.service import Codegen
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.files.paths import Target
+from sandkeeper.files.service import Files
+from sandkeeper.linux.children.children import Children
+from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.log.access import Caller
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.log.access import Access, Caller
 from sandkeeper.search.code import file_search, folder_pattern, grep, snippet
 
-__all__ = ["tools"]
+__all__ = ["CodeTools", "tools"]
 
 REMEMBERED = 64
 REMEMBERED_BYTES = 256 << 10
@@ -46,12 +49,22 @@ RESULTS_MOST = 10
 class CodeTools:
     """The tools over search and codegen."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._files = sandbox.files
-        self._work = sandbox.files.work
-        self._codegen = sandbox.codegen
+    def __init__(
+        self,
+        *,
+        files: Files,
+        codegen: Codegen,
+        children: Children,
+        identity: Identity | None,
+        access: Access,
+    ) -> None:
+        self._files = files
+        self._work = files.work
+        self._codegen = codegen
         self._edits: OrderedDict[str, str] = OrderedDict()
+        self._children = children
+        self._identity = identity
+        self._access = access
 
     def configured(self) -> bool:
         """Whether a provider is set up now."""
@@ -84,7 +97,7 @@ class CodeTools:
         if not wanted.query.strip():
             raise BadInput("query is empty")
         target = self._files.resolve_text(".")
-        self._sandbox.access.audit("codegen_reranking", who, path=target.absolute)
+        self._access.audit("codegen_reranking", who, path=target.absolute)
         pattern = folder_pattern(wanted.target_directories, self._files.workdir)
         ranked = await self._codegen.rerank(target, wanted.query, threshold=0.0, pattern=pattern)
         results = []
@@ -98,8 +111,8 @@ class CodeTools:
         if not wanted.query:
             raise BadInput("query is empty")
         found = await grep(
-            self._sandbox.children,
-            self._sandbox.identity,
+            self._children,
+            self._identity,
             self._files.workdir,
             wanted.query,
             case_sensitive=wanted.case_sensitive,
@@ -135,7 +148,7 @@ class CodeTools:
         target = target_of(self._files, wanted.target_file)
         if not wanted.code_edit:
             raise BadInput("codeEdit is empty")
-        self._sandbox.access.audit("codegen_fastapply", who, path=target.display)
+        self._access.audit("codegen_fastapply", who, path=target.display)
         self._remember(target.absolute, wanted.code_edit)
         await self._codegen.apply(target, wanted.code_edit)
         return CodeEdited(
@@ -159,7 +172,7 @@ class CodeTools:
         edit = self._edits.get(target.absolute)
         if edit is None:
             raise BadInput(f"no edit of {wanted.target_file} is known: call codegenEditFile first")
-        self._sandbox.access.audit("codegen_fastapply", who, path=target.display)
+        self._access.audit("codegen_fastapply", who, path=target.display)
         await self._codegen.apply(target, edit)
         return Outcome(True, f"Applied the last edit to {wanted.target_file} again")
 
@@ -176,7 +189,7 @@ class CodeTools:
         if not wanted.query:
             raise BadInput("query is empty")
         target = target_of(self._files, wanted.path)
-        self._sandbox.access.audit("codegen_reranking", who, path=target.display)
+        self._access.audit("codegen_reranking", who, path=target.display)
         ranked = await self._codegen.rerank(
             target,
             wanted.query,
@@ -197,9 +210,8 @@ def _is_directory(path: str) -> bool:
         return False
 
 
-def tools(sandbox: Sandbox) -> list[Tool]:
+def tools(made: CodeTools) -> list[Tool]:
     """Return the code tools; two of them only while a provider is set up."""
-    made = CodeTools(sandbox)
     return [
         Tool(
             "codegenFileSearch",

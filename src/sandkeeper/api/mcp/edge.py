@@ -5,7 +5,7 @@ that is refused costs nothing, and the first good one has it imported in a threa
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,12 +23,11 @@ from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.mcp.tool import Asker
 from sandkeeper.errors import BadInput, TooLarge
 from sandkeeper.journal.turns import Turns
-from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from sandkeeper.api.mcp.server import ToolServer
 
-__all__ = ["routes"]
+__all__ = ["McpHandlers", "routes"]
 
 BODY_BYTES = 4 << 20
 BATCH_MOST = 100
@@ -50,10 +49,11 @@ _turns = Turns()
 
 
 class McpHandlers:
-    """Handlers of `/mcp`."""
+    """Handlers of `/mcp`; `load` gives what answers, in a thread, at the first good request."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
+    def __init__(self, load: "Callable[[], ToolServer]", stopping: asyncio.Event) -> None:
+        self._load = load
+        self._stopping = stopping
         self._loading: asyncio.Task[ToolServer] | None = None
 
     async def refuse_get(self, _request: Request) -> Response:
@@ -85,13 +85,13 @@ class McpHandlers:
         holding = answer_of(request.scope)
         holding.is_managed = True
         work = _answer_all(server, asked, version, who, holding)
-        answers = await until_disconnect(request, work, self._sandbox.stopping)
+        answers = await until_disconnect(request, work, self._stopping)
         text = b"[" + b",".join(answers) + b"]" if batch else answers[0]
         return Response(text, 200, media_type="application/json")
 
     async def _server(self) -> "ToolServer":
         if self._loading is None or (self._loading.done() and self._loading.exception()):
-            self._loading = asyncio.ensure_future(asyncio.to_thread(_load, self._sandbox))
+            self._loading = asyncio.ensure_future(asyncio.to_thread(self._load))
         # Shielded: whoever came first may go away while others wait for the same import.
         return await asyncio.shield(self._loading)
 
@@ -104,12 +104,6 @@ class _Refused(Exception):
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
-
-
-def _load(sandbox: Sandbox) -> "ToolServer":
-    from sandkeeper.api.mcp.server import ToolServer
-
-    return ToolServer(sandbox)
 
 
 def _check_head(request: Request) -> str:
@@ -215,9 +209,8 @@ def _json(value: Message, status: int) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: McpHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = McpHandlers(sandbox)
     return [
         route("/mcp", handlers.post, "POST", need=USER),
         route("/mcp", handlers.refuse_get, need=USER),

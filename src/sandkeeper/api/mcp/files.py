@@ -3,6 +3,7 @@
 import asyncio
 import posixpath
 import stat
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
 
@@ -13,17 +14,16 @@ from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.mcp.tool import Arguments, Tool
 from sandkeeper.api.schemas.encoding import DirectoryEncoder, encode_file
 from sandkeeper.api.schemas.files import Directory
-from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.errors import BadInput, NotFound, PreconditionFailed, Unprocessable
 from sandkeeper.files.conditions import NO_CONDITIONS
-from sandkeeper.files.edits import Edit, edit_file
+from sandkeeper.files.edits import Edit, EditRefused, edit_file
 from sandkeeper.files.entries import etag, file_type, parse_octal, permissions, rfc3339
 from sandkeeper.files.paths import Target
 from sandkeeper.files.service import Files
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.log.access import Caller
-from sandkeeper.sandbox import Sandbox
 
-__all__ = ["Listed", "list_directory", "target_of", "tools"]
+__all__ = ["FileTools", "Listed", "list_directory", "target_of", "tools"]
 
 ENTRIES_MOST = 20_000
 READ_MOST = 4 << 20
@@ -180,10 +180,10 @@ def list_directory(files: Files, target: Target) -> Listed:
 class FileTools:
     """The tools over `files.service`; everything blocking runs as the workload's user."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, files: Files) -> None:
         self._reading = asyncio.Semaphore(READ_AT_ONCE)
-        self._files = sandbox.files
-        self._work = sandbox.files.work
+        self._files = files
+        self._work = files.work
 
     async def working_directory(self, _arguments: NoArguments, _who: Caller) -> WorkingDirectory:
         """Return the working directory."""
@@ -231,8 +231,8 @@ class FileTools:
         """Replace text in a file."""
         target = target_of(self._files, wanted.path)
         edits = [_edit(wanted.old_string, wanted.new_string, wanted.replace_all)]
-        done = await self._work.run(edit_file, self._files, target.absolute, edits)
-        return Replaced(target.display, done.replaced)
+        count, _info = await self._edited(target, edits, "")
+        return Replaced(target.display, count)
 
     async def apply_edits(self, wanted: EditsArguments, _who: Caller) -> ReplacedState:
         """Make several replacements, all or none."""
@@ -240,8 +240,20 @@ class FileTools:
             raise BadInput(f"more than {EDITS_MOST} edits")
         target = target_of(self._files, wanted.path)
         edits = [_edit(one.old_string, one.new_string, one.replace_all) for one in wanted.edits]
-        done = await self._work.run(edit_file, self._files, target.absolute, edits, wanted.etag)
-        return ReplacedState(target.display, done.replaced, done.etag)
+        count, info = await self._edited(target, edits, wanted.etag)
+        return ReplacedState(target.display, count, etag(info))
+
+    async def _edited(
+        self, target: Target, edits: Sequence[Edit], expected: str
+    ) -> tuple[int, os.stat_result]:
+        def check(info: os.stat_result) -> None:
+            if expected and etag(info) != expected:
+                raise PreconditionFailed(f"the file is now {etag(info)}, not {expected}")
+
+        try:
+            return await self._work.run(edit_file, self._files, target.absolute, edits, check)
+        except EditRefused as refused:
+            raise Unprocessable(_refusal(refused, target, len(edits))) from None
 
     async def delete(self, wanted: DeleteArguments, _who: Caller) -> Done:
         """Delete a file, a link or a directory."""
@@ -281,6 +293,22 @@ class FileTools:
         )
 
 
+def _refusal(refused: EditRefused, target: Target, edits: int) -> str:
+    """Say why nothing was edited."""
+    found = refused.found
+    which = f"edit {refused.number}: " if edits > 1 else ""
+    return {
+        "empty": "oldString is empty",
+        "identical": "oldString and newString are identical",
+        "missing": f"{which}oldString not found in the file",
+        "count": f"{which}oldString occurs {found} times",
+        "ambiguous": f"{which}oldString occurs {found} times; give more of its surroundings or "
+        "set replaceAll",
+        "size": f"the result is larger than {found} bytes",
+        "contended": f"{target.absolute} is being written by others; nothing was changed",
+    }[refused.reason]
+
+
 def _edit(old: str, new: str, every: bool) -> Edit:
     return Edit(old.encode(), new.encode(), every)
 
@@ -297,9 +325,8 @@ def _octal(text: str, default: int) -> int:
         return default
 
 
-def tools(sandbox: Sandbox) -> list[Tool]:
+def tools(made: FileTools) -> list[Tool]:
     """Return the file tools."""
-    made = FileTools(sandbox)
     return [
         Tool(
             "fsGetWorkingDirectory",

@@ -12,12 +12,14 @@ from sandkeeper.api.mcp.tool import Arguments, Tool
 from sandkeeper.api.schemas.processes import ProcessRecord, record_of
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.journal.output import read_texts
-from sandkeeper.log.access import Caller
+from sandkeeper.log.access import Access, Caller
 from sandkeeper.processes.process import Process
+from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.spec import LimitsFields, ProcessFields
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.processes.waiting import Waiting
+from sandkeeper.settings import Settings
 
-__all__ = ["IDENTIFIER", "Identifier", "tools"]
+__all__ = ["IDENTIFIER", "Identifier", "ProcessTools", "tools"]
 
 DEFAULT_SECONDS = 30
 GRACE_SECONDS = 0.09
@@ -94,14 +96,22 @@ class Status(msgspec.Struct):
 class ProcessTools:
     """The tools over `processes.registry`."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._processes = sandbox.processes
+    def __init__(
+        self,
+        *,
+        processes: Processes,
+        waiting: Waiting,
+        access: Access,
+        settings: Settings,
+    ) -> None:
+        self._processes = processes
+        self._waiting = waiting
         # Below the 60 seconds after which a gateway cuts a request.
-        self._wait_most = sandbox.settings.mcp_wait
-        retention = sandbox.settings.retention
+        self._wait_most = settings.mcp_wait
+        retention = settings.retention
         self._inline = min(INLINE_BYTES, retention.tail_bytes)
         self._whole = retention.logs_response_bytes or LOG_BYTES
+        self._access = access
 
     async def list(self, _arguments: NoArguments, _who: Caller) -> ProcessList:
         """List all processes; their texts together stay within 8 MiB."""
@@ -115,7 +125,7 @@ class ProcessTools:
             raise BadInput("command is empty")
         if any(not 0 < port < 65536 for port in wanted.wait_for_ports):
             raise BadInput("waitForPorts: a port is between 1 and 65535")
-        self._sandbox.access.audit(
+        self._access.audit(
             "process_exec", who, command=wanted.command, working_dir=wanted.working_dir or "/"
         )
         began = monotonic()
@@ -147,7 +157,7 @@ class ProcessTools:
         try:
             async with asyncio.timeout(max(0.0, deadline - monotonic())):
                 if wanted.wait_for_ports:
-                    await self._sandbox.waiting.wait_for_ports(process, wanted.wait_for_ports)
+                    await self._waiting.wait_for_ports(process, wanted.wait_for_ports)
                 if wanted.wait_for_completion:
                     await process.wait()
         except TimeoutError:
@@ -173,13 +183,13 @@ class ProcessTools:
 
     async def logs(self, wanted: Identifier, who: Caller) -> Logs:
         """Return what a process wrote, its last 4 MiB."""
-        self._sandbox.access.audit("process_logs_access", who, identifier=wanted.identifier)
+        self._access.audit("process_logs_access", who, identifier=wanted.identifier)
         process = self._find(wanted)
         return Logs((await read_texts(process.journal, self._whole)).logs)
 
     async def stop(self, wanted: Identifier, who: Caller) -> Status:
         """Send SIGTERM to the group."""
-        self._sandbox.access.audit("process_stop", who, identifier=wanted.identifier)
+        self._access.audit("process_stop", who, identifier=wanted.identifier)
         process = self._find(wanted)
         process.stop(wanted.identifier)
         await _moment(process)
@@ -187,7 +197,7 @@ class ProcessTools:
 
     async def kill(self, wanted: Identifier, who: Caller) -> Status:
         """Send SIGKILL to the group."""
-        self._sandbox.access.audit("process_kill", who, identifier=wanted.identifier)
+        self._access.audit("process_kill", who, identifier=wanted.identifier)
         process = self._find(wanted)
         process.kill(wanted.identifier)
         await _moment(process)
@@ -213,9 +223,8 @@ async def _moment(process: Process) -> None:
         waiter.cancel()
 
 
-def tools(sandbox: Sandbox) -> list[Tool]:
+def tools(made: ProcessTools) -> list[Tool]:
     """Return the process tools."""
-    made = ProcessTools(sandbox)
     return [
         Tool(
             "processesList",

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,16 +21,13 @@ from pydantic import ValidationError
 
 from sandkeeper.api.edge.frozen import READING_TOOLS
 from sandkeeper.api.edge.respond import utf8
-from sandkeeper.api.mcp import code, files, processes, terminals
-from sandkeeper.api.mcp import waiting as watching
 from sandkeeper.api.mcp.tool import Asker, Tool, text_of
+from sandkeeper.archive.freeze import Freeze
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.log.lines import Log
-from sandkeeper.sandbox import Sandbox
 
 __all__ = ["ToolServer"]
 
-AREAS = (processes, watching, files, code, terminals)
 LONG_TEXT = 64 << 10
 """A result with such a text is encoded in a thread."""
 
@@ -39,12 +37,11 @@ TRANSPORT = TransportContext(kind="streamable-http", can_send_request=False)
 class ToolServer:
     """Answers requests of the protocol; one for all clients, without sessions."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._log = sandbox.log
-        self._freeze = sandbox.archive.freeze
-        _adopt_logger(sandbox.log)
-        made = [tool for area in AREAS for tool in area.tools(sandbox)]
-        self._tools = {tool.name: tool for tool in sorted(made, key=lambda tool: tool.name)}
+    def __init__(self, tools: Iterable[Tool], *, log: Log, freeze: Freeze) -> None:
+        self._log = log
+        self._freeze = freeze
+        _adopt_logger(log)
+        self._tools = {tool.name: tool for tool in sorted(tools, key=lambda tool: tool.name)}
         self._lists: dict[tuple[str, tuple[str, ...]], msgspec.Raw] = {}
         self._server = _Named(
             "Sandbox API Server",

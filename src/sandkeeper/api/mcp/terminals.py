@@ -10,13 +10,12 @@ from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.mcp.tool import Arguments, Tool
 from sandkeeper.api.schemas.terminals import ScreenRecord, TerminalRecord, screen_of, terminal_of
 from sandkeeper.errors import BadInput
-from sandkeeper.log.access import Caller
+from sandkeeper.log.access import Access, Caller
 from sandkeeper.processes.runs import new_id
-from sandkeeper.sandbox import Sandbox
-from sandkeeper.terminals.registry import TerminalOrder
+from sandkeeper.terminals.registry import TerminalOrder, Terminals
 from sandkeeper.terminals.terminal import Terminal
 
-__all__ = ["tools"]
+__all__ = ["TerminalTools", "tools"]
 
 NAME_CHARACTERS = 256
 LINES_MOST = 2000
@@ -86,9 +85,10 @@ class Closed(msgspec.Struct):
 class TerminalTools:
     """The tools over `terminals.registry`."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._terminals = sandbox.terminals
+    def __init__(self, *, terminals: Terminals, access: Access, mcp_wait: float) -> None:
+        self._terminals = terminals
+        self._access = access
+        self._mcp_wait = mcp_wait
 
     async def list(self, _arguments: NoArguments, _who: Caller) -> TerminalList:
         """List all sessions."""
@@ -110,7 +110,7 @@ class TerminalTools:
         """Show the screen, perhaps once it holds a text."""
         terminal = self._terminals.get(wanted.session_id)
         if wanted.wait_for:
-            seconds = min(wanted.timeout, self._sandbox.settings.mcp_wait)
+            seconds = min(wanted.timeout, self._mcp_wait)
             try:
                 async with asyncio.timeout(seconds):
                     await self._shown(terminal, wanted.wait_for)
@@ -143,14 +143,11 @@ class TerminalTools:
         return Closed("closed")
 
     def _audit(self, action: str, who: Caller, terminal: Terminal) -> None:
-        self._sandbox.access.audit(action, who, session_id=terminal.meta.name)
+        self._access.audit(action, who, session_id=terminal.meta.name)
 
 
-def tools(sandbox: Sandbox) -> list[Tool]:
-    """Return the terminal tools; none when terminals are switched off."""
-    if not sandbox.settings.terminal.enabled:
-        return []
-    made = TerminalTools(sandbox)
+def tools(made: TerminalTools) -> list[Tool]:
+    """Return the terminal tools."""
     return [
         Tool(
             "terminalsList",

@@ -16,14 +16,15 @@ from sandkeeper.api.schemas.waiting import (
     record_of_wait,
 )
 from sandkeeper.errors import BadInput, Conflict, NotFound, Unprocessable
+from sandkeeper.files.service import Files
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.query import LineQuery, Question, ask, next_block
-from sandkeeper.log.access import Caller
+from sandkeeper.log.access import Access, Caller
 from sandkeeper.processes.process import Process
-from sandkeeper.processes.waiting import Condition, LineWritten, PortsOpen, ProcessEnds
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.processes.registry import Processes
+from sandkeeper.processes.waiting import Condition, LineWritten, PortsOpen, ProcessEnds, Waiting
 
-__all__ = ["tools"]
+__all__ = ["WatchingTools", "tools"]
 
 LINES_MOST = 5_000
 ANSWER_BYTES = 1 << 20
@@ -133,9 +134,20 @@ class _Record(msgspec.Struct):
 class WatchingTools:
     """The tools over logs and waits."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._processes = sandbox.processes
+    def __init__(
+        self,
+        *,
+        processes: Processes,
+        files: Files,
+        waiting: Waiting,
+        access: Access,
+        mcp_wait: float,
+    ) -> None:
+        self._processes = processes
+        self._files = files
+        self._waiting = waiting
+        self._access = access
+        self._mcp_wait = mcp_wait
 
     async def wait(self, wanted: WaitArguments, _who: Caller) -> Waited:
         """Wait for a line, ports or the end."""
@@ -144,14 +156,14 @@ class WatchingTools:
             raise BadInput("a port is between 1 and 65535")
         question = Question(grep=wanted.regex or wanted.text, literal=not wanted.regex)
         offset = _within(wanted.offset, process.journal)
-        seconds = min(wanted.timeout, self._sandbox.settings.mcp_wait)
+        seconds = min(wanted.timeout, self._mcp_wait)
         reasons: dict[str, Condition] = {}
         if question.grep:
             reasons["output"] = LineWritten(question, offset)
         if wanted.ports:
             reasons["ports"] = PortsOpen(tuple(wanted.ports))
         conditions = list(reasons.values()) or [ProcessEnds()]
-        found = await self._sandbox.waiting.wait(process, conditions, every=False, seconds=seconds)
+        found = await self._waiting.wait(process, conditions, every=False, seconds=seconds)
         met = dict(zip(reasons, found.met, strict=False))
         reason = next((name for name, one in met.items() if one), "")
         line = met.get("output")
@@ -169,9 +181,9 @@ class WatchingTools:
         given = wanted.any_of or wanted.all_of
         if not given or (wanted.any_of and wanted.all_of):
             raise BadInput("either any or all must name conditions")
-        conditions = [condition_of(one, process, self._sandbox.files) for one in given]
-        seconds = min(wanted.timeout, self._sandbox.settings.mcp_wait)
-        outcome = await self._sandbox.waiting.wait(
+        conditions = [condition_of(one, process, self._files) for one in given]
+        seconds = min(wanted.timeout, self._mcp_wait)
+        outcome = await self._waiting.wait(
             process, conditions, every=bool(wanted.all_of), seconds=seconds
         )
         record = record_of_wait(process, conditions, outcome)
@@ -181,10 +193,8 @@ class WatchingTools:
 
     async def query(self, wanted: QueryArguments, who: Caller) -> Lines:
         """Answer a question to the log, at most 1 MiB of lines."""
-        self._sandbox.access.audit("process_logs_access", who, identifier=wanted.identifier)
+        self._access.audit("process_logs_access", who, identifier=wanted.identifier)
         process = self._find(wanted.identifier)
-        if wanted.stream not in {"", "stdout", "stderr"}:
-            raise BadInput(f"unknown stream: {wanted.stream}")
         question = Question(
             stream=wanted.stream,
             first_offset=_within(wanted.offset, process.journal),
@@ -203,7 +213,7 @@ class WatchingTools:
         if process.stdin is None:
             raise Conflict("the process was started without stdin")
         data = wanted.data.encode()
-        self._sandbox.access.audit(
+        self._access.audit(
             "process_stdin_write", who, identifier=wanted.identifier, bytes=len(data)
         )
         if data:
@@ -252,9 +262,8 @@ async def _collect(query: LineQuery) -> Lines:
     return Lines(lines, False, end)
 
 
-def tools(sandbox: Sandbox) -> list[Tool]:
+def tools(made: WatchingTools) -> list[Tool]:
     """Return the tools that wait, ask and feed."""
-    made = WatchingTools(sandbox)
     return [
         Tool(
             "processWait",

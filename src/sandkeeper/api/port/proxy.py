@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from collections.abc import Iterable
 from contextlib import suppress
 
 from starlette.routing import BaseRoute, Match
@@ -21,9 +20,9 @@ from sandkeeper.errors import SandkeeperError
 from sandkeeper.network.hops import Hops
 from sandkeeper.network.relay import Relay
 from sandkeeper.network.upstream import ClientGone, Upstream, connect
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.settings import Settings
 
-__all__ = ["doors_of", "routes"]
+__all__ = ["PortRoute"]
 
 _PATH = re.compile(r"/port/[^/]")
 
@@ -33,15 +32,14 @@ class PortRoute(BaseRoute):
 
     need = USER
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        settings = sandbox.settings
+    def __init__(self, settings: Settings, relay: Relay) -> None:
         self.doors = Doors(
             Tickets(settings.state_dir / "ports.key", settings.rights.tokens),
             settings.rights.tokens,
             restricted="*" not in settings.edge.origins,
         )
         self._forwarding = Forwarding(self.doors, Gateways(settings.edge.gateways), Hops())
-        self._relay = sandbox.relay
+        self._relay = relay
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match by the prefix only: what follows is the other server's."""
@@ -186,13 +184,3 @@ class _Exchange:
             if not first or await self._upstream.write(first):
                 await self._upstream.write_from(self._relay, source, part)
         return False
-
-
-def doors_of(routes: Iterable[BaseRoute]) -> Doors:
-    """Return who decides about the ports among these routes."""
-    return next(made.doors for made in routes if isinstance(made, PortRoute))
-
-
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
-    """Return the routes of this area."""
-    return [PortRoute(sandbox)]

@@ -16,6 +16,7 @@ from sandkeeper.api.port.answers import Audience, response_headers
 from sandkeeper.api.port.forwarding import Forwarding, Target
 from sandkeeper.errors import SandkeeperError, Unprocessable
 from sandkeeper.network.upstream import Headers, connect
+from sandkeeper.race import race
 
 __all__ = ["relay"]
 
@@ -137,17 +138,9 @@ async def _accept(send: Send, upstream: Any, audience: Audience) -> None:
 
 async def _both_ways(receive: Receive, send: Send, upstream: Any) -> None:
     """Pass messages until either side ends, then tell the other with the same code."""
-    inward = asyncio.create_task(_inward(receive, upstream))
-    outward = asyncio.create_task(_outward(send, upstream))
-    try:
-        await asyncio.wait({inward, outward}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in (inward, outward):
-            task.cancel()
-        results = await asyncio.gather(inward, outward, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
+    for done in await race(_inward(receive, upstream), _outward(send, upstream)):
+        if done:
+            done.result()
 
 
 async def _inward(receive: Receive, upstream: Any) -> None:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from sandkeeper.linux.paths.safefile import UntrustedFile, read_own, write_atomically
+from sandkeeper.linux.paths.statefiles import UntrustedFile, read_own, write_atomically
 
 __all__ = ["COOKIE", "PAGE", "Tickets"]
 

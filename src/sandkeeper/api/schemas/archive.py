@@ -7,6 +7,7 @@ from sandkeeper.archive.export import Manifest
 from sandkeeper.archive.job import Exporting, Restored
 from sandkeeper.archive.service import Archive, Exported
 from sandkeeper.log.lines import timestamp
+from sandkeeper.numerals import go_duration
 
 __all__ = [
     "ArchiveChange",
@@ -109,22 +110,11 @@ def result_of(done: Exported) -> ExportResult:
         deleted=[utf8(path) for path in done.manifest.deleted],
         unreadable=[utf8(path) for path in done.manifest.unreadable],
     )
-    result = ExportResult(manifest, done.size, _duration(done.seconds), done.uploaded)
+    duration = go_duration(round(done.seconds, 3 if done.seconds < 1 else 1))
+    result = ExportResult(manifest, done.size, duration, done.uploaded)
     if done.uploaded:
         result.stopped_processes = done.stopped
     return result
-
-
-def _duration(seconds: float) -> str:
-    """Write a time as Go does, to a tenth of a second: `4.2s`, `153ms`, `2m1.5s`."""
-    if seconds < 1:
-        return f"{round(seconds * 1000)}ms"
-    minutes, rest = divmod(round(seconds, 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    text = f"{rest:.1f}".removesuffix(".0") + "s"
-    if hours or minutes:
-        text = f"{minutes}m{text}"
-    return f"{hours}h{text}" if hours else text
 
 
 def progress_of(progress: Exporting) -> ExportProgress:

@@ -108,8 +108,6 @@ def condition_of(given: ConditionFields, process: Process, files: Files) -> Cond
 def _line(given: LogFields, process: Process) -> Condition:
     if bool(given.text) == bool(given.pattern):
         raise BadInput("log needs either text or pattern")
-    if given.stream not in {"", "stdout", "stderr"}:
-        raise BadInput(f"unknown stream: {given.stream}")
     if given.offset > process.journal.tail:
         tail = process.journal.tail
         raise BadInput(f"offset {given.offset} is beyond the end of the output at {tail}")

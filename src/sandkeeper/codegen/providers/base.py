@@ -10,6 +10,7 @@ import msgspec
 
 from sandkeeper.errors import Unprocessable
 from sandkeeper.linux.children.children import Children
+from sandkeeper.numerals import decimal
 from sandkeeper.settings import Environment
 
 if TYPE_CHECKING:
@@ -64,10 +65,7 @@ class Provider(Protocol):
 
 def timeout_of(host: Host) -> float:
     """Read `SANDKEEPER_CODEGEN_TIMEOUT` (seconds, 60), the time one answer may take."""
-    try:
-        seconds = float(host.environment.get("SANDKEEPER_CODEGEN_TIMEOUT"))
-    except ValueError:
-        return DEFAULT_SECONDS
+    seconds = decimal(host.environment.get("SANDKEEPER_CODEGEN_TIMEOUT").strip()) or 0.0
     return seconds if 0 < seconds < math.inf else DEFAULT_SECONDS
 
 

@@ -3,24 +3,15 @@
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from typing import Any
 
+from sandkeeper.linux import libc
 from sandkeeper.linux.identity import is_acting
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.linux.paths.resolving import AT_FDCWD, Name, parent
+from sandkeeper.linux.paths.resolving import Name, parent
 
 __all__ = ["exclusive_rename"]
 
 RENAME_NOREPLACE = 1
-
-
-@cache
-def _renameat2() -> Any:
-    # Imported here: few requests need it, and it takes some milliseconds.
-    import ctypes
-
-    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
 @contextmanager
@@ -30,7 +21,7 @@ def _place(path: str) -> Iterator[tuple[int, Name]]:
         with parent(path) as found:
             yield found
     else:
-        yield AT_FDCWD, path
+        yield libc.AT_FDCWD, path
 
 
 def exclusive_rename(source: str, target: str) -> None:
@@ -39,16 +30,14 @@ def exclusive_rename(source: str, target: str) -> None:
     Where the kernel or the file system does not know the flag, a file is linked to its new name,
     which is as exclusive; a directory is renamed after a look.
     """
-    import ctypes
-
-    function = _renameat2()
-    if function is not None:
-        with _place(source) as (here, old), _place(target) as (there, new):
-            if function(here, os.fsencode(old), there, os.fsencode(new), RENAME_NOREPLACE) == 0:
-                return
-            number = ctypes.get_errno()
-        if number not in {errno.EINVAL, errno.ENOSYS}:
-            raise OSError(number, os.strerror(number), target)
+    with _place(source) as (here, old), _place(target) as (there, new):
+        names = (here, os.fsencode(old), there, os.fsencode(new))
+        try:
+            libc.call("renameat2", *names, RENAME_NOREPLACE, path=target)
+            return
+        except OSError as error:
+            if error.errno not in {errno.EINVAL, errno.ENOSYS}:
+                raise
     if os.path.isdir(source) and not os.path.islink(source):
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)

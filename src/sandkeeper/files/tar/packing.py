@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from sandkeeper.files.walking import walk
+from sandkeeper.files.walk import walk
 from sandkeeper.linux.paths import useros as os
 
 __all__ = ["CHUNK", "XATTR_PREFIX", "member_of", "pack"]

@@ -12,6 +12,7 @@ from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.children.tool import readable
 from sandkeeper.linux.fds import OwnedFd
+from sandkeeper.linux.procstat import start_time
 
 __all__ = ["Daemon"]
 
@@ -53,7 +54,7 @@ class Daemon:
             )
         finally:
             os.close(output)
-        return cls(child.pid, _born(child.pid), child.pidfd, child, log)
+        return cls(child.pid, start_time(child.pid), child.pidfd, child, log)
 
     @classmethod
     def adopt(cls, pid: int, born: int, log: Path) -> "Daemon | None":
@@ -62,7 +63,7 @@ class Daemon:
             pidfd = OwnedFd(os.pidfd_open(pid))
         except OSError:
             return None
-        if pid <= 1 or not born or _born(pid) != born:
+        if pid <= 1 or not born or start_time(pid) != born:
             pidfd.close()
             return None
         return cls(pid, born, pidfd, None, log)
@@ -119,12 +120,3 @@ class Daemon:
         with suppress(OSError):
             if os.stat(self._log).st_size > LOG_BYTES:
                 os.truncate(self._log, 0)
-
-
-def _born(pid: int) -> int:
-    """Return the start time of a process in clock ticks (proc_pid_stat(5), field 22), or 0."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0

@@ -47,10 +47,11 @@ R = TypeVar("R")
 
 def _plain(path: object, options: dict[str, Any] | None = None) -> bool:
     """Say whether `os` itself is meant: nobody is acted for, or a descriptor decides."""
-    anchored = options is not None and any(
+    if not is_acting() or isinstance(path, int):
+        return True
+    return options is not None and any(
         options.get(name) is not None for name in ("dir_fd", "src_dir_fd", "dst_dir_fd")
     )
-    return anchored or isinstance(path, int) or not is_acting()
 
 
 def open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:

@@ -23,13 +23,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from sandkeeper.linux.pseudo_mounts import proc_mounts
+from sandkeeper.linux import libc
+from sandkeeper.linux.mounts import proc_mounts
 
-__all__ = ["AT_FDCWD", "LINKS_MOST", "Name", "followed", "named", "opened", "parent"]
+__all__ = ["LINKS_MOST", "Name", "followed", "named", "opened", "parent"]
 
 OPENAT2 = 437  # on every architecture
 RESOLVE_NO_MAGICLINKS = 0x02
-AT_FDCWD = -100
 PROC_MAGIC = 0x9FA0
 TERMINAL = os.makedev(5, 0)
 LINKS_MOST = 40
@@ -37,8 +37,6 @@ FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 Name = str | bytes
 R = TypeVar("R")
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _How(ctypes.Structure):
@@ -48,10 +46,8 @@ class _How(ctypes.Structure):
 def _openat2(path: bytes, flags: int, mode: int) -> int:
     making = flags & (os.O_CREAT | os.O_TMPFILE & ~os.O_DIRECTORY)
     how = _How(flags, mode & 0o7777 if making else 0, RESOLVE_NO_MAGICLINKS)
-    fd = int(_libc.syscall(OPENAT2, AT_FDCWD, path, ctypes.byref(how), ctypes.sizeof(how)))
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return fd
+    size = ctypes.sizeof(how)
+    return libc.system_call(OPENAT2, libc.AT_FDCWD, path, ctypes.byref(how), size)
 
 
 def opened(path: Name, flags: int, mode: int = 0) -> int:
@@ -180,7 +176,9 @@ def _refuse_own(fd: int, path: Name, *, terminal: bool) -> None:
 
 def _on_proc(fd: int) -> bool:
     space = ctypes.create_string_buffer(256)
-    if _libc.fstatfs(fd, space) != 0:
+    try:
+        libc.call("fstatfs", fd, space)
+    except OSError:
         return True
     return int.from_bytes(space.raw[:4], sys.byteorder) == PROC_MAGIC
 

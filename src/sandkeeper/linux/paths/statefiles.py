@@ -1,9 +1,13 @@
-"""Files of our own as they are found again: read without trust in what they hold, or in their kind.
+"""Files of our own: read without trust in what they hold or in their kind, and replaced whole.
 
-    open_plain    a descriptor of a regular file, never of a FIFO that would keep us waiting
-    read_plain    its last bytes
-    decoded       JSON of a given shape; one error whatever the bytes are
-    SetAside      where broken things go: out of the way, never thrown away unread
+    open_plain          a descriptor of a regular file, never of a FIFO that would keep us waiting
+    read_plain          its last bytes
+    read_own            a small file whole, if nobody else can have written it
+    write_atomically    a new file in the place of the old one
+    decoded             JSON of a given shape; one error whatever the bytes are
+    SetAside            where broken things go: out of the way, never thrown away unread
+
+What steers the server is opened by `linux.paths.trusted`, which judges the way to it as well.
 
 A power cut, a bad block or somebody's hand may leave anything in the state folder. What reads it
 here gives a value or raises `Damaged` (or OSError, where the file cannot be read), nothing else.
@@ -11,6 +15,7 @@ here gives a value or raises `Damaged` (or OSError, where the file cannot be rea
 
 import errno
 import os
+import secrets
 import shutil
 import stat
 import time
@@ -26,12 +31,16 @@ __all__ = [
     "LAST_SECOND",
     "Damaged",
     "SetAside",
+    "UntrustedFile",
     "decoded",
     "is_moment",
     "keep_kind",
     "make_folder",
+    "make_private_folder",
     "open_plain",
+    "read_own",
     "read_plain",
+    "write_atomically",
 ]
 
 DAMAGED = "damaged"
@@ -40,6 +49,7 @@ DAMAGED = "damaged"
 KEPT = 64
 KEPT_BYTES = 64 << 20
 READ_BYTES = 64 << 20
+OWN_BYTES = 1 << 20
 LAST_SECOND = 253_402_128_000
 """Seconds since the epoch, two days before the year 10000: later dates cannot be written."""
 
@@ -48,6 +58,10 @@ T = TypeVar("T")
 
 class Damaged(Exception):
     """What was read is not what we wrote."""
+
+
+class UntrustedFile(Exception):
+    """The file is a link, not regular, too large, or somebody else could have written it."""
 
 
 def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
@@ -72,6 +86,43 @@ def read_plain(path: Path, most: int = READ_BYTES) -> bytes:
         return b"".join(parts)
     finally:
         os.close(fd)
+
+
+def read_own(path: Path) -> bytes | None:
+    """Return the content of a file that belongs to us and that only we may write.
+
+    None when there is no such file; raises UntrustedFile, or OSError as read(2) does.
+    """
+    try:
+        fd = open_plain(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UntrustedFile(f"{path}: {error.strerror}") from None
+    with open(fd, "rb") as file:
+        info = os.fstat(fd)
+        if info.st_nlink != 1 or info.st_size > OWN_BYTES:
+            raise UntrustedFile(f"{path} is not a plain small file")
+        if info.st_uid != os.geteuid() or info.st_mode & 0o022:
+            raise UntrustedFile(f"{path} could have been written by somebody else")
+        return file.read(OWN_BYTES)
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace `path` by a new file; a link that was planted there is replaced, never followed."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(temporary, flags, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def decoded(data: bytes, shape: type[T]) -> T:
@@ -151,6 +202,14 @@ def make_folder(path: Path, aside: SetAside) -> None:
         if not stat.S_ISDIR(_kind(path)):
             aside.put(path, "it is not a folder")
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that only we may enter; raises OSError, or UntrustedFile if it is not ours."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    info = os.lstat(path)
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
+        raise UntrustedFile(f"{path} is not a folder of our own")
 
 
 def keep_kind(path: Path, kind: int, aside: SetAside) -> None:

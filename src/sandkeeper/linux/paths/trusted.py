@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandkeeper.linux.identity import Identity
-from sandkeeper.linux.paths.safefile import UntrustedFile, write_atomically
+from sandkeeper.linux.paths.statefiles import UntrustedFile, write_atomically
 
 __all__ = [
     "UntrustedFile",

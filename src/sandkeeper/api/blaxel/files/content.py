@@ -1,5 +1,6 @@
 """Files: read, download, list, write, delete, and what HEAD tells."""
 
+import asyncio
 import posixpath
 import secrets
 import stat
@@ -29,7 +30,6 @@ from sandkeeper.files.paths import Target
 from sandkeeper.files.service import Files, Opened
 from sandkeeper.files.work import Cancel
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.sandbox import Sandbox
 
 __all__ = ["FileHandlers", "octal", "routes", "wants_download"]
 
@@ -82,11 +82,10 @@ def wants_download(request: Request) -> bool:
 class FileHandlers:
     """Handlers of `/filesystem/{path}`."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._files: Files = sandbox.files
-        self._work = sandbox.file_work
-        self._stopping = sandbox.stopping
+    def __init__(self, *, files: Files, stopping: asyncio.Event) -> None:
+        self._files = files
+        self._work = files.work
+        self._stopping = stopping
 
     def _target(self, request: Request) -> Target:
         return self._files.resolve(raw_rest(request.scope, PREFIX))
@@ -275,9 +274,8 @@ def disposition(name: str) -> str:
     return header
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: FileHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = FileHandlers(sandbox)
     return [
         path_route(PREFIX, handlers.get, need=USER),
         path_route(PREFIX, handlers.head, "HEAD", need=USER),

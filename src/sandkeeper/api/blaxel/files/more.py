@@ -28,16 +28,17 @@ from sandkeeper.api.schemas.files import (
     Success,
     Usage,
 )
-from sandkeeper.errors import BadInput, Unprocessable
-from sandkeeper.files.attributes import Edit
+from sandkeeper.errors import BadInput, PreconditionFailed, SandkeeperError, Unprocessable
+from sandkeeper.files.attributes import Attributes
+from sandkeeper.files.edits import Edit, EditRefused, edit_file
 from sandkeeper.files.entries import etag, file_type, rfc3339, unix_mode
 from sandkeeper.files.paths import Target
-from sandkeeper.files.tar.streams import Channel
+from sandkeeper.files.service import Files
+from sandkeeper.files.tar.streams import Archives, Channel
 from sandkeeper.files.work import Cancel
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.sandbox import Sandbox
 
-__all__ = ["routes"]
+__all__ = ["MoreHandlers", "routes"]
 
 STAT = "/filesystem-stat"
 ATTRIBUTES = "/filesystem-attributes"
@@ -49,12 +50,14 @@ ARCHIVE = "/filesystem-archive"
 class MoreHandlers:
     """Handlers of the additive routes."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._files = sandbox.files
-        self._attributes = sandbox.attributes
-        self._archives = sandbox.archives
-        self._work = sandbox.file_work
-        self._stopping = sandbox.stopping
+    def __init__(
+        self, *, files: Files, attributes: Attributes, archives: Archives, stopping: asyncio.Event
+    ) -> None:
+        self._files = files
+        self._attributes = attributes
+        self._archives = archives
+        self._work = files.work
+        self._stopping = stopping
 
     def _target(self, request: Request, prefix: str) -> Target:
         return self._files.resolve(raw_rest(request.scope, prefix))
@@ -115,10 +118,15 @@ class MoreHandlers:
         """Replace exact text."""
         target = self._target(request, EDIT)
         body = await read_json(request, EditRequest, self._files.settings.write_limit)
-        wanted = Edit(body.oldString, body.newString, body.replaceAll, body.expectedOccurrences)
-        count, info = await self._work.run(
-            self._attributes.edit, target.absolute, wanted, conditions(request)
-        )
+        old, new = body.oldString.encode(), body.newString.encode()
+        wanted = Edit(old, new, body.replaceAll, body.expectedOccurrences)
+        check = conditions(request).check
+        try:
+            count, info = await self._work.run(
+                edit_file, self._files, target.absolute, [wanted], check
+            )
+        except EditRefused as refused:
+            raise _refusal(refused, wanted, target) from None
         done = EditDone(utf8(target.display), "File edited successfully", count)
         return json_response(done, headers={"ETag": etag(info)})
 
@@ -187,9 +195,27 @@ class MoreHandlers:
         return json_response(Success(path=utf8(target.display), message=message))
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def _refusal(refused: EditRefused, wanted: Edit, target: Target) -> SandkeeperError:
+    """Say why nothing was edited."""
+    found = refused.found
+    if refused.reason == "contended":
+        return PreconditionFailed(f"{target.display} is being written by others; nothing changed")
+    if refused.reason == "empty":
+        return BadInput("oldString must not be empty")
+    if refused.reason == "identical":
+        return BadInput("oldString and newString are identical")
+    return Unprocessable(
+        {
+            "missing": "oldString not found in the file",
+            "count": f"oldString occurs {found} times, not {wanted.count}",
+            "ambiguous": f"oldString occurs {found} times; make it longer, or set replaceAll",
+            "size": f"the result is larger than {found} bytes",
+        }[refused.reason]
+    )
+
+
+def routes(handlers: MoreHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = MoreHandlers(sandbox)
     return [
         path_route(STAT, handlers.stat, "GET", need=USER),
         path_route(ATTRIBUTES, handlers.change, "PUT", need=USER),

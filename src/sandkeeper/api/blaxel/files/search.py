@@ -24,11 +24,12 @@ from sandkeeper.api.schemas.search import (
 )
 from sandkeeper.errors import BadInput
 from sandkeeper.files.paths import Target, resolve
-from sandkeeper.sandbox import Sandbox
-from sandkeeper.search.content import ContentQuery, Line
-from sandkeeper.search.find import EXCLUDED, Names, TreeFilter
+from sandkeeper.numerals import asked
+from sandkeeper.search.content import ContentQuery, ContentSearch, Line
+from sandkeeper.search.find import EXCLUDED, Names, Search, TreeFilter
+from sandkeeper.settings import Settings
 
-__all__ = ["routes"]
+__all__ = ["SearchHandlers", "routes"]
 
 MAX_RESULTS = 1000
 MAX_CONTEXT = 20
@@ -40,8 +41,13 @@ FIND, FUZZY, CONTENT = "/filesystem-find", "/filesystem-search", "/filesystem-co
 class SearchHandlers:
     """Handlers of the three searches."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
+    def __init__(
+        self, *, search: Search, grep: ContentSearch, settings: Settings, stopping: asyncio.Event
+    ) -> None:
+        self._search = search
+        self._grep = grep
+        self._settings = settings
+        self.stopping = stopping
 
     async def find(self, request: Request) -> Response:
         """Find by pattern; without a limit the reply is streamed."""
@@ -49,9 +55,9 @@ class SearchHandlers:
         kind = query.get("type", "") or "file"
         if kind not in {"file", "directory"}:
             raise BadInput(f"invalid search type: {kind}")
-        limit = _number(request, "maxResults", 20, MAX_RESULTS)
+        limit = asked(request.query_params, "maxResults", 20, MAX_RESULTS)
         tree = _tree(request, self._target(request, FIND).absolute)
-        found = self._sandbox.search.find(tree, directories=kind == "directory", limit=limit)
+        found = self._search.find(tree, directories=kind == "directory", limit=limit)
         if not limit:
             return await _streamed(found, kind)
         matches = [match async for batch in found for match in _matches(batch, kind)]
@@ -61,7 +67,7 @@ class SearchHandlers:
         """Rank by a fuzzy query; without one the path is the query."""
         target = self._target(request, FUZZY)
         query = request.query_params.get("query", "")
-        limit = _number(request, "maxResults", 20, MAX_RESULTS)
+        limit = asked(request.query_params, "maxResults", 20, MAX_RESULTS)
         if (
             not query
             and target.display in {".", "/"}
@@ -69,11 +75,11 @@ class SearchHandlers:
         ):
             raise BadInput("query parameter is required in path")
         tree = _tree(request, target.absolute)
-        found = await self._sandbox.search.fuzzy(
+        found = await self._search.fuzzy(
             tree,
             query or target.display,
             limit,
-            otherwise="" if query else self._sandbox.settings.workdir,
+            otherwise="" if query else self._settings.workdir,
         )
         matches = [
             FuzzyMatch(each.path, each.score, "directory" if each.is_directory else "file")
@@ -83,20 +89,20 @@ class SearchHandlers:
 
     async def content(self, request: Request) -> Response:
         """Search the contents of files for a literal text."""
-        asked = request.query_params
-        text = asked.get("query", "")
+        given = request.query_params
+        text = given.get("query", "")
         if not text:
             raise BadInput("query parameter is required")
         query = ContentQuery(
             text,
             self._content_root(request),
-            case_sensitive=asked.get("caseSensitive") == "true",
-            limit=_number(request, "maxResults", 100, MAX_RESULTS),
-            pattern=asked.get("filePattern", ""),
+            case_sensitive=given.get("caseSensitive") == "true",
+            limit=asked(given, "maxResults", 100, MAX_RESULTS),
+            pattern=given.get("filePattern", ""),
             excluded=_excluded(request),
-            context=_number(request, "contextLines", 0, MAX_CONTEXT),
+            context=asked(given, "contextLines", 0, MAX_CONTEXT),
         )
-        lines = await self._sandbox.grep.search(query)
+        lines = await self._grep.search(query)
         matches = [_content_match(line) for line in lines]
         return json_response(ContentSearchResponse(utf8(text), matches, len(matches)))
 
@@ -104,24 +110,13 @@ class SearchHandlers:
         """Return the directory; `//` is the working directory here, an encoded slash the root."""
         target = self._target(request, CONTENT)
         if target.display == "/" and b"%2F" not in raw_rest(request.scope, CONTENT):
-            return self._sandbox.settings.workdir
+            return self._settings.workdir
         return target.absolute
 
     def _target(self, request: Request, prefix: str) -> Target:
-        settings = self._sandbox.settings
+        settings = self._settings
         rest = raw_rest(request.scope, prefix)
         return resolve(rest, workdir=settings.workdir, home=settings.home)
-
-
-def _number(request: Request, name: str, default: int, most: int) -> int:
-    """Read a non-negative number; a larger one than `most` is taken as that."""
-    value = request.query_params.get(name, "")
-    if not value:
-        return default
-    digits = value.removeprefix("+")
-    if not (digits.isascii() and digits.isdigit()):
-        raise BadInput(f"invalid {name}: {value}")
-    return min(int(digits[:12]), most)
 
 
 def _listed(request: Request, name: str) -> list[str]:
@@ -207,15 +202,14 @@ def _while_wanted(handler: Handler, stopping: asyncio.Event) -> Handler:
     return handle
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: SearchHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = SearchHandlers(sandbox)
     made: list[BaseRoute] = []
     for prefix, handler in (
         (FIND, handlers.find),
         (FUZZY, handlers.fuzzy),
         (CONTENT, handlers.content),
     ):
-        made.append(path_route(prefix, _while_wanted(handler, sandbox.stopping), need=USER))
+        made.append(path_route(prefix, _while_wanted(handler, handlers.stopping), need=USER))
         made.append(path_route(prefix, empty_head, "HEAD", need=USER))
     return made

@@ -1,5 +1,6 @@
 """Trees: `/filesystem/tree/{path}`, always absolute; and copies, which are trees as often."""
 
+import asyncio
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -20,7 +21,9 @@ from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.schemas.encoding import DirectoryEncoder
 from sandkeeper.api.schemas.files import CopyRequest, Success, TreeRequest
 from sandkeeper.errors import BadInput
+from sandkeeper.files.copies import Copies
 from sandkeeper.files.paths import Target, resolve_tree
+from sandkeeper.files.service import Files
 from sandkeeper.files.trees import (
     DEFAULT_BYTES,
     DEFAULT_FILES,
@@ -28,11 +31,12 @@ from sandkeeper.files.trees import (
     MAX_FILES,
     Tree,
     TreeQuery,
+    Trees,
 )
 from sandkeeper.files.work import Cancel
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.numerals import asked
 
-__all__ = ["routes"]
+__all__ = ["TreeHandlers", "routes"]
 
 PREFIX = "/filesystem/tree"
 # Names that only begin like it (`tree.txt`, an absolute `/filesystem%2Ftree…`) are plain files.
@@ -42,13 +46,21 @@ TREE = re.compile(rb"/+filesystem/tree(?:/|%2[Ff]|$)")
 class TreeHandlers:
     """Handlers of trees and copies."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._files = sandbox.files
-        self._trees = sandbox.trees
-        self._copies = sandbox.copies
-        self._work = sandbox.file_work
-        self._stopping = sandbox.stopping
-        self._plain = FileHandlers(sandbox)
+    def __init__(
+        self,
+        *,
+        files: Files,
+        trees: Trees,
+        copies: Copies,
+        stopping: asyncio.Event,
+        plain: FileHandlers,
+    ) -> None:
+        self._files = files
+        self._trees = trees
+        self._copies = copies
+        self._work = files.work
+        self._stopping = stopping
+        self._plain = plain
 
     def _target(self, request: Request) -> Target:
         return resolve_tree(raw_rest(request.scope, PREFIX))
@@ -125,14 +137,14 @@ class TreeHandlers:
 
 
 def _query(request: Request) -> TreeQuery:
-    asked = request.query_params
+    query = request.query_params
     return TreeQuery(
-        content=asked.get("content") == "true",
-        patterns=_list(asked.get("patterns", "")),
-        exclude_directories=frozenset(_list(asked.get("excludeDirs", ""))),
-        exclude_hidden=asked.get("excludeHidden") == "true",
-        max_files=_limit(request, "maxFiles", DEFAULT_FILES, MAX_FILES),
-        max_bytes=_limit(request, "maxBytes", DEFAULT_BYTES, MAX_BYTES),
+        content=query.get("content") == "true",
+        patterns=_list(query.get("patterns", "")),
+        exclude_directories=frozenset(_list(query.get("excludeDirs", ""))),
+        exclude_hidden=query.get("excludeHidden") == "true",
+        max_files=asked(query, "maxFiles", DEFAULT_FILES, MAX_FILES),
+        max_bytes=asked(query, "maxBytes", DEFAULT_BYTES, MAX_BYTES),
     )
 
 
@@ -140,18 +152,8 @@ def _list(text: str) -> tuple[str, ...]:
     return tuple(item for part in text.split(",") if (item := part.strip()))
 
 
-def _limit(request: Request, name: str, default: int, most: int) -> int:
-    text = request.query_params.get(name, "")
-    if not text:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise BadInput(f"invalid {name}: {text}")
-    return min(int(text), most)
-
-
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: TreeHandlers) -> list[BaseRoute]:
     """Return the routes of this area; they stand before those of plain files."""
-    handlers = TreeHandlers(sandbox)
     return [
         path_route(PREFIX, handlers.get, raw_pattern=TREE, need=USER),
         path_route(PREFIX, handlers.head, "HEAD", raw_pattern=TREE, need=USER),

@@ -1,7 +1,6 @@
 """Uploads in parts: `/filesystem-multipart`."""
 
 import json
-import re
 from contextlib import aclosing
 
 from starlette.requests import Request
@@ -24,22 +23,23 @@ from sandkeeper.api.schemas.files import (
 )
 from sandkeeper.errors import BadInput, TooLarge
 from sandkeeper.files.entries import etag, parse_octal
+from sandkeeper.files.service import Files
+from sandkeeper.files.uploads.sessions import Uploads
 from sandkeeper.files.uploads.store import Session, UploadedPart
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.numerals import atoi
 
-__all__ = ["routes"]
+__all__ = ["UploadHandlers", "routes"]
 
 INITIATE = "/filesystem-multipart/initiate"
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 class UploadHandlers:
     """Handlers of sessions."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._files = sandbox.files
-        self._uploads = sandbox.uploads
-        self._limit = sandbox.settings.body_limit
+    def __init__(self, *, files: Files, uploads: Uploads, body_limit: int) -> None:
+        self._files = files
+        self._uploads = uploads
+        self._limit = body_limit
 
     async def initiate(self, request: Request) -> Response:
         """Begin a session; a body that cannot be read means none was sent."""
@@ -118,15 +118,15 @@ def _part_number(text: str) -> int:
     """Read the number as Go's strconv.Atoi; raises BadInput."""
     if not text:
         raise BadInput("partNumber is required")
-    if _INTEGER.fullmatch(text) is None:
+    try:
+        return atoi(text)
+    except ValueError as error:
         quoted = json.dumps(text[:64], ensure_ascii=False)
-        raise BadInput(f"invalid partNumber: strconv.Atoi: parsing {quoted}: invalid syntax")
-    return int(text)
+        raise BadInput(f"invalid partNumber: strconv.Atoi: parsing {quoted}: {error}") from None
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: UploadHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = UploadHandlers(sandbox)
     one = "/filesystem-multipart/{upload_id}"
     return [
         path_route(INITIATE, handlers.initiate, "POST", need=USER),

@@ -17,11 +17,12 @@ from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.schemas.watch import ChangesResponse, WatchEvent
 from sandkeeper.files.paths import Target, located, resolve
 from sandkeeper.journal.turns import Turns
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.settings import Settings
+from sandkeeper.watch.changes import Changes
 from sandkeeper.watch.watcher import Scope as WatchScope
 from sandkeeper.watch.watches import Block, Change, Watch, Watches
 
-__all__ = ["routes"]
+__all__ = ["WatchHandlers", "routes"]
 
 WATCH, CHANGES = "/watch/filesystem", "/filesystem-changes"
 HEARTBEAT_SECONDS = 3.5
@@ -66,8 +67,13 @@ def _line(change: Change) -> bytes:
 class WatchHandlers:
     """Handlers of both."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
+    def __init__(
+        self, *, watches: Watches, changes: Changes, turns: Turns, settings: Settings
+    ) -> None:
+        self._watches = watches
+        self._changes = changes
+        self._turns = turns
+        self._settings = settings
 
     async def watch(self, request: Request) -> Response:
         """Open a watch and stream it."""
@@ -75,17 +81,17 @@ class WatchHandlers:
         recursive = target.display.endswith("/**")
         if recursive:
             display = target.display.removesuffix("**")
-            target = located(display, workdir=self._sandbox.settings.workdir)
+            target = located(display, workdir=self._settings.workdir)
         scope = WatchScope(target.absolute, recursive, _ignored(request))
-        watches = self._sandbox.watches
-        return WatchStream(watches, await watches.watch(scope), self._sandbox.turns)
+        watches = self._watches
+        return WatchStream(watches, await watches.watch(scope), self._turns)
 
     async def changes(self, request: Request) -> Response:
         """Tell what changed since a cursor."""
         target = self._target(request, CHANGES)
         scope = WatchScope(target.absolute, True, _ignored(request))
         cursor = request.query_params.get("since", "")
-        answer = await self._sandbox.changes.since(scope, cursor)
+        answer = await self._changes.since(scope, cursor)
         response = ChangesResponse(
             utf8(target.shown),
             answer.cursor,
@@ -97,7 +103,7 @@ class WatchHandlers:
         return json_response(response)
 
     def _target(self, request: Request, prefix: str) -> Target:
-        settings = self._sandbox.settings
+        settings = self._settings
         rest = raw_rest(request.scope, prefix)
         return resolve(rest, workdir=settings.workdir, home=settings.home)
 
@@ -112,9 +118,8 @@ def _texts(paths: list[bytes]) -> list[str]:
     return [path.decode("utf-8", "replace") for path in paths]
 
 
-def routes(sandbox: Sandbox) -> list[BaseRoute]:
+def routes(handlers: WatchHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
-    handlers = WatchHandlers(sandbox)
     return [
         path_route(WATCH, handlers.watch, need=USER),
         path_route(WATCH, empty_head, "HEAD", need=USER),

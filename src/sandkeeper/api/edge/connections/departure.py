@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from sandkeeper.api.edge.streaming import RESUME
-from sandkeeper.sandbox import Sandbox
 from sandkeeper.upgrade.handover import HeldConnection
 
 if TYPE_CHECKING:
@@ -35,22 +34,28 @@ BODY_HEADERS = {b"content-length", b"content-type", b"transfer-encoding", b"expe
 
 
 class Departure:
-    """Takes all connections of a server that are to go on; the others end."""
+    """Takes all connections of a server that are to go on; the others end.
 
-    def __init__(self, server: uvicorn.Server, sandbox: Sandbox) -> None:
+    What is being answered has `drain` seconds; `begin_stop` sends away whoever waits then.
+    """
+
+    def __init__(
+        self, server: uvicorn.Server, *, drain: float, begin_stop: Callable[[], None]
+    ) -> None:
         self._server = server
-        self._sandbox = sandbox
+        self._drain = drain
+        self._begin_stop = begin_stop
         self._left: list[HeldConnection] = []
 
     async def leave(self) -> list[HeldConnection]:
         """Stop accepting, wait for what is being answered, return the connections that go on."""
         for listening in self._server.servers:
             listening.close()
-        await self._settle(self._sandbox.settings.upgrade.drain, _must_be_answered)
+        await self._settle(self._drain, _must_be_answered)
         for connection in self._http():
             if _may_ask_again(connection):
                 self._take(connection, _request_of(connection))
-        self._sandbox.begin_stop()
+        self._begin_stop()
         for other in self._server.server_state.connections - set(self._http()):
             other.shutdown()
         await self._settle(STREAM_SECONDS, lambda _connection: True)

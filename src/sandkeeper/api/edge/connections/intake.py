@@ -14,6 +14,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 
 from sandkeeper.network.intake import Intake
+from sandkeeper.numerals import natural
 
 __all__ = [
     "BODY_LEAST",
@@ -154,7 +155,7 @@ def declared_length(headers: Iterable[tuple[bytes, bytes]]) -> int:
     """Return the length that a head gives its body; 0 where that comes in chunks."""
     fields = dict(headers)
     length = fields.get(b"content-length", b"")
-    return int(length) if length.isdigit() and b"transfer-encoding" not in fields else 0
+    return 0 if b"transfer-encoding" in fields else natural(length) or 0
 
 
 def check_codings(headers: Iterable[tuple[bytes, bytes]]) -> None:

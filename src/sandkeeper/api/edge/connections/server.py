@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import uvicorn
 import uvloop
@@ -15,8 +16,10 @@ from sandkeeper.api.edge.connections.departure import Departure, take_over
 from sandkeeper.api.edge.connections.intake import PacedSocket
 from sandkeeper.api.edge.connections.listening import tell_reach
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
-from sandkeeper.sandbox import Sandbox
+from sandkeeper.log.lines import Log
+from sandkeeper.settings import Settings
 from sandkeeper.upgrade.handover import HeldConnection
+from sandkeeper.upgrade.service import Upgrade
 
 __all__ = ["serve"]
 
@@ -24,9 +27,29 @@ IDLE_SECONDS = 120
 DRAIN_SECONDS = 10
 
 
+class Services(Protocol):
+    """What the application stands on: started before the first request, stopped after the last."""
+
+    settings: Settings
+    log: Log
+    upgrade: Upgrade
+
+    async def start(self) -> None:
+        """Start; raises OSError."""
+
+    def begin_stop(self) -> None:
+        """Send everybody away who waits for what will not come any more."""
+
+    async def stop(self) -> None:
+        """Stop what `start` started."""
+
+    def replace(self, listeners: Sequence[socket.socket], held: Sequence[HeldConnection]) -> None:
+        """Become the version that is due; raises OSError."""
+
+
 def serve(
     app: ASGIApp,
-    sandbox: Sandbox,
+    services: Services,
     listeners: Sequence[socket.socket],
     connections: Sequence[HeldConnection] = (),
 ) -> None:
@@ -57,32 +80,32 @@ def serve(
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    EdgeProtocol.body_seconds = sandbox.settings.edge.body_seconds
-    server = _Server(config, sandbox, connections)
+    EdgeProtocol.body_seconds = services.settings.edge.body_seconds
+    server = _Server(config, services, connections)
     with contextlib.ExitStack() as stack:
         # uvicorn closes those it gets; an upgrade goes on with these.
         kept = [stack.enter_context(listener.dup()) for listener in listeners]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(server.serve(sockets=list(listeners)))
         if server.left is not None:
-            sandbox.replace(kept, server.left)
+            services.replace(kept, server.left)
 
 
 class _Server(uvicorn.Server):
-    """Starts the sandbox before the first request and stops it after the last."""
+    """Starts the services before the first request and stops it after the last."""
 
     def __init__(
-        self, config: uvicorn.Config, sandbox: Sandbox, connections: Sequence[HeldConnection]
+        self, config: uvicorn.Config, services: Services, connections: Sequence[HeldConnection]
     ) -> None:
         super().__init__(config)
-        self._sandbox = sandbox
+        self._services = services
         self._connections = connections
         self.left: list[HeldConnection] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._sandbox.start()
+        await self._services.start()
         await super().startup(sockets=sockets)
-        tell_reach(self._sandbox.log, self._sandbox.settings, sockets or [])
+        tell_reach(self._services.log, self._services.settings, sockets or [])
         for held in self._connections:
             await take_over(held, self._connection)
 
@@ -90,19 +113,20 @@ class _Server(uvicorn.Server):
         return EdgeProtocol(self.config, self.server_state, self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
-        return await super().on_tick(counter) or self._sandbox.upgrade.due
+        return await super().on_tick(counter) or self._services.upgrade.due
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._sandbox.upgrade.due and not self.should_exit:
-            departure = Departure(self, self._sandbox)
+        if self._services.upgrade.due and not self.should_exit:
+            drain = self._services.settings.upgrade.drain
+            departure = Departure(self, drain=drain, begin_stop=self._services.begin_stop)
             left = await departure.leave()
-            await self._sandbox.stop()
+            await self._services.stop()
             if not self.should_exit:  # nobody has told us meanwhile to end for good
                 self.left = left
             return
-        self._sandbox.begin_stop()
+        self._services.begin_stop()
         await super().shutdown(sockets=sockets)
-        await self._sandbox.stop()
+        await self._services.stop()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ from starlette.types import Message, Scope, Send
 
 from sandkeeper.api.edge.connections.intake import BODY_LEAST, HeldFlow
 from sandkeeper.network.relay import Part, Relay, duplicate
+from sandkeeper.numerals import natural
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.flow_control import FlowControl
@@ -177,7 +178,7 @@ async def blocks_of(request: Request) -> AsyncGenerator[bytes, None]:
     wire = wire_of(request.scope)
     length = request.headers.get("content-length", "")
     chunked = "transfer-encoding" in request.headers
-    left = int(length) if length.isdigit() and wire is not None and not chunked else 0
+    left = 0 if wire is None or chunked else natural(length) or 0
     while (message := await request.receive())["type"] != "http.disconnect":
         if data := message.get("body", b""):
             left -= len(data)

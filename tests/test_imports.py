@@ -1,0 +1,95 @@
+"""What imports what, how much lies in one folder, and what a server loads before it is needed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grimp
+import pytest
+
+from tests.harness import Server
+
+PACKAGE = Path(__file__).parent.parent / "src" / "sandkeeper"
+CIRCLES = {
+    frozenset({"journal.cursor", "journal.journal"}),
+    frozenset({"linux.children.child", "linux.children.spawner", "linux.children.tool"}),
+    frozenset({"processes.launch", "processes.process"}),
+}
+"""Those that there still are; none may come."""
+MOST_FILES = {"processes": 21}
+"""Folders that hold more than 20 files, and how many."""
+LATE = {
+    "prometheus_client": "GET /metrics",
+    "mcp": "POST /mcp",
+    "pydantic": "POST /mcp",
+    "pyte": "GET /terminals/x/screen",
+    "httpx": "an upgrade",
+    "packaging": "an upgrade",
+    "backports.zstd": "a file that is packed with it",
+    "pyroute2": "a tunnel",
+    "re2": "a pattern of somebody's",
+}
+"""Libraries that wait for who needs them."""
+
+
+def circles() -> set[frozenset[str]]:
+    """Return the modules that import each other, directly or through others, also for types."""
+    graph = grimp.build_graph("sandkeeper", cache_dir=None)
+    above = {module: graph.find_upstream_modules(module) for module in graph.modules}
+    found = {
+        module: frozenset({module, *(other for other in above[module] if module in above[other])})
+        for module in graph.modules
+    }
+    return {
+        frozenset(module.removeprefix("sandkeeper.") for module in circle)
+        for circle in found.values()
+        if len(circle) > 1
+    }
+
+
+def test_imports_run_in_no_circle() -> None:
+    assert circles() <= CIRCLES
+
+
+def test_no_folder_has_more_than_twenty_files() -> None:
+    counts = {
+        folder.relative_to(PACKAGE).as_posix(): len(list(folder.glob("*.py")))
+        for folder in [PACKAGE, *PACKAGE.rglob("*")]
+        if folder.is_dir()
+    }
+
+    assert counts["."] > 0
+    assert {
+        folder: count for folder, count in counts.items() if count > MOST_FILES.get(folder, 20)
+    } == {}
+
+
+@pytest.fixture(scope="module")
+def telling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Return a server that writes each module to its standard error as it is loaded."""
+    env = {"PYTHONPROFILEIMPORTTIME": "1"}
+    with Server(tmp_path_factory.mktemp("telling"), env=env) as running:
+        yield running
+
+
+def loaded(server: Server) -> set[str]:
+    """Return the names of all modules that a server has loaded so far."""
+    lines = (server.folder / "stderr.log").read_text().splitlines()
+    return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+
+
+def test_nothing_is_loaded_before_it_is_needed(telling: Server) -> None:
+    telling.run("echo on")
+    assert telling.client.get("/terminals").status_code == 200
+
+    names = loaded(telling)
+
+    assert {"sandkeeper.api.app", "starlette.routing"} <= names
+    assert names & set(LATE) == set()
+
+
+def test_what_is_needed_is_loaded_then(telling: Server) -> None:
+    """The names above are those of the libraries: a misspelt one would never be seen."""
+    assert telling.client.get("/metrics").status_code == 200
+    assert "prometheus_client" in loaded(telling)
+    telling.client.post("/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+    assert {"mcp", "pydantic"} <= loaded(telling)
