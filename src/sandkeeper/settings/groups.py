@@ -36,6 +36,11 @@ def truthy(value: str) -> bool:
     return value.strip() in {"1", "t", "T", "true", "True", "TRUE"}
 
 
+def _words(env: Mapping[str, str], name: str) -> list[str]:
+    """Return what a variable lists, by commas or spaces."""
+    return env.get(name, "").replace(",", " ").split()
+
+
 def _total_memory() -> int:
     """Return MemTotal in bytes (proc_meminfo(5)), or 0 when it cannot be read."""
     try:
@@ -130,10 +135,7 @@ class TerminalSettings:
             session_bytes=max(MIB, setting(env, own + "BYTES", 16 * MIB)),
             total_bytes=max(MIB, setting(env, own + "BYTES_TOTAL", 128 * MIB)),
             kept=setting(env, own + "KEEP_ENDED", 20),
-            origins=tuple(
-                origin(one, own + "ORIGINS")
-                for one in env.get(own + "ORIGINS", "").replace(",", " ").split()
-            ),
+            origins=tuple(origin(one, own + "ORIGINS") for one in _words(env, own + "ORIGINS")),
         )
 
 
@@ -208,9 +210,9 @@ class EdgeSettings:
         call it, so any is answered, as with all origins. Raises ValueError for what is no origin,
         no name, and neither an address nor a network.
         """
-        origins = env.get("SANDKEEPER_CORS_ORIGINS", "").replace(",", " ").split()
-        hosts = env.get("SANDKEEPER_HOSTS", "").replace(",", " ").split()
-        gateways = env.get("SANDKEEPER_TRUSTED_GATEWAYS", "").replace(",", " ").split()
+        origins = _words(env, "SANDKEEPER_CORS_ORIGINS")
+        hosts = _words(env, "SANDKEEPER_HOSTS")
+        gateways = _words(env, "SANDKEEPER_TRUSTED_GATEWAYS")
         try:
             trusted = tuple(ip_network(one, strict=False) for one in gateways)
         except ValueError as error:
