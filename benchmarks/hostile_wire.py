@@ -181,11 +181,12 @@ async def _pipelined(url: str) -> None:
 
 
 async def _heads(url: str) -> None:
+    closing = {"Connection": "close"}
     fields = {f"x-{n}": "v" for n in range(some(60_000))}
-    await _raw(url, _head("GET", "/process", fields))
-    await _raw(url, _head("GET", "/process", {"Cookie": "a=b;" * some(200_000)}))
-    await _raw(url, _head("GET", "/filesystem-find/?" + "a=b&" * some(100_000)))
-    await _raw(url, _head("GET", "/filesystem/" + "%41" * some(300_000)))
+    await _raw(url, _head("GET", "/process", closing | fields))
+    await _raw(url, _head("GET", "/process", closing | {"Cookie": "a=b;" * some(200_000)}))
+    await _raw(url, _head("GET", "/filesystem-find/?" + "a=b&" * some(100_000), closing))
+    await _raw(url, _head("GET", "/filesystem/" + "%41" * some(300_000), closing))
     trailers = b"".join(b"t-%d: v\r\n" % n for n in range(some(60_000)))
     head = _head("PUT", "/filesystem/t", {"Transfer-Encoding": "chunked", "Connection": "close"})
     await _raw(url, head, b"0\r\n" + trailers + b"\r\n")

@@ -94,6 +94,7 @@ def test_no_generated_request_makes_others_late(server: Server, seed: int) -> No
     for number in range(500):
         (folder / ("a" * random_.randint(1, 200) + str(number))).touch()
     reply = server.client.post("/process", json={"command": "yes aaaaaaaaab | head -c 30000000"})
+    assert reply.status_code == 200, server.log_path.read_text()[-3000:]
     pid = reply.json()["pid"]
     here = quote(str(folder), safe="")
     requests: list[Callable[[httpx.AsyncClient], Any]] = [

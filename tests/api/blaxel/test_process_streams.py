@@ -70,7 +70,7 @@ def test_a_replay_is_identical_every_time_and_to_what_was_live(server: Server) -
     name = start(
         server,
         "for i in $(seq 200); do printf a$i; echo e$i >&2; printf 'b\\n'; done; printf end",
-    )
+    )["name"]
     live = text(server, name)
 
     assert text(server, name) == live
@@ -85,7 +85,7 @@ def test_a_line_that_was_closed_for_want_of_patience_is_closed_there_in_every_re
 ) -> None:
     name = start(
         server, "printf open; sleep 0.05; echo held >&2; sleep 0.4; echo late >&2; echo ' rest'"
-    )
+    )["name"]
     live = text(server, name)
 
     assert "stdout:open\nstderr:held\n" in live
@@ -204,7 +204,7 @@ def test_retention_is_told_in_the_text_and_as_a_record(make_server) -> None:
 def test_records_have_data_as_it_came_and_survive_restarts(server: Server) -> None:
     name = start(
         server, "echo out; sleep 0.02; echo err >&2; exit 2", restartOnFailure=True, maxRestarts=1
-    )
+    )["name"]
     seen = records(server, name)
 
     assert [item for item in seen if item["type"] != "keepalive"] == [
