@@ -41,7 +41,7 @@ class Rig:
 
     def __init__(self, folder: Path, sink: Sink) -> None:
         self.log = Log(sink)
-        self.finished: list[Process] = []
+        self.finished: list[str] = []
         self.scale = folder / "scale/file"
         self.scale.parent.mkdir()
         self.store = RunStore(folder / "state", folder / "pipes")
@@ -132,7 +132,7 @@ def test_an_end_is_told_with_its_cause_and_all_of_its_output(
         meta = process.meta
         assert (process.status, meta.exit_code, meta.exit_reason) == (status, code, reason)
         assert (await said(process), process.leader) == ("hello\n", 0)
-        assert made.finished == [process]
+        assert made.finished == [process.meta.id]
 
     within(tmp_path, scene)
 

@@ -6,6 +6,7 @@ import secrets
 import string
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Protocol
 
 import msgspec
 
@@ -15,19 +16,34 @@ from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.clocks import uptime
 from sandkeeper.numerals import atoi
 from sandkeeper.processes.launch import Workshop
-from sandkeeper.processes.listener import Listener
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.record import RunMeta, ended_uptime
 from sandkeeper.processes.runs import RunFolder, RunStore
 from sandkeeper.processes.spec import ProcessSpec
 from sandkeeper.settings import Settings
 
-__all__ = ["Processes"]
+__all__ = ["Listener", "Processes"]
 
 KEEP_ALIVE_SECONDS = 600
 HOUSEKEEPING_SECONDS = 5.0
 REFILL_SECONDS = 0.005
 LETTERS = string.ascii_lowercase + string.digits
+
+
+class Listener(Protocol):
+    """Whoever hears of all processes: the telemetry."""
+
+    def follow(self, process: Process) -> None:
+        """There is a new one, or one that was found again."""
+
+    def grown(self, process: Process) -> None:
+        """It has written something or ended."""
+
+    def forget(self, process: Process) -> None:
+        """Its output goes away."""
+
+    def retry(self) -> None:
+        """What could not be read may be readable again."""
 
 
 class Processes:

@@ -5,13 +5,26 @@ import posixpath
 import stat
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
 from sandkeeper.api.edge.rights import USER
-from sandkeeper.api.mcp.tool import Arguments, Tool
+from sandkeeper.api.mcp.file_structs import (
+    DeleteArguments,
+    Done,
+    EditArguments,
+    EditsArguments,
+    FileRead,
+    Listed,
+    NoArguments,
+    PathArgument,
+    Replaced,
+    ReplacedState,
+    State,
+    WorkingDirectory,
+    WriteArguments,
+)
+from sandkeeper.api.mcp.tool import Tool
 from sandkeeper.api.schemas.encoding import DirectoryEncoder, encode_file
 from sandkeeper.api.schemas.files import Directory
 from sandkeeper.errors import BadInput, NotFound, PreconditionFailed, Unprocessable
@@ -30,128 +43,9 @@ READ_MOST = 4 << 20
 READ_AT_ONCE = 4
 """A result stands in its answer twice, once as JSON within JSON: up to thirteen times the file."""
 
-EDITS_MOST = 200
-PATH = Annotated[str, Meta(description="Absolute, or below the working directory")]
 _directory = msgspec.json.Decoder(Directory).decode
 
-
-class NoArguments(Arguments):
-    """Nothing."""
-
-
-class PathArgument(Arguments):
-    """Which file or directory."""
-
-    path: PATH
-
-
-class WriteArguments(Arguments):
-    """What to write."""
-
-    path: PATH
-    content: str = ""
-    permissions: Annotated[
-        str, Meta(description="Octal, for a new file or directory; 0644 by default")
-    ] = ""
-    is_directory: Annotated[bool, Meta(description="Make a directory instead")] = False
-
-
-class EditArguments(Arguments):
-    """What to replace."""
-
-    path: PATH
-    old_string: Annotated[str, Meta(description="Text as it stands, unique unless replaceAll")]
-    new_string: Annotated[str, Meta(description="Text to put in its place")]
-    replace_all: bool = False
-
-
-class DeleteArguments(Arguments):
-    """What to delete."""
-
-    path: PATH
-    is_directory: Annotated[bool, Meta(description="Detected; accepted and not needed")] = False
-    recursive: Annotated[bool, Meta(description="With all that is in the directory")] = False
-
-
-class OneEdit(Arguments):
-    """One of several edits."""
-
-    old_string: str
-    new_string: str
-    replace_all: bool = False
-
-
-class EditsArguments(Arguments):
-    """Several edits of one file."""
-
-    path: PATH
-    edits: Annotated[
-        list[OneEdit], Meta(description="Applied in order; if one fails none is", min_length=1)
-    ]
-    etag: Annotated[
-        str, Meta(description="Refuse unless the file has this etag (of fsStat or an edit)")
-    ] = ""
-
-
-class WorkingDirectory(msgspec.Struct):
-    """Where relative paths begin."""
-
-    path: str
-
-
-class Listed(msgspec.Struct):
-    """One level of a directory."""
-
-    directory: Directory
-
-
-class FileRead(msgspec.Struct, rename="camel"):
-    """A file with its content; bytes that are not UTF-8 come as U+FFFD."""
-
-    path: str
-    name: str
-    permissions: str
-    size: int
-    last_modified: str
-    owner: str
-    group: str
-    content: str
-
-
-class Done(msgspec.Struct):
-    """What was changed."""
-
-    path: str
-    message: str
-
-
-class Replaced(msgspec.Struct, rename="camel"):
-    """How many places were changed."""
-
-    path: str
-    occurrences_replaced: int
-
-
-class ReplacedState(msgspec.Struct, rename="camel"):
-    """How many places were changed, and the new state's etag."""
-
-    path: str
-    occurrences_replaced: int
-    etag: str
-
-
-class State(msgspec.Struct, rename="camel"):
-    """What is at a path; links are not followed, `target` says where one leads."""
-
-    path: str
-    type: str
-    permissions: str
-    size: int
-    last_modified: str
-    owner: str
-    group: str
-    etag: str
-    target: str
+EDITS_MOST = 200
 
 
 def target_of(files: Files, path: str) -> Target:
