@@ -58,6 +58,7 @@ from sandkeeper.processes.state_folder import StateFolder
 from sandkeeper.processes.waiting import Waiting
 from sandkeeper.search.content import ContentSearch
 from sandkeeper.search.find import Search, Workers
+from sandkeeper.search.ripgrep import Ripgrep
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 from sandkeeper.settings.sources import EnvironmentReload
 from sandkeeper.terminals.registry import Terminals
@@ -187,7 +188,8 @@ class Sandbox:
         )
         self._walkers = Workers()
         self.search = Search(self._walkers, lambda: self.identity)
-        self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
+        self.ripgrep = Ripgrep(self.children, lambda: self.identity)
+        self.grep = ContentSearch(self.ripgrep, self._walkers, lambda: self.identity)
         self.watches = Watches(lambda: self.identity, self.files.work)
         self.changes = Changes(lambda: self.identity, self.watches.hubs)
         self._startup = StartupCommand(self.children, environment, self.log, identity)

@@ -98,8 +98,7 @@ class CodeTools:
         if not wanted.query:
             raise BadInput("query is empty")
         found = await grep(
-            self._sandbox.children,
-            self._sandbox.identity,
+            self._sandbox.ripgrep,
             self._files.workdir,
             wanted.query,
             case_sensitive=wanted.case_sensitive,
