@@ -17,7 +17,6 @@ from sandkeeper.codegen.providers import Host
 from sandkeeper.codegen.service import Codegen
 from sandkeeper.drives.service import Drives
 from sandkeeper.egress.service import Egress
-from sandkeeper.errors import BadInput
 from sandkeeper.files.attributes import Attributes
 from sandkeeper.files.changing.temporaries import Temporaries
 from sandkeeper.files.copies import Copies
@@ -110,7 +109,7 @@ class Sandbox:
             temporaries,
             settings.files,
             workdir=settings.workdir,
-            home=settings.home,
+            home=self._home,
         )
         self.uploads = Uploads(
             self.files,
@@ -368,19 +367,8 @@ class Sandbox:
             nofile=self._workshop.nofile,
         )
 
-    def expand_home(self, path: str) -> str:
-        """Return a working directory with `~` as the workload's home and single slashes.
-
-        Raises BadInput when there is no home.
-        """
-        if path.startswith("~"):  # textually: `~bob` is not bob's home
-            home = self.identity.home if self.identity else self.environment.get("HOME")
-            if not home:
-                raise BadInput("home directory not found")
-            path = home + path[1:]
-        while "//" in path:
-            path = path.replace("//", "/")
-        return path
+    def _home(self) -> str:
+        return self.identity.home if self.identity else self.environment.get("HOME")
 
     def status(self) -> SandboxStatus:
         """Describe the server."""

@@ -22,7 +22,7 @@ from sandkeeper.api.schemas.codegen import (
 )
 from sandkeeper.codegen.service import DEFAULT_THRESHOLD, DEFAULT_TOKENS
 from sandkeeper.errors import BadInput
-from sandkeeper.files.paths import Target, resolve
+from sandkeeper.files.paths import Target
 from sandkeeper.sandbox import Sandbox
 
 __all__ = ["routes"]
@@ -92,9 +92,7 @@ class CodegenHandlers:
         return json_response(RerankingResponse(True, files, message, ranked.truncated))
 
     def _target(self, request: Request, prefix: str) -> Target:
-        settings = self._sandbox.settings
-        rest = raw_rest(request.scope, prefix)
-        return resolve(rest, workdir=settings.workdir, home=settings.home)
+        return self._sandbox.files.resolve(raw_rest(request.scope, prefix))
 
 
 def _number(request: Request, name: str, *, whole: bool = False) -> float:

@@ -140,7 +140,7 @@ class ProcessHandlers:
         return Order(
             command=wanted.command,
             name=wanted.name,
-            working_dir=self._sandbox.expand_home(wanted.working_dir),
+            working_dir=self._sandbox.files.working_directory(wanted.working_dir),
             env=wanted.env,
             timeout=wanted.timeout,
             keep_alive=wanted.keep_alive,

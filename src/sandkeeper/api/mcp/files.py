@@ -17,9 +17,10 @@ from sandkeeper.api.schemas.files import Directory
 from sandkeeper.errors import BadInput, NotFound, PreconditionFailed, Unprocessable
 from sandkeeper.files.conditions import NO_CONDITIONS
 from sandkeeper.files.edits import Edit, EditRefused, edit_file
-from sandkeeper.files.entries import etag, file_type, parse_octal, permissions, rfc3339
+from sandkeeper.files.entries import etag, file_type, parse_octal, permissions
 from sandkeeper.files.paths import Target
 from sandkeeper.files.service import Files
+from sandkeeper.linux.clocks import rfc3339
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.log.access import Caller
 from sandkeeper.sandbox import Sandbox
@@ -301,8 +302,8 @@ def _refusal(refused: EditRefused, target: Target, edits: int) -> str:
         "empty": "oldString is empty",
         "identical": "oldString and newString are identical",
         "missing": f"{which}oldString not found in the file",
-        "ambiguous": f"{which}oldString occurs {refused.found} times; give more of its surroundings or "
-        "set replaceAll",
+        "ambiguous": f"{which}oldString occurs {refused.found} times; give more of its "
+        "surroundings or set replaceAll",
         "size": f"the result is larger than {refused.found} bytes",
         "contended": f"{target.absolute} is being written by others; nothing was changed",
     }[refused.reason]

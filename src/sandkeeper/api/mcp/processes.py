@@ -155,7 +155,7 @@ class ProcessTools:
         return Order(
             command=wanted.command,
             name=wanted.name,
-            working_dir=self._sandbox.expand_home(wanted.working_dir) or "/",
+            working_dir=self._sandbox.files.working_directory(wanted.working_dir) or "/",
             env=wanted.env,
             timeout=wanted.timeout,
             keep_alive=wanted.keep_alive,

@@ -23,7 +23,7 @@ from sandkeeper.api.schemas.search import (
     FuzzySearchResponse,
 )
 from sandkeeper.errors import BadInput
-from sandkeeper.files.paths import Target, resolve
+from sandkeeper.files.paths import Target
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.search.content import ContentQuery, Line
 from sandkeeper.search.find import EXCLUDED, Names, TreeFilter
@@ -108,9 +108,7 @@ class SearchHandlers:
         return target.absolute
 
     def _target(self, request: Request, prefix: str) -> Target:
-        settings = self._sandbox.settings
-        rest = raw_rest(request.scope, prefix)
-        return resolve(rest, workdir=settings.workdir, home=settings.home)
+        return self._sandbox.files.resolve(raw_rest(request.scope, prefix))
 
 
 def _number(request: Request, name: str, default: int, most: int) -> int:

@@ -15,7 +15,7 @@ from sandkeeper.api.edge.routing import empty_head, path_route
 from sandkeeper.api.edge.streaming import StreamResponse
 from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.schemas.watch import ChangesResponse, WatchEvent
-from sandkeeper.files.paths import Target, located, resolve
+from sandkeeper.files.paths import Target, located
 from sandkeeper.journal.turns import Turns
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.watch.watcher import Scope as WatchScope
@@ -97,9 +97,7 @@ class WatchHandlers:
         return json_response(response)
 
     def _target(self, request: Request, prefix: str) -> Target:
-        settings = self._sandbox.settings
-        rest = raw_rest(request.scope, prefix)
-        return resolve(rest, workdir=settings.workdir, home=settings.home)
+        return self._sandbox.files.resolve(raw_rest(request.scope, prefix))
 
 
 def _ignored(request: Request) -> tuple[str, ...]:
