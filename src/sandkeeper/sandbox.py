@@ -45,7 +45,6 @@ from sandkeeper.observability.metrics import Vitals
 from sandkeeper.observability.readiness import Readiness
 from sandkeeper.observability.telemetry import Exporter
 from sandkeeper.processes.confinement import Confinements
-from sandkeeper.processes.home import Home
 from sandkeeper.processes.keepalive import KeepAlive
 from sandkeeper.processes.keeping import Keeping
 from sandkeeper.processes.launch import Workshop
@@ -58,6 +57,7 @@ from sandkeeper.processes.state_folder import StateFolder
 from sandkeeper.processes.waiting import Waiting
 from sandkeeper.search.content import ContentSearch
 from sandkeeper.search.find import Search, Workers
+from sandkeeper.search.ripgrep import Ripgrep
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 from sandkeeper.settings.sources import EnvironmentReload
 from sandkeeper.terminals.registry import Terminals
@@ -122,7 +122,7 @@ class Sandbox:
             Temporaries(settings.state_dir / "temporaries"),
             settings.files,
             workdir=settings.workdir,
-            home=settings.home,
+            home=lambda: self.identity.home if self.identity else self.environment.get("HOME"),
         )
         self.uploads = Uploads(
             self.files,
@@ -182,9 +182,8 @@ class Sandbox:
         self._writer = ThreadPoolExecutor(1, "writer")
         self._store = RunStore(state, pipes_folder(state, self.environment.get("XDG_RUNTIME_DIR")))
         self._workshop = self._make_workshop()
-        home = Home(self.environment, self.identity)
         self.processes = Processes(
-            self._workshop, settings, self._store, self.exporter, home.expand
+            self._workshop, settings, self._store, self.exporter, self.files.working_directory
         )
         self.waiting = Waiting(self.ports, self.files)
         self.terminals = Terminals(self._workshop, settings.terminal, state, self.access)
@@ -213,7 +212,8 @@ class Sandbox:
     def _build_search(self) -> None:
         self._walkers = Workers()
         self.search = Search(self._walkers, lambda: self.identity)
-        self.grep = ContentSearch(self.children, self._walkers, lambda: self.identity)
+        self.ripgrep = Ripgrep(self.children, lambda: self.identity)
+        self.grep = ContentSearch(self.ripgrep, self._walkers, lambda: self.identity)
         self.watches = Watches(lambda: self.identity, self.files.work)
         self.changes = Changes(lambda: self.identity, self.watches.hubs)
 

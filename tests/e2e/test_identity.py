@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.harness import Server, needs_root
+from tests.mcp_calls import Tools
 
 CAP_SYS_RESOURCE = 1 << 24  # lowering a score needs it
 
@@ -45,6 +46,32 @@ def test_processes_run_as_the_user_with_its_groups_and_home(
     groups = told(server, "id -G")
     assert "0" not in groups
     assert told(server, "cat /proc/self/oom_score_adj") == ["500"]
+
+
+@needs_root
+def test_the_home_is_the_users_for_files_and_for_working_directories(
+    make_server: MakeServer, open_path: Path
+) -> None:
+    mine = open_path / "mine"
+    mine.mkdir()
+    os.chown(mine, 61131, 61131)
+    server = make_server(args=["--user", "61131"], env={"HOME": str(open_path)})
+    home = f"~{mine}"  # the home of a user that nobody knows is /
+
+    assert server.client.put(f"/filesystem/{home}/f", json={"content": "text"}).is_success
+
+    assert (mine / "f").read_text() == "text"
+    assert server.run("pwd; cat f", workingDir=home)["stdout"] == f"{mine}\ntext"
+    body = {"oldString": "text", "newString": "more"}
+    assert server.client.post(f"/filesystem-edit/{home}/f", json=body).is_success
+    assert '"f"' in server.client.get(f"/filesystem-find/{home}").text
+    assert '"f"' in server.client.get(f"/filesystem-search/{home}?query=f").text
+    assert '"f"' in server.client.get(f"/filesystem-content-search/{home}?query=more").text
+    assert server.client.get(f"/filesystem-changes/{home}").is_success
+    tools = Tools(server)
+    assert tools.value("fsReadFile", path=f"{home}/f")["content"] == "more"
+    done = tools.value("processExecute", command="pwd", workingDir=home, waitForCompletion=True)
+    assert str(mine) in json.dumps(done)
 
 
 @needs_root

@@ -51,7 +51,7 @@ def files(tmp_path: Path) -> Iterator[Files]:
     work = FileWork(lambda: Identity(UID, UID, "user", "/"))
     temporaries = Temporaries(tmp_path / "state/temporaries")
     temporaries.open()
-    yield Files(work, temporaries, FileSettings(), workdir="/", home="/")
+    yield Files(work, temporaries, FileSettings(), workdir="/", home=lambda: "/")
     work.close()
     temporaries.close()
 

@@ -99,10 +99,10 @@ def _file_routes(sandbox: Sandbox) -> list[BaseRoute]:
         files=files, uploads=sandbox.uploads, body_limit=settings.body_limit
     )
     finding = search.SearchHandlers(
-        search=sandbox.search, grep=sandbox.grep, settings=settings, stopping=stopping
+        search=sandbox.search, grep=sandbox.grep, files=sandbox.files, stopping=stopping
     )
     noticing = watch.WatchHandlers(
-        watches=sandbox.watches, changes=sandbox.changes, turns=sandbox.turns, settings=settings
+        watches=sandbox.watches, changes=sandbox.changes, turns=sandbox.turns, files=sandbox.files
     )
     return [
         *trees.routes(whole),
@@ -125,9 +125,10 @@ def _machine_routes(sandbox: Sandbox) -> list[BaseRoute]:
     access = sandbox.access
     code = codegen.CodegenHandlers(
         codegen=sandbox.codegen,
+        files=sandbox.files,
         access=access,
         stopping=sandbox.stopping,
-        settings=sandbox.settings,
+        body_limit=sandbox.settings.body_limit,
     )
     mounts = drives.DriveHandlers(
         drives=sandbox.drives,
@@ -195,8 +196,7 @@ def all_tools(sandbox: Sandbox) -> list[Tool]:
     edits = code.CodeTools(
         files=sandbox.files,
         codegen=sandbox.codegen,
-        children=sandbox.children,
-        identity=sandbox.identity,
+        ripgrep=sandbox.ripgrep,
         access=access,
     )
     made = [*processes.tools(held), *waiting.tools(waits)]

@@ -1,4 +1,4 @@
-"""What a stat(2) result says, in the words of the wire: modes, names of owners, times, ETags."""
+"""What a stat(2) result says, in the words of the wire: modes, names of owners, ETags."""
 
 import grp
 import json
@@ -6,10 +6,9 @@ import os
 import pwd
 import stat
 from collections.abc import Callable
-from datetime import datetime
 from functools import lru_cache
 
-__all__ = ["Owners", "etag", "file_type", "parse_octal", "permissions", "rfc3339", "unix_mode"]
+__all__ = ["Owners", "etag", "file_type", "parse_octal", "permissions", "unix_mode"]
 
 # The reference prints Go's mode word, whose special bits stand elsewhere (io/fs.FileMode).
 _TYPE_BITS = {
@@ -68,25 +67,6 @@ _TYPES = {
 def file_type(mode: int) -> str:
     """Name the type of what has this `st_mode`."""
     return _TYPES.get(stat.S_IFMT(mode), "unknown")
-
-
-def rfc3339(nanoseconds: int) -> str:
-    """Write a Unix time in local time with up to nine fractional digits, `Z` in UTC."""
-    seconds, fraction = divmod(nanoseconds, 1_000_000_000)
-    head, zone = _second(seconds)
-    if not fraction:
-        return head + zone
-    return f"{head}.{fraction:09d}".rstrip("0") + zone
-
-
-@lru_cache(maxsize=4096)
-def _second(seconds: int) -> tuple[str, str]:
-    try:
-        moment = datetime.fromtimestamp(seconds).astimezone()
-    except (OverflowError, ValueError, OSError):  # a file system can hold years past 9999
-        return "0001-01-01T00:00:00", "Z"
-    text = moment.isoformat(timespec="seconds")
-    return text[:19], "Z" if text[19:] == "+00:00" else text[19:]
 
 
 def etag(info: os.stat_result) -> str:

@@ -31,6 +31,7 @@ __all__ = [
     "resolve_text",
     "resolve_tree",
     "temporary_name",
+    "working_directory",
 ]
 
 TEMPORARY_PREFIX = ".sandkeeper-tmp-"
@@ -63,10 +64,24 @@ def resolve_text(path: str, *, workdir: str, home: str) -> Target:
     """Resolve a path given as text (in a JSON body, say) by the rules 2 and 3."""
     path = path or "."
     if path == "~" or path.startswith("~/"):
-        if not home:
-            raise BadInput("home directory not found")
-        path = home + path[1:]
+        path = _below_home(path, home)
     return located(_SLASHES.sub("/", path), workdir=workdir)
+
+
+def working_directory(path: str, *, home: str) -> str:
+    """Expand a leading `~` textually (`~bob` is not bob's home) and collapse slashes.
+
+    Raises BadInput when there is no home.
+    """
+    if path.startswith("~"):
+        path = _below_home(path, home)
+    return _SLASHES.sub("/", path)
+
+
+def _below_home(path: str, home: str) -> str:
+    if not home:
+        raise BadInput("home directory not found")
+    return home + path[1:]
 
 
 def resolve_tree(raw_rest: bytes) -> Target:

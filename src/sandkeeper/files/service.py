@@ -18,7 +18,14 @@ from sandkeeper.files.changing.temporaries import Temporaries, remove_temporary
 from sandkeeper.files.conditions import NO_CONDITIONS, Conditions
 from sandkeeper.files.entries import Owners
 from sandkeeper.files.opened import Content, Opened, Text
-from sandkeeper.files.paths import TEMPORARY_PREFIX, Target, is_temporary, resolve, resolve_text
+from sandkeeper.files.paths import (
+    TEMPORARY_PREFIX,
+    Target,
+    is_temporary,
+    resolve,
+    resolve_text,
+    working_directory,
+)
 from sandkeeper.files.reading import FileBlocks, is_pseudo, read_to
 from sandkeeper.files.work import Cancel, FileWork, failure
 from sandkeeper.linux.fds import OwnedFd
@@ -67,12 +74,12 @@ class Files:
         settings: FileSettings,
         *,
         workdir: str,
-        home: str,
+        home: Callable[[], str],
     ) -> None:
         self.work = work
         self.settings = settings
         self.workdir = workdir
-        self.home = home
+        self._home = home
         self.locks = PathLocks()
         self.owners = Owners()
         self._temporaries = temporaries
@@ -93,11 +100,15 @@ class Files:
 
     def resolve(self, raw_rest: bytes) -> Target:
         """Resolve the path of a URL; raises BadInput."""
-        return resolve(raw_rest, workdir=self.workdir, home=self.home)
+        return resolve(raw_rest, workdir=self.workdir, home=self._home())
 
     def resolve_text(self, path: str) -> Target:
         """Resolve a path of a JSON body; raises BadInput."""
-        return resolve_text(path, workdir=self.workdir, home=self.home)
+        return resolve_text(path, workdir=self.workdir, home=self._home())
+
+    def working_directory(self, path: str) -> str:
+        """Return where a process is to run, `~` expanded; raises BadInput without a home."""
+        return working_directory(path, home=self._home())
 
     # Reading
 

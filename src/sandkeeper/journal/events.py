@@ -3,7 +3,6 @@
 import base64
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,6 +10,7 @@ import msgspec
 from sandkeeper.journal.cursor import Chunk, Gap
 from sandkeeper.journal.lines import PATIENCE, Decoder, PrefixedText
 from sandkeeper.journal.segment import NOTICE, OUTPUT, REMARK, STDERR, STDOUT
+from sandkeeper.linux.clocks import rfc3339_utc
 
 __all__ = [
     "SILENT",
@@ -20,18 +20,11 @@ __all__ = [
     "Outcome",
     "TextLog",
     "pieces",
-    "rfc3339",
 ]
 
 FELL_BEHIND = "[output truncated: the stream fell behind]\n"
 SILENT = b'{"type":"keepalive"}\n'
 _encode = msgspec.json.encode
-
-
-def rfc3339(microseconds: int) -> str:
-    """Write a time in UTC with microseconds."""
-    moment = datetime.fromtimestamp(microseconds // 1_000_000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{microseconds % 1_000_000:06d}Z"
 
 
 def pieces(data: bytes) -> Iterator[tuple[int, str, bool]]:
@@ -184,7 +177,7 @@ class EventRecords:
                         "type": "output",
                         "stream": item.stream.wire,
                         "offset": item.offset + position,
-                        "time": rfc3339(item.time),
+                        "time": rfc3339_utc(item.time),
                         "data": text,
                         **({"encoding": "base64"} if encoded else {}),
                     }

@@ -11,7 +11,6 @@ import msgspec
 
 from sandkeeper.errors import BadInput
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
-from sandkeeper.journal.events import rfc3339
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.lines import LineSplitter
 from sandkeeper.journal.places import (
@@ -22,6 +21,7 @@ from sandkeeper.journal.places import (
     place_of_last,
 )
 from sandkeeper.journal.segment import NOTICE, STDOUT, Stream, output_streams
+from sandkeeper.linux.clocks import rfc3339_utc
 
 __all__ = ["LineQuery", "Question", "ask", "matcher", "next_block"]
 
@@ -237,7 +237,7 @@ class _Line(NamedTuple):
             "line": self.number,
             "stream": self.kind.wire,
             "offset": self.offset,
-            "time": rfc3339(self.time),
+            "time": rfc3339_utc(self.time),
             "text": self.text.decode("utf-8", "replace"),
         }
         if self.continued:

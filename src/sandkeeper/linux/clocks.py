@@ -1,4 +1,4 @@
-"""How old things are, by a clock that nobody sets.
+"""How old things are, by a clock that nobody sets, and how times are written (RFC 3339).
 
 The wall clock may be put right, or wrong, by years at any moment (NTP after a start without a
 battery, a snapshot that is resumed). CLOCK_BOOTTIME (clock_gettime(2)) only ever runs, also while
@@ -7,8 +7,10 @@ boot; over boots only the wall clock is left, and what it says costs nobody the 
 """
 
 import time
+from datetime import UTC, datetime
+from functools import lru_cache
 
-__all__ = ["GRACE_SECONDS", "bounded_age", "uptime"]
+__all__ = ["GRACE_SECONDS", "bounded_age", "rfc3339", "rfc3339_utc", "uptime"]
 
 GRACE_SECONDS = 3600.0
 """What an earlier boot left is kept at least so long, whatever the wall clock says."""
@@ -25,3 +27,28 @@ def bounded_age(since: float, most: float) -> float:
     Never negative, and short of `most`, the age at which something is dropped, by the grace.
     """
     return max(0.0, min(time.time() - since, most - GRACE_SECONDS))
+
+
+def rfc3339(nanoseconds: int) -> str:
+    """Write a Unix time in local time with up to nine fractional digits, `Z` in UTC."""
+    seconds, fraction = divmod(nanoseconds, 1_000_000_000)
+    head, zone = _second(seconds, local=True)
+    if not fraction:
+        return head + zone
+    return f"{head}.{fraction:09d}".rstrip("0") + zone
+
+
+def rfc3339_utc(microseconds: int) -> str:
+    """Write a Unix time in UTC with six fractional digits: such texts sort as their times."""
+    seconds, fraction = divmod(microseconds, 1_000_000)
+    return f"{_second(seconds, local=False)[0]}.{fraction:06d}Z"
+
+
+@lru_cache(maxsize=4096)
+def _second(seconds: int, *, local: bool) -> tuple[str, str]:
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC)
+        text = (moment.astimezone() if local else moment).isoformat(timespec="seconds")
+    except (OverflowError, ValueError, OSError):  # a file system can hold years past 9999
+        return "0001-01-01T00:00:00", "Z"
+    return text[:19], "Z" if text[19:] == "+00:00" else text[19:]

@@ -3,12 +3,11 @@
 import asyncio
 import threading
 import time
-from datetime import datetime
-from functools import lru_cache
 from typing import Any
 
 import msgspec
 
+from sandkeeper.linux.clocks import rfc3339
 from sandkeeper.log.redaction import redact_command
 from sandkeeper.log.sink import Sink
 
@@ -21,13 +20,7 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 
 def timestamp(seconds: float | None = None) -> str:
     """Return local time as RFC 3339 with whole seconds, now or at a Unix time."""
-    return _written(int(time.time() if seconds is None else seconds))
-
-
-@lru_cache(maxsize=2)
-def _written(seconds: int) -> str:
-    text = datetime.fromtimestamp(seconds).astimezone().isoformat()
-    return text.removesuffix("+00:00") + "Z" if text.endswith("+00:00") else text
+    return rfc3339(int(time.time() if seconds is None else seconds) * 1_000_000_000)
 
 
 def log_line(level: str, message: str, fields: dict[str, Any]) -> bytes:

@@ -10,14 +10,10 @@ from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.files.globs import path_pattern
 from sandkeeper.files.walk import Found, walk
 from sandkeeper.files.work import Cancel
-from sandkeeper.linux.children.children import Children
-from sandkeeper.linux.children.tool import Tool
-from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.mounts import pseudo_mounts
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.search.bm25 import words
-from sandkeeper.search.content import ripgrep_program
-from sandkeeper.search.ripgrep import escape_glob
+from sandkeeper.search.ripgrep import Ripgrep, RipgrepFailed, escape_glob
 
 __all__ = ["Grepped", "file_search", "folder_pattern", "grep", "snippet"]
 
@@ -65,8 +61,7 @@ class Grepped:
 
 
 async def grep(
-    children: Children,
-    identity: Identity | None,
+    ripgrep: Ripgrep,
     root: str,
     query: str,
     *,
@@ -85,7 +80,6 @@ async def grep(
         raise BadInput("NUL cannot be searched for")
     mounts = await asyncio.to_thread(pseudo_mounts)
     argv = [
-        ripgrep_program(),
         *("--json", "--no-config", "--no-messages", "--no-follow", "--max-filesize", "512M"),
         "--case-sensitive" if case_sensitive else "--ignore-case",
         # One argument each: whatever the text is, it cannot become an option of its own.
@@ -94,42 +88,29 @@ async def grep(
         *_without(mounts, root),
         *("-e", query, "--", "."),
     ]
+    output = bytearray()
+
+    def take(chunk: bytes) -> bool:
+        output.extend(chunk)
+        return len(output) <= GREP_BYTES
+
     try:
-        tool = await children.start_tool(argv, env={"LC_ALL": "C"}, cwd=root, identity=identity)
-    except OSError as error:  # also one that the workload stopped before it began
-        raise Unprocessable(f"the search cannot be started: {error.strerror}") from None
-    errors = asyncio.ensure_future(tool.stderr.read(4096))
-    try:
-        async with asyncio.timeout(GREP_SECONDS):
-            return await _collect(tool, errors)
-    except TimeoutError:
-        raise Unprocessable(f"the search took longer than {GREP_SECONDS:g} seconds") from None
-    finally:
-        errors.cancel()
-        await tool.close()
+        whole = await ripgrep.run(argv, root, GREP_SECONDS, take)
+    except RipgrepFailed as failed:
+        if failed.how == "start":
+            raise Unprocessable(f"the search cannot be started: {failed}") from None
+        if failed.how == "slow":
+            late = f"the search took longer than {GREP_SECONDS:g} seconds"
+            raise Unprocessable(late) from None
+        raise BadInput(f"grep search failed: {failed}") from None
+    end = len(output) if whole else output.rfind(b"\n", 0, GREP_BYTES) + 1
+    return Grepped(output[:end].decode("utf-8", "replace"), not whole)
 
 
 def _without(mounts: Iterable[bytes], root: str) -> list[str]:
     base = os.path.realpath(root).rstrip("/") + "/"
     below = [mount for mount in map(os.fsdecode, mounts) if mount.startswith(base)]
     return [f"--glob=!/{escape_glob(mount[len(base) :])}/" for mount in below]
-
-
-async def _collect(tool: Tool, errors: "asyncio.Future[bytes]") -> Grepped:
-    chunks: list[bytes] = []
-    size = 0
-    while chunk := await tool.stdout.read(1 << 16):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > GREP_BYTES:
-            whole = b"".join(chunks)[:GREP_BYTES].rpartition(b"\n")
-            return Grepped((whole[0] + whole[1]).decode("utf-8", "replace"), True)
-    status = await tool.wait()
-    # 1 says that nothing was found, 2 that something went wrong, perhaps after matches.
-    if status.code not in {0, 1} and not chunks:
-        told = (await errors).decode("utf-8", "replace").strip()
-        raise BadInput(f"grep search failed: {told[:1000] or status}")
-    return Grepped(b"".join(chunks).decode("utf-8", "replace"), False)
 
 
 def folder_pattern(folders: Sequence[str], workdir: str) -> str:

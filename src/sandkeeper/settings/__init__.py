@@ -82,7 +82,6 @@ class Settings:
     user: str = ""
     state_dir: Path = Path("/var/lib/sandkeeper")
     workdir: str = "/"
-    home: str = ""
     processing_time: bool = False
     scale_file: Path = SCALE_FILE
     keepalive_allowed: bool = True
@@ -137,7 +136,6 @@ class Settings:
             user=user or workload_user(env),
             state_dir=state_dir,
             workdir=os.path.abspath(env.get("WORKDIR", "") or os.getcwd()),
-            home=env.get("HOME", ""),
             processing_time=env.get("ENABLE_PROCESSING_TIME", "") == "true",
             scale_file=Path(env.get("BLAXEL_SCALE_FILE", "") or SCALE_FILE),
             keepalive_allowed=not truthy(env.get("BL_DISABLE_KEEPALIVE", "")),

@@ -234,7 +234,26 @@ def test_grep_searches_the_working_directory(make_server) -> None:
     assert names(query="hello", includePattern="*.py") == ["./a.py"]
     assert names(query="hello", excludePattern="*.py") == ["./b.txt"]
     assert names(query="nothing at all") == []
-    assert "grep search failed" in tools.error("codegenGrepSearch", query="(")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"query": "("}, "unclosed group"),
+        ({"query": "x" * 4000 + "("}, "unclosed group"),
+        ({"query": "x\n" * 2000 + "("}, "unclosed group"),
+        ({"query": "x", "includePattern": "{" * 3}, "unclosed alternate"),
+        ({"query": "x", "includePattern": "a" * 9000 + "{"}, "unclosed alternate"),
+    ],
+)
+def test_why_grep_refuses_a_pattern_is_said_whole_every_time(
+    tools: Tools, work: Path, arguments: dict[str, str], reason: str
+) -> None:
+    for _ in range(8):
+        text = tools.error("codegenGrepSearch", **arguments)
+        assert "grep search failed: " in text
+        assert reason in text
+        assert len(text) < 1200
 
 
 @pytest.mark.parametrize(

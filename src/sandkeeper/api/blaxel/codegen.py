@@ -21,10 +21,10 @@ from sandkeeper.api.schemas.codegen import (
 )
 from sandkeeper.codegen.service import DEFAULT_THRESHOLD, DEFAULT_TOKENS, Codegen
 from sandkeeper.errors import BadInput
-from sandkeeper.files.paths import Target, resolve
+from sandkeeper.files.paths import Target
+from sandkeeper.files.service import Files
 from sandkeeper.log.access import Access
 from sandkeeper.numerals import decimal, natural
-from sandkeeper.settings import Settings
 
 __all__ = ["CodegenHandlers", "routes"]
 
@@ -36,18 +36,25 @@ class CodegenHandlers:
     """Handlers over the code tools."""
 
     def __init__(
-        self, *, codegen: Codegen, access: Access, stopping: asyncio.Event, settings: Settings
+        self,
+        *,
+        codegen: Codegen,
+        files: Files,
+        access: Access,
+        stopping: asyncio.Event,
+        body_limit: int,
     ) -> None:
         self._codegen = codegen
+        self._files = files
         self._stopping = stopping
         self._access = access
-        self._settings = settings
+        self._body_limit = body_limit
 
     async def apply(self, request: Request) -> Response:
         """Merge an edit into a file."""
         self._codegen.require()
         target = self._target(request, APPLY)
-        body = await read_json(request, ApplyEditRequest, self._settings.body_limit)
+        body = await read_json(request, ApplyEditRequest, self._body_limit)
         if not body.code_edit:
             raise BadInput("invalid request body: codeEdit is required")
         self._access.audit("codegen_fastapply", caller(request), path=target.display)
@@ -94,9 +101,7 @@ class CodegenHandlers:
         return json_response(RerankingResponse(True, files, message, ranked.truncated))
 
     def _target(self, request: Request, prefix: str) -> Target:
-        settings = self._settings
-        rest = raw_rest(request.scope, prefix)
-        return resolve(rest, workdir=settings.workdir, home=settings.home)
+        return self._files.resolve(raw_rest(request.scope, prefix))
 
 
 def _number(request: Request, name: str, *, whole: bool = False) -> float:

@@ -33,11 +33,10 @@ from sandkeeper.codegen.service import Codegen
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.files.paths import Target
 from sandkeeper.files.service import Files
-from sandkeeper.linux.children.children import Children
-from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.log.access import Access, Caller
 from sandkeeper.search.code import file_search, folder_pattern, grep, snippet
+from sandkeeper.search.ripgrep import Ripgrep
 
 __all__ = ["CodeTools", "tools"]
 
@@ -54,16 +53,14 @@ class CodeTools:
         *,
         files: Files,
         codegen: Codegen,
-        children: Children,
-        identity: Identity | None,
+        ripgrep: Ripgrep,
         access: Access,
     ) -> None:
         self._files = files
         self._work = files.work
         self._codegen = codegen
         self._edits: OrderedDict[str, str] = OrderedDict()
-        self._children = children
-        self._identity = identity
+        self._ripgrep = ripgrep
         self._access = access
 
     def configured(self) -> bool:
@@ -111,8 +108,7 @@ class CodeTools:
         if not wanted.query:
             raise BadInput("query is empty")
         found = await grep(
-            self._children,
-            self._identity,
+            self._ripgrep,
             self._files.workdir,
             wanted.query,
             case_sensitive=wanted.case_sensitive,

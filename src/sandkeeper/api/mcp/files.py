@@ -17,6 +17,7 @@ from sandkeeper.api.mcp.file_structs import (
     FileRead,
     Listed,
     NoArguments,
+    OneEdit,
     PathArgument,
     Replaced,
     ReplacedState,
@@ -30,9 +31,10 @@ from sandkeeper.api.schemas.files import Directory
 from sandkeeper.errors import BadInput, NotFound, PreconditionFailed, Unprocessable
 from sandkeeper.files.conditions import NO_CONDITIONS
 from sandkeeper.files.edits import Edit, EditRefused, edit_file
-from sandkeeper.files.entries import etag, file_type, parse_octal, permissions, rfc3339
+from sandkeeper.files.entries import etag, file_type, parse_octal, permissions
 from sandkeeper.files.paths import Target
 from sandkeeper.files.service import Files
+from sandkeeper.linux.clocks import rfc3339
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.log.access import Caller
 
@@ -103,9 +105,8 @@ class FileTools:
                 "(codegenReadFileRange) or download it over HTTP"
             )
         content = self._files.content(target.absolute, info)
-        owners = self._files.owners
-        owners.refresh()
-        body = encode_file(owners, target, content.info, content.data)
+        self._files.owners.refresh()
+        body = encode_file(self._files.owners, target, content.info, content.data)
         read = msgspec.json.decode(body, type=FileRead)
         read.last_modified = _seconds(content.info)
         return read
@@ -124,8 +125,7 @@ class FileTools:
     async def edit(self, wanted: EditArguments, _who: Caller) -> Replaced:
         """Replace text in a file."""
         target = target_of(self._files, wanted.path)
-        edits = [_edit(wanted.old_string, wanted.new_string, wanted.replace_all)]
-        count, _info = await self._edited(target, edits, "")
+        count, _info = await self._edited(target, [wanted], "")
         return Replaced(target.display, count)
 
     async def apply_edits(self, wanted: EditsArguments, _who: Caller) -> ReplacedState:
@@ -133,13 +133,15 @@ class FileTools:
         if len(wanted.edits) > EDITS_MOST:
             raise BadInput(f"more than {EDITS_MOST} edits")
         target = target_of(self._files, wanted.path)
-        edits = [_edit(one.old_string, one.new_string, one.replace_all) for one in wanted.edits]
-        count, info = await self._edited(target, edits, wanted.etag)
+        count, info = await self._edited(target, wanted.edits, wanted.etag)
         return ReplacedState(target.display, count, etag(info))
 
     async def _edited(
-        self, target: Target, edits: Sequence[Edit], expected: str
+        self, target: Target, wanted: "Sequence[EditArguments | OneEdit]", expected: str
     ) -> tuple[int, os.stat_result]:
+        texts = [(one.old_string, one.new_string, one.replace_all) for one in wanted]
+        edits = [Edit(old.encode(), new.encode(), every) for old, new, every in texts]
+
         def check(info: os.stat_result) -> None:
             if expected and etag(info) != expected:
                 raise PreconditionFailed(f"the file is now {etag(info)}, not {expected}")
@@ -189,22 +191,16 @@ class FileTools:
 
 def _refusal(refused: EditRefused, target: Target, edits: int) -> str:
     """Say why nothing was edited."""
-    found = refused.found
     which = f"edit {refused.number}: " if edits > 1 else ""
     return {
         "empty": "oldString is empty",
         "identical": "oldString and newString are identical",
         "missing": f"{which}oldString not found in the file",
-        "count": f"{which}oldString occurs {found} times",
-        "ambiguous": f"{which}oldString occurs {found} times; give more of its surroundings or "
-        "set replaceAll",
-        "size": f"the result is larger than {found} bytes",
+        "ambiguous": f"{which}oldString occurs {refused.found} times; give more of its "
+        "surroundings or set replaceAll",
+        "size": f"the result is larger than {refused.found} bytes",
         "contended": f"{target.absolute} is being written by others; nothing was changed",
     }[refused.reason]
-
-
-def _edit(old: str, new: str, every: bool) -> Edit:
-    return Edit(old.encode(), new.encode(), every)
 
 
 def _seconds(info: os.stat_result) -> str:

@@ -23,8 +23,8 @@ from pathlib import Path
 import msgspec
 
 from sandkeeper.files.changing.writing import write_all
-from sandkeeper.files.entries import rfc3339
 from sandkeeper.files.work import FileWork
+from sandkeeper.linux.clocks import rfc3339
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.paths.statefiles import Damaged, SetAside, decoded, read_plain
 from sandkeeper.linux.paths.trusted import open_trusted_folder

@@ -31,11 +31,12 @@ from sandkeeper.api.schemas.files import (
 from sandkeeper.errors import BadInput, PreconditionFailed, SandkeeperError, Unprocessable
 from sandkeeper.files.attributes import Attributes
 from sandkeeper.files.edits import Edit, EditRefused, edit_file
-from sandkeeper.files.entries import etag, file_type, rfc3339, unix_mode
+from sandkeeper.files.entries import etag, file_type, unix_mode
 from sandkeeper.files.paths import Target
 from sandkeeper.files.service import Files
 from sandkeeper.files.tar.streams import Archives, Channel
 from sandkeeper.files.work import Cancel
+from sandkeeper.linux.clocks import rfc3339
 from sandkeeper.linux.paths import useros as os
 
 __all__ = ["MoreHandlers", "routes"]

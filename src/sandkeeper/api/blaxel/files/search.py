@@ -23,11 +23,11 @@ from sandkeeper.api.schemas.search import (
     FuzzySearchResponse,
 )
 from sandkeeper.errors import BadInput
-from sandkeeper.files.paths import Target, resolve
+from sandkeeper.files.paths import Target
+from sandkeeper.files.service import Files
 from sandkeeper.numerals import asked
 from sandkeeper.search.content import ContentQuery, ContentSearch, Line
 from sandkeeper.search.find import EXCLUDED, Names, Search, TreeFilter
-from sandkeeper.settings import Settings
 
 __all__ = ["SearchHandlers", "routes"]
 
@@ -42,11 +42,11 @@ class SearchHandlers:
     """Handlers of the three searches."""
 
     def __init__(
-        self, *, search: Search, grep: ContentSearch, settings: Settings, stopping: asyncio.Event
+        self, *, search: Search, grep: ContentSearch, files: Files, stopping: asyncio.Event
     ) -> None:
         self._search = search
         self._grep = grep
-        self._settings = settings
+        self._files = files
         self.stopping = stopping
 
     async def find(self, request: Request) -> Response:
@@ -79,7 +79,7 @@ class SearchHandlers:
             tree,
             query or target.display,
             limit,
-            otherwise="" if query else self._settings.workdir,
+            otherwise="" if query else self._files.workdir,
         )
         matches = [
             FuzzyMatch(each.path, each.score, "directory" if each.is_directory else "file")
@@ -110,13 +110,11 @@ class SearchHandlers:
         """Return the directory; `//` is the working directory here, an encoded slash the root."""
         target = self._target(request, CONTENT)
         if target.display == "/" and b"%2F" not in raw_rest(request.scope, CONTENT):
-            return self._settings.workdir
+            return self._files.workdir
         return target.absolute
 
     def _target(self, request: Request, prefix: str) -> Target:
-        settings = self._settings
-        rest = raw_rest(request.scope, prefix)
-        return resolve(rest, workdir=settings.workdir, home=settings.home)
+        return self._files.resolve(raw_rest(request.scope, prefix))
 
 
 def _listed(request: Request, name: str) -> list[str]:

@@ -15,9 +15,9 @@ from sandkeeper.api.edge.routing import empty_head, path_route
 from sandkeeper.api.edge.streaming import StreamResponse
 from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.schemas.watch import ChangesResponse, WatchEvent
-from sandkeeper.files.paths import Target, located, resolve
+from sandkeeper.files.paths import Target, located
+from sandkeeper.files.service import Files
 from sandkeeper.journal.turns import Turns
-from sandkeeper.settings import Settings
 from sandkeeper.watch.changes import Changes
 from sandkeeper.watch.watcher import Scope as WatchScope
 from sandkeeper.watch.watches import Block, Change, Watch, Watches
@@ -67,13 +67,11 @@ def _line(change: Change) -> bytes:
 class WatchHandlers:
     """Handlers of both."""
 
-    def __init__(
-        self, *, watches: Watches, changes: Changes, turns: Turns, settings: Settings
-    ) -> None:
+    def __init__(self, *, watches: Watches, changes: Changes, turns: Turns, files: Files) -> None:
         self._watches = watches
         self._changes = changes
         self._turns = turns
-        self._settings = settings
+        self._files = files
 
     async def watch(self, request: Request) -> Response:
         """Open a watch and stream it."""
@@ -81,7 +79,7 @@ class WatchHandlers:
         recursive = target.display.endswith("/**")
         if recursive:
             display = target.display.removesuffix("**")
-            target = located(display, workdir=self._settings.workdir)
+            target = located(display, workdir=self._files.workdir)
         scope = WatchScope(target.absolute, recursive, _ignored(request))
         watches = self._watches
         return WatchStream(watches, await watches.watch(scope), self._turns)
@@ -103,9 +101,7 @@ class WatchHandlers:
         return json_response(response)
 
     def _target(self, request: Request, prefix: str) -> Target:
-        settings = self._settings
-        rest = raw_rest(request.scope, prefix)
-        return resolve(rest, workdir=settings.workdir, home=settings.home)
+        return self._files.resolve(raw_rest(request.scope, prefix))
 
 
 def _ignored(request: Request) -> tuple[str, ...]:
