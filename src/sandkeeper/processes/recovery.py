@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import stat
 import traceback
 from contextlib import suppress
@@ -193,10 +194,19 @@ def _open(shop: Workshop, folder: RunFolder, meta: RunMeta, boot: str) -> Found:
             folder.drop_fifos()
         journal.sealed = True
         journal.exit_offset = journal.tail if meta.exit_offset is None else meta.exit_offset
-    if not over and meta.state != State.BACKOFF and pidfd < 0 and not held:
+    if not over and meta.state != State.BACKOFF and not held and _has_ended(pidfd):
         meta.uncertain = True
         shop.log.warning(f"run {meta.id} ended while nobody held its pipes: output may be missing")
     return Found(folder, meta, journal, sources, pidfd)
+
+
+def _has_ended(pidfd: int) -> bool:
+    """Say whether a process is over: gone, or a zombie, whose pidfd is readable (pidfd_open(2))."""
+    if pidfd < 0:
+        return True
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def _identify(meta: RunMeta, pidfd: int) -> None:
