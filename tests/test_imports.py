@@ -14,6 +14,7 @@ LATE = {
     "mcp": "POST /mcp",
     "pydantic": "POST /mcp",
     "pyte": "GET /terminals/x/screen",
+    "h11": "an outgoing proxy",
     "httpx": "an upgrade",
     "packaging": "an upgrade",
     "backports.zstd": "a file that is packed with it",

@@ -11,11 +11,11 @@ import socket
 import ssl
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from sandkeeper.egress.ca import BadCertificates, extra_certificates, merge_bundle
-from sandkeeper.egress.proxy import EgressProxy, Route
 from sandkeeper.egress.token import (
     PROXY_NAMES,
     Template,
@@ -29,6 +29,9 @@ from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_folder, w
 from sandkeeper.log.lines import Log, timestamp
 from sandkeeper.network.pacing import unpace
 from sandkeeper.settings import EgressSettings, Environment
+
+if TYPE_CHECKING:
+    from sandkeeper.egress.proxy import EgressProxy, Route
 
 __all__ = ["Egress"]
 
@@ -158,13 +161,15 @@ class Egress:
         saved = (Template.of(item.name, item.template) for item in self._saved.templates)
         return [template for template in saved if template is not None]
 
-    async def _make_route(self, template: Template) -> Route:
+    async def _make_route(self, template: Template) -> "Route":
         upstream = upstream_of(template)
         # Reads the certificates from disk, by the variables just set.
         tls = await asyncio.to_thread(ssl.create_default_context) if upstream.tls else None
         token = self._route.token if self._route else None
         if token is None or token.path != template.file_path:
             token = TokenFile(template.file_path, self._workload, self._log.warning)
+        from sandkeeper.egress.proxy import Route
+
         return Route(upstream, token, tls)
 
     def _point_at_proxy(self) -> None:
@@ -192,6 +197,8 @@ class Egress:
             self._listeners.append(await _bind(socket.AF_INET6, "::1", self.port))
         except OSError as error:  # a machine without IPv6 has nobody who would come that way
             self._log.info(f"egress proxy listens on IPv4 only: {error.strerror}")
+        from sandkeeper.egress.proxy import EgressProxy  # and h11, for the few that have one
+
         self._proxy = self._proxy or EgressProxy(lambda: self._route, self._log.error)
         self._accepting = [
             asyncio.create_task(self._proxy.listen(listener)) for listener in self._listeners
