@@ -1,5 +1,6 @@
 """The wall clock jumps by years, either way, while the server runs and while it does not."""
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,16 @@ from tests.harness import Server, until
 from sandkeeper.linux.clocks import GRACE_SECONDS, uptime
 from sandkeeper.processes.record import RunMeta, ended_uptime
 
-LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-jumps = pytest.mark.skipif(not LIBRARIES, reason="needs libfaketime: `scripts/apt faketime`")
+APT = Path(__file__).parents[2] / "scripts/apt"
+
+
+def libraries() -> list[Path]:
+    return sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+
+
+jumps = pytest.mark.skipif(
+    os.geteuid() != 0 and not libraries(), reason="needs root to install faketime"
+)
 
 
 class Clock:
@@ -20,8 +29,9 @@ class Clock:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "clock"
         self.set("+0d")
+        subprocess.run([APT, "faketime"], check=True)
         self.env = {
-            "LD_PRELOAD": str(LIBRARIES[0]) if LIBRARIES else "",
+            "LD_PRELOAD": str(libraries()[0]),
             "FAKETIME_TIMESTAMP_FILE": str(self.path),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",

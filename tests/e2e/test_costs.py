@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import random
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -158,7 +159,7 @@ def test_fifos_that_nobody_reads_leave_the_file_routes_to_others(server: Server)
                 )
                 for number in range(40)
             ]
-            await asyncio.sleep(0.5)  # not a wait for anything: they are to be in the way
+            await asyncio.to_thread(select.select, ends, [], [], 30)  # a writer is at work
             for _ in range(5):
                 reply = await client.get("/filesystem/plain", timeout=10)
                 assert reply.json()["content"] == "here"

@@ -3,6 +3,7 @@
 import os
 import select
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,7 +36,7 @@ class Bell:
             os.close(fd)
 
 
-class Worker:
+class Worker(ABC):
     """A thread with a poller and orders, for a subclass to say what is done.
 
     Orders are calls that run on the thread, one after the other. Neither an order nor a descriptor
@@ -83,18 +84,18 @@ class Worker:
 
     # On the thread
 
+    @abstractmethod
     def _ready(self, fd: int) -> None:
         """Do what a descriptor is ready for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _give_up(self, fd: int) -> None:
         """Have nothing to do any more with a descriptor for which `_ready` raised."""
-        raise NotImplementedError
 
-    def _woken(self) -> None:
+    def _woken(self) -> None:  # noqa: B027 - a hook, not a duty
         """A round begins: something is ready."""
 
-    def _round_over(self) -> None:
+    def _round_over(self) -> None:  # noqa: B027 - the same
         """All that was ready had its turn."""
 
     def _patience(self) -> float | None:
