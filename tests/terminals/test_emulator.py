@@ -1,6 +1,6 @@
 """The emulator: true screens from bytes in any pieces, and screens that can be drawn again."""
 
-from time import monotonic
+from time import thread_time
 
 import pytest
 from hypothesis import given, settings
@@ -141,10 +141,10 @@ def test_no_sequence_takes_long_and_the_rest_is_kept_for_later(
     emulator = Emulator(cols, rows)
     emulator.feed(b"\x1b#8\x1b[%d;1H" % rows)
     for _ in range(3):
-        began = monotonic()
+        began = thread_time()
         emulator.feed(COSTLY[what], 0.001)
 
-        assert monotonic() - began < 1
+        assert thread_time() - began < 1
 
 
 def test_what_is_shown_in_slices_is_what_is_shown_at_once() -> None:

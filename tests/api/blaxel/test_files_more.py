@@ -157,7 +157,7 @@ def test_edits_that_meet_are_tried_again(server: Server, tmp_path: Path) -> None
     target.write_text("\n".join(f"<{number}>" for number in range(12)))
 
     def edit(number: int) -> None:
-        with httpx.Client(base_url=server.url, timeout=20) as client:
+        with httpx.Client(base_url=server.url, timeout=60) as client:
             body = {"oldString": f"<{number}>", "newString": f"[{number}]"}
             while (reply := client.post(f"/filesystem-edit/{target}", json=body)).is_error:
                 assert reply.status_code == 412
@@ -178,7 +178,7 @@ def test_simultaneous_edits_are_all_there_or_told(server: Server, tmp_path: Path
     done: list[int] = []
 
     def run(numbers: range) -> None:
-        with httpx.Client(base_url=server.url, timeout=20) as client:
+        with httpx.Client(base_url=server.url, timeout=60) as client:
             for number in numbers:
                 body = {"oldString": f"<{number}>", "newString": f"[{number}]"}
                 if client.post(f"/filesystem-edit/{target}", json=body).status_code == 200:
