@@ -447,7 +447,7 @@ def test_the_published_client_edits_and_ranks(local: Server, monkeypatch) -> Non
 
 
 def test_nothing_is_imported_before_it_is_needed(make_server) -> None:
-    own: Server = make_server()
+    own: Server = make_server(cold=True)
 
     def mapped() -> str:
         return Path(f"/proc/{own.pid}/maps").read_text()
