@@ -23,6 +23,7 @@ from tests import nursery
 __all__ = [
     "Server",
     "alive",
+    "cases",
     "children_of",
     "fill",
     "free_port",
@@ -41,6 +42,14 @@ __all__ = [
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root: it changes users, owners, mounts or namespaces"
 )
+
+
+def cases(full: int) -> int:
+    """Return how many random cases to try: a third of `full`, or so many times it as is asked for.
+
+    `SANDKEEPER_TEST_FULL=1` tries all, 10 ten times as many.
+    """
+    return max(1, round(full * float(os.environ.get("SANDKEEPER_TEST_FULL") or 1 / 3)))
 
 
 def free_port() -> int:

@@ -21,7 +21,7 @@ import httpx
 import pytest
 from benchmarks import hostile_files
 from benchmarks.share import of_full_size
-from tests.harness import Server, resident, until
+from tests.harness import Server, cases, resident, until
 
 MIB = 1 << 20
 WORST_SECONDS = 10.0
@@ -87,7 +87,7 @@ def condition(random_: random.Random) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(cases(4)))
 def test_no_generated_request_makes_others_late(server: Server, seed: int) -> None:
     random_ = random.Random(seed)
     folder = server.workdir / f"seed{seed}"

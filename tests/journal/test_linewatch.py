@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.harness import cases
 
 from sandkeeper.errors import Unavailable
 from sandkeeper.journal import linewatch
@@ -38,7 +39,7 @@ def naive(pieces: list[tuple[int, bytes]], pattern: Pattern) -> bytes | None:
     return None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=cases(300), deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -16,7 +16,7 @@ import pytest
 from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.harness import Server, needs_root, until
+from tests.harness import Server, cases, needs_root, until
 
 from sandkeeper.files.paths import is_temporary
 
@@ -346,7 +346,7 @@ def test_a_link_in_the_target_is_not_followed(server: Server, tmp_path: Path) ->
     assert (tmp_path / "target/sub").read_text() == "a file now"
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=cases(30), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32), st.booleans())
 def test_a_broken_archive_is_a_400_and_leaves_no_temporary(
     server: Server, tmp_path: Path, seed: int, compressed: bool

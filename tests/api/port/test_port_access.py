@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.harness import Server, until
+from tests.harness import Server, cases, until
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -204,7 +204,9 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=cases(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(QUERIES, FIELDS, st.booleans())
 def test_no_token_that_opens_a_port_reaches_it(
@@ -667,7 +669,9 @@ LINES = st.one_of(
 
 
 @settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=cases(80),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.lists(LINES, max_size=5))
 def test_whatever_comes_reaches_a_port_as_one_request_of_one_meaning(
