@@ -59,7 +59,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def until(check: Any, timeout: float = 60.0, every: float = 0.005) -> Any:
+def until(check: Any, timeout: float = 100.0, every: float = 0.005) -> Any:
     """Return the first true value of `check()`; fails after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:

@@ -31,6 +31,7 @@ def members_of(leader: int) -> list[int]:
 
 def test_what_is_typed_runs_in_a_real_terminal(server: Server) -> None:
     with Person(server, sessionId="real", cols=91, rows=17) as person:
+        person.ready()
         person.type("tty; stty size; echo $TERM; echo $((6*7))\r")
         shown = person.see("42\r\n")
 
@@ -41,6 +42,7 @@ def test_what_is_typed_runs_in_a_real_terminal(server: Server) -> None:
 
 def test_exit_closes_the_socket_at_once_after_the_last_output(server: Server) -> None:
     with Person(server, sessionId="exit") as person:
+        person.ready()
         person.type("seq 1 20000; echo la''st; exit 3\r")
 
         assert person.to_the_end() == (1000, "Shell exited")
@@ -55,12 +57,14 @@ def test_a_name_whose_shell_has_exited_gets_a_fresh_shell(server: Server) -> Non
         person.type("here=1; exit\r")
         person.to_the_end()
     with Person(server, sessionId="again") as person:
+        person.ready()
         person.type("echo [$here]\r")
         person.see("[]\r\n")
 
 
 def test_a_character_is_never_split(server: Server) -> None:
     with Person(server, sessionId="utf8") as person:
+        person.ready()
         person.type("for i in $(seq 3000); do printf 'é漢🙂'; done; echo; echo do''ne\r")
         shown = person.see("done\r\n")
 
@@ -70,6 +74,7 @@ def test_a_character_is_never_split(server: Server) -> None:
 
 def test_a_client_that_comes_back_sees_the_true_screen_and_may_go_on(server: Server) -> None:
     with Person(server, sessionId="back") as person:
+        person.ready()
         person.type("printf '\\033[31mred\\033[0m'; echo; echo first; kept=yes\r")
         person.see("first\r\n")
     with Person(server, sessionId="back") as person:
@@ -282,6 +287,7 @@ def test_an_idle_session_without_clients_is_closed_and_a_busy_one_is_not(make_se
 def test_typed_commands_are_audited_and_passwords_are_not(make_server) -> None:
     own: Server = make_server()
     with Person(own, sessionId="audit", shell="/bin/bash") as person:
+        person.ready()
         person.type("ls\x7f\x7fecho é visible\r")
         person.see("é visible\r\n\x1b[?2004l\ré visible")
         person.type("read -rs -p 'Pass''word:' p; echo [${#p}]\r")
