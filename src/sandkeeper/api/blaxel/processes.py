@@ -37,7 +37,7 @@ from sandkeeper.log.access import Access
 from sandkeeper.numerals import GO_INT
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
-from sandkeeper.processes.stdin import STDIN_BODY_BYTES, Stdin
+from sandkeeper.processes.stdin import STDIN_BODY_BYTES, Stdin, StdinFull
 from sandkeeper.processes.waiting import Waiting
 from sandkeeper.settings import Settings
 
@@ -274,7 +274,11 @@ class ProcessHandlers:
         self._access.audit(
             "process_stdin_write", caller(request), identifier=identifier(request), bytes=len(body)
         )
-        await stdin.write(body)
+        try:
+            await stdin.write(body)
+        except StdinFull as error:
+            # Additive: how much of it, so that a client can go on where it stopped.
+            return json_response({"error": str(error), "written": error.written}, 503)
         return json_response({"message": f"{len(body)} bytes written to stdin"})
 
     async def close_stdin(self, request: Request) -> Response:
