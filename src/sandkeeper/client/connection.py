@@ -51,6 +51,8 @@ class Answer:
         """Give the bytes as they come."""
         while block := self._read1():
             yield block
+        if self._answer.length:  # what was announced and did not come: `read1` does not mind
+            raise NoServer("the answer breaks off")
 
     def _read1(self) -> bytes:
         with self._told():

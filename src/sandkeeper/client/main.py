@@ -14,7 +14,7 @@ __all__ = ["main"]
 
 INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
-MODULES = ("running", "processes")
+MODULES = ("running", "processes", "files", "copying")
 
 
 def main(argv: Sequence[str]) -> int:
