@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.areas import all_routes
+from sandkeeper.api.edge.acting import Acting
 from sandkeeper.api.edge.auth import Doorkeeper
 from sandkeeper.api.edge.connections.outgoing import Outgoing
 from sandkeeper.api.edge.cors import Cors
@@ -42,7 +43,7 @@ def create_app(sandbox: Sandbox) -> Edge:
     sandbox.vitals.requests.name_groups(_groups(routes))
     router = AreaRouter(routes, default=partial(_unrouted, routes))
     app = ExceptionMiddleware(
-        _protect_slashes(router),
+        Acting(_protect_slashes(router), sandbox.users),
         handlers={
             Disconnected: _on_disconnect,
             SandkeeperError: _on_error,

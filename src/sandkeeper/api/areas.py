@@ -65,6 +65,7 @@ def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
         turns=sandbox.turns,
         stopping=sandbox.stopping,
         settings=sandbox.settings,
+        users=sandbox.users,
     )
     waits = waiting.WaitingHandlers(
         processes=sandbox.processes,
@@ -159,9 +160,13 @@ def _terminal_routes(sandbox: Sandbox) -> list[BaseRoute]:
     if not sandbox.settings.terminal.enabled:
         return []
     page = TerminalPage(sandbox.settings.edge.origins)
-    socket = TerminalSocket(terminals=sandbox.terminals, access=sandbox.access)
+    socket = TerminalSocket(terminals=sandbox.terminals, access=sandbox.access, users=sandbox.users)
     handlers = terminals.TerminalHandlers(
-        terminals=sandbox.terminals, access=sandbox.access, stopping=sandbox.stopping
+        terminals=sandbox.terminals,
+        access=sandbox.access,
+        stopping=sandbox.stopping,
+        users=sandbox.users,
+        turns=sandbox.turns,
     )
     return [*console.routes(page, socket), *terminals.routes(handlers)]
 
