@@ -27,6 +27,7 @@ from sandkeeper.linux.children.orphans import orphans_reaped
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.linux.machine import disk_bytes, raise_file_limit
+from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
 from sandkeeper.log.lines import Log, Rouser, dropped_line
 from sandkeeper.log.sink import Sink, open_target
@@ -78,6 +79,7 @@ class Sandbox(OnDemand):
         self.environment = environment
         environment.apply({}, remove=(IMPORT_URL,))
         self.identity = identity
+        self.users = Users(identity, settings.rights.users)
         self._handover = handover
         self._trial = handover is not None and handover.trial
         self.lifetime = Lifetime()
@@ -100,14 +102,14 @@ class Sandbox(OnDemand):
         self._build_archive()
 
     def _build_files(self) -> None:
-        settings = self.settings
-        self.file_work = FileWork(lambda: self.identity)
+        settings, environment = self.settings, self.environment
+        self.file_work = FileWork(self.users.current)
         self.files = Files(
             self.file_work,
             Temporaries(settings.state_dir / "temporaries"),
             settings.files,
             workdir=settings.workdir,
-            home=lambda: self.identity.home if self.identity else self.environment.get("HOME"),
+            home=lambda: getattr(self.users.current(), "home", environment.get("HOME")),
         )
         self.uploads = Uploads(
             self.files,
@@ -217,10 +219,10 @@ class Sandbox(OnDemand):
             ),
             keepalive=self.keepalive,
             environment=self.environment,
-            identity=self.identity,
+            users=self.users,
             log=self.log,
             oom=OomWatch(),
-            confinements=Confinements(self.settings.state_dir, self.identity, self.log),
+            confinements=Confinements(self.settings.state_dir, self.users, self.log),
             work=self.file_work,
             spawner=ThreadPoolExecutor(2, "spawner"),
             writer=self._writer,
@@ -281,9 +283,8 @@ class Sandbox(OnDemand):
             self._sink.asked = lambda: self.vitals.requests.activity
         stack.callback(self._workshop.keeper.close)
         self.pump.start()
-        stack.callback(self.pump.stop)
-        stack.callback(self._store.close)
-        stack.callback(self._writer.shutdown)
+        for end in (self.pump.stop, self._store.close, self._writer.shutdown):
+            stack.callback(end)
         stack.callback(self._workshop.spawner.shutdown, cancel_futures=True)
         stack.callback(self._workshop.confinements.close)
         stack.callback(self.processes.save_all)
@@ -303,7 +304,6 @@ class Sandbox(OnDemand):
         else:
             self.keepalive.resume(self._handover.held, holders)
         self.processes.enter_recovered(found)
-        self.processes.evict()
         self._writer.submit(self._store.refill)
         await stack.enter_async_context(self.processes.housekeeping())
 

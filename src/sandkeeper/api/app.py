@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.areas import all_areas, port_doors
+from sandkeeper.api.edge.acting import Acting
 from sandkeeper.api.edge.auth import Doorkeeper
 from sandkeeper.api.edge.connections.outgoing import Outgoing
 from sandkeeper.api.edge.cors import Cors
@@ -41,7 +42,7 @@ def create_app(sandbox: Sandbox) -> Edge:
     sandbox.vitals.requests.name_groups(areas.firsts)
     router = AreaRouter(areas, default=partial(partial, _unrouted))
     app = ExceptionMiddleware(
-        _protect_slashes(router),
+        Acting(_protect_slashes(router), sandbox.users),
         handlers={
             Disconnected: _on_disconnect,
             SandkeeperError: _on_error,

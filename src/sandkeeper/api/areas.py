@@ -68,6 +68,7 @@ def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
         turns=sandbox.turns,
         stopping=sandbox.stopping,
         settings=sandbox.settings,
+        users=sandbox.users,
     )
     waits = waiting.WaitingHandlers(
         processes=sandbox.processes,
@@ -245,14 +246,19 @@ def _console_routes(sandbox: Sandbox) -> list[BaseRoute]:
     from sandkeeper.api.console.terminal_socket import TerminalSocket
 
     page = TerminalPage(sandbox.settings.edge.origins)
-    return terminal.routes(page, TerminalSocket(terminals=sandbox.terminals, access=sandbox.access))
+    socket = TerminalSocket(terminals=sandbox.terminals, access=sandbox.access, users=sandbox.users)
+    return terminal.routes(page, socket)
 
 
 def _terminal_routes(sandbox: Sandbox) -> list[BaseRoute]:
     from sandkeeper.api.blaxel import terminals
 
     handlers = terminals.TerminalHandlers(
-        terminals=sandbox.terminals, access=sandbox.access, stopping=sandbox.stopping
+        terminals=sandbox.terminals,
+        access=sandbox.access,
+        stopping=sandbox.stopping,
+        users=sandbox.users,
+        turns=sandbox.turns,
     )
     return terminals.routes(handlers)
 
