@@ -9,10 +9,13 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from sandkeeper.client.failures import ClientError, NoServer, NotAllowed, Refused
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
 
 __all__ = ["DEFAULT_URL", "Answer", "Body", "Query", "Server", "segment"]
 
@@ -90,7 +93,8 @@ class Server:
         self._host, self._secure = parts.hostname, parts.scheme == "https"
         self._prefix = parts.path.rstrip("/")
         self._token = token
-        self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{self._prefix}"
+        self._origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        self.url = self._origin + self._prefix
 
     @property
     def headers(self) -> dict[str, str]:
@@ -149,8 +153,11 @@ class Server:
         body: Body = None,
         headers: Mapping[str, str] | None = None,
         seconds: float = SILENCE_SECONDS,
+        opened: Callable[[HTTPConnection], None] | None = None,
     ) -> Iterator["Answer"]:
         """Send a request and give its answer to be read; `seconds` is how long nothing may come.
+
+        `opened` gets the connection, for whoever may have to cut it from another thread.
 
         Raises as `ask`; an answer that breaks off raises NoServer, also out of the block. Each
         request has a connection of its own: of one that a server closed while it rested nobody
@@ -162,6 +169,8 @@ class Server:
         try:
             with self._told():
                 connection.connect()
+                if opened is not None:
+                    opened(connection)
                 connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection.sock.settimeout(seconds)
                 # A server that refuses an upload answers before it has all of it.
@@ -173,6 +182,30 @@ class Server:
             yield answer
         finally:
             connection.close()
+
+    def socket(self, path: str, query: Query) -> "ClientConnection":
+        """Open a WebSocket; raises NoServer, or NotAllowed."""
+        from websockets.exceptions import InvalidStatus, WebSocketException
+        from websockets.sync.client import connect
+
+        scheme, _, rest = self._origin.partition("://")
+        address = f"{scheme.replace('http', 'ws')}://{rest}{self.address(path, query)}"
+        try:
+            return connect(
+                address,
+                additional_headers=self.headers,
+                max_size=None,
+                compression=None,
+                proxy=None,
+                open_timeout=CONNECT_SECONDS,
+            )
+        except InvalidStatus as error:
+            code = error.response.status_code
+            if code in {401, 403}:
+                raise NotAllowed(f"{self.url} does not allow it") from None
+            raise NoServer(f"{self.url}: answers with status {code}") from None
+        except (OSError, WebSocketException) as error:
+            raise NoServer(f"{self.url}: {_why(error)}") from None
 
     @contextmanager
     def _told(self) -> Iterator[None]:

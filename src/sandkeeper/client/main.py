@@ -14,7 +14,7 @@ __all__ = ["main"]
 
 INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
-MODULES = ("running", "processes", "files", "copying")
+MODULES = ("running", "processes", "files", "copying", "terminals", "machine", "bridge")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -22,6 +22,7 @@ from sandkeeper.client.output import complain, say, write_all
 from sandkeeper.client.processes import process_path, send_signal
 from sandkeeper.client.quantities import amount
 from sandkeeper.client.reading import DESCRIPTORS, LineReader, show_all
+from sandkeeper.client.terminals import run_in_terminal
 
 __all__ = ["FAILED"]
 
@@ -36,7 +37,7 @@ class Left(Exception):
     """The person went away with a second Ctrl-C; the process goes on."""
 
 
-@verb("run", group=GROUP, settings={"ignore_unknown_options": False})
+@verb("run", group=GROUP)
 def run(
     server: Server,
     command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="What to run.")],
@@ -45,6 +46,9 @@ def run(
     interactive: Annotated[
         bool, typer.Option("-i", "--interactive", help="Feed it standard input.")
     ] = False,
+    tty: Annotated[
+        bool, typer.Option("-t", "--tty", help="In a terminal (Ctrl-P Ctrl-Q leaves).")
+    ] = False,
     name: Annotated[str, typer.Option(help="Its name.")] = "",
     env: Annotated[
         list[str], typer.Option("-e", "--env", metavar="NAME=VALUE", help="A variable of its.")
@@ -52,6 +56,7 @@ def run(
     env_file: Annotated[
         list[Path], typer.Option("--env-file", help="A file with lines NAME=VALUE.")
     ] = [],  # noqa: B006
+    user: Annotated[str, typer.Option("-u", "--user", help="Whose it is.")] = "",
     cwd: Annotated[str, typer.Option("-w", "--cwd", "--workdir", help="Its folder.")] = "",
     timeout: Annotated[int, typer.Option(min=0, help="Kill it after so many seconds.")] = 0,
     memory: Annotated[str, typer.Option("-m", "--memory", help="Most memory (512m, 2g).")] = "",
@@ -69,15 +74,21 @@ def run(
     Exits with the command's own status, 128 and the number for a signal, 125 when it could not be
     started. Ctrl-C goes to the command; a second one leaves it alone.
     """
+    variables = _variables(env, env_file)
+    if tty:
+        order = {"shell": command[0], "args": command[1:], "env": variables, "user": user}
+        given = {"workingDir": cwd, "sessionId": name}
+        return run_in_terminal(server, {**order, **given}, detach=detach)
     limits = {
         "memoryBytes": amount("--memory", memory) if memory else None,
         "cpus": cpus or None,
         "pids": pids or None,
     }
     payload: dict[str, Any] = {
-        "command": shell_line(command),
+        "argv": command,
+        "user": user,
         "name": name,
-        "env": _variables(env, env_file),
+        "env": variables,
         "workingDir": cwd,
         "stdin": interactive,
         "limits": {key: value for key, value in limits.items() if value is not None},
@@ -96,13 +107,6 @@ def run(
         say(record["id"])
         return 0
     return _shown(server, record["id"], feed=interactive)
-
-
-def shell_line(command: list[str]) -> str:
-    """Write a command so that a shell runs just that, in its own place."""
-    import shlex
-
-    return f"exec {shlex.join(command)}"
 
 
 def _variables(given: list[str], files: list[Path]) -> dict[str, str]:
