@@ -18,14 +18,14 @@ from sandkeeper.upgrade.handover import Handover, NotAHandover
 
 __all__ = ["main"]
 
-SERVER_VERBS = ("serve", "archive-baseline")
-
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sandkeeper",
         description="Serve the processes, files, terminals and ports of this machine over HTTP.",
         allow_abbrev=False,
+        epilog="Other words are verbs of a client of such a server: sandkeeper ps --help, run, logs,"
+        " sh, cp and more (sandkeeper --url URL VERB).",
         add_help=False,
     )
     # Every option takes one dash or two, as the contract's do.
@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "verb",
         nargs="?",
-        choices=SERVER_VERBS,
+        choices=["serve", "archive-baseline"],
         default="serve",
         help="serve (default), or record what the machine looks like for later archives",
     )
@@ -63,27 +63,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _is_client(given: Sequence[str]) -> bool:
-    """Say whether the first word is a verb of a client; `--url` and `--token` may stand before."""
-    words = iter(given)
-    for word in words:
-        if word in {"--url", "--token"}:
-            next(words, None)
-        elif not word.startswith(("--url=", "--token=")):
-            return not word.startswith("-") and word not in SERVER_VERBS
-    return False
-
-
-def _client(given: Sequence[str]) -> int:
-    try:
-        from sandkeeper.client.main import main as run_client
-    except ModuleNotFoundError as error:
-        if error.name not in {"typer", "rich"}:
-            raise
-        return _refuse("the client's verbs need more packages: pip install 'sandkeeper[cli]'")
-    return run_client(given)
-
-
 def _port(text: str) -> int:
     port = int(text)
     if not 0 <= port <= 65535:
@@ -93,10 +72,7 @@ def _port(text: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    given = sys.argv[1:] if argv is None else list(argv)
-    if _is_client(given):
-        return _client(given)
-    options = _parser().parse_args(given)
+    options = _parser().parse_args(argv)
     environment = Environment()
     if options.handover >= 0:
         try:
@@ -122,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if settings.upgrade.allow:
         from sandkeeper.upgrade.exec import go_on_upgraded
 
-        go_on_upgraded(settings.state_dir / "versions", given, environment.snapshot())
+        arguments = sys.argv[1:] if argv is None else argv
+        go_on_upgraded(settings.state_dir / "versions", arguments, environment.snapshot())
     return _serve(settings, environment, variables, faults=faults)
 
 

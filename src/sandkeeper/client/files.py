@@ -18,7 +18,6 @@ from sandkeeper.client.output import Column, complain, print_json, print_table, 
 from sandkeeper.client.paths import file_route, inside, is_inside, joined, name_of, stat_of
 from sandkeeper.client.processes import each
 from sandkeeper.client.transfer import put_bytes
-from sandkeeper.settings import Environment
 
 __all__: list[str] = []
 
@@ -123,6 +122,8 @@ def edit(server: Server, path: Annotated[str, typer.Argument(metavar="PATH")]) -
 
 
 def _edited(copy: Path) -> None:
+    from sandkeeper.settings import Environment
+
     environment = Environment()
     editor = shlex.split(environment.get("VISUAL") or environment.get("EDITOR") or "vi")
     try:

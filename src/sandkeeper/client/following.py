@@ -5,11 +5,11 @@ comes next: nothing twice, nothing missing.
 """
 
 import base64
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+
+import msgspec
 
 from sandkeeper.client.connection import Server, segment
 from sandkeeper.client.failures import NoServer
@@ -37,6 +37,25 @@ class End:
         if self.signal:
             return 128 + self.signal
         return self.code if self.code >= 0 else 1
+
+
+class Event(msgspec.Struct, rename="camel"):
+    """What a line of `/process/{id}/events` may say."""
+
+    type: str
+    stream: str = ""
+    offset: int = 0
+    time: str = ""
+    data: str = ""
+    encoding: str = ""
+    to: int = 0
+    status: str = ""
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    reason: str = ""
+
+
+_decode = msgspec.json.Decoder(Event).decode
 
 
 @dataclass
@@ -88,24 +107,22 @@ class Follower:
                 self._away = None
                 self.tell("connected again")
             for line in answer.lines():
-                event = json.loads(line)
-                if event["type"] != "end":
+                event = _decode(line)
+                if event.type != "end":
                     self._take(event)
-                elif event["status"] != "running":
-                    return End(event["exitCode"] or 0, event["exitSignal"], event["reason"])
+                elif event.status != "running":
+                    return End(event.exit_code or 0, event.exit_signal, event.reason)
                 elif not self.live:
                     return None
         raise NoServer(f"{self.server.url}: the output breaks off")
 
-    def _take(self, event: dict[str, Any]) -> None:
-        if event["type"] == "output":
-            coded = event.get("encoding") == "base64"
-            data = base64.b64decode(event["data"]) if coded else event["data"].encode()
-            self.write(event["stream"], data, event["time"])
-            self.offset = event["offset"] + len(data)
-        elif event["type"] == "gap":
-            self.tell(
-                f"{event['to'] - event['offset']} bytes of output are not kept any more "
-                f"({event['reason']})"
-            )
-            self.offset = event["to"]
+    def _take(self, event: "Event") -> None:
+        if event.type == "output":
+            coded = event.encoding == "base64"
+            data = base64.b64decode(event.data) if coded else event.data.encode()
+            self.write(event.stream, data, event.time)
+            self.offset = event.offset + len(data)
+        elif event.type == "gap":
+            count = event.to - event.offset
+            self.tell(f"{count} bytes of output are not kept any more ({event.reason})")
+            self.offset = event.to

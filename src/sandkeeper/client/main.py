@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from importlib import import_module
 
 from sandkeeper.client.context import app
@@ -14,12 +14,24 @@ __all__ = ["main"]
 
 INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
-MODULES = ("running", "processes", "files", "copying", "terminals", "machine", "bridge")
+MODULES = {
+    "running": {"run", "attach", "logs"},
+    "processes": {"ps", "inspect", "stop", "kill", "signal", "wait"},
+    "terminals": {"sh", "terminals", "record", "play"},
+    "files": {
+        *("ls", "cat", "edit", "mkdir", "mv", "rm", "find", "grep", "tree", "du"),
+        *("watch", "changes"),
+    },
+    "copying": {"cp"},
+    "machine": {"ports", "health", "version", "diagnose", "upgrade"},
+    "bridge": {"mcp"},
+}
+"""Which module declares which verbs; a test holds the two together."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the verb that `argv` names; returns the exit status (`sandkeeper.client` lists them)."""
-    _declare()
+    _declare(set(argv))
     try:
         app(args=list(argv), prog_name="sandkeeper", standalone_mode=True)
     except SystemExit as ended:
@@ -36,7 +48,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _declare() -> None:
-    """Import the modules that declare verbs."""
-    for name in MODULES:
+def _declare(words: Set[str]) -> None:
+    """Import the modules whose verbs are among the words; all when none is, for a list of them."""
+    named = [name for name, verbs in MODULES.items() if verbs & words]
+    for name in named or MODULES:
         import_module(f"sandkeeper.client.{name}")
