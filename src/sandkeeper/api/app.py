@@ -76,6 +76,7 @@ def create_app(sandbox: Sandbox) -> Edge:
         room=Room(_room(settings)),
         outgoing=outgoing,
         gateways=gateways,
+        plain=areas.plain,
     )
 
 
