@@ -8,7 +8,12 @@ from sandkeeper.api.edge.rights import STANDING, USERS, Standing, user_of
 from sandkeeper.api.edge.routing import first_segment
 from sandkeeper.linux.users import Users
 
-__all__ = ["Acting"]
+__all__ = ["Acting", "names_user"]
+
+
+def names_user(scope: Scope) -> bool:
+    """Say whether a request may name who it acts as."""
+    return b"user=" in scope["query_string"]
 
 
 class Acting:
@@ -21,7 +26,7 @@ class Acting:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on; raises UnknownUser and Forbidden."""
         users, standing = self._users, scope.get(STANDING)
-        named = b"user=" in scope["query_string"]
+        named = names_user(scope)
         if not (named or users.any_allowed) or not isinstance(standing, Standing):
             await self._app(scope, receive, send)
             return
