@@ -25,6 +25,7 @@ from sandkeeper.api.blaxel.files import content, more, search, trees, uploads, w
 from sandkeeper.api.console import terminal as console
 from sandkeeper.api.console.terminal_page import TerminalPage
 from sandkeeper.api.console.terminal_socket import TerminalSocket
+from sandkeeper.api.e2b import routes as e2b
 from sandkeeper.api.mcp import edge as mcp
 from sandkeeper.api.mcp.tool import Tool
 from sandkeeper.api.port.proxy import PortRoute
@@ -32,6 +33,7 @@ from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
+    from sandkeeper.api.e2b.server import E2bServer
     from sandkeeper.api.mcp.server import ToolServer
 
 __all__ = ["all_routes", "all_tools"]
@@ -40,6 +42,7 @@ __all__ = ["all_routes", "all_tools"]
 def all_routes(sandbox: Sandbox) -> list[BaseRoute]:
     """Return every route, in the order in which they are tried."""
     routes: list[BaseRoute] = [
+        *_e2b_routes(sandbox),
         *_process_routes(sandbox),
         *_file_routes(sandbox),
         *_network_routes(sandbox),
@@ -55,6 +58,57 @@ def all_routes(sandbox: Sandbox) -> list[BaseRoute]:
     )
     routes += swagger.routes(description)  # it describes these, too
     return routes
+
+
+def _e2b_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    """Return those of E2B's clients: none when they are switched off."""
+    if not sandbox.settings.e2b.enabled:
+        return []
+    return e2b.routes(e2b.E2bDoor(partial(_e2b_server, sandbox)))
+
+
+def _e2b_server(sandbox: Sandbox) -> "E2bServer":
+    """Load what answers E2B's clients."""
+    from sandkeeper.api.e2b.defaults import DefaultsStore
+    from sandkeeper.api.e2b.files import FileCalls
+    from sandkeeper.api.e2b.filesystem import FilesystemService
+    from sandkeeper.api.e2b.people import People
+    from sandkeeper.api.e2b.process import ProcessService
+    from sandkeeper.api.e2b.server import E2bServer
+    from sandkeeper.api.e2b.system import SystemCalls
+    from sandkeeper.observability.machine_use import MachineUse
+
+    rights, users, files = sandbox.settings.rights, sandbox.users, sandbox.files
+    access, turns = sandbox.access, sandbox.turns
+    defaults = DefaultsStore(sandbox.settings.state_dir, sandbox.log)
+    people = People(users, sandbox.environment, defaults)
+    process = ProcessService(
+        processes=sandbox.processes,
+        terminals=sandbox.terminals,
+        files=files,
+        people=people,
+        defaults=defaults,
+        environment=sandbox.environment,
+        access=access,
+        turns=turns,
+    )
+    filesystem = FilesystemService(
+        files=files,
+        copies=sandbox.copies,
+        watches=sandbox.watches,
+        people=people,
+        access=access,
+        turns=turns,
+    )
+    return E2bServer(
+        process=process,
+        filesystem=filesystem,
+        files=FileCalls(files=files, people=people, users=users),
+        system=SystemCalls(defaults=defaults, rights=rights, users=users, use=MachineUse()),
+        people=people,
+        users=users,
+        rights=rights,
+    )
 
 
 def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:

@@ -29,10 +29,10 @@ def bounded_age(since: float, most: float) -> float:
     return max(0.0, min(time.time() - since, most - GRACE_SECONDS))
 
 
-def rfc3339(nanoseconds: int) -> str:
+def rfc3339(nanoseconds: int, *, local: bool = True) -> str:
     """Write a Unix time in local time with up to nine fractional digits, `Z` in UTC."""
     seconds, fraction = divmod(nanoseconds, 1_000_000_000)
-    head, zone = _second(seconds, local=True)
+    head, zone = _second(seconds, local=local)
     if not fraction:
         return head + zone
     return f"{head}.{fraction:09d}".rstrip("0") + zone

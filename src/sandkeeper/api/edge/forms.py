@@ -14,6 +14,7 @@ from python_multipart.multipart import MultipartParser, MultipartState, parse_op
 from starlette.requests import ClientDisconnect, Request
 
 from sandkeeper.api.edge.connections.wire import blocks_of
+from sandkeeper.api.edge.content.coding import inflated, is_gzip
 from sandkeeper.errors import BadInput
 
 __all__ = ["FIELD_LIMIT", "Part", "form_parts", "is_form", "read_field"]
@@ -178,7 +179,8 @@ async def _events(request: Request) -> AsyncGenerator[_Event, None]:
     parser = _parser(boundary, collector)
     try:
         async with aclosing(blocks_of(request)) as blocks:
-            async for block in _from_first_boundary(blocks, boundary):
+            plain = inflated(blocks) if is_gzip(request) else blocks
+            async for block in _from_first_boundary(plain, boundary):
                 # Counted before the parser does: a line in a part that only begins like the
                 # boundary is as much work for it (and forbidden by RFC 2046).
                 parts += block.count(delimiter)

@@ -22,6 +22,7 @@ from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 import msgspec
 from starlette.requests import Request
 
+from sandkeeper.api.edge.content.coding import inflated, is_gzip
 from sandkeeper.errors import BadInput, TooLarge, Unavailable
 from sandkeeper.journal.output import PIECE_BYTES
 from sandkeeper.numerals import natural
@@ -107,7 +108,7 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise TooLarge(f"request body is larger than {limit} bytes")
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
+    async for chunk in inflated(request.stream()) if is_gzip(request) else request.stream():
         size += len(chunk)
         if size > limit:
             raise TooLarge(f"request body is larger than {limit} bytes")

@@ -1,0 +1,1 @@
+"""What bodies hold: content codings, downloads."""
