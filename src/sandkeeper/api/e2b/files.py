@@ -13,9 +13,9 @@ from starlette.responses import Response
 
 from sandkeeper.api.e2b.entries import METADATA
 from sandkeeper.api.e2b.people import People
+from sandkeeper.api.edge.bodies.coding import accepts, inflated, is_gzip
+from sandkeeper.api.edge.bodies.downloads import download
 from sandkeeper.api.edge.connections.wire import blocks_of
-from sandkeeper.api.edge.content.coding import accepts, inflated, is_gzip
-from sandkeeper.api.edge.content.downloads import download
 from sandkeeper.api.edge.forms import form_parts, is_form
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import utf8

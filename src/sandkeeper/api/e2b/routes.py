@@ -15,7 +15,7 @@ from sandkeeper.api.edge.routing import route
 if TYPE_CHECKING:
     from sandkeeper.api.e2b.server import E2bServer
 
-__all__ = ["E2bDoor", "routes"]
+__all__ = ["FIRSTS", "E2bDoor", "metrics_route", "routes"]
 
 SERVICES = {
     "process.Process": (
@@ -27,6 +27,9 @@ SERVICES = {
         *("RemoveWatcher", "Stat", "WatchDir"),
     ),
 }
+FIRSTS = (*SERVICES, "files", "envs", "init")
+"""How their paths begin."""
+
 OURS = Need(USER.right, own_words=True)
 OPERATORS = Need(ENVIRONMENT.right, ENVIRONMENT.area, own_words=True)
 
@@ -65,10 +68,8 @@ def _takes_json(scope: Scope) -> bool:
 
 
 def routes(door: E2bDoor) -> list[BaseRoute]:
-    """Return the routes, which come before those of the contract."""
+    """Return the routes but for that of `/metrics`."""
     calls = [f"/{service}/{name}" for service, names in SERVICES.items() for name in names]
-    metrics = _JsonRoute("/metrics", door.answer, methods=["GET"])
-    metrics.need = OURS
     return [
         *(route(path, door.answer, "POST", need=OURS) for path in calls),
         route("/files", door.answer, need=OURS),
@@ -76,5 +77,11 @@ def routes(door: E2bDoor) -> list[BaseRoute]:
         route("/files/compose", door.answer, "POST", need=OURS),
         route("/envs", door.answer, need=OURS),
         route("/init", door.answer, "POST", need=OPERATORS),
-        metrics,
     ]
+
+
+def metrics_route(door: E2bDoor) -> BaseRoute:
+    """Return the route of `/metrics` for those who want JSON; it comes before the other's."""
+    made = _JsonRoute("/metrics", door.answer, methods=["GET"])
+    made.need = OURS
+    return made

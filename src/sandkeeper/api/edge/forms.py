@@ -13,8 +13,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from sandkeeper.api.edge.bodies.coding import inflated, is_gzip
 from sandkeeper.api.edge.connections.wire import blocks_of
-from sandkeeper.api.edge.content.coding import inflated, is_gzip
 from sandkeeper.errors import BadInput
 
 __all__ = ["FIELD_LIMIT", "Part", "form_parts", "is_form", "read_field"]

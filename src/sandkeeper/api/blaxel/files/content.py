@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.edge.bodies.downloads import download
 from sandkeeper.api.edge.conditional import conditions, http_date, modified_since
-from sandkeeper.api.edge.content.downloads import download
 from sandkeeper.api.edge.file_answers import GeneratedBody
 from sandkeeper.api.edge.forms import form_parts, is_form, read_field
 from sandkeeper.api.edge.request_body import read_json

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.blaxel.files.content import octal
+from sandkeeper.api.edge.bodies.downloads import disposition
 from sandkeeper.api.edge.conditional import conditions
-from sandkeeper.api.edge.content.downloads import disposition
 from sandkeeper.api.edge.file_answers import GeneratedBody
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import json_response, utf8

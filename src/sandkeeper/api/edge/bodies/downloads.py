@@ -9,8 +9,8 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response
 
+from sandkeeper.api.edge.bodies.coding import deflated, wants_gzip
 from sandkeeper.api.edge.conditional import http_date, ranges
-from sandkeeper.api.edge.content.coding import deflated, wants_gzip
 from sandkeeper.api.edge.file_answers import FileBody, GeneratedBody
 from sandkeeper.api.edge.respond import error_response
 from sandkeeper.errors import RangeNotSatisfiable

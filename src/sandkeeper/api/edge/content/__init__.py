@@ -1,1 +1,0 @@
-"""What bodies hold: content codings, downloads."""
