@@ -56,6 +56,7 @@ class TerminalOrder:
     inherit_env: bool = True
     user: str = ""
     tag: str = ""
+    timeout: float = 0.0
 
 
 class Terminals:
@@ -209,6 +210,7 @@ class Terminals:
             inherit_env=order.inherit_env,
             user=self._shop.users.recorded(order.user),
             tag=order.tag,
+            timeout=order.timeout,
         )
         folder = TerminalFolder(self._path, meta.id)
         try:
