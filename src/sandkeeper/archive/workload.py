@@ -74,7 +74,9 @@ class Workload:
         if self._command_ended:
             self._command_ended = False
             await self.begin()
-        running = {process.meta.name for process in self._processes.registered() if not process.is_over}
+        running = {
+            process.meta.name for process in self._processes.registered() if not process.is_over
+        }
         return await self.relaunch([one for one in saved if one.name not in running])
 
     async def begin(self) -> None:
