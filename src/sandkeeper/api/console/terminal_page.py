@@ -43,7 +43,8 @@ class TerminalPage:
         """Answer with the page, or with what is missing.
 
         One that was asked for by a page that may not use the API connects by a click only: to
-        follow a link must not start a shell.
+        follow a link must not start a shell. So does one that was typed, if the address names a
+        session: a browser tells a redirect from a typed address as if this one had been typed.
         """
         if self._built is None:
             self._built = await asyncio.to_thread(_build)
@@ -52,7 +53,9 @@ class TerminalPage:
             return Response(MISSING, 200, headers, media_type="text/html")
         headers = page_headers(self._built.script, self._origins)
         headers["Vary"] = "Accept-Encoding, Sec-Fetch-Site"
-        page, packed = self._built.at_once if is_own_visit(request.scope) else self._built.asking
+        typed = request.headers.get("sec-fetch-site") == "none"
+        led = not is_own_visit(request.scope) or (typed and "sessionId" in request.query_params)
+        page, packed = self._built.asking if led else self._built.at_once
         if "gzip" in request.headers.get("accept-encoding", ""):
             headers["Content-Encoding"] = "gzip"
             page = packed
