@@ -13,7 +13,10 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sandkeeper.api.edge.plain import plain_of
 from sandkeeper.errors import Forbidden
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.users import Users
 from sandkeeper.settings import RightsSettings
 
 __all__ = [
@@ -22,9 +25,11 @@ __all__ = [
     "ENVIRONMENT",
     "OPEN",
     "OWN_DRIVES",
+    "STANDING",
     "TUNNEL",
     "UPGRADE",
     "USER",
+    "USERS",
     "Need",
     "Right",
     "Standing",
@@ -32,6 +37,7 @@ __all__ = [
     "open_paths",
     "protect",
     "standing_of",
+    "user_of",
 ]
 
 STANDING = "sandkeeper.standing"
@@ -65,6 +71,7 @@ ENVIRONMENT = Need(Right.OPERATOR, "environment")
 TUNNEL = Need(Right.OPERATOR, "tunnel")
 UPGRADE = Need(Right.OPERATOR, "upgrade")
 OWN_DRIVES = Need(Right.USER, "drives")
+USERS = Need(Right.OPERATOR, "users")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,17 @@ def standing_of(request: HTTPConnection) -> Standing:
     return found
 
 
+def user_of(request: HTTPConnection, users: Users, name: str) -> Identity | None:
+    """Return the user that a request wants to act as, the workload's own without a name.
+
+    Raises UnknownUser, and Forbidden for another user than that without the operator's right.
+    """
+    found = users.named(name)
+    if found != users.default:
+        standing_of(request).check(USERS)
+    return found
+
+
 def need_of(made: BaseRoute) -> Need:
     """Return what a route declares; raises TypeError when it declares nothing."""
     need: Any = getattr(made, "need", None)
@@ -132,6 +150,8 @@ def protect(routes: Iterable[BaseRoute]) -> None:
             continue
         if not isinstance(made, Route | WebSocketRoute):
             raise TypeError(f"{made!r} cannot be protected")
+        if plain_of(made) is not None:
+            raise TypeError(f"{made!r} needs more than its plain function is asked for")
         made.app = _Protected(made.app, need)
 
 
