@@ -232,7 +232,7 @@ class Terminals:
     def _spec(self, meta: TerminalMeta, slave: int) -> Spawn:
         shop = self._shop
         env = shop.environment.for_workload(apart=shop.identity is not None)
-        env.setdefault("TERM", "xterm-256color")
+        env["TERM"] = shop.environment.given("TERM", "xterm-256color")
         if shop.identity is not None:
             env |= shop.identity.variables()
         return Spawn(
