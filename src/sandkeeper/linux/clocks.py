@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime
 from functools import lru_cache
 
-__all__ = ["GRACE_SECONDS", "bounded_age", "rfc3339", "rfc3339_utc", "uptime"]
+__all__ = ["GRACE_SECONDS", "Ratchet", "bounded_age", "rfc3339", "rfc3339_utc", "uptime"]
 
 GRACE_SECONDS = 3600.0
 """What an earlier boot left is kept at least so long, whatever the wall clock says."""
@@ -27,6 +27,23 @@ def bounded_age(since: float, most: float) -> float:
     Never negative, and short of `most`, the age at which something is dropped, by the grace.
     """
     return max(0.0, min(time.time() - since, most - GRACE_SECONDS))
+
+
+class Ratchet:
+    """A clock for permissions that end: it never goes back, stands still or lags the wall clock.
+
+    It begins at the wall clock's time or at `floor`, whichever is later. A wall clock that is put
+    back prolongs nothing, for within a boot this one counts on; one that jumps ahead counts, because
+    that is how a machine learns that it was asleep as a snapshot.
+    """
+
+    def __init__(self, floor: float = 0.0) -> None:
+        self._ahead = max(floor, time.time()) - uptime()
+
+    def now(self) -> float:
+        """Return the time in seconds since the epoch."""
+        self._ahead = max(self._ahead, time.time() - uptime())
+        return self._ahead + uptime()
 
 
 def rfc3339(nanoseconds: int) -> str:

@@ -20,7 +20,9 @@ __all__ = ["TerminalFolder", "TerminalMeta"]
 class TerminalMeta(msgspec.Struct, omit_defaults=True):
     """What `meta.json` keeps; times in seconds since the epoch.
 
-    `name` is the client's session id. `leader`, `leader_start` and `boot` prove the shell.
+    `name` is the client's session id. `leader`, `leader_start` and `boot` prove the shell. `args`
+    stand behind the shell; `env`, `inherit_env`, `user` and `tag` are as a process's
+    (processes.spec).
     """
 
     id: str
@@ -36,6 +38,11 @@ class TerminalMeta(msgspec.Struct, omit_defaults=True):
     ended_at: float = 0.0
     exit_code: int | None = None
     exit_signal: int | None = None
+    args: list[str] = []
+    env: dict[str, str] = {}
+    inherit_env: bool = True
+    user: str = ""
+    tag: str = ""
 
 
 class TerminalFolder:

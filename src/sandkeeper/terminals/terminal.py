@@ -211,6 +211,16 @@ class Terminal:
         finally:
             members.close()
 
+    async def signal(self, number: int) -> None:
+        """Signal every process of the session; nothing happens when it is over."""
+        if self._child is None:
+            return
+        members = await asyncio.to_thread(SessionMembers.find, self._child.pid, leader_too=True)
+        try:
+            members.signal(number)
+        finally:
+            members.close()
+
     # Input
 
     def type(self, data: bytes, caller: Caller) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import shlex
 import signal
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import closing
@@ -17,7 +18,7 @@ from starlette.routing import BaseRoute
 from sandkeeper.api.edge.long_answers import LongAnswer, long_answer
 from sandkeeper.api.edge.request_body import LONG_BYTES, decoded, read_body, read_json
 from sandkeeper.api.edge.respond import encode_json, json_response
-from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.rights import USER, user_of
 from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.edge.streaming import RESUME, StreamResponse, until_disconnect
 from sandkeeper.api.edge.subject import caller
@@ -33,6 +34,7 @@ from sandkeeper.journal.cursor import Follow
 from sandkeeper.journal.events import SILENT, ExecRecords
 from sandkeeper.journal.output import PIECE_BYTES, read_long_texts, read_texts
 from sandkeeper.journal.turns import Turns
+from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
 from sandkeeper.numerals import GO_INT
 from sandkeeper.processes.process import Process
@@ -70,8 +72,10 @@ class ProcessHandlers:
         turns: Turns,
         stopping: asyncio.Event,
         settings: Settings,
+        users: Users,
     ) -> None:
         self._processes = processes
+        self._users = users
         self._waiting = waiting
         retention = settings.retention
         self._inline = min(INLINE_BYTES, retention.tail_bytes)
@@ -88,6 +92,7 @@ class ProcessHandlers:
         body = await read_body(request, self._settings.body_limit)
         wanted = await decoded(body, ProcessRequest)
         _check(wanted)
+        user_of(request, self._users, wanted.user)
         key = request.headers.get("idempotency-key", "")
         # What is refused for its words is not audited.
         spec = self._processes.admitted(wanted.spec(limits_of(wanted.limits)), key)
@@ -306,6 +311,10 @@ def _canonical(body: bytes, wanted: ProcessRequest) -> bytes:
 
 
 def _check(wanted: ProcessRequest) -> None:
+    if wanted.argv:
+        if wanted.command:
+            raise BadInput("invalid request body: give command or argv, not both")
+        wanted.command = shlex.join(wanted.argv)
     if not wanted.command:
         raise BadInput(
             "invalid request body: Key: 'ProcessRequest.Command' Error:Field validation for "

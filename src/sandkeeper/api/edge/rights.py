@@ -14,6 +14,8 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.errors import Forbidden
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.users import Users
 from sandkeeper.settings import RightsSettings
 
 __all__ = [
@@ -22,9 +24,11 @@ __all__ = [
     "ENVIRONMENT",
     "OPEN",
     "OWN_DRIVES",
+    "STANDING",
     "TUNNEL",
     "UPGRADE",
     "USER",
+    "USERS",
     "Need",
     "Right",
     "Standing",
@@ -32,6 +36,7 @@ __all__ = [
     "open_paths",
     "protect",
     "standing_of",
+    "user_of",
 ]
 
 STANDING = "sandkeeper.standing"
@@ -65,6 +70,7 @@ ENVIRONMENT = Need(Right.OPERATOR, "environment")
 TUNNEL = Need(Right.OPERATOR, "tunnel")
 UPGRADE = Need(Right.OPERATOR, "upgrade")
 OWN_DRIVES = Need(Right.USER, "drives")
+USERS = Need(Right.OPERATOR, "users")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,17 @@ class Standing:
 def standing_of(request: HTTPConnection) -> Standing:
     """Return what the edge found out about a request."""
     found: Standing = request.scope[STANDING]
+    return found
+
+
+def user_of(request: HTTPConnection, users: Users, name: str) -> Identity | None:
+    """Return the user that a request wants to act as, the workload's own without a name.
+
+    Raises UnknownUser, and Forbidden for another user than that without the operator's right.
+    """
+    found = users.named(name)
+    if found != users.default:
+        standing_of(request).check(USERS)
     return found
 
 

@@ -6,14 +6,13 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
 from sandkeeper.api.edge.connections.departure import Departure, take_over
-from sandkeeper.api.edge.connections.intake import PacedSocket
 from sandkeeper.api.edge.connections.listening import tell_reach
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
 from sandkeeper.log.lines import Log
@@ -66,7 +65,7 @@ def serve(
         app,
         loop="uvloop",
         http=EdgeProtocol,
-        ws=PacedSocket,
+        ws=_socket,  # type: ignore[arg-type]  # called as a class is
         ws_max_size=1 << 20,
         ws_ping_interval=30.0,
         ws_ping_timeout=60.0,
@@ -89,6 +88,13 @@ def serve(
             runner.run(server.serve(sockets=list(listeners)))
         if server.left is not None:
             services.replace(kept, server.left)
+
+
+def _socket(**values: Any) -> asyncio.Protocol:
+    """Make the protocol of a WebSocket; what it needs is loaded with the first."""
+    from sandkeeper.api.edge.connections.frames import PacedSocket
+
+    return PacedSocket(**values)
 
 
 class _Server(uvicorn.Server):
