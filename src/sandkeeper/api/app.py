@@ -12,13 +12,13 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.areas import all_areas, port_doors
-from sandkeeper.api.edge.acting import Acting
-from sandkeeper.api.edge.auth import Doorkeeper
+from sandkeeper.api.edge.auth import Acting, Doorkeeper
 from sandkeeper.api.edge.connections.outgoing import Outgoing
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.frozen import guard
 from sandkeeper.api.edge.hosts import Gate
 from sandkeeper.api.edge.middleware import BARE, Edge
+from sandkeeper.api.edge.plain import PlainRoutes
 from sandkeeper.api.edge.request_body import Room
 from sandkeeper.api.edge.respond import error_response, not_found
 from sandkeeper.api.edge.rights import open_paths, protect
@@ -77,6 +77,8 @@ def create_app(sandbox: Sandbox) -> Edge:
         room=Room(_room(settings)),
         outgoing=outgoing,
         gateways=gateways,
+        # Where there are several users, what a request may see depends on who asks.
+        plain=PlainRoutes() if sandbox.users.any_allowed else areas.plain,
     )
 
 
