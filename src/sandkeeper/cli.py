@@ -24,8 +24,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="sandkeeper",
         description="Serve the processes, files, terminals and ports of this machine over HTTP.",
         allow_abbrev=False,
-        epilog="Other words are verbs of a client of such a server: sandkeeper ps --help, run, logs,"
-        " sh, cp and more (sandkeeper --url URL VERB).",
+        epilog="Other words are verbs of a client of such a server: sandkeeper ps --help,"
+        " run, logs, sh, cp and more (sandkeeper --url URL VERB).",
         add_help=False,
     )
     # Every option takes one dash or two, as the contract's do.

@@ -10,7 +10,7 @@ other. What a verb needs beyond the standard library is imported when it runs.
 | 2 | the command line makes no sense |
 | 3 | no server of this API answers there |
 | 4 | the server wants another token |
-| 125 | `run` only: it could not be started or followed (docker's number) |
+| 125, 126, 127 | `run`: it could not be started or followed; is no program; is not there |
 | any other | `run`, `attach` and `wait`: the process's own; 128 and the number of its signal |
 | 130, 141 | interrupted; nobody reads the output any more |
 """

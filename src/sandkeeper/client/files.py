@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,7 +16,15 @@ from sandkeeper.client.connection import Query, Server
 from sandkeeper.client.context import AsJson, verb
 from sandkeeper.client.failures import ClientError, NoServer, Refused
 from sandkeeper.client.output import Column, complain, print_json, print_table, say, size, write_all
-from sandkeeper.client.paths import file_route, inside, is_inside, joined, name_of, stat_of
+from sandkeeper.client.paths import (
+    absolute,
+    file_route,
+    inside,
+    is_inside,
+    joined,
+    name_of,
+    stat_of,
+)
 from sandkeeper.client.processes import each
 from sandkeeper.client.transfer import put_bytes
 
@@ -31,6 +40,7 @@ COLUMNS = [
     Column("NAME"),
 ]
 TREE_MOST = 1_000_000
+GO_LINK = 1 << 27
 
 Where = Annotated[str, typer.Argument(metavar="[PATH]", help="A path in the sandbox.")]
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="Paths in the sandbox.")]
@@ -78,12 +88,21 @@ def _row(server: Server, folder: str, entry: dict[str, Any]) -> list[str]:
     if "permissions" not in entry:
         entry = {**entry, **(stat_of(server, joined(folder, entry["name"])) or {})}
     return [
-        ("d" if entry["kind"] == "directory" else "-") + str(entry.get("permissions", "?")),
+        _mode(entry),
         str(entry.get("owner", "?")),
         size(entry.get("size")),
         str(entry.get("lastModified", ""))[:19].replace("T", " "),
         entry["name"] + ("/" if entry["kind"] == "directory" else ""),
     ]
+
+
+def _mode(entry: dict[str, Any]) -> str:
+    """Write a mode as ls does; the API has Go's bits, in which links are marked by 1 << 27."""
+    bits = int(str(entry.get("permissions", "0")), 8)
+    kind = stat.S_IFLNK if bits & GO_LINK else stat.S_IFREG
+    if entry["kind"] == "directory":
+        kind = stat.S_IFDIR
+    return stat.filemode(kind | bits & 0o777)
 
 
 @verb("cat", group=GROUP)
@@ -263,7 +282,7 @@ def _matches(
 def tree(server: Server, folder: Where = ".", *, as_json: AsJson = False) -> None:
     """Draw a folder and all below it."""
     place = inside(folder)
-    top = str((stat_of(server, place) or {}).get("path", place))
+    top = absolute(server, place)
     query: Query = {"recursive": "true", "maxFiles": TREE_MOST}
     found = server.value("GET", file_route("/filesystem/tree", top), query=query)
     if as_json:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from sandkeeper.client.connection import Server
 from sandkeeper.client.failures import Refused
 
-__all__ = ["file_route", "inside", "is_inside", "joined", "name_of", "stat_of"]
+__all__ = ["absolute", "file_route", "inside", "is_inside", "joined", "name_of", "stat_of"]
 
 
 def is_inside(text: str) -> bool:
@@ -45,6 +45,12 @@ def name_of(path: str) -> str:
 def joined(folder: str, name: str) -> str:
     """Return a path below a folder."""
     return name if folder == "." else posixpath.join(folder, name)
+
+
+def absolute(server: Server, path: str) -> str:
+    """Return a path as one from the root; the sandbox's working directory is the server's."""
+    above = stat_of(server, ".") or {}
+    return posixpath.normpath(posixpath.join(str(above.get("path", "/")), path))
 
 
 def stat_of(server: Server, path: str) -> dict[str, Any] | None:

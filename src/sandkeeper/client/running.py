@@ -28,6 +28,8 @@ __all__ = ["FAILED"]
 
 GROUP = "Processes"
 FAILED = 125
+NOT_STARTED = {"no such file or directory": 127, "permission denied": 126}
+"""A shell's numbers for a program that is not there, and for one that cannot be run."""
 INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
 STDIN_BYTES = 64 << 10
@@ -102,7 +104,7 @@ def run(
         record = server.value("POST", "/process", payload, headers=headers)
     except Refused as error:
         complain(str(error))
-        return FAILED
+        return next((code for words, code in NOT_STARTED.items() if words in str(error)), FAILED)
     if detach:
         say(record["id"])
         return 0

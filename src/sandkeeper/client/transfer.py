@@ -13,7 +13,7 @@ from typing import BinaryIO
 from sandkeeper.client.connection import Server
 from sandkeeper.client.failures import ClientError, NoServer, Refused
 from sandkeeper.client.following import AGAIN_SECONDS
-from sandkeeper.client.paths import file_route, joined, stat_of
+from sandkeeper.client.paths import absolute, file_route
 
 __all__ = ["Moved", "download", "put_bytes", "put_stream", "upload"]
 
@@ -126,8 +126,7 @@ class _PartUpload:
 
     def _session(self) -> tuple[str, dict[int, str]]:
         """Return an upload to go on with, and its parts; a new one when there is none."""
-        above = stat_of(self._server, ".") or {}
-        place = os.path.normpath(joined(str(above.get("path", "/")), self._path))
+        place = absolute(self._server, self._path)
         for one in self._server.value("GET", "/filesystem-multipart")["uploads"]:
             if one["path"] == place and f"{one['permissions']:o}" == self._mode and one["parts"]:
                 return one["uploadId"], {
