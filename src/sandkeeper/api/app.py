@@ -12,8 +12,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.areas import all_areas, port_doors
-from sandkeeper.api.edge.acting import Acting
-from sandkeeper.api.edge.auth import Doorkeeper
+from sandkeeper.api.edge.auth import Acting, Doorkeeper
 from sandkeeper.api.edge.connections.outgoing import Outgoing
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.frozen import guard

@@ -14,6 +14,7 @@ from sandkeeper.settings.environment import IMPORT_URL, Environment
 from sandkeeper.settings.groups import (
     ArchiveSettings,
     DriveSettings,
+    E2bSettings,
     EdgeSettings,
     EgressSettings,
     FileSettings,
@@ -33,6 +34,7 @@ __all__ = [
     "ArchiveSettings",
     "BadSettings",
     "DriveSettings",
+    "E2bSettings",
     "EdgeSettings",
     "EgressSettings",
     "Environment",
@@ -101,6 +103,7 @@ class Settings:
     log: LogSettings = field(default_factory=LogSettings)
     terminal: TerminalSettings = field(default_factory=TerminalSettings)
     files: FileSettings = field(default_factory=FileSettings)
+    e2b: E2bSettings = field(default_factory=E2bSettings)
     egress: EgressSettings = field(default_factory=EgressSettings)
     drives: DriveSettings = field(default_factory=DriveSettings)
     edge: EdgeSettings = field(default_factory=EdgeSettings)
@@ -121,6 +124,7 @@ class Settings:
         port: int = 8080,
         command: str = "",
         user: str = "",
+        e2b_port: int = 0,
         root: Path = Path("/"),
     ) -> "Settings":
         """Build the settings from `env` and the command line's values.
@@ -168,6 +172,7 @@ class Settings:
             log=LogSettings.read(env),
             terminal=TerminalSettings.read(env),
             files=FileSettings.read(env),
+            e2b=E2bSettings.read(env, e2b_port),
             egress=EgressSettings.read(env, state_dir),
             drives=DriveSettings.read(env, state_dir),
             edge=EdgeSettings.read(env, inside=not is_loopback(host) and bool(platform_sign(env))),

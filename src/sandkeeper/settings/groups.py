@@ -12,6 +12,7 @@ from sandkeeper.settings.variables import Variables
 __all__ = [
     "ArchiveSettings",
     "DriveSettings",
+    "E2bSettings",
     "EdgeSettings",
     "EgressSettings",
     "FileSettings",
@@ -124,6 +125,23 @@ class TerminalSettings:
             kept=env.number(own + "KEEP_ENDED", 20),
             origins=env.each(own + "ORIGINS", lambda one: origin(one, own + "ORIGINS")),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class E2bSettings:
+    """Whether E2B's clients are answered, and on which port besides (0: on none)."""
+
+    enabled: bool = True
+    port: int = 0
+
+    @classmethod
+    def read(cls, env: Mapping[str, str], port: int = 0) -> "E2bSettings":
+        """Read `SANDKEEPER_E2B` (`off` switches it off) and `SANDKEEPER_E2B_PORT`."""
+        wanted = port or setting(env, "SANDKEEPER_E2B_PORT", 0)
+        if wanted > 65535:
+            raise ValueError("SANDKEEPER_E2B_PORT: a port is at most 65535")
+        off = env.get("SANDKEEPER_E2B", "").strip().lower() in {"off", "0", "false", "no"}
+        return cls(enabled=not off, port=wanted)
 
 
 @dataclass(frozen=True, slots=True)

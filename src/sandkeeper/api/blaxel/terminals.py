@@ -87,6 +87,7 @@ class TerminalHandlers:
             inherit_env=wanted.inherit_env,
             user=wanted.user,
             tag=wanted.tag,
+            timeout=wanted.timeout,
         )
         terminal = await self._terminals.create(order)
         self._audit(request, "terminal_create", terminal, shell=terminal.meta.shell)

@@ -56,11 +56,13 @@ class Need:
     """The right that a route needs, and the area of the operator that it belongs to.
 
     A need of the user with an area is decided by the handler: it is the user's for what belongs to
-    the workload, and the operator's for the rest.
+    the workload, and the operator's for the rest. With `own_words` the handler asks for the right
+    itself, for its wire has refusals of its own.
     """
 
     right: Right
     area: str = ""
+    own_words: bool = False
 
 
 OPEN = Need(Right.NONE)
@@ -135,8 +137,9 @@ def need_of(made: BaseRoute) -> Need:
 
 
 def open_paths(routes: Iterable[BaseRoute]) -> frozenset[str]:
-    """Return the paths that are answered without a token."""
-    return frozenset(str(getattr(one, "path", "")) for one in routes if need_of(one) == OPEN)
+    """Return the paths that are answered, or refused by their own handlers, without a token."""
+    found = (one for one in routes if need_of(one) == OPEN or need_of(one).own_words)
+    return frozenset(str(getattr(one, "path", "")) for one in found)
 
 
 def protect(routes: Iterable[BaseRoute]) -> None:
@@ -146,7 +149,7 @@ def protect(routes: Iterable[BaseRoute]) -> None:
     """
     for made in routes:
         need = need_of(made)
-        if need.right <= Right.USER:
+        if need.right <= Right.USER or need.own_words:
             continue
         if not isinstance(made, Route | WebSocketRoute):
             raise TypeError(f"{made!r} cannot be protected")

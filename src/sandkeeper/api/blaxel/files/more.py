@@ -11,7 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.blaxel.files.content import disposition, octal
+from sandkeeper.api.blaxel.files.content import octal
+from sandkeeper.api.edge.bodies.downloads import disposition
 from sandkeeper.api.edge.conditional import conditions
 from sandkeeper.api.edge.file_answers import GeneratedBody
 from sandkeeper.api.edge.request_body import read_json
