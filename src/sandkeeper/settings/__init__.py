@@ -134,14 +134,21 @@ class Settings:
         each value that makes no sense.
         """
         variables = Variables(env)
-        made = cls._made(variables, host, port, command, user, root)
+        made = cls._made(variables, host, port, command, user, e2b_port, root)
         if variables.faults:
             raise BadSettings(variables.faults)
         return replace(made, unknown=tuple(variables.unknown()))
 
     @classmethod
     def _made(
-        cls, env: Variables, host: str, port: int, command: str, user: str, root: Path
+        cls,
+        env: Variables,
+        host: str,
+        port: int,
+        command: str,
+        user: str,
+        e2b_port: int,
+        root: Path,
     ) -> "Settings":
         # Read when it is needed, for an environment reload may bring it; looked at now as well.
         env.flag("SANDKEEPER_LOCAL_CODEGEN")

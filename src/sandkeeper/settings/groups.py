@@ -135,13 +135,12 @@ class E2bSettings:
     port: int = 0
 
     @classmethod
-    def read(cls, env: Mapping[str, str], port: int = 0) -> "E2bSettings":
+    def read(cls, env: Variables, port: int = 0) -> "E2bSettings":
         """Read `SANDKEEPER_E2B` (`off` switches it off) and `SANDKEEPER_E2B_PORT`."""
-        wanted = port or setting(env, "SANDKEEPER_E2B_PORT", 0)
-        if wanted > 65535:
-            raise ValueError("SANDKEEPER_E2B_PORT: a port is at most 65535")
-        off = env.get("SANDKEEPER_E2B", "").strip().lower() in {"off", "0", "false", "no"}
-        return cls(enabled=not off, port=wanted)
+        off = ("off", "0", "false", "no")
+        word = env.choice("SANDKEEPER_E2B", ("on", "1", "true", "yes", *off), "on")
+        listening = env.number("SANDKEEPER_E2B_PORT", 0, 0, 65535)
+        return cls(enabled=word not in off, port=port or listening)
 
 
 @dataclass(frozen=True, slots=True)
