@@ -14,6 +14,7 @@ from sandkeeper.sandbox import Sandbox
 if TYPE_CHECKING:
     from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
     from sandkeeper.api.blaxel.files.content import FileHandlers
+    from sandkeeper.api.blaxel.files.link_calls import LinkHandlers
     from sandkeeper.api.e2b_areas import E2bWires
     from sandkeeper.api.mcp.server import ToolServer
     from sandkeeper.api.mcp.tool import Tool
@@ -106,13 +107,14 @@ def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
 
 
 def _file_areas(sandbox: Sandbox) -> list[Area]:
-    besides = ("stat", "attributes", "edit", "usage", "archive")
+    besides = ("stat", "attributes", "edit", "usage", "archive", "entries")
     return [
         Area(
             ("filesystem", "filesystem-copy", "filesystem-move"),
             partial(_tree_routes, sandbox),
         ),
         Area(tuple(f"filesystem-{name}" for name in besides), partial(_more_file_routes, sandbox)),
+        Area(("filesystem-links", "filesystem-link"), partial(_link_routes, sandbox), is_open=True),
         Area(("filesystem-multipart",), partial(_upload_routes, sandbox)),
         Area(
             ("filesystem-find", "filesystem-search", "filesystem-content-search"),
@@ -143,7 +145,7 @@ def _tree_routes(sandbox: Sandbox) -> list[BaseRoute]:
 
 
 def _more_file_routes(sandbox: Sandbox) -> list[BaseRoute]:
-    from sandkeeper.api.blaxel.files import more
+    from sandkeeper.api.blaxel.files import details, more
 
     besides = more.MoreHandlers(
         files=sandbox.files,
@@ -151,7 +153,29 @@ def _more_file_routes(sandbox: Sandbox) -> list[BaseRoute]:
         archives=sandbox.archives,
         stopping=sandbox.stopping,
     )
-    return more.routes(besides)
+    entries = details.DetailHandlers(files=sandbox.files)
+    return [*more.routes(besides), *details.routes(entries)]
+
+
+def _link_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    from sandkeeper.api.blaxel.files.links import routes
+
+    return routes(partial(_link_handlers, sandbox))
+
+
+def _link_handlers(sandbox: Sandbox) -> "LinkHandlers":
+    from sandkeeper.api.blaxel.files.link_calls import Generation, LinkHandlers
+    from sandkeeper.api.edge.tickets.signing import Signer
+    from sandkeeper.linux.clocks import Ratchet
+
+    state, now = sandbox.settings.state_dir, Ratchet().now
+    return LinkHandlers(
+        files=sandbox.files,
+        plain=_file_handlers(sandbox),
+        signer=Signer(state / "ports.key", sandbox.settings.rights.tokens, now),
+        generation=Generation(state / "links.generation"),
+        now=now,
+    )
 
 
 def _upload_routes(sandbox: Sandbox) -> list[BaseRoute]:

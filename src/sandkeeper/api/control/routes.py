@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.edge.rights import USER, Need
-from sandkeeper.api.edge.routing import path_route, route
+from sandkeeper.api.edge.routing import route
 
 if TYPE_CHECKING:
     from sandkeeper.api.control.calls import ControlCalls
@@ -67,5 +67,5 @@ def routes(door: ControlDoor) -> list[BaseRoute]:
     for name in REFUSED:
         methods = ("GET", "POST", "PUT", "PATCH", "DELETE")
         made += [route("/" + name, answer, *methods, need=OURS)]
-        made += [path_route("/" + name, answer, *methods, need=OURS)]
+        made += [route(f"/{name}/{{rest:path}}", answer, *methods, need=OURS)]
     return made
