@@ -5,7 +5,7 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -84,6 +84,7 @@ class Sandbox(OnDemand):
         self._trial = handover is not None and handover.trial
         self.lifetime = Lifetime()
         self.stopping = asyncio.Event()
+        self.when_started: list[Callable[[], Awaitable[object]]] = []
         self.turns = Turns()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stack = AsyncExitStack()
@@ -251,6 +252,8 @@ class Sandbox(OnDemand):
             self._start_looking,
         ):
             await step(self._stack)  # what it puts there is stopped in reverse
+        for call in () if self._trial else self.when_started:
+            await call()
 
     async def _start_files(self, stack: AsyncExitStack) -> None:
         self._rouser.start()
@@ -344,6 +347,8 @@ class Sandbox(OnDemand):
         for process in self.processes.all():
             process.journal.abandon()
             running += not process.is_over
+        for terminal in self.terminals.registered():
+            terminal.journal.abandon()
         end = "are stopped first" if self.settings.stop_children else "go on"
         self.log.info(f"sandkeeper stops; processes that {end}: {running}")
         self.abandon_made()

@@ -21,7 +21,7 @@ from sandkeeper.api.edge.middleware import BARE, Edge
 from sandkeeper.api.edge.plain import PlainRoutes
 from sandkeeper.api.edge.request_body import Room
 from sandkeeper.api.edge.respond import error_response, not_found
-from sandkeeper.api.edge.rights import open_paths, protect
+from sandkeeper.api.edge.rights import open_below, open_paths, protect
 from sandkeeper.api.edge.routing import AreaRouter
 from sandkeeper.api.edge.streaming import Disconnected
 from sandkeeper.api.edge.subject import Gateways
@@ -62,6 +62,7 @@ def create_app(sandbox: Sandbox) -> Edge:
             settings.rights,
             apart=sandbox.identity is not None,
             open_paths=open_paths(areas.open_routes()),
+            open_below=open_below(areas.open_routes()),
         ),
         processing_time=settings.processing_time,
         requests=sandbox.vitals.requests,

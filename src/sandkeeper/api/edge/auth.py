@@ -30,11 +30,17 @@ class Doorkeeper:
     """
 
     def __init__(
-        self, settings: RightsSettings, *, apart: bool, open_paths: Collection[str]
+        self,
+        settings: RightsSettings,
+        *,
+        apart: bool,
+        open_paths: Collection[str],
+        open_below: tuple[str, ...] = (),
     ) -> None:
         self._token = settings.token.encode()
         self._admin = settings.admin_token.encode()
         self._open = open_paths
+        self._open_below = open_below
         self._standings = {right: Standing(right, settings) for right in Right}
         self._with_token = Right.USER if self._admin else Right.OPERATOR
         self._anonymous = Right.NONE
@@ -47,7 +53,9 @@ class Doorkeeper:
         standing.into(scope)
         if standing.right > Right.NONE:
             return True
-        return scope["type"] == "http" and scope["path"] in self._open
+        path: str = scope["path"]
+        opened = path in self._open or path.startswith(self._open_below)
+        return scope["type"] == "http" and opened
 
     def _right_of(self, scope: Scope) -> Right:
         """Return the highest right that the request shows (`api.edge.tokens`: where)."""

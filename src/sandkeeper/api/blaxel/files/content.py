@@ -128,7 +128,7 @@ class FileHandlers:
         """Write a file or make a directory from JSON, or take a form upload."""
         target = self._target(request)
         if is_form(request):
-            return await self._put_form(request, target)
+            return await self.put_form(request, target)
         wanted = conditions(request)
         body = await read_json(request, FileRequest, self._files.settings.write_limit)
         if body.isDirectory:
@@ -142,7 +142,12 @@ class FileHandlers:
         info = await self._work.run(self._files.write, target.absolute, data, mode, wanted)
         return written(target, info, "File created/updated successfully")
 
-    async def _put_form(self, request: Request, target: Target) -> Response:
+    async def sent(self, target: Target, request: Request) -> Response:
+        """Send a file as it is; a directory is listed."""
+        return await self._work.run(self._get, target, True, conditions(request), request)
+
+    async def put_form(self, request: Request, target: Target) -> Response:
+        """Write the file of a form."""
         upload = self._files.upload(target.absolute, conditions(request))
         feed: Feed[os.stat_result] = Feed(self._work.run, upload)
         found = False
