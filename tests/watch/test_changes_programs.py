@@ -56,7 +56,8 @@ PIP_INSTALL = (
 PYTEST = [
     "mkdir tests && echo 'def test_a(tmp_path): (tmp_path / \"x\").touch()' > tests/test_a.py",
     *(
-        f"PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 {sys.executable} -m pytest -q --rootdir . --basetemp base {more} tests"
+        f"PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 {sys.executable} -m pytest -q --rootdir ."
+        f" --basetemp base {more} tests"
         for more in ("", "--cache-clear")
     ),
 ]
