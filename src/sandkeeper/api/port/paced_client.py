@@ -7,7 +7,7 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection
 
-from sandkeeper.api.edge.connections.intake import ANSWERS_BYTES
+from sandkeeper.api.edge.connections.frames import ANSWERS_BYTES
 from sandkeeper.network.intake import Intake
 
 __all__ = ["PacedClient"]

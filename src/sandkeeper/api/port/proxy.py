@@ -15,7 +15,6 @@ from sandkeeper.api.port.answers import Audience, response_headers
 from sandkeeper.api.port.forwarding import Forwarding, Target, framing
 from sandkeeper.api.port.pages import Door, Doors
 from sandkeeper.api.port.socket import relay
-from sandkeeper.api.port.tickets import Tickets
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.network.hops import Hops
 from sandkeeper.network.relay import Relay
@@ -32,12 +31,8 @@ class PortRoute(BaseRoute):
 
     need = USER
 
-    def __init__(self, settings: Settings, relay: Relay) -> None:
-        self.doors = Doors(
-            Tickets(settings.state_dir / "ports.key", settings.rights.tokens),
-            settings.rights.tokens,
-            restricted="*" not in settings.edge.origins,
-        )
+    def __init__(self, settings: Settings, relay: Relay, doors: Doors) -> None:
+        self.doors = doors
         self._forwarding = Forwarding(self.doors, Gateways(settings.edge.gateways), Hops())
         self._relay = relay
 
