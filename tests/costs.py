@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Says what each test costs: `scripts/test -p tests.costs …` writes it to `.pytest_cache/costs`.
-=======
 """Says what each test costs: `scripts/test -p tests.costs …` writes `.pytest_cache/costs`.
->>>>>>> main
 
 Columns: seconds, CPU seconds of the test and of all processes below it, servers started, place.
 What a fixture of a module costs is counted with the test that needs it first and the one that
