@@ -4,8 +4,10 @@ import asyncio
 import errno
 import gc
 import os
+import re
 import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,6 +164,32 @@ def test_a_killed_spawner_is_replaced_at_the_next_start() -> None:
     assert with_children(work).code == 0
 
 
+def test_a_stopped_spawner_is_replaced_and_what_it_had_not_begun_never_begins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def work(children: Children) -> ExitStatus:
+        children.open_spawner()
+        (stopped,) = _children()
+        os.kill(stopped, signal.SIGSTOP)
+        monkeypatch.setattr("sandkeeper.linux.children.children.START_SECONDS", 0.3)
+        tmp_path.chmod(0o777)
+        late = [somebody("touch", str(tmp_path / str(number))) for number in range(3)]
+        outcomes = await asyncio.gather(*map(children.start, late), return_exceptions=True)
+        assert {str(one).partition("] ")[2] for one in outcomes} <= {
+            "the spawner does not answer",
+            "the spawner has ended",
+        }
+        monkeypatch.undo()
+        status = await ended(await children.start(somebody("true")))
+        while stopped in _children():
+            await asyncio.sleep(0.01)
+        assert len(_children()) == 1
+        return status
+
+    assert with_children(work).code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_start_that_is_cancelled_leaves_no_child() -> None:
     async def work(children: Children) -> None:
         starts = [
@@ -185,7 +213,6 @@ def test_a_workload_that_stops_all_it_may_delays_a_start_by_the_deadline_at_most
 
     async def work(children: Children) -> None:
         children.open_spawner()
-        others = _children()
         stopper = stop_all_of(61119)
         outcomes = await asyncio.gather(
             *(children.start(somebody("sleep", "1000")) for _ in range(10)), return_exceptions=True
@@ -198,9 +225,9 @@ def test_a_workload_that_stops_all_it_may_delays_a_start_by_the_deadline_at_most
                 await ended(outcome)
             else:
                 assert isinstance(outcome, OSError)
-                assert "stopped before it began" in str(outcome)
+                assert re.search("stopped before it began|the spawner", str(outcome))
         assert (await ended(await children.start(somebody("true")))).code == 0
-        while _children() != others:
+        while len(_children()) > 1:  # the spawner
             await asyncio.sleep(0.01)
 
     with_children(work)

@@ -18,6 +18,7 @@ from sandkeeper.api.edge.request_body import HELD, Held, Room
 from sandkeeper.api.edge.respond import error_response
 from sandkeeper.api.edge.subject import Gateways, request_id
 from sandkeeper.errors import BadInput, Forbidden, Unavailable
+from sandkeeper.linux.worker import NO_THREAD, lacks_threads
 from sandkeeper.log.access import Access
 from sandkeeper.log.lines import Log
 from sandkeeper.observability.metrics import Requests
@@ -169,6 +170,9 @@ class Edge:
         except (BadInput, Forbidden) as error:
             await refusal(scope, error)(scope, receive, exchange.send)
         except Exception as error:
+            if lacks_threads(error) and not exchange.status:
+                await error_response(Unavailable(NO_THREAD))(scope, receive, exchange.send)
+                return
             self._failed(scope, error)
             if exchange.status:
                 raise
