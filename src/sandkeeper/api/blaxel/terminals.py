@@ -72,9 +72,7 @@ class TerminalHandlers:
         wanted = await read_json(request, TerminalRequest, BODY_BYTES)
         name = wanted.session_id or f"terminal-{new_id()[-8:]}"
         _check_name(name)
-        for number in (wanted.cols, wanted.rows):
-            if not 0 <= number < 65536:
-                raise BadInput("cols and rows must be between 0 and 65535")
+        _check_size(wanted.cols, wanted.rows)
         user_of(request, self._users, wanted.user)
         order = TerminalOrder(
             name,
@@ -101,6 +99,7 @@ class TerminalHandlers:
         """Rename or resize a session."""
         terminal = self._get(request)
         wanted = await read_json(request, TerminalChange, BODY_BYTES)
+        _check_size(wanted.cols, wanted.rows)
         if wanted.session_id is not None:
             _check_name(wanted.session_id)
             await self._terminals.rename(terminal, wanted.session_id)
@@ -181,6 +180,12 @@ class TerminalHandlers:
 
     def _audit(self, request: Request, action: str, terminal: Terminal, **extras: str) -> None:
         self._access.audit(action, caller(request), session_id=terminal.meta.name, **extras)
+
+
+def _check_size(cols: int, rows: int) -> None:
+    for number in (cols, rows):
+        if not 0 <= number < 65536:
+            raise BadInput("cols and rows must be between 0 and 65535")
 
 
 def _check_name(name: str) -> None:
