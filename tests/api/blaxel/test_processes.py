@@ -319,7 +319,7 @@ def test_of_many_racers_for_one_name_exactly_one_wins(server: Server) -> None:
         ("GET", "/process/nobody/logs/stream", "process with Identifier nobody not found"),
         ("DELETE", "/process/nobody", "process with Identifier nobody not found"),
         ("DELETE", "/process/nobody/kill", "process with Identifier nobody not found"),
-        ("GET", "/process/nobody/wait", "process not found"),
+        ("GET", "/process/nobody/wait", "process with Identifier nobody not found"),
         ("POST", "/process/nobody/stdin", "process with Identifier nobody not found"),
         ("DELETE", "/process/nobody/stdin", "process with Identifier nobody not found"),
         ("GET", "/process/nobody/events", "process with Identifier nobody not found"),

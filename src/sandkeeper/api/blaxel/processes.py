@@ -18,6 +18,7 @@ from starlette.types import Scope
 
 from sandkeeper.api.edge.long_answers import LongAnswer, long_answer
 from sandkeeper.api.edge.plain import PlainAnswer
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import LONG_BYTES, decoded, read_body, read_json
 from sandkeeper.api.edge.respond import encode_json, json_bytes, json_response
 from sandkeeper.api.edge.rights import USER, user_of
@@ -140,7 +141,7 @@ class ProcessHandlers:
     async def resumed(self, request: Request) -> Response:
         """Answer a start whose waiting the server before an upgrade has left to us."""
         process = self._processes.get(identifier(request))
-        query = request.query_params
+        query = query_of(request)
         try:
             ports = [int(port) for port in query.get("ports", "").split(",") if port]
         except ValueError:
@@ -238,8 +239,8 @@ class ProcessHandlers:
 
     async def wait(self, request: Request) -> Response:
         """Wait until a process is over for good, or `timeout` seconds have passed."""
-        process = self._processes.get(identifier(request), "process not found")
-        seconds = _wait_seconds(request.query_params.get("timeout", ""))
+        process = self._processes.get(identifier(request))
+        seconds = _wait_seconds(query_of(request).get("timeout", ""))
         until, path = monotonic() + seconds, f"/process/{process.meta.id}/wait"
         request.scope[RESUME] = lambda: f"{path}?timeout={max(0, round(until - monotonic()))}"
         await self._over_within(request, process, seconds)

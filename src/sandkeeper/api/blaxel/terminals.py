@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import read_body, read_json
 from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import USER, user_of
@@ -125,7 +126,7 @@ class TerminalHandlers:
     async def screen(self, request: Request) -> Response:
         """Show the screen as text; `waitFor` waits until it holds a text."""
         terminal = self._get(request)
-        query = request.query_params
+        query = query_of(request)
         history = asked(query, "history", 0, 2000)
         if text := query.get("waitFor", ""):
             seconds = asked(query, "timeout", 30, WAIT_MOST_SECONDS)
@@ -160,7 +161,7 @@ class TerminalHandlers:
         """Stream what is shown as it was written, from an offset on, until the shell has ended."""
         terminal = self._get(request)
         self._audit(request, "terminal_output", terminal)
-        cursor = request.query_params.get("cursor", "0")
+        cursor = query_of(request).get("cursor", "0")
         offset = whole("cursor", cursor)
         if offset > terminal.journal.tail:
             raise BadInput(f"cursor {offset} is beyond the end at {terminal.journal.tail}")
