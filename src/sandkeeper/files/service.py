@@ -116,10 +116,13 @@ class Files:
     def look(self, path: str, otherwise: type[SandkeeperError] = Internal) -> os.stat_result:
         """Return what `path` leads to.
 
-        Raises NotFound, or `otherwise` (ENOTDIR, EACCES, …; the contract's GET answers 500).
+        Raises NotFound, Unprocessable for what can be no path, or `otherwise` (the contract's GET
+        answers 500 for ENOTDIR, EACCES, …).
         """
         try:
             return os.stat(path)
+        except ValueError as error:
+            raise failure(Unprocessable, "", "stat", path, error) from None
         except FileNotFoundError as error:
             raise failure(NotFound, "", "stat", path, error) from None
         except Fault as error:

@@ -420,3 +420,18 @@ def test_a_kill_while_unpacking_leaves_no_temporary_after_the_next_start(
     server.start()
 
     assert sorted(p.name for p in target.rglob("*")) == ["d", "whole"]
+
+
+def test_a_copy_that_is_refused_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "from/deep").mkdir(parents=True)
+    (tmp_path / "from/deep/file").write_text("x")
+    (tmp_path / "from/deep").chmod(0o500)
+    os.mkfifo(tmp_path / "from/pipe")
+    (tmp_path / "there/from").mkdir(parents=True)
+    (tmp_path / "there/from/mine").write_text("mine")
+    for target in ("new", "there"):
+        body = {"source": str(tmp_path / "from"), "destination": str(tmp_path / target)}
+        assert server.client.post("/filesystem-copy", json=body).status_code == 422
+
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "there/from/mine").read_text() == "mine"

@@ -2,6 +2,7 @@
 
 import socket
 import time
+from typing import Any
 
 import pytest
 from tests.harness import Server, free_port, open_files, until
@@ -138,7 +139,7 @@ def test_a_timeout_ends_a_back_off_too(server: Server) -> None:
     assert took < 60
 
 
-@pytest.mark.parametrize("timeout", [0, -5, None])
+@pytest.mark.parametrize("timeout", [0, None])
 def test_no_positive_timeout_is_no_limit(server: Server, timeout: int | None) -> None:
     reply, _ = post(server, command="sleep 0.1", waitForCompletion=True, timeout=timeout)
 
@@ -187,14 +188,53 @@ def test_wait_does_not_end_in_a_back_off(server: Server) -> None:
     assert (ended["status"], ended["restartCount"]) == ("failed", 1)
 
 
-@pytest.mark.parametrize(
-    "value", ["", "x", "-1", "0", "1.5", "9" * 30, "9" * 400, "9" * 5000, "-" + "9" * 400, "%C2%B2"]
-)
-def test_a_strange_timeout_is_clamped_not_refused(server: Server, value: str) -> None:
+@pytest.mark.parametrize("value", ["", "0", "9" * 30, "9" * 400, "9" * 5000, "%2B1"])
+def test_a_long_timeout_is_clamped(server: Server, value: str) -> None:
     server.run("true", name="w4")
 
     assert server.client.get(f"/process/w4/wait?timeout={value}").status_code == 200
     assert server.client.get("/process/w4/wait").status_code == 200
+
+
+@pytest.mark.parametrize("value", ["x", "abc", "-1", "1.5", "%C2%B2", "-" + "9" * 400, "1e3"])
+def test_a_timeout_that_is_no_number_is_refused_by_its_name(server: Server, value: str) -> None:
+    server.run("true", name="w4")
+
+    reply = server.client.get(f"/process/w4/wait?timeout={value}")
+    assert (reply.status_code, "invalid timeout: " in reply.json()["error"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"timeout": -1}, "timeout"),
+        ({"timeout": -0.5, "keepAlive": True}, "timeout"),
+        ({"timeout": 1e300}, "timeout"),
+        ({"waitForPorts": [0]}, "waitForPorts: 0"),
+        ({"waitForPorts": [80, 70000]}, "waitForPorts: 70000"),
+        ({"waitForPorts": [-1]}, "waitForPorts: -1"),
+        ({"maxRestarts": 1 << 70}, "maxRestarts"),
+        ({"timeout": "5"}, "timeout"),
+    ],
+)
+def test_a_number_of_a_start_that_makes_no_sense_is_refused_by_its_name(
+    server: Server, fields: dict[str, Any], name: str
+) -> None:
+    reply = server.client.post("/process", json={"command": "true", "name": "n4", **fields})
+
+    assert (reply.status_code, name in reply.json()["error"]) == (400, True), reply.text
+    assert server.client.get("/process/n4").status_code == 404
+
+
+def test_a_name_of_digits_is_found_where_no_process_has_that_pid(server: Server) -> None:
+    server.run("echo named", name="4000123")
+    pid = server.run("echo numbered")["pid"]
+    server.run("echo shadowed", name=pid)
+
+    assert server.client.get("/process/4000123").json()["stdout"] == "named\n"
+    assert "named" in server.client.get("/process/4000123/logs").text
+    assert server.client.get(f"/process/{pid}").json()["stdout"] == "numbered\n"
+    assert server.client.get("/process/4000124").status_code == 404
 
 
 def test_waiters_that_go_away_are_forgotten(make_server) -> None:
