@@ -18,6 +18,7 @@ from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.frozen import guard
 from sandkeeper.api.edge.hosts import Gate
 from sandkeeper.api.edge.middleware import BARE, Edge
+from sandkeeper.api.edge.plain import PlainRoutes
 from sandkeeper.api.edge.request_body import Room
 from sandkeeper.api.edge.respond import error_response, not_found
 from sandkeeper.api.edge.rights import open_below, open_paths, protect
@@ -77,6 +78,8 @@ def create_app(sandbox: Sandbox) -> Edge:
         room=Room(_room(settings)),
         outgoing=outgoing,
         gateways=gateways,
+        # Where there are several users, what a request may see depends on who asks.
+        plain=PlainRoutes() if sandbox.users.any_allowed else areas.plain,
     )
 
 

@@ -188,7 +188,7 @@ class _Copy:
                 raise OSError(errno.EINVAL, "source and destination are the same file", target)
             os.stat(os.path.dirname(target))  # a copy makes no parents
             draft = self.files.draft(target, info.st_mode)
-            draft.copy_from(fd)
+            draft.copy_from(fd, self.cancel.check)
             if self.exclusive:
                 draft.create()
             else:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import STANDING, USERS, Right, Standing, user_of
 from sandkeeper.api.edge.routing import first_segment
+from sandkeeper.api.edge.subject import names_user
 from sandkeeper.api.edge.tokens import offers
 from sandkeeper.linux.users import Users
 from sandkeeper.settings import RightsSettings
@@ -90,7 +91,7 @@ class Acting:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on; raises UnknownUser and Forbidden."""
         users, standing = self._users, scope.get(STANDING)
-        named = b"user=" in scope["query_string"]
+        named = names_user(scope)
         if not (named or users.any_allowed) or not isinstance(standing, Standing):
             await self._app(scope, receive, send)
             return

@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sandkeeper.api.edge.plain import plain_of
 from sandkeeper.errors import Forbidden
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.users import Users
@@ -162,6 +163,8 @@ def protect(routes: Iterable[BaseRoute]) -> None:
             continue
         if not isinstance(made, Route | WebSocketRoute):
             raise TypeError(f"{made!r} cannot be protected")
+        if plain_of(made) is not None:
+            raise TypeError(f"{made!r} needs more than its plain function is asked for")
         made.app = _Protected(made.app, need)
 
 
