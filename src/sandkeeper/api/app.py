@@ -24,7 +24,7 @@ from sandkeeper.api.edge.rights import open_paths, protect
 from sandkeeper.api.edge.routing import AreaRouter, first_segment
 from sandkeeper.api.edge.streaming import Disconnected
 from sandkeeper.api.edge.subject import Gateways
-from sandkeeper.api.edge.urls import with_prefix
+from sandkeeper.api.edge.urls import PORT_NAME, with_prefix
 from sandkeeper.api.port.proxy import PortRoute
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.linux.addresses import is_loopback
@@ -40,9 +40,10 @@ def create_app(sandbox: Sandbox) -> Edge:
     guard(routes, sandbox.archive.freeze)
     protect(routes)
     sandbox.vitals.requests.name_groups(_groups(routes))
+    ports = next(made for made in routes if isinstance(made, PortRoute))
     router = AreaRouter(routes, default=partial(_unrouted, routes))
     app = ExceptionMiddleware(
-        _protect_slashes(router),
+        _by_name(ports.handle, _protect_slashes(router)),
         handlers={
             Disconnected: _on_disconnect,
             SandkeeperError: _on_error,
@@ -66,7 +67,7 @@ def create_app(sandbox: Sandbox) -> Edge:
         processing_time=settings.processing_time,
         requests=sandbox.vitals.requests,
         cors=Cors(settings.edge.origins),
-        doors=next(made.doors for made in routes if isinstance(made, PortRoute)),
+        doors=ports.doors,
         gate=Gate(
             settings.edge,
             gateways,
@@ -74,6 +75,7 @@ def create_app(sandbox: Sandbox) -> Edge:
             beyond=not is_loopback(settings.host),
             terminal_origins=settings.terminal.origins,
         ),
+        port_names=settings.edge.port_names,
         room=Room(_room(settings)),
         outgoing=outgoing,
         gateways=gateways,
@@ -106,6 +108,15 @@ async def _on_disconnect(_request: Request, _error: Exception) -> Response:
 async def _on_http_error(_request: Request, error: Exception) -> Response:
     """Starlette raises for broken forms."""
     return error_response(BadInput(str(getattr(error, "detail", error))))
+
+
+def _by_name(ports: ASGIApp, others: ASGIApp) -> ASGIApp:
+    """Have what came by the host name of a port go there, whatever its path."""
+
+    async def by_name(scope: Scope, receive: Receive, send: Send) -> None:
+        await (ports if PORT_NAME in scope else others)(scope, receive, send)
+
+    return by_name
 
 
 def _protect_slashes(router: ASGIApp) -> ASGIApp:

@@ -33,8 +33,8 @@ class Ratchet:
     """A clock for permissions that end: it never goes back, stands still or lags the wall clock.
 
     It begins at the wall clock's time or at `floor`, whichever is later. A wall clock that is put
-    back prolongs nothing, for within a boot this one counts on; one that jumps ahead counts, because
-    that is how a machine learns that it was asleep as a snapshot.
+    back prolongs nothing, for within a boot this one counts on; one that jumps ahead counts, for so
+    a machine learns that it was asleep as a snapshot.
     """
 
     def __init__(self, floor: float = 0.0) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sandkeeper.numerals import setting
 from sandkeeper.settings.environment import IMPORT_URL
+from sandkeeper.settings.port_names import PortNames
 
 __all__ = [
     "ArchiveSettings",
@@ -27,6 +28,7 @@ __all__ = [
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
+PORT_HOSTS = "SANDKEEPER_PORT_HOSTS"
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -193,7 +195,7 @@ class EdgeSettings:
     requests may call this server (`*`: any, `*.example.com`: what is below). Identity headers count
     when they come from one of `gateways` (empty: from anyone), forwarded ones only from these.
     Within each `body_seconds` a body must bring a KiB (0: it may take any time). All answers that
-    wait to be sent may take `answers_limit` bytes together.
+    wait to be sent may take `answers_limit` bytes together. `port_names` lead to ports.
     """
 
     origins: tuple[str, ...] = ()
@@ -201,6 +203,7 @@ class EdgeSettings:
     gateways: tuple[IPv4Network | IPv6Network, ...] = ()
     body_seconds: float = 30.0
     answers_limit: int = 256 * MIB
+    port_names: PortNames = field(default_factory=lambda: PortNames.read([], PORT_HOSTS))
 
     @classmethod
     def read(cls, env: Mapping[str, str], *, inside: bool = False) -> "EdgeSettings":
@@ -226,6 +229,7 @@ class EdgeSettings:
             answers_limit=max(
                 16 * MIB, setting(env, "SANDKEEPER_MAX_ANSWER_BYTES_TOTAL", 256 * MIB)
             ),
+            port_names=PortNames.read(_words(env, PORT_HOSTS), PORT_HOSTS),
         )
 
 

@@ -81,6 +81,7 @@ def serve(
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     EdgeProtocol.body_seconds = services.settings.edge.body_seconds
+    EdgeProtocol.port_names = services.settings.edge.port_names
     server = _Server(config, services, connections)
     with contextlib.ExitStack() as stack:
         # uvicorn closes those it gets; an upgrade goes on with these.

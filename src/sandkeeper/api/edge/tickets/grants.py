@@ -86,7 +86,7 @@ class Grants:
         return found if found is not None and found.expires > self.now() else None
 
     async def add(self, *, port: int, host: str, once: bool, seconds: float) -> Grant:
-        """Make one; raises Unprocessable when there are too many, OSError when it cannot be kept."""
+        """Make one; raises Unprocessable for too many, OSError when it cannot be kept."""
         if len(self.alive()) >= MOST:
             raise Unprocessable(f"{MOST} links are alive already: revoke some")
         now = self.now()
