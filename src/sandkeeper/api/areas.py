@@ -25,8 +25,10 @@ from sandkeeper.api.blaxel.files import content, more, search, trees, uploads, w
 from sandkeeper.api.console import terminal as console
 from sandkeeper.api.console.terminal_page import TerminalPage
 from sandkeeper.api.console.terminal_socket import TerminalSocket
+from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.mcp import edge as mcp
 from sandkeeper.api.mcp.tool import Tool
+from sandkeeper.api.port import links
 from sandkeeper.api.port.proxy import PortRoute
 from sandkeeper.sandbox import Sandbox
 
@@ -118,7 +120,15 @@ def _network_routes(sandbox: Sandbox) -> list[BaseRoute]:
     handlers = network.NetworkHandlers(
         ports=sandbox.ports, monitors=sandbox.monitors, body_limit=sandbox.settings.body_limit
     )
-    return [*network.routes(handlers), PortRoute(sandbox.settings, sandbox.relay)]
+    ports = PortRoute(sandbox.settings, sandbox.relay)
+    opened = links.LinkHandlers(
+        tickets=ports.doors.tickets,
+        names=sandbox.settings.edge.port_names,
+        gateways=Gateways(sandbox.settings.edge.gateways),
+        access=sandbox.access,
+        body_limit=sandbox.settings.body_limit,
+    )
+    return [*network.routes(handlers), *links.routes(opened), ports]
 
 
 def _machine_routes(sandbox: Sandbox) -> list[BaseRoute]:

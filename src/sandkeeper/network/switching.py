@@ -46,6 +46,9 @@ class Switching(Upstream):
         if self._parser.get_status_code() != SWITCHED:
             super().on_headers_complete()
             return
+        if not self._parser.should_upgrade():
+            self._broken("it answers 101 and names no protocol")
+            return
         self._status = SWITCHED
         self._wake()
 

@@ -60,6 +60,8 @@ class PortNames:
 
     def _look_up(self, authority: bytes) -> PortName | None:
         host = authority.decode("latin-1").lower().partition(":")[0].removesuffix(".")
+        if host.rpartition(".")[2].isdigit():
+            return None  # an address, to browsers, and no name (URL Standard, section 3.5)
         for expression, is_open in self._compiled:
             found = expression.fullmatch(host)
             if found is not None and 0 < int(found[1]) < 65536:

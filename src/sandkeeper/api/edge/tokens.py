@@ -15,7 +15,17 @@ from starlette.types import Scope
 
 from sandkeeper.errors import BadInput
 
-__all__ = ["LINK", "TICKET", "TICKET_COOKIE", "TOKEN", "in_address", "links", "offers", "sift"]
+__all__ = [
+    "LINK",
+    "LINK_PARAMETER",
+    "TICKET",
+    "TICKET_COOKIE",
+    "TOKEN",
+    "in_address",
+    "links",
+    "offers",
+    "sift",
+]
 
 Fields = list[tuple[bytes, bytes]]
 Ours = Callable[[str, bytes], bool]

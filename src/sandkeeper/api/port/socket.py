@@ -47,8 +47,10 @@ async def switch(
     channel = Channel(websocket=protocol.lower() == b"websocket")
     await send({"type": SWITCHED})
     try:
-        wire.switch(channel.client, _head(protocol, received, audience))
+        ahead = wire.switch(channel.client, _head(protocol, received, audience))
         upstream.join(channel)
+        if ahead:
+            channel.client.data_received(ahead)
         channel.client.read(on=not channel.server.full)
         await channel.over
     finally:

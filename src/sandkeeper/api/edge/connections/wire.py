@@ -102,12 +102,13 @@ class Wire:
         """End the connection at once; what is unsent is dropped."""
         self._protocol.transport.abort()
 
-    def switch(self, end: End, head: bytes) -> None:
-        """Answer with a head, the last thing that is HTTP, and leave the connection to `end`."""
+    def switch(self, end: End, head: bytes) -> bytes:
+        """Answer with a head, the last thing that is HTTP, and leave the connection to `end`.
+
+        Returns what the client has sent for it already; it is not read before `end` is told to.
+        """
         self._protocol.transport.write(head)
-        ahead = self._protocol.switch(end)
-        if ahead:
-            end.data_received(ahead)
+        return self._protocol.switch(end)
 
     def when_drained(self, then: Callable[[], None]) -> None:
         """Call `then` once when nearly all was taken, or the connection is over."""
