@@ -17,6 +17,7 @@ from tests.harness import Server
 __all__ = [
     "Poller",
     "Request",
+    "cpu_seconds",
     "dead_client",
     "disk_folder",
     "lines_command",
@@ -56,8 +57,15 @@ class Request:
 
     def post(self, path: str, body: Any) -> bytes:
         """POST JSON and return the body."""
-        data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+        return self.send("POST", path, json.dumps(body).encode())
+
+    def put(self, path: str, data: bytes) -> bytes:
+        """PUT bytes and return the body."""
+        return self.send("PUT", path, data)
+
+    def send(self, method: str, path: str, data: bytes = b"") -> bytes:
+        """Send a request and return the body."""
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
         return self._exchange(head.encode() + data)
 
     def _exchange(self, request: bytes) -> bytes:
@@ -102,6 +110,12 @@ def timed(call: Any) -> tuple[float, Any]:
     began = time.perf_counter()
     result = call()
     return time.perf_counter() - began, result
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of all threads of a process (schedstat, proc_pid_schedstat)."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def rss(pid: int) -> int:

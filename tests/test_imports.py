@@ -1,5 +1,6 @@
 """What imports what, how much lies in one folder, and what a server loads before it is needed."""
 
+import importlib.metadata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +21,27 @@ LATE = {
     "backports.zstd": "a file that is packed with it",
     "pyroute2": "a tunnel",
     "re2": "a pattern of somebody's",
+    "websockets": "a WebSocket",
+    "sandkeeper.codegen": "code editing",
+    "sandkeeper.search": "finding",
+    "sandkeeper.watch": "noticing",
+    "sandkeeper.api.mcp": "POST /mcp",
+    "sandkeeper.api.blaxel.files": "a file",
+    "sandkeeper.api.port.proxy": "a port",
 }
-"""Libraries that wait for who needs them."""
+"""What waits for who needs it: libraries and rooms."""
+
+FIRST = {
+    *("anyio", "click", "dotenv", "httptools", "msgspec", "python_multipart", "sniffio"),
+    *("starlette", "typing_extensions", "uvicorn", "uvloop"),
+}
+"""The libraries that the first /health may load, and no others."""
+
+FIRST_FACES = {
+    *("api", "api.app", "api.areas", "api.blaxel", "api.blaxel.observability"),
+    *("api.blaxel.system", "api.port", "api.port.pages", "api.port.tickets"),
+}
+"""Of the faces."""
 
 
 def circles() -> set[frozenset[str]]:
@@ -59,6 +79,7 @@ def telling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Return a server that writes each module to its standard error as it is loaded."""
     env = {"PYTHONPROFILEIMPORTTIME": "1"}
     with Server(tmp_path_factory.mktemp("telling"), env=env) as running:
+        (running.folder / "at-health").write_text("\n".join(loaded(running)))
         yield running
 
 
@@ -68,6 +89,24 @@ def loaded(server: Server) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
 
 
+def installed() -> set[str]:
+    """Return the names of all that is installed beside us and not ours."""
+    names = importlib.metadata.packages_distributions()
+    return {name for name in names if not name.startswith("_")} - {"sandkeeper"}
+
+
+def test_the_first_answer_needs_these_and_no_others(telling: Server) -> None:
+    names = (telling.folder / "at-health").read_text().splitlines()
+    libraries = {name.partition(".")[0] for name in names} & installed()
+    ours = {name.removeprefix("sandkeeper.") for name in names if name.startswith("sandkeeper.")}
+    faces = {name for name in ours if name.startswith("api") and "api.edge" not in name}
+
+    assert "starlette" in libraries
+    assert libraries - FIRST == set()
+    assert "api.blaxel.system" in faces
+    assert faces - FIRST_FACES == set()
+
+
 def test_nothing_is_loaded_before_it_is_needed(telling: Server) -> None:
     telling.run("echo on")
     assert telling.client.get("/terminals").status_code == 200
@@ -75,7 +114,7 @@ def test_nothing_is_loaded_before_it_is_needed(telling: Server) -> None:
     names = loaded(telling)
 
     assert {"sandkeeper.api.app", "starlette.routing"} <= names
-    assert names & set(LATE) == set()
+    assert {late for late in LATE for name in names if f"{name}.".startswith(f"{late}.")} == set()
 
 
 def test_what_is_needed_is_loaded_then(telling: Server) -> None:

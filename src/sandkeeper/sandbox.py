@@ -5,7 +5,7 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -13,16 +13,10 @@ from functools import partial
 from sandkeeper.archive.baseline import BaselineRecorder
 from sandkeeper.archive.service import Archive
 from sandkeeper.archive.workload import Workload
-from sandkeeper.codegen.providers import Host
-from sandkeeper.codegen.service import Codegen
 from sandkeeper.drives.service import Drives
 from sandkeeper.egress.service import Egress
-from sandkeeper.files.attributes import Attributes
 from sandkeeper.files.changing.temporaries import Temporaries
-from sandkeeper.files.copies import Copies
 from sandkeeper.files.service import Files
-from sandkeeper.files.tar.streams import Archives
-from sandkeeper.files.trees import Trees
 from sandkeeper.files.uploads.sessions import Uploads
 from sandkeeper.files.work import FileWork
 from sandkeeper.journal.budget import Budget
@@ -33,17 +27,16 @@ from sandkeeper.linux.children.orphans import orphans_reaped
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.linux.machine import disk_bytes, raise_file_limit
+from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
 from sandkeeper.log.lines import Log, Rouser, dropped_line
 from sandkeeper.log.sink import Sink, open_target
-from sandkeeper.network.monitors import PortMonitors
-from sandkeeper.network.ports import Ports
-from sandkeeper.network.relay import Relay
 from sandkeeper.observability.heap import Heap
 from sandkeeper.observability.lifetime import Lifetime
 from sandkeeper.observability.metrics import Vitals
 from sandkeeper.observability.readiness import Readiness
 from sandkeeper.observability.telemetry import Exporter
+from sandkeeper.ondemand import OnDemand
 from sandkeeper.processes.confinement import Confinements
 from sandkeeper.processes.keepalive import KeepAlive
 from sandkeeper.processes.keeping import Keeping
@@ -54,25 +47,19 @@ from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.runs import RunStore, pipes_folder
 from sandkeeper.processes.startup import StartupCommand
 from sandkeeper.processes.state_folder import StateFolder
-from sandkeeper.processes.waiting import Waiting
-from sandkeeper.search.content import ContentSearch
-from sandkeeper.search.find import Search, Workers
-from sandkeeper.search.ripgrep import Ripgrep
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 from sandkeeper.settings.sources import EnvironmentReload
 from sandkeeper.terminals.registry import Terminals
 from sandkeeper.tunnel.service import Tunnel
 from sandkeeper.upgrade.handover import Handover, HeldConnection
 from sandkeeper.upgrade.service import Upgrade
-from sandkeeper.watch.changes import Changes
-from sandkeeper.watch.watches import Watches
 
 __all__ = ["Sandbox"]
 
 CHILD_STOP_SECONDS = 5.0
 
 
-class Sandbox:
+class Sandbox(OnDemand):
     """Owns the services. Only this class constructs them; handlers receive them."""
 
     def __init__(
@@ -92,10 +79,12 @@ class Sandbox:
         self.environment = environment
         environment.apply({}, remove=(IMPORT_URL,))
         self.identity = identity
+        self.users = Users(identity, settings.rights.users)
         self._handover = handover
         self._trial = handover is not None and handover.trial
         self.lifetime = Lifetime()
         self.stopping = asyncio.Event()
+        self.when_started: list[Callable[[], Awaitable[object]]] = []
         self.turns = Turns()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stack = AsyncExitStack()
@@ -111,18 +100,17 @@ class Sandbox:
         self._build_journal()
         self._build_processes()
         self._build_observability()
-        self._build_search()
         self._build_archive()
 
     def _build_files(self) -> None:
-        settings = self.settings
-        self.file_work = FileWork(lambda: self.identity)
+        settings, environment = self.settings, self.environment
+        self.file_work = FileWork(self.users.current)
         self.files = Files(
             self.file_work,
             Temporaries(settings.state_dir / "temporaries"),
             settings.files,
             workdir=settings.workdir,
-            home=lambda: self.identity.home if self.identity else self.environment.get("HOME"),
+            home=lambda: getattr(self.users.current(), "home", environment.get("HOME")),
         )
         self.uploads = Uploads(
             self.files,
@@ -131,10 +119,6 @@ class Sandbox:
             settings.files.upload_seconds,
             self.state_folder.aside,
         )
-        self.trees = Trees(self.files)
-        self.copies = Copies(self.files)
-        self.attributes = Attributes(self.files)
-        self.archives = Archives(self.files)
 
     def _build_versions(self, variables: Mapping[str, str]) -> None:
         """Build what changes the variables or the version of a server that runs."""
@@ -148,16 +132,12 @@ class Sandbox:
 
     def _build_network(self) -> None:
         settings, environment, identity = self.settings, self.environment, self.identity
-        self.codegen = Codegen(Host(environment, self.children), self.file_work)
         self.egress = Egress(settings.egress, environment, self.log, identity)
         self.drives = Drives(
             settings.drives, environment, self.children, self.log, identity=identity
         )
         self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log, identity)
         self.environment_reload.hooks += [self._hide_import, self.egress.reapply]
-        self.ports = Ports(identity)
-        self.relay = Relay(failed=self.log.error)
-        self.monitors = PortMonitors(self.log, identity)
 
     def _build_journal(self) -> None:
         settings, identity = self.settings, self.identity
@@ -185,7 +165,6 @@ class Sandbox:
         self.processes = Processes(
             self._workshop, settings, self._store, self.exporter, self.files.working_directory
         )
-        self.waiting = Waiting(self.ports, self.files)
         self.terminals = Terminals(self._workshop, settings.terminal, state, self.access)
 
     def _build_observability(self) -> None:
@@ -209,14 +188,6 @@ class Sandbox:
             },
         )
 
-    def _build_search(self) -> None:
-        self._walkers = Workers()
-        self.search = Search(self._walkers, lambda: self.identity)
-        self.ripgrep = Ripgrep(self.children, lambda: self.identity)
-        self.grep = ContentSearch(self.ripgrep, self._walkers, lambda: self.identity)
-        self.watches = Watches(lambda: self.identity, self.files.work)
-        self.changes = Changes(lambda: self.identity, self.watches.hubs)
-
     def _build_archive(self) -> None:
         settings, environment = self.settings, self.environment
         self._startup = StartupCommand(self.children, environment, self.log, self.identity)
@@ -230,7 +201,7 @@ class Sandbox:
                 "" if self._handover else settings.command,  # it was run by the server before
             ),
             BaselineRecorder(settings, environment, self.children, self.log),
-            self.archives.temporary,
+            lambda root, path: self.archives.temporary(root, path),
             leaving=lambda: self.upgrade.due,
         )
 
@@ -249,10 +220,10 @@ class Sandbox:
             ),
             keepalive=self.keepalive,
             environment=self.environment,
-            identity=self.identity,
+            users=self.users,
             log=self.log,
             oom=OomWatch(),
-            confinements=Confinements(self.settings.state_dir, self.identity, self.log),
+            confinements=Confinements(self.settings.state_dir, self.users, self.log),
             work=self.file_work,
             spawner=ThreadPoolExecutor(2, "spawner"),
             writer=self._writer,
@@ -281,6 +252,8 @@ class Sandbox:
             self._start_looking,
         ):
             await step(self._stack)  # what it puts there is stopped in reverse
+        for call in () if self._trial else self.when_started:
+            await call()
 
     async def _start_files(self, stack: AsyncExitStack) -> None:
         self._rouser.start()
@@ -295,10 +268,7 @@ class Sandbox:
 
     async def _start_reading(self, stack: AsyncExitStack) -> None:
         """Have stopped what starts with the first request for it."""
-        stack.callback(self._walkers.close)
-        for service in (self.changes, self.watches, self.waiting, self.monitors):
-            stack.push_async_callback(service.close)
-        stack.callback(self.relay.stop)
+        stack.push_async_callback(self.close_made)
 
     async def _start_children(self, stack: AsyncExitStack) -> None:
         raise_file_limit()
@@ -316,9 +286,8 @@ class Sandbox:
             self._sink.asked = lambda: self.vitals.requests.activity
         stack.callback(self._workshop.keeper.close)
         self.pump.start()
-        stack.callback(self.pump.stop)
-        stack.callback(self._store.close)
-        stack.callback(self._writer.shutdown)
+        for end in (self.pump.stop, self._store.close, self._writer.shutdown):
+            stack.callback(end)
         stack.callback(self._workshop.spawner.shutdown, cancel_futures=True)
         stack.callback(self._workshop.confinements.close)
         stack.callback(self.processes.save_all)
@@ -338,7 +307,6 @@ class Sandbox:
         else:
             self.keepalive.resume(self._handover.held, holders)
         self.processes.enter_recovered(found)
-        self.processes.evict()
         self._writer.submit(self._store.refill)
         await stack.enter_async_context(self.processes.housekeeping())
 
@@ -379,9 +347,11 @@ class Sandbox:
         for process in self.processes.all():
             process.journal.abandon()
             running += not process.is_over
+        for terminal in self.terminals.registered():
+            terminal.journal.abandon()
         end = "are stopped first" if self.settings.stop_children else "go on"
         self.log.info(f"sandkeeper stops; processes that {end}: {running}")
-        self.watches.abandon()
+        self.abandon_made()
 
     async def stop(self) -> None:
         """Stop the services in reverse order; children go on unless the settings say otherwise."""

@@ -58,6 +58,16 @@ async def output(children: Children, *argv: str, **options: Any) -> str:
         return file.read()
 
 
+# A shell's background job ignores two; the server sees to those (linux.dispositions). The C library
+# keeps 32 and 33 for itself: glibc's posix_spawn(3) leaves them ignored in whatever it starts, this
+# test among it, and they have no other use for a program than to be set by its own C library.
+SEEN_TO_ELSEWHERE = {signal.SIGINT, signal.SIGQUIT, 32, 33}
+
+
+def ignored(mask: int) -> set[int]:
+    return {number for number in range(1, 65) if mask >> number - 1 & 1}
+
+
 def test_a_program_has_its_users_rights_and_nothing_of_ours() -> None:
     async def work(children: Children) -> str:
         script = "grep -E '^(Uid|Gid|Groups|Cap|Sig)' /proc/self/status; ls /proc/self/fd"
@@ -71,8 +81,7 @@ def test_a_program_has_its_users_rights_and_nothing_of_ours() -> None:
     assert found["Groups"].split() == []
     assert {int(found[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
     assert int(found["SigBlk"], 16) == 0
-    # A shell's background job ignores two more; the server sees to those (linux.dispositions).
-    assert int(found["SigIgn"], 16) & ~(1 << signal.SIGINT - 1 | 1 << signal.SIGQUIT - 1) == 0
+    assert ignored(int(found["SigIgn"], 16)) <= SEEN_TO_ELSEWHERE
     assert [line for line in said if line.isdigit()] == ["0", "1", "2", "3"]  # 3 is ls's own
 
 

@@ -11,21 +11,21 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.areas import all_routes
-from sandkeeper.api.edge.auth import Doorkeeper
+from sandkeeper.api.areas import all_areas, port_doors
+from sandkeeper.api.edge.auth import Acting, Doorkeeper
 from sandkeeper.api.edge.connections.outgoing import Outgoing
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.frozen import guard
 from sandkeeper.api.edge.hosts import Gate
 from sandkeeper.api.edge.middleware import BARE, Edge
+from sandkeeper.api.edge.plain import PlainRoutes
 from sandkeeper.api.edge.request_body import Room
 from sandkeeper.api.edge.respond import error_response, not_found
-from sandkeeper.api.edge.rights import open_paths, protect
-from sandkeeper.api.edge.routing import AreaRouter, first_segment
+from sandkeeper.api.edge.rights import open_below, open_paths, protect
+from sandkeeper.api.edge.routing import AreaRouter, Areas
 from sandkeeper.api.edge.streaming import Disconnected
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.urls import PORT_NAME, with_prefix
-from sandkeeper.api.port.proxy import PortRoute
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.sandbox import Sandbox
@@ -36,14 +36,13 @@ __all__ = ["create_app"]
 
 def create_app(sandbox: Sandbox) -> Edge:
     """Build the application on a sandbox that is (or will be) started."""
-    routes = all_routes(sandbox)
-    guard(routes, sandbox.archive.freeze)
-    protect(routes)
-    sandbox.vitals.requests.name_groups(_groups(routes))
-    ports = next(made for made in routes if isinstance(made, PortRoute))
-    router = AreaRouter(routes, default=partial(_unrouted, routes))
+    doors = port_doors(sandbox)
+    areas = all_areas(sandbox, doors)
+    areas.prepared_by(partial(_prepare, sandbox))
+    sandbox.vitals.requests.name_groups(areas.firsts)
+    router = AreaRouter(areas, default=partial(partial, _unrouted))
     app = ExceptionMiddleware(
-        _by_name(ports.handle, _protect_slashes(router)),
+        _by_name(areas, Acting(_protect_slashes(router), sandbox.users)),
         handlers={
             Disconnected: _on_disconnect,
             SandkeeperError: _on_error,
@@ -62,12 +61,13 @@ def create_app(sandbox: Sandbox) -> Edge:
         doorkeeper=Doorkeeper(
             settings.rights,
             apart=sandbox.identity is not None,
-            open_paths=open_paths(routes),
+            open_paths=open_paths(areas.open_routes()),
+            open_below=open_below(areas.open_routes()),
         ),
         processing_time=settings.processing_time,
         requests=sandbox.vitals.requests,
         cors=Cors(settings.edge.origins),
-        doors=ports.doors,
+        doors=doors,
         gate=Gate(
             settings.edge,
             gateways,
@@ -79,6 +79,8 @@ def create_app(sandbox: Sandbox) -> Edge:
         room=Room(_room(settings)),
         outgoing=outgoing,
         gateways=gateways,
+        # Where there are several users, what a request may see depends on who asks.
+        plain=PlainRoutes() if sandbox.users.any_allowed else areas.plain,
     )
 
 
@@ -88,13 +90,10 @@ def _room(settings: Settings) -> int:
     return max(settings.bodies_limit, 2 * largest)
 
 
-def _groups(routes: Sequence[BaseRoute]) -> set[str]:
-    """Return the first segments of all routes; what is a parameter or a mount of `/` is none.
-
-    The proxy's route has no path of Starlette's kind.
-    """
-    firsts = {first_segment(getattr(made, "path", "")) for made in routes}
-    return {"port", *(first for first in firsts if "{" not in first)}
+def _prepare(sandbox: Sandbox, routes: list[BaseRoute]) -> None:
+    """Put in front of routes what asks for rights and for a sandbox that is not frozen."""
+    guard(routes, sandbox.archive.freeze)
+    protect(routes)
 
 
 async def _on_error(_request: Request, error: Exception) -> Response:
@@ -110,11 +109,14 @@ async def _on_http_error(_request: Request, error: Exception) -> Response:
     return error_response(BadInput(str(getattr(error, "detail", error))))
 
 
-def _by_name(ports: ASGIApp, others: ASGIApp) -> ASGIApp:
+def _by_name(areas: Areas, others: ASGIApp) -> ASGIApp:
     """Have what came by the host name of a port go there, whatever its path."""
 
     async def by_name(scope: Scope, receive: Receive, send: Send) -> None:
-        await (ports if PORT_NAME in scope else others)(scope, receive, send)
+        if PORT_NAME in scope:
+            await areas.below("port")[0].handle(scope, receive, send)
+        else:
+            await others(scope, receive, send)
 
     return by_name
 

@@ -1,65 +1,85 @@
-"""What each area of the API is given: the services and settings it uses, nothing else."""
+"""What each area of the API is given: the services and settings it uses, nothing else.
+
+An area is loaded by the first request for it: what few ask for costs no start anything.
+"""
 
 from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.blaxel import (
-    archive,
-    codegen,
-    drives,
-    environment,
-    logs,
-    network,
-    observability,
-    processes,
-    swagger,
-    system,
-    terminals,
-    tunnel,
-    waiting,
-)
-from sandkeeper.api.blaxel.description import Address
-from sandkeeper.api.blaxel.files import content, more, search, trees, uploads, watch
-from sandkeeper.api.console import terminal as console
-from sandkeeper.api.console.terminal_page import TerminalPage
-from sandkeeper.api.console.terminal_socket import TerminalSocket
-from sandkeeper.api.edge.subject import Gateways
-from sandkeeper.api.mcp import edge as mcp
-from sandkeeper.api.mcp.tool import Tool
-from sandkeeper.api.port import links
-from sandkeeper.api.port.proxy import PortRoute
+from sandkeeper.api.edge.routing import Area, Areas
 from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
+    from sandkeeper.api.blaxel.files.content import FileHandlers
+    from sandkeeper.api.blaxel.files.link_calls import LinkHandlers
+    from sandkeeper.api.e2b_areas import E2bWires
     from sandkeeper.api.mcp.server import ToolServer
+    from sandkeeper.api.mcp.tool import Tool
+    from sandkeeper.api.port.pages import Doors
 
-__all__ = ["all_routes", "all_tools"]
+__all__ = ["all_areas", "all_routes", "all_tools", "port_doors"]
+
+
+def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
+    """Return every area, in the order in which its routes are told."""
+    e2b = _e2b_wires(sandbox)
+    areas = [
+        *([] if e2b is None else e2b.areas()),
+        Area(("process",), partial(_process_routes, sandbox)),
+        *_file_areas(sandbox),
+        Area(("network",), partial(_network_routes, sandbox, doors)),
+        Area(("port", "port-keep"), partial(_port_routes, sandbox, doors)),
+        Area(("environment",), partial(_environment_routes, sandbox)),
+        Area(("codegen",), partial(_codegen_routes, sandbox)),
+        Area(("drives",), partial(_drive_routes, sandbox)),
+        Area(("archive",), partial(_archive_routes, sandbox)),
+        *_terminal_areas(sandbox),
+        Area(("mcp",), partial(_mcp_routes, sandbox)),
+        Area(
+            ("ready", "metrics", "diagnostics"),
+            partial(_looking_routes, sandbox, e2b),
+            is_open=True,
+        ),
+        Area(
+            ("debug", "", "health", "upgrade"), partial(_server_routes, sandbox, e2b), is_open=True
+        ),
+    ]
+    made = Areas(areas)
+    described = partial(_description_routes, sandbox, made)
+    made.add(Area(("swagger", "openapi.json"), described))
+    return made
 
 
 def all_routes(sandbox: Sandbox) -> list[BaseRoute]:
-    """Return every route, in the order in which they are tried."""
-    routes: list[BaseRoute] = [
-        *_process_routes(sandbox),
-        *_file_routes(sandbox),
-        *_network_routes(sandbox),
-        *_machine_routes(sandbox),
-        *_terminal_routes(sandbox),
-        *mcp.routes(mcp.McpHandlers(partial(_tool_server, sandbox), sandbox.stopping)),
-        *_server_routes(sandbox),
-    ]
-    description = swagger.SwaggerHandlers(
-        address=Address.of(sandbox.environment.snapshot()),
-        origins=sandbox.settings.edge.origins,
-        described=routes,
-    )
-    routes += swagger.routes(description)  # it describes these, too
-    return routes
+    """Return every route; loads all areas."""
+    return all_areas(sandbox, port_doors(sandbox)).routes()
+
+
+def port_doors(sandbox: Sandbox) -> "Doors":
+    """Return who decides what pages behind `/port` may ask."""
+    from sandkeeper.api.port.pages import Doors
+    from sandkeeper.api.port.tickets import Tickets
+
+    tokens, settings = sandbox.settings.rights.tokens, sandbox.settings
+    tickets = Tickets(settings.state_dir / "ports.key", tokens)
+    return Doors(tickets, tokens, restricted="*" not in settings.edge.origins)
+
+
+def _e2b_wires(sandbox: Sandbox) -> "E2bWires | None":
+    """Return what answers E2B's clients; None when they are not answered."""
+    if not sandbox.settings.e2b.enabled:
+        return None
+    from sandkeeper.api.e2b_areas import E2bWires
+
+    return E2bWires(sandbox)
 
 
 def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    from sandkeeper.api.blaxel import logs, processes, waiting
+
     held = processes.ProcessHandlers(
         processes=sandbox.processes,
         waiting=sandbox.waiting,
@@ -67,6 +87,7 @@ def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
         turns=sandbox.turns,
         stopping=sandbox.stopping,
         settings=sandbox.settings,
+        users=sandbox.users,
     )
     waits = waiting.WaitingHandlers(
         processes=sandbox.processes,
@@ -85,75 +106,171 @@ def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
     return [*processes.routes(held), *waiting.routes(waits), *logs.routes(texts)]
 
 
-def _file_routes(sandbox: Sandbox) -> list[BaseRoute]:
-    files, stopping, settings = sandbox.files, sandbox.stopping, sandbox.settings
-    plain = content.FileHandlers(files=files, stopping=stopping)
-    whole = trees.TreeHandlers(
-        files=files, trees=sandbox.trees, copies=sandbox.copies, stopping=stopping, plain=plain
-    )
-    besides = more.MoreHandlers(
-        files=files,
-        attributes=sandbox.attributes,
-        archives=sandbox.archives,
-        stopping=stopping,
-    )
-    sessions = uploads.UploadHandlers(
-        files=files, uploads=sandbox.uploads, body_limit=settings.body_limit
-    )
-    finding = search.SearchHandlers(
-        search=sandbox.search, grep=sandbox.grep, files=sandbox.files, stopping=stopping
-    )
-    noticing = watch.WatchHandlers(
-        watches=sandbox.watches, changes=sandbox.changes, turns=sandbox.turns, files=sandbox.files
-    )
+def _file_areas(sandbox: Sandbox) -> list[Area]:
+    besides = ("stat", "attributes", "edit", "usage", "archive", "entries")
     return [
-        *trees.routes(whole),
-        *content.routes(plain),
-        *more.routes(besides),
-        *uploads.routes(sessions),
-        *search.routes(finding),
-        *watch.routes(noticing),
+        Area(
+            ("filesystem", "filesystem-copy", "filesystem-move"),
+            partial(_tree_routes, sandbox),
+        ),
+        Area(tuple(f"filesystem-{name}" for name in besides), partial(_more_file_routes, sandbox)),
+        Area(("filesystem-links", "filesystem-link"), partial(_link_routes, sandbox), is_open=True),
+        Area(("filesystem-multipart",), partial(_upload_routes, sandbox)),
+        Area(
+            ("filesystem-find", "filesystem-search", "filesystem-content-search"),
+            partial(_search_routes, sandbox),
+        ),
+        Area(("watch", "filesystem-changes"), partial(_watch_routes, sandbox)),
     ]
 
 
-def _network_routes(sandbox: Sandbox) -> list[BaseRoute]:
+def _file_handlers(sandbox: Sandbox) -> "FileHandlers":
+    from sandkeeper.api.blaxel.files.content import FileHandlers
+
+    return FileHandlers(files=sandbox.files, stopping=sandbox.stopping)
+
+
+def _tree_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    from sandkeeper.api.blaxel.files import content, trees
+
+    plain = _file_handlers(sandbox)
+    whole = trees.TreeHandlers(
+        files=sandbox.files,
+        trees=sandbox.trees,
+        copies=sandbox.copies,
+        stopping=sandbox.stopping,
+        plain=plain,
+    )
+    return [*trees.routes(whole), *content.routes(plain)]
+
+
+def _more_file_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    from sandkeeper.api.blaxel.files import details, more
+
+    besides = more.MoreHandlers(
+        files=sandbox.files,
+        attributes=sandbox.attributes,
+        archives=sandbox.archives,
+        stopping=sandbox.stopping,
+    )
+    entries = details.DetailHandlers(files=sandbox.files)
+    return [*more.routes(besides), *details.routes(entries)]
+
+
+def _link_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    from sandkeeper.api.blaxel.files.links import routes
+
+    return routes(partial(_link_handlers, sandbox))
+
+
+def _link_handlers(sandbox: Sandbox) -> "LinkHandlers":
+    from sandkeeper.api.blaxel.files.link_calls import Generation, LinkHandlers
+    from sandkeeper.api.edge.tickets.signing import Signer
+    from sandkeeper.linux.clocks import Ratchet
+
+    state, now = sandbox.settings.state_dir, Ratchet().now
+    return LinkHandlers(
+        files=sandbox.files,
+        plain=_file_handlers(sandbox),
+        signer=Signer(state / "ports.key", sandbox.settings.rights.tokens, now),
+        generation=Generation(state / "links.generation"),
+        now=now,
+    )
+
+
+def _upload_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    from sandkeeper.api.blaxel.files import uploads
+
+    sessions = uploads.UploadHandlers(
+        files=sandbox.files, uploads=sandbox.uploads, body_limit=sandbox.settings.body_limit
+    )
+    return uploads.routes(sessions)
+
+
+def _search_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    from sandkeeper.api.blaxel.files import search
+
+    finding = search.SearchHandlers(
+        search=sandbox.search,
+        grep=sandbox.grep,
+        files=sandbox.files,
+        stopping=sandbox.stopping,
+    )
+    return search.routes(finding)
+
+
+def _watch_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    from sandkeeper.api.blaxel.files import watch
+
+    noticing = watch.WatchHandlers(
+        watches=sandbox.watches, changes=sandbox.changes, turns=sandbox.turns, files=sandbox.files
+    )
+    return watch.routes(noticing)
+
+
+def _network_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:
+    from sandkeeper.api.blaxel import network, tunnel
+    from sandkeeper.api.edge.subject import Gateways
+    from sandkeeper.api.port import links
+
     handlers = network.NetworkHandlers(
         ports=sandbox.ports, monitors=sandbox.monitors, body_limit=sandbox.settings.body_limit
     )
-    ports = PortRoute(sandbox.settings, sandbox.relay)
+    way = tunnel.TunnelHandlers(tunnel=sandbox.tunnel, access=sandbox.access)
     opened = links.LinkHandlers(
-        tickets=ports.doors.tickets,
+        tickets=doors.tickets,
         names=sandbox.settings.edge.port_names,
         gateways=Gateways(sandbox.settings.edge.gateways),
         access=sandbox.access,
         body_limit=sandbox.settings.body_limit,
     )
-    return [*network.routes(handlers), *links.routes(opened), ports]
+    return [*network.routes(handlers), *links.routes(opened), *tunnel.routes(way)]
 
 
-def _machine_routes(sandbox: Sandbox) -> list[BaseRoute]:
-    access = sandbox.access
+def _port_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:
+    from sandkeeper.api.port.proxy import PortRoute
+
+    return [PortRoute(sandbox.settings, sandbox.relay, doors)]
+
+
+def _environment_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    from sandkeeper.api.blaxel import environment
+
+    variables = environment.EnvironmentHandlers(
+        reload=sandbox.environment_reload, access=sandbox.access
+    )
+    return environment.routes(variables)
+
+
+def _codegen_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    from sandkeeper.api.blaxel import codegen
+
     code = codegen.CodegenHandlers(
         codegen=sandbox.codegen,
         files=sandbox.files,
-        access=access,
+        access=sandbox.access,
         stopping=sandbox.stopping,
         body_limit=sandbox.settings.body_limit,
     )
+    return codegen.routes(code)
+
+
+def _drive_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    from sandkeeper.api.blaxel import drives
+
     mounts = drives.DriveHandlers(
         drives=sandbox.drives,
-        access=access,
+        access=sandbox.access,
         body_limit=sandbox.settings.body_limit,
         apart=sandbox.identity is not None,
     )
-    variables = environment.EnvironmentHandlers(reload=sandbox.environment_reload, access=access)
-    return [
-        *environment.routes(variables),
-        *codegen.routes(code),
-        *drives.routes(mounts),
-        *tunnel.routes(tunnel.TunnelHandlers(tunnel=sandbox.tunnel, access=access)),
-        *archive.routes(archive.ArchiveHandlers(partial(_archive_calls, sandbox))),
-    ]
+    return drives.routes(mounts)
+
+
+def _archive_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    from sandkeeper.api.blaxel import archive
+
+    return archive.routes(archive.ArchiveHandlers(partial(_archive_calls, sandbox)))
 
 
 def _archive_calls(sandbox: Sandbox) -> "ArchiveCalls":
@@ -164,28 +281,76 @@ def _archive_calls(sandbox: Sandbox) -> "ArchiveCalls":
     )
 
 
-def _terminal_routes(sandbox: Sandbox) -> list[BaseRoute]:
+def _terminal_areas(sandbox: Sandbox) -> list[Area]:
     """Return those of terminals: none when they are switched off."""
     if not sandbox.settings.terminal.enabled:
         return []
+    return [
+        Area(("terminal",), partial(_console_routes, sandbox)),
+        Area(("terminals",), partial(_terminal_routes, sandbox)),
+    ]
+
+
+def _console_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    from sandkeeper.api.console import terminal
+    from sandkeeper.api.console.terminal_page import TerminalPage
+    from sandkeeper.api.console.terminal_socket import TerminalSocket
+
     page = TerminalPage(sandbox.settings.edge.origins)
-    socket = TerminalSocket(terminals=sandbox.terminals, access=sandbox.access)
+    socket = TerminalSocket(terminals=sandbox.terminals, access=sandbox.access, users=sandbox.users)
+    return terminal.routes(page, socket)
+
+
+def _terminal_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    from sandkeeper.api.blaxel import terminals
+
     handlers = terminals.TerminalHandlers(
-        terminals=sandbox.terminals, access=sandbox.access, stopping=sandbox.stopping
+        terminals=sandbox.terminals,
+        access=sandbox.access,
+        stopping=sandbox.stopping,
+        users=sandbox.users,
+        turns=sandbox.turns,
     )
-    return [*console.routes(page, socket), *terminals.routes(handlers)]
+    return terminals.routes(handlers)
 
 
-def _server_routes(sandbox: Sandbox) -> list[BaseRoute]:
+def _mcp_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    from sandkeeper.api.mcp import edge
+
+    return edge.routes(edge.McpHandlers(partial(_tool_server, sandbox), sandbox.stopping))
+
+
+def _looking_routes(sandbox: Sandbox, e2b: "E2bWires | None") -> list[BaseRoute]:
+    from sandkeeper.api.blaxel import observability
+
     looks = observability.ObservabilityHandlers(readiness=sandbox.readiness, vitals=sandbox.vitals)
+    made = observability.routes(looks)
+    return made if e2b is None else [e2b.beside_metrics(), *made]
+
+
+def _server_routes(sandbox: Sandbox, e2b: "E2bWires | None") -> list[BaseRoute]:
+    from sandkeeper.api.blaxel import system
+
     itself = system.SystemHandlers(
         lifetime=sandbox.lifetime, upgrade=sandbox.upgrade, access=sandbox.access
     )
-    development = sandbox.environment.get("BL_ENV") == "dev"
-    return [*observability.routes(looks), *system.routes(itself, development=development)]
+    made = system.routes(itself, development=sandbox.environment.get("BL_ENV") == "dev")
+    return made if e2b is None else [e2b.beside_health(), *made]
 
 
-def all_tools(sandbox: Sandbox) -> list[Tool]:
+def _description_routes(sandbox: Sandbox, areas: Areas) -> list[BaseRoute]:
+    from sandkeeper.api.blaxel import swagger
+    from sandkeeper.api.blaxel.description import Address
+
+    handlers = swagger.SwaggerHandlers(
+        address=Address.of(sandbox.environment.snapshot()),
+        origins=sandbox.settings.edge.origins,
+        described=areas.routes,
+    )
+    return swagger.routes(handlers)
+
+
+def all_tools(sandbox: Sandbox) -> "list[Tool]":
     """Return every tool of `/mcp`; loads what they need."""
     from sandkeeper.api.mcp import code, files, processes, terminals, waiting
 

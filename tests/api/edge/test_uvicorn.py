@@ -12,7 +12,8 @@ import pytest
 import uvicorn
 
 from sandkeeper.api.edge import connections
-from sandkeeper.api.edge.connections.intake import HeldFlow, PacedSocket
+from sandkeeper.api.edge.connections.frames import PacedSocket
+from sandkeeper.api.edge.connections.intake import HeldFlow
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
 from sandkeeper.api.edge.connections.server import _Server
 

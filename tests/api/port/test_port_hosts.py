@@ -220,6 +220,7 @@ def test_what_the_server_says_of_its_own_origin_is_its_affair(
 def test_such_a_name_never_reaches_the_api(
     unguarded: Server, echo: Echo, path: str, method: str
 ) -> None:
+    path += "?user=nobody"
     answer = ask(unguarded, f"{echo.port}.localhost", path, method=method)
 
     assert answer.seen[0] == f"{method} {path} HTTP/1.1"
@@ -364,7 +365,8 @@ def parts(url: str) -> tuple[str, str]:
 def test_without_the_token_a_port_is_shut(guarded: Server, echo: Echo) -> None:
     host = own(guarded, echo.port)
 
-    assert ask(guarded, host, "/").status == 401
+    for path in ("/", "/health", "/ready", "/filesystem-link", "/?user=root"):
+        assert ask(guarded, host, path).status == 401, path
     assert ask(guarded, host, "/", "Authorization: Bearer wrong").status == 401
     seen = ask(guarded, host, "/?a=1", f"Authorization: Bearer {TOKEN}").seen
     assert seen[0] == "GET /?a=1 HTTP/1.1"

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import shlex
 import signal
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import closing
@@ -13,15 +14,18 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
+from starlette.types import Scope
 
 from sandkeeper.api.edge.long_answers import LongAnswer, long_answer
+from sandkeeper.api.edge.plain import PlainAnswer
 from sandkeeper.api.edge.request_body import LONG_BYTES, decoded, read_body, read_json
-from sandkeeper.api.edge.respond import encode_json, json_response
-from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.respond import encode_json, json_bytes, json_response
+from sandkeeper.api.edge.rights import USER, user_of
 from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.edge.streaming import RESUME, StreamResponse, until_disconnect
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.urls import segment
+from sandkeeper.api.schemas.kept import KEPT_BYTES, KeptRecords
 from sandkeeper.api.schemas.processes import (
     ProcessRequest,
     SignalRequest,
@@ -33,11 +37,12 @@ from sandkeeper.journal.cursor import Follow
 from sandkeeper.journal.events import SILENT, ExecRecords
 from sandkeeper.journal.output import PIECE_BYTES, read_long_texts, read_texts
 from sandkeeper.journal.turns import Turns
+from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
 from sandkeeper.numerals import GO_INT
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
-from sandkeeper.processes.stdin import STDIN_BODY_BYTES, Stdin
+from sandkeeper.processes.stdin import STDIN_BODY_BYTES, Stdin, StdinFull
 from sandkeeper.processes.waiting import Waiting
 from sandkeeper.settings import Settings
 
@@ -47,6 +52,8 @@ INLINE_BYTES = 64 << 10
 LIST_BYTES = 8 << 20
 LIST_BLOCK, LIST_BLOCK_BYTES = 16, 128 << 10
 """So many records, or records with so long texts, are made in one go."""
+KEPT_BLOCK = 64
+"""So many that are kept are looked at."""
 EXEC_HEARTBEAT_SECONDS = 5.0
 STOP_GRACE_SECONDS = 0.09
 WAIT_SECONDS = 60.0
@@ -70,8 +77,10 @@ class ProcessHandlers:
         turns: Turns,
         stopping: asyncio.Event,
         settings: Settings,
+        users: Users,
     ) -> None:
         self._processes = processes
+        self._users = users
         self._waiting = waiting
         retention = settings.retention
         self._inline = min(INLINE_BYTES, retention.tail_bytes)
@@ -80,6 +89,7 @@ class ProcessHandlers:
         self._turns = turns
         self._stopping = stopping
         self._settings = settings
+        self._records = KeptRecords(processes)
 
     # POST /process
 
@@ -88,6 +98,7 @@ class ProcessHandlers:
         body = await read_body(request, self._settings.body_limit)
         wanted = await decoded(body, ProcessRequest)
         _check(wanted)
+        user_of(request, self._users, wanted.user)
         key = request.headers.get("idempotency-key", "")
         # What is refused for its words is not audited.
         spec = self._processes.admitted(wanted.spec(limits_of(wanted.limits)), key)
@@ -183,20 +194,47 @@ class ProcessHandlers:
         """List all processes; all texts together stay within 8 MiB."""
         processes = self._processes.all()
         share = min(self._inline, max(1024, LIST_BYTES // max(1, len(processes))))
-        blocks: list[bytes] = []
+        records: list[bytes] = []
         count = max(1, min(LIST_BLOCK, LIST_BLOCK_BYTES // max(1, share)))
-        for first in range(0, len(processes), count):
-            await self._turns.take()
-            some = processes[first : first + count]
-            texts = [await read_texts(process.journal, share) for process in some]
-            records = [record_of(*each) for each in zip(some, texts, strict=True)]
-            blocks.append((b"," if blocks else b"[") + encode_json(records)[1:-1])
-        return LongAnswer([*blocks, b"]"] if blocks else [b"[]"], self._turns)
+        made = 0
+        for number, process in enumerate(processes):
+            known = self._records.get(process)
+            if number % KEPT_BLOCK == 0 or (known is None and made % count == 0):
+                await self._turns.take()
+            made += known is None
+            records.append(known or await self._record(process, share))
+        firsts = range(0, len(records), KEPT_BLOCK)
+        blocks = [b",".join(records[first : first + KEPT_BLOCK]) for first in firsts]
+        ends = [b"[", *([b","] * (len(blocks) - 1))]
+        whole = [end + block for end, block in zip(ends, blocks, strict=True)] if blocks else [b"["]
+        return LongAnswer([*whole, b"]"], self._turns)
+
+    async def _record(self, process: Process, limit: int) -> bytes:
+        """Return a record with the last `limit` bytes of each stream."""
+        record = self._records.make(process, limit)
+        if record is not None:
+            return record
+        return encode_json(record_of(process, await read_texts(process.journal, limit)))
+
+    def list_now(self, scope: Scope, _body: bytes) -> PlainAnswer | None:
+        """List all processes where they are few and known."""
+        if len(self._processes) > KEPT_BLOCK or scope["query_string"]:
+            return None
+        records = [self._records.make(process, self._inline) for process in self._processes.all()]
+        if any(record is None or len(record) > KEPT_BYTES * 8 for record in records):
+            return None
+        return PlainAnswer(b"[" + b",".join(filter(None, records)) + b"]")
+
+    def get_now(self, scope: Scope, _body: bytes) -> PlainAnswer | None:
+        """Show one process whose output is short or in memory."""
+        process = self._processes.get(segment(scope, 1), "process not found")
+        record = self._records.make(process, self._inline)
+        return None if record is None else PlainAnswer(record)
 
     async def get(self, request: Request) -> Response:
         """Show one process."""
         process = self._processes.get(identifier(request), "process not found")
-        return json_response(record_of(process, await read_texts(process.journal, self._inline)))
+        return json_bytes(await self._record(process, self._inline))
 
     async def wait(self, request: Request) -> Response:
         """Wait until a process is over for good, or `timeout` seconds have passed."""
@@ -274,7 +312,11 @@ class ProcessHandlers:
         self._access.audit(
             "process_stdin_write", caller(request), identifier=identifier(request), bytes=len(body)
         )
-        await stdin.write(body)
+        try:
+            await stdin.write(body)
+        except StdinFull as error:
+            # Additive: how much of it, so that a client can go on where it stopped.
+            return json_response({"error": str(error), "written": error.written}, 503)
         return json_response({"message": f"{len(body)} bytes written to stdin"})
 
     async def close_stdin(self, request: Request) -> Response:
@@ -306,6 +348,10 @@ def _canonical(body: bytes, wanted: ProcessRequest) -> bytes:
 
 
 def _check(wanted: ProcessRequest) -> None:
+    if wanted.argv:
+        if wanted.command:
+            raise BadInput("invalid request body: give command or argv, not both")
+        wanted.command = shlex.join(wanted.argv)
     if not wanted.command:
         raise BadInput(
             "invalid request body: Key: 'ProcessRequest.Command' Error:Field validation for "
@@ -331,9 +377,9 @@ def routes(handlers: ProcessHandlers) -> list[BaseRoute]:
     one = "/process/{identifier}"
     return [
         route("/process", handlers.create, "POST", need=USER),
-        route("/process", handlers.list, need=USER),
+        route("/process", handlers.list, need=USER, plain=handlers.list_now),
         route("/process", empty_head, "HEAD", need=USER),
-        route(one, handlers.get, need=USER),
+        route(one, handlers.get, need=USER, plain=handlers.get_now),
         route(one, empty_head, "HEAD", need=USER),
         route(one, handlers.stop, "DELETE", need=USER),
         route(one + "/kill", handlers.kill, "DELETE", need=USER),

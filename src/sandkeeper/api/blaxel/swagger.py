@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from starlette.requests import Request
@@ -23,10 +23,10 @@ JSON = "application/json; charset=utf-8"
 
 
 class SwaggerHandlers:
-    """Handlers of the description of the routes `described`; made when first asked, then kept."""
+    """Handlers of the description of what `described` gives; made when first asked, then kept."""
 
     def __init__(
-        self, *, address: Address, origins: Sequence[str], described: Sequence[BaseRoute]
+        self, *, address: Address, origins: Sequence[str], described: Callable[[], list[BaseRoute]]
     ) -> None:
         self._address = address
         self._origins = origins
@@ -45,12 +45,12 @@ class SwaggerHandlers:
     async def _document(self, kind: str) -> Response:
         async with self._making:  # hundreds may ask at once
             if kind not in self._made:
-                self._made[kind] = await asyncio.to_thread(self._make, kind)
+                self._made[kind] = await asyncio.to_thread(self._make, kind, self._described())
         return Response(self._made[kind], media_type=JSON)
 
-    def _make(self, kind: str) -> bytes:
+    def _make(self, kind: str, routes: list[BaseRoute]) -> bytes:
         make = swagger if kind == "swagger" else openapi
-        return encode_json(make(self._described, self._address))
+        return encode_json(make(routes, self._address))
 
     async def page(self, _request: Request) -> Response:
         """Show the description; the page loads nothing but `doc.json` beside it."""

@@ -12,6 +12,7 @@ from sandkeeper.api.edge.connections.outgoing import ANSWER, SMALL_BYTES, Answer
 from sandkeeper.api.edge.connections.wire import CARRIED, SWITCHED, closing_unasked, wire_of
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.hosts import Gate, refusal
+from sandkeeper.api.edge.plain import Heads, PlainRoutes, answered, timing
 from sandkeeper.api.edge.request_body import HELD, Held, Room
 from sandkeeper.api.edge.respond import error_response
 from sandkeeper.api.edge.subject import Gateways, request_id
@@ -73,6 +74,7 @@ class Edge:
         gateways: Gateways,
         room: Room,
         outgoing: Outgoing,
+        plain: PlainRoutes,
     ) -> None:
         self._app = app
         self._access = access
@@ -87,6 +89,8 @@ class Edge:
         self._gateways = gateways
         self._room = room
         self._outgoing = outgoing
+        self._find_plain = plain.find
+        self._heads = Heads(cors, NO_CACHE, processing_time=processing_time)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or WebSocket."""
@@ -131,12 +135,41 @@ class Edge:
     def _refused(self, scope: Scope) -> str:
         """Return why a WebSocket may not be opened."""
         try:
-            opened = self._doors.opens(scope, self._gate)
-            if not opened and not self._doorkeeper.admits(scope):
-                return "unauthorized"
+            return "" if self._admits(scope) else "unauthorized"
         except (BadInput, Forbidden):
             return "host or origin not allowed"
-        return ""
+
+    def _admits(self, scope: Scope) -> bool:
+        """Say whether a request may go on; raises BadInput or Forbidden as the gate does."""
+        return self._doors.opens(scope, self._gate) or self._doorkeeper.admits(scope)
+
+    def plain(self, scope: Scope, body: bytes) -> bytes | None:
+        """Return the whole answer to a request that can be answered at once; None: it cannot.
+
+        Nothing has been done then, and the request goes the long way, where it is also refused.
+        """
+        handler = self._find_plain(scope)
+        if handler is None or scope["type"] != "http":
+            return None
+        started = perf_counter()
+        self._gateways.strip(scope)
+        self._mark(scope)
+        if PORT_NAME in scope:
+            return None
+        try:
+            if not self._admits(scope):
+                return None
+        except (BadInput, Forbidden):
+            return None
+        answer = answered(handler, scope, body)
+        if answer is None:
+            return None
+        head = self._heads.of(scope, answer, started)
+        if head is None:
+            return None
+        self._requests.begun()
+        self._ended(scope, answer.status, started, perf_counter(), len(answer.body))
+        return head + answer.body
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = scope[ANSWER] = Answer(self._outgoing, wire_of(scope))
@@ -161,22 +194,23 @@ class Edge:
         finally:
             held.release()
             answer.finish()
-            ended = perf_counter()
-            status = exchange.status or 499
+            status, size = exchange.status or 499, exchange.size + scope.get(CARRIED, 0)
             self._requests.websockets -= status == SWITCHING
-            self._requests.ended(
-                "/port/" if PORT_NAME in scope else scope["path"],
-                status,
-                (exchange.began or ended) - exchange.started,
-            )
-            self._access.request(
-                scope["method"],
-                self._doors.shown(scope),
-                scope["query_string"].decode("latin-1"),
-                status,
-                exchange.size + scope.get(CARRIED, 0),
-                math.ceil((ended - exchange.started) * 1000),
-            )
+            self._ended(scope, status, exchange.started, exchange.began, size)
+
+    def _ended(self, scope: Scope, status: int, started: float, began: float, size: int) -> None:
+        """Count a request and write its line; `began` is when its answer did (0: never)."""
+        ended = perf_counter()
+        path = "/port/" if PORT_NAME in scope else scope["path"]
+        self._requests.ended(path, status, (began or ended) - started)
+        self._access.request(
+            scope["method"],
+            self._doors.shown(scope),
+            scope["query_string"].decode("latin-1"),
+            status,
+            size,
+            math.ceil((ended - started) * 1000),
+        )
 
     def _failed(self, scope: Scope, error: Exception) -> None:
         path = self._doors.shown(scope)
@@ -278,8 +312,7 @@ class Exchange:
         headers += NO_CACHE[1:] if own else NO_CACHE
         if self.processing_time:
             ms = (perf_counter() - self.started) * 1000
-            text = f'total;dur={ms:.2f};desc="Processing time of the Sandbox API request"'
-            headers.append((b"server-timing", text.encode()))
+            headers.append((b"server-timing", timing(ms)))
         return headers
 
 

@@ -1,7 +1,8 @@
 """Routes as the contract has them: HEAD only where named, a wrong method is an unknown route."""
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,11 +10,14 @@ from starlette.routing import BaseRoute, Match, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from sandkeeper.api.edge.rights import Need
+from sandkeeper.api.edge.plain import Plain, PlainRoutes
+from sandkeeper.api.edge.rights import OPEN, Need, need_of
 from sandkeeper.api.edge.urls import raw_path
 
 __all__ = [
+    "Area",
     "AreaRouter",
+    "Areas",
     "Handler",
     "empty_head",
     "first_segment",
@@ -29,16 +33,22 @@ class _ExactRoute(Route):
     """A route that does not match another method, where Starlette's answers 405."""
 
     need: Need
+    plain: Plain | None = None
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
         return (match, child) if match == Match.FULL else (Match.NONE, {})
 
 
-def route(path: str, handler: Handler, *methods: str, need: Need) -> Route:
-    """Bind `handler` to exactly `methods` (GET when none is named)."""
+def route(
+    path: str, handler: Handler, *methods: str, need: Need, plain: Plain | None = None
+) -> Route:
+    """Bind `handler` to exactly `methods` (GET when none is named).
+
+    `plain` answers what it can at once (`api.edge.plain`).
+    """
     made = _ExactRoute(path, handler, methods=list(methods) or ["GET"])
-    made.need = need
+    made.need, made.plain = need, plain
     if "HEAD" not in methods and made.methods is not None:
         made.methods.discard("HEAD")  # Starlette adds HEAD to every GET; the contract does not
     return made
@@ -57,6 +67,7 @@ class _PathRoute(Route):
     """
 
     need: Need
+    plain: Plain | None = None
     raw_pattern: re.Pattern[bytes] | None = None
     below = True
     """It serves what is below its path, too."""
@@ -82,13 +93,14 @@ def path_route(
     *methods: str,
     need: Need,
     raw_pattern: re.Pattern[bytes] | None = None,
+    plain: Plain | None = None,
 ) -> Route:
     """Bind `handler` to `prefix/…` for exactly `methods`; `api.edge.urls.raw_rest` gives the path.
 
     `raw_pattern`, matched at the start of the undecoded path, decides instead where it is given.
     """
     made = _PathRoute(prefix, handler, methods=list(methods) or ["GET"])
-    made.need, made.raw_pattern = need, raw_pattern
+    made.need, made.raw_pattern, made.plain = need, raw_pattern, plain
     if "HEAD" not in methods and made.methods is not None:
         made.methods.discard("HEAD")
     return made
@@ -114,26 +126,100 @@ def first_segment(path: str) -> str:
     return path.lstrip("/").partition("/")[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Area:
+    """Routes whose paths begin with one of `firsts`; `make` loads them.
+
+    `is_open` says that some of them are answered without a token: those are loaded at the start.
+    """
+
+    firsts: tuple[str, ...]
+    make: Callable[[], list[BaseRoute]]
+    is_open: bool = False
+
+
+class Areas:
+    """All areas; each is made once."""
+
+    def __init__(self, areas: Iterable[Area]) -> None:
+        self._areas = list(areas)
+        self._made: dict[Area, list[BaseRoute]] = {}
+        self._by_first = {first: area for area in self._areas for first in area.firsts}
+        self._prepare: Callable[[list[BaseRoute]], None] | None = None
+        self.plain = PlainRoutes()
+
+    @property
+    def firsts(self) -> set[str]:
+        """The first segments of all paths that are known."""
+        return set(self._by_first)
+
+    def __contains__(self, first: str) -> bool:
+        return first in self._by_first
+
+    def prepared_by(self, prepare: Callable[[list[BaseRoute]], None]) -> None:
+        """Have something done to the routes of each area before any of them is used."""
+        self._prepare = prepare
+
+    def add(self, area: Area) -> None:
+        """Put another behind the rest."""
+        self._areas.append(area)
+        self._by_first |= dict.fromkeys(area.firsts, area)
+
+    def routes(self) -> list[BaseRoute]:
+        """Return every route; makes all areas."""
+        return [made for area in self._areas for made in self._routes_of(area)]
+
+    def open_routes(self) -> list[BaseRoute]:
+        """Return the routes of the areas that may be answered without a token."""
+        return [made for area in self._areas if area.is_open for made in self._routes_of(area)]
+
+    def below(self, first: str) -> list[BaseRoute]:
+        """Return the routes that can match a path that begins so."""
+        area = self._by_first.get(first)
+        if area is None:
+            return []
+        # The proxy's route has no path of Starlette's kind.
+        paths = [(made, getattr(made, "path", first)) for made in self._routes_of(area)]
+        return [made for made, path in paths if first_segment(path) == first]
+
+    def _routes_of(self, area: Area) -> list[BaseRoute]:
+        """Raises TypeError for a route that is not where its path says, or open where none is."""
+        if area not in self._made:
+            made = area.make()
+            for one in made:
+                if first_segment(getattr(one, "path", area.firsts[0])) not in area.firsts:
+                    raise TypeError(f"{one!r} is not in the area {area.firsts}")
+                if (need_of(one) == OPEN or need_of(one).own_words) and not area.is_open:
+                    raise TypeError(f"{one!r} is open, and its area is not")
+            if self._prepare is not None:
+                self._prepare(made)
+            self._made[area] = made
+            self.plain.add(made)
+        return self._made[area]
+
+
 class AreaRouter:
     """Tries only the routes that can match: those with the path's first segment.
 
-    Their order stays; a route that begins with a parameter, or has no path of its own, is tried
-    for every path. One after the other, a hundred routes take up to 80 µs for each request.
+    Their order stays. One after the other, a hundred routes take up to 80 µs for each request.
+    `default` answers what none of some routes matches.
     """
 
-    def __init__(self, routes: Sequence[BaseRoute], default: ASGIApp) -> None:
-        firsts = [first_segment(getattr(made, "path", "")) for made in routes]
-        everywhere = {first for first in firsts if "{" in first or not first}
+    def __init__(self, areas: Areas, default: Callable[[Sequence[BaseRoute]], ASGIApp]) -> None:
+        self._areas = areas
+        self._default = default
+        self._routers = {"": self._router("")}
 
-        def router(area: str) -> Router:
-            tried = {area, *everywhere}
-            chosen = [made for made, first in zip(routes, firsts, strict=True) if first in tried]
-            return Router(chosen, redirect_slashes=False, default=default)
-
-        self._areas = {area: router(area) for area in {*firsts} - everywhere}
-        self._others = router("")
+    def _router(self, first: str) -> Router:
+        tried = self._areas.below(first)
+        return Router(tried, redirect_slashes=False, default=self._default(tried))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request or a WebSocket."""
-        area = self._areas.get(first_segment(scope["path"]), self._others)
-        await area(scope, receive, send)
+        first = first_segment(scope["path"])
+        if first not in self._areas:
+            first = ""
+        router = self._routers.get(first)
+        if router is None:
+            router = self._routers[first] = self._router(first)
+        await router(scope, receive, send)

@@ -21,7 +21,7 @@ from sandkeeper.api.edge.tickets.grants import Grant
 from sandkeeper.api.edge.tokens import LINK_PARAMETER
 from sandkeeper.api.edge.urls import with_prefix
 from sandkeeper.api.port.tickets import LINK, PAGE, Tickets
-from sandkeeper.api.schemas.links import LinkInfo, LinkMade, LinkRequest
+from sandkeeper.api.schemas.port_links import NewPortLink, PortLink, PortLinkRequest
 from sandkeeper.errors import BadInput, NotFound
 from sandkeeper.log.access import Access
 from sandkeeper.numerals import natural
@@ -59,14 +59,14 @@ class LinkHandlers:
         port = natural(request.path_params["port"]) or 0
         if not 0 < port < 65536:
             raise BadInput("invalid port: a number from 1 to 65535 is wanted")
-        wanted = await read_json(request, LinkRequest, self._body_limit)
+        wanted = await read_json(request, PortLinkRequest, self._body_limit)
         seconds = _checked(wanted)
         scheme, place = self._seen_as(request.scope)
         host = self._host(wanted, port, place)
         grant = await self._tickets.grants.add(
             port=port, host=host, once=wanted.once, seconds=seconds
         )
-        made = _unwritten(LinkInfo.of(grant, self._tickets.grants.now()))
+        made = _unwritten(PortLink.of(grant, self._tickets.grants.now()))
         self._fill(made, grant, wanted, request.scope, f"{scheme}://", place)
         self._access.audit("port_link", caller(request), port=port, link=grant.id)
         return json_response(made, 201)
@@ -75,7 +75,7 @@ class LinkHandlers:
         """Tell which links are alive."""
         grants = self._tickets.grants
         now = grants.now()
-        return json_response({"links": [LinkInfo.of(one, now) for one in grants.alive()]})
+        return json_response({"links": [PortLink.of(one, now) for one in grants.alive()]})
 
     async def revoke(self, request: Request) -> Response:
         """End a link and what was got by it."""
@@ -93,7 +93,7 @@ class LinkHandlers:
         scheme = told.get(b"x-forwarded-proto", scope["scheme"].encode())
         return scheme.decode("latin-1"), place.decode("latin-1")
 
-    def _host(self, wanted: LinkRequest, port: int, place: str) -> str:
+    def _host(self, wanted: PortLinkRequest, port: int, place: str) -> str:
         """Return the host name of a link; empty below a prefix."""
         if wanted.via in {PREFIX, BASE}:
             return ""
@@ -109,9 +109,9 @@ class LinkHandlers:
 
     def _fill(
         self,
-        made: LinkMade,
+        made: NewPortLink,
         grant: Grant,
-        wanted: LinkRequest,
+        wanted: PortLinkRequest,
         scope: Scope,
         scheme: str,
         place: str,
@@ -133,12 +133,12 @@ class LinkHandlers:
             made.url = scheme + place + with_prefix(scope, f"/port/{grant.port}{path}") + query
 
 
-def _unwritten(info: LinkInfo) -> LinkMade:
+def _unwritten(info: PortLink) -> NewPortLink:
     """Return a new link, of which the address is still to be written."""
-    return LinkMade(**{name: getattr(info, name) for name in LinkInfo.__struct_fields__})
+    return NewPortLink(**{name: getattr(info, name) for name in PortLink.__struct_fields__})
 
 
-def _checked(wanted: LinkRequest) -> int:
+def _checked(wanted: PortLinkRequest) -> int:
     """Return for how many seconds a link is good; raises BadInput, naming the field."""
     if not _PATH.fullmatch(wanted.path):
         raise BadInput("path: a path with its slash, percent-encoded, is wanted")

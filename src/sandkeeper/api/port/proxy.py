@@ -16,7 +16,6 @@ from sandkeeper.api.port.door import Door
 from sandkeeper.api.port.forwarding import Forwarding, Target, framing
 from sandkeeper.api.port.pages import Doors
 from sandkeeper.api.port.socket import HANDSHAKE_SECONDS, switch, wanted_upgrade
-from sandkeeper.api.port.tickets import Tickets
 from sandkeeper.errors import SandkeeperError, Unprocessable
 from sandkeeper.network.hops import Hops
 from sandkeeper.network.relay import Relay
@@ -34,12 +33,8 @@ class PortRoute(BaseRoute):
 
     need = USER
 
-    def __init__(self, settings: Settings, relay: Relay) -> None:
-        self.doors = Doors(
-            Tickets(settings.state_dir / "ports.key", settings.rights.tokens),
-            settings.rights.tokens,
-            restricted="*" not in settings.edge.origins,
-        )
+    def __init__(self, settings: Settings, relay: Relay, doors: Doors) -> None:
+        self.doors = doors
         self._forwarding = Forwarding(self.doors, Gateways(settings.edge.gateways), Hops())
         self._relay = relay
 

@@ -1,27 +1,17 @@
-"""What a provider is, and the one way to ask a remote one: bounded in time and size."""
+"""What a provider is, and what it may honestly say."""
 
-import asyncio
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
-import msgspec
-
-from sandkeeper.errors import Unprocessable
 from sandkeeper.linux.children.children import Children
 from sandkeeper.numerals import decimal
 from sandkeeper.settings import Environment
 
-if TYPE_CHECKING:
-    import httpx
+__all__ = ["Document", "Host", "Provider", "Ranking", "scored", "timeout_of", "within_tokens"]
 
-__all__ = ["Document", "Host", "Provider", "post_json", "scored", "within_tokens"]
-
-CONNECT_SECONDS = 10.0
 DEFAULT_SECONDS = 60.0
-ANSWER_BYTES = 32 << 20
-ERROR_BYTES = 500
 CHARACTERS_PER_TOKEN = 4
 """A common estimate; only Relace counts with a real tokeniser, on its side."""
 
@@ -67,72 +57,6 @@ def timeout_of(host: Host) -> float:
     """Read `SANDKEEPER_CODEGEN_TIMEOUT` (seconds, 60), the time one answer may take."""
     seconds = decimal(host.environment.get("SANDKEEPER_CODEGEN_TIMEOUT").strip()) or 0.0
     return seconds if 0 < seconds < math.inf else DEFAULT_SECONDS
-
-
-async def post_json(
-    url: str, payload: Mapping[str, Any], *, key: str, name: str, seconds: float
-) -> Any:
-    """POST JSON with a bearer key and return the decoded answer.
-
-    Raises Unprocessable when there is no answer within `seconds`, when it is not 200, not JSON, or
-    larger than 32 MiB (it is not read further then).
-    """
-    try:
-        async with asyncio.timeout(seconds):
-            client = await asyncio.to_thread(_client)
-            async with client:
-                return msgspec.json.decode(await _exchange(client, url, payload, key, name))
-    except TimeoutError:
-        raise Unprocessable(f"{name} API request failed: no answer in {seconds:g} s") from None
-    except msgspec.DecodeError:
-        raise Unprocessable(f"{name} API answered with something that is not JSON") from None
-    except UnicodeError:
-        raise Unprocessable(f"{name} API answered with text that is not UTF-8") from None
-
-
-def _client() -> "httpx.AsyncClient":
-    """Import httpx and read the certificates: both take too long for the event loop."""
-    import httpx
-
-    return httpx.AsyncClient(timeout=httpx.Timeout(None, connect=CONNECT_SECONDS))
-
-
-async def _exchange(
-    client: "httpx.AsyncClient", url: str, payload: Mapping[str, Any], key: str, name: str
-) -> bytes:
-    import httpx
-
-    # Compressed answers are not asked for: a small one could unpack to any size.
-    headers = {
-        "Authorization": f"Bearer {key}",
-        "Content-Type": "application/json",
-        "Accept-Encoding": "identity",
-    }
-    content = msgspec.json.encode(payload)
-    try:
-        async with client.stream("POST", url, content=content, headers=headers) as reply:
-            if reply.status_code != 200:
-                text = (await _read(reply, ERROR_BYTES, name, strict=False)).decode(
-                    "utf-8", "replace"
-                )
-                raise Unprocessable(
-                    f"{name} API request failed with status {reply.status_code}: {text}"
-                )
-            return await _read(reply, ANSWER_BYTES, name, strict=True)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-        kind = str(error) or type(error).__name__
-        raise Unprocessable(f"{name} API request failed: {kind}") from None
-
-
-async def _read(reply: "httpx.Response", limit: int, name: str, *, strict: bool) -> bytes:
-    kept = bytearray()
-    async for chunk in reply.aiter_raw():
-        kept += chunk
-        if len(kept) > limit:
-            if strict:
-                raise Unprocessable(f"{name} API answered with more than {limit} bytes")
-            break
-    return bytes(kept[:limit])
 
 
 def scored(pairs: Iterable[tuple[Any, Any]], count: int) -> Ranking:

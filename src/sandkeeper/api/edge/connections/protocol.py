@@ -1,6 +1,8 @@
 """uvicorn's HTTP protocol with the edge's limits on what comes in."""
 
 import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -17,6 +19,9 @@ from sandkeeper.api.edge.respond import bare_error
 from sandkeeper.api.edge.urls import called_by_target, is_for_port
 from sandkeeper.network.channel import End
 from sandkeeper.settings.port_names import PortNames
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 __all__ = ["EdgeProtocol"]
 
@@ -38,6 +43,10 @@ class EdgeProtocol(HttpToolsProtocol):
 
     body_seconds = 30.0
     port_names = PortNames((), "")
+    plain: Callable[[Any, bytes], bytes | None] | None = None
+    """Answers a whole request at once, if it can (`api.edge.plain`)."""
+    _held: "tuple[RequestResponseCycle, Any] | None" = None
+    _holds = False
     _excess: tuple[int, str] | None = None
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
@@ -107,13 +116,13 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _feed(self, data: bytes) -> None:
         """Count what belongs to a head before the parser keeps it."""
-        if self._in_head:
-            self._arm()  # bytes before a request line, which the parser skips, are late as well
         self._head_bytes += len(data)
         if self._head_bytes > HEADER_BYTES:
             self._refuse(431, "request header fields are too large")
             return
         self._parse(data)
+        if self._in_head and (self._begun or self._head_bytes):
+            self._arm()  # also for bytes before a request line, which the parser skips
 
     def _may_feed(self) -> bool:
         return not self.flow.read_paused and self._ahead is None
@@ -124,6 +133,13 @@ class EdgeProtocol(HttpToolsProtocol):
         self._intake.wake()
 
     def _parse(self, data: bytes) -> None:
+        try:
+            self._parse_all(data)
+        finally:
+            if self._held is not None:
+                self._go(whole=False)
+
+    def _parse_all(self, data: bytes) -> None:
         while data and self.parser is not None:
             try:
                 self.parser.feed_data(data)
@@ -175,7 +191,6 @@ class EdgeProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = self._begun = True
         self._head_bytes = 0
-        self._arm()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a field of the head."""
@@ -210,7 +225,9 @@ class EdgeProtocol(HttpToolsProtocol):
         self._switching = self.parser.should_upgrade() and self._may_switch()
         self._declined = self.parser.should_upgrade() and not self._should_upgrade()
         before = self.cycle
+        self._holds = self.plain is not None
         super().on_headers_complete()
+        self._holds = False
         if self._switching:
             self.cycle.keep_alive = False  # whatever comes behind is not for this parser
         if self.scope["method"] not in {"GET", "HEAD"}:
@@ -226,6 +243,36 @@ class EdgeProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._in_head, self._begun = True, False
         self._head_bytes = 0
+        if self._held is not None:
+            self._go(whole=True)
+
+    def _start_asgi_task(self, cycle: "RequestResponseCycle", app: Any) -> None:
+        """Begin with a request; one whose head was just read waits for the end of these bytes.
+
+        Its task would not run before either, and a request that is whole by then may need none.
+        """
+        if self._holds:
+            self._held = cycle, app
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _go(self, *, whole: bool) -> None:
+        """Answer the held request at once, or have it go the long way."""
+        assert self._held is not None
+        (cycle, app), self._held = self._held, None
+        if whole and self.plain is not None and self._is_free(cycle):
+            answer = self.plain(cycle.scope, bytes(cycle.body))
+            if answer is not None:
+                cycle.response_started = cycle.response_complete = True
+                self.transport.write(answer)
+                cycle.on_response()
+                return
+        super()._start_asgi_task(cycle, app)
+
+    def _is_free(self, cycle: "RequestResponseCycle") -> bool:
+        """Say whether an answer can go out now, and the connection goes on behind it."""
+        asked = cycle.keep_alive and not cycle.waiting_for_100_continue
+        return asked and not self.flow.write_paused and not self.transport.is_closing()
 
     def pass_over(self, left: int) -> None:
         """Go on after a body that was not all parsed: `left` bytes of it are still to be dropped.

@@ -6,14 +6,13 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import uvicorn
 import uvloop
-from starlette.types import ASGIApp
+from starlette.types import Receive, Scope, Send
 
 from sandkeeper.api.edge.connections.departure import Departure, take_over
-from sandkeeper.api.edge.connections.intake import PacedSocket
 from sandkeeper.api.edge.connections.listening import tell_reach
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
 from sandkeeper.log.lines import Log
@@ -47,8 +46,18 @@ class Services(Protocol):
         """Become the version that is due; raises OSError."""
 
 
+class Application(Protocol):
+    """An ASGI application that can answer some requests at once, to the last byte."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request or WebSocket."""
+
+    def plain(self, scope: Scope, body: bytes) -> bytes | None:
+        """Return the whole answer to a whole request; None: it cannot be given at once."""
+
+
 def serve(
-    app: ASGIApp,
+    app: Application,
     services: Services,
     listeners: Sequence[socket.socket],
     connections: Sequence[HeldConnection] = (),
@@ -66,7 +75,7 @@ def serve(
         app,
         loop="uvloop",
         http=EdgeProtocol,
-        ws=PacedSocket,
+        ws=_socket,  # type: ignore[arg-type]  # called as a class is
         ws_max_size=1 << 20,
         ws_ping_interval=30.0,
         ws_ping_timeout=60.0,
@@ -80,6 +89,7 @@ def serve(
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
+    EdgeProtocol.plain = staticmethod(app.plain)
     EdgeProtocol.body_seconds = services.settings.edge.body_seconds
     EdgeProtocol.port_names = services.settings.edge.port_names
     server = _Server(config, services, connections)
@@ -90,6 +100,13 @@ def serve(
             runner.run(server.serve(sockets=list(listeners)))
         if server.left is not None:
             services.replace(kept, server.left)
+
+
+def _socket(**values: Any) -> asyncio.Protocol:
+    """Make the protocol of a WebSocket; what it needs is loaded with the first."""
+    from sandkeeper.api.edge.connections.frames import PacedSocket
+
+    return PacedSocket(**values)
 
 
 class _Server(uvicorn.Server):

@@ -1,0 +1,192 @@
+"""Services that nothing but requests need: each is loaded and made when the first one comes.
+
+What a server imports before it answers is time that every sandbox waits, and memory that it keeps.
+"""
+
+import threading
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from sandkeeper.files.service import Files
+from sandkeeper.files.work import FileWork
+from sandkeeper.linux.children.children import Children
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.users import Users
+from sandkeeper.log.lines import Log
+from sandkeeper.settings import Environment
+
+if TYPE_CHECKING:
+    from sandkeeper.codegen.service import Codegen
+    from sandkeeper.files.attributes import Attributes
+    from sandkeeper.files.copies import Copies
+    from sandkeeper.files.tar.streams import Archives
+    from sandkeeper.files.trees import Trees
+    from sandkeeper.network.monitors import PortMonitors
+    from sandkeeper.network.ports import Ports
+    from sandkeeper.network.relay import Relay
+    from sandkeeper.processes.waiting import Waiting
+    from sandkeeper.search.content import ContentSearch
+    from sandkeeper.search.find import Search, Workers
+    from sandkeeper.search.ripgrep import Ripgrep
+    from sandkeeper.watch.changes import Changes
+    from sandkeeper.watch.watches import Watches
+
+__all__ = ["OnDemand"]
+
+T = TypeVar("T")
+
+
+class later(Generic[T]):
+    """An attribute that is made when it is first asked for, once, by whichever thread."""
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+        self._lock = threading.RLock()
+        self.__doc__ = make.__doc__
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, holder: Any, _owner: type | None = None) -> T:
+        with self._lock:
+            made: dict[str, T] = vars(holder)
+            if self._name not in made:
+                made[self._name] = self._make(holder)
+            return made[self._name]
+
+
+class OnDemand:
+    """The part of the sandbox that holds them; `close_made` closes those that there are."""
+
+    environment: Environment
+    identity: Identity | None
+    users: Users
+    children: Children
+    log: Log
+    file_work: FileWork
+    files: Files
+
+    @later
+    def trees(self) -> "Trees":
+        """Whole folders in one request."""
+        from sandkeeper.files.trees import Trees
+
+        return Trees(self.files)
+
+    @later
+    def copies(self) -> "Copies":
+        """Copying and moving."""
+        from sandkeeper.files.copies import Copies
+
+        return Copies(self.files)
+
+    @later
+    def attributes(self) -> "Attributes":
+        """Modes, owners, times."""
+        from sandkeeper.files.attributes import Attributes
+
+        return Attributes(self.files)
+
+    @later
+    def archives(self) -> "Archives":
+        """Packing and unpacking."""
+        from sandkeeper.files.tar.streams import Archives
+
+        return Archives(self.files)
+
+    @later
+    def codegen(self) -> "Codegen":
+        """Code editing."""
+        from sandkeeper.codegen.providers import Host
+        from sandkeeper.codegen.service import Codegen
+
+        return Codegen(Host(self.environment, self.children), self.file_work)
+
+    @later
+    def ports(self) -> "Ports":
+        """Who listens where."""
+        from sandkeeper.network.ports import Ports
+
+        return Ports(self.identity)
+
+    @later
+    def relay(self) -> "Relay":
+        """Bytes from socket to socket."""
+        from sandkeeper.network.relay import Relay
+
+        return Relay(failed=self.log.error)
+
+    @later
+    def monitors(self) -> "PortMonitors":
+        """Who is told of new ports."""
+        from sandkeeper.network.monitors import PortMonitors
+
+        return PortMonitors(self.log, self.identity)
+
+    @later
+    def waiting(self) -> "Waiting":
+        """Waits for ports, lines, files."""
+        from sandkeeper.processes.waiting import Waiting
+
+        return Waiting(self.ports, self.files)
+
+    @later
+    def _walkers(self) -> "Workers":
+        from sandkeeper.search.find import Workers
+
+        return Workers()
+
+    @later
+    def search(self) -> "Search":
+        """Finding files."""
+        from sandkeeper.search.find import Search
+
+        return Search(self._walkers, self.users.current)
+
+    @later
+    def ripgrep(self) -> "Ripgrep":
+        """The program that searches contents."""
+        from sandkeeper.search.ripgrep import Ripgrep
+
+        return Ripgrep(self.children, self.users.current)
+
+    @later
+    def grep(self) -> "ContentSearch":
+        """Finding lines."""
+        from sandkeeper.search.content import ContentSearch
+
+        return ContentSearch(self.ripgrep, self._walkers, self.users.current)
+
+    @later
+    def watches(self) -> "Watches":
+        """Streams of changes."""
+        from sandkeeper.watch.watches import Watches
+
+        return Watches(self.users.current, self.files.work)
+
+    @later
+    def changes(self) -> "Changes":
+        """What has changed since."""
+        from sandkeeper.watch.changes import Changes
+
+        return Changes(self.users.current, self.watches.hubs)
+
+    def abandon_made(self) -> None:
+        """Send away who waits for changes: the server stops."""
+        if "watches" in vars(self):
+            self.watches.abandon()
+
+    async def close_made(self) -> None:
+        """Close those that were made, the last first."""
+        made = vars(self)
+        if "relay" in made:
+            self.relay.stop()
+        closes: list[Callable[[], Awaitable[None]]] = [
+            made[name].close
+            for name in ("monitors", "waiting", "watches", "changes")
+            if name in made
+        ]
+        for close in closes:
+            await close()
+        if "_walkers" in made:
+            self._walkers.close()
