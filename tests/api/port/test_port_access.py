@@ -518,7 +518,8 @@ def test_a_port_speaks_for_itself_only(unguarded: Server, echo: Echo) -> None:
         assert not [line for line in lines if "sandkeeper_token" in line]
     scope = f" path=/port/{port}/"
     kept = [line.removeprefix("set-cookie: ") for line in shown if line.startswith("set-cookie")]
-    assert kept == [f"a=1; httponly;{scope}", f"b=2;{scope}", f"c=3;{scope}", f"d=4;{scope}"]
+    other = f"{scope}port/1/"  # below its own: it is not the port that it names
+    assert kept == [f"a=1; httponly;{scope}", f"b=2;{scope}x", f"c=3;{scope}", f"d=4;{other}"]
     assert f"set-cookie: c=3;{scope}; samesite=none; secure" in page
 
 
@@ -550,7 +551,8 @@ def test_where_a_pages_server_sends_it_is_below_the_page(
         return ask(unguarded, target).partition(b"ocation: ")[2].partition(b"\r\n")[0].decode()
 
     assert location(page + "/") == meant.format(**names)
-    assert location(f"/port/{echo.port}/") == told.format(**names)
+    plain = told if told.startswith("{page}") else meant.replace("{page}", "/port/{port}")
+    assert location(f"/port/{echo.port}/") == plain.format(**names)
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,6 @@ def test_every_method_reaches_the_server(server: Server, upstream: Start, method
         ("/?q=%20a+b&&c", "/?q=%20a+b&&c"),
         ("/process/x%2Fy?token=abc", "/process/x%2Fy?token=abc"),
         ("/trailing/", "/trailing/"),
-        ("", "/"),
-        ("?x=1", "/?x=1"),
     ],
 )
 def test_path_and_query_arrive_byte_for_byte(
@@ -135,6 +133,27 @@ def test_path_and_query_arrive_byte_for_byte(
     answer = raw_request(server, head.encode())
 
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["line"] == f"GET {seen} HTTP/1.1"
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "status", "led"),
+    [
+        ("GET", "/port/{}", 301, "/port/{}/"),
+        ("GET", "/port/{}?x=1", 301, "/port/{}/?x=1"),
+        ("HEAD", "/port/{}", 307, "/port/{}/"),
+        ("GET", "/port-keep/{}", 301, "/port-keep/{}/"),
+        ("POST", "/port/{}", 200, ""),
+    ],
+)
+def test_the_root_of_a_port_has_a_slash_to_which_its_addresses_are_relative(
+    server: Server, upstream: Start, method: str, asked: str, status: int, led: str
+) -> None:
+    port = upstream(echo).port
+
+    reply = server.client.request(method, asked.format(port))
+
+    assert reply.status_code == status
+    assert reply.headers.get("location", "") == led.format(port)
 
 
 def test_hop_by_hop_fields_stay_on_their_hop(server: Server, upstream: Start) -> None:

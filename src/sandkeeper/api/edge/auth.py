@@ -15,6 +15,7 @@ from sandkeeper.api.edge.rights import STANDING, USERS, Right, Standing, user_of
 from sandkeeper.api.edge.routing import first_segment
 from sandkeeper.api.edge.subject import names_user
 from sandkeeper.api.edge.tokens import offers
+from sandkeeper.api.edge.urls import PORT_NAME
 from sandkeeper.linux.users import Users
 from sandkeeper.settings import RightsSettings
 
@@ -53,6 +54,8 @@ class Doorkeeper:
         standing.into(scope)
         if standing.right > Right.NONE:
             return True
+        if PORT_NAME in scope:
+            return False
         path: str = scope["path"]
         opened = path in self._open or path.startswith(self._open_below)
         return scope["type"] == "http" and opened
