@@ -5,7 +5,7 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -29,6 +29,7 @@ from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.linux.machine import disk_bytes, raise_file_limit
 from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
+from sandkeeper.log.libraries import adopt_libraries
 from sandkeeper.log.lines import Log, Rouser, dropped_line
 from sandkeeper.log.sink import Sink, open_target
 from sandkeeper.observability.heap import Heap
@@ -84,12 +85,14 @@ class Sandbox(OnDemand):
         self._trial = handover is not None and handover.trial
         self.lifetime = Lifetime()
         self.stopping = asyncio.Event()
+        self.when_started: list[Callable[[], Awaitable[object]]] = []
         self.turns = Turns()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stack = AsyncExitStack()
         self._sink = Sink(open_target(settings.log.target, identity), dropped_line=dropped_line)
         self._rouser = Rouser(self._sink)
         self.log = Log(self._sink)
+        adopt_libraries(self.log)
         self.access = Access(self.log, requests=settings.log.requests)
         self.children = Children()
         self.state_folder = StateFolder(settings.state_dir, self.log)
@@ -251,6 +254,8 @@ class Sandbox(OnDemand):
             self._start_looking,
         ):
             await step(self._stack)  # what it puts there is stopped in reverse
+        for call in () if self._trial else self.when_started:
+            await call()
 
     async def _start_files(self, stack: AsyncExitStack) -> None:
         self._rouser.start()
@@ -344,6 +349,8 @@ class Sandbox(OnDemand):
         for process in self.processes.all():
             process.journal.abandon()
             running += not process.is_over
+        for terminal in self.terminals.registered():
+            terminal.journal.abandon()
         end = "are stopped first" if self.settings.stop_children else "go on"
         self.log.info(f"sandkeeper stops; processes that {end}: {running}")
         self.abandon_made()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness import needs_root, stop_all_of, until
+from tests.harness import children_of, needs_root, state_of, stop_all_of, until
 
 from sandkeeper.linux.children.child import Child, ExitStatus
 from sandkeeper.linux.children.children import Children
@@ -20,6 +20,13 @@ from sandkeeper.linux.children.tool import readable
 from sandkeeper.linux.identity import Identity
 
 pytestmark = needs_root
+EARLIER: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _earlier() -> None:
+    EARLIER.clear()
+    EARLIER.update(children_of(os.getpid()))
 
 
 def with_children(work: Callable[[Children], Awaitable[Any]]) -> Any:
@@ -151,7 +158,7 @@ def test_a_killed_spawner_is_replaced_at_the_next_start() -> None:
         first = _children()
         assert len(first) == 1
         os.kill(first[0], signal.SIGKILL)
-        until(lambda: _state(first[0]) == "Z")
+        until(lambda: state_of(first[0]) == "Z")
         return await ended(await children.start(somebody("true")))
 
     assert with_children(work).code == 0
@@ -248,16 +255,8 @@ def test_the_reaper_of_orphans_takes_no_child_that_is_on_its_way() -> None:
 
 
 def _children() -> list[int]:
-    pids: list[int] = []
-    for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as file:
-            pids += map(int, file.read().split())
-    return pids
-
-
-def _state(pid: int) -> str:
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0]
+    """Return our children but for those that other tests have left."""
+    return sorted(children_of(os.getpid()) - EARLIER)
 
 
 def test_an_orphan_that_was_seen_during_a_start_is_reaped_after_it() -> None:

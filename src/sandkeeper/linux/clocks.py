@@ -33,8 +33,8 @@ class Ratchet:
     """A clock for permissions that end: it never goes back, stands still or lags the wall clock.
 
     It begins at the wall clock's time or at `floor`, whichever is later. A wall clock that is put
-    back prolongs nothing, for within a boot this one counts on; one that jumps ahead counts, because
-    that is how a machine learns that it was asleep as a snapshot.
+    back prolongs nothing, for within a boot this one counts on; one that jumps ahead counts: that
+    is how a machine learns that it was asleep as a snapshot.
     """
 
     def __init__(self, floor: float = 0.0) -> None:
@@ -46,10 +46,10 @@ class Ratchet:
         return self._ahead + uptime()
 
 
-def rfc3339(nanoseconds: int) -> str:
+def rfc3339(nanoseconds: int, *, local: bool = True) -> str:
     """Write a Unix time in local time with up to nine fractional digits, `Z` in UTC."""
     seconds, fraction = divmod(nanoseconds, 1_000_000_000)
-    head, zone = _second(seconds, local=True)
+    head, zone = _second(seconds, local=local)
     if not fraction:
         return head + zone
     return f"{head}.{fraction:09d}".rstrip("0") + zone

@@ -56,6 +56,7 @@ class TerminalOrder:
     inherit_env: bool = True
     user: str = ""
     tag: str = ""
+    timeout: float = 0.0
 
 
 class Terminals:
@@ -209,6 +210,7 @@ class Terminals:
             inherit_env=order.inherit_env,
             user=self._shop.users.recorded(order.user),
             tag=order.tag,
+            timeout=order.timeout,
         )
         folder = TerminalFolder(self._path, meta.id)
         try:
@@ -261,7 +263,8 @@ class Terminals:
     def _spec(self, meta: TerminalMeta, slave: int, user: Identity | None) -> Spawn:
         shop = self._shop
         env = variables_of(shop.environment, user, meta.env, inherit=meta.inherit_env)
-        env.setdefault("TERM", "xterm-256color")
+        # What looks at it is an xterm; what the server happens to be started in says nothing.
+        env["TERM"] = meta.env.get("TERM") or shop.environment.given("TERM", "xterm-256color")
         return Spawn(
             [meta.shell, *meta.args],
             env,

@@ -14,15 +14,19 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
+from starlette.types import Scope
 
 from sandkeeper.api.edge.long_answers import LongAnswer, long_answer
+from sandkeeper.api.edge.plain import PlainAnswer
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import LONG_BYTES, decoded, read_body, read_json
-from sandkeeper.api.edge.respond import encode_json, json_response
+from sandkeeper.api.edge.respond import encode_json, json_bytes, json_response
 from sandkeeper.api.edge.rights import USER, user_of
 from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.edge.streaming import RESUME, StreamResponse, until_disconnect
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.urls import segment
+from sandkeeper.api.schemas.kept import KEPT_BYTES, KeptRecords
 from sandkeeper.api.schemas.processes import (
     ProcessRequest,
     SignalRequest,
@@ -36,10 +40,10 @@ from sandkeeper.journal.output import PIECE_BYTES, read_long_texts, read_texts
 from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
-from sandkeeper.numerals import GO_INT
+from sandkeeper.numerals import GO_INT, natural
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
-from sandkeeper.processes.stdin import STDIN_BODY_BYTES, Stdin
+from sandkeeper.processes.stdin import STDIN_BODY_BYTES, Stdin, StdinFull
 from sandkeeper.processes.waiting import Waiting
 from sandkeeper.settings import Settings
 
@@ -49,10 +53,12 @@ INLINE_BYTES = 64 << 10
 LIST_BYTES = 8 << 20
 LIST_BLOCK, LIST_BLOCK_BYTES = 16, 128 << 10
 """So many records, or records with so long texts, are made in one go."""
+KEPT_BLOCK = 64
+"""So many that are kept are looked at."""
 EXEC_HEARTBEAT_SECONDS = 5.0
 STOP_GRACE_SECONDS = 0.09
-WAIT_SECONDS = 60.0
-WAIT_MOST_SECONDS = 119.0
+WAIT_SECONDS = 60
+WAIT_MOST_SECONDS = 119
 
 
 def identifier(request: Request) -> str:
@@ -84,6 +90,7 @@ class ProcessHandlers:
         self._turns = turns
         self._stopping = stopping
         self._settings = settings
+        self._records = KeptRecords(processes)
 
     # POST /process
 
@@ -134,7 +141,7 @@ class ProcessHandlers:
     async def resumed(self, request: Request) -> Response:
         """Answer a start whose waiting the server before an upgrade has left to us."""
         process = self._processes.get(identifier(request))
-        query = request.query_params
+        query = query_of(request)
         try:
             ports = [int(port) for port in query.get("ports", "").split(",") if port]
         except ValueError:
@@ -188,31 +195,52 @@ class ProcessHandlers:
         """List all processes; all texts together stay within 8 MiB."""
         processes = self._processes.all()
         share = min(self._inline, max(1024, LIST_BYTES // max(1, len(processes))))
-        blocks: list[bytes] = []
+        records: list[bytes] = []
         count = max(1, min(LIST_BLOCK, LIST_BLOCK_BYTES // max(1, share)))
-        for first in range(0, len(processes), count):
-            await self._turns.take()
-            some = processes[first : first + count]
-            texts = [await read_texts(process.journal, share) for process in some]
-            records = [record_of(*each) for each in zip(some, texts, strict=True)]
-            blocks.append((b"," if blocks else b"[") + encode_json(records)[1:-1])
-        return LongAnswer([*blocks, b"]"] if blocks else [b"[]"], self._turns)
+        made = 0
+        for number, process in enumerate(processes):
+            known = self._records.get(process)
+            if number % KEPT_BLOCK == 0 or (known is None and made % count == 0):
+                await self._turns.take()
+            made += known is None
+            records.append(known or await self._record(process, share))
+        firsts = range(0, len(records), KEPT_BLOCK)
+        blocks = [b",".join(records[first : first + KEPT_BLOCK]) for first in firsts]
+        ends = [b"[", *([b","] * (len(blocks) - 1))]
+        whole = [end + block for end, block in zip(ends, blocks, strict=True)] if blocks else [b"["]
+        return LongAnswer([*whole, b"]"], self._turns)
+
+    async def _record(self, process: Process, limit: int) -> bytes:
+        """Return a record with the last `limit` bytes of each stream."""
+        record = self._records.make(process, limit)
+        if record is not None:
+            return record
+        return encode_json(record_of(process, await read_texts(process.journal, limit)))
+
+    def list_now(self, scope: Scope, _body: bytes) -> PlainAnswer | None:
+        """List all processes where they are few and known."""
+        if len(self._processes) > KEPT_BLOCK or scope["query_string"]:
+            return None
+        records = [self._records.make(process, self._inline) for process in self._processes.all()]
+        if any(record is None or len(record) > KEPT_BYTES * 8 for record in records):
+            return None
+        return PlainAnswer(b"[" + b",".join(filter(None, records)) + b"]")
+
+    def get_now(self, scope: Scope, _body: bytes) -> PlainAnswer | None:
+        """Show one process whose output is short or in memory."""
+        process = self._processes.get(segment(scope, 1), "process not found")
+        record = self._records.make(process, self._inline)
+        return None if record is None else PlainAnswer(record)
 
     async def get(self, request: Request) -> Response:
         """Show one process."""
         process = self._processes.get(identifier(request), "process not found")
-        return json_response(record_of(process, await read_texts(process.journal, self._inline)))
+        return json_bytes(await self._record(process, self._inline))
 
     async def wait(self, request: Request) -> Response:
         """Wait until a process is over for good, or `timeout` seconds have passed."""
-        process = self._processes.get(identifier(request), "process not found")
-        try:
-            seconds = float(int(request.query_params.get("timeout", "")))
-        except ValueError:
-            seconds = WAIT_SECONDS
-        except OverflowError:
-            seconds = WAIT_MOST_SECONDS
-        seconds = max(0.0, min(seconds, WAIT_MOST_SECONDS))
+        process = self._processes.get(identifier(request))
+        seconds = _wait_seconds(query_of(request).get("timeout", ""))
         until, path = monotonic() + seconds, f"/process/{process.meta.id}/wait"
         request.scope[RESUME] = lambda: f"{path}?timeout={max(0, round(until - monotonic()))}"
         await self._over_within(request, process, seconds)
@@ -279,7 +307,11 @@ class ProcessHandlers:
         self._access.audit(
             "process_stdin_write", caller(request), identifier=identifier(request), bytes=len(body)
         )
-        await stdin.write(body)
+        try:
+            await stdin.write(body)
+        except StdinFull as error:
+            # Additive: how much of it, so that a client can go on where it stopped.
+            return json_response({"error": str(error), "written": error.written}, 503)
         return json_response({"message": f"{len(body)} bytes written to stdin"})
 
     async def close_stdin(self, request: Request) -> Response:
@@ -294,6 +326,13 @@ class ProcessHandlers:
         if process.stdin is None:
             raise Conflict("the process was started without stdin")
         return process.stdin
+
+
+def _wait_seconds(text: str) -> int:
+    seconds = natural(text.removeprefix("+"), WAIT_MOST_SECONDS) if text else WAIT_SECONDS
+    if seconds is None:
+        raise BadInput(f"invalid timeout: {text} is no whole number of seconds from 0 on")
+    return min(seconds, WAIT_MOST_SECONDS)
 
 
 def _fingerprint(body: bytes, wanted: ProcessRequest) -> str:
@@ -320,9 +359,11 @@ def _check(wanted: ProcessRequest) -> None:
             "invalid request body: Key: 'ProcessRequest.Command' Error:Field validation for "
             "'Command' failed on the 'required' tag"
         )
-    for number in (wanted.timeout or 0, wanted.max_restarts, *wanted.wait_for_ports):
-        if not -GO_INT <= number < GO_INT:
-            raise BadInput("invalid request body: a number does not fit 64 bits")
+    if not -GO_INT <= wanted.max_restarts < GO_INT:
+        raise BadInput("invalid request body: maxRestarts does not fit 64 bits")
+    for port in wanted.wait_for_ports:
+        if not 0 < port < 65536:
+            raise BadInput(f"invalid request body: waitForPorts: {port} is no port (1 to 65535)")
 
 
 def _signal_number(value: str | int) -> signal.Signals:
@@ -340,9 +381,9 @@ def routes(handlers: ProcessHandlers) -> list[BaseRoute]:
     one = "/process/{identifier}"
     return [
         route("/process", handlers.create, "POST", need=USER),
-        route("/process", handlers.list, need=USER),
+        route("/process", handlers.list, need=USER, plain=handlers.list_now),
         route("/process", empty_head, "HEAD", need=USER),
-        route(one, handlers.get, need=USER),
+        route(one, handlers.get, need=USER, plain=handlers.get_now),
         route(one, empty_head, "HEAD", need=USER),
         route(one, handlers.stop, "DELETE", need=USER),
         route(one + "/kill", handlers.kill, "DELETE", need=USER),

@@ -7,9 +7,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
+from starlette.types import Scope
 
+from sandkeeper.api.edge.plain import PlainAnswer
 from sandkeeper.api.edge.request_body import read_body
-from sandkeeper.api.edge.respond import json_response
+from sandkeeper.api.edge.respond import encode_json, json_response
 from sandkeeper.api.edge.rights import OPEN, UPGRADE, USER
 from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.edge.subject import caller
@@ -51,6 +53,10 @@ class SystemHandlers:
     async def health(self, _request: Request) -> Response:
         """Say that the server answers, since when and in which version."""
         return json_response(self._health())
+
+    def health_now(self, _scope: Scope, _body: bytes) -> PlainAnswer:
+        """Say it at once."""
+        return PlainAnswer(encode_json(self._health()))
 
     async def upgrade(self, request: Request) -> Response:
         """Begin an upgrade and answer at once; /health tells how it goes."""
@@ -95,7 +101,7 @@ def routes(handlers: SystemHandlers, *, development: bool) -> list[BaseRoute]:
     return [
         *([route("/debug/panic", handlers.panic, need=USER)] if development else []),
         route("/", handlers.welcome, "GET", "POST", "PUT", "DELETE", "PATCH", need=USER),
-        route("/health", handlers.health, need=OPEN),
+        route("/health", handlers.health, need=OPEN, plain=handlers.health_now),
         route("/health", empty_head, "HEAD", need=OPEN),
         route("/upgrade", handlers.upgrade, "POST", need=UPGRADE),
         route("/upgrade", empty_head, "HEAD", need=USER),

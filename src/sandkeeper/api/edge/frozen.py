@@ -4,9 +4,12 @@ Here, and nowhere else, it is decided which calls those are: every matched route
 not one of reading, but for the few named below, and every MCP tool but the reading ones.
 """
 
+from functools import partial
+
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sandkeeper.api.edge.plain import Plain, PlainAnswer, plain_of
 from sandkeeper.archive.freeze import Freeze
 
 __all__ = ["READING_TOOLS", "guard"]
@@ -50,6 +53,8 @@ def guard(routes: list[BaseRoute], freeze: Freeze) -> None:
                 made.app = _Guarded(made.app, freeze)
         elif isinstance(made, Route) and _changes(made):
             made.app = _Guarded(made.app, freeze)
+            if (plain := plain_of(made)) is not None:
+                made.plain = partial(_plain, plain, freeze)  # type: ignore[attr-defined]
 
 
 def _changes(made: Route) -> bool:
@@ -58,6 +63,11 @@ def _changes(made: Route) -> bool:
         return False
     stops = methods == {"DELETE"} and not made.path.endswith("/stdin")
     return not (stops and made.path.startswith(STOPPING))
+
+
+def _plain(plain: Plain, freeze: Freeze, scope: Scope, body: bytes) -> PlainAnswer | None:
+    """Leave the refusal to the long way; what is done at once need not be waited for."""
+    return plain(scope, body) if freeze.active else None
 
 
 class _Guarded:

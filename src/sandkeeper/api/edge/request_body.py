@@ -21,6 +21,7 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin
 import msgspec
 from starlette.requests import Request
 
+from sandkeeper.api.edge.bodies.coding import inflated, is_gzip
 from sandkeeper.api.edge.bodies.lenient import (
     ANYTHING,
     built,
@@ -103,7 +104,7 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise TooLarge(f"request body is larger than {limit} bytes")
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
+    async for chunk in inflated(request.stream()) if is_gzip(request) else request.stream():
         size += len(chunk)
         if size > limit:
             raise TooLarge(f"request body is larger than {limit} bytes")

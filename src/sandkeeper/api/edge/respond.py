@@ -9,15 +9,19 @@ from starlette.responses import Response
 from sandkeeper import errors
 
 __all__ = [
+    "JSON",
     "bare_error",
     "encode_json",
+    "error_body",
     "error_response",
+    "json_bytes",
     "json_response",
     "not_found",
     "status_of",
     "utf8",
 ]
 
+JSON = b"application/json; charset=utf-8"
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 STATUS: dict[type[errors.SandkeeperError], int] = {
@@ -66,17 +70,25 @@ def encode_json(value: Any) -> bytes:
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Answer with JSON."""
-    return Response(
-        encode_json(value), status, headers, media_type="application/json; charset=utf-8"
-    )
+    return json_bytes(encode_json(value), status, headers)
 
 
-def error_response(error: errors.SandkeeperError) -> Response:
-    """Answer `{"error": …}`, with `code` where the error carries one."""
+def json_bytes(data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Answer with JSON that is made already."""
+    return Response(data, status, headers, media_type=JSON.decode())
+
+
+def error_body(error: errors.SandkeeperError) -> bytes:
+    """Write `{"error": …}`, with `code` where the error carries one."""
     body = {"error": utf8(str(error))}
     if error.code:
         body["code"] = error.code
-    return json_response(body, status_of(error))
+    return encode_json(body)
+
+
+def error_response(error: errors.SandkeeperError) -> Response:
+    """Answer with an error."""
+    return Response(error_body(error), status_of(error), media_type=JSON.decode())
 
 
 def not_found() -> Response:

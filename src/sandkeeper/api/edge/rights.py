@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sandkeeper.api.edge.plain import plain_of
 from sandkeeper.errors import Forbidden
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.users import Users
@@ -33,6 +34,7 @@ __all__ = [
     "Right",
     "Standing",
     "need_of",
+    "open_below",
     "open_paths",
     "protect",
     "standing_of",
@@ -55,11 +57,13 @@ class Need:
     """The right that a route needs, and the area of the operator that it belongs to.
 
     A need of the user with an area is decided by the handler: it is the user's for what belongs to
-    the workload, and the operator's for the rest.
+    the workload, and the operator's for the rest. With `own_words` the handler asks for the right
+    itself, for its wire has refusals of its own.
     """
 
     right: Right
     area: str = ""
+    own_words: bool = False
 
 
 OPEN = Need(Right.NONE)
@@ -134,8 +138,18 @@ def need_of(made: BaseRoute) -> Need:
 
 
 def open_paths(routes: Iterable[BaseRoute]) -> frozenset[str]:
-    """Return the paths that are answered without a token."""
-    return frozenset(str(getattr(one, "path", "")) for one in routes if need_of(one) == OPEN)
+    """Return the paths that are answered, or refused by their own handlers, without a token."""
+    found = (one for one in routes if need_of(one) == OPEN or need_of(one).own_words)
+    return frozenset(str(getattr(one, "path", "")) for one in found)
+
+
+def open_below(routes: Iterable[BaseRoute]) -> tuple[str, ...]:
+    """Return what begins the paths of routes that refuse in their own words, as far as it stands.
+
+    Every route of those areas does so.
+    """
+    paths = (str(getattr(one, "path", "")) for one in routes if need_of(one).own_words)
+    return tuple({path.partition("{")[0] for path in paths if "{" in path})
 
 
 def protect(routes: Iterable[BaseRoute]) -> None:
@@ -145,10 +159,12 @@ def protect(routes: Iterable[BaseRoute]) -> None:
     """
     for made in routes:
         need = need_of(made)
-        if need.right <= Right.USER:
+        if need.right <= Right.USER or need.own_words:
             continue
         if not isinstance(made, Route | WebSocketRoute):
             raise TypeError(f"{made!r} cannot be protected")
+        if plain_of(made) is not None:
+            raise TypeError(f"{made!r} needs more than its plain function is asked for")
         made.app = _Protected(made.app, need)
 
 

@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute, Match, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from sandkeeper.api.edge.plain import Plain, PlainRoutes
 from sandkeeper.api.edge.rights import OPEN, Need, need_of
 from sandkeeper.api.edge.urls import raw_path
 
@@ -32,16 +33,22 @@ class _ExactRoute(Route):
     """A route that does not match another method, where Starlette's answers 405."""
 
     need: Need
+    plain: Plain | None = None
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
         return (match, child) if match == Match.FULL else (Match.NONE, {})
 
 
-def route(path: str, handler: Handler, *methods: str, need: Need) -> Route:
-    """Bind `handler` to exactly `methods` (GET when none is named)."""
+def route(
+    path: str, handler: Handler, *methods: str, need: Need, plain: Plain | None = None
+) -> Route:
+    """Bind `handler` to exactly `methods` (GET when none is named).
+
+    `plain` answers what it can at once (`api.edge.plain`).
+    """
     made = _ExactRoute(path, handler, methods=list(methods) or ["GET"])
-    made.need = need
+    made.need, made.plain = need, plain
     if "HEAD" not in methods and made.methods is not None:
         made.methods.discard("HEAD")  # Starlette adds HEAD to every GET; the contract does not
     return made
@@ -60,6 +67,7 @@ class _PathRoute(Route):
     """
 
     need: Need
+    plain: Plain | None = None
     raw_pattern: re.Pattern[bytes] | None = None
     below = True
     """It serves what is below its path, too."""
@@ -85,13 +93,14 @@ def path_route(
     *methods: str,
     need: Need,
     raw_pattern: re.Pattern[bytes] | None = None,
+    plain: Plain | None = None,
 ) -> Route:
     """Bind `handler` to `prefix/…` for exactly `methods`; `api.edge.urls.raw_rest` gives the path.
 
     `raw_pattern`, matched at the start of the undecoded path, decides instead where it is given.
     """
     made = _PathRoute(prefix, handler, methods=list(methods) or ["GET"])
-    made.need, made.raw_pattern = need, raw_pattern
+    made.need, made.raw_pattern, made.plain = need, raw_pattern, plain
     if "HEAD" not in methods and made.methods is not None:
         made.methods.discard("HEAD")
     return made
@@ -137,6 +146,7 @@ class Areas:
         self._made: dict[Area, list[BaseRoute]] = {}
         self._by_first = {first: area for area in self._areas for first in area.firsts}
         self._prepare: Callable[[list[BaseRoute]], None] | None = None
+        self.plain = PlainRoutes()
 
     @property
     def firsts(self) -> set[str]:
@@ -179,11 +189,12 @@ class Areas:
             for one in made:
                 if first_segment(getattr(one, "path", area.firsts[0])) not in area.firsts:
                     raise TypeError(f"{one!r} is not in the area {area.firsts}")
-                if need_of(one) == OPEN and not area.is_open:
+                if (need_of(one) == OPEN or need_of(one).own_words) and not area.is_open:
                     raise TypeError(f"{one!r} is open, and its area is not")
             if self._prepare is not None:
                 self._prepare(made)
             self._made[area] = made
+            self.plain.add(made)
         return self._made[area]
 
 

@@ -2,7 +2,6 @@
 
 import ipaddress
 import random
-import uuid
 from collections.abc import Sequence
 
 from starlette.requests import HTTPConnection
@@ -10,7 +9,7 @@ from starlette.types import Scope
 
 from sandkeeper.log.access import Caller
 
-__all__ = ["Gateways", "caller", "request_id"]
+__all__ = ["Gateways", "caller", "names_user", "request_id"]
 
 REQUEST_ID = "sandkeeper.request_id"
 REQUEST_ID_CHARACTERS = 128
@@ -20,7 +19,15 @@ IDENTITY = frozenset(
         *(b"x-subject-id", b"x-subject-type"),
     }
 )
+_VERSION_BITS, _VERSION = 0xF000_C000 << 48, 0x4000_8000 << 48
+"""Where version and variant stand in a UUID, and what stands there in every one of chance."""
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def names_user(scope: Scope) -> bool:
+    """Say whether a request may name who it acts as."""
+    return b"user=" in scope["query_string"]
 
 
 class Gateways:
@@ -66,8 +73,10 @@ def request_id(scope: Scope) -> str:
 
 
 def _made_up() -> str:
-    """Return a UUID without a system call: it is no secret, and every request has one."""
-    return str(uuid.UUID(int=random.getrandbits(128), version=4))
+    """Return a UUID (RFC 9562, version 4) without a system call: it is no secret."""
+    bits = random.getrandbits(128) & ~_VERSION_BITS | _VERSION
+    digits = f"{bits:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def caller(request: HTTPConnection) -> Caller:

@@ -1,9 +1,9 @@
 """Wire structs of terminals."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from sandkeeper.log.lines import timestamp
 from sandkeeper.terminals.terminal import Terminal
@@ -43,7 +43,7 @@ class TerminalRequest(msgspec.Struct, rename="camel"):
     """The body of `POST /terminals`; all of it may be absent.
 
     `shell` is the program, `args` what stands behind it; `env` comes on top of the server's
-    variables, or alone where `inheritEnv` is false.
+    variables, or alone where `inheritEnv` is false. It is killed after `timeout` seconds (0: none).
     """
 
     session_id: str = ""
@@ -56,6 +56,7 @@ class TerminalRequest(msgspec.Struct, rename="camel"):
     inherit_env: bool = True
     user: str = ""
     tag: str = ""
+    timeout: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class TerminalChange(msgspec.Struct, rename="camel"):

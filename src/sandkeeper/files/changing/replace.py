@@ -17,7 +17,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -161,12 +161,15 @@ class Draft:
     """New content for one target, written piece by piece; then `commit` or `discard`, once.
 
     `mode` (low 9 bits, under the umask) is that of a file that does not exist yet and may be set
-    until the commit.
+    until the commit. So may `attributes`, which take the place of all extended ones of `kind` (the
+    beginning of their names).
     """
 
     def __init__(self, place: Place, mode: int, temporaries: Temporaries, locks: PathLocks) -> None:
         self.path = place.path
         self.mode = mode & 0o777
+        self.kind = ""
+        self.attributes: Mapping[str, bytes] = {}
         self._temporaries = temporaries
         self._locks = locks
         self._slot = -1
@@ -287,6 +290,7 @@ class Draft:
                 os.fchmod(self._fd, self.mode & ~_umask())
         elif not Place(self.path, now).renamable or not self._take_over(now):
             return False
+        self._mark(self._fd)
         # The kernel's coarse clock gives two quick writes one time; an ETag needs them distinct.
         moment = time.time_ns()
         with suppress(OSError):
@@ -314,6 +318,17 @@ class Draft:
                 os.setxattr(self._fd, name, os.getxattr(self.path, name))
         return True
 
+    def _mark(self, fd: int) -> None:
+        """Set the attributes; raises OSError where the file system has none."""
+        if not self.kind:
+            return
+        with suppress(OSError):
+            for name in os.listxattr(fd):
+                if name.startswith(self.kind):
+                    os.removexattr(fd, name)
+        for name, value in self.attributes.items():
+            os.setxattr(fd, self.kind + name, value)
+
     def _copy_in_place(self, now: os.stat_result | None) -> os.stat_result:
         self._reopen()
         flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -324,6 +339,7 @@ class Draft:
                     self._copy_to(target, until)
             else:
                 holes.overwrite(self._fd, target, self.size)
+                self._mark(target)
             return os.fstat(target)
         finally:
             os.close(target)

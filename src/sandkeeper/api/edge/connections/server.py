@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import uvicorn
 import uvloop
-from starlette.types import ASGIApp
+from starlette.types import Receive, Scope, Send
 
 from sandkeeper.api.edge.connections.departure import Departure, take_over
 from sandkeeper.api.edge.connections.listening import tell_reach
@@ -46,8 +46,18 @@ class Services(Protocol):
         """Become the version that is due; raises OSError."""
 
 
+class Application(Protocol):
+    """An ASGI application that can answer some requests at once, to the last byte."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request or WebSocket."""
+
+    def plain(self, scope: Scope, body: bytes) -> bytes | None:
+        """Return the whole answer to a whole request; None: it cannot be given at once."""
+
+
 def serve(
-    app: ASGIApp,
+    app: Application,
     services: Services,
     listeners: Sequence[socket.socket],
     connections: Sequence[HeldConnection] = (),
@@ -79,7 +89,9 @@ def serve(
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
+    EdgeProtocol.plain = staticmethod(app.plain)
     EdgeProtocol.body_seconds = services.settings.edge.body_seconds
+    EdgeProtocol.port_names = services.settings.edge.port_names
     server = _Server(config, services, connections)
     with contextlib.ExitStack() as stack:
         # uvicorn closes those it gets; an upgrade goes on with these.

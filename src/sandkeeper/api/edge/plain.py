@@ -1,0 +1,173 @@
+"""The short way for plain requests: from the parsed head to the bytes of the answer in one pass.
+
+Most requests of agents are small and can be answered at once: a look at a process, a list, a small
+file. What makes them slow elsewhere is not the work but the way: a task, a chain of layers that
+each wrap `send`, objects for request and response. So a route may bring, beside its handler, a
+function that answers without waiting for anything. `Edge` asks the same gate and the same tokens
+before it as for every other request, and the same counters and log lines follow.
+
+Whatever is not plain goes the long way: that function returns None as soon as it sees something
+that it does not know, and has done nothing until then.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from time import perf_counter
+
+from starlette.routing import BaseRoute, Route
+from starlette.types import Scope
+
+from sandkeeper.api.edge.cors import Cors
+from sandkeeper.api.edge.respond import JSON, error_body, status_of
+from sandkeeper.api.edge.subject import names_user, request_id
+from sandkeeper.errors import SandkeeperError
+
+__all__ = [
+    "PLAIN_BYTES",
+    "Heads",
+    "Plain",
+    "PlainAnswer",
+    "PlainRoutes",
+    "answered",
+    "plain_of",
+    "timing",
+]
+
+Field = tuple[bytes, bytes]
+_PRINTABLE = re.compile(rb"[ -~]*")
+
+PLAIN_BYTES = 64 << 10
+"""An answer of this size fits into what a connection buffers anyway, and is made in no time."""
+
+
+@dataclass(slots=True)
+class PlainAnswer:
+    """An answer in JSON that is all there; `fields` are further lines of its head."""
+
+    body: bytes
+    status: int = 200
+    fields: bytes = b""
+
+
+Plain = Callable[[Scope, bytes], PlainAnswer | None]
+"""Gets a request and its whole body; raises SandkeeperError; None: it goes the long way."""
+
+
+def plain_of(made: BaseRoute) -> Plain | None:
+    """Return the plain function of a route, if it has one."""
+    found: Plain | None = getattr(made, "plain", None)
+    return found
+
+
+class PlainRoutes:
+    """Finds the plain function of a request by its method and the shape of its path.
+
+    It is found only where no other route could match as well: paths with an escape or an empty
+    segment are for the long way.
+    """
+
+    def __init__(self) -> None:
+        self._exact: dict[tuple[str, int, str], Plain] = {}
+        self._below: dict[tuple[str, str], tuple[Plain, tuple[bytes, ...]]] = {}
+
+    def add(self, routes: Iterable[BaseRoute]) -> None:
+        """Take up the routes of an area, in the order in which they are tried."""
+        known = [made for made in routes if isinstance(made, Route)]
+        for place, made in enumerate(known):
+            plain = plain_of(made)
+            if plain is None:
+                continue
+            for method in made.methods or ():
+                if getattr(made, "below", False):
+                    earlier = tuple(
+                        one.path.encode()
+                        for one in known[:place]
+                        if method in (one.methods or ()) and one.path.startswith(made.path)
+                    )
+                    self._below[method, made.path[1:]] = plain, earlier
+                elif _is_alone(made, known, method):
+                    first, count = made.path[1:].partition("/")[0], made.path.count("/")
+                    self._exact[method, count, first] = plain
+
+    def find(self, scope: Scope) -> Plain | None:
+        """Return what may answer a request."""
+        if names_user(scope):
+            return None
+        raw: bytes = scope["raw_path"]
+        first, slash, rest = raw[1:].partition(b"/")
+        name = first.decode("latin-1")
+        below = self._below.get((scope["method"], name))
+        if below is not None and slash:
+            return None if raw.startswith(below[1]) else below[0]
+        if b"%" in raw or (slash and (not rest or b"//" in raw or rest.endswith(b"/"))):
+            return None
+        return self._exact.get((scope["method"], raw.count(b"/"), name))
+
+
+def answered(plain: Plain, scope: Scope, body: bytes) -> PlainAnswer | None:
+    """Return the answer of a plain function, or of its error; None: it goes the long way."""
+    try:
+        answer = plain(scope, body)
+    except SandkeeperError as error:
+        return PlainAnswer(error_body(error), status_of(error))
+    except Exception:  # noqa: BLE001 - the long way comes to it again, and tells it
+        return None
+    return answer if answer is not None and len(answer.body) <= PLAIN_BYTES else None
+
+
+class Heads:
+    """Writes the heads of plain answers, with the fields that all answers have."""
+
+    def __init__(self, cors: Cors, common: Sequence[Field], *, processing_time: bool) -> None:
+        nobody: Scope = {"headers": []}
+        self._common = b"".join(map(_line, (*cors.response(nobody), *common)))
+        self._processing_time = processing_time
+        self._first: dict[int, bytes] = {}
+
+    def of(self, scope: Scope, answer: PlainAnswer, started: float) -> bytes | None:
+        """Return a whole head; None where it depends on more than it is made of here."""
+        for name, value in scope["headers"]:
+            if name == b"origin" or (name == b"x-request-id" and not _PRINTABLE.fullmatch(value)):
+                return None
+        extra = answer.fields
+        if self._processing_time:
+            extra += _line((b"server-timing", timing((perf_counter() - started) * 1000)))
+        return b"%bcontent-length: %d\r\n%bx-request-id: %b\r\n%b\r\n" % (
+            self._first.get(answer.status) or self._begin(answer.status),
+            len(answer.body),
+            extra,
+            request_id(scope).encode("latin-1"),
+            self._common,
+        )
+
+    def _begin(self, status: int) -> bytes:
+        words = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+        made = self._first[status] = words.encode() + _line((b"content-type", JSON))
+        return made
+
+
+def timing(milliseconds: float) -> bytes:
+    """Return the value of Server-Timing."""
+    text = f'total;dur={milliseconds:.2f};desc="Processing time of the Sandbox API request"'
+    return text.encode()
+
+
+def _line(field: Field) -> bytes:
+    return b"%b: %b\r\n" % field
+
+
+def _is_alone(made: Route, routes: Iterable[Route], method: str) -> bool:
+    """Say whether every path of a route's first segment and length is this route's."""
+    first, _, rest = made.path[1:].partition("/")
+    if any(not part.startswith("{") for part in rest.split("/") if part):
+        return False
+    same = [
+        one
+        for one in routes
+        if method in (one.methods or ())
+        and one.path.count("/") == made.path.count("/")
+        and one.path[1:].partition("/")[0] == first
+    ]
+    return same == [made]
