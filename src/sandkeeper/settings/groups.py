@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
+from sandkeeper.log.formats import FORMATS
 from sandkeeper.numerals import setting
 from sandkeeper.settings.environment import IMPORT_URL
 
@@ -88,17 +89,27 @@ class RetentionSettings:
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """Where the server's own log lines go and which are written."""
+    """Where the server's own log lines go, which are written, and how.
+
+    An empty `format` is text on a terminal and JSON elsewhere (`log.formats`).
+    """
 
     target: str = "stdout"
+    format: str = ""
+    colours: bool = True
     requests: bool = True
     process_output: bool = True
 
     @classmethod
     def read(cls, env: Mapping[str, str]) -> "LogSettings":
         """`SANDKEEPER_LOG` is `stdout`, `stderr`, `none` or a file's path."""
+        form = env.get("SANDKEEPER_LOG_FORMAT", "").strip().lower()
+        if form and form not in FORMATS:
+            raise ValueError(f"SANDKEEPER_LOG_FORMAT is {form!r}, not one of {', '.join(FORMATS)}")
         return cls(
             target=env.get("SANDKEEPER_LOG", "") or "stdout",
+            format=form,
+            colours=not env.get("NO_COLOR") and env.get("TERM", "dumb") != "dumb",
             requests=env.get("DISABLE_REQUEST_LOGGING", "") != "true",
             process_output=env.get("SANDBOX_DISABLE_PROCESS_LOGGING", "") not in {"true", "1"}
             and env.get("SANDKEEPER_LOG", "") != "none",

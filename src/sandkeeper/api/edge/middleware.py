@@ -1,6 +1,5 @@
 """What every request passes: gate, CORS, no-cache, timing, token, access log, the last net."""
 
-import math
 import traceback
 from time import perf_counter
 from typing import Protocol
@@ -18,7 +17,7 @@ from sandkeeper.api.edge.request_body import HELD, Held, Room
 from sandkeeper.api.edge.respond import error_response
 from sandkeeper.api.edge.subject import Gateways, request_id
 from sandkeeper.errors import BadInput, Forbidden, Unavailable
-from sandkeeper.log.access import Access
+from sandkeeper.log.access import Access, Request
 from sandkeeper.log.lines import Log
 from sandkeeper.observability.metrics import Requests
 
@@ -186,12 +185,16 @@ class Edge:
         path: str = scope["path"]
         self._requests.ended(path, status, (began or ended) - started)
         self._access.request(
-            scope["method"],
-            self._doors.shown(unquote(path) if "%" in path else path),
-            scope["query_string"].decode("latin-1"),
-            status,
-            size,
-            math.ceil((ended - started) * 1000),
+            Request(
+                scope["method"],
+                self._doors.shown(unquote(path) if "%" in path else path),
+                scope["query_string"].decode("latin-1"),
+                status,
+                size,
+                ended - started,
+                (scope.get("client") or ("",))[0],
+                request_id(scope),
+            )
         )
 
     def _failed(self, scope: Scope, error: Exception) -> None:
