@@ -13,11 +13,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import STANDING, USERS, Right, Standing, user_of
 from sandkeeper.api.edge.routing import first_segment
+from sandkeeper.api.edge.subject import names_user
 from sandkeeper.api.edge.tokens import offers
 from sandkeeper.linux.users import Users
 from sandkeeper.settings import RightsSettings
 
-__all__ = ["Acting", "Doorkeeper", "names_user", "refuse"]
+__all__ = ["Acting", "Doorkeeper", "refuse"]
 
 
 class Doorkeeper:
@@ -93,11 +94,6 @@ class Acting:
             name = QueryParams(scope["query_string"]).get("user", "")
             with users.acting_as(user_of(HTTPConnection(scope), users, name)):
                 await self._app(scope, receive, send)
-
-
-def names_user(scope: Scope) -> bool:
-    """Say whether a request may name who it acts as."""
-    return b"user=" in scope["query_string"]
 
 
 def _is_about_files(path: str) -> bool:

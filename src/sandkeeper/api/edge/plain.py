@@ -19,10 +19,9 @@ from time import perf_counter
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
-from sandkeeper.api.edge.auth import names_user
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.respond import JSON, error_body, status_of
-from sandkeeper.api.edge.subject import request_id
+from sandkeeper.api.edge.subject import names_user, request_id
 from sandkeeper.errors import SandkeeperError
 
 __all__ = [
