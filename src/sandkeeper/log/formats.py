@@ -149,8 +149,8 @@ class Text:
         self._colours = colours
 
     def request_level(self, status: int) -> str:
-        """Return error where the server failed, warning where the client did."""
-        return "error" if status >= 500 else "warning" if status >= 400 else "info"
+        """Return error where the server failed."""
+        return "error" if status >= 500 else "info"
 
     def audit(self, action: str, fields: dict[str, str]) -> str:
         """Return the action; the line shows the fields that are not empty."""
@@ -166,7 +166,7 @@ class Text:
         ]
         colour = _COLOURS.get(level, "")
         if fields.get("source") in {"access", "audit"}:
-            colour = colour or _CYAN
+            colour = colour or (_YELLOW if fields.get("status", 0) >= 400 else _CYAN)
         text = " ".join([self._head(time.time(), level), self._in(colour, _shown(message)), *more])
         if stack := fields.get("stack"):
             text += "\n" + self._in(_DIM, _shown(str(stack).rstrip("\n"), lines=True))

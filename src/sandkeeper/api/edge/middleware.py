@@ -8,6 +8,7 @@ from urllib.parse import unquote
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandkeeper.api.edge import auth
+from sandkeeper.api.edge.connections.newline import ending_line
 from sandkeeper.api.edge.connections.outgoing import ANSWER, SMALL_BYTES, Answer, Outgoing
 from sandkeeper.api.edge.connections.wire import CARRIED, closing_unasked, wire_of
 from sandkeeper.api.edge.cors import Cors
@@ -92,7 +93,7 @@ class Edge:
         if scope["type"] in ("http", "websocket"):
             self._gateways.strip(scope)
         if scope["type"] == "http":
-            send = closing_unasked(scope, send)
+            send = ending_line(scope, closing_unasked(scope, send), bare=BARE)
         if scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
         elif scope["type"] != "http":
