@@ -5,7 +5,7 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -29,6 +29,7 @@ from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.linux.machine import disk_bytes, raise_file_limit
 from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
+from sandkeeper.log.libraries import adopt_libraries
 from sandkeeper.log.lines import Rouser, open_log
 from sandkeeper.observability.heap import Heap
 from sandkeeper.observability.lifetime import Lifetime
@@ -83,12 +84,14 @@ class Sandbox(OnDemand):
         self._trial = handover is not None and handover.trial
         self.lifetime = Lifetime()
         self.stopping = asyncio.Event()
+        self.when_started: list[Callable[[], Awaitable[object]]] = []
         self.turns = Turns()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stack = AsyncExitStack()
         log = settings.log
         self._sink, self.log = open_log(log.target, identity, form=log.format, colours=log.colours)
         self._rouser = Rouser(self._sink)
+        adopt_libraries(self.log)
         self.access = Access(self.log, requests=log.requests)
         self.children = Children()
         self.state_folder = StateFolder(settings.state_dir, self.log)
@@ -252,6 +255,8 @@ class Sandbox(OnDemand):
             self._start_looking,
         ):
             await step(self._stack)  # what it puts there is stopped in reverse
+        for call in () if self._trial else self.when_started:
+            await call()
 
     async def _start_files(self, stack: AsyncExitStack) -> None:
         self._rouser.start()
@@ -345,6 +350,8 @@ class Sandbox(OnDemand):
         for process in self.processes.all():
             process.journal.abandon()
             running += not process.is_over
+        for terminal in self.terminals.registered():
+            terminal.journal.abandon()
         end = "are stopped first" if self.settings.stop_children else "go on"
         self.log.info(f"sandkeeper stops; processes that {end}: {running}")
         self.abandon_made()

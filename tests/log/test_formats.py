@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from tests.harness import until
 
 from sandkeeper.log.formats import Contract, Json, Text, format_for
 from sandkeeper.settings.groups import LogSettings
+from sandkeeper.settings.variables import Variables
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,9 +37,13 @@ def test_a_terminal_gets_text_and_everything_else_json(tmp_path: Path) -> None:
         assert type(format_for("json", slave)) is Json
 
 
-def test_a_format_that_nobody_knows_is_refused_by_its_name() -> None:
-    with pytest.raises(ValueError, match=r"SANDKEEPER_LOG_FORMAT.*json, text, contract"):
-        LogSettings.read({"SANDKEEPER_LOG_FORMAT": "xml"})
+def test_a_format_that_nobody_knows_is_a_fault_that_names_itself() -> None:
+    variables = Variables({"SANDKEEPER_LOG_FORMAT": "xml"})
+
+    assert LogSettings.read(variables).format == ""
+    (fault,) = variables.faults
+    assert "SANDKEEPER_LOG_FORMAT" in fault
+    assert "json, text, contract" in fault
 
 
 def test_no_line_tells_a_persons_terminal_what_to_do() -> None:

@@ -22,11 +22,11 @@ from sandkeeper.api.edge.middleware import BARE, Edge
 from sandkeeper.api.edge.plain import PlainRoutes
 from sandkeeper.api.edge.request_body import Room
 from sandkeeper.api.edge.respond import error_response, not_found, wrong_method
-from sandkeeper.api.edge.rights import open_paths, protect
-from sandkeeper.api.edge.routing import AreaRouter, methods_of
+from sandkeeper.api.edge.rights import open_below, open_paths, protect
+from sandkeeper.api.edge.routing import AreaRouter, Areas, methods_of
 from sandkeeper.api.edge.streaming import Disconnected
 from sandkeeper.api.edge.subject import Gateways
-from sandkeeper.api.edge.urls import with_prefix
+from sandkeeper.api.edge.urls import PORT_NAME, with_prefix
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.sandbox import Sandbox
@@ -43,7 +43,7 @@ def create_app(sandbox: Sandbox) -> Edge:
     sandbox.vitals.requests.name_groups(areas.firsts)
     router = AreaRouter(areas, default=partial(partial, _unrouted))
     app = ExceptionMiddleware(
-        Acting(_protect_slashes(router), sandbox.users),
+        _by_name(areas, Acting(_protect_slashes(router), sandbox.users)),
         handlers={
             Disconnected: _on_disconnect,
             SandkeeperError: _on_error,
@@ -63,6 +63,7 @@ def create_app(sandbox: Sandbox) -> Edge:
             settings.rights,
             apart=sandbox.identity is not None,
             open_paths=open_paths(areas.open_routes()),
+            open_below=open_below(areas.open_routes()),
         ),
         processing_time=settings.processing_time,
         requests=sandbox.vitals.requests,
@@ -75,6 +76,7 @@ def create_app(sandbox: Sandbox) -> Edge:
             beyond=not is_loopback(settings.host),
             terminal_origins=settings.terminal.origins,
         ),
+        port_names=settings.edge.port_names,
         room=Room(_room(settings)),
         outgoing=outgoing,
         gateways=gateways,
@@ -108,6 +110,18 @@ async def _on_http_error(_request: Request, error: Exception) -> Response:
     return error_response(BadInput(str(getattr(error, "detail", error))))
 
 
+def _by_name(areas: Areas, others: ASGIApp) -> ASGIApp:
+    """Have what came by the host name of a port go there, whatever its path."""
+
+    async def by_name(scope: Scope, receive: Receive, send: Send) -> None:
+        if PORT_NAME in scope:
+            await areas.below("port")[0].handle(scope, receive, send)
+        else:
+            await others(scope, receive, send)
+
+    return by_name
+
+
 def _protect_slashes(router: ASGIApp) -> ASGIApp:
     """Keep an encoded slash inside one segment of a process path.
 
@@ -135,12 +149,16 @@ async def _unrouted(
     response = _slash_redirect(routes, scope)
     if response is not None:
         scope[BARE] = True  # the contract's redirects come before everything else
-    elif scope["method"] != "HEAD" and not is_pinned(scope["path"]):
-        # The contract has HEAD where it names it, and 404 elsewhere.
-        if allowed := methods_of(routes, scope):
-            response = wrong_method(scope["method"], allowed)
+    elif allowed := _other_methods(routes, scope):
+        response = wrong_method(scope["method"], allowed)
     response = response or not_found()
     await response(scope, receive, send)
+
+
+def _other_methods(routes: Sequence[BaseRoute], scope: Scope) -> set[str]:
+    """Return what a path takes instead; the contract has HEAD where it names it, else 404."""
+    pinned = scope["method"] == "HEAD" or is_pinned(scope["path"])
+    return set() if pinned else methods_of(routes, scope)
 
 
 def _slash_redirect(routes: Sequence[BaseRoute], scope: Scope) -> Response | None:

@@ -53,10 +53,10 @@ def open_target(target: str, workload: Identity | None = None) -> int:
     A terminal or pipe is reopened through /proc/self/fd (proc_pid_fd(5)), which gives an open file
     description of our own: O_NONBLOCK on the inherited one would change it for every process that
     shares it. A file is written through what was inherited, for its place is shared with whoever
-    else writes there, and all of them are made to append (`share_one_end`). A path that is somebody else's symbolic link is refused: whoever may
-    write to its folder would choose which file a privileged server writes to. With a workload's
-    user nothing is used that it could have made or led us to: a log that it can read or edit is
-    worse than no start. Raises OSError.
+    else writes there, and all of them are made to append (`share_one_end`). A path that is somebody
+    else's symbolic link is refused: whoever may write to its folder would choose which file a
+    privileged server writes to. With a workload's user nothing is used that it could have made or
+    led us to: a log that it can read or edit is worse than no start. Raises OSError.
     """
     share_one_end()
     target = STREAMS.get(target, target)

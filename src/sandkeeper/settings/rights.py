@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sandkeeper.settings.variables import Variables
+
 __all__ = ["AREAS", "TOKEN_VARIABLES", "RightsSettings"]
 
 AREAS = ("archive", "drives", "environment", "tunnel", "upgrade", "users")
@@ -29,18 +31,18 @@ class RightsSettings:
     users: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, env: Mapping[str, str]) -> "RightsSettings":
+    def read(cls, env: Variables) -> "RightsSettings":
         """Read the four variables.
 
-        Raises ValueError for a token that is set and blank (a secret that failed would leave the
-        door open), that nobody could send, or that is both tokens at once, and for an area that
-        does not exist.
+        Faults are a token that is set and blank (a secret that failed would leave the door open),
+        that nobody could send, or that is both tokens at once, and an area that does not exist.
         """
-        token, admin = _token(env, USER_TOKEN), _token(env, ADMIN_TOKEN)
+        token = env.sound(lambda: _token(env, USER_TOKEN), "")
+        admin = env.sound(lambda: _token(env, ADMIN_TOKEN), "")
         if token and token == admin:
-            raise ValueError(f"{ADMIN_TOKEN} is the same as {USER_TOKEN}")
-        users = env.get(USERS, "").replace(",", " ").split()
-        return cls(token, admin, _areas(env.get(MAY, "")), tuple(users))
+            env.faults.append(f"{ADMIN_TOKEN} is the same as {USER_TOKEN}")
+        may = env.sound(lambda: _areas(env.get(MAY, "")), frozenset[str]())
+        return cls(token, admin, may, tuple(env.words(USERS)))
 
     @property
     def tokens(self) -> tuple[str, ...]:

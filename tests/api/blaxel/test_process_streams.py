@@ -133,14 +133,14 @@ def test_a_quiet_stream_gets_heartbeats_within_four_seconds_and_never_inside_a_l
     seen: dict[str, str] = {}
 
     def read(name: str) -> None:
-        with httpx.stream("GET", f"{server.url}/process/{name}/logs/stream", timeout=20) as reply:
+        with httpx.stream("GET", f"{server.url}/process/{name}/logs/stream", timeout=60) as reply:
             for part in reply.iter_text():
                 seen[name] = seen.get(name, "") + part
 
     readers = [threading.Thread(target=read, args=(name,)) for name in (quiet, midline)]
     for reader in readers:
         reader.start()
-    until(lambda: seen.get(quiet, "").startswith("[keepalive]\n"), timeout=15)
+    until(lambda: seen.get(quiet, "").startswith("[keepalive]\n"))
     for name in (quiet, midline):
         server.client.delete(f"/process/{name}/kill")
     for reader in readers:
@@ -303,6 +303,17 @@ def test_events_resume_at_any_offset(server: Server, cursor: int) -> None:
 
     assert "".join(item["data"] for item in outputs) == "out\nerr\n"[cursor:]
     assert end["type"] == "end"
+
+
+def test_events_may_end_at_what_is_there(server: Server) -> None:
+    start(server, "echo here; exec sleep 1000", name="standing")
+    until(lambda: server.client.get("/process/standing").json()["stdoutBytes"])
+
+    output, end = events(server, "standing", follow="false")
+    assert output["data"] == "here\n"
+    assert (end["type"], end["status"], end["offset"]) == ("end", "running", 5)
+    server.client.delete("/process/standing/kill")
+    assert events(server, "standing", cursor=5)[-1]["status"] == "killed"
 
 
 def test_events_can_be_of_one_stream(server: Server) -> None:

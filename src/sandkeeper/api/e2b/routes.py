@@ -9,13 +9,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
-from sandkeeper.api.edge.rights import ENVIRONMENT, USER, Need
+from sandkeeper.api.edge.rights import ENVIRONMENT, OPEN, USER, Need
 from sandkeeper.api.edge.routing import route
 
 if TYPE_CHECKING:
     from sandkeeper.api.e2b.server import E2bServer
 
-__all__ = ["FIRSTS", "E2bDoor", "metrics_route", "routes"]
+__all__ = ["FIRSTS", "E2bDoor", "health_route", "metrics_route", "routes"]
 
 SERVICES = {
     "process.Process": (
@@ -50,21 +50,32 @@ class E2bDoor:
         return await server.answer(request)
 
 
-class _JsonRoute(Route):
-    """A route for those who want JSON: the same path has another answer for all others."""
+class _ChosenRoute(Route):
+    """A route for some of the requests for its path: all others have another answer."""
 
     need: Need
+    chosen: Callable[[Scope], bool]
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
-        if match != Match.FULL or not _takes_json(scope):
+        if match != Match.FULL or not self.chosen(scope):
             return Match.NONE, {}
         return match, child
+
+
+def _chosen(path: str, door: E2bDoor, chosen: Callable[[Scope], bool], need: Need) -> BaseRoute:
+    made = _ChosenRoute(path, door.answer, methods=["GET"])
+    made.need, made.chosen = need, chosen
+    return made
 
 
 def _takes_json(scope: Scope) -> bool:
     accept = b",".join(value for name, value in scope["headers"] if name == b"accept")
     return b"application/json" in accept and b"text/plain" not in accept
+
+
+def _names_sandbox(scope: Scope) -> bool:
+    return any(name == b"e2b-sandbox-id" for name, _ in scope["headers"])
 
 
 def routes(door: E2bDoor) -> list[BaseRoute]:
@@ -82,6 +93,9 @@ def routes(door: E2bDoor) -> list[BaseRoute]:
 
 def metrics_route(door: E2bDoor) -> BaseRoute:
     """Return the route of `/metrics` for those who want JSON; it comes before the other's."""
-    made = _JsonRoute("/metrics", door.answer, methods=["GET"])
-    made.need = OURS
-    return made
+    return _chosen("/metrics", door, _takes_json, OURS)
+
+
+def health_route(door: E2bDoor) -> BaseRoute:
+    """Return the route of `/health` for those who ask for a sandbox by its id."""
+    return _chosen("/health", door, _names_sandbox, OPEN)

@@ -14,6 +14,7 @@ from sandkeeper.api.e2b.people import People
 from sandkeeper.api.e2b.process import ProcessService
 from sandkeeper.api.e2b.signatures import READ, WRITE, BadSignature, standing_by_signature
 from sandkeeper.api.e2b.system import SystemCalls
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.respond import status_of, utf8
 from sandkeeper.api.edge.rights import Right, standing_of
 from sandkeeper.errors import SandkeeperError, Unprocessable
@@ -28,7 +29,7 @@ PROCESS, FILESYSTEM = "/process.Process/", "/filesystem.Filesystem/"
 
 
 class E2bServer:
-    """The table of calls."""
+    """The table of calls; `away` says why a sandbox of an id is not here, empty when it is."""
 
     def __init__(
         self,
@@ -40,7 +41,9 @@ class E2bServer:
         people: People,
         users: Users,
         rights: RightsSettings,
+        away: Callable[[str], Awaitable[str]],
     ) -> None:
+        self._away = away
         self._people = people
         self._users = users
         self._rights = rights
@@ -76,11 +79,15 @@ class E2bServer:
 
     async def answer(self, request: Request) -> Response:
         """Answer a request of one of the routes."""
+        path = request.url.path
+        if why := await self._away(request.headers.get("e2b-sandbox-id", "")):
+            return _failed(502, f"The sandbox {why}")
+        if path == "/health":
+            return Response(None, 204)
         try:
             self._check_right(request)
         except BadSignature as error:
             return _failed(401, str(error))
-        path = request.url.path
         if path in self._unary:
             return await self._call(request, self._unary[path])
         if path in self._streams:
@@ -91,7 +98,7 @@ class E2bServer:
         """Raise BadSignature unless a token, or the signature of one file, opens this."""
         if request.url.path == "/files":
             operation = READ if request.method == "GET" else WRITE
-            signed = standing_by_signature(self._rights, request.query_params, operation)
+            signed = standing_by_signature(self._rights, query_of(request), operation)
             if signed is not None:
                 signed.into(request.scope)
         if standing_of(request).right < Right.USER:
@@ -130,7 +137,7 @@ class E2bServer:
 
     async def _as_user(self, request: Request, handler: Handler) -> Response:
         """Have a call, and the sending of its answer, be done as the user that it names."""
-        person = self._people.of(request, request.query_params.get("username", ""))
+        person = self._people.of(request, query_of(request).get("username", ""))
         with self._users.acting_as(person.identity):
             response = await handler(request)
         return _Sent(response, self._users, person.identity)

@@ -6,15 +6,16 @@ And to whom it acts as: `?user=` on the routes of files, and what others own out
 import hmac
 from collections.abc import Collection
 
-from starlette.datastructures import QueryParams
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import STANDING, USERS, Right, Standing, user_of
 from sandkeeper.api.edge.routing import first_segment
 from sandkeeper.api.edge.subject import names_user
 from sandkeeper.api.edge.tokens import offers
+from sandkeeper.api.edge.urls import PORT_NAME
 from sandkeeper.linux.users import Users
 from sandkeeper.settings import RightsSettings
 
@@ -30,11 +31,17 @@ class Doorkeeper:
     """
 
     def __init__(
-        self, settings: RightsSettings, *, apart: bool, open_paths: Collection[str]
+        self,
+        settings: RightsSettings,
+        *,
+        apart: bool,
+        open_paths: Collection[str],
+        open_below: tuple[str, ...] = (),
     ) -> None:
         self._token = settings.token.encode()
         self._admin = settings.admin_token.encode()
         self._open = open_paths
+        self._open_below = open_below
         self._standings = {right: Standing(right, settings) for right in Right}
         self._with_token = Right.USER if self._admin else Right.OPERATOR
         self._anonymous = Right.NONE
@@ -47,7 +54,11 @@ class Doorkeeper:
         standing.into(scope)
         if standing.right > Right.NONE:
             return True
-        return scope["type"] == "http" and scope["path"] in self._open
+        if PORT_NAME in scope:
+            return False
+        path: str = scope["path"]
+        opened = path in self._open or path.startswith(self._open_below)
+        return scope["type"] == "http" and opened
 
     def _right_of(self, scope: Scope) -> Right:
         """Return the highest right that the request shows (`api.edge.tokens`: where)."""
@@ -91,7 +102,7 @@ class Acting:
             if not (named and _is_about_files(scope["path"])):
                 await self._app(scope, receive, send)
                 return
-            name = QueryParams(scope["query_string"]).get("user", "")
+            name = query_of(scope).get("user", "")
             with users.acting_as(user_of(HTTPConnection(scope), users, name)):
                 await self._app(scope, receive, send)
 

@@ -12,6 +12,7 @@ from sandkeeper.api.edge.bodies.downloads import download
 from sandkeeper.api.edge.conditional import conditions, http_date, modified_since
 from sandkeeper.api.edge.file_answers import GeneratedBody
 from sandkeeper.api.edge.forms import form_parts, is_form, read_field
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import json_response, utf8
 from sandkeeper.api.edge.rights import USER
@@ -48,7 +49,7 @@ def octal(text: str, default: int) -> int:
 
 def wants_download(request: Request) -> bool:
     """Say whether a file is to be sent as it is rather than as JSON."""
-    if request.query_params.get("download") == "true":
+    if query_of(request).get("download") == "true":
         return True
     accept = ",".join(request.headers.getlist("accept"))
     if "application/octet-stream" in accept:
@@ -128,7 +129,7 @@ class FileHandlers:
         """Write a file or make a directory from JSON, or take a form upload."""
         target = self._target(request)
         if is_form(request):
-            return await self._put_form(request, target)
+            return await self.put_form(request, target)
         wanted = conditions(request)
         body = await read_json(request, FileRequest, self._files.settings.write_limit)
         if body.isDirectory:
@@ -142,7 +143,12 @@ class FileHandlers:
         info = await self._work.run(self._files.write, target.absolute, data, mode, wanted)
         return written(target, info, "File created/updated successfully")
 
-    async def _put_form(self, request: Request, target: Target) -> Response:
+    async def sent(self, target: Target, request: Request) -> Response:
+        """Send a file as it is; a directory is listed."""
+        return await self._work.run(self._get, target, True, conditions(request), request)
+
+    async def put_form(self, request: Request, target: Target) -> Response:
+        """Write the file of a form."""
         upload = self._files.upload(target.absolute, conditions(request))
         feed: Feed[os.stat_result] = Feed(self._work.run, upload)
         found = False
@@ -165,7 +171,7 @@ class FileHandlers:
     async def delete(self, request: Request) -> Response:
         """Delete a file, a link, or a directory (`recursive=true`: with all that is in it)."""
         target = self._target(request)
-        recursive = request.query_params.get("recursive") == "true"
+        recursive = query_of(request).get("recursive") == "true"
         arguments = target.absolute, recursive, conditions(request)
         if recursive:
             delete = self._work.walk(self._files.delete, *arguments)
