@@ -239,7 +239,11 @@ def test_sizes_are_the_programs_and_are_noted_and_nonsense_is_ignored(tmp_path: 
     within(tmp_path, scene)
 
 
-def test_typed_lines_are_audited_in_their_order_and_passwords_are_not(tmp_path: Path) -> None:
+def test_typed_lines_are_audited_in_their_order_and_passwords_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ECHO_SECONDS", 20.0)  # a busy machine may take its time
+
     async def scene(made: Rig) -> None:
         script = "read a; stty -echo; echo Secret:; read b; stty echo; echo Open:; read c; echo end"
         terminal = made.begun("/bin/sh", "-c", script)
