@@ -10,7 +10,7 @@ import httpx
 import pytest
 from tests.harness import Server, start, until
 
-from sandkeeper.api.blaxel.logs import TEXT_HEARTBEAT_SECONDS
+from sandkeeper.journal.lines import KEEPALIVE_SECONDS
 
 ND = {"Accept": "application/x-ndjson"}
 
@@ -146,7 +146,7 @@ def test_a_quiet_stream_gets_heartbeats_within_four_seconds_and_never_inside_a_l
     for reader in readers:
         reader.join()
 
-    assert TEXT_HEARTBEAT_SECONDS <= 4  # the synchronous client gives up after 5 s of silence
+    assert KEEPALIVE_SECONDS < 4  # the synchronous client gives up after 5 s of silence
     assert seen[midline].startswith("stdout:open")
     assert "keepalive" not in seen[midline]
 

@@ -34,7 +34,7 @@ from sandkeeper.api.schemas.processes import (
 )
 from sandkeeper.errors import BadInput, Conflict, TooLarge, Unprocessable
 from sandkeeper.journal.cursor import Follow
-from sandkeeper.journal.events import SILENT, ExecRecords
+from sandkeeper.journal.events import SILENT, ExecRecords, Heart
 from sandkeeper.journal.output import PIECE_BYTES, read_long_texts, read_texts
 from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.users import Users
@@ -54,7 +54,6 @@ LIST_BLOCK, LIST_BLOCK_BYTES = 16, 128 << 10
 """So many records, or records with so long texts, are made in one go."""
 KEPT_BLOCK = 64
 """So many that are kept are looked at."""
-EXEC_HEARTBEAT_SECONDS = 5.0
 STOP_GRACE_SECONDS = 0.09
 WAIT_SECONDS = 60.0
 WAIT_MOST_SECONDS = 119.0
@@ -180,8 +179,9 @@ class ProcessHandlers:
     async def _exec_events(self, process: Process) -> AsyncIterator[bytes]:
         records = ExecRecords()
         with closing(Follow(process.journal, turns=self._turns, consumer="exec")) as follow:
-            while (items := await follow.next(EXEC_HEARTBEAT_SECONDS)) is not None:
-                yield records.batch(items) if items else SILENT
+            heart = Heart()
+            while (items := await follow.next(heart.left())) is not None:
+                yield heart.beat(records.batch(items), lambda: SILENT)
         yield records.finish()
         await process.wait()
         texts = await read_texts(process.journal, self._inline)
