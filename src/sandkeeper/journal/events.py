@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import msgspec
-
 from sandkeeper.journal.cursor import Chunk, Gap
 from sandkeeper.journal.lines import (
     KEEPALIVE_SECONDS,
@@ -17,6 +15,7 @@ from sandkeeper.journal.lines import (
     strip_partial,
 )
 from sandkeeper.journal.segment import NOTICE, OUTPUT, REMARK, STDERR, STDOUT, Stream
+from sandkeeper.jsonlines import json_line
 from sandkeeper.linux.clocks import rfc3339_utc
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
 
 FELL_BEHIND = "[output truncated: the stream fell behind]\n"
 SILENT = b'{"type":"keepalive"}\n'
-_encode = msgspec.json.encode
 
 
 def pieces(data: bytes) -> Iterator[tuple[int, str, bool]]:
@@ -151,8 +149,12 @@ class TextLog:
         return min(KEEPALIVE_SECONDS, max(0.0, self.deadline / 1e6 - time.time()))
 
     def expire(self, moment: int) -> bytes:
-        """Return what has waited long enough at a time that the journal has settled."""
-        return self._text.expire(moment)
+        """Return what has waited long enough at a time that the journal has settled.
+
+        Behind a line that is closed because nothing is written in it a heartbeat stands.
+        """
+        told = self._text.expire(moment)
+        return told + self.keepalive() if told == b"\n" else told
 
     def keepalive(self) -> bytes:
         """Return a heartbeat, unless a line is open."""
@@ -186,10 +188,10 @@ class LogRecords:
             yield self.finish()
         if isinstance(item, Gap):
             told = f"{item.end - item.start} bytes are not kept any more"
-            yield _encode({"type": "truncated", "data": told}) + b"\n"
+            yield json_line({"type": "truncated", "data": told})
         elif item.stream == NOTICE:
             text = item.data.decode("utf-8", "replace")
-            yield _encode({"type": "restart", "data": text}) + b"\n"
+            yield json_line({"type": "restart", "data": text})
         elif item.stream != REMARK:
             for chunk in self._characters.whole(item, together=False):
                 yield from _output(chunk)
@@ -200,7 +202,7 @@ def _output(chunk: Chunk) -> Iterator[bytes]:
         record = {"type": chunk.stream.wire, "data": text}
         if encoded:
             record["encoding"] = "base64"
-        yield _encode(record) + b"\n"
+        yield json_line(record)
 
 
 class ExecRecords:
@@ -215,18 +217,18 @@ class ExecRecords:
 
     def _one(self, item: Chunk | Gap) -> bytes:
         if isinstance(item, Gap):
-            return _encode({"type": "stdout", "data": FELL_BEHIND}) + b"\n"
+            return json_line({"type": "stdout", "data": FELL_BEHIND})
         if item.stream == REMARK:
             return b""
         kind = STDERR if item.stream == STDERR else STDOUT
         text = self._decoder.decode(kind, item.data)
-        return _encode({"type": kind.wire, "data": text}) + b"\n" if text else b""
+        return json_line({"type": kind.wire, "data": text}) if text else b""
 
     def finish(self) -> bytes:
         """Return records for characters that were never finished."""
         rests = {kind.wire: self._decoder.flush(kind) for kind in OUTPUT}
         return b"".join(
-            _encode({"type": name, "data": text}) + b"\n" for name, text in rests.items() if text
+            json_line({"type": name, "data": text}) for name, text in rests.items() if text
         )
 
 
@@ -313,8 +315,8 @@ class EventRecords:
 
     def _event(self, fields: dict[str, Any]) -> bytes:
         self._sequence += 1
-        data = _encode({"seq": self._sequence, **fields})
+        data = json_line({"seq": self._sequence, **fields})
         if not self._sse:
-            return data + b"\n"
+            return data
         head = f"id: {self._offset}\nevent: {fields['type']}\ndata: ".encode()
-        return head + data + b"\n\n"
+        return head + data + b"\n"

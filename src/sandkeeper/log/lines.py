@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from sandkeeper.jsonlines import in_one_line
 from sandkeeper.linux.clocks import rfc3339
 from sandkeeper.log.redaction import redact_command
 from sandkeeper.log.sink import Sink
@@ -27,13 +28,13 @@ def log_line(level: str, message: str, fields: dict[str, Any]) -> bytes:
     """Make one line; text that UTF-8 cannot carry is replaced, never refused."""
     record = {**fields, "level": level, "msg": message, "time": timestamp()}
     try:
-        return _encode(record) + b"\n"
+        return in_one_line(_encode(record)) + b"\n"
     except UnicodeEncodeError:
         clean = {
             key: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
             for key, value in record.items()
         }
-        return _encode(clean) + b"\n"
+        return in_one_line(_encode(clean)) + b"\n"
 
 
 def dropped_line(count: int) -> bytes:

@@ -18,6 +18,7 @@ from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.exported import POSITIONS, read_positions
 from sandkeeper.journal.lines import LineSplitter
 from sandkeeper.journal.segment import NOTICE, OUTPUT, STDERR, STDOUT, Stream
+from sandkeeper.jsonlines import in_one_line
 from sandkeeper.linux.paths.statefiles import Damaged
 from sandkeeper.log.lines import log_line, timestamp
 from sandkeeper.processes.process import Process
@@ -286,7 +287,7 @@ class Follower:
         if b"\\" in lines:
             lines = lines.replace(b"\n", b"\x7f\n")
             border = b"\x7f\\n"
-        text = _encode(lines.decode("utf-8", "replace"))
+        text = in_one_line(_encode(lines.decode("utf-8", "replace")))
         return head + text.replace(border, b'"' + tail + head + b'"') + tail
 
     def _tell_gap(self, gap: Gap) -> bytes:

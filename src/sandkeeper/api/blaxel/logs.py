@@ -87,7 +87,7 @@ class LogHandlers:
                 elif (deadline := text.deadline) is None:
                     yield text.keepalive()
                 elif await self._settled(process, deadline) == follow.offset:
-                    yield text.expire(deadline) + text.keepalive()
+                    yield text.expire(deadline)
         yield text.finish(process.meta.completed_at)
 
     def _follow(self, process: Process, consumer: str, offset: int = 0) -> Follow:
