@@ -12,6 +12,7 @@ from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.lines import complete_end, strip_partial
 from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.segment import NOTICE, STDERR, STDOUT
+from sandkeeper.pieces import in_order
 
 __all__ = [
     "MARKER",
@@ -98,7 +99,7 @@ def long_texts_of(journal: Journal, limit: int, *, nowait: bool = False) -> Long
     err, err_clipped = _tail(*found[STDERR])
     notices, _ = found[NOTICE]
     if notices:
-        out = sorted(out + notices)
+        out = in_order(out + notices)
     stdout = LongText([part for _, part in out], out_clipped)
     stderr = LongText([part for _, part in err], err_clipped)
     clipped = out_clipped or err_clipped
@@ -125,7 +126,7 @@ def _interleaved(out: _Pieces, err: _Pieces) -> Iterator[bytes]:
     """Yield the pieces of both streams in order; a character stands where its last byte came."""
     held = {STDOUT: b"", STDERR: b""}
     marked = [(*piece, stream) for stream, its in ((STDOUT, out), (STDERR, err)) for piece in its]
-    for _, part, stream in sorted(marked):
+    for _, part, stream in in_order(marked):
         data = held[stream] + part
         end = complete_end(data)
         held[stream] = data[end:]

@@ -144,7 +144,7 @@ def test_every_stream_gets_heartbeats_whatever_was_written_last(server: Server) 
 
     def read(path: str, accept: str) -> None:
         headers = {"Accept": accept}
-        with httpx.stream("GET", server.url + path, timeout=20, headers=headers) as reply:
+        with httpx.stream("GET", server.url + path, timeout=60, headers=headers) as reply:
             for part in reply.iter_text():
                 seen[path] = seen.get(path, "") + part
 
@@ -155,7 +155,7 @@ def test_every_stream_gets_heartbeats_whatever_was_written_last(server: Server) 
         reader.start()
     try:
         for path, (_, beat) in wanted.items():
-            until(lambda path=path, beat=beat: beat in seen.get(path, ""), timeout=40)
+            until(lambda path=path, beat=beat: beat in seen.get(path, ""))
     finally:
         for name in (quiet, midline, half):
             server.client.delete(f"/process/{name}/kill")
@@ -327,6 +327,17 @@ def test_events_resume_at_any_offset(server: Server, cursor: int) -> None:
 
     assert "".join(item["data"] for item in outputs) == "out\nerr\n"[cursor:]
     assert end["type"] == "end"
+
+
+def test_events_may_end_at_what_is_there(server: Server) -> None:
+    start(server, "echo here; exec sleep 1000", name="standing")
+    until(lambda: server.client.get("/process/standing").json()["stdoutBytes"])
+
+    output, end = events(server, "standing", follow="false")
+    assert output["data"] == "here\n"
+    assert (end["type"], end["status"], end["offset"]) == ("end", "running", 5)
+    server.client.delete("/process/standing/kill")
+    assert events(server, "standing", cursor=5)[-1]["status"] == "killed"
 
 
 def test_events_can_be_of_one_stream(server: Server) -> None:

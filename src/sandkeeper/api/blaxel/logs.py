@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.blaxel.processes import identifier
 from sandkeeper.api.edge.long_answers import long_answer
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.edge.streaming import StreamResponse
@@ -90,8 +91,11 @@ class LogHandlers:
                     yield text.expire(deadline)
         yield text.finish(process.meta.completed_at)
 
-    def _follow(self, process: Process, consumer: str, offset: int = 0) -> Follow:
-        return Follow(process.journal, offset, turns=self._turns, consumer=consumer)
+    def _follow(
+        self, process: Process, consumer: str, offset: int = 0, bound: int | None = None
+    ) -> Follow:
+        journal = process.journal
+        return Follow(journal, offset, turns=self._turns, consumer=consumer, bound=bound)
 
     async def _settled(self, process: Process, moment: int) -> int | None:
         return await settled(self._pump, process.journal, moment)
@@ -110,7 +114,7 @@ class LogHandlers:
         """Stream events with offsets from a cursor on, ending with how the process ended."""
         process = self._processes.get(identifier(request))
         self._access.audit("process_logs_stream", caller(request), identifier=identifier(request))
-        query = request.query_params
+        query = query_of(request)
         cursor = request.headers.get("last-event-id") or query.get("cursor", "0")
         offset = whole("cursor", cursor)
         if offset > process.journal.tail:
@@ -123,19 +127,23 @@ class LogHandlers:
         sse = "text/event-stream" in request.headers.get("accept", "")
         records = EventRecords(partial(outcome, process.meta), offset, sse=sse, streams=streams)
         media_type = "text/event-stream" if sse else "application/x-ndjson"
-        return StreamResponse(self._events(process, records, offset), media_type)
+        bound = process.journal.tail if query.get("follow") == "false" else None
+        return StreamResponse(self._events(process, records, offset, bound), media_type)
 
     async def _events(
-        self, process: Process, records: EventRecords, offset: int
+        self, process: Process, records: EventRecords, offset: int, bound: int | None
     ) -> AsyncIterator[bytes]:
-        with closing(self._follow(process, "events", offset)) as follow:
+        with closing(self._follow(process, "events", offset, bound)) as follow:
             try:
                 heart = Heart()
                 while (items := await follow.next(heart.left())) is not None:
                     yield heart.beat(records.batch(items), records.heartbeat)
             except Abandoned:
-                yield records.interrupted()
+                yield records.interrupted("server stopping")
                 return
+        if bound is not None and not process.is_over:
+            yield records.interrupted("end of what is there")
+            return
         await process.wait()
         yield records.end()
 
@@ -188,7 +196,7 @@ def _moment(name: str, text: str) -> tuple[int, int]:
 
 
 def _question(request: Request) -> Question:
-    query = request.query_params
+    query = query_of(request)
     since = _moment("since", query["since"]) if query.get("since") else (0, 0)
     until = _moment("until", query["until"]) if query.get("until") else (0, 0)
     start, _, end = query.get("lines", "").partition("-")

@@ -91,6 +91,7 @@ def serve(
     )
     EdgeProtocol.plain = staticmethod(app.plain)
     EdgeProtocol.body_seconds = services.settings.edge.body_seconds
+    EdgeProtocol.port_names = services.settings.edge.port_names
     server = _Server(config, services, connections)
     with contextlib.ExitStack() as stack:
         # uvicorn closes those it gets; an upgrade goes on with these.
