@@ -8,12 +8,14 @@ proof that it does. Needs npm, and the registries of npm and Python for the firs
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ __all__ = ["main"]
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sandkeeper-applications"
 TOKEN = "s3cret-of-real-applications"
-PATIENCE = 90_000
-SHORT = 20_000
+PATIENCE = 240_000
+SHORT = 60_000
 FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
 
 Check = Callable[[Any, Path], None]
@@ -247,6 +249,11 @@ APPLICATIONS = [
 ]
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
 def open_by(server: Server, app: Application, via: str, browser: Any) -> str:
     """Start an application, open it that way and return "" or why it does not work."""
     with ExitStack() as stack:
@@ -269,9 +276,7 @@ def open_by(server: Server, app: Application, via: str, browser: Any) -> str:
         )
         stack.callback(program.wait)
         stack.callback(program.terminate)
-        probe = f"/port/{port}/"
-        token = {"Authorization": f"Bearer {TOKEN}"}
-        until(lambda: server.client.get(probe, headers=token).status_code != 422, 120, 0.2)
+        until(partial(listens, port), 180, 0.2)
         context = browser.new_context()
         stack.callback(context.close)
         tab = context.new_page()

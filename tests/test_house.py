@@ -134,3 +134,11 @@ def test_what_acts_for_the_workload_takes_its_os_from_where_paths_are_resolved_f
     }
 
     assert plain == set()
+
+
+def test_queries_are_read_in_one_place() -> None:
+    """Starlette's reading takes the last value of a name, the contract's the first."""
+    api = ROOT / "src" / "sandkeeper" / "api"
+    reading = [path for path in api.rglob("*.py") if "query_params" in path.read_text()]
+
+    assert reading == []

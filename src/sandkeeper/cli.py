@@ -41,6 +41,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", "-port", type=_port, default=8080, help="port (default 8080)")
     parser.add_argument("--p", "-p", type=_port, default=8080, help="the same; wins unless 8080")
     parser.add_argument(
+        "--e2b-port",
+        "-e2b-port",
+        type=_port,
+        default=0,
+        help="port to listen on besides, as E2B's clients expect it (49983; default none)",
+    )
+    parser.add_argument(
         "--host",
         "-host",
         default="",
@@ -91,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             port=options.p if options.p != 8080 else options.port,
             command=options.c or options.command,
             user=options.user,
+            e2b_port=options.e2b_port,
         )
     except ValueError as error:
         return _refuse_settings(error)
@@ -157,7 +165,7 @@ def _serve(
         return _refuse(f"cannot use the state folder {settings.state_dir}: {error.strerror}")
     try:
         inherited = handover.listening if handover else ()
-        listeners = listen(settings.host, settings.port, inherited)
+        listeners = listen(settings.host, settings.port, inherited, besides=settings.e2b.port)
     except OSError as error:
         return _refuse(_why_deaf(settings, error))
     keep_freed_blocks()

@@ -31,6 +31,7 @@ from sandkeeper.files.work import Cancel, FileWork, failure
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.log.lines import Log
+from sandkeeper.pieces import in_order
 from sandkeeper.settings import FileSettings
 
 __all__ = ["Content", "Files", "Listing", "Opened", "Text", "Upload"]
@@ -115,10 +116,13 @@ class Files:
     def look(self, path: str, otherwise: type[SandkeeperError] = Internal) -> os.stat_result:
         """Return what `path` leads to.
 
-        Raises NotFound, or `otherwise` (ENOTDIR, EACCES, …; the contract's GET answers 500).
+        Raises NotFound, Unprocessable for what can be no path, or `otherwise` (the contract's GET
+        answers 500 for ENOTDIR, EACCES, …).
         """
         try:
             return os.stat(path)
+        except ValueError as error:
+            raise failure(Unprocessable, "", "stat", path, error) from None
         except FileNotFoundError as error:
             raise failure(NotFound, "", "stat", path, error) from None
         except Fault as error:
@@ -142,8 +146,8 @@ class Files:
         except OSError as error:
             fd.close()
             raise failure(Unprocessable, "error listing directory: ", "read", path, error) from None
-        made.files.sort(key=_byte_order(made.files))
-        made.directories.sort(key=_byte_order(made.directories))
+        made.files = in_order(made.files, _byte_order(made.files))
+        made.directories = in_order(made.directories, _byte_order(made.directories))
         self.owners.refresh()
         return made
 

@@ -6,10 +6,10 @@ And to whom it acts as: `?user=` on the routes of files, and what others own out
 import hmac
 from collections.abc import Collection
 
-from starlette.datastructures import QueryParams
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import STANDING, USERS, Right, Standing, user_of
 from sandkeeper.api.edge.routing import first_segment
@@ -102,7 +102,7 @@ class Acting:
             if not (named and _is_about_files(scope["path"])):
                 await self._app(scope, receive, send)
                 return
-            name = QueryParams(scope["query_string"]).get("user", "")
+            name = query_of(scope).get("user", "")
             with users.acting_as(user_of(HTTPConnection(scope), users, name)):
                 await self._app(scope, receive, send)
 

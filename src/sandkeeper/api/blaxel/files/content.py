@@ -12,6 +12,7 @@ from sandkeeper.api.edge.bodies.downloads import download
 from sandkeeper.api.edge.conditional import conditions, http_date, modified_since
 from sandkeeper.api.edge.file_answers import GeneratedBody
 from sandkeeper.api.edge.forms import form_parts, is_form, read_field
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import json_response, utf8
 from sandkeeper.api.edge.rights import USER
@@ -48,7 +49,7 @@ def octal(text: str, default: int) -> int:
 
 def wants_download(request: Request) -> bool:
     """Say whether a file is to be sent as it is rather than as JSON."""
-    if request.query_params.get("download") == "true":
+    if query_of(request).get("download") == "true":
         return True
     accept = ",".join(request.headers.getlist("accept"))
     if "application/octet-stream" in accept:
@@ -170,7 +171,7 @@ class FileHandlers:
     async def delete(self, request: Request) -> Response:
         """Delete a file, a link, or a directory (`recursive=true`: with all that is in it)."""
         target = self._target(request)
-        recursive = request.query_params.get("recursive") == "true"
+        recursive = query_of(request).get("recursive") == "true"
         arguments = target.absolute, recursive, conditions(request)
         if recursive:
             delete = self._work.walk(self._files.delete, *arguments)

@@ -337,13 +337,17 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def body_late(self) -> None:
         """Answer 408 where there is no answer yet, and close."""
+        self._cut_off(408, f"the request's body brought nothing for {self.body_seconds:g} seconds")
+
+    def _cut_off(self, status: int, text: str) -> None:
+        """Answer for the application, which still waits for its request's body, and close."""
         cycle = self.cycle
         if cycle.response_started or cycle.disconnected or self.pipeline:
             self.transport.close()
             return
         cycle.disconnected = True
         cycle.message_event.set()
-        self._answer(408, f"the request's body brought nothing for {self.body_seconds:g} seconds")
+        self._answer(status, text)
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that cannot be parsed, as JSON like every other error."""
@@ -365,10 +369,12 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, text: str) -> None:
         self._disarm()
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.cycle is None or self.cycle.response_complete:
+            self._answer(status, text)
+        elif self._begun and not self._in_head:
+            self._cut_off(status, text)
+        else:
             self.transport.close()  # another answer is on its way here
-            return
-        self._answer(status, text)
 
     def _answer(self, status: int, text: str) -> None:
         """Answer with an error past the application, and close."""
