@@ -39,7 +39,8 @@ FIRST = {
 
 FIRST_FACES = {
     *("api", "api.app", "api.areas", "api.blaxel", "api.blaxel.observability"),
-    *("api.blaxel.system", "api.port", "api.port.pages", "api.port.tickets"),
+    *("api.blaxel.system", "api.port", "api.port.door", "api.port.pages"),
+    "api.port.tickets",
 }
 """Of the faces."""
 

@@ -87,6 +87,7 @@ class Edge:
         self._doors = doors
         self._gate = gate
         self._port_names = port_names
+        self._known_names = port_names.known
         self._gateways = gateways
         self._room = room
         self._outgoing = outgoing
@@ -115,7 +116,11 @@ class Edge:
         """Note the port that is called by a host name of its own: such a request is not for us."""
         for name, value in scope["headers"]:
             if name == b"host":
-                if (found := self._port_names.find(value)) is not None:
+                try:
+                    found = self._known_names[value]
+                except KeyError:
+                    found = self._port_names.find(value)
+                if found is not None:
                     scope[PORT_NAME] = found
                 return
 
