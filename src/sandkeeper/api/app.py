@@ -12,7 +12,6 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.areas import all_areas, port_doors
-from sandkeeper.api.blaxel.pinned import is_pinned
 from sandkeeper.api.edge.auth import Acting, Doorkeeper
 from sandkeeper.api.edge.connections.outgoing import Outgoing
 from sandkeeper.api.edge.cors import Cors
@@ -157,6 +156,8 @@ async def _unrouted(
 
 def _other_methods(routes: Sequence[BaseRoute], scope: Scope) -> set[str]:
     """Return what a path takes instead; the contract has HEAD where it names it, else 404."""
+    from sandkeeper.api.blaxel.pinned import is_pinned  # what clients ask for is there
+
     pinned = scope["method"] == "HEAD" or is_pinned(scope["path"])
     return set() if pinned else methods_of(routes, scope)
 
