@@ -30,6 +30,7 @@ from sandkeeper.files.reading import FileBlocks, is_pseudo, read_to
 from sandkeeper.files.work import Cancel, FileWork, failure
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.linux.paths.inmemory import InMemory
 from sandkeeper.log.lines import Log
 from sandkeeper.settings import FileSettings
 
@@ -82,6 +83,7 @@ class Files:
         self._home = home
         self.locks = PathLocks()
         self.owners = Owners()
+        self.memory = InMemory()
         self._temporaries = temporaries
 
     async def start(self, log: Log) -> None:
@@ -97,6 +99,7 @@ class Files:
     def stop(self) -> None:
         """Close the journal."""
         self._temporaries.close()
+        self.memory.close()
 
     def resolve(self, raw_rest: bytes) -> Target:
         """Resolve the path of a URL; raises BadInput."""

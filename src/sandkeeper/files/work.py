@@ -62,6 +62,11 @@ class FileWork:
         """Run a short operation as the server itself; for what only it may touch."""
         return await self._short.run(kind_of(function), partial(function, *arguments))
 
+    @property
+    def acts(self) -> bool:
+        """Whether files are touched as another user than the server's."""
+        return self._identity() is not None
+
     @contextmanager
     def acting(self) -> Iterator[None]:
         """Act as the workload's user for a while, within a function that `own` runs."""

@@ -17,7 +17,7 @@ this list: it names what a new version lacks, and what is used and not listed.
 - `pipeline`: what waits behind it keeps a connection from being at rest
 - `_should_upgrade`, `handle_websocket_upgrade`: only a whole handshake becomes a WebSocket
 - `send_400_response`: errors are JSON
-- `_start_asgi_task`: a whole request may be answered without one
+- `_start_asgi_task`, `tasks`: a whole request may be answered without one, or by a short one
 
 `uvicorn.protocols.http.httptools_impl.RequestResponseCycle`, one request:
 

@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol with the edge's limits on what comes in."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -28,6 +28,7 @@ HEADER_BYTES = 1 << 20
 HEADER_FIELDS = 1000
 FIELD_BYTES = 128 << 10
 TARGET_BYTES = 32 << 10
+PLAIN_BODY_BYTES = 64 << 10
 
 
 class EdgeProtocol(HttpToolsProtocol):
@@ -40,8 +41,8 @@ class EdgeProtocol(HttpToolsProtocol):
     """
 
     body_seconds = 30.0
-    plain: Callable[[Any, bytes], bytes | None] | None = None
-    """Answers a whole request at once, if it can (`api.edge.plain`)."""
+    plain: Callable[[Any, bytes], bytes | Coroutine[None, None, bytes] | None] | None = None
+    """Answers a whole request, at once or in a while, if it is a plain one (`api.edge.plain`)."""
     _held: "tuple[RequestResponseCycle, Any] | None" = None
     _holds = False
     _excess: tuple[int, str] | None = None
@@ -245,14 +246,34 @@ class EdgeProtocol(HttpToolsProtocol):
         """Answer the held request at once, or have it go the long way."""
         assert self._held is not None
         (cycle, app), self._held = self._held, None
-        if whole and self.plain is not None and self._is_free(cycle):
+        short = whole and len(cycle.body) <= PLAIN_BODY_BYTES
+        if short and self.plain is not None and self._is_free(cycle):
             answer = self.plain(cycle.scope, bytes(cycle.body))
+            if isinstance(answer, bytes):
+                self._reply(cycle, answer)
+                return
             if answer is not None:
-                cycle.response_started = cycle.response_complete = True
-                self.transport.write(answer)
-                cycle.on_response()
+                task = self.loop.create_task(self._reply_later(cycle, answer))
+                task.add_done_callback(self.tasks.discard)
+                self.tasks.add(task)
                 return
         super()._start_asgi_task(cycle, app)
+
+    async def _reply_later(
+        self, cycle: "RequestResponseCycle", coming: Coroutine[None, None, bytes]
+    ) -> None:
+        answer = await coming
+        if not cycle.disconnected:
+            self._reply(cycle, answer)
+
+    def _reply(self, cycle: "RequestResponseCycle", answer: bytes) -> None:
+        """Give a whole answer, of which no client makes us keep more than it has asked for."""
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        self.transport.write(answer)
+        if not cycle.keep_alive:  # the server has been told to end meanwhile
+            self.transport.close()
+        cycle.on_response()
 
     def _is_free(self, cycle: "RequestResponseCycle") -> bool:
         """Say whether an answer can go out now, and the connection goes on behind it."""

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, Protocol
 
 import uvicorn
@@ -52,8 +52,8 @@ class Application(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or WebSocket."""
 
-    def plain(self, scope: Scope, body: bytes) -> bytes | None:
-        """Return the whole answer to a whole request; None: it cannot be given at once."""
+    def plain(self, scope: Scope, body: bytes) -> bytes | Coroutine[None, None, bytes] | None:
+        """Return the whole answer to a whole request, or what brings it; None: it cannot."""
 
 
 def serve(
