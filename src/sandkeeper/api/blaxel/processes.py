@@ -1,23 +1,20 @@
 """Processes: start, look, wait, signal, feed."""
 
 import asyncio
-import hashlib
-import json
 import signal
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import closing
 from functools import partial
 from time import monotonic
 
-import msgspec
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 from sandkeeper.api.edge.long_answers import LongAnswer, long_answer
 from sandkeeper.api.edge.plain import PlainAnswer
-from sandkeeper.api.edge.request_body import LONG_BYTES, decoded, read_body, read_json
+from sandkeeper.api.edge.request_body import decoded, parse_json, read_body, read_json
 from sandkeeper.api.edge.respond import encode_json, json_bytes, json_response
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import empty_head, route
@@ -28,6 +25,7 @@ from sandkeeper.api.schemas.kept import KEPT_BYTES, KeptRecords
 from sandkeeper.api.schemas.processes import (
     ProcessRequest,
     SignalRequest,
+    fingerprint,
     limits_of,
     record_of,
 )
@@ -40,6 +38,7 @@ from sandkeeper.log.access import Access
 from sandkeeper.numerals import GO_INT
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
+from sandkeeper.processes.spec import ProcessSpec
 from sandkeeper.processes.stdin import STDIN_BODY_BYTES, Stdin
 from sandkeeper.processes.waiting import Waiting
 from sandkeeper.settings import Settings
@@ -93,22 +92,41 @@ class ProcessHandlers:
         """Start a process; answers with its record or streams its output."""
         body = await read_body(request, self._settings.body_limit)
         wanted = await decoded(body, ProcessRequest)
-        _check(wanted)
         key = request.headers.get("idempotency-key", "")
-        # What is refused for its words is not audited.
-        spec = self._processes.admitted(wanted.spec(limits_of(wanted.limits)), key)
-        accept = request.headers.get("accept", "")
-        streams = "text/event-stream" in accept or "application/x-ndjson" in accept
+        streams = _streams(request.headers.get("accept", "").encode("latin-1"))
         action = "process_exec_stream" if streams else "process_exec"
-        extras = {"stdin": "true"} if spec.stdin else {}
-        self._access.audit(
-            action, caller(request), command=spec.command, working_dir=spec.working_dir, **extras
-        )
-        started = self._processes.start(spec, key, _fingerprint(body, wanted) if key else "")
+        spec = self._admitted(request, wanted, key, action)
+        started = self._processes.start(spec, key, fingerprint(body, wanted) if key else "")
         if streams:
             return await self._create_streaming(request, started, wanted)
         process, replayed = await started
         return await self._answer(request, process, wanted, replayed=replayed)
+
+    def _admitted(
+        self, request: HTTPConnection, wanted: ProcessRequest, key: str, action: str
+    ) -> ProcessSpec:
+        """Return what is to be started; what is refused for its words is not audited."""
+        _check(wanted)
+        spec = self._processes.admitted(wanted.spec(limits_of(wanted.limits)), key)
+        extras = {"stdin": "true"} if spec.stdin else {}
+        self._access.audit(
+            action, caller(request), command=spec.command, working_dir=spec.working_dir, **extras
+        )
+        return spec
+
+    def create_now(self, scope: Scope, body: bytes) -> Awaitable[PlainAnswer] | None:
+        """Start a process that nobody waits for."""
+        for name, value in scope["headers"]:
+            if name == b"idempotency-key" or (name == b"accept" and _streams(value)):
+                return None
+        wanted = parse_json(body, ProcessRequest)
+        if wanted.wait_for_completion or wanted.wait_for_ports:
+            return None
+        return self._create_plain(self._admitted(HTTPConnection(scope), wanted, "", "process_exec"))
+
+    async def _create_plain(self, spec: ProcessSpec) -> PlainAnswer:
+        process, _ = await self._processes.start(spec)
+        return PlainAnswer(await self._record(process, self._inline))
 
     async def _answer(
         self, request: Request, process: Process, wanted: ProcessRequest, *, replayed: bool
@@ -324,18 +342,8 @@ class ProcessHandlers:
         return process.stdin
 
 
-def _fingerprint(body: bytes, wanted: ProcessRequest) -> str:
-    return hashlib.sha256(_canonical(body, wanted)).hexdigest()
-
-
-def _canonical(body: bytes, wanted: ProcessRequest) -> bytes:
-    """Write a body so that the same values have the same bytes, whatever their order."""
-    if len(body) > LONG_BYTES:  # as a tree of objects it could be twenty times as large
-        return msgspec.json.encode(wanted, order="sorted")
-    try:
-        return json.dumps(msgspec.json.decode(body), sort_keys=True).encode()
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return body
+def _streams(accept: bytes) -> bool:
+    return b"text/event-stream" in accept or b"application/x-ndjson" in accept
 
 
 def _check(wanted: ProcessRequest) -> None:
@@ -363,7 +371,7 @@ def routes(handlers: ProcessHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
     one = "/process/{identifier}"
     return [
-        route("/process", handlers.create, "POST", need=USER),
+        route("/process", handlers.create, "POST", need=USER, plain=handlers.create_now),
         route("/process", handlers.list, need=USER, plain=handlers.list_now),
         route("/process", empty_head, "HEAD", need=USER),
         route(one, handlers.get, need=USER, plain=handlers.get_now),
