@@ -18,9 +18,9 @@ from weakref import WeakValueDictionary, finalize
 from sandkeeper.errors import BadInput, Unavailable
 from sandkeeper.journal.cursor import Abandoned, Chunk, Follow, Gap
 from sandkeeper.journal.journal import Journal
-from sandkeeper.journal.lines import LineSplitter
 from sandkeeper.journal.query import PATTERN_BYTES, Question, matcher
 from sandkeeper.journal.segment import OUTPUT, STDERR, STDOUT, output_streams
+from sandkeeper.journal.splitting import LineSplitter
 
 __all__ = ["FoundLine", "LineBoard", "Pattern"]
 

@@ -12,7 +12,6 @@ import msgspec
 from sandkeeper.errors import BadInput
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.journal import Journal
-from sandkeeper.journal.lines import LineSplitter
 from sandkeeper.journal.places import (
     KIND,
     clean_place,
@@ -21,6 +20,7 @@ from sandkeeper.journal.places import (
     place_of_last,
 )
 from sandkeeper.journal.segment import NOTICE, STDOUT, Stream, output_streams
+from sandkeeper.journal.splitting import LineSplitter
 from sandkeeper.linux.clocks import rfc3339_utc
 
 __all__ = ["LineQuery", "Question", "ask", "matcher", "next_block"]

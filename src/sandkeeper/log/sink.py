@@ -21,7 +21,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from time import monotonic
+from time import thread_time
 
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_output
@@ -202,10 +202,10 @@ class Sink:
                     return
                 continue
             if self.pull is not None and not self._closing:
-                began, asked = monotonic(), self.asked()
+                began, asked = thread_time(), self.asked()
                 pulled = self.pull()
                 if pulled is not None:
-                    took = monotonic() - began
+                    took = thread_time() - began  # what others made for us kept nobody
                     data, acknowledge = pulled
                     if data and not self._write(data):
                         return
