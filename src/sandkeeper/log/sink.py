@@ -36,7 +36,7 @@ REST_SECONDS = 0.005
 PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 """Errors of a disk that may pass; every other one means that the target is gone."""
 
-Pull = Callable[[], tuple[bytes, Callable[[], None]] | None]
+Pull = Callable[[], tuple[bytes | bytearray, Callable[[], None]] | None]
 
 
 STREAMS = {
@@ -218,7 +218,7 @@ class Sink:
             waiting.poll()
             self._bell.hush()
 
-    def _write(self, data: bytes) -> bool:
+    def _write(self, data: bytes | bytearray) -> bool:
         """Write all of `data`; False when the target is gone or closing took too long."""
         view = memoryview(data)
         while view:

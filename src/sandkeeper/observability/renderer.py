@@ -21,14 +21,16 @@ from sandkeeper.linux.children.child import Child
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.observability import renderer_main
+from sandkeeper.observability.renderer_main import LENGTH, LENGTHS
 from sandkeeper.observability.rendering import Piece, State
 
 __all__ = ["Renderer"]
 
-LENGTH = struct.Struct("=Q")
 ANSWER_SECONDS = 5.0
 """One that takes longer is stopped, or has no processor for itself: then nothing is gained."""
 IDLE_SECONDS = 5.0
+ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20)}
+"""Blocks of lines come and go: their memory need not each time (mallopt(3))."""
 AGAIN_SECONDS = 30.0
 """So long nobody tries after one that did not answer."""
 
@@ -76,7 +78,7 @@ class Renderer:
 
     def render(
         self, labels: bytes, state: State, pieces: Sequence[Piece]
-    ) -> tuple[bytes, State] | None:
+    ) -> tuple[bytes | bytearray, State] | None:
         """Return what `rendering.render` does; None where it cannot be had from there."""
         with self._lock:
             sock = self._socket
@@ -86,14 +88,15 @@ class Renderer:
             try:
                 order = marshal.dumps((labels, state, list(pieces)))
                 sock.sendall(LENGTH.pack(len(order)) + order)
-                (size,) = LENGTH.unpack(_received(sock, LENGTH.size))
-                made: tuple[bytes, State] = marshal.loads(_received(sock, size))
+                behind, size = LENGTHS.unpack(_received(sock, LENGTHS.size))
+                after: State = marshal.loads(_received(sock, behind))
+                lines = _received(sock, size)
             except (OSError, EOFError, struct.error):
                 self._not_before = monotonic() + AGAIN_SECONDS
                 self._socket = None
                 sock.close()
                 return None
-            return made
+            return lines, after
 
     def _begin(self) -> None:
         self._asked = False
@@ -103,7 +106,9 @@ class Renderer:
         with its:
             argv = [sys.executable, "-I", "-S", renderer_main.__file__, str(its.fileno())]
             fds = (its.fileno(),)
-            spawn = Spawn(argv, {}, stderr=subprocess.DEVNULL, new_session=True, pass_fds=fds)
+            spawn = Spawn(
+                argv, ALLOCATION, stderr=subprocess.DEVNULL, new_session=True, pass_fds=fds
+            )
             try:
                 child = self._children.spawn(spawn)
             except (OSError, ValueError):

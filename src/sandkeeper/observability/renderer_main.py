@@ -11,6 +11,8 @@ import struct
 import sys
 
 LENGTH = struct.Struct("=Q")
+LENGTHS = struct.Struct("=QQ")
+"""Of the state behind the lines, and of the lines."""
 NICE = 5
 
 
@@ -22,8 +24,10 @@ def serve(sock: socket.socket) -> None:
         order = _receive(sock)
         if not order:
             return
-        answer = marshal.dumps(render(*marshal.loads(order)))
-        sock.sendall(LENGTH.pack(len(answer)) + answer)
+        lines, state = render(*marshal.loads(order))
+        behind = marshal.dumps(state)
+        sock.sendall(LENGTHS.pack(len(behind), len(lines)) + behind)
+        sock.sendall(lines)
 
 
 def _receive(sock: socket.socket) -> bytes:

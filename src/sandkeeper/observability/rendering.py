@@ -16,6 +16,12 @@ __all__ = ["BEGINNING", "LINE_BYTES", "Piece", "State", "encode", "lines_of", "r
 LINE_BYTES = 8 << 10
 STREAMS = (("stdout", b"info"), ("stderr", b"error"))
 """Name and level of each stream, by its number."""
+ESCAPES = (
+    *((b"\\", b"\\\\"), (b'"', b'\\"'), (b"\t", b"\\t"), (b"\r", b"\\r")),
+    (b"\x1b", b"\\u001b"),
+)
+"""What logs have of what JSON escapes; the backslash first."""
+UNUSUAL = bytes(set(range(32)) - set(b"\n\t\r\x1b"))
 _EMPTY_LINES = re.compile(rb"\n\n+")
 
 State = tuple[bytes, int, bytes, int]
@@ -65,21 +71,42 @@ def rest(
 def lines_of(
     labels: bytes, stream: int, lines: bytes, moment: bytes, to_json: Callable[[str], bytes]
 ) -> bytes:
-    """Encode many lines at once: all but the text is the same for each.
-
-    They are encoded as one text, and what goes between two is put where it had a newline. In
-    JSON that is a backslash and an `n`, which a backslash of the text followed by an `n` looks
-    like; behind a DEL, which is not escaped, a backslash begins an escape and cannot be one.
-    """
+    """Encode many lines at once: all but the text is the same for each."""
     name, level = STREAMS[stream]
-    head = b'{"level":"%b","msg":' % level
-    tail = b'%b,"stream":"%b","time":%b}\n' % (labels, name.encode(), moment)
+    head = b'{"level":"%b","msg":"' % level
+    tail = b'"%b,"stream":"%b","time":%b}\n' % (labels, name.encode(), moment)
+    if len(lines.translate(None, UNUSUAL)) == len(lines):
+        text = _escaped(lines)
+    else:
+        text = _encoded(lines, to_json)
+    # Joined once: that is twice as fast as to replace, and nothing so long is copied again.
+    every = text.split(b"\n")
+    every[0] = head + every[0]
+    every[-1] += tail
+    return (tail + head).join(every)
+
+
+def _escaped(lines: bytes) -> bytes:
+    """Write text as in JSON, but for its newlines; it has none of `UNUSUAL`."""
+    if not lines.isascii():
+        lines = lines.decode("utf-8", "replace").encode()
+    for byte, escape in ESCAPES:
+        if byte in lines:
+            lines = lines.replace(byte, escape)
+    return lines
+
+
+def _encoded(lines: bytes, to_json: Callable[[str], bytes]) -> bytes:
+    """Write any text as in JSON, but for its newlines.
+
+    In JSON a newline is a backslash and an `n`, which a backslash of the text followed by an `n`
+    looks like; behind a DEL, which is not escaped, a backslash begins an escape and cannot be one.
+    """
     border = b"\\n"
     if b"\\" in lines:
         lines = lines.replace(b"\n", b"\x7f\n")
         border = b"\x7f\\n"
-    text = to_json(lines.decode("utf-8", "replace"))
-    return head + text.replace(border, b'"' + tail + head + b'"') + tail
+    return to_json(lines.decode("utf-8", "replace"))[1:-1].replace(border, b"\n")
 
 
 def _complete(splitter: LineSplitter, data: bytes) -> bytes:

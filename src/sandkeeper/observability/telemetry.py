@@ -96,7 +96,7 @@ class Exporter:
             followers = list(self._followers.items())
         return {run: follower.lag for run, follower in followers}
 
-    def pull(self) -> tuple[bytes, Callable[[], None]] | None:
+    def pull(self) -> tuple[bytes | bytearray, Callable[[], None]] | None:
         """Return the next block and what acknowledges it; None when all is exported."""
         while self._gone:  # closed here: this thread may have been reading them
             self._gone.popleft().close()
@@ -173,7 +173,7 @@ class Follower:
             os.close(self._fd)
             self._fd = -1
 
-    def block(self) -> bytes | None:
+    def block(self) -> bytes | bytearray | None:
         """Return the lines of the next block, possibly none; None at the tail."""
         if not self._resumed:
             self._resume()
@@ -244,7 +244,7 @@ class Follower:
         state, self._state = self._state, BEGINNING
         return rest(self._labels(), state, _moment(self._process.meta.completed_at), _encode)
 
-    def _render(self, chunks: list[Chunk | Gap]) -> tuple[bytes, State]:
+    def _render(self, chunks: list[Chunk | Gap]) -> tuple[bytes | bytearray, State]:
         """Return the lines of a block and the state behind it."""
         if isinstance(chunks[0], Gap):
             return self._tell_gap(chunks[0]), self._state
