@@ -23,6 +23,7 @@ def _plain_environment() -> None:
 
 
 _plain_environment()
+Server.warm = not os.environ.get("SANDKEEPER_TEST_COLD")
 
 LONGEST = (
     "e2e/test_upgrade",

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from sandkeeper.processes.runs import pipes_folder
+from tests import nursery
 
 __all__ = [
     "Server",
@@ -118,9 +119,23 @@ def stop_all_of(uid: int) -> subprocess.Popen[bytes]:
 
 
 class Server:
-    """One sandkeeper process; use as a context manager."""
+    """One sandkeeper process; use as a context manager.
 
-    def __init__(self, folder: Path, *, env: dict[str, str] | None = None, args: Any = ()) -> None:
+    `constants` are constants of its modules with other values, by their full names: what a test
+    would wait for only because it is long. Tests have it forked from the nursery, unless `cold`.
+    """
+
+    warm = False
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        env: dict[str, str] | None = None,
+        args: Any = (),
+        constants: dict[str, Any] | None = None,
+        cold: bool = False,
+    ) -> None:
         self.folder = folder
         self.state = folder / "state"
         self.workdir = folder / "work"
@@ -130,6 +145,8 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.args = list(args)
         self.module = "sandkeeper"
+        self.constants = constants or {}
+        self.warm = self.warm and not cold
         self.stdout = subprocess.DEVNULL
         self.kills = 0
         self.env = {
@@ -140,7 +157,7 @@ class Server:
             "SHELL": "/bin/bash",
             **(env or {}),
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | nursery.Forked | None = None
         # It speaks no TLS: what would check certificates takes longer to make than most requests.
         self.client = httpx.Client(base_url=self.url, timeout=60.0, trust_env=False, verify=False)
 
@@ -168,16 +185,27 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait for /health."""
-        command = [sys.executable, "-m", self.module, "--host", "127.0.0.1"]
-        with open(self.folder / "stderr.log", "ab") as stderr:
-            self.process = subprocess.Popen(
-                [*command, "--port", str(self.port), *self.args],
-                env=self.env,
-                stdin=subprocess.DEVNULL,
-                stdout=self.stdout,
-                stderr=stderr,
-            )
+        args = ["--host", "127.0.0.1", "--port", str(self.port), *self.args]
+        with open(self.folder / "stderr.log", "ab") as stderr, open(os.devnull, "r+b") as null:
+            stdout = null.fileno() if self.stdout == subprocess.DEVNULL else self.stdout
+            warm = nursery.nursery() if self.warm and self.module == "sandkeeper" else None
+            if warm is not None and warm.fits(self.env):
+                streams = (null.fileno(), stdout, stderr.fileno())
+                self.process = warm.start(args, self.env, streams, self.constants)
+            else:
+                self.process = subprocess.Popen(
+                    [*self._cold_command(), *args],
+                    env=self.env,
+                    stdin=null,
+                    stdout=stdout,
+                    stderr=stderr,
+                )
         until(self._answers)
+
+    def _cold_command(self) -> list[str]:
+        if not self.constants:
+            return [sys.executable, "-m", self.module]
+        return [sys.executable, "-P", nursery.__file__, json.dumps(self.constants)]
 
     def _answers(self) -> bool:
         assert self.process is not None

@@ -112,12 +112,18 @@ def test_what_acts_for_the_workload_takes_its_os_from_where_paths_are_resolved_f
         *(f"api/blaxel/files/{name}.py" for name in ("content", "more")),
         *(f"api/mcp/{name}.py" for name in ("code", "files")),
         *(f"codegen/{name}.py" for name in ("service", "candidates")),
-        *(f"files/changing/{name}.py" for name in ("removal", "renaming", "replace")),
-        *(f"files/tar/{name}.py" for name in ("packing", "unpacking", "streams")),
+        *(f"files/changing/{name}.py" for name in ("holes", "removal", "renaming", "replace")),
+        *(f"files/tar/{name}.py" for name in ("packing", "sparse", "streams", "unpacking")),
         *(f"files/{name}.py" for name in ("attributes", "copies", "service", "trees", "walk")),
         *("files/changing/temporaries.py", "files/uploads/sessions.py"),
         *("linux/paths/entering.py", "search/code.py", "search/content.py"),
-        *("drives/system.py", "watch/tree.py", "watch/watcher.py", "watch/watches.py"),
+        *(
+            "drives/system.py",
+            "watch/audience.py",
+            "watch/tree.py",
+            "watch/watcher.py",
+            "watch/watches.py",
+        ),
     }
     source = ROOT / "src" / "sandkeeper"
     plain = {

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandkeeper.errors import BadInput
-from sandkeeper.numerals import GO_INT, asked, atoi, decimal, natural, setting, whole
+from sandkeeper.numerals import GO_INT, asked, atoi, decimal, natural, whole
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,6 @@ def test_a_decimal_is_written_plainly(text: str) -> None:
     assert decimal("1.5e1") == 15
     assert decimal("1e999") == float("inf")
     assert decimal(text) is None
-
-
-@pytest.mark.parametrize("value", ["", "many", "-1", "1.5", "1_000", "9 9"])
-def test_a_setting_that_is_no_number_is_the_default(value: str) -> None:
-    assert setting({"A": value}, "A", 5) == 5
-    assert setting({}, "A", 5) == 5
-    assert setting({"A": " +12 "}, "A", 5) == 12
 
 
 @pytest.mark.parametrize("text", ["-1", "many", "1.5", "٣", "1_0", "9" * 19, "9" * 9000])

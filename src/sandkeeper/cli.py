@@ -10,8 +10,9 @@ from sandkeeper import __version__
 from sandkeeper.linux.children.programs import own_code_at_risk
 from sandkeeper.linux.identity import Identity, UnusableUser
 from sandkeeper.linux.oomscore import protect_from_oom
+from sandkeeper.numerals import natural
 from sandkeeper.observability.heap import hold_collections
-from sandkeeper.settings import IMPORT_URL, Environment, Settings
+from sandkeeper.settings import IMPORT_URL, BadSettings, Environment, Settings
 from sandkeeper.settings.sources import load_dotenv, load_env_file
 from sandkeeper.settings.token_files import with_token_files
 from sandkeeper.upgrade.handover import Handover, NotAHandover
@@ -24,6 +25,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="sandkeeper",
         description="Serve the processes, files, terminals and ports of this machine over HTTP.",
         allow_abbrev=False,
+        epilog="Other words are verbs of a client of such a server: sandkeeper ps --help,"
+        " run, logs, sh, cp and more (sandkeeper --url URL VERB).",
         add_help=False,
     )
     # Every option takes one dash or two, as the contract's do.
@@ -62,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
+    port = natural(text)
+    if port is None or port > 65535:
         raise argparse.ArgumentTypeError(f"{text} is no port (0 to 65535; 0 is any that is free)")
     return port
 
@@ -90,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             user=options.user,
         )
     except ValueError as error:
-        return _refuse(f"a setting makes no sense: {error}")
+        return _refuse_settings(error)
     if options.verb == "archive-baseline":
         return _record_baseline(settings, environment)
     if settings.upgrade.allow:
@@ -119,7 +122,7 @@ def _go_on(handover: Handover, environment: Environment) -> int:
             user=handover.user,
         )
     except ValueError as error:  # this version may be stricter than the one before
-        return _refuse(f"a setting makes no sense: {error}")
+        return _refuse_settings(error)
     return _serve(settings, environment, variables, handover=handover)
 
 
@@ -169,6 +172,8 @@ def _serve(
             )
         except OSError as error:
             return _refuse(f"cannot start: {error.filename or 'the log'}: {error.strerror}")
+        for name in settings.unknown:
+            sandbox.log.warning(f"environment: {name} is no setting")
         for fault in faults:
             sandbox.log.warning(f"environment: {fault}")
         if identity is not None and settings.rights.may:
@@ -211,6 +216,12 @@ def _record_baseline(settings: Settings, environment: Environment) -> int:
         return _refuse(f"cannot record a baseline: {error}")
     sys.stdout.write(f"{count} entries recorded in {settings.state_dir / 'archive/baseline'}\n")
     return 0
+
+
+def _refuse_settings(error: ValueError) -> int:
+    for fault in error.faults if isinstance(error, BadSettings) else [str(error)]:
+        _refuse(f"a setting makes no sense: {fault}")
+    return 2
 
 
 def _refuse(why: str) -> int:

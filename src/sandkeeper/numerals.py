@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from sandkeeper.errors import BadInput
 
-__all__ = ["GO_INT", "asked", "atoi", "decimal", "go_duration", "natural", "setting", "whole"]
+__all__ = ["GO_INT", "asked", "atoi", "decimal", "go_duration", "natural", "whole"]
 
 GO_INT = 1 << 63
 """One more than Go's largest int."""
@@ -40,12 +40,6 @@ def atoi(text: str) -> int:
 def decimal(text: str) -> float | None:
     """Return a decimal number, infinity for one that is too large; None for anything else."""
     return float(text) if len(text) < 400 and _DECIMAL.fullmatch(text) else None
-
-
-def setting(env: Mapping[str, str], name: str, default: int) -> int:
-    """Return a variable that is a whole number, 0 or more; `default` for anything else."""
-    value = natural(env.get(name, "").strip().removeprefix("+"))
-    return default if value is None else value
 
 
 def whole(name: str, text: str, most: int = GO_INT - 1) -> int:

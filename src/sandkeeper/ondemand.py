@@ -11,6 +11,7 @@ from sandkeeper.files.service import Files
 from sandkeeper.files.work import FileWork
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.users import Users
 from sandkeeper.log.lines import Log
 from sandkeeper.settings import Environment
 
@@ -59,6 +60,7 @@ class OnDemand:
 
     environment: Environment
     identity: Identity | None
+    users: Users
     children: Children
     log: Log
     file_work: FileWork
@@ -139,35 +141,35 @@ class OnDemand:
         """Finding files."""
         from sandkeeper.search.find import Search
 
-        return Search(self._walkers, lambda: self.identity)
+        return Search(self._walkers, self.users.current)
 
     @later
     def ripgrep(self) -> "Ripgrep":
         """The program that searches contents."""
         from sandkeeper.search.ripgrep import Ripgrep
 
-        return Ripgrep(self.children, lambda: self.identity)
+        return Ripgrep(self.children, self.users.current)
 
     @later
     def grep(self) -> "ContentSearch":
         """Finding lines."""
         from sandkeeper.search.content import ContentSearch
 
-        return ContentSearch(self.ripgrep, self._walkers, lambda: self.identity)
+        return ContentSearch(self.ripgrep, self._walkers, self.users.current)
 
     @later
     def watches(self) -> "Watches":
         """Streams of changes."""
         from sandkeeper.watch.watches import Watches
 
-        return Watches(lambda: self.identity, self.files.work)
+        return Watches(self.users.current, self.files.work)
 
     @later
     def changes(self) -> "Changes":
         """What has changed since."""
         from sandkeeper.watch.changes import Changes
 
-        return Changes(lambda: self.identity, self.watches.hubs)
+        return Changes(self.users.current, self.watches.hubs)
 
     def abandon_made(self) -> None:
         """Send away who waits for changes: the server stops."""

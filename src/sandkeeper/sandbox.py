@@ -5,7 +5,7 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -27,6 +27,7 @@ from sandkeeper.linux.children.orphans import orphans_reaped
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.linux.machine import disk_bytes, raise_file_limit
+from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
 from sandkeeper.log.lines import Log, Rouser, dropped_line
 from sandkeeper.log.sink import Sink, open_target
@@ -79,10 +80,12 @@ class Sandbox(OnDemand):
         self.environment = environment
         environment.apply({}, remove=(IMPORT_URL,))
         self.identity = identity
+        self.users = Users(identity, settings.rights.users)
         self._handover = handover
         self._trial = handover is not None and handover.trial
         self.lifetime = Lifetime()
         self.stopping = asyncio.Event()
+        self.when_started: list[Callable[[], Awaitable[object]]] = []
         self.turns = Turns()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stack = AsyncExitStack()
@@ -101,14 +104,14 @@ class Sandbox(OnDemand):
         self._build_archive()
 
     def _build_files(self) -> None:
-        settings = self.settings
-        self.file_work = FileWork(lambda: self.identity)
+        settings, environment = self.settings, self.environment
+        self.file_work = FileWork(self.users.current)
         self.files = Files(
             self.file_work,
             Temporaries(settings.state_dir / "temporaries"),
             settings.files,
             workdir=settings.workdir,
-            home=lambda: self.identity.home if self.identity else self.environment.get("HOME"),
+            home=lambda: getattr(self.users.current(), "home", environment.get("HOME")),
         )
         self.uploads = Uploads(
             self.files,
@@ -220,10 +223,10 @@ class Sandbox(OnDemand):
             ),
             keepalive=self.keepalive,
             environment=self.environment,
-            identity=self.identity,
+            users=self.users,
             log=self.log,
             oom=OomWatch(),
-            confinements=Confinements(self.settings.state_dir, self.identity, self.log),
+            confinements=Confinements(self.settings.state_dir, self.users, self.log),
             work=self.file_work,
             spawner=ThreadPoolExecutor(2, "spawner"),
             writer=self._writer,
@@ -252,6 +255,8 @@ class Sandbox(OnDemand):
             self._start_looking,
         ):
             await step(self._stack)  # what it puts there is stopped in reverse
+        for call in () if self._trial else self.when_started:
+            await call()
 
     async def _start_files(self, stack: AsyncExitStack) -> None:
         self._rouser.start()
@@ -286,9 +291,8 @@ class Sandbox(OnDemand):
             self._sink.asked = lambda: self.vitals.requests.activity
         stack.callback(self._workshop.keeper.close)
         self.pump.start()
-        stack.callback(self.pump.stop)
-        stack.callback(self._store.close)
-        stack.callback(self._writer.shutdown)
+        for end in (self.pump.stop, self._store.close, self._writer.shutdown):
+            stack.callback(end)
         stack.callback(self._workshop.spawner.shutdown, cancel_futures=True)
         stack.callback(self._workshop.confinements.close)
         stack.callback(self.processes.save_all)
@@ -308,7 +312,6 @@ class Sandbox(OnDemand):
         else:
             self.keepalive.resume(self._handover.held, holders)
         self.processes.enter_recovered(found)
-        self.processes.evict()
         self._writer.submit(self._store.refill)
         await stack.enter_async_context(self.processes.housekeeping())
 
@@ -349,6 +352,8 @@ class Sandbox(OnDemand):
         for process in self.processes.all():
             process.journal.abandon()
             running += not process.is_over
+        for terminal in self.terminals.registered():
+            terminal.journal.abandon()
         end = "are stopped first" if self.settings.stop_children else "go on"
         self.log.info(f"sandkeeper stops; processes that {end}: {running}")
         self.abandon_made()

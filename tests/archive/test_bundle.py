@@ -43,6 +43,10 @@ def test_every_range_is_a_slice_of_the_whole(tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(chance.randbytes(3_000_001))
     (tmp_path / "link").symlink_to("big")
     (tmp_path / ("n" * 200)).mkdir()
+    with open(tmp_path / "holes", "wb") as file:
+        file.seek(1 << 20)
+        file.write(b"data" * 3001)
+        file.truncate(3 << 20)
     plan = planned(tmp_path)
     made = bundle(tmp_path, plan)
     all_of_it = whole(made)
@@ -55,8 +59,12 @@ def test_every_range_is_a_slice_of_the_whole(tmp_path: Path) -> None:
         assert got == all_of_it[start : start + length], (start, length)
     with tarfile.open(fileobj=io.BytesIO(all_of_it)) as archive:
         names = archive.getnames()
+        holes = archive.extractfile("holes")
+        assert holes is not None
+        assert holes.read() == (tmp_path / "holes").read_bytes()
+    assert len(all_of_it) < 6 << 20
     assert names[:2] == ["first", "second"]
-    assert len(names) == 2 + 1303
+    assert len(names) == 2 + 1304
     plan.file.close()
 
 

@@ -127,7 +127,11 @@ def test_readiness_tells_of_a_keeper_that_cannot_be_replaced(make_server) -> Non
 
 
 def test_a_stopped_keeper_is_replaced_and_ended(make_server) -> None:
-    own: Server = make_server()
+    constants = {
+        "sandkeeper.linux.keeper.client.ANSWER_SECONDS": 1.0,
+        "sandkeeper.processes.keeping.ASK_EVERY": 0.5,
+    }
+    own: Server = make_server(constants=constants)
     command = "while [ ! -e go ]; do sleep 0.02; done; echo bye; exit 4"
     started = own.client.post(
         "/process", json={"command": command, "name": "a", "workingDir": str(own.workdir)}

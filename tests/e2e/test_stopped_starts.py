@@ -18,6 +18,11 @@ from tests.harness import Server, needs_root, stop_all_of, until
 pytestmark = [needs_root, pytest.mark.timeout(300)]
 
 UID = 61118  # of these tests alone: all its processes are stopped
+PATIENCE = {
+    "sandkeeper.linux.children.children.START_SECONDS": 3.0,
+    "sandkeeper.search.content.SEARCH_SECONDS": 4.0,
+}
+"""In place of 10 and 60 s: every request here waits until the server's patience is over."""
 HEALTH_SECONDS = 20.0
 """Ten times what a busy machine needs; a server that waits for the workload takes for ever."""
 
@@ -27,7 +32,7 @@ def server() -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="sandkeeper-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        with Server(folder, args=["--user", str(UID)]) as running:
+        with Server(folder, args=["--user", str(UID)], constants=PATIENCE) as running:
             os.chown(running.workdir, UID, UID)
             (running.workdir / "words").write_text("needle\n")
             yield running
@@ -42,7 +47,7 @@ def ask(method: str, path: str, **options) -> Callable[[Server], httpx.Response]
 STARTS = {
     "process": ask("POST", "/process", json={"command": "true"}),
     "process that is waited for": ask(
-        "POST", "/process", json={"command": "true", "waitForCompletion": True, "timeout": 20}
+        "POST", "/process", json={"command": "true", "waitForCompletion": True, "timeout": 4}
     ),
     "process with limits": ask(
         "POST", "/process", json={"command": "true", "limits": {"openFiles": 64}}
@@ -120,7 +125,7 @@ def test_a_search_whose_program_is_stopped_midway_ends(server: Server) -> None:
     for number in (signal.SIGSTOP, signal.SIGKILL):
         stopper = server.client.post(
             "/process",
-            json={"command": f"while :; do pkill -{int(number)} -x rg; done", "name": f"s{number}"},
+            json={"command": f"until pkill -{int(number)} -x rg; do :; done", "name": f"s{number}"},
         )
         assert stopper.status_code == 200
         with healthy(server):

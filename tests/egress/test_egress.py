@@ -26,6 +26,7 @@ from sandkeeper.egress.token import Template, upstream_of
 from sandkeeper.linux.identity import Identity
 from sandkeeper.network.relay import POOLED_PIPES
 from sandkeeper.settings import EgressSettings, Environment
+from sandkeeper.settings.variables import Variables as Settable
 
 
 class Upstream:
@@ -208,7 +209,7 @@ def egress_in(
     tmp_path: Path, values: dict[str, str], workload: Identity | None = None
 ) -> tuple[Egress, Variables, Lines]:
     environment, log = Variables(values), Lines()
-    settings = EgressSettings.read(values, tmp_path)
+    settings = EgressSettings.read(Settable(values), tmp_path)
     made = Egress(settings, environment, log, workload)  # type: ignore[arg-type]
     return made, environment, log
 

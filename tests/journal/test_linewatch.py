@@ -1,6 +1,7 @@
 """Waiting for lines: many waiters, one pass, the same lines as each alone would have found."""
 
 import asyncio
+from random import choices
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,15 +85,16 @@ def test_each_pattern_of_a_pass_finds_what_it_alone_would(
 class Growing:
     """A journal in memory, as far as a follower looks at one."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, block: int = 7) -> None:
         self.data = data
+        self.block = block
         self.more = asyncio.Event()
         self.over = False
         self.reads = 0
 
 
 class FollowGrowing:
-    """Stands for `Follow` over a `Growing`: blocks of seven bytes."""
+    """Stands for `Follow` over a `Growing`: blocks of its size."""
 
     def __init__(self, journal: Growing, offset: int, **_: object) -> None:
         self.journal, self.offset = journal, offset
@@ -104,7 +106,7 @@ class FollowGrowing:
             self.journal.more.clear()
             await self.journal.more.wait()
         self.journal.reads += 1
-        data = self.journal.data[self.offset : self.offset + 7]
+        data = self.journal.data[self.offset : self.offset + self.journal.block]
         chunk = Chunk(STDOUT, self.offset, 0, data)
         self.offset += len(data)
         return [chunk]
@@ -197,3 +199,49 @@ def test_a_pattern_too_large_for_little_memory_is_given_more() -> None:
     assert large.memory == linewatch.PATTERN_BYTES
     assert large.matches("wörter".encode())
     assert not large.matches(b"a-b")
+
+
+def pattern(grep: str) -> Pattern:
+    return Pattern.of(Question(grep=grep, literal=False))
+
+
+def test_a_pattern_that_takes_seconds_for_a_line_keeps_no_other_waiter(growing: None) -> None:
+    """Lines of 60,000 bytes, of each of which it may take a second and a half."""
+
+    async def run() -> None:
+        lines = (bytes(choices(b"ab", k=60_000)) + b"\n" for _ in range(20))
+        board, journal = LineBoard(), Growing(b"".join(lines) + b"ready\n", 64 << 10)
+        hostile = pattern(r"[^\x00]{0,900}[ab]{0,900}c")
+        slow = asyncio.ensure_future(board.first(journal, hostile, 0))
+        await asyncio.sleep(0)
+        others = [board.first(journal, pattern(f"^rea.y|{number}"), 0) for number in range(20)]
+        for found in await asyncio.gather(*others):
+            assert found is not None
+            assert found.text == "ready"
+        assert not slow.done()
+        slow.cancel()
+        await asyncio.gather(slow, return_exceptions=True)
+        await board.close()
+
+    asyncio.run(run())
+
+
+def test_a_pattern_that_took_long_goes_on_by_itself_and_misses_nothing(
+    growing: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linewatch, "SLOW_SECONDS", 0)
+    monkeypatch.setattr(linewatch, "SLOW_SECONDS_A_LINE", 0)
+
+    async def run() -> None:
+        board, journal = LineBoard(), Growing(b"b\nthe ab line\nmore\n")  # cut behind "the a"
+        journal.over = True
+        slow, quick = pattern("a.?b|^ab"), pattern("never|no")
+        waits = [board.first(journal, one, 0) for one in (slow, quick)]
+        found, nothing = await asyncio.gather(*waits)
+        assert slow.is_slow
+        assert found is not None
+        assert (found.text, found.end) == ("the ab line", 14)
+        assert nothing is None
+        await board.close()
+
+    asyncio.run(run())

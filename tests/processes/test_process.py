@@ -20,6 +20,7 @@ from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.segment import REMARK
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.keeper.client import Keeper
+from sandkeeper.linux.users import Users
 from sandkeeper.log.lines import Log
 from sandkeeper.log.sink import Sink
 from sandkeeper.processes.confinement import Confinements
@@ -54,10 +55,10 @@ class Rig:
             keeper=Keeper(folder / "keeper.sock", children, restarted=lambda: None),
             keepalive=KeepAlive(self.scale, allowed=True, log=self.log),
             environment=Environment(),
-            identity=None,
+            users=Users(None, ()),
             log=self.log,
             oom=OomWatch(),
-            confinements=Confinements(folder / "state", None, self.log),
+            confinements=Confinements(folder / "state", Users(None, ()), self.log),
             work=FileWork(lambda: None),
             spawner=ThreadPoolExecutor(1),
             writer=ThreadPoolExecutor(1),

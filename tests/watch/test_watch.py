@@ -13,9 +13,10 @@ from tests.harness import until
 
 from sandkeeper.files.work import FileWork
 from sandkeeper.linux.inotify import Mask, Notice
+from sandkeeper.linux.worker import Turn
 from sandkeeper.watch import notices
 from sandkeeper.watch import watches as watch
-from sandkeeper.watch.notices import NoticeHub, Turn
+from sandkeeper.watch.notices import NoticeHub
 from sandkeeper.watch.watcher import Scope
 from sandkeeper.watch.watches import Change, Pool, Ring, Watch, Watches
 

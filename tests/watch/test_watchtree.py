@@ -3,13 +3,15 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandkeeper.linux.inotify import Inotify, Mask, Notice, notices
-from sandkeeper.watch.tree import OVERFLOW, RESCANNED, WatchTree
+from sandkeeper.watch.audience import OVERFLOW, RESCANNED, Entry
+from sandkeeper.watch.tree import WatchTree
 
 PLACES = st.sampled_from(["a", "b", "a/c", "b/c", "a/c/d", "../out"])
 ACTIONS = st.one_of(
@@ -34,12 +36,20 @@ class Following:
             os.fsencode(root),
             recursive=True,
             ignored=(),
-            emit=lambda how, where, name: self.told.append(
-                (how, os.path.join(os.fsdecode(where), os.fsdecode(name)))
-            ),
+            audience=self,
             between=lambda: None,
         )
         self.tree.arm()
+
+    def tell(self, how: str, directory: bytes, name: bytes) -> None:
+        self.told.append((how, os.path.join(os.fsdecode(directory), os.fsdecode(name))))
+
+    def listed(self, directory: bytes, entries: Sequence[Entry], *, told: bool) -> None:
+        for name, _ in entries if told else ():
+            self.tell("CREATE", directory, name)
+
+    def supplanted(self, directory: bytes, name: bytes) -> None:
+        pass
 
     def follow(self) -> None:
         while data := self.inotify.read():

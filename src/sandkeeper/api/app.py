@@ -12,15 +12,16 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.areas import all_areas, port_doors
-from sandkeeper.api.edge.auth import Doorkeeper
+from sandkeeper.api.edge.auth import Acting, Doorkeeper
 from sandkeeper.api.edge.connections.outgoing import Outgoing
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.frozen import guard
 from sandkeeper.api.edge.hosts import Gate
 from sandkeeper.api.edge.middleware import BARE, Edge
+from sandkeeper.api.edge.plain import PlainRoutes
 from sandkeeper.api.edge.request_body import Room
 from sandkeeper.api.edge.respond import error_response, not_found
-from sandkeeper.api.edge.rights import open_paths, protect
+from sandkeeper.api.edge.rights import open_below, open_paths, protect
 from sandkeeper.api.edge.routing import AreaRouter
 from sandkeeper.api.edge.streaming import Disconnected
 from sandkeeper.api.edge.subject import Gateways
@@ -41,7 +42,7 @@ def create_app(sandbox: Sandbox) -> Edge:
     sandbox.vitals.requests.name_groups(areas.firsts)
     router = AreaRouter(areas, default=partial(partial, _unrouted))
     app = ExceptionMiddleware(
-        _protect_slashes(router),
+        Acting(_protect_slashes(router), sandbox.users),
         handlers={
             Disconnected: _on_disconnect,
             SandkeeperError: _on_error,
@@ -61,6 +62,7 @@ def create_app(sandbox: Sandbox) -> Edge:
             settings.rights,
             apart=sandbox.identity is not None,
             open_paths=open_paths(areas.open_routes()),
+            open_below=open_below(areas.open_routes()),
         ),
         processing_time=settings.processing_time,
         requests=sandbox.vitals.requests,
@@ -76,7 +78,8 @@ def create_app(sandbox: Sandbox) -> Edge:
         room=Room(_room(settings)),
         outgoing=outgoing,
         gateways=gateways,
-        plain=areas.plain,
+        # Where there are several users, what a request may see depends on who asks.
+        plain=PlainRoutes() if sandbox.users.any_allowed else areas.plain,
     )
 
 

@@ -14,6 +14,8 @@ from sandkeeper.sandbox import Sandbox
 if TYPE_CHECKING:
     from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
     from sandkeeper.api.blaxel.files.content import FileHandlers
+    from sandkeeper.api.blaxel.files.link_calls import LinkHandlers
+    from sandkeeper.api.e2b_areas import E2bWires
     from sandkeeper.api.mcp.server import ToolServer
     from sandkeeper.api.mcp.tool import Tool
     from sandkeeper.api.port.pages import Doors
@@ -23,7 +25,9 @@ __all__ = ["all_areas", "all_routes", "all_tools", "port_doors"]
 
 def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
     """Return every area, in the order in which its routes are told."""
+    e2b = _e2b_wires(sandbox)
     areas = [
+        *([] if e2b is None else e2b.areas()),
         Area(("process",), partial(_process_routes, sandbox)),
         *_file_areas(sandbox),
         Area(("network",), partial(_network_routes, sandbox)),
@@ -34,8 +38,14 @@ def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
         Area(("archive",), partial(_archive_routes, sandbox)),
         *_terminal_areas(sandbox),
         Area(("mcp",), partial(_mcp_routes, sandbox)),
-        Area(("ready", "metrics", "diagnostics"), partial(_looking_routes, sandbox), is_open=True),
-        Area(("debug", "", "health", "upgrade"), partial(_server_routes, sandbox), is_open=True),
+        Area(
+            ("ready", "metrics", "diagnostics"),
+            partial(_looking_routes, sandbox, e2b),
+            is_open=True,
+        ),
+        Area(
+            ("debug", "", "health", "upgrade"), partial(_server_routes, sandbox, e2b), is_open=True
+        ),
     ]
     made = Areas(areas)
     described = partial(_description_routes, sandbox, made)
@@ -58,6 +68,15 @@ def port_doors(sandbox: Sandbox) -> "Doors":
     return Doors(tickets, tokens, restricted="*" not in settings.edge.origins)
 
 
+def _e2b_wires(sandbox: Sandbox) -> "E2bWires | None":
+    """Return what answers E2B's clients; None when they are not answered."""
+    if not sandbox.settings.e2b.enabled:
+        return None
+    from sandkeeper.api.e2b_areas import E2bWires
+
+    return E2bWires(sandbox)
+
+
 def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
     from sandkeeper.api.blaxel import logs, processes, waiting
 
@@ -68,6 +87,7 @@ def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
         turns=sandbox.turns,
         stopping=sandbox.stopping,
         settings=sandbox.settings,
+        users=sandbox.users,
     )
     waits = waiting.WaitingHandlers(
         processes=sandbox.processes,
@@ -87,13 +107,14 @@ def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
 
 
 def _file_areas(sandbox: Sandbox) -> list[Area]:
-    besides = ("stat", "attributes", "edit", "usage", "archive")
+    besides = ("stat", "attributes", "edit", "usage", "archive", "entries")
     return [
         Area(
             ("filesystem", "filesystem-copy", "filesystem-move"),
             partial(_tree_routes, sandbox),
         ),
         Area(tuple(f"filesystem-{name}" for name in besides), partial(_more_file_routes, sandbox)),
+        Area(("filesystem-links", "filesystem-link"), partial(_link_routes, sandbox), is_open=True),
         Area(("filesystem-multipart",), partial(_upload_routes, sandbox)),
         Area(
             ("filesystem-find", "filesystem-search", "filesystem-content-search"),
@@ -124,7 +145,7 @@ def _tree_routes(sandbox: Sandbox) -> list[BaseRoute]:
 
 
 def _more_file_routes(sandbox: Sandbox) -> list[BaseRoute]:
-    from sandkeeper.api.blaxel.files import more
+    from sandkeeper.api.blaxel.files import details, more
 
     besides = more.MoreHandlers(
         files=sandbox.files,
@@ -132,7 +153,29 @@ def _more_file_routes(sandbox: Sandbox) -> list[BaseRoute]:
         archives=sandbox.archives,
         stopping=sandbox.stopping,
     )
-    return more.routes(besides)
+    entries = details.DetailHandlers(files=sandbox.files)
+    return [*more.routes(besides), *details.routes(entries)]
+
+
+def _link_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    from sandkeeper.api.blaxel.files.links import routes
+
+    return routes(partial(_link_handlers, sandbox))
+
+
+def _link_handlers(sandbox: Sandbox) -> "LinkHandlers":
+    from sandkeeper.api.blaxel.files.link_calls import Generation, LinkHandlers
+    from sandkeeper.api.edge.tickets.signing import Signer
+    from sandkeeper.linux.clocks import Ratchet
+
+    state, now = sandbox.settings.state_dir, Ratchet().now
+    return LinkHandlers(
+        files=sandbox.files,
+        plain=_file_handlers(sandbox),
+        signer=Signer(state / "ports.key", sandbox.settings.rights.tokens, now),
+        generation=Generation(state / "links.generation"),
+        now=now,
+    )
 
 
 def _upload_routes(sandbox: Sandbox) -> list[BaseRoute]:
@@ -245,14 +288,19 @@ def _console_routes(sandbox: Sandbox) -> list[BaseRoute]:
     from sandkeeper.api.console.terminal_socket import TerminalSocket
 
     page = TerminalPage(sandbox.settings.edge.origins)
-    return terminal.routes(page, TerminalSocket(terminals=sandbox.terminals, access=sandbox.access))
+    socket = TerminalSocket(terminals=sandbox.terminals, access=sandbox.access, users=sandbox.users)
+    return terminal.routes(page, socket)
 
 
 def _terminal_routes(sandbox: Sandbox) -> list[BaseRoute]:
     from sandkeeper.api.blaxel import terminals
 
     handlers = terminals.TerminalHandlers(
-        terminals=sandbox.terminals, access=sandbox.access, stopping=sandbox.stopping
+        terminals=sandbox.terminals,
+        access=sandbox.access,
+        stopping=sandbox.stopping,
+        users=sandbox.users,
+        turns=sandbox.turns,
     )
     return terminals.routes(handlers)
 
@@ -263,20 +311,22 @@ def _mcp_routes(sandbox: Sandbox) -> list[BaseRoute]:
     return edge.routes(edge.McpHandlers(partial(_tool_server, sandbox), sandbox.stopping))
 
 
-def _looking_routes(sandbox: Sandbox) -> list[BaseRoute]:
+def _looking_routes(sandbox: Sandbox, e2b: "E2bWires | None") -> list[BaseRoute]:
     from sandkeeper.api.blaxel import observability
 
     looks = observability.ObservabilityHandlers(readiness=sandbox.readiness, vitals=sandbox.vitals)
-    return observability.routes(looks)
+    made = observability.routes(looks)
+    return made if e2b is None else [e2b.beside_metrics(), *made]
 
 
-def _server_routes(sandbox: Sandbox) -> list[BaseRoute]:
+def _server_routes(sandbox: Sandbox, e2b: "E2bWires | None") -> list[BaseRoute]:
     from sandkeeper.api.blaxel import system
 
     itself = system.SystemHandlers(
         lifetime=sandbox.lifetime, upgrade=sandbox.upgrade, access=sandbox.access
     )
-    return system.routes(itself, development=sandbox.environment.get("BL_ENV") == "dev")
+    made = system.routes(itself, development=sandbox.environment.get("BL_ENV") == "dev")
+    return made if e2b is None else [e2b.beside_health(), *made]
 
 
 def _description_routes(sandbox: Sandbox, areas: Areas) -> list[BaseRoute]:

@@ -9,7 +9,7 @@ file that has shrunk is filled up with NUL, one that has grown is cut, and both 
 import array
 import struct
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Final, Protocol
@@ -17,7 +17,9 @@ from typing import IO, Final, Protocol
 import msgspec
 
 from sandkeeper.archive.snapshot import Change
+from sandkeeper.files.changing.holes import has_holes
 from sandkeeper.files.tar.packing import XATTR_PREFIX, member_of
+from sandkeeper.files.tar.sparse import spans_of, sparse_header
 from sandkeeper.linux.paths import useros as os
 
 __all__ = ["Bundle", "Plan", "Source", "Spool"]
@@ -27,6 +29,7 @@ _ROOT = os.geteuid() == 0
 READ_BYTES = 1 << 20
 GATHER_BYTES = 256 << 10
 INDEX_EVERY = 512
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _FORMAT: Final = 2  # tarfile.PAX_FORMAT, as a literal for its type
 _USTAR = struct.Struct("100s8s8s8s12s12s8s1s100s8s247x")
 XATTRS = ("user.", "security.capability", "system.posix_acl_", "trusted.")
@@ -56,11 +59,24 @@ class _Member(msgspec.Struct, array_like=True):
     device: tuple[int, int] = (0, 0)
     xattrs: dict[str, bytes] = {}
     head: int = 0
+    spans: list[tuple[int, int]] | None = None
+
+    @property
+    def stored(self) -> int:
+        """How many bytes of the file are in the tar: all but holes."""
+        return self.size if self.spans is None else sum(length for _, length in self.spans)
 
     @property
     def span(self) -> int:
         """How many bytes of the tar it takes."""
-        return self.head + _padded(self.size) if self.head else 0
+        return self.head + _padded(self.stored) if self.head else 0
+
+    def pieces(self, at: int) -> Iterator[tuple[int, int]]:
+        """Yield where in the file lies what is stored from `at` on, as (offset, length)."""
+        for offset, length in [(0, self.size)] if self.spans is None else self.spans:
+            if at < length:
+                yield offset + at, length - at
+            at = max(0, at - length)
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -123,6 +139,7 @@ class Plan:
             os.fsencode(info.linkname),
             (info.devmajor, info.devminor),
             {} if info.issym() or info.islnk() else _xattrs(change.entry.full),
+            spans=_spans(change.entry.full, stat) if info.isreg() else None,
         )
         member.head = BLOCK if _is_plain(member) else len(_header(member))
         self.added += change.kind == "added"
@@ -190,6 +207,16 @@ def _xattrs(path: str) -> dict[str, bytes]:
     return found
 
 
+def _spans(path: str, info: os.stat_result) -> list[tuple[int, int]] | None:
+    if not has_holes(info):
+        return None
+    fd = os.open(path, _READ)
+    try:
+        return spans_of(fd, info)
+    finally:
+        os.close(fd)
+
+
 def _is_plain(member: _Member) -> bool:
     """Say whether one header of POSIX.1-1988 holds it all, as for nearly every file."""
     return (
@@ -198,6 +225,7 @@ def _is_plain(member: _Member) -> bool:
         and member.path.isascii()
         and member.link.isascii()
         and not member.xattrs
+        and member.spans is None
         and member.device == (0, 0)
         and member.uid < 1 << 21
         and member.gid < 1 << 21
@@ -235,6 +263,8 @@ def _header(member: _Member) -> bytes:
         XATTR_PREFIX + name: value.decode("utf-8", "surrogateescape")
         for name, value in member.xattrs.items()
     }
+    if member.spans is not None:
+        return sparse_header(info, member.spans)
     return info.tobuf(_FORMAT, "utf-8", "surrogateescape")
 
 
@@ -297,34 +327,39 @@ class Bundle:
     def _member(self, member: _Member, skip: int) -> Iterator[bytes]:
         if skip < member.head:
             yield _header(member)[skip:]
-        if not member.size:
+        if not member.stored:
             return
         at = max(0, skip - member.head)
-        if at < member.size:
+        if at < member.stored:
             yield from self._data(member, at)
-        end = _padded(member.size)
-        if (padding := end - max(at, member.size)) > 0:
+        end = _padded(member.stored)
+        if (padding := end - max(at, member.stored)) > 0:
             yield bytes(padding)
 
     def _data(self, member: _Member, at: int) -> Iterator[bytes]:
         path = os.path.join(self._root, os.fsdecode(member.path))
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(path, _READ)
         except FileNotFoundError:
             self._changed(os.fsdecode(member.path))
-            yield from _nothing(member.size - at)
+            yield from _nothing(member.stored - at)
             return
         try:
-            while at < member.size:
-                block = os.pread(fd, min(READ_BYTES, member.size - at), at)
-                if not block:
+            for offset, length in member.pieces(at):
+                if missing := (yield from _read(fd, offset, length)):
                     self._changed(os.fsdecode(member.path))
-                    yield from _nothing(member.size - at)
-                    return
-                at += len(block)
-                yield block
+                    yield from _nothing(missing)
         finally:
             os.close(fd)
+
+
+def _read(fd: int, offset: int, length: int) -> Generator[bytes, None, int]:
+    """Yield a range of a file; returns how many bytes of it there were not."""
+    while length and (block := os.pread(fd, min(READ_BYTES, length), offset)):
+        offset += len(block)
+        length -= len(block)
+        yield block
+    return length
 
 
 def _nothing(size: int) -> Iterator[bytes]:

@@ -120,6 +120,14 @@ class Packed:
         if job.zstd and not job.dry_run:
             self.source = self._compressed(self.source, clock)
 
+    def check(self, job: Job, clock: Clock, retries: int) -> None:
+        """See that the storage is there, before anything is stopped; raises Internal, Stopped."""
+        storage = Storage(clock, retries)
+        try:
+            storage.reach(job.urls)
+        finally:
+            storage.close()
+
     def _changed(self, path: str) -> None:
         self._log.warning(f"archive: {path!r} became shorter while it was read; filled with NUL")
 

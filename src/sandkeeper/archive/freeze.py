@@ -159,6 +159,11 @@ class Freeze:
         self.read_only = self._by_us = False
         self.stopped, self.processes = [], []
 
+    async def keep(self, stopped: list[SavedProcess]) -> None:
+        """Have the next start know what an export has stopped for nothing; raises Internal."""
+        self.since, self.reason, self.processes = time.time(), EXPORT, stopped
+        await self.save(done=False)
+
     async def save(self, *, done: bool) -> None:
         """Remember it over a restart of the server; raises Internal."""
         record = _Record(
@@ -180,11 +185,12 @@ class Freeze:
         make_private_folder(self._path.parent)
         write_atomically(self._path, data)
 
-    async def recall(self) -> str:
+    async def recall(self) -> tuple[str, list[SavedProcess]]:
         """Take up what an earlier server left; returns what there is to say about it.
 
-        After a stored export the sandbox stays frozen; one that was interrupted counts as failed.
-        Either ends with a new start of the machine.
+        After a stored export the sandbox stays frozen; one that was interrupted counts as failed,
+        and the processes that ran before it are returned. Either ends with a new start of the
+        machine. Raises Internal when the root stays read-only.
         """
         try:
             data = await asyncio.to_thread(read_own, self._path)
@@ -192,19 +198,21 @@ class Freeze:
             if record is not None and not is_moment(record.since):
                 raise Damaged("a time of it cannot be true")
         except (OSError, UntrustedFile, Damaged) as error:
-            return f"the state of the archive is ignored: {error}"
+            return f"the state of the archive is ignored: {error}", []
         if record is None:
-            return ""
+            return "", []
         if record.boot != boot_id():
             await asyncio.to_thread(self._path.unlink, missing_ok=True)
-            return "the machine was started again: the freeze for the archive is over"
+            return "the machine was started again: the freeze for the archive is over", []
         self.state, self.since, self.reason = "quiesced", record.since, record.reason
         self.read_only, self._by_us = record.read_only, record.by_us
         self.stopped, self.processes = record.stopped, record.processes
         if record.done:
-            return "the sandbox is still frozen: POST /archive/resume lifts that"
+            return "the sandbox is still frozen: POST /archive/resume lifts that", []
         await self.lift()
-        return INTERRUPTED if record.reason.startswith(EXPORT) else "a restore had failed half-way"
+        if record.reason.startswith(EXPORT):
+            return INTERRUPTED, record.processes
+        return "a restore had failed half-way", []
 
 
 EXPORT = "archive export"

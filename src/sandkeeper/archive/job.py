@@ -42,6 +42,14 @@ class Job:
     image_mount_point: str = ""
     zstd: bool = False
 
+    @property
+    def urls(self) -> list[str]:
+        """Where it is sent, with what ends an upload in parts."""
+        if self.multipart is None:
+            return [self.url]
+        ends = filter(None, (self.multipart.complete_url, self.multipart.abort_url))
+        return [*self.multipart.part_urls, *ends]
+
 
 @dataclass
 class Exporting:

@@ -4,15 +4,12 @@ Until the first change nothing is lost by a failure; after it the machine is nei
 nor the archived one. `Restored.written` tells which.
 """
 
-import gzip
 import json
 import os
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import IO, cast
 
 import msgspec
 
@@ -22,9 +19,9 @@ from sandkeeper.archive.job import Clock, Restored
 from sandkeeper.archive.snapshot import LeftOut
 from sandkeeper.archive.transfer import Storage
 from sandkeeper.errors import Internal
-from sandkeeper.files.tar import zstd
+from sandkeeper.files.tar.compression import FAULTS, decompressed
+from sandkeeper.files.tar.members import BoundedMember
 from sandkeeper.files.tar.unpacking import (
-    BoundedMember,
     Temporary,
     UnsafeMember,
     remove_member,
@@ -37,15 +34,7 @@ __all__ = ["restore"]
 
 GATHER_BYTES = 256 << 10
 MANIFEST_BYTES = 256 << 20
-GZIP_MAGIC = b"\x1f\x8b"
-BROKEN = (
-    tarfile.TarError,
-    EOFError,
-    zlib.error,
-    gzip.BadGzipFile,
-    zstd.ZstdFault,
-    msgspec.DecodeError,
-)
+BROKEN = (tarfile.TarError, *FAULTS, msgspec.DecodeError)
 """What the library of each format raises for bytes that are not of it."""
 
 
@@ -107,7 +96,7 @@ def restore(
     storage = Storage(clock, retries)
     try:
         blocks = storage.download(url, lambda size: setattr(progress, "size", size))
-        stream = _decompressed(_Reader(blocks, progress))
+        stream = decompressed(_Reader(blocks, progress))
         with tarfile.open(
             fileobj=stream, mode="r|", bufsize=GATHER_BYTES, tarinfo=BoundedMember
         ) as archive:
@@ -129,15 +118,6 @@ def restore(
         raise Internal(f"cannot apply the archive: {error.strerror or error}") from None
     finally:
         storage.close()
-
-
-def _decompressed(reader: _Reader) -> IO[bytes]:
-    start = reader.peek(4)
-    if start.startswith(GZIP_MAGIC):
-        return cast("IO[bytes]", gzip.GzipFile(fileobj=cast("IO[bytes]", reader)))
-    if start == zstd.MAGIC:
-        return zstd.unpacking(reader)
-    return cast("IO[bytes]", reader)
 
 
 def _head(archive: tarfile.TarFile) -> _Head:

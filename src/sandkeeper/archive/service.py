@@ -20,6 +20,7 @@ from sandkeeper.errors import Conflict, Internal, SandkeeperError, Unavailable
 from sandkeeper.files.tar.unpacking import Temporary
 from sandkeeper.linux.mounts import bounded
 from sandkeeper.log.lines import Log
+from sandkeeper.processes.spec import SavedProcess
 from sandkeeper.settings import Settings
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Archive:
     ) -> None:
         self._settings = settings.archive
         self._state_dir = settings.state_dir
+        self._stop_children = settings.stop_children
         self._folder = settings.state_dir / "archive"
         self._log = log
         self._workload = workload
@@ -97,46 +99,67 @@ class Archive:
         self.exporting = progress = Exporting()
         self._clock = Clock()
         try:
-            pristine = await asyncio.to_thread(self._choose, job)
-        except SandkeeperError as error:
-            await self._failed(job, progress, error)
+            packed, pristine = await bounded(self._prepare, job, seconds=WORK_SECONDS)
+        except Exception as error:  # noqa: BLE001 - as those of the export itself
+            told = self._told(error)
+            await self._failed(job, progress, told)
             await bounded(self._abandon, job, seconds=WORK_SECONDS)
-            raise
-        self._task = task = asyncio.ensure_future(self._export(job, pristine, progress))
+            raise told from None
+        self._task = task = asyncio.ensure_future(self._export(job, packed, pristine, progress))
         task.add_done_callback(_retrieved)
         return task
 
-    def _choose(self, job: Job) -> "Pristine":
+    def _prepare(self, job: Job) -> "tuple[Packed, Pristine]":
+        """Do all that can fail while everything still runs."""
+        from sandkeeper.archive.export import Packed
         from sandkeeper.archive.pristine import choose
 
-        return choose(
-            self._settings.root,
-            self._state_dir,
-            device=job.image_device,
-            mount_point=job.image_mount_point,
-            image=self._settings.image,
-            required=self._settings.baseline == "required",
-        )
-
-    async def _export(self, job: Job, pristine: "Pristine", progress: Exporting) -> Exported:
-        began = time.monotonic()
+        packed = Packed(self._settings.root, self._folder, self._log)
         try:
             if not job.dry_run:
-                await self._quiesce(job)
-            packed = await bounded(self._pack, job, pristine, seconds=WORK_SECONDS)
+                packed.check(job, self._clock, self._settings.retries)
+            pristine = choose(
+                self._settings.root,
+                self._state_dir,
+                device=job.image_device,
+                mount_point=job.image_mount_point,
+                image=self._settings.image,
+                required=self._settings.baseline == "required",
+            )
+        except BaseException:
+            packed.close()
+            raise
+        return packed, pristine
+
+    async def _export(
+        self, job: Job, packed: "Packed", pristine: "Pristine", progress: Exporting
+    ) -> Exported:
+        began = time.monotonic()
+        stopping = not job.dry_run and self.freeze.active
+        try:
             try:
-                progress.size = packed.size()
                 if not job.dry_run:
-                    await self._send(job, packed, progress)
-            except BaseException:
-                packed.close()
-                raise
+                    await self._quiesce(job)
+                await bounded(self._fill, job, packed, pristine, seconds=WORK_SECONDS)
+            finally:
+                await asyncio.to_thread(pristine.close)
+            progress.size = packed.size()
+            if not job.dry_run:
+                await self._send(job, packed, progress)
         except asyncio.CancelledError:
+            packed.close()
+            saved = self.freeze.processes if stopping and not progress.uploaded else []
             await self._failed(job, progress, Internal("the server is stopping"))
+            if saved and not self._stop_children:
+                await self.freeze.keep(saved)
             raise
         except Exception as error:  # noqa: BLE001 - told to the caller, and logged if unforeseen
+            packed.close()
             told = self._told(error)
+            saved = self.freeze.processes if stopping and not progress.uploaded else []
             await self._failed(job, progress, told)
+            if stopping and not progress.uploaded and self.freeze.active:
+                await self._begin_again(saved)
             await bounded(self._abandon, job, seconds=WORK_SECONDS)
             raise told from None
         progress.end()
@@ -160,6 +183,7 @@ class Archive:
             saved = self._workload.saved()
             freeze.enter("quiescing", EXPORT)
             freeze.processes = saved
+            await freeze.save(done=False)  # first: after a crash it tells what was stopped
             freeze.stopped = await self._workload.stop(job.stop_seconds)
             if not await freeze.settled(SETTLE_SECONDS):
                 freeze.expel()
@@ -171,20 +195,10 @@ class Archive:
         await freeze.save(done=False)
         freeze.state = "quiesced"
 
-    def _pack(self, job: Job, pristine: "Pristine") -> "Packed":
-        from sandkeeper.archive.export import Packed
-
-        packed = Packed(self._settings.root, self._folder, self._log)
+    def _fill(self, job: Job, packed: "Packed", pristine: "Pristine") -> None:
         processes = self._workload.saved() if self.freeze.active else self.freeze.processes
-        try:
-            images = [path for path in (job.image_mount_point, self._settings.image) if path]
-            packed.fill(job, pristine, processes, [*self._runtime, *images], self._clock)
-        except BaseException:
-            packed.close()
-            raise
-        finally:
-            pristine.close()
-        return packed
+        images = [path for path in (job.image_mount_point, self._settings.image) if path]
+        packed.fill(job, pristine, processes, [*self._runtime, *images], self._clock)
 
     async def _send(self, job: Job, packed: "Packed", progress: Exporting) -> None:
         def sent(count: int) -> None:
@@ -198,13 +212,22 @@ class Archive:
         await self.freeze.save(done=True)
 
     async def _failed(self, job: Job, progress: Exporting, error: SandkeeperError) -> None:
-        """Lift the freeze; what was stopped stays so."""
+        """Lift the freeze."""
         progress.end(str(error))
         if job.dry_run:
             return
         self._log.warning(f"archive: the export failed: {error}")
         if not self.freeze.active:
             await self._lift()
+
+    async def _begin_again(self, saved: list[SavedProcess]) -> None:
+        """Start what was stopped for an archive that nobody has."""
+        failures = await self._workload.begin_again(saved)
+        for failure in failures:
+            self._log.error(f"archive: not started again: {failure}")
+        if saved:
+            count = len(saved) - len(failures)
+            self._log.info(f"archive: {count} processes were started again, with new ids")
 
     def _told(self, error: Exception) -> SandkeeperError:
         if isinstance(error, SandkeeperError):
@@ -234,8 +257,9 @@ class Archive:
     async def start(self) -> None:
         """Take up what an earlier server left, then start the workload, restored if told so."""
         await self._recorder.at_start()
+        saved: list[SavedProcess] = []
         try:
-            said = await self.freeze.recall()
+            said, saved = await self.freeze.recall()
         except Internal as error:
             said = str(error)
         if said:
@@ -243,6 +267,7 @@ class Archive:
         if said == INTERRUPTED:
             self.exporting = Exporting()
             self.exporting.end(said)
+            await self._begin_again(saved)
         if not self.freeze.active:
             return
         if not self._settings.import_url:

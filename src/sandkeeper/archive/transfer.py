@@ -5,13 +5,17 @@ followed, a storage that signs has no reason to send one.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from sandkeeper.archive.job import Clock
 from sandkeeper.errors import Internal
+from sandkeeper.linux.addresses import is_host
 from sandkeeper.numerals import natural
 
 if TYPE_CHECKING:
@@ -46,9 +50,10 @@ def is_url(text: str) -> bool:
         return False
     try:
         parts = urlsplit(text)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        port = parts.port
     except ValueError:
         return False
+    return parts.scheme in {"http", "https"} and port != 0 and is_host(parts.hostname or "")
 
 
 class Storage:
@@ -71,6 +76,15 @@ class Storage:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+    def reach(self, urls: Iterable[str]) -> None:
+        """Find the hosts of the URLs and connect to each; raises Internal, Stopped.
+
+        Behind a proxy of the environment it is the proxy's to know them.
+        """
+        for host, port in dict.fromkeys(map(_address, urls)):
+            if host:
+                self._try("the upload", partial(_connect, host, port))
 
     def put(
         self,
@@ -200,6 +214,25 @@ class Storage:
             raise _Transient("the connection broke") from None
         except (httpx.HTTPError, httpx.InvalidURL):
             raise _Failed("the URL or the answer cannot be used") from None
+
+
+def _address(url: str) -> tuple[str, int]:
+    """Return where a URL leads; no host where a proxy is asked."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    proxies = getproxies()
+    if ("all" in proxies or parts.scheme in proxies) and not proxy_bypass(host):
+        return "", 0
+    return host, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _connect(host: str, port: int) -> None:
+    try:
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
+    except TimeoutError:
+        raise _Transient("the storage did not answer in time") from None
+    except (OSError, UnicodeError):
+        raise _Transient("the storage cannot be reached") from None
 
 
 def _refuse(reply: "httpx.Response") -> None:

@@ -26,10 +26,11 @@ class Workload:
         self._terminals = terminals
         self._startup = startup
         self._command = command
+        self._command_ended = False
 
     def saved(self) -> list[SavedProcess]:
         """Describe what runs, oldest first, so that it can be started again."""
-        running = (one for one in self._processes.all() if not one.is_over)
+        running = (one for one in self._processes.registered() if not one.is_over)
         return [SavedProcess.of(one.meta) for one in running]
 
     async def stop(self, seconds: float) -> list[str]:
@@ -37,8 +38,9 @@ class Workload:
 
         What left its process's group but not its session ends as well.
         """
-        running = [process for process in self._processes.all() if not process.is_over]
-        terminals = [one for one in self._terminals.all() if not one.is_over]
+        running = [process for process in self._processes.registered() if not process.is_over]
+        self._command_ended |= self._startup.running
+        terminals = [one for one in self._terminals.registered() if not one.is_over]
         leaders = {process.leader for process in running} - {0}
         members = await asyncio.to_thread(SessionMembers.of, leaders)
         try:
@@ -63,6 +65,19 @@ class Workload:
             except SandkeeperError as error:
                 failures.append(f"{one.name}: {error}")
         return failures
+
+    async def begin_again(self, saved: list[SavedProcess]) -> list[str]:
+        """Start what `stop` ended, but for terminals; returns what went wrong, by name.
+
+        Of `saved` those are left out that run: a stop may have been interrupted.
+        """
+        if self._command_ended:
+            self._command_ended = False
+            await self.begin()
+        running = {
+            process.meta.name for process in self._processes.registered() if not process.is_over
+        }
+        return await self.relaunch([one for one in saved if one.name not in running])
 
     async def begin(self) -> None:
         """Run the command of the start, if there is one."""

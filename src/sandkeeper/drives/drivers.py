@@ -16,7 +16,7 @@ from sandkeeper.drives.rules import Drive
 from sandkeeper.errors import BadInput, Internal
 from sandkeeper.linux.identity import Identity
 from sandkeeper.numerals import natural
-from sandkeeper.settings import DriveSettings
+from sandkeeper.settings import DriveSettings, truthy
 
 __all__ = ["DRIVERS", "Plan", "driver_named", "effective", "first_nameserver"]
 
@@ -47,21 +47,28 @@ def first_nameserver(text: str) -> str:
     return ""
 
 
-def _blfs(drive: Drive, env: Mapping[str, str], settings: DriveSettings) -> Plan:
-    """The contract's program and command line."""
-    workspace = env.get("BL_WORKSPACE_ID", "")
-    if not workspace:
-        raise Internal("Failed to mount drive: BL_WORKSPACE_ID is not set")
+def _nameserver() -> str:
     try:
         server = first_nameserver(Path("/etc/resolv.conf").read_text("utf-8", "replace"))
     except OSError as error:
         raise Internal(f"Failed to mount drive: /etc/resolv.conf: {error.strerror}") from None
     if not server:
         raise Internal("Failed to mount drive: /etc/resolv.conf names no nameserver")
+    return server
+
+
+def _blfs(drive: Drive, env: Mapping[str, str], settings: DriveSettings) -> Plan:
+    """The contract's program and command line."""
+    workspace = env.get("BL_WORKSPACE_ID", "")
+    if not workspace:
+        raise Internal("Failed to mount drive: BL_WORKSPACE_ID is not set")
+    if not os.path.exists(settings.blfs_binary):
+        raise Internal(f"Failed to mount drive: {settings.blfs_binary} is not installed")
+    server = env.get("BL_DRIVE_FILER", "").strip() or _nameserver()
     domain = "dev" if env.get("BL_ENV") == "dev" else "ai"
-    folder = f"/buckets/drv-{drive.name}-{workspace.lower()}{drive.drive_path.rstrip('/')}"
-    writeback = "false" if env.get("BLFS_DISABLE_WRITEBACK_CACHE") == "true" else "true"
-    coherence = "true" if env.get("BLFS_CROSS_MOUNT_CACHE_COHERENCE") == "true" else "false"
+    folder = f"/buckets/drv-{drive.name}-{workspace.lower()}{drive.drive_path}"
+    writeback = "false" if truthy(env.get("BLFS_DISABLE_WRITEBACK_CACHE", "")) else "true"
+    coherence = "true" if truthy(env.get("BLFS_CROSS_MOUNT_CACHE_COHERENCE", "")) else "false"
     argv = [
         settings.blfs_binary,
         "mount",
@@ -77,8 +84,8 @@ def _blfs(drive: Drive, env: Mapping[str, str], settings: DriveSettings) -> Plan
         f"-crossMountCacheCoherence={coherence}",
     ]
     for flag, wanted in (
-        ("-readDirectIO=true", env.get("BLFS_READ_DIRECT_IO") == "true"),
-        ("-evictPageCacheOnClose=true", env.get("BLFS_EVICT_PAGE_CACHE_ON_CLOSE") == "true"),
+        ("-readDirectIO=true", truthy(env.get("BLFS_READ_DIRECT_IO", ""))),
+        ("-evictPageCacheOnClose=true", truthy(env.get("BLFS_EVICT_PAGE_CACHE_ON_CLOSE", ""))),
         ("-readOnly=true", drive.read_only),
         (f"-map.uid={drive.uid_map}:0", bool(drive.uid_map)),
         (f"-map.gid={drive.gid_map}:0", bool(drive.gid_map)),
@@ -166,9 +173,7 @@ def effective(
     drive: Drive, env: Mapping[str, str], settings: DriveSettings, user: Identity | None
 ) -> Drive:
     """Fill in the driver and the maps: of the request, else the environment, else the user."""
-    driver = drive.driver or env.get("SANDKEEPER_DRIVE_DRIVER", "")
-    if not driver:
-        driver = "blfs" if os.path.exists(settings.blfs_binary) else "bind"
+    driver = drive.driver or env.get("SANDKEEPER_DRIVE_DRIVER", "").strip().lower() or "blfs"
     if driver == "bind":  # the kernel shows a bound folder with the owners it has
         if drive.uid_map or drive.gid_map:
             raise BadInput("Invalid map: the bind driver cannot map users or groups")

@@ -79,6 +79,15 @@ class Copies:
         except Fault as error:
             raise failure(Unprocessable, prefix, "rename", destination, error) from None
 
+    def place(self, source: str, target: str, cancel: Cancel) -> None:
+        """Move to exactly `target`, as rename(2) does, also across file systems.
+
+        Raises OSError; Unprocessable for the root.
+        """
+        info = os.lstat(source)
+        with self._files.locks.hold(source, target):
+            self._rename(source, target, info, False, cancel)
+
     def _rename(
         self, source: str, target: str, info: os.stat_result, no_overwrite: bool, cancel: Cancel
     ) -> None:
@@ -179,7 +188,7 @@ class _Copy:
                 raise OSError(errno.EINVAL, "source and destination are the same file", target)
             os.stat(os.path.dirname(target))  # a copy makes no parents
             draft = self.files.draft(target, info.st_mode)
-            draft.copy_from(fd)
+            draft.copy_from(fd, self.cancel.check)
             if self.exclusive:
                 draft.create()
             else:

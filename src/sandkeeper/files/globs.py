@@ -15,8 +15,10 @@ from further left as well. Only the last part must reach the end.
 import os
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from sandkeeper.errors import BadInput
+from sandkeeper.linux.worker import Turn
 
 __all__ = ["MAX_CHARACTERS", "Matcher", "any_of", "everything", "matcher", "path_pattern", "simple"]
 
@@ -25,6 +27,12 @@ Matcher = Callable[[bytes], bool]
 
 MAX_CHARACTERS = 4096
 """Of all patterns of one question together: with names of 255 bytes that is a millisecond each."""
+
+_LONG = 64
+"""From so many characters on a match may take longer than to hand a turn on does."""
+
+_turn = Turn()
+"""Of the threads that match long patterns one does: each keeps the interpreter for a match."""
 
 _PLAIN = re.compile(r"[^*?\[\]\\]+")
 _STARRED = re.compile(r"(\*?)([^*?\[\]\\]+)(\*?)")
@@ -80,7 +88,12 @@ class _Any:
         tests += map(_within, self._parts)
         if self._pattern is not None:
             match = self._pattern.fullmatch
-            tests.append(lambda name: match(os.fsdecode(name)) is not None)
+            long = sum(map(len, self._others)) >= _LONG
+            tests.append(
+                partial(_in_turn, match)
+                if long
+                else lambda name: match(os.fsdecode(name)) is not None
+            )
         return tests
 
 
@@ -135,6 +148,11 @@ def path_pattern(glob: str) -> str:
 
 def _nothing(_name: bytes) -> bool:
     return False
+
+
+def _in_turn(match: Callable[[str], object], name: bytes) -> bool:
+    with _turn:
+        return match(os.fsdecode(name)) is not None
 
 
 def _within(part: bytes) -> Matcher:

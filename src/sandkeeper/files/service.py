@@ -319,10 +319,12 @@ class Files:
 
 
 class Upload:
-    """The sink of one streamed write; `mode` may be set until the commit. Call it to begin."""
+    """The sink of a streamed write; what a Draft has may be set until the commit. Call it first."""
 
     def __init__(self, files: Files, path: str, conditions: Conditions) -> None:
         self.mode = 0o644
+        self.kind = ""
+        self.attributes: dict[str, bytes] = {}
         self._files = files
         self._path = path
         self._conditions = conditions
@@ -343,9 +345,11 @@ class Upload:
 
     def commit(self) -> os.stat_result:
         """Put the file in place; returns its state."""
-        self._opened.mode = self.mode & 0o777
+        draft = self._opened
+        draft.mode = self.mode & 0o777
+        draft.kind, draft.attributes = self.kind, self.attributes
         with self._failures():
-            return self._opened.commit(self._conditions.check if self._conditions else None)
+            return draft.commit(self._conditions.check if self._conditions else None)
 
     def discard(self) -> None:
         """Drop what was not committed."""

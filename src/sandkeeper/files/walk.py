@@ -44,6 +44,7 @@ def walk(
     files_first: bool = False,
     check: Callable[[], bool | None] = lambda: None,
     on_error: OnError | None = None,
+    depth: int = 0,
 ) -> Iterator[Found]:
     """Yield everything below `root` as `runs` does, entry by entry."""
     base = root if root.endswith("/") else root + "/"
@@ -59,6 +60,7 @@ def walk(
         files_first=files_first,
         check=check,
         on_error=on_error,
+        depth=depth,
     )
     for prefix, names, is_directory in met:
         for name in names:
@@ -73,12 +75,14 @@ def runs(
     files_first: bool = False,
     check: Callable[[], bool | None] = lambda: None,
     on_error: OnError | None = None,
+    depth: int = 0,
 ) -> Iterator[Run]:
     """Yield everything below `root`; raises OSError when `root` itself cannot be read.
 
     `enter` says of a directory's path below the root whether it is yielded and entered. Unless
     `hidden`, names that begin with a dot are left out, with all they hold. Neither rule looks at
-    the root. With `files_first` a directory's own files come before what is deeper.
+    the root. With `files_first` a directory's own files come before what is deeper. `depth` levels
+    are read (0: all); directories of the last one are yielded, and not entered.
 
     `check` is called before a directory below the root is read; the walk ends when it returns true
     or raises. A directory that went away is passed over, and so is one that cannot be read, after
@@ -101,6 +105,8 @@ def runs(
         if check():
             return
         path = prefix + names[0]
+        if depth and path.count(b"/") + 1 >= depth:
+            continue
         try:
             stack += listed(posixpath.join(root, path), path + b"/")
         except FileNotFoundError:

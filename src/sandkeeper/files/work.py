@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial
 from typing import TypeVar
 
@@ -47,7 +48,7 @@ class Cancel:
 
 
 class FileWork:
-    """Runs functions in worker threads under the present identity."""
+    """Runs functions in worker threads, each as the user that its caller acts as."""
 
     def __init__(self, identity: Callable[[], Identity | None]) -> None:
         self._identity = identity
@@ -56,11 +57,13 @@ class FileWork:
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a short operation; it goes on to its end even when the caller is cancelled."""
-        return await self._short.run(kind_of(function), partial(self._act, function, arguments))
+        act = partial(copy_context().run, self._act, function, arguments)
+        return await self._short.run(kind_of(function), act)
 
     async def own(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a short operation as the server itself; for what only it may touch."""
-        return await self._short.run(kind_of(function), partial(function, *arguments))
+        act = partial(copy_context().run, function, *arguments)
+        return await self._short.run(kind_of(function), act)
 
     @property
     def acts(self) -> bool:
@@ -101,7 +104,8 @@ class FileWork:
         self, kind: str, function: Callable[[tuple[object, ...]], T], arguments: tuple[object, ...]
     ) -> T:
         cancel = Cancel()
-        work = asyncio.ensure_future(self._long.run(kind, partial(function, (*arguments, cancel))))
+        act = partial(copy_context().run, function, (*arguments, cancel))
+        work = asyncio.ensure_future(self._long.run(kind, act))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:

@@ -201,14 +201,14 @@ class EventRecords:
             }
         )
 
-    def interrupted(self) -> bytes:
+    def interrupted(self, why: str) -> bytes:
         """Return the last event of a stream that ends before its process: come again from here."""
         return self._event(
             {
                 "type": "end",
                 "offset": self._offset,
                 "status": "running",
-                "reason": "server stopping",
+                "reason": why,
             }
         )
 

@@ -3,6 +3,10 @@
 A pass reads a journal once, from where its waiters begin, and looks for all their patterns. Who
 begins elsewhere begins another pass, which joins the first when it has come as far. Looking is
 done in one worker thread for all journals, a bounded piece at a time and in turn.
+
+RE2 needs as many steps as a pattern's program is long, for each byte of a line, where its table of
+states has no room: seconds for the largest. Large patterns, and those that took long, are looked
+for in passes and a thread of their own, where they delay each other only.
 """
 
 import asyncio
@@ -10,15 +14,16 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from copy import copy
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, thread_time
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary, finalize
 
 from sandkeeper.errors import BadInput, Unavailable
 from sandkeeper.journal.cursor import Abandoned, Chunk, Follow, Gap
 from sandkeeper.journal.journal import Journal
-from sandkeeper.journal.query import PATTERN_BYTES, Question, matcher
+from sandkeeper.journal.query import PATTERN_BYTES, Question, matcher, sized_matcher
 from sandkeeper.journal.segment import OUTPUT, STDERR, STDOUT, output_streams
 from sandkeeper.journal.splitting import LineSplitter
 
@@ -31,7 +36,13 @@ MEMORY_MOST = 256 << 20
 GROUP = 16
 GROUP_BYTES = 1 << 20
 PIECE_SECONDS = 0.01
-AT_ONCE_BYTES = 16 << 10
+AT_ONCE_STEPS = 256 << 10
+"""So much is looked at by the event loop itself: bytes times sizes of programs, 2 ms at worst."""
+
+LARGE = 128
+"""Size of a program, from which on a pattern is slow by itself: 60 ms for a line, at worst."""
+
+SLOW_SECONDS, SLOW_SECONDS_A_LINE = 0.02, 2e-6
 _WHOLE_TEXT = re.compile(r"\\[AzQ]|\(\?[A-Za-z]*-")
 
 
@@ -51,7 +62,8 @@ class Pattern:
 
     def __init__(self, question: Question) -> None:
         self.key = _key(question)
-        self.matches, self.memory = _matcher(question)
+        self.matches, self.size, self.memory = _matcher(question)
+        self.is_slow = self.size > LARGE
         self.streams = output_streams(question.stream)
         self.block_pattern = _block_pattern(question)
         """RE2 that matches in any block in which a line matches; None where there is none."""
@@ -77,11 +89,11 @@ def _key(question: Question) -> tuple[object, ...]:
     return (question.stream, question.grep, question.literal, question.ignore_case)
 
 
-def _matcher(question: Question) -> tuple[Callable[[bytes], bool], int]:
-    """Return a matcher and what it may hold: little, unless the pattern alone is larger."""
+def _matcher(question: Question) -> tuple[Callable[[bytes], bool], int, int]:
+    """Return a matcher, its size and what it may hold: little, unless the pattern is larger."""
     with suppress(BadInput):
-        return matcher(question, SMALL_BYTES), SMALL_BYTES
-    return matcher(question), PATTERN_BYTES
+        return *sized_matcher(question, SMALL_BYTES), SMALL_BYTES
+    return *sized_matcher(question, PATTERN_BYTES), PATTERN_BYTES
 
 
 class _Seeker:
@@ -114,10 +126,19 @@ class _Group:
         self.seekers.append(seeker)
         self._might = None
 
+    @property
+    def is_full(self) -> bool:
+        size = sum(seeker.pattern.size for seeker in self.seekers)
+        return len(self.seekers) >= GROUP or size > LARGE
+
     def might_match(self, data: bytes) -> bool:
         if self._might is None:
             self._might = self._compiled()
-        return self._might(data)
+        began = thread_time()
+        might = self._might(data)
+        if thread_time() - began > SLOW_SECONDS:  # each by itself will tell whose fault it is
+            self._might = _always
+        return might
 
     def _compiled(self) -> Callable[[bytes], bool]:
         patterns = {seeker.pattern.block_pattern for seeker in self.seekers}
@@ -127,14 +148,19 @@ class _Group:
                 return matcher(Question(grep=joined, literal=False), GROUP_BYTES)
             except BadInput:  # all are good, but together too large
                 pass
-        return lambda _data: True
+        return _always
+
+
+def _always(_data: bytes) -> bool:
+    return True
 
 
 class _Pass:
     """One pass over a journal."""
 
-    def __init__(self, offset: int) -> None:
+    def __init__(self, offset: int, *, slow: bool = False) -> None:
         self.offset = offset
+        self.slow = slow
         self.task: asyncio.Task[None] | None = None
         self.seekers: dict[object, _Seeker] = {}
         self.lines = {stream: LineSplitter(LINE_BYTES) for stream in OUTPUT}
@@ -148,7 +174,7 @@ class _Pass:
         seeker.waiting.append(waiting)
 
     def _place(self, seeker: _Seeker) -> None:
-        if not self._groups or len(self._groups[-1].seekers) >= GROUP:
+        if self.slow or not self._groups or self._groups[-1].is_full:
             self._groups.append(_Group())
         self._groups[-1].add(seeker)
 
@@ -176,12 +202,20 @@ class _Pass:
         """Where it stands: two passes with one border will see the same lines."""
         return self.offset, self.lines[STDOUT].pending, self.lines[STDERR].pending
 
-    def join(self, other: "_Pass") -> None:
-        """Hand all waiters to another pass at the same border."""
-        for seeker in self.seekers.values():
-            for waiting in seeker.waiting:
-                other.add(seeker.pattern, waiting)
-        self.seekers = {}
+    def join(self, other: "_Pass", *, only_slow: bool = False) -> None:
+        """Hand waiters to another pass at the same border."""
+        for key, seeker in list(self.seekers.items()):
+            if seeker.pattern.is_slow or not only_slow:
+                for waiting in seeker.waiting:
+                    other.add(seeker.pattern, waiting)
+                seeker.waiting = []
+                del self.seekers[key]
+
+    def steps(self, batch: list[Chunk | Gap]) -> int:
+        """Return how many steps a look through a batch may take; a line is looked at as a whole."""
+        size = sum(len(item.data) for item in batch if isinstance(item, Chunk))
+        size += sum(len(lines.pending) for lines in self.lines.values())
+        return size * max(16, sum(seeker.pattern.size for seeker in self.seekers.values()))
 
     def look(self, batch: list[Chunk | Gap]) -> Iterator[tuple[_Seeker, FoundLine] | None]:
         """Look through a batch: yields what is found, and None now and then between."""
@@ -204,19 +238,25 @@ class _Pass:
             splitter.skip(data)
             return
         behind = chunk.offset - len(splitter.pending)
+        lines: list[tuple[bytes, int]] = []
         for line, ends in splitter.feed(chunk.data):
             behind += len(line) + ends
-            yield from _found(seekers, line, behind)
-            yield None
+            lines.append((line, behind))
         if splitter.pending:  # a prompt has no newline yet
-            yield from _found(seekers, splitter.pending, chunk.end)
+            lines.append((splitter.pending, chunk.end))
+        for seeker in seekers:
+            if found := _first(seeker.pattern, lines):
+                yield seeker, found
+            yield None
 
 
-def _found(seekers: list[_Seeker], line: bytes, end: int) -> Iterator[tuple[_Seeker, FoundLine]]:
-    for seeker in seekers[:]:
-        if seeker.pattern.matches(line):
-            seekers.remove(seeker)
-            yield seeker, FoundLine(line.decode("utf-8", "replace"), end)
+def _first(pattern: Pattern, lines: list[tuple[bytes, int]]) -> FoundLine | None:
+    """Return the first line that matches; a pattern that took long is slow from now on."""
+    began = thread_time()
+    found = next(((line, end) for line, end in lines if pattern.matches(line)), None)
+    if thread_time() - began > SLOW_SECONDS + SLOW_SECONDS_A_LINE * len(lines):
+        pattern.is_slow = True
+    return None if found is None else FoundLine(found[0].decode("utf-8", "replace"), found[1])
 
 
 class LineBoard:
@@ -225,7 +265,7 @@ class LineBoard:
     def __init__(self) -> None:
         self._passes: dict[Journal, list[_Pass]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._thread: ThreadPoolExecutor | None = None
+        self._threads: dict[bool, ThreadPoolExecutor] = {}
 
     async def first(self, journal: Journal, pattern: Pattern, offset: int) -> FoundLine | None:
         """Wait for the first line from `offset` on; None when the output ends without one.
@@ -234,7 +274,7 @@ class LineBoard:
         """
         waiting = asyncio.get_running_loop().create_future()
         try:
-            self._pass_at(journal, offset).add(pattern, waiting)
+            self._pass_at(journal, offset, slow=pattern.is_slow).add(pattern, waiting)
             found: FoundLine | None = await waiting
             return found
         finally:
@@ -242,17 +282,27 @@ class LineBoard:
             for one in self._passes.get(journal, ()):
                 one.end_if_idle()
 
-    def _pass_at(self, journal: Journal, offset: int) -> _Pass:
-        passes = self._passes.setdefault(journal, [])
-        for one in passes:
-            if one.border == (offset, b"", b""):
+    def _pass_at(self, journal: Journal, offset: int, *, slow: bool) -> _Pass:
+        for one in self._passes.get(journal, ()):
+            if one.border == (offset, b"", b"") and one.slow == slow:
                 return one
-        made = _Pass(offset)
-        passes.append(made)
+        return self._begin(journal, _Pass(offset, slow=slow))
+
+    def _begin(self, journal: Journal, made: _Pass) -> _Pass:
+        self._passes.setdefault(journal, []).append(made)
         made.task = task = asyncio.ensure_future(self._run(journal, made))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return made
+
+    def _set_aside(self, journal: Journal, one: _Pass) -> None:
+        """Have slow patterns, and who waits for them, go on in a pass of their own."""
+        if one.slow or not any(seeker.pattern.is_slow for seeker in one.seekers.values()):
+            return
+        aside = _Pass(one.offset, slow=True)
+        aside.lines = {stream: copy(lines) for stream, lines in one.lines.items()}
+        one.join(aside, only_slow=True)
+        self._begin(journal, aside)
 
     async def _run(self, journal: Journal, one: _Pass) -> None:
         error: Exception | None = None
@@ -281,26 +331,28 @@ class LineBoard:
                 await self._look(one, batch)
                 one.offset = follow.offset
                 one.prune()
+                self._set_aside(journal, one)
                 for other in self._passes[journal]:
-                    if other is not one and other.border == one.border:
+                    is_same = other.slow == one.slow and other.border == one.border
+                    if other is not one and is_same:
                         one.join(other)
                         return
                 await asyncio.sleep(0)  # catching up with a flood must leave others their turn
 
     async def _look(self, one: _Pass, batch: list[Chunk | Gap]) -> None:
         looking = one.look(batch)
-        size = sum(len(item.data) for item in batch if isinstance(item, Chunk))
-        if size * len(one.seekers) <= AT_ONCE_BYTES:
+        if not one.slow and one.steps(batch) <= AT_ONCE_STEPS:
             for found in looking:
                 if found is not None:
                     found[0].tell(found[1])
             return
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "lines")
+        if one.slow not in self._threads:
+            self._threads[one.slow] = ThreadPoolExecutor(1, "slow lines" if one.slow else "lines")
+        thread = self._threads[one.slow]
         loop = asyncio.get_running_loop()
         more = True
         while more:
-            more, found_now = await loop.run_in_executor(self._thread, _piece, looking)
+            more, found_now = await loop.run_in_executor(thread, _piece, looking)
             for count, (seeker, line) in enumerate(found_now):
                 seeker.tell(line)
                 if count % 16 == 15:
@@ -311,8 +363,8 @@ class LineBoard:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+        for thread in self._threads.values():
+            thread.shutdown(wait=False, cancel_futures=True)
 
 
 def _piece(looking: Iterator[tuple[_Seeker, FoundLine] | None]) -> tuple[bool, list[Any]]:

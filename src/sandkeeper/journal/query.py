@@ -23,7 +23,7 @@ from sandkeeper.journal.segment import NOTICE, STDOUT, Stream, output_streams
 from sandkeeper.journal.splitting import LineSplitter
 from sandkeeper.linux.clocks import rfc3339_utc
 
-__all__ = ["LineQuery", "Question", "ask", "matcher", "next_block"]
+__all__ = ["LineQuery", "Question", "ask", "matcher", "next_block", "sized_matcher"]
 
 BLOCK_LEAST, BLOCK_MOST = 4 << 10, 128 << 10
 ANSWER_BYTES = 64 << 10
@@ -272,11 +272,16 @@ def matcher(question: Question, memory: int = PATTERN_BYTES) -> Callable[[bytes]
 
     It holds at most `memory` bytes; one that would need more to be compiled is a bad pattern.
     """
+    return sized_matcher(question, memory)[0]
+
+
+def sized_matcher(question: Question, memory: int) -> tuple[Callable[[bytes], bool], int]:
+    """Return a `matcher` and the size of its program: its worst is size times length, 7 ns each."""
     if not question.grep:
-        return lambda _line: True
+        return lambda _line: True, 1
     if question.literal and not question.ignore_case:
         needle = question.grep.encode()
-        return lambda line: needle in line
+        return lambda line: needle in line, 1
     import re2  # imported for the few requests that need it
 
     options = re2.Options()
@@ -289,7 +294,7 @@ def matcher(question: Question, memory: int = PATTERN_BYTES) -> Callable[[bytes]
         pattern = re2.compile(question.grep.encode(), options)
     except re2.error as error:
         raise BadInput(f"invalid pattern: {_text(error)}") from None
-    return lambda line: pattern.search(line) is not None
+    return lambda line: pattern.search(line) is not None, pattern.programsize
 
 
 def _text(error: Exception) -> str:

@@ -1,8 +1,27 @@
 """Addresses, as far as everybody needs to know them."""
 
+import re
 from ipaddress import ip_address
 
-__all__ = ["is_loopback"]
+__all__ = ["is_host", "is_loopback"]
+
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.IGNORECASE)
+
+
+def is_host(name: str) -> bool:
+    """Say whether there can be a host of that name or address (RFC 1123, 2.1; RFC 5890, 2.3)."""
+    bare = name.partition("%")[0]
+    try:
+        return bool(ip_address(bare))
+    except ValueError:
+        pass
+    try:
+        plain = name.encode("idna").decode("ascii").removesuffix(".")
+    except UnicodeError:
+        return False
+    labels = plain.split(".")
+    numeric = labels[-1].isdigit()  # then it is meant as an address, and is none
+    return len(plain) < 254 and not numeric and all(map(_LABEL.fullmatch, labels))
 
 
 def is_loopback(address: str) -> bool:

@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime
 from functools import lru_cache
 
-__all__ = ["GRACE_SECONDS", "bounded_age", "rfc3339", "rfc3339_utc", "uptime"]
+__all__ = ["GRACE_SECONDS", "Ratchet", "bounded_age", "rfc3339", "rfc3339_utc", "uptime"]
 
 GRACE_SECONDS = 3600.0
 """What an earlier boot left is kept at least so long, whatever the wall clock says."""
@@ -29,10 +29,27 @@ def bounded_age(since: float, most: float) -> float:
     return max(0.0, min(time.time() - since, most - GRACE_SECONDS))
 
 
-def rfc3339(nanoseconds: int) -> str:
+class Ratchet:
+    """A clock for permissions that end: it never goes back, stands still or lags the wall clock.
+
+    It begins at the wall clock's time or at `floor`, whichever is later. A wall clock that is put
+    back prolongs nothing, for within a boot this one counts on; one that jumps ahead counts: that
+    is how a machine learns that it was asleep as a snapshot.
+    """
+
+    def __init__(self, floor: float = 0.0) -> None:
+        self._ahead = max(floor, time.time()) - uptime()
+
+    def now(self) -> float:
+        """Return the time in seconds since the epoch."""
+        self._ahead = max(self._ahead, time.time() - uptime())
+        return self._ahead + uptime()
+
+
+def rfc3339(nanoseconds: int, *, local: bool = True) -> str:
     """Write a Unix time in local time with up to nine fractional digits, `Z` in UTC."""
     seconds, fraction = divmod(nanoseconds, 1_000_000_000)
-    head, zone = _second(seconds, local=True)
+    head, zone = _second(seconds, local=local)
     if not fraction:
         return head + zone
     return f"{head}.{fraction:09d}".rstrip("0") + zone

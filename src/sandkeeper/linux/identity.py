@@ -62,11 +62,12 @@ class Identity:
     groups: tuple[int, ...] = ()
 
     @classmethod
-    def resolve(cls, text: str) -> "Identity":
+    def resolve(cls, text: str, *, root: bool = False) -> "Identity":
         """Find the user of `name|uid[:group|gid]`; raises UnusableUser.
 
         An unknown uid has gid=uid, home `/` and no groups. Supplementary groups are those
-        initgroups(3) would set. Root and what the kernel takes for "no change" are refused.
+        initgroups(3) would set. What the kernel takes for "no change" is refused, and so is root
+        unless `root`.
         """
         wanted, colon, group = text.partition(":")
         if not wanted or (colon and not group):
@@ -74,7 +75,7 @@ class Identity:
         entry = _entry(wanted)
         uid = entry.pw_uid if entry else _number(wanted, "user")
         gid = _gid(group) if group else (entry.pw_gid if entry else uid)
-        if uid == 0:
+        if uid == 0 and not root:
             raise UnusableUser(f"{text!r} is root: processes and files need a user of their own")
         name = entry.pw_name if entry else str(uid)
         groups = tuple(os.getgrouplist(name, gid)) if entry else ()

@@ -9,9 +9,10 @@ import errno
 import os
 from typing import Any
 
-__all__ = ["AT_FDCWD", "call", "system_call"]
+__all__ = ["AT_FDCWD", "call", "punch_hole", "system_call"]
 
 AT_FDCWD = -100
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
 
 _library = ctypes.CDLL(None, use_errno=True)
 
@@ -34,3 +35,9 @@ def call(name: str, *arguments: Any, path: str | bytes | None = None) -> int:
 def system_call(number: int, *arguments: Any, path: str | bytes | None = None) -> int:
     """Make a system call by its number (syscall(2)); raises as `call`."""
     return call("syscall", number, *arguments, path=path)
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """Have a range of a file read as NUL and take no room (fallocate(2)); raises OSError."""
+    where = ctypes.c_int64(offset), ctypes.c_int64(length)
+    call("fallocate64", fd, _KEEP_SIZE | _PUNCH_HOLE, *where)

@@ -1,14 +1,17 @@
-"""Threads that wait for descriptors and take orders; whatever goes wrong, they go on."""
+"""Threads that wait for descriptors and take orders; whatever goes wrong, they go on.
+
+And turns, for threads that compute.
+"""
 
 import os
 import select
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
-__all__ = ["Bell", "Worker"]
+__all__ = ["Bell", "Turn", "Worker"]
 
 
 class Bell:
@@ -134,3 +137,42 @@ class Worker(ABC):
             call()
         except Exception as error:  # noqa: BLE001 - nor must one order
             self._failed(f"{self._name}: {call.__qualname__}: {error!r}")
+
+
+class Turn:
+    """A lock that is handed to whoever has waited longest: of many threads one computes.
+
+    All share one interpreter, and each that computes makes a request wait; with a plain lock the
+    one that has just let go would mostly get it back.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._taken = False
+        self._waiting: deque[threading.Lock] = deque()
+
+    def __enter__(self) -> None:
+        with self._guard:
+            if not self._taken:
+                self._taken = True
+                return
+            mine = threading.Lock()
+            mine.acquire()
+            self._waiting.append(mine)
+        mine.acquire()
+
+    def __exit__(self, *_exc: object) -> None:
+        with self._guard:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._taken = False
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leave it to others for a while, for what may block; only while it is ours."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()

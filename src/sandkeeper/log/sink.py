@@ -13,6 +13,7 @@ there is room.
 """
 
 import errno
+import fcntl
 import os
 import select
 import socket
@@ -49,13 +50,15 @@ STREAMS = {
 def open_target(target: str, workload: Identity | None = None) -> int:
     """Open `stdout`, `stderr`, `none` or a path for writing without blocking.
 
-    A terminal, pipe or file is reopened through /proc/self/fd (proc_pid_fd(5)), which gives an
-    open file description of our own: O_NONBLOCK on the inherited one would change it for every
-    process that shares it. A path that is somebody else's symbolic link is refused: whoever may
-    write to its folder would choose which file a privileged server writes to. With a workload's
-    user nothing is used that it could have made or led us to: a log that it can read or edit is
-    worse than no start. Raises OSError.
+    A terminal or pipe is reopened through /proc/self/fd (proc_pid_fd(5)), which gives an open file
+    description of our own: O_NONBLOCK on the inherited one would change it for every process that
+    shares it. A file is written through what was inherited, for its place is shared with whoever
+    else writes there, and all of them are made to append (`share_one_end`). A path that is somebody
+    else's symbolic link is refused: whoever may write to its folder would choose which file a
+    privileged server writes to. With a workload's user nothing is used that it could have made or
+    led us to: a log that it can read or edit is worse than no start. Raises OSError.
     """
+    share_one_end()
     target = STREAMS.get(target, target)
     if target == "none":
         return os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
@@ -65,14 +68,26 @@ def open_target(target: str, workload: Identity | None = None) -> int:
         return fd
     number = 1 if target == "stdout" else 2
     try:
-        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
         if stat.S_ISREG(os.fstat(number).st_mode):
-            flags |= os.O_APPEND
-        return os.open(f"/proc/self/fd/{number}", flags)
+            return os.dup(number)
+        return os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:  # sockets cannot be reopened, and a closed stream has nothing to open
         with suppress(OSError):
             return os.dup(number)
         return os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+
+
+def share_one_end() -> None:
+    """Have all that goes to standard output and error append, where these are files.
+
+    Both may be one file by two openings, or the log's as well: whoever wrote at a place of its own
+    would write over the others, and after a rotation by cutting the file off, far behind its end.
+    """
+    for number in (1, 2):
+        with suppress(OSError):  # closed
+            if stat.S_ISREG(os.fstat(number).st_mode):
+                flags = fcntl.fcntl(number, fcntl.F_GETFL)
+                fcntl.fcntl(number, fcntl.F_SETFL, flags | os.O_APPEND)
 
 
 def _open_path(path: str, workload: Identity | None) -> int:

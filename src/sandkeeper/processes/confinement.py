@@ -18,7 +18,7 @@ from typing import TypeVar
 from sandkeeper.errors import Unprocessable
 from sandkeeper.linux.cgroups import Cgroups, Confinement
 from sandkeeper.linux.children.spawn import Spawn
-from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.users import Users
 from sandkeeper.log.lines import Log
 from sandkeeper.processes.record import RunMeta
 
@@ -30,10 +30,10 @@ T = TypeVar("T")
 class Confinements:
     """Makes and removes groups; `prepare` and `sweep` block, the rest does not."""
 
-    def __init__(self, state: Path, identity: Identity | None, log: Log) -> None:
+    def __init__(self, state: Path, users: Users, log: Log) -> None:
         # Servers with other state folders may share the parent group.
         self._prefix = hashlib.sha256(os.fsencode(state)).hexdigest()[:12] + "."
-        self._uid = os.geteuid() if identity is None else identity.uid
+        self._users = users
         self._log = log
         self._threads = ThreadPoolExecutor(2, "groups")
         self._leaving: dict[str, Confinement] = {}
@@ -50,7 +50,9 @@ class Confinements:
     def create(self, meta: RunMeta) -> Confinement:
         """Make the groups of a run, or set the limits of those it has; blocks, raises OSError."""
         assert meta.limits is not None
-        return self.cgroups.create(self._prefix + meta.id, meta.limits, uid=self._uid)
+        identity = self._users.named(meta.user)
+        uid = os.geteuid() if identity is None else identity.uid
+        return self.cgroups.create(self._prefix + meta.id, meta.limits, uid=uid)
 
     def inherit(self, known: set[str]) -> None:
         """Take over the groups of runs that nobody knows any more; removed when they are empty."""

@@ -43,7 +43,7 @@ class KeepAlive:
         for _ in range(abs(counted - holders) if self.allowed else 0):
             self._write("-" if counted > holders else "+")
 
-    def hold(self, pid: str, name: str, command: str, timeout: int) -> None:
+    def hold(self, pid: str, name: str, command: str, timeout: float) -> None:
         """Count one process."""
         if self.allowed:
             self._write("+")

@@ -29,13 +29,10 @@ GLANCE = 0.05
 class Keeping:
     """Watches the keeper; `give` has everything put that runs, by orders to `writer`."""
 
-    def __init__(
-        self, keeper: Keeper, writer: Executor, log: Log, *, ask_every: float = ASK_EVERY
-    ) -> None:
+    def __init__(self, keeper: Keeper, writer: Executor, log: Log) -> None:
         self._keeper = keeper
         self._writer = writer
         self._log = log
-        self._ask_every = ask_every
         self._tasks: set[asyncio.Task[None]] = set()
         self._reaping: Child | None = None
         self._wrong = ""
@@ -88,7 +85,7 @@ class Keeping:
             if fd < 0:
                 return False
             try:
-                if await _hung_up(fd, self._ask_every):
+                if await _hung_up(fd, ASK_EVERY):
                     return False
             finally:
                 os.close(fd)

@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -23,6 +23,7 @@ from sandkeeper.linux.fds import is_scarce
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.linux.paths.entering import enter_folder
+from sandkeeper.linux.users import UnknownUser, Users
 from sandkeeper.log.lines import Log
 from sandkeeper.processes.confinement import Confined, Confinements
 from sandkeeper.processes.keepalive import KeepAlive
@@ -33,7 +34,7 @@ from sandkeeper.processes.state_folder import StateFolder
 from sandkeeper.processes.stdin import Stdin
 from sandkeeper.settings import Environment
 
-__all__ = ["Launch", "Workshop", "in_shell"]
+__all__ = ["Launch", "Workshop", "in_shell", "variables_of"]
 
 FOLDER_SECONDS = 10.0
 
@@ -53,7 +54,7 @@ class Workshop:
     keeper: Keeper
     keepalive: KeepAlive
     environment: Environment
-    identity: Identity | None
+    users: Users
     log: Log
     oom: OomWatch
     confinements: Confinements
@@ -81,6 +82,7 @@ class Launch:
         self._folder = folder
         self._meta = meta
         self._journal = journal
+        self._identity: Identity | None = None
 
     async def run(
         self, sources: tuple[Source, ...] | None, stdin: Stdin | None
@@ -92,13 +94,17 @@ class Launch:
         with ExitStack() as undo, ExitStack() as later:
             if sources is None:
                 undo.callback(self._shop.writer.submit, self._folder.remove)
+            try:
+                self._identity = self._shop.users.named(self._meta.user)
+            except UnknownUser as error:  # since it was first started
+                raise Unprocessable(f"failed to start process: {error}") from None
             await self._check_folder()
             spawn = self._spec()
             if self._confined is not None:
                 spawn = await self._confined.enter(spawn)
                 later.callback(self._confined.entered)
             if stdin is not None:
-                end = stdin.open(self._shop.identity)
+                end = stdin.open(self._identity)
                 later.callback(os.close, end)
                 undo.callback(stdin.close)
                 spawn = replace(spawn, stdin=end)
@@ -111,9 +117,11 @@ class Launch:
             return made
 
     def _spec(self) -> Spawn:
-        meta = self._meta
-        made = in_shell(meta.command, meta.env, self._shop.environment, self._shop.identity)
-        return replace(made, cwd=meta.working_dir or None, nofile=self._shop.nofile)
+        meta, shop, identity = self._meta, self._shop, self._identity
+        words = list(meta.argv) or [*shell_of(shop.environment), meta.command]
+        env = variables_of(shop.environment, identity, meta.env, inherit=meta.inherit_env)
+        folder = meta.working_dir or None
+        return Spawn(words, env, folder, identity=identity, nofile=shop.nofile)
 
     async def _check_folder(self) -> None:
         """Look at the working directory first, where a dead file system hangs only a thread.
@@ -125,7 +133,7 @@ class Launch:
             return
         try:
             async with asyncio.timeout(FOLDER_SECONDS):
-                await self._shop.work.own(enter_folder, folder, self._shop.identity)
+                await self._shop.work.own(enter_folder, folder, self._identity)
         except FileNotFoundError:
             raise Unprocessable(
                 f"failed to start process: could not execute command '{command}' because folder "
@@ -177,7 +185,7 @@ class Launch:
     def _make_pipes(self) -> tuple[Source, ...]:
         folder = self._folder
         self._announce()
-        folder.make_fifos(self._shop.identity)
+        folder.make_fifos(self._identity)
         out, err = folder.open_readers()
         return (
             Source(self._meta.id, self._journal, STDOUT, out),
@@ -201,11 +209,29 @@ def in_shell(
     command: str, variables: dict[str, str], environment: Environment, identity: Identity | None
 ) -> Spawn:
     """Return how a command line of the workload is run: by which shell, with which variables."""
-    env = environment.for_workload(apart=identity is not None) | variables
+    env = variables_of(environment, identity, variables)
+    return Spawn([*shell_of(environment), command], env, identity=identity)
+
+
+def shell_of(environment: Environment) -> list[str]:
+    """Return the shell, and its words before a command line."""
+    words = environment.get("SHELL_ARGS").split() or ["-c"]
+    return [environment.get("SHELL") or "sh", *words]
+
+
+def variables_of(
+    environment: Environment,
+    identity: Identity | None,
+    given: Mapping[str, str],
+    *,
+    inherit: bool = True,
+) -> dict[str, str]:
+    """Return what a program of the workload sees: what it inherits, what was given, who it is."""
+    env = environment.for_workload(apart=identity is not None) if inherit else {}
+    env |= given
     if identity is not None:
         env |= identity.variables()
-    words = environment.get("SHELL_ARGS").split() or ["-c"]
-    return Spawn([environment.get("SHELL") or "sh", *words, command], env, identity=identity)
+    return env
 
 
 def _why(error: BaseException, subject: str) -> str:

@@ -42,7 +42,7 @@ class RunMeta(ProcessSpec, kw_only=True, omit_defaults=True):
     name: str
     version: int = 1
     pid: str = ""
-    timeout: int = 0
+    timeout: int | float = 0
     deadline: float = 0.0
     state: str = "running"
     started_at: float = 0.0

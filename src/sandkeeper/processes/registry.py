@@ -61,6 +61,7 @@ class Processes:
         self._settings = settings
         self._listener = listener
         self._expand_home = expand_home
+        self._users = shop.users
         self._boot = boot_id()
         self._store = store
         self._by_id: dict[str, Process] = {}
@@ -74,29 +75,47 @@ class Processes:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def all(self) -> list[Process]:
-        """Return every process, oldest first."""
+    def registered(self) -> list[Process]:
+        """Return every process, oldest first, whoever asks."""
         return list(self._by_id.values())
+
+    def all(self) -> list[Process]:
+        """Return every process that whoever asks may use, oldest first."""
+        reaches = self._users.reaches
+        return [one for one in self._by_id.values() if reaches(one.meta.user)]
 
     # Finding
 
     def find(self, identifier: str) -> Process | None:
-        """Return the process of a pid, a name or an id; the newest where several share it."""
+        """Return the process of a pid, a name or an id; the newest where several share it.
+
+        None as well for one that whoever asks may not use.
+        """
+        found = self._find(identifier)
+        return found if found is not None and self._users.reaches(found.meta.user) else None
+
+    def _find(self, identifier: str) -> Process | None:
         if _is_go_int(identifier):
             return self._by_pid.get(identifier)
         return self._by_name.get(identifier) or self._by_id.get(identifier)
 
     def get(self, identifier: str, text: str = "process with Identifier {} not found") -> Process:
-        """Return it, or raise NotFound with the contract's text for the route."""
-        process = self.find(identifier)
+        """Return it, or raise NotFound with the contract's text for the route.
+
+        Raises Forbidden when whoever asks may not use it.
+        """
+        process = self._find(identifier)
         if process is None:
             raise NotFound(text.format(identifier))
+        self._users.check_reach(process.meta.user)
         return process
 
     # Starting
 
     def admitted(self, spec: ProcessSpec, key: str = "") -> ProcessSpec:
         """Return what is wanted with its folder in full; raises BadInput for what is not allowed.
+
+        Raises UnknownUser for a user that is none of ours.
 
         What an idempotency key stands for already is returned by `start`, not started again.
         """
@@ -106,7 +125,10 @@ class Processes:
                 "keepAlive is not available for this sandbox: it is not included in your current "
                 "plan"
             )
-        made = msgspec.structs.replace(spec, working_dir=self._expand_home(spec.working_dir))
+        with self._users.acting_as(self._users.named(spec.user)):
+            folder = self._expand_home(spec.working_dir)
+        user = self._users.recorded(spec.user)
+        made = msgspec.structs.replace(spec, working_dir=folder, user=user)
         if not known and (spec.name in self._starting or self._named_running(spec.name)):
             raise BadInput(f"process with name '{spec.name}' already exists and is running")
         return made
@@ -226,6 +248,7 @@ class Processes:
                 future: asyncio.Future[Process] = loop.create_future()
                 future.set_result(process)
                 self._keys[meta.idempotency_key] = (meta.idempotency_body, future)
+        self.evict()
 
     def _enter(self, process: Process) -> None:
         meta = process.meta

@@ -11,25 +11,34 @@ from msgspec import Meta
 
 from sandkeeper.linux.cgroups import Limits
 
-__all__ = ["LimitsFields", "ProcessFields", "ProcessSpec", "SavedProcess"]
+__all__ = ["FullProcessFields", "LimitsFields", "ProcessFields", "ProcessSpec", "SavedProcess"]
 
 MEMORY_LEAST = 1 << 20
 PIDS_MOST = 1 << 22  # PID_MAX_LIMIT of the kernel
 
 
 class ProcessSpec(msgspec.Struct):
-    """A process somebody wants; `timeout` in seconds, None where none was given."""
+    """A process somebody wants; `timeout` in seconds, None where none was given.
+
+    With `argv` that program is run and no shell; `command` is then how a shell would spell it.
+    Unless `inherit_env`, its variables are those of `env` alone. `user` is a name of `linux.users`,
+    empty for the workload's own; `tag` is for its clients to find it by, any number may share one.
+    """
 
     command: str
     name: str = ""
     working_dir: str = ""
     env: dict[str, str] = {}
-    timeout: int | None = None
+    timeout: int | float | None = None
     keep_alive: bool = False
     restart_on_failure: bool = False
     max_restarts: int = 0
     stdin: bool = False
     limits: Limits | None = None
+    argv: list[str] = []
+    inherit_env: bool = True
+    user: str = ""
+    tag: str = ""
 
 
 class LimitsFields(msgspec.Struct, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
@@ -65,7 +74,7 @@ class ProcessFields(msgspec.Struct, rename="camel"):
     name: Annotated[str, Meta(description="Unique among running processes")] = ""
     working_dir: Annotated[str, Meta(description="Folder to run in, `/` by default")] = ""
     env: Annotated[dict[str, str], Meta(description="Variables on top of the server's")] = {}
-    timeout: int | None = None
+    timeout: int | float | None = None
     keep_alive: Annotated[
         bool, Meta(description="Keep the sandbox from scaling to zero meanwhile")
     ] = False
@@ -75,16 +84,26 @@ class ProcessFields(msgspec.Struct, rename="camel"):
 
     def spec(self, limits: LimitsFields | None) -> ProcessSpec:
         """Return what is wanted."""
-        values = {name: getattr(self, name) for name in ProcessFields.__struct_fields__}
+        known = set(ProcessSpec.__struct_fields__) - {"limits"}
+        values = {name: getattr(self, name) for name in self.__struct_fields__ if name in known}
         return ProcessSpec(**values, limits=None if limits is None else limits.limits())
 
 
-class SavedProcess(ProcessFields, kw_only=True, omit_defaults=True):
+class FullProcessFields(ProcessFields):
+    """What else a process may be asked to be: a program without a shell, somebody else's."""
+
+    argv: list[str] = []
+    inherit_env: bool = True
+    user: str = ""
+    tag: str = ""
+
+
+class SavedProcess(FullProcessFields, kw_only=True, omit_defaults=True):
     """A process of an archive: what was asked for, not what became of it."""
 
     command: str
     name: str
-    timeout: int = 0
+    timeout: int | float = 0
     limits: LimitsFields | None = None
 
     @classmethod

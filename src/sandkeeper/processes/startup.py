@@ -57,6 +57,11 @@ class StartupCommand:
             how = f"signal {status.signal}" if status.signal else f"exit code {status.code}"
             self._log.warning(f"the startup command ended with {how}")
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._task is not None and not self._task.done()
+
     async def end(self, seconds: float) -> None:
         """Stop it if it runs: SIGTERM to its group, SIGKILL after `seconds`."""
         for number in (signal.SIGTERM, signal.SIGKILL):

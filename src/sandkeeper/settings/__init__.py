@@ -5,16 +5,16 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.linux.surroundings import platform_sign, sandbox_sign
-from sandkeeper.numerals import setting
 from sandkeeper.settings.environment import IMPORT_URL, Environment
 from sandkeeper.settings.groups import (
     ArchiveSettings,
     DriveSettings,
+    E2bSettings,
     EdgeSettings,
     EgressSettings,
     FileSettings,
@@ -23,16 +23,18 @@ from sandkeeper.settings.groups import (
     TerminalSettings,
     UpgradeSettings,
     origin,
-    truthy,
 )
 from sandkeeper.settings.rights import TOKEN_VARIABLES, RightsSettings
+from sandkeeper.settings.variables import BadSettings, Variables, truthy
 
 __all__ = [
     "IMPORT_URL",
     "LOCALHOST",
     "TOKEN_VARIABLES",
     "ArchiveSettings",
+    "BadSettings",
     "DriveSettings",
+    "E2bSettings",
     "EdgeSettings",
     "EgressSettings",
     "Environment",
@@ -67,12 +69,18 @@ def workload_user(env: Mapping[str, str]) -> str:
     return env.get("BL_SANDBOX_USER", "") if enabled else ""
 
 
+def _workload_user(env: Variables) -> str:
+    env.flag("BL_SANDBOX_USER_ENABLED")  # said if it is neither: the workload would run as we do
+    return workload_user(env)
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What was decided at start; `mcp_wait` is how many seconds a tool call waits at most.
 
     `host` `localhost` is both loopback addresses. `sandbox` tells why this is taken for a sandbox,
-    and so listens everywhere without a token; empty when nobody had to know.
+    and so listens everywhere without a token; empty when nobody had to know. `unknown` are
+    variables with our prefix that are no settings.
     """
 
     host: str = LOCALHOST
@@ -89,11 +97,13 @@ class Settings:
     bodies_limit: int = 256 * MIB
     mcp_wait: int = 58
     stop_children: bool = False
+    unknown: tuple[str, ...] = ()
     rights: RightsSettings = field(default_factory=RightsSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     log: LogSettings = field(default_factory=LogSettings)
     terminal: TerminalSettings = field(default_factory=TerminalSettings)
     files: FileSettings = field(default_factory=FileSettings)
+    e2b: E2bSettings = field(default_factory=E2bSettings)
     egress: EgressSettings = field(default_factory=EgressSettings)
     drives: DriveSettings = field(default_factory=DriveSettings)
     edge: EdgeSettings = field(default_factory=EdgeSettings)
@@ -114,14 +124,35 @@ class Settings:
         port: int = 8080,
         command: str = "",
         user: str = "",
+        e2b_port: int = 0,
         root: Path = Path("/"),
     ) -> "Settings":
         """Build the settings from `env` and the command line's values.
 
         Without an address a server with a token listens everywhere, one without does so in a
-        sandbox only, whose marks are looked for below `root`. Raises ValueError where a wrong value
-        would leave something open.
+        sandbox only, whose marks are looked for below `root`. Raises BadSettings, with a line for
+        each value that makes no sense.
         """
+        variables = Variables(env)
+        made = cls._made(variables, host, port, command, user, e2b_port, root)
+        if variables.faults:
+            raise BadSettings(variables.faults)
+        return replace(made, unknown=tuple(variables.unknown()))
+
+    @classmethod
+    def _made(
+        cls,
+        env: Variables,
+        host: str,
+        port: int,
+        command: str,
+        user: str,
+        e2b_port: int,
+        root: Path,
+    ) -> "Settings":
+        # Read when it is needed, for an environment reload may bring it; looked at now as well.
+        env.flag("SANDKEEPER_LOCAL_CODEGEN")
+        env.seconds("SANDKEEPER_CODEGEN_TIMEOUT", 60.0)
         state = env.get("SANDKEEPER_STATE_DIR", "")
         state_dir = Path(state) if state else _default_state_dir(env)
         host = host or env.get("SANDKEEPER_HOST", "")
@@ -133,21 +164,22 @@ class Settings:
             port=port,
             sandbox=sandbox,
             command=command,
-            user=user or workload_user(env),
+            user=user or _workload_user(env),
             state_dir=state_dir,
-            workdir=os.path.abspath(env.get("WORKDIR", "") or os.getcwd()),
-            processing_time=env.get("ENABLE_PROCESSING_TIME", "") == "true",
+            workdir=os.path.abspath(env.folder("WORKDIR") or os.getcwd()),
+            processing_time=env.flag("ENABLE_PROCESSING_TIME"),
             scale_file=Path(env.get("BLAXEL_SCALE_FILE", "") or SCALE_FILE),
-            keepalive_allowed=not truthy(env.get("BL_DISABLE_KEEPALIVE", "")),
-            body_limit=setting(env, "SANDKEEPER_MAX_JSON_BODY_BYTES", 16 * MIB),
-            bodies_limit=max(MIB, setting(env, "SANDKEEPER_MAX_BODY_BYTES_TOTAL", 256 * MIB)),
-            mcp_wait=setting(env, "SANDKEEPER_MCP_WAIT_SECONDS", 58) or 58,
-            stop_children=env.get("SANDKEEPER_ON_SHUTDOWN", "") == "stop",
+            keepalive_allowed=not env.flag("BL_DISABLE_KEEPALIVE"),
+            body_limit=env.number("SANDKEEPER_MAX_JSON_BODY_BYTES", 16 * MIB),
+            bodies_limit=max(MIB, env.number("SANDKEEPER_MAX_BODY_BYTES_TOTAL", 256 * MIB)),
+            mcp_wait=env.number("SANDKEEPER_MCP_WAIT_SECONDS", 58) or 58,
+            stop_children=env.choice("SANDKEEPER_ON_SHUTDOWN", ("stop", "keep")) == "stop",
             rights=rights,
             retention=RetentionSettings.read(env),
             log=LogSettings.read(env),
             terminal=TerminalSettings.read(env),
             files=FileSettings.read(env),
+            e2b=E2bSettings.read(env, e2b_port),
             egress=EgressSettings.read(env, state_dir),
             drives=DriveSettings.read(env, state_dir),
             edge=EdgeSettings.read(env, inside=not is_loopback(host) and bool(platform_sign(env))),

@@ -28,6 +28,7 @@ class Environment:
     def __init__(self) -> None:
         self._inherited: dict[str, str] | None = None
         self._apart: dict[str, str] | None = None
+        self._given: dict[str, str] = {}
 
     def snapshot(self) -> dict[str, str]:
         """Return a copy of all variables."""
@@ -63,8 +64,17 @@ class Environment:
         self._inherited = self._apart = None
         for name, value in values.items():
             os.environ[name] = value
+            self._given[name] = value
         for name in remove:
             os.environ.pop(name, None)
+            self._given.pop(name, None)
+
+    def given(self, name: str, default: str) -> str:
+        """Return a variable that was set on purpose (`.env`, a file, a reload), else `default`.
+
+        For what the surroundings in which the server happens to be started must not decide.
+        """
+        return self._given.get(name, default)
 
 
 def _operators(name: str) -> bool:

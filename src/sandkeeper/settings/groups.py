@@ -2,17 +2,17 @@
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
-from sandkeeper.numerals import setting
 from sandkeeper.settings.environment import IMPORT_URL
+from sandkeeper.settings.variables import Variables
 
 __all__ = [
     "ArchiveSettings",
     "DriveSettings",
+    "E2bSettings",
     "EdgeSettings",
     "EgressSettings",
     "FileSettings",
@@ -21,7 +21,6 @@ __all__ = [
     "TerminalSettings",
     "UpgradeSettings",
     "origin",
-    "truthy",
 ]
 
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
@@ -29,16 +28,6 @@ _HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 KIB = 1024
 MIB = 1024 * KIB
-
-
-def truthy(value: str) -> bool:
-    """Say whether Go's strconv.ParseBool would call the trimmed `value` true."""
-    return value.strip() in {"1", "t", "T", "true", "True", "TRUE"}
-
-
-def _words(env: Mapping[str, str], name: str) -> list[str]:
-    """Return what a variable lists, by commas or spaces."""
-    return env.get(name, "").replace(",", " ").split()
 
 
 def _total_memory() -> int:
@@ -70,18 +59,17 @@ class RetentionSettings:
     finished_age: float = 7 * 86400.0
 
     @classmethod
-    def read(cls, env: Mapping[str, str]) -> "RetentionSettings":
+    def read(cls, env: Variables) -> "RetentionSettings":
         """Read the `SANDBOX_*` limits of the contract and our own three."""
-        percent = setting(env, "SANDBOX_MAX_LOG_PERCENT", 10)
-        percent = percent if 1 <= percent <= 100 else 10
+        percent = env.number("SANDBOX_MAX_LOG_PERCENT", 10, 1, 100)
         default_total = _total_memory() * percent // 100 or 96 * MIB
         return cls(
-            run_bytes=3 * setting(env, "SANDBOX_MAX_LOG_FILE_BYTES", 32 * MIB),
-            total_bytes=setting(env, "SANDBOX_MAX_LOG_BYTES_TOTAL", default_total),
-            tail_bytes=setting(env, "SANDBOX_MAX_IN_MEMORY_LOG_BYTES", 64 * KIB),
-            logs_response_bytes=setting(env, "SANDBOX_MAX_LOGS_RESPONSE_BYTES", 4 * MIB),
-            finished_count=setting(env, "SANDKEEPER_KEEP_FINISHED", 1000),
-            finished_age=float(setting(env, "SANDKEEPER_KEEP_FINISHED_SECONDS", 7 * 86400)),
+            run_bytes=3 * env.number("SANDBOX_MAX_LOG_FILE_BYTES", 32 * MIB),
+            total_bytes=env.number("SANDBOX_MAX_LOG_BYTES_TOTAL", default_total),
+            tail_bytes=env.number("SANDBOX_MAX_IN_MEMORY_LOG_BYTES", 64 * KIB),
+            logs_response_bytes=env.number("SANDBOX_MAX_LOGS_RESPONSE_BYTES", 4 * MIB),
+            finished_count=env.number("SANDKEEPER_KEEP_FINISHED", 1000),
+            finished_age=float(env.number("SANDKEEPER_KEEP_FINISHED_SECONDS", 7 * 86400)),
         )
 
 
@@ -94,12 +82,12 @@ class LogSettings:
     process_output: bool = True
 
     @classmethod
-    def read(cls, env: Mapping[str, str]) -> "LogSettings":
+    def read(cls, env: Variables) -> "LogSettings":
         """`SANDKEEPER_LOG` is `stdout`, `stderr`, `none` or a file's path."""
         return cls(
             target=env.get("SANDKEEPER_LOG", "") or "stdout",
-            requests=env.get("DISABLE_REQUEST_LOGGING", "") != "true",
-            process_output=env.get("SANDBOX_DISABLE_PROCESS_LOGGING", "") not in {"true", "1"}
+            requests=not env.flag("DISABLE_REQUEST_LOGGING"),
+            process_output=not env.flag("SANDBOX_DISABLE_PROCESS_LOGGING")
             and env.get("SANDKEEPER_LOG", "") != "none",
         )
 
@@ -123,20 +111,36 @@ class TerminalSettings:
     origins: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, env: Mapping[str, str]) -> "TerminalSettings":
+    def read(cls, env: Variables) -> "TerminalSettings":
         """Read `DISABLE_TERMINAL` of the contract and our own `SANDKEEPER_TERMINAL_*`."""
         own = "SANDKEEPER_TERMINAL_"
         return cls(
-            enabled=env.get("DISABLE_TERMINAL", "") not in {"true", "1"},
-            idle=float(setting(env, own + "IDLE_SECONDS", 600)),
-            grace=setting(env, own + "GRACE_MS", 2000) / 1000,
-            sessions=setting(env, own + "SESSIONS", 256),
-            clients=setting(env, own + "CLIENTS", 64),
-            session_bytes=max(MIB, setting(env, own + "BYTES", 16 * MIB)),
-            total_bytes=max(MIB, setting(env, own + "BYTES_TOTAL", 128 * MIB)),
-            kept=setting(env, own + "KEEP_ENDED", 20),
-            origins=tuple(origin(one, own + "ORIGINS") for one in _words(env, own + "ORIGINS")),
+            enabled=not env.flag("DISABLE_TERMINAL"),
+            idle=float(env.number(own + "IDLE_SECONDS", 600)),
+            grace=env.number(own + "GRACE_MS", 2000) / 1000,
+            sessions=env.number(own + "SESSIONS", 256),
+            clients=env.number(own + "CLIENTS", 64),
+            session_bytes=max(MIB, env.number(own + "BYTES", 16 * MIB)),
+            total_bytes=max(MIB, env.number(own + "BYTES_TOTAL", 128 * MIB)),
+            kept=env.number(own + "KEEP_ENDED", 20),
+            origins=env.each(own + "ORIGINS", lambda one: origin(one, own + "ORIGINS")),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class E2bSettings:
+    """Whether E2B's clients are answered, and on which port besides (0: on none)."""
+
+    enabled: bool = True
+    port: int = 0
+
+    @classmethod
+    def read(cls, env: Variables, port: int = 0) -> "E2bSettings":
+        """Read `SANDKEEPER_E2B` (`off` switches it off) and `SANDKEEPER_E2B_PORT`."""
+        off = ("off", "0", "false", "no")
+        word = env.choice("SANDKEEPER_E2B", ("on", "1", "true", "yes", *off), "on")
+        listening = env.number("SANDKEEPER_E2B_PORT", 0, 0, 65535)
+        return cls(enabled=word not in off, port=port or listening)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +157,14 @@ class FileSettings:
     upload_seconds: float = 86400.0
 
     @classmethod
-    def read(cls, env: Mapping[str, str]) -> "FileSettings":
+    def read(cls, env: Variables) -> "FileSettings":
         """Read the limits and TMPDIR."""
         temporary = env.get("TMPDIR", "") or "/tmp"
         return cls(
-            read_limit=setting(env, "SANDKEEPER_MAX_JSON_READ_BYTES", 32 * MIB),
-            write_limit=setting(env, "SANDKEEPER_MAX_JSON_WRITE_BYTES", 16 * MIB),
+            read_limit=env.number("SANDKEEPER_MAX_JSON_READ_BYTES", 32 * MIB),
+            write_limit=env.number("SANDKEEPER_MAX_JSON_WRITE_BYTES", 16 * MIB),
             upload_root=Path(os.path.abspath(temporary)) / "multipart-uploads",
-            upload_seconds=float(setting(env, "SANDKEEPER_UPLOAD_SECONDS", 86400)),
+            upload_seconds=float(env.number("SANDKEEPER_UPLOAD_SECONDS", 86400)),
         )
 
 
@@ -173,13 +177,12 @@ class EgressSettings:
     merged_ca: Path = Path("/etc/ssl/certs/sandbox-ca-bundle.crt")
 
     @classmethod
-    def read(cls, env: Mapping[str, str], state_dir: Path) -> "EgressSettings":
-        """Read the `SANDBOX_*` variables of the contract; a bad port is the default one."""
-        port = setting(env, "SANDBOX_LOCAL_PROXY_PORT", 49152)
+    def read(cls, env: Variables, state_dir: Path) -> "EgressSettings":
+        """Read the `SANDBOX_*` variables of the contract."""
         state = env.get("SANDBOX_PROXY_STATE_FILE", "")
         merged = env.get("SANDBOX_MERGED_CA_PATH", "")
         return cls(
-            port=port if 0 < port < 65536 else 49152,
+            port=env.number("SANDBOX_LOCAL_PROXY_PORT", 49152, 1, 65535),
             state_file=Path(state) if state else state_dir / "egress.json",
             merged_ca=Path(merged) if merged else Path("/etc/ssl/certs/sandbox-ca-bundle.crt"),
         )
@@ -203,29 +206,21 @@ class EdgeSettings:
     answers_limit: int = 256 * MIB
 
     @classmethod
-    def read(cls, env: Mapping[str, str], *, inside: bool = False) -> "EdgeSettings":
+    def read(cls, env: Variables, *, inside: bool = False) -> "EdgeSettings":
         """Read the three lists, by commas or spaces.
 
         `inside`: the contract's platform runs us. Its gateway passes on the names by which clients
-        call it, so any is answered, as with all origins. Raises ValueError for what is no origin,
-        no name, and neither an address nor a network.
+        call it, so any is answered, as with all origins.
         """
-        origins = _words(env, "SANDKEEPER_CORS_ORIGINS")
-        hosts = _words(env, "SANDKEEPER_HOSTS")
-        gateways = _words(env, "SANDKEEPER_TRUSTED_GATEWAYS")
-        try:
-            trusted = tuple(ip_network(one, strict=False) for one in gateways)
-        except ValueError as error:
-            raise ValueError(f"SANDKEEPER_TRUSTED_GATEWAYS: {error}") from error
-        named = tuple(_host_name(one) for one in hosts)
+        name = "SANDKEEPER_CORS_ORIGINS"
+        origins = env.each(name, lambda one: origin(one, name))
+        hosts = env.each("SANDKEEPER_HOSTS", _host_name)
         return cls(
-            origins=tuple(origin(one, "SANDKEEPER_CORS_ORIGINS") for one in origins),
-            hosts=named or (("*",) if inside or "*" in origins else ()),
-            gateways=trusted,
-            body_seconds=float(setting(env, "SANDKEEPER_BODY_SECONDS", 30)),
-            answers_limit=max(
-                16 * MIB, setting(env, "SANDKEEPER_MAX_ANSWER_BYTES_TOTAL", 256 * MIB)
-            ),
+            origins=origins,
+            hosts=hosts or (("*",) if inside or "*" in origins else ()),
+            gateways=env.each("SANDKEEPER_TRUSTED_GATEWAYS", _network),
+            body_seconds=float(env.number("SANDKEEPER_BODY_SECONDS", 30)),
+            answers_limit=max(16 * MIB, env.number("SANDKEEPER_MAX_ANSWER_BYTES_TOTAL", 256 * MIB)),
         )
 
 
@@ -244,11 +239,27 @@ def origin(text: str, setting: str) -> str:
     return f"{scheme}://{host}{'' if port in (None, usual) else port}"
 
 
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text, strict=False)
+    except ValueError as error:
+        raise ValueError(f"SANDKEEPER_TRUSTED_GATEWAYS: {error}") from error
+
+
 def _host_name(text: str) -> str:
     name = text.lower().removesuffix(".")
     if name != "*" and not _HOST_NAME.fullmatch(name):
         raise ValueError(f"SANDKEEPER_HOSTS: {text!r} is no host name")
     return name
+
+
+DRIVE_DRIVERS = ("blfs", "weed", "rclone", "bind")
+BLFS_FLAGS = (
+    "BLFS_DISABLE_WRITEBACK_CACHE",
+    "BLFS_CROSS_MOUNT_CACHE_COHERENCE",
+    "BLFS_READ_DIRECT_IO",
+    "BLFS_EVICT_PAGE_CACHE_ON_CLOSE",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,14 +275,17 @@ class DriveSettings:
     probe_seconds: float = 10.0
 
     @classmethod
-    def read(cls, env: Mapping[str, str], state_dir: Path) -> "DriveSettings":
+    def read(cls, env: Variables, state_dir: Path) -> "DriveSettings":
         """Read the operator's choices; the drivers' own variables are read at each mount."""
+        env.choice("SANDKEEPER_DRIVE_DRIVER", DRIVE_DRIVERS)
+        for flag in BLFS_FLAGS:
+            env.flag(flag)
         root = env.get("SANDKEEPER_DRIVE_ROOT", "")
         return cls(
             folder=state_dir / "drives",
             root=Path(root) if root else state_dir / "drive-data",
             blfs_binary=env.get("SANDKEEPER_BLFS_BINARY", "") or "/usr/local/bin/blfs",
-            probe_seconds=setting(env, "SANDKEEPER_DRIVE_PROBE_MS", 10_000) / 1000 or 10.0,
+            probe_seconds=env.number("SANDKEEPER_DRIVE_PROBE_MS", 10_000) / 1000 or 10.0,
         )
 
 
@@ -290,14 +304,14 @@ class ArchiveSettings:
     import_url: str = field(default="", repr=False)
 
     @classmethod
-    def read(cls, env: Mapping[str, str]) -> "ArchiveSettings":
+    def read(cls, env: Variables) -> "ArchiveSettings":
         """Read `BL_ARCHIVE_IMPORT_URL` of the contract and our own `SANDKEEPER_ARCHIVE_*`."""
         own = "SANDKEEPER_ARCHIVE_"
         return cls(
-            root=os.path.realpath(env.get(own + "ROOT", "") or "/"),
+            root=os.path.realpath(env.folder(own + "ROOT") or "/"),
             image=env.get(own + "IMAGE", ""),
-            baseline=env.get(own + "BASELINE", "").strip().lower(),
-            retries=setting(env, own + "RETRIES", 7),
+            baseline=env.choice(own + "BASELINE", ("record", "required")),
+            retries=env.number(own + "RETRIES", 7),
             import_url=env.get(IMPORT_URL, "").strip(),
         )
 
@@ -318,15 +332,15 @@ class UpgradeSettings:
     count: int = 0
 
     @classmethod
-    def read(cls, env: Mapping[str, str]) -> "UpgradeSettings":
+    def read(cls, env: Variables) -> "UpgradeSettings":
         """Read our own `SANDKEEPER_UPGRADE_*` and the contract's count and development mode."""
         own = "SANDKEEPER_UPGRADE_"
         development = env.get("SANDBOX_DEV_MODE", "").strip().lower()
         return cls(
             allow=tuple(filter(None, map(str.strip, env.get(own + "ALLOW", "").split(",")))),
-            downgrade=truthy(env.get(own + "DOWNGRADE", "")),
+            downgrade=env.flag(own + "DOWNGRADE"),
             development=development not in {"", "0", "false"} or bool(env.get("AIR_TMP_DIR")),
-            seconds=float(setting(env, own + "SECONDS", 30) or 30),
-            drain=setting(env, own + "DRAIN_MS", 2000) / 1000,
-            count=setting(env, "SANDBOX_UPGRADE_COUNT", 0),
+            seconds=float(env.number(own + "SECONDS", 30) or 30),
+            drain=env.number(own + "DRAIN_MS", 2000) / 1000,
+            count=env.number("SANDBOX_UPGRADE_COUNT", 0),
         )

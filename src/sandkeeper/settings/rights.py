@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sandkeeper.settings.variables import Variables
+
 __all__ = ["AREAS", "TOKEN_VARIABLES", "RightsSettings"]
 
-AREAS = ("archive", "drives", "environment", "tunnel", "upgrade")
+AREAS = ("archive", "drives", "environment", "tunnel", "upgrade", "users")
 """What is administrative: with a workload's user each of them needs the operator."""
 
 USER_TOKEN, ADMIN_TOKEN = "SANDKEEPER_TOKEN", "SANDKEEPER_ADMIN_TOKEN"
 MAY = "SANDKEEPER_WORKLOAD_MAY"
+USERS = "SANDKEEPER_USERS"
 TOKEN_VARIABLES = (USER_TOKEN, ADMIN_TOKEN)
 
 
@@ -17,25 +20,29 @@ TOKEN_VARIABLES = (USER_TOKEN, ADMIN_TOKEN)
 class RightsSettings:
     """The tokens, empty when there is none; `may` are the areas that need no operator.
 
+    `users` are those that a request may act as besides the workload's own.
+
     No token is shown by `repr`, so none reaches a log by way of a failure.
     """
 
     token: str = field(default="", repr=False)
     admin_token: str = field(default="", repr=False)
     may: frozenset[str] = frozenset()
+    users: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, env: Mapping[str, str]) -> "RightsSettings":
-        """Read the three variables.
+    def read(cls, env: Variables) -> "RightsSettings":
+        """Read the four variables.
 
-        Raises ValueError for a token that is set and blank (a secret that failed would leave the
-        door open), that nobody could send, or that is both tokens at once, and for an area that
-        does not exist.
+        Faults are a token that is set and blank (a secret that failed would leave the door open),
+        that nobody could send, or that is both tokens at once, and an area that does not exist.
         """
-        token, admin = _token(env, USER_TOKEN), _token(env, ADMIN_TOKEN)
+        token = env.sound(lambda: _token(env, USER_TOKEN), "")
+        admin = env.sound(lambda: _token(env, ADMIN_TOKEN), "")
         if token and token == admin:
-            raise ValueError(f"{ADMIN_TOKEN} is the same as {USER_TOKEN}")
-        return cls(token, admin, _areas(env.get(MAY, "")))
+            env.faults.append(f"{ADMIN_TOKEN} is the same as {USER_TOKEN}")
+        may = env.sound(lambda: _areas(env.get(MAY, "")), frozenset[str]())
+        return cls(token, admin, may, tuple(env.words(USERS)))
 
     @property
     def tokens(self) -> tuple[str, ...]:

@@ -57,8 +57,8 @@ class Emulator:
         self._escapes: dict[bytes, Callable[[], object]] = {
             b"7": screen.save_cursor,
             b"8": screen.restore_cursor,
-            b"D": screen.index,
-            b"E": self._next_line,
+            b"D": self._next_line,
+            b"E": lambda: self._next_line(first=True),
             b"M": screen.reverse_index,
             b"H": screen.set_tab_stop,
             b"c": screen.reset,
@@ -144,6 +144,8 @@ class Emulator:
             return start if _INCOMPLETE.match(buffer, start) else start + 1
         if found.lastgroup == "text":
             return self._text(buffer, start, found.end(), len(buffer))
+        self._last = self.screen.cluster
+        self.screen.part()
         if (control := found["control"]) is not None:
             action = self._controls.get(control)
             if action is not None:
@@ -172,7 +174,6 @@ class Emulator:
         if end > start:
             text = buffer[start:end].decode("utf-8", "replace")
             self.screen.draw(text)
-            self._last = text[-1]
         return end
 
     def _sequence(self, found: "re.Match[bytes]") -> None:
@@ -220,12 +221,14 @@ class Emulator:
         if kind == b"]" and number in {b"0", b"2"}:
             self.screen.set_title(text[:1024].decode("utf-8", "replace"))
 
-    def _next_line(self) -> None:
+    def _next_line(self, *, first: bool = False) -> None:
+        self.screen.column()
         self.screen.index()
-        self.screen.carriage_return()
+        if first:
+            self.screen.carriage_return()
 
     def _repeat(self, count: int = 1) -> None:
-        """Have the last character drawn again, a line full of it at most."""
+        """Have the cluster right before this drawn again, a line full of it at most."""
         if self._last:
             self._repeats = min(count or 1, self.screen.columns)
 
@@ -234,7 +237,9 @@ class Emulator:
         while self._repeats:
             count = min(self._repeats, REPEATS_AT_ONCE)
             self._repeats -= count
-            self.screen.draw(self._last * count)
+            for _ in range(count):
+                self.screen.part()
+                self.screen.draw(self._last)
             if self._repeats and monotonic() > until:
                 return True
         return False

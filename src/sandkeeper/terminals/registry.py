@@ -3,8 +3,9 @@
 import asyncio
 import os
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import Adopted, boot_id, start_time
 from sandkeeper.linux.children.child import Child
 from sandkeeper.linux.children.spawn import Spawn
+from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.entering import enter_folder
 from sandkeeper.log.access import Access
-from sandkeeper.processes.launch import Workshop
+from sandkeeper.processes.launch import Workshop, variables_of
 from sandkeeper.processes.runs import new_id
 from sandkeeper.settings import TerminalSettings
 from sandkeeper.terminals.pty import open_pty
@@ -39,13 +41,22 @@ SWEEP_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class TerminalOrder:
-    """A session somebody wants, by the client's name for it."""
+    """A session somebody wants, by the client's name for it.
+
+    `shell` is the program, with `args` behind it; the rest is as a process's (processes.spec).
+    """
 
     name: str
     shell: str = ""
     working_dir: str = ""
     cols: int = 80
     rows: int = 24
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    inherit_env: bool = True
+    user: str = ""
+    tag: str = ""
+    timeout: float = 0.0
 
 
 class Terminals:
@@ -132,15 +143,21 @@ class Terminals:
         """Have every journal see what is left of it."""
         self._pump.look([terminal.journal for terminal in self._by_id.values()])
 
-    def all(self) -> list[Terminal]:
-        """Return all sessions, oldest first, ended ones too."""
+    def registered(self) -> list[Terminal]:
+        """Return all sessions, oldest first, whoever asks."""
         return list(self._by_id.values())
 
+    def all(self) -> list[Terminal]:
+        """Return all sessions that whoever asks may use, oldest first, ended ones too."""
+        reaches = self._shop.users.reaches
+        return [one for one in self._by_id.values() if reaches(one.meta.user)]
+
     def get(self, identifier: str) -> Terminal:
-        """Return the session of a name or an id; raises NotFound."""
+        """Return the session of a name or an id; raises NotFound, or Forbidden out of reach."""
         found = self._by_name.get(identifier) or self._by_id.get(identifier)
         if found is None:
             raise NotFound(f"terminal '{identifier}' not found")
+        self._shop.users.check_reach(found.meta.user)
         return found
 
     # Opening
@@ -148,14 +165,18 @@ class Terminals:
     async def open(self, order: TerminalOrder) -> tuple[Terminal, bool]:
         """Return the living session of a name, or a new one (and True).
 
-        Raises Conflict (too many sessions) or Unprocessable (the shell cannot be started).
+        Raises Conflict (too many sessions), Unprocessable (the shell cannot be started), or
+        Forbidden (it is somebody's whom the caller may not use).
         """
         known = self._by_name.get(order.name)
         if known is not None and not known.is_over:
+            self._shop.users.check_reach(known.meta.user)
             return known, False
         task = self._starting.get(order.name)
         if task is not None:
-            return await asyncio.shield(task), False
+            terminal = await asyncio.shield(task)
+            self._shop.users.check_reach(terminal.meta.user)
+            return terminal, False
         alive = sum(not one.is_over for one in self._by_id.values())
         if alive + len(self._starting) >= self.settings.sessions:
             raise Conflict(f"there are {self.settings.sessions} terminals already")
@@ -174,7 +195,8 @@ class Terminals:
 
     async def _start(self, order: TerminalOrder) -> Terminal:
         self._shop.state.check()
-        await _check_folder(order.working_dir, self._shop)
+        identity = self._shop.users.named(order.user)
+        await _check_folder(order.working_dir, self._shop, identity)
         meta = TerminalMeta(
             id=new_id(),
             name=order.name,
@@ -183,10 +205,16 @@ class Terminals:
             cols=order.cols or 80,
             rows=order.rows or 24,
             started_at=time.time(),
+            args=list(order.args),
+            env=dict(order.env),
+            inherit_env=order.inherit_env,
+            user=self._shop.users.recorded(order.user),
+            tag=order.tag,
+            timeout=order.timeout,
         )
         folder = TerminalFolder(self._path, meta.id)
         try:
-            child, master = await self._spawn(meta, folder)
+            child, master = await self._spawn(meta, folder, identity)
         except (OSError, ValueError) as error:
             text = getattr(error, "strerror", None) or str(error)
             raise Unprocessable(f"failed to start {meta.shell}: {text.lower()}") from None
@@ -201,24 +229,27 @@ class Terminals:
         candidates = (shell, *SHELLS) if shell else SHELLS
         return next((path for path in candidates if os.path.exists(path)), "/bin/sh")
 
-    async def _spawn(self, meta: TerminalMeta, folder: TerminalFolder) -> tuple[Child, int]:
+    async def _spawn(
+        self, meta: TerminalMeta, folder: TerminalFolder, user: Identity | None
+    ) -> tuple[Child, int]:
         on_thread = partial(asyncio.get_running_loop().run_in_executor, self._shop.spawner)
         with ExitStack() as undo:
             undo.callback(folder.remove)
-            master, slave = await on_thread(self._make, meta, folder)
+            master, slave = await on_thread(self._make, meta, folder, user)
             undo.callback(os.close, master)
             try:
-                child = await self._shop.children.start(self._spec(meta, slave))
+                child = await self._shop.children.start(self._spec(meta, slave, user))
             finally:
                 os.close(slave)
             undo.pop_all()
         await on_thread(self._record, meta, folder, child, master)
         return child, master
 
-    def _make(self, meta: TerminalMeta, folder: TerminalFolder) -> tuple[int, int]:
+    def _make(
+        self, meta: TerminalMeta, folder: TerminalFolder, user: Identity | None
+    ) -> tuple[int, int]:
         folder.create()
         master, slave = open_pty(meta.cols, meta.rows)
-        user = self._shop.identity
         if user is not None:
             try:
                 os.fchown(slave, user.uid, user.gid)
@@ -229,20 +260,19 @@ class Terminals:
                 raise
         return master, slave
 
-    def _spec(self, meta: TerminalMeta, slave: int) -> Spawn:
+    def _spec(self, meta: TerminalMeta, slave: int, user: Identity | None) -> Spawn:
         shop = self._shop
-        env = shop.environment.for_workload(apart=shop.identity is not None)
-        env.setdefault("TERM", "xterm-256color")
-        if shop.identity is not None:
-            env |= shop.identity.variables()
+        env = variables_of(shop.environment, user, meta.env, inherit=meta.inherit_env)
+        # What looks at it is an xterm; what the server happens to be started in says nothing.
+        env["TERM"] = meta.env.get("TERM") or shop.environment.given("TERM", "xterm-256color")
         return Spawn(
-            [meta.shell],
+            [meta.shell, *meta.args],
             env,
             meta.working_dir or None,
             slave,
             slave,
             slave,
-            identity=shop.identity,
+            identity=user,
             nofile=shop.nofile,
             new_session=True,
             terminal=True,
@@ -347,13 +377,13 @@ class Terminals:
                     terminal.close()
 
 
-async def _check_folder(folder: str, shop: Workshop) -> None:
+async def _check_folder(folder: str, shop: Workshop, user: Identity | None) -> None:
     """Look first where a dead file system hangs only a thread, not the start of every child."""
     if not folder:
         return
     try:
         async with asyncio.timeout(FOLDER_SECONDS):
-            await shop.work.own(enter_folder, folder, shop.identity)
+            await shop.work.own(enter_folder, folder, user)
     except (OSError, ValueError) as error:
         text = getattr(error, "strerror", None) or str(error) or "it does not answer"
         raise Unprocessable(

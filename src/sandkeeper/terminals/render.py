@@ -3,10 +3,13 @@
 from collections.abc import Iterator, Mapping
 
 from pyte import modes
+from pyte.charsets import MAPS
 from pyte.graphics import BG_AIXTERM, BG_ANSI, FG_AIXTERM, FG_ANSI
 from pyte.screens import Char
 
-from sandkeeper.terminals.screen import PRIVATE, Line, TrueScreen
+from sandkeeper.terminals.cells import Line
+from sandkeeper.terminals.clusters import columns_of, is_lead, joins
+from sandkeeper.terminals.screen import PRIVATE, TrueScreen
 
 __all__ = ["history_text", "redraw", "text_lines"]
 
@@ -16,12 +19,16 @@ RESTORED_MODES = (1, 5, 9, 1000, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 2004)
 _FG = {name: str(code) for code, name in (*FG_ANSI.items(), *FG_AIXTERM.items())}
 _BG = {name: str(code) for code, name in (*BG_ANSI.items(), *BG_AIXTERM.items())}
 _FLAGS = (("bold", "1"), ("italics", "3"), ("underscore", "4"), ("blink", "5"), ("reverse", "7"))
+_CHARSETS = {table: code for code, table in MAPS.items()}
 PLAIN = Char(" ")
+EMPTY = Line(PLAIN)
+APART = "\x1b[?7h"
+"""Any sequence keeps two clusters apart that would be one; this one changes nothing else."""
 
 
 def _line_text(line: Line, columns: int) -> str:
     last = max(line, default=-1)
-    return "".join(line[x].data for x in range(min(last + 1, columns))).rstrip()
+    return "".join(line[x].data for x in range(min(last + 1, columns))).rstrip(" ")
 
 
 def text_lines(screen: TrueScreen) -> list[str]:
@@ -41,13 +48,11 @@ def redraw(screen: TrueScreen, history_bytes: int) -> str:
 
     The scrollback has at most `history_bytes`; 0 leaves the client's own alone.
     """
-    parts = ["\x1b[0m"]
+    parts = ["\x1b[0m\x1b[4l\x1b[?6l\x1b[?7h\x1b(B\x1b)B\x0f"]
     if history_bytes:
         parts += _scrollback(screen, history_bytes)
     if screen.alternate:
-        rows, (x, y) = screen.primary()
-        parts += _rows(screen, rows)
-        parts.append(f"\x1b[{y + 1};{x + 1}H\x1b[?1049h")
+        parts += [*_rows(screen, screen.primary()), _saved(screen, "\x1b[?1049h")]
     parts += [*_rows(screen, screen.buffer), *_state(screen)]
     return "".join(parts)
 
@@ -56,7 +61,7 @@ def _scrollback(screen: TrueScreen, limit: int) -> list[str]:
     lines: list[str] = []
     size = 0
     for line in reversed(screen.history):
-        text = _styled(line, screen.columns) + ("" if getattr(line, "wraps", False) else "\r\n")
+        text = _styled(line, screen.columns) + ("" if line.wraps else "\r\n")
         size += len(text.encode())
         if size > limit:
             break
@@ -69,23 +74,47 @@ def _scrollback(screen: TrueScreen, limit: int) -> list[str]:
 
 def _rows(screen: TrueScreen, rows: Mapping[int, Line]) -> Iterator[str]:
     yield "\x1b[0m\x1b[r\x1b[H\x1b[2J"
-    joined = False
+    before: Line | None = None
     for y in range(screen.lines):
         row = rows.get(y)
         if row:
-            yield ("" if joined else f"\x1b[{y + 1}H") + _styled(row, screen.columns)
-        joined = row is not None and getattr(row, "wraps", False) and len(row) >= screen.columns
+            if before is None or not _continues(before, row, screen.columns):
+                yield f"\x1b[{y + 1}H"
+            elif joins(_last(before), row[0].data[:1]):
+                yield APART
+            yield _styled(row, screen.columns)
+        before = row
+
+
+def _continues(before: Line, row: Line, columns: int) -> bool:
+    """Say whether printing a row right behind the one before it puts it onto the next line."""
+    end = max(before, default=-1) + 1
+    wide = row[1].data == "" and row[0].data != ""
+    full = end == columns or (end == columns - 1 and wide)
+    return before.wraps and full and not is_lead(row[0].data)
+
+
+def _last(line: Line) -> str:
+    end = max(line)
+    return line[end].data or line[end - 1].data
 
 
 def _styled(line: Line, columns: int) -> str:
     parts: list[str] = []
-    style = PLAIN
+    style, before = PLAIN, ""
     for x in range(min(max(line, default=-1) + 1, columns)):
         char = line[x]
+        if char.data == "":
+            continue  # the second half of what was drawn
         if char[1:] != style[1:]:
             parts.append(_sgr(char))
             style = char
+        elif before and not char.data.isascii() and joins(before, char.data[0]):
+            parts.append(APART)
         parts.append(char.data)
+        before = char.data
+        if not char.data.isascii() and columns_of(char.data) == 0:
+            parts.append(f"\x1b[{x + 2}G")
     if style[1:] != PLAIN[1:]:
         parts.append("\x1b[0m")
     return "".join(parts)
@@ -112,35 +141,56 @@ def _colour(name: str, named: dict[str, str], extended: str) -> list[str]:
 
 
 def _state(screen: TrueScreen) -> Iterator[str]:
-    """What is neither text nor colour: margins, modes, title, cursor."""
+    """What is neither text nor colour: margins, modes, title, tab stops, cursors."""
+    if screen.tabstops != set(range(8, screen.columns, 8)):
+        yield "\x1b[3g"
+        yield from (f"\x1b[{x + 1}G\x1bH" for x in sorted(screen.tabstops))
+    yield _saved(screen, "\x1b7")
     if screen.margins is not None:
         yield f"\x1b[{screen.margins.top + 1};{screen.margins.bottom + 1}r"
     for number in RESTORED_MODES:
         if number in screen.modes_seen:
             yield f"\x1b[?{number}{'h' if screen.modes_seen[number] else 'l'}"
     yield "\x1b=" if screen.keypad else "\x1b>"
-    yield "\x1b[4h" if modes.IRM in screen.mode else "\x1b[4l"
-    yield "\x1b[?7h" if modes.DECAWM in screen.mode else "\x1b[?7l"
-    yield "\x1b(0" if screen.g0_charset is screen.g1_charset else "\x1b(B"
     if screen.cursor_style:
         yield f"\x1b[{screen.cursor_style} q"
     if screen.title:
         yield "\x1b]2;" + "".join(filter(str.isprintable, screen.title)) + "\x07"
     yield from _cursor(screen)
+    yield _charsets(screen.g0_charset, screen.g1_charset, screen.charset)
+    yield "\x1b[4h" if modes.IRM in screen.mode else "\x1b[4l"
+    yield "\x1b[?7h" if modes.DECAWM in screen.mode else "\x1b[?7l"
+
+
+def _charsets(g0: str, g1: str, shift: int) -> str:
+    return f"\x1b({_CHARSETS[g0]}\x1b){_CHARSETS[g1]}" + ("\x0e" if shift else "\x0f")
+
+
+def _saved(screen: TrueScreen, how: str) -> str:
+    """Bring about a cursor that was saved, and have it saved, by DECSC or as 1049 does."""
+    kept = screen.saved(how == "\x1b7" and screen.alternate)
+    if kept is None:
+        return "" if how == "\x1b7" else "\x1b[H" + how
+    x, y, attrs, *charsets = kept
+    place = f"\x1b[{y + 1};{x + 1}H{_sgr(attrs)}{_charsets(*charsets)}"
+    return f"{place}{how}\x1b[0m\x1b(B\x1b)B\x0f"
 
 
 def _cursor(screen: TrueScreen) -> Iterator[str]:
     cursor = screen.cursor
     x, y = min(cursor.x, screen.columns - 1), cursor.y
+    about_to_wrap = cursor.x >= screen.columns
+    last = screen.buffer.get(y, EMPTY)[x]
+    if about_to_wrap and last.data == "":
+        x -= 1
+        last = screen.buffer[y][x]
     if modes.DECOM in screen.mode:
         y -= screen.margins.top if screen.margins else 0
         yield "\x1b[?6h"
     yield f"\x1b[{y + 1};{x + 1}H"
-    if cursor.x >= screen.columns:
-        # About to wrap: only printing the last cell again leaves a terminal in that state.
-        line = screen.buffer.get(cursor.y)
-        last = line[x] if line else PLAIN
-        yield _sgr(last) + (last.data or " ")
+    if about_to_wrap:
+        # Only printing the last cell again leaves a terminal in that state.
+        yield _sgr(last) + last.data
     yield _sgr(cursor.attrs)
     yield "\x1b[?25l" if cursor.hidden else "\x1b[?25h"
 

@@ -6,30 +6,26 @@ modes that only the client's terminal acts upon (mouse, bracketed paste …), an
 text without a look at every character's width.
 """
 
-import unicodedata
-from collections import deque
+from collections import defaultdict
 from typing import Any
 
 from pyte import modes
-from pyte.screens import Char, Cursor, Margins, Screen, StaticDefaultDict
+from pyte.charsets import LAT1_MAP as LATIN
+from pyte.screens import Char, Cursor, Margins
+
+from sandkeeper.terminals.cells import DEFAULT, History, Line
+from sandkeeper.terminals.clusters import MOST_CHARACTERS, columns_of, joins
+from sandkeeper.terminals.moves import MovingScreen
 
 __all__ = ["TrueScreen"]
 
-HISTORY_LINES = 2000
-HISTORY_CELLS = 200_000
-"""Lines may be long: with this many cells (60 bytes each) a scrollback takes 12 MiB."""
-
 MOST_CELLS = 131_072
-MOST_MARKS = 16
-"""Combining characters of one cell; without an end to them each costs as much as all before."""
 
 REVERSED = 5
 PRIVATE = 5
 """pyte shifts the numbers of private modes by so many bits."""
 
 ALTERNATE = {47, 1047, 1049}
-DEFAULT = Char(" ")
-Line = StaticDefaultDict[int, Char]
 
 
 def bounded(cols: int, rows: int) -> tuple[int, int]:
@@ -38,39 +34,14 @@ def bounded(cols: int, rows: int) -> tuple[int, int]:
     return cols, max(1, min(rows, 1000, MOST_CELLS // cols))
 
 
-class WrapLine(Line):
-    """A line of cells; `wraps` says that the next line continues it."""
-
-    wraps = False
-
-
-class History(deque[Line]):
-    """What scrolled off; the oldest lines go when there are too many, or too many cells."""
-
-    def __init__(self) -> None:
-        super().__init__(maxlen=HISTORY_LINES)
-        self._cells = 0
-
-    def append(self, line: Line) -> None:
-        """Add the newest line; nobody writes to it any more."""
-        if len(self) == HISTORY_LINES:
-            self._cells -= len(self[0])
-        super().append(line)
-        self._cells += len(line)
-        while self._cells > HISTORY_CELLS:
-            self._cells -= len(self.popleft())
-
-    def clear(self) -> None:
-        """Forget all of it."""
-        super().clear()
-        self._cells = 0
-
-
-class TrueScreen(Screen):
+class TrueScreen(MovingScreen):
     """A screen; `alternate` says which of the two is shown, `history` holds what scrolled off.
 
     `modes_seen` are private modes the program switched, to be told to a client that attaches.
+    `cluster` is what was drawn last, while nothing but text came since.
     """
+
+    buffer: defaultdict[int, Line]  # type: ignore[assignment]
 
     def __init__(self, cols: int, rows: int) -> None:
         self.history = History()
@@ -81,18 +52,19 @@ class TrueScreen(Screen):
         self._saved: dict[bool, tuple[Any, ...]] = {}
         self._other: tuple[Any, ...] | None = None
         self._chars: dict[Char, dict[str, Char]] = {}
+        self.cluster = ""
+        self._taken = 0
         super().__init__(*bounded(cols, rows))
+        self.buffer.default_factory = lambda: Line(DEFAULT)  # pyte's own methods make lines as well
 
     def line(self, y: int) -> Line:
         """Return a line to write to."""
-        found = self.buffer.get(y)
-        if found is None:
-            found = self.buffer[y] = WrapLine(self.default_char)
-        return found
+        return self.buffer[y]
 
     def reset(self) -> None:
         """Start anew, with an empty primary screen."""
         super().reset()
+        self.g1_charset = LATIN  # as in xterm; the Linux console draws lines with G1
         self.alternate = False
         self.modes_seen.clear()
         self.keypad = False
@@ -100,19 +72,26 @@ class TrueScreen(Screen):
         self._saved.clear()
         self._other = None
 
-    def primary(self) -> tuple[dict[int, Line], tuple[int, int]]:
-        """Return the lines of the screen that is hidden now, and where its cursor was kept."""
-        rows = self._other[0] if self._other is not None else {}
-        x, y = self._saved.get(False, (0, 0))[:2]
-        return rows, (x, y)
+    def primary(self) -> dict[int, Line]:
+        """Return the lines of the screen that is hidden now."""
+        return self._other[0] if self._other is not None else {}
+
+    def saved(self, alternate: bool) -> tuple[Any, ...] | None:
+        """Return what `save_cursor` kept: x, y, attributes, G0, G1, which of them is in use."""
+        kept = self._saved.get(alternate)
+        if kept is None:
+            return None
+        x, y = min(kept[0], self.columns - 1), min(kept[1], self.lines - 1)
+        return (x, y, *kept[2:])
 
     # Drawing
 
     def draw(self, data: str) -> None:
-        """Draw text at the cursor."""
+        """Draw text at the cursor; what it begins with may go on with the cluster before it."""
         plain = data.isascii() and not self.charset and self.g0_charset is LATIN
+        plain = plain and self.cluster.isascii()
         if not plain or modes.IRM in self.mode or modes.DECAWM not in self.mode:
-            for char in data:
+            for char in data.translate(self.g1_charset if self.charset else self.g0_charset):
                 self._draw_slowly(char)
             return
         attrs = self.cursor.attrs
@@ -127,30 +106,70 @@ class TrueScreen(Screen):
                 self._wrap()
             piece = data[start : start + self.columns - cursor.x]
             line, x = self.line(cursor.y), cursor.x
+            line.cut(x)
+            line.cut(x + len(piece))
             for char in piece:
                 line[x] = chars[char]
                 x += 1
             cursor.x = x
             start += len(piece)
+        self.cluster, self._taken = data[-1:], 1
+
+    def part(self) -> None:
+        """Let nothing join what was drawn last: a control character or a sequence came."""
+        self.cluster, self._taken = "", 0
 
     def _draw_slowly(self, char: str) -> None:
-        if self.cursor.x >= self.columns and modes.DECAWM in self.mode and char.isprintable():
-            self._wrap()
-        self.line(self.cursor.y)
-        if unicodedata.combining(char) and len(self._before_cursor().data) > MOST_MARKS:
+        width = columns_of(char)
+        if width < 0:
             return
-        super().draw(char)
+        if not self.cluster and width == 0:
+            self._take_up()
+        cluster = self.cluster + char
+        apart = self._taken and not (width == 0 or joins(self.cluster, char))
+        if width and (not self.cluster or apart or len(cluster) > MOST_CHARACTERS):
+            self._put(char, width, 0)
+        elif len(cluster) <= MOST_CHARACTERS:
+            self._put(cluster, max(self._taken, columns_of(cluster)), self._taken)
 
-    def _before_cursor(self) -> Char:
-        """Return the cell that a combining character goes to."""
-        x, y = min(self.cursor.x, self.columns), self.cursor.y
-        x, y = (x, y) if x else (self.columns, max(0, y - 1))
-        row = self.buffer.get(y)
-        return row[x - 1] if row is not None else DEFAULT
+    def _take_up(self) -> None:
+        """Have what takes no column go on with the cell before the cursor, if there is one."""
+        x = min(self.cursor.x, self.columns)
+        if x:
+            line = self.line(self.cursor.y)
+            self._taken = 2 if line[x - 1].data == "" else 1
+            self.cluster = line[x - self._taken].data
+
+    def _put(self, text: str, width: int, taken: int) -> None:
+        """Show a cluster that takes `width` columns, of which `taken` are behind the cursor."""
+        cursor, columns = self.cursor, self.columns
+        line, x = self.line(cursor.y), min(cursor.x, columns) - taken
+        cell = (line[x] if taken else cursor.attrs)._replace(data=text)
+        inserts = modes.IRM in self.mode and not taken
+        if x + width > columns:
+            if modes.DECAWM in self.mode:
+                line.cut(x)
+                for gone in range(x, columns):
+                    line.pop(gone, None)
+                self._wrap()
+                line, x, taken = self.line(cursor.y), 0, 0
+            elif width == 2:
+                return  # there is no room, as in xterm.js
+            else:
+                x = columns - 1
+        if inserts:
+            line.insert(x, width, columns)
+        line.cut(x + taken)
+        line.cut(x + max(width, 1))
+        line[x] = cell
+        if width == 2:
+            line[x + 1] = cell._replace(data="")
+        cursor.x = x + width
+        self.cluster, self._taken = text, width
 
     def _wrap(self) -> None:
         line = self.line(self.cursor.y)
-        line.wraps = True  # type: ignore[attr-defined]
+        line.wraps = True
         self.carriage_return()
         self.index()
 
@@ -165,12 +184,21 @@ class TrueScreen(Screen):
         buffer = self.buffer
         gone = buffer.pop(top, None)
         if top == 0 and not self.alternate:
-            self.history.append(gone if gone is not None else WrapLine(DEFAULT))
+            self.history.append(gone if gone is not None else Line(DEFAULT))
         for y in range(top, bottom):
             moved = buffer.pop(y + 1, None)
             if moved is not None:
                 buffer[y] = moved
         self.dirty.clear()
+
+    def reverse_index(self) -> None:
+        """Move up a line; at the top margin the region scrolls down, above it nothing does."""
+        self.column()
+        top, _ = self.margins or Margins(0, self.lines - 1)
+        if self.cursor.y == top:
+            self.scroll(-1)
+        elif self.cursor.y:
+            self.cursor.y -= 1
 
     def scroll(self, count: int) -> None:
         """Scroll the region up (or down, if negative) without moving the cursor (SU, SD)."""
@@ -180,7 +208,7 @@ class TrueScreen(Screen):
         moving = {y: self.buffer.pop(y) for y in range(top, bottom + 1) if y in self.buffer}
         if top == 0 and not self.alternate:
             for y in range(count):
-                self.history.append(moving.get(y) or WrapLine(DEFAULT))
+                self.history.append(moving.get(y) or Line(DEFAULT))
         for y, line in moving.items():
             if top <= y - count <= bottom:
                 self.buffer[y - count] = line
@@ -189,12 +217,13 @@ class TrueScreen(Screen):
     def alignment_display(self) -> None:
         """Fill the screen with E (DECALN)."""
         for y in range(self.lines):
-            line = self.buffer[y] = WrapLine(self.default_char)
+            line = self.buffer[y] = Line(DEFAULT)
             line.update(dict.fromkeys(range(self.columns), self.default_char._replace(data="E")))
         self.dirty.clear()
 
     def delete_lines(self, count: int | None = None) -> None:
         """Delete lines at the cursor; an empty line moves up like any other."""
+        self.column()
         top, bottom = self.margins or Margins(0, self.lines - 1)
         if not top <= self.cursor.y <= bottom:
             return
@@ -205,18 +234,39 @@ class TrueScreen(Screen):
                 self.buffer[y] = self.buffer.pop(y + count)
         self.carriage_return()
 
+    def insert_characters(self, count: int | None = None) -> None:
+        """Insert blanks at the cursor; cells that leave the line are lost."""
+        x = self.column()
+        self.line(self.cursor.y).insert(x, min(count or 1, self.columns - x), self.columns)
+
+    def delete_characters(self, count: int | None = None) -> None:
+        """Delete cells at the cursor; those behind them move up."""
+        x = self.column()
+        self.line(self.cursor.y).delete(x, min(count or 1, self.columns - x))
+
+    def erase_characters(self, count: int | None = None) -> None:
+        """Erase cells from the cursor on."""
+        x = self.column()
+        self._erase(x, min(x + (count or 1), self.columns))
+
     def erase_in_line(self, how: int = 0, private: bool = False) -> None:
-        """Erase; cells without a colour are dropped, not stored."""
-        if self.cursor.attrs.bg != "default":
-            super().erase_in_line(how, private)
-            return
-        x = min(self.cursor.x, self.columns - 1)
-        first, last = {0: (x, self.columns), 1: (0, x + 1)}.get(how, (0, self.columns))
-        line = self.line(self.cursor.y)
+        """Erase the line or a part of it: behind a full line that is about to wrap is nothing."""
+        x, end = self.cursor.x, self.columns
+        first, last = {0: (x, end), 1: (0, min(x + 1, end))}.get(how, (0, end))
         if how != 1:
-            line.wraps = False  # type: ignore[attr-defined]
-        for cell in [cell for cell in line if first <= cell < last]:
-            del line[cell]
+            self.line(self.cursor.y).wraps = False
+        self._erase(first, last)
+
+    def _erase(self, first: int, last: int) -> None:
+        """Erase cells; those without a colour are dropped, not stored."""
+        line = self.line(self.cursor.y)
+        line.cut(first)
+        line.cut(last)
+        if self.cursor.attrs.bg != "default":
+            line.update(dict.fromkeys(range(first, last), self._blank()))
+            return
+        for x in [x for x in line if first <= x < last]:
+            del line[x]
 
     def erase_in_display(self, how: int = 0, *args: Any, **kwargs: Any) -> None:
         """Erase the screen or a part of it; 3 is the scrollback."""
@@ -259,10 +309,14 @@ class TrueScreen(Screen):
                 self.modes_seen[number] = on
 
     def _show(self, *, alternate: bool, save: bool) -> None:
-        if alternate == self.alternate:
-            return
         if alternate and save:
             self.save_cursor()
+        if alternate != self.alternate:
+            self._change_over(alternate)
+        if not alternate and save:
+            self.restore_cursor()
+
+    def _change_over(self, alternate: bool) -> None:
         here = (dict(self.buffer), self.margins)
         self.buffer.clear()
         if alternate:
@@ -275,32 +329,22 @@ class TrueScreen(Screen):
             if self.margins is not None and self.margins.bottom >= self.lines:
                 self.margins = None
         self.alternate = alternate
-        if not alternate and save:
-            self.restore_cursor()
 
     def save_cursor(self) -> None:
         """Keep the cursor of this screen: one place, not a stack."""
         cursor = self.cursor
-        kept = (cursor.x, cursor.y, cursor.attrs, self.g0_charset, self.g1_charset, self.charset)
+        x = min(cursor.x, self.columns - 1)
+        kept = (x, cursor.y, cursor.attrs, self.g0_charset, self.g1_charset, self.charset)
         self._saved[self.alternate] = kept
 
     def restore_cursor(self) -> None:
         """Bring the kept cursor back, or go home."""
-        kept = self._saved.get(self.alternate)
-        if kept is None:
-            self.cursor_position()
-            return
+        kept = self._saved.get(self.alternate, (0, 0, DEFAULT, LATIN, LATIN, 0))
         hidden = self.cursor.hidden
         self.cursor = Cursor(kept[0], kept[1], kept[2])
         self.cursor.hidden = hidden
         self.g0_charset, self.g1_charset, self.charset = kept[3:]
         self.ensure_hbounds()
-        self.ensure_vbounds()
-
-    def cursor_to_line(self, line: int | None = None) -> None:
-        """Move to a line (pyte fails in origin mode without margins)."""
-        offset = self.margins.top if self.margins and modes.DECOM in self.mode else 0
-        self.cursor.y = (line or 1) - 1 + offset
         self.ensure_vbounds()
 
     def resize(self, lines: int | None = None, columns: int | None = None) -> None:
@@ -318,11 +362,12 @@ class TrueScreen(Screen):
         for y in [y for y in self.buffer if y >= rows]:
             del self.buffer[y]
         for line in self.buffer.values():
+            line.cut(cols)
             for x in [x for x in line if x >= cols]:
                 del line[x]
+        kept = {x for x in self.tabstops if x < cols}
+        self.tabstops = kept.union(x for x in range(8, cols, 8) if x >= self.columns)
+        self.part()
         self.lines, self.columns, self.margins = rows, cols, None
         self.cursor.x = min(self.cursor.x, cols - 1)
         self.dirty.clear()
-
-
-LATIN = TrueScreen(2, 1).g0_charset

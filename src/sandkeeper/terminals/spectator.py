@@ -1,4 +1,4 @@
-"""What a watcher of a terminal gets: the screen, then everything that is shown, as text.
+"""What a watcher of a terminal gets: the screen, then everything that is shown.
 
 A watcher that falls too far behind is not fed what it missed: it gets the screen as it is then.
 """
@@ -7,14 +7,14 @@ import asyncio
 import codecs
 import time
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
-from sandkeeper.journal.cursor import Chunk, Gap, Reader
+from sandkeeper.journal.cursor import Chunk, Follow, Gap, Reader
 from sandkeeper.journal.segment import STDOUT
 from sandkeeper.terminals.mirror import HISTORY_BYTES, read_batch
 from sandkeeper.terminals.terminal import Terminal, Viewer
 
-__all__ = ["watch"]
+__all__ = ["raw_output", "watch", "watch_raw"]
 
 BLOCK_BYTES = 64 << 10
 BEHIND_BYTES = 4 << 20
@@ -27,12 +27,48 @@ LEAVE_ALTERNATE = "\x1b[?1049l"
 
 async def watch(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[str, None]:
     """Yield text until the shell has ended and all it wrote is out; never an empty one."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    async with aclosing(_shown(terminal, viewer)) as shown:
+        async for one in shown:
+            if isinstance(one, str):
+                decoder.reset()
+                yield one
+            elif text := decoder.decode(one):
+                yield text
+    if rest := decoder.decode(b"", final=True):
+        yield rest
+
+
+async def watch_raw(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[bytes, None]:
+    """Yield the same as bytes, whatever they are."""
+    async with aclosing(_shown(terminal, viewer)) as shown:
+        async for one in shown:
+            data = one.encode("utf-8", "replace") if isinstance(one, str) else one
+            if data:
+                yield data
+
+
+async def raw_output(follow: Follow, patience: float) -> AsyncGenerator[bytes, None]:
+    """Yield what a terminal shows, from an offset on, as the bytes its programs wrote.
+
+    Nothing is yielded for what is not kept any more; an empty block after `patience` seconds of
+    silence. Raises Abandoned when the server stops first.
+    """
+    while (items := await follow.next(patience)) is not None:
+        data = b"".join(
+            item.data for item in items if isinstance(item, Chunk) and item.stream == STDOUT
+        )
+        if data or not items:
+            yield data
+
+
+async def _shown(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[str | bytes, None]:
+    """Yield text that draws the screen, and the bytes that are shown after it."""
     text, viewer.offset = await terminal.replay(HISTORY_BYTES)
     if text:
         yield text
     viewer.slow = False
     terminal.moved()
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     resynced = 0.0
     journal = terminal.journal
     with Reader(journal) as reader:
@@ -50,19 +86,14 @@ async def watch(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[str, None]
                 resynced = time.monotonic()
                 viewer.slow = True
                 text, viewer.offset = await terminal.replay(RESYNC_BYTES)
-                decoder.reset()
                 viewer.slow = False
                 yield LEAVE_ALTERNATE + text
             else:
                 viewer.offset = items[-1].end
                 terminal.moved()
-                data = b"".join(
+                yield b"".join(
                     item.data for item in items if isinstance(item, Chunk) and item.stream == STDOUT
                 )
-                if text := decoder.decode(data):
-                    yield text
-    if rest := decoder.decode(b"", final=True):
-        yield rest
 
 
 async def _status_known(terminal: Terminal) -> None:

@@ -20,7 +20,9 @@ __all__ = ["TerminalFolder", "TerminalMeta"]
 class TerminalMeta(msgspec.Struct, omit_defaults=True):
     """What `meta.json` keeps; times in seconds since the epoch.
 
-    `name` is the client's session id. `leader`, `leader_start` and `boot` prove the shell.
+    `name` is the client's session id. `leader`, `leader_start` and `boot` prove the shell. `args`
+    stand behind the shell; `env`, `inherit_env`, `user` and `tag` are as a process's
+    (processes.spec), and so is `timeout`, in seconds (0: none).
     """
 
     id: str
@@ -36,6 +38,13 @@ class TerminalMeta(msgspec.Struct, omit_defaults=True):
     ended_at: float = 0.0
     exit_code: int | None = None
     exit_signal: int | None = None
+    args: list[str] = []
+    env: dict[str, str] = {}
+    inherit_env: bool = True
+    user: str = ""
+    tag: str = ""
+    timeout: float = 0.0
+    timed_out: bool = False
 
 
 class TerminalFolder:
@@ -75,6 +84,7 @@ class TerminalFolder:
             and 0 < meta.rows < 65536
             and is_moment(meta.started_at)
             and is_moment(meta.ended_at)
+            and is_moment(meta.timeout)
             and 0 <= meta.leader < 1 << 31
             and 0 <= meta.leader_start < 1 << 62
             and -(1 << 31) <= (meta.exit_code or 0) < 1 << 31

@@ -116,6 +116,14 @@ class Terminal:
         self._pump.watch(self._line)
         loop = asyncio.get_running_loop()
         loop.add_reader(child.pidfd.number, self._noticed_exit)
+        if (seconds := self.meta.timeout) > 0:
+            left = min(seconds, self.meta.started_at + seconds - time.time())
+            self._later("timeout", max(0.0, left), self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        if not self._exited:
+            self.meta.timed_out = True
+            self._spawn(self.signal(signal.SIGKILL))
 
     def was_over(self) -> None:
         """Take up a session that ended under an earlier server."""
@@ -173,6 +181,8 @@ class Terminal:
         members = await asyncio.to_thread(SessionMembers.find, child.pid)
         await drained
         status = child.reap() if isinstance(child, Child) else await child.collect()
+        if (timer := self._timers.pop("timeout", None)) is not None:
+            timer.cancel()
         self._close_master()
         self._finish_meta(status)
         self._child = None
@@ -208,6 +218,20 @@ class Terminal:
             members.signal(signal.SIGHUP)
             members.signal(signal.SIGCONT)
             await members.end(signal.SIGKILL, after=self.grace)
+        finally:
+            members.close()
+
+    def signal_soon(self, number: int) -> None:
+        """Do as `signal`, without waiting for it."""
+        self._spawn(self.signal(number))
+
+    async def signal(self, number: int) -> None:
+        """Signal every process of the session; nothing happens when it is over."""
+        if self._child is None:
+            return
+        members = await asyncio.to_thread(SessionMembers.find, self._child.pid, leader_too=True)
+        try:
+            members.signal(number)
         finally:
             members.close()
 

@@ -23,54 +23,15 @@ from struct import unpack
 from termios import FIONREAD
 
 from sandkeeper.linux.inotify import Inotify, Mask, Notice, notices
-from sandkeeper.linux.worker import Bell
+from sandkeeper.linux.worker import Bell, Turn
 
-__all__ = ["Ask", "NoticeHub", "Tap", "Turn"]
+__all__ = ["Ask", "NoticeHub", "Tap"]
 
 HELD_MOST = 65_536
 RELEASED_AT_ONCE = 1024
 LIMIT = "/proc/sys/fs/inotify/max_user_watches"
 
 Ask = Callable[[], None]
-
-
-class Turn:
-    """A lock that is handed to whoever has waited longest: of many threads one computes.
-
-    All share one interpreter, and each that computes makes a request wait; with a plain lock the
-    one that has just let go would mostly get it back.
-    """
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._taken = False
-        self._waiting: deque[threading.Lock] = deque()
-
-    def __enter__(self) -> None:
-        with self._guard:
-            if not self._taken:
-                self._taken = True
-                return
-            mine = threading.Lock()
-            mine.acquire()
-            self._waiting.append(mine)
-        mine.acquire()
-
-    def __exit__(self, *_exc: object) -> None:
-        with self._guard:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._taken = False
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Leave it to others for a while, for what may block; only while it is ours."""
-        self.__exit__()
-        try:
-            yield
-        finally:
-            self.__enter__()
 
 
 class Tap:

@@ -24,6 +24,8 @@
   terminal.loadAddon(fit);
   terminal.loadAddon(search);
   terminal.loadAddon(new WebLinksAddon.WebLinksAddon());
+  terminal.unicode.register(clusterProvider(Unicode11Addon));
+  terminal.unicode.activeVersion = "clusters";
   terminal.open(byId("terminal"));
   window.sandkeeperTerminal = terminal;
 

@@ -443,7 +443,7 @@ def test_a_failure_lifts_the_freeze_and_tells_no_secret(box: Server, store: Stor
     assert after["export"]["state"] == "failed"
     assert after["export"]["uploaded"] is False
     assert after["export"]["error"] == failed.json()["error"]
-    assert box.client.get("/process/f").json()["status"] != "running"
+    assert box.client.get("/process/f").json()["status"] == "running"
     assert box.run("true")["exitCode"] == 0
     for url in ("http://127.0.0.1:9/s3cr3t", "http://no-such-host.invalid/s3cr3t"):
         assert export(box, url=url).status_code == 500
@@ -451,6 +451,85 @@ def test_a_failure_lifts_the_freeze_and_tells_no_secret(box: Server, store: Stor
     assert audits[0]["dry-run"] in {"true", "false"}
     assert b"s3cr3t" not in box.log_path.read_bytes()
     assert "s3cr3t" not in json.dumps(status(box))
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("http://no host/x", 400),
+        ("http://a..b/x", 400),
+        (f"http://{'l' * 64}.example/x", 400),
+        ("http://999.1.1.1/x", 400),
+        ("http://-a.example/x", 400),
+        ("http://[::g]/x", 400),
+        ("http://a:99999/x", 400),
+        ("http://no-such-host.invalid/x", 500),
+        ("http://127.0.0.1:9/x", 500),
+    ],
+)
+@pytest.mark.parametrize("field", ["url", "partUrls", "completeUrl", "abortUrl"])
+def test_where_nothing_can_be_sent_nothing_is_stopped(
+    box: Server, store: Storage, url: str, code: int, field: str
+) -> None:
+    pid = box.client.post("/process", json={"command": "sleep 60", "name": "here"}).json()["pid"]
+    parts = parts_of(store, 1)
+    parts[field] = [url] if field == "partUrls" else url
+    options = {"url": url} if field == "url" else {"multipart": parts}
+
+    assert export(box, **options).status_code == code
+    process = box.client.get("/process/here").json()
+    assert (process["pid"], process["status"]) == (pid, "running")
+    assert status(box)["state"] == "active"
+    assert store.attempts("PUT", "part0") == 0
+
+
+def test_what_was_stopped_for_nothing_is_started_again(
+    make_server: Callable[..., Server], tmp_path: Path, store: Storage
+) -> None:
+    (tmp_path / "root").mkdir()
+    started = tmp_path / "started"
+    env = {"SANDKEEPER_ARCHIVE_ROOT": str(tmp_path / "root"), "SANDKEEPER_ARCHIVE_RETRIES": "0"}
+    box = make_server(env=env, args=["-c", f"echo >> {started}; exec sleep 60"])
+    until(lambda: started.exists())
+    wanted = {"command": "sleep 61", "name": "one", "env": {"A": "1"}, "workingDir": "/tmp"}
+    first = box.client.post("/process", json=wanted).json()
+    box.client.post("/process", json={"command": "true", "name": "over", "waitForCompletion": True})
+    store.fault = lambda _method, _path, _attempt: 403
+
+    assert export(box, url=store.url("a")).status_code == 500
+    again = box.client.get("/process/one").json()
+    assert (again["status"], again["workingDir"]) == ("running", "/tmp")
+    assert again["pid"] != first["pid"]
+    until(lambda: started.read_text() == "\n\n")
+    assert box.client.get("/process/over").json()["status"] == "completed"
+
+    # What an earlier export sent is elsewhere now, and stays stopped here.
+    store.fault = lambda _method, _path, _attempt: None
+    assert export(box, url=store.url("b")).status_code == 200
+    store.fault = lambda _method, _path, _attempt: 403
+    assert export(box, url=store.url("c")).status_code == 500
+    assert box.client.get("/process/one").json()["status"] != "running"
+
+
+@pytest.mark.parametrize("end", ["stop", "kill9"])
+def test_what_an_interrupted_export_stopped_the_next_start_begins_again(
+    make_server: Callable[..., Server], tmp_path: Path, store: Storage, end: str
+) -> None:
+    (tmp_path / "root").mkdir()
+    fill(tmp_path / "root/big", 4 << 20)
+    box = make_server(env={"SANDKEEPER_ARCHIVE_ROOT": str(tmp_path / "root")})
+    box.client.post("/process", json={"command": "sleep 60", "name": "one"})
+    store.hold = threading.Event()
+    export(box, url=store.url("a"), **{"async": True})
+    assert store.arrived.wait(10)
+    assert box.client.get("/process/one").json()["status"] != "running"
+
+    getattr(box, end)()
+    store.hold.set()
+    box.start()
+
+    assert status(box)["state"] == "active"
+    until(lambda: box.client.get("/process/one").json()["status"] == "running")
 
 
 def test_redirects_are_not_followed(box: Server, store: Storage) -> None:

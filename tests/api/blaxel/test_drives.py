@@ -367,7 +367,12 @@ def test_a_failed_mount_says_why_and_leaves_nothing(
 
 
 @needs_root
-def test_blfs_gets_the_contracts_command_line(make_server, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("filer", "path", "shown"), [("", "/sub/", "/sub"), ("filer.example", "/", "/")]
+)
+def test_blfs_gets_the_contracts_command_line(
+    make_server, tmp_path: Path, filer: str, path: str, shown: str
+) -> None:
     blfs = tmp_path / "blfs"
     blfs.write_text(
         f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/argv\n'
@@ -379,25 +384,26 @@ def test_blfs_gets_the_contracts_command_line(make_server, tmp_path: Path) -> No
         env={
             "SANDKEEPER_BLFS_BINARY": str(blfs),
             "BL_WORKSPACE_ID": "WS-1",
+            "BL_DRIVE_FILER": filer,
             "BLFS_UID_MAP": "1000",
             "BLFS_READ_DIRECT_IO": "true",
-            "BLFS_EVICT_PAGE_CACHE_ON_CLOSE": "TRUE",
+            "BLFS_EVICT_PAGE_CACHE_ON_CLOSE": "false",
         }
     )
 
-    done = mount(own, "data", tmp_path / "m", drivePath="/sub/", readOnly=True)
+    done = mount(own, "data", tmp_path / "m", drivePath=path, readOnly=True)
 
     assert done.status_code == 200, done.text
     assert (done.json()["uidMap"], done.json()["gidMap"]) == ("1000", "")
     argv = (tmp_path / "argv").read_text().split()
-    server = first_nameserver(Path("/etc/resolv.conf").read_text())
+    server = filer or first_nameserver(Path("/etc/resolv.conf").read_text())
     assert argv == [
         "mount",
         f"-filer={server}:49200.49201",
         "-asyncDio=true",
         "-cacheSymlink=true",
         "-auth.tokenFile=/var/run/secrets/blaxel.ai/identity/token",
-        "-filer.path=/buckets/drv-data-ws-1/sub",
+        f"-filer.path=/buckets/drv-data-ws-1{shown}",
         f"-dir={tmp_path}/m",
         "-volumeServerAccess=filerProxy",
         "-dirAutoCreate=true",
@@ -408,6 +414,21 @@ def test_blfs_gets_the_contracts_command_line(make_server, tmp_path: Path) -> No
         "-map.uid=1000:0",
     ]
     assert unmount(own, tmp_path / "m").status_code == 200
+
+
+def test_without_blfs_or_a_workspace_nothing_is_mounted_unless_bind_is_named(
+    make_server, tmp_path: Path
+) -> None:
+    """A client would take a local folder for the drive that it shares with others."""
+    own: Server = make_server(env={"SANDKEEPER_BLFS_BINARY": str(tmp_path / "none")})
+    workspace = mount(own, "data", tmp_path / "m")
+    own.env["BL_WORKSPACE_ID"] = "ws"
+    own.restart()
+    program = mount(own, "data", tmp_path / "m")
+
+    assert (workspace.status_code, "BL_WORKSPACE_ID is not set" in workspace.text) == (500, True)
+    assert (program.status_code, "none is not installed" in program.text) == (500, True)
+    assert own.client.get("/drives/mount").json()["mounts"] == []
 
 
 @needs_root

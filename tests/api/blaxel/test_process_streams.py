@@ -305,6 +305,17 @@ def test_events_resume_at_any_offset(server: Server, cursor: int) -> None:
     assert end["type"] == "end"
 
 
+def test_events_may_end_at_what_is_there(server: Server) -> None:
+    start(server, "echo here; exec sleep 1000", name="standing")
+    until(lambda: server.client.get("/process/standing").json()["stdoutBytes"])
+
+    output, end = events(server, "standing", follow="false")
+    assert output["data"] == "here\n"
+    assert (end["type"], end["status"], end["offset"]) == ("end", "running", 5)
+    server.client.delete("/process/standing/kill")
+    assert events(server, "standing", cursor=5)[-1]["status"] == "killed"
+
+
 def test_events_can_be_of_one_stream(server: Server) -> None:
     server.run("echo out; sleep 0.02; echo err >&2", name="one-stream")
 

@@ -68,6 +68,33 @@ def test_a_character_is_never_split(server: Server) -> None:
     assert shown.count("é漢🙂") >= 3000
 
 
+def test_a_screen_keeps_every_character_of_what_was_written(server: Server, tmp_path: Path) -> None:
+    text = "हिन्दी \u1112\u1161\u11ab 👨‍👩‍👧 می‌خواهم ❤️ 🇩🇪 e\u0301"
+    (tmp_path / "text").write_text(text)
+    with Person(server, sessionId="clusters", shell="/bin/sh", cols=60) as person:
+        person.type(f"cat {tmp_path}/text; echo; echo en''d\r")
+        person.see(text)
+    shown = server.client.get("/terminals/clusters/screen", params={"waitFor": text}).json()
+    with Person(server, sessionId="clusters") as person:
+        person.see(text)
+
+    assert any(text in line for line in shown["lines"])
+
+
+def test_a_terminal_is_an_xterm_whatever_the_servers_own_is(make_server, tmp_path: Path) -> None:
+    document = tmp_path / "metadata"
+    document.write_text(json.dumps({"environment": {"TERM": "vt100"}}))
+    own = make_server(env={"TERM": "dumb", "BL_METADATA_PATH": str(document)})
+    with Person(own, shell="/bin/sh") as person:
+        person.type("echo [$TERM]\r")
+        person.see("[xterm-256color]")
+
+    assert own.client.post("/environment/reload").status_code == 200
+    with Person(own, sessionId="other", shell="/bin/sh") as person:
+        person.type("echo [$TERM]\r")
+        person.see("[vt100]")
+
+
 def test_a_client_that_comes_back_sees_the_true_screen_and_may_go_on(server: Server) -> None:
     with Person(server, sessionId="back") as person:
         person.type("printf '\\033[31mred\\033[0m'; echo; echo first; kept=yes\r")

@@ -2,15 +2,20 @@
 
 import json
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness import Server, until
 
+from sandkeeper.api.edge.bodies.lenient import ANYTHING, built, fold
+from sandkeeper.api.edge.bodies.long import WINDOW, LongText
 from sandkeeper.api.edge.request_body import LONG_BYTES, Held, Room, parse_json
-from sandkeeper.api.schemas.files import FileRequest
+from sandkeeper.api.schemas.files import FileRequest, TreeRequest
 from sandkeeper.api.schemas.processes import ProcessRequest
 from sandkeeper.errors import BadInput, Unavailable
 
@@ -126,6 +131,97 @@ def test_a_text_with_very_many_commas_is_one_value() -> None:
 def test_very_many_values_that_fit_nothing_are_refused(body: bytes) -> None:
     with pytest.raises(BadInput):
         parse_json(body, ProcessRequest)
+
+
+nested = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=90),
+    lambda inner: (
+        st.lists(inner, max_size=12)
+        | st.dictionaries(st.sampled_from(["Content", "files", 'a"\\', "é"]), inner, max_size=4)
+    ),
+    max_leaves=30,
+)
+
+
+def long_text(text: bytes, decode: Any = ANYTHING.decode, values: int = 10_000) -> LongText:
+    return LongText(text, decode, most=values, known=values, window=64)
+
+
+@given(nested, st.sampled_from([None, 1]), st.booleans(), st.sampled_from([Any, TreeRequest]))
+def test_pieces_make_what_the_whole_makes(
+    value: object, indent: int | None, escapes: bool, kind: Any
+) -> None:
+    text = json.dumps(value, indent=indent, ensure_ascii=escapes).encode()
+
+    def outcome(read: Callable[[], object]) -> object:
+        try:
+            return msgspec.convert(read(), kind)
+        except msgspec.ValidationError:
+            return "refused"
+
+    assert long_text(text).first(kind)[1] == len(text)
+    assert outcome(lambda: long_text(text).first(kind)[0]) == outcome(
+        lambda: fold(built(text), kind)
+    )
+
+
+@given(nested, st.data())
+def test_what_is_cut_or_broken_is_no_json_whatever_its_length(value: object, data: Any) -> None:
+    text = bytearray(json.dumps([value, "x" * 70, [value]]).encode())
+    place = data.draw(st.integers(0, len(text) - 1))
+    text[place : place + data.draw(st.integers(0, 1))] = data.draw(
+        st.sampled_from([b"", b",", b"]", b"}", b"[", b'"', b"\\", b"1", b":", b"\0"])
+    )
+    broken = bytes(text)
+    reads = []
+    for read in (lambda: ANYTHING.decode(broken), lambda: whole(long_text(broken))):
+        try:
+            reads.append(read())
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            reads.append("broken")
+
+    assert reads[0] == reads[1]
+
+
+def whole(text: LongText) -> object:
+    value, end = text.first(Any)
+    text.end(end)
+    return value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"content":"%s"}' % (b"\\u4e00" * 200_000),
+        b'{"content":"%s"}' % (b"\\ud83d\\ude00" * 100_000),
+        b'{"content":"%s"}' % ("\U0001f600é\\\\" * 90_000).encode(),
+        b'{"x":[%s0],"content":"a"}' % (b'{"a":[1]},' * 90_000),
+        b'{"files":{%s"x":"%s"}}' % (b'"a":"b",' * 40_000, b"y" * 2_000_000),
+        b'{"content":"","x":%s}' % (b" " * 2_000_000 + b"1"),
+    ],
+)
+def test_no_call_gets_more_than_a_window_of_a_long_body(text: bytes) -> None:
+    sizes = []
+
+    def decode(piece: bytes) -> Any:
+        sizes.append(len(piece))
+        return built(piece)
+
+    LongText(text, decode, most=1_000_000, known=1_000_000).first(TreeRequest)
+
+    assert parse_json(text, TreeRequest) == msgspec.convert(
+        fold(built(text), TreeRequest), TreeRequest
+    )
+    assert max(sizes) <= WINDOW + 20
+
+
+@pytest.mark.parametrize("values", [3, 3000])
+def test_values_of_a_long_body_are_counted(values: int) -> None:
+    text = json.dumps({"x": [[["a,b,c", {}]]] * values}).encode()
+
+    assert long_text(text, values=10 * values).first(TreeRequest)[0] == {}
+    with pytest.raises(msgspec.DecodeError, match="too many values"):
+        long_text(text, values=values).first(TreeRequest)
 
 
 def test_bodies_together_have_a_limit_and_give_their_room_back() -> None:

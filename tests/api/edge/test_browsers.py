@@ -324,7 +324,9 @@ def test_no_shell_is_started_by_a_link_or_in_a_frame(server: Server, page: Page)
     page.locator("#start").click()
     expect(page.locator("#status")).to_have_text("connected")
     page.goto("about:blank")
-    page.goto(address)  # typed by a person
+    page.goto(address)  # typed by a person, or so it seems: a redirect would look the same
+    expect(page.locator("#status")).to_have_text("waiting")
+    page.goto(f"http://localhost:{server.port}/terminal")  # this one names nothing
     expect(page.locator("#status")).to_have_text("connected")
 
 

@@ -25,7 +25,7 @@ def test_help_is_asked_for_in_any_usual_way(option, capsys) -> None:
     assert "-port PORT" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("port", ["65536", "-1", "http"])
+@pytest.mark.parametrize("port", ["65536", "-1", "http", "٣", "1_0", ""])
 def test_what_is_no_port_is_refused_with_a_line_and_no_traceback(port, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         main([f"--port={port}"])
@@ -48,9 +48,57 @@ def test_a_setting_that_would_leave_something_open_is_refused_by_its_name(
 ) -> None:
     monkeypatch.setenv("SANDKEEPER_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("SANDKEEPER_TRUSTED_GATEWAYS", "10.0.0.0/8, gateway")
-    assert main([]) == 1
+    assert main([]) == 2
     why = "sandkeeper: a setting makes no sense: SANDKEEPER_TRUSTED_GATEWAYS: 'gateway' "
     assert capsys.readouterr().err.startswith(why)
+
+
+WRONG = {
+    "SANDKEEPER_KEEP_FINISHED": ("abc", "'abc' is no whole number from 0 on"),
+    "SANDKEEPER_KEEP_FINISHED_SECONDS": ("-1", "'-1' is no whole number from 0 on"),
+    "SANDKEEPER_UPLOAD_SECONDS": ("1.5", "'1.5' is no whole number from 0 on"),
+    "SANDBOX_MAX_LOG_PERCENT": ("900", "'900' is no whole number from 1 to 100"),
+    "SANDBOX_LOCAL_PROXY_PORT": ("0", "'0' is no whole number from 1 to 65535"),
+    "SANDKEEPER_ON_SHUTDOWN": ("bogus", "'bogus' is none of: stop, keep"),
+    "SANDKEEPER_ARCHIVE_BASELINE": ("maybe", "'maybe' is none of: record, required"),
+    "SANDKEEPER_DRIVE_DRIVER": ("nfs", "'nfs' is none of: blfs, weed, rclone, bind"),
+    "DISABLE_TERMINAL": ("yes", "'yes' is neither true nor false"),
+    "BL_SANDBOX_USER_ENABLED": ("on", "'on' is neither true nor false"),
+    "SANDKEEPER_LOCAL_CODEGEN": ("2", "'2' is neither true nor false"),
+    "SANDKEEPER_CODEGEN_TIMEOUT": ("soon", "'soon' is no number of seconds"),
+    "WORKDIR": ("/not/there", "'/not/there' is no folder"),
+    "SANDKEEPER_ARCHIVE_ROOT": ("/etc/passwd", "'/etc/passwd' is no folder"),
+}
+
+
+def test_all_settings_that_make_no_sense_are_told_at_once_a_line_each(
+    monkeypatch, tmp_path, capsys
+) -> None:
+    monkeypatch.setenv("SANDKEEPER_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("SANDKEEPER_HOSTS", "a.example https://b.example c:80")
+    monkeypatch.setenv("SANDKEEPER_ADMIN_TOKEN", "")
+    for name, (value, _) in WRONG.items():
+        monkeypatch.setenv(name, value)
+
+    assert main([]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("sandkeeper: a setting makes no sense: ") for line in lines)
+    told = {line.rpartition("no sense: ")[2] for line in lines}
+    assert told == {
+        *(f"{name}={text}" for name, (_, text) in WRONG.items()),
+        "SANDKEEPER_HOSTS: 'https://b.example' is no host name",
+        "SANDKEEPER_HOSTS: 'c:80' is no host name",
+        "SANDKEEPER_ADMIN_TOKEN is set but empty: give a token, or unset it",
+    }
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_setting_that_nobody_knows_is_a_line_in_the_log(make_server) -> None:
+    server: Server = make_server(env={"SANDKEEPER_TOKN": "secret", "SANDKEEPER_KEEP_FINISHED": ""})
+
+    until(lambda: "SANDKEEPER_TOKN is no setting" in server.log_path.read_text())
+    assert "secret" not in server.log_path.read_text()
+    assert server.log_path.read_text().count("is no setting") == 1
 
 
 def test_the_log_says_where_it_listens_and_keeps_its_state(server: Server) -> None:

@@ -256,7 +256,7 @@ def test_a_token_that_cannot_be_meant_ends_the_start(
 ) -> None:
     done = start({name: value}, tmp_path)
 
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"sandkeeper: a setting makes no sense: {name.decode()} {why}")
     assert done.stderr.count("\n") == 1
     assert "cd" not in done.stderr
@@ -266,7 +266,7 @@ def test_one_token_for_both_rights_and_an_unknown_area_end_the_start(tmp_path: P
     same = start({b"SANDKEEPER_TOKEN": b"one", b"SANDKEEPER_ADMIN_TOKEN": b"one\n"}, tmp_path)
     unknown = start({b"SANDKEEPER_WORKLOAD_MAY": b"archive,drive"}, tmp_path)
 
-    assert (same.returncode, unknown.returncode) == (1, 1)
+    assert (same.returncode, unknown.returncode) == (2, 2)
     assert "SANDKEEPER_ADMIN_TOKEN is the same as SANDKEEPER_TOKEN" in same.stderr
     assert "there is no 'drive'; there are archive, drives, environment" in unknown.stderr
 
@@ -303,7 +303,7 @@ def test_a_token_file_that_cannot_be_meant_ends_the_start(tmp_path: Path) -> Non
         ({name: bytes(good), b"SANDKEEPER_TOKEN": b"x"}, "are both set"),
     ):
         done = start(env, tmp_path)
-        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert why in done.stderr
 
 

@@ -96,8 +96,11 @@ class LogHandlers:
                     yield text.expire(deadline)
         yield text.finish()
 
-    def _follow(self, process: Process, consumer: str, offset: int = 0) -> Follow:
-        return Follow(process.journal, offset, turns=self._turns, consumer=consumer)
+    def _follow(
+        self, process: Process, consumer: str, offset: int = 0, bound: int | None = None
+    ) -> Follow:
+        journal = process.journal
+        return Follow(journal, offset, turns=self._turns, consumer=consumer, bound=bound)
 
     async def _settled(self, process: Process, moment: int) -> int | None:
         return await settled(self._pump, process.journal, moment)
@@ -127,18 +130,22 @@ class LogHandlers:
         sse = "text/event-stream" in request.headers.get("accept", "")
         records = EventRecords(partial(outcome, process.meta), offset, sse=sse, streams=streams)
         media_type = "text/event-stream" if sse else "application/x-ndjson"
-        return StreamResponse(self._events(process, records, offset), media_type)
+        bound = process.journal.tail if query.get("follow") == "false" else None
+        return StreamResponse(self._events(process, records, offset, bound), media_type)
 
     async def _events(
-        self, process: Process, records: EventRecords, offset: int
+        self, process: Process, records: EventRecords, offset: int, bound: int | None
     ) -> AsyncIterator[bytes]:
-        with closing(self._follow(process, "events", offset)) as follow:
+        with closing(self._follow(process, "events", offset, bound)) as follow:
             try:
                 while (items := await follow.next(EVENT_HEARTBEAT_SECONDS)) is not None:
                     yield records.batch(items) if items else records.heartbeat()
             except Abandoned:
-                yield records.interrupted()
+                yield records.interrupted("server stopping")
                 return
+        if bound is not None and not process.is_over:
+            yield records.interrupted("end of what is there")
+            return
         await process.wait()
         yield records.end()
 

@@ -1,6 +1,7 @@
 """Processes: start, look, wait, signal, feed."""
 
 import asyncio
+import shlex
 import signal
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import closing
@@ -16,7 +17,7 @@ from sandkeeper.api.edge.long_answers import LongAnswer, long_answer
 from sandkeeper.api.edge.plain import PlainAnswer
 from sandkeeper.api.edge.request_body import decoded, parse_json, read_body, read_json
 from sandkeeper.api.edge.respond import encode_json, json_bytes, json_response
-from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.rights import USER, user_of
 from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.edge.streaming import RESUME, StreamResponse, until_disconnect
 from sandkeeper.api.edge.subject import caller
@@ -34,12 +35,13 @@ from sandkeeper.journal.cursor import Follow
 from sandkeeper.journal.events import SILENT, ExecRecords
 from sandkeeper.journal.output import PIECE_BYTES, read_long_texts, read_texts
 from sandkeeper.journal.turns import Turns
+from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
 from sandkeeper.numerals import GO_INT
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.spec import ProcessSpec
-from sandkeeper.processes.stdin import STDIN_BODY_BYTES, Stdin
+from sandkeeper.processes.stdin import STDIN_BODY_BYTES, Stdin, StdinFull
 from sandkeeper.processes.waiting import Waiting
 from sandkeeper.settings import Settings
 
@@ -74,8 +76,10 @@ class ProcessHandlers:
         turns: Turns,
         stopping: asyncio.Event,
         settings: Settings,
+        users: Users,
     ) -> None:
         self._processes = processes
+        self._users = users
         self._waiting = waiting
         retention = settings.retention
         self._inline = min(INLINE_BYTES, retention.tail_bytes)
@@ -107,6 +111,7 @@ class ProcessHandlers:
     ) -> ProcessSpec:
         """Return what is to be started; what is refused for its words is not audited."""
         _check(wanted)
+        user_of(request, self._users, wanted.user)
         spec = self._processes.admitted(wanted.spec(limits_of(wanted.limits)), key)
         extras = {"stdin": "true"} if spec.stdin else {}
         self._access.audit(
@@ -325,7 +330,11 @@ class ProcessHandlers:
         self._access.audit(
             "process_stdin_write", caller(request), identifier=identifier(request), bytes=len(body)
         )
-        await stdin.write(body)
+        try:
+            await stdin.write(body)
+        except StdinFull as error:
+            # Additive: how much of it, so that a client can go on where it stopped.
+            return json_response({"error": str(error), "written": error.written}, 503)
         return json_response({"message": f"{len(body)} bytes written to stdin"})
 
     async def close_stdin(self, request: Request) -> Response:
@@ -347,6 +356,10 @@ def _streams(accept: bytes) -> bool:
 
 
 def _check(wanted: ProcessRequest) -> None:
+    if wanted.argv:
+        if wanted.command:
+            raise BadInput("invalid request body: give command or argv, not both")
+        wanted.command = shlex.join(wanted.argv)
     if not wanted.command:
         raise BadInput(
             "invalid request body: Key: 'ProcessRequest.Command' Error:Field validation for "

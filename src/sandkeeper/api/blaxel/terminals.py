@@ -1,6 +1,8 @@
 """Terminals over HTTP: sessions, their screens and recordings, what is typed."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import closing
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -8,7 +10,7 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.edge.request_body import read_body, read_json
 from sandkeeper.api.edge.respond import json_response
-from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.rights import USER, user_of
 from sandkeeper.api.edge.routing import route
 from sandkeeper.api.edge.streaming import StreamResponse, until_disconnect
 from sandkeeper.api.edge.subject import caller
@@ -20,11 +22,15 @@ from sandkeeper.api.schemas.terminals import (
     terminal_of,
 )
 from sandkeeper.errors import BadInput
+from sandkeeper.journal.cursor import Follow
+from sandkeeper.journal.turns import Turns
+from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
-from sandkeeper.numerals import asked
+from sandkeeper.numerals import asked, whole
 from sandkeeper.processes.runs import new_id
 from sandkeeper.terminals.recording import recording
 from sandkeeper.terminals.registry import TerminalOrder, Terminals
+from sandkeeper.terminals.spectator import raw_output
 from sandkeeper.terminals.terminal import Terminal
 
 __all__ = ["TerminalHandlers", "routes"]
@@ -39,8 +45,18 @@ PATIENCE_SECONDS = 60.0
 class TerminalHandlers:
     """Handlers of `/terminals`."""
 
-    def __init__(self, *, terminals: Terminals, access: Access, stopping: asyncio.Event) -> None:
+    def __init__(
+        self,
+        *,
+        terminals: Terminals,
+        access: Access,
+        stopping: asyncio.Event,
+        users: Users,
+        turns: Turns,
+    ) -> None:
         self._terminals = terminals
+        self._users = users
+        self._turns = turns
         self._access = access
         self._stopping = stopping
 
@@ -59,7 +75,20 @@ class TerminalHandlers:
         for number in (wanted.cols, wanted.rows):
             if not 0 <= number < 65536:
                 raise BadInput("cols and rows must be between 0 and 65535")
-        order = TerminalOrder(name, wanted.shell, wanted.working_dir, wanted.cols, wanted.rows)
+        user_of(request, self._users, wanted.user)
+        order = TerminalOrder(
+            name,
+            wanted.shell,
+            wanted.working_dir,
+            wanted.cols,
+            wanted.rows,
+            args=tuple(wanted.args),
+            env=wanted.env,
+            inherit_env=wanted.inherit_env,
+            user=wanted.user,
+            tag=wanted.tag,
+            timeout=wanted.timeout,
+        )
         terminal = await self._terminals.create(order)
         self._audit(request, "terminal_create", terminal, shell=terminal.meta.shell)
         return json_response(terminal_of(terminal), 201)
@@ -128,6 +157,22 @@ class TerminalHandlers:
         finally:
             work.cancel()
 
+    async def output(self, request: Request) -> Response:
+        """Stream what is shown as it was written, from an offset on, until the shell has ended."""
+        terminal = self._get(request)
+        self._audit(request, "terminal_output", terminal)
+        cursor = request.query_params.get("cursor", "0")
+        offset = whole("cursor", cursor)
+        if offset > terminal.journal.tail:
+            raise BadInput(f"cursor {offset} is beyond the end at {terminal.journal.tail}")
+        follow = Follow(terminal.journal, offset, turns=self._turns, consumer="terminal")
+        return StreamResponse(self._output(follow), "application/octet-stream")
+
+    async def _output(self, follow: Follow) -> AsyncIterator[bytes]:
+        with closing(follow):
+            async for data in raw_output(follow, PATIENCE_SECONDS):
+                yield data
+
     async def recording(self, request: Request) -> Response:
         """Stream an asciicast of the session up to now."""
         terminal = self._get(request)
@@ -154,5 +199,6 @@ def routes(handlers: TerminalHandlers) -> list[BaseRoute]:
         route(one, handlers.close, "DELETE", need=USER),
         route(one + "/input", handlers.type, "POST", need=USER),
         route(one + "/screen", handlers.screen, need=USER),
+        route(one + "/output", handlers.output, need=USER),
         route(one + "/recording", handlers.recording, need=USER),
     ]

@@ -21,7 +21,10 @@ __all__ = ["TerminalPage"]
 
 WEB = Path(__file__).parents[2] / "web"
 VENDOR = WEB / "vendor"
-SCRIPTS = ("xterm.js", "addon-fit.js", "addon-web-links.js", "addon-search.js")
+SCRIPTS = tuple(
+    f"{name}.js"
+    for name in ("xterm", "addon-fit", "addon-web-links", "addon-search", "addon-unicode11")
+)
 MISSING = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Terminal</title></head><body>
 <h1>The terminal page is not built</h1>
@@ -43,7 +46,8 @@ class TerminalPage:
         """Answer with the page, or with what is missing.
 
         One that was asked for by a page that may not use the API connects by a click only: to
-        follow a link must not start a shell.
+        follow a link must not start a shell. So does one that was typed, if the address names a
+        session: a browser tells a redirect from a typed address as if this one had been typed.
         """
         if self._built is None:
             self._built = await asyncio.to_thread(_build)
@@ -52,7 +56,9 @@ class TerminalPage:
             return Response(MISSING, 200, headers, media_type="text/html")
         headers = page_headers(self._built.script, self._origins)
         headers["Vary"] = "Accept-Encoding, Sec-Fetch-Site"
-        page, packed = self._built.at_once if is_own_visit(request.scope) else self._built.asking
+        typed = request.headers.get("sec-fetch-site") == "none"
+        led = not is_own_visit(request.scope) or (typed and "sessionId" in request.query_params)
+        page, packed = self._built.asking if led else self._built.at_once
         if "gzip" in request.headers.get("accept-encoding", ""):
             headers["Content-Encoding"] = "gzip"
             page = packed
@@ -73,12 +79,12 @@ def _build() -> _Built | None:
         scripts = [(VENDOR / name).read_text("utf-8") for name in SCRIPTS]
         style = (VENDOR / "xterm.css").read_text("utf-8")
         own_style = (WEB / "terminal.css").read_text("utf-8")
-        own_script = (WEB / "terminal.js").read_text("utf-8")
+        own = [(WEB / name).read_text("utf-8") for name in ("clusters.js", "terminal.js")]
         page = (WEB / "terminal.html").read_text("utf-8")
     except FileNotFoundError:
         return None
     # A source map is another request; `</script` would end the element.
-    script = re.sub(r"//# sourceMappingURL=\S*", "", "\n;".join([*scripts, own_script]))
+    script = re.sub(r"//# sourceMappingURL=\S*", "", "\n;".join([*scripts, *own]))
     script = re.sub(r"</(script)", r"<\\/\1", script, flags=re.IGNORECASE)
     page = page.replace("/*style*/", style + own_style).replace("/*script*/", script)
     at_once = page.encode()

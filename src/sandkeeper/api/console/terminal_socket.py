@@ -3,22 +3,29 @@
 Close codes: 1000 `Shell exited`; 1008 refused (before the handshake, so the client sees 403);
 1009 a frame over 1 MiB and 1011 no answer to pings (both by the WebSocket layer), also 1011 when
 the shell cannot be started; 1012 the server stops; 1013 too many, or input that nobody reads.
+
+With `format=raw` what is shown comes as binary frames, byte for byte, and a binary frame is typed
+as it is; text frames stay JSON (`resize`).
 """
 
+from collections.abc import Mapping
 from contextlib import aclosing, suppress
+from typing import Any
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sandkeeper.api.edge.request_body import parse_json
+from sandkeeper.api.edge.rights import user_of
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage
 from sandkeeper.errors import BadInput, Conflict, SandkeeperError
+from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
 from sandkeeper.numerals import natural
 from sandkeeper.race import race
 from sandkeeper.terminals.registry import TerminalOrder, Terminals
-from sandkeeper.terminals.spectator import watch
+from sandkeeper.terminals.spectator import watch, watch_raw
 from sandkeeper.terminals.terminal import Terminal, Viewer
 
 __all__ = ["TerminalSocket"]
@@ -31,7 +38,8 @@ NAME_CHARACTERS = 256
 class TerminalSocket:
     """Serves `/terminal/ws`."""
 
-    def __init__(self, *, terminals: Terminals, access: Access) -> None:
+    def __init__(self, *, terminals: Terminals, access: Access, users: Users) -> None:
+        self._users = users
         self._access = access
         self._terminals = terminals
 
@@ -41,6 +49,7 @@ class TerminalSocket:
         await socket.accept()
         with suppress(WebSocketDisconnect):
             try:
+                user_of(socket, self._users, order.user)
                 terminal, created = await self._terminals.open(order)
                 viewer = Viewer(read_only=socket.query_params.get("readOnly") == "true")
                 self._terminals.attach(terminal, viewer)
@@ -80,9 +89,14 @@ class TerminalSocket:
                 done.result()
 
     async def _send_all(self, socket: WebSocket, terminal: Terminal, viewer: Viewer) -> None:
-        async with aclosing(watch(terminal, viewer)) as texts:
-            async for text in texts:
-                await _send(socket, "output", text)
+        if _is_raw(socket):
+            async with aclosing(watch_raw(terminal, viewer)) as blocks:
+                async for block in blocks:
+                    await socket.send({"type": "websocket.send", "bytes": block})
+        else:
+            async with aclosing(watch(terminal, viewer)) as texts:
+                async for text in texts:
+                    await _send(socket, "output", text)
         await socket.close(1000, "Shell exited")
 
     async def _receive_all(self, socket: WebSocket, terminal: Terminal, viewer: Viewer) -> None:
@@ -91,18 +105,32 @@ class TerminalSocket:
             frame = await socket.receive()
             if frame["type"] != "websocket.receive":
                 return
-            message = _message(frame.get("text") or frame.get("bytes") or b"")
-            if message is None or viewer.read_only:
-                continue
-            if message.type == "resize":
-                terminal.resize(message.cols, message.rows)
-            elif message.type == "input" and message.data and not terminal.is_over:
+            typed = self._typed(socket, terminal, viewer, frame)
+            if typed and not terminal.is_over:
                 try:
-                    terminal.type(message.data.encode("utf-8", "replace"), who)
+                    terminal.type(typed, who)
                 except Conflict as error:
                     if not terminal.is_over:
                         await socket.close(1013, str(error))
                         return
+
+    def _typed(
+        self, socket: WebSocket, terminal: Terminal, viewer: Viewer, frame: Mapping[str, Any]
+    ) -> bytes:
+        """Return what a frame types; do what else it may ask for."""
+        data: bytes = frame.get("bytes") or b""
+        if data and _is_raw(socket):
+            return b"" if viewer.read_only else data
+        message = _message(frame.get("text") or data)
+        if message is None or viewer.read_only:
+            return b""
+        if message.type == "resize":
+            terminal.resize(message.cols, message.rows)
+        return message.data.encode("utf-8", "replace") if message.type == "input" else b""
+
+
+def _is_raw(socket: WebSocket) -> bool:
+    return socket.query_params.get("format") == "raw"
 
 
 def _message(frame: str | bytes) -> ClientMessage | None:
@@ -130,6 +158,8 @@ def _order(socket: WebSocket) -> TerminalOrder:
         working_dir=query.get("workingDir", ""),
         cols=_size(query.get("cols", ""), 80),
         rows=_size(query.get("rows", ""), 24),
+        args=tuple(query.getlist("arg")),
+        user=query.get("user", ""),
     )
 
 

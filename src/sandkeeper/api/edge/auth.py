@@ -1,16 +1,24 @@
-"""From the tokens of a request to its right (`SANDKEEPER_TOKEN`, `SANDKEEPER_ADMIN_TOKEN`)."""
+"""From the tokens of a request to its right (`SANDKEEPER_TOKEN`, `SANDKEEPER_ADMIN_TOKEN`).
+
+And to whom it acts as: `?user=` on the routes of files, and what others own out of its reach.
+"""
 
 import hmac
 from collections.abc import Collection
 
-from starlette.types import Receive, Scope, Send
+from starlette.datastructures import QueryParams
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.edge.respond import json_response
-from sandkeeper.api.edge.rights import Right, Standing
+from sandkeeper.api.edge.rights import STANDING, USERS, Right, Standing, user_of
+from sandkeeper.api.edge.routing import first_segment
+from sandkeeper.api.edge.subject import names_user
 from sandkeeper.api.edge.tokens import offers
+from sandkeeper.linux.users import Users
 from sandkeeper.settings import RightsSettings
 
-__all__ = ["Doorkeeper", "refuse"]
+__all__ = ["Acting", "Doorkeeper", "refuse"]
 
 
 class Doorkeeper:
@@ -22,11 +30,17 @@ class Doorkeeper:
     """
 
     def __init__(
-        self, settings: RightsSettings, *, apart: bool, open_paths: Collection[str]
+        self,
+        settings: RightsSettings,
+        *,
+        apart: bool,
+        open_paths: Collection[str],
+        open_below: tuple[str, ...] = (),
     ) -> None:
         self._token = settings.token.encode()
         self._admin = settings.admin_token.encode()
         self._open = open_paths
+        self._open_below = open_below
         self._standings = {right: Standing(right, settings) for right in Right}
         self._with_token = Right.USER if self._admin else Right.OPERATOR
         self._anonymous = Right.NONE
@@ -39,7 +53,9 @@ class Doorkeeper:
         standing.into(scope)
         if standing.right > Right.NONE:
             return True
-        return scope["type"] == "http" and scope["path"] in self._open
+        path: str = scope["path"]
+        opened = path in self._open or path.startswith(self._open_below)
+        return scope["type"] == "http" and opened
 
     def _right_of(self, scope: Scope) -> Right:
         """Return the highest right that the request shows (`api.edge.tokens`: where)."""
@@ -63,3 +79,31 @@ async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         {"error": "missing or wrong token"}, 401, {"WWW-Authenticate": 'Bearer realm="sandkeeper"'}
     )
     await response(scope, receive, send)
+
+
+class Acting:
+    """The layer around the router; bodies of processes and terminals name their user themselves."""
+
+    def __init__(self, app: ASGIApp, users: Users) -> None:
+        self._app = app
+        self._users = users
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on; raises UnknownUser and Forbidden."""
+        users, standing = self._users, scope.get(STANDING)
+        named = names_user(scope)
+        if not (named or users.any_allowed) or not isinstance(standing, Standing):
+            await self._app(scope, receive, send)
+            return
+        with users.asking(for_all=standing.may(USERS)):
+            if not (named and _is_about_files(scope["path"])):
+                await self._app(scope, receive, send)
+                return
+            name = QueryParams(scope["query_string"]).get("user", "")
+            with users.acting_as(user_of(HTTPConnection(scope), users, name)):
+                await self._app(scope, receive, send)
+
+
+def _is_about_files(path: str) -> bool:
+    area = first_segment(path)
+    return area == "watch" or area == "filesystem" or area.startswith("filesystem-")

@@ -13,6 +13,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from sandkeeper.api.edge.bodies.coding import inflated, is_gzip
 from sandkeeper.api.edge.connections.wire import blocks_of
 from sandkeeper.errors import BadInput
 
@@ -178,7 +179,8 @@ async def _events(request: Request) -> AsyncGenerator[_Event, None]:
     parser = _parser(boundary, collector)
     try:
         async with aclosing(blocks_of(request)) as blocks:
-            async for block in _from_first_boundary(blocks, boundary):
+            plain = inflated(blocks) if is_gzip(request) else blocks
+            async for block in _from_first_boundary(plain, boundary):
                 # Counted before the parser does: a line in a part that only begins like the
                 # boundary is as much work for it (and forbidden by RFC 2046).
                 parts += block.count(delimiter)

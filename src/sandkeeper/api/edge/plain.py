@@ -21,7 +21,7 @@ from starlette.types import Scope
 
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.respond import JSON, error_body, status_of
-from sandkeeper.api.edge.subject import request_id
+from sandkeeper.api.edge.subject import names_user, request_id
 from sandkeeper.errors import SandkeeperError
 
 __all__ = [
@@ -100,6 +100,8 @@ class PlainRoutes:
 
     def find(self, scope: Scope) -> Plain | None:
         """Return what may answer a request."""
+        if names_user(scope):
+            return None
         raw: bytes = scope["raw_path"]
         first, slash, rest = raw[1:].partition(b"/")
         name = first.decode("latin-1")

@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.edge.plain import plain_of
 from sandkeeper.errors import Forbidden
+from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.users import Users
 from sandkeeper.settings import RightsSettings
 
 __all__ = [
@@ -23,16 +25,20 @@ __all__ = [
     "ENVIRONMENT",
     "OPEN",
     "OWN_DRIVES",
+    "STANDING",
     "TUNNEL",
     "UPGRADE",
     "USER",
+    "USERS",
     "Need",
     "Right",
     "Standing",
     "need_of",
+    "open_below",
     "open_paths",
     "protect",
     "standing_of",
+    "user_of",
 ]
 
 STANDING = "sandkeeper.standing"
@@ -51,11 +57,13 @@ class Need:
     """The right that a route needs, and the area of the operator that it belongs to.
 
     A need of the user with an area is decided by the handler: it is the user's for what belongs to
-    the workload, and the operator's for the rest.
+    the workload, and the operator's for the rest. With `own_words` the handler asks for the right
+    itself, for its wire has refusals of its own.
     """
 
     right: Right
     area: str = ""
+    own_words: bool = False
 
 
 OPEN = Need(Right.NONE)
@@ -66,6 +74,7 @@ ENVIRONMENT = Need(Right.OPERATOR, "environment")
 TUNNEL = Need(Right.OPERATOR, "tunnel")
 UPGRADE = Need(Right.OPERATOR, "upgrade")
 OWN_DRIVES = Need(Right.USER, "drives")
+USERS = Need(Right.OPERATOR, "users")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +118,17 @@ def standing_of(request: HTTPConnection) -> Standing:
     return found
 
 
+def user_of(request: HTTPConnection, users: Users, name: str) -> Identity | None:
+    """Return the user that a request wants to act as, the workload's own without a name.
+
+    Raises UnknownUser, and Forbidden for another user than that without the operator's right.
+    """
+    found = users.named(name)
+    if found != users.default:
+        standing_of(request).check(USERS)
+    return found
+
+
 def need_of(made: BaseRoute) -> Need:
     """Return what a route declares; raises TypeError when it declares nothing."""
     need: Any = getattr(made, "need", None)
@@ -118,8 +138,18 @@ def need_of(made: BaseRoute) -> Need:
 
 
 def open_paths(routes: Iterable[BaseRoute]) -> frozenset[str]:
-    """Return the paths that are answered without a token."""
-    return frozenset(str(getattr(one, "path", "")) for one in routes if need_of(one) == OPEN)
+    """Return the paths that are answered, or refused by their own handlers, without a token."""
+    found = (one for one in routes if need_of(one) == OPEN or need_of(one).own_words)
+    return frozenset(str(getattr(one, "path", "")) for one in found)
+
+
+def open_below(routes: Iterable[BaseRoute]) -> tuple[str, ...]:
+    """Return what begins the paths of routes that refuse in their own words, as far as it stands.
+
+    Every route of those areas does so.
+    """
+    paths = (str(getattr(one, "path", "")) for one in routes if need_of(one).own_words)
+    return tuple({path.partition("{")[0] for path in paths if "{" in path})
 
 
 def protect(routes: Iterable[BaseRoute]) -> None:
@@ -129,7 +159,7 @@ def protect(routes: Iterable[BaseRoute]) -> None:
     """
     for made in routes:
         need = need_of(made)
-        if need.right <= Right.USER:
+        if need.right <= Right.USER or need.own_words:
             continue
         if not isinstance(made, Route | WebSocketRoute):
             raise TypeError(f"{made!r} cannot be protected")

@@ -189,7 +189,7 @@ class Areas:
             for one in made:
                 if first_segment(getattr(one, "path", area.firsts[0])) not in area.firsts:
                     raise TypeError(f"{one!r} is not in the area {area.firsts}")
-                if need_of(one) == OPEN and not area.is_open:
+                if (need_of(one) == OPEN or need_of(one).own_words) and not area.is_open:
                     raise TypeError(f"{one!r} is open, and its area is not")
             if self._prepare is not None:
                 self._prepare(made)

@@ -9,7 +9,7 @@ from starlette.types import Scope
 
 from sandkeeper.log.access import Caller
 
-__all__ = ["Gateways", "caller", "request_id"]
+__all__ = ["Gateways", "caller", "names_user", "request_id"]
 
 REQUEST_ID = "sandkeeper.request_id"
 REQUEST_ID_CHARACTERS = 128
@@ -23,6 +23,11 @@ _VERSION_BITS, _VERSION = 0xF000_C000 << 48, 0x4000_8000 << 48
 """Where version and variant stand in a UUID, and what stands there in every one of chance."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def names_user(scope: Scope) -> bool:
+    """Say whether a request may name who it acts as."""
+    return b"user=" in scope["query_string"]
 
 
 class Gateways:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.edge.connections.outgoing import Answer, answer_of
-from sandkeeper.api.edge.request_body import ANYTHING, LONG_BYTES, check_values, read_body
+from sandkeeper.api.edge.request_body import LONG_BYTES, in_turn, parse_anything, read_body
 from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import USER, standing_of
 from sandkeeper.api.edge.routing import route
@@ -68,7 +68,7 @@ class McpHandlers:
             body = await read_body(request, BODY_BYTES)
             if "last-event-id" in request.headers:
                 raise BadInput("Last-Event-ID is not supported: there is nothing to resume")
-            messages, batch = _messages(body, version)
+            messages, batch = await in_turn(body, lambda: _messages(body, version))
         except _Unacceptable as error:
             return _json({"jsonrpc": "2.0", "id": None, "error": error.args[0]}, 400)
         except _Refused as refusal:
@@ -138,8 +138,7 @@ def _messages(body: bytes, version: str) -> tuple[list[Message], bool]:
     if not body.strip():
         raise BadInput("POST requires a non-empty body")
     try:
-        check_values(body)
-        found = ANYTHING.decode(body)
+        found = parse_anything(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"malformed payload: {error}") from None
     batch = isinstance(found, list)

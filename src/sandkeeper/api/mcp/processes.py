@@ -133,7 +133,7 @@ class ProcessTools:
         spec.working_dir = spec.working_dir or "/"
         process, _ = await self._processes.start(spec)
         waits = wanted.wait_for_completion or bool(wanted.wait_for_ports)
-        asked = DEFAULT_SECONDS if wanted.timeout is None else wanted.timeout
+        asked: float = DEFAULT_SECONDS if wanted.timeout is None else wanted.timeout
         if wanted.timeout is None and wanted.keep_alive:
             asked = process.meta.timeout
         most = asked if 0 < asked <= self._wait_most else self._wait_most

@@ -14,7 +14,7 @@ from sandkeeper.errors import BadInput
 from sandkeeper.journal.output import Texts
 from sandkeeper.linux.cgroups import Limits
 from sandkeeper.processes.process import Process
-from sandkeeper.processes.spec import LimitsFields, ProcessFields
+from sandkeeper.processes.spec import FullProcessFields, LimitsFields
 
 __all__ = [
     "LimitsRecord",
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-class ProcessRequest(ProcessFields):
+class ProcessRequest(FullProcessFields):
     """The body of `POST /process`; `timeout` in seconds."""
 
     wait_for_completion: bool = False
@@ -95,6 +95,9 @@ class ProcessRecord(msgspec.Struct, rename="camel"):
     lost_bytes: int
     output_uncertain: bool
     limits: LimitsRecord | UnsetType = UNSET
+    argv: list[str] | UnsetType = UNSET
+    user: str | UnsetType = UNSET
+    tag: str | UnsetType = UNSET
 
 
 def fingerprint(body: bytes, wanted: ProcessRequest) -> str:
@@ -155,6 +158,9 @@ def record_of(process: Process, texts: Texts) -> ProcessRecord:
         lost_bytes=journal.lost,
         output_uncertain=meta.uncertain,
         limits=UNSET if meta.limits is None else _limits_record(meta.limits, meta.enforced),
+        argv=meta.argv or UNSET,
+        user=meta.user or UNSET,
+        tag=meta.tag or UNSET,
     )
 
 

@@ -1,8 +1,9 @@
 """Wire structs of terminals."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from sandkeeper.log.lines import timestamp
 from sandkeeper.terminals.terminal import Terminal
@@ -39,13 +40,23 @@ class ClientMessage(msgspec.Struct):
 
 
 class TerminalRequest(msgspec.Struct, rename="camel"):
-    """The body of `POST /terminals`; all of it may be absent."""
+    """The body of `POST /terminals`; all of it may be absent.
+
+    `shell` is the program, `args` what stands behind it; `env` comes on top of the server's
+    variables, or alone where `inheritEnv` is false. It is killed after `timeout` seconds (0: none).
+    """
 
     session_id: str = ""
     shell: str = ""
     working_dir: str = ""
     cols: int = 80
     rows: int = 24
+    args: list[str] = []
+    env: dict[str, str] = {}
+    inherit_env: bool = True
+    user: str = ""
+    tag: str = ""
+    timeout: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class TerminalChange(msgspec.Struct, rename="camel"):
@@ -75,6 +86,9 @@ class TerminalRecord(msgspec.Struct, rename="camel"):
     ended_at: str
     exit_code: int | None
     exit_signal: int | None
+    args: list[str] | UnsetType = UNSET
+    user: str | UnsetType = UNSET
+    tag: str | UnsetType = UNSET
 
 
 class Cursor(msgspec.Struct):
@@ -120,6 +134,9 @@ def terminal_of(terminal: Terminal) -> TerminalRecord:
         ended_at=timestamp(meta.ended_at) if over else "",
         exit_code=meta.exit_code,
         exit_signal=meta.exit_signal,
+        args=meta.args or UNSET,
+        user=meta.user or UNSET,
+        tag=meta.tag or UNSET,
     )
 
 

@@ -13,15 +13,15 @@ files are written to at a time, and each for a minute at most: their other end m
 
 import contextlib
 import errno
-import math
 import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from sandkeeper.files.changing import holes
 from sandkeeper.files.changing.renaming import exclusive_rename
 from sandkeeper.files.changing.temporaries import Temporaries
 from sandkeeper.files.changing.writing import special_write, write_all
@@ -31,7 +31,6 @@ from sandkeeper.linux.paths import useros as os
 __all__ = ["Draft", "PathLocks", "Place", "make_directories", "survey"]
 
 COPY_BYTES = 1 << 20
-KERNEL_COPY_BYTES = 64 << 20
 MANY_PIECES = 512  # below IOV_MAX
 # What open(2) of a new file in the directory may say although the file itself can be written.
 NO_NEIGHBOUR = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENAMETOOLONG})
@@ -162,12 +161,15 @@ class Draft:
     """New content for one target, written piece by piece; then `commit` or `discard`, once.
 
     `mode` (low 9 bits, under the umask) is that of a file that does not exist yet and may be set
-    until the commit.
+    until the commit. So may `attributes`, which take the place of all extended ones of `kind` (the
+    beginning of their names).
     """
 
     def __init__(self, place: Place, mode: int, temporaries: Temporaries, locks: PathLocks) -> None:
         self.path = place.path
         self.mode = mode & 0o777
+        self.kind = ""
+        self.attributes: Mapping[str, bytes] = {}
         self._temporaries = temporaries
         self._locks = locks
         self._slot = -1
@@ -179,6 +181,7 @@ class Draft:
             with tempfile.TemporaryFile(buffering=0) as spool:
                 self._fd = os.dup(spool.fileno())
         self.size = 0
+        self._holes = place.before is not None and holes.has_holes(place.before)
 
     def __repr__(self) -> str:
         return f"<Draft of {self.path!r}, {self.size} bytes>"
@@ -199,27 +202,27 @@ class Draft:
         return True
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append `data`; raises OSError."""
-        write_all(self._fd, data)
+        """Append `data`; a file that has holes is given them again. Raises OSError."""
+        if self._holes:
+            holes.write(self._fd, data, self.size)
+        else:
+            write_all(self._fd, data)
         self.size += len(data)
 
     def write_pieces(self, pieces: list[bytes]) -> None:
         """Append several pieces at once; raises OSError."""
+        if self._holes:
+            self.write(b"".join(pieces))
+            return
         wanted = sum(map(len, pieces))
         written = os.writev(self._fd, pieces) if len(pieces) <= MANY_PIECES else 0
         self.size += wanted
         if written < wanted:
             write_all(self._fd, memoryview(b"".join(pieces))[written:])
 
-    def copy_from(self, source: int) -> None:
-        """Append all that an open regular file has, by the kernel where it can; raises OSError."""
-        copied = 0
-        with suppress(OSError):  # not between these file systems, or not for pseudo-files
-            while count := os.copy_file_range(source, self._fd, KERNEL_COPY_BYTES):
-                copied += count
-        self.size += copied
-        while block := os.read(source, COPY_BYTES):
-            self.write(block)
+    def copy_from(self, source: int, check: Callable[[], None] = lambda: None) -> None:
+        """Append all that an open regular file has, holes as holes; raises OSError."""
+        self.size += holes.copy(source, self._fd, self.size, check)
 
     def seal(self) -> None:
         """Give the descriptor back before the commit; for drafts that are held in numbers."""
@@ -287,6 +290,7 @@ class Draft:
                 os.fchmod(self._fd, self.mode & ~_umask())
         elif not Place(self.path, now).renamable or not self._take_over(now):
             return False
+        self._mark(self._fd)
         # The kernel's coarse clock gives two quick writes one time; an ETag needs them distinct.
         moment = time.time_ns()
         with suppress(OSError):
@@ -314,6 +318,17 @@ class Draft:
                 os.setxattr(self._fd, name, os.getxattr(self.path, name))
         return True
 
+    def _mark(self, fd: int) -> None:
+        """Set the attributes; raises OSError where the file system has none."""
+        if not self.kind:
+            return
+        with suppress(OSError):
+            for name in os.listxattr(fd):
+                if name.startswith(self.kind):
+                    os.removexattr(fd, name)
+        for name, value in self.attributes.items():
+            os.setxattr(fd, self.kind + name, value)
+
     def _copy_in_place(self, now: os.stat_result | None) -> os.stat_result:
         self._reopen()
         flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -323,15 +338,13 @@ class Draft:
                 with special_write() as until:
                     self._copy_to(target, until)
             else:
-                _reserve(target, self.size, now)
-                self._copy_to(target)
-                if now is not None and now.st_size > self.size:
-                    os.ftruncate(target, self.size)
+                holes.overwrite(self._fd, target, self.size)
+                self._mark(target)
             return os.fstat(target)
         finally:
             os.close(target)
 
-    def _copy_to(self, target: int, until: float = math.inf) -> None:
+    def _copy_to(self, target: int, until: float) -> None:
         offset = 0
         while block := os.pread(self._fd, COPY_BYTES, offset):
             write_all(target, block, until)
@@ -343,20 +356,6 @@ def _state(path: str) -> os.stat_result | None:
         return os.stat(path)
     except FileNotFoundError:
         return None
-
-
-def _reserve(fd: int, size: int, now: os.stat_result | None) -> None:
-    """Claim the space of `size` bytes before old content is overwritten; raises ENOSPC, EDQUOT."""
-    before = now.st_size if now is not None else 0
-    if size <= before:
-        return
-    try:
-        os.posix_fallocate(fd, 0, size)
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            os.ftruncate(fd, before)
-            raise
-        # Pseudo-files and some file systems cannot reserve; writing will tell.
 
 
 def _umask() -> int:

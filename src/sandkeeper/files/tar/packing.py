@@ -5,6 +5,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from sandkeeper.files.tar.sparse import spans_of, sparse_header
 from sandkeeper.files.walk import walk
 from sandkeeper.linux.paths import useros as os
 
@@ -39,8 +40,10 @@ def pack(root: str, check: Callable[[], None] = lambda: None) -> Iterator[bytes]
             if isinstance(error, FileNotFoundError):
                 continue
             raise
-        yield member.tobuf(_FORMAT, "utf-8", "surrogateescape")
-        yield from _data(fd, member.size, check)
+        try:
+            yield from _file(fd, member, info, check)
+        finally:
+            os.close(fd)
     yield b"\0" * (2 * BLOCK)
 
 
@@ -80,15 +83,26 @@ def member_of(
     return member
 
 
-def _data(fd: int, size: int, check: Callable[[], None]) -> Iterator[bytes]:
-    try:
-        left = size
-        while left:
-            check()
-            block = os.read(fd, min(left, CHUNK)) or bytes(min(left, CHUNK))
-            left -= len(block)
-            yield block
-    finally:
-        os.close(fd)
+def _file(
+    fd: int, member: tarfile.TarInfo, info: os.stat_result, check: Callable[[], None]
+) -> Iterator[bytes]:
+    spans = spans_of(fd, info)
+    if spans is None:
+        yield member.tobuf(_FORMAT, "utf-8", "surrogateescape")
+    else:
+        yield sparse_header(member, spans)
+    size = 0
+    for offset, length in [(0, member.size)] if spans is None else spans:
+        size += length
+        yield from _data(fd, offset, length, check)
     if size % BLOCK:
         yield bytes(BLOCK - size % BLOCK)
+
+
+def _data(fd: int, offset: int, length: int, check: Callable[[], None]) -> Iterator[bytes]:
+    os.lseek(fd, offset, os.SEEK_SET)
+    while length:
+        check()
+        block = os.read(fd, min(length, CHUNK)) or bytes(min(length, CHUNK))
+        length -= len(block)
+        yield block

@@ -12,8 +12,10 @@ from sandkeeper.files.changing.replace import make_directories
 from sandkeeper.files.paths import temporary_name
 from sandkeeper.files.service import Fault, Files
 from sandkeeper.files.tar import zstd
+from sandkeeper.files.tar.compression import FAULTS, decompressed
+from sandkeeper.files.tar.members import BoundedMember, Metered
 from sandkeeper.files.tar.packing import pack
-from sandkeeper.files.tar.unpacking import BoundedMember, Metered, UnsafeMember, unpack
+from sandkeeper.files.tar.unpacking import UnsafeMember, unpack
 from sandkeeper.files.work import Cancel, failure
 from sandkeeper.journal.blocks import gathered
 from sandkeeper.linux.paths import useros as os
@@ -113,7 +115,7 @@ class Archives:
         """
         try:
             make_directories(root, 0o755)
-            stream = Metered(_readable(source))
+            stream = Metered(decompressed(source))
 
             def check() -> None:
                 cancel.check()
@@ -138,7 +140,7 @@ class Archives:
             raise BadInput(str(error)) from None
         except RecursionError:  # a header may say that another header follows
             raise BadInput("the body is no whole tar archive: too many headers") from None
-        except (tarfile.TarError, zstd.ZstdFault, EOFError) as error:
+        except (tarfile.TarError, *FAULTS) as error:
             raise BadInput(f"the body is no whole tar archive: {error}") from None
         except Fault as error:
             raise failure(Unprocessable, "error unpacking: ", "open", root, error) from None
@@ -152,10 +154,3 @@ class Archives:
         name = temporary_name(replacing=os.path.lexists(target))
         with self._files.temporary(os.path.join(os.path.dirname(target), name)):
             yield name
-
-
-def _readable(source: Channel) -> IO[bytes]:
-    """Return the tar stream, decompressed if it begins as zstd does."""
-    if source.peek(len(zstd.MAGIC)) != zstd.MAGIC:
-        return cast("IO[bytes]", source)
-    return zstd.unpacking(source)

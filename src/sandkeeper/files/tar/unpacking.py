@@ -5,7 +5,6 @@ Every member is placed below the target by walking from its open directory compo
 the disk leads out of it.
 """
 
-import copy
 import errno
 import shutil
 import stat
@@ -13,16 +12,13 @@ import tarfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from functools import partial
-from typing import IO, Any, cast
+from typing import IO, cast
 
+from sandkeeper.files.tar.members import HEADER_BYTES, LABEL, spans_in, stored_in
 from sandkeeper.files.tar.packing import CHUNK, XATTR_PREFIX
 from sandkeeper.linux.paths import useros as os
 
-__all__ = ["BoundedMember", "Metered", "Temporary", "UnsafeMember", "remove_member", "unpack"]
-
-HEADER_BYTES = 1 << 20
-BETWEEN_BYTES = 2 << 20
-"""How much may be read from one file's data to the next: headers, maps of holes, read-ahead."""
+__all__ = ["Temporary", "UnsafeMember", "remove_member", "unpack"]
 
 Temporary = Callable[[str, str], AbstractContextManager[str]]
 """Given the target directory and a path below it: the base name of a temporary beside it."""
@@ -34,74 +30,6 @@ class UnsafeMember(Exception):
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class Metered:
-    """A reader that gives up when much is read and nothing comes of it: tarfile holds headers."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self._left = BETWEEN_BYTES
-
-    def renew(self) -> None:
-        """Say that something came of it."""
-        self._left = BETWEEN_BYTES
-
-    def read(self, size: int) -> bytes:
-        """Read; raises tarfile.ReadError when the allowance is used up."""
-        data: bytes = self._inner.read(size)
-        self._left -= len(data)
-        if self._left < 0:
-            raise tarfile.ReadError("too many headers")
-        return data
-
-
-class BoundedMember(tarfile.TarInfo):
-    """A member whose extended headers are read only if they are small: they are held whole."""
-
-    def _proc_member(self, archive: tarfile.TarFile) -> Any:
-        if not self.isreg() and self.size > HEADER_BYTES and self.type not in _PLAIN_TYPES:
-            raise tarfile.ReadError(f"a header of {self.size} bytes")
-        return super()._proc_member(archive)  # type: ignore[misc]
-
-
-def _spans(member: tarfile.TarInfo) -> list[tuple[int, int]]:
-    """Return where a member's stored bytes go, as (offset, length); the rest of it are holes.
-
-    Raises tarfile.ReadError for a map that no writer makes: tarfile's own reader turns some of
-    them into a loop without end, and any hole into NULs on the disk.
-    """
-    if member.size < 0:
-        raise tarfile.ReadError(f"{member.name!r} has a negative size")
-    if member.sparse is None:
-        return [(0, member.size)]
-    spans = cast("list[tuple[int, int]]", member.sparse)
-    end = 0
-    for offset, length in spans:
-        if offset < end or length < 0 or offset + length > member.size:
-            raise tarfile.ReadError(f"{member.name!r} has a broken map of its holes")
-        end = offset + length
-    return spans
-
-
-def _stored(member: tarfile.TarInfo, spans: list[tuple[int, int]]) -> tarfile.TarInfo:
-    """Return the member as it lies in the archive, without holes."""
-    plain = copy.copy(member)
-    plain.sparse = None
-    plain.size = sum(length for _, length in spans)
-    return plain
-
-
-_PLAIN_TYPES = frozenset(
-    {
-        tarfile.DIRTYPE,
-        tarfile.SYMTYPE,
-        tarfile.LNKTYPE,
-        tarfile.FIFOTYPE,
-        tarfile.CHRTYPE,
-        tarfile.BLKTYPE,
-    }
-)
 
 
 def unpack(
@@ -150,6 +78,8 @@ def unpack(
 
 def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
     member = archive.next()
+    while member is not None and member.type == LABEL:
+        member = archive.next()
     # The archive keeps every member it has read, for look-ups that never happen here.
     archive.members.clear()  # type: ignore[attr-defined]
     if sum(map(len, archive.pax_headers.values())) > HEADER_BYTES:
@@ -292,8 +222,8 @@ class _Place:
                 raise type(error)(error.errno, error.strerror, self._path) from None
 
     def _file(self, member: tarfile.TarInfo, name: str) -> None:
-        spans = _spans(member)
-        source = cast("IO[bytes]", self._archive.extractfile(_stored(member, spans)))
+        spans = spans_in(member)
+        source = cast("IO[bytes]", self._archive.extractfile(stored_in(member, spans)))
         fd = os.open(name, _NEW, 0o600, dir_fd=self._parent)
         try:
             for offset, length in spans:

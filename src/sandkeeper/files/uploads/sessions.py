@@ -141,7 +141,7 @@ class Uploads:
                 draft = self._files.draft(session.path, session.permissions)
             for part in parts:
                 cancel.check()
-                self._append(draft, session, part)
+                self._append(draft, session, part, cancel)
             with self._work.acting():
                 return draft.commit(conditions.check if conditions else None)
         except Fault as error:
@@ -151,13 +151,13 @@ class Uploads:
             if draft is not None:
                 draft.discard()
 
-    def _append(self, draft: Draft, session: Session, part: UploadedPart) -> None:
+    def _append(self, draft: Draft, session: Session, part: UploadedPart, cancel: Cancel) -> None:
         path = self._store.part_path(session, part)
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             before = draft.size
             with self._work.acting():  # room that only root may fill is not the caller's
-                draft.copy_from(fd)
+                draft.copy_from(fd, cancel.check)
         finally:
             os.close(fd)
         if draft.size - before != part.size:

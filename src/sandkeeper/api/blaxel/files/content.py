@@ -1,36 +1,34 @@
 """Files: read, download, list, write, delete, and what HEAD tells."""
 
 import asyncio
-import posixpath
-import secrets
 import stat
 from collections.abc import Awaitable
 from contextlib import aclosing
-from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
-from sandkeeper.api.edge.conditional import conditions, http_date, modified_since, ranges
-from sandkeeper.api.edge.file_answers import FileBody, GeneratedBody
+from sandkeeper.api.edge.bodies.downloads import download
+from sandkeeper.api.edge.conditional import conditions, http_date, modified_since
+from sandkeeper.api.edge.file_answers import GeneratedBody
 from sandkeeper.api.edge.forms import form_parts, is_form, read_field
 from sandkeeper.api.edge.plain import PlainAnswer
 from sandkeeper.api.edge.request_body import parse_json, read_json
-from sandkeeper.api.edge.respond import encode_json, error_response, json_response, utf8
+from sandkeeper.api.edge.respond import encode_json, json_response, utf8
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import path_route
 from sandkeeper.api.edge.streaming import until_disconnect
 from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.schemas.encoding import DirectoryEncoder, encode_file, file_blocks
 from sandkeeper.api.schemas.files import FileRequest, Success
-from sandkeeper.errors import BadInput, RangeNotSatisfiable
+from sandkeeper.errors import BadInput
 from sandkeeper.files.conditions import NO_CONDITIONS, Conditions
 from sandkeeper.files.entries import etag, parse_octal, unix_mode
 from sandkeeper.files.feed import Feed
 from sandkeeper.files.paths import Target
-from sandkeeper.files.service import Files, Opened
+from sandkeeper.files.service import Files
 from sandkeeper.files.work import Cancel
 from sandkeeper.linux.paths import useros as os
 
@@ -38,7 +36,7 @@ __all__ = ["FileHandlers", "octal", "routes", "wants_download"]
 
 PREFIX = "/filesystem"
 SMALL = 256 * 1024
-"""Up to this size a download is read in the step that opens the file, and JSON made in one go."""
+"""Up to this size JSON is made in one go."""
 
 PLAIN_FILE = 32 << 10
 """Up to this size JSON is made at once."""
@@ -52,26 +50,6 @@ DECIDING = frozenset(
 """Fields that decide what is answered."""
 
 WRITTEN = "File created/updated successfully"
-OCTETS = "application/octet-stream"
-TYPES = {
-    "txt": "text/plain",
-    "log": "text/plain",
-    "html": "text/html",
-    "htm": "text/html",
-    "css": "text/css",
-    "js": "application/javascript",
-    "json": "application/json",
-    "xml": "application/xml",
-    "pdf": "application/pdf",
-    "zip": "application/zip",
-    "tar": "application/x-tar",
-    "gz": "application/gzip",
-    "jpg": "image/jpeg",
-    "jpeg": "image/jpeg",
-    "png": "image/png",
-    "gif": "image/gif",
-    "svg": "image/svg+xml",
-}
 
 
 def octal(text: str, default: int) -> int:
@@ -112,17 +90,16 @@ class FileHandlers:
             self._get, target, wants_download(request), conditions(request), request
         )
 
-    def _get(
-        self, target: Target, download: bool, wanted: Conditions, request: Request
-    ) -> Response:
+    def _get(self, target: Target, as_file: bool, wanted: Conditions, request: Request) -> Response:
         info = self._files.look(target.absolute)
         if stat.S_ISDIR(info.st_mode):
             return self.directory(target)
         wanted.check_read(info)
-        if wanted.unchanged(info) or (download and not modified_since(request.headers, info)):
+        if wanted.unchanged(info) or (as_file and not modified_since(request.headers, info)):
             return Response(None, 304, {"ETag": etag(info), "Last-Modified": http_date(info)})
-        if download:
-            return self._download(target, self._files.open(target.absolute, info), request)
+        if as_file:
+            opened = self._files.open(target.absolute, info)
+            return download(self._work, target.absolute, opened, request)
         owners, text = self._files.owners, self._files.text(target.absolute, info)
         headers = {"ETag": etag(text.info), "Content-Type": "application/json; charset=utf-8"}
         if text.size > SMALL:
@@ -155,56 +132,6 @@ class FileHandlers:
         finally:
             listing.fd.close()
 
-    def _download(self, target: Target, opened: Opened, request: Request) -> Response:
-        name = posixpath.basename(target.absolute)
-        headers = {
-            "Content-Type": content_type(name),
-            "Content-Disposition": disposition(name),
-            "Last-Modified": http_date(opened.info),
-            "ETag": etag(opened.info),
-        }
-        if opened.size is None:
-            return FileBody(self._work, opened, [], 200, headers)
-        headers["Accept-Ranges"] = "bytes"
-        try:
-            wanted = ranges(request.headers, opened.info, opened.size)
-        except RangeNotSatisfiable as error:
-            opened.fd.close()
-            refused = error_response(error)
-            refused.headers["Content-Range"] = f"bytes */{opened.size}"
-            return refused
-        if len(wanted) > 1:
-            return self._many(opened, wanted, headers)
-        start, length = wanted[0] if wanted else (0, opened.size)
-        if wanted:
-            headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{opened.size}"
-        headers["Content-Length"] = str(length)
-        status = 206 if wanted else 200
-        if length <= SMALL:
-            data = os.pread(opened.fd.number, length, start)
-            if len(data) == length:
-                opened.fd.close()
-                return Response(data, status, headers)
-        return FileBody(self._work, opened, [(start, length)], status, headers)
-
-    def _many(
-        self, opened: Opened, wanted: list[tuple[int, int]], headers: dict[str, str]
-    ) -> Response:
-        boundary = secrets.token_hex(16)
-        pieces: list[bytes | tuple[int, int]] = []
-        for start, length in wanted:
-            head = (
-                f"\r\n--{boundary}\r\nContent-Type: {headers['Content-Type']}\r\n"
-                f"Content-Range: bytes {start}-{start + length - 1}/{opened.size}\r\n\r\n"
-            )
-            pieces += [head.encode(), (start, length)]
-        pieces.append(f"\r\n--{boundary}--\r\n".encode())
-        pieces[0] = bytes(pieces[0]).removeprefix(b"\r\n")
-        length = sum(len(p) if isinstance(p, bytes) else p[1] for p in pieces)
-        headers["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
-        headers["Content-Length"] = str(length)
-        return FileBody(self._work, opened, pieces, 206, headers)
-
     async def head(self, request: Request) -> Response:
         """Tell what is there; what is absent or cannot be looked at has no X-File-Type."""
         return await self._work.run(self.describe, self._target(request).absolute)
@@ -228,7 +155,7 @@ class FileHandlers:
         """Write a file or make a directory from JSON, or take a form upload."""
         target = self._target(request)
         if is_form(request):
-            return await self._put_form(request, target)
+            return await self.put_form(request, target)
         wanted = conditions(request)
         body = await read_json(request, FileRequest, self._files.settings.write_limit)
         if body.isDirectory:
@@ -256,7 +183,12 @@ class FileHandlers:
         info = await self._work.run(write, target.absolute, data, mode, NO_CONDITIONS)
         return PlainAnswer(encode_json(_written(target, WRITTEN)), fields=_etag_line(info))
 
-    async def _put_form(self, request: Request, target: Target) -> Response:
+    async def sent(self, target: Target, request: Request) -> Response:
+        """Send a file as it is; a directory is listed."""
+        return await self._work.run(self._get, target, True, conditions(request), request)
+
+    async def put_form(self, request: Request, target: Target) -> Response:
+        """Write the file of a form."""
         upload = self._files.upload(target.absolute, conditions(request))
         feed: Feed[os.stat_result] = Feed(self._work.run, upload)
         found = False
@@ -310,7 +242,7 @@ def _is_plain(scope: Scope) -> bool:
     for name, value in scope["headers"]:
         if name in DECIDING:
             return False
-        if name == b"accept" and (OCTETS.encode() in value or not _takes_json(value)):
+        if name == b"accept" and (b"application/octet-stream" in value or not _takes_json(value)):
             return False
         if name == b"content-type" and b"form" in value.lower():
             return False
@@ -319,22 +251,6 @@ def _is_plain(scope: Scope) -> bool:
 
 def _takes_json(value: bytes) -> bool:
     return b"application/json" in value or b"*/*" in value
-
-
-def content_type(name: str) -> str:
-    """Name the type of a download by its last extension, case-sensitively, without a charset."""
-    _, dot, extension = name.rpartition(".")
-    return TYPES.get(extension, OCTETS) if dot else OCTETS
-
-
-def disposition(name: str) -> str:
-    """Make the header that names a download; `filename*` (RFC 8187) where ASCII cannot."""
-    plain = "".join(char if " " <= char <= "~" else "_" for char in name)
-    escaped = plain.replace("\\", "\\\\").replace('"', '\\"')
-    header = f'attachment; filename="{escaped}"'
-    if plain != name:
-        header += f"; filename*=UTF-8''{quote(os.fsencode(name), safe='')}"
-    return header
 
 
 def routes(handlers: FileHandlers) -> list[BaseRoute]:

@@ -1,0 +1,64 @@
+"""Frames of Connect's streams (connectrpc.com, "Streaming RPCs"): one byte of flags, a length of
+four bytes, big-endian, and so many bytes of JSON. Bytes in, bytes out.
+"""
+
+import struct
+from collections.abc import Iterator
+
+__all__ = ["END", "HEAD_BYTES", "BadFrame", "Frames", "TooLong", "frame"]
+
+COMPRESSED, END = 1, 2
+HEAD_BYTES = 5
+_HEAD = struct.Struct(">BI")
+
+
+class BadFrame(Exception):
+    """What a client sends is no frame of a request."""
+
+
+class TooLong(Exception):
+    """A frame announces more than may be sent."""
+
+
+def frame(payload: bytes, flags: int = 0) -> bytes:
+    """Return a frame."""
+    return _HEAD.pack(flags, len(payload)) + payload
+
+
+class Frames:
+    """Cuts frames out of bytes that come in pieces; never holds more than one of `most` bytes."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._waiting = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the payloads that are complete now.
+
+        Raises TooLong as soon as a length is announced, BadFrame for flags that no request has.
+        """
+        self._waiting += data
+        at = 0
+        try:
+            while len(self._waiting) - at >= HEAD_BYTES:
+                flags, length = _HEAD.unpack_from(self._waiting, at)
+                if flags & COMPRESSED:
+                    raise BadFrame("a frame is compressed, but no compression was agreed on")
+                if flags:
+                    raise BadFrame(f"a frame of a request has the flags {flags:#x}")
+                if length > self._most:
+                    raise TooLong(f"a message of {length} bytes is larger than {self._most}")
+                if len(self._waiting) - at - HEAD_BYTES < length:
+                    return
+                start = at + HEAD_BYTES
+                at = start + length
+                yield bytes(self._waiting[start:at])
+        finally:
+            del self._waiting[:at]
+
+    def finish(self) -> None:
+        """Raise BadFrame when the bytes end within a frame."""
+        if self._waiting:
+            raise BadFrame(
+                f"the stream ends within a frame, after {len(self._waiting)} bytes of it"
+            )

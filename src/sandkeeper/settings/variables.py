@@ -1,0 +1,143 @@
+"""Variables as settings are read from them: what makes no sense is gathered and told at once."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from sandkeeper.numerals import GO_INT, decimal, natural
+
+__all__ = ["BadSettings", "Variables", "truthy"]
+
+T = TypeVar("T")
+
+OURS = "SANDKEEPER_"
+LATER = frozenset(
+    OURS + name for name in ("MORPH_BASE_URL", "WEED_FILER", "RCLONE_REMOTE", "RCLONE_ARGS")
+)
+"""Ours that are read when they are needed, because an environment reload may bring them."""
+TEST = OURS + "TEST_"
+
+_TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
+_FALSE = frozenset({"", "0", "f", "F", "false", "False", "FALSE"})
+_SEPARATORS = re.compile(r"[,\s]+")
+
+
+def truthy(value: str) -> bool:
+    """Say whether Go's strconv.ParseBool would call the trimmed `value` true."""
+    return value.strip() in _TRUE
+
+
+class BadSettings(ValueError):
+    """Settings that make no sense; `faults` has a line for each."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = tuple(faults)
+
+
+class Variables(Mapping[str, str]):
+    """Variables by name, with readers that take a default where nothing or nothing sensible is set.
+
+    What was set without sense is in `faults`, as lines that name variable, value and what is
+    allowed. An empty variable is one that is not set, and space around a value does not count.
+    """
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+        self._read: set[str] = set()
+        self.faults: list[str] = []
+
+    def __getitem__(self, name: str) -> str:
+        self._read.add(name)
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def fault(self, name: str, allowed: str) -> None:
+        """Note that what a variable holds makes no sense."""
+        self.faults.append(f"{name}={self._values.get(name, '')!r} is {allowed}")
+
+    def number(self, name: str, default: int, least: int = 0, most: int = GO_INT - 1) -> int:
+        """Return a whole number between two bounds."""
+        text = self.text(name)
+        if not text:
+            return default
+        value = natural(text.removeprefix("+"), GO_INT)
+        if value is None or not least <= value <= most:
+            bound = f"from {least} on" if most == GO_INT - 1 else f"from {least} to {most}"
+            self.fault(name, f"no whole number {bound}")
+            return default
+        return value
+
+    def seconds(self, name: str, default: float) -> float:
+        """Return a time that may have a fraction."""
+        text = self.text(name)
+        value = decimal(text) if text else default
+        if value is None or not 0 <= value < float("inf"):
+            self.fault(name, "no number of seconds")
+            return default
+        return value
+
+    def choice(self, name: str, allowed: Iterable[str], default: str = "") -> str:
+        """Return one of several words, in lower case."""
+        word = self.text(name).lower()
+        words = tuple(allowed)
+        if word and word not in words:
+            self.fault(name, f"none of: {', '.join(words)}")
+            return default
+        return word or default
+
+    def flag(self, name: str) -> bool:
+        """Say whether something is on, in the words of Go's strconv.ParseBool; off without."""
+        word = self.text(name)
+        if word not in _TRUE | _FALSE:
+            self.fault(name, "neither true nor false")
+        return word in _TRUE
+
+    def folder(self, name: str) -> str:
+        """Return a folder that is there; empty without one."""
+        path = self.get(name, "")
+        if path and not os.path.isdir(path):
+            self.fault(name, "no folder")
+            return ""
+        return path
+
+    def words(self, name: str) -> list[str]:
+        """Return what a variable lists, by commas or spaces."""
+        return [word for word in _SEPARATORS.split(self.get(name, "")) if word]
+
+    def each(self, name: str, made_of: Callable[[str], T]) -> tuple[T, ...]:
+        """Return what `made_of` makes of each listed word; it raises ValueError for a bad one."""
+        made: list[T] = []
+        for word in self.words(name):
+            try:
+                made.append(made_of(word))
+            except ValueError as error:
+                self.faults.append(str(error))
+        return tuple(made)
+
+    def sound(self, read: Callable[[], T], default: T) -> T:
+        """Return what `read` returns; the ValueError it raises is a fault that names itself."""
+        try:
+            return read()
+        except ValueError as error:
+            self.faults.append(str(error))
+        return default
+
+    def text(self, name: str) -> str:
+        """Return a value without the space around it."""
+        return self.get(name, "").strip()
+
+    def unknown(self) -> list[str]:
+        """Return those of our own that nobody reads: their names are misspelt."""
+        known = self._read | LATER
+        return sorted(
+            name
+            for name in self._values
+            if name.startswith(OURS) and not name.startswith(TEST) and name not in known
+        )
