@@ -1,7 +1,6 @@
 """Files and directories: read, list, write, delete. Blocking; the callers run it by `FileWork`.
 
-Every path here is absolute and resolved (`files.paths`). The functions raise the error tree's
-classes with the contract's texts; what the kernel says becomes `<op> <path>: <reason>`.
+Paths are absolute and resolved (`files.paths`); errors say `<op> <path>: <reason>`.
 """
 
 import asyncio

@@ -17,6 +17,7 @@ from sandkeeper.api.edge.hosts import Gate, refusal
 from sandkeeper.api.edge.plain import (
     Heads,
     Later,
+    Parts,
     PlainAnswer,
     PlainRoutes,
     answered,
@@ -140,7 +141,7 @@ class Edge:
         """Say whether a request may go on; raises BadInput or Forbidden as the gate does."""
         return self._doors.opens(scope, self._gate) or self._doorkeeper.admits(scope)
 
-    def plain(self, scope: Scope, body: bytes) -> bytes | Coroutine[None, None, bytes] | None:
+    def plain(self, scope: Scope, body: bytes) -> Parts | Coroutine[None, None, Parts] | None:
         """Return the whole answer to a request that is plain, or what brings it; None: it is not.
 
         Nothing has been done then, and the request goes the long way, where it is also refused.
@@ -160,10 +161,10 @@ class Edge:
             return None
         self._requests.begun()
         if isinstance(answer, PlainAnswer):
-            return self._plain_bytes(scope, answer, started)
+            return self._plain_parts(scope, answer, started)
         return self._later(scope, answer, started)
 
-    async def _later(self, scope: Scope, coming: Later, started: float) -> bytes:
+    async def _later(self, scope: Scope, coming: Later, started: float) -> Parts:
         """Wait for an answer; whatever goes wrong, there is one."""
         try:
             answer = await coming
@@ -175,12 +176,12 @@ class Edge:
         except BaseException:
             self._ended(scope, 499, started, 0.0, 0)
             raise
-        return self._plain_bytes(scope, answer, started)
+        return self._plain_parts(scope, answer, started)
 
-    def _plain_bytes(self, scope: Scope, answer: PlainAnswer, started: float) -> bytes:
-        head = self._heads.of(scope, answer, started)
+    def _plain_parts(self, scope: Scope, answer: PlainAnswer, started: float) -> Parts:
+        parts = self._heads.of(scope, answer, started)
         self._ended(scope, answer.status, started, perf_counter(), len(answer.body))
-        return head + answer.body
+        return parts
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = scope[ANSWER] = Answer(self._outgoing, wire_of(scope))

@@ -28,6 +28,7 @@ __all__ = [
     "PLAIN_BYTES",
     "Heads",
     "Later",
+    "Parts",
     "Plain",
     "PlainAnswer",
     "PlainRoutes",
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 Field = tuple[bytes, bytes]
+Parts = tuple[bytes, bytes]
+"""A whole answer: its first line, and all behind the fields that every server adds."""
 _PRINTABLE = re.compile(rb"[ -~]*")
 
 PLAIN_BYTES = 64 << 10
@@ -148,33 +151,38 @@ class Heads:
         self._processing_time = processing_time
         self._first: dict[int, bytes] = {}
 
-    def of(self, scope: Scope, answer: PlainAnswer, started: float) -> bytes:
-        """Return a whole head."""
+    def of(self, scope: Scope, answer: PlainAnswer, started: float) -> Parts:
+        """Return the whole answer in two parts: its first line, and all but what servers add."""
         extra = answer.fields
         if self._processing_time:
             extra += _line((b"server-timing", timing((perf_counter() - started) * 1000)))
-        return b"%bcontent-length: %d\r\n%bx-request-id: %b\r\n%b\r\n" % (
-            self._first.get(answer.status) or self._begin(answer.status),
+        first = self._first.get(answer.status) or self._begin(answer.status)
+        return first, b"%bcontent-length: %d\r\n%bx-request-id: %b\r\n%b\r\n%b" % (
+            _TYPE,
             len(answer.body),
             extra,
             request_id(scope).encode("latin-1"),
             self._common,
+            answer.body,
         )
 
     def _begin(self, status: int) -> bytes:
         words = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-        made = self._first[status] = words.encode() + _line((b"content-type", JSON))
+        made = self._first[status] = words.encode()
         return made
+
+
+def _line(field: Field) -> bytes:
+    return b"%b: %b\r\n" % field
+
+
+_TYPE = _line((b"content-type", JSON))
 
 
 def timing(milliseconds: float) -> bytes:
     """Return the value of Server-Timing."""
     text = f'total;dur={milliseconds:.2f};desc="Processing time of the Sandbox API request"'
     return text.encode()
-
-
-def _line(field: Field) -> bytes:
-    return b"%b: %b\r\n" % field
 
 
 def _is_alone(made: Route, routes: Iterable[Route], method: str) -> bool:

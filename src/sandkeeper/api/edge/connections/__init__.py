@@ -24,6 +24,7 @@ this list: it names what a new version lacks, and what is used and not listed.
 - `scope`: what an upgrade asks the next server again
 - `response_started`, `response_complete`: whether there may be another answer; what is at rest
 - `keep_alive`, `on_response`: the end of an answer that was given at once
+- `default_headers`: fields of every answer, those that are given at once as well
 - `chunked_encoding`: whether an answer has an end, which an upgrade waits for
 - `disconnected`, `message_event`: how a request is given up
 - `body`: what came of a body before the rest is taken from the socket

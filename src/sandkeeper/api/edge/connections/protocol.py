@@ -15,6 +15,7 @@ from sandkeeper.api.edge.connections.intake import (
     declared_length,
 )
 from sandkeeper.api.edge.connections.wire import WIRE, Wire
+from sandkeeper.api.edge.plain import Parts
 from sandkeeper.api.edge.respond import bare_error
 from sandkeeper.api.edge.urls import called_by_target
 
@@ -31,6 +32,17 @@ TARGET_BYTES = 32 << 10
 PLAIN_BODY_BYTES = 64 << 10
 
 
+_known: tuple[Any, bytes] = (None, b"")
+
+
+def _lines(fields: list[tuple[bytes, bytes]]) -> bytes:
+    """Return fields as they are sent; those of all answers are another list once a second."""
+    global _known
+    if _known[0] is not fields:
+        _known = fields, b"".join(b"%b: %b\r\n" % field for field in fields)
+    return _known[1]
+
+
 class EdgeProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with the contract's limits on request heads.
 
@@ -41,7 +53,7 @@ class EdgeProtocol(HttpToolsProtocol):
     """
 
     body_seconds = 30.0
-    plain: Callable[[Any, bytes], bytes | Coroutine[None, None, bytes] | None] | None = None
+    plain: Callable[[Any, bytes], Parts | Coroutine[None, None, Parts] | None] | None = None
     """Answers a whole request, at once or in a while, if it is a plain one (`api.edge.plain`)."""
     _held: "tuple[RequestResponseCycle, Any] | None" = None
     _holds = False
@@ -249,7 +261,7 @@ class EdgeProtocol(HttpToolsProtocol):
         short = whole and len(cycle.body) <= PLAIN_BODY_BYTES
         if short and self.plain is not None and self._is_free(cycle):
             answer = self.plain(cycle.scope, bytes(cycle.body))
-            if isinstance(answer, bytes):
+            if isinstance(answer, tuple):
                 self._reply(cycle, answer)
                 return
             if answer is not None:
@@ -260,17 +272,18 @@ class EdgeProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     async def _reply_later(
-        self, cycle: "RequestResponseCycle", coming: Coroutine[None, None, bytes]
+        self, cycle: "RequestResponseCycle", coming: Coroutine[None, None, Parts]
     ) -> None:
         answer = await coming
         if not cycle.disconnected:
             self._reply(cycle, answer)
 
-    def _reply(self, cycle: "RequestResponseCycle", answer: bytes) -> None:
+    def _reply(self, cycle: "RequestResponseCycle", answer: Parts) -> None:
         """Give a whole answer, of which no client makes us keep more than it has asked for."""
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
-        self.transport.write(answer)
+        first, rest = answer
+        self.transport.write(first + _lines(cycle.default_headers) + rest)
         if not cycle.keep_alive:  # the server has been told to end meanwhile
             self.transport.close()
         cycle.on_response()

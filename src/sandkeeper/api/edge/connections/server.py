@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from sandkeeper.api.edge.connections.departure import Departure, take_over
 from sandkeeper.api.edge.connections.listening import tell_reach
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
+from sandkeeper.api.edge.plain import Parts
 from sandkeeper.log.lines import Log
 from sandkeeper.settings import Settings
 from sandkeeper.upgrade.handover import HeldConnection
@@ -52,7 +53,7 @@ class Application(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or WebSocket."""
 
-    def plain(self, scope: Scope, body: bytes) -> bytes | Coroutine[None, None, bytes] | None:
+    def plain(self, scope: Scope, body: bytes) -> Parts | Coroutine[None, None, Parts] | None:
         """Return the whole answer to a whole request, or what brings it; None: it cannot."""
 
 
