@@ -114,7 +114,10 @@ def test_what_acts_for_the_workload_takes_its_os_from_where_paths_are_resolved_f
         *(f"codegen/{name}.py" for name in ("service", "candidates")),
         *(f"files/changing/{name}.py" for name in ("holes", "removal", "renaming", "replace")),
         *(f"files/tar/{name}.py" for name in ("packing", "sparse", "streams", "unpacking")),
-        *(f"files/{name}.py" for name in ("attributes", "copies", "service", "trees", "walk")),
+        *(
+            f"files/{name}.py"
+            for name in ("attributes", "copies", "opened", "service", "trees", "walk")
+        ),
         *("files/changing/temporaries.py", "files/uploads/sessions.py"),
         *("linux/paths/entering.py", "search/code.py", "search/content.py"),
         *(
@@ -134,3 +137,11 @@ def test_what_acts_for_the_workload_takes_its_os_from_where_paths_are_resolved_f
     }
 
     assert plain == set()
+
+
+def test_queries_are_read_in_one_place() -> None:
+    """Starlette's reading takes the last value of a name, the contract's the first."""
+    api = ROOT / "src" / "sandkeeper" / "api"
+    reading = [path for path in api.rglob("*.py") if "query_params" in path.read_text()]
+
+    assert reading == []

@@ -29,6 +29,7 @@ from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.linux.machine import disk_bytes, raise_file_limit
 from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
+from sandkeeper.log.libraries import adopt_libraries
 from sandkeeper.log.lines import Log, Rouser, dropped_line
 from sandkeeper.log.sink import Sink, open_target
 from sandkeeper.observability.heap import Heap
@@ -92,6 +93,7 @@ class Sandbox(OnDemand):
         self._sink = Sink(open_target(settings.log.target, identity), dropped_line=dropped_line)
         self._rouser = Rouser(self._sink)
         self.log = Log(self._sink)
+        adopt_libraries(self.log)
         self.access = Access(self.log, requests=settings.log.requests)
         self.children = Children()
         self.state_folder = StateFolder(settings.state_dir, self.log)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.harness import cases
 
 from sandkeeper.errors import Unavailable
 from sandkeeper.journal import linewatch
@@ -39,7 +40,7 @@ def naive(pieces: list[tuple[int, bytes]], pattern: Pattern) -> bytes | None:
     return None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=cases(300), deadline=None)
 @given(
     st.lists(
         st.tuples(

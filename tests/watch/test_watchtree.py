@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.harness import cases
 
 from sandkeeper.linux.inotify import Inotify, Mask, Notice, notices
 from sandkeeper.watch.audience import OVERFLOW, RESCANNED, Entry
@@ -80,7 +81,7 @@ def alive(root: Path) -> set[str]:
     return {os.path.join(where, name) for where, ds, fs in os.walk(root) for name in [*ds, *fs]}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(150), deadline=None)
 @given(st.lists(ACTIONS, max_size=25))
 def test_whatever_happens_every_path_is_told_and_every_directory_watched(
     actions: list[tuple[str, str, str]],

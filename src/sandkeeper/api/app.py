@@ -14,18 +14,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sandkeeper.api.areas import all_areas, port_doors
 from sandkeeper.api.edge.auth import Acting, Doorkeeper, know
 from sandkeeper.api.edge.connections.outgoing import Outgoing
+from sandkeeper.api.edge.connections.plain import PlainRoutes
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.frozen import guard
 from sandkeeper.api.edge.hosts import Gate
 from sandkeeper.api.edge.middleware import BARE, Edge
-from sandkeeper.api.edge.plain import PlainRoutes
 from sandkeeper.api.edge.request_body import Room
 from sandkeeper.api.edge.respond import error_response, not_found
 from sandkeeper.api.edge.rights import open_below, open_paths, protect
-from sandkeeper.api.edge.routing import AreaRouter
+from sandkeeper.api.edge.routing import AreaRouter, Areas
 from sandkeeper.api.edge.streaming import Disconnected
 from sandkeeper.api.edge.subject import Gateways
-from sandkeeper.api.edge.urls import with_prefix
+from sandkeeper.api.edge.urls import PORT_NAME, with_prefix
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.sandbox import Sandbox
@@ -42,7 +42,7 @@ def create_app(sandbox: Sandbox) -> Edge:
     sandbox.vitals.requests.name_groups(areas.firsts)
     router = AreaRouter(areas, default=partial(partial, _unrouted))
     app = ExceptionMiddleware(
-        Acting(_protect_slashes(router), sandbox.users),
+        _by_name(areas, Acting(_protect_slashes(router), sandbox.users)),
         handlers={
             Disconnected: _on_disconnect,
             SandkeeperError: _on_error,
@@ -75,6 +75,7 @@ def create_app(sandbox: Sandbox) -> Edge:
             beyond=not is_loopback(settings.host),
             terminal_origins=settings.terminal.origins,
         ),
+        port_names=settings.edge.port_names,
         room=Room(_room(settings)),
         outgoing=outgoing,
         gateways=gateways,
@@ -107,6 +108,18 @@ async def _on_disconnect(_request: Request, _error: Exception) -> Response:
 async def _on_http_error(_request: Request, error: Exception) -> Response:
     """Starlette raises for broken forms."""
     return error_response(BadInput(str(getattr(error, "detail", error))))
+
+
+def _by_name(areas: Areas, others: ASGIApp) -> ASGIApp:
+    """Have what came by the host name of a port go there, whatever its path."""
+
+    async def by_name(scope: Scope, receive: Receive, send: Send) -> None:
+        if PORT_NAME in scope:
+            await areas.below("port")[0].handle(scope, receive, send)
+        else:
+            await others(scope, receive, send)
+
+    return by_name
 
 
 def _protect_slashes(router: ASGIApp) -> ASGIApp:

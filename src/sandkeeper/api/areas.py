@@ -30,8 +30,8 @@ def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
         *([] if e2b is None else e2b.areas()),
         Area(("process",), partial(_process_routes, sandbox)),
         *_file_areas(sandbox),
-        Area(("network",), partial(_network_routes, sandbox)),
-        Area(("port",), partial(_port_routes, sandbox, doors)),
+        Area(("network",), partial(_network_routes, sandbox, doors)),
+        Area(("port", "port-keep"), partial(_port_routes, sandbox, doors)),
         Area(("environment",), partial(_environment_routes, sandbox)),
         Area(("codegen",), partial(_codegen_routes, sandbox)),
         Area(("drives",), partial(_drive_routes, sandbox)),
@@ -208,14 +208,23 @@ def _watch_routes(sandbox: Sandbox) -> list[BaseRoute]:
     return watch.routes(noticing)
 
 
-def _network_routes(sandbox: Sandbox) -> list[BaseRoute]:
+def _network_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:
     from sandkeeper.api.blaxel import network, tunnel
+    from sandkeeper.api.edge.subject import Gateways
+    from sandkeeper.api.port import links
 
     handlers = network.NetworkHandlers(
         ports=sandbox.ports, monitors=sandbox.monitors, body_limit=sandbox.settings.body_limit
     )
     way = tunnel.TunnelHandlers(tunnel=sandbox.tunnel, access=sandbox.access)
-    return [*network.routes(handlers), *tunnel.routes(way)]
+    opened = links.LinkHandlers(
+        tickets=doors.tickets,
+        names=sandbox.settings.edge.port_names,
+        gateways=Gateways(sandbox.settings.edge.gateways),
+        access=sandbox.access,
+        body_limit=sandbox.settings.body_limit,
+    )
+    return [*network.routes(handlers), *links.routes(opened), *tunnel.routes(way)]
 
 
 def _port_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:

@@ -1,4 +1,4 @@
-"""Preconditions on a file's state: If-Match and If-None-Match (RFC 9110, 13.1), no HTTP."""
+"""Preconditions on a file's state (RFC 9110, 13.1), no HTTP."""
 
 import os
 from dataclasses import dataclass
@@ -11,19 +11,24 @@ __all__ = ["NO_CONDITIONS", "Conditions"]
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What the caller believes: tags with their quotes, `*` for any state; None: not said."""
+    """What the caller believes: tags with their quotes, `*` for any state; None: not said.
+
+    `unmodified_since` is a Unix time, which counts where there is no `match`.
+    """
 
     match: tuple[str, ...] | None = None
     none_match: tuple[str, ...] | None = None
+    unmodified_since: int | None = None
 
     def __bool__(self) -> bool:
-        return self.match is not None or self.none_match is not None
+        return (self.match, self.none_match, self.unmodified_since) != (None, None, None)
 
     def check(self, info: os.stat_result | None) -> None:
         """Raise PreconditionFailed unless a change of what has this state is still wanted."""
         if self.match is not None and not self._matches(info):
             state = "does not exist" if info is None else f"is now {etag(info)}"
             raise PreconditionFailed(f"the file {state}, not what If-Match names")
+        self._check_time(info)
         if self.unchanged(info):
             raise PreconditionFailed("the file has a state that If-None-Match excludes")
 
@@ -31,6 +36,14 @@ class Conditions:
         """Raise PreconditionFailed when a read was asked for another state."""
         if self.match is not None and not self._matches(info):
             raise PreconditionFailed(f"the file is now {etag(info)}, not what If-Match names")
+        self._check_time(info)
+
+    def _check_time(self, info: os.stat_result | None) -> None:
+        """Compare whole seconds, as HTTP's dates have them; what does not exist has none."""
+        if self.match is not None or self.unmodified_since is None or info is None:
+            return
+        if int(info.st_mtime) > self.unmodified_since:
+            raise PreconditionFailed("the file was modified after If-Unmodified-Since")
 
     def unchanged(self, info: os.stat_result | None) -> bool:
         """Say whether If-None-Match names this state: a read then is `not modified`."""

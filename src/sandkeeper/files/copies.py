@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from sandkeeper.errors import Conflict, NotFound, SandkeeperError, Unprocessable
+from sandkeeper.files.changing.removal import remove_tree
 from sandkeeper.files.changing.renaming import exclusive_rename
 from sandkeeper.files.changing.replace import Draft
 from sandkeeper.files.conditions import Conditions
@@ -38,10 +39,17 @@ class Copies:
             target = _placed(source, destination)
             _refuse_inside(source, target)
             job = _Copy(self._files, no_overwrite, cancel)
-            if stat.S_ISDIR(info.st_mode):
-                job.tree(source, target)
-            else:
+            if not stat.S_ISDIR(info.st_mode):
                 job.one(source, target, info)
+                return target
+            fresh = not os.path.lexists(target)
+            try:
+                job.tree(source, target)
+            except BaseException:
+                if fresh:  # nothing is left of a copy that could not be made
+                    with suppress(OSError):
+                        remove_tree(target)
+                raise
             return target
         except FileExistsError as error:
             raise _exists(error.filename or destination, no_overwrite, prefix) from None

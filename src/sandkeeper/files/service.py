@@ -8,7 +8,6 @@ import errno
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 
 from sandkeeper.errors import Internal, NotFound, SandkeeperError, Unprocessable
 from sandkeeper.files.changing.removal import remove_tree
@@ -16,7 +15,7 @@ from sandkeeper.files.changing.replace import Draft, PathLocks, make_directories
 from sandkeeper.files.changing.temporaries import Temporaries, remove_temporary
 from sandkeeper.files.conditions import NO_CONDITIONS, Conditions
 from sandkeeper.files.entries import Owners
-from sandkeeper.files.opened import Content, Opened, Text
+from sandkeeper.files.opened import Content, Listing, Opened, Text
 from sandkeeper.files.paths import (
     TEMPORARY_PREFIX,
     Target,
@@ -31,37 +30,15 @@ from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.linux.paths.inmemory import InMemory
 from sandkeeper.log.lines import Log
+from sandkeeper.pieces import in_order
 from sandkeeper.settings import FileSettings
 
 __all__ = ["Content", "Files", "Listing", "Opened", "Text", "Upload"]
 
 Fault = (OSError, ValueError)
-BATCH = 2000
 SMALL_BYTES = 256 << 10
 FIRST_BYTES = 1 << 16
 OPEN_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-
-
-@dataclass(slots=True)
-class Listing:
-    """The names in a directory in byte order; the holder closes `fd`."""
-
-    info: os.stat_result
-    fd: OwnedFd
-    files: list[str] = field(default_factory=list)
-    directories: list[str] = field(default_factory=list)
-
-    def batches(self) -> Iterator[list[tuple[str, os.stat_result]]]:
-        """Yield the files with their own (links': not their targets') state, many at a time."""
-        number = self.fd.number
-        for start in range(0, len(self.files), BATCH):
-            batch = []
-            for name in self.files[start : start + BATCH]:
-                try:
-                    batch.append((name, os.stat(name, dir_fd=number, follow_symlinks=False)))
-                except FileNotFoundError:
-                    continue  # it went away meanwhile, which is no error of the others
-            yield batch
 
 
 class Files:
@@ -117,10 +94,13 @@ class Files:
     def look(self, path: str, otherwise: type[SandkeeperError] = Internal) -> os.stat_result:
         """Return what `path` leads to.
 
-        Raises NotFound, or `otherwise` (ENOTDIR, EACCES, …; the contract's GET answers 500).
+        Raises NotFound, Unprocessable for what can be no path, or `otherwise` (the contract's GET
+        answers 500 for ENOTDIR, EACCES, …).
         """
         try:
             return os.stat(path)
+        except ValueError as error:
+            raise failure(Unprocessable, "", "stat", path, error) from None
         except FileNotFoundError as error:
             raise failure(NotFound, "", "stat", path, error) from None
         except Fault as error:
@@ -144,8 +124,8 @@ class Files:
         except OSError as error:
             fd.close()
             raise failure(Unprocessable, "error listing directory: ", "read", path, error) from None
-        made.files.sort(key=_byte_order(made.files))
-        made.directories.sort(key=_byte_order(made.directories))
+        made.files = in_order(made.files, _byte_order(made.files))
+        made.directories = in_order(made.directories, _byte_order(made.directories))
         self.owners.refresh()
         return made
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sandkeeper.files.paths import is_temporary
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.pieces import in_order
 
 __all__ = ["Found", "Run", "runs", "walk"]
 
@@ -123,7 +124,7 @@ def _listed(
     with os.scandir(path) as found:
         entries = list(found)
     directories = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
-    names = sorted([entry.name for entry in entries])
+    names = in_order([entry.name for entry in entries])
     dotted = slice(bisect_left(names, b"."), bisect_left(names, b"/"))
     names[dotted] = [n for n in names[dotted] if hidden and not is_temporary(os.fsdecode(n))]
     if not directories:

@@ -12,6 +12,7 @@ from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.lines import strip_partial
 from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.segment import NOTICE, STDERR, STDOUT
+from sandkeeper.pieces import in_order
 
 __all__ = [
     "MARKER",
@@ -98,7 +99,7 @@ def long_texts_of(journal: Journal, limit: int, *, nowait: bool = False) -> Long
     err, err_clipped = found[STDERR]
     notices, _ = found[NOTICE]
     if notices:
-        out = sorted(out + notices)
+        out = in_order(out + notices)
     stdout = LongText([part for _, part in out], out_clipped)
     stderr = LongText([part for _, part in err], err_clipped)
     clipped = out_clipped or err_clipped
@@ -106,7 +107,7 @@ def long_texts_of(journal: Journal, limit: int, *, nowait: bool = False) -> Long
         return LongTexts(stdout, stderr, stdout)
     if not out and clipped == err_clipped:
         return LongTexts(stdout, stderr, stderr)
-    both = LongText([part for _, part in sorted(out + err)], clipped)
+    both = LongText([part for _, part in in_order(out + err)], clipped)
     return LongTexts(stdout, stderr, both)
 
 

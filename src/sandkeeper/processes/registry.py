@@ -14,7 +14,7 @@ from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.clocks import uptime
-from sandkeeper.numerals import atoi
+from sandkeeper.numerals import GO_INT
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.record import RunMeta, ended_uptime
@@ -89,15 +89,17 @@ class Processes:
     def find(self, identifier: str) -> Process | None:
         """Return the process of a pid, a name or an id; the newest where several share it.
 
-        None as well for one that whoever asks may not use.
+        A name of digits is found where no process has that pid. None as well for one that whoever
+        asks may not use.
         """
         found = self._find(identifier)
         return found if found is not None and self._users.reaches(found.meta.user) else None
 
     def _find(self, identifier: str) -> Process | None:
-        if _is_go_int(identifier):
-            return self._by_pid.get(identifier)
-        return self._by_name.get(identifier) or self._by_id.get(identifier)
+        for index in (self._by_pid, self._by_name, self._by_id):
+            if found := index.get(identifier):
+                return found
+        return None
 
     def get(self, identifier: str, text: str = "process with Identifier {} not found") -> Process:
         """Return it, or raise NotFound with the contract's text for the route.
@@ -120,6 +122,8 @@ class Processes:
         What an idempotency key stands for already is returned by `start`, not started again.
         """
         known = key in self._keys
+        if not 0 <= (spec.timeout or 0) < GO_INT:
+            raise BadInput("invalid request body: timeout must be a number of seconds from 0 on")
         if spec.keep_alive and not known and not self._shop.keepalive.allowed:
             raise BadInput(
                 "keepAlive is not available for this sandbox: it is not included in your current "
@@ -365,11 +369,3 @@ class Processes:
 
 def _random_name() -> str:
     return "proc-" + "".join(LETTERS[byte % 36] for byte in secrets.token_bytes(8))
-
-
-def _is_go_int(text: str) -> bool:
-    try:
-        atoi(text)
-    except ValueError:
-        return False
-    return True

@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from sandkeeper.errors import BadInput, Internal, SandkeeperError, Unprocessable
+from sandkeeper.errors import BadInput, Internal, SandkeeperError, Unavailable, Unprocessable
 from sandkeeper.linux.identity import Identity, acting_for
 from sandkeeper.linux.inotify import Notice
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.linux.worker import started
 from sandkeeper.race import race
 from sandkeeper.watch.audience import Audience
 from sandkeeper.watch.notices import NoticeHub, Tap
@@ -96,7 +97,11 @@ class Watcher:
         Raises BadInput when the root is no directory, Unprocessable when it cannot be read,
         Internal at a limit of the machine.
         """
-        self._thread.start()
+        try:
+            started(self._thread)
+        except Unavailable:
+            self._over.set()
+            raise
         try:
             await self.ready()
         except BaseException:

@@ -75,11 +75,12 @@ def test_head_of_every_get_route_is_200_and_looks_nothing_up(server: Server, pat
     assert (reply.status_code, reply.content) == (200, b"")
 
 
-def test_a_nul_in_a_path_is_refused_as_the_contract_says(server: Server) -> None:
+def test_a_nul_in_a_path_is_no_fault_of_the_server(server: Server) -> None:
     client = server.client
     replies = {
-        500: [client.get("/filesystem/a%00b"), client.get("/filesystem/%00", headers=OCTETS)],
         422: [
+            client.get("/filesystem/a%00b"),
+            client.get("/filesystem/%00", headers=OCTETS),
             client.put("/filesystem/a%00b", json={}),
             client.put("/filesystem/%00", files={"file": ("f", b"x")}),
             client.delete("/filesystem/%00"),

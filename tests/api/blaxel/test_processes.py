@@ -267,10 +267,10 @@ def test_names_that_only_look_alike_are_different_processes(server: Server) -> N
     assert server.client.get("/process/x.stdout").json()["stdout"] == "two\n"
 
 
-def test_an_all_digit_name_is_read_as_a_pid(server: Server) -> None:
+def test_an_all_digit_name_is_found_where_no_process_has_that_pid(server: Server) -> None:
     server.run("true", name="99999999")
 
-    assert server.client.get("/process/99999999").status_code == 404
+    assert server.client.get("/process/99999999").status_code == 200
     assert server.client.get("/process/+99999999").status_code == 404
 
 
@@ -319,7 +319,7 @@ def test_of_many_racers_for_one_name_exactly_one_wins(server: Server) -> None:
         ("GET", "/process/nobody/logs/stream", "process with Identifier nobody not found"),
         ("DELETE", "/process/nobody", "process with Identifier nobody not found"),
         ("DELETE", "/process/nobody/kill", "process with Identifier nobody not found"),
-        ("GET", "/process/nobody/wait", "process not found"),
+        ("GET", "/process/nobody/wait", "process with Identifier nobody not found"),
         ("POST", "/process/nobody/stdin", "process with Identifier nobody not found"),
         ("DELETE", "/process/nobody/stdin", "process with Identifier nobody not found"),
         ("GET", "/process/nobody/events", "process with Identifier nobody not found"),

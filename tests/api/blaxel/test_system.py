@@ -226,13 +226,13 @@ def test_heads_that_dribble_and_connections_that_rest_are_closed(tmp_path) -> No
             *((half, b"a"), (whole + half, b"a")),
             *((b"", b"\r\n"), (whole, b"\r\n"), (whole, b"")),
         ):
-            with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
                 sock.sendall(first)
                 assert closed_within(sock, dribble, 10.0)
         assert answers(url)
     finally:
         running.terminate()
-        running.wait(20)
+        running.wait(60)
         (tmp_path / "state" / "keeper.sock").unlink(missing_ok=True)
 
 
@@ -268,7 +268,7 @@ def test_what_follows_a_body_is_dropped_and_has_a_limit(server: Server, trailer:
         b"2\r\n{}\r\n0\r\n"
     )
     before = resident(server.pid)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         with suppress(ConnectionError):
             sock.sendall(head)
             for _ in range(30):
@@ -287,7 +287,7 @@ def test_trailers_within_the_limit_are_ignored(server: Server) -> None:
         b"Transfer-Encoding: chunked\r\n\r\n"
         b"%x\r\n%s\r\n0\r\nX-Request-Id: later\r\n\r\n" % (len(body), body)
     )
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         sock.sendall(request)
         answer = sock.makefile("rb").read()
 
@@ -363,7 +363,7 @@ def upgrade(server: Server, path: str) -> bytes:
         f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         sock.sendall(head.encode())
         return sock.recv(4096)
 

@@ -26,7 +26,7 @@ def audited(server: Server) -> Server:
         json={"command": 'echo "a b"\nx', "name": "au", "workingDir": "/tmp"},
         headers=WHO,
     )
-    client.get("/process/au/wait?timeout=5")
+    client.get("/process/au/wait?timeout=60")
     client.get("/process/au/logs", headers=WHO)
     client.get("/process/au/logs/stream", headers={"X-Subject-Id": "old"})
     client.delete("/process/au", headers=WHO)

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import json_response, utf8
 from sandkeeper.api.edge.rights import USER
@@ -76,7 +77,7 @@ class CodegenHandlers:
         """Rank the files below a folder by relevance to a query."""
         self._codegen.require()
         target = self._target(request, RERANK)
-        query = request.query_params.get("query", "")
+        query = query_of(request).get("query", "")
         if not query:
             raise BadInput("query parameter is required")
         threshold = _number(request, "scoreThreshold") or DEFAULT_THRESHOLD
@@ -89,7 +90,7 @@ class CodegenHandlers:
                 query,
                 threshold=threshold,
                 token_limit=token_limit,
-                pattern=request.query_params.get("filePattern", ""),
+                pattern=query_of(request).get("filePattern", ""),
             ),
             self._stopping,
         )
@@ -106,7 +107,7 @@ class CodegenHandlers:
 
 def _number(request: Request, name: str, *, whole: bool = False) -> float:
     """Read a number of the query; 0 when absent; raises BadInput."""
-    text = request.query_params.get(name, "")
+    text = query_of(request).get(name, "")
     if not text:
         return 0
     value = natural(text.removeprefix("+")) if whole else decimal(text)

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.blaxel.processes import identifier
 from sandkeeper.api.edge.long_answers import long_answer
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.edge.streaming import StreamResponse
@@ -117,7 +118,7 @@ class LogHandlers:
         """Stream events with offsets from a cursor on, ending with how the process ended."""
         process = self._processes.get(identifier(request))
         self._access.audit("process_logs_stream", caller(request), identifier=identifier(request))
-        query = request.query_params
+        query = query_of(request)
         cursor = request.headers.get("last-event-id") or query.get("cursor", "0")
         offset = whole("cursor", cursor)
         if offset > process.journal.tail:
@@ -197,7 +198,7 @@ def _moment(name: str, text: str) -> tuple[int, int]:
 
 
 def _question(request: Request) -> Question:
-    query = request.query_params
+    query = query_of(request)
     since = _moment("since", query["since"]) if query.get("since") else (0, 0)
     until = _moment("until", query["until"]) if query.get("until") else (0, 0)
     start, _, end = query.get("lines", "").partition("-")

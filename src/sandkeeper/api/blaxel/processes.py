@@ -13,13 +13,14 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
+from sandkeeper.api.edge.connections.plain import PlainAnswer
 from sandkeeper.api.edge.long_answers import LongAnswer, long_answer
-from sandkeeper.api.edge.plain import PlainAnswer
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import decoded, parse_json, read_body, read_json
 from sandkeeper.api.edge.respond import encode_json, json_bytes, json_response
 from sandkeeper.api.edge.rights import USER, user_of
 from sandkeeper.api.edge.routing import empty_head, route
-from sandkeeper.api.edge.streaming import RESUME, StreamResponse, until_disconnect
+from sandkeeper.api.edge.streaming import RESUME, StreamResponse, until_disconnect, wants_stream
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.urls import segment
 from sandkeeper.api.schemas.kept import KEPT_BYTES, KeptRecords
@@ -37,7 +38,7 @@ from sandkeeper.journal.output import PIECE_BYTES, read_long_texts, read_texts
 from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
-from sandkeeper.numerals import GO_INT
+from sandkeeper.numerals import GO_INT, natural
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.spec import ProcessSpec
@@ -55,8 +56,8 @@ KEPT_BLOCK = 64
 """So many that are kept are looked at."""
 EXEC_HEARTBEAT_SECONDS = 5.0
 STOP_GRACE_SECONDS = 0.09
-WAIT_SECONDS = 60.0
-WAIT_MOST_SECONDS = 119.0
+WAIT_SECONDS = 60
+WAIT_MOST_SECONDS = 119
 
 
 def identifier(request: Request) -> str:
@@ -97,7 +98,7 @@ class ProcessHandlers:
         body = await read_body(request, self._settings.body_limit)
         wanted = await decoded(body, ProcessRequest)
         key = request.headers.get("idempotency-key", "")
-        streams = _streams(request.headers.get("accept", "").encode("latin-1"))
+        streams = wants_stream(request.headers.get("accept", "").encode("latin-1"))
         action = "process_exec_stream" if streams else "process_exec"
         spec = self._admitted(request, wanted, key, action)
         started = self._processes.start(spec, key, fingerprint(body, wanted) if key else "")
@@ -122,7 +123,7 @@ class ProcessHandlers:
     def create_now(self, scope: Scope, body: bytes) -> Awaitable[PlainAnswer] | None:
         """Start a process that nobody waits for."""
         for name, value in scope["headers"]:
-            if name == b"idempotency-key" or (name == b"accept" and _streams(value)):
+            if name == b"idempotency-key" or (name == b"accept" and wants_stream(value)):
                 return None
         wanted = parse_json(body, ProcessRequest)
         if wanted.wait_for_completion or wanted.wait_for_ports:
@@ -158,7 +159,7 @@ class ProcessHandlers:
     async def resumed(self, request: Request) -> Response:
         """Answer a start whose waiting the server before an upgrade has left to us."""
         process = self._processes.get(identifier(request))
-        query = request.query_params
+        query = query_of(request)
         try:
             ports = [int(port) for port in query.get("ports", "").split(",") if port]
         except ValueError:
@@ -256,14 +257,8 @@ class ProcessHandlers:
 
     async def wait(self, request: Request) -> Response:
         """Wait until a process is over for good, or `timeout` seconds have passed."""
-        process = self._processes.get(identifier(request), "process not found")
-        try:
-            seconds = float(int(request.query_params.get("timeout", "")))
-        except ValueError:
-            seconds = WAIT_SECONDS
-        except OverflowError:
-            seconds = WAIT_MOST_SECONDS
-        seconds = max(0.0, min(seconds, WAIT_MOST_SECONDS))
+        process = self._processes.get(identifier(request))
+        seconds = _wait_seconds(query_of(request).get("timeout", ""))
         until, path = monotonic() + seconds, f"/process/{process.meta.id}/wait"
         request.scope[RESUME] = lambda: f"{path}?timeout={max(0, round(until - monotonic()))}"
         await self._over_within(request, process, seconds)
@@ -351,8 +346,11 @@ class ProcessHandlers:
         return process.stdin
 
 
-def _streams(accept: bytes) -> bool:
-    return b"text/event-stream" in accept or b"application/x-ndjson" in accept
+def _wait_seconds(text: str) -> int:
+    seconds = natural(text.removeprefix("+"), WAIT_MOST_SECONDS) if text else WAIT_SECONDS
+    if seconds is None:
+        raise BadInput(f"invalid timeout: {text} is no whole number of seconds from 0 on")
+    return min(seconds, WAIT_MOST_SECONDS)
 
 
 def _check(wanted: ProcessRequest) -> None:
@@ -365,9 +363,11 @@ def _check(wanted: ProcessRequest) -> None:
             "invalid request body: Key: 'ProcessRequest.Command' Error:Field validation for "
             "'Command' failed on the 'required' tag"
         )
-    for number in (wanted.timeout or 0, wanted.max_restarts, *wanted.wait_for_ports):
-        if not -GO_INT <= number < GO_INT:
-            raise BadInput("invalid request body: a number does not fit 64 bits")
+    if not -GO_INT <= wanted.max_restarts < GO_INT:
+        raise BadInput("invalid request body: maxRestarts does not fit 64 bits")
+    for port in wanted.wait_for_ports:
+        if not 0 < port < 65536:
+            raise BadInput(f"invalid request body: waitForPorts: {port} is no port (1 to 65535)")
 
 
 def _signal_number(value: str | int) -> signal.Signals:

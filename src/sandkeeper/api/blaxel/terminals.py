@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import read_body, read_json
 from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import USER, user_of
@@ -72,9 +73,7 @@ class TerminalHandlers:
         wanted = await read_json(request, TerminalRequest, BODY_BYTES)
         name = wanted.session_id or f"terminal-{new_id()[-8:]}"
         _check_name(name)
-        for number in (wanted.cols, wanted.rows):
-            if not 0 <= number < 65536:
-                raise BadInput("cols and rows must be between 0 and 65535")
+        _check_size(wanted.cols, wanted.rows)
         user_of(request, self._users, wanted.user)
         order = TerminalOrder(
             name,
@@ -101,6 +100,7 @@ class TerminalHandlers:
         """Rename or resize a session."""
         terminal = self._get(request)
         wanted = await read_json(request, TerminalChange, BODY_BYTES)
+        _check_size(wanted.cols, wanted.rows)
         if wanted.session_id is not None:
             _check_name(wanted.session_id)
             await self._terminals.rename(terminal, wanted.session_id)
@@ -126,7 +126,7 @@ class TerminalHandlers:
     async def screen(self, request: Request) -> Response:
         """Show the screen as text; `waitFor` waits until it holds a text."""
         terminal = self._get(request)
-        query = request.query_params
+        query = query_of(request)
         history = asked(query, "history", 0, 2000)
         if text := query.get("waitFor", ""):
             seconds = asked(query, "timeout", 30, WAIT_MOST_SECONDS)
@@ -161,7 +161,7 @@ class TerminalHandlers:
         """Stream what is shown as it was written, from an offset on, until the shell has ended."""
         terminal = self._get(request)
         self._audit(request, "terminal_output", terminal)
-        cursor = request.query_params.get("cursor", "0")
+        cursor = query_of(request).get("cursor", "0")
         offset = whole("cursor", cursor)
         if offset > terminal.journal.tail:
             raise BadInput(f"cursor {offset} is beyond the end at {terminal.journal.tail}")
@@ -181,6 +181,12 @@ class TerminalHandlers:
 
     def _audit(self, request: Request, action: str, terminal: Terminal, **extras: str) -> None:
         self._access.audit(action, caller(request), session_id=terminal.meta.name, **extras)
+
+
+def _check_size(cols: int, rows: int) -> None:
+    for number in (cols, rows):
+        if not 0 <= number < 65536:
+            raise BadInput("cols and rows must be between 0 and 65535")
 
 
 def _check_name(name: str) -> None:

@@ -62,7 +62,7 @@ class WaitingHandlers:
 
     async def wait_for(self, request: Request) -> Response:
         """Wait; 200 when it is ready, 422 with what is missing otherwise."""
-        process = self._processes.get(segment(request.scope, 1), "process not found")
+        process = self._processes.get(segment(request.scope, 1))
         wanted = await read_json(request, WaitForRequest, BODY_BYTES)
         given = wanted.any_of or wanted.all_of
         if not given or (wanted.any_of and wanted.all_of):

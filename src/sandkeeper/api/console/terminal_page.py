@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from sandkeeper.api.edge.hosts import is_own_visit
 from sandkeeper.api.edge.pages import page_headers
+from sandkeeper.api.edge.query import query_of
 
 __all__ = ["TerminalPage"]
 
@@ -57,7 +58,7 @@ class TerminalPage:
         headers = page_headers(self._built.script, self._origins)
         headers["Vary"] = "Accept-Encoding, Sec-Fetch-Site"
         typed = request.headers.get("sec-fetch-site") == "none"
-        led = not is_own_visit(request.scope) or (typed and "sessionId" in request.query_params)
+        led = not is_own_visit(request.scope) or (typed and "sessionId" in query_of(request))
         page, packed = self._built.asking if led else self._built.at_once
         if "gzip" in request.headers.get("accept-encoding", ""):
             headers["Content-Encoding"] = "gzip"

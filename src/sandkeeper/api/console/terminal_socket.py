@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import parse_json
 from sandkeeper.api.edge.rights import user_of
 from sandkeeper.api.edge.subject import caller
@@ -51,7 +52,7 @@ class TerminalSocket:
             try:
                 user_of(socket, self._users, order.user)
                 terminal, created = await self._terminals.open(order)
-                viewer = Viewer(read_only=socket.query_params.get("readOnly") == "true")
+                viewer = Viewer(read_only=query_of(socket).get("readOnly") == "true")
                 self._terminals.attach(terminal, viewer)
             except SandkeeperError as error:
                 await _send(socket, "error", str(error))
@@ -130,7 +131,7 @@ class TerminalSocket:
 
 
 def _is_raw(socket: WebSocket) -> bool:
-    return socket.query_params.get("format") == "raw"
+    return query_of(socket).get("format") == "raw"
 
 
 def _message(frame: str | bytes) -> ClientMessage | None:
@@ -151,7 +152,7 @@ async def _send(socket: WebSocket, kind: str, data: str) -> None:
 
 
 def _order(socket: WebSocket) -> TerminalOrder:
-    query = socket.query_params
+    query = query_of(socket)
     return TerminalOrder(
         name=query.get("sessionId", "default")[:NAME_CHARACTERS],
         shell=query.get("shell", ""),

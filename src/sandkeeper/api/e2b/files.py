@@ -17,6 +17,7 @@ from sandkeeper.api.edge.bodies.coding import accepts, inflated, is_gzip
 from sandkeeper.api.edge.bodies.downloads import download
 from sandkeeper.api.edge.connections.wire import blocks_of
 from sandkeeper.api.edge.forms import form_parts, is_form
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import utf8
 from sandkeeper.errors import BadInput, Forbidden, NotFound, StorageFull
@@ -65,7 +66,7 @@ class FileCalls:
 
     async def read(self, request: Request) -> Response:
         """Send a file, or ranges of it."""
-        query = request.query_params
+        query = query_of(request)
         path = self._path(request, query.get("path", ""), query.get("username", ""))
         weights = accepts(request.headers.get("accept-encoding", ""))
         plain = weights.get("identity", weights.get("*", 1.0))
@@ -76,6 +77,8 @@ class FileCalls:
     def _read(self, path: str, request: Request) -> Response:
         try:
             info = os.stat(path)
+            if stat.S_ISREG(info.st_mode):  # what the system says of it is told as it is
+                os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
         except (OSError, ValueError) as error:
             raise _failure(path, error) from None
         if stat.S_ISDIR(info.st_mode):
@@ -101,7 +104,7 @@ class FileCalls:
     async def _from_form(
         self, request: Request, metadata: dict[str, bytes]
     ) -> AsyncIterator[dict[str, Any]]:
-        query = request.query_params
+        query = query_of(request)
         given = query.get("path", "")
         count = 0
         async with aclosing(form_parts(request)) as parts:
@@ -115,7 +118,7 @@ class FileCalls:
                 yield await self._store(path, aiter(part), metadata)
 
     async def _from_body(self, request: Request, metadata: dict[str, bytes]) -> dict[str, Any]:
-        query = request.query_params
+        query = query_of(request)
         path = self._path(request, query.get("path", ""), query.get("username", ""))
         packed = is_gzip(request)
         async with aclosing(blocks_of(request)) as blocks:

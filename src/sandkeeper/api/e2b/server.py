@@ -14,6 +14,7 @@ from sandkeeper.api.e2b.people import People
 from sandkeeper.api.e2b.process import ProcessService
 from sandkeeper.api.e2b.signatures import READ, WRITE, BadSignature, standing_by_signature
 from sandkeeper.api.e2b.system import SystemCalls
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.respond import status_of, utf8
 from sandkeeper.api.edge.rights import Right, standing_of
 from sandkeeper.errors import SandkeeperError, Unprocessable
@@ -97,7 +98,7 @@ class E2bServer:
         """Raise BadSignature unless a token, or the signature of one file, opens this."""
         if request.url.path == "/files":
             operation = READ if request.method == "GET" else WRITE
-            signed = standing_by_signature(self._rights, request.query_params, operation)
+            signed = standing_by_signature(self._rights, query_of(request), operation)
             if signed is not None:
                 signed.into(request.scope)
         if standing_of(request).right < Right.USER:
@@ -136,7 +137,7 @@ class E2bServer:
 
     async def _as_user(self, request: Request, handler: Handler) -> Response:
         """Have a call, and the sending of its answer, be done as the user that it names."""
-        person = self._people.of(request, request.query_params.get("username", ""))
+        person = self._people.of(request, query_of(request).get("username", ""))
         with self._users.acting_as(person.identity):
             response = await handler(request)
         return _Sent(response, self._users, person.identity)

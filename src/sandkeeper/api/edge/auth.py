@@ -6,11 +6,11 @@ And to whom it acts as: `?user=` on the routes of files, and what others own out
 import hmac
 from collections.abc import Collection, Iterable
 
-from starlette.datastructures import QueryParams
 from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import (
     STANDING,
@@ -25,6 +25,7 @@ from sandkeeper.api.edge.rights import (
 from sandkeeper.api.edge.routing import first_segment
 from sandkeeper.api.edge.subject import names_user
 from sandkeeper.api.edge.tokens import offers
+from sandkeeper.api.edge.urls import PORT_NAME
 from sandkeeper.linux.users import Users
 from sandkeeper.settings import RightsSettings
 
@@ -63,6 +64,8 @@ class Doorkeeper:
         standing.into(scope)
         if standing.right > Right.NONE:
             return True
+        if PORT_NAME in scope:
+            return False
         path: str = scope["path"]
         opened = path in self._open or path.startswith(self._open_below)
         return scope["type"] == "http" and opened
@@ -136,7 +139,7 @@ class Acting:
             if not (named and _is_about_files(scope["path"])):
                 await self._app(scope, receive, send)
                 return
-            name = QueryParams(scope["query_string"]).get("user", "")
+            name = query_of(scope).get("user", "")
             with users.acting_as(user_of(HTTPConnection(scope), users, name)):
                 await self._app(scope, receive, send)
 

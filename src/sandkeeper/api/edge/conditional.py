@@ -21,12 +21,16 @@ _RANGE = re.compile(r"([0-9]*)-([0-9]*)")
 
 
 def conditions(request: Request) -> Conditions:
-    """Read If-Match and If-None-Match; a tag without quotes is taken as if it had them."""
+    """Read If-Match, If-None-Match and If-Unmodified-Since.
+
+    A tag without quotes is taken as if it had them; a date that is none counts as absent.
+    """
     match = request.headers.getlist("if-match")
     none_match = request.headers.getlist("if-none-match")
-    if not match and not none_match:
+    since = _date(request.headers.get("if-unmodified-since", ""))
+    if not match and not none_match and since is None:
         return NO_CONDITIONS
-    return Conditions(_tags(match), _tags(none_match))
+    return Conditions(_tags(match), _tags(none_match), since)
 
 
 def _tags(values: list[str]) -> tuple[str, ...] | None:

@@ -9,7 +9,7 @@ from functools import partial
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.edge.plain import Later, Plain, PlainAnswer, plain_of
+from sandkeeper.api.edge.connections.plain import Later, Plain, PlainAnswer, plain_of
 from sandkeeper.archive.freeze import Freeze
 
 __all__ = ["READING_TOOLS", "guard"]

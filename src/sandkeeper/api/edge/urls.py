@@ -6,18 +6,24 @@ lost; these functions read `scope["raw_path"]`.
 
 import os
 import re
+from collections.abc import Mapping
 from urllib.parse import unquote_to_bytes
 
 from starlette.types import Scope
 
 __all__ = [
+    "PORT_NAME",
     "called_by_target",
     "decoded_path",
+    "is_for_port",
     "raw_path",
     "raw_rest",
     "segment",
     "with_prefix",
 ]
+
+PORT_NAME = "sandkeeper.port_name"
+"""In the scope: the name of a port (`settings.port_names`) by which the request came, if it did."""
 
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 _PREFIX = re.compile(r"[A-Za-z0-9/_.-]+")
@@ -29,6 +35,11 @@ def called_by_target(url: bytes, headers: list[tuple[bytes, bytes]]) -> list[tup
     if found is None:
         return headers
     return [(b"host", found[1]), *(field for field in headers if field[0] != b"host")]
+
+
+def is_for_port(scope: Mapping[str, object]) -> bool:
+    """Say whether a request is for a server of the sandbox, by its host name or by its path."""
+    return PORT_NAME in scope or str(scope["path"]).startswith(("/port/", "/port-keep/"))
 
 
 def raw_path(scope: Scope) -> bytes:

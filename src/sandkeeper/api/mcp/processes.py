@@ -140,9 +140,11 @@ class ProcessTools:
         if not waits or await self._reached(process, wanted, began + most):
             return await self._executed(process, with_logs=wanted.wait_for_completion)
         if asked == most:
-            where = (
-                "" if process.is_over else f"; it is still running, see processGet {_id(process)}"
-            )
+            where = ""
+            if process.meta.timeout > 0:
+                where = "; it was killed"
+            elif not process.is_over:
+                where = f"; it is still running, see processGet {_id(process)}"
             raise Unprocessable(f"process timed out after {asked} seconds{where}")
         result = await self._executed(process, with_logs=wanted.wait_for_completion)
         result.poll_required = True

@@ -1,7 +1,6 @@
 """The SDK's server over our tools. Importing this module imports the SDK (half a second)."""
 
 import asyncio
-import logging
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -40,7 +39,6 @@ class ToolServer:
     def __init__(self, tools: Iterable[Tool], *, log: Log, freeze: Freeze) -> None:
         self._log = log
         self._freeze = freeze
-        _adopt_logger(log)
         self._tools = {tool.name: tool for tool in sorted(tools, key=lambda tool: tool.name)}
         self._lists: dict[tuple[str, tuple[str, ...]], msgspec.Raw] = {}
         self._server = _Named(
@@ -175,22 +173,3 @@ class _Exchange:
         self, progress: float, total: float | None = None, message: str | None = None
     ) -> None:
         """Leave out progress, for the same reason."""
-
-
-class _Lines(logging.Handler):
-    """Puts the SDK's warnings into our log, where nothing blocks."""
-
-    def __init__(self, log: Log) -> None:
-        super().__init__(logging.WARNING)
-        self._log = log
-
-    def emit(self, record: logging.LogRecord) -> None:
-        level = "error" if record.levelno >= logging.ERROR else "warning"
-        self._log.write(level, self.format(record)[:8000], source="mcp")
-
-
-def _adopt_logger(log: Log) -> None:
-    for name in ("mcp", "mcp_types"):
-        logger = logging.getLogger(name)
-        logger.handlers = [_Lines(log)]
-        logger.propagate = False

@@ -12,9 +12,10 @@ from starlette.types import Scope
 
 from sandkeeper.api.edge.bodies.downloads import download
 from sandkeeper.api.edge.conditional import conditions, http_date, modified_since
+from sandkeeper.api.edge.connections.plain import PlainAnswer
 from sandkeeper.api.edge.file_answers import GeneratedBody
 from sandkeeper.api.edge.forms import form_parts, is_form, read_field
-from sandkeeper.api.edge.plain import PlainAnswer
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import parse_json, read_json
 from sandkeeper.api.edge.respond import encode_json, json_response, utf8
 from sandkeeper.api.edge.rights import USER
@@ -64,7 +65,7 @@ def octal(text: str, default: int) -> int:
 
 def wants_download(request: Request) -> bool:
     """Say whether a file is to be sent as it is rather than as JSON."""
-    if request.query_params.get("download") == "true":
+    if query_of(request).get("download") == "true":
         return True
     accept = ",".join(request.headers.getlist("accept"))
     if "application/octet-stream" in accept:
@@ -211,7 +212,7 @@ class FileHandlers:
     async def delete(self, request: Request) -> Response:
         """Delete a file, a link, or a directory (`recursive=true`: with all that is in it)."""
         target = self._target(request)
-        recursive = request.query_params.get("recursive") == "true"
+        recursive = query_of(request).get("recursive") == "true"
         arguments = target.absolute, recursive, conditions(request)
         if recursive:
             delete = self._work.walk(self._files.delete, *arguments)

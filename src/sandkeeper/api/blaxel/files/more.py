@@ -16,6 +16,7 @@ from sandkeeper.api.blaxel.files.details import attributes_of
 from sandkeeper.api.edge.bodies.downloads import disposition
 from sandkeeper.api.edge.conditional import conditions
 from sandkeeper.api.edge.file_answers import GeneratedBody
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import json_response, utf8
 from sandkeeper.api.edge.rights import USER
@@ -160,7 +161,7 @@ class MoreHandlers:
         """Send a directory as a tar stream, compressed with zstd if asked."""
         target = self._target(request, ARCHIVE)
         accept = ",".join(request.headers.getlist("accept"))
-        wanted = request.query_params.get("compression", "")
+        wanted = query_of(request).get("compression", "")
         if wanted not in {"", "none", "zstd"}:
             raise BadInput(f"invalid compression: {wanted}")
         compressed = wanted == "zstd" or (not wanted and "zstd" in accept)
@@ -180,7 +181,7 @@ class MoreHandlers:
     async def unpack(self, request: Request) -> Response:
         """Unpack a tar stream, plain or zstd, below a directory."""
         target = self._target(request, ARCHIVE)
-        owners = request.query_params.get("owners") == "true"
+        owners = query_of(request).get("owners") == "true"
         channel = Channel()
         unpack = self._work.walk(self._archives.unpack, target.absolute, channel, owners)
         work = asyncio.ensure_future(unpack)

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.respond import encode_json, json_response, utf8
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import Handler, empty_head, path_route
@@ -51,11 +52,11 @@ class SearchHandlers:
 
     async def find(self, request: Request) -> Response:
         """Find by pattern; without a limit the reply is streamed."""
-        query = request.query_params
+        query = query_of(request)
         kind = query.get("type", "") or "file"
         if kind not in {"file", "directory"}:
             raise BadInput(f"invalid search type: {kind}")
-        limit = asked(request.query_params, "maxResults", 20, MAX_RESULTS)
+        limit = asked(query_of(request), "maxResults", 20, MAX_RESULTS)
         tree = _tree(request, self._target(request, FIND).absolute)
         found = self._search.find(tree, directories=kind == "directory", limit=limit)
         if not limit:
@@ -66,8 +67,8 @@ class SearchHandlers:
     async def fuzzy(self, request: Request) -> Response:
         """Rank by a fuzzy query; without one the path is the query."""
         target = self._target(request, FUZZY)
-        query = request.query_params.get("query", "")
-        limit = asked(request.query_params, "maxResults", 20, MAX_RESULTS)
+        query = query_of(request).get("query", "")
+        limit = asked(query_of(request), "maxResults", 20, MAX_RESULTS)
         if (
             not query
             and target.display in {".", "/"}
@@ -89,7 +90,7 @@ class SearchHandlers:
 
     async def content(self, request: Request) -> Response:
         """Search the contents of files for a literal text."""
-        given = request.query_params
+        given = query_of(request)
         text = given.get("query", "")
         if not text:
             raise BadInput("query parameter is required")
@@ -118,7 +119,7 @@ class SearchHandlers:
 
 
 def _listed(request: Request, name: str) -> list[str]:
-    parts = request.query_params.get(name, "").split(",", MAX_LISTED)
+    parts = query_of(request).get(name, "").split(",", MAX_LISTED)
     if len(parts) > MAX_LISTED:
         raise BadInput(f"{name} has more than {MAX_LISTED} entries")
     return [part.strip() for part in parts if part.strip()]
@@ -126,7 +127,7 @@ def _listed(request: Request, name: str) -> list[str]:
 
 def _excluded(request: Request) -> frozenset[str]:
     """Read the directories to leave out; an empty parameter is the default, `,` is none."""
-    if not request.query_params.get("excludeDirs", ""):
+    if not query_of(request).get("excludeDirs", ""):
         return EXCLUDED
     return frozenset(_listed(request, "excludeDirs"))
 
@@ -136,7 +137,7 @@ def _tree(request: Request, root: str) -> TreeFilter:
         root,
         patterns=tuple(_listed(request, "patterns")),
         excluded=_excluded(request),
-        hidden=request.query_params.get("excludeHidden", "") not in {"", "true"},
+        hidden=query_of(request).get("excludeHidden", "") not in {"", "true"},
     )
 
 

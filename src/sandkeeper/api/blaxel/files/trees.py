@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 from sandkeeper.api.blaxel.files.content import FileHandlers
 from sandkeeper.api.edge.conditional import conditions
 from sandkeeper.api.edge.file_answers import GeneratedBody
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import json_response, utf8
 from sandkeeper.api.edge.rights import USER
@@ -68,7 +69,7 @@ class TreeHandlers:
     async def get(self, request: Request) -> Response:
         """List one level, or with `recursive=true` everything, with contents if asked."""
         target = self._target(request)
-        if request.query_params.get("recursive") != "true":
+        if query_of(request).get("recursive") != "true":
             return await self._work.run(self._one_level, target)
         query = _query(request)
         survey = self._work.walk(self._trees.survey, target.absolute, query)
@@ -106,7 +107,7 @@ class TreeHandlers:
     async def delete(self, request: Request) -> Response:
         """Delete a directory."""
         target = self._target(request)
-        recursive = request.query_params.get("recursive") == "true"
+        recursive = query_of(request).get("recursive") == "true"
         delete = self._work.walk(self._trees.delete, target.absolute, recursive)
         await until_disconnect(request, delete, self._stopping)
         return json_response(
@@ -137,7 +138,7 @@ class TreeHandlers:
 
 
 def _query(request: Request) -> TreeQuery:
-    query = request.query_params
+    query = query_of(request)
     return TreeQuery(
         content=query.get("content") == "true",
         patterns=_list(query.get("patterns", "")),

@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.edge.conditional import conditions
 from sandkeeper.api.edge.forms import Part, form_parts
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import encode_json, json_response, utf8
 from sandkeeper.api.edge.rights import USER
@@ -63,7 +64,7 @@ class UploadHandlers:
 
     async def part(self, request: Request) -> Response:
         """Take one part; its first form part named `file` counts."""
-        number = _part_number(request.query_params.get("partNumber", ""))
+        number = _part_number(query_of(request).get("partNumber", ""))
         upload_id = request.path_params["upload_id"]
         async with aclosing(form_parts(request)) as parts:
             async for part in parts:

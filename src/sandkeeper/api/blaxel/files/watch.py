@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.respond import encode_json, json_response, utf8
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import empty_head, path_route
@@ -88,7 +89,7 @@ class WatchHandlers:
         """Tell what changed since a cursor."""
         target = self._target(request, CHANGES)
         scope = WatchScope(target.absolute, True, _ignored(request))
-        cursor = request.query_params.get("since", "")
+        cursor = query_of(request).get("since", "")
         answer = await self._changes.since(scope, cursor)
         response = ChangesResponse(
             utf8(target.shown),
@@ -106,7 +107,7 @@ class WatchHandlers:
 
 def _ignored(request: Request) -> tuple[str, ...]:
     """Read the texts to ignore: neither trimmed nor patterns, as the contract has it."""
-    texts = request.query_params.get("ignore", "").split(",")
+    texts = query_of(request).get("ignore", "").split(",")
     return tuple(text for text in texts if text)
 
 

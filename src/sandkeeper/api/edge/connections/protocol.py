@@ -1,7 +1,6 @@
 """uvicorn's HTTP protocol with the edge's limits on what comes in."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -14,10 +13,12 @@ from sandkeeper.api.edge.connections.intake import (
     check_codings,
     declared_length,
 )
+from sandkeeper.api.edge.connections.short_way import ShortWay
 from sandkeeper.api.edge.connections.wire import WIRE, Wire
-from sandkeeper.api.edge.plain import Parts
 from sandkeeper.api.edge.respond import bare_error
-from sandkeeper.api.edge.urls import called_by_target
+from sandkeeper.api.edge.urls import called_by_target, is_for_port
+from sandkeeper.network.channel import End
+from sandkeeper.settings.port_names import PortNames
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -29,21 +30,9 @@ HEADER_BYTES = 1 << 20
 HEADER_FIELDS = 1000
 FIELD_BYTES = 128 << 10
 TARGET_BYTES = 32 << 10
-PLAIN_BODY_BYTES = 64 << 10
 
 
-_known: tuple[Any, bytes] = (None, b"")
-
-
-def _lines(fields: list[tuple[bytes, bytes]]) -> bytes:
-    """Return fields as they are sent; those of all answers are another list once a second."""
-    global _known
-    if _known[0] is not fields:
-        _known = fields, b"".join(b"%b: %b\r\n" % field for field in fields)
-    return _known[1]
-
-
-class EdgeProtocol(HttpToolsProtocol):
+class EdgeProtocol(HttpToolsProtocol, ShortWay):
     """uvicorn's HTTP protocol with the contract's limits on request heads.
 
     A head must be complete within 30 s and may have 1 MiB in 1000 fields; uvicorn itself bounds
@@ -53,9 +42,7 @@ class EdgeProtocol(HttpToolsProtocol):
     """
 
     body_seconds = 30.0
-    plain: Callable[[Any, bytes], Parts | Coroutine[None, None, Parts] | None] | None = None
-    """Answers a whole request, at once or in a while, if it is a plain one (`api.edge.plain`)."""
-    _held: "tuple[RequestResponseCycle, Any] | None" = None
+    port_names = PortNames((), "")
     _holds = False
     _excess: tuple[int, str] | None = None
     _head_timer: asyncio.TimerHandle | None = None
@@ -66,6 +53,8 @@ class EdgeProtocol(HttpToolsProtocol):
     _begun = False
     _declined = False
     _restarting = False
+    _switching = False
+    _ahead: bytes | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -104,6 +93,9 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what a turn suffices for."""
+        if self._ahead is not None:
+            self._ahead += data
+            return
         if self._unwanted:
             passed = min(self._unwanted, len(data))
             self.body_clock.moved += passed
@@ -130,7 +122,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self._arm()  # also for bytes before a request line, which the parser skips
 
     def _may_feed(self) -> bool:
-        return not self.flow.read_paused
+        return not self.flow.read_paused and self._ahead is None
 
     def _resumed(self) -> None:
         """Go on when the application reads, and count its client's time from now."""
@@ -152,6 +144,10 @@ class EdgeProtocol(HttpToolsProtocol):
                 status, text = self._excess or (400, "Invalid HTTP request received.")
                 self._refuse(status, text)
             except httptools.HttpParserUpgrade as end:
+                if self._switching:
+                    self._ahead = data[end.args[0] :]
+                    self.held_flow.hold()
+                    return
                 if self._declined:
                     data = self._decline() + data[end.args[0] :]
                     continue
@@ -223,11 +219,14 @@ class EdgeProtocol(HttpToolsProtocol):
         self._disarm()
         check_codings(self.headers)
         self.body_clock.begin()
+        self._switching = self.parser.should_upgrade() and self._may_switch()
         self._declined = self.parser.should_upgrade() and not self._should_upgrade()
         before = self.cycle
         self._holds = self.plain is not None
         super().on_headers_complete()
         self._holds = False
+        if self._switching:
+            self.cycle.keep_alive = False  # whatever comes behind is not for this parser
         if self.scope["method"] not in {"GET", "HEAD"}:
             self._body_left = declared_length(self.headers)
         if self.cycle is not before:
@@ -254,45 +253,6 @@ class EdgeProtocol(HttpToolsProtocol):
         else:
             super()._start_asgi_task(cycle, app)
 
-    def _go(self, *, whole: bool) -> None:
-        """Answer the held request at once, or have it go the long way."""
-        assert self._held is not None
-        (cycle, app), self._held = self._held, None
-        short = whole and len(cycle.body) <= PLAIN_BODY_BYTES
-        if short and self.plain is not None and self._is_free(cycle):
-            answer = self.plain(cycle.scope, bytes(cycle.body))
-            if isinstance(answer, tuple):
-                self._reply(cycle, answer)
-                return
-            if answer is not None:
-                task = self.loop.create_task(self._reply_later(cycle, answer))
-                task.add_done_callback(self.tasks.discard)
-                self.tasks.add(task)
-                return
-        super()._start_asgi_task(cycle, app)
-
-    async def _reply_later(
-        self, cycle: "RequestResponseCycle", coming: Coroutine[None, None, Parts]
-    ) -> None:
-        answer = await coming
-        if not cycle.disconnected:
-            self._reply(cycle, answer)
-
-    def _reply(self, cycle: "RequestResponseCycle", answer: Parts) -> None:
-        """Give a whole answer, of which no client makes us keep more than it has asked for."""
-        cycle.response_started = cycle.response_complete = True
-        cycle.message_event.set()
-        first, rest = answer
-        self.transport.write(first + _lines(cycle.default_headers) + rest)
-        if not cycle.keep_alive:  # the server has been told to end meanwhile
-            self.transport.close()
-        cycle.on_response()
-
-    def _is_free(self, cycle: "RequestResponseCycle") -> bool:
-        """Say whether an answer can go out now, and the connection goes on behind it."""
-        asked = cycle.keep_alive and not cycle.waiting_for_100_continue
-        return asked and not self.flow.write_paused and not self.transport.is_closing()
-
     def pass_over(self, left: int) -> None:
         """Go on after a body that was not all parsed: `left` bytes of it are still to be dropped.
 
@@ -306,31 +266,67 @@ class EdgeProtocol(HttpToolsProtocol):
             self.on_message_complete()
         self.flow.resume_reading()
 
+    def switch(self, end: End) -> bytes:
+        """Leave the connection to another protocol; returns what it was sent already."""
+        ahead = (self._ahead or b"") + self._intake.drop()
+        self._disarm()
+        self.body_clock.stop()
+        self._unset_keepalive_if_required()
+        self.cycle.disconnected = True  # nothing is to be sent from here any more
+        self.connections.discard(self)
+        end.connection_made(self.transport)
+        if self.transport.is_closing():
+            self.loop.call_soon(end.connection_lost, None)
+        else:
+            self.transport.set_protocol(end)
+            self.connections.add(end)  # type: ignore[arg-type] # it only has to shut down
+            end.left = lambda: self.connections.discard(end)
+        return ahead
+
+    def _may_switch(self) -> bool:
+        """Say whether an upgrade is for a server of the sandbox to grant; such have no body."""
+        if self.parser.get_method() == b"CONNECT" or self._has_body():
+            return False
+        path = httptools.parse_url(self.url).path.decode("latin-1")
+        named = any(
+            name == b"host" and self.port_names.find(value) is not None
+            for name, value in self.headers
+        )
+        return named or is_for_port({"path": path})
+
+    def _has_body(self) -> bool:
+        fields = dict(self.headers)
+        return b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0"
+
     def _should_upgrade(self) -> bool:
         """Take only a whole handshake for one; anything else is a request like others."""
-        if self.parser.get_method() != b"GET" or not super()._should_upgrade():
+        if self._switching or self.parser.get_method() != b"GET" or not super()._should_upgrade():
+            return False
+        # A handshake with a body would be waited for without end by the WebSocket layer.
+        if self._has_body():
             return False
         fields = dict(self.headers)
-        # A handshake with a body would be waited for without end by the WebSocket layer.
-        if b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0":
-            return False
         return b"sec-websocket-key" in fields and fields.get(b"sec-websocket-version") == b"13"
 
     def _body_state(self) -> bool | None:
         """Say whether the client is waited for; what goes to a port is that server's matter."""
         if not self._begun or self._in_head or self.transport.is_closing():
             return None
-        return not self.flow.read_paused and not self.scope["path"].startswith("/port/")
+        return not self.flow.read_paused and not is_for_port(self.scope)
 
     def body_late(self) -> None:
         """Answer 408 where there is no answer yet, and close."""
+        self._cut_off(408, f"the request's body brought nothing for {self.body_seconds:g} seconds")
+
+    def _cut_off(self, status: int, text: str) -> None:
+        """Answer for the application, which still waits for its request's body, and close."""
         cycle = self.cycle
         if cycle.response_started or cycle.disconnected or self.pipeline:
             self.transport.close()
             return
         cycle.disconnected = True
         cycle.message_event.set()
-        self._answer(408, f"the request's body brought nothing for {self.body_seconds:g} seconds")
+        self._answer(status, text)
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that cannot be parsed, as JSON like every other error."""
@@ -352,10 +348,12 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, text: str) -> None:
         self._disarm()
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.cycle is None or self.cycle.response_complete:
+            self._answer(status, text)
+        elif self._begun and not self._in_head:
+            self._cut_off(status, text)
+        else:
             self.transport.close()  # another answer is on its way here
-            return
-        self._answer(status, text)
 
     def _answer(self, status: int, text: str) -> None:
         """Answer with an error past the application, and close."""

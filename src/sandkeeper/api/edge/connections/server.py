@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from sandkeeper.api.edge.connections.departure import Departure, take_over
 from sandkeeper.api.edge.connections.listening import tell_reach
+from sandkeeper.api.edge.connections.plain import Parts
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
-from sandkeeper.api.edge.plain import Parts
 from sandkeeper.log.lines import Log
 from sandkeeper.settings import Settings
 from sandkeeper.upgrade.handover import HeldConnection
@@ -92,6 +92,7 @@ def serve(
     )
     EdgeProtocol.plain = staticmethod(app.plain)
     EdgeProtocol.body_seconds = services.settings.edge.body_seconds
+    EdgeProtocol.port_names = services.settings.edge.port_names
     server = _Server(config, services, connections)
     with contextlib.ExitStack() as stack:
         # uvicorn closes those it gets; an upgrade goes on with these.

@@ -1,0 +1,41 @@
+"""The query of a request, as Go's net/url reads it: the first value of a name counts.
+
+A pair that holds `;` or an escape that is none is dropped, as if it were not there.
+"""
+
+import re
+from collections.abc import Iterator
+from urllib.parse import unquote_to_bytes
+
+from starlette.datastructures import ImmutableMultiDict
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+__all__ = ["Query", "query_of"]
+
+_BAD = re.compile(rb"%(?![0-9A-Fa-f]{2})|;")
+
+
+class Query(ImmutableMultiDict[str, str]):
+    """Names and values in their order."""
+
+    def __init__(self, line: bytes) -> None:
+        super().__init__(list(_pairs(line)))
+        self._dict = dict(reversed(self._list))
+
+
+def query_of(request: HTTPConnection | Scope) -> Query:
+    """Return the query of a request or a WebSocket."""
+    scope = request.scope if isinstance(request, HTTPConnection) else request
+    return Query(scope["query_string"])
+
+
+def _pairs(line: bytes) -> Iterator[tuple[str, str]]:
+    for part in line.split(b"&"):
+        if part and not _BAD.search(part):
+            name, _, value = part.partition(b"=")
+            yield _decoded(name), _decoded(value)
+
+
+def _decoded(text: bytes) -> str:
+    return unquote_to_bytes(text.replace(b"+", b" ")).decode("utf-8", "replace")
