@@ -42,10 +42,10 @@ FIRST = {
 
 FIRST_FACES = {
     *("api", "api.app", "api.areas", "api.e2b_areas"),
-    *("api.blaxel", "api.blaxel.observability", "api.blaxel.system"),
+    *("api.blaxel", "api.blaxel.observability", "api.blaxel.pinned", "api.blaxel.system"),
     *("api.blaxel.files", "api.blaxel.files.links"),
     *("api.control", "api.control.routes", "api.e2b", "api.e2b.routes"),
-    *("api.port", "api.port.pages", "api.port.tickets"),
+    *("api.port", "api.port.door", "api.port.pages", "api.port.tickets"),
 }
 """Of the faces."""
 

@@ -166,9 +166,7 @@ def _serve(
         return _refuse(f"cannot use the state folder {settings.state_dir}: {error.strerror}")
     try:
         inherited = handover.listening if handover else ()
-        listeners = listen(settings.host, settings.port, inherited)
-        if settings.e2b.port and not inherited:
-            listeners += listen(settings.host, settings.e2b.port)
+        listeners = listen(settings.host, settings.port, inherited, besides=settings.e2b.port)
     except OSError as error:
         return _refuse(_why_deaf(settings, error))
     keep_freed_blocks()

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from tests.harness import Server, until
 
 from sandkeeper.journal.splitting import part_end
-from sandkeeper.observability.rendering import BEGINNING, LINE_BYTES, encode, render
+from sandkeeper.log.formats import Json
+from sandkeeper.log.framing import framed
+from sandkeeper.observability.rendering import BEGINNING, LINE_BYTES, render
 
-LABELS = b',"process-name":"a \\"name\\""'
+FRAME = Json().frame('a "name"', "7", "stdout", 0.0)
 LINES = 60_000
 
 awkward = st.sampled_from(
@@ -53,7 +55,7 @@ def _parts(line: bytes) -> Iterator[bytes]:
 def test_every_line_comes_once_in_order_and_is_json_of_its_own(blocks: list[bytes]) -> None:
     told, offset, state = b"", 0, BEGINNING
     for block in [*blocks, b"\n"]:
-        lines, state = render(LABELS, state, [(0, offset, b'"now"', block)])
+        lines, state = render(state, [(0, offset, FRAME, block)])
         told += lines
         offset += len(block)
     records = [json.loads(line) for line in told.splitlines()]
@@ -66,10 +68,10 @@ def test_every_line_comes_once_in_order_and_is_json_of_its_own(blocks: list[byte
 
 
 @given(st.text())
-def test_the_renderer_writes_a_text_as_the_server_does(text: str) -> None:
-    clean = text.encode("utf-8", "replace").decode()
+def test_a_text_is_written_as_json_has_it(text: str) -> None:
+    line = text.replace("\n", "").encode("utf-8", "replace")
 
-    assert encode(clean) == msgspec.json.encode(clean)
+    assert framed((True, b'"', b'"'), line) == msgspec.json.encode(line.decode())
 
 
 def _renderers(server: Server) -> list[int]:

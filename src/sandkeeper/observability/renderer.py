@@ -77,7 +77,7 @@ class Renderer:
             loop.call_soon_threadsafe(self._begin)
 
     def render(
-        self, labels: bytes, state: State, pieces: Sequence[Piece]
+        self, state: State, pieces: Sequence[Piece]
     ) -> tuple[bytes | bytearray, State] | None:
         """Return what `rendering.render` does; None where it cannot be had from there."""
         with self._lock:
@@ -86,7 +86,7 @@ class Renderer:
                 return None
             self._used = monotonic()
             try:
-                order = marshal.dumps((labels, state, list(pieces)))
+                order = marshal.dumps((state, list(pieces)))
                 sock.sendall(LENGTH.pack(len(order)) + order)
                 behind, size = LENGTHS.unpack(_received(sock, LENGTHS.size))
                 after: State = marshal.loads(_received(sock, behind))

@@ -1,53 +1,35 @@
-"""What telemetry makes of output: a JSON line for each line that is not empty.
+"""What telemetry makes of output: a line for each line that is not empty.
 
-Needs the standard library and how lines are cut, nothing else: the server renders a little output
-itself, and the renderer (`observability.renderer_main`), a process of its own, a lot of it. So what
-has to be remembered from one block to the next is in one small value, `State`.
+Needs the standard library, how lines are cut and how they are framed, nothing else: the server
+renders a little output itself, and the renderer (`observability.renderer_main`), a process of its
+own, a lot of it. So what is remembered from one block to the next is in one small value, `State`.
 """
 
 import re
-from collections.abc import Callable, Iterable
-from json.encoder import encode_basestring
+from collections.abc import Iterable
 
 from sandkeeper.journal.splitting import LineSplitter
+from sandkeeper.log.framing import Frame, framed
 
-__all__ = ["BEGINNING", "LINE_BYTES", "Piece", "State", "encode", "lines_of", "render", "rest"]
+__all__ = ["BEGINNING", "LINE_BYTES", "Piece", "State", "render", "rest"]
 
 LINE_BYTES = 8 << 10
-STREAMS = (("stdout", b"info"), ("stderr", b"error"))
-"""Name and level of each stream, by its number."""
-ESCAPES = (
-    *((b"\\", b"\\\\"), (b'"', b'\\"'), (b"\t", b"\\t"), (b"\r", b"\\r")),
-    (b"\x1b", b"\\u001b"),
-)
-"""What logs have of what JSON escapes; the backslash first."""
-UNUSUAL = bytes(set(range(32)) - set(b"\n\t\r\x1b"))
 _EMPTY_LINES = re.compile(rb"\n\n+")
 
 State = tuple[bytes, int, bytes, int]
 """For standard output and standard error: the line that is open, and the offset where it begins."""
 BEGINNING: State = (b"", 0, b"", 0)
-Piece = tuple[int, int, bytes, bytes]
-"""Stream, offset, time as JSON, bytes."""
+Piece = tuple[int, int, Frame, bytes]
+"""Stream (0, 1), offset, what stands around its lines, bytes."""
 
 
-def encode(text: str) -> bytes:
-    """Write a text as JSON, which leaves all but quotes, backslashes and control characters."""
-    return encode_basestring(text).encode()
-
-
-def render(
-    labels: bytes, state: State, pieces: Iterable[Piece], to_json: Callable[[str], bytes] = encode
-) -> tuple[bytes, State]:
-    """Return the lines that are complete with these pieces, and the state behind them.
-
-    `labels` stands in every line: members of a JSON object, each behind a comma.
-    """
+def render(state: State, pieces: Iterable[Piece]) -> tuple[bytes, State]:
+    """Return the lines that are complete with these pieces, and the state behind them."""
     splitters = LineSplitter(LINE_BYTES), LineSplitter(LINE_BYTES)
     splitters[0].pending, first, splitters[1].pending, second = state
     starts = [first, second]
     told = []
-    for stream, offset, moment, data in pieces:
+    for stream, offset, frame, data in pieces:
         splitter = splitters[stream]
         if not splitter.pending:
             starts[stream] = offset
@@ -56,57 +38,14 @@ def render(
             begins = offset + len(data) - len(splitter.pending)
             starts[stream] = max(starts[stream], begins)
         if text:
-            told.append(lines_of(labels, stream, text, moment, to_json))
+            told.append(framed(frame, text))
     return b"".join(told), (splitters[0].pending, starts[0], splitters[1].pending, starts[1])
 
 
-def rest(
-    labels: bytes, state: State, moment: bytes, to_json: Callable[[str], bytes] = encode
-) -> bytes:
+def rest(state: State, frames: tuple[Frame, Frame]) -> bytes:
     """Return the lines that never got their newline."""
-    open_lines = enumerate((state[0], state[2]))
-    return b"".join(lines_of(labels, n, line, moment, to_json) for n, line in open_lines if line)
-
-
-def lines_of(
-    labels: bytes, stream: int, lines: bytes, moment: bytes, to_json: Callable[[str], bytes]
-) -> bytes:
-    """Encode many lines at once: all but the text is the same for each."""
-    name, level = STREAMS[stream]
-    head = b'{"level":"%b","msg":"' % level
-    tail = b'"%b,"stream":"%b","time":%b}\n' % (labels, name.encode(), moment)
-    if len(lines.translate(None, UNUSUAL)) == len(lines):
-        text = _escaped(lines)
-    else:
-        text = _encoded(lines, to_json)
-    # Joined once: that is twice as fast as to replace, and nothing so long is copied again.
-    every = text.split(b"\n")
-    every[0] = head + every[0]
-    every[-1] += tail
-    return (tail + head).join(every)
-
-
-def _escaped(lines: bytes) -> bytes:
-    """Write text as in JSON, but for its newlines; it has none of `UNUSUAL`."""
-    if not lines.isascii():
-        lines = lines.decode("utf-8", "replace").encode()
-    for byte, escape in ESCAPES:
-        if byte in lines:
-            lines = lines.replace(byte, escape)
-    return lines
-
-
-def _encoded(lines: bytes, to_json: Callable[[str], bytes]) -> bytes:
-    """Write any text as in JSON, but for its newlines.
-
-    In JSON a newline is a backslash and an `n`, which a backslash of the text followed by an `n`
-    looks like; behind a DEL, which is not escaped, a backslash begins an escape and cannot be one.
-    """
-    border = b"\\n"
-    if b"\\" in lines:
-        lines = lines.replace(b"\n", b"\x7f\n")
-        border = b"\x7f\\n"
-    return to_json(lines.decode("utf-8", "replace"))[1:-1].replace(border, b"\n")
+    lines = zip(frames, (state[0], state[2]), strict=True)
+    return b"".join(framed(frame, line) for frame, line in lines if line)
 
 
 def _complete(splitter: LineSplitter, data: bytes) -> bytes:

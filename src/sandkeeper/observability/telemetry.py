@@ -1,4 +1,4 @@
-"""Telemetry: what processes write, as JSON lines in the server's log.
+"""Telemetry: what processes write, as lines in the server's log.
 
 The exporter is a reader of journals like any other. It runs on the sink's thread and gives one
 block at a time, when the log takes one: if the collector stalls, positions stand still and nothing
@@ -11,15 +11,14 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-import msgspec
-
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.exported import POSITIONS, read_positions
 from sandkeeper.journal.segment import NOTICE, OUTPUT, STDERR, STDOUT
 from sandkeeper.linux.paths.statefiles import Damaged
-from sandkeeper.log.lines import log_line, timestamp
+from sandkeeper.log.formats import Format
+from sandkeeper.log.framing import Frame
 from sandkeeper.observability.renderer import Renderer
-from sandkeeper.observability.rendering import BEGINNING, LINE_BYTES, State, render, rest
+from sandkeeper.observability.rendering import BEGINNING, LINE_BYTES, Piece, State, render, rest
 from sandkeeper.processes.process import Process
 
 __all__ = ["Exporter"]
@@ -32,7 +31,6 @@ RENDERED_BYTES = 8 << 10
 """Less is made here sooner than it is sent there."""
 NAME_CHARACTERS = 256
 """So much of a name stands in every line: one of a megabyte would multiply each of its lines."""
-_encode = msgspec.json.encode
 _OWNERS = {STDOUT: 0, NOTICE: 0, STDERR: 1}
 """Which stream's lines bytes belong to; remarks are in none."""
 
@@ -40,12 +38,14 @@ _OWNERS = {STDOUT: 0, NOTICE: 0, STDERR: 1}
 class Exporter:
     """Follows the journals of all processes; `pull` is the sink's source.
 
-    `wake` tells the sink that there is something to pull; `renderer` makes the lines of a backlog.
+    `wake` tells the sink that there is something to pull; `form` makes its lines, and `renderer`
+    those of a backlog.
     """
 
-    def __init__(self, wake: Callable[[], None], renderer: Renderer) -> None:
+    def __init__(self, wake: Callable[[], None], renderer: Renderer, form: Format) -> None:
         self._wake = wake
         self._renderer = renderer
+        self._form = form
         self._followers: dict[str, Follower] = {}
         self._pending: deque[str] = deque()
         self._queued: set[str] = set()
@@ -56,7 +56,7 @@ class Exporter:
     def follow(self, process: Process) -> None:
         """Export a process from where its last exporter stood."""
         with self._lock:
-            self._followers[process.meta.id] = Follower(process, self._renderer)
+            self._followers[process.meta.id] = Follower(process, self._renderer, self._form)
         if process.journal.tail:
             self.grown(process)
 
@@ -137,9 +137,10 @@ class Exporter:
 class Follower:
     """The exporter's place in one journal; the sink's thread only, but for `gone`."""
 
-    def __init__(self, process: Process, renderer: Renderer) -> None:
+    def __init__(self, process: Process, renderer: Renderer, form: Format) -> None:
         self._process = process
         self._renderer = renderer
+        self._form = form
         self._reader = Reader(process.journal)
         self._path = process.folder.exported
         self._fd = -1
@@ -242,36 +243,32 @@ class Follower:
             return None
         self._flushed = True
         state, self._state = self._state, BEGINNING
-        return rest(self._labels(), state, _moment(self._process.meta.completed_at), _encode)
+        moment = self._process.meta.completed_at
+        return rest(state, (self._frame(0, moment), self._frame(1, moment)))
 
     def _render(self, chunks: list[Chunk | Gap]) -> tuple[bytes | bytearray, State]:
         """Return the lines of a block and the state behind it."""
         if isinstance(chunks[0], Gap):
             return self._tell_gap(chunks[0]), self._state
-        pieces = [
-            (_OWNERS[chunk.stream], chunk.offset, _moment(chunk.time / 1e6), chunk.data)
+        pieces: list[Piece] = [
+            (owner, chunk.offset, self._frame(owner, chunk.time / 1e6), chunk.data)
             for chunk in chunks
-            if isinstance(chunk, Chunk) and chunk.stream in _OWNERS
+            if isinstance(chunk, Chunk) and (owner := _OWNERS.get(chunk.stream)) is not None
         ]
         if self._renderer.is_ready and sum(len(piece[3]) for piece in pieces) >= RENDERED_BYTES:
-            made = self._renderer.render(self._labels(), self._state, pieces)
+            made = self._renderer.render(self._state, pieces)
             if made is not None:
                 return made
-        return render(self._labels(), self._state, pieces, _encode)
+        return render(self._state, pieces)
 
-    def _labels(self) -> bytes:
-        """Return what stands in every line."""
+    def _frame(self, owner: int, moment: float) -> Frame:
         meta = self._process.meta
-        fields = (
-            ("process-name", meta.name[:NAME_CHARACTERS]),
-            ("process-pid", meta.pid),
-            ("source", "process"),
-        )
-        return b"".join(b',"' + key.encode() + b'":' + _encode(value) for key, value in fields)
+        name = meta.name[:NAME_CHARACTERS]
+        return self._form.frame(name, meta.pid, OUTPUT[owner].wire, moment)
 
     def _tell_gap(self, gap: Gap) -> bytes:
         meta = self._process.meta
-        return log_line(
+        return self._form.line(
             "warning",
             f"{gap.end - gap.start} bytes of output were gone before they could be exported",
             {
@@ -281,7 +278,3 @@ class Follower:
                 "reason": gap.reason,
             },
         )
-
-
-def _moment(seconds: float) -> bytes:
-    return _encode(timestamp(seconds))

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.e2b_wire import OpenStream, call, end_of, events, shell, stream
-from tests.harness import Server, needs_root, resident, until
+from tests.harness import Server, free_port, needs_root, resident, until
 
 FS = "filesystem.Filesystem/"
 TOKEN = "a-token"
@@ -409,6 +409,17 @@ def test_init_sets_what_programs_start_from_and_a_restart_keeps_it(make_server: 
     assert base64.b64decode(events(frames, "data")[0]["stdout"]) == b"1\n/usr\n"
     for wrong in ({"accessToken": "x"}, {"volumeMounts": [{}]}, {"defaultUser": "nobody"}):
         assert server.client.post("/init", json=wrong).json()["code"] in {400, 401, 409}
+
+
+def test_another_port_answers_the_same(make_server: Any) -> None:
+    port = free_port()
+    server = make_server(args=["--e2b-port", str(port)])
+    url = f"http://127.0.0.1:{port}"
+    assert httpx.get(url + "/health").status_code == 200
+    assert httpx.post(url + "/process.Process/List", json={}).json() == {"processes": []}
+    server.stop()
+    server.start()
+    assert httpx.get(url + "/health").status_code == 200
 
 
 def test_the_wire_can_be_switched_off(make_server: Any) -> None:

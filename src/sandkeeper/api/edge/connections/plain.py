@@ -19,6 +19,7 @@ from time import perf_counter
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
+from sandkeeper.api.edge.connections.newline import SHELL_CLIENTS
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.respond import JSON, error_body, status_of
 from sandkeeper.api.edge.subject import names_user, request_id
@@ -138,6 +139,8 @@ def may_be_plain(scope: Scope) -> bool:
     """Say whether the fields of a request leave its answer the head that `Heads` makes."""
     for name, value in scope["headers"]:
         if name == b"origin" or (name == b"x-request-id" and not _PRINTABLE.fullmatch(value)):
+            return False
+        if name == b"user-agent" and value.startswith(SHELL_CLIENTS):
             return False
     return True
 
