@@ -4,14 +4,24 @@ And to whom it acts as: `?user=` on the routes of files, and what others own out
 """
 
 import hmac
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from starlette.requests import HTTPConnection
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.respond import json_response
-from sandkeeper.api.edge.rights import STANDING, USERS, Right, Standing, user_of
+from sandkeeper.api.edge.rights import (
+    STANDING,
+    USERS,
+    Right,
+    Standing,
+    need_of,
+    open_below,
+    open_paths,
+    user_of,
+)
 from sandkeeper.api.edge.routing import first_segment
 from sandkeeper.api.edge.subject import names_user
 from sandkeeper.api.edge.tokens import offers
@@ -19,7 +29,7 @@ from sandkeeper.api.edge.urls import PORT_NAME
 from sandkeeper.linux.users import Users
 from sandkeeper.settings import RightsSettings
 
-__all__ = ["Acting", "Doorkeeper", "refuse"]
+__all__ = ["Acting", "Doorkeeper", "know", "refuse"]
 
 
 class Doorkeeper:
@@ -74,6 +84,33 @@ class Doorkeeper:
 
 def _among(token: bytes, offered: list[bytes]) -> bool:
     return any(hmac.compare_digest(offer, token) for offer in offered)
+
+
+def know(routes: Iterable[BaseRoute]) -> None:
+    """Have routes that need the user ask for the token themselves where the doorkeeper lets pass.
+
+    It goes by paths: what one route answers in its own words, or to everybody, may have another one
+    beside it, for another method or another kind of answer, that does not.
+    """
+    routes = list(routes)
+    paths, below = open_paths(routes), open_below(routes)
+    for made in routes:
+        need, path = need_of(made), str(getattr(made, "path", ""))
+        passed = path in paths or path.startswith(below)
+        if isinstance(made, Route) and passed and need.right > Right.NONE and not need.own_words:
+            made.app = _Known(made.app)
+            made.plain = None  # type: ignore[attr-defined]
+
+
+class _Known:
+    """Answers 401 to whoever has shown nothing."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        standing: Standing = scope[STANDING]
+        await (self._app if standing.right > Right.NONE else refuse)(scope, receive, send)
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:

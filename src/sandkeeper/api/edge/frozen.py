@@ -9,7 +9,7 @@ from functools import partial
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.edge.plain import Plain, PlainAnswer, plain_of
+from sandkeeper.api.edge.connections.plain import Later, Plain, PlainAnswer, plain_of
 from sandkeeper.archive.freeze import Freeze
 
 __all__ = ["READING_TOOLS", "guard"]
@@ -65,9 +65,17 @@ def _changes(made: Route) -> bool:
     return not (stops and made.path.startswith(STOPPING))
 
 
-def _plain(plain: Plain, freeze: Freeze, scope: Scope, body: bytes) -> PlainAnswer | None:
+def _plain(plain: Plain, freeze: Freeze, scope: Scope, body: bytes) -> PlainAnswer | Later | None:
     """Leave the refusal to the long way; what is done at once need not be waited for."""
-    return plain(scope, body) if freeze.active else None
+    if not freeze.active:
+        return None
+    answer = plain(scope, body)
+    return answer if answer is None or isinstance(answer, PlainAnswer) else _counted(answer, freeze)
+
+
+async def _counted(coming: Later, freeze: Freeze) -> PlainAnswer:
+    async with freeze.writing():
+        return await coming
 
 
 class _Guarded:

@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.edge.plain import plain_of
+from sandkeeper.api.edge.connections.plain import plain_of
 from sandkeeper.errors import Forbidden
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.users import Users

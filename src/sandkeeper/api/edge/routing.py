@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Match, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from sandkeeper.api.edge.plain import Plain, PlainRoutes
+from sandkeeper.api.edge.connections.plain import Plain, PlainRoutes
 from sandkeeper.api.edge.rights import OPEN, Need, need_of
 from sandkeeper.api.edge.urls import raw_path
 
@@ -50,7 +50,7 @@ def route(
 ) -> Route:
     """Bind `handler` to exactly `methods` (GET when none is named).
 
-    `plain` answers what it can at once (`api.edge.plain`).
+    `plain` answers what it can at once (`api.edge.connections.plain`).
     """
     made = _ExactRoute(path, handler, methods=list(methods) or ["GET"])
     made.need, made.plain = need, plain
