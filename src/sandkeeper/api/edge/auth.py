@@ -36,12 +36,12 @@ class Doorkeeper:
         *,
         apart: bool,
         open_paths: Collection[str],
-        open_below: tuple[str, ...] = (),
+        own_words: Collection[str] = (),
     ) -> None:
         self._token = settings.token.encode()
         self._admin = settings.admin_token.encode()
         self._open = open_paths
-        self._open_below = open_below
+        self._own_words = own_words
         self._standings = {right: Standing(right, settings) for right in Right}
         self._with_token = Right.USER if self._admin else Right.OPERATOR
         self._anonymous = Right.NONE
@@ -57,7 +57,7 @@ class Doorkeeper:
         if PORT_NAME in scope:
             return False
         path: str = scope["path"]
-        opened = path in self._open or path.startswith(self._open_below)
+        opened = path in self._open or first_segment(path) in self._own_words
         return scope["type"] == "http" and opened
 
     def _right_of(self, scope: Scope) -> Right:
