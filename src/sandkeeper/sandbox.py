@@ -30,8 +30,7 @@ from sandkeeper.linux.machine import disk_bytes, raise_file_limit
 from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
 from sandkeeper.log.libraries import adopt_libraries
-from sandkeeper.log.lines import Log, Rouser, dropped_line
-from sandkeeper.log.sink import Sink, open_target
+from sandkeeper.log.lines import Rouser, open_log
 from sandkeeper.observability.heap import Heap
 from sandkeeper.observability.lifetime import Lifetime
 from sandkeeper.observability.metrics import Vitals
@@ -89,11 +88,11 @@ class Sandbox(OnDemand):
         self.turns = Turns()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stack = AsyncExitStack()
-        self._sink = Sink(open_target(settings.log.target, identity), dropped_line=dropped_line)
+        log = settings.log
+        self._sink, self.log = open_log(log.target, identity, form=log.format, colours=log.colours)
         self._rouser = Rouser(self._sink)
-        self.log = Log(self._sink)
         adopt_libraries(self.log)
-        self.access = Access(self.log, requests=settings.log.requests)
+        self.access = Access(self.log, requests=log.requests)
         self.children = Children()
         self.state_folder = StateFolder(settings.state_dir, self.log)
         self._build_files()
@@ -143,7 +142,9 @@ class Sandbox(OnDemand):
 
     def _build_journal(self) -> None:
         settings, identity = self.settings, self.identity
-        self.exporter = Exporter(self._rouser.rouse) if settings.log.process_output else None
+        self.exporter = (
+            Exporter(self._rouser.rouse, self.log.form) if settings.log.process_output else None
+        )
         self.budget = Budget(
             run_bytes=settings.retention.run_bytes,
             total_bytes=settings.retention.total_bytes,

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.areas import all_areas, port_doors
+from sandkeeper.api.blaxel.pinned import is_pinned
 from sandkeeper.api.edge.auth import Acting, Doorkeeper
 from sandkeeper.api.edge.connections.outgoing import Outgoing
 from sandkeeper.api.edge.cors import Cors
@@ -20,9 +21,9 @@ from sandkeeper.api.edge.hosts import Gate
 from sandkeeper.api.edge.middleware import BARE, Edge
 from sandkeeper.api.edge.plain import PlainRoutes
 from sandkeeper.api.edge.request_body import Room
-from sandkeeper.api.edge.respond import error_response, not_found
+from sandkeeper.api.edge.respond import error_response, not_found, wrong_method
 from sandkeeper.api.edge.rights import open_paths, protect
-from sandkeeper.api.edge.routing import AreaRouter, Areas
+from sandkeeper.api.edge.routing import AreaRouter, Areas, methods_of
 from sandkeeper.api.edge.streaming import Disconnected
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.urls import PORT_NAME, with_prefix
@@ -141,7 +142,7 @@ def _protect_slashes(router: ASGIApp) -> ASGIApp:
 async def _unrouted(
     routes: Sequence[BaseRoute], scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Redirect when only a trailing slash is missing or too much; otherwise 404."""
+    """Redirect when only a slash at the end is missing or too much; else 404, or 405 (`pinned`)."""
     if scope["type"] == "websocket":
         await receive()
         await not_found()(scope, receive, send)
@@ -149,8 +150,16 @@ async def _unrouted(
     response = _slash_redirect(routes, scope)
     if response is not None:
         scope[BARE] = True  # the contract's redirects come before everything else
+    elif allowed := _other_methods(routes, scope):
+        response = wrong_method(scope["method"], allowed)
     response = response or not_found()
     await response(scope, receive, send)
+
+
+def _other_methods(routes: Sequence[BaseRoute], scope: Scope) -> set[str]:
+    """Return what a path takes instead; the contract has HEAD where it names it, else 404."""
+    pinned = scope["method"] == "HEAD" or is_pinned(scope["path"])
+    return set() if pinned else methods_of(routes, scope)
 
 
 def _slash_redirect(routes: Sequence[BaseRoute], scope: Scope) -> Response | None:

@@ -12,7 +12,16 @@ from collections.abc import Iterator
 from sandkeeper.journal.cursor import Chunk
 from sandkeeper.journal.segment import NOTICE, REMARK, STDERR, STDOUT, Stream
 
-__all__ = ["PATIENCE", "Decoder", "LineSplitter", "PrefixedText", "part_end", "strip_partial"]
+__all__ = [
+    "PATIENCE",
+    "Decoder",
+    "LineSplitter",
+    "PrefixedText",
+    "character_start",
+    "cut_end",
+    "part_end",
+    "strip_partial",
+]
 
 PREFIX = {STDOUT: b"stdout:", STDERR: b"stderr:", NOTICE: b"stdout:"}
 PATIENCE = 250_000
@@ -38,6 +47,18 @@ class Decoder:
         return self._decoders[stream].decode(b"", True)
 
 
+def character_start(data: bytes, place: int) -> int:
+    """Return where to cut bytes so that nothing before `place` is kept, nor half a character.
+
+    What is no UTF-8 is cut there.
+    """
+    start = max(0, place)
+    stop = min(start + 3, len(data))
+    while 0 < start < stop and data[start] & 0xC0 == 0x80:
+        start += 1
+    return start
+
+
 def strip_partial(data: bytes) -> bytes:
     """Drop the rest of a character from the front of bytes that were cut there."""
     start = 0
@@ -55,6 +76,11 @@ def part_end(data: bytes, limit: int) -> int:
     while end > limit - 4 and end > 0 and data[end] & 0xC0 == 0x80:
         end -= 1
     return end if end > 0 and data[end] & 0xC0 != 0x80 else limit
+
+
+def cut_end(data: bytes, limit: int) -> bytes:
+    """Return at most `limit` bytes of the beginning, cut at a character."""
+    return data if len(data) <= limit else data[: part_end(data, limit)]
 
 
 class LineSplitter:

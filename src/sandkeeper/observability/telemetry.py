@@ -1,4 +1,4 @@
-"""Telemetry: what processes write, as JSON lines in the server's log.
+"""Telemetry: what processes write, as lines in the server's log.
 
 The exporter is a reader of journals like any other. It runs on the sink's thread and gives one
 block at a time, when the log takes one: if the collector stalls, positions stand still and nothing
@@ -12,14 +12,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-import msgspec
-
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.exported import POSITIONS, read_positions
 from sandkeeper.journal.lines import LineSplitter
 from sandkeeper.journal.segment import NOTICE, OUTPUT, STDERR, STDOUT, Stream
 from sandkeeper.linux.paths.statefiles import Damaged
-from sandkeeper.log.lines import log_line, timestamp
+from sandkeeper.log.formats import Format, Json
 from sandkeeper.processes.process import Process
 
 __all__ = ["Exporter"]
@@ -28,19 +26,19 @@ BLOCK = 64 << 10
 LINE_BYTES = 8 << 10
 NAME_CHARACTERS = 256
 """So much of a name stands in every line: one of a megabyte would multiply each of its lines."""
+JSON = Json()
 _EMPTY_LINES = re.compile(rb"\n\n+")
-_encode = msgspec.json.encode
-_LEVELS = {STDOUT: "info", STDERR: "error"}
 
 
 class Exporter:
     """Follows the journals of all processes; `pull` is the sink's source.
 
-    `wake` tells the sink that there is something to pull.
+    `wake` tells the sink that there is something to pull; `form` makes its lines.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], None], form: Format = JSON) -> None:
         self._wake = wake
+        self._form = form
         self._followers: dict[str, Follower] = {}
         self._pending: deque[str] = deque()
         self._queued: set[str] = set()
@@ -51,7 +49,7 @@ class Exporter:
     def follow(self, process: Process) -> None:
         """Export a process from where its last exporter stood."""
         with self._lock:
-            self._followers[process.meta.id] = Follower(process)
+            self._followers[process.meta.id] = Follower(process, self._form)
         if process.journal.tail:
             self.grown(process)
 
@@ -132,8 +130,11 @@ class Exporter:
 class Follower:
     """The exporter's place in one journal; the sink's thread only, but for `gone`."""
 
-    def __init__(self, process: Process) -> None:
+    _form: Format = JSON
+
+    def __init__(self, process: Process, form: Format = JSON) -> None:
         self._process = process
+        self._form = form
         self._reader = Reader(process.journal)
         self._path = process.folder.exported
         self._fd = -1
@@ -244,7 +245,7 @@ class Follower:
         if isinstance(chunk, Gap):
             return self._tell_gap(chunk)
         stream = STDOUT if chunk.stream == NOTICE else chunk.stream
-        if stream not in _LEVELS:
+        if stream not in OUTPUT:
             return b""
         splitter = self._lines[stream]
         if not splitter.pending:
@@ -265,33 +266,13 @@ class Follower:
         return _EMPTY_LINES.sub(b"\n", text).strip(b"\n") if b"\n\n" in text else text.strip(b"\n")
 
     def _encode(self, stream: Stream, lines: bytes, moment: float) -> bytes:
-        """Encode many lines at once: all but the text is the same for each.
-
-        They are encoded as one text, and what goes between two is put where it had a newline. In
-        JSON that is a backslash and an `n`, which a backslash of the text followed by an `n` looks
-        like; behind a DEL, which is not escaped, a backslash begins an escape and cannot be one.
-        """
         meta = self._process.meta
-        fields = (
-            ("process-name", meta.name[:NAME_CHARACTERS]),
-            ("process-pid", meta.pid),
-            ("source", "process"),
-            ("stream", stream.wire),
-            ("time", timestamp(moment)),
-        )
-        head = b'{"level":"' + _LEVELS[stream].encode() + b'","msg":'
-        tail = b"".join(b',"' + key.encode() + b'":' + _encode(value) for key, value in fields)
-        tail += b"}\n"
-        border = b"\\n"
-        if b"\\" in lines:
-            lines = lines.replace(b"\n", b"\x7f\n")
-            border = b"\x7f\\n"
-        text = _encode(lines.decode("utf-8", "replace"))
-        return head + text.replace(border, b'"' + tail + head + b'"') + tail
+        name = meta.name[:NAME_CHARACTERS]
+        return self._form.output(name, meta.pid, stream.wire, lines, moment)
 
     def _tell_gap(self, gap: Gap) -> bytes:
         meta = self._process.meta
-        return log_line(
+        return self._form.line(
             "warning",
             f"{gap.end - gap.start} bytes of output were gone before they could be exported",
             {

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
+from sandkeeper.log.formats import FORMATS
 from sandkeeper.settings.environment import IMPORT_URL
 from sandkeeper.settings.port_names import PortNames
 from sandkeeper.settings.variables import Variables
@@ -77,9 +78,14 @@ class RetentionSettings:
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """Where the server's own log lines go and which are written."""
+    """Where the server's own log lines go, which are written, and how.
+
+    An empty `format` is text on a terminal and JSON elsewhere (`log.formats`).
+    """
 
     target: str = "stdout"
+    format: str = ""
+    colours: bool = True
     requests: bool = True
     process_output: bool = True
 
@@ -88,6 +94,8 @@ class LogSettings:
         """`SANDKEEPER_LOG` is `stdout`, `stderr`, `none` or a file's path."""
         return cls(
             target=env.get("SANDKEEPER_LOG", "") or "stdout",
+            format=env.choice("SANDKEEPER_LOG_FORMAT", FORMATS),
+            colours=not env.get("NO_COLOR") and env.get("TERM", "dumb") != "dumb",
             requests=not env.flag("DISABLE_REQUEST_LOGGING"),
             process_output=not env.flag("SANDBOX_DISABLE_PROCESS_LOGGING")
             and env.get("SANDKEEPER_LOG", "") != "none",

@@ -20,9 +20,10 @@ from sandkeeper.api.edge.subject import caller
 from sandkeeper.errors import BadInput
 from sandkeeper.journal.cursor import Abandoned, Follow
 from sandkeeper.journal.events import SILENT, EventRecords, LogRecords, TextLog
+from sandkeeper.journal.matching import Question
 from sandkeeper.journal.output import long_texts_of, settled
 from sandkeeper.journal.pump import Pump
-from sandkeeper.journal.query import LineQuery, Question, ask, next_block
+from sandkeeper.journal.query import LineQuery, ask, next_block
 from sandkeeper.journal.segment import Stream
 from sandkeeper.journal.turns import Turns
 from sandkeeper.log.access import Access

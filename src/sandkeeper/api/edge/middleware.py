@@ -1,6 +1,5 @@
 """What every request passes: gate, CORS, no-cache, timing, token, access log, the last net."""
 
-import math
 import traceback
 from time import perf_counter
 from typing import Protocol
@@ -8,6 +7,7 @@ from typing import Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandkeeper.api.edge import auth
+from sandkeeper.api.edge.connections.newline import ending_line
 from sandkeeper.api.edge.connections.outgoing import ANSWER, SMALL_BYTES, Answer, Outgoing
 from sandkeeper.api.edge.connections.wire import CARRIED, SWITCHED, closing_unasked, wire_of
 from sandkeeper.api.edge.cors import Cors
@@ -19,7 +19,7 @@ from sandkeeper.api.edge.subject import Gateways, request_id
 from sandkeeper.api.edge.urls import PORT_NAME, is_for_port, readdress
 from sandkeeper.errors import BadInput, Forbidden, Unavailable
 from sandkeeper.linux.worker import NO_THREAD, lacks_threads
-from sandkeeper.log.access import Access
+from sandkeeper.log.access import Access, Request
 from sandkeeper.log.lines import Log
 from sandkeeper.observability.metrics import Requests
 from sandkeeper.settings.port_names import PortNames
@@ -103,7 +103,7 @@ class Edge:
             if self._e2b:
                 readdress(scope)
         if scope["type"] == "http":
-            send = closing_unasked(scope, send)
+            send = ending_line(scope, closing_unasked(scope, send), bare=BARE)
         if scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
         elif scope["type"] != "http":
@@ -212,12 +212,16 @@ class Edge:
         path = "/port/" if PORT_NAME in scope else scope["path"]
         self._requests.ended(path, status, (began or ended) - started)
         self._access.request(
-            scope["method"],
-            self._doors.shown(scope),
-            scope["query_string"].decode("latin-1"),
-            status,
-            size,
-            math.ceil((ended - started) * 1000),
+            Request(
+                scope["method"],
+                self._doors.shown(scope),
+                scope["query_string"].decode("latin-1"),
+                status,
+                size,
+                ended - started,
+                (scope.get("client") or ("",))[0],
+                request_id(scope),
+            )
         )
 
     def _failed(self, scope: Scope, error: Exception) -> None:

@@ -19,6 +19,7 @@ from time import perf_counter
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
+from sandkeeper.api.edge.connections.newline import SHELL_CLIENTS
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.respond import JSON, error_body, status_of
 from sandkeeper.api.edge.subject import names_user, request_id
@@ -130,6 +131,8 @@ class Heads:
         """Return a whole head; None where it depends on more than it is made of here."""
         for name, value in scope["headers"]:
             if name == b"origin" or (name == b"x-request-id" and not _PRINTABLE.fullmatch(value)):
+                return None
+            if name == b"user-agent" and value.startswith(SHELL_CLIENTS):
                 return None
         extra = answer.fields
         if self._processing_time:

@@ -1,5 +1,6 @@
 """Responses: JSON as the contract writes it, errors, plain texts."""
 
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "not_found",
     "status_of",
     "utf8",
+    "wrong_method",
 ]
 
 JSON = b"application/json; charset=utf-8"
@@ -94,6 +96,13 @@ def error_response(error: errors.SandkeeperError) -> Response:
 def not_found() -> Response:
     """Answer as for any unknown route: plain text, by which clients tell an older server."""
     return Response(b"404 page not found", 404, {"Content-Type": "text/plain"})
+
+
+def wrong_method(method: str, allowed: Iterable[str]) -> Response:
+    """Answer a method that a path does not take."""
+    body = encode_json({"error": f"{method} is not a method of this path"})
+    headers = {"Allow": ", ".join(sorted(allowed))}
+    return Response(body, 405, headers, media_type=JSON.decode())
 
 
 def bare_error(status: int, text: str) -> bytes:

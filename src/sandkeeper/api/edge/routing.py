@@ -21,6 +21,7 @@ __all__ = [
     "Handler",
     "empty_head",
     "first_segment",
+    "methods_of",
     "path_route",
     "route",
     "socket_route",
@@ -38,6 +39,10 @@ class _ExactRoute(Route):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
         return (match, child) if match == Match.FULL else (Match.NONE, {})
+
+    def serves(self, scope: Scope) -> bool:
+        """Say whether the path is this route's, whatever the method."""
+        return super().matches(scope)[0] != Match.NONE
 
 
 def route(
@@ -75,16 +80,18 @@ class _PathRoute(Route):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http" or scope["method"] not in (self.methods or ()):
             return Match.NONE, {}
-        if self.raw_pattern is not None:
-            found = self.raw_pattern.match(raw_path(scope)) is not None
-        else:
-            path: str = scope["path"]
-            if path.startswith("//"):  # a client whose base URL ends in a slash
-                path = "/" + path.lstrip("/")
-            found = path.startswith(self.path + "/")
-        if not found:
+        if not self.serves(scope):
             return Match.NONE, {}
         return Match.FULL, {"endpoint": self.endpoint, "path_params": {}}
+
+    def serves(self, scope: Scope) -> bool:
+        """Say whether the path is this route's, whatever the method."""
+        if self.raw_pattern is not None:
+            return self.raw_pattern.match(raw_path(scope)) is not None
+        path: str = scope["path"]
+        if path.startswith("//"):  # a client whose base URL ends in a slash
+            path = "/" + path.lstrip("/")
+        return path.startswith(self.path + "/")
 
 
 def path_route(
@@ -119,6 +126,12 @@ def socket_route(
     made = _SocketRoute(path, handler)
     made.need = need
     return made
+
+
+def methods_of(routes: Iterable[BaseRoute], scope: Scope) -> set[str]:
+    """Return the methods that some of the routes take at a request's path."""
+    mine = [one for one in routes if isinstance(one, (_ExactRoute, _PathRoute))]
+    return {method for one in mine if one.serves(scope) for method in one.methods or ()}
 
 
 def first_segment(path: str) -> str:

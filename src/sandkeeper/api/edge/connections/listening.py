@@ -14,6 +14,7 @@ __all__ = ["listen", "tell_reach"]
 
 BACKLOG = 2048
 LOOPBACK = ("127.0.0.1", "::1")
+ANY = frozenset({"0.0.0.0", "::"})
 ATTEMPTS = 16
 ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 """What bind(2) and socket(2) say where a family, or its loopback address, does not exist."""
@@ -77,6 +78,12 @@ def _open(host: str, port: int) -> socket.socket:
     )
 
 
+def _tell_pages(log: Log, settings: Settings, base: str) -> None:
+    pages = [f"{base}/terminal (a shell)"] if settings.terminal.enabled else []
+    pages.append(f"{base}/swagger (the API)")
+    log.info(f"pages for people: {', '.join(pages)}; tools for agents (MCP): {base}/mcp")
+
+
 def tell_reach(log: Log, settings: Settings, listeners: Sequence[socket.socket]) -> None:
     """Log where the server listens and who can reach it so."""
     names = [listener.getsockname()[:2] for listener in listeners]
@@ -85,6 +92,9 @@ def tell_reach(log: Log, settings: Settings, listeners: Sequence[socket.socket])
     state = settings.state_dir
     log.info(f"sandkeeper {__version__} listens on {' and '.join(urls)}, state in {state}")
     near = all(is_loopback(host) for host, _ in names)
+    if names:
+        home = "http://localhost" if near or names[0][0] in ANY else urls[0].rpartition(":")[0]
+        _tell_pages(log, settings, f"{home}:{names[0][1]}")
     if settings.token:
         whom = "this machine" if near else "everywhere this address can be reached from"
         log.info(f"who asks needs the token, and may ask from {whom}")
