@@ -16,8 +16,8 @@ from sandkeeper.api.edge.bodies.forms import is_form
 from sandkeeper.api.edge.conditional import conditions
 from sandkeeper.api.edge.connections.wire import blocks_of
 from sandkeeper.api.edge.request_body import read_json
-from sandkeeper.api.edge.respond import json_response, utf8
-from sandkeeper.api.edge.rights import USER, Need
+from sandkeeper.api.edge.respond import error_response, json_response, utf8
+from sandkeeper.api.edge.rights import USER, Need, Right, standing_of
 from sandkeeper.api.edge.routing import route
 from sandkeeper.api.edge.tickets.signing import Signer
 from sandkeeper.api.schemas.files import LinkMade, LinkRequest
@@ -111,13 +111,26 @@ class LinkHandlers:
             raise Forbidden("the link has ended, was revoked, or is for something else")
         return Target(path, path)
 
+    def _refusal(self, request: Request, error: Forbidden) -> Response:
+        """Refuse as a token is refused, unless the caller has shown one."""
+        if standing_of(request).right >= Right.USER:
+            return error_response(error)
+        return json_response({"error": str(error)}, 401)
+
     async def read(self, request: Request) -> Response:
         """Send the file of a link."""
-        return await self._plain.sent(self._opened(request, "read"), request)
+        try:
+            target = self._opened(request, "read")
+        except Forbidden as error:
+            return self._refusal(request, error)
+        return await self._plain.sent(target, request)
 
     async def write(self, request: Request) -> Response:
         """Write the file of a link: the body as it is, or the file of a form."""
-        target = self._opened(request, "write")
+        try:
+            target = self._opened(request, "write")
+        except Forbidden as error:
+            return self._refusal(request, error)
         if is_form(request):
             return await self._plain.put_form(request, target)
         packed = is_gzip(request)
