@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 from sandkeeper.linux.addresses import is_loopback
 
-__all__ = ["PortName", "PortNames"]
+__all__ = ["E2B_PORT", "PortName", "PortNames"]
+
+E2B_PORT = 49983
+"""Where E2B's clients look for the server of a sandbox: whoever asks for this port means us."""
 
 DEFAULT = "{port}.localhost"
 NONE = "none"
@@ -70,7 +73,7 @@ class PortNames:
             return None  # an address, to browsers, and no name (URL Standard, section 3.5)
         for expression, is_open in self._compiled:
             found = expression.fullmatch(host)
-            if found is not None and 0 < int(found[1]) < 65536:
+            if found is not None and 0 < int(found[1]) < 65536 and int(found[1]) != E2B_PORT:
                 base = host[: found.start(1)] + "*" + host[found.end(1) :]
                 return PortName(int(found[1]), host, base, is_open)
         return None
