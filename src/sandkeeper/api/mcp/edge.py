@@ -68,7 +68,7 @@ class McpHandlers:
             body = await read_body(request, BODY_BYTES)
             if "last-event-id" in request.headers:
                 raise BadInput("Last-Event-ID is not supported: there is nothing to resume")
-            messages, batch = await in_turn(body, lambda: _messages(body, version))
+            messages, batch = await in_turn(len(body), lambda: _messages(body, version))
         except _Unacceptable as error:
             return _json({"jsonrpc": "2.0", "id": None, "error": error.args[0]}, 400)
         except _Refused as refusal:

@@ -13,7 +13,7 @@ from sandkeeper.api.edge.conditional import conditions, http_date, modified_sinc
 from sandkeeper.api.edge.file_answers import GeneratedBody
 from sandkeeper.api.edge.forms import form_parts, is_form, read_field
 from sandkeeper.api.edge.query import query_of
-from sandkeeper.api.edge.request_body import read_json
+from sandkeeper.api.edge.request_body import in_turn, read_json
 from sandkeeper.api.edge.respond import json_response, utf8
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import path_route
@@ -139,7 +139,7 @@ class FileHandlers:
                 Success(path=utf8(target.display), message="Directory created successfully")
             )
         mode = octal(body.permissions, 0o644)
-        data = body.content.encode()
+        data = await in_turn(len(body.content), body.content.encode)
         info = await self._work.run(self._files.write, target.absolute, data, mode, wanted)
         return written(target, info, "File created/updated successfully")
 
