@@ -104,9 +104,9 @@ class Reader:
     def _size(self, segment: Segment, tail: int) -> int:
         return (tail if segment.end is None else segment.end) - segment.base
 
-    def _mark(self, segment: Segment, offset: int, error: OSError) -> None:
+    def _mark(self, segment: Segment, offset: int, error: OSError | None = None) -> None:
         """Have what cannot be read count as lost: it is where it belongs, and a disk fails."""
-        if error.errno == errno.EIO:
+        if error is None or error.errno == errno.EIO:
             unread = self._journal.unread
             unread[segment.base] = min(offset, unread.get(segment.base, offset))
 
@@ -197,8 +197,11 @@ class Reader:
             if is_scarcity(error):
                 raise
             self._mark(segment, start, error)
-            data = b""
-        return start, data if start + len(data) == end else b""
+            return start, b""
+        if start + len(data) < end:  # the disk fails in the middle, or somebody has cut it
+            self._mark(segment, start + len(data))
+            return start, b""
+        return start, data
 
 
 def tails(
