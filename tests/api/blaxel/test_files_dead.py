@@ -61,5 +61,7 @@ def test_files_that_never_answer_keep_nobody_from_others(server: Server, file: P
             )
             assert server.client.put(f"/filesystem/{at(other)}", json={"content": "new"}).is_success
             assert not any(one.done() for one in asked)
-        assert {one.result(60).status_code for one in asked} == {422}
+        told = {one.result(60).status_code for one in asked}
+        assert 422 in told
+        assert told <= {422, 200}  # who came when it was gone found the file below
     assert other.read_text() == "new"
