@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.journal import Journal
-from sandkeeper.journal.lines import LineSplitter
 from sandkeeper.journal.matching import LINE_BYTES, PartFilter, Question, Search, matcher
 from sandkeeper.journal.places import (
     KIND,
@@ -18,6 +17,7 @@ from sandkeeper.journal.places import (
     place_of_last,
 )
 from sandkeeper.journal.segment import NOTICE, STDOUT, Stream, output_streams
+from sandkeeper.journal.splitting import LineSplitter
 from sandkeeper.jsonlines import json_line
 from sandkeeper.linux.clocks import rfc3339_utc
 

@@ -8,7 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from sandkeeper import errors
-from sandkeeper.jsonlines import in_one_line
+from sandkeeper.linebreaks import in_one_line
 
 __all__ = [
     "JSON",
