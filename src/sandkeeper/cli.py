@@ -170,9 +170,7 @@ def _serve(
             )
         except OSError as error:
             return _refuse(f"cannot start: {error.filename or 'the log'}: {error.strerror}")
-        for name in settings.unknown:
-            sandbox.log.warning(f"environment: {name} is no setting")
-        for fault in faults:
+        for fault in (*settings.doubts, *faults):
             sandbox.log.warning(f"environment: {fault}")
         if identity is not None and settings.rights.may:
             permitted = ", ".join(sorted(settings.rights.may))

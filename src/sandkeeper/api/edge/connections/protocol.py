@@ -17,6 +17,7 @@ from sandkeeper.api.edge.connections.intake import (
 from sandkeeper.api.edge.connections.wire import WIRE, Wire
 from sandkeeper.api.edge.respond import bare_error
 from sandkeeper.api.edge.urls import called_by_target
+from sandkeeper.network.isolation import Isolation
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -42,6 +43,8 @@ class EdgeProtocol(HttpToolsProtocol):
     body_seconds = 30.0
     plain: Callable[[Any, bytes], bytes | None] | None = None
     """Answers a whole request at once, if it can (`api.edge.plain`)."""
+    isolation: Isolation | None = None
+    """Whose connections are not taken."""
     _held: "tuple[RequestResponseCycle, Any] | None" = None
     _holds = False
     _excess: tuple[int, str] | None = None
@@ -70,12 +73,18 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the first request its time."""
         super().connection_made(transport)
+        if self.isolation is not None and self._is_refused(self.isolation, transport):
+            transport.abort()
         self.flow = self.held_flow = HeldFlow(transport, self._resumed)
         self._intake = Intake(
             self._feed, self._may_feed, self.held_flow.hold, self.held_flow.let_go
         )
         self.body_clock = BodyClock(self.body_seconds, self._body_state, self.body_late)
         self._arm()
+
+    def _is_refused(self, isolation: Isolation, transport: asyncio.Transport) -> bool:
+        ours, theirs = (transport.get_extra_info(end) for end in ("sockname", "peername"))
+        return not ours or not theirs or isolation.refuses(ours, theirs)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer with the connection."""
