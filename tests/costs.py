@@ -1,4 +1,4 @@
-"""Says what each test costs: `scripts/test -p tests.costs …` writes a table to `.pytest_cache/costs`.
+"""Says what each test costs: `scripts/test -p tests.costs …` writes `.pytest_cache/costs`.
 
 Columns: seconds, CPU seconds of the test and of all processes below it, servers started, place.
 What a fixture of a module costs is counted with the test that needs it first and the one that

@@ -23,20 +23,33 @@ from tests import nursery
 __all__ = [
     "Server",
     "alive",
+    "cases",
+    "children_of",
     "fill",
     "free_port",
     "needs_root",
+    "open_files",
     "over",
     "resident",
     "small_disk",
     "start",
+    "state_of",
     "stop_all_of",
     "until",
+    "zombies_of",
 ]
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root: it changes users, owners, mounts or namespaces"
 )
+
+
+def cases(full: int) -> int:
+    """Return how many random cases to try: a third of `full`, or so many times it as is asked for.
+
+    `SANDKEEPER_TEST_FULL=1` tries all, 10 ten times as many.
+    """
+    return max(1, round(full * float(os.environ.get("SANDKEEPER_TEST_FULL") or 1 / 3)))
 
 
 def free_port() -> int:
@@ -46,7 +59,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def until(check: Any, timeout: float = 60.0, every: float = 0.005) -> Any:
+def until(check: Any, timeout: float = 100.0, every: float = 0.005) -> Any:
     """Return the first true value of `check()`; fails after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -57,12 +70,47 @@ def until(check: Any, timeout: float = 60.0, every: float = 0.005) -> Any:
     raise AssertionError(f"not within {timeout} s: {check}")
 
 
+def state_of(pid: int) -> str:
+    """Return the letter of a process's state (proc(5)); empty when there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
 def alive(pid: int) -> bool:
     """Say whether a process runs: one that has ended and only waits for its parent does not."""
+    return state_of(pid) not in {"", "Z", "X"}
+
+
+def children_of(pid: int, name: str = "") -> set[int]:
+    """Return the children of a process, zombies too: all, or those of a name."""
+    found: set[int] = set()
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError):
+            found |= set(map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split()))
+    return {child for child in found if not name or _name_of(child) == name}
+
+
+def _name_of(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
-        return False
+        return ""
+
+
+def zombies_of(pid: int) -> set[int]:
+    """Return the children of a process that have ended and were not reaped."""
+    return {child for child in children_of(pid) if state_of(child) == "Z"}
+
+
+def open_files(pid: int) -> list[str]:
+    """Return what the descriptors of a process lead to."""
+    links: list[str] = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            links.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return links
 
 
 def resident(pid: int) -> int:

@@ -45,6 +45,13 @@ class Person:
         """Close the connection."""
         self._stack.close()
 
+    def ready(self) -> None:
+        """Wait for the first text, a redrawn screen maybe: what comes later is as it was written.
+
+        What is typed before may have its echo and its output in that screen.
+        """
+        self.see(bool)
+
     def type(self, text: str) -> None:
         """Send input."""
         self.send({"type": "input", "data": text})
@@ -81,7 +88,7 @@ class Person:
         """Begin `shown` anew."""
         self._parts = []
 
-    def see(self, wanted: str | Callable[[str], bool], timeout: float = 30.0) -> str:
+    def see(self, wanted: str | Callable[[str], bool], timeout: float = 100.0) -> str:
         """Read until `wanted` was shown (or is true of the latest); returns all that was shown."""
         found = wanted if callable(wanted) else lambda text: wanted in text
         deadline = time.monotonic() + timeout
@@ -92,7 +99,7 @@ class Person:
             latest = latest[-1000:] + self._parts[-1]
         return self.shown
 
-    def to_the_end(self, timeout: float = 30.0) -> tuple[int, str]:
+    def to_the_end(self, timeout: float = 100.0) -> tuple[int, str]:
         """Read until the server closes; returns its code and reason."""
         deadline = time.monotonic() + timeout
         while self.close is None:

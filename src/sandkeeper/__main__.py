@@ -1,6 +1,6 @@
 """`python -m sandkeeper` is the `sandkeeper` command."""
 
-from sandkeeper.cli import main
+from sandkeeper.entry import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -25,6 +25,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="sandkeeper",
         description="Serve the processes, files, terminals and ports of this machine over HTTP.",
         allow_abbrev=False,
+        epilog="Other words are verbs of a client of such a server: sandkeeper ps --help,"
+        " run, logs, sh, cp and more (sandkeeper --url URL VERB).",
         add_help=False,
     )
     # Every option takes one dash or two, as the contract's do.
@@ -38,6 +40,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--port", "-port", type=_port, default=8080, help="port (default 8080)")
     parser.add_argument("--p", "-p", type=_port, default=8080, help="the same; wins unless 8080")
+    parser.add_argument(
+        "--e2b-port",
+        "-e2b-port",
+        type=_port,
+        default=0,
+        help="port to listen on besides, as E2B's clients expect it (49983; default none)",
+    )
     parser.add_argument(
         "--host",
         "-host",
@@ -89,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             port=options.p if options.p != 8080 else options.port,
             command=options.c or options.command,
             user=options.user,
+            e2b_port=options.e2b_port,
         )
     except ValueError as error:
         return _refuse_settings(error)
@@ -139,6 +149,7 @@ def _serve(
         return _refuse(f"cannot run as the configured user: {error}")
     at_risk = own_code_at_risk(identity)
     faults = [*faults, *(f"the workload's user can change {place}" for place in at_risk)]
+    faults += settings.doubts
     hold_collections()
     # Imported here so that `--version` and `--help` answer at once.
     from sandkeeper.api.app import create_app
@@ -155,7 +166,7 @@ def _serve(
         return _refuse(f"cannot use the state folder {settings.state_dir}: {error.strerror}")
     try:
         inherited = handover.listening if handover else ()
-        listeners = listen(settings.host, settings.port, inherited)
+        listeners = listen(settings.host, settings.port, inherited, besides=settings.e2b.port)
     except OSError as error:
         return _refuse(_why_deaf(settings, error))
     keep_freed_blocks()
@@ -170,7 +181,7 @@ def _serve(
             )
         except OSError as error:
             return _refuse(f"cannot start: {error.filename or 'the log'}: {error.strerror}")
-        for fault in (*settings.doubts, *faults):
+        for fault in faults:
             sandbox.log.warning(f"environment: {fault}")
         if identity is not None and settings.rights.may:
             permitted = ", ".join(sorted(settings.rights.may))

@@ -5,7 +5,7 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -30,12 +30,12 @@ from sandkeeper.linux.machine import disk_bytes, raise_file_limit
 from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
 from sandkeeper.log.libraries import adopt_libraries
-from sandkeeper.log.lines import Log, Rouser, dropped_line
-from sandkeeper.log.sink import Sink, open_target
+from sandkeeper.log.lines import Rouser, open_log
 from sandkeeper.observability.heap import Heap
 from sandkeeper.observability.lifetime import Lifetime
 from sandkeeper.observability.metrics import Vitals
 from sandkeeper.observability.readiness import Readiness
+from sandkeeper.observability.renderer import Renderer
 from sandkeeper.observability.telemetry import Exporter
 from sandkeeper.ondemand import OnDemand
 from sandkeeper.processes.confinement import Confinements
@@ -85,14 +85,15 @@ class Sandbox(OnDemand):
         self._trial = handover is not None and handover.trial
         self.lifetime = Lifetime()
         self.stopping = asyncio.Event()
+        self.when_started: list[Callable[[], Awaitable[object]]] = []
         self.turns = Turns()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stack = AsyncExitStack()
-        self._sink = Sink(open_target(settings.log.target, identity), dropped_line=dropped_line)
+        log = settings.log
+        self._sink, self.log = open_log(log.target, identity, form=log.format, colours=log.colours)
         self._rouser = Rouser(self._sink)
-        self.log = Log(self._sink)
         adopt_libraries(self.log)
-        self.access = Access(self.log, requests=settings.log.requests)
+        self.access = Access(self.log, requests=log.requests)
         self.children = Children()
         self.state_folder = StateFolder(settings.state_dir, self.log)
         self._build_files()
@@ -142,7 +143,9 @@ class Sandbox(OnDemand):
 
     def _build_journal(self) -> None:
         settings, identity = self.settings, self.identity
-        self.exporter = Exporter(self._rouser.rouse) if settings.log.process_output else None
+        self._renderer = Renderer(self.children)
+        told, form = settings.log.process_output, self.log.form
+        self.exporter = Exporter(self._rouser.rouse, self._renderer, form) if told else None
         self.budget = Budget(
             run_bytes=settings.retention.run_bytes,
             total_bytes=settings.retention.total_bytes,
@@ -253,6 +256,8 @@ class Sandbox(OnDemand):
             self._start_looking,
         ):
             await step(self._stack)  # what it puts there is stopped in reverse
+        for call in () if self._trial else self.when_started:
+            await call()
 
     async def _start_files(self, stack: AsyncExitStack) -> None:
         self._rouser.start()
@@ -280,6 +285,8 @@ class Sandbox(OnDemand):
 
     async def _start_pump(self, stack: AsyncExitStack) -> None:
         await asyncio.to_thread(prepare_state, self._workshop, self._store, trial=self._trial)
+        self._renderer.start()
+        stack.callback(self._renderer.close)
         if self.exporter is not None:
             self._sink.pull = self.exporter.pull
             self._sink.asked = lambda: self.vitals.requests.activity
@@ -346,6 +353,8 @@ class Sandbox(OnDemand):
         for process in self.processes.all():
             process.journal.abandon()
             running += not process.is_over
+        for terminal in self.terminals.registered():
+            terminal.journal.abandon()
         end = "are stopped first" if self.settings.stop_children else "go on"
         self.log.info(f"sandkeeper stops; processes that {end}: {running}")
         self.abandon_made()

@@ -21,10 +21,10 @@ import httpx
 import pytest
 from benchmarks import hostile_files
 from benchmarks.share import of_full_size
-from tests.harness import Server, resident, until
+from tests.harness import Server, cases, resident, until
 
 MIB = 1 << 20
-WORST_SECONDS = 3.0
+WORST_SECONDS = 10.0
 
 
 @contextlib.contextmanager
@@ -87,7 +87,7 @@ def condition(random_: random.Random) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(cases(4)))
 def test_no_generated_request_makes_others_late(server: Server, seed: int) -> None:
     random_ = random.Random(seed)
     folder = server.workdir / f"seed{seed}"
@@ -161,10 +161,10 @@ def test_fifos_that_nobody_reads_leave_the_file_routes_to_others(server: Server)
             ]
             await asyncio.to_thread(select.select, ends, [], [], 30)  # a writer is at work
             for _ in range(5):
-                reply = await client.get("/filesystem/plain", timeout=10)
+                reply = await client.get("/filesystem/plain", timeout=40)
                 assert reply.json()["content"] == "here"
                 reply = await client.put(
-                    "/filesystem/other", json={"content": "written"}, timeout=10
+                    "/filesystem/other", json={"content": "written"}, timeout=40
                 )
                 assert reply.status_code == 200
             return [reply.status_code for reply in await asyncio.gather(*puts)]
@@ -226,11 +226,11 @@ def test_a_file_system_that_hangs_leaves_the_workers_to_others(
             ]
             await asyncio.sleep(1)
             for _ in range(5):
-                assert (await client.get("/filesystem/plain", timeout=10)).status_code == 200
-                assert (await client.get(f"/filesystem-find/{here}", timeout=10)).status_code == 200
-                reply = await client.put("/filesystem/new", json={"content": "x"}, timeout=10)
+                assert (await client.get("/filesystem/plain", timeout=40)).status_code == 200
+                assert (await client.get(f"/filesystem-find/{here}", timeout=40)).status_code == 200
+                reply = await client.put("/filesystem/new", json={"content": "x"}, timeout=40)
                 assert reply.status_code == 200
-                reply = await client.post("/process", json={"command": "true"}, timeout=10)
+                reply = await client.post("/process", json={"command": "true"}, timeout=40)
                 assert reply.status_code == 200
             for task in hanging:
                 task.cancel()

@@ -1,6 +1,6 @@
 """Whatever the files of the state folder hold, the server starts, and the others are served.
 
-`SANDKEEPER_TEST_DAMAGES` sets how many cases are tried (100), `SANDKEEPER_TEST_SEED` which.
+`SANDKEEPER_TEST_FULL` sets how many cases are tried (`cases`), `SANDKEEPER_TEST_SEED` which.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from tests.damage import KINDS, damage, files_of, make_rich
-from tests.harness import Server, needs_root, until
+from tests.harness import Server, cases, needs_root, until
 
 from sandkeeper.api.schemas.processes import record_of
 from sandkeeper.journal.cursor import Follow, Reader
@@ -27,7 +27,7 @@ from sandkeeper.processes.recovery import prepare_state, recover
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.settings import Environment, Settings
 
-CASES = int(os.environ.get("SANDKEEPER_TEST_DAMAGES", "100"))
+CASES = cases(100)
 SEED = int(os.environ.get("SANDKEEPER_TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 30)
 SETTINGS = {"SANDBOX_MAX_LOG_FILE_BYTES": "200000"}
 STARTS = max(2, CASES // 50)

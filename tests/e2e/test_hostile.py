@@ -13,7 +13,17 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.harness import Server, alive, needs_root, over, resident, small_disk, start, until
+from tests.harness import (
+    Server,
+    alive,
+    needs_root,
+    over,
+    resident,
+    small_disk,
+    start,
+    until,
+    zombies_of,
+)
 
 
 def python(code: str) -> str:
@@ -26,15 +36,6 @@ def descriptors(pid: int) -> int:
 
 def threads(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/task"))
-
-
-def zombies(pid: int) -> list[int]:
-    made = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
-        if state == "Z":
-            made.append(int(child))
-    return made
 
 
 def dead_client(server: Server, path: str) -> socket.socket:
@@ -71,7 +72,7 @@ def test_a_hundred_clients_that_never_read_slow_nobody_and_cost_no_memory(make_s
     assert ended["status"] == "completed"
     assert ended["stdoutBytes"] == 14_888_896
     assert own.client.get("/process/flood/logs").json()["stdout"].endswith("\n2000000\n")
-    assert slowest < 5  # the machine may be busy; the reference takes 30 s and more
+    assert slowest < 20  # the machine may be busy; the reference takes 30 s and more
     assert grown < 60 << 20
 
 
@@ -212,7 +213,7 @@ def test_many_short_processes_leave_nothing_behind(make_server) -> None:
 
     asyncio.run(all_of_them())
     until(lambda: descriptors(own.pid) <= before + 8)
-    until(lambda: not zombies(own.pid))
+    until(lambda: not zombies_of(own.pid))
     until(lambda: len(own.client.get("/process").json()) <= 50)
     until(lambda: len(os.listdir(own.state / "runs")) <= 60)
     assert threads(own.pid) <= threads_before + 4
@@ -266,7 +267,7 @@ def test_a_child_whose_first_act_kills_the_server_is_found_by_its_name(make_serv
         with contextlib.suppress(httpx.TransportError):
             own.client.post("/process", json={"command": command, "name": f"first-{number}"})
         assert own.process is not None
-        assert own.process.wait(10) == -signal.SIGKILL
+        assert own.process.wait(60) == -signal.SIGKILL
         own.kills += 1
         own.start()
 

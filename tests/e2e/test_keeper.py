@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 
-from tests.harness import Server, alive, start, until
+from tests.harness import Server, alive, open_files, start, until, zombies_of
 
 
 def keeper_of(server: Server) -> int:
@@ -18,13 +18,6 @@ def keeper_of(server: Server) -> int:
     return int(found[0]) if found else 0
 
 
-def zombies_of(pid: int) -> list[str]:
-    listed = subprocess.run(
-        ["ps", "--ppid", str(pid), "-o", "stat="], capture_output=True, text=True, check=False
-    )
-    return [line for line in listed.stdout.split() if line.startswith("Z")]
-
-
 def test_a_killed_keeper_is_replaced_and_given_everything_again(make_server) -> None:
     own: Server = make_server()
     own.client.post("/process", json={"command": "read x; echo last $x; exit 9", "name": "a",
@@ -35,14 +28,14 @@ def test_a_killed_keeper_is_replaced_and_given_everything_again(make_server) -> 
     command = "while [ ! -e go ]; do sleep 0.02; done; echo bye; exit 4"
     pid = int(start(own, command, name="b", workingDir=str(own.workdir))["pid"])
     until(lambda: keeper_of(own))
-    until(lambda: zombies_of(own.pid) == [])
+    until(lambda: zombies_of(own.pid) == set())
 
     own.kill9()
     (own.workdir / "go").touch()
     until(lambda: not alive(pid))
     own.start()
 
-    ended = own.client.get("/process/b/wait?timeout=10").json()
+    ended = own.client.get("/process/b/wait?timeout=60").json()
     assert (ended["stdout"], ended["exitCode"], ended["exitReason"]) == ("bye\n", 4, "exited")
 
 
@@ -68,9 +61,7 @@ def test_pipes_whose_last_writer_went_while_no_server_ran_are_given_back(make_se
     own.start()
 
     def pipes() -> list[str]:
-        links = (f"/proc/{own.pid}/fd/{fd}" for fd in os.listdir(f"/proc/{own.pid}/fd"))
-        found = [os.readlink(link) for link in links if os.path.lexists(link)]
-        return [path for path in found if path.endswith((".out", ".err"))]
+        return [path for path in open_files(own.pid) if path.endswith((".out", ".err"))]
 
     until(lambda: pipes() == [])
     assert len(os.listdir(f"/proc/{own.pid}/fd")) <= before + 4
@@ -93,13 +84,13 @@ def test_a_killed_keeper_is_replaced_at_once_without_a_start(make_server) -> Non
     os.kill(first, signal.SIGKILL)
     until(lambda: keeper_of(own) not in {0, first})
     until(lambda: readiness(own) == "ok")
-    assert zombies_of(own.pid) == []
+    assert zombies_of(own.pid) == set()
     own.kill9()
     (own.workdir / "go").touch()
     until(lambda: not alive(int(started["pid"])))
     own.start()
 
-    ended = own.client.get("/process/a/wait?timeout=10").json()
+    ended = own.client.get("/process/a/wait?timeout=60").json()
     assert ended["stdout"].split() == [str(number) for number in range(1, 201)]
     assert (ended["exitCode"], ended["outputUncertain"]) == (4, False)
     assert own.client.get(f"/terminals/{terminal['id']}").json()["status"] == "running"
@@ -147,7 +138,7 @@ def test_a_stopped_keeper_is_replaced_and_ended(make_server) -> None:
     until(lambda: not alive(int(started["pid"])))
     own.start()
 
-    ended = own.client.get("/process/a/wait?timeout=10").json()
+    ended = own.client.get("/process/a/wait?timeout=60").json()
     assert (ended["stdout"], ended["exitCode"]) == ("bye\n", 4)
 
 
@@ -169,7 +160,7 @@ def test_what_nobody_held_is_told_as_uncertain(make_server) -> None:
     until(lambda: not os.path.exists(f"/proc/{pid}"))  # a zombie would tell its exit code
     own.start()
 
-    ended = own.client.get("/process/ends/wait?timeout=10").json()
+    ended = own.client.get("/process/ends/wait?timeout=60").json()
     assert ended["outputUncertain"] is True
     assert ended["exitReason"] == "unknown"
     assert any("nobody held its pipes" in line["msg"] for line in own.log_lines() if "msg" in line)

@@ -174,7 +174,7 @@ def test_callbacks_without_waiting_follow_in_the_background(server: Server) -> N
             {"name": "a-follow", "command": "echo one; echo two", "on_log": lines.append}
         )
         await process.wait("a-follow")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(lines) < 2:
                 await asyncio.sleep(0.005)
         made.close()
@@ -225,12 +225,13 @@ def test_wait_returns_promptly_when_the_process_ends(server: Server) -> None:
     async def use(process):
         await process.exec({"name": "a-prompt", "command": "sleep 0.2; exit 6"})
         began = asyncio.get_running_loop().time()
-        ended = await process.wait("a-prompt")
+        # A poll of the client would take its interval.
+        ended = await process.wait("a-prompt", max_wait=120_000, interval=60_000)
         return ended, asyncio.get_running_loop().time() - began
 
     ended, took = with_async(server, use)
     assert ended.exit_code == 6
-    assert took < 0.9  # a poll of the client would have taken its interval of 1 s
+    assert took < 50
 
 
 def test_stdin_is_written_and_closed_and_then_refused(server: Server) -> None:
@@ -329,7 +330,7 @@ def test_sync_stream_logs_survives_silence_longer_than_its_read_timeout(sync) ->
 
     handle = sync.stream_logs("s-quiet", {"on_log": lines.append})
 
-    until(lambda: lines == ["first", "last"], timeout=10)
+    until(lambda: lines == ["first", "last"])
     handle.close()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.harness import Server, needs_root, stop_all_of, until
+from tests.harness import Server, children_of, needs_root, stop_all_of, until
 
 pytestmark = [needs_root, pytest.mark.timeout(300)]
 
@@ -79,13 +79,6 @@ def healthy(server: Server) -> Iterator[None]:
     assert slowest[0] < HEALTH_SECONDS
 
 
-def children_of(pid: int) -> list[str]:
-    found = []
-    for task in os.listdir(f"/proc/{pid}/task"):
-        found += Path(f"/proc/{pid}/task/{task}/children").read_text().split()
-    return sorted(found)
-
-
 def end_everything(server: Server) -> None:
     for process in server.client.get("/process").json():
         server.client.delete(f"/process/{process['name']}/kill")
@@ -132,14 +125,7 @@ def test_a_search_whose_program_is_stopped_midway_ends(server: Server) -> None:
             reply = ask("GET", f"/filesystem-content-search/{many}?query=needle")(server)
         server.client.delete(f"/process/s{number}/kill")
         assert reply.status_code == 200 or reply.json()["error"]
-        until(lambda: "rg" not in [name_of(pid) for pid in children_of(server.pid)])
-
-
-def name_of(pid: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
+        until(lambda: not children_of(server.pid, "rg"))
 
 
 def test_the_workload_can_neither_stop_nor_trace_the_spawner(server: Server) -> None:
@@ -153,7 +139,7 @@ def test_the_workload_can_neither_stop_nor_trace_the_spawner(server: Server) -> 
     assert server.run("true")["exitCode"] == 0
 
 
-def command_of(pid: str) -> str:
+def command_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 

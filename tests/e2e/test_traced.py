@@ -46,7 +46,7 @@ def tracer_of(server: Server) -> int:
 
 
 def test_its_end_is_told_with_its_code_and_others_are_served(traced: Server) -> None:
-    ended = traced.client.get("/process/t/wait?timeout=20").json()
+    ended = traced.client.get("/process/t/wait?timeout=60").json()
     if ended["stdout"] == "no\n":
         pytest.skip("this machine lets nobody trace its parent (kernel.yama.ptrace_scope)")
     tracer = tracer_of(traced)

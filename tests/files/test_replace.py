@@ -73,7 +73,7 @@ def test_a_path_is_held_by_one_at_a_time_and_pairs_never_lock_each_other_out() -
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
     assert locks._locks == {}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.harness import cases
 
 from sandkeeper.files.walk import runs, walk
 
@@ -38,7 +39,7 @@ def _shown(path: bytes, is_directory: bool, hidden: bool) -> bool:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=cases(60), deadline=None)
 @given(trees, st.booleans())
 def test_a_walk_meets_what_there_is_in_byte_order(
     paths: list[tuple[bytes, ...]], hidden: bool

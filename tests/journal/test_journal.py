@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.harness import cases
 
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.cursor import Chunk, Gap, Reader, tails
@@ -115,7 +116,7 @@ class JournalMachine(RuleBasedStateMachine):
 
 
 TestJournal = JournalMachine.TestCase
-TestJournal.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestJournal.settings = settings(max_examples=cases(40), stateful_step_count=25, deadline=None)
 
 
 def test_a_reader_at_any_offset_gets_the_same_bytes(tmp_path: Path) -> None:

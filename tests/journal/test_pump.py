@@ -45,7 +45,7 @@ class Rig:
     def drained(self) -> None:
         done = threading.Event()
         self.pump.drain(self.sources, done.set)
-        assert done.wait(10)
+        assert done.wait(60)
 
     def close_writers(self) -> None:
         for fd in self.writers:
@@ -218,7 +218,7 @@ def test_after_a_settled_moment_nothing_is_recorded_before_it(rig: Rig) -> None:
     tails: list[int] = []
     done = threading.Event()
     rig.pump.settle(rig.journal, moment, lambda tail: (tails.append(tail), done.set()))
-    assert done.wait(10)
+    assert done.wait(60)
     os.write(rig.writers[1], b"later\n")
     rig.drained()
 

@@ -28,7 +28,7 @@ class Reading(Worker):
         """Wait until all orders so far were carried out."""
         done = threading.Event()
         self._order(done.set)
-        assert done.wait(30)
+        assert done.wait(60)
 
     def _ready(self, fd: int) -> None:
         data = os.read(fd, 100)

@@ -5,6 +5,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.harness import cases
 
 from sandkeeper.log.redaction import COMMAND_CHARACTERS, is_secret, redact_command
 
@@ -200,13 +201,13 @@ def test_no_text_makes_it_raise_and_what_it_gives_is_bounded(text: str) -> None:
     assert redact_command(shown).count("[REDACTED]") >= shown.count("[REDACTED]")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=cases(40), deadline=None)
 @given(st.text("ab=:\"'\\-$(){}|; \n/@pKey_", min_size=1, max_size=12))
 def test_the_time_grows_with_the_length_and_no_faster(piece: str) -> None:
     text = piece * (COMMAND_CHARACTERS // len(piece) + 1)
     began = time.process_time()
     redact_command(text)
-    assert time.process_time() - began < 1.0
+    assert time.process_time() - began < 3.0
 
 
 def test_a_megabyte_of_any_kind_takes_a_moment() -> None:
@@ -222,5 +223,5 @@ def test_a_megabyte_of_any_kind_takes_a_moment() -> None:
     ):
         began = time.process_time()
         shown = redact_command(piece * ((1 << 20) // len(piece)))
-        assert time.process_time() - began < 1.0, piece
+        assert time.process_time() - began < 3.0, piece
         assert len(shown) < COMMAND_CHARACTERS + 50

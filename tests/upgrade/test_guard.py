@@ -158,7 +158,7 @@ def test_a_server_that_ends_by_itself_is_replaced_in_its_own_process(
     found = change.went_back()
     assert found["pid"] == change.server.pid
     # That one ends soon as well, and nobody is started in its place.
-    assert change.server.wait(10) == 0
+    assert change.server.wait(60) == 0
     change.back.unlink()
     change.let_go()
     assert not change.back.exists()
@@ -205,7 +205,7 @@ def test_a_server_that_is_told_to_end_before_the_verdict_is_not_replaced(change:
 
     change.server.terminate()
 
-    assert change.server.wait(10) == 0
+    assert change.server.wait(60) == 0
     change.let_go()
     assert not change.back.exists()
 

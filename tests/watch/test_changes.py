@@ -1,11 +1,211 @@
-"""The log of changes against plain snapshots, and its bounds."""
+"""What changed since a cursor, against copies of the tree; the log's and the names' bounds."""
 
-from hypothesis import given
+import ctypes
+import os
+import random
+import shutil
+import tempfile
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import IO
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from sandkeeper.watch.changes import ChangeLog
+from sandkeeper.linux.inotify import Inotify, Mask, Notice, notices
+from sandkeeper.watch.changes import Answer, ChangeLog, Record
+from sandkeeper.watch.names import NameStore
+from sandkeeper.watch.tree import WatchTree
 
 STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40)
+DIRECTORIES = ["a", "b", "a/c", "b/c", "../out/a"]
+FILES = ["f", "a/f", "b/f", "a/c/f", "b/c/g", "../out/a/g"]
+PLACES = st.sampled_from([*DIRECTORIES, *FILES])
+RENAME_EXCHANGE = 2
+_library = ctypes.CDLL(None)
+
+Copy = dict[str, tuple[str, str]]
+
+
+def copied(root: Path) -> Copy:
+    """Return what is below a root: kinds, and contents or targets."""
+    copy: Copy = {}
+    for where, directories, files in os.walk(root):
+        for name in [*directories, *files]:
+            path = Path(where, name)
+            if path.is_symlink():
+                found = ("link", str(path.readlink()))
+            elif path.is_dir():
+                found = ("directory", "")
+            else:
+                found = ("file", path.read_text("latin-1"))
+            copy[str(path.relative_to(root))] = found
+    return copy
+
+
+def check(answer: Answer, then: Copy, now: Copy) -> None:
+    """Check the law: applied to the copy, the answer makes it equal the tree."""
+    created, changed, deleted = (
+        set(map(os.fsdecode, paths)) for paths in (answer.created, answer.changed, answer.deleted)
+    )
+    assert created == now.keys() - then.keys()
+    assert deleted == then.keys() - now.keys()
+    assert changed <= now.keys() & then.keys()
+    applied = {path: found for path, found in then.items() if path not in deleted}
+    applied |= {path: now[path] for path in created | changed}
+    assert applied == now
+
+
+class Recorded:
+    """A record of a folder whose notices are looked at when the test says so."""
+
+    def __init__(self, root: Path, store: NameStore) -> None:
+        self.root = root
+        self.inotify = Inotify()
+        self.record = Record(os.fsencode(root), store)
+        self.tree = WatchTree(
+            self.inotify,
+            os.fsencode(root),
+            recursive=True,
+            ignored=(),
+            audience=self.record,
+            between=lambda: None,
+        )
+        self.tree.arm()
+        self.queued: list[Notice] = []
+
+    def follow(self, most: int | None = None) -> None:
+        """Look at some notices, or at all."""
+        while data := self.inotify.read():
+            self.queued += notices(data)
+        some, self.queued = self.queued[:most], self.queued[most:] if most is not None else []
+        for notice in some:
+            self.tree.handle(notice)
+
+    def lose(self) -> None:
+        """Have the kernel drop all notices."""
+        while self.inotify.read():
+            pass
+        self.queued = [Notice(-1, Mask.OVERFLOW, 0, b"")]
+
+    def cursor(self) -> int:
+        """Return a cursor for now."""
+        self.follow()
+        return self.record.log.cursor()
+
+    def since(self, cursor: int) -> Answer:
+        """Return what happened since."""
+        self.follow()
+        return self.record.log.since(cursor)
+
+
+class Law(RuleBasedStateMachine):
+    """Anything that changes a tree, cursors at any moment, and answers for any of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stack = ExitStack()
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "out").mkdir()
+        self.root = folder / "root"
+        self.root.mkdir()
+        for place in DIRECTORIES:
+            (self.root / place).mkdir()
+        for place in FILES:
+            (self.root / place).write_text(place, encoding="ascii")
+        self.recorded = Recorded(self.root, NameStore())
+        self._stack.callback(self.recorded.inotify.close)
+        self.lost = 0
+        self.count = 0
+        self.taken = [self.cursor()]
+
+    def teardown(self) -> None:
+        with self._stack:
+            for cursor in self.taken:
+                self.since(cursor)
+
+    @rule(place=PLACES)
+    def mkdir(self, place: str) -> None:
+        with suppress(OSError):
+            (self.root / place).mkdir()
+
+    @rule(place=PLACES, mode=st.sampled_from("wax"))
+    def write(self, place: str, mode: str) -> None:
+        self.count += 1
+        with suppress(OSError), self.opened(place, mode) as file:
+            file.write(f"{self.count},")
+
+    @rule(place=PLACES)
+    def write_to_what_was_removed(self, place: str) -> None:
+        with suppress(OSError), self.opened(place, "a") as file:
+            (self.root / place).unlink()
+            file.write("lost")
+
+    def opened(self, place: str, mode: str) -> IO[str]:
+        path = self.root / place
+        if path.exists() and path.stat().st_nlink > 1:
+            raise OSError("the kernel would tell it of one of its names only")
+        return path.open(mode, encoding="ascii")
+
+    @rule(first=PLACES, second=PLACES)
+    def rename(self, first: str, second: str) -> None:
+        with suppress(OSError):
+            os.rename(self.root / first, self.root / second)
+
+    @rule(first=PLACES, second=PLACES)
+    def exchange(self, first: str, second: str) -> None:
+        paths = (os.fsencode(self.root / place) for place in (first, second))
+        ends = [argument for path in paths for argument in (-100, path)]
+        _library.renameat2(*ends, RENAME_EXCHANGE)
+
+    @rule(place=PLACES, other=PLACES)
+    def symlink(self, place: str, other: str) -> None:
+        with suppress(OSError):
+            (self.root / place).symlink_to(other)
+
+    @rule(place=PLACES, other=PLACES)
+    def link(self, place: str, other: str) -> None:
+        with suppress(OSError):
+            (self.root / place).hardlink_to(self.root / other)
+
+    @rule(place=PLACES)
+    def remove(self, place: str) -> None:
+        path = self.root / place
+        with suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    @rule(count=st.integers(1, 4))
+    def follow_some(self, count: int) -> None:
+        self.recorded.follow(count)
+
+    @rule()
+    def lose(self) -> None:
+        self.recorded.lose()
+        self.recorded.follow()
+        self.lost = self.recorded.cursor()
+
+    @rule()
+    def take_cursor(self) -> None:
+        self.taken.append(self.cursor())
+
+    @rule(data=st.data())
+    def ask(self, data: st.DataObject) -> None:
+        self.since(data.draw(st.sampled_from(self.taken)))
+
+    def cursor(self) -> tuple[int, Copy]:
+        return self.recorded.cursor(), copied(self.root)
+
+    def since(self, cursor: tuple[int, Copy]) -> None:
+        number, then = cursor
+        answer = self.recorded.since(number)
+        assert answer.reset == (number < self.lost)
+        if not answer.reset:
+            check(answer, then, copied(self.root))
+
+
+TestLaw = Law.TestCase
+TestLaw.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 
 
 @given(STEPS, STEPS, st.sets(st.sampled_from("abc")))
@@ -17,26 +217,19 @@ def test_an_answer_is_the_difference_of_two_snapshots(
     def play(steps: list[tuple[str, bool]]) -> set[str]:
         touched = set()
         for name, deletes in steps:
-            path = name.encode()
-            if deletes and name in existing:
-                existing.discard(name)
-                log.record(path, "deleted")
-            elif not deletes:
-                log.record(path, "changed" if name in existing else "created")
-                existing.add(name)
-            else:
+            if deletes and name not in existing:
                 continue
+            log.record(name.encode(), existed=name in existing, exists=not deletes)
+            existing.discard(name) if deletes else existing.add(name)
             touched.add(name)
         return touched
 
     play(before)
-    cursor, at_cursor = log.number, set(existing)
+    cursor, at_cursor = log.cursor(), set(existing)
     touched = play(after)
     answer = log.since(cursor)
 
     assert not answer.reset
-    # What came and went too often to be remembered counts as having existed.
-    at_cursor |= {name for name in touched if log.is_vague(name.encode(), cursor)}
     assert answer.created == sorted(name.encode() for name in existing - at_cursor)
     assert answer.deleted == sorted(name.encode() for name in at_cursor - existing)
     stayed = touched & existing & at_cursor
@@ -45,29 +238,77 @@ def test_an_answer_is_the_difference_of_two_snapshots(
 
 def test_a_full_log_resets_only_cursors_whose_changes_are_gone() -> None:
     log = ChangeLog(limit=3)
-    for name in (b"a", b"b", b"c"):
-        log.record(name, "created")
-    assert log.since(0).created == [b"a", b"b", b"c"]
+    first = log.cursor()
+    log.record(b"a", existed=False, exists=True)
+    second = log.cursor()
+    for name in (b"b", b"c"):
+        log.record(name, existed=False, exists=True)
+    assert log.since(first).created == [b"a", b"b", b"c"]
 
-    log.record(b"d", "created")
-    assert log.since(0).reset
-    assert log.since(1).created == [b"b", b"c", b"d"]
+    log.record(b"d", existed=False, exists=True)
+    assert log.since(first).reset
+    assert log.since(second).created == [b"b", b"c", b"d"]
 
 
 def test_a_file_written_for_ever_takes_one_place() -> None:
     log = ChangeLog(limit=3)
+    first = log.cursor()
     for _ in range(1000):
-        log.record(b"log", "changed")
+        log.record(b"log", existed=True, exists=True)
+        log.cursor()
 
-    assert log.since(0).changed == [b"log"]
+    assert log.since(first).changed == [b"log"]
+
+
+def test_a_file_that_comes_and_goes_between_cursors_is_remembered_for_the_last_of_them() -> None:
+    log = ChangeLog()
+    cursors = []
+    for index in range(1000):
+        cursors.append(log.cursor())
+        log.record(b"lock", existed=bool(index % 2), exists=not index % 2)
+
+    assert log.since(cursors[0]).reset
+    assert log.since(cursors[-1]).deleted == [b"lock"]
+    answers = [log.since(cursor) for cursor in cursors[-60:]]
+    assert {answer.reset for answer in answers} == {False}
+    assert [bool(answer.deleted) for answer in answers] == [index % 2 == 1 for index in range(60)]
 
 
 def test_after_forgetting_no_earlier_cursor_is_good() -> None:
     log = ChangeLog()
-    log.record(b"a", "created")
-    cursor = log.number
+    log.record(b"a", existed=False, exists=True)
+    cursor = log.cursor()
     log.forget()
 
     assert log.since(cursor).reset
-    assert not log.since(log.number).reset
-    assert log.since(log.number + 1).reset
+    assert not log.since(log.cursor()).reset
+    assert log.since(log.cursor() + 1).reset
+
+
+def test_names_that_do_not_fit_cost_a_reset_never_a_wrong_answer(tmp_path: Path) -> None:
+    random_ = random.Random(7)
+    for directory in ("small", "large"):
+        (tmp_path / directory).mkdir()
+    for index in range(200):
+        (tmp_path / "large" / f"{index:0200}").touch()
+    (tmp_path / "small" / "f").touch()
+    store = NameStore(10_000)
+    recorded = Recorded(tmp_path, store)
+    try:
+        cursor, then = recorded.cursor(), copied(tmp_path)
+        (tmp_path / "small").rename(tmp_path / "moved")
+        (tmp_path / "large" / "fresh").touch()
+        gone = random_.choice(sorted(os.listdir(tmp_path / "large")))
+        (tmp_path / "large" / gone).unlink()
+        check(recorded.since(cursor), then, copied(tmp_path))
+        assert 0 < store.held <= 10_000
+
+        (tmp_path / "large").rename(tmp_path / "elsewhere")
+        assert recorded.since(cursor).reset
+        cursor, then = recorded.cursor(), copied(tmp_path)
+        shutil.rmtree(tmp_path / "elsewhere")
+        check(recorded.since(cursor), then, copied(tmp_path))
+    finally:
+        recorded.inotify.close()
+        recorded.record.close()
+    assert store.held == 0

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.harness import until
+from tests.harness import open_files, until
 
 from sandkeeper.files.work import FileWork
 from sandkeeper.linux.inotify import Mask, Notice
@@ -40,17 +40,13 @@ async def drain(opened: Watch, last: bytes) -> list[Change]:
 
 
 def instances() -> int:
-    return sum("inotify" in os.readlink(f"/proc/self/fd/{fd}") for fd in _fds())
-
-
-def _fds() -> list[str]:
-    return [fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")]
+    return sum("inotify" in link for link in open_files(os.getpid()))
 
 
 def watched() -> int:
     """Count the watches of all instances of this process."""
     texts = []
-    for fd in _fds():
+    for fd in os.listdir("/proc/self/fd"):
         try:
             texts.append(Path(f"/proc/self/fdinfo/{fd}").read_text())
         except OSError:
@@ -290,7 +286,7 @@ def test_no_change_waits_for_a_reader_that_was_just_going_to_sleep(fast_switchin
         number = slept = 0
         while not (ring.ended and number == ring.end_number):
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     await ring.more(number)
             except TimeoutError:
                 slept += 1

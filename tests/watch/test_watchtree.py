@@ -3,13 +3,16 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.harness import cases
 
 from sandkeeper.linux.inotify import Inotify, Mask, Notice, notices
-from sandkeeper.watch.tree import OVERFLOW, RESCANNED, WatchTree
+from sandkeeper.watch.audience import OVERFLOW, RESCANNED, Entry
+from sandkeeper.watch.tree import WatchTree
 
 PLACES = st.sampled_from(["a", "b", "a/c", "b/c", "a/c/d", "../out"])
 ACTIONS = st.one_of(
@@ -34,12 +37,20 @@ class Following:
             os.fsencode(root),
             recursive=True,
             ignored=(),
-            emit=lambda how, where, name: self.told.append(
-                (how, os.path.join(os.fsdecode(where), os.fsdecode(name)))
-            ),
+            audience=self,
             between=lambda: None,
         )
         self.tree.arm()
+
+    def tell(self, how: str, directory: bytes, name: bytes) -> None:
+        self.told.append((how, os.path.join(os.fsdecode(directory), os.fsdecode(name))))
+
+    def listed(self, directory: bytes, entries: Sequence[Entry], *, told: bool) -> None:
+        for name, _ in entries if told else ():
+            self.tell("CREATE", directory, name)
+
+    def supplanted(self, directory: bytes, name: bytes) -> None:
+        pass
 
     def follow(self) -> None:
         while data := self.inotify.read():
@@ -70,7 +81,7 @@ def alive(root: Path) -> set[str]:
     return {os.path.join(where, name) for where, ds, fs in os.walk(root) for name in [*ds, *fs]}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(150), deadline=None)
 @given(st.lists(ACTIONS, max_size=25))
 def test_whatever_happens_every_path_is_told_and_every_directory_watched(
     actions: list[tuple[str, str, str]],

@@ -12,20 +12,20 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.areas import all_areas, port_doors
-from sandkeeper.api.edge.auth import Acting, Doorkeeper
+from sandkeeper.api.edge.auth import Acting, Doorkeeper, know
 from sandkeeper.api.edge.connections.outgoing import Outgoing
+from sandkeeper.api.edge.connections.plain import PlainRoutes
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.frozen import guard
 from sandkeeper.api.edge.hosts import Gate
 from sandkeeper.api.edge.middleware import BARE, Edge
-from sandkeeper.api.edge.plain import PlainRoutes
 from sandkeeper.api.edge.request_body import Room
-from sandkeeper.api.edge.respond import error_response, not_found
+from sandkeeper.api.edge.respond import error_response, not_found, wrong_method
 from sandkeeper.api.edge.rights import open_paths, protect
-from sandkeeper.api.edge.routing import AreaRouter
+from sandkeeper.api.edge.routing import AreaRouter, Areas, methods_of
 from sandkeeper.api.edge.streaming import Disconnected
 from sandkeeper.api.edge.subject import Gateways
-from sandkeeper.api.edge.urls import with_prefix
+from sandkeeper.api.edge.urls import PORT_NAME, with_prefix
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.sandbox import Sandbox
@@ -42,7 +42,7 @@ def create_app(sandbox: Sandbox) -> Edge:
     sandbox.vitals.requests.name_groups(areas.firsts)
     router = AreaRouter(areas, default=partial(partial, _unrouted))
     app = ExceptionMiddleware(
-        Acting(_protect_slashes(router), sandbox.users),
+        _by_name(areas, Acting(_protect_slashes(router), sandbox.users)),
         handlers={
             Disconnected: _on_disconnect,
             SandkeeperError: _on_error,
@@ -62,6 +62,7 @@ def create_app(sandbox: Sandbox) -> Edge:
             settings.rights,
             apart=sandbox.identity is not None,
             open_paths=open_paths(areas.open_routes()),
+            own_words=areas.own_words(),
         ),
         processing_time=settings.processing_time,
         requests=sandbox.vitals.requests,
@@ -74,6 +75,8 @@ def create_app(sandbox: Sandbox) -> Edge:
             beyond=not is_loopback(settings.host),
             terminal_origins=settings.terminal.origins,
         ),
+        port_names=settings.edge.port_names,
+        e2b=settings.e2b.enabled,
         room=Room(_room(settings)),
         outgoing=outgoing,
         gateways=gateways,
@@ -92,6 +95,7 @@ def _prepare(sandbox: Sandbox, routes: list[BaseRoute]) -> None:
     """Put in front of routes what asks for rights and for a sandbox that is not frozen."""
     guard(routes, sandbox.archive.freeze)
     protect(routes)
+    know(routes)
 
 
 async def _on_error(_request: Request, error: Exception) -> Response:
@@ -105,6 +109,18 @@ async def _on_disconnect(_request: Request, _error: Exception) -> Response:
 async def _on_http_error(_request: Request, error: Exception) -> Response:
     """Starlette raises for broken forms."""
     return error_response(BadInput(str(getattr(error, "detail", error))))
+
+
+def _by_name(areas: Areas, others: ASGIApp) -> ASGIApp:
+    """Have what came by the host name of a port go there, whatever its path."""
+
+    async def by_name(scope: Scope, receive: Receive, send: Send) -> None:
+        if PORT_NAME in scope:
+            await areas.below("port")[0].handle(scope, receive, send)
+        else:
+            await others(scope, receive, send)
+
+    return by_name
 
 
 def _protect_slashes(router: ASGIApp) -> ASGIApp:
@@ -126,7 +142,7 @@ def _protect_slashes(router: ASGIApp) -> ASGIApp:
 async def _unrouted(
     routes: Sequence[BaseRoute], scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Redirect when only a trailing slash is missing or too much; otherwise 404."""
+    """Redirect when only a slash at the end is missing or too much; else 404, or 405 (`pinned`)."""
     if scope["type"] == "websocket":
         await receive()
         await not_found()(scope, receive, send)
@@ -134,8 +150,18 @@ async def _unrouted(
     response = _slash_redirect(routes, scope)
     if response is not None:
         scope[BARE] = True  # the contract's redirects come before everything else
+    elif allowed := _other_methods(routes, scope):
+        response = wrong_method(scope["method"], allowed)
     response = response or not_found()
     await response(scope, receive, send)
+
+
+def _other_methods(routes: Sequence[BaseRoute], scope: Scope) -> set[str]:
+    """Return what a path takes instead; the contract has HEAD where it names it, else 404."""
+    from sandkeeper.api.blaxel.pinned import is_pinned  # what clients ask for is there
+
+    pinned = scope["method"] == "HEAD" or is_pinned(scope["path"])
+    return set() if pinned else methods_of(routes, scope)
 
 
 def _slash_redirect(routes: Sequence[BaseRoute], scope: Scope) -> Response | None:

@@ -3,7 +3,7 @@
 An area is loaded by the first request for it: what few ask for costs no start anything.
 """
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
@@ -14,8 +14,7 @@ from sandkeeper.sandbox import Sandbox
 if TYPE_CHECKING:
     from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
     from sandkeeper.api.blaxel.files.content import FileHandlers
-    from sandkeeper.api.e2b.routes import E2bDoor
-    from sandkeeper.api.e2b.server import E2bServer
+    from sandkeeper.api.e2b_areas import E2bWires
     from sandkeeper.api.mcp.server import ToolServer
     from sandkeeper.api.mcp.tool import Tool
     from sandkeeper.api.port.pages import Doors
@@ -25,24 +24,19 @@ __all__ = ["all_areas", "all_routes", "all_tools", "port_doors"]
 
 def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
     """Return every area, in the order in which its routes are told."""
-    e2b = _e2b_door(sandbox)
     areas = [
-        *_e2b_areas(e2b),
+        *_e2b_areas(sandbox),
         Area(("process",), partial(_process_routes, sandbox)),
         *_file_areas(sandbox),
-        Area(("network",), partial(_network_routes, sandbox)),
-        Area(("port",), partial(_port_routes, sandbox, doors)),
+        Area(("network",), partial(_network_routes, sandbox, doors)),
+        Area(("port", "port-keep"), partial(_port_routes, sandbox, doors)),
         Area(("environment",), partial(_environment_routes, sandbox)),
         Area(("codegen",), partial(_codegen_routes, sandbox)),
         Area(("drives",), partial(_drive_routes, sandbox)),
         Area(("archive",), partial(_archive_routes, sandbox)),
         *_terminal_areas(sandbox),
         Area(("mcp",), partial(_mcp_routes, sandbox)),
-        Area(
-            ("ready", "metrics", "diagnostics"),
-            partial(_looking_routes, sandbox, e2b),
-            is_open=True,
-        ),
+        Area(("ready", "metrics", "diagnostics"), partial(_looking_routes, sandbox), is_open=True),
         Area(("debug", "", "health", "upgrade"), partial(_server_routes, sandbox), is_open=True),
     ]
     made = Areas(areas)
@@ -66,65 +60,26 @@ def port_doors(sandbox: Sandbox) -> "Doors":
     return Doors(tickets, tokens, restricted="*" not in settings.edge.origins)
 
 
-def _e2b_door(sandbox: Sandbox) -> "E2bDoor | None":
-    """Return what answers E2B's clients; None when they are not answered."""
-    if not sandbox.settings.e2b.enabled:
-        return None
-    from sandkeeper.api.e2b.routes import E2bDoor
-
-    return E2bDoor(partial(_e2b_server, sandbox))
-
-
-def _e2b_areas(door: "E2bDoor | None") -> list[Area]:
-    if door is None:
+def _e2b_areas(sandbox: Sandbox) -> list[Area]:
+    """Return those of E2B's clients: none when they are switched off."""
+    settings = sandbox.settings
+    if not settings.e2b.enabled:
         return []
-    from sandkeeper.api.e2b.routes import FIRSTS, routes
 
-    return [Area(FIRSTS, partial(routes, door), is_open=True)]
+    @cache
+    def wires() -> "E2bWires":
+        from sandkeeper.api.e2b_areas import E2bWires
 
+        return E2bWires(sandbox)
 
-def _e2b_server(sandbox: Sandbox) -> "E2bServer":
-    """Load what answers E2B's clients."""
-    from sandkeeper.api.e2b.defaults import DefaultsStore
-    from sandkeeper.api.e2b.files import FileCalls
-    from sandkeeper.api.e2b.filesystem import FilesystemService
-    from sandkeeper.api.e2b.people import People
-    from sandkeeper.api.e2b.process import ProcessService
-    from sandkeeper.api.e2b.server import E2bServer
-    from sandkeeper.api.e2b.system import SystemCalls
-    from sandkeeper.observability.machine_use import MachineUse
-
-    rights, users, files = sandbox.settings.rights, sandbox.users, sandbox.files
-    access, turns = sandbox.access, sandbox.turns
-    defaults = DefaultsStore(sandbox.settings.state_dir, sandbox.log)
-    people = People(users, sandbox.environment, defaults)
-    process = ProcessService(
-        processes=sandbox.processes,
-        terminals=sandbox.terminals,
-        files=files,
-        people=people,
-        defaults=defaults,
-        environment=sandbox.environment,
-        access=access,
-        turns=turns,
-    )
-    filesystem = FilesystemService(
-        files=files,
-        copies=sandbox.copies,
-        watches=sandbox.watches,
-        people=people,
-        access=access,
-        turns=turns,
-    )
-    return E2bServer(
-        process=process,
-        filesystem=filesystem,
-        files=FileCalls(files=files, people=people, users=users),
-        system=SystemCalls(defaults=defaults, rights=rights, users=users, use=MachineUse()),
-        people=people,
-        users=users,
-        rights=rights,
-    )
+    if (settings.state_dir / "control.json").exists():  # there is a sandbox that has its time
+        sandbox.when_started.append(lambda: wires().machine())
+    inside = ("process.Process", "filesystem.Filesystem", "files", "envs", "init", "e2b")
+    control = ("sandboxes", "v2", "templates", "volumes", "snapshots", "secrets")
+    return [
+        Area(inside, lambda: wires().inside(), own_words=True),
+        Area(control, lambda: wires().control(), own_words=True),
+    ]
 
 
 def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
@@ -157,13 +112,15 @@ def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
 
 
 def _file_areas(sandbox: Sandbox) -> list[Area]:
-    besides = ("stat", "attributes", "edit", "usage", "archive")
+    besides = ("stat", "attributes", "edit", "usage", "archive", "entries")
     return [
         Area(
             ("filesystem", "filesystem-copy", "filesystem-move"),
             partial(_tree_routes, sandbox),
         ),
         Area(tuple(f"filesystem-{name}" for name in besides), partial(_more_file_routes, sandbox)),
+        Area(("filesystem-links",), partial(_link_routes, sandbox, opened=False)),
+        Area(("filesystem-link",), partial(_link_routes, sandbox, opened=True), own_words=True),
         Area(("filesystem-multipart",), partial(_upload_routes, sandbox)),
         Area(
             ("filesystem-find", "filesystem-search", "filesystem-content-search"),
@@ -194,7 +151,7 @@ def _tree_routes(sandbox: Sandbox) -> list[BaseRoute]:
 
 
 def _more_file_routes(sandbox: Sandbox) -> list[BaseRoute]:
-    from sandkeeper.api.blaxel.files import more
+    from sandkeeper.api.blaxel.files import details, more
 
     besides = more.MoreHandlers(
         files=sandbox.files,
@@ -202,7 +159,24 @@ def _more_file_routes(sandbox: Sandbox) -> list[BaseRoute]:
         archives=sandbox.archives,
         stopping=sandbox.stopping,
     )
-    return more.routes(besides)
+    entries = details.DetailHandlers(files=sandbox.files)
+    return [*more.routes(besides), *details.routes(entries)]
+
+
+def _link_routes(sandbox: Sandbox, *, opened: bool) -> list[BaseRoute]:
+    from sandkeeper.api.blaxel.files import links
+    from sandkeeper.api.edge.tickets.signing import Signer
+    from sandkeeper.linux.clocks import Ratchet
+
+    state, now = sandbox.settings.state_dir, Ratchet().now
+    handlers = links.LinkHandlers(
+        files=sandbox.files,
+        plain=_file_handlers(sandbox),
+        signer=Signer(state / "ports.key", sandbox.settings.rights.tokens, now),
+        generation=links.Generation(state / "links.generation"),
+        now=now,
+    )
+    return links.opened_routes(handlers) if opened else links.routes(handlers)
 
 
 def _upload_routes(sandbox: Sandbox) -> list[BaseRoute]:
@@ -235,14 +209,23 @@ def _watch_routes(sandbox: Sandbox) -> list[BaseRoute]:
     return watch.routes(noticing)
 
 
-def _network_routes(sandbox: Sandbox) -> list[BaseRoute]:
+def _network_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:
     from sandkeeper.api.blaxel import network, tunnel
+    from sandkeeper.api.edge.subject import Gateways
+    from sandkeeper.api.port import links
 
     handlers = network.NetworkHandlers(
         ports=sandbox.ports, monitors=sandbox.monitors, body_limit=sandbox.settings.body_limit
     )
     way = tunnel.TunnelHandlers(tunnel=sandbox.tunnel, access=sandbox.access)
-    return [*network.routes(handlers), *tunnel.routes(way)]
+    opened = links.LinkHandlers(
+        tickets=doors.tickets,
+        names=sandbox.settings.edge.port_names,
+        gateways=Gateways(sandbox.settings.edge.gateways),
+        access=sandbox.access,
+        body_limit=sandbox.settings.body_limit,
+    )
+    return [*network.routes(handlers), *links.routes(opened), *tunnel.routes(way)]
 
 
 def _port_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:
@@ -338,16 +321,11 @@ def _mcp_routes(sandbox: Sandbox) -> list[BaseRoute]:
     return edge.routes(edge.McpHandlers(partial(_tool_server, sandbox), sandbox.stopping))
 
 
-def _looking_routes(sandbox: Sandbox, e2b: "E2bDoor | None") -> list[BaseRoute]:
+def _looking_routes(sandbox: Sandbox) -> list[BaseRoute]:
     from sandkeeper.api.blaxel import observability
 
     looks = observability.ObservabilityHandlers(readiness=sandbox.readiness, vitals=sandbox.vitals)
-    made = observability.routes(looks)
-    if e2b is not None:
-        from sandkeeper.api.e2b.routes import metrics_route
-
-        made.insert(0, metrics_route(e2b))
-    return made
+    return observability.routes(looks)
 
 
 def _server_routes(sandbox: Sandbox) -> list[BaseRoute]:

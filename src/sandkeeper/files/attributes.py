@@ -3,7 +3,7 @@
 import grp
 import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -64,9 +64,12 @@ class Attributes:
         group: str,
         recursive: bool,
         conditions: Conditions,
+        attributes: Mapping[str, str | None],
         cancel: Cancel,
     ) -> int:
-        """Set mode, owner and group where given; returns how many entries were changed.
+        """Set mode, owner, group, extended attributes where given; returns how many were changed.
+
+        `attributes` are of the `user` namespace, by their names without it; None takes one away.
 
         A link is given the owner itself and has no mode; what it leads to is left alone. Raises
         BadInput, NotFound, Unprocessable, PreconditionFailed.
@@ -79,6 +82,7 @@ class Attributes:
                     conditions.check(os.stat(path))
                 for entry in self._entries(path, recursive, cancel):
                     _set(entry, mode, uid, gid)
+                    _mark(entry, attributes)
                     changed += 1
         except FileNotFoundError as error:
             raise failure(NotFound, "", "stat", path, error) from None
@@ -152,6 +156,20 @@ def _set(path: str, mode: int | None, uid: int, gid: int) -> None:
         os.chown(path, uid, gid, follow_symlinks=False)
     if mode is not None and not os.path.islink(path):
         os.chmod(path, mode)
+
+
+def _mark(path: str, attributes: Mapping[str, str | None]) -> None:
+    if not attributes or os.path.islink(path):
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for name, value in attributes.items():
+            if value is not None:
+                os.setxattr(fd, f"user.{name}", value.encode())
+            elif f"user.{name}" in os.listxattr(fd):
+                os.removexattr(fd, f"user.{name}")
+    finally:
+        os.close(fd)
 
 
 def _user(name: str) -> int:

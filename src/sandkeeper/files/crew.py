@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from sandkeeper.errors import Unavailable
+from sandkeeper.linux.worker import started
 
 __all__ = ["Crew"]
 
@@ -103,14 +104,19 @@ class Crew:
             self._looking = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
     def _hand(self, job: _Job) -> None:
-        _count(self._taken, job.kind, 1)
-        self._running.add(job)
         if self._idle:
             self._idle -= 1
             self._handed.put(job)
         else:
             # A thread that hangs must not keep the server from ending.
-            threading.Thread(target=self._work, args=[job], name=self._name, daemon=True).start()
+            thread = threading.Thread(target=self._work, args=[job], name=self._name, daemon=True)
+            try:
+                started(thread)
+            except Unavailable as error:
+                job.done.set_exception(error)
+                return
+        _count(self._taken, job.kind, 1)
+        self._running.add(job)
 
     def _work(self, first: _Job) -> None:
         job: _Job | None = first

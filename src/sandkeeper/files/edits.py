@@ -13,6 +13,7 @@ from sandkeeper.errors import PreconditionFailed, Unprocessable
 from sandkeeper.files.conditions import Conditions
 from sandkeeper.files.entries import etag
 from sandkeeper.files.service import Files
+from sandkeeper.pieces import split_at
 
 __all__ = ["Edit", "EditRefused", "edit_file"]
 
@@ -79,7 +80,7 @@ def edit_file(
 
 
 def _applied(data: bytes, edit: Edit, number: int, most: int) -> tuple[bytes, int]:
-    apart = data.count(edit.old)
+    apart = sum(len(parts) - 1 for parts in split_at(data, edit.old))
     if not apart:
         raise EditRefused("missing", number)
     places = apart if edit.every else _places(data, edit.old, apart)
@@ -89,7 +90,7 @@ def _applied(data: bytes, edit: Edit, number: int, most: int) -> tuple[bytes, in
         raise EditRefused("ambiguous", number, places)
     if len(data) + apart * (len(edit.new) - len(edit.old)) > most:
         raise EditRefused("size", number, most)
-    return data.replace(edit.old, edit.new), apart
+    return b"".join(edit.new.join(parts) for parts in split_at(data, edit.old)), apart
 
 
 def _places(data: bytes, old: bytes, apart: int) -> int:

@@ -259,12 +259,14 @@ class Follow:
         turns: Turns | None = None,
         limit: int = BLOCK,
         consumer: str = "stream",
+        bound: int | None = None,
     ) -> None:
+        """With `bound` the end is there, whatever comes later."""
         self._journal = journal
         self._turns = turns
         self._reader = Reader(journal)
         self._limit = limit
-        self._bound = None if journal.exit_offset is None else journal.tail
+        self._bound = bound if journal.exit_offset is None else journal.tail
         self.offset = self.taken = offset
         self.consumer = consumer
         self.since = monotonic()

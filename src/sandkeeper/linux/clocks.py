@@ -10,7 +10,15 @@ import time
 from datetime import UTC, datetime
 from functools import lru_cache
 
-__all__ = ["GRACE_SECONDS", "Ratchet", "bounded_age", "rfc3339", "rfc3339_utc", "uptime"]
+__all__ = [
+    "GRACE_SECONDS",
+    "Ratchet",
+    "bounded_age",
+    "rfc3339",
+    "rfc3339_milliseconds",
+    "rfc3339_utc",
+    "uptime",
+]
 
 GRACE_SECONDS = 3600.0
 """What an earlier boot left is kept at least so long, whatever the wall clock says."""
@@ -53,6 +61,13 @@ def rfc3339(nanoseconds: int, *, local: bool = True) -> str:
     if not fraction:
         return head + zone
     return f"{head}.{fraction:09d}".rstrip("0") + zone
+
+
+def rfc3339_milliseconds(moment: float) -> str:
+    """Write a Unix time in local time with three fractional digits, always."""
+    seconds, milliseconds = divmod(int(moment * 1000), 1000)
+    head, zone = _second(seconds, local=True)
+    return f"{head}.{milliseconds:03d}{zone}"
 
 
 def rfc3339_utc(microseconds: int) -> str:

@@ -11,7 +11,25 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-__all__ = ["Bell", "Turn", "Worker"]
+from sandkeeper.errors import Unavailable
+
+__all__ = ["NO_THREAD", "Bell", "Turn", "Worker", "lacks_threads", "started"]
+
+NO_THREAD = "no thread can be started: try again"
+
+
+def started(thread: threading.Thread) -> threading.Thread:
+    """Start a thread; raises Unavailable at the limit of a group, a user or the machine."""
+    try:
+        thread.start()
+    except RuntimeError:
+        raise Unavailable(NO_THREAD) from None
+    return thread
+
+
+def lacks_threads(error: BaseException) -> bool:
+    """Say whether an error is CPython's word for a thread that could not be started."""
+    return isinstance(error, RuntimeError) and str(error) == "can't start new thread"
 
 
 class Bell:

@@ -1,13 +1,14 @@
 """Access and audit lines: their texts, without secrets."""
 
+import math
 import uuid
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sandkeeper.log.lines import Log
 from sandkeeper.log.redaction import redact_command, redact_query
 
-__all__ = ["Access", "Caller"]
+__all__ = ["Access", "Caller", "Request"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +21,21 @@ class Caller:
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
-def _quoted(value: str) -> str:
-    value = value.replace("\r", "\\r").replace("\n", "\\n")
-    if " " not in value:
-        return value
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
 LOGGED_QUERY = 2048
 """So much of a query is looked through for secrets and logged."""
+
+
+class Request(NamedTuple):
+    """A request that is over: `seconds` it took, `client` the address that it came from."""
+
+    method: str
+    path: str
+    query: str
+    status: int
+    size: int
+    seconds: float
+    client: str
+    rid: str
 
 
 class Access:
@@ -38,27 +45,37 @@ class Access:
         self._log = log
         self._requests = requests
 
-    def request(self, method: str, path: str, query: str, status: int, size: int, ms: int) -> None:
-        """Write `{METHOD} {path?query} {status} {bytes} {ms}ms`, level error from 400 on."""
+    def request(self, request: Request) -> None:
+        """Write `{METHOD} {path?query} {status} {bytes} {ms}ms`, and each of these as a field."""
         if not self._requests:
             return
-        target = f"{path}?{redact_query(query[:LOGGED_QUERY])}" if query else path
-        level = "error" if status >= 400 else "info"
-        self._log.write(level, f"{method} {target} {status} {size} {ms}ms", source="access")
+        method, path, query, status, size, seconds, client, rid = request
+        query = redact_query(query[:LOGGED_QUERY]) if query else ""
+        target = f"{path}?{query}" if query else path
+        self._log.write(
+            self._log.form.request_level(status),
+            f"{method} {target} {status} {size} {math.ceil(seconds * 1000)}ms",
+            source="access",
+            method=method,
+            path=path,
+            query=query,
+            status=status,
+            bytes=size,
+            duration=round(seconds, 6),
+            client=client,
+            rid=rid,
+        )
 
     def audit(self, action: str, caller: Caller, **extras: Any) -> None:
         """Write the audit line of `action`; extras are named with underscores for dashes."""
         if "command" in extras:
             extras["command"] = redact_command(extras["command"])
-        named = {key.replace("_", "-"): str(value) for key, value in sorted(extras.items())}
-        parts = [f"type={action}"]
-        identity = {
+        fields = {
             "sub-id": caller.subject_id,
             "sub-type": caller.subject_type,
             "auth-method": caller.auth_method,
             "rid": caller.request_id,
         }
-        parts += [f"{key}={_quoted(value)}" for key, value in identity.items() if value]
-        parts += [f"{key}={_quoted(value)}" for key, value in named.items()]
-        fields = {"source": "audit", "action": action, **identity, **named}
-        self._log.write("info", " ".join(parts), **fields)
+        fields |= {key.replace("_", "-"): str(value) for key, value in sorted(extras.items())}
+        message = self._log.form.audit(action, fields)
+        self._log.write("info", message, source="audit", action=action, **fields)

@@ -1,55 +1,29 @@
-"""The server's own log: JSON lines with sorted keys through one sink that never blocks."""
+"""The server's own log: lines through one sink that never blocks."""
 
 import asyncio
 import threading
-import time
 from typing import Any
 
-import msgspec
-
-from sandkeeper.linux.clocks import rfc3339
+from sandkeeper.linux.identity import Identity
+from sandkeeper.log.formats import Format, Json, format_for, timestamp
 from sandkeeper.log.redaction import redact_command
-from sandkeeper.log.sink import Sink
+from sandkeeper.log.sink import Sink, open_target
 
-__all__ = ["Log", "Rouser", "dropped_line", "log_line", "timestamp"]
+__all__ = ["Log", "Rouser", "open_log", "timestamp"]
 
 GATHER_SECONDS = 0.002
-
-_encode = msgspec.json.Encoder(order="sorted").encode
-
-
-def timestamp(seconds: float | None = None) -> str:
-    """Return local time as RFC 3339 with whole seconds, now or at a Unix time."""
-    return rfc3339(int(time.time() if seconds is None else seconds) * 1_000_000_000)
-
-
-def log_line(level: str, message: str, fields: dict[str, Any]) -> bytes:
-    """Make one line; text that UTF-8 cannot carry is replaced, never refused."""
-    record = {**fields, "level": level, "msg": message, "time": timestamp()}
-    try:
-        return _encode(record) + b"\n"
-    except UnicodeEncodeError:
-        clean = {
-            key: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-            for key, value in record.items()
-        }
-        return _encode(clean) + b"\n"
-
-
-def dropped_line(count: int) -> bytes:
-    """Make the line that stands for `count` others."""
-    return log_line("warning", f"{count} log lines were dropped: the reader is slow", {})
 
 
 class Log:
     """Writes lines of the levels debug, info, warning and error."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, form: Format | None = None) -> None:
         self._sink = sink
+        self.form: Format = form or Json()
 
     def write(self, level: str, message: str, **fields: Any) -> None:
         """Write one line with any extra fields, named as they are."""
-        self._sink.submit(log_line(level, message, fields))
+        self._sink.submit(self.form.line(level, message, fields))
 
     def debug(self, message: str, **fields: Any) -> None:
         """Write a line of level debug."""
@@ -66,6 +40,20 @@ class Log:
     def error(self, message: str, **fields: Any) -> None:
         """Write a line of level error; secrets that show themselves as such are left out."""
         self.write("error", redact_command(message), **fields)
+
+
+def open_log(
+    target: str, workload: Identity | None = None, *, form: str = "", colours: bool = False
+) -> tuple[Sink, Log]:
+    """Open the log and its sink, which is not started; see `open_target` and `format_for`."""
+    fd = open_target(target, workload)
+    made = format_for(form, fd, colours=colours)
+
+    def dropped(count: int) -> bytes:
+        return made.line("warning", f"{count} log lines were dropped: the reader is slow", {})
+
+    sink = Sink(fd, dropped_line=dropped)
+    return sink, Log(sink, made)
 
 
 class Rouser:

@@ -90,7 +90,7 @@ _NOTHING = re.compile(
     r"(?i:true|false|yes|no|on|off|none|null|nil|undefined)|\d{1,6}(?:[.,]\d{1,3})*"
 )
 _BARE = re.compile(r"[^\s\"'`&;|<>(){}\[\],\\]++")
-_LOOSE = re.compile(r"([^&=;?]++)=([^&;]*+)")
+_LOOSE = re.compile(r"(?<![^&=;?])([^&=;?]++)=([^&;]*+)")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 

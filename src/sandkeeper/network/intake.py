@@ -63,9 +63,10 @@ class Intake:
         if self._left and self._task is None and self._ready():
             self._task = asyncio.ensure_future(self._rest())
 
-    def drop(self) -> None:
-        """Forget what is left: nobody is to parse it any more."""
-        self._left, self._at = b"", 0
+    def drop(self) -> bytes:
+        """Forget what is left and return it: it is not to be parsed any more."""
+        left, self._left, self._at = self._left[self._at :], b"", 0
+        return left
 
     def _some(self) -> None:
         until = perf_counter() + TURN_SECONDS

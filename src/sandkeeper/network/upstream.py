@@ -253,12 +253,15 @@ class Upstream(asyncio.Protocol):
             return
         self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
+            self._feed_parser(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._broken(f"it does not speak HTTP/1.1 ({error})")
         if self._head_bytes > HEAD_BYTES or len(self._headers) > MOST_FIELDS:
             self._broken("the head of its response is too large")
         self._raw = bool(self._status) and (self._left >= 0 or self._until_close)
+
+    def _feed_parser(self, data: bytes) -> None:
+        self._parser.feed_data(data)
 
     def _may_parse(self) -> bool:
         return not self._paused
@@ -345,8 +348,6 @@ class Upstream(asyncio.Protocol):
         """The parser saw the end; it also reports those of 1xx responses."""
         if self._status and not self._until_close:
             self._finish()
-
-    # inner
 
     def _send(self, *parts: bytes) -> bool:
         if self._transport is None or self._transport.is_closing():

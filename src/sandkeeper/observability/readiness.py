@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from sandkeeper.linux.worker import NO_THREAD, lacks_threads
 from sandkeeper.processes.state_folder import StateFolder
 
 __all__ = ["Readiness"]
@@ -42,7 +43,12 @@ class Readiness:
     async def _folder(self) -> str:
         if self._probe is None or self._probe.done():
             loop = asyncio.get_running_loop()
-            self._probe = loop.run_in_executor(self._thread, self._look)
+            try:
+                self._probe = loop.run_in_executor(self._thread, self._look)
+            except RuntimeError as error:
+                if lacks_threads(error):
+                    return NO_THREAD
+                raise
             with suppress(TimeoutError):
                 return await asyncio.wait_for(asyncio.shield(self._probe), PROBE_SECONDS)
             return f"no answer from the disk within {PROBE_SECONDS:g} s"

@@ -10,11 +10,22 @@ from sandkeeper.errors import Conflict, Internal, Unavailable, Unprocessable
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.identity import Identity
 
-__all__ = ["STDIN_BODY_BYTES", "Stdin"]
+__all__ = ["STDIN_BODY_BYTES", "Stdin", "StdinFull"]
 
 STDIN_BODY_BYTES = 8 << 20
 WAIT_SECONDS = 10.0
 _PIPE_BYTES = 1 << 20
+
+
+class StdinFull(Unavailable):
+    """The process did not read for 10 s; `written` bytes of the body are in its pipe."""
+
+    def __init__(self, written: int) -> None:
+        super().__init__(
+            "the process does not read its stdin: the pipe stayed full for 10 seconds; "
+            "a part of the data may have been written"
+        )
+        self.written = written
 
 
 class Stdin:
@@ -60,24 +71,23 @@ class Stdin:
     async def write(self, body: bytes) -> None:
         """Write all of `body` in order behind earlier ones.
 
-        Raises Conflict (closed), Unavailable (the pipe stayed full for 10 s; a part may have been
-        written) or Internal (write(2) failed).
+        Raises Conflict (closed), StdinFull (the pipe stayed full for 10 s) or Internal (write(2)
+        failed).
         """
+        left = [memoryview(body)]
         try:
             async with asyncio.timeout(WAIT_SECONDS), self._lock:
-                await self._write_all(memoryview(body))
+                await self._write_all(left)
         except TimeoutError:
-            raise Unavailable(
-                "the process does not read its stdin: the pipe stayed full for 10 seconds; "
-                "a part of the data may have been written"
-            ) from None
+            raise StdinFull(len(body) - len(left[0])) from None
 
-    async def _write_all(self, view: memoryview) -> None:
-        while view:
+    async def _write_all(self, left: list[memoryview]) -> None:
+        """Write what is in `left`, where it says at any moment what is not written yet."""
+        while left[0]:
             if self._write is None:
                 raise Conflict(self._why_closed)
             try:
-                view = view[os.write(self._write.number, view) :]
+                left[0] = left[0][os.write(self._write.number, left[0]) :]
             except BlockingIOError:
                 await self._writable(self._write)
             except OSError as error:

@@ -20,6 +20,7 @@ from sandkeeper.files.globs import Matcher, any_of, everything
 from sandkeeper.files.walk import Run, runs
 from sandkeeper.files.work import kind_of
 from sandkeeper.linux.identity import Identity
+from sandkeeper.pieces import in_order
 from sandkeeper.search.fuzzy import MAX_QUERY, FuzzyPattern
 
 __all__ = ["EXCLUDED", "Found", "Names", "Search", "TreeFilter", "Workers"]
@@ -269,8 +270,8 @@ class _Ranking:
 
     def best_first(self) -> list[Found]:
         """Return what was kept."""
-        ordered = sorted(self._heap, reverse=True)
-        return [Found(text, is_dir, score) for score, _, _, text, is_dir in ordered]
+        ordered = in_order(self._heap)
+        return [Found(text, is_dir, score) for score, _, _, text, is_dir in reversed(ordered)]
 
 
 def _passes(match: Matcher | None, name: bytes, is_dir: bool) -> bool:

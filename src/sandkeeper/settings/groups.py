@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
+from sandkeeper.log.formats import FORMATS
 from sandkeeper.settings.environment import IMPORT_URL
+from sandkeeper.settings.port_names import PortNames
 from sandkeeper.settings.variables import Variables
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
+PORT_HOSTS = "SANDKEEPER_PORT_HOSTS"
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -75,9 +78,14 @@ class RetentionSettings:
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """Where the server's own log lines go and which are written."""
+    """Where the server's own log lines go, which are written, and how.
+
+    An empty `format` is text on a terminal and JSON elsewhere (`log.formats`).
+    """
 
     target: str = "stdout"
+    format: str = ""
+    colours: bool = True
     requests: bool = True
     process_output: bool = True
 
@@ -86,6 +94,8 @@ class LogSettings:
         """`SANDKEEPER_LOG` is `stdout`, `stderr`, `none` or a file's path."""
         return cls(
             target=env.get("SANDKEEPER_LOG", "") or "stdout",
+            format=env.choice("SANDKEEPER_LOG_FORMAT", FORMATS),
+            colours=not env.get("NO_COLOR") and env.get("TERM", "dumb") != "dumb",
             requests=not env.flag("DISABLE_REQUEST_LOGGING"),
             process_output=not env.flag("SANDBOX_DISABLE_PROCESS_LOGGING")
             and env.get("SANDKEEPER_LOG", "") != "none",
@@ -196,7 +206,7 @@ class EdgeSettings:
     requests may call this server (`*`: any, `*.example.com`: what is below). Identity headers count
     when they come from one of `gateways` (empty: from anyone), forwarded ones only from these.
     Within each `body_seconds` a body must bring a KiB (0: it may take any time). All answers that
-    wait to be sent may take `answers_limit` bytes together.
+    wait to be sent may take `answers_limit` bytes together. `port_names` lead to ports.
     """
 
     origins: tuple[str, ...] = ()
@@ -204,6 +214,7 @@ class EdgeSettings:
     gateways: tuple[IPv4Network | IPv6Network, ...] = ()
     body_seconds: float = 30.0
     answers_limit: int = 256 * MIB
+    port_names: PortNames = field(default_factory=lambda: PortNames.read([], PORT_HOSTS))
 
     @classmethod
     def read(cls, env: Variables, *, inside: bool = False) -> "EdgeSettings":
@@ -221,6 +232,9 @@ class EdgeSettings:
             gateways=env.each("SANDKEEPER_TRUSTED_GATEWAYS", _network),
             body_seconds=float(env.number("SANDKEEPER_BODY_SECONDS", 30)),
             answers_limit=max(16 * MIB, env.number("SANDKEEPER_MAX_ANSWER_BYTES_TOTAL", 256 * MIB)),
+            port_names=env.sound(
+                lambda: PortNames.read(env.words(PORT_HOSTS), PORT_HOSTS), PortNames((), PORT_HOSTS)
+            ),
         )
 
 

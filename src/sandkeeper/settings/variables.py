@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 OURS, CONTRACT = "SANDKEEPER_", "SANDBOX_"
 LATER = frozenset(
-    OURS + name for name in ("MORPH_BASE_URL", "WEED_FILER", "RCLONE_REMOTE", "RCLONE_ARGS")
+    OURS + name for name in ("MORPH_BASE_URL", "WEED_FILER", "RCLONE_REMOTE", "RCLONE_ARGS", "URL")
 )
-"""Ours that are read when they are needed, because an environment reload may bring them."""
+"""Ours that are read when they are needed, for a reload may bring them, or by the client verbs."""
 TEST = OURS + "TEST_"
 
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})

@@ -221,6 +221,10 @@ class Terminal:
         finally:
             members.close()
 
+    def signal_soon(self, number: int) -> None:
+        """Do as `signal`, without waiting for it."""
+        self._spawn(self.signal(number))
+
     async def signal(self, number: int) -> None:
         """Signal every process of the session; nothing happens when it is over."""
         if self._child is None:

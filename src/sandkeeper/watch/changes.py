@@ -1,52 +1,48 @@
 """What changed below a directory since a cursor.
 
-A recorder watches the directory and keeps, for each path that changed, what became of it. A
-question first waits until everything the kernel has noticed so far is recorded: what happened
-before the call is in the answer. It costs what the number of changes costs, not the tree's size;
-only the first call for a directory reads the tree.
+A recorder watches the directory, knows the names in it (watch.names), and keeps for each path that
+was touched whether it had been there. A question first waits until everything the kernel has
+noticed so far is recorded: what happened before the call is in the answer. It costs what the number
+of changes costs, not the tree's size; only the first call for a directory reads the tree.
 """
 
 import asyncio
+import os
 import secrets
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sandkeeper.linux.identity import Identity
 from sandkeeper.numerals import natural
-from sandkeeper.watch.tree import (
-    CHMOD,
+from sandkeeper.watch.audience import (
     CREATE,
     OVERFLOW,
     REMOVE,
     RENAME,
+    RESCANNED,
     UNWATCHED,
-    WRITE,
+    Entry,
 )
+from sandkeeper.watch.names import NameStore, NameTree, joined
 from sandkeeper.watch.watcher import Hubs, Scope, Watcher
 
-__all__ = ["Answer", "ChangeLog", "Changes"]
+__all__ = ["Answer", "ChangeLog", "Changes", "Record"]
 
 MAX_PATHS = 100_000
 MAX_RECORDERS = 8
 IDLE_SECONDS = 1800.0
-HISTORY = 8
-
-_CREATED, _CHANGED, _DELETED = "created", "changed", "deleted"
-_KINDS = {
-    CREATE: _CREATED,
-    WRITE: _CHANGED,
-    CHMOD: _CHANGED,
-    REMOVE: _DELETED,
-    RENAME: _DELETED,
-}
+HISTORY = 64
 
 
 @dataclass(slots=True)
 class Answer:
     """Paths below the directory, each in one list, sorted; `cursor` is where the next call begins.
 
-    `reset` means that changes before this cursor are not known: whoever asks must look for himself.
+    `created` are those that are there and were not at the cursor, `deleted` those that were and are
+    not, `changed` those that were and are, but are not, or may not be, what they were. `reset`
+    means that changes before this cursor are not known: whoever asks must look for himself.
     """
 
     cursor: str
@@ -56,62 +52,80 @@ class Answer:
     deleted: list[bytes] = field(default_factory=list)
 
 
+class _Past:
+    """What is known of one path.
+
+    Of each time between two cursors in which it was touched: the time's number and whether the path
+    was there at its beginning. Of those in a row that say the same, the last one stands for all.
+    """
+
+    __slots__ = ("exists", "times")
+
+    def __init__(self) -> None:
+        self.times: list[tuple[int, bool]] = []
+        self.exists = False
+
+    def existed(self, number: int) -> bool:
+        """Say whether it was there at a cursor, behind which it has been touched."""
+        return self.times[bisect_left(self.times, number, key=_number)][1]
+
+
 class ChangeLog:
     """Paths and what became of them, at most `limit` of them: the longest unchanged goes first.
 
-    A number counts all changes; what stands at a number or later is known down to `floor`.
+    A cursor is the number of the time that begins with it; all is known that was touched in the
+    time `floor` or later.
     """
 
     def __init__(self, limit: int = MAX_PATHS) -> None:
         self._limit = limit
-        self._paths: OrderedDict[bytes, list[tuple[int, str]]] = OrderedDict()
-        self._vague: dict[bytes, int] = {}
-        self.number = 0
+        self._paths: OrderedDict[bytes, _Past] = OrderedDict()
+        self._touched = False
+        self._number = 0
         self.floor = 0
 
-    def record(self, path: bytes, kind: str) -> None:
-        """Add a change; of several of one kind in a row only the last is kept."""
-        self.number += 1
-        history = self._paths.pop(path, None) or []
-        if history and history[-1][1] == kind:
-            history.pop()
-        elif len(history) >= HISTORY:
-            self._vague[path] = history.pop(1)[0]
-        history.append((self.number, kind))
-        self._paths[path] = history
+    def record(self, path: bytes, *, existed: bool, exists: bool) -> None:
+        """Tell that a path was touched: whether it was there before, and whether it is now."""
+        past = self._paths.pop(path, None) or _Past()
+        self._paths[path] = past
+        self._touched = True
+        past.exists = exists
+        times = past.times
+        if times and times[-1][0] == self._number:
+            return
+        if times and times[-1][1] == existed:
+            times.pop()
+        times.append((self._number, existed))
+        if len(times) > HISTORY:
+            self.floor = max(self.floor, times.pop(0)[0] + 1)
         if len(self._paths) > self._limit:
-            gone, oldest = self._paths.popitem(last=False)
-            self._vague.pop(gone, None)
-            self.floor = oldest[-1][0]
+            _, oldest = self._paths.popitem(last=False)
+            self.floor = max(self.floor, oldest.times[-1][0] + 1)
+
+    def cursor(self) -> int:
+        """Return a number for now: what is touched later is what `since` tells of it."""
+        if self._touched or self.floor > self._number:
+            self._number += 1
+            self._touched = False
+        return self._number
 
     def forget(self) -> None:
         """Drop everything: no cursor given out so far is good any more."""
         self._paths.clear()
-        self._vague.clear()
-        self.number += 1
-        self.floor = self.number
-
-    def is_vague(self, path: bytes, number: int) -> bool:
-        """Say whether changes between `number` and now were dropped: too many of one path.
-
-        Whether it existed then is unknown, so it is told as changed or deleted, never left out.
-        """
-        return self._paths[path][0][0] <= number < self._vague.get(path, 0)
+        self.floor = self._number + 1
 
     def since(self, number: int) -> Answer:
-        """Sum up what happened after `number`; what came and went in between is left out."""
-        answer = Answer("", reset=not self.floor <= number <= self.number)
+        """Sum up what happened after a cursor; what came and went in between is left out."""
+        answer = Answer("", reset=not self.floor <= number <= self._number)
         if answer.reset:
             return answer
-        for path, history in reversed(self._paths.items()):
-            if history[-1][0] <= number:
+        for path, past in reversed(self._paths.items()):
+            if past.times[-1][0] < number:
                 break
-            kinds = [kind for at, kind in history if at > number]
-            existed = kinds[0] != _CREATED or self.is_vague(path, number)
-            exists = kinds[-1] != _DELETED
-            if existed and exists:
+            existed = past.existed(number)
+            if existed and past.exists:
                 answer.changed.append(path)
-            elif exists:
+            elif past.exists:
                 answer.created.append(path)
             elif existed:
                 answer.deleted.append(path)
@@ -120,43 +134,116 @@ class ChangeLog:
         return answer
 
 
-class _Recorder:
-    """A watcher whose changes go into a log."""
+def _number(time: tuple[int, bool]) -> int:
+    return time[0]
 
-    def __init__(self, scope: Scope, identity: Identity | None, hubs: Hubs) -> None:
-        self.token = secrets.token_hex(8)
-        self.used = 0.0
-        self._log = ChangeLog()
-        self._base = len(scope.root.rstrip("/").encode("utf-8", "surrogateescape")) + 1
-        self._deaf = False
-        self._complete = True
-        self._answer = Answer("", reset=True)
-        self.watcher = Watcher(scope, self, hubs.of(identity), identity)
+
+class Record:
+    """Follows what a watched tree tells, and keeps which paths were touched.
+
+    The law: applied to a copy made at a cursor, what `since` answers makes it equal the tree.
+    """
+
+    def __init__(self, root: bytes, store: NameStore) -> None:
+        self.log = ChangeLog()
+        self._names = NameTree(store)
+        self._base = len(root.rstrip(b"/")) + 1
+        self._lost = False
+        self.complete = True
+        """Whether all directories could be watched."""
 
     def tell(self, how: str, directory: bytes, name: bytes) -> None:
         """Record one change; what an overflow lost cannot be told, so it is forgotten with all."""
-        if how in _KINDS:
-            path = (directory.rstrip(b"/") + b"/" + name)[self._base :]
-            if path and not self._deaf:
-                self._log.record(path, _KINDS[how])
+        if how in {OVERFLOW, RESCANNED, UNWATCHED}:
+            self._lose(how)
             return
-        self._log.forget()
-        self._deaf = how == OVERFLOW
-        self._complete = self._complete and how != UNWATCHED
+        below = directory[self._base :]
+        if len(directory) < self._base - 1 or not name:  # the root itself
+            return
+        if how == CREATE:
+            self._replace(below, name)
+        elif how in {REMOVE, RENAME}:
+            self._remove(below, name, empty=how == REMOVE)
+        elif self._names.holds(below, name) is not False:
+            self._touch(joined(below, name), existed=True, exists=True)
+
+    def listed(self, directory: bytes, entries: Sequence[Entry], *, told: bool) -> None:
+        """Compare what is in a directory with what was known to be."""
+        below = directory[self._base :]
+        names = [name for name, _ in entries]
+        if told:
+            known = self._names.names(below) or ()
+            for name in set(known).difference(names):
+                self._remove(below, name, empty=False)
+            for name in set(names).difference(known):
+                self._touch(joined(below, name), existed=False, exists=True)
+        self._names.list(below, names)
+
+    def supplanted(self, directory: bytes, name: bytes) -> None:
+        """Record that a name leads to something else, with all that was below it."""
+        self._replace(directory[self._base :], name)
+
+    def close(self) -> None:
+        """Forget all names."""
+        self._names.clear()
+
+    def _replace(self, directory: bytes, name: bytes) -> None:
+        top = joined(directory, name)
+        self._touch(top, existed=bool(self._names.holds(directory, name)), exists=True)
+        for path in self._names.remove(directory, name):
+            if path != top:
+                self._gone(path)
+        self._names.add(directory, name)
+
+    def _remove(self, directory: bytes, name: bytes, *, empty: bool) -> None:
+        for path in self._names.remove(directory, name):
+            if path is not None or not empty:
+                self._gone(path)
+
+    def _gone(self, path: bytes | None) -> None:
+        """Record what is no more; of a directory whose names are not known that is not all."""
+        if path is None:
+            self.log.forget()
+        else:
+            self._touch(path, existed=True, exists=False)
+
+    def _touch(self, path: bytes, *, existed: bool, exists: bool) -> None:
+        if not self._lost:
+            self.log.record(path, existed=existed, exists=exists)
+
+    def _lose(self, how: str) -> None:
+        self.log.forget()
+        self._lost = how == OVERFLOW
+        self.complete = self.complete and how != UNWATCHED
+        if self._lost:
+            self._names.clear()
+
+
+class _Recorder(Record):
+    """A watcher, and the record of what it tells."""
+
+    def __init__(
+        self, scope: Scope, identity: Identity | None, hubs: Hubs, store: NameStore
+    ) -> None:
+        super().__init__(os.fsencode(scope.root), store)
+        self.token = secrets.token_hex(8)
+        self.used = 0.0
+        self.watcher = Watcher(scope, self, hubs.of(identity), identity)
 
     def flush(self) -> None:
         """Nothing to do: whoever asks, asks behind all that has been told."""
 
     def end(self) -> None:
-        """Nothing to do: the next question finds the watcher ended."""
+        """The next question finds the watcher ended; what was known serves nobody any more."""
+        self.close()
 
     async def since(self, number: int) -> Answer | None:
         """Answer, with all that happened before the call; None when the watch has ended."""
         answers: list[Answer] = []
 
         def ask() -> None:
-            answer = self._log.since(number if self._complete else -1)
-            answer.cursor = f"{self.token}.{self._log.number}"
+            answer = self.log.since(number if self.complete else -1)
+            answer.cursor = f"{self.token}.{self.log.cursor()}"
             answers.append(answer)
 
         return answers[0] if await self.watcher.settled(ask) else None
@@ -168,6 +255,7 @@ class Changes:
     def __init__(self, identity: Callable[[], Identity | None], hubs: Hubs) -> None:
         self._identity = identity
         self._hubs = hubs
+        self._store = NameStore()
         self._recorders: OrderedDict[Scope, _Recorder] = OrderedDict()
         self._lock = asyncio.Lock()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -196,7 +284,7 @@ class Changes:
         async with self._lock:  # two first calls for one directory share one recorder
             recorder = self._recorders.get(scope)
             if recorder is None or recorder.watcher.ended:
-                recorder = _Recorder(scope, self._identity(), self._hubs)
+                recorder = _Recorder(scope, self._identity(), self._hubs, self._store)
                 await recorder.watcher.start()
             self._recorders[scope] = recorder
             self._recorders.move_to_end(scope)

@@ -22,8 +22,9 @@ from queue import SimpleQueue
 from struct import unpack
 from termios import FIONREAD
 
+from sandkeeper.errors import Unavailable
 from sandkeeper.linux.inotify import Inotify, Mask, Notice, notices
-from sandkeeper.linux.worker import Bell, Turn
+from sandkeeper.linux.worker import Bell, Turn, started
 
 __all__ = ["Ask", "NoticeHub", "Tap"]
 
@@ -97,7 +98,7 @@ class _Instance:
     """One inotify instance and its thread, from the first tap to the last."""
 
     def __init__(self) -> None:
-        """Raises OSError EMFILE at the user's limit of instances."""
+        """Raises OSError EMFILE at the user's limit of instances, Unavailable without a thread."""
         self._inotify = Inotify()
         self._bell = Bell()
         self._lock = threading.Lock()
@@ -109,7 +110,12 @@ class _Instance:
         self._most = _limit()
         self._closing = False
         self.taps: set[Tap] = set()
-        threading.Thread(target=self._run, name="notices", daemon=True).start()
+        try:
+            started(threading.Thread(target=self._run, name="notices", daemon=True))
+        except Unavailable:
+            self._inotify.close()
+            self._bell.close()
+            raise
 
     def add(self, tap: Tap, path: bytes, mask: int) -> int:
         # A notice may come before its watch is known to be the tap's: meanwhile it gets them all.

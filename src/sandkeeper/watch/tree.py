@@ -9,8 +9,8 @@ What holds:
   really stands there. In doubt it reads again.
 - When the kernel's queue overflows, OVERFLOW is told, the tree is read again, everything in it is
   told as created, and RESCANNED is told.
-- A new directory that cannot be watched, because the user's limit of watches is reached, is told
-  as UNWATCHED.
+- A new directory that cannot be watched or read, because a limit of the machine is reached, is
+  told as UNWATCHED.
 - Our own temporary files do not show; their renaming is told as WRITE, or as CREATE (and WRITE if
   there is content) of a target that is new.
 """
@@ -18,37 +18,35 @@ What holds:
 import errno
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from stat import S_ISDIR
 from typing import Protocol
 
-from sandkeeper.files.paths import TEMPORARY_PREFIX, is_replacement, is_temporary
+from sandkeeper.files.paths import is_replacement
 from sandkeeper.linux.inotify import Mask, Notice
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.watch.audience import (
+    CHMOD,
+    CREATE,
+    OVERFLOW,
+    REMOVE,
+    RENAME,
+    RESCANNED,
+    UNWATCHED,
+    WRITE,
+    Audience,
+    Entry,
+    is_ours,
+    listing,
+)
 
-__all__ = [
-    *("CHMOD", "CREATE", "REMOVE", "RENAME", "WRITE"),
-    *(
-        "OVERFLOW",
-        "RESCANNED",
-        "UNWATCHED",
-        "Emit",
-        "WatchTree",
-        "Watches",
-        "entries_of",
-        "is_ours",
-    ),
-]
-
-CREATE, WRITE, REMOVE, RENAME, CHMOD = "CREATE", "WRITE", "REMOVE", "RENAME", "CHMOD"
-OVERFLOW, RESCANNED, UNWATCHED = "OVERFLOW", "RESCANNED", "UNWATCHED"
-
-Emit = Callable[[str, bytes, bytes], None]
-"""Takes an operation, the directory's absolute path and the base name."""
+__all__ = ["WatchTree", "Watches"]
 
 _ENTRIES = Mask.MODIFY | Mask.ATTRIB | Mask.MOVED_FROM | Mask.MOVED_TO | Mask.CREATE | Mask.DELETE
+_ENTRIES |= Mask.EXCL_UNLINK  # what is still written to a removed file has no name here any more
 _SELF = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR
 _GONE = Mask.DELETE_SELF | Mask.UNMOUNT | Mask.IGNORED
 _COOKIES = 1024
-_PREFIX = TEMPORARY_PREFIX.encode()
+_CLOSED_OR_GONE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP}
 
 
 class Watches(Protocol):
@@ -89,7 +87,7 @@ class WatchTree:
         *,
         recursive: bool,
         ignored: Iterable[bytes],
-        emit: Emit,
+        audience: Audience,
         between: Callable[[], None],
         aside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
@@ -98,7 +96,8 @@ class WatchTree:
         self._real = os.path.realpath(shown).rstrip(b"/")
         self._recursive = recursive
         self._ignored = tuple(ignored)
-        self._tell = emit
+        self._audience = audience
+        self._tell = audience.tell
         self._between = between
         self._aside = aside
         self._nodes: dict[int, _Node] = {}
@@ -165,17 +164,14 @@ class WatchTree:
             self._replacing[notice.cookie] = is_replacement(os.fsdecode(notice.name))
 
     def _handle_entry(self, node: _Node, directory: bytes, notice: Notice) -> None:
-        _, mask, cookie, name = notice
+        mask, name = notice.mask, notice.name
         if mask & Mask.CREATE:
             self._appeared(node, directory, name, is_directory=bool(mask & Mask.ISDIR))
         elif mask & Mask.MOVED_TO:
             self._moved_in(node, directory, notice)
         elif mask & Mask.MOVED_FROM:
             self._emit(RENAME, directory, name)
-            child = node.children.pop(name, None) if mask & Mask.ISDIR else None
-            if child is not None:
-                child.parent = None
-                self._moving[cookie] = child
+            self._moved_out(node, directory, notice)
         elif mask & Mask.DELETE:
             self._emit(REMOVE, directory, name)
             if mask & Mask.ISDIR:
@@ -184,21 +180,41 @@ class WatchTree:
             self._emit(WRITE, directory, name)
         elif mask & Mask.ATTRIB:
             self._emit(CHMOD, directory, name)
+            if mask & Mask.ISDIR and name not in node.children:
+                self._try_again(node, directory, name)
+
+    def _try_again(self, node: _Node, directory: bytes, name: bytes) -> None:
+        """Watch a directory that could not be read until its mode changed."""
+        child = self._attach(node, directory, name) if self._recursive else None
+        if child is not None:
+            self._read(child, tell=True)
+
+    def _moved_out(self, node: _Node, directory: bytes, notice: Notice) -> None:
+        child = node.children.pop(notice.name, None)
+        if child is not None:
+            child.parent = None
+        # RENAME_EXCHANGE is told as two moves: what came with the first leaves with the second.
+        found = self._look_at(node, notice.name)
+        if found is not None:
+            self._appeared(node, directory, notice.name, is_directory=S_ISDIR(found.st_mode))
+        if child is not None and child.parent is None:
+            self._moving[notice.cookie] = child
 
     def _moved_in(self, node: _Node, directory: bytes, notice: Notice) -> None:
         is_directory = bool(notice.mask & Mask.ISDIR)
         replaced = self._replacing.pop(notice.cookie, None)
         moved = self._moving.pop(notice.cookie, None)
         if replaced and not is_directory:
+            self._supplant(directory, notice.name)
             self._emit(WRITE, directory, notice.name)
             return
         self._appeared(node, directory, notice.name, is_directory=is_directory)
-        if replaced is False and not is_directory and self._has_content(node, notice.name):
-            self._emit(WRITE, directory, notice.name)
-        if moved is not None and node.children.get(notice.name) is not moved:
-            # Somebody was faster: two names have been exchanged, or moved on already.
-            self._drop(moved)
-            self._read(node, tell=True)
+        if replaced is False and not is_directory:
+            found = self._look_at(node, notice.name)
+            if found is not None and found.st_size > 0:
+                self._emit(WRITE, directory, notice.name)
+        if moved is not None and moved.parent is None:
+            self._drop(moved)  # it has moved on already, or was not what has moved
 
     def _appeared(self, node: _Node, directory: bytes, name: bytes, *, is_directory: bool) -> None:
         child = None
@@ -208,12 +224,12 @@ class WatchTree:
         if child is not None:
             self._read(child, tell=True)
 
-    def _has_content(self, node: _Node, name: bytes) -> bool:
+    def _look_at(self, node: _Node, name: bytes) -> os.stat_result | None:
         try:
             with self._aside():
-                return os.lstat(self._join(self._real_path(node), name)).st_size > 0
+                return os.lstat(self._join(self._real_path(node), name))
         except OSError:
-            return False
+            return None
 
     def _attach(self, parent: _Node, directory: bytes, name: bytes) -> _Node | None:
         """Watch a directory below `parent`, wherever the tree thought it was."""
@@ -223,11 +239,8 @@ class WatchTree:
         try:
             watch = self._inotify.add(path, _ENTRIES | _SELF | Mask.DONT_FOLLOW)
         except OSError as error:
-            if error.errno == errno.ENOSPC:
-                if not self._armed:
-                    raise
-                self._emit(UNWATCHED, directory, name)
-            return None  # unreadable, or gone: its removal is or will be told
+            self._miss(error, directory, name)
+            return None
         node = self._nodes.get(watch)
         if node is self._root or (node is not None and _is_above(node, parent)):
             return None
@@ -238,6 +251,7 @@ class WatchTree:
         stranger = parent.children.get(name)
         if stranger is not None and stranger is not node:
             self._drop(stranger)
+            self._supplant(directory, name)
         node.parent, node.name = parent, name
         parent.children[name] = node
         return node
@@ -250,17 +264,32 @@ class WatchTree:
             directory = self._path(node)
             if directory is None:
                 continue
-            with self._aside():
-                entries = entries_of(self._real_path(node))
+            entries = self._entries(node, directory)
+            self._audience.listed(directory, entries, told=tell)
             for name, is_directory in entries:
-                if is_ours(name):
-                    continue
-                if tell:
-                    self._emit(CREATE, directory, name)
                 child = is_directory and self._recursive and self._attach(node, directory, name)
                 if child:
                     stack.append(child)
             self._between()
+
+    def _entries(self, node: _Node, directory: bytes) -> list[Entry]:
+        try:
+            with self._aside():
+                found = listing(self._real_path(node))
+        except OSError as error:
+            self._miss(error, *os.path.split(directory))
+            return []
+        entries = [entry for entry in found if not is_ours(entry[0])]
+        if self._ignored:
+            entries = [e for e in entries if not self._hides(self._join(directory, e[0]))]
+        return entries
+
+    def _miss(self, error: OSError, directory: bytes, name: bytes) -> None:
+        """Pass over what is unreadable or gone (that is or will be told), nothing else."""
+        if error.errno not in _CLOSED_OR_GONE:
+            if not self._armed:
+                raise error
+            self._emit(UNWATCHED, directory, name)
 
     def _rescan(self) -> None:
         self._tell_root(OVERFLOW)
@@ -305,6 +334,10 @@ class WatchTree:
         if not (self._ignored and self._hides(self._join(directory, name))):
             self._tell(how, directory, name)
 
+    def _supplant(self, directory: bytes, name: bytes) -> None:
+        if not (self._ignored and self._hides(self._join(directory, name))):
+            self._audience.supplanted(directory, name)
+
     def _hides(self, path: bytes) -> bool:
         return any(text in path for text in self._ignored)
 
@@ -332,11 +365,6 @@ class WatchTree:
         return (b"/" if directory == b"/" else directory + b"/") + name
 
 
-def is_ours(name: bytes) -> bool:
-    """Say whether it is the name of a temporary file of our own."""
-    return name.startswith(_PREFIX) and is_temporary(os.fsdecode(name))
-
-
 def _is_above(node: _Node, other: _Node) -> bool:
     above: _Node | None = other
     while above is not None:
@@ -344,12 +372,3 @@ def _is_above(node: _Node, other: _Node) -> bool:
             return True
         above = above.parent
     return False
-
-
-def entries_of(path: bytes) -> list[tuple[bytes, bool]]:
-    """Return names and whether they are directories; nothing of what cannot be read."""
-    try:
-        with os.scandir(path) as entries:
-            return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    except OSError:
-        return []

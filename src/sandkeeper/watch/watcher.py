@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from sandkeeper.errors import BadInput, Internal, SandkeeperError, Unprocessable
+from sandkeeper.errors import BadInput, Internal, SandkeeperError, Unavailable, Unprocessable
 from sandkeeper.linux.identity import Identity, acting_for
 from sandkeeper.linux.inotify import Notice
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.linux.worker import started
 from sandkeeper.race import race
+from sandkeeper.watch.audience import Audience
 from sandkeeper.watch.notices import NoticeHub, Tap
 from sandkeeper.watch.tree import WatchTree
 
@@ -40,11 +42,8 @@ class Scope:
         return any(os.fsencode(text) in path for text in self.ignored)
 
 
-class Listener(Protocol):
+class Listener(Audience, Protocol):
     """Takes changes, in the watcher's thread; it must not wait for anybody."""
-
-    def tell(self, how: str, directory: bytes, name: bytes) -> None:
-        """Take one change (watch.tree says which there are)."""
 
     def flush(self) -> None:
         """Take that nothing follows at once."""
@@ -98,7 +97,11 @@ class Watcher:
         Raises BadInput when the root is no directory, Unprocessable when it cannot be read,
         Internal at a limit of the machine.
         """
-        self._thread.start()
+        try:
+            started(self._thread)
+        except Unavailable:
+            self._over.set()
+            raise
         try:
             await self.ready()
         except BaseException:
@@ -203,7 +206,7 @@ class Watcher:
             os.fsencode(self.scope.root),
             recursive=self.scope.recursive,
             ignored=map(os.fsencode, self.scope.ignored),
-            emit=self._listener.tell,
+            audience=self._listener,
             between=self._check,
             aside=self._hub.turn.aside,
         )

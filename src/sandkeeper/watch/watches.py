@@ -7,34 +7,32 @@ that is there, a block at a time as it reads, then RESCANNED, and goes on with w
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 from sandkeeper.errors import Internal
 from sandkeeper.files.work import Cancel, FileWork
 from sandkeeper.journal.cursor import Abandoned
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths import useros as os
-from sandkeeper.watch.tree import CREATE, OVERFLOW, RESCANNED, entries_of, is_ours
+from sandkeeper.watch.audience import (
+    CREATE,
+    OVERFLOW,
+    RESCANNED,
+    Change,
+    Entry,
+    entries_of,
+    is_ours,
+)
 from sandkeeper.watch.watcher import Hubs, Scope, Watcher
 
 __all__ = ["Block", "Change", "Ring", "Watch", "Watches"]
 
 BLOCK_CHANGES = 256
-RING_BYTES = 16 << 20
-POOL_BYTES = 64 << 20
+RING_BYTES, POOL_BYTES = 16 << 20, 64 << 20
 CHANGE_BYTES = 200
 FRESH_CHANGES = 65_536
 SCOPES_MOST = 512
-
-
-class Change(NamedTuple):
-    """One change: what (watch.tree), in which directory (absolute), and the base name."""
-
-    how: str
-    directory: bytes
-    name: bytes
 
 
 class Block(list[Change]):
@@ -107,6 +105,15 @@ class Ring:
                 self._told.append(change)
             if len(self._told) >= BLOCK_CHANGES:
                 self.flush()
+
+    def listed(self, directory: bytes, entries: Sequence[Entry], *, told: bool) -> None:
+        """Take what is in a directory that appeared: as created."""
+        if told:
+            for name, _ in entries:
+                self.tell(CREATE, directory, name)
+
+    def supplanted(self, directory: bytes, name: bytes) -> None:
+        """Nothing to do: whoever reads is told by changes."""
 
     def flush(self) -> None:
         """Hand over what has been told."""

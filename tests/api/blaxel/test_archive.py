@@ -356,7 +356,7 @@ def test_one_export_at_a_time_and_its_progress_is_told(box: Server, store: Stora
     assert begun.status_code == 202
     assert begun.json()["state"] == "running"
     assert begun.json()["uploaded"] is False
-    assert store.arrived.wait(10)
+    assert store.arrived.wait(60)
     assert export(box, dryRun=True).status_code == 409
     assert export(box, url=store.url("b")).status_code == 409
     assert box.client.post("/archive/resume").status_code == 409
@@ -577,7 +577,7 @@ def test_an_export_outlives_no_kill_9_but_a_finished_one_stays_frozen(
     fill(tmp_path / "root/big", 4 << 20)
     store.hold = threading.Event()
     export(box, url=store.url("a"), **{"async": True})
-    assert store.arrived.wait(10)
+    assert store.arrived.wait(60)
 
     box.kill9()
     box.start()
@@ -627,7 +627,7 @@ def test_an_upload_that_drags_on_is_given_up_before_the_archive_is_made(
     body = HEAD + DATA + TAIL
     head = b"PUT /filesystem/%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n" + FORM
     with (
-        socket.create_connection(("127.0.0.1", box.port), timeout=20) as sock,
+        socket.create_connection(("127.0.0.1", box.port), timeout=60) as sock,
         sock.makefile("rb") as file,
     ):
         sock.sendall(head % (bytes(tmp_path / "late"), len(body)) + body[:-100_000])

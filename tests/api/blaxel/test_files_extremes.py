@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.harness import Server, resident, until
+from tests.harness import Server, open_files, resident, until
 
 from sandkeeper.files.changing.removal import remove_tree
 
@@ -139,15 +139,11 @@ def test_a_hundred_who_ask_and_never_read_hold_nobody_up(server: Server, shm: Pa
             sock.sendall(request)
         until(lambda: opened(server, "big") == 100)
         for _ in range(50):
-            assert server.client.get(f"/filesystem/{shm}/small", timeout=5).status_code == 200
+            assert server.client.get(f"/filesystem/{shm}/small", timeout=50).status_code == 200
         assert resident(server.pid) - before < 300_000_000  # a few blocks for each
     until(lambda: opened(server, "big") == 0)
 
 
 def opened(server: Server, name: str) -> int:
     """Count the server's descriptors of a file."""
-    links = []
-    for fd in os.listdir(f"/proc/{server.pid}/fd"):
-        with contextlib.suppress(OSError):
-            links.append(os.readlink(f"/proc/{server.pid}/fd/{fd}"))
-    return sum(os.path.basename(link) == name for link in links)
+    return sum(os.path.basename(link) == name for link in open_files(server.pid))

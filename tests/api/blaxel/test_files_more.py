@@ -16,7 +16,7 @@ import pytest
 from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.harness import Server, needs_root, until
+from tests.harness import Server, cases, needs_root, until
 
 from sandkeeper.files.paths import is_temporary
 
@@ -157,7 +157,7 @@ def test_edits_that_meet_are_tried_again(server: Server, tmp_path: Path) -> None
     target.write_text("\n".join(f"<{number}>" for number in range(12)))
 
     def edit(number: int) -> None:
-        with httpx.Client(base_url=server.url, timeout=20) as client:
+        with httpx.Client(base_url=server.url, timeout=60) as client:
             body = {"oldString": f"<{number}>", "newString": f"[{number}]"}
             while (reply := client.post(f"/filesystem-edit/{target}", json=body)).is_error:
                 assert reply.status_code == 412
@@ -178,7 +178,7 @@ def test_simultaneous_edits_are_all_there_or_told(server: Server, tmp_path: Path
     done: list[int] = []
 
     def run(numbers: range) -> None:
-        with httpx.Client(base_url=server.url, timeout=20) as client:
+        with httpx.Client(base_url=server.url, timeout=60) as client:
             for number in numbers:
                 body = {"oldString": f"<{number}>", "newString": f"[{number}]"}
                 if client.post(f"/filesystem-edit/{target}", json=body).status_code == 200:
@@ -346,7 +346,7 @@ def test_a_link_in_the_target_is_not_followed(server: Server, tmp_path: Path) ->
     assert (tmp_path / "target/sub").read_text() == "a file now"
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=cases(30), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32), st.booleans())
 def test_a_broken_archive_is_a_400_and_leaves_no_temporary(
     server: Server, tmp_path: Path, seed: int, compressed: bool

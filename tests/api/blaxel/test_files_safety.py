@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.harness import Server, needs_root, resident, until
+from tests.harness import Server, needs_root, open_files, resident, until
 
 from sandkeeper.files.paths import is_temporary
 
@@ -51,7 +51,7 @@ class Writers:
 
     def run(self, action: Callable[[httpx.Client, int], httpx.Response]) -> None:
         number = 0
-        with httpx.Client(base_url=self.url, timeout=20) as client:
+        with httpx.Client(base_url=self.url, timeout=60) as client:
             while True:
                 number += 1
                 self.attempts += 1
@@ -241,7 +241,7 @@ def test_of_simultaneous_writers_with_if_match_exactly_one_wins(
     server: Server, tmp_path: Path
 ) -> None:
     url = f"/filesystem/{tmp_path}/f"
-    clients = [httpx.Client(base_url=server.url, timeout=20) for _ in range(8)]
+    clients = [httpx.Client(base_url=server.url, timeout=60) for _ in range(8)]
 
     def write(number: int, headers: dict[str, str]) -> int:
         if number % 2:
@@ -337,12 +337,7 @@ def test_a_download_that_nobody_reads_holds_little_and_ends_with_its_client(
     before = resident(server.pid)
 
     def held() -> list[str]:
-        return [
-            link
-            for name in os.listdir(f"/proc/{server.pid}/fd")
-            if os.path.lexists(link := f"/proc/{server.pid}/fd/{name}")
-            and "sparse" in os.readlink(link)
-        ]
+        return [link for link in open_files(server.pid) if "sparse" in link]
 
     with httpx.stream("GET", f"{server.url}/filesystem/{tmp_path}/sparse", headers=OCTETS) as reply:
         pieces = reply.iter_raw(1000)  # kept: without it the client would hang up

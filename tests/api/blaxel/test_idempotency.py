@@ -12,7 +12,7 @@ def post(server: Server, key: str, **body):
 def test_the_same_key_and_body_give_the_same_process_once(server: Server) -> None:
     first = post(server, "k1", command="echo x >> count", workingDir=str(server.workdir))
     again = post(server, "k1", workingDir=str(server.workdir), command="echo x >> count")
-    server.client.get(f"/process/{first.json()['pid']}/wait?timeout=10")
+    server.client.get(f"/process/{first.json()['pid']}/wait?timeout=60")
 
     assert again.json()["id"] == first.json()["id"]
     assert "idempotency-replayed" not in first.headers

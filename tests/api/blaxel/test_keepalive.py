@@ -60,12 +60,12 @@ def test_each_change_is_one_write_also_over_restarts(make_server, tmp_path: Path
 
 def test_its_lines_have_the_contracts_fields(make_server, scale: Path) -> None:
     own: Server = make_server(env={"BLAXEL_SCALE_FILE": str(scale)})
-    start(own, "exit 3", name="told", timeout=5)
+    start(own, "exit 3", name="told", timeout=60)
     over(own, "told")
     own.stop()
     first, last = [x for x in own.log_lines() if x["msg"].startswith("[KeepAlive]")]
 
-    assert (first["process_name"], first["command"], first["timeout"]) == ("told", "exit 3", 5)
+    assert (first["process_name"], first["command"], first["timeout"]) == ("told", "exit 3", 60)
     assert (last["process_name"], last["status"], last["exit_code"]) == ("told", "failed", 3)
     assert first["process_pid"] == last["process_pid"]
 
@@ -109,7 +109,7 @@ def test_its_timeout_kills_and_is_armed_again_per_restart(server: Server) -> Non
     assert over(server, "limit")["exitReason"] == "timeout"
 
     start(
-        server, "sleep 0.2; exit 1", name="rearm", timeout=1, restartOnFailure=True, maxRestarts=2
+        server, "sleep 1.6; exit 1", name="rearm", timeout=4, restartOnFailure=True, maxRestarts=2
     )
     ended = over(server, "rearm")
     assert (ended["restartCount"], ended["exitCode"], ended["exitReason"]) == (2, 1, "exited")

@@ -1,13 +1,11 @@
 """Waiting: completion, ports, time limits, and `GET /process/{id}/wait`."""
 
-import contextlib
-import os
 import socket
 import time
 from typing import Any
 
 import pytest
-from tests.harness import Server, free_port, until
+from tests.harness import Server, free_port, open_files, until
 
 LISTEN = (
     'exec python3 -c "import socket,time; '
@@ -32,7 +30,7 @@ def test_a_port_can_be_used_as_soon_as_the_answer_is_here(server: Server) -> Non
         name="two-ports",
         command=LISTEN.format(host="0.0.0.0", ports=ports),
         waitForPorts=ports,
-        timeout=20,
+        timeout=60,
     )
 
     assert (reply.status_code, reply.json()["status"]) == (200, "running")
@@ -49,7 +47,7 @@ def test_a_killed_group_frees_its_ports(server: Server) -> None:
             name="again",
             command=f"({LISTEN.format(host='0.0.0.0', ports=[port])}) & wait",
             waitForPorts=[port],
-            timeout=10,
+            timeout=60,
         )
         assert reply.status_code == 200, reply.text
         kill(server, "again")
@@ -81,12 +79,12 @@ def test_somebody_elses_listener_does_not_count(server: Server) -> None:
 
 
 def test_ports_that_nobody_can_open_any_more_fail_at_once(server: Server) -> None:
-    for extra in ({}, {"timeout": 30}):
+    for extra in ({}, {"timeout": 119}):
         reply, took = post(server, command="exit 3", waitForPorts=[free_port()], **extra)
 
         assert reply.status_code == 422
         assert "exit code 3" in reply.json()["error"]
-        assert took < 10
+        assert took < 25
 
 
 def test_a_daemon_that_outlives_its_shell_still_counts(server: Server) -> None:
@@ -96,7 +94,7 @@ def test_a_daemon_that_outlives_its_shell_still_counts(server: Server) -> None:
         name="daemon",
         command=f"({LISTEN.format(host='0.0.0.0', ports=[port])}) & exit 0",
         waitForPorts=[port],
-        timeout=10,
+        timeout=60,
     )
 
     assert reply.status_code == 200
@@ -108,7 +106,7 @@ def test_a_wait_past_its_timeout_is_422_and_the_process_is_killed(server: Server
     ended = server.client.get("/process/late").json()
 
     assert (reply.status_code, reply.json()["error"]) == (422, "process timed out after 1 seconds")
-    assert 0.9 < took < 15
+    assert 0.9 < took < 25
     assert (ended["status"], ended["exitCode"], ended["exitReason"]) == ("killed", -1, "timeout")
 
 
@@ -121,7 +119,7 @@ def test_a_timeout_kills_without_any_wait_and_without_restart(server: Server) ->
         restartOnFailure=True,
         maxRestarts=5,
     )
-    ended = server.client.get("/process/limited/wait?timeout=10").json()
+    ended = server.client.get("/process/limited/wait?timeout=60").json()
 
     assert (ended["status"], ended["exitCode"], ended["restartCount"]) == ("killed", -1, 0)
     assert ended["exitReason"] == "timeout"
@@ -138,7 +136,7 @@ def test_a_timeout_ends_a_back_off_too(server: Server) -> None:
     )
 
     assert reply.status_code == 422
-    assert took < 20
+    assert took < 60
 
 
 @pytest.mark.parametrize("timeout", [0, None])
@@ -149,7 +147,7 @@ def test_no_positive_timeout_is_no_limit(server: Server, timeout: int | None) ->
 
 
 def test_who_finishes_in_time_is_not_touched_by_the_limit(server: Server) -> None:
-    reply, _ = post(server, command="exit 4", waitForCompletion=True, timeout=5)
+    reply, _ = post(server, command="exit 4", waitForCompletion=True, timeout=60)
 
     assert (reply.status_code, reply.json()["exitCode"]) == (200, 4)
 
@@ -169,7 +167,7 @@ def test_wait_answers_when_it_is_over(server: Server) -> None:
     ended = server.client.get("/process/w1/wait?timeout=30").json()
 
     assert (ended["status"], ended["exitCode"]) == ("failed", 6)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 25
 
 
 def test_wait_answers_running_when_its_time_is_up(server: Server) -> None:
@@ -178,7 +176,7 @@ def test_wait_answers_running_when_its_time_is_up(server: Server) -> None:
     seen = server.client.get("/process/w2/wait?timeout=1").json()
 
     assert seen["status"] == "running"
-    assert 0.9 < time.monotonic() - began < 15
+    assert 0.9 < time.monotonic() - began < 25
     assert server.client.get("/process/w2").json()["status"] == "running"
     kill(server, "w2")
 
@@ -256,11 +254,7 @@ def test_waiters_that_go_away_are_forgotten(make_server) -> None:
 
 
 def open_sockets(server: Server) -> int:
-    count = 0
-    for fd in os.listdir(f"/proc/{server.pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            count += os.readlink(f"/proc/{server.pid}/fd/{fd}").startswith("socket:")
-    return count
+    return sum(link.startswith("socket:") for link in open_files(server.pid))
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness import Server, until
+from tests.harness import Server, children_of, until
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:
@@ -316,16 +316,6 @@ def test_a_client_that_goes_ends_its_search(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(b"GET /filesystem-content-search/%2F?query=zzqzz&excludeDirs=, HTTP/1.1\r\n")
         sock.sendall(b"Host: localhost\r\n\r\n")
-        until(lambda: children(server, "rg"))
+        until(lambda: children_of(server.pid, "rg"))
 
-    until(lambda: not children(server, "rg"))
-
-
-def children(server: Server, name: str) -> list[str]:
-    found = []
-    for task in Path(f"/proc/{server.pid}/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            comm = Path(f"/proc/{pid}/comm")
-            if comm.exists() and comm.read_text().strip() == name:
-                found.append(pid)
-    return found
+    until(lambda: not children_of(server.pid, "rg"))

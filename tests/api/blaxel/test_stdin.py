@@ -152,3 +152,17 @@ def test_stdin_is_audited_by_its_size_only(make_server) -> None:
     assert audits["process_exec"]["stdin"] == "true"
     assert "process_stdin_close" in audits
     assert not any("secret" in str(line) for line in audits.values())
+
+
+def test_a_process_that_does_not_read_is_told_with_what_it_has(make_server) -> None:
+    server = make_server(constants={"sandkeeper.processes.stdin.WAIT_SECONDS": 0.1})
+    name = start(server, "exec sleep 1000", stdin=True)["name"]
+    data = bytes(range(256)) * (3 << 12)
+
+    reply = write(server, name, data)
+    written = reply.json()["written"]
+
+    assert reply.status_code == 503
+    assert "the pipe stayed full" in reply.json()["error"]
+    assert 0 < written < len(data)
+    server.client.delete(f"/process/{name}/kill")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
@@ -203,44 +204,24 @@ def test_a_head_that_never_ends_is_refused_at_one_mebibyte(server: Server) -> No
     assert server.client.get("/health").status_code == 200
 
 
-LIMITED = """
-import sys
-from sandkeeper.api.edge.connections import protocol, server
-protocol.HEADER_SECONDS, server.IDLE_SECONDS = 0.5, 1
-from sandkeeper.cli import main
-main(sys.argv[1:])
-"""
+HASTY = {
+    "sandkeeper.api.edge.connections.protocol.HEADER_SECONDS": 0.5,
+    "sandkeeper.api.edge.connections.server.IDLE_SECONDS": 1,
+}
 
 
-def test_heads_that_dribble_and_connections_that_rest_are_closed(tmp_path) -> None:
-    port = free_port()
-    command = [sys.executable, "-c", LIMITED, "--host", "127.0.0.1", "--port", str(port)]
-    env = {"SANDKEEPER_STATE_DIR": str(tmp_path / "state"), "SANDKEEPER_LOG": "none"}
-    running = subprocess.Popen(command, env=env)
-    try:
-        url = f"http://127.0.0.1:{port}/health"
-        until(lambda: answers(url), timeout=30)
-        half = b"GET /health HTTP/1.1\r\nX-A: "
-        whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        for first, dribble in (
-            *((half, b"a"), (whole + half, b"a")),
-            *((b"", b"\r\n"), (whole, b"\r\n"), (whole, b"")),
-        ):
-            with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
-                sock.sendall(first)
-                assert closed_within(sock, dribble, 10.0)
-        assert answers(url)
-    finally:
-        running.terminate()
-        running.wait(20)
-        (tmp_path / "state" / "keeper.sock").unlink(missing_ok=True)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
+def test_heads_that_dribble_and_connections_that_rest_are_closed(make_server) -> None:
+    own: Server = make_server(constants=HASTY)
+    half = b"GET /health HTTP/1.1\r\nX-A: "
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for first, dribble in (
+        *((half, b"a"), (whole + half, b"a")),
+        *((b"", b"\r\n"), (whole, b"\r\n"), (whole, b"")),
+    ):
+        with socket.create_connection(("127.0.0.1", own.port), timeout=60) as sock:
+            sock.sendall(first)
+            assert closed_within(sock, dribble, 60.0)
+    assert httpx.get(own.url + "/health", trust_env=False).status_code == 200
 
 
 def closed_within(sock: socket.socket, dribble: bytes, seconds: float) -> bool:
@@ -268,7 +249,7 @@ def test_what_follows_a_body_is_dropped_and_has_a_limit(server: Server, trailer:
         b"2\r\n{}\r\n0\r\n"
     )
     before = resident(server.pid)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         with suppress(ConnectionError):
             sock.sendall(head)
             for _ in range(30):
@@ -287,7 +268,7 @@ def test_trailers_within_the_limit_are_ignored(server: Server) -> None:
         b"Transfer-Encoding: chunked\r\n\r\n"
         b"%x\r\n%s\r\n0\r\nX-Request-Id: later\r\n\r\n" % (len(body), body)
     )
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         sock.sendall(request)
         answer = sock.makefile("rb").read()
 
@@ -363,7 +344,7 @@ def upgrade(server: Server, path: str) -> bytes:
         f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         sock.sendall(head.encode())
         return sock.recv(4096)
 
@@ -371,7 +352,7 @@ def upgrade(server: Server, path: str) -> bytes:
 def test_access_lines_have_the_contracts_form_and_hide_secrets(make_server) -> None:
     own: Server = make_server()
     own.client.get("/health?b=2&token=abc&a=1")
-    own.client.get("/missing")
+    own.client.get("/missing", headers={"X-Request-Id": "mine"})
     own.stop()
 
     lines = [line for line in own.log_lines() if line.get("source") == "access"]
@@ -379,7 +360,64 @@ def test_access_lines_have_the_contracts_form_and_hide_secrets(make_server) -> N
     assert hidden["msg"].startswith("GET /health?a=1&b=2&token=%5BREDACTED%5D 200 ")
     assert hidden["level"] == "info"
     missing = next(line for line in lines if line["msg"].startswith("GET /missing 404 18 "))
-    assert missing["level"] == "error"
+    assert missing["level"] == "info"
+    said = [missing[key] for key in ("method", "path", "status", "bytes", "client", "rid")]
+    assert said == ["GET", "/missing", 404, 18, "127.0.0.1", "mine"]
+    assert 0 < missing["duration"] < 60
+    assert hidden["query"] == "a=1&b=2&token=%5BREDACTED%5D"
+    assert re.fullmatch(r"[\d-]+T[\d:]+\.\d{3}(Z|[+-][\d:]+)", missing["time"])
+
+
+PERSON = {"User-Agent": "curl/8.5.0"}
+
+
+@pytest.mark.parametrize("path", ["/health", "/process", "/missing", "/process/nobody"])
+def test_a_person_gets_a_newline_and_a_program_the_contracts_bytes(
+    server: Server, path: str
+) -> None:
+    program = server.client.get(path)
+    person = server.client.get(path, headers=PERSON)
+
+    assert not program.content.endswith(b"\n")
+    assert person.content.endswith(b"\n")
+    assert not person.content.endswith(b"\n\n")
+    if path != "/health":
+        assert person.content == program.content + b"\n"
+
+
+def test_files_stay_as_they_are_whoever_asks(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_bytes(b"[1]")
+    path = f"/filesystem/{tmp_path}/data.json"
+    raw = server.client.get(path, headers=PERSON | {"Accept": "application/octet-stream"})
+
+    assert raw.content == b"[1]"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/metrics", "GET"),
+        ("GET", "/filesystem-copy", "POST"),
+        ("PUT", "/process/x/signal", "POST"),
+        ("PATCH", "/filesystem-archive/x", "GET, HEAD, PUT"),
+    ],
+)
+def test_a_wrong_method_is_405_where_the_contract_knows_no_such_path(
+    server: Server, method: str, path: str, allowed: str
+) -> None:
+    reply = server.client.request(method, path)
+
+    assert (reply.status_code, reply.headers["allow"]) == (405, allowed)
+    assert method in reply.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["/process", "/health", "/filesystem/x", "/process/x/logs"])
+def test_a_wrong_method_on_the_contracts_paths_is_an_unknown_route(
+    server: Server, path: str
+) -> None:
+    reply = server.client.patch(path)
+
+    assert (reply.status_code, reply.text) == (404, "404 page not found")
 
 
 def test_a_query_of_very_many_fields_is_refused_not_failed(make_server) -> None:

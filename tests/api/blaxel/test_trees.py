@@ -269,7 +269,7 @@ def test_of_racing_exclusive_copies_exactly_one_wins(
     statuses: list[int] = []
 
     def race(source: Path) -> None:
-        with httpx.Client(base_url=server.url, timeout=20) as client:
+        with httpx.Client(base_url=server.url, timeout=60) as client:
             body = {
                 "source": str(source),
                 "destination": str(tmp_path / "t" / "x"),

@@ -237,7 +237,7 @@ def seen_as(namespace: Namespace, address: str) -> str:
     """Return as whom the echo at `address` sees the namespace."""
 
     def run() -> str:
-        with socket.create_connection((address, 9), timeout=20) as sock, sock.makefile() as text:
+        with socket.create_connection((address, 9), timeout=60) as sock, sock.makefile() as text:
             return text.read()
 
     return namespace.call(run)

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.harness import Server, until
+from tests.harness import Server, cases, until
 
 
 def form(*parts: tuple[str, bytes], boundary: str = "b0undary") -> dict[str, Any]:
@@ -135,7 +135,7 @@ def test_a_form_to_what_cannot_be_written_is_a_422(server: Server, tmp_path: Pat
         assert reply.json()["error"].startswith("error writing binary file: ")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=cases(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     data=st.binary(max_size=300).map(lambda b: b.replace(b"Q", b"\r\n--b0undar")),
     cuts=st.lists(st.integers(0, 700), max_size=6),
@@ -364,7 +364,7 @@ def test_listing_while_parts_arrive_never_fails(server: Server, tmp_path: Path) 
     assert len(session.client.get(f"{session.url}/parts").json()["parts"]) == 149
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=cases(25), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     sent=st.lists(st.tuples(st.integers(1, 6), st.binary(max_size=30)), min_size=1, max_size=10),
     listed=st.sets(st.integers(1, 6), min_size=1),

@@ -42,7 +42,7 @@ def ask(
     length = f"Content-Length: {len(body)}\r\n" if body else ""
     head = f"{line} HTTP/{version}\r\n{named}{fields}{length}"
     head += "" if "Upgrade" in fields else "Connection: close\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         sock.sendall((head + "\r\n" + body).encode("latin-1"))
         answer = sock.recv(4096) if "Upgrade" in fields else sock.makefile("rb").read()
     return int(answer.split(b" ")[1]), answer.decode("latin-1")

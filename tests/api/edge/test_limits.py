@@ -142,13 +142,13 @@ def test_a_kill_reaches_daemons_that_left_the_group_and_the_session(server: Serv
 
     if "memory" in groups:
         until(lambda: not alive(pid))
-        until(lambda: not folders(made["id"]), timeout=8)
+        until(lambda: not folders(made["id"]))
     else:
         os.kill(pid, signal.SIGKILL)
 
 
 def test_a_timeout_kills_the_whole_tree_too(server: Server, groups) -> None:
-    start(server, DAEMON + "; sleep 1000", name="late", timeout=2, limits={"pids": 50})
+    start(server, DAEMON + "; sleep 1000", name="late", timeout=5, limits={"pids": 50})
     pid = pid_of_daemon(server, "late")
     ended = server.client.get("/process/late/wait").json()
 
@@ -166,7 +166,7 @@ def test_survivors_stay_limited_and_the_group_goes_with_the_last(server: Server,
     assert alive(pid)
     assert bool(folders(made["id"])) == ("pids" in groups)
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not folders(made["id"]), timeout=12)
+    until(lambda: not folders(made["id"]))
 
 
 def test_the_next_server_finds_the_groups_again(make_server, groups) -> None:
@@ -184,7 +184,7 @@ def test_the_next_server_finds_the_groups_again(make_server, groups) -> None:
     if "memory" in groups:
         assert ended["exitReason"] == "oom"
         until(lambda: not alive(pid))
-        until(lambda: not folders(made["id"]) and not folders(hog["id"]), timeout=8)
+        until(lambda: not folders(made["id"]) and not folders(hog["id"]))
     else:
         os.kill(pid, signal.SIGKILL)
 
@@ -199,7 +199,7 @@ def test_leftovers_of_a_killed_server_are_removed_at_the_start(make_server) -> N
     shutil.rmtree(own.state / "runs" / forgotten["id"])
     own.start()
 
-    until(lambda: not folders(ended["id"]) and not folders(forgotten["id"]), timeout=12)
+    until(lambda: not folders(ended["id"]) and not folders(forgotten["id"]))
 
 
 def test_a_fork_bomb_and_a_memory_hog_leave_the_server_answering(server: Server, groups) -> None:
@@ -223,7 +223,7 @@ def test_a_fork_bomb_and_a_memory_hog_leave_the_server_answering(server: Server,
         assert server.client.get(f"/process/{name}/wait").json()["status"] == "killed"
 
     print(f"slowest of {len(took)}: {max(took) * 1000:.1f} ms")
-    assert max(took) < 10
+    assert max(took) < 30
 
 
 def test_a_tool_limits_too_and_knows_no_other_limits(server: Server) -> None:

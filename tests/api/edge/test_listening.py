@@ -134,7 +134,7 @@ def start(tmp_path: Path) -> Start:
     yield start  # type: ignore[misc]
     for one in running:
         one.terminate()
-        one.wait(20)
+        one.wait(60)
     for place in tmp_path.glob("state*/keeper.sock"):
         place.unlink()
 

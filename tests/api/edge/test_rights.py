@@ -73,7 +73,7 @@ def handshake(server: Server, path: str, headers: dict[str, str]) -> int:
         "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
         f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{''.join(lines)}\r\n"
     )
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         sock.sendall(head.encode())
         return int(sock.recv(4096).split()[1])
 
@@ -217,7 +217,7 @@ def test_a_refused_call_has_not_been_read(make_server) -> None:
         f"POST /archive/export HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
         "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         sock.sendall(head.encode())  # and nothing of the body
         assert sock.recv(4096).startswith(b"HTTP/1.1 403")
 

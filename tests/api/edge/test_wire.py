@@ -78,7 +78,7 @@ def test_a_websocket_handshake_with_a_body_is_answered(
 def test_a_client_not_asked_for_its_body_is_not_read_on(server: Server, line: bytes) -> None:
     """It may send another request instead, which must not be taken for the body."""
     with (
-        socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock,
+        socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock,
         sock.makefile("rb") as file,
     ):
         expecting = (

@@ -518,7 +518,7 @@ def test_a_client_that_goes_away_ends_its_wait(make_server) -> None:
 
 
 def test_the_sdk_is_loaded_by_the_first_good_request_and_not_before(make_server) -> None:
-    own: Server = make_server()
+    own: Server = make_server(cold=True)
     tools = Tools(own)
 
     def loaded() -> bool:
@@ -534,7 +534,7 @@ def test_the_sdk_is_loaded_by_the_first_good_request_and_not_before(make_server)
 
 
 def test_other_requests_are_answered_while_the_sdk_loads(make_server) -> None:
-    own: Server = make_server()
+    own: Server = make_server(cold=True)
     first = threading.Thread(target=lambda: Tools(own).post(PING))
     answered = 0
     with httpx.Client(base_url=own.url, trust_env=False) as client:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from tests.harness import Server
+from tests.harness import Server, cases
 from tests.mcp_calls import Tools
 
 HOSTILE = [
@@ -112,7 +112,7 @@ def test_no_argument_breaks_a_tool(own: Tools, tool: str) -> None:
     output = Draft202012Validator(entry["outputSchema"])
 
     @settings(
-        max_examples=8 if tool in SLOW else 25,
+        max_examples=cases(8 if tool in SLOW else 25),
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
@@ -146,7 +146,7 @@ def test_no_argument_breaks_a_tool(own: Tools, tool: str) -> None:
     assert own.server.client.get("/ready").status_code == 200
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=cases(60), deadline=None, database=None)
 @given(junk, junk)
 def test_no_parameters_break_the_protocol(own: Tools, name: Any, given_arguments: Any) -> None:
     params = {"name": name, "arguments": given_arguments}

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.harness import Server, until
+from tests.harness import Server, cases, until
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -188,7 +188,7 @@ def test_looking_for_tokens_is_cheap_whatever_is_sent(query: bytes, cookie: byte
     with contextlib.suppress(BadInput):
         sift(scope, lambda *_: False)
 
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 2
 
 
 def test_more_tokens_than_anybody_has_are_refused(guarded: Server, unguarded: Server) -> None:
@@ -204,7 +204,9 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=cases(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(QUERIES, FIELDS, st.booleans())
 def test_no_token_that_opens_a_port_reaches_it(
@@ -305,7 +307,7 @@ def test_a_websocket_with_the_token_in_its_address_does_not_tell_it(guarded: Ser
         async def tell(connection: Any) -> None:
             await connection.send(connection.request.path + str(connection.request.headers))
 
-        async with serve(tell, "127.0.0.1", 0) as upstream, asyncio.timeout(20):
+        async with serve(tell, "127.0.0.1", 0) as upstream, asyncio.timeout(100):
             port = upstream.sockets[0].getsockname()[1]
             url = f"ws://127.0.0.1:{guarded.port}/port/{port}/?t%6Fken={PLAIN}&a=1"
             async with connect(url, proxy=None) as connection:
@@ -516,7 +518,8 @@ def test_a_port_speaks_for_itself_only(unguarded: Server, echo: Echo) -> None:
         assert not [line for line in lines if "sandkeeper_token" in line]
     scope = f" path=/port/{port}/"
     kept = [line.removeprefix("set-cookie: ") for line in shown if line.startswith("set-cookie")]
-    assert kept == [f"a=1; httponly;{scope}", f"b=2;{scope}", f"c=3;{scope}", f"d=4;{scope}"]
+    other = f"{scope}port/1/"  # below its own: it is not the port that it names
+    assert kept == [f"a=1; httponly;{scope}", f"b=2;{scope}x", f"c=3;{scope}", f"d=4;{other}"]
     assert f"set-cookie: c=3;{scope}; samesite=none; secure" in page
 
 
@@ -548,7 +551,8 @@ def test_where_a_pages_server_sends_it_is_below_the_page(
         return ask(unguarded, target).partition(b"ocation: ")[2].partition(b"\r\n")[0].decode()
 
     assert location(page + "/") == meant.format(**names)
-    assert location(f"/port/{echo.port}/") == told.format(**names)
+    plain = told if told.startswith("{page}") else meant.replace("{page}", "/port/{port}")
+    assert location(f"/port/{echo.port}/") == plain.format(**names)
 
 
 @pytest.mark.parametrize(
@@ -667,7 +671,9 @@ LINES = st.one_of(
 
 
 @settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=cases(80),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.lists(LINES, max_size=5))
 def test_whatever_comes_reaches_a_port_as_one_request_of_one_meaning(

@@ -3,6 +3,7 @@
 They are kept in the state folder, so that a restart of the server loses none.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -22,11 +23,19 @@ FILE_NAME = "e2b.json"
 
 
 class Defaults(msgspec.Struct, rename="camel", omit_defaults=True):
-    """`user` and `workdir` are empty for the workload's own user and its home."""
+    """`user` and `workdir` are empty for the workload's own user and its home.
+
+    `trusted` says that the variables are also for programs of other users.
+    """
 
     env_vars: dict[str, str] = {}
     user: str = ""
     workdir: str = ""
+    trusted: bool = False
+
+    def env_for(self, user: str) -> dict[str, str]:
+        """Return the variables for a user's programs; empty is the workload's own user."""
+        return self.env_vars if self.trusted or not user else {}
 
 
 class DefaultsStore:
@@ -52,3 +61,9 @@ class DefaultsStore:
             write_atomically(self._path, msgspec.json.encode(made))
         except OSError as error:
             self._log.warning(f"the defaults of E2B's wire cannot be kept: {error}")
+
+    def set_env(self, env: Mapping[str, str], *, trusted: bool) -> None:
+        """Set the variables alone."""
+        made = msgspec.structs.replace(self.now, env_vars=dict(env), trusted=trusted)
+        if made != self.now:
+            self.change(made)

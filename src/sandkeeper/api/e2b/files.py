@@ -15,8 +15,8 @@ from sandkeeper.api.e2b.entries import METADATA
 from sandkeeper.api.e2b.people import People
 from sandkeeper.api.edge.bodies.coding import accepts, inflated, is_gzip
 from sandkeeper.api.edge.bodies.downloads import download
+from sandkeeper.api.edge.bodies.forms import form_parts, is_form
 from sandkeeper.api.edge.connections.wire import blocks_of
-from sandkeeper.api.edge.forms import form_parts, is_form
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import utf8
@@ -77,6 +77,8 @@ class FileCalls:
     def _read(self, path: str, request: Request) -> Response:
         try:
             info = os.stat(path)
+            if stat.S_ISREG(info.st_mode):  # what the system says of it is told as it is
+                os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
         except (OSError, ValueError) as error:
             raise _failure(path, error) from None
         if stat.S_ISDIR(info.st_mode):

@@ -33,7 +33,7 @@ class Person:
 
 
 class People:
-    """Finds the user of a call."""
+    """Finds the user of a call, and what its programs start from."""
 
     def __init__(self, users: Users, environment: Environment, defaults: DefaultsStore) -> None:
         self._users = users
@@ -53,10 +53,15 @@ class People:
         login, home = _own()
         return Person("", None, login, self._environment.get("HOME") or home)
 
+    def workdir(self, person: Person) -> str:
+        """Return where programs of a user begin."""
+        return self._defaults.now.workdir or person.home
+
     def base(self, person: Person) -> dict[str, str]:
         """Return the variables that every program of a user has on this wire."""
         path = self._environment.get("PATH") or PATH
-        return dict(zip(BASE, (path, person.home, person.login, person.login), strict=True))
+        base = dict(zip(BASE, (path, person.home, person.login, person.login), strict=True))
+        return base | self._defaults.now.env_for(person.name)
 
 
 def _basic_name(request: Request) -> str:

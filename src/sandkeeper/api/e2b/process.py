@@ -16,7 +16,6 @@ from starlette.responses import Response
 
 from sandkeeper.api.e2b import connect, structs
 from sandkeeper.api.e2b.connect import Failure
-from sandkeeper.api.e2b.defaults import DefaultsStore
 from sandkeeper.api.e2b.events import Events, end_event, event
 from sandkeeper.api.e2b.framing import frame
 from sandkeeper.api.e2b.people import BASE, People, Person
@@ -69,7 +68,6 @@ class ProcessService:
         terminals: Terminals,
         files: Files,
         people: People,
-        defaults: DefaultsStore,
         environment: Environment,
         access: Access,
         turns: Turns,
@@ -78,7 +76,6 @@ class ProcessService:
         self._terminals = terminals
         self._files = files
         self._people = people
-        self._defaults = defaults
         self._environment = environment
         self._access = access
         self._turns = turns
@@ -94,7 +91,7 @@ class ProcessService:
             raise Failure("invalid_argument", "process.cmd is required")
         person = self._people.of(request)
         folder = await self._folder(config.cwd, person)
-        env = {**self._people.base(person), **self._defaults.now.env_vars, **config.envs}
+        env = {**self._people.base(person), **config.envs}
         words = [config.cmd, *config.args]
         self._access.audit(
             "process_exec_stream", caller(request), command=shlex.join(words), working_dir=folder
@@ -175,7 +172,7 @@ class ProcessService:
 
     async def _folder(self, given: str, person: Person) -> str:
         """Return where a program is run; raises Failure when its user cannot go there."""
-        wanted = given or self._defaults.now.workdir or person.home
+        wanted = given or self._people.workdir(person)
         folder = resolve_text(wanted, workdir=person.home, home=person.home).absolute
         try:
             await self._files.work.own(enter_folder, folder, person.identity)

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Route
-from starlette.types import Scope
+from starlette.routing import BaseRoute
 
-from sandkeeper.api.edge.rights import ENVIRONMENT, USER, Need
+from sandkeeper.api.edge.rights import ENVIRONMENT, OPEN, USER, Need
 from sandkeeper.api.edge.routing import route
 
 if TYPE_CHECKING:
     from sandkeeper.api.e2b.server import E2bServer
 
-__all__ = ["FIRSTS", "E2bDoor", "metrics_route", "routes"]
+__all__ = ["E2bDoor", "routes"]
 
 SERVICES = {
     "process.Process": (
@@ -27,9 +26,6 @@ SERVICES = {
         *("RemoveWatcher", "Stat", "WatchDir"),
     ),
 }
-FIRSTS = (*SERVICES, "files", "envs", "init")
-"""How their paths begin."""
-
 OURS = Need(USER.right, own_words=True)
 OPERATORS = Need(ENVIRONMENT.right, ENVIRONMENT.area, own_words=True)
 
@@ -50,25 +46,8 @@ class E2bDoor:
         return await server.answer(request)
 
 
-class _JsonRoute(Route):
-    """A route for those who want JSON: the same path has another answer for all others."""
-
-    need: Need
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, child = super().matches(scope)
-        if match != Match.FULL or not _takes_json(scope):
-            return Match.NONE, {}
-        return match, child
-
-
-def _takes_json(scope: Scope) -> bool:
-    accept = b",".join(value for name, value in scope["headers"] if name == b"accept")
-    return b"application/json" in accept and b"text/plain" not in accept
-
-
 def routes(door: E2bDoor) -> list[BaseRoute]:
-    """Return the routes but for that of `/metrics`."""
+    """Return the routes."""
     calls = [f"/{service}/{name}" for service, names in SERVICES.items() for name in names]
     return [
         *(route(path, door.answer, "POST", need=OURS) for path in calls),
@@ -77,11 +56,7 @@ def routes(door: E2bDoor) -> list[BaseRoute]:
         route("/files/compose", door.answer, "POST", need=OURS),
         route("/envs", door.answer, need=OURS),
         route("/init", door.answer, "POST", need=OPERATORS),
+        # Where `api.edge.urls.readdress` leads those who ask as E2B's clients do.
+        route("/e2b/health", door.answer, need=OPEN),
+        route("/e2b/metrics", door.answer, need=OURS),
     ]
-
-
-def metrics_route(door: E2bDoor) -> BaseRoute:
-    """Return the route of `/metrics` for those who want JSON; it comes before the other's."""
-    made = _JsonRoute("/metrics", door.answer, methods=["GET"])
-    made.need = OURS
-    return made

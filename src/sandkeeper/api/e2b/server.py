@@ -29,7 +29,7 @@ PROCESS, FILESYSTEM = "/process.Process/", "/filesystem.Filesystem/"
 
 
 class E2bServer:
-    """The table of calls."""
+    """The table of calls; `away` says why a sandbox of an id is not here, empty when it is."""
 
     def __init__(
         self,
@@ -41,7 +41,9 @@ class E2bServer:
         people: People,
         users: Users,
         rights: RightsSettings,
+        away: Callable[[str], Awaitable[str]],
     ) -> None:
+        self._away = away
         self._people = people
         self._users = users
         self._rights = rights
@@ -72,16 +74,20 @@ class E2bServer:
             ("POST", "/files/compose"): files.compose,
             ("GET", "/envs"): system.envs,
             ("POST", "/init"): system.init,
-            ("GET", "/metrics"): system.metrics,
+            ("GET", "/e2b/metrics"): system.metrics,
         }
 
     async def answer(self, request: Request) -> Response:
         """Answer a request of one of the routes."""
+        path = request.url.path
+        if why := await self._away(request.headers.get("e2b-sandbox-id", "")):
+            return _failed(502, f"The sandbox {why}")
+        if path == "/e2b/health":
+            return Response(None, 204)
         try:
             self._check_right(request)
         except BadSignature as error:
             return _failed(401, str(error))
-        path = request.url.path
         if path in self._unary:
             return await self._call(request, self._unary[path])
         if path in self._streams:

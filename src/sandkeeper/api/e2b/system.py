@@ -63,6 +63,7 @@ class SystemCalls:
             known.env_vars if call.env_vars is None else call.env_vars,
             known.user if call.default_user is None else call.default_user,
             known.workdir if call.default_workdir is None else call.default_workdir,
+            trusted=True,
         )
         await asyncio.to_thread(self._defaults.change, made)
         return Response(None, 204)

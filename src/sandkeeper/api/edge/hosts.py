@@ -16,6 +16,7 @@ import re
 import socket
 from functools import lru_cache
 from ipaddress import ip_address
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 from starlette.responses import Response
@@ -23,9 +24,11 @@ from starlette.types import Scope
 
 from sandkeeper.api.edge.respond import error_response
 from sandkeeper.api.edge.subject import Gateways
+from sandkeeper.api.edge.urls import is_for_port
 from sandkeeper.errors import BadInput, Forbidden, SandkeeperError
 from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.settings import EdgeSettings, origin
+from sandkeeper.settings.port_names import PortName
 
 __all__ = ["OPEN_PATHS", "Gate", "is_own_visit", "refusal"]
 
@@ -91,6 +94,7 @@ class Gate:
         self._names = frozenset(name for name in edge.hosts if not name.startswith("*"))
         self._below = tuple(name[1:] for name in edge.hosts if name.startswith("*."))
         self._own_name = socket.gethostname().lower()
+        self._port_names = edge.port_names
 
     def check(self, scope: Scope) -> None:
         """Pass a request or WebSocket; raises Forbidden, or BadInput for a Host that is none."""
@@ -108,29 +112,72 @@ class Gate:
         asker, site = _asker(seen), seen.get(b"sec-fetch-site", b"")
         listed = self._lists(scope, asker)
         scope[OWN_VISIT] = listed or site in {b"same-origin", b"none"}
-        if listed or _is_visit(scope, seen):
-            return
-        if b"origin" in seen and site in {b"", b"none"}:
-            own = asker == self._own_origin(scope, seen, host, port)
-        else:
-            own = site in SITES
-        if not own:
-            who = asker[:256] or "another origin"
-            raise Forbidden(
-                f"pages of {who} may not use this API: SANDKEEPER_CORS_ORIGINS lists those that may"
+        if not (listed or _is_visit(scope, seen) or self._is_own(scope, seen, host + port)):
+            _refuse(asker, "this API")
+
+    def check_port(self, scope: Scope, name: PortName) -> None:
+        """Pass what is for a port by its own host name; raises as `check`.
+
+        Beside the pages of that very port those of the same sandbox's other ports may ask: what
+        they get to read is for the server there to say, as on any machine.
+        """
+        seen = _seen(scope)
+        host, port = _authority(scope, seen)
+        if name.is_open and not self._vouches(scope, name):
+            raise UnknownHost(
+                f'this server does not know the name "{host[:256]}": SANDKEEPER_PORT_HOSTS or '
+                "SANDKEEPER_HOSTS name it"
             )
+        if b"origin" not in seen and b"sec-fetch-site" not in seen:
+            return
+        asker = _asker(seen)
+        if self._all or asker in self._origins or _is_visit(scope, seen, clicked=True):
+            return
+        own = self._own_origin(scope, seen, host + port)
+        if not (self._is_beside(asker, own, name) or self._is_own(scope, seen, host + port)):
+            _refuse(asker, f"port {name.port}")
+
+    def _is_beside(self, asker: str, own: str, name: PortName) -> bool:
+        """Say whether an origin is that of another port, by another name of the same kind."""
+        beside = self._port_names.find(asker.partition("://")[2].encode("latin-1", "replace"))
+        if beside is None or beside.base != name.base:
+            return False
+        return asker == own.replace(name.host, beside.host, 1)
+
+    def is_of_port(self, place: str) -> bool:
+        """Say whether an authority (`host:port`) is that of a port's pages."""
+        return self._port_names.find(place.encode("latin-1", "replace")) is not None
+
+    def _vouches(self, scope: Scope, name: PortName) -> bool:
+        """Say whether nobody else can have this name lead here, or we need no name to be safe."""
+        below = name.base.removeprefix("*.")
+        known = any(self._is_listed(scope, one) for one in (name.host, below))
+        return known or self._guarded or self._is_own_name(below)
+
+    def _is_own(self, scope: Scope, seen: Seen, place: str) -> bool:
+        """Say whether it is a page of the very origin it asks, or the person."""
+        site = seen.get(b"sec-fetch-site", b"")
+        if b"origin" in seen and site in {b"", b"none"}:
+            return _asker(seen) == self._own_origin(scope, seen, place)
+        return site in SITES
 
     def _lists(self, scope: Scope, asker: str) -> bool:
-        """Say whether pages of an origin may ask beside our own."""
-        if scope["path"] == "/terminal/ws" and ("*" in self._terminal or asker in self._terminal):
+        """Say whether pages of an origin may ask beside our own; `*` are not those of ports."""
+        terminal = scope["path"] == "/terminal/ws"
+        if asker in self._origins or (terminal and asker in self._terminal):
             return True
-        return self._all or asker in self._origins
+        every = self._all or (terminal and "*" in self._terminal)
+        return every and not self.is_of_port(asker.partition("://")[2])
+
+    def _is_listed(self, scope: Scope, name: str) -> bool:
+        """Say whether the operator, or a gateway, has named a name."""
+        if self._any_host or self._is_from_afar(scope):
+            return True
+        return name in self._names or name.endswith(self._below)
 
     def _answers_to(self, scope: Scope, host: str) -> bool:
-        if scope["path"] in OPEN_PATHS or self._any_host or self._is_from_afar(scope):
-            return True
         name = host.removesuffix(".")
-        if name in self._names or name.endswith(self._below):
+        if scope["path"] in OPEN_PATHS or self._is_listed(scope, name):
             return True
         if scope["path"] == "/mcp" and is_loopback((scope.get("server") or ("", 0))[0]):
             return _is_loopback_name(name)  # the contract's rule, with a token too
@@ -149,10 +196,9 @@ class Gate:
             return True
         return name == self._own_name or _is_loopback_name(name) or _is_address(name)
 
-    def _own_origin(self, scope: Scope, seen: Seen, host: str, port: str) -> str:
+    def _own_origin(self, scope: Scope, seen: Seen, place: str) -> str:
         """Return the origin of our own pages, as they see it: a trusted gateway may name it."""
         scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
-        place = host + port
         if self._gateways.vouch(scope):
             place = _first(seen, b"x-forwarded-host") or place
             scheme = _first(seen, b"x-forwarded-proto") or scheme
@@ -230,14 +276,22 @@ def _as_origin(text: str) -> str:
         return ""
 
 
-def _is_visit(scope: Scope, seen: Seen) -> bool:
+def _refuse(asker: str, what: str) -> NoReturn:
+    who = asker[:256] or "another origin"
+    raise Forbidden(
+        f"pages of {who} may not use {what}: SANDKEEPER_CORS_ORIGINS lists those that may"
+    )
+
+
+def _is_visit(scope: Scope, seen: Seen, *, clicked: bool = False) -> bool:
     """Say whether a window is led to a page: without effects, or of a port and by a click."""
     if scope["type"] != "http" or scope["method"] not in {"GET", "HEAD"} or b"origin" in seen:
         return False
     if (seen.get(b"sec-fetch-mode"), seen.get(b"sec-fetch-dest")) != (b"navigate", b"document"):
         return False
-    clicked = seen.get(b"sec-fetch-user") == b"?1"
-    return scope["path"] in PAGES or (clicked and scope["path"].startswith("/port/"))
+    if seen.get(b"sec-fetch-user") == b"?1" and (clicked or is_for_port(scope)):
+        return True
+    return not clicked and scope["path"] in PAGES
 
 
 @lru_cache(maxsize=KNOWN_HOSTS)

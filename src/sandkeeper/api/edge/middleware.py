@@ -1,32 +1,46 @@
 """What every request passes: gate, CORS, no-cache, timing, token, access log, the last net."""
 
-import math
 import traceback
+from collections.abc import Coroutine
 from time import perf_counter
 from typing import Protocol
-from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandkeeper.api.edge import auth
+from sandkeeper.api.edge.connections.newline import ending_line
 from sandkeeper.api.edge.connections.outgoing import ANSWER, SMALL_BYTES, Answer, Outgoing
-from sandkeeper.api.edge.connections.wire import CARRIED, closing_unasked, wire_of
+from sandkeeper.api.edge.connections.plain import (
+    Heads,
+    Later,
+    Parts,
+    PlainAnswer,
+    PlainRoutes,
+    answered,
+    may_be_plain,
+    plain_error,
+    timing,
+)
+from sandkeeper.api.edge.connections.wire import CARRIED, SWITCHED, closing_unasked, wire_of
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.hosts import Gate, refusal
-from sandkeeper.api.edge.plain import Heads, PlainRoutes, answered, timing
 from sandkeeper.api.edge.request_body import HELD, Held, Room
 from sandkeeper.api.edge.respond import error_response
 from sandkeeper.api.edge.subject import Gateways, request_id
-from sandkeeper.errors import BadInput, Forbidden, Unavailable
-from sandkeeper.log.access import Access
+from sandkeeper.api.edge.urls import PORT_NAME, is_for_port, readdress
+from sandkeeper.errors import BadInput, Forbidden, SandkeeperError, Unavailable
+from sandkeeper.linux.worker import NO_THREAD, lacks_threads
+from sandkeeper.log.access import Access, Request
 from sandkeeper.log.lines import Log
 from sandkeeper.observability.metrics import Requests
+from sandkeeper.settings.port_names import PortNames
 
 __all__ = ["BARE", "Doors", "Edge"]
 
 BARE = "sandkeeper.bare"
 """Set this key in the scope of a response that must reach the client as it is (a proxied one)."""
 
+SWITCHING = 101
 COUNTED_BYTES = 4096
 """What is shorter adds up to no more than a connection buffers anyway."""
 
@@ -44,8 +58,8 @@ class Doors(Protocol):
     def opens(self, scope: Scope, gate: Gate) -> bool:
         """Say whether a request may pass for that; raises BadInput or Forbidden as `Gate` does."""
 
-    def shown(self, path: str) -> str:
-        """Return a path as the log may show it: without what opens a part."""
+    def shown(self, scope: Scope) -> str:
+        """Return the path of a request as the log may show it: without what opens a part."""
 
 
 class Edge:
@@ -68,6 +82,8 @@ class Edge:
         cors: Cors,
         doors: Doors,
         gate: Gate,
+        port_names: PortNames,
+        e2b: bool,
         gateways: Gateways,
         room: Room,
         outgoing: Outgoing,
@@ -82,6 +98,9 @@ class Edge:
         self._cors = cors
         self._doors = doors
         self._gate = gate
+        self._port_names = port_names
+        self._known_names = port_names.known
+        self._e2b = e2b
         self._gateways = gateways
         self._room = room
         self._outgoing = outgoing
@@ -92,18 +111,33 @@ class Edge:
         """Handle one request or WebSocket."""
         if scope["type"] in ("http", "websocket"):
             self._gateways.strip(scope)
+            self._mark(scope)
+            if self._e2b:
+                readdress(scope)
         if scope["type"] == "http":
-            send = closing_unasked(scope, send)
+            send = ending_line(scope, closing_unasked(scope, send), bare=BARE)
         if scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
         elif scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif scope["method"] == "OPTIONS" and not scope["path"].startswith("/port/"):
+        elif scope["method"] == "OPTIONS" and not is_for_port(scope):
             headers = self._cors.preflight(scope)
             await send({"type": "http.response.start", "status": 204, "headers": headers})
             await send({"type": "http.response.body", "body": b""})
         else:
             await self._http(scope, receive, send)
+
+    def _mark(self, scope: Scope) -> None:
+        """Note the port that is called by a host name of its own: such a request is not for us."""
+        for name, value in scope["headers"]:
+            if name == b"host":
+                try:
+                    found = self._known_names[value]
+                except KeyError:
+                    found = self._port_names.find(value)
+                if found is not None:
+                    scope[PORT_NAME] = found
+                return
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         if reason := self._refused(scope):
@@ -130,16 +164,19 @@ class Edge:
         """Say whether a request may go on; raises BadInput or Forbidden as the gate does."""
         return self._doors.opens(scope, self._gate) or self._doorkeeper.admits(scope)
 
-    def plain(self, scope: Scope, body: bytes) -> bytes | None:
-        """Return the whole answer to a request that can be answered at once; None: it cannot.
+    def plain(self, scope: Scope, body: bytes) -> Parts | Coroutine[None, None, Parts] | None:
+        """Return the whole answer to a request that is plain, or what brings it; None: it is not.
 
         Nothing has been done then, and the request goes the long way, where it is also refused.
         """
         handler = self._find_plain(scope)
-        if handler is None or scope["type"] != "http":
+        if handler is None or not may_be_plain(scope):
             return None
         started = perf_counter()
         self._gateways.strip(scope)
+        self._mark(scope)
+        if PORT_NAME in scope or (self._e2b and readdress(scope)):
+            return None
         try:
             if not self._admits(scope):
                 return None
@@ -148,16 +185,36 @@ class Edge:
         answer = answered(handler, scope, body)
         if answer is None:
             return None
-        head = self._heads.of(scope, answer, started)
-        if head is None:
-            return None
         self._requests.begun()
+        if isinstance(answer, PlainAnswer):
+            return self._plain_parts(scope, answer, started)
+        return self._later(scope, answer, started)
+
+    async def _later(self, scope: Scope, coming: Later, started: float) -> Parts:
+        """Wait for an answer; whatever goes wrong, there is one."""
+        try:
+            answer = await coming
+        except SandkeeperError as error:
+            answer = plain_error(error)
+        except Exception as error:  # noqa: BLE001 - the last net: log it, the server lives
+            self._failed(scope, error)
+            answer = PlainAnswer(b"", 500)
+            if lacks_threads(error):
+                answer = plain_error(Unavailable(NO_THREAD))
+        except BaseException:
+            self._ended(scope, 499, started, 0.0, 0)
+            raise
+        return self._plain_parts(scope, answer, started)
+
+    def _plain_parts(self, scope: Scope, answer: PlainAnswer, started: float) -> Parts:
+        parts = self._heads.of(scope, answer, started)
         self._ended(scope, answer.status, started, perf_counter(), len(answer.body))
-        return head + answer.body
+        return parts
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = scope[ANSWER] = Answer(self._outgoing, wire_of(scope))
-        exchange = Exchange(scope, send, self._cors, answer, processing_time=self._processing_time)
+        exchange = Exchange(scope, send, self._cors, answer, self._requests)
+        exchange.processing_time = self._processing_time
         self._requests.begun()
         held = scope[HELD] = Held(self._room)
         try:
@@ -169,6 +226,9 @@ class Edge:
         except (BadInput, Forbidden) as error:
             await refusal(scope, error)(scope, receive, exchange.send)
         except Exception as error:
+            if lacks_threads(error) and not exchange.status:
+                await error_response(Unavailable(NO_THREAD))(scope, receive, exchange.send)
+                return
             self._failed(scope, error)
             if exchange.status:
                 raise
@@ -178,24 +238,29 @@ class Edge:
             held.release()
             answer.finish()
             status, size = exchange.status or 499, exchange.size + scope.get(CARRIED, 0)
+            self._requests.websockets -= status == SWITCHING
             self._ended(scope, status, exchange.started, exchange.began, size)
 
     def _ended(self, scope: Scope, status: int, started: float, began: float, size: int) -> None:
         """Count a request and write its line; `began` is when its answer did (0: never)."""
         ended = perf_counter()
-        path: str = scope["path"]
+        path = "/port/" if PORT_NAME in scope else scope["path"]
         self._requests.ended(path, status, (began or ended) - started)
         self._access.request(
-            scope["method"],
-            self._doors.shown(unquote(path) if "%" in path else path),
-            scope["query_string"].decode("latin-1"),
-            status,
-            size,
-            math.ceil((ended - started) * 1000),
+            Request(
+                scope["method"],
+                self._doors.shown(scope),
+                scope["query_string"].decode("latin-1"),
+                status,
+                size,
+                ended - started,
+                (scope.get("client") or ("",))[0],
+                request_id(scope),
+            )
         )
 
     def _failed(self, scope: Scope, error: Exception) -> None:
-        path = self._doors.shown(scope["path"])
+        path = self._doors.shown(scope)
         self._log.error(
             f"unhandled error in {scope.get('method', 'WS')} {path}: {error!r}",
             stack="".join(traceback.format_exception(error))[-8000:],
@@ -209,18 +274,19 @@ class Exchange:
         "_answer",
         "_cors",
         "_head",
-        "_processing_time",
         "_refused",
         "_scope",
         "_send",
         "began",
+        "processing_time",
+        "requests",
         "size",
         "started",
         "status",
     )
 
     def __init__(
-        self, scope: Scope, send: Send, cors: Cors, answer: Answer, *, processing_time: bool
+        self, scope: Scope, send: Send, cors: Cors, answer: Answer, requests: Requests
     ) -> None:
         self._answer = answer
         self._head: Message | None = None
@@ -228,7 +294,8 @@ class Exchange:
         self._cors = cors
         self._scope = scope
         self._send = send
-        self._processing_time = processing_time
+        self.requests = requests
+        self.processing_time = False
         self.started = perf_counter()
         self.began = 0.0
         self.status = 0
@@ -236,6 +303,10 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         """Pass one ASGI message on; a long answer for which there is no room becomes a 503."""
+        if message["type"] == SWITCHED:
+            self.status, self.began = SWITCHING, perf_counter()
+            self.requests.websockets += 1
+            return
         if self._refused:
             return
         head, self._head = self._head, None
@@ -286,7 +357,7 @@ class Exchange:
         headers += self._cors.response(self._scope)
         headers.append((b"x-request-id", request_id(self._scope).encode("latin-1")))
         headers += NO_CACHE[1:] if own else NO_CACHE
-        if self._processing_time:
+        if self.processing_time:
             ms = (perf_counter() - self.started) * 1000
             headers.append((b"server-timing", timing(ms)))
         return headers

@@ -1,5 +1,6 @@
 """Responses: JSON as the contract writes it, errors, plain texts."""
 
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -7,6 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from sandkeeper import errors
+from sandkeeper.linebreaks import in_one_line
 
 __all__ = [
     "JSON",
@@ -19,6 +21,7 @@ __all__ = [
     "not_found",
     "status_of",
     "utf8",
+    "wrong_method",
 ]
 
 JSON = b"application/json; charset=utf-8"
@@ -58,11 +61,11 @@ def utf8(text: str) -> str:
 
 
 def encode_json(value: Any) -> bytes:
-    """Encode as the reference does: compact, `< > &` as escapes.
+    """Encode as the reference does: compact, `< > &` and line breaks of Unicode as escapes.
 
-    Those three stand only inside strings, so replacing them in the finished text is exact.
+    Those stand only inside strings, so replacing them in the finished text is exact.
     """
-    data = _encoder.encode(value)
+    data = in_one_line(_encoder.encode(value))
     if b"<" in data or b">" in data or b"&" in data:
         data = data.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
     return data
@@ -94,6 +97,13 @@ def error_response(error: errors.SandkeeperError) -> Response:
 def not_found() -> Response:
     """Answer as for any unknown route: plain text, by which clients tell an older server."""
     return Response(b"404 page not found", 404, {"Content-Type": "text/plain"})
+
+
+def wrong_method(method: str, allowed: Iterable[str]) -> Response:
+    """Answer a method that a path does not take."""
+    body = encode_json({"error": f"{method} is not a method of this path"})
+    headers = {"Allow": ", ".join(sorted(allowed))}
+    return Response(body, 405, headers, media_type=JSON.decode())
 
 
 def bare_error(status: int, text: str) -> bytes:

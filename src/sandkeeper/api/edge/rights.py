@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.edge.plain import plain_of
+from sandkeeper.api.edge.connections.plain import plain_of
 from sandkeeper.errors import Forbidden
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.users import Users
@@ -137,9 +137,8 @@ def need_of(made: BaseRoute) -> Need:
 
 
 def open_paths(routes: Iterable[BaseRoute]) -> frozenset[str]:
-    """Return the paths that are answered, or refused by their own handlers, without a token."""
-    found = (one for one in routes if need_of(one) == OPEN or need_of(one).own_words)
-    return frozenset(str(getattr(one, "path", "")) for one in found)
+    """Return the paths that are answered without a token."""
+    return frozenset(str(getattr(one, "path", "")) for one in routes if need_of(one) == OPEN)
 
 
 def protect(routes: Iterable[BaseRoute]) -> None:

@@ -15,16 +15,28 @@ from starlette.types import Scope
 
 from sandkeeper.errors import BadInput
 
-__all__ = ["TICKET", "TICKET_COOKIE", "TOKEN", "in_address", "offers", "sift"]
+__all__ = [
+    "LINK",
+    "LINK_PARAMETER",
+    "TICKET",
+    "TICKET_COOKIE",
+    "TOKEN",
+    "in_address",
+    "links",
+    "offers",
+    "sift",
+]
 
 Fields = list[tuple[bytes, bytes]]
 Ours = Callable[[str, bytes], bool]
 
-TOKEN, TICKET = "token", "ticket"
+TOKEN, TICKET, LINK = "token", "ticket", "link"
 TICKET_COOKIE = b"sandkeeper_port"
 COOKIES = {b"sandkeeper_token": TOKEN, TICKET_COOKIE: TICKET}
 BEARERS = frozenset({b"authorization", b"x-access-token", b"x-api-key", b"x-blaxel-authorization"})
 PARAMETERS = ("token", "bl_preview_token")
+LINK_PARAMETER = b"sandkeeper_link_token"
+"""What opens a port by a link; only we write it, so it has one spelling."""
 
 
 def _spelled(name: str) -> str:
@@ -41,6 +53,7 @@ def _digit(digit: str) -> str:
 
 _NAMES = "|".join(map(_spelled, PARAMETERS))
 _OFFER = re.compile(rf"&(?:{_NAMES})=([^&]*)".encode())
+_LINK = re.compile(rb"&" + LINK_PARAMETER + rb"=([^&]*)")
 _COOKIE = re.compile(rb"sandkeeper_(?:token|port)\s*=[^;]*")
 _ESCAPED = re.compile(rb"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
 _T = TypeVar("_T")
@@ -75,10 +88,19 @@ def in_address(scope: Scope, ours: Ours) -> bool:
     return any(ours(TOKEN, value) for _, _, value in _in_query(scope))
 
 
+def links(scope: Scope) -> list[bytes]:
+    """Return the tickets of links in the query of a request; raises as `offers`."""
+    query: bytes = scope["query_string"]
+    if LINK_PARAMETER not in query:
+        return []
+    return [found[1] for found in _few(_LINK.finditer(b"&" + query))]
+
+
 def sift(scope: Scope, ours: Ours) -> tuple[Fields, bytes]:
     """Return a request's fields and query without the credentials for which `ours` is true.
 
-    `ours` is asked for each with its kind, TOKEN or TICKET. What it leaves stays byte for byte.
+    `ours` is asked for each with its kind, TOKEN, TICKET or LINK. What it leaves stays byte for
+    byte.
     Raises as `offers`.
     """
     fields: Fields = []
@@ -164,7 +186,10 @@ def _sift_query(scope: Scope, ours: Ours) -> bytes:
         if ours(TOKEN, value):
             kept.append(line[at:start])
             at = end
-    return b"".join([*kept, line[at:]])[1:]
+    rest = b"".join([*kept, line[at:]])
+    if LINK_PARAMETER in rest:
+        rest = _LINK.sub(lambda found: b"" if ours(LINK, found[1]) else found[0], rest)
+    return rest[1:]
 
 
 def _meant(value: bytes) -> bytes:

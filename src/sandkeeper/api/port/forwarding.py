@@ -12,10 +12,10 @@ from starlette.types import Scope
 
 from sandkeeper.api.edge.connections.intake import check_codings
 from sandkeeper.api.edge.subject import Gateways
-from sandkeeper.api.edge.tokens import sift
 from sandkeeper.api.edge.urls import with_prefix
 from sandkeeper.api.port.answers import Audience
-from sandkeeper.api.port.pages import Door, Doors, is_browser, is_here
+from sandkeeper.api.port.door import Door
+from sandkeeper.api.port.pages import Doors, is_browser, is_here
 from sandkeeper.errors import BadInput, LoopDetected
 from sandkeeper.network.hops import FRAMING, HOP_BY_HOP, MAX_HOPS, Hops, named_by_connection
 from sandkeeper.network.upstream import Headers
@@ -48,15 +48,18 @@ _CODING = re.compile(
 class Target:
     """Where a request goes: the port and the request target, byte for byte as it came.
 
-    `prefix` is the path below which the client sees the server; `is_page` says that a page of that
-    server asks.
+    `called` is the name by which the client calls the server, where it has one. Otherwise `prefix`
+    is the path below which the client sees it; `is_page` says that a page of that server asks,
+    `is_kept` that the path holds the prefix.
     """
 
     port: int
     path: bytes
     query: bytes
+    called: bytes = b""
     prefix: bytes = b""
     is_page: bool = False
+    is_kept: bool = False
 
     @property
     def full(self) -> bytes:
@@ -66,6 +69,8 @@ class Target:
     @property
     def host(self) -> bytes:
         """The value of the Host field."""
+        if self.called:
+            return self.called
         return b"localhost" if self.port == 80 else b"localhost:%d" % self.port
 
 
@@ -112,7 +117,7 @@ class Forwarding:
         self._hops = hops
 
     def target(self, scope: Scope) -> Target:
-        """Read `/port/{port}/{path}`.
+        """Read where a request goes.
 
         Raises BadInput on a bad port or a path that leads back here, LoopDetected when the request
         has passed too many servers of this kind.
@@ -122,20 +127,25 @@ class Forwarding:
             raise BadInput("invalid port: a number from 1 to 65535 is wanted")
         if self._hops.count(scope["headers"]) >= MAX_HOPS:
             raise LoopDetected(f"this request has passed {MAX_HOPS} servers of this kind already")
-        path = door.rest or b"/"
-        server = scope.get("server") or ("", 0)
-        if door.port == server[1] and path.startswith(b"/port/"):
+        _, query = self.doors.without_credentials(scope, door)
+        path = door.target(scope)
+        own = door.port == (scope.get("server") or ("", 0))[1]
+        if door.name is not None:
+            if own:
+                raise BadInput("this name is for the port of this server itself")
+            called = next((v for k, v in scope["headers"] if k == b"host"), b"")
+            return Target(door.port, path, query, called)
+        if own and path.startswith((b"/port/", b"/port-keep/")):
             raise BadInput("this path leads back to this server")
-        _, query = sift(scope, self.doors.is_ours)
-        prefix = b"/port/%d" % door.port
         is_page = self.doors.is_page(door)
-        if is_page:
-            prefix += b"/~" + door.ticket
-        return Target(door.port, path, query, prefix, is_page)
+        prefix = (door.page if is_page else door.base).encode()
+        return Target(door.port, path, query, b"", prefix, is_page, door.is_kept)
 
     def headers(self, scope: Scope, target: Target) -> Headers:
         """Return the fields to send, without those that frame the body."""
-        received, _ = sift(scope, self.doors.is_ours)
+        door = Door.of(scope)
+        assert door is not None
+        received, _ = self.doors.without_credentials(scope, door)
         dropped = HOP_BY_HOP | OURS | (named_by_connection(received) - FRAMING)
         trusted = self._gateways.vouch(scope)
         headers: Headers = [(b"host", target.host)]
@@ -143,7 +153,8 @@ class Forwarding:
             meant = name.replace(b"_", b"-")  # to many servers the two are one (RFC 3875, 4.1.18)
             if meant in dropped or meant.startswith(b"x-forwarded-"):
                 continue
-            if meant in TOLD_BY_GATEWAYS and not trusted:
+            made_anew = meant == b"forwarded" and bool(target.called)
+            if meant in TOLD_BY_GATEWAYS and (made_anew or not trusted):
                 continue
             kept = self._as_seen_there(scope, target, name, value)
             if kept is not None:
@@ -153,21 +164,24 @@ class Forwarding:
 
     def audience(self, scope: Scope, target: Target) -> Audience:
         """Return whom the answer is for."""
+        door = Door.of(scope)
+        assert door is not None
         fields = dict(reversed(scope["headers"]))
-        base = with_prefix(scope, f"/port/{target.port}").encode("latin-1")
-        if not target.is_page:
-            return Audience(base, keeps_cookies=is_browser(scope))
         host = fields.get(b"host", b"").lower()
+        if door.name is not None:
+            return Audience(host=door.host.encode())
         names = {f"{name}:{target.port}".encode() for name in LOCAL_NAMES}
         if target.port == 80:
             names |= {name.encode() for name in LOCAL_NAMES}
+        base = with_prefix(scope, door.base).encode("latin-1")
         return Audience(
             base,
-            page=with_prefix(scope, target.prefix.decode("latin-1")).encode("latin-1"),
+            page=with_prefix(scope, door.page).encode("latin-1") if target.is_page else b"",
+            knows_base=door.is_kept,
             hosts=frozenset({host, fields.get(b"x-forwarded-host", host).lower(), *names}),
-            keeps_cookies=True,
-            reads=fields.get(b"origin") == b"null",
-            sends_cookies=self.doors.restricted and _is_secure(scope, host),
+            keeps_cookies=target.is_page or is_browser(scope),
+            reads=target.is_page and fields.get(b"origin") == b"null",
+            sends_cookies=target.is_page and self.doors.restricted and _is_secure(scope, host),
         )
 
     def _as_seen_there(
@@ -199,6 +213,8 @@ def _moved(scope: Scope, target: Target, address: str) -> bytes:
     if not is_here(scope, address):
         return address.encode("latin-1")
     parts = urlsplit(address)
+    if target.is_kept:
+        return b"http://" + target.host + address.partition(parts.netloc)[2].encode("latin-1")
     prefix = with_prefix(scope, target.prefix.decode("latin-1"))
     rest = parts.path.removeprefix(prefix) if parts.path.startswith(prefix + "/") else "/"
     query = f"?{parts.query}" if parts.query and rest != "/" else ""
@@ -213,23 +229,34 @@ def _is_secure(scope: Scope, host: bytes) -> bool:
     return scope["scheme"] in {"https", "wss"} or local
 
 
+def _hop(client: bytes, host: bytes, scheme: bytes) -> bytes:
+    """Return what is seen here as an element of Forwarded (RFC 7239, section 4)."""
+    node = b'"[%s]"' % client if b":" in client else client or b"unknown"
+    return b'for=%s;host="%s";proto=%s' % (node, host.replace(b'"', b""), scheme)
+
+
 def _forwarded(scope: Scope, target: Target, *, trusted: bool) -> Headers:
-    """Return the X-Forwarded-* fields: what a trusted gateway told, and what is seen here."""
+    """Return the fields about the way: what a trusted gateway told, and what is seen here."""
     received = dict(reversed(scope["headers"])) if trusted else {}
     seen = dict(reversed(scope["headers"]))
     client = (scope.get("client") or ("", 0))[0].encode()
     before = b", ".join(
         value for name, value in scope["headers"] if trusted and name == b"x-forwarded-for"
     )
-    prefix = received.get(b"x-forwarded-prefix", b"").rstrip(b"/")
-    scheme = {"ws": b"http", "wss": b"https"}.get(scope["scheme"], scope["scheme"].encode())
+    prefix = received.get(b"x-forwarded-prefix", b"").rstrip(b"/") + target.prefix
+    scheme = scope["scheme"].encode()
+    host = seen.get(b"host", target.host)
+    told = [v for name, v in scope["headers"] if trusted and name == b"forwarded"]
     fields = [
         (b"x-forwarded-for", before + b", " + client if before else client),
-        (b"x-forwarded-host", received.get(b"x-forwarded-host", seen.get(b"host", target.host))),
+        (b"x-forwarded-host", received.get(b"x-forwarded-host", host)),
         (b"x-forwarded-proto", received.get(b"x-forwarded-proto", scheme)),
-        (b"x-forwarded-prefix", prefix + target.prefix),
     ]
-    others = {name for name, _ in fields}
+    if prefix and not target.is_kept:
+        fields.append((b"x-forwarded-prefix", prefix))
+    if target.called:
+        fields.append((b"forwarded", b", ".join([*told, _hop(client, host, scheme)])))
+    others = {name for name, _ in fields} | {b"x-forwarded-prefix"}
     kept = [
         (n, v) for n, v in received.items() if n.startswith(b"x-forwarded-") and n not in others
     ]

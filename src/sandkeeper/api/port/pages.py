@@ -1,38 +1,50 @@
-"""Who may call `/port/N/` from a browser, and how a page there is told from a page of the API.
+"""Who may call a port from a browser, and how a page there is told from a page of the API.
+
+A page that is reached by a host name of its port has an origin of its own, and a browser keeps it
+from this server and from other ports as any stranger's. A cookie of that host opens it.
 
 A page behind `/port` comes from this server's own origin, but it is somebody else's: a program in
 the sandbox wrote it. So it is served with `Content-Security-Policy: sandbox`, which gives it an
 origin of its own, and every request it makes is one of a foreign page (`Origin: null`), which the
 API refuses. What it asks of its own server is recognised by a ticket in its address: a browser
 that opens `/port/3000/a` is sent to `/port/3000/~TICKET/a`, and all addresses relative to that hold
-the ticket, whatever kind of request they are for. Names for ports, which give each an origin
-without such help, can take the place of this part (`Doors.of` finds port and ticket).
+the ticket, whatever kind of request they are for.
 
-A token in an address is exchanged for a cookie that opens the port alone, before a page is shown.
+A token in an address, or a link's ticket, is exchanged for a cookie that opens the port alone,
+before a page is shown.
 """
 
 import hmac
 import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
+from functools import partial
+from urllib.parse import unquote, urlsplit
 
 from starlette.responses import Response
 from starlette.types import Scope
 
 from sandkeeper.api.edge.hosts import Gate
-from sandkeeper.api.edge.tokens import TICKET, TICKET_COOKIE, in_address, offers, sift
-from sandkeeper.api.edge.urls import raw_path, with_prefix
-from sandkeeper.api.port.tickets import COOKIE, PAGE, Tickets
+from sandkeeper.api.edge.tickets.grants import Grant
+from sandkeeper.api.edge.tokens import (
+    TICKET,
+    TICKET_COOKIE,
+    TOKEN,
+    in_address,
+    links,
+    offers,
+    sift,
+)
+from sandkeeper.api.edge.urls import PORT_NAME, with_prefix
+from sandkeeper.api.port.door import TICKET_IN_PATH, Door
+from sandkeeper.api.port.tickets import COOKIE, LINK, PAGE, SECONDS, Tickets
 from sandkeeper.errors import Forbidden
 from sandkeeper.network.hops import Hops
 
-__all__ = ["Door", "Doors", "is_browser", "is_here"]
+__all__ = ["Doors", "is_browser", "is_here"]
 
-_DOOR = re.compile(
-    rb"/port/([0-9]{1,5})(?:/~([0-9]{1,5}-[0-9a-f]{1,12}-[\w-]{32}))?(/.*)?", re.DOTALL
-)
-_TICKET_IN_PATH = re.compile(r"(/port/[0-9]{1,5}/~)[0-9]{1,5}-[0-9a-f]{1,12}-[\w-]{32}")
-_PAGE_PATH = re.compile(r"/port/[0-9]{1,5}(?:/|\Z)")
+Fields = list[tuple[bytes, bytes]]
+
+_PAGE_PATH = re.compile(r"/port(?:-keep)?/[0-9]{1,5}(?:/|\Z)")
 _HTML = re.compile(rb"\btext/html\b", re.IGNORECASE)
 NOT_THE_API = "pages behind /port may not use this API"
 TOLD_BY_BROWSERS = frozenset(
@@ -43,37 +55,12 @@ TOLD_BY_BROWSERS = frozenset(
 )
 WANTED = TOLD_BY_BROWSERS | {
     *(b"host", b"x-forwarded-host", b"accept", b"upgrade-insecure-requests", b"service-worker"),
+    *(b"purpose", b"sec-purpose"),
     *(b"access-control-request-method", b"access-control-request-headers"),
 }
 SEEN = "sandkeeper.seen"
+PREFIX = "/port"
 READING = frozenset({"GET", "HEAD"})
-
-
-class Door:
-    """A path below `/port` in parts: the port, the ticket that stands in it, what follows."""
-
-    __slots__ = ("port", "rest", "ticket")
-
-    def __init__(self, port: int, ticket: bytes, rest: bytes) -> None:
-        self.port = port
-        self.ticket = ticket
-        self.rest = rest
-
-    @classmethod
-    def of(cls, scope: Scope) -> "Door | None":
-        """Read a request's path; None when it leads to no port."""
-        if not scope["path"].startswith("/port/"):
-            return None
-        found = _DOOR.fullmatch(raw_path(scope))
-        port = int(found[1]) if found else 0
-        if found is None or not 0 < port < 65536:
-            return None
-        return cls(port, found[2] or b"", found[3] or b"")
-
-    def address(self, ticket: str = "") -> str:
-        """Return the path of this, with a ticket in it or without."""
-        middle = f"/~{ticket}" if ticket else ""
-        return f"/port/{self.port}{middle}" + (self.rest or b"/").decode("latin-1")
 
 
 class Doors:
@@ -83,7 +70,7 @@ class Doors:
     """
 
     def __init__(self, tickets: Tickets, tokens: Iterable[str], *, restricted: bool) -> None:
-        self._tickets = tickets
+        self.tickets = tickets
         self.texts = tuple(filter(None, tokens))
         self.restricted = restricted
         self._tokens = [token.encode() for token in self.texts]
@@ -94,65 +81,120 @@ class Doors:
         Raises Forbidden for requests of pages that may not make them, and what the gate does.
         """
         door = Door.of(scope)
-        if door is not None and self.is_page(door):
+        if door is None:
+            gate.check(scope)
+            _refuse_pages(scope, gate)
+            return False
+        if door.name is not None:
+            gate.check_port(scope, door.name)
+        elif self.is_page(door):
             _check_page(scope, gate)
             return True
-        gate.check(scope)
-        if door is None:
-            _refuse_pages(scope)
-            return False
-        if _field(scope, b"service-worker"):
-            raise Forbidden("pages behind /port may have no service worker")
-        return any(self._tickets.opens(COOKIE, door.port, one) for one in offers(scope, TICKET))
+        else:
+            gate.check(scope)
+            if _field(scope, b"service-worker"):
+                raise Forbidden("pages behind /port may have no service worker")
+        if any(self._opens(door, one) for one in offers(scope, TICKET)):
+            return True
+        grant = self._linked(scope, door)
+        return grant is not None and (not grant.once or scope["method"] in READING)
 
-    def shown(self, path: str) -> str:
+    def shown(self, scope: Scope) -> str:
         """Return a path for the log: a ticket in it is not for everybody who reads that."""
-        return _TICKET_IN_PATH.sub(r"\1", path) if path.startswith("/port/") else path
+        path: str = scope["path"]
+        if "%" in path:
+            path = unquote(path)
+        if PORT_NAME in scope:
+            return f"//{scope[PORT_NAME].host}{path}"
+        return TICKET_IN_PATH.sub(r"\1", path) if path.startswith("/port") else path
 
     def is_page(self, door: Door) -> bool:
         """Say whether an address has the ticket of a page of that port."""
-        return bool(door.ticket) and self._tickets.opens(PAGE, door.port, door.ticket)
+        return bool(door.ticket) and self.tickets.opens(PAGE, door.port, door.ticket)
 
-    def is_ours(self, kind: str, value: bytes) -> bool:
+    def is_ours(self, kind: str, value: bytes, host: str = "") -> bool:
         """Say whether what a request offers is a token or a ticket of this server."""
-        if kind == TICKET:
-            return self._tickets.made_here(COOKIE, value)
-        return any(hmac.compare_digest(value, token) for token in self._tokens)
+        if kind == TOKEN:
+            return any(hmac.compare_digest(value, token) for token in self._tokens)
+        ticket = COOKIE if kind == TICKET else LINK
+        return any(self.tickets.made_here(ticket, value, one) for one in {host, ""})
 
-    def answer(self, scope: Scope, door: Door) -> Response | None:
+    def without_credentials(self, scope: Scope, door: Door) -> tuple[Fields, bytes]:
+        """Return fields and query of a request as its port may see them."""
+        return sift(scope, partial(self.is_ours, host=door.host))
+
+    async def answer(self, scope: Scope, door: Door) -> Response | None:
         """Return what a browser is told before anything is asked of the port; None: nothing.
 
-        That is where to go with a ticket, or, for a page's preflight, that it may ask.
+        That is where to go with a ticket, or, for a page's preflight, that it may ask. Raises
+        Forbidden when somebody else was quicker to open a link that is good once.
         """
         if scope["method"] == "OPTIONS":
             return _preflight(scope) if self.is_page(door) else None
         if scope["method"] not in READING:
             return None
+        if links(scope) and (answer := await self._visit(scope, door)) is not None:
+            return answer
         if _is_for_reading(scope) and in_address(scope, self.is_ours):
-            return self._exchange(scope, door)
-        if _is_navigation(scope) and not self.is_page(door):
+            cookie = self.tickets.issue(COOKIE, door.port, door.host)
+            return self._exchange(scope, door, cookie, SECONDS[COOKIE])
+        if door.root == PREFIX and _is_navigation(scope) and not self.is_page(door):
             return _see_other(scope, self._page_address(door), scope["query_string"])
+        if door.lacks_slash:
+            return _with_slash(scope, door)
         return None
 
-    def _exchange(self, scope: Scope, door: Door) -> Response:
+    def _opens(self, door: Door, ticket: bytes) -> bool:
+        return self.tickets.opens(COOKIE, door.port, ticket, door.host)
+
+    def _linked(self, scope: Scope, door: Door) -> Grant | None:
+        found = (self.tickets.grant_of(door.port, door.host, one) for one in links(scope))
+        return next(filter(None, found), None)
+
+    async def _visit(self, scope: Scope, door: Door) -> Response | None:
+        """Exchange a link for a cookie; a look ahead or at the head alone spends none.
+
+        An old link in the hand of somebody who may is only tidied away, a server's own like it not.
+        """
+        grant = self._linked(scope, door)
+        if grant is None:
+            _, query = self.without_credentials(scope, door)
+            if query == scope["query_string"]:
+                return None
+            return _see_other(scope, door.address(), query)
+        if grant.once and (scope["method"] == "HEAD" or b"prefetch" in _purpose(scope)):
+            return Response(b"", 204, {"Cache-Control": "no-store"})
+        seconds = int(grant.expires - self.tickets.grants.now())
+        cookie = await self.tickets.cookie_for(grant)
+        if cookie is None:
+            raise Forbidden("this link was opened by somebody already")
+        return self._exchange(scope, door, cookie, SECONDS[COOKIE] if grant.once else seconds)
+
+    def _exchange(self, scope: Scope, door: Door, cookie: str, seconds: int) -> Response:
         """Send a browser on to where it was going, with a cookie instead of the token."""
-        _, query = sift(scope, self.is_ours)
+        _, query = self.without_credentials(scope, door)
         in_tab = _field(scope, b"sec-fetch-dest") in (None, b"document")
-        # Inside of another site's page the cookie would not be sent.
-        answer = _see_other(scope, door.address() if in_tab else self._page_address(door), query)
-        path = with_prefix(scope, f"/port/{door.port}/")
-        value = self._tickets.issue(COOKIE, door.port)
         secure = "; Secure" if scope["scheme"] == "https" else ""
+        way = f"SameSite=Lax{secure}"
+        if door.name is not None:
+            where, path = door.address(), "/"
+            if not in_tab:  # in a frame of a page that may, apart from those of other such pages
+                way = "SameSite=None; Secure; Partitioned"
+        else:
+            # Inside of another site's page the cookie would not be sent.
+            where = door.address() if in_tab else self._page_address(door)
+            path = with_prefix(scope, door.base + "/")
+        answer = _see_other(scope, where, query)
         answer.headers["Set-Cookie"] = (
-            f"{TICKET_COOKIE.decode()}={value}; Path={path}; HttpOnly; SameSite=Lax{secure}"
+            f"{TICKET_COOKIE.decode()}={cookie}; Path={path}; Max-Age={seconds}; HttpOnly; {way}"
         )
         return answer
 
     def _page_address(self, door: Door) -> str:
-        return door.address(self._tickets.issue(PAGE, door.port))
+        return door.address(self.tickets.issue(PAGE, door.port))
 
 
-def _refuse_pages(scope: Scope) -> None:
+def _refuse_pages(scope: Scope, gate: Gate) -> None:
     """Refuse the API to whatever shows that it is a page behind some port.
 
     That is a second line: where not every page may use the API, such a page may not either.
@@ -160,7 +202,11 @@ def _refuse_pages(scope: Scope) -> None:
     if Hops.for_page(scope["headers"]):
         raise Forbidden(NOT_THE_API)
     address = (_field(scope, b"referer") or b"")[:8192].decode("latin-1")
-    if not address or not is_here(scope, address):
+    if not address:
+        return
+    if gate.is_of_port(_place(address)) and not _is_navigation(scope):
+        raise Forbidden(NOT_THE_API)
+    if not is_here(scope, address):
         return
     # A page of ours has an origin; one that has none is sandboxed, and so is from a port.
     nobody = _field(scope, b"origin") == b"null"
@@ -183,10 +229,7 @@ def _check_page(scope: Scope, gate: Gate) -> None:
 def is_here(scope: Scope, address: str) -> bool:
     """Say whether an address is one of this host, as the client or a gateway calls it."""
     ours = {_field(scope, name) for name in (b"host", b"x-forwarded-host")} - {None}
-    try:
-        host = urlsplit(address).netloc.lower().encode("latin-1", "replace")
-    except ValueError:
-        return False
+    host = _place(address).encode("latin-1", "replace")
     return bool(host) and any(host == (one or b"").lower() for one in ours)
 
 
@@ -215,6 +258,25 @@ def _preflight(scope: Scope) -> Response | None:
     if fields:
         headers["Access-Control-Allow-Headers"] = fields.decode("latin-1")
     return Response(b"", 204, headers)
+
+
+def _with_slash(scope: Scope, door: Door) -> Response:
+    """Lead to the root of a port, to which addresses on its first page are relative."""
+    answer = _see_other(scope, door.address(door.ticket.decode()), scope["query_string"])
+    answer.status_code = 301 if scope["method"] == "GET" else 307
+    return answer
+
+
+def _purpose(scope: Scope) -> bytes:
+    return _field(scope, b"sec-purpose") or _field(scope, b"purpose") or b""
+
+
+def _place(address: str) -> str:
+    """Return the host and port of an address."""
+    try:
+        return urlsplit(address).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _see_other(scope: Scope, path: str, query: bytes) -> Response:

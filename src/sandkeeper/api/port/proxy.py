@@ -1,4 +1,4 @@
-"""`/port/{port}/{path}`: a streaming proxy to the servers of the sandbox, HTTP and WebSocket."""
+"""`/port/{port}/{path}` and host names of ports: a streaming proxy to the sandbox's servers."""
 
 import asyncio
 import re
@@ -12,22 +12,24 @@ from sandkeeper.api.edge.middleware import BARE
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.port.answers import Audience, response_headers
+from sandkeeper.api.port.door import Door
 from sandkeeper.api.port.forwarding import Forwarding, Target, framing
-from sandkeeper.api.port.pages import Door, Doors
-from sandkeeper.api.port.socket import relay
-from sandkeeper.errors import SandkeeperError
+from sandkeeper.api.port.pages import Doors
+from sandkeeper.api.port.socket import HANDSHAKE_SECONDS, switch, wanted_upgrade
+from sandkeeper.errors import SandkeeperError, Unprocessable
 from sandkeeper.network.hops import Hops
 from sandkeeper.network.relay import Relay
-from sandkeeper.network.upstream import ClientGone, Upstream, connect
+from sandkeeper.network.switching import SWITCHED, Switching
+from sandkeeper.network.upstream import ClientGone, Headers, Upstream, connect
 from sandkeeper.settings import Settings
 
 __all__ = ["PortRoute"]
 
-_PATH = re.compile(r"/port/[^/]")
+_PATH = re.compile(r"/port(?:-keep)?/[^/]")
 
 
 class PortRoute(BaseRoute):
-    """Matches every method and WebSockets, before anything decodes the path."""
+    """Matches every method, upgrades among them, before anything decodes the path."""
 
     need = USER
 
@@ -38,22 +40,23 @@ class PortRoute(BaseRoute):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match by the prefix only: what follows is the other server's."""
-        if scope["type"] in {"http", "websocket"} and _PATH.match(scope["path"]):
+        if scope["type"] == "http" and _PATH.match(scope["path"]):
             return Match.FULL, {}
         return Match.NONE, {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Proxy one request or WebSocket."""
-        if scope["type"] == "websocket":
-            await relay(scope, receive, send, forwarding=self._forwarding)
-            return
+        """Proxy one request, or what becomes of it."""
+        upgrade = wanted_upgrade(scope)
         door = Door.of(scope)
-        if door is not None and (answer := self.doors.answer(scope, door)) is not None:
-            await answer(scope, receive, send)
-            return
+        if door is not None and not upgrade:
+            answer = await self.doors.answer(scope, door)
+            if answer is not None:
+                await answer(scope, receive, send)
+                return
         target = self._forwarding.target(scope)
-        head = _head(scope, target, self._forwarding)
-        upstream = Upstream(head_request=scope["method"] == "HEAD")
+        head = _head(scope, target, self._forwarding, upgrade)
+        is_head = scope["method"] == "HEAD"
+        upstream = Switching() if upgrade else Upstream(head_request=is_head)
         connected = await connect(target.port)
         try:
             await upstream.start(connected, head)
@@ -64,13 +67,14 @@ class PortRoute(BaseRoute):
             upstream.close()
 
 
-def _head(scope: Scope, target: Target, forwarding: Forwarding) -> bytes:
+def _head(scope: Scope, target: Target, forwarding: Forwarding, upgrade: bytes) -> bytes:
     lines = [b"%s %s HTTP/1.1" % (scope["method"].encode(), target.full)]
     lines += [b"%s: %s" % field for field in forwarding.headers(scope, target)]
     name, value = framing(scope)
     if name:
         lines.append(b"%s: %s" % (name, value))
-    lines.append(b"connection: close\r\n\r\n")
+    lines += [b"connection: upgrade", b"upgrade: " + upgrade] if upgrade else [b"connection: close"]
+    lines += [b"", b""]
     return b"\r\n".join(lines)
 
 
@@ -101,7 +105,11 @@ class _Exchange:
     async def run(self) -> None:
         """Pass everything on; returns when the answer is out or the client has gone."""
         try:
-            status, received = await self._upstream.response()
+            status, received = await self._response()
+            if isinstance(self._upstream, Switching) and status == SWITCHED:
+                await self._stop_upload()
+                await switch(self._scope, self._send, self._upstream, received, self._audience)
+                return
             self._scope[BARE] = True
             headers = response_headers(status, received, self._audience)
             await self._send({"type": "http.response.start", "status": status, "headers": headers})
@@ -110,6 +118,16 @@ class _Exchange:
             return
         finally:
             await self._stop_upload()
+
+    async def _response(self) -> tuple[int, Headers]:
+        if not isinstance(self._upstream, Switching):
+            return await self._upstream.response()
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                return await self._upstream.response()
+        except TimeoutError as error:
+            text = f"the server on this port did not answer within {HANDSHAKE_SECONDS:.0f} s"
+            raise Unprocessable(text, code="UPSTREAM_BROKEN") from error
 
     async def _stop_upload(self) -> None:
         self._upload.cancel()

@@ -1,38 +1,38 @@
-"""Tickets: what opens one port behind `/port`, for some hours, and nothing else.
+"""What opens one port in place of the token, for some time and nothing else.
 
-A ticket is `port-expiry-mac`, the expiry in hexadecimal seconds of the Unix clock, the mac the
-first 192 bits of an HMAC-SHA256. There are two kinds. One is a cookie, which a browser gets in
-exchange for the token and which stands for it at that port. The other stands in the address of a
-page (`/port/3000/~TICKET/…`), which knows it, and shows that a request comes from a page of that
-very port.
+| Kind | Where it stands | What it shows |
+|---|---|---|
+| COOKIE | the cookie `sandkeeper_port` | a browser got it for the token, or by a link |
+| PAGE | the address of a page, `/port/3000/~TICKET/` | a page of that port asks |
+| LINK | the address of a link, `?sandkeeper_link_token=` | it was made for whoever has it |
+
+Each is a signed ticket (`api.edge.tickets`) behind its port: `3000-expiry-mac`. One that comes of
+a link ends with that link's grant, which it names: `3000-expiry-mac.grant`. What is for a host name
+opens the port by no other.
 """
 
-import base64
-import hmac
 import re
-import secrets
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from sandkeeper.linux.paths.statefiles import UntrustedFile, read_own, write_atomically
+from sandkeeper.api.edge.tickets.grants import Grant, Grants
+from sandkeeper.api.edge.tickets.signing import SHAPE, Signer
 
-__all__ = ["COOKIE", "PAGE", "Tickets"]
+__all__ = ["COOKIE", "LINK", "PAGE", "Tickets"]
 
-COOKIE, PAGE = "cookie", "page"
+COOKIE, PAGE, LINK = "cookie", "page", "link"
 SECONDS = {COOKIE: 12 * 3600, PAGE: 24 * 3600}
-ROUNDED = 6 * 3600
+ROUNDED = {COOKIE: 0, PAGE: 6 * 3600}
 """Addresses of pages change this often, not with every look."""
-KEY_BYTES = 32
-_TICKET = re.compile(rb"([0-9]{1,5})-([0-9a-f]{1,12})-([\w-]{32})", re.ASCII)
+_TICKET = re.compile(rf"([0-9]{{1,5}})-({SHAPE})(?:\.([A-Za-z0-9_-]{{1,32}}))?".encode())
 
 
 class Tickets:
     """Writes and reads the tickets of one server.
 
-    The key is kept in `path`, so that a page outlives a restart; other `tokens` void all tickets.
+    The key is kept in `path`, links beside it, so that both outlive a restart; other `tokens` void
+    all tickets.
     """
 
     def __init__(self, path: Path, tokens: Sequence[str]) -> None:
@@ -40,44 +40,59 @@ class Tickets:
         self._tokens = tokens
 
     @cached_property
-    def _key(self) -> bytes:
-        return hmac.digest(
-            self._kept_key(), "\0".join(["ticket of a port", *self._tokens]).encode(), "sha256"
-        )
+    def grants(self) -> Grants:
+        """The links that are alive, and the clock of all tickets."""
+        return Grants(self._path.with_name("links.json"))
 
-    def _kept_key(self) -> bytes:
-        # A key that cannot be kept lives as long as this process: its tickets do as well.
-        with suppress(OSError, UntrustedFile):
-            kept = read_own(self._path)
-            if kept is not None and len(kept) == KEY_BYTES:
-                return kept
-        made = secrets.token_bytes(KEY_BYTES)
-        with suppress(OSError):
-            write_atomically(self._path, made)
-        return made
+    @cached_property
+    def _signer(self) -> Signer:
+        return Signer(self._path, self._tokens, self.grants.now)
 
-    def issue(self, kind: str, port: int) -> str:
+    def issue(self, kind: str, port: int, host: str = "") -> str:
         """Return a ticket for a port."""
-        expiry = int(time.time()) + SECONDS[kind]
-        if kind == PAGE:
-            expiry -= expiry % -ROUNDED
-        return f"{port}-{expiry:x}-{self._mac(kind, port, expiry)}"
+        facts = _facts(port, host, "")
+        ticket = self._signer.sign(kind, *facts, seconds=SECONDS[kind], rounded=ROUNDED[kind])
+        return f"{port}-{ticket}"
 
-    def opens(self, kind: str, port: int, ticket: bytes) -> bool:
+    def issue_for(self, kind: str, grant: Grant) -> str:
+        """Return a ticket that ends with a grant, at the latest when that is due."""
+        left = grant.expires - self.grants.now()
+        facts = _facts(grant.port, grant.host, grant.id)
+        return f"{grant.port}-{self._signer.sign(kind, *facts, seconds=left)}.{grant.id}"
+
+    def opens(self, kind: str, port: int, ticket: bytes, host: str = "") -> bool:
         """Say whether a ticket opens a port now."""
         found = _TICKET.fullmatch(ticket)
-        if found is None or int(found[1]) != port or int(found[2], 16) <= time.time():
+        if found is None or int(found[1]) != port:
             return False
-        return self.made_here(kind, ticket)
+        key = (found[3] or b"").decode()
+        if key and self.grants.find(key) is None:
+            return False
+        return self._signer.opens(kind, *_facts(port, host, key), ticket=found[2])
 
-    def made_here(self, kind: str, ticket: bytes) -> bool:
+    def made_here(self, kind: str, ticket: bytes, host: str = "") -> bool:
         """Say whether a ticket is one of ours, for whatever port and however old."""
         found = _TICKET.fullmatch(ticket)
         if found is None:
             return False
-        mac = self._mac(kind, int(found[1]), int(found[2], 16))
-        return hmac.compare_digest(found[3], mac.encode())
+        facts = _facts(int(found[1]), host, (found[3] or b"").decode())
+        return self._signer.made(kind, *facts, ticket=found[2])
 
-    def _mac(self, kind: str, port: int, expiry: int) -> str:
-        text = f"{kind} {port} {expiry}".encode()
-        return base64.urlsafe_b64encode(hmac.digest(self._key, text, "sha256")[:24]).decode()
+    def grant_of(self, port: int, host: str, ticket: bytes) -> Grant | None:
+        """Return what a link stands for, unless somebody has spent it."""
+        if not self.opens(LINK, port, ticket, host):
+            return None
+        grant = self.grants.find(ticket.rpartition(b".")[2].decode())
+        return grant if grant is not None and not grant.spent else None
+
+    async def cookie_for(self, grant: Grant) -> str | None:
+        """Return the cookie that the visitor of a link gets; None if another came first."""
+        visited: Grant | None = grant
+        if grant.once:
+            visited = await self.grants.spend(grant.id, SECONDS[COOKIE])
+        return self.issue_for(COOKIE, visited) if visited is not None else None
+
+
+def _facts(port: int, host: str, grant: str) -> list[str]:
+    """Return what is signed; that of a prefix alone is what it was before there were names."""
+    return [str(port), host, grant] if host or grant else [str(port)]

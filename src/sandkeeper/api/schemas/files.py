@@ -1,6 +1,8 @@
 """Wire structs of files; field names are the wire's."""
 
-from msgspec import UNSET, Struct, UnsetType
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 __all__ = [
     "AttributesRequest",
@@ -9,8 +11,11 @@ __all__ = [
     "Directory",
     "EditDone",
     "EditRequest",
+    "Entry",
     "File",
     "FileRequest",
+    "LinkMade",
+    "LinkRequest",
     "PartDone",
     "PartName",
     "Stat",
@@ -135,10 +140,49 @@ class Stat(Struct):
     lastAccessed: str
     etag: str
     target: str | UnsetType = UNSET
+    attributes: dict[str, Any] | UnsetType = UNSET
+
+
+class Entry(Struct):
+    """An entry of GET /filesystem-entries/{path}, itself and not what a link leads to.
+
+    `target` is the end of a link, all links resolved, and `targetType` what is there.
+    """
+
+    path: str
+    name: str
+    type: str
+    size: int
+    permissions: str
+    owner: str
+    group: str
+    lastModified: str
+    target: str | UnsetType = UNSET
+    targetType: str | UnsetType = UNSET
+    attributes: dict[str, Any] | UnsetType = UNSET
+
+
+class LinkRequest(Struct):
+    """POST /filesystem-links: to `read` or `write` one path for so many seconds."""
+
+    path: str = ""
+    operation: str = "read"
+    seconds: Annotated[int, Meta(ge=1, le=7 * 86400)] = 3600
+
+
+class LinkMade(Struct):
+    """What it answers; `url` is relative to the server's address."""
+
+    path: str
+    operation: str
+    url: str
+    expiresAt: str
 
 
 class AttributesRequest(Struct):
-    """PUT /filesystem-attributes/{path}."""
+    """PUT /filesystem-attributes/{path}; null takes an extended attribute away."""
+
+    attributes: dict[str, str | None] = {}
 
     permissions: str = ""
     owner: str = ""

@@ -28,12 +28,14 @@ from sandkeeper.errors import Unprocessable
 __all__ = ["merge"]
 
 _MARKER = re.compile(
-    r"^[^\w.…]*(?:rem\s+|dnl\s+)?(?:\.{3,}|…)\s*(?:the\s+)?(?:existing|unchanged)\s+code\b"
-    r"[^\n]*?(?:\.{3,}|…)?[^\w.…]*$",
+    r"[^\w.…]*+(?:rem\s++|dnl\s++)?(?:\.{3,}+|…)\s*+(?:the\s++)?(?:existing|unchanged)\s++code\b",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"\w")
 MAX_MARKERS = 500
+MAX_LINES = 1_000_000
+MAX_COMPARED = 50_000_000
+INDENT = 4096
 MARKER_TEXT = "... existing code ..."
 
 
@@ -67,13 +69,18 @@ def merge(original: str, edit: str) -> str:
         if any(_MARKER.match(line) for line in edit.splitlines()):
             raise Unprocessable(f"the file is empty, so '{MARKER_TEXT}' stands for nothing")
         return edit
+    if max(original.count("\n"), edit.count("\n")) > MAX_LINES:
+        raise Unprocessable(f"the file or the edit has more than {MAX_LINES} lines")
     newline = "\r\n" if "\r\n" in original else "\n"
     lines = original.replace("\r\n", "\n").split("\n")
     ends_with_newline = lines[-1] == ""
     if ends_with_newline:
         lines.pop()
     keys = [line.rstrip() for line in lines]
-    for change in reversed(_changes(keys, _fragments(edit))):
+    fragments = _fragments(edit)
+    if len(keys) * len(fragments) > MAX_COMPARED:
+        raise Unprocessable("the file has too many lines for an edit of so many fragments")
+    for change in reversed(_changes(keys, fragments)):
         lines[change.start : change.end] = change.lines
     merged = newline.join(lines)
     return merged + newline if ends_with_newline else merged
@@ -297,7 +304,7 @@ def _last_line(lines: list[str]) -> int:
 
 
 def _indent(line: str) -> int:
-    expanded = line.expandtabs(4)
+    expanded = line[:INDENT].expandtabs(4)
     return len(expanded) - len(expanded.lstrip())
 
 

@@ -12,13 +12,20 @@ import tarfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from functools import partial
-from typing import IO, cast
+from typing import IO, NamedTuple, cast
 
 from sandkeeper.files.tar.members import HEADER_BYTES, LABEL, spans_in, stored_in
 from sandkeeper.files.tar.packing import CHUNK, XATTR_PREFIX
 from sandkeeper.linux.paths import useros as os
 
 __all__ = ["Temporary", "UnsafeMember", "remove_member", "unpack"]
+
+DIRECTORIES_OPEN = 65_536
+DIRECTORIES_CHARACTERS = 16 << 20
+"""So many directories, with paths so long, wait for their mode until the end. Of more, all but
+those above the last get theirs at once."""
+
+PATH_CHARACTERS = 32 << 10
 
 Temporary = Callable[[str, str], AbstractContextManager[str]]
 """Given the target directory and a path below it: the base name of a temporary beside it."""
@@ -52,9 +59,9 @@ def unpack(
     was unpacked before stays.
     """
     top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    count = 0
+    count = characters = 0
     beside = partial(temporary, root)
-    modes: list[tuple[list[str], tarfile.TarInfo]] = []
+    looks: dict[str, _Looks] = {}
     try:
         while (member := _next(archive)) is not None:
             check()
@@ -67,10 +74,15 @@ def unpack(
             finally:
                 os.close(parent)
             if member.isdir():
-                modes.append((names, member))
+                path = "/".join(names)
+                looks.pop(path, None)  # the last word counts, and comes where it was said
+                looks[path] = _Looks.of(member, trusted)
+                characters += len(path)
+                if len(looks) > DIRECTORIES_OPEN or characters > DIRECTORIES_CHARACTERS:
+                    looks = _finish_directories(top, looks, owners, but_those_above=path)
+                    characters = sum(map(len, looks))
             count += 1
-        for names, member in reversed(modes):
-            _finish_directory(top, names, member, owners, trusted)
+        _finish_directories(top, looks, owners)
     finally:
         os.close(top)
     return count
@@ -89,6 +101,8 @@ def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
 
 def _names(path: str) -> list[str]:
     """Split a member's name; raises UnsafeMember for one that is absolute or goes up."""
+    if len(path) > PATH_CHARACTERS:
+        raise UnsafeMember(f"a path of more than {PATH_CHARACTERS} characters")
     names = [name for name in path.split("/") if name not in {"", "."}]
     if path.startswith("/") or ".." in names or any("\0" in name for name in names):
         raise UnsafeMember(f"{path!r} leads out of the target")
@@ -229,7 +243,7 @@ class _Place:
             for offset, length in spans:
                 self._span(source, fd, offset, length)
             os.ftruncate(fd, member.size)
-            _adorn(fd, member, self._owners, self._trusted)
+            _adorn(fd, _Looks.of(member, self._trusted), self._owners)
         finally:
             os.close(fd)
 
@@ -259,29 +273,55 @@ class _Place:
             os.close(source)
 
 
-def _adorn(fd: int, member: tarfile.TarInfo, owners: bool, trusted: bool) -> None:
+def _adorn(fd: int, looks: "_Looks", owners: bool) -> None:
     """Set owner, mode and time; a setuid bit only together with the owner it was given for.
 
     Extended attributes come after the owner, whose change drops capabilities.
     """
-    mode = member.mode & 0o777
+    mode = looks.mode & 0o777
     if owners:
-        os.fchown(fd, member.uid, member.gid)
-        mode = member.mode & 0o7777
+        os.fchown(fd, looks.uid, looks.gid)
+        mode = looks.mode & 0o7777
     os.fchmod(fd, mode)
-    if trusted:
-        for name, value in member.pax_headers.items():
-            if name.startswith(XATTR_PREFIX):
-                with suppress(OSError):  # a file system without them, or not our right
-                    data = value.encode("utf-8", "surrogateescape")
-                    os.setxattr(fd, name.removeprefix(XATTR_PREFIX), data)
+    for name, value in looks.attributes:
+        with suppress(OSError):  # a file system without them, or not our right
+            data = value.encode("utf-8", "surrogateescape")
+            os.setxattr(fd, name.removeprefix(XATTR_PREFIX), data)
     with suppress(OSError, OverflowError, ValueError):
-        os.utime(fd, (member.mtime, member.mtime))
+        os.utime(fd, (looks.mtime, looks.mtime))
 
 
-def _finish_directory(
-    top: int, names: list[str], member: tarfile.TarInfo, owners: bool, trusted: bool
-) -> None:
+class _Looks(NamedTuple):
+    """What is set of a directory when all is in it; little, for there may be very many."""
+
+    mode: int
+    uid: int
+    gid: int
+    mtime: float
+    attributes: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, member: tarfile.TarInfo, trusted: bool) -> "_Looks":
+        """Take it from a member, extended attributes only of a trusted archive's."""
+        found = [pair for pair in member.pax_headers.items() if pair[0].startswith(XATTR_PREFIX)]
+        kept = tuple(found) if trusted else ()
+        return cls(member.mode, member.uid, member.gid, member.mtime, kept)
+
+
+def _finish_directories(
+    top: int, looks: dict[str, _Looks], owners: bool, but_those_above: str = ""
+) -> dict[str, _Looks]:
+    """Give directories their looks, the last first; returns those that are still to be given."""
+    left = {}
+    for path in reversed(looks):
+        if f"{but_those_above}/".startswith(f"{path}/"):
+            left[path] = looks[path]
+        else:
+            _finish_directory(top, path.split("/"), looks[path], owners)
+    return dict(reversed(left.items()))
+
+
+def _finish_directory(top: int, names: list[str], looks: _Looks, owners: bool) -> None:
     with suppress(FileNotFoundError, UnsafeMember, NotADirectoryError):
         parent = _parent(top, names)
         try:
@@ -289,6 +329,6 @@ def _finish_directory(
         finally:
             os.close(parent)
         try:
-            _adorn(fd, member, owners, trusted)
+            _adorn(fd, looks, owners)
         finally:
             os.close(fd)

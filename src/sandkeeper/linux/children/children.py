@@ -98,7 +98,7 @@ class Children:
         except BaseException:
             self._births.discard(number)
             raise
-        birth = asyncio.ensure_future(self._birth(report, number))
+        birth = asyncio.ensure_future(self._birth(report, number, self._spawner.child))
         try:
             return await asyncio.shield(birth)
         except asyncio.CancelledError:  # nobody will know the child
@@ -121,7 +121,7 @@ class Children:
         if self._timer is not None:
             self._timer.cancel()
 
-    async def _birth(self, report: Report, number: int) -> Child:
+    async def _birth(self, report: Report, number: int, spawner: Child | None) -> Child:
         child: Child | None = None
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -131,6 +131,9 @@ class Children:
                 await report.exec()
             return child
         except TimeoutError:
+            if child is None:  # nobody was made: it is the spawner that is stopped
+                self._replace_spawner(spawner)
+                raise OSError(errno.ECANCELED, "the spawner does not answer") from None
             self._bury(child)
             why = f"it was stopped before it began and killed after {START_SECONDS:g} s"
             raise OSError(errno.ECANCELED, why) from None
@@ -143,6 +146,12 @@ class Children:
             if self._look_again:
                 self._look_again = False
                 self._later(asyncio.to_thread(self.reap_orphans))
+
+    def _replace_spawner(self, stuck: Child | None) -> None:
+        """Kill it, with the orders it has not taken; the next start has another."""
+        if self._spawner.child is stuck:
+            self._spawner.close()
+            self._bury(stuck)
 
     def _taken(self, pid: int) -> Child:
         try:

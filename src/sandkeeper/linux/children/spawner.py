@@ -180,6 +180,11 @@ class Spawner:
                 await asyncio.sleep(AGAIN_SECONDS)
         raise OSError(errno.ECHILD, "the spawner has ended")
 
+    @property
+    def child(self) -> Child | None:
+        """The process that takes orders now."""
+        return self._child
+
     def close(self) -> None:
         """Let it go: it ends when its socket does."""
         if self._socket is not None:

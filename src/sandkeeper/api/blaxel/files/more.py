@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.blaxel.files.content import octal
+from sandkeeper.api.blaxel.files.details import attributes_of
 from sandkeeper.api.edge.bodies.downloads import disposition
 from sandkeeper.api.edge.conditional import conditions
 from sandkeeper.api.edge.file_answers import GeneratedBody
@@ -32,6 +33,7 @@ from sandkeeper.api.schemas.files import (
 )
 from sandkeeper.errors import BadInput, PreconditionFailed, SandkeeperError, Unprocessable
 from sandkeeper.files.attributes import Attributes
+from sandkeeper.files.details import detail
 from sandkeeper.files.edits import Edit, EditRefused, edit_file
 from sandkeeper.files.entries import etag, file_type, unix_mode
 from sandkeeper.files.paths import Target
@@ -93,6 +95,7 @@ class MoreHandlers:
             lastAccessed=rfc3339(info.st_atime_ns),
             etag=tag,
             target=utf8(leads_to) if leads_to else UNSET,
+            attributes=attributes_of(detail(target.absolute)) or UNSET,
         )
         return json_response(body, headers={"ETag": tag})
 
@@ -100,8 +103,8 @@ class MoreHandlers:
         """Set mode, owner, group."""
         target = self._target(request, ATTRIBUTES)
         body = await read_json(request, AttributesRequest, self._files.settings.write_limit)
-        if not (body.permissions or body.owner or body.group):
-            raise BadInput("permissions, owner or group is required")
+        if not (body.permissions or body.owner or body.group or body.attributes):
+            raise BadInput("permissions, owner, group or attributes is required")
         mode = octal(body.permissions, 0) & 0o7777 if body.permissions else None
         change = partial(
             self._attributes.change,
@@ -111,6 +114,7 @@ class MoreHandlers:
             body.group,
             body.recursive,
             conditions(request),
+            body.attributes,
         )
         count = await until_disconnect(request, self._work.walk(change), self._stopping)
         entries = "1 entry" if count == 1 else f"{count} entries"

@@ -13,19 +13,22 @@ this list: it names what a new version lacks, and what is used and not listed.
 - `on_message_begin`, `on_url`, `on_header`, `on_headers_complete`: heads have limits and a time
 - `on_body`, `on_message_complete`: where a head may begin again; trailers are dropped
 - `url`, `headers`, `scope`: the target counts before Host; the wire is put into the scope
+- `connections`: a connection that speaks another protocol from now on ends with the others
 - `cycle`: the present request: whether it is answered, and its hold on the connection
 - `pipeline`: what waits behind it keeps a connection from being at rest
 - `_should_upgrade`, `handle_websocket_upgrade`: only a whole handshake becomes a WebSocket
 - `send_400_response`: errors are JSON
-- `_start_asgi_task`: a whole request may be answered without one
+- `_start_asgi_task`, `tasks`: a whole request may be answered without one, or by a short one
 
 `uvicorn.protocols.http.httptools_impl.RequestResponseCycle`, one request:
 
 - `scope`: what an upgrade asks the next server again
 - `response_started`, `response_complete`: whether there may be another answer; what is at rest
 - `keep_alive`, `on_response`: the end of an answer that was given at once
+- `default_headers`: fields of every answer, those that are given at once as well
 - `chunked_encoding`: whether an answer has an end, which an upgrade waits for
 - `disconnected`, `message_event`: how a request is given up
+- `keep_alive`: no request comes behind one for an upgrade
 - `body`: what came of a body before the rest is taken from the socket
 - `waiting_for_100_continue`: who was not asked for the body sends none, so the connection ends
 - `expected_content_length`: less what was carried past the interpreter

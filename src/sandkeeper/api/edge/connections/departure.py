@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from sandkeeper.api.edge.streaming import RESUME
+from sandkeeper.api.edge.urls import is_for_port
 from sandkeeper.upgrade.handover import HeldConnection
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _may_ask_again(connection: "EdgeProtocol") -> bool:
     scope = cycle.scope
     if RESUME in scope:
         return True
-    return scope["method"] in {"GET", "HEAD"} and not scope["path"].startswith("/port/")
+    return scope["method"] in {"GET", "HEAD"} and not is_for_port(scope)
 
 
 def _request_of(connection: "EdgeProtocol") -> bytes:

@@ -14,19 +14,31 @@ __all__ = ["listen", "tell_reach"]
 
 BACKLOG = 2048
 LOOPBACK = ("127.0.0.1", "::1")
+ANY = frozenset({"0.0.0.0", "::"})
 ATTEMPTS = 16
 ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 """What bind(2) and socket(2) say where a family, or its loopback address, does not exist."""
 
 
-def listen(host: str, port: int, inherited: Sequence[int] = ()) -> list[socket.socket]:
-    """Open the listening sockets, or take up inherited ones.
+def listen(
+    host: str, port: int, inherited: Sequence[int] = (), *, besides: int = 0
+) -> list[socket.socket]:
+    """Open the listening sockets, on a port `besides` as well (0: none), or take up inherited ones.
 
     `localhost` is both loopback addresses, as far as the machine has them, on one port, also when
     `port` is 0; `::` serves IPv4 as well. Raises OSError.
     """
     if inherited:
         return [socket.socket(fileno=fd) for fd in inherited]
+    with ExitStack() as undo:
+        opened = [undo.enter_context(one) for one in _listen(host, port)]
+        if besides:
+            opened += [undo.enter_context(one) for one in _listen(host, besides)]
+        undo.pop_all()
+    return opened
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
     if host != LOCALHOST:
         return [_open(host, port)]
     for _ in range(ATTEMPTS if port == 0 else 1):
@@ -66,6 +78,12 @@ def _open(host: str, port: int) -> socket.socket:
     )
 
 
+def _tell_pages(log: Log, settings: Settings, base: str) -> None:
+    pages = [f"{base}/terminal (a shell)"] if settings.terminal.enabled else []
+    pages.append(f"{base}/swagger (the API)")
+    log.info(f"pages for people: {', '.join(pages)}; tools for agents (MCP): {base}/mcp")
+
+
 def tell_reach(log: Log, settings: Settings, listeners: Sequence[socket.socket]) -> None:
     """Log where the server listens and who can reach it so."""
     names = [listener.getsockname()[:2] for listener in listeners]
@@ -74,6 +92,9 @@ def tell_reach(log: Log, settings: Settings, listeners: Sequence[socket.socket])
     state = settings.state_dir
     log.info(f"sandkeeper {__version__} listens on {' and '.join(urls)}, state in {state}")
     near = all(is_loopback(host) for host, _ in names)
+    if names:
+        home = "http://localhost" if near or names[0][0] in ANY else urls[0].rpartition(":")[0]
+        _tell_pages(log, settings, f"{home}:{names[0][1]}")
     if settings.token:
         whom = "this machine" if near else "everywhere this address can be reached from"
         log.info(f"who asks needs the token, and may ask from {whom}")

@@ -1,7 +1,6 @@
 """uvicorn's HTTP protocol with the edge's limits on what comes in."""
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -14,10 +13,13 @@ from sandkeeper.api.edge.connections.intake import (
     check_codings,
     declared_length,
 )
+from sandkeeper.api.edge.connections.short_way import ShortWay
 from sandkeeper.api.edge.connections.wire import WIRE, Wire
 from sandkeeper.api.edge.respond import bare_error
-from sandkeeper.api.edge.urls import called_by_target
+from sandkeeper.api.edge.urls import called_by_target, is_for_port
+from sandkeeper.network.channel import End
 from sandkeeper.network.isolation import Isolation
+from sandkeeper.settings.port_names import PortNames
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -31,7 +33,7 @@ FIELD_BYTES = 128 << 10
 TARGET_BYTES = 32 << 10
 
 
-class EdgeProtocol(HttpToolsProtocol):
+class EdgeProtocol(HttpToolsProtocol, ShortWay):
     """uvicorn's HTTP protocol with the contract's limits on request heads.
 
     A head must be complete within 30 s and may have 1 MiB in 1000 fields; uvicorn itself bounds
@@ -41,11 +43,9 @@ class EdgeProtocol(HttpToolsProtocol):
     """
 
     body_seconds = 30.0
-    plain: Callable[[Any, bytes], bytes | None] | None = None
-    """Answers a whole request at once, if it can (`api.edge.plain`)."""
+    port_names = PortNames((), "")
     isolation: Isolation | None = None
     """Whose connections are not taken."""
-    _held: "tuple[RequestResponseCycle, Any] | None" = None
     _holds = False
     _excess: tuple[int, str] | None = None
     _head_timer: asyncio.TimerHandle | None = None
@@ -56,6 +56,8 @@ class EdgeProtocol(HttpToolsProtocol):
     _begun = False
     _declined = False
     _restarting = False
+    _switching = False
+    _ahead: bytes | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -100,6 +102,9 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what a turn suffices for."""
+        if self._ahead is not None:
+            self._ahead += data
+            return
         if self._unwanted:
             passed = min(self._unwanted, len(data))
             self.body_clock.moved += passed
@@ -126,7 +131,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self._arm()  # also for bytes before a request line, which the parser skips
 
     def _may_feed(self) -> bool:
-        return not self.flow.read_paused
+        return not self.flow.read_paused and self._ahead is None
 
     def _resumed(self) -> None:
         """Go on when the application reads, and count its client's time from now."""
@@ -148,6 +153,10 @@ class EdgeProtocol(HttpToolsProtocol):
                 status, text = self._excess or (400, "Invalid HTTP request received.")
                 self._refuse(status, text)
             except httptools.HttpParserUpgrade as end:
+                if self._switching:
+                    self._ahead = data[end.args[0] :]
+                    self.held_flow.hold()
+                    return
                 if self._declined:
                     data = self._decline() + data[end.args[0] :]
                     continue
@@ -219,11 +228,14 @@ class EdgeProtocol(HttpToolsProtocol):
         self._disarm()
         check_codings(self.headers)
         self.body_clock.begin()
+        self._switching = self.parser.should_upgrade() and self._may_switch()
         self._declined = self.parser.should_upgrade() and not self._should_upgrade()
         before = self.cycle
         self._holds = self.plain is not None
         super().on_headers_complete()
         self._holds = False
+        if self._switching:
+            self.cycle.keep_alive = False  # whatever comes behind is not for this parser
         if self.scope["method"] not in {"GET", "HEAD"}:
             self._body_left = declared_length(self.headers)
         if self.cycle is not before:
@@ -250,24 +262,6 @@ class EdgeProtocol(HttpToolsProtocol):
         else:
             super()._start_asgi_task(cycle, app)
 
-    def _go(self, *, whole: bool) -> None:
-        """Answer the held request at once, or have it go the long way."""
-        assert self._held is not None
-        (cycle, app), self._held = self._held, None
-        if whole and self.plain is not None and self._is_free(cycle):
-            answer = self.plain(cycle.scope, bytes(cycle.body))
-            if answer is not None:
-                cycle.response_started = cycle.response_complete = True
-                self.transport.write(answer)
-                cycle.on_response()
-                return
-        super()._start_asgi_task(cycle, app)
-
-    def _is_free(self, cycle: "RequestResponseCycle") -> bool:
-        """Say whether an answer can go out now, and the connection goes on behind it."""
-        asked = cycle.keep_alive and not cycle.waiting_for_100_continue
-        return asked and not self.flow.write_paused and not self.transport.is_closing()
-
     def pass_over(self, left: int) -> None:
         """Go on after a body that was not all parsed: `left` bytes of it are still to be dropped.
 
@@ -281,21 +275,53 @@ class EdgeProtocol(HttpToolsProtocol):
             self.on_message_complete()
         self.flow.resume_reading()
 
+    def switch(self, end: End) -> bytes:
+        """Leave the connection to another protocol; returns what it was sent already."""
+        ahead = (self._ahead or b"") + self._intake.drop()
+        self._disarm()
+        self.body_clock.stop()
+        self._unset_keepalive_if_required()
+        self.cycle.disconnected = True  # nothing is to be sent from here any more
+        self.connections.discard(self)
+        end.connection_made(self.transport)
+        if self.transport.is_closing():
+            self.loop.call_soon(end.connection_lost, None)
+        else:
+            self.transport.set_protocol(end)
+            self.connections.add(end)  # type: ignore[arg-type] # it only has to shut down
+            end.left = lambda: self.connections.discard(end)
+        return ahead
+
+    def _may_switch(self) -> bool:
+        """Say whether an upgrade is for a server of the sandbox to grant; such have no body."""
+        if self.parser.get_method() == b"CONNECT" or self._has_body():
+            return False
+        path = httptools.parse_url(self.url).path.decode("latin-1")
+        named = any(
+            name == b"host" and self.port_names.find(value) is not None
+            for name, value in self.headers
+        )
+        return named or is_for_port({"path": path})
+
+    def _has_body(self) -> bool:
+        fields = dict(self.headers)
+        return b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0"
+
     def _should_upgrade(self) -> bool:
         """Take only a whole handshake for one; anything else is a request like others."""
-        if self.parser.get_method() != b"GET" or not super()._should_upgrade():
+        if self._switching or self.parser.get_method() != b"GET" or not super()._should_upgrade():
+            return False
+        # A handshake with a body would be waited for without end by the WebSocket layer.
+        if self._has_body():
             return False
         fields = dict(self.headers)
-        # A handshake with a body would be waited for without end by the WebSocket layer.
-        if b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0":
-            return False
         return b"sec-websocket-key" in fields and fields.get(b"sec-websocket-version") == b"13"
 
     def _body_state(self) -> bool | None:
         """Say whether the client is waited for; what goes to a port is that server's matter."""
         if not self._begun or self._in_head or self.transport.is_closing():
             return None
-        return not self.flow.read_paused and not self.scope["path"].startswith("/port/")
+        return not self.flow.read_paused and not is_for_port(self.scope)
 
     def body_late(self) -> None:
         """Answer 408 where there is no answer yet, and close."""

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, Protocol
 
 import uvicorn
@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from sandkeeper.api.edge.connections.departure import Departure, take_over
 from sandkeeper.api.edge.connections.listening import tell_reach
+from sandkeeper.api.edge.connections.plain import Parts
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
 from sandkeeper.linux.identity import Identity
 from sandkeeper.log.lines import Log
@@ -55,8 +56,8 @@ class Application(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or WebSocket."""
 
-    def plain(self, scope: Scope, body: bytes) -> bytes | None:
-        """Return the whole answer to a whole request; None: it cannot be given at once."""
+    def plain(self, scope: Scope, body: bytes) -> Parts | Coroutine[None, None, Parts] | None:
+        """Return the whole answer to a whole request, or what brings it; None: it cannot."""
 
 
 def serve(
@@ -96,6 +97,7 @@ def serve(
     if services.settings.isolated and services.identity is not None:
         EdgeProtocol.isolation = Isolation(services.identity.uid)
     EdgeProtocol.body_seconds = services.settings.edge.body_seconds
+    EdgeProtocol.port_names = services.settings.edge.port_names
     server = _Server(config, services, connections)
     with contextlib.ExitStack() as stack:
         # uvicorn closes those it gets; an upgrade goes on with these.

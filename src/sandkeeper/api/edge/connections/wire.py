@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Scope, Send
 
 from sandkeeper.api.edge.connections.intake import BODY_LEAST, HeldFlow
+from sandkeeper.network.channel import End
 from sandkeeper.network.relay import Part, Relay, duplicate
 from sandkeeper.numerals import natural
 
@@ -22,9 +23,20 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.flow_control import FlowControl
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-__all__ = ["CARRIED", "LONG_BYTES", "WIRE", "Wire", "blocks_of", "closing_unasked", "wire_of"]
+__all__ = [
+    "CARRIED",
+    "LONG_BYTES",
+    "SWITCHED",
+    "WIRE",
+    "Wire",
+    "blocks_of",
+    "closing_unasked",
+    "wire_of",
+]
 
 WIRE = "sandkeeper.wire"
+SWITCHED = "sandkeeper.switched"
+"""The type of the message that tells the edge of an answer 101: what follows is no HTTP."""
 CARRIED = "sandkeeper.carried"
 """In the scope: how many bytes of the answer were carried past ASGI."""
 
@@ -46,6 +58,9 @@ class Connection(Protocol):
     @property
     def is_behind(self) -> bool:
         """Whether bytes are here that are not parsed."""
+
+    def switch(self, end: End) -> bytes:
+        """Leave the connection to another protocol."""
 
     def pass_over(self, left: int) -> None:
         """Go on after a body of which `left` bytes are still to be dropped."""
@@ -86,6 +101,14 @@ class Wire:
     def abort(self) -> None:
         """End the connection at once; what is unsent is dropped."""
         self._protocol.transport.abort()
+
+    def switch(self, end: End, head: bytes) -> bytes:
+        """Answer with a head, the last thing that is HTTP, and leave the connection to `end`.
+
+        Returns what the client has sent for it already; it is not read before `end` is told to.
+        """
+        self._protocol.transport.write(head)
+        return self._protocol.switch(end)
 
     def when_drained(self, then: Callable[[], None]) -> None:
         """Call `then` once when nearly all was taken, or the connection is over."""

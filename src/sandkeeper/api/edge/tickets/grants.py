@@ -69,6 +69,9 @@ class Grants:
             saved = decoded(read_own(path) or b"{}", _Saved)
         self._clock = Ratchet(_floor(saved))
         self._grants = {one.id: one for one in saved.grants}
+        if saved.boot != boot_id():  # from here on nobody who sets the clock can turn it back
+            with suppress(OSError):
+                write_atomically(path, self._written())
 
     def now(self) -> float:
         """Return the time by which tickets end."""
@@ -86,7 +89,7 @@ class Grants:
         return found if found is not None and found.expires > self.now() else None
 
     async def add(self, *, port: int, host: str, once: bool, seconds: float) -> Grant:
-        """Make one; raises Unprocessable for one too many, OSError when it cannot be kept."""
+        """Make one; raises Unprocessable for too many, OSError when it cannot be kept."""
         if len(self.alive()) >= MOST:
             raise Unprocessable(f"{MOST} links are alive already: revoke some")
         now = self.now()
@@ -119,8 +122,10 @@ class Grants:
 
     async def _save(self) -> None:
         async with self._saving:
-            saved = _Saved(self.now(), boot_id(), uptime(), self.alive())
-            await asyncio.to_thread(write_atomically, self._path, msgspec.json.encode(saved))
+            await asyncio.to_thread(write_atomically, self._path, self._written())
+
+    def _written(self) -> bytes:
+        return msgspec.json.encode(_Saved(self.now(), boot_id(), uptime(), self.alive()))
 
 
 def _floor(saved: _Saved) -> float:

@@ -1,0 +1,103 @@
+"""Entries of a directory to any depth, with where links lead and extended attributes."""
+
+import base64
+import posixpath
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec import UNSET
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from sandkeeper.api.edge.file_answers import GeneratedBody
+from sandkeeper.api.edge.query import query_of
+from sandkeeper.api.edge.respond import encode_json, utf8
+from sandkeeper.api.edge.rights import USER
+from sandkeeper.api.edge.routing import path_route
+from sandkeeper.api.edge.urls import raw_rest
+from sandkeeper.api.schemas.files import Entry
+from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.files.details import DEPTH_MOST, Detail, detail, details
+from sandkeeper.files.entries import Owners, file_type, unix_mode
+from sandkeeper.files.paths import Target
+from sandkeeper.files.service import Files
+from sandkeeper.files.work import failure
+from sandkeeper.journal.blocks import gathered
+from sandkeeper.linux.clocks import rfc3339
+from sandkeeper.numerals import asked
+
+__all__ = ["DetailHandlers", "attributes_of", "routes"]
+
+ENTRIES = "/filesystem-entries"
+BLOCK_BYTES = 64 << 10
+
+
+def attributes_of(found: Detail) -> dict[str, Any]:
+    """Return extended attributes as JSON has them: texts, or `{"base64": …}` for other bytes."""
+    made: dict[str, Any] = {}
+    for name, value in found.attributes.items():
+        try:
+            made[utf8(name)] = value.decode()
+        except UnicodeDecodeError:
+            made[utf8(name)] = {"base64": base64.b64encode(value).decode()}
+    return made
+
+
+def _entry(found: Detail, owners: Owners) -> Entry:
+    info = found.info
+    return Entry(
+        path=utf8(found.path),
+        name=utf8(posixpath.basename(found.path)),
+        type=file_type(info.st_mode),
+        size=info.st_size,
+        permissions=unix_mode(info.st_mode),
+        owner=owners.user(info.st_uid),
+        group=owners.group(info.st_gid),
+        lastModified=rfc3339(info.st_mtime_ns),
+        target=utf8(found.target) if found.is_link else UNSET,
+        targetType=file_type(found.reached) if found.is_link and found.reached else UNSET,
+        attributes=attributes_of(found) or UNSET,
+    )
+
+
+class DetailHandlers:
+    """Handlers of `/filesystem-entries/…`."""
+
+    def __init__(self, *, files: Files) -> None:
+        self._files = files
+        self._work = files.work
+
+    async def entries(self, request: Request) -> Response:
+        """List a directory, `depth` levels of it (0: all)."""
+        target = self._files.resolve(raw_rest(request.scope, ENTRIES))
+        depth = asked(query_of(request), "depth", 1, DEPTH_MOST)
+        await self._work.run(self._check, target)
+        blocks = gathered(self._listed(target, depth), BLOCK_BYTES)
+        headers = {"Content-Type": "application/json; charset=utf-8"}
+        return GeneratedBody(self._work, blocks, headers)
+
+    def _check(self, target: Target) -> None:
+        try:
+            found = detail(target.absolute)
+        except FileNotFoundError as error:
+            raise failure(NotFound, "", "stat", target.absolute, error) from None
+        except (OSError, ValueError) as error:
+            raise failure(Unprocessable, "", "stat", target.absolute, error) from None
+        if found.reached is None or file_type(found.reached) != "directory":
+            raise BadInput("path is not a directory")
+
+    def _listed(self, target: Target, depth: int) -> Iterator[bytes]:
+        owners = self._files.owners
+        owners.refresh()
+        yield b'{"path":' + encode_json(utf8(target.shown)) + b',"entries":['
+        before = b""
+        for found in details(target.absolute, depth):
+            yield before + encode_json(_entry(found, owners))
+            before = b","
+        yield b"]}"
+
+
+def routes(handlers: DetailHandlers) -> list[BaseRoute]:
+    """Return the routes of entries."""
+    return [path_route(ENTRIES, handlers.entries, need=USER)]

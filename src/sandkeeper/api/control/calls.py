@@ -1,0 +1,236 @@
+"""What E2B's SDKs ask a control plane, answered from a source of sandboxes."""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sandkeeper.api.control.source import PAUSED, Order, Sandbox, Source
+from sandkeeper.api.edge.query import query_of
+from sandkeeper.api.edge.request_body import decoded, read_body
+from sandkeeper.api.edge.respond import status_of, utf8
+from sandkeeper.api.edge.rights import USERS, Right, standing_of
+from sandkeeper.api.edge.subject import caller
+from sandkeeper.api.edge.urls import segment
+from sandkeeper.errors import SandkeeperError
+from sandkeeper.linux.clocks import rfc3339
+from sandkeeper.log.access import Access
+from sandkeeper.settings import RightsSettings
+
+__all__ = ["ControlCalls"]
+
+ENVD_VERSION = "0.6.13"
+"""The version of E2B's server whose features this one has; clients switch theirs on by it."""
+
+BODY_BYTES = 1 << 20
+SECONDS = 300
+LONGEST_SECONDS = 366 * 86400
+CLIENT = "sandkeeper"
+
+Seconds = Annotated[int, Meta(ge=0, le=LONGEST_SECONDS)]
+
+
+class _NotServed(Exception):
+    """E2B has this and this server has not."""
+
+
+class CreateCall(msgspec.Struct):
+    """A sandbox that somebody wants; what would have to be more than a machine is refused."""
+
+    templateID: str = "base"
+    timeout: Seconds = SECONDS
+    metadata: dict[str, str] = {}
+    envVars: dict[str, str] = {}
+    autoPause: bool = False
+    allow_internet_access: bool = True
+    network: dict[str, Any] | None = None
+    iam: dict[str, Any] | None = None
+    mcp: dict[str, Any] | None = None
+    volumeMounts: list[Any] = []
+
+
+class TimeoutCall(msgspec.Struct):
+    """For how many seconds a sandbox is wanted from now on."""
+
+    timeout: Seconds = SECONDS
+
+
+class ControlCalls:
+    """The table of calls; each answers in E2B's words, whatever is wrong."""
+
+    def __init__(self, source: Source, rights: RightsSettings, access: Access) -> None:
+        self._source = source
+        self._rights = rights
+        self._access = access
+        self._of_all: Mapping[str, Callable[[Request], Awaitable[Response]]] = {
+            "GET": self._list,
+            "POST": self._create,
+        }
+        self._of_one: Mapping[tuple[str, str], Callable[[Request, str], Awaitable[Response]]] = {
+            ("GET", ""): self._get,
+            ("DELETE", ""): self._end,
+            ("POST", "connect"): self._connect,
+            ("POST", "resume"): self._connect,
+            ("POST", "timeout"): self._keep,
+            ("POST", "refreshes"): self._keep_longer,
+            ("POST", "pause"): self._pause,
+            ("GET", "metrics"): self._metrics,
+        }
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a request of one of the routes."""
+        if standing_of(request).right < Right.USER:
+            return _failed(401, "missing or wrong token: send it as X-API-KEY")
+        try:
+            return await self._call(request)
+        except _NotServed as error:
+            return _failed(501, f"{error} are not supported by this server")
+        except SandkeeperError as error:
+            return _failed(status_of(error), str(error))
+
+    async def _call(self, request: Request) -> Response:
+        at = 1 if segment(request.scope, 0) == "v2" else 0
+        kind, name = segment(request.scope, at), segment(request.scope, at + 1)
+        what = segment(request.scope, at + 2)
+        if kind != "sandboxes":
+            raise _NotServed(kind)
+        if not name:
+            return await self._of_all[request.method](request)
+        if what in {"fork", "snapshots", "network"}:
+            raise _NotServed({"fork": "forks", "network": "network rules"}.get(what, what))
+        if (name, what) == ("metrics", "") and request.method == "GET":
+            raise _NotServed("metrics of several sandboxes")
+        return await self._of_one[request.method, what](request, name)
+
+    async def _create(self, request: Request) -> Response:
+        wanted = await _read(request, CreateCall)
+        if not wanted.allow_internet_access or wanted.network:
+            raise _NotServed("network rules")
+        for given, what in (
+            (wanted.volumeMounts, "volumes"),
+            (wanted.iam, "workload identities"),
+            (wanted.mcp, "MCP gateways"),
+        ):
+            if given:
+                raise _NotServed(what)
+        self._access.audit("sandbox_create", caller(request), template=wanted.templateID)
+        order = Order(
+            template=wanted.templateID,
+            seconds=wanted.timeout,
+            metadata=wanted.metadata,
+            env=wanted.envVars,
+            pause_at_end=wanted.autoPause,
+            trusted=standing_of(request).may(USERS),
+        )
+        return _json(self._made(await self._source.create(order)), 201)
+
+    async def _connect(self, request: Request, name: str) -> Response:
+        wanted = await _read(request, TimeoutCall)
+        paused = (await self._source.get(name)).state == PAUSED
+        await self._source.resume(name)
+        found = await self._source.keep(name, wanted.timeout, shorten=False)
+        resumed = paused or request.url.path.endswith("/resume")
+        return _json(self._made(found), 201 if resumed else 200)
+
+    async def _list(self, request: Request) -> Response:
+        query = query_of(request)
+        states = {word for word in query.get("state", "").split(",") if word}
+        wanted = dict(parse_qsl(query.get("metadata", "")))
+        found = [
+            one
+            for one in await self._source.list()
+            if (not states or one.state in states)
+            and all(one.metadata.get(key) == value for key, value in wanted.items())
+        ]
+        return _json([self._listed(one) for one in found])
+
+    async def _get(self, _request: Request, name: str) -> Response:
+        return _json(self._detail(await self._source.get(name)))
+
+    async def _end(self, request: Request, name: str) -> Response:
+        self._access.audit("sandbox_kill", caller(request), identifier=name)
+        await self._source.end(name)
+        return Response(None, 204)
+
+    async def _keep(self, request: Request, name: str) -> Response:
+        wanted = await _read(request, TimeoutCall)
+        await self._source.keep(name, wanted.timeout)
+        return Response(None, 204)
+
+    async def _keep_longer(self, request: Request, name: str) -> Response:
+        wanted = await _read(request, TimeoutCall)
+        await self._source.keep(name, wanted.timeout, shorten=False)
+        return Response(None, 204)
+
+    async def _pause(self, request: Request, name: str) -> Response:
+        self._access.audit("sandbox_pause", caller(request), identifier=name)
+        await self._source.pause(name)
+        return Response(None, 204)
+
+    async def _metrics(self, _request: Request, name: str) -> Response:
+        use = await self._source.use(name)
+        one = {
+            "timestamp": _time(use.time),
+            "timestampUnix": int(use.time),
+            "cpuCount": use.cpu_count,
+            "cpuUsedPct": use.cpu_percent,
+            "memUsed": use.memory_used,
+            "memTotal": use.memory_total,
+            "memCache": use.memory_cache,
+            "diskUsed": use.disk_used,
+            "diskTotal": use.disk_total,
+        }
+        return _json([one])
+
+    # What is told
+
+    def _made(self, found: Sandbox) -> dict[str, Any]:
+        made: dict[str, Any] = {
+            "templateID": found.template,
+            "sandboxID": found.id,
+            "clientID": CLIENT,
+            "envdVersion": ENVD_VERSION,
+        }
+        # Whoever is here has shown a token; the user's opens the sandbox.
+        return {**made, "envdAccessToken": self._rights.token} if self._rights.token else made
+
+    def _listed(self, found: Sandbox) -> dict[str, Any]:
+        return {
+            "templateID": found.template,
+            "sandboxID": found.id,
+            "clientID": CLIENT,
+            "envdVersion": ENVD_VERSION,
+            "startedAt": _time(found.started_at),
+            "endAt": _time(found.ends_at),
+            "cpuCount": found.cpu_count,
+            "memoryMB": found.memory >> 20,
+            "diskSizeMB": found.disk >> 20,
+            "metadata": dict(found.metadata),
+            "state": found.state,
+        }
+
+    def _detail(self, found: Sandbox) -> dict[str, Any]:
+        return {**self._made(found), **self._listed(found)}
+
+
+async def _read(request: Request, model: type[Any]) -> Any:
+    body = await read_body(request, BODY_BYTES)
+    return await decoded(body, model) if body.strip() else model()
+
+
+def _time(seconds: float) -> str:
+    return rfc3339(int(seconds * 1e6) * 1000, local=False)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _failed(status: int, message: str) -> Response:
+    body = json.dumps({"code": status, "message": utf8(message)})
+    return Response(body, status, media_type="application/json")

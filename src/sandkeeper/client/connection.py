@@ -1,0 +1,243 @@
+"""One server of the API: its address, the token, and how to ask it something.
+
+On the standard library's HTTP client: a command lives for a tenth of a second, half of which any
+larger one would need to be imported.
+"""
+
+import json
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from sandkeeper.client.failures import ClientError, NoServer, NotAllowed, Refused
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
+__all__ = ["DEFAULT_URL", "Answer", "Body", "Query", "Server", "segment"]
+
+DEFAULT_URL = "http://localhost:8080"
+CONNECT_SECONDS = 10.0
+ANSWER_SECONDS = 300.0
+SILENCE_SECONDS = 90.0
+"""A live stream says something at least every 30 s; after three times that the line is dead."""
+ERROR_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 20
+
+Body = bytes | Iterable[bytes] | None
+Query = Mapping[str, str | int | None]
+
+
+class Answer:
+    """An answer while it comes; reading raises NoServer when it breaks off or nothing comes."""
+
+    def __init__(
+        self, answer: HTTPResponse, told: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self._answer = answer
+        self._told = told
+        self.code = answer.status
+
+    def header(self, name: str) -> str:
+        """Return a field's value, empty when there is none."""
+        return self._answer.getheader(name) or ""
+
+    def read(self, most: int | None = None) -> bytes:
+        """Return all that is left, or the next bytes, at most so many; empty at the end."""
+        with self._told():
+            return self._answer.read(most)
+
+    def blocks(self) -> Iterator[bytes]:
+        """Give the bytes as they come."""
+        while block := self._read1():
+            yield block
+        if self._answer.length:  # what was announced and did not come: `read1` does not mind
+            raise NoServer("the answer breaks off")
+
+    def _read1(self) -> bytes:
+        with self._told():
+            return self._answer.read1(BLOCK_BYTES)
+
+    def lines(self) -> Iterator[bytes]:
+        """Give whole lines as they come, without their ends."""
+        rest = b""
+        for block in self.blocks():
+            *whole, rest = (rest + block).split(b"\n")
+            yield from whole
+        if rest:
+            yield rest
+
+
+def segment(text: str) -> str:
+    """Write a name so that it is one part of a path; bytes that are no UTF-8 stay themselves."""
+    return quote(text.encode("utf-8", "surrogateescape"), safe="")
+
+
+class Server:
+    """A server at `url` (http or https, a path prefix allowed), with or without a token."""
+
+    def __init__(self, url: str, token: str = "") -> None:
+        """Raises ClientError when the address is none, or the token cannot be sent."""
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ClientError(f"{url!r} is no address of a server: give http://HOST:PORT")
+        try:
+            self._port = parts.port
+        except ValueError:
+            raise ClientError(f"{url!r} is no address of a server: its port is no port") from None
+        if not token.isascii() or not token.isprintable():
+            raise ClientError("the token has characters that no token has")
+        self._host, self._secure = parts.hostname, parts.scheme == "https"
+        self._prefix = parts.path.rstrip("/")
+        self._token = token
+        self._origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        self.url = self._origin + self._prefix
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return the fields that open the API."""
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    def address(self, path: str, query: Query | None = None) -> str:
+        """Return a path and its query as the request line has them; None leaves a value out."""
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        return self._prefix + path + (f"?{urlencode(given)}" if given else "")
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: Body = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float = ANSWER_SECONDS,
+    ) -> bytes:
+        """Send a request and return the body of its answer.
+
+        Raises Refused, NotAllowed or NoServer.
+        """
+        with self.open(
+            method, path, query=query, body=body, headers=headers, seconds=seconds
+        ) as answer:
+            return answer.read()
+
+    def value(
+        self,
+        method: str,
+        path: str,
+        payload: Any = None,
+        *,
+        seconds: float = ANSWER_SECONDS,
+        query: Query | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Send JSON (or nothing) and return the decoded answer; raises as `ask`."""
+        body = None if payload is None else json.dumps(payload).encode()
+        raw = self.ask(method, path, query=query, body=body, headers=headers, seconds=seconds)
+        try:
+            return json.loads(raw)
+        except ValueError:
+            raise NoServer(f"what answers at {self.url} is no server of this API") from None
+
+    @contextmanager
+    def open(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: Body = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float = SILENCE_SECONDS,
+        opened: Callable[[HTTPConnection], None] | None = None,
+    ) -> Iterator["Answer"]:
+        """Send a request and give its answer to be read; `seconds` is how long nothing may come.
+
+        `opened` gets the connection, for whoever may have to cut it from another thread.
+
+        Raises as `ask`; an answer that breaks off raises NoServer, also out of the block. Each
+        request has a connection of its own: of one that a server closed while it rested nobody
+        knows whether the request was done.
+        """
+        kind = HTTPSConnection if self._secure else HTTPConnection
+        connection = kind(self._host, self._port, timeout=CONNECT_SECONDS)
+        fields = {"Accept": "*/*", "User-Agent": "sandkeeper", **self.headers, **(headers or {})}
+        try:
+            with self._told():
+                connection.connect()
+                if opened is not None:
+                    opened(connection)
+                connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.sock.settimeout(seconds)
+                # A server that refuses an upload answers before it has all of it.
+                with suppress(BrokenPipeError):
+                    connection.request(method, self.address(path, query), body, fields)
+                answer = Answer(connection.getresponse(), self._told)
+            if not 200 <= answer.code < 300:
+                raise self._failure(answer)
+            yield answer
+        finally:
+            connection.close()
+
+    def socket(self, path: str, query: Query) -> "ClientConnection":
+        """Open a WebSocket; raises NoServer, or NotAllowed."""
+        from websockets.exceptions import InvalidStatus, WebSocketException
+        from websockets.sync.client import connect
+
+        scheme, _, rest = self._origin.partition("://")
+        address = f"{scheme.replace('http', 'ws')}://{rest}{self.address(path, query)}"
+        try:
+            return connect(
+                address,
+                additional_headers=self.headers,
+                max_size=None,
+                compression=None,
+                proxy=None,
+                open_timeout=CONNECT_SECONDS,
+            )
+        except InvalidStatus as error:
+            code = error.response.status_code
+            if code in {401, 403}:
+                raise NotAllowed(f"{self.url} does not allow it") from None
+            raise NoServer(f"{self.url}: answers with status {code}") from None
+        except (OSError, WebSocketException) as error:
+            raise NoServer(f"{self.url}: {_why(error)}") from None
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, HTTPException) as error:
+            raise NoServer(f"{self.url}: {_why(error)}") from error
+
+    def _failure(self, answer: "Answer") -> ClientError:
+        raw = answer.read(ERROR_BYTES)
+        try:
+            details = json.loads(raw)
+        except ValueError:
+            details = None
+        said = details.get("error") if isinstance(details, dict) else None
+        if answer.code in {401, 403}:
+            advice = "" if self._token else ": give --token or SANDKEEPER_TOKEN"
+            return NotAllowed(f"{self.url} does not allow it: {said or 'no token'}{advice}")
+        if said is None:
+            return NoServer(
+                f"what answers at {self.url} is no server of this API (status {answer.code})"
+            )
+        return Refused(str(said), answer.code, details)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing listens there (--url or SANDKEEPER_URL names another server)"
+    if isinstance(error, socket.gaierror):
+        return "there is no host of that name"
+    if isinstance(error, OSError):
+        return str(error.strerror or error).lower()
+    return "the answer breaks off" if str(error) else type(error).__name__

@@ -1,0 +1,214 @@
+"""`cp`: files and trees between here and the sandbox."""
+
+import os
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from typing import Annotated, Any, BinaryIO, cast
+
+import typer
+
+from sandkeeper.client.completing import remote_paths
+from sandkeeper.client.connection import Server
+from sandkeeper.client.context import verb
+from sandkeeper.client.failures import ClientError
+from sandkeeper.client.output import write_all
+from sandkeeper.client.paths import file_route, inside, is_inside, joined, name_of, stat_of
+from sandkeeper.client.transfer import Moved, download, put_stream, upload
+
+__all__: list[str] = []
+
+PIECES = 16
+PIECE_BYTES = 1 << 20
+
+
+@verb("cp", group="Files")
+def cp(
+    server: Server,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="`:path` is in the sandbox.", autocompletion=remote_paths
+        ),
+    ],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="DST", help="`-`: standard input, output.", autocompletion=remote_paths
+        ),
+    ],
+    *,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
+) -> None:
+    """Copy files and folders into the sandbox, out of it, or within it, as `docker cp` does.
+
+    Into DST when that is a folder, else as DST. A file from standard input or to standard output
+    is `-`.
+    """
+    if is_inside(source) and is_inside(target):
+        payload = {"source": inside(source), "destination": inside(target)}
+        server.value("POST", "/filesystem-copy", payload)
+        return
+    if is_inside(source) == is_inside(target):
+        raise ClientError("one of SRC and DST is in the sandbox, written :PATH")
+    with _progress(quiet) as moved:
+        if is_inside(target):
+            _up(server, source, inside(target), moved)
+        else:
+            _down(server, inside(source), target, moved)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Moved]:
+    """Show what went over the line, on a terminal only."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _count: None
+        return
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TimeElapsedColumn, TransferSpeedColumn
+
+    columns = (DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda count: bar.advance(task, count)
+
+
+def _up(server: Server, source: str, target: str, moved: Moved) -> None:
+    if source == "-":
+        put_stream(server, target, cast("BinaryIO", sys.stdin.buffer), moved)
+        return
+    path = Path(source)
+    if not path.exists():
+        raise ClientError(f"{source}: nothing is there")
+    about = stat_of(server, target)
+    into = about is not None and about["type"] == "directory"
+    if target.endswith("/") and not into:
+        raise ClientError(f"{target}: there is no such folder")
+    content = source.endswith("/.") or source == "."
+    place = joined(target, path.resolve().name) if into and not content else target
+    if not path.is_dir():
+        upload(server, path, place, moved)
+        return
+    if about is not None and not into:
+        raise ClientError(f"{target}: it is no folder")
+    server.ask("PUT", file_route("/filesystem-archive", place), body=_packed(path, moved))
+
+
+def _packed(folder: Path, moved: Moved) -> Iterator[bytes]:
+    """Pack what is in a folder as a tar stream, never more of it in memory than a few pieces."""
+    pieces: Queue[bytes | BaseException | None] = Queue(PIECES)
+
+    class Pieces:
+        def write(self, data: bytes) -> int:
+            pieces.put(bytes(data))
+            return len(data)
+
+    def pack() -> None:
+        try:
+            with tarfile.open(
+                fileobj=cast("Any", Pieces()),
+                mode="w|",
+                bufsize=PIECE_BYTES,
+                format=tarfile.PAX_FORMAT,
+            ) as archive:
+                for entry in sorted(os.listdir(folder)):
+                    archive.add(folder / entry, entry, filter=_plain)
+            pieces.put(None)
+        except (OSError, tarfile.TarError) as error:
+            pieces.put(error)
+
+    Thread(target=pack, daemon=True).start()
+    while (piece := pieces.get()) is not None:
+        if isinstance(piece, BaseException):
+            raise ClientError(f"{folder}: {getattr(piece, 'strerror', None) or piece}")
+        yield piece
+        moved(len(piece))
+
+
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Leave out what is no file: sockets, FIFOs and devices belong to the machine they are on."""
+    return member if member.isreg() or member.isdir() or member.issym() or member.islnk() else None
+
+
+def _down(server: Server, source: str, target: str, moved: Moved) -> None:
+    about = stat_of(server, source)
+    if about is None:
+        raise ClientError(f"{source}: nothing is there")
+    folder = about["type"] == "directory"
+    if target == "-":
+        if folder:
+            raise ClientError(f"{source} is a folder: standard output takes one file")
+        _print(server, source, moved)
+        return
+    path = Path(target)
+    if target.endswith("/") and not path.is_dir():
+        raise ClientError(f"{target}: there is no such folder")
+    content = source.endswith("/.") or source == "."
+    place = path / name_of(about["path"]) if path.is_dir() and not content else path
+    if not folder:
+        # An answer's permissions are octal digits; set-user-ID bits are for the sandbox alone.
+        download(server, source, place, int(about["permissions"], 8) & 0o777, moved)
+        return
+    if place.exists() and not place.is_dir():
+        raise ClientError(f"{place}: it is no folder")
+    place.mkdir(parents=True, exist_ok=True)
+    with server.open("GET", file_route("/filesystem-archive", source)) as answer:
+        _unpack(_Stream(answer.blocks(), moved), place)
+
+
+def _print(server: Server, source: str, moved: Moved) -> None:
+    route = file_route("/filesystem", source)
+    with server.open("GET", route, query={"download": "true"}) as answer:
+        for block in answer.blocks():
+            write_all(1, block)
+            moved(len(block))
+
+
+class _Stream:
+    """Blocks as a file to read from."""
+
+    def __init__(self, blocks: Iterator[bytes], moved: Moved) -> None:
+        self._blocks = blocks
+        self._moved = moved
+        self._rest = b""
+
+    def read(self, most: int) -> bytes:
+        while len(self._rest) < most:
+            block = next(self._blocks, b"")
+            if not block:
+                break
+            self._moved(len(block))
+            self._rest += block
+        taken, self._rest = self._rest[:most], self._rest[most:]
+        return taken
+
+
+def _unpack(stream: _Stream, folder: Path) -> None:
+    """Unpack below `folder` and nowhere else: what a sandbox says is somebody else's word."""
+
+    def kept(member: tarfile.TarInfo, place: str) -> tarfile.TarInfo:
+        safe = tarfile.data_filter(member, place)
+        if not safe.isdir():
+            _make_room(Path(place, safe.name), safe)
+        # That filter takes the group's right to write away; what a person copies keeps its mode.
+        return safe.replace(mode=member.mode & 0o777, deep=False)
+
+    try:
+        with tarfile.open(fileobj=cast("Any", stream), mode="r|", bufsize=PIECE_BYTES) as archive:
+            for member in archive:
+                archive.extract(member, folder, filter=kept)
+    except tarfile.TarError as error:
+        raise ClientError(f"{folder}: {error}") from None
+    except OSError as error:
+        raise ClientError(f"{error.filename or folder}: {str(error.strerror).lower()}") from None
+
+
+def _make_room(place: Path, member: tarfile.TarInfo) -> None:
+    """Remove what a link, or a file in the place of a link, could not be written over."""
+    link = member.issym() or member.islnk()
+    if place.is_symlink() or (link and place.is_file()):
+        place.unlink()

@@ -1,0 +1,128 @@
+"""A process's output as bytes, from an offset on, over lost connections and server restarts.
+
+The events of a process carry the offset behind them, so whoever lost the connection asks for what
+comes next: nothing twice, nothing missing.
+"""
+
+import base64
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from sandkeeper.client.connection import Server, segment
+from sandkeeper.client.failures import NoServer
+
+__all__ = ["AGAIN_SECONDS", "End", "Follower"]
+
+AGAIN_SECONDS = 60.0
+"""A server that has been away for longer is given up."""
+PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+Write = Callable[[str, bytes, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a process ended; `reason` is its `exitReason`."""
+
+    code: int
+    signal: int | None
+    reason: str
+
+    @property
+    def status(self) -> int:
+        """Return it as a shell has it: 128 and the number for a signal."""
+        if self.signal:
+            return 128 + self.signal
+        return self.code if self.code >= 0 else 1
+
+
+class Event(msgspec.Struct, rename="camel"):
+    """What a line of `/process/{id}/events` may say."""
+
+    type: str
+    stream: str = ""
+    offset: int = 0
+    time: str = ""
+    data: str = ""
+    encoding: str = ""
+    to: int = 0
+    status: str = ""
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    reason: str = ""
+
+
+_decode = msgspec.json.Decoder(Event).decode
+
+
+@dataclass
+class Follower:
+    """Follows one process.
+
+    `write` gets a stream's name, bytes and time, `tell` what a person must know.
+
+    `offset` is where it stands; a follower that is given one begins there.
+    """
+
+    server: Server
+    identifier: str
+    write: Write
+    tell: Callable[[str], None]
+    offset: int = 0
+    live: bool = True
+    _away: float | None = field(default=None, init=False)
+
+    def follow(self) -> End | None:
+        """Follow to the end and return it; None for one that is not over when not `live`.
+
+        Raises NoServer when nobody has answered for a minute, Refused for an unknown process.
+        """
+        tries = 0
+        while True:
+            before = self.offset
+            try:
+                return self._connection()
+            except NoServer as error:
+                tries = 0 if self.offset > before else tries + 1
+                self._lost(error)
+            # The server is away, and nothing tells when it is back.
+            time.sleep(PAUSES[min(tries, len(PAUSES) - 1)])  # noqa: TID251
+
+    def _lost(self, error: NoServer) -> None:
+        now = time.monotonic()
+        if self._away is None:
+            self._away = now
+            self.tell(f"{error}; trying again")
+        elif now - self._away > AGAIN_SECONDS:
+            raise error
+
+    def _connection(self) -> End | None:
+        path = f"/process/{segment(self.identifier)}/events"
+        query = {"cursor": self.offset, "follow": None if self.live else "false"}
+        with self.server.open("GET", path, query=query) as answer:
+            if self._away is not None:
+                self._away = None
+                self.tell("connected again")
+            for line in answer.lines():
+                event = _decode(line)
+                if event.type != "end":
+                    self._take(event)
+                elif event.status != "running":
+                    return End(event.exit_code or 0, event.exit_signal, event.reason)
+                elif not self.live:
+                    return None
+        raise NoServer(f"{self.server.url}: the output breaks off")
+
+    def _take(self, event: "Event") -> None:
+        if event.type == "output":
+            coded = event.encoding == "base64"
+            data = base64.b64decode(event.data) if coded else event.data.encode()
+            self.write(event.stream, data, event.time)
+            self.offset = event.offset + len(data)
+        elif event.type == "gap":
+            count = event.to - event.offset
+            self.tell(f"{count} bytes of output are not kept any more ({event.reason})")
+            self.offset = event.to

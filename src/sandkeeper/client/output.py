@@ -1,0 +1,148 @@
+"""What is printed: plain columns into a pipe, colours on a terminal, JSON for scripts."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+__all__ = [
+    "Column",
+    "age",
+    "complain",
+    "moment",
+    "print_json",
+    "print_table",
+    "safe",
+    "say",
+    "size",
+    "write_all",
+]
+
+STYLES = {"running": "green", "completed": "dim", "failed": "red", "killed": "yellow"}
+UNITS = "BkMGTPE"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: its title, and whether it holds numbers."""
+
+    title: str
+    right: bool = False
+
+
+def say(text: str) -> None:
+    """Print a line on standard output."""
+    write_all(1, (safe(text) + "\n").encode("utf-8", "surrogateescape"))
+
+
+def complain(text: str) -> None:
+    """Print a sentence on standard error, where nothing else gets in its way."""
+    data = f"sandkeeper: {safe(text)}\n".encode("utf-8", "replace")
+    try:
+        write_all(2, data)
+    except OSError:
+        return  # there is nobody to tell
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`; raises OSError, BrokenPipeError when nobody reads any more."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def safe(text: str) -> str:
+    """Replace what a terminal would obey: names and commands are somebody else's words."""
+    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else _shown(c) for c in text)
+
+
+def _shown(character: str) -> str:
+    return {"\t": " ", "\n": "\\n", "\r": "\\r"}.get(character, f"\\x{ord(character):02x}")
+
+
+def print_json(value: Any) -> None:
+    """Print a value for scripts: indented on a terminal, else on one line."""
+    indent = 2 if sys.stdout.isatty() else None
+    write_all(1, (json.dumps(value, ensure_ascii=False, indent=indent) + "\n").encode())
+
+
+def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; the titles only where a person or a script would expect them: always."""
+    lines = [[safe(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _print_rich(columns, lines)
+        return
+    table = [[column.title for column in columns], *lines]
+    widths = [max(len(row[index]) for row in table) for index in range(len(columns))]
+    for row in table:
+        cells = [
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        ]
+        write_all(1, ("   ".join(cells).rstrip() + "\n").encode("utf-8", "surrogateescape"))
+
+
+def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(rich_table(columns, rows))
+
+
+def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Any:
+    """Return a table of `rich`, for a terminal or a live view of one."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style=STYLES.get(cell.partition(" ")[0], "")) for cell in row))
+    return table
+
+
+def size(count: float | None) -> str:
+    """Write a number of bytes in at most five places: `0B`, `1.5k`, `23M` (powers of 1024)."""
+    if count is None:
+        return "-"
+    value, unit = float(count), 0
+    while value >= 1000 and unit < len(UNITS) - 1:
+        value /= 1024
+        unit += 1
+    text = f"{value:.0f}" if unit == 0 or value >= 10 else f"{value:.1f}"
+    return text + UNITS[unit]
+
+
+def age(seconds: float) -> str:
+    """Write a time span in its two largest units: `4s`, `3m12s`, `5h`, `2d3h`."""
+    left = max(0, int(seconds))
+    words: list[str] = []
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")):
+        count, left = divmod(left, length)
+        if count or (unit == "s" and not words):
+            words.append(f"{count}{unit}")
+        elif words:
+            break
+    return "".join(words[:2])
+
+
+def moment(text: str) -> float | None:
+    """Read a time of the API (RFC 9110 or RFC 3339) as seconds since the epoch; None for none."""
+    if not text:
+        return None
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except ValueError:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+def since(record: Mapping[str, Any]) -> float:
+    """Return for how many seconds a process has run, or had run when it ended."""
+    started = moment(record["startedAt"]) or 0.0
+    return (moment(record["completedAt"]) or time.time()) - started

@@ -1,0 +1,247 @@
+"""Verbs about processes that run or have run: to look at, to end, to wait for."""
+
+import signal as signals
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from sandkeeper.client.connection import Server, segment
+from sandkeeper.client.context import AsJson, Ids, verb
+from sandkeeper.client.failures import ClientError, Refused
+from sandkeeper.client.output import (
+    Column,
+    age,
+    complain,
+    print_json,
+    print_table,
+    say,
+    since,
+    size,
+)
+
+__all__ = ["each", "process_path"]
+
+GROUP = "Processes"
+WAIT_SECONDS = 60
+COLUMNS = [
+    Column("ID"),
+    Column("NAME"),
+    Column("PID", right=True),
+    Column("STATUS"),
+    Column("AGE", right=True),
+    Column("CPU", right=True),
+    Column("OUTPUT", right=True),
+    Column("COMMAND"),
+]
+COMMAND_WIDTH = 60
+
+
+def process_path(identifier: str, rest: str = "") -> str:
+    """Return the path of a process."""
+    return f"/process/{segment(identifier)}{rest}"
+
+
+def each(ids: list[str], do: Callable[[str], None]) -> int:
+    """Do something for each of several; each failure is told and the rest is done."""
+    failed = 0
+    for identifier in ids:
+        try:
+            do(identifier)
+        except Refused as error:
+            complain(f"{identifier}: {error}")
+            failed = error.status
+    return failed
+
+
+@verb("ps", group=GROUP)
+def ps(
+    server: Server,
+    *,
+    everything: Annotated[
+        bool, typer.Option("-a", "--all", help="Also those that are over.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print ids only.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List processes, the newest first."""
+    records = server.value("GET", "/process")
+    shown = [one for one in reversed(records) if everything or one["status"] == "running"]
+    if as_json:
+        print_json(shown)
+    elif quiet:
+        for one in shown:
+            say(one["id"])
+    else:
+        print_table(COLUMNS, [_row(one) for one in shown])
+
+
+def _row(record: dict[str, Any]) -> list[str]:
+    cpu = record["usage"]["cpuSeconds"]
+    command = record["command"]
+    if len(command) > COMMAND_WIDTH:
+        command = command[: COMMAND_WIDTH - 1] + "…"
+    return [
+        record["id"],
+        record["name"],
+        record["pid"],
+        _status(record),
+        age(since(record)),
+        "-" if cpu is None else f"{cpu:.2f}s",
+        size(record["stdoutBytes"] + record["stderrBytes"]),
+        command,
+    ]
+
+
+def _status(record: dict[str, Any]) -> str:
+    status = str(record["status"])
+    if status == "running":
+        return status + (f" (try {record['restartCount'] + 1})" if record["restartCount"] else "")
+    how = record["exitSignal"] or record["exitCode"]
+    reason = record["exitReason"]
+    return f"{status} ({how}{', ' + reason if reason in {'oom', 'timeout', 'unknown'} else ''})"
+
+
+@verb("inspect", group=GROUP)
+def inspect(server: Server, ids: Ids) -> int:
+    """Print the records of processes as JSON."""
+    found: list[Any] = []
+    status = each(ids, lambda one: found.append(server.value("GET", process_path(one))))
+    print_json(found)
+    return status
+
+
+@verb("stop", group=GROUP)
+def stop(
+    server: Server,
+    ids: Ids,
+    *,
+    seconds: Annotated[
+        int, typer.Option("-t", "--time", min=0, help="Kill what still runs after so many seconds.")
+    ] = 10,
+) -> int:
+    """End processes: SIGTERM, and SIGKILL after a while."""
+
+    def one(identifier: str) -> None:
+        record = server.value("GET", process_path(identifier))
+        if record["status"] != "running":
+            say(identifier)
+            return
+        _ending(server, record["id"], "")
+        query = {"timeout": min(seconds, 119)}
+        after = server.value("GET", process_path(record["id"], "/wait"), query=query)
+        if after["status"] == "running":
+            _ending(server, record["id"], "/kill")
+        say(identifier)
+
+    return each(ids, one)
+
+
+def _ending(server: Server, identifier: str, how: str) -> None:
+    """Ask for an end; that it came by itself in the meantime is what was asked for, too."""
+    try:
+        server.ask("DELETE", process_path(identifier, how))
+    except Refused:
+        if server.value("GET", process_path(identifier))["status"] == "running":
+            raise
+
+
+@verb("kill", group=GROUP)
+def kill(
+    server: Server,
+    ids: Ids,
+    *,
+    signal: Annotated[str, typer.Option("-s", "--signal", help="A name or a number.")] = "SIGKILL",
+) -> int:
+    """Kill processes, or send them another signal."""
+
+    def one(identifier: str) -> None:
+        send_signal(server, identifier, signal)
+        say(identifier)
+
+    return each(ids, one)
+
+
+@verb("signal", group=GROUP)
+def signal_(
+    server: Server, signal: Annotated[str, typer.Argument(metavar="SIGNAL")], ids: Ids
+) -> int | None:
+    """Send a signal (`HUP`, `SIGUSR1`, `10`) to processes."""
+    return kill(server, ids, signal=signal)
+
+
+def send_signal(server: Server, identifier: str, signal: str) -> None:
+    """Send a signal by its name or number."""
+    payload = {"signal": int(signal) if signal.isdecimal() else signal}
+    server.value("POST", process_path(identifier, "/signal"), payload)
+
+
+@verb("wait", group=GROUP)
+def wait(
+    server: Server,
+    ids: Ids,
+    *,
+    port: Annotated[list[int], typer.Option("--port", help="Until it listens there.")] = [],  # noqa: B006
+    http: Annotated[
+        list[str], typer.Option("--http", metavar="PORT[/PATH]", help="Until it answers there.")
+    ] = [],  # noqa: B006
+    line: Annotated[list[str], typer.Option("--line", help="Until a line has this text.")] = [],  # noqa: B006
+    file: Annotated[list[str], typer.Option("--file", help="Until this file exists.")] = [],  # noqa: B006
+    ended: Annotated[bool, typer.Option("--exit", help="Until it is over.")] = False,
+    seconds: Annotated[
+        int, typer.Option("-t", "--timeout", min=0, help="Give up after so many seconds.")
+    ] = 3600,
+) -> int:
+    """Wait until processes are over (then with the last one's exit status), or are ready."""
+    conditions: list[dict[str, Any]] = [
+        *({"port": number} for number in port),
+        *({"http": _http(where)} for where in http),
+        *({"log": {"text": text}} for text in line),
+        *({"file": {"path": path}} for path in file),
+    ]
+    if not conditions:
+        return _wait_for_ends(server, ids, seconds)
+    if ended:
+        conditions.append({"exit": True})
+    payload = {"all": conditions, "timeout": seconds}
+    return each(
+        ids,
+        lambda one: server.value(
+            "POST", process_path(one, "/wait-for"), payload, seconds=seconds + 30
+        ),
+    )
+
+
+def _http(where: str) -> dict[str, Any]:
+    number, slash, path = where.partition("/")
+    if not number.isdecimal():
+        raise ClientError(f"--http takes PORT or PORT/PATH, not {where!r}")
+    return {"port": int(number), "path": slash + path or "/"}
+
+
+def _wait_for_ends(server: Server, ids: list[str], seconds: int) -> int:
+    status = 0
+
+    def one(identifier: str) -> None:
+        nonlocal status
+        left = seconds
+        while left >= 0:
+            step = min(left, WAIT_SECONDS)
+            record = server.value("GET", process_path(identifier, "/wait"), query={"timeout": step})
+            if record["status"] != "running":
+                status = exit_status(record)
+                say(str(status))
+                return
+            left -= max(step, 1)
+        raise Refused(f"still running after {seconds} s", 422)
+
+    return each(ids, one) or status
+
+
+def exit_status(record: dict[str, Any]) -> int:
+    """Return how a process ended as a shell has it: 128 and the number for a signal."""
+    name = record["exitSignal"]
+    if not name:
+        return int(record["exitCode"]) if record["exitCode"] >= 0 else 1
+    known = getattr(signals, name, None)
+    return 128 + (int(known) if known else int(name.removeprefix("SIG")))

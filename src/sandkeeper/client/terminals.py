@@ -1,0 +1,310 @@
+"""Verbs about terminals: a shell in one, which outlives the line it is used over."""
+
+import json
+import os
+import select
+import shutil
+import signal
+import sys
+import termios
+import threading
+import time
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sandkeeper.client.completing import sessions
+from sandkeeper.client.connection import Server, segment
+from sandkeeper.client.context import AsJson, verb
+from sandkeeper.client.failures import ClientError, NoServer, Refused
+from sandkeeper.client.following import AGAIN_SECONDS
+from sandkeeper.client.output import (
+    Column,
+    age,
+    complain,
+    moment,
+    print_json,
+    print_table,
+    say,
+    size,
+    write_all,
+)
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
+__all__ = ["run_in_terminal"]
+
+GROUP = "Terminals"
+INPUT_BYTES = 64 << 10
+DETACH = b"\x10\x11"
+"""Ctrl-P Ctrl-Q, docker's."""
+RESET = b"\x1b[?1049l\x1b[?1000;1002;1003;1006;2004l\x1b[?25h\x1b[0m\x1b[r\x1b[999;1H\r\n"
+"""Leaves what a program may have switched on: the alternate screen, mouse and paste modes."""
+COLUMNS = [
+    Column("ID"),
+    Column("NAME"),
+    Column("STATUS"),
+    Column("AGE", right=True),
+    Column("CLIENTS", right=True),
+    Column("OUTPUT", right=True),
+    Column("SHELL"),
+]
+
+
+@verb("terminals", group=GROUP)
+def terminals(server: Server, *, as_json: AsJson = False) -> None:
+    """List terminals, the last ended ones too."""
+    records = server.value("GET", "/terminals")
+    if as_json:
+        print_json(records)
+    else:
+        print_table(COLUMNS, [_row(one) for one in records])
+
+
+def _row(record: dict[str, Any]) -> list[str]:
+    ended = record["status"] != "running"
+    end = moment(record["endedAt"] or "") or time.time()
+    return [
+        record["id"],
+        record["sessionId"],
+        f"exited ({_status_of(record)})" if ended else "running",
+        age(end - (moment(record["startedAt"]) or end)),
+        str(record["clients"]),
+        size(record["outputBytes"]),
+        record["shell"],
+    ]
+
+
+def _status_of(record: dict[str, Any]) -> int:
+    if record["exitSignal"]:
+        return 128 + int(record["exitSignal"])
+    return int(record["exitCode"] or 0)
+
+
+@verb("sh", group=GROUP)
+def sh(
+    server: Server,
+    session: Annotated[
+        str, typer.Argument(metavar="[SESSION]", help="Its name.", autocompletion=sessions)
+    ] = "default",
+) -> int:
+    """Open a shell in the sandbox, or come back to one; Ctrl-P Ctrl-Q leaves it running."""
+    _need_terminal()
+    try:
+        record = server.value("GET", _path(session))
+        if record["status"] != "running":
+            raise Refused("it has ended", 404)
+    except Refused as error:
+        if error.code != 404:
+            raise
+        record = server.value("POST", "/terminals", {"sessionId": session, **_size()})
+    return _joined(server, record)
+
+
+def run_in_terminal(server: Server, order: dict[str, Any], *, detach: bool) -> int:
+    """Run a program in a terminal of its own; returns its exit status."""
+    if not detach:
+        _need_terminal()
+    record = server.value("POST", "/terminals", {**order, **_size()})
+    if detach:
+        say(record["sessionId"])
+        return 0
+    return _joined(server, record)
+
+
+def _need_terminal() -> None:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ClientError("standard input and output are no terminal")
+
+
+def _size() -> dict[str, int]:
+    columns, lines = shutil.get_terminal_size()
+    return {"cols": columns, "rows": lines}
+
+
+def _path(identifier: str, rest: str = "") -> str:
+    return f"/terminals/{segment(identifier)}{rest}"
+
+
+def _joined(server: Server, record: dict[str, Any]) -> int:
+    attachment = _Attachment(server, record)
+    with _raw_mode():
+        attachment.hold()
+    write_all(1, RESET)
+    if attachment.left:
+        complain(f"left; it goes on: sandkeeper sh {record['sessionId']}")
+        return 0
+    if attachment.failure is not None:
+        raise attachment.failure
+    return _status_of(server.value("GET", _path(record["id"])))
+
+
+@contextmanager
+def _raw_mode() -> Iterator[None]:
+    before = termios.tcgetattr(0)
+    tty.setraw(0)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, before)
+
+
+class _Attachment:
+    """This terminal as a client of that one: keys there, output here, over lost connections."""
+
+    def __init__(self, server: Server, record: dict[str, Any]) -> None:
+        self._server = server
+        self._record = record
+        self._line: ClientConnection | None = None
+        self._lock = threading.Lock()
+        self._held = b""
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        self._over = False
+        self.left = False
+        self.failure: ClientError | None = None
+
+    def hold(self) -> None:
+        """Serve both directions until the program ends or the person leaves."""
+        before = signal.signal(signal.SIGWINCH, lambda *_: self._wake())
+        try:
+            threading.Thread(target=self._receive_all, daemon=True).start()
+            self._send_all()
+        finally:
+            signal.signal(signal.SIGWINCH, before)
+            with self._lock:
+                self._over = True
+                if self._line is not None:
+                    self._line.close()
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):
+            os.write(self._wake_write, b"x")
+
+    # What is typed: the main thread
+
+    def _send_all(self) -> None:
+        while not self._over:
+            ready, _, _ = select.select([0, self._wake_read], [], [])
+            if self._wake_read in ready:
+                os.read(self._wake_read, 4096)
+                self._send(json.dumps({"type": "resize", **_size()}))
+            if 0 in ready:
+                data = os.read(0, INPUT_BYTES)
+                if not data or self._leaves(data):
+                    self.left = True
+                    return
+
+    def _leaves(self, data: bytes) -> bool:
+        """Send what is typed but for the keys that leave; a first of the two is held back."""
+        data = self._held + data
+        place = data.find(DETACH)
+        if place >= 0:
+            self._send(data[:place])
+            return True
+        self._held = data[-1:] if data.endswith(DETACH[:1]) else b""
+        self._send(data.removesuffix(self._held) if self._held else data)
+        return False
+
+    def _send(self, frame: str | bytes) -> None:
+        line = self._line
+        if line is not None and frame:
+            # What is typed into a lost line is lost, as it is in any terminal.
+            with suppress(_broken()):
+                line.send(frame)
+
+    # What is shown: a thread
+
+    def _receive_all(self) -> None:
+        until = time.monotonic() + AGAIN_SECONDS
+        try:
+            while not self._over:
+                try:
+                    if self._receive():
+                        return
+                    until = time.monotonic() + AGAIN_SECONDS
+                except NoServer as error:
+                    if time.monotonic() > until:
+                        raise
+                    write_all(1, f"\r\n[{error}; trying again]\r\n".encode())
+                    time.sleep(1)  # noqa: TID251 - nothing tells when the server is back
+        except (ClientError, OSError) as error:
+            self.failure = error if isinstance(error, ClientError) else ClientError(str(error))
+        finally:
+            self._over = True
+            self._wake()
+
+    def _receive(self) -> bool:
+        """Show what comes over one connection; True when the program has ended."""
+        from websockets.exceptions import ConnectionClosed
+
+        query = {"sessionId": self._record["sessionId"], "format": "raw", **_size()}
+        line = self._server.socket("/terminal/ws", query)
+        with self._lock:
+            if self._over:
+                line.close()
+                return True
+            self._line = line
+        try:
+            for frame in line:
+                write_all(1, frame if isinstance(frame, bytes) else frame.encode())
+        except ConnectionClosed:
+            pass
+        finally:
+            self._line = None
+        return bool(line.close_code == 1000) or self._has_ended()
+
+    def _has_ended(self) -> bool:
+        with suppress(NoServer):
+            return bool(self._server.value("GET", _path(self._record["id"]))["status"] != "running")
+        return False
+
+
+def _broken() -> type[Exception]:
+    from websockets.exceptions import ConnectionClosed
+
+    return ConnectionClosed
+
+
+@verb("record", group=GROUP)
+def record(
+    server: Server,
+    session: Annotated[str, typer.Argument(metavar="SESSION", autocompletion=sessions)],
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]")] = None,
+) -> None:
+    """Save what a terminal has shown, as an asciicast (to standard output without FILE)."""
+    data = server.ask("GET", _path(session, "/recording"))
+    if file is None:
+        write_all(1, data)
+        return
+    try:
+        file.write_bytes(data)
+    except OSError as error:
+        raise ClientError(f"{file}: {str(error.strerror).lower()}") from None
+
+
+@verb("play", group=GROUP)
+def play(
+    server: Server,
+    source: Annotated[str, typer.Argument(metavar="SESSION|FILE")],
+    *,
+    speed: Annotated[float, typer.Option(min=0.01, help="Twice as fast: 2.")] = 1.0,
+    idle: Annotated[float, typer.Option(min=0, help="Longest pause in seconds.")] = 2.0,
+) -> None:
+    """Play a recording of a terminal, or an asciicast file."""
+    path = Path(source)
+    raw = path.read_bytes() if path.is_file() else server.ask("GET", _path(source, "/recording"))
+    shown = 0.0
+    for line in raw.splitlines()[1:]:
+        moment_, kind, data = json.loads(line)
+        # What is played is what a clock says; nothing else is waited for.
+        time.sleep(min(max(0.0, moment_ - shown), idle) / speed)  # noqa: TID251
+        shown = moment_
+        if kind == "o":
+            write_all(1, data.encode("utf-8", "replace"))
+    write_all(1, RESET)

@@ -1,0 +1,214 @@
+"""Whole files both ways: streamed, with progress, going on where a lost connection stopped them."""
+
+import hashlib
+import os
+import secrets
+import stat as modes
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from sandkeeper.client.connection import Server
+from sandkeeper.client.failures import ClientError, NoServer, Refused
+from sandkeeper.client.following import AGAIN_SECONDS
+from sandkeeper.client.paths import absolute, file_route
+
+__all__ = ["Moved", "download", "put_bytes", "put_stream", "upload"]
+
+BLOCK_BYTES = 1 << 20
+PARTS_FROM_BYTES = 64 << 20
+PART_BYTES = 32 << 20
+PARTS_MOST = 10_000
+TYPE = "multipart/form-data; boundary="
+
+Moved = Callable[[int], None]
+"""Is told of each number of bytes that went over the line."""
+
+
+def put_bytes(server: Server, path: str, data: bytes, condition: Mapping[str, str]) -> None:
+    """Write a file whole; `condition` holds `If-Match` or its like (Refused, 412)."""
+    _put(server, file_route("/filesystem", path), iter([data]), len(data), {}, condition)
+
+
+def put_stream(server: Server, path: str, source: BinaryIO, moved: Moved) -> None:
+    """Write a file from something whose length nobody knows."""
+    _put(server, file_route("/filesystem", path), _blocks(source, moved), None, {}, {})
+
+
+def _put(
+    server: Server,
+    route: str,
+    blocks: Iterator[bytes],
+    length: int | None,
+    fields: Mapping[str, str],
+    headers: Mapping[str, str],
+    query: Mapping[str, str | int | None] | None = None,
+) -> bytes:
+    """Send a form with a part `file` (RFC 7578), as long as it says or chunked."""
+    boundary = secrets.token_hex(16)
+    line = f"--{boundary}\r\nContent-Disposition: form-data; name="
+    head = "".join(f'{line}"{name}"\r\n\r\n{value}\r\n' for name, value in fields.items())
+    head += f'{line}"file"; filename="file"\r\nContent-Type: application/octet-stream\r\n\r\n'
+    tail = f"\r\n--{boundary}--\r\n"
+    given = {"Content-Type": TYPE + boundary, **headers}
+    if length is not None:
+        given["Content-Length"] = str(len(head) + length + len(tail))
+
+    def body() -> Iterator[bytes]:
+        yield head.encode()
+        yield from blocks
+        yield tail.encode()
+
+    return server.ask("PUT", route, body=body(), headers=given, query=query)
+
+
+def _blocks(source: BinaryIO, moved: Moved, most: int | None = None) -> Iterator[bytes]:
+    """Read up to `most` bytes; what cannot be read here is no failure of the server."""
+    left = most
+    while left is None or left > 0:
+        try:
+            block = source.read(BLOCK_BYTES if left is None else min(BLOCK_BYTES, left))
+        except OSError as error:
+            raise ClientError(f"{source.name}: {str(error.strerror).lower()}") from None
+        if not block:
+            if left:
+                raise ClientError(f"{source.name}: it was cut while it was read")
+            return
+        if left is not None:
+            left -= len(block)
+        yield block
+        moved(len(block))
+
+
+def upload(server: Server, source: Path, path: str, moved: Moved) -> None:
+    """Write a local file with its mode; a large one in parts, going on where it stopped."""
+    with source.open("rb") as file:
+        about = os.fstat(file.fileno())
+        mode = f"{modes.S_IMODE(about.st_mode):o}"
+        if about.st_size >= PARTS_FROM_BYTES:
+            _PartUpload(server, file, about.st_size, path, mode, moved).run()
+            return
+        route = file_route("/filesystem", path)
+        blocks = _blocks(file, moved, about.st_size)
+        _put(server, route, blocks, about.st_size, {"permissions": mode}, {})
+
+
+class _PartUpload:
+    """One large file: parts that the server has already, by their MD5, are not sent again."""
+
+    def __init__(
+        self, server: Server, file: BinaryIO, size: int, path: str, mode: str, moved: Moved
+    ) -> None:
+        self._server = server
+        self._file = file
+        self._size = size
+        self._path = path
+        self._mode = mode
+        self._moved = moved
+        self._part = max(PART_BYTES, -(-size // PARTS_MOST))
+
+    def run(self) -> None:
+        session, known = self._session()
+        parts = []
+        for number in range(1, -(-self._size // self._part) + 1):
+            start = (number - 1) * self._part
+            length = min(self._part, self._size - start)
+            etag = known.get(number, "")
+            if not etag or etag != self._digest(start, length):
+                etag = self._send(session, number, start, length)
+            else:
+                self._moved(length)
+            parts.append({"partNumber": number, "etag": etag})
+        complete = f"/filesystem-multipart/{session}/complete"
+        self._server.value("POST", complete, {"parts": parts})
+
+    def _session(self) -> tuple[str, dict[int, str]]:
+        """Return an upload to go on with, and its parts; a new one when there is none."""
+        place = absolute(self._server, self._path)
+        for one in self._server.value("GET", "/filesystem-multipart")["uploads"]:
+            if one["path"] == place and f"{one['permissions']:o}" == self._mode and one["parts"]:
+                return one["uploadId"], {
+                    part["partNumber"]: part["etag"] for part in one["parts"].values()
+                }
+        initiate = file_route("/filesystem-multipart/initiate", self._path)
+        made = self._server.value("POST", initiate, {"permissions": self._mode})
+        return str(made["uploadId"]), {}
+
+    def _digest(self, start: int, length: int) -> str:
+        digest = hashlib.md5(usedforsecurity=False)
+        self._file.seek(start)
+        for block in _blocks(self._file, lambda _count: None, length):
+            digest.update(block)
+        return digest.hexdigest()
+
+    def _send(self, session: str, number: int, start: int, length: int) -> str:
+        import json
+
+        route = f"/filesystem-multipart/{session}/part"
+        until = time.monotonic() + AGAIN_SECONDS
+        while True:
+            gone = [0]
+
+            def count(size: int, gone: list[int] = gone) -> None:
+                gone[0] += size
+                self._moved(size)
+
+            self._file.seek(start)
+            try:
+                blocks = _blocks(self._file, count, length)
+                query = {"partNumber": number}
+                raw = _put(self._server, route, blocks, length, {}, {}, query)
+                return str(json.loads(raw)["etag"])
+            except NoServer:
+                if time.monotonic() > until:
+                    raise
+            self._moved(-gone[0])
+            time.sleep(0.5)  # noqa: TID251 - the server is away, and nothing tells when it is back
+
+
+def download(server: Server, path: str, target: Path, mode: int, moved: Moved) -> None:
+    """Write `path` to a local file, whole or not at all; goes on after a lost connection.
+
+    A file that changes meanwhile is begun again.
+    """
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            _receive(server, file_route("/filesystem", path), file, moved)
+            os.fchmod(file.fileno(), mode)
+        part.replace(target)
+    except OSError as error:
+        raise ClientError(f"{target}: {str(error.strerror).lower()}") from None
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def _receive(server: Server, route: str, file: BinaryIO, moved: Moved) -> None:
+    tag, until = "", time.monotonic() + AGAIN_SECONDS
+    while True:
+        begun = file.tell()
+        headers = {"Range": f"bytes={begun}-", "If-Range": tag} if begun and tag else {}
+        query = {"download": "true"}
+        try:
+            with server.open("GET", route, query=query, headers=headers) as answer:
+                if answer.code != 206 and begun:
+                    moved(-begun)
+                    file.seek(0)
+                    file.truncate()
+                tag = answer.header("ETag")
+                for block in answer.blocks():
+                    file.write(block)
+                    moved(len(block))
+                    until = time.monotonic() + AGAIN_SECONDS
+                return
+        except NoServer:
+            if time.monotonic() > until:
+                raise
+        except Refused as error:
+            if error.code != 416:
+                raise
+            return
+        time.sleep(0.5)  # noqa: TID251 - the server is away, and nothing tells when it is back

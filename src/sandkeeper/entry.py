@@ -1,0 +1,51 @@
+"""The `sandkeeper` command: it serves, or with a client's verb asks a server.
+
+Each half is loaded without the other: neither the first answer of a server nor a command that
+lives for a tenth of a second waits for what it does not need.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from sandkeeper.client import COMPLETE_VARIABLE
+
+__all__ = ["SERVER_VERBS", "main"]
+
+SERVER_VERBS = ("serve", "archive-baseline")
+NEEDED = {"typer", "rich"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    completes = COMPLETE_VARIABLE in os.environ  # noqa: TID251 - settings are not loaded here
+    if completes or _is_client(given):
+        return _client(given, completes=completes)
+    from sandkeeper.cli import main as serve
+
+    return serve(given)
+
+
+def _is_client(given: Sequence[str]) -> bool:
+    """Say whether the first word is a verb of a client; `--url` and `--token` may stand before."""
+    words = iter(given)
+    for word in words:
+        if word in {"--url", "--token"}:
+            next(words, None)
+        elif not word.startswith(("--url=", "--token=")):
+            return not word.startswith("-") and word not in SERVER_VERBS
+    return False
+
+
+def _client(given: Sequence[str], *, completes: bool) -> int:
+    try:
+        from sandkeeper.client.main import main as ask
+    except ModuleNotFoundError as error:
+        if error.name not in NEEDED:
+            raise
+        sys.stderr.write(
+            "sandkeeper: the client's verbs need more packages: pip install 'sandkeeper[cli]'\n"
+        )
+        return 1
+    return ask(given, completes=completes)

@@ -1,0 +1,203 @@
+"""`run`, `attach`, `logs`, `ps` and their like."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pexpect
+import pytest
+from tests.client.conftest import COMMAND, Ask
+from tests.harness import Server, over, start, until
+
+
+def test_both_streams_arrive_apart_byte_for_byte_with_the_exit_status(ask: Ask) -> None:
+    done = ask("run", "--", "sh", "-c", r"printf '\377\0a\r\n'; printf 'no\n' >&2; exit 7")
+
+    assert done.stdout == b"\xff\0a\r\n"
+    assert done.stderr == b"no\n"
+    assert done.returncode == 7
+
+
+def test_a_command_is_its_words_and_no_shell_reads_them(ask: Ask) -> None:
+    done = ask("run", "--", "printf", "%s|", "a b", "$HOME", "*", "'")
+
+    assert done.stdout == b"a b|$HOME|*|'|"
+
+
+def test_a_signal_is_128_and_its_number(ask: Ask) -> None:
+    assert ask("run", "--", "sh", "-c", "kill -TERM $$").returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(("program", "status"), [("no-such-program", 127), ("/etc/passwd", 126)])
+def test_what_cannot_be_started_has_the_shells_number(ask: Ask, program: str, status: int) -> None:
+    done = ask("run", "--", program)
+
+    assert done.returncode == status
+    assert done.stderr.startswith(b"sandkeeper: ")
+    assert b"Traceback" not in done.stderr
+
+
+def test_standard_input_is_fed_to_its_end(ask: Ask) -> None:
+    data = os.urandom(3 << 20)
+
+    assert ask("run", "-i", "--", "cat", stdin=data).stdout == data
+
+
+def test_options_reach_the_process(ask: Ask, tmp_path: Path) -> None:
+    file = tmp_path / "variables"
+    file.write_text("# more\nA=1\nB=2\n")
+
+    script = "echo $A $B; pwd; ulimit -n"
+    done = ask("run", "--env-file", str(file), "-e", "B=3", "-w", "/usr", "--", "sh", "-c", script)
+
+    assert done.stdout.split(b"\n")[:2] == [b"1 3", b"/usr"]
+
+
+def test_a_detached_one_is_named_and_waited_for(ask: Ask) -> None:
+    name = ask("run", "-d", "--", "sh", "-c", "read x; exit 4").stdout.decode().strip()
+    done = ask("wait", name)
+
+    assert (done.stdout, done.returncode) == (b"4\n", 4)
+
+
+def test_logs_are_what_was_written_where_it_was_written(ask: Ask, server: Server) -> None:
+    identifier = start(server, "echo one; echo two >&2; printf three")["id"]
+    over(server, identifier)
+
+    done = ask("logs", identifier)
+    assert (done.stdout, done.stderr) == (b"one\nthree", b"two\n")
+    assert ask("logs", "--stderr", identifier).stdout == b""
+    assert ask("logs", "--tail", "1", "--stdout", identifier).stdout == b"three"
+    assert ask("logs", "--grep", "^o", identifier).stdout == b"one\n"
+    assert ask("logs", "--until", "1h", identifier).stdout == b""
+    assert ask("logs", "--since", "1h", identifier).stdout == b"one\nthree"
+    stamped = ask("logs", "-t", "--stdout", identifier).stdout.split(b"\n")[0]
+    assert stamped.endswith(b" one")
+    assert stamped[4:5] == b"-"
+
+
+def test_logs_of_a_running_one_end_where_its_output_stands(ask: Ask, server: Server) -> None:
+    identifier = start(server, "echo begun; exec sleep 1000")["id"]
+    until(lambda: server.client.get(f"/process/{identifier}").json()["stdoutBytes"])
+
+    assert ask("logs", identifier).stdout == b"begun\n"
+    assert ask("kill", identifier).returncode == 0
+    assert ask("logs", "-f", identifier).stdout == b"begun\n"
+
+
+def test_several_are_ended_and_each_failure_is_told(ask: Ask, server: Server) -> None:
+    ids = [start(server, "exec sleep 1000")["id"] for _ in range(2)]
+
+    done = ask("stop", ids[0], "nobody", ids[1])
+
+    assert done.returncode == 1
+    assert done.stdout.decode().split() == ids
+    assert done.stderr.startswith(b"sandkeeper: nobody: ")
+    assert {over(server, one)["status"] for one in ids} == {"stopped"}
+
+
+def test_lists_are_plain_in_a_pipe_and_json_when_asked(ask: Ask, server: Server) -> None:
+    made = start(server, "exec sleep 1000 # \033[31m", name="listed")
+
+    plain = ask("ps").stdout.decode()
+    line = next(line for line in plain.splitlines() if made["id"] in line)
+    assert "\033" not in plain
+    assert "listed" in line
+    assert "\\x1b[31m" in line
+    found = json.loads(ask("ps", "--json").stdout)
+    assert made["id"] in {one["id"] for one in found}
+    ask("kill", made["id"])
+    assert made["id"] not in ask("ps", "-q").stdout.decode()
+    assert made["id"] in ask("ps", "-aq").stdout.decode()
+
+
+def test_whoever_waits_for_a_line_or_a_port_goes_on_when_it_is_there(
+    ask: Ask, server: Server
+) -> None:
+    identifier = start(server, "echo ready; exec sleep 1000")["id"]
+
+    assert ask("wait", "--line", "ready", identifier).returncode == 0
+    late = ask("wait", "--line", "never", "-t", "0", identifier)
+    assert late.returncode == 1
+    ask("kill", identifier)
+
+
+def test_an_interrupt_goes_to_the_command_and_a_second_one_leaves_it(
+    terminal: "type[pexpect.spawn]",
+) -> None:
+    script = "trap 'echo heard' INT; echo ready; while :; do sleep 0.05; done"
+    child = terminal("run", "--", "sh", "-c", script)
+    child.expect("ready")
+    child.sendintr()
+    child.expect("heard")
+    child.sendintr()
+    child.expect("left; it goes on: sandkeeper attach ([a-z0-9]+)")
+    identifier = child.match[1]
+    child.expect(pexpect.EOF)
+    child.close()
+
+    assert child.exitstatus == 130
+    killed = terminal("kill", identifier)
+    killed.expect(identifier)
+
+
+def test_a_reader_that_goes_away_ends_the_client_and_not_the_command(server: Server) -> None:
+    env = {**server.env, "SANDKEEPER_URL": server.url}
+    argv = [*COMMAND, "run", "--name", "flood", "--", "yes"]
+    child = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.read(2)
+    child.stdout.close()
+
+    assert child.wait(60) == 141
+    assert b"nobody reads any more" in child.stderr.read()
+    child.stderr.close()
+    assert server.client.get("/process/flood").json()["status"] == "running"
+    server.client.delete("/process/flood/kill")
+
+
+def test_a_server_that_is_killed_and_started_again_costs_no_line(make_server) -> None:
+    server = make_server()
+    env = {**server.env, "SANDKEEPER_URL": server.url}
+    script = "i=0; while [ $i -lt 400 ]; do echo $i; i=$((i+1)); sleep 0.005; done; exit 6"
+    argv = [*COMMAND, "run", "--", "sh", "-c", script]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as child:
+        assert child.stdout is not None
+        head = child.stdout.read(20)
+        server.kill9()
+        server.restart()
+        rest = child.stdout.read()
+
+        assert child.wait(60) == 6
+    assert head + rest == b"".join(b"%d\n" % number for number in range(400))
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["ps"], 3, b"nothing listens there"),
+        (["--url", "ftp://x", "ps"], 1, b"no address of a server"),
+        (["no-such-verb"], 2, b"No such command"),
+        (["logs"], 2, b"Missing argument"),
+    ],
+)
+def test_what_goes_wrong_is_one_sentence_and_a_status(
+    ask: Ask, words: list[str], status: int, said: bytes
+) -> None:
+    done = ask(*words, url="http://127.0.0.1:1")
+
+    assert done.returncode == status
+    assert said in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_wrong_token_and_another_program_are_told_apart(ask: Ask, make_server) -> None:
+    server = make_server(env={"SANDKEEPER_TOKEN": "secret"})
+
+    assert ask("ps", url=server.url, env={"SANDKEEPER_TOKEN": "wrong"}).returncode == 4
+    assert b"give --token" in ask("ps", url=server.url, env={"SANDKEEPER_TOKEN": ""}).stderr
+    assert ask("--token", "secret", "ps", url=server.url).returncode == 0
+    assert ask("ps", "--token", "secret", url=server.url).returncode == 0
