@@ -28,6 +28,8 @@ __all__ = [
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
+E2B_PORT = 49983
+"""Where E2B's clients expect the server inside a sandbox."""
 PORT_HOSTS = "SANDKEEPER_PORT_HOSTS"
 KIB = 1024
 MIB = 1024 * KIB
@@ -152,6 +154,11 @@ class E2bSettings:
         listening = env.number("SANDKEEPER_E2B_PORT", 0, 0, 65535)
         return cls(enabled=word not in off, port=port or listening)
 
+    @property
+    def own_ports(self) -> frozenset[int]:
+        """The ports that stand for this server in the host names that clients use."""
+        return frozenset({E2B_PORT} if self.enabled else ())
+
 
 @dataclass(frozen=True, slots=True)
 class FileSettings:
@@ -217,11 +224,13 @@ class EdgeSettings:
     port_names: PortNames = field(default_factory=lambda: PortNames.read([], PORT_HOSTS))
 
     @classmethod
-    def read(cls, env: Variables, *, inside: bool = False) -> "EdgeSettings":
+    def read(
+        cls, env: Variables, *, inside: bool = False, ours: frozenset[int] = frozenset()
+    ) -> "EdgeSettings":
         """Read the three lists, by commas or spaces.
 
         `inside`: the contract's platform runs us. Its gateway passes on the names by which clients
-        call it, so any is answered, as with all origins.
+        call it, so any is answered, as with all origins. `ours`: see `PortNames`.
         """
         name = "SANDKEEPER_CORS_ORIGINS"
         origins = env.each(name, lambda one: origin(one, name))
@@ -233,7 +242,8 @@ class EdgeSettings:
             body_seconds=float(env.number("SANDKEEPER_BODY_SECONDS", 30)),
             answers_limit=max(16 * MIB, env.number("SANDKEEPER_MAX_ANSWER_BYTES_TOTAL", 256 * MIB)),
             port_names=env.sound(
-                lambda: PortNames.read(env.words(PORT_HOSTS), PORT_HOSTS), PortNames((), PORT_HOSTS)
+                lambda: PortNames.read(env.words(PORT_HOSTS), PORT_HOSTS, ours),
+                PortNames((), PORT_HOSTS),
             ),
         )
 
