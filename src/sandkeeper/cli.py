@@ -149,6 +149,7 @@ def _serve(
         return _refuse(f"cannot run as the configured user: {error}")
     at_risk = own_code_at_risk(identity)
     faults = [*faults, *(f"the workload's user can change {place}" for place in at_risk)]
+    faults += [f"{name} is no setting" for name in settings.unknown]
     hold_collections()
     # Imported here so that `--version` and `--help` answer at once.
     from sandkeeper.api.app import create_app
@@ -180,8 +181,6 @@ def _serve(
             )
         except OSError as error:
             return _refuse(f"cannot start: {error.filename or 'the log'}: {error.strerror}")
-        for name in settings.unknown:
-            sandbox.log.warning(f"environment: {name} is no setting")
         for fault in faults:
             sandbox.log.warning(f"environment: {fault}")
         if identity is not None and settings.rights.may:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sandkeeper.log.formats import FORMATS
 from sandkeeper.settings.environment import IMPORT_URL
-from sandkeeper.settings.port_names import PortNames
+from sandkeeper.settings.port_names import E2B_PORT, PortNames
 from sandkeeper.settings.variables import Variables
 
 __all__ = [
@@ -28,8 +28,6 @@ __all__ = [
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
-E2B_PORT = 49983
-"""Where E2B's clients expect the server inside a sandbox."""
 PORT_HOSTS = "SANDKEEPER_PORT_HOSTS"
 KIB = 1024
 MIB = 1024 * KIB

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 from sandkeeper.linux.addresses import is_loopback
 
-__all__ = ["PortName", "PortNames"]
+__all__ = ["E2B_PORT", "PortName", "PortNames"]
+
+E2B_PORT = 49983
+"""Where E2B's clients look for the server of a sandbox: whoever asks for this port means us."""
 
 DEFAULT = "{port}.localhost"
 NONE = "none"
@@ -39,8 +42,8 @@ class PortName:
 class PortNames:
     """The patterns of one server; raises ValueError, naming the setting, for what is none.
 
-    `ours` are numbers that stand for this server itself where a name holds an `{id}` as well: that
-    is how clients of another wire call a sandbox's own server (E2B's: `49983-abc.example.com`).
+    `ours` are numbers that stand for this server itself: so clients of another wire call the server
+    inside a sandbox (E2B's: `49983-abc.example.com`).
     """
 
     def __init__(
@@ -49,8 +52,7 @@ class PortNames:
         self.patterns = tuple(patterns)
         self._ours = ours
         self._compiled = [
-            (re.compile(_expression(one, setting)), "*" in one, "{id}" in one)
-            for one in self.patterns
+            (re.compile(_expression(one, setting)), "*" in one) for one in self.patterns
         ]
         self.known: dict[bytes, PortName | None] = {}
         """What was found before: whoever counts nanoseconds looks here first."""
@@ -78,11 +80,9 @@ class PortNames:
         host = authority.decode("latin-1").lower().partition(":")[0].removesuffix(".")
         if host.rpartition(".")[2].isdigit():
             return None  # an address, to browsers, and no name (URL Standard, section 3.5)
-        for expression, is_open, has_id in self._compiled:
+        for expression, is_open in self._compiled:
             found = expression.fullmatch(host)
-            if found is not None and has_id and int(found[1]) in self._ours:
-                return None
-            if found is not None and 0 < int(found[1]) < 65536:
+            if found is not None and 0 < int(found[1]) < 65536 and int(found[1]) not in self._ours:
                 base = host[: found.start(1)] + "*" + host[found.end(1) :]
                 return PortName(int(found[1]), host, base, is_open)
         return None

@@ -152,7 +152,8 @@ def test_a_clients_name_for_this_very_server_is_none_of_a_port(
     """E2B's clients call the server inside a sandbox `49983-ID.DOMAIN`."""
     names = PortNames(PATTERNS.split(), "X", frozenset({49983}))
     assert names.find(b"49983-abc.boxes.example") is None
-    assert names.find(b"49983.localhost")
+    assert names.find(b"49983.localhost") is None
+    assert PortNames(PATTERNS.split(), "X").find(b"49983-abc.boxes.example")
     host = "49983-abc.boxes.example"
 
     assert ask(guarded, host, "/process", f"Authorization: Bearer {TOKEN}").status == 200
