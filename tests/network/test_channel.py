@@ -1,4 +1,4 @@
-"""Two connections that pass bytes to each other: what one end gets when the other is slow or gone."""
+"""Two connections that pass bytes to each other, when one of them is slow or gone."""
 
 import asyncio
 import socket
