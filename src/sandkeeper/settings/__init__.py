@@ -166,6 +166,7 @@ class Settings:
             env.fault(ISOLATION, "no use without a workload user: set BL_SANDBOX_USER or --user")
         sandbox = "" if host or rights.token else sandbox_sign(root, env, os.getpid())
         host = host or (EVERYWHERE if rights.token or sandbox else LOCALHOST)
+        e2b = E2bSettings.read(env, e2b_port)
         return cls(
             host=host,
             port=port,
@@ -187,10 +188,14 @@ class Settings:
             log=LogSettings.read(env),
             terminal=TerminalSettings.read(env),
             files=FileSettings.read(env),
-            e2b=E2bSettings.read(env, e2b_port),
+            e2b=e2b,
             egress=EgressSettings.read(env, state_dir),
             drives=DriveSettings.read(env, state_dir),
-            edge=EdgeSettings.read(env, inside=not is_loopback(host) and bool(platform_sign(env))),
+            edge=EdgeSettings.read(
+                env,
+                inside=not is_loopback(host) and bool(platform_sign(env)),
+                ours=e2b.own_ports,
+            ),
             archive=ArchiveSettings.read(env),
             upgrade=UpgradeSettings.read(env),
         )
