@@ -170,7 +170,8 @@ def test_behind_a_path_prefix_the_socket_keeps_it(server: Server, page: Page) ->
     with ThreadingHTTPServer(("127.0.0.1", 0), _Gateway) as gateway:
         thread = threading.Thread(target=gateway.serve_forever)
         thread.start()
-        opened(page, f"http://127.0.0.1:{gateway.server_port}/some/prefix/terminal?sessionId=p")
+        page.goto(f"http://127.0.0.1:{gateway.server_port}/some/prefix/terminal?sessionId=p")
+        page.click("#start")
         until(lambda: any("/ws?" in path for path in _Gateway.asked))
         page.goto("about:blank")
         gateway.shutdown()
