@@ -46,14 +46,15 @@ def disk_folder() -> str:
 class Request:
     """One kept-open connection that sends the same GET again and again, with little of its own."""
 
-    def __init__(self, port: int) -> None:
-        self._sock = socket.create_connection(("127.0.0.1", port))
+    def __init__(self, port: int, *, host: str = "127.0.0.1", token: str = "") -> None:
+        self._head = _head(token)
+        self._sock = socket.create_connection((host, port))
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._file = self._sock.makefile("rb")
 
     def get(self, path: str) -> bytes:
         """GET and return the body."""
-        return self._exchange(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        return self._exchange(f"GET {path} HTTP/1.1\r\n{self._head}\r\n".encode())
 
     def post(self, path: str, body: Any) -> bytes:
         """POST JSON and return the body."""
@@ -65,7 +66,7 @@ class Request:
 
     def send(self, method: str, path: str, data: bytes = b"") -> bytes:
         """Send a request and return the body."""
-        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\n{self._head}Content-Length: {len(data)}\r\n\r\n"
         return self._exchange(head.encode() + data)
 
     def _exchange(self, request: bytes) -> bytes:
@@ -92,11 +93,16 @@ class Request:
         self._sock.close()
 
 
-def dead_client(port: int, path: str) -> socket.socket:
+def dead_client(port: int, path: str, *, host: str = "127.0.0.1", token: str = "") -> socket.socket:
     """Connect, ask for a stream and never read."""
-    sock = socket.create_connection(("127.0.0.1", port))
-    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    sock = socket.create_connection((host, port))
+    sock.sendall(f"GET {path} HTTP/1.1\r\n{_head(token)}\r\n".encode())
     return sock
+
+
+def _head(token: str) -> str:
+    """Return the fields of every request."""
+    return "Host: localhost\r\n" + (f"Authorization: Bearer {token}\r\n" if token else "")
 
 
 def lines_command(megabytes: int) -> str:

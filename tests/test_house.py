@@ -114,7 +114,10 @@ def test_what_acts_for_the_workload_takes_its_os_from_where_paths_are_resolved_f
         *(f"codegen/{name}.py" for name in ("service", "candidates")),
         *(f"files/changing/{name}.py" for name in ("holes", "removal", "renaming", "replace")),
         *(f"files/tar/{name}.py" for name in ("packing", "sparse", "streams", "unpacking")),
-        *(f"files/{name}.py" for name in ("attributes", "copies", "service", "trees", "walk")),
+        *(
+            f"files/{name}.py"
+            for name in ("attributes", "copies", "opened", "service", "trees", "walk")
+        ),
         *("files/changing/temporaries.py", "files/uploads/sessions.py"),
         *("linux/paths/entering.py", "search/code.py", "search/content.py"),
         *(

@@ -26,7 +26,10 @@ LATE = {
     "sandkeeper.search": "finding",
     "sandkeeper.watch": "noticing",
     "sandkeeper.api.mcp": "POST /mcp",
-    "sandkeeper.api.blaxel.files": "a file",
+    "sandkeeper.api.blaxel.files.content": "a file",
+    "sandkeeper.api.blaxel.files.link_calls": "a signed link",
+    "sandkeeper.api.e2b.server": "a call of that wire",
+    "sandkeeper.api.control.calls": "a call of that wire",
     "sandkeeper.api.port.proxy": "a port",
 }
 """What waits for who needs it: libraries and rooms."""
@@ -38,8 +41,11 @@ FIRST = {
 """The libraries that the first /health may load, and no others."""
 
 FIRST_FACES = {
-    *("api", "api.app", "api.areas", "api.blaxel", "api.blaxel.observability"),
-    *("api.blaxel.system", "api.port", "api.port.pages", "api.port.tickets"),
+    *("api", "api.app", "api.areas", "api.e2b_areas"),
+    *("api.blaxel", "api.blaxel.observability", "api.blaxel.pinned", "api.blaxel.system"),
+    *("api.blaxel.files", "api.blaxel.files.links"),
+    *("api.control", "api.control.routes", "api.e2b", "api.e2b.routes"),
+    *("api.port", "api.port.door", "api.port.pages", "api.port.tickets"),
 }
 """Of the faces."""
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandkeeper import pieces
-from sandkeeper.pieces import in_order, split_at
+from sandkeeper.pieces import in_order, split_at, used_up
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -34,3 +34,13 @@ def test_the_order_is_that_of_sorted(items: list[int], key: Callable[[int], obje
 def test_places_are_those_that_replace_finds(data: bytes, old: bytes, new: bytes) -> None:
     assert b"".join(new.join(parts) for parts in split_at(data, old)) == data.replace(old, new)
     assert sum(len(parts) - 1 for parts in split_at(data, old)) == data.count(old)
+
+
+def test_what_is_used_up_is_let_go_also_by_who_stops_early() -> None:
+    items = list(range(5000))
+    using = used_up(items)
+
+    assert [next(using), next(using)] == [0, 1]
+    assert len(items) == 4998
+    using.close()
+    assert items == []

@@ -149,6 +149,7 @@ def _serve(
         return _refuse(f"cannot run as the configured user: {error}")
     at_risk = own_code_at_risk(identity)
     faults = [*faults, *(f"the workload's user can change {place}" for place in at_risk)]
+    faults += [f"{name} is no setting" for name in settings.unknown]
     hold_collections()
     # Imported here so that `--version` and `--help` answer at once.
     from sandkeeper.api.app import create_app
@@ -165,9 +166,7 @@ def _serve(
         return _refuse(f"cannot use the state folder {settings.state_dir}: {error.strerror}")
     try:
         inherited = handover.listening if handover else ()
-        listeners = listen(settings.host, settings.port, inherited)
-        if settings.e2b.port and not inherited:
-            listeners += listen(settings.host, settings.e2b.port)
+        listeners = listen(settings.host, settings.port, inherited, besides=settings.e2b.port)
     except OSError as error:
         return _refuse(_why_deaf(settings, error))
     keep_freed_blocks()
@@ -182,8 +181,6 @@ def _serve(
             )
         except OSError as error:
             return _refuse(f"cannot start: {error.filename or 'the log'}: {error.strerror}")
-        for name in settings.unknown:
-            sandbox.log.warning(f"environment: {name} is no setting")
         for fault in faults:
             sandbox.log.warning(f"environment: {fault}")
         if identity is not None and settings.rights.may:

@@ -4,8 +4,11 @@ Each half is loaded without the other: neither the first answer of a server nor 
 lives for a tenth of a second waits for what it does not need.
 """
 
+import os
 import sys
 from collections.abc import Sequence
+
+from sandkeeper.client import COMPLETE_VARIABLE
 
 __all__ = ["SERVER_VERBS", "main"]
 
@@ -16,8 +19,9 @@ NEEDED = {"typer", "rich"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     given = sys.argv[1:] if argv is None else list(argv)
-    if _is_client(given):
-        return _client(given)
+    completes = COMPLETE_VARIABLE in os.environ  # noqa: TID251 - settings are not loaded here
+    if completes or _is_client(given):
+        return _client(given, completes=completes)
     from sandkeeper.cli import main as serve
 
     return serve(given)
@@ -34,7 +38,7 @@ def _is_client(given: Sequence[str]) -> bool:
     return False
 
 
-def _client(given: Sequence[str]) -> int:
+def _client(given: Sequence[str], *, completes: bool) -> int:
     try:
         from sandkeeper.client.main import main as ask
     except ModuleNotFoundError as error:
@@ -44,4 +48,4 @@ def _client(given: Sequence[str]) -> int:
             "sandkeeper: the client's verbs need more packages: pip install 'sandkeeper[cli]'\n"
         )
         return 1
-    return ask(given)
+    return ask(given, completes=completes)

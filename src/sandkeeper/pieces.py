@@ -5,15 +5,16 @@ million names for 0.7 s, a replacement in 16 MiB for 0.2 s. These do the same in
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar, cast
 
-__all__ = ["in_order", "split_at"]
+__all__ = ["in_order", "split_at", "used_up"]
 
 T = TypeVar("T")
 
 SORTED_AT_ONCE = 10_000
 SPLIT_BYTES = 256 << 10
+FREED_AT_ONCE = 1000
 SAMPLES = 8
 """For each part: so the parts come out about equal."""
 
@@ -33,6 +34,20 @@ def in_order(items: list[T], key: Callable[[T], Any] | None = None) -> list[T]:
     for bucket in buckets:
         made += in_order(bucket, key) if len(bucket) < len(items) else at_once(bucket, key=key)
     return made
+
+
+def used_up(items: list[T]) -> Generator[T, None, None]:
+    """Yield items and drop them; when that ends early, it drops the others.
+
+    To free a list of 200,000 objects in one go takes 0.1 s.
+    """
+    items.reverse()
+    try:
+        while items:
+            yield items.pop()
+    finally:
+        while items:
+            del items[-FREED_AT_ONCE:]
 
 
 def split_at(data: bytes, what: bytes) -> Iterator[list[bytes]]:

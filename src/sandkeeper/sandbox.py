@@ -35,6 +35,7 @@ from sandkeeper.observability.heap import Heap
 from sandkeeper.observability.lifetime import Lifetime
 from sandkeeper.observability.metrics import Vitals
 from sandkeeper.observability.readiness import Readiness
+from sandkeeper.observability.renderer import Renderer
 from sandkeeper.observability.telemetry import Exporter
 from sandkeeper.ondemand import OnDemand
 from sandkeeper.processes.confinement import Confinements
@@ -142,9 +143,9 @@ class Sandbox(OnDemand):
 
     def _build_journal(self) -> None:
         settings, identity = self.settings, self.identity
-        self.exporter = (
-            Exporter(self._rouser.rouse, self.log.form) if settings.log.process_output else None
-        )
+        self._renderer = Renderer(self.children)
+        told, form = settings.log.process_output, self.log.form
+        self.exporter = Exporter(self._rouser.rouse, self._renderer, form) if told else None
         self.budget = Budget(
             run_bytes=settings.retention.run_bytes,
             total_bytes=settings.retention.total_bytes,
@@ -284,6 +285,8 @@ class Sandbox(OnDemand):
 
     async def _start_pump(self, stack: AsyncExitStack) -> None:
         await asyncio.to_thread(prepare_state, self._workshop, self._store, trial=self._trial)
+        self._renderer.start()
+        stack.callback(self._renderer.close)
         if self.exporter is not None:
             self._sink.pull = self.exporter.pull
             self._sink.asked = lambda: self.vitals.requests.activity

@@ -169,7 +169,7 @@ class Seen:
 
     async def finish(self) -> None:
         """Write until an event with the content comes: nothing tells when the watch is armed."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not any(e[1] == self._last.name and e[2] == "whole" for e in self.events):
                 self._last.write_text("whole")
                 await asyncio.sleep(0.02)

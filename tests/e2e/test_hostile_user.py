@@ -377,7 +377,7 @@ def test_a_terminal_is_the_users_and_brings_nothing_of_the_servers(hostile: Serv
     typed = f'id -u; stat -c %U $(tty); python3 -S -c "{code}"; echo fin""ished\r'
     hostile.client.post("/terminals/mine/input", content=typed.encode())
     found = hostile.client.get(
-        "/terminals/mine/screen", params={"waitFor": "finished", "timeout": 15}
+        "/terminals/mine/screen", params={"waitFor": "finished", "timeout": 60}
     ).json()
     hostile.client.delete("/terminals/mine")
 

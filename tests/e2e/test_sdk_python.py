@@ -174,7 +174,7 @@ def test_callbacks_without_waiting_follow_in_the_background(server: Server) -> N
             {"name": "a-follow", "command": "echo one; echo two", "on_log": lines.append}
         )
         await process.wait("a-follow")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(lines) < 2:
                 await asyncio.sleep(0.005)
         made.close()

@@ -95,7 +95,7 @@ def test_python_watches(server: Server, project: str) -> None:
                 last.set()
 
         handle = files.watch(f"{project}/**", on_event, {"on_keepalive": beat.set})
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await beat.wait()  # nothing else says that the watch is armed
             folder = Path(project) / "src" / "new"
             folder.mkdir()

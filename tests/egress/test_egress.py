@@ -258,7 +258,7 @@ def test_without_a_listener_the_token_goes_into_the_environment(
         egress, environment, log = egress_in(tmp_path, values)
         await egress.start()
         wanted = f"http://user:token-1@localhost:{upstream.port}"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while environment.get("HTTP_PROXY") != wanted:
                 await asyncio.sleep(0.005)
         assert environment.get("https_proxy") == wanted

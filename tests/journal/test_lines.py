@@ -8,11 +8,11 @@ from sandkeeper.journal.lines import (
     HELD_BYTES,
     PATIENCE,
     Decoder,
-    LineSplitter,
     PrefixedText,
     strip_partial,
 )
 from sandkeeper.journal.segment import NOTICE, REMARK, STDERR, STDOUT
+from sandkeeper.journal.splitting import LineSplitter
 
 texts = st.lists(
     st.sampled_from([b"a", b"\n", b"\n\n", b"bc", "☃".encode(), b"\xff", b"\0", b"stderr:"]),

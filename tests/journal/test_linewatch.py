@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tests.harness import cases
 
 from sandkeeper.errors import Unavailable
-from sandkeeper.journal import linewatch
+from sandkeeper.journal import linewatch, matching
 from sandkeeper.journal.cursor import Chunk
 from sandkeeper.journal.linewatch import LineBoard, Pattern, _Pass
-from sandkeeper.journal.query import Question
+from sandkeeper.journal.matching import Question
 from sandkeeper.journal.segment import STDERR, STDOUT
 
 GREPS = ["ab", "a+b", "^b", "b$", r"\Ab", "a.*b", "(?i)AB", "x", "(?-m)^a", "a\nb", "é", ".", "^$"]
@@ -246,3 +246,44 @@ def test_a_pattern_that_took_long_goes_on_by_itself_and_misses_nothing(
         await board.close()
 
     asyncio.run(run())
+
+
+NEEDLE = b"SERVER READY"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    before=st.integers(0, 60),
+    behind=st.integers(0, 30),
+    sizes=st.lists(st.integers(1, 24), min_size=1, max_size=12),
+    between=st.booleans(),
+    grep=st.sampled_from(["SERVER READY", "(?i)server ready", r"R READ.$", r"aS\w+ ", r"^a*S"]),
+)
+def test_a_match_is_found_wherever_in_a_line_it_lies(
+    before: int, behind: int, sizes: list[int], between: bool, grep: str
+) -> None:
+    """With lines of which 16 bytes are held, in place of 64 KiB."""
+    line = b"a" * before + NEEDLE + b"b" * behind
+    pieces: list[tuple[int, bytes]] = []
+    rest = line + b"\n"
+    for size in [*sizes, len(rest)]:
+        pieces += [(STDOUT, rest[:size])] if rest[:size] else []
+        pieces += [(STDERR, b"SERVER")] if between else []
+        rest = rest[size:]
+    question = Question(grep=grep, literal=grep == "SERVER READY")
+    pattern = Pattern.of(question)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, "LINE_BYTES", 16)
+        one = _Pass(0)
+        one.add(pattern, SimpleNamespace(done=lambda: False))  # type: ignore[arg-type]
+        found = [hit[1] for chunk in chunks(pieces) for hit in one.look([chunk]) if hit]
+
+    # An open line may end here: `$` is there for it, and so is a part of what comes.
+    wholes = [data for stream, data in pieces if stream == STDOUT]
+    states = [b"".join(wholes[:count]).rstrip(b"\n") for count in range(1, len(wholes) + 1)]
+    matches = [match for state in states if (match := pattern.matches(state))]
+    if any(match.end - match.start <= 12 for match in matches):
+        assert found
+        assert len(found[0].text) <= 16 or len(line) <= 16
+    if not matches:
+        assert not found

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from sandkeeper.journal.cursor import Reader
 from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.matching import Question
 from sandkeeper.journal.places import newlines_before
-from sandkeeper.journal.query import LineQuery, Question
+from sandkeeper.journal.query import LineQuery
 from sandkeeper.journal.segment import NOTICE, REMARK, STDERR, STDOUT
 
 FAR = 1 << 62
@@ -49,6 +50,13 @@ def lines(journal: Journal, question: Question) -> list[dict[str, Any]]:
     return [item for item in answer(journal, question) if item["type"] == "line"]
 
 
+def last_lines(told: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Return the last records in which there are so many lines: parts of one count once."""
+    while len({item["line"] for item in told}) > count:
+        told = told[1:]
+    return told
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     pieces=PIECES,
@@ -76,7 +84,7 @@ def test_an_answer_from_the_middle_equals_a_reading_of_all(
 
         assert answer(journal, Question(stream, tail=count))[:-1] == [
             *(item for item in everything if item["type"] == "gap"),
-            *told[-count:],
+            *last_lines(told, count),
         ]
         since = data.draw(st.integers(0, journal.tail + 1))
         assert lines(journal, Question(stream, first_offset=since)) == [
@@ -97,6 +105,38 @@ def test_parts_of_a_long_line_have_one_number_and_no_character_is_cut(tmp_path: 
     assert {part["line"] for part in parts} == {2}
     assert [part.get("continued", False) for part in parts] == [True, True, False]
     assert "".join(part["text"] for part in parts) == long
+
+
+def test_parts_of_a_line_count_once(tmp_path: Path) -> None:
+    text = f"a\n{'x' * 200_000}\nb\n{'y' * 100_000}\n"
+    with closing(journal_of(tmp_path, [(STDOUT, text.encode())], 1 << 20)) as journal:
+        for question, numbers in [
+            (Question(head=2), [1, 2, 2, 2, 2]),
+            (Question(limit=3), [1, 2, 2, 2, 2, 3]),
+            (Question(tail=1), [4, 4]),
+            (Question(tail=3), [2, 2, 2, 2, 3, 4, 4]),
+            (Question(grep="x", head=1), [2, 2, 2, 2]),
+        ]:
+            *told, end = answer(journal, question)
+            assert [item["line"] for item in told] == numbers
+            assert end["lines"] == len(set(numbers))
+
+
+@pytest.mark.parametrize("literal", [True, False])
+def test_a_match_over_the_border_of_two_parts_is_found_and_both_are_told(
+    tmp_path: Path, literal: bool
+) -> None:
+    numbers = [65_530, 131_066, 200_000]
+    text = bytearray(b"a" * 300_000)
+    for number in numbers:
+        text[number : number + 12] = b"SERVER READY"
+    pieces = [(STDOUT, bytes(text[:70_000])), (STDERR, b"SERVER\n"), (STDOUT, bytes(text[70_000:]))]
+    with closing(journal_of(tmp_path, pieces, 40_000)) as journal:
+        told = lines(journal, Question(grep="SERVER READY", literal=literal))
+        assert len("".join(item["text"] for item in told)) == 4 * 65_536
+        for pattern, matches in [("^a", 1), ("Y$", 0), ("^S", 0), ("Ya", 3), ("a$", 1)]:
+            found = lines(journal, Question("stdout", grep=pattern, literal=False))
+            assert (pattern, len(found)) == (pattern, matches)
 
 
 def test_newlines_of_closed_segments_are_counted_once(tmp_path: Path) -> None:

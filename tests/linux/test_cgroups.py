@@ -72,7 +72,7 @@ def start(confinement: Confinement, code: str, **options) -> Child:
 
 
 async def ended(child: Child) -> ExitStatus:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await readable(child.pidfd.number)
     return child.reap()
 

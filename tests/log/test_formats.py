@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.harness import until
 
 from sandkeeper.log.formats import Contract, Json, Text, format_for
+from sandkeeper.log.framing import framed
 from sandkeeper.settings.groups import LogSettings
 from sandkeeper.settings.variables import Variables
 
@@ -51,7 +52,7 @@ def test_no_line_tells_a_persons_terminal_what_to_do() -> None:
     line = text.line(
         "error", "bad \x1b]0;title\x07 name\nmore", {"path": "\x1b[2J", "stack": "a\nb\x1b[m"}
     )
-    output = text.output("web\x1b[m", "7", "stderr", b"one\x1b[31m\ntwo\x9b", 0.0)
+    output = framed(text.frame("web\x1b[m", "7", "stderr", 0.0), b"one\x1b[31m\ntwo\x9b")
 
     assert b"\x1b" not in line + output
     assert line.endswith(b" error bad \\x1b]0;title\\x07 name\\nmore\na\nb\\x1b[m\n")

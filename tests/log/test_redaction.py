@@ -207,7 +207,7 @@ def test_the_time_grows_with_the_length_and_no_faster(piece: str) -> None:
     text = piece * (COMMAND_CHARACTERS // len(piece) + 1)
     began = time.process_time()
     redact_command(text)
-    assert time.process_time() - began < 1.0
+    assert time.process_time() - began < 3.0
 
 
 def test_a_megabyte_of_any_kind_takes_a_moment() -> None:
@@ -223,5 +223,5 @@ def test_a_megabyte_of_any_kind_takes_a_moment() -> None:
     ):
         began = time.process_time()
         shown = redact_command(piece * ((1 << 20) // len(piece)))
-        assert time.process_time() - began < 1.0, piece
+        assert time.process_time() - began < 3.0, piece
         assert len(shown) < COMMAND_CHARACTERS + 50

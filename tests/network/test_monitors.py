@@ -23,7 +23,7 @@ def log() -> Log:
 
 
 async def settled(watch: PortMonitors, registrations: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while watch.statistics()["registrations"] != registrations:
             await asyncio.sleep(0.01)
 

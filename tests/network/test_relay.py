@@ -31,7 +31,7 @@ def pair() -> Iterator[tuple[Ends, Ends]]:
             near = stack.enter_context(socket.create_connection(listener.getsockname()))
             far = stack.enter_context(listener.accept()[0])
             far.setblocking(False)
-            near.settimeout(10)
+            near.settimeout(60)
             ends.append((near, far))
         yield ends[0], ends[1]
 

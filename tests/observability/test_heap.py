@@ -21,7 +21,7 @@ def ordinary_collector() -> Iterator[None]:
 
 
 async def until_thorough(keeper: Heap, times: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while keeper.thorough < times:
             await asyncio.sleep(0.001)
 

@@ -1,18 +1,24 @@
 """What telemetry makes of a block of output: a JSON line for each line that is not empty."""
 
 import json
+import os
 import re
+import signal
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any
+from pathlib import Path
 
+import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.harness import Server, until
 
-from sandkeeper.journal.cursor import Chunk
-from sandkeeper.journal.lines import LineSplitter, part_end
-from sandkeeper.journal.segment import STDERR, STDOUT
-from sandkeeper.observability.telemetry import LINE_BYTES, Follower
+from sandkeeper.journal.splitting import part_end
+from sandkeeper.log.formats import Json
+from sandkeeper.log.framing import framed
+from sandkeeper.observability.rendering import BEGINNING, LINE_BYTES, render
+
+FRAME = Json().frame('a "name"', "7", "stdout", 0.0)
+LINES = 60_000
 
 awkward = st.sampled_from(
     [
@@ -35,15 +41,6 @@ awkward = st.sampled_from(
 outputs = st.lists(st.lists(awkward | st.binary(max_size=5), max_size=12).map(b"".join), max_size=4)
 
 
-def _follower() -> Any:
-    """Return a follower that renders, without a process to follow."""
-    made: Any = Follower.__new__(Follower)
-    made._process = SimpleNamespace(meta=SimpleNamespace(name='a "name"', pid="7"))
-    made._lines = {STDOUT: LineSplitter(LINE_BYTES), STDERR: LineSplitter(LINE_BYTES)}
-    made._starts = {STDOUT: 0, STDERR: 0}
-    return made
-
-
 def _parts(line: bytes) -> Iterator[bytes]:
     while len(line) > LINE_BYTES:
         end = part_end(line, LINE_BYTES)
@@ -56,9 +53,10 @@ def _parts(line: bytes) -> Iterator[bytes]:
 @example([b"x" * LINE_BYTES, b"\x80"])
 @given(outputs)
 def test_every_line_comes_once_in_order_and_is_json_of_its_own(blocks: list[bytes]) -> None:
-    follower, told, offset = _follower(), b"", 0
+    told, offset, state = b"", 0, BEGINNING
     for block in [*blocks, b"\n"]:
-        told += follower._render(Chunk(STDOUT, offset, 0, block))
+        lines, state = render(state, [(0, offset, FRAME, block)])
+        told += lines
         offset += len(block)
     records = [json.loads(line) for line in told.splitlines()]
     written = re.split(rb"\n", b"".join(blocks))
@@ -67,3 +65,47 @@ def test_every_line_comes_once_in_order_and_is_json_of_its_own(blocks: list[byte
     assert told.endswith(b"\n") or not told
     assert [record["msg"] for record in records] == [p.decode("utf-8", "replace") for p in parts]
     assert all(record["process-name"] == 'a "name"' for record in records)
+
+
+@given(st.text())
+def test_a_text_is_written_as_json_has_it(text: str) -> None:
+    line = text.replace("\n", "").encode("utf-8", "replace")
+
+    assert framed((True, b'"', b'"'), line) == msgspec.json.encode(line.decode())
+
+
+def _renderers(server: Server) -> list[int]:
+    """Return the pids of what makes lines for a server."""
+    tasks = Path(f"/proc/{server.pid}/task").iterdir()
+    children = [pid for task in tasks for pid in (task / "children").read_text().split()]
+    told = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+    return [int(pid) for pid, line in told.items() if b"renderer_main" in line]
+
+
+def test_a_backlog_is_rendered_outside_of_the_server_and_no_line_hangs_on_who_does(
+    tmp_path: Path,
+) -> None:
+    read, write = os.pipe()
+    server = Server(tmp_path, env={"SANDKEEPER_LOG": "stdout"})
+    server.stdout = write
+    told = bytearray()
+    try:
+        with server:
+            os.close(write)
+            server.run(f"seq -f '%099.0f' 1 {LINES}")  # the log is not read meanwhile
+
+            def renderer() -> list[int]:
+                told.extend(os.read(read, 1 << 16))
+                return _renderers(server)
+
+            (pid,) = until(renderer)
+            while len(told) < 2 << 20:
+                told.extend(os.read(read, 1 << 16))
+            os.kill(pid, signal.SIGKILL)
+            while b"%099d" % LINES not in told[-(1 << 18) :]:
+                told.extend(os.read(read, 1 << 16))
+    finally:
+        os.close(read)
+    lines = [json.loads(line) for line in told.splitlines() if b'"process-name"' in line]
+
+    assert [int(line["msg"]) for line in lines] == list(range(1, LINES + 1))

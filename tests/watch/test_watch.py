@@ -286,7 +286,7 @@ def test_no_change_waits_for_a_reader_that_was_just_going_to_sleep(fast_switchin
         number = slept = 0
         while not (ring.ended and number == ring.end_number):
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     await ring.more(number)
             except TimeoutError:
                 slept += 1

@@ -15,4 +15,7 @@ other. What a verb needs beyond the standard library is imported when it runs.
 | 130, 141 | interrupted; nobody reads the output any more |
 """
 
-__all__: list[str] = []
+__all__ = ["COMPLETE_VARIABLE"]
+
+COMPLETE_VARIABLE = "_SANDKEEPER_COMPLETE"
+"""Set by the script of `sandkeeper completion`: a shell asks what could come next."""

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from sandkeeper.client.completing import processes
 from sandkeeper.client.connection import DEFAULT_URL, Server
 
-__all__ = ["AsJson", "Ids", "app", "verb"]
+__all__ = ["AsJson", "Id", "Ids", "app", "verb"]
 
 app = typer.Typer(
     name="sandkeeper",
@@ -29,7 +30,11 @@ Token = Annotated[
     str, typer.Option("--token", metavar="TOKEN", help="What opens it ($SANDKEEPER_TOKEN).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Names, ids or pids.")]
+Ids = Annotated[
+    list[str],
+    typer.Argument(metavar="ID...", help="Names, ids or pids.", autocompletion=processes),
+]
+Id = Annotated[str, typer.Argument(metavar="ID", autocompletion=processes)]
 
 _first = {"url": "", "token": ""}
 

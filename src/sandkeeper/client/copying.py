@@ -12,6 +12,7 @@ from typing import Annotated, Any, BinaryIO, cast
 
 import typer
 
+from sandkeeper.client.completing import remote_paths
 from sandkeeper.client.connection import Server
 from sandkeeper.client.context import verb
 from sandkeeper.client.failures import ClientError
@@ -28,8 +29,18 @@ PIECE_BYTES = 1 << 20
 @verb("cp", group="Files")
 def cp(
     server: Server,
-    source: Annotated[str, typer.Argument(metavar="SRC", help="`:path` is in the sandbox.")],
-    target: Annotated[str, typer.Argument(metavar="DST", help="`-`: standard input, output.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="`:path` is in the sandbox.", autocompletion=remote_paths
+        ),
+    ],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="DST", help="`-`: standard input, output.", autocompletion=remote_paths
+        ),
+    ],
     *,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
 ) -> None:

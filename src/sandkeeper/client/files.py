@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sandkeeper.client.completing import paths
 from sandkeeper.client.connection import Query, Server
 from sandkeeper.client.context import AsJson, verb
 from sandkeeper.client.failures import ClientError, NoServer, Refused
@@ -42,8 +43,14 @@ COLUMNS = [
 TREE_MOST = 1_000_000
 GO_LINK = 1 << 27
 
-Where = Annotated[str, typer.Argument(metavar="[PATH]", help="A path in the sandbox.")]
-Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="Paths in the sandbox.")]
+Where = Annotated[
+    str,
+    typer.Argument(metavar="[PATH]", help="A path in the sandbox.", autocompletion=paths),
+]
+Paths = Annotated[
+    list[str],
+    typer.Argument(metavar="PATH...", help="Paths in the sandbox.", autocompletion=paths),
+]
 Long = Annotated[bool, typer.Option("-l", help="With modes, owners, sizes and times.")]
 
 
@@ -118,7 +125,9 @@ def cat(server: Server, paths: Paths) -> int:
 
 
 @verb("edit", group=GROUP)
-def edit(server: Server, path: Annotated[str, typer.Argument(metavar="PATH")]) -> None:
+def edit(
+    server: Server, path: Annotated[str, typer.Argument(metavar="PATH", autocompletion=paths)]
+) -> None:
     """Open a file in $EDITOR; what somebody else changed meanwhile is not overwritten."""
     place = inside(path)
     tag, before = _fetched(server, place)
@@ -177,8 +186,8 @@ def mkdir(server: Server, paths: Paths) -> int:
 @verb("mv", group=GROUP)
 def mv(
     server: Server,
-    source: Annotated[str, typer.Argument(metavar="SRC")],
-    target: Annotated[str, typer.Argument(metavar="DST")],
+    source: Annotated[str, typer.Argument(metavar="SRC", autocompletion=paths)],
+    target: Annotated[str, typer.Argument(metavar="DST", autocompletion=paths)],
     *,
     keep: Annotated[
         bool, typer.Option("-n", "--no-clobber", help="Fail when something is there.")
@@ -192,7 +201,9 @@ def mv(
 @verb("rm", group=GROUP)
 def rm(
     server: Server,
-    targets: Annotated[list[str], typer.Argument(metavar=":PATH...", help="With a colon each.")],
+    targets: Annotated[
+        list[str], typer.Argument(metavar=":PATH...", help="With a colon.", autocompletion=paths)
+    ],
     *,
     recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Folders, too.")] = False,
     force: Annotated[bool, typer.Option("-f", "--force", help="Nothing there is fine.")] = False,

@@ -6,14 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from sandkeeper import __version__
+from sandkeeper.client import COMPLETE_VARIABLE
+from sandkeeper.client.completing import learn_shells
 from sandkeeper.client.connection import Server
-from sandkeeper.client.context import AsJson, verb
+from sandkeeper.client.context import AsJson, app, verb
 from sandkeeper.client.failures import ClientError, NoServer
 from sandkeeper.client.output import Column, age, print_json, print_table, say
 
 __all__: list[str] = []
 
 GROUP = "Server"
+SHELLS = ("bash", "zsh", "fish")
 COLUMNS = [
     Column("PORT", right=True),
     Column("PROTOCOL"),
@@ -71,6 +74,24 @@ def version(server: Server, *, as_json: AsJson = False) -> None:
 def diagnose(server: Server) -> None:
     """Print what the server knows about itself, as JSON."""
     print_json(server.value("GET", "/diagnostics"))
+
+
+@verb("completion", group=GROUP)
+def completion(_server: Server, shell: Annotated[str, typer.Argument(metavar="SHELL")]) -> int:
+    """Print what makes bash, zsh or fish complete verbs, options and names of the server.
+
+    For bash: `source <(sandkeeper completion bash)`.
+    """
+    from typer.completion import shell_complete
+    from typer.main import get_command
+
+    if shell not in SHELLS:
+        raise ClientError(f"completion is for {', '.join(SHELLS)}, not {shell!r}")
+    learn_shells()
+    status = shell_complete(
+        get_command(app), {}, "sandkeeper", COMPLETE_VARIABLE, f"source_{shell}"
+    )
+    return int(status)
 
 
 @verb("upgrade", group=GROUP)

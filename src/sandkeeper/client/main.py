@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence, Set
 from importlib import import_module
 
+from sandkeeper.client.completing import learn_shells
 from sandkeeper.client.context import app
 from sandkeeper.client.failures import ClientError
 from sandkeeper.client.output import complain
@@ -23,14 +24,19 @@ MODULES = {
         *("watch", "changes"),
     },
     "copying": {"cp"},
-    "machine": {"ports", "health", "version", "diagnose", "upgrade"},
+    "machine": {"ports", "health", "version", "diagnose", "completion", "upgrade"},
     "bridge": {"mcp"},
 }
 """Which module declares which verbs; a test holds the two together."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the verb that `argv` names; returns the exit status (`sandkeeper.client` lists them)."""
+def main(argv: Sequence[str], *, completes: bool = False) -> int:
+    """Run the verb that `argv` names; returns the exit status (`sandkeeper.client` lists them).
+
+    With `completes` a shell asks for words, in the way of its own script.
+    """
+    if completes:
+        learn_shells()
     _declare(set(argv))
     try:
         app(args=list(argv), prog_name="sandkeeper", standalone_mode=True)

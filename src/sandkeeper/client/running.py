@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from sandkeeper.client.connection import Server
-from sandkeeper.client.context import verb
+from sandkeeper.client.context import Id, verb
 from sandkeeper.client.failures import ClientError, Refused
 from sandkeeper.client.following import Follower
 from sandkeeper.client.output import complain, say, write_all
@@ -144,7 +144,7 @@ def _restarts(policy: str) -> dict[str, Any]:
 @verb("attach", group=GROUP)
 def attach(
     server: Server,
-    identifier: Annotated[str, typer.Argument(metavar="ID")],
+    identifier: Id,
     *,
     interactive: Annotated[
         bool, typer.Option("-i", "--interactive", help="Feed it standard input.")
@@ -247,7 +247,7 @@ def _fed(server: Server, path: str, data: bytes) -> int:
 @verb("logs", group=GROUP)
 def logs(
     server: Server,
-    identifier: Annotated[str, typer.Argument(metavar="ID")],
+    identifier: Id,
     *,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on to its end.")] = False,
     since: Annotated[str, typer.Option(help="From this time on (2026-11-28T10:00Z, 10m).")] = "",

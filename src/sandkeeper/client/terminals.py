@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sandkeeper.client.completing import sessions
 from sandkeeper.client.connection import Server, segment
 from sandkeeper.client.context import AsJson, verb
 from sandkeeper.client.failures import ClientError, NoServer, Refused
@@ -88,7 +89,9 @@ def _status_of(record: dict[str, Any]) -> int:
 @verb("sh", group=GROUP)
 def sh(
     server: Server,
-    session: Annotated[str, typer.Argument(metavar="[SESSION]", help="Its name.")] = "default",
+    session: Annotated[
+        str, typer.Argument(metavar="[SESSION]", help="Its name.", autocompletion=sessions)
+    ] = "default",
 ) -> int:
     """Open a shell in the sandbox, or come back to one; Ctrl-P Ctrl-Q leaves it running."""
     _need_terminal()
@@ -271,7 +274,7 @@ def _broken() -> type[Exception]:
 @verb("record", group=GROUP)
 def record(
     server: Server,
-    session: Annotated[str, typer.Argument(metavar="SESSION")],
+    session: Annotated[str, typer.Argument(metavar="SESSION", autocompletion=sessions)],
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]")] = None,
 ) -> None:
     """Save what a terminal has shown, as an asciicast (to standard output without FILE)."""

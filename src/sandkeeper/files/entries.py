@@ -92,6 +92,10 @@ class Owners:
         """Return a group's name, else the number as text."""
         return self._groups.known.get(gid) or self._groups.look_up(gid)
 
+    def knows(self, info: os.stat_result) -> bool:
+        """Say whether both names of a file are known: to look one up may ask another machine."""
+        return info.st_uid in self._users.known and info.st_gid in self._groups.known
+
     def refresh(self) -> None:
         """Forget names if the files have changed; call it before a batch."""
         self._users.refresh()

@@ -1,13 +1,15 @@
-"""What is got of a file: all of it, or what it is read from."""
+"""What is got of a file or a directory: all of it, or what it is read from."""
 
-import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sandkeeper.linux.fds import OwnedFd
+from sandkeeper.linux.paths import useros as os
 
-__all__ = ["Content", "Opened", "Text"]
+__all__ = ["Content", "Listing", "Opened", "Text"]
+
+BATCH = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +40,25 @@ class Opened:
     fd: OwnedFd
     size: int | None
     first: bytes = b""
+
+
+@dataclass(slots=True)
+class Listing:
+    """The names in a directory in byte order; the holder closes `fd`."""
+
+    info: os.stat_result
+    fd: OwnedFd
+    files: list[str] = field(default_factory=list)
+    directories: list[str] = field(default_factory=list)
+
+    def batches(self) -> Iterator[list[tuple[str, os.stat_result]]]:
+        """Yield the files with their own (links': not their targets') state, many at a time."""
+        number = self.fd.number
+        for start in range(0, len(self.files), BATCH):
+            batch = []
+            for name in self.files[start : start + BATCH]:
+                try:
+                    batch.append((name, os.stat(name, dir_fd=number, follow_symlinks=False)))
+                except FileNotFoundError:
+                    continue  # it went away meanwhile, which is no error of the others
+            yield batch

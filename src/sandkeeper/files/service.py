@@ -1,7 +1,6 @@
 """Files and directories: read, list, write, delete. Blocking; the callers run it by `FileWork`.
 
-Every path here is absolute and resolved (`files.paths`). The functions raise the error tree's
-classes with the contract's texts; what the kernel says becomes `<op> <path>: <reason>`.
+Paths are absolute and resolved (`files.paths`); errors say `<op> <path>: <reason>`.
 """
 
 import asyncio
@@ -9,7 +8,6 @@ import errno
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 
 from sandkeeper.errors import Internal, NotFound, SandkeeperError, Unprocessable
 from sandkeeper.files.changing.removal import remove_tree
@@ -17,7 +15,7 @@ from sandkeeper.files.changing.replace import Draft, PathLocks, make_directories
 from sandkeeper.files.changing.temporaries import Temporaries, remove_temporary
 from sandkeeper.files.conditions import NO_CONDITIONS, Conditions
 from sandkeeper.files.entries import Owners
-from sandkeeper.files.opened import Content, Opened, Text
+from sandkeeper.files.opened import Content, Listing, Opened, Text
 from sandkeeper.files.paths import (
     TEMPORARY_PREFIX,
     Target,
@@ -30,6 +28,7 @@ from sandkeeper.files.reading import FileBlocks, is_pseudo, read_to
 from sandkeeper.files.work import Cancel, FileWork, failure
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.linux.paths.inmemory import InMemory
 from sandkeeper.log.lines import Log
 from sandkeeper.pieces import in_order
 from sandkeeper.settings import FileSettings
@@ -37,32 +36,9 @@ from sandkeeper.settings import FileSettings
 __all__ = ["Content", "Files", "Listing", "Opened", "Text", "Upload"]
 
 Fault = (OSError, ValueError)
-BATCH = 2000
 SMALL_BYTES = 256 << 10
 FIRST_BYTES = 1 << 16
 OPEN_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-
-
-@dataclass(slots=True)
-class Listing:
-    """The names in a directory in byte order; the holder closes `fd`."""
-
-    info: os.stat_result
-    fd: OwnedFd
-    files: list[str] = field(default_factory=list)
-    directories: list[str] = field(default_factory=list)
-
-    def batches(self) -> Iterator[list[tuple[str, os.stat_result]]]:
-        """Yield the files with their own (links': not their targets') state, many at a time."""
-        number = self.fd.number
-        for start in range(0, len(self.files), BATCH):
-            batch = []
-            for name in self.files[start : start + BATCH]:
-                try:
-                    batch.append((name, os.stat(name, dir_fd=number, follow_symlinks=False)))
-                except FileNotFoundError:
-                    continue  # it went away meanwhile, which is no error of the others
-            yield batch
 
 
 class Files:
@@ -83,6 +59,7 @@ class Files:
         self._home = home
         self.locks = PathLocks()
         self.owners = Owners()
+        self.memory = InMemory()
         self._temporaries = temporaries
 
     async def start(self, log: Log) -> None:
@@ -98,6 +75,7 @@ class Files:
     def stop(self) -> None:
         """Close the journal."""
         self._temporaries.close()
+        self.memory.close()
 
     def resolve(self, raw_rest: bytes) -> Target:
         """Resolve the path of a URL; raises BadInput."""

@@ -16,6 +16,7 @@ from sandkeeper.files.service import Fault, Files
 from sandkeeper.files.walk import Found, walk
 from sandkeeper.files.work import Cancel, describe, failure
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.pieces import used_up
 
 __all__ = [
     "DEFAULT_BYTES",
@@ -104,6 +105,7 @@ class Trees:
             for found in shown:
                 if found.is_directory:
                     tree.directories.append(found.relative)
+                    _limit(len(tree.directories), MAX_FILES, "directories", "at most")
                 elif wanted is None or wanted(os.fsencode(found.name)):
                     size += _add(tree, found, query.content)
                     _limit(len(tree.files), query.max_files, "files", "maxFiles")
@@ -115,11 +117,11 @@ class Trees:
         return tree
 
     def contents(self, tree: Tree) -> Iterator[tuple[TreeFile, Iterator[bytes] | None]]:
-        """Open file after file, each to be read before the next.
+        """Open file after file, each to be read before the next, and let go of it.
 
         One that went away is left out, one that grew is cut. What cannot be read has no content.
         """
-        for item in tree.files:
+        for item in used_up(tree.files):
             if item.source is None:
                 yield item, None
                 continue

@@ -121,10 +121,14 @@ def _listed(
     path: bytes, prefix: bytes, hidden: bool, enter: Callable[[bytes], bool] | None
 ) -> list[Run]:
     """Read one directory."""
+    names: list[bytes] = []
+    directories: set[bytes] = set()
     with os.scandir(path) as found:
-        entries = list(found)
-    directories = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
-    names = in_order([entry.name for entry in entries])
+        for entry in found:  # a list of a million of them takes 0.1 s to be freed
+            names.append(entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                directories.add(entry.name)
+    names = in_order(names)
     dotted = slice(bisect_left(names, b"."), bisect_left(names, b"/"))
     names[dotted] = [n for n in names[dotted] if hidden and not is_temporary(os.fsdecode(n))]
     if not directories:

@@ -65,6 +65,11 @@ class FileWork:
         act = partial(copy_context().run, function, *arguments)
         return await self._short.run(kind_of(function), act)
 
+    @property
+    def acts(self) -> bool:
+        """Whether files are touched as another user than the server's."""
+        return self._identity() is not None
+
     @contextmanager
     def acting(self) -> Iterator[None]:
         """Act as the workload's user for a while, within a function that `own` runs."""

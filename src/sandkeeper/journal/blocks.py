@@ -1,11 +1,11 @@
 """Blocks of bytes in a useful size, out of many small ones."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 __all__ = ["gathered"]
 
 
-def gathered(blocks: Iterable[bytes], size: int) -> Iterator[bytes]:
+def gathered(blocks: Iterable[bytes], size: int) -> Generator[bytes, None, None]:
     """Join blocks until each has `size` bytes at least, but for the last; never an empty one."""
     waiting: list[bytes] = []
     held = 0

@@ -11,7 +11,7 @@ for in passes and a thread of their own, where they delay each other only.
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from copy import copy
@@ -23,13 +23,20 @@ from weakref import WeakValueDictionary, finalize
 from sandkeeper.errors import BadInput, Unavailable
 from sandkeeper.journal.cursor import Abandoned, Chunk, Follow, Gap
 from sandkeeper.journal.journal import Journal
-from sandkeeper.journal.lines import LineSplitter
-from sandkeeper.journal.query import PATTERN_BYTES, Question, matcher, sized_matcher
+from sandkeeper.journal.matching import (
+    PATTERN_BYTES,
+    OpenLine,
+    Question,
+    Search,
+    anything,
+    excerpt,
+    matcher,
+    sized_matcher,
+)
 from sandkeeper.journal.segment import OUTPUT, STDERR, STDOUT, output_streams
 
 __all__ = ["FoundLine", "LineBoard", "Pattern"]
 
-LINE_BYTES = 64 << 10
 SILENCE_SECONDS = 60.0
 SMALL_BYTES = 256 << 10
 MEMORY_MOST = 256 << 20
@@ -89,7 +96,7 @@ def _key(question: Question) -> tuple[object, ...]:
     return (question.stream, question.grep, question.literal, question.ignore_case)
 
 
-def _matcher(question: Question) -> tuple[Callable[[bytes], bool], int, int]:
+def _matcher(question: Question) -> tuple[Search, int, int]:
     """Return a matcher, its size and what it may hold: little, unless the pattern is larger."""
     with suppress(BadInput):
         return *sized_matcher(question, SMALL_BYTES), SMALL_BYTES
@@ -120,7 +127,7 @@ class _Group:
 
     def __init__(self) -> None:
         self.seekers: list[_Seeker] = []
-        self._might: Callable[[bytes], bool] | None = None
+        self._might: Search | None = None
 
     def add(self, seeker: _Seeker) -> None:
         self.seekers.append(seeker)
@@ -135,12 +142,12 @@ class _Group:
         if self._might is None:
             self._might = self._compiled()
         began = thread_time()
-        might = self._might(data)
+        might = self._might(data) is not None
         if thread_time() - began > SLOW_SECONDS:  # each by itself will tell whose fault it is
-            self._might = _always
+            self._might = anything
         return might
 
-    def _compiled(self) -> Callable[[bytes], bool]:
+    def _compiled(self) -> Search:
         patterns = {seeker.pattern.block_pattern for seeker in self.seekers}
         if None not in patterns:
             joined = "|".join(f"(?:{pattern})" for pattern in patterns)
@@ -148,11 +155,7 @@ class _Group:
                 return matcher(Question(grep=joined, literal=False), GROUP_BYTES)
             except BadInput:  # all are good, but together too large
                 pass
-        return _always
-
-
-def _always(_data: bytes) -> bool:
-    return True
+        return anything
 
 
 class _Pass:
@@ -163,7 +166,7 @@ class _Pass:
         self.slow = slow
         self.task: asyncio.Task[None] | None = None
         self.seekers: dict[object, _Seeker] = {}
-        self.lines = {stream: LineSplitter(LINE_BYTES) for stream in OUTPUT}
+        self.lines = {stream: OpenLine() for stream in OUTPUT}
         self._groups: list[_Group] = []
 
     def add(self, pattern: Pattern, waiting: "asyncio.Future[FoundLine | None]") -> None:
@@ -198,9 +201,10 @@ class _Pass:
                 self.task.cancel()
 
     @property
-    def border(self) -> tuple[int, bytes, bytes]:
+    def border(self) -> tuple[object, ...]:
         """Where it stands: two passes with one border will see the same lines."""
-        return self.offset, self.lines[STDOUT].pending, self.lines[STDERR].pending
+        out, err = self.lines[STDOUT], self.lines[STDERR]
+        return self.offset, out.held, out.is_cut, err.held, err.is_cut
 
     def join(self, other: "_Pass", *, only_slow: bool = False) -> None:
         """Hand waiters to another pass at the same border."""
@@ -214,49 +218,50 @@ class _Pass:
     def steps(self, batch: list[Chunk | Gap]) -> int:
         """Return how many steps a look through a batch may take; a line is looked at as a whole."""
         size = sum(len(item.data) for item in batch if isinstance(item, Chunk))
-        size += sum(len(lines.pending) for lines in self.lines.values())
+        size += sum(len(line.held) for line in self.lines.values())
         return size * max(16, sum(seeker.pattern.size for seeker in self.seekers.values()))
 
     def look(self, batch: list[Chunk | Gap]) -> Iterator[tuple[_Seeker, FoundLine] | None]:
         """Look through a batch: yields what is found, and None now and then between."""
         for item in batch:
-            if not isinstance(item, Gap) and (splitter := self.lines.get(item.stream)):
-                yield from self._look(item, splitter)
+            if not isinstance(item, Gap) and (line := self.lines.get(item.stream)):
+                yield from self._look(item, line)
 
     def _look(
-        self, chunk: Chunk, splitter: LineSplitter
+        self, chunk: Chunk, open_line: OpenLine
     ) -> Iterator[tuple[_Seeker, FoundLine] | None]:
-        data = splitter.pending + chunk.data
+        text = open_line.held + chunk.data
         seekers = []
         for group in list(self._groups):
-            if group.might_match(data):
+            if group.might_match(text):
                 seekers += [
                     s for s in group.seekers if s.waiting and chunk.stream in s.pattern.streams
                 ]
             yield None
-        if not seekers:
-            splitter.skip(data)
-            return
-        behind = chunk.offset - len(splitter.pending)
-        lines: list[tuple[bytes, int]] = []
-        for line, ends in splitter.feed(chunk.data):
-            behind += len(line) + ends
-            lines.append((line, behind))
-        if splitter.pending:  # a prompt has no newline yet
-            lines.append((splitter.pending, chunk.end))
+        lines: list[tuple[bytes, int, int]] = []
+        if seekers:
+            behind = chunk.offset - len(open_line.held)
+            for line, start, ends in open_line.lines(text):  # a prompt has no newline yet
+                behind += len(line) + ends
+                lines.append((line, start, behind))
+        open_line.keep(text)
         for seeker in seekers:
             if found := _first(seeker.pattern, lines):
                 yield seeker, found
             yield None
 
 
-def _first(pattern: Pattern, lines: list[tuple[bytes, int]]) -> FoundLine | None:
+def _first(pattern: Pattern, lines: list[tuple[bytes, int, int]]) -> FoundLine | None:
     """Return the first line that matches; a pattern that took long is slow from now on."""
     began = thread_time()
-    found = next(((line, end) for line, end in lines if pattern.matches(line)), None)
+    found = None
+    for line, start, end in lines:
+        if match := pattern.matches(line, start):
+            found = FoundLine(excerpt(line, match).decode("utf-8", "replace"), end)
+            break
     if thread_time() - began > SLOW_SECONDS + SLOW_SECONDS_A_LINE * len(lines):
         pattern.is_slow = True
-    return None if found is None else FoundLine(found[0].decode("utf-8", "replace"), found[1])
+    return found
 
 
 class LineBoard:
@@ -284,7 +289,7 @@ class LineBoard:
 
     def _pass_at(self, journal: Journal, offset: int, *, slow: bool) -> _Pass:
         for one in self._passes.get(journal, ()):
-            if one.border == (offset, b"", b"") and one.slow == slow:
+            if one.border == _Pass(offset).border and one.slow == slow:
                 return one
         return self._begin(journal, _Pass(offset, slow=slow))
 

@@ -1,18 +1,14 @@
 """Questions to a log, answered on the server in bounded memory, block by block."""
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import msgspec
-
-from sandkeeper.errors import BadInput
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.journal import Journal
-from sandkeeper.journal.lines import LineSplitter
+from sandkeeper.journal.matching import LINE_BYTES, PartFilter, Question, Search, matcher
 from sandkeeper.journal.places import (
     KIND,
     clean_place,
@@ -21,53 +17,21 @@ from sandkeeper.journal.places import (
     place_of_last,
 )
 from sandkeeper.journal.segment import NOTICE, STDOUT, Stream, output_streams
+from sandkeeper.journal.splitting import LineSplitter
+from sandkeeper.jsonlines import json_line
 from sandkeeper.linux.clocks import rfc3339_utc
 
-__all__ = ["LineQuery", "Question", "ask", "matcher", "next_block", "sized_matcher"]
+__all__ = ["LineQuery", "ask", "next_block"]
 
 BLOCK_LEAST, BLOCK_MOST = 4 << 10, 128 << 10
 ANSWER_BYTES = 64 << 10
 """About so many bytes come of one step: short lines grow much as records, and a client that does
 not read holds one answer in memory."""
 
-PATTERN_BYTES = 2 << 20
-"""What one pattern may hold. RE2 compiles under the interpreter's lock, 20 to 40 ms for a MiB."""
-
-LINE_BYTES = 64 << 10
 TAIL_LINES = 10_000
 TAIL_BYTES = 8 << 20
-_encode = msgspec.json.encode
 _threads = ThreadPoolExecutor(2, "questions")
 """A pattern may need seconds for a line; nobody but others who ask waits for that."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Which lines are wanted; 0 or empty means no condition.
-
-    `since` and `until` are times (µs), `first_offset` and `last_offset` journal offsets, `start`
-    and `end` line numbers from 1, `grep` an RE2 pattern; at most `limit` lines are given, from the
-    front (`head`) or the back (`tail`).
-    """
-
-    stream: str = ""
-    since: int = 0
-    until: int = 0
-    first_offset: int = 0
-    last_offset: int = 0
-    start: int = 0
-    end: int = 0
-    grep: str = ""
-    literal: bool = True
-    ignore_case: bool = False
-    head: int = 0
-    tail: int = 0
-    limit: int = 10_000
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether every line from the start on is wanted."""
-        return not (self.grep or self.until or self.last_offset or self.end)
 
 
 async def ask(journal: Journal, question: Question) -> "LineQuery":
@@ -85,7 +49,8 @@ class LineQuery:
 
     Lines are numbered from the first kept byte of the chosen streams, in the order in which they
     end. One longer than 64 KiB comes in parts, all but the last marked `continued`; it has the
-    number of the moment at which its first part is told. What stands before the place where the
+    number of the moment at which its first part is met, and counts once. With `grep` those parts
+    come in which a match lies, or a piece of it. What stands before the place where the
     answer begins is counted, not looked at. Raises BadInput for a pattern RE2 refuses.
     """
 
@@ -102,7 +67,10 @@ class LineQuery:
         self._given = 0
         self._limit = question.head or question.limit
         self._open: dict[Stream, _OpenLine] = {}
-        self._tail: deque[_Line] = deque(maxlen=min(question.tail, TAIL_LINES) or None)
+        self._unfinished: set[int] = set()
+        """The numbers of lines of which parts have been told and others may follow."""
+        self._tail: deque[_Line] = deque()
+        self._tail_lines: Counter[int] = Counter()
         self._tail_bytes = 0
         self._cut = False
         self._steps = self._answer()
@@ -148,7 +116,7 @@ class LineQuery:
 
     @property
     def _is_full(self) -> bool:
-        return self._given >= self._limit
+        return self._given >= self._limit and not self._unfinished
 
     def _records(self, items: list[Chunk | Gap]) -> Iterator[bytes]:
         for item in items:
@@ -156,43 +124,63 @@ class LineQuery:
                 yield _gap_record(item)
             elif item.stream in self._streams:
                 for line in self._lines(item):
+                    yield from self._told(line)
                     if self._is_full:
                         return
-                    yield from self._told(line)
 
     def _lines(self, chunk: Chunk) -> "Iterator[_Line]":
         kind = KIND[chunk.stream]
-        line = self._open.setdefault(kind, _OpenLine())
+        line = self._open.get(kind)
+        if line is None:
+            line = self._open[kind] = _OpenLine(self._matches)
         pending = len(line.splitter.pending)
         if not pending and not line.number:
             line.time = chunk.time
         offset = chunk.offset - pending
         for text, ends in line.splitter.feed(chunk.data):
             number = line.number or self._count()
-            yield _Line(number, kind, offset, line.time, text, not ends)
+            part = _Line(number, kind, offset, line.time, text, not ends)
+            yield from self._answers(line, part)
+            if ends:
+                self._unfinished.discard(number)
             offset += len(text) + ends
             line.number = 0 if ends else number
             line.time = chunk.time
         line.behind = chunk.end
+
+    def _answers(self, line: "_OpenLine", part: "_Line") -> "Iterator[_Line]":
+        """Yield the part, or those of its line that are known to be wanted now."""
+        if self._question.grep and (line.number or part.continued):
+            yield from filter(self._wanted, line.parts.feed(part, part.text, part.continued))
+        elif self._wanted(part) and self._matches(part.text):
+            yield part
 
     def _count(self) -> int:
         self._number += 1
         return self._number
 
     def _told(self, line: "_Line") -> Iterator[bytes]:
-        if not self._wanted(line):
-            return
-        if not self._question.tail:
-            self._given += 1
+        if self._question.tail:
+            self._keep(line)
+        elif line.number in self._unfinished or self._given < self._limit:
+            self._given += line.number not in self._unfinished
+            if line.continued:
+                self._unfinished.add(line.number)
             yield line.record()
-            return
-        if len(self._tail) == self._tail.maxlen:
-            self._tail_bytes -= len(self._tail[0].text)
+
+    def _keep(self, line: "_Line") -> None:
+        """Keep it for the tail, and let go of the first."""
+        most = min(self._question.tail, TAIL_LINES)
         self._tail.append(line)
+        self._tail_lines[line.number] += 1
         self._tail_bytes += len(line.text)
-        while self._tail_bytes > TAIL_BYTES:
-            self._tail_bytes -= len(self._tail.popleft().text)
-            self._cut = True
+        while len(self._tail_lines) > most or self._tail_bytes > TAIL_BYTES:
+            self._cut = self._cut or len(self._tail_lines) <= most
+            gone = self._tail.popleft()
+            self._tail_bytes -= len(gone.text)
+            self._tail_lines[gone.number] -= 1
+            if not self._tail_lines[gone.number]:
+                del self._tail_lines[gone.number]
 
     def _wanted(self, line: "_Line") -> bool:
         question = self._question
@@ -204,23 +192,26 @@ class LineQuery:
             return False
         if question.last_offset and line.offset >= question.last_offset:
             return False
-        if question.until and line.time > question.until:
-            return False
-        return self._matches(line.text)
+        return not (question.until and line.time > question.until)
+
+    def _last(self, kind: Stream, line: "_OpenLine") -> "Iterator[_Line]":
+        if text := line.splitter.pending:
+            number = line.number or self._count()
+            part = _Line(number, kind, line.behind - len(text), line.time, text)
+            yield from self._answers(line, part)
+        else:
+            yield from filter(self._wanted, line.parts.finish())
 
     def _rest(self) -> Iterator[bytes]:
         """Yield the lines that never ended, the tail, and the end."""
         for kind, line in sorted(self._open.items()):
-            if (text := line.splitter.pending) and not self._is_full:
-                number = line.number or self._count()
-                yield b"".join(
-                    self._told(_Line(number, kind, line.behind - len(text), line.time, text))
-                )
-        given = self._given + len(self._tail)
+            parts = list(self._last(kind, line))
+            yield b"".join(record for part in parts for record in self._told(part))
+        given = self._given + len(self._tail_lines)
         while self._tail:
             yield b"".join(_up_to(self._tail, ANSWER_BYTES))
         end: dict[str, Any] = {"type": "end", "lines": given, "offset": self._offset}
-        yield _encode({**end, "truncated": self._cut}) + b"\n"
+        yield json_line({**end, "truncated": self._cut})
 
 
 class _Line(NamedTuple):
@@ -242,14 +233,15 @@ class _Line(NamedTuple):
         }
         if self.continued:
             fields["continued"] = True
-        return _encode(fields) + b"\n"
+        return json_line(fields)
 
 
 class _OpenLine:
     """The line of one kind that has begun: `number` once a part was told, `behind` its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, search: Search) -> None:
         self.splitter = LineSplitter(LINE_BYTES)
+        self.parts: PartFilter[_Line] = PartFilter(search)
         self.number = 0
         self.time = 0
         self.behind = 0
@@ -264,39 +256,4 @@ def _up_to(lines: deque[_Line], size: int) -> Iterator[bytes]:
 
 def _gap_record(gap: Gap) -> bytes:
     fields = {"type": "gap", "offset": gap.start, "to": gap.end, "reason": gap.reason}
-    return _encode(fields) + b"\n"
-
-
-def matcher(question: Question, memory: int = PATTERN_BYTES) -> Callable[[bytes], bool]:
-    """Return what says whether a line answers `grep`; raises BadInput for a bad pattern.
-
-    It holds at most `memory` bytes; one that would need more to be compiled is a bad pattern.
-    """
-    return sized_matcher(question, memory)[0]
-
-
-def sized_matcher(question: Question, memory: int) -> tuple[Callable[[bytes], bool], int]:
-    """Return a `matcher` and the size of its program: its worst is size times length, 7 ns each."""
-    if not question.grep:
-        return lambda _line: True, 1
-    if question.literal and not question.ignore_case:
-        needle = question.grep.encode()
-        return lambda line: needle in line, 1
-    import re2  # imported for the few requests that need it
-
-    options = re2.Options()
-    options.case_sensitive = not question.ignore_case
-    options.literal = question.literal
-    options.log_errors = False
-    options.never_capture = True  # groups make RE2 copy places at each step: 90 s for one line
-    options.max_mem = memory
-    try:
-        pattern = re2.compile(question.grep.encode(), options)
-    except re2.error as error:
-        raise BadInput(f"invalid pattern: {_text(error)}") from None
-    return lambda line: pattern.search(line) is not None, pattern.programsize
-
-
-def _text(error: Exception) -> str:
-    words = error.args[0] if error.args else ""
-    return words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
+    return json_line(fields)

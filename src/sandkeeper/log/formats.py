@@ -8,13 +8,14 @@ text       a line a person reads, coloured on a terminal
 """
 
 import os
-import re
 import time
 from typing import Any, Protocol
 
 import msgspec
 
+from sandkeeper.linebreaks import in_one_line
 from sandkeeper.linux.clocks import rfc3339, rfc3339_milliseconds
+from sandkeeper.log.framing import Frame, shown
 
 __all__ = ["FORMATS", "Contract", "Format", "Json", "Text", "format_for", "timestamp"]
 
@@ -40,8 +41,8 @@ class Format(Protocol):
     def audit(self, action: str, fields: dict[str, str]) -> str:
         """Return the message of an audit line."""
 
-    def output(self, name: str, pid: str, stream: str, lines: bytes, moment: float) -> bytes:
-        """Make lines of what a process wrote to `stream` at a Unix time."""
+    def frame(self, name: str, pid: str, stream: str, moment: float) -> Frame:
+        """Return what stands around each line that a process wrote to `stream` at a Unix time."""
 
 
 def format_for(name: str, fd: int, *, colours: bool = True) -> Format:
@@ -73,21 +74,16 @@ class Json:
         """Make one line."""
         record = {**fields, "level": level, "msg": message, "time": self.moment(time.time())}
         try:
-            return _encode(record) + b"\n"
+            return in_one_line(_encode(record)) + b"\n"
         except UnicodeEncodeError:
             clean = {
                 key: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
                 for key, value in record.items()
             }
-            return _encode(clean) + b"\n"
+            return in_one_line(_encode(clean)) + b"\n"
 
-    def output(self, name: str, pid: str, stream: str, lines: bytes, moment: float) -> bytes:
-        """Encode many lines at once: all but the text is the same for each.
-
-        They are encoded as one text, and what goes between two is put where it had a newline. In
-        JSON that is a backslash and an `n`, which a backslash of the text followed by an `n` looks
-        like; behind a DEL, which is not escaped, a backslash begins an escape and cannot be one.
-        """
+    def frame(self, name: str, pid: str, stream: str, moment: float) -> Frame:
+        """Return the record but for the text of its message."""
         fields = (
             ("process-name", name),
             ("process-pid", pid),
@@ -96,15 +92,8 @@ class Json:
             ("time", self.moment(moment)),
         )
         level = self.stderr_level if stream == "stderr" else b"info"
-        head = b'{"level":"' + level + b'","msg":'
         tail = b"".join(b',"' + key.encode() + b'":' + _value(value) for key, value in fields)
-        tail += b"}\n"
-        border = b"\\n"
-        if b"\\" in lines:
-            lines = lines.replace(b"\n", b"\x7f\n")
-            border = b"\x7f\\n"
-        text = _value(lines.decode("utf-8", "replace"))
-        return head + text.replace(border, b'"' + tail + head + b'"') + tail
+        return True, b'{"level":"' + level + b'","msg":"', b'"' + tail + b"}\n"
 
 
 class Contract(Json):
@@ -132,9 +121,6 @@ def _quoted(value: str) -> str:
         return value
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
-
-_UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-"""What must not reach a person's terminal: it could write anything anywhere there."""
 
 _DIM, _RED, _GREEN, _YELLOW, _CYAN, _PLAIN = (f"\x1b[{n}m" for n in (2, 31, 32, 33, 36, 0))
 _COLOURS = {"error": _RED, "warning": _YELLOW, "debug": _DIM}
@@ -172,12 +158,11 @@ class Text:
             text += "\n" + self._in(_DIM, _shown(str(stack).rstrip("\n"), lines=True))
         return text.encode("utf-8", "replace") + b"\n"
 
-    def output(self, name: str, pid: str, stream: str, lines: bytes, moment: float) -> bytes:
-        """Make lines with the name of the process in front."""
+    def frame(self, name: str, pid: str, stream: str, moment: float) -> Frame:
+        """Return the time and the name of the process, which stand in front."""
         colour = _YELLOW if stream == "stderr" else _GREEN
         head = f"{self._head(moment, 'info')} {self._in(colour, f'{_shown(name)}|')} "
-        text = lines.decode("utf-8", "replace")
-        return "".join(f"{head}{_shown(line)}\n" for line in text.split("\n")).encode()
+        return False, head.encode(), b"\n"
 
     def _head(self, moment: float, level: str) -> str:
         whole = time.strftime("%H:%M:%S", time.localtime(moment))
@@ -192,5 +177,4 @@ class Text:
 
 def _shown(text: str, *, lines: bool = False) -> str:
     """Return a text without what a terminal would obey."""
-    text = text if lines else text.replace("\n", "\\n")
-    return _UNSHOWN.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return shown(text if lines else text.replace("\n", "\\n"))

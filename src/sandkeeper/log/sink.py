@@ -22,7 +22,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from time import monotonic
+from time import thread_time
 
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_output
@@ -37,7 +37,7 @@ REST_SECONDS = 0.005
 PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 """Errors of a disk that may pass; every other one means that the target is gone."""
 
-Pull = Callable[[], tuple[bytes, Callable[[], None]] | None]
+Pull = Callable[[], tuple[bytes | bytearray, Callable[[], None]] | None]
 
 
 STREAMS = {
@@ -217,10 +217,10 @@ class Sink:
                     return
                 continue
             if self.pull is not None and not self._closing:
-                began, asked = monotonic(), self.asked()
+                began, asked = thread_time(), self.asked()
                 pulled = self.pull()
                 if pulled is not None:
-                    took = monotonic() - began
+                    took = thread_time() - began  # what others made for us kept nobody
                     data, acknowledge = pulled
                     if data and not self._write(data):
                         return
@@ -233,7 +233,7 @@ class Sink:
             waiting.poll()
             self._bell.hush()
 
-    def _write(self, data: bytes) -> bool:
+    def _write(self, data: bytes | bytearray) -> bool:
         """Write all of `data`; False when the target is gone or closing took too long."""
         view = memoryview(data)
         while view:

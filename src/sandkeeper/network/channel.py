@@ -19,8 +19,6 @@ QUIET_SECONDS = 30.0
 """A WebSocket's client hears something at least so often."""
 ANSWER_SECONDS = 60.0
 """A client from which nothing came for so long after a ping is gone."""
-PINGS_MOST = 500
-"""So many pings of a server go to a client that has said nothing since."""
 SLICE_BYTES = 1024
 """A frame may have two bytes."""
 LINGER_SECONDS = 30.0
@@ -117,13 +115,12 @@ class Channel:
         frames = self._frames
         if end is self.client:
             self.server.write(data)
-            if frames is not None and frames.pings:
+            if frames is not None:
                 frames.pings = 0
-                self._intake.wake()
         elif frames is None:
             self._tell(data)
         else:
-            if frames.left and not self._intake.waits:
+            if frames.left and not frames.skips and not self._intake.waits:
                 whole, data = data[: frames.left], data[frames.left :]
                 frames.left -= len(whole)
                 self._tell(whole)
@@ -193,13 +190,11 @@ class Channel:
         self.client.write(data)
 
     def _follow(self, data: bytes) -> None:
-        if self._frames is not None:
-            self._frames.feed(data)
-        self._tell(data)
+        if self._frames is not None and (kept := self._frames.feed(data)):
+            self._tell(kept)
 
     def _may_follow(self) -> bool:
-        pings = self._frames.pings if self._frames is not None else 0
-        return not self.client.full and pings < PINGS_MOST
+        return not self.client.full
 
     def _hold(self) -> None:
         self.server.read(on=False)

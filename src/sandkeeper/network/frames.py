@@ -9,6 +9,8 @@ __all__ = ["PING", "Frames", "goodbye"]
 PING = b"\x89\x00"
 CLOSE, PINGED = 8, 9
 LONGEST_HEAD = 14
+PINGS_MOST = 100
+"""So many go to somebody who has said nothing since."""
 
 
 def goodbye(code: int, reason: str) -> bytes:
@@ -20,41 +22,53 @@ def goodbye(code: int, reason: str) -> bytes:
 class Frames:
     """Follows one direction; a turn of the loop is safe with a few thousand bytes at once.
 
-    `left` is what is still to come of the present frame, `closed` says that a close frame began,
-    `pings` counts those that have not been set to 0.
+    `left` is what is still to come of the present frame, `closed` says that a close frame began.
+    `pings` counts those that were passed on until somebody sets it to 0. More than PINGS_MOST are
+    left out: an endpoint need only answer the latest (section 5.5.3).
     """
 
     def __init__(self) -> None:
         self.left = 0
         self.closed = False
         self.pings = 0
+        self.skips = False
         self._head = b""
 
     @property
     def between(self) -> bool:
         """Whether no frame is half sent."""
-        return not self.left and not self._head
+        return not self.left or self.skips
 
-    def feed(self, data: bytes) -> None:
-        """Follow what was passed on."""
-        at = 0
+    def feed(self, data: bytes) -> bytes:
+        """Return what is to be passed on of `data`, and of a head that was not whole before."""
+        data, self._head = self._head + data, b""
+        kept: list[bytes] = []
+        at = begin = 0
         while at < len(data):
             if self.left:
                 step = min(self.left, len(data) - at)
                 self.left -= step
                 at += step
+                begin = at if self.skips else begin
                 continue
-            known = len(self._head)
-            head = self._head + data[at : at + LONGEST_HEAD]
+            head = data[at : at + LONGEST_HEAD]
             size = _head_bytes(head)
             if len(head) < size:
-                self._head = head
-                return
-            at += size - known
-            self._head = b""
+                self._head, data = head, data[:at]
+                break
             self.left = _payload(head)
-            self.closed = self.closed or head[0] & 15 == CLOSE
-            self.pings += head[0] & 15 == PINGED
+            self._note(head[0] & 15)
+            if self.skips:
+                kept.append(data[begin:at])
+                begin = at + size
+            at += size
+        kept.append(data[begin:])
+        return b"".join(kept)
+
+    def _note(self, opcode: int) -> None:
+        self.closed = self.closed or opcode == CLOSE
+        self.skips = opcode == PINGED and self.pings >= PINGS_MOST
+        self.pings += opcode == PINGED
 
 
 def _head_bytes(head: bytes) -> int:

@@ -7,37 +7,44 @@ repeats at most one block.
 """
 
 import os
-import re
 import threading
 from collections import deque
 from collections.abc import Callable
 
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.exported import POSITIONS, read_positions
-from sandkeeper.journal.lines import LineSplitter
-from sandkeeper.journal.segment import NOTICE, OUTPUT, STDERR, STDOUT, Stream
+from sandkeeper.journal.segment import NOTICE, OUTPUT, STDERR, STDOUT
 from sandkeeper.linux.paths.statefiles import Damaged
-from sandkeeper.log.formats import Format, Json
+from sandkeeper.log.formats import Format
+from sandkeeper.log.framing import Frame
+from sandkeeper.observability.renderer import Renderer
+from sandkeeper.observability.rendering import BEGINNING, LINE_BYTES, Piece, State, render, rest
 from sandkeeper.processes.process import Process
 
 __all__ = ["Exporter"]
 
 BLOCK = 64 << 10
-LINE_BYTES = 8 << 10
+BACKLOG_BYTES = 256 << 10
+"""From here on a process of its own makes the lines, in blocks of `RENDERED_BLOCK`."""
+RENDERED_BLOCK = 128 << 10
+RENDERED_BYTES = 8 << 10
+"""Less is made here sooner than it is sent there."""
 NAME_CHARACTERS = 256
 """So much of a name stands in every line: one of a megabyte would multiply each of its lines."""
-JSON = Json()
-_EMPTY_LINES = re.compile(rb"\n\n+")
+_OWNERS = {STDOUT: 0, NOTICE: 0, STDERR: 1}
+"""Which stream's lines bytes belong to; remarks are in none."""
 
 
 class Exporter:
     """Follows the journals of all processes; `pull` is the sink's source.
 
-    `wake` tells the sink that there is something to pull; `form` makes its lines.
+    `wake` tells the sink that there is something to pull; `form` makes its lines, and `renderer`
+    those of a backlog.
     """
 
-    def __init__(self, wake: Callable[[], None], form: Format = JSON) -> None:
+    def __init__(self, wake: Callable[[], None], renderer: Renderer, form: Format) -> None:
         self._wake = wake
+        self._renderer = renderer
         self._form = form
         self._followers: dict[str, Follower] = {}
         self._pending: deque[str] = deque()
@@ -49,7 +56,7 @@ class Exporter:
     def follow(self, process: Process) -> None:
         """Export a process from where its last exporter stood."""
         with self._lock:
-            self._followers[process.meta.id] = Follower(process, self._form)
+            self._followers[process.meta.id] = Follower(process, self._renderer, self._form)
         if process.journal.tail:
             self.grown(process)
 
@@ -89,7 +96,7 @@ class Exporter:
             followers = list(self._followers.items())
         return {run: follower.lag for run, follower in followers}
 
-    def pull(self) -> tuple[bytes, Callable[[], None]] | None:
+    def pull(self) -> tuple[bytes | bytearray, Callable[[], None]] | None:
         """Return the next block and what acknowledges it; None when all is exported."""
         while self._gone:  # closed here: this thread may have been reading them
             self._gone.popleft().close()
@@ -130,18 +137,16 @@ class Exporter:
 class Follower:
     """The exporter's place in one journal; the sink's thread only, but for `gone`."""
 
-    _form: Format = JSON
-
-    def __init__(self, process: Process, form: Format = JSON) -> None:
+    def __init__(self, process: Process, renderer: Renderer, form: Format) -> None:
         self._process = process
+        self._renderer = renderer
         self._form = form
         self._reader = Reader(process.journal)
         self._path = process.folder.exported
         self._fd = -1
         self._position = 0
         self._next = 0
-        self._lines = {STDOUT: LineSplitter(LINE_BYTES), STDERR: LineSplitter(LINE_BYTES)}
-        self._starts = {STDOUT: 0, STDERR: 0}
+        self._state = BEGINNING
         self._flushed = False
         self._resumed = False
         self.gone = False
@@ -169,18 +174,23 @@ class Follower:
             os.close(self._fd)
             self._fd = -1
 
-    def block(self) -> bytes | None:
+    def block(self) -> bytes | bytearray | None:
         """Return the lines of the next block, possibly none; None at the tail."""
         if not self._resumed:
             self._resume()
             self._resumed = True
         if self.gone:
             return None
-        chunks = self._reader.read(self._position, BLOCK)
+        behind = self.lag
+        if behind >= BACKLOG_BYTES:
+            self._renderer.wanted()
+        much = behind >= BACKLOG_BYTES and self._renderer.is_ready
+        chunks = self._reader.read(self._position, RENDERED_BLOCK if much else BLOCK)
         if not chunks:
             return self._last_lines()
         self._next = chunks[-1].end
-        return b"".join(self._render(chunk) for chunk in chunks)
+        block, self._state = self._render(chunks)
+        return block
 
     def acknowledge(self) -> None:
         """Save the position behind a block that was written.
@@ -201,10 +211,8 @@ class Follower:
         if self._fd < 0:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             self._fd = os.open(self._path, flags, 0o600)
-        starts = [
-            self._starts[stream] if self._lines[stream].pending else self._position
-            for stream in OUTPUT
-        ]
+        out, out_start, err, err_start = self._state
+        starts = (out_start if out else self._position, err_start if err else self._position)
         os.pwrite(self._fd, POSITIONS.pack(self._position, *starts), 0)
 
     def _resume(self) -> None:
@@ -217,6 +225,7 @@ class Follower:
             return
         self._position, *starts = known
         self._next = self._position
+        lines: list[bytes] = []
         for stream, start in zip(OUTPUT, starts, strict=True):
             offset, parts = start, []
             while offset < self._position and (
@@ -224,8 +233,8 @@ class Follower:
             ):
                 parts += [c.data for c in chunks if isinstance(c, Chunk) and c.stream == stream]
                 offset = chunks[-1].end
-            self._lines[stream].pending = b"".join(parts)[-LINE_BYTES:]
-            self._starts[stream] = start
+            lines.append(b"".join(parts)[-LINE_BYTES:])
+        self._state = lines[0], starts[0], lines[1], starts[1]
 
     def _last_lines(self) -> bytes | None:
         """Return lines that never got their newline, once the process has ended."""
@@ -233,42 +242,29 @@ class Follower:
         if self._flushed or end is None or self._position < end:
             return None
         self._flushed = True
-        out = b""
-        for stream, splitter in self._lines.items():
-            rest, splitter.pending = splitter.pending, b""
-            if rest:
-                moment = self._process.meta.completed_at
-                out += self._encode(stream, rest, moment)
-        return out
+        state, self._state = self._state, BEGINNING
+        moment = self._process.meta.completed_at
+        return rest(state, (self._frame(0, moment), self._frame(1, moment)))
 
-    def _render(self, chunk: Chunk | Gap) -> bytes:
-        if isinstance(chunk, Gap):
-            return self._tell_gap(chunk)
-        stream = STDOUT if chunk.stream == NOTICE else chunk.stream
-        if stream not in OUTPUT:
-            return b""
-        splitter = self._lines[stream]
-        if not splitter.pending:
-            self._starts[stream] = chunk.offset
-        moment = chunk.time / 1e6
-        text = self._complete(splitter, chunk.data)
-        if splitter.pending:
-            self._starts[stream] = max(self._starts[stream], chunk.end - len(splitter.pending))
-        return self._encode(stream, text, moment) if text else b""
+    def _render(self, chunks: list[Chunk | Gap]) -> tuple[bytes | bytearray, State]:
+        """Return the lines of a block and the state behind it."""
+        if isinstance(chunks[0], Gap):
+            return self._tell_gap(chunks[0]), self._state
+        pieces: list[Piece] = [
+            (owner, chunk.offset, self._frame(owner, chunk.time / 1e6), chunk.data)
+            for chunk in chunks
+            if isinstance(chunk, Chunk) and (owner := _OWNERS.get(chunk.stream)) is not None
+        ]
+        if self._renderer.is_ready and sum(len(piece[3]) for piece in pieces) >= RENDERED_BYTES:
+            made = self._renderer.render(self._state, pieces)
+            if made is not None:
+                return made
+        return render(self._state, pieces)
 
-    def _complete(self, splitter: LineSplitter, data: bytes) -> bytes:
-        """Return the lines that are complete but for empty ones; too long ones in parts."""
-        text, _, rest = (splitter.pending + data).rpartition(b"\n")
-        if len(rest) <= LINE_BYTES and not _has_long_line(text):
-            splitter.pending = rest
-        else:
-            text = b"\n".join(line for line, _ in splitter.feed(data))
-        return _EMPTY_LINES.sub(b"\n", text).strip(b"\n") if b"\n\n" in text else text.strip(b"\n")
-
-    def _encode(self, stream: Stream, lines: bytes, moment: float) -> bytes:
+    def _frame(self, owner: int, moment: float) -> Frame:
         meta = self._process.meta
         name = meta.name[:NAME_CHARACTERS]
-        return self._form.output(name, meta.pid, stream.wire, lines, moment)
+        return self._form.frame(name, meta.pid, OUTPUT[owner].wire, moment)
 
     def _tell_gap(self, gap: Gap) -> bytes:
         meta = self._process.meta
@@ -282,14 +278,3 @@ class Follower:
                 "reason": gap.reason,
             },
         )
-
-
-def _has_long_line(text: bytes) -> bool:
-    """Say whether a line has more than `LINE_BYTES`, looking at every so-manieth newline only."""
-    start = 0
-    while len(text) - start > LINE_BYTES:
-        end = text.rfind(b"\n", start, start + LINE_BYTES + 1)
-        if end < 0:
-            return True
-        start = end + 1
-    return False

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from sandkeeper.errors import BadInput, Unavailable, Unprocessable
 from sandkeeper.files.service import Files
 from sandkeeper.journal.linewatch import LineBoard, Pattern
-from sandkeeper.journal.query import Question
+from sandkeeper.journal.matching import Question
 from sandkeeper.network.ports import Ports
 from sandkeeper.network.upstream import Upstream, connect
 from sandkeeper.processes.probes import Fits, Look, Probes

@@ -49,6 +49,11 @@ class History(deque[Line]):
         super().__init__(maxlen=HISTORY_LINES)
         self._cells = 0
 
+    @property
+    def cells(self) -> int:
+        """How many there are."""
+        return self._cells
+
     def append(self, line: Line) -> None:
         """Add the newest line; nobody writes to it any more."""
         if len(self) == HISTORY_LINES:

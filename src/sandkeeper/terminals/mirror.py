@@ -9,6 +9,7 @@ import asyncio
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.journal import Journal
@@ -26,6 +27,10 @@ SKIP_BYTES = 128 << 10
 SLICE_BYTES = 2048
 SLICE_SECONDS = 0.0015
 SMALL_CELLS = 16_000
+ALL_CELLS = 2_000_000
+"""Of all screens together, 120 MiB: of more, those go that nobody has asked for longest, and are
+made anew from their journals when somebody does."""
+
 _turns = Turns()
 
 
@@ -71,7 +76,16 @@ class Mirror:
                     await self._take_tail(reader, target)
                 while self.fed < target:
                     await self._feed(await read_batch(reader, self.fed, 32 << 10))
+        _known.used(self, self.emulator.screen.cells)
         return self.emulator
+
+    def forget(self) -> bool:
+        """Let the emulator go, unless it is being fed; says whether it did."""
+        if self._feeding.locked():
+            return False
+        self.emulator = None
+        self.fed = self._front = self._piece = 0
+        return True
 
     async def replay(self, history: int, size: tuple[int, int]) -> tuple[str, int]:
         """Return what draws the screen, and the offset where a watcher of it goes on."""
@@ -187,6 +201,26 @@ class Mirror:
                 rest = item.data[start - item.offset :]
                 item = Chunk(item.stream, item.end - len(rest), item.time, rest)
             await self._feed([item])
+
+
+class _Known:
+    """All mirrors with an emulator, in the order in which they were asked, and its cells."""
+
+    def __init__(self) -> None:
+        self._cells: WeakKeyDictionary[Mirror, int] = WeakKeyDictionary()
+
+    def used(self, mirror: Mirror, cells: int) -> None:
+        self._cells.pop(mirror, None)
+        self._cells[mirror] = cells
+        total = sum(self._cells.values())
+        for other in list(self._cells):
+            if total <= ALL_CELLS:
+                return
+            if other is not mirror and other.forget():
+                total -= self._cells.pop(other)
+
+
+_known = _Known()
 
 
 def _emulator(cols: int, rows: int) -> "Emulator":

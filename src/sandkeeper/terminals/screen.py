@@ -76,6 +76,12 @@ class TrueScreen(MovingScreen):
         """Return the lines of the screen that is hidden now."""
         return self._other[0] if self._other is not None else {}
 
+    @property
+    def cells(self) -> int:
+        """How many cells both screens and the scrollback have: 60 bytes each."""
+        lines = (*self.buffer.values(), *self.primary().values())
+        return self.history.cells + sum(map(len, lines))
+
     def saved(self, alternate: bool) -> tuple[Any, ...] | None:
         """Return what `save_cursor` kept: x, y, attributes, G0, G1, which of them is in use."""
         kept = self._saved.get(alternate)

@@ -204,44 +204,24 @@ def test_a_head_that_never_ends_is_refused_at_one_mebibyte(server: Server) -> No
     assert server.client.get("/health").status_code == 200
 
 
-LIMITED = """
-import sys
-from sandkeeper.api.edge.connections import protocol, server
-protocol.HEADER_SECONDS, server.IDLE_SECONDS = 0.5, 1
-from sandkeeper.cli import main
-main(sys.argv[1:])
-"""
+HASTY = {
+    "sandkeeper.api.edge.connections.protocol.HEADER_SECONDS": 0.5,
+    "sandkeeper.api.edge.connections.server.IDLE_SECONDS": 1,
+}
 
 
-def test_heads_that_dribble_and_connections_that_rest_are_closed(tmp_path) -> None:
-    port = free_port()
-    command = [sys.executable, "-c", LIMITED, "--host", "127.0.0.1", "--port", str(port)]
-    env = {"SANDKEEPER_STATE_DIR": str(tmp_path / "state"), "SANDKEEPER_LOG": "none"}
-    running = subprocess.Popen(command, env=env)
-    try:
-        url = f"http://127.0.0.1:{port}/health"
-        until(lambda: answers(url), timeout=30)
-        half = b"GET /health HTTP/1.1\r\nX-A: "
-        whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        for first, dribble in (
-            *((half, b"a"), (whole + half, b"a")),
-            *((b"", b"\r\n"), (whole, b"\r\n"), (whole, b"")),
-        ):
-            with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
-                sock.sendall(first)
-                assert closed_within(sock, dribble, 10.0)
-        assert answers(url)
-    finally:
-        running.terminate()
-        running.wait(60)
-        (tmp_path / "state" / "keeper.sock").unlink(missing_ok=True)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
+def test_heads_that_dribble_and_connections_that_rest_are_closed(make_server) -> None:
+    own: Server = make_server(constants=HASTY)
+    half = b"GET /health HTTP/1.1\r\nX-A: "
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for first, dribble in (
+        *((half, b"a"), (whole + half, b"a")),
+        *((b"", b"\r\n"), (whole, b"\r\n"), (whole, b"")),
+    ):
+        with socket.create_connection(("127.0.0.1", own.port), timeout=60) as sock:
+            sock.sendall(first)
+            assert closed_within(sock, dribble, 60.0)
+    assert httpx.get(own.url + "/health", trust_env=False).status_code == 200
 
 
 def closed_within(sock: socket.socket, dribble: bytes, seconds: float) -> bool:
@@ -411,6 +391,9 @@ def test_files_stay_as_they_are_whoever_asks(server: Server, tmp_path: Path) -> 
     raw = server.client.get(path, headers=PERSON | {"Accept": "application/octet-stream"})
 
     assert raw.content == b"[1]"
+    told = server.client.get(path, headers=PERSON)
+    assert told.content.endswith(b"}\n")
+    assert int(told.headers["content-length"]) == len(told.content)
 
 
 @pytest.mark.parametrize(

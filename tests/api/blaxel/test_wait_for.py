@@ -103,13 +103,14 @@ def test_a_server_that_never_answers_does_not_outlive_its_process(server: Server
 def test_survivors_may_still_become_ready(server: Server, tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     name = start(server, f"(sleep 0.5; touch {flag}) & exit 0", "parent")
-    reply = wait_for(server, name, all=[{"file": str(flag)}, {"exit": 0}], timeout=20)
+    reply = wait_for(server, name, all=[{"file": str(flag)}, {"exit": 0}], timeout=60)
 
     assert reply.status_code == 200, reply.text
 
 
 def test_the_time_is_up_with_what_was_met_and_what_was_not(server: Server) -> None:
     name = start(server, "echo here; sleep 60", "slow")
+    assert wait_for(server, name, any=[{"log": {"text": "here"}}]).status_code == 200
     reply = wait_for(
         server, name, all=[{"log": {"text": "here"}}, {"file": "/never/made"}], timeout=0.3
     )

@@ -27,7 +27,7 @@ def type_into(server: Server, name: str, text: str) -> None:
 
 def screen(server: Server, name: str, wait_for: str = "", **query) -> dict:
     if wait_for:
-        query |= {"waitFor": wait_for, "timeout": 10}
+        query |= {"waitFor": wait_for, "timeout": 60}
     return server.client.get(f"/terminals/{name}/screen", params=query).json()
 
 

@@ -32,7 +32,7 @@ def proxied(
     """Run a WebSocket server and a client that reaches it through the proxy."""
 
     async def run() -> Any:
-        async with serve(behaviour, "127.0.0.1", 0, **options) as upstream, asyncio.timeout(20):
+        async with serve(behaviour, "127.0.0.1", 0, **options) as upstream, asyncio.timeout(100):
             port = upstream.sockets[0].getsockname()[1]
             url = f"ws://127.0.0.1:{server.port}/port/{port}{path}"
             async with connect(
@@ -159,7 +159,7 @@ def test_the_clients_close_code_reaches_the_server(server: Server, code: int, re
             await connection.wait_closed()
             told.set_result((connection.close_code, connection.close_reason))
 
-        async with serve(behaviour, "127.0.0.1", 0) as upstream, asyncio.timeout(10):
+        async with serve(behaviour, "127.0.0.1", 0) as upstream, asyncio.timeout(100):
             port = upstream.sockets[0].getsockname()[1]
             url = f"ws://127.0.0.1:{server.port}/port/{port}/"
             async with connect(url, proxy=None) as connection:
@@ -177,7 +177,7 @@ def test_a_client_that_vanishes_ends_the_servers_connection(server: Server) -> N
             await connection.wait_closed()
             told.set_result(connection.close_code)
 
-        async with serve(behaviour, "127.0.0.1", 0) as upstream, asyncio.timeout(10):
+        async with serve(behaviour, "127.0.0.1", 0) as upstream, asyncio.timeout(100):
             port = upstream.sockets[0].getsockname()[1]
             connection = await connect(f"ws://127.0.0.1:{server.port}/port/{port}/", proxy=None)
             connection.transport.abort()
@@ -249,7 +249,7 @@ def test_a_server_that_sends_nothing_but_pings_delays_nobody(server: Server) -> 
     async def client(connection: ClientConnection) -> None:
         del connection
         for _ in range(10):
-            reply = await asyncio.to_thread(server.client.get, "/health", timeout=5)
+            reply = await asyncio.to_thread(server.client.get, "/health", timeout=60)
             assert reply.status_code == 200
 
     proxied(server, flood, client)

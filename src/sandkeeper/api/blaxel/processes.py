@@ -1,41 +1,37 @@
 """Processes: start, look, wait, signal, feed."""
 
 import asyncio
-import hashlib
-import json
 import shlex
 import signal
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import closing
+from collections.abc import Awaitable
 from functools import partial
 from time import monotonic
 
-import msgspec
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
+from sandkeeper.api.blaxel.exec_stream import exec_events, failed
+from sandkeeper.api.edge.connections.plain import PlainAnswer
 from sandkeeper.api.edge.long_answers import LongAnswer, long_answer
-from sandkeeper.api.edge.plain import PlainAnswer
 from sandkeeper.api.edge.query import query_of
-from sandkeeper.api.edge.request_body import LONG_BYTES, decoded, read_body, read_json
+from sandkeeper.api.edge.request_body import decoded, parse_json, read_body, read_json
 from sandkeeper.api.edge.respond import encode_json, json_bytes, json_response
 from sandkeeper.api.edge.rights import USER, user_of
 from sandkeeper.api.edge.routing import empty_head, route
-from sandkeeper.api.edge.streaming import RESUME, StreamResponse, until_disconnect
+from sandkeeper.api.edge.streaming import RESUME, StreamResponse, until_disconnect, wants_stream
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.urls import segment
 from sandkeeper.api.schemas.kept import KEPT_BYTES, KeptRecords
 from sandkeeper.api.schemas.processes import (
     ProcessRequest,
     SignalRequest,
+    fingerprint,
     limits_of,
     record_of,
 )
 from sandkeeper.errors import BadInput, Conflict, TooLarge, Unprocessable
-from sandkeeper.journal.cursor import Follow
-from sandkeeper.journal.events import SILENT, ExecRecords
 from sandkeeper.journal.output import PIECE_BYTES, read_long_texts, read_texts
 from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.users import Users
@@ -43,6 +39,7 @@ from sandkeeper.log.access import Access
 from sandkeeper.numerals import GO_INT, natural
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
+from sandkeeper.processes.spec import ProcessSpec
 from sandkeeper.processes.stdin import STDIN_BODY_BYTES, Stdin, StdinFull
 from sandkeeper.processes.waiting import Waiting
 from sandkeeper.settings import Settings
@@ -55,7 +52,6 @@ LIST_BLOCK, LIST_BLOCK_BYTES = 16, 128 << 10
 """So many records, or records with so long texts, are made in one go."""
 KEPT_BLOCK = 64
 """So many that are kept are looked at."""
-EXEC_HEARTBEAT_SECONDS = 5.0
 STOP_GRACE_SECONDS = 0.09
 WAIT_SECONDS = 60
 WAIT_MOST_SECONDS = 119
@@ -98,23 +94,42 @@ class ProcessHandlers:
         """Start a process; answers with its record or streams its output."""
         body = await read_body(request, self._settings.body_limit)
         wanted = await decoded(body, ProcessRequest)
-        _check(wanted)
-        user_of(request, self._users, wanted.user)
         key = request.headers.get("idempotency-key", "")
-        # What is refused for its words is not audited.
-        spec = self._processes.admitted(wanted.spec(limits_of(wanted.limits)), key)
-        accept = request.headers.get("accept", "")
-        streams = "text/event-stream" in accept or "application/x-ndjson" in accept
+        streams = wants_stream(request.headers.get("accept", "").encode("latin-1"))
         action = "process_exec_stream" if streams else "process_exec"
-        extras = {"stdin": "true"} if spec.stdin else {}
-        self._access.audit(
-            action, caller(request), command=spec.command, working_dir=spec.working_dir, **extras
-        )
-        started = self._processes.start(spec, key, _fingerprint(body, wanted) if key else "")
+        spec = self._admitted(request, wanted, key, action)
+        started = self._processes.start(spec, key, fingerprint(body, wanted) if key else "")
         if streams:
             return await self._create_streaming(request, started, wanted)
         process, replayed = await started
         return await self._answer(request, process, wanted, replayed=replayed)
+
+    def _admitted(
+        self, request: HTTPConnection, wanted: ProcessRequest, key: str, action: str
+    ) -> ProcessSpec:
+        """Return what is to be started; what is refused for its words is not audited."""
+        _check(wanted)
+        user_of(request, self._users, wanted.user)
+        spec = self._processes.admitted(wanted.spec(limits_of(wanted.limits)), key)
+        extras = {"stdin": "true"} if spec.stdin else {}
+        self._access.audit(
+            action, caller(request), command=spec.command, working_dir=spec.working_dir, **extras
+        )
+        return spec
+
+    def create_now(self, scope: Scope, body: bytes) -> Awaitable[PlainAnswer] | None:
+        """Start a process that nobody waits for."""
+        for name, value in scope["headers"]:
+            if name == b"idempotency-key" or (name == b"accept" and wants_stream(value)):
+                return None
+        wanted = parse_json(body, ProcessRequest)
+        if wanted.wait_for_completion or wanted.wait_for_ports:
+            return None
+        return self._create_plain(self._admitted(HTTPConnection(scope), wanted, "", "process_exec"))
+
+    async def _create_plain(self, spec: ProcessSpec) -> PlainAnswer:
+        process, _ = await self._processes.start(spec)
+        return PlainAnswer(await self._record(process, self._inline))
 
     async def _answer(
         self, request: Request, process: Process, wanted: ProcessRequest, *, replayed: bool
@@ -172,22 +187,13 @@ class ProcessHandlers:
     ) -> Response:
         try:
             process, _ = await started
-            await self._wait_for_ports(request, process, wanted)
         except Unprocessable as error:
-            failed = encode_json({"type": "error", "data": str(error)}) + b"\n"
-            return Response(failed, media_type="application/x-ndjson")
-        return StreamResponse(self._exec_events(process), "application/x-ndjson")
-
-    async def _exec_events(self, process: Process) -> AsyncIterator[bytes]:
-        records = ExecRecords()
-        with closing(Follow(process.journal, turns=self._turns, consumer="exec")) as follow:
-            while (items := await follow.next(EXEC_HEARTBEAT_SECONDS)) is not None:
-                yield records.batch(items) if items else SILENT
-        yield records.finish()
-        await process.wait()
-        texts = await read_texts(process.journal, self._inline)
-        result = encode_json(record_of(process, texts)).decode()
-        yield encode_json({"type": "result", "data": result}) + b"\n"
+            return Response(failed(error), media_type="application/x-ndjson")
+        opened = None
+        if ports := wanted.wait_for_ports:
+            opened = partial(self._waiting.wait_for_ports, process, ports)
+        events = exec_events(process, opened, self._turns, self._inline, self._stopping)
+        return StreamResponse(events, "application/x-ndjson")
 
     # Looking
 
@@ -335,20 +341,6 @@ def _wait_seconds(text: str) -> int:
     return min(seconds, WAIT_MOST_SECONDS)
 
 
-def _fingerprint(body: bytes, wanted: ProcessRequest) -> str:
-    return hashlib.sha256(_canonical(body, wanted)).hexdigest()
-
-
-def _canonical(body: bytes, wanted: ProcessRequest) -> bytes:
-    """Write a body so that the same values have the same bytes, whatever their order."""
-    if len(body) > LONG_BYTES:  # as a tree of objects it could be twenty times as large
-        return msgspec.json.encode(wanted, order="sorted")
-    try:
-        return json.dumps(msgspec.json.decode(body), sort_keys=True).encode()
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return body
-
-
 def _check(wanted: ProcessRequest) -> None:
     if wanted.argv:
         if wanted.command:
@@ -380,7 +372,7 @@ def routes(handlers: ProcessHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
     one = "/process/{identifier}"
     return [
-        route("/process", handlers.create, "POST", need=USER),
+        route("/process", handlers.create, "POST", need=USER, plain=handlers.create_now),
         route("/process", handlers.list, need=USER, plain=handlers.list_now),
         route("/process", empty_head, "HEAD", need=USER),
         route(one, handlers.get, need=USER, plain=handlers.get_now),

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
-from sandkeeper.api.edge.plain import PlainAnswer
+from sandkeeper.api.edge.connections.plain import PlainAnswer
 from sandkeeper.api.edge.request_body import read_body
 from sandkeeper.api.edge.respond import encode_json, json_response
 from sandkeeper.api.edge.rights import OPEN, UPGRADE, USER

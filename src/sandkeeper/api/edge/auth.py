@@ -4,16 +4,25 @@ And to whom it acts as: `?user=` on the routes of files, and what others own out
 """
 
 import hmac
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.pages import asks_for_page, token_page
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.respond import json_response
-from sandkeeper.api.edge.rights import STANDING, USERS, Right, Standing, user_of
+from sandkeeper.api.edge.rights import (
+    STANDING,
+    USERS,
+    Right,
+    Standing,
+    need_of,
+    open_paths,
+    user_of,
+)
 from sandkeeper.api.edge.routing import first_segment
 from sandkeeper.api.edge.subject import names_user
 from sandkeeper.api.edge.tokens import offers
@@ -21,7 +30,7 @@ from sandkeeper.api.edge.urls import PORT_NAME
 from sandkeeper.linux.users import Users
 from sandkeeper.settings import RightsSettings
 
-__all__ = ["Acting", "Doorkeeper", "refuse"]
+__all__ = ["Acting", "Doorkeeper", "know", "refuse"]
 
 
 class Doorkeeper:
@@ -38,12 +47,12 @@ class Doorkeeper:
         *,
         apart: bool,
         open_paths: Collection[str],
-        open_below: tuple[str, ...] = (),
+        own_words: Collection[str] = (),
     ) -> None:
         self._token = settings.token.encode()
         self._admin = settings.admin_token.encode()
         self._open = open_paths
-        self._open_below = open_below
+        self._own_words = own_words
         self._standings = {right: Standing(right, settings) for right in Right}
         self._with_token = Right.USER if self._admin else Right.OPERATOR
         self._anonymous = Right.NONE
@@ -59,7 +68,7 @@ class Doorkeeper:
         if PORT_NAME in scope:
             return False
         path: str = scope["path"]
-        opened = path in self._open or path.startswith(self._open_below)
+        opened = path in self._open or first_segment(path) in self._own_words
         return scope["type"] == "http" and opened
 
     def _right_of(self, scope: Scope) -> Right:
@@ -76,6 +85,37 @@ class Doorkeeper:
 
 def _among(token: bytes, offered: list[bytes]) -> bool:
     return any(hmac.compare_digest(offer, token) for offer in offered)
+
+
+def know(routes: Iterable[BaseRoute]) -> None:
+    """Have routes that need the user ask for the token themselves where the doorkeeper lets pass.
+
+    It goes by paths: what one route answers to everybody may have another one beside it, for
+    another method or another kind of answer, that does not.
+    """
+    routes = list(routes)
+    paths = open_paths(routes)
+    for made in routes:
+        need, path = need_of(made), str(getattr(made, "path", ""))
+        if (
+            isinstance(made, Route)
+            and path in paths
+            and need.right > Right.NONE
+            and not need.own_words
+        ):
+            made.app = _Known(made.app)
+            made.plain = None  # type: ignore[attr-defined]
+
+
+class _Known:
+    """Answers 401 to whoever has shown nothing."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        standing: Standing = scope[STANDING]
+        await (self._app if standing.right > Right.NONE else refuse)(scope, receive, send)
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.edge.plain import Plain, PlainAnswer, plain_of
+from sandkeeper.api.edge.connections.plain import Later, Plain, PlainAnswer, plain_of
 from sandkeeper.archive.freeze import Freeze
 
 __all__ = ["READING_TOOLS", "guard"]
@@ -22,7 +22,15 @@ ALLOWED = (
     "/network/process/",  # monitors live in memory
     "/debug/",
 )
-UNCHANGING = frozenset(["/", "/process/{identifier}/wait-for"])
+_LOOKS = ("Stat", "ListDir", "WatchDir", "CreateWatcher", "GetWatcherEvents", "RemoveWatcher")
+UNCHANGING = frozenset(
+    {
+        *("/", "/process/{identifier}/wait-for"),
+        # Those of E2B's calls that look, or end something.
+        *(f"/filesystem.Filesystem/{name}" for name in _LOOKS),
+        *(f"/process.Process/{name}" for name in ("List", "Connect", "SendSignal")),
+    }
+)
 STOPPING = ("/process/{", "/terminals/{")
 """Below these a DELETE ends something, which writes nothing; but it may not close a file's end."""
 
@@ -65,9 +73,17 @@ def _changes(made: Route) -> bool:
     return not (stops and made.path.startswith(STOPPING))
 
 
-def _plain(plain: Plain, freeze: Freeze, scope: Scope, body: bytes) -> PlainAnswer | None:
+def _plain(plain: Plain, freeze: Freeze, scope: Scope, body: bytes) -> PlainAnswer | Later | None:
     """Leave the refusal to the long way; what is done at once need not be waited for."""
-    return plain(scope, body) if freeze.active else None
+    if not freeze.active:
+        return None
+    answer = plain(scope, body)
+    return answer if answer is None or isinstance(answer, PlainAnswer) else _counted(answer, freeze)
+
+
+async def _counted(coming: Later, freeze: Freeze) -> PlainAnswer:
+    async with freeze.writing():
+        return await coming
 
 
 class _Guarded:

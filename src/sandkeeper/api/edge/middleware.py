@@ -1,6 +1,7 @@
 """What every request passes: gate, CORS, no-cache, timing, token, access log, the last net."""
 
 import traceback
+from collections.abc import Coroutine
 from time import perf_counter
 from typing import Protocol
 
@@ -9,15 +10,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sandkeeper.api.edge import auth
 from sandkeeper.api.edge.connections.newline import ending_line
 from sandkeeper.api.edge.connections.outgoing import ANSWER, SMALL_BYTES, Answer, Outgoing
+from sandkeeper.api.edge.connections.plain import (
+    Heads,
+    Later,
+    Parts,
+    PlainAnswer,
+    PlainRoutes,
+    answered,
+    may_be_plain,
+    plain_error,
+    timing,
+)
 from sandkeeper.api.edge.connections.wire import CARRIED, SWITCHED, closing_unasked, wire_of
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.hosts import Gate, refusal
-from sandkeeper.api.edge.plain import Heads, PlainRoutes, answered, timing
 from sandkeeper.api.edge.request_body import HELD, Held, Room
 from sandkeeper.api.edge.respond import error_response
 from sandkeeper.api.edge.subject import Gateways, request_id
-from sandkeeper.api.edge.urls import PORT_NAME, is_for_port
-from sandkeeper.errors import BadInput, Forbidden, Unavailable
+from sandkeeper.api.edge.urls import PORT_NAME, is_for_port, readdress
+from sandkeeper.errors import BadInput, Forbidden, SandkeeperError, Unavailable
 from sandkeeper.linux.worker import NO_THREAD, lacks_threads
 from sandkeeper.log.access import Access, Request
 from sandkeeper.log.lines import Log
@@ -72,6 +83,7 @@ class Edge:
         doors: Doors,
         gate: Gate,
         port_names: PortNames,
+        e2b: bool,
         gateways: Gateways,
         room: Room,
         outgoing: Outgoing,
@@ -87,6 +99,8 @@ class Edge:
         self._doors = doors
         self._gate = gate
         self._port_names = port_names
+        self._known_names = port_names.known
+        self._e2b = e2b
         self._gateways = gateways
         self._room = room
         self._outgoing = outgoing
@@ -98,6 +112,8 @@ class Edge:
         if scope["type"] in ("http", "websocket"):
             self._gateways.strip(scope)
             self._mark(scope)
+            if self._e2b:
+                readdress(scope)
         if scope["type"] == "http":
             send = ending_line(scope, closing_unasked(scope, send), bare=BARE)
         if scope["type"] == "websocket":
@@ -115,7 +131,11 @@ class Edge:
         """Note the port that is called by a host name of its own: such a request is not for us."""
         for name, value in scope["headers"]:
             if name == b"host":
-                if (found := self._port_names.find(value)) is not None:
+                try:
+                    found = self._known_names[value]
+                except KeyError:
+                    found = self._port_names.find(value)
+                if found is not None:
                     scope[PORT_NAME] = found
                 return
 
@@ -144,18 +164,18 @@ class Edge:
         """Say whether a request may go on; raises BadInput or Forbidden as the gate does."""
         return self._doors.opens(scope, self._gate) or self._doorkeeper.admits(scope)
 
-    def plain(self, scope: Scope, body: bytes) -> bytes | None:
-        """Return the whole answer to a request that can be answered at once; None: it cannot.
+    def plain(self, scope: Scope, body: bytes) -> Parts | Coroutine[None, None, Parts] | None:
+        """Return the whole answer to a request that is plain, or what brings it; None: it is not.
 
         Nothing has been done then, and the request goes the long way, where it is also refused.
         """
         handler = self._find_plain(scope)
-        if handler is None or scope["type"] != "http":
+        if handler is None or not may_be_plain(scope):
             return None
         started = perf_counter()
         self._gateways.strip(scope)
         self._mark(scope)
-        if PORT_NAME in scope:
+        if PORT_NAME in scope or (self._e2b and readdress(scope)):
             return None
         try:
             if not self._admits(scope):
@@ -165,12 +185,31 @@ class Edge:
         answer = answered(handler, scope, body)
         if answer is None:
             return None
-        head = self._heads.of(scope, answer, started)
-        if head is None:
-            return None
         self._requests.begun()
+        if isinstance(answer, PlainAnswer):
+            return self._plain_parts(scope, answer, started)
+        return self._later(scope, answer, started)
+
+    async def _later(self, scope: Scope, coming: Later, started: float) -> Parts:
+        """Wait for an answer; whatever goes wrong, there is one."""
+        try:
+            answer = await coming
+        except SandkeeperError as error:
+            answer = plain_error(error)
+        except Exception as error:  # noqa: BLE001 - the last net: log it, the server lives
+            self._failed(scope, error)
+            answer = PlainAnswer(b"", 500)
+            if lacks_threads(error):
+                answer = plain_error(Unavailable(NO_THREAD))
+        except BaseException:
+            self._ended(scope, 499, started, 0.0, 0)
+            raise
+        return self._plain_parts(scope, answer, started)
+
+    def _plain_parts(self, scope: Scope, answer: PlainAnswer, started: float) -> Parts:
+        parts = self._heads.of(scope, answer, started)
         self._ended(scope, answer.status, started, perf_counter(), len(answer.body))
-        return head + answer.body
+        return parts
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = scope[ANSWER] = Answer(self._outgoing, wire_of(scope))

@@ -17,7 +17,7 @@ _ASK = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Token</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="dark light"><link rel="icon" href="data:,">
-<style>body {{ font: 15px system-ui, sans-serif; margin: 4em auto; max-width: 26em; padding: 0 1em }}
+<style>body {{ font: 15px system-ui, sans-serif; margin: 4em auto; max-width: 26em }}
 input, button {{ font: inherit; padding: 4px 8px }} input {{ width: 100%; margin: 8px 0 }}</style>
 </head><body><h1>This server asks for a token</h1>
 <form><label>{why}<input name="token" type="password" autocomplete="current-password"

@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.edge.plain import plain_of
+from sandkeeper.api.edge.connections.plain import plain_of
 from sandkeeper.errors import Forbidden
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.users import Users
@@ -34,7 +34,6 @@ __all__ = [
     "Right",
     "Standing",
     "need_of",
-    "open_below",
     "open_paths",
     "protect",
     "standing_of",
@@ -138,18 +137,8 @@ def need_of(made: BaseRoute) -> Need:
 
 
 def open_paths(routes: Iterable[BaseRoute]) -> frozenset[str]:
-    """Return the paths that are answered, or refused by their own handlers, without a token."""
-    found = (one for one in routes if need_of(one) == OPEN or need_of(one).own_words)
-    return frozenset(str(getattr(one, "path", "")) for one in found)
-
-
-def open_below(routes: Iterable[BaseRoute]) -> tuple[str, ...]:
-    """Return what begins the paths of routes that refuse in their own words, as far as it stands.
-
-    Every route of those areas does so.
-    """
-    paths = (str(getattr(one, "path", "")) for one in routes if need_of(one).own_words)
-    return tuple({path.partition("{")[0] for path in paths if "{" in path})
+    """Return the paths that are answered without a token."""
+    return frozenset(str(getattr(one, "path", "")) for one in routes if need_of(one) == OPEN)
 
 
 def protect(routes: Iterable[BaseRoute]) -> None:

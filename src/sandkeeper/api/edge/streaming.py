@@ -16,7 +16,14 @@ from sandkeeper.errors import Unavailable
 from sandkeeper.journal.cursor import Abandoned
 from sandkeeper.race import race
 
-__all__ = ["RESUME", "Abandoned", "Disconnected", "StreamResponse", "until_disconnect"]
+__all__ = [
+    "RESUME",
+    "Abandoned",
+    "Disconnected",
+    "StreamResponse",
+    "until_disconnect",
+    "wants_stream",
+]
 
 T = TypeVar("T")
 
@@ -86,3 +93,8 @@ async def until_disconnect(request: Request, work: Awaitable[T], stopping: async
     if left:
         raise Disconnected
     raise Unavailable("the server is stopping")
+
+
+def wants_stream(accept: bytes) -> bool:
+    """Say whether a value of Accept asks for a stream of events."""
+    return b"text/event-stream" in accept or b"application/x-ndjson" in accept

@@ -18,7 +18,8 @@ from sandkeeper.api.schemas.waiting import (
 from sandkeeper.errors import BadInput, Conflict, NotFound, Unprocessable
 from sandkeeper.files.service import Files
 from sandkeeper.journal.journal import Journal
-from sandkeeper.journal.query import LineQuery, Question, ask, next_block
+from sandkeeper.journal.matching import Question
+from sandkeeper.journal.query import LineQuery, ask, next_block
 from sandkeeper.log.access import Access, Caller
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes

@@ -2,7 +2,7 @@
 
 import os
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 from sandkeeper.api.edge.long_answers import Frame
 from sandkeeper.api.edge.respond import encode_json, utf8
@@ -84,7 +84,7 @@ class DirectoryEncoder:
 
     def tree_blocks(
         self, files: Iterable[tuple[TreeFile, Iterator[bytes] | None]], directories: list[str]
-    ) -> Iterator[bytes]:
+    ) -> Generator[bytes, None, None]:
         """Yield a recursive directory, with the contents that are given."""
         return gathered(self._tree_blocks(files, directories), SENT_BYTES)
 

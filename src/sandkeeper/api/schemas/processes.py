@@ -1,5 +1,7 @@
 """Wire structs of processes."""
 
+import hashlib
+import json
 import signal
 from email.utils import formatdate
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType, field
 
+from sandkeeper.api.edge.request_body import LONG_BYTES
 from sandkeeper.errors import BadInput
 from sandkeeper.journal.output import Texts
 from sandkeeper.linux.cgroups import Limits
@@ -19,6 +22,7 @@ __all__ = [
     "ProcessRequest",
     "SignalRequest",
     "Usage",
+    "fingerprint",
     "limits_of",
     "record_of",
 ]
@@ -94,6 +98,21 @@ class ProcessRecord(msgspec.Struct, rename="camel"):
     argv: list[str] | UnsetType = UNSET
     user: str | UnsetType = UNSET
     tag: str | UnsetType = UNSET
+
+
+def fingerprint(body: bytes, wanted: ProcessRequest) -> str:
+    """Return the same text for bodies of the same values, whatever their order."""
+    return hashlib.sha256(_canonical(body, wanted)).hexdigest()
+
+
+def _canonical(body: bytes, wanted: ProcessRequest) -> bytes:
+    """Write a body so that the same values have the same bytes, whatever their order."""
+    if len(body) > LONG_BYTES:  # as a tree of objects it could be twenty times as large
+        return msgspec.json.encode(wanted, order="sorted")
+    try:
+        return json.dumps(msgspec.json.decode(body), sort_keys=True).encode()
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return body
 
 
 def limits_of(given: dict[str, Any]) -> LimitsFields | None:

@@ -7,7 +7,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from sandkeeper.errors import BadInput
 from sandkeeper.files.service import Files
-from sandkeeper.journal.query import Question
+from sandkeeper.journal.matching import Question
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.waiting import (
     Condition,

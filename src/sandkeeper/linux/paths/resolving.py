@@ -26,7 +26,16 @@ from typing import TypeVar
 from sandkeeper.linux import libc
 from sandkeeper.linux.mounts import proc_mounts
 
-__all__ = ["LINKS_MOST", "Name", "followed", "named", "opened", "parent"]
+__all__ = [
+    "LINKS_MOST",
+    "RESOLVE_NO_MAGICLINKS",
+    "Name",
+    "followed",
+    "named",
+    "openat2",
+    "opened",
+    "parent",
+]
 
 OPENAT2 = 437  # on every architecture
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -43,11 +52,16 @@ class _How(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
+def openat2(folder: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:
+    """Open a path below an open folder, as `resolve` permits (openat2(2)); raises OSError."""
+    how = _How(flags, mode, resolve)
+    return libc.system_call(OPENAT2, folder, path, ctypes.byref(how), ctypes.sizeof(how))
+
+
 def _openat2(path: bytes, flags: int, mode: int) -> int:
     making = flags & (os.O_CREAT | os.O_TMPFILE & ~os.O_DIRECTORY)
-    how = _How(flags, mode & 0o7777 if making else 0, RESOLVE_NO_MAGICLINKS)
-    size = ctypes.sizeof(how)
-    return libc.system_call(OPENAT2, libc.AT_FDCWD, path, ctypes.byref(how), size)
+    mode = mode & 0o7777 if making else 0
+    return openat2(libc.AT_FDCWD, path, flags, RESOLVE_NO_MAGICLINKS, mode)
 
 
 def opened(path: Name, flags: int, mode: int = 0) -> int:

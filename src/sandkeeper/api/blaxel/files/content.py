@@ -2,19 +2,22 @@
 
 import asyncio
 import stat
+from collections.abc import Awaitable
 from contextlib import aclosing
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
+from starlette.types import Scope
 
 from sandkeeper.api.edge.bodies.downloads import download
+from sandkeeper.api.edge.bodies.forms import form_parts, is_form, read_field
 from sandkeeper.api.edge.conditional import conditions, http_date, modified_since
+from sandkeeper.api.edge.connections.plain import PlainAnswer
 from sandkeeper.api.edge.file_answers import GeneratedBody
-from sandkeeper.api.edge.forms import form_parts, is_form, read_field
 from sandkeeper.api.edge.query import query_of
-from sandkeeper.api.edge.request_body import read_json
-from sandkeeper.api.edge.respond import json_response, utf8
+from sandkeeper.api.edge.request_body import parse_json, read_json
+from sandkeeper.api.edge.respond import encode_json, json_response, utf8
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import path_route
 from sandkeeper.api.edge.streaming import until_disconnect
@@ -22,7 +25,7 @@ from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.schemas.encoding import DirectoryEncoder, encode_file, file_blocks
 from sandkeeper.api.schemas.files import FileRequest, Success
 from sandkeeper.errors import BadInput
-from sandkeeper.files.conditions import Conditions
+from sandkeeper.files.conditions import NO_CONDITIONS, Conditions
 from sandkeeper.files.entries import etag, parse_octal, unix_mode
 from sandkeeper.files.feed import Feed
 from sandkeeper.files.paths import Target
@@ -35,6 +38,19 @@ __all__ = ["FileHandlers", "octal", "routes", "wants_download"]
 PREFIX = "/filesystem"
 SMALL = 256 * 1024
 """Up to this size JSON is made in one go."""
+
+PLAIN_FILE = 32 << 10
+"""Up to this size JSON is made at once."""
+
+DECIDING = frozenset(
+    {
+        *(b"if-match", b"if-none-match", b"if-modified-since", b"if-range", b"range"),
+        *(b"if-unmodified-since", b"transfer-encoding"),
+    }
+)
+"""Fields that decide what is answered."""
+
+WRITTEN = "File created/updated successfully"
 
 
 def octal(text: str, default: int) -> int:
@@ -93,6 +109,17 @@ class FileHandlers:
         body = encode_file(owners, target, text.info, b"".join(text.blocks))
         return Response(body, 200, headers)
 
+    def get_now(self, scope: Scope, _body: bytes) -> PlainAnswer | None:
+        """Read a small file as JSON if it is in the kernel's memory and nothing else is asked."""
+        if self._work.acts or scope["query_string"] or not _is_plain(scope):
+            return None
+        target = self._files.resolve(raw_rest(scope, PREFIX))
+        found = self._files.memory.read(target.absolute, PLAIN_FILE)
+        if found is None or not self._files.owners.knows(found[0]):
+            return None
+        body = encode_file(self._files.owners, target, *found)
+        return PlainAnswer(body, fields=_etag_line(found[0]))
+
     def directory(self, target: Target) -> Response:
         """List one level; large directories are sent while they are being read."""
         listing = self._files.listing(target.absolute)
@@ -141,7 +168,21 @@ class FileHandlers:
         mode = octal(body.permissions, 0o644)
         data = body.content.encode()
         info = await self._work.run(self._files.write, target.absolute, data, mode, wanted)
-        return written(target, info, "File created/updated successfully")
+        return written(target, info, WRITTEN)
+
+    def put_now(self, scope: Scope, body: bytes) -> Awaitable[PlainAnswer] | None:
+        """Write a file from short JSON."""
+        if scope["query_string"] or not _is_plain(scope):
+            return None
+        target = self._files.resolve(raw_rest(scope, PREFIX))
+        wanted = parse_json(body, FileRequest)
+        return None if wanted.isDirectory else self._put_plain(target, wanted)
+
+    async def _put_plain(self, target: Target, wanted: FileRequest) -> PlainAnswer:
+        mode, data = octal(wanted.permissions, 0o644), wanted.content.encode()
+        write = self._files.write
+        info = await self._work.run(write, target.absolute, data, mode, NO_CONDITIONS)
+        return PlainAnswer(encode_json(_written(target, WRITTEN)), fields=_etag_line(info))
 
     async def sent(self, target: Target, request: Request) -> Response:
         """Send a file as it is; a directory is listed."""
@@ -186,15 +227,38 @@ class FileHandlers:
 
 def written(target: Target, info: os.stat_result, message: str) -> Response:
     """Answer a write, with the new state's ETag."""
-    body = Success(path=utf8(target.display), message=message)
-    return json_response(body, headers={"ETag": etag(info)})
+    return json_response(_written(target, message), headers={"ETag": etag(info)})
+
+
+def _written(target: Target, message: str) -> Success:
+    return Success(path=utf8(target.display), message=message)
+
+
+def _etag_line(info: os.stat_result) -> bytes:
+    return b"etag: %b\r\n" % etag(info).encode()
+
+
+def _is_plain(scope: Scope) -> bool:
+    """Say whether no field asks for more than JSON from or to a whole file."""
+    for name, value in scope["headers"]:
+        if name in DECIDING:
+            return False
+        if name == b"accept" and (b"application/octet-stream" in value or not _takes_json(value)):
+            return False
+        if name == b"content-type" and b"form" in value.lower():
+            return False
+    return True
+
+
+def _takes_json(value: bytes) -> bool:
+    return b"application/json" in value or b"*/*" in value
 
 
 def routes(handlers: FileHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
     return [
-        path_route(PREFIX, handlers.get, need=USER),
+        path_route(PREFIX, handlers.get, need=USER, plain=handlers.get_now),
         path_route(PREFIX, handlers.head, "HEAD", need=USER),
-        path_route(PREFIX, handlers.put, "PUT", need=USER),
+        path_route(PREFIX, handlers.put, "PUT", need=USER, plain=handlers.put_now),
         path_route(PREFIX, handlers.delete, "DELETE", need=USER),
     ]

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import partial
 
 from starlette.requests import Request
@@ -75,15 +75,14 @@ class TreeHandlers:
         survey = self._work.walk(self._trees.survey, target.absolute, query)
         tree = await until_disconnect(request, survey, self._stopping)
         blocks = self._encode(target, tree)
-        return GeneratedBody(
-            self._work, blocks, {"Content-Type": "application/json; charset=utf-8"}
-        )
+        headers = {"Content-Type": "application/json; charset=utf-8"}
+        return GeneratedBody(self._work, blocks, headers, blocks.close)
 
     def _one_level(self, target: Target) -> Response:
         self._trees.require_directory(target.absolute)
         return self._plain.directory(target)
 
-    def _encode(self, target: Target, tree: Tree) -> Iterator[bytes]:
+    def _encode(self, target: Target, tree: Tree) -> Generator[bytes, None, None]:
         encoder = DirectoryEncoder(self._files.owners, target)
         return encoder.tree_blocks(self._trees.contents(tree), tree.directories)
 

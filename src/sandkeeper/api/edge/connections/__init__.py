@@ -18,13 +18,14 @@ this list: it names what a new version lacks, and what is used and not listed.
 - `pipeline`: what waits behind it keeps a connection from being at rest
 - `_should_upgrade`, `handle_websocket_upgrade`: only a whole handshake becomes a WebSocket
 - `send_400_response`: errors are JSON
-- `_start_asgi_task`: a whole request may be answered without one
+- `_start_asgi_task`, `tasks`: a whole request may be answered without one, or by a short one
 
 `uvicorn.protocols.http.httptools_impl.RequestResponseCycle`, one request:
 
 - `scope`: what an upgrade asks the next server again
 - `response_started`, `response_complete`: whether there may be another answer; what is at rest
 - `keep_alive`, `on_response`: the end of an answer that was given at once
+- `default_headers`: fields of every answer, those that are given at once as well
 - `chunked_encoding`: whether an answer has an end, which an upgrade waits for
 - `disconnected`, `message_event`: how a request is given up
 - `keep_alive`: no request comes behind one for an upgrade

@@ -20,14 +20,25 @@ ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 """What bind(2) and socket(2) say where a family, or its loopback address, does not exist."""
 
 
-def listen(host: str, port: int, inherited: Sequence[int] = ()) -> list[socket.socket]:
-    """Open the listening sockets, or take up inherited ones.
+def listen(
+    host: str, port: int, inherited: Sequence[int] = (), *, besides: int = 0
+) -> list[socket.socket]:
+    """Open the listening sockets, on a port `besides` as well (0: none), or take up inherited ones.
 
     `localhost` is both loopback addresses, as far as the machine has them, on one port, also when
     `port` is 0; `::` serves IPv4 as well. Raises OSError.
     """
     if inherited:
         return [socket.socket(fileno=fd) for fd in inherited]
+    with ExitStack() as undo:
+        opened = [undo.enter_context(one) for one in _listen(host, port)]
+        if besides:
+            opened += [undo.enter_context(one) for one in _listen(host, besides)]
+        undo.pop_all()
+    return opened
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
     if host != LOCALHOST:
         return [_open(host, port)]
     for _ in range(ATTEMPTS if port == 0 else 1):

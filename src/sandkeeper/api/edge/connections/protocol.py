@@ -1,7 +1,6 @@
 """uvicorn's HTTP protocol with the edge's limits on what comes in."""
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -14,6 +13,7 @@ from sandkeeper.api.edge.connections.intake import (
     check_codings,
     declared_length,
 )
+from sandkeeper.api.edge.connections.short_way import ShortWay
 from sandkeeper.api.edge.connections.wire import WIRE, Wire
 from sandkeeper.api.edge.respond import bare_error
 from sandkeeper.api.edge.urls import called_by_target, is_for_port
@@ -32,7 +32,7 @@ FIELD_BYTES = 128 << 10
 TARGET_BYTES = 32 << 10
 
 
-class EdgeProtocol(HttpToolsProtocol):
+class EdgeProtocol(HttpToolsProtocol, ShortWay):
     """uvicorn's HTTP protocol with the contract's limits on request heads.
 
     A head must be complete within 30 s and may have 1 MiB in 1000 fields; uvicorn itself bounds
@@ -43,9 +43,6 @@ class EdgeProtocol(HttpToolsProtocol):
 
     body_seconds = 30.0
     port_names = PortNames((), "")
-    plain: Callable[[Any, bytes], bytes | None] | None = None
-    """Answers a whole request at once, if it can (`api.edge.plain`)."""
-    _held: "tuple[RequestResponseCycle, Any] | None" = None
     _holds = False
     _excess: tuple[int, str] | None = None
     _head_timer: asyncio.TimerHandle | None = None
@@ -255,24 +252,6 @@ class EdgeProtocol(HttpToolsProtocol):
             self._held = cycle, app
         else:
             super()._start_asgi_task(cycle, app)
-
-    def _go(self, *, whole: bool) -> None:
-        """Answer the held request at once, or have it go the long way."""
-        assert self._held is not None
-        (cycle, app), self._held = self._held, None
-        if whole and self.plain is not None and self._is_free(cycle):
-            answer = self.plain(cycle.scope, bytes(cycle.body))
-            if answer is not None:
-                cycle.response_started = cycle.response_complete = True
-                self.transport.write(answer)
-                cycle.on_response()
-                return
-        super()._start_asgi_task(cycle, app)
-
-    def _is_free(self, cycle: "RequestResponseCycle") -> bool:
-        """Say whether an answer can go out now, and the connection goes on behind it."""
-        asked = cycle.keep_alive and not cycle.waiting_for_100_continue
-        return asked and not self.flow.write_paused and not self.transport.is_closing()
 
     def pass_over(self, left: int) -> None:
         """Go on after a body that was not all parsed: `left` bytes of it are still to be dropped.

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, Protocol
 
 import uvicorn
@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from sandkeeper.api.edge.connections.departure import Departure, take_over
 from sandkeeper.api.edge.connections.listening import tell_reach
+from sandkeeper.api.edge.connections.plain import Parts
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
 from sandkeeper.log.lines import Log
 from sandkeeper.settings import Settings
@@ -52,8 +53,8 @@ class Application(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or WebSocket."""
 
-    def plain(self, scope: Scope, body: bytes) -> bytes | None:
-        """Return the whole answer to a whole request; None: it cannot be given at once."""
+    def plain(self, scope: Scope, body: bytes) -> Parts | Coroutine[None, None, Parts] | None:
+        """Return the whole answer to a whole request, or what brings it; None: it cannot."""
 
 
 def serve(

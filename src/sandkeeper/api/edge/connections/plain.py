@@ -11,7 +11,7 @@ that it does not know, and has done nothing until then.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from time import perf_counter
@@ -28,15 +28,21 @@ from sandkeeper.errors import SandkeeperError
 __all__ = [
     "PLAIN_BYTES",
     "Heads",
+    "Later",
+    "Parts",
     "Plain",
     "PlainAnswer",
     "PlainRoutes",
     "answered",
+    "may_be_plain",
+    "plain_error",
     "plain_of",
     "timing",
 ]
 
 Field = tuple[bytes, bytes]
+Parts = tuple[bytes, bytes]
+"""A whole answer: its first line, and all behind the fields that every server adds."""
 _PRINTABLE = re.compile(rb"[ -~]*")
 
 PLAIN_BYTES = 64 << 10
@@ -52,8 +58,12 @@ class PlainAnswer:
     fields: bytes = b""
 
 
-Plain = Callable[[Scope, bytes], PlainAnswer | None]
-"""Gets a request and its whole body; raises SandkeeperError; None: it goes the long way."""
+Later = Awaitable[PlainAnswer]
+Plain = Callable[[Scope, bytes], PlainAnswer | Later | None]
+"""Gets a request and its whole body; raises SandkeeperError; None: it goes the long way.
+
+What it returns to be awaited goes on to its end, whether or not the client is still there.
+"""
 
 
 def plain_of(made: BaseRoute) -> Plain | None:
@@ -107,19 +117,36 @@ class PlainRoutes:
         return self._exact.get((scope["method"], raw.count(b"/"), name))
 
 
-def answered(plain: Plain, scope: Scope, body: bytes) -> PlainAnswer | None:
+def answered(plain: Plain, scope: Scope, body: bytes) -> PlainAnswer | Later | None:
     """Return the answer of a plain function, or of its error; None: it goes the long way."""
     try:
         answer = plain(scope, body)
     except SandkeeperError as error:
-        return PlainAnswer(error_body(error), status_of(error))
+        return plain_error(error)
     except Exception:  # noqa: BLE001 - the long way comes to it again, and tells it
         return None
-    return answer if answer is not None and len(answer.body) <= PLAIN_BYTES else None
+    if isinstance(answer, PlainAnswer) and len(answer.body) > PLAIN_BYTES:
+        return None
+    return answer
+
+
+def plain_error(error: SandkeeperError) -> PlainAnswer:
+    """Return what an error is answered with."""
+    return PlainAnswer(error_body(error), status_of(error))
+
+
+def may_be_plain(scope: Scope) -> bool:
+    """Say whether the fields of a request leave its answer the head that `Heads` makes."""
+    for name, value in scope["headers"]:
+        if name == b"origin" or (name == b"x-request-id" and not _PRINTABLE.fullmatch(value)):
+            return False
+        if name == b"user-agent" and value.startswith(SHELL_CLIENTS):
+            return False
+    return True
 
 
 class Heads:
-    """Writes the heads of plain answers, with the fields that all answers have."""
+    """Writes the heads of plain answers to whoever is no page of another origin."""
 
     def __init__(self, cors: Cors, common: Sequence[Field], *, processing_time: bool) -> None:
         nobody: Scope = {"headers": []}
@@ -127,38 +154,38 @@ class Heads:
         self._processing_time = processing_time
         self._first: dict[int, bytes] = {}
 
-    def of(self, scope: Scope, answer: PlainAnswer, started: float) -> bytes | None:
-        """Return a whole head; None where it depends on more than it is made of here."""
-        for name, value in scope["headers"]:
-            if name == b"origin" or (name == b"x-request-id" and not _PRINTABLE.fullmatch(value)):
-                return None
-            if name == b"user-agent" and value.startswith(SHELL_CLIENTS):
-                return None
+    def of(self, scope: Scope, answer: PlainAnswer, started: float) -> Parts:
+        """Return the whole answer in two parts: its first line, and all but what servers add."""
         extra = answer.fields
         if self._processing_time:
             extra += _line((b"server-timing", timing((perf_counter() - started) * 1000)))
-        return b"%bcontent-length: %d\r\n%bx-request-id: %b\r\n%b\r\n" % (
-            self._first.get(answer.status) or self._begin(answer.status),
+        first = self._first.get(answer.status) or self._begin(answer.status)
+        return first, b"%bcontent-length: %d\r\n%bx-request-id: %b\r\n%b\r\n%b" % (
+            _TYPE,
             len(answer.body),
             extra,
             request_id(scope).encode("latin-1"),
             self._common,
+            answer.body,
         )
 
     def _begin(self, status: int) -> bytes:
         words = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-        made = self._first[status] = words.encode() + _line((b"content-type", JSON))
+        made = self._first[status] = words.encode()
         return made
+
+
+def _line(field: Field) -> bytes:
+    return b"%b: %b\r\n" % field
+
+
+_TYPE = _line((b"content-type", JSON))
 
 
 def timing(milliseconds: float) -> bytes:
     """Return the value of Server-Timing."""
     text = f'total;dur={milliseconds:.2f};desc="Processing time of the Sandbox API request"'
     return text.encode()
-
-
-def _line(field: Field) -> bytes:
-    return b"%b: %b\r\n" % field
 
 
 def _is_alone(made: Route, routes: Iterable[Route], method: str) -> bool:

@@ -1,0 +1,80 @@
+"""A connection's part in the short way (`.plain`): a whole request, and a whole answer."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from sandkeeper.api.edge.connections.plain import Parts
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.flow_control import FlowControl
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+__all__ = ["ShortWay"]
+
+PLAIN_BODY_BYTES = 64 << 10
+_known: tuple[Any, bytes] = (None, b"")
+
+
+def _lines(fields: list[tuple[bytes, bytes]]) -> bytes:
+    """Return fields as they are sent; those of all answers are another list once a second."""
+    global _known
+    if _known[0] is not fields:
+        _known = fields, b"".join(b"%b: %b\r\n" % field for field in fields)
+    return _known[1]
+
+
+class ShortWay:
+    """The part of the protocol that answers held requests."""
+
+    plain: Callable[[Any, bytes], Parts | Coroutine[None, None, Parts] | None] | None = None
+    """Answers a whole request, at once or in a while, if it is a plain one (`.plain`)."""
+    _held: "tuple[RequestResponseCycle, Any] | None" = None
+
+    flow: "FlowControl"
+    loop: asyncio.AbstractEventLoop
+    tasks: set[asyncio.Task[None]]
+    transport: asyncio.Transport
+
+    def _start_asgi_task(self, cycle: "RequestResponseCycle", app: Any) -> None:
+        """Have a request go the long way."""
+        raise NotImplementedError
+
+    def _go(self, *, whole: bool) -> None:
+        """Answer the held request at once, or have it go the long way."""
+        assert self._held is not None
+        (cycle, app), self._held = self._held, None
+        short = whole and len(cycle.body) <= PLAIN_BODY_BYTES
+        if short and self.plain is not None and self._is_free(cycle):
+            answer = self.plain(cycle.scope, bytes(cycle.body))
+            if isinstance(answer, tuple):
+                self._reply(cycle, answer)
+                return
+            if answer is not None:
+                task = self.loop.create_task(self._reply_later(cycle, answer))
+                task.add_done_callback(self.tasks.discard)
+                self.tasks.add(task)
+                return
+        self._start_asgi_task(cycle, app)
+
+    async def _reply_later(
+        self, cycle: "RequestResponseCycle", coming: Coroutine[None, None, Parts]
+    ) -> None:
+        answer = await coming
+        if not cycle.disconnected:
+            self._reply(cycle, answer)
+
+    def _reply(self, cycle: "RequestResponseCycle", answer: Parts) -> None:
+        """Give a whole answer, of which no client makes us keep more than it has asked for."""
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        first, rest = answer
+        self.transport.write(first + _lines(cycle.default_headers) + rest)
+        if not cycle.keep_alive:  # the server has been told to end meanwhile
+            self.transport.close()
+        cycle.on_response()
+
+    def _is_free(self, cycle: "RequestResponseCycle") -> bool:
+        """Say whether an answer can go out now, and the connection goes on behind it."""
+        asked = cycle.keep_alive and not cycle.waiting_for_100_continue
+        return asked and not self.flow.write_paused and not self.transport.is_closing()

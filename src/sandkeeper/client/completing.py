@@ -1,0 +1,70 @@
+"""What a shell offers behind a verb: names of the live server. Whatever fails offers nothing."""
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+
+from sandkeeper.client.connection import DEFAULT_URL, Server
+from sandkeeper.client.failures import ClientError
+from sandkeeper.client.paths import file_route
+
+__all__ = ["learn_shells", "paths", "processes", "remote_paths", "sessions"]
+
+SECONDS = 2.0
+
+Offer = Callable[[str], list[str]]
+
+
+def _offered(find: Callable[[Server, str], Iterator[str]]) -> Offer:
+    @wraps(find)
+    def offer(incomplete: str) -> list[str]:
+        from sandkeeper.settings import Environment
+
+        environment = Environment()
+        url, token = environment.get("SANDKEEPER_URL"), environment.get("SANDKEEPER_TOKEN")
+        try:
+            found = list(find(Server(url or DEFAULT_URL, token), incomplete))
+        except ClientError:
+            return []
+        return [word for word in found if word.startswith(incomplete)]
+
+    del offer.__wrapped__  # typer would ask it for its parameters
+    return offer
+
+
+def learn_shells() -> None:
+    """Have typer know the shells; it does so by itself only with options of its own for it."""
+    from typer.completion import completion_init  # type: ignore[attr-defined]
+
+    completion_init()
+
+
+@_offered
+def processes(server: Server, _incomplete: str) -> Iterator[str]:
+    """Offer names of processes, the newest first."""
+    for one in reversed(server.value("GET", "/process", seconds=SECONDS)):
+        yield one["name"]
+
+
+@_offered
+def sessions(server: Server, _incomplete: str) -> Iterator[str]:
+    """Offer names of terminals."""
+    for one in server.value("GET", "/terminals", seconds=SECONDS):
+        yield one["sessionId"]
+
+
+@_offered
+def paths(server: Server, incomplete: str) -> Iterator[str]:
+    """Offer paths of the sandbox, with a colon where one was typed."""
+    colon = ":" if incomplete.startswith(":") else ""
+    above, slash, _ = incomplete.removeprefix(":").rpartition("/")
+    folder = above + slash or "."
+    listing = server.value("GET", file_route("/filesystem", folder), seconds=SECONDS)
+    for one in listing["subdirectories"]:
+        yield f"{colon}{above}{slash}{one['name']}/"
+    for one in listing["files"]:
+        yield f"{colon}{above}{slash}{one['name']}"
+
+
+def remote_paths(incomplete: str) -> list[str]:
+    """Offer paths of the sandbox behind a colon; without one the shell offers those of here."""
+    return paths(incomplete) if incomplete.startswith(":") else []

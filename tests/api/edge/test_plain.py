@@ -1,0 +1,230 @@
+"""The short way: what is answered from the parsed head is what the long way answers."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.harness import Server, needs_root, start, until
+
+from sandkeeper.api.edge.respond import encode_json
+from sandkeeper.api.schemas.kept import stamp_of
+from sandkeeper.api.schemas.processes import record_of
+from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.output import Texts
+from sandkeeper.linux.paths.inmemory import InMemory
+from sandkeeper.processes.lifecycle import State
+from sandkeeper.processes.record import RunMeta
+
+OWN = {"connection", "date", "x-request-id", "etag"}
+"""Fields that differ from one answer to the next, or that the closing of a connection brings."""
+
+
+def exchange(
+    server: Server, method: str, path: str, body: bytes, *fields: str
+) -> tuple[int, dict[str, str], bytes]:
+    """Send one request over a connection of its own; returns status, fields and body."""
+    lines = [f"{method} {path} HTTP/1.1", f"Content-Length: {len(body)}", *fields]
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        file = sock.makefile("rb")
+        status = int(file.readline().split()[1])
+        told: dict[str, str] = {}
+        while (line := file.readline().decode().strip()) != "":
+            name, _, value = line.partition(": ")
+            told[name] = value
+        return status, told, file.read(int(told["content-length"]))
+
+
+HOST = "Host: localhost"
+REQUESTS = [
+    ("GET", "/health", b"", [HOST]),
+    ("GET", "/process/sleeper", b"", [HOST]),
+    ("GET", "/process/sleeper", b"", [HOST, "Accept: text/html", "X-Request-Id: mine"]),
+    ("GET", "/process/nobody", b"", [HOST]),
+    ("GET", "/process", b"", [HOST]),
+    ("GET", "/process/", b"", [HOST]),
+    ("GET", "/process/sleeper/", b"", [HOST]),
+    ("GET", "//process/sleeper", b"", [HOST]),
+    ("GET", "/process/sl%65eper", b"", [HOST]),
+    ("PATCH", "/process/sleeper", b"", [HOST]),
+    ("GET", "/process/sleeper", b"", []),
+    ("GET", "/process/sleeper", b"", ["Host: evil.example"]),
+    ("GET", "/process/sleeper", b"", [HOST, "Origin: http://evil.example"]),
+    ("GET", "/process/sleeper", b"", [HOST, "Sec-Fetch-Site: cross-site"]),
+    ("POST", "/process", b"{", [HOST]),
+    ("POST", "/process", b"{}", [HOST]),
+    ("POST", "/process", b'{"command": "true", "name": "sleeper"}', [HOST]),
+    ("POST", "/process", b'{"command": "true", "workingDir": "/no/such"}', [HOST]),
+    ("GET", "/filesystem/WORK/text", b"", [HOST]),
+    ("GET", "/filesystem/WORK/text", b"", [HOST, "Accept: application/octet-stream"]),
+    ("GET", "/filesystem/WORK/text", b"", [HOST, "Range: bytes=1-2", "Accept: text/plain"]),
+    ("GET", "/filesystem/WORK/absent", b"", [HOST]),
+    ("GET", "/filesystem/WORK", b"", [HOST]),
+    ("GET", "/filesystem/tree/WORK", b"", [HOST]),
+    ("GET", "/filesystem/WORK/text?download=true", b"", [HOST]),
+    ("PUT", "/filesystem/WORK/written", b'{"content": "a"}', [HOST]),
+    ("PUT", "/filesystem/WORK/written", b'{"content": "a"}', [HOST, 'If-Match: "x"']),
+    ("PUT", "/filesystem/WORK/written", b'{"content": "a", "permissions": "9"}', [HOST]),
+    ("PUT", "/filesystem/WORK/made", b'{"isDirectory": true}', [HOST]),
+    ("PUT", "/filesystem/WORK/text/below", b'{"content": "a"}', [HOST]),
+    ("PUT", "/filesystem/WORK/written", b"[", [HOST]),
+]
+
+
+Factory = pytest.TempPathFactory
+
+
+@pytest.fixture(scope="module", params=["", "secret"])
+def asked(request: pytest.FixtureRequest, tmp_path_factory: Factory) -> Iterator[Server]:
+    """Return a server with a process and a file, with a token or without."""
+    env = {"SANDKEEPER_TOKEN": request.param} if request.param else {}
+    with Server(tmp_path_factory.mktemp("plain"), env=env) as server:
+        server.client.headers["Authorization"] = "Bearer secret"
+        start(server, "exec sleep 600", name="sleeper")
+        (server.workdir / "text").write_text('a "text" <&>')
+        yield server
+        server.client.delete("/process/sleeper/kill")
+
+
+@pytest.mark.parametrize(("method", "path", "body", "fields"), REQUESTS)
+@pytest.mark.parametrize("token", [[], ["Authorization: Bearer secret"]])
+def test_both_ways_answer_the_same(
+    asked: Server, method: str, path: str, body: bytes, fields: list[str], token: list[str]
+) -> None:
+    path = path.replace(
+        "WORK", str(asked.workdir).lstrip("/").replace("/", "%2F").join(["%2F", ""])
+    )
+    sent = [*fields, *token]
+
+    short = exchange(asked, method, path, body, *sent)
+    long = exchange(asked, method, path, body, *sent, "Connection: close")
+
+    assert short[0] == long[0]
+    own = OWN | ({"content-length"} if path == "/health" else set())
+    assert {k: v for k, v in short[1].items() if k not in own} == {
+        k: v for k, v in long[1].items() if k not in own
+    }
+    if path != "/health":
+        assert short[2] == long[2]
+    assert short[1].keys() == long[1].keys() - {"connection"}
+
+
+def test_what_a_record_shows_is_in_its_stamp(tmp_path: Path) -> None:
+    """Each field of a run's record is changed: where the answer changes, the stamp does."""
+    changed = {
+        str: "changed",
+        int: 7,
+        float: 7.5,
+        bool: True,
+    }
+    unchanging = {"command", "name", "working_dir", "id", "stdin", "restart_on_failure"}
+    unchanging |= {"max_restarts", "user", "tag"}
+
+    for field in msgspec.structs.fields(RunMeta):
+        meta = RunMeta(id="a", name="b", command="c", exit_code=1, exit_reason="exited")
+        process = _Process(meta, Journal(tmp_path))
+        before, stamp = encode_json(record_of(process, Texts())), stamp_of(process)
+        value = getattr(meta, field.name)
+        kind = type(value) if value is not None else int
+        if field.name in {"groups", "limits", "env"} or kind not in changed:
+            continue
+        setattr(meta, field.name, changed[kind])
+        if encode_json(record_of(process, Texts())) != before:
+            assert (stamp_of(process) != stamp) == (field.name not in unchanging), field.name
+
+
+class _Process:
+    """As much of a process as its record is made of."""
+
+    def __init__(self, meta: RunMeta, journal: Journal) -> None:
+        self.meta = meta
+        self.journal = journal
+        self.state = State.COMPLETED
+        self.is_over = True
+        self.status = "completed"
+
+
+def test_a_record_is_never_older_than_what_happened(server: Server) -> None:
+    pid = start(server, "read line; echo got $line; exit 3", stdin=True, name="asks")["pid"]
+    assert server.client.get(f"/process/{pid}").json()["stdout"] == ""
+    assert server.client.get(f"/process/{pid}").json()["status"] == "running"
+
+    server.client.post(f"/process/{pid}/stdin", content=b"it\n")
+    over = until(lambda: [r for r in [server.client.get("/process/asks").json()] if r["exitCode"]])
+    listed = [r for r in server.client.get("/process").json() if r["pid"] == pid]
+
+    assert (over[0]["stdout"], over[0]["status"], over[0]["exitCode"]) == ("got it\n", "failed", 3)
+    assert listed == over
+
+
+def test_requests_one_behind_the_other_are_answered_in_order(server: Server) -> None:
+    start(server, "exec sleep 600", name="first")
+    ask = "GET /process/{} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    order = ["first", "absent", "first", "logs", "first"] * 20
+    paths = ["first/logs" if name == "logs" else name for name in order]
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall("".join(map(ask.format, paths)).encode())
+        file = sock.makefile("rb")
+        told = []
+        for _ in paths:
+            status, length = int(file.readline().split()[1]), 0
+            while (line := file.readline().lower()) != b"\r\n":
+                if line.startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            told.append((status, b'"name"' in file.read(length)))
+    server.client.delete("/process/first/kill")
+
+    expected = {"first": (200, True), "absent": (404, False), "logs": (200, False)}
+    assert told == [expected[name] for name in order]
+
+
+def test_a_body_that_comes_later_is_the_same_request(server: Server) -> None:
+    body = b'{"command": "echo late", "waitForCompletion": true}'
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        head = f"POST /process HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        sock.sendall(head.encode() + body[:9])
+        assert server.client.get("/health").status_code == 200  # the head has been read by now
+        sock.sendall(body[9:])
+        answer = sock.makefile("rb")
+        assert b"200" in answer.readline()
+        while (line := answer.readline()) != b"\r\n":
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        assert json.loads(answer.read(length))["stdout"] == "late\n"
+
+
+def test_only_what_is_in_memory_and_of_the_roots_file_system_is_read_at_once(
+    tmp_path: Path,
+) -> None:
+    memory = InMemory()
+    file = tmp_path / "file"
+    file.write_text("content")
+    (tmp_path / "link").symlink_to(file)
+    (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "fifo")
+
+    found = memory.read(str(file), 100)
+    assert found is None or (found[1], found[0].st_ino) == (b"content", file.stat().st_ino)
+    for name in ("empty", "fifo", ".", "absent", "file/below"):
+        assert memory.read(f"{tmp_path}/{name}", 100) is None
+    assert memory.read(str(file), 6) is None
+    for path in ("/proc/self/status", "/proc/self/fd/0", "/dev/null", "/dev/zero"):
+        assert memory.read(path, 1 << 20) is None
+    memory.close()
+    assert memory.read(str(file), 100) is None
+
+
+@needs_root
+def test_files_of_another_mount_are_left_to_a_thread(tmp_path: Path) -> None:
+    from tests.harness import small_disk
+
+    with small_disk(tmp_path / "disk", 1) as disk:
+        (disk / "file").write_text("content")
+        memory = InMemory()
+        assert memory.read(str(disk / "file"), 100) is None
+        memory.close()

@@ -1,0 +1,67 @@
+"""`completion`: what shells offer."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.client.conftest import Ask
+from tests.harness import Server, start
+
+
+def offered(ask: Ask, words: str, count: int) -> list[str]:
+    """Return what bash is offered for the last of the words."""
+    env = {
+        "_SANDKEEPER_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(count),
+    }
+    return ask(env=env).stdout.decode().split()
+
+
+def test_verbs_names_and_paths_are_completed_from_the_live_server(ask: Ask, server: Server) -> None:
+    start(server, "exec sleep 1000", name="complete-me")
+    (server.workdir / "folder").mkdir()
+    (server.workdir / "folder" / "file").write_text("")
+
+    assert offered(ask, "sandkeeper lo", 1) == ["logs"]
+    assert "complete-me" in offered(ask, "sandkeeper logs comp", 2)
+    assert offered(ask, "sandkeeper cp :fol", 2) == [":folder/"]
+    assert offered(ask, "sandkeeper cat folder/f", 2) == ["folder/file"]
+    server.client.delete("/process/complete-me/kill")
+
+
+def test_a_server_that_is_not_there_offers_nothing(ask: Ask) -> None:
+    env = {"SANDKEEPER_URL": "http://127.0.0.1:1"}
+    found = ask(
+        env={
+            **env,
+            "_SANDKEEPER_COMPLETE": "complete_bash",
+            "COMP_WORDS": "sandkeeper logs x",
+            "COMP_CWORD": "2",
+        }
+    )
+
+    assert found.stdout.strip() == b""
+    assert found.stderr == b""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_has_its_script(ask: Ask, shell: str) -> None:
+    assert b"_SANDKEEPER_COMPLETE" in ask("completion", shell).stdout
+
+
+def test_another_shell_is_refused(ask: Ask) -> None:
+    assert ask("completion", "csh").stderr == (
+        b"sandkeeper: completion is for bash, zsh, fish, not 'csh'\n"
+    )
+
+
+def test_bash_takes_the_script(ask: Ask, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_bytes(ask("completion", "bash").stdout)
+
+    done = subprocess.run(
+        ["bash", "-c", f"source {script}; complete -p sandkeeper"], capture_output=True, check=True
+    )
+
+    assert b"_sandkeeper_completion" in done.stdout
