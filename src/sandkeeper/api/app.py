@@ -12,7 +12,6 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.areas import all_areas, port_doors
-from sandkeeper.api.blaxel.pinned import is_pinned
 from sandkeeper.api.edge.auth import Acting, Doorkeeper, know
 from sandkeeper.api.edge.connections.outgoing import Outgoing
 from sandkeeper.api.edge.connections.plain import PlainRoutes
@@ -22,7 +21,7 @@ from sandkeeper.api.edge.hosts import Gate
 from sandkeeper.api.edge.middleware import BARE, Edge
 from sandkeeper.api.edge.request_body import Room
 from sandkeeper.api.edge.respond import error_response, not_found, wrong_method
-from sandkeeper.api.edge.rights import open_below, open_paths, protect
+from sandkeeper.api.edge.rights import open_paths, protect
 from sandkeeper.api.edge.routing import AreaRouter, Areas, methods_of
 from sandkeeper.api.edge.streaming import Disconnected
 from sandkeeper.api.edge.subject import Gateways
@@ -63,7 +62,7 @@ def create_app(sandbox: Sandbox) -> Edge:
             settings.rights,
             apart=sandbox.identity is not None,
             open_paths=open_paths(areas.open_routes()),
-            open_below=open_below(areas.open_routes()),
+            own_words=areas.own_words(),
         ),
         processing_time=settings.processing_time,
         requests=sandbox.vitals.requests,
@@ -77,6 +76,7 @@ def create_app(sandbox: Sandbox) -> Edge:
             terminal_origins=settings.terminal.origins,
         ),
         port_names=settings.edge.port_names,
+        e2b=settings.e2b.enabled,
         room=Room(_room(settings)),
         outgoing=outgoing,
         gateways=gateways,
@@ -158,6 +158,8 @@ async def _unrouted(
 
 def _other_methods(routes: Sequence[BaseRoute], scope: Scope) -> set[str]:
     """Return what a path takes instead; the contract has HEAD where it names it, else 404."""
+    from sandkeeper.api.blaxel.pinned import is_pinned  # what clients ask for is there
+
     pinned = scope["method"] == "HEAD" or is_pinned(scope["path"])
     return set() if pinned else methods_of(routes, scope)
 

@@ -3,7 +3,7 @@
 An area is loaded by the first request for it: what few ask for costs no start anything.
 """
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
@@ -14,7 +14,6 @@ from sandkeeper.sandbox import Sandbox
 if TYPE_CHECKING:
     from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
     from sandkeeper.api.blaxel.files.content import FileHandlers
-    from sandkeeper.api.blaxel.files.link_calls import LinkHandlers
     from sandkeeper.api.e2b_areas import E2bWires
     from sandkeeper.api.mcp.server import ToolServer
     from sandkeeper.api.mcp.tool import Tool
@@ -25,9 +24,8 @@ __all__ = ["all_areas", "all_routes", "all_tools", "port_doors"]
 
 def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
     """Return every area, in the order in which its routes are told."""
-    e2b = _e2b_wires(sandbox)
     areas = [
-        *([] if e2b is None else e2b.areas()),
+        *_e2b_areas(sandbox),
         Area(("process",), partial(_process_routes, sandbox)),
         *_file_areas(sandbox),
         Area(("network",), partial(_network_routes, sandbox, doors)),
@@ -38,14 +36,8 @@ def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
         Area(("archive",), partial(_archive_routes, sandbox)),
         *_terminal_areas(sandbox),
         Area(("mcp",), partial(_mcp_routes, sandbox)),
-        Area(
-            ("ready", "metrics", "diagnostics"),
-            partial(_looking_routes, sandbox, e2b),
-            is_open=True,
-        ),
-        Area(
-            ("debug", "", "health", "upgrade"), partial(_server_routes, sandbox, e2b), is_open=True
-        ),
+        Area(("ready", "metrics", "diagnostics"), partial(_looking_routes, sandbox), is_open=True),
+        Area(("debug", "", "health", "upgrade"), partial(_server_routes, sandbox), is_open=True),
     ]
     made = Areas(areas)
     described = partial(_description_routes, sandbox, made)
@@ -68,13 +60,26 @@ def port_doors(sandbox: Sandbox) -> "Doors":
     return Doors(tickets, tokens, restricted="*" not in settings.edge.origins)
 
 
-def _e2b_wires(sandbox: Sandbox) -> "E2bWires | None":
-    """Return what answers E2B's clients; None when they are not answered."""
-    if not sandbox.settings.e2b.enabled:
-        return None
-    from sandkeeper.api.e2b_areas import E2bWires
+def _e2b_areas(sandbox: Sandbox) -> list[Area]:
+    """Return those of E2B's clients: none when they are switched off."""
+    settings = sandbox.settings
+    if not settings.e2b.enabled:
+        return []
 
-    return E2bWires(sandbox)
+    @cache
+    def wires() -> "E2bWires":
+        from sandkeeper.api.e2b_areas import E2bWires
+
+        return E2bWires(sandbox)
+
+    if (settings.state_dir / "control.json").exists():  # there is a sandbox that has its time
+        sandbox.when_started.append(lambda: wires().machine())
+    inside = ("process.Process", "filesystem.Filesystem", "files", "envs", "init", "e2b")
+    control = ("sandboxes", "v2", "templates", "volumes", "snapshots", "secrets")
+    return [
+        Area(inside, lambda: wires().inside(), own_words=True),
+        Area(control, lambda: wires().control(), own_words=True),
+    ]
 
 
 def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
@@ -114,7 +119,8 @@ def _file_areas(sandbox: Sandbox) -> list[Area]:
             partial(_tree_routes, sandbox),
         ),
         Area(tuple(f"filesystem-{name}" for name in besides), partial(_more_file_routes, sandbox)),
-        Area(("filesystem-links", "filesystem-link"), partial(_link_routes, sandbox), is_open=True),
+        Area(("filesystem-links",), partial(_link_routes, sandbox, opened=False)),
+        Area(("filesystem-link",), partial(_link_routes, sandbox, opened=True), own_words=True),
         Area(("filesystem-multipart",), partial(_upload_routes, sandbox)),
         Area(
             ("filesystem-find", "filesystem-search", "filesystem-content-search"),
@@ -157,25 +163,20 @@ def _more_file_routes(sandbox: Sandbox) -> list[BaseRoute]:
     return [*more.routes(besides), *details.routes(entries)]
 
 
-def _link_routes(sandbox: Sandbox) -> list[BaseRoute]:
-    from sandkeeper.api.blaxel.files.links import routes
-
-    return routes(partial(_link_handlers, sandbox))
-
-
-def _link_handlers(sandbox: Sandbox) -> "LinkHandlers":
-    from sandkeeper.api.blaxel.files.link_calls import Generation, LinkHandlers
+def _link_routes(sandbox: Sandbox, *, opened: bool) -> list[BaseRoute]:
+    from sandkeeper.api.blaxel.files import links
     from sandkeeper.api.edge.tickets.signing import Signer
     from sandkeeper.linux.clocks import Ratchet
 
     state, now = sandbox.settings.state_dir, Ratchet().now
-    return LinkHandlers(
+    handlers = links.LinkHandlers(
         files=sandbox.files,
         plain=_file_handlers(sandbox),
         signer=Signer(state / "ports.key", sandbox.settings.rights.tokens, now),
-        generation=Generation(state / "links.generation"),
+        generation=links.Generation(state / "links.generation"),
         now=now,
     )
+    return links.opened_routes(handlers) if opened else links.routes(handlers)
 
 
 def _upload_routes(sandbox: Sandbox) -> list[BaseRoute]:
@@ -320,22 +321,20 @@ def _mcp_routes(sandbox: Sandbox) -> list[BaseRoute]:
     return edge.routes(edge.McpHandlers(partial(_tool_server, sandbox), sandbox.stopping))
 
 
-def _looking_routes(sandbox: Sandbox, e2b: "E2bWires | None") -> list[BaseRoute]:
+def _looking_routes(sandbox: Sandbox) -> list[BaseRoute]:
     from sandkeeper.api.blaxel import observability
 
     looks = observability.ObservabilityHandlers(readiness=sandbox.readiness, vitals=sandbox.vitals)
-    made = observability.routes(looks)
-    return made if e2b is None else [e2b.beside_metrics(), *made]
+    return observability.routes(looks)
 
 
-def _server_routes(sandbox: Sandbox, e2b: "E2bWires | None") -> list[BaseRoute]:
+def _server_routes(sandbox: Sandbox) -> list[BaseRoute]:
     from sandkeeper.api.blaxel import system
 
     itself = system.SystemHandlers(
         lifetime=sandbox.lifetime, upgrade=sandbox.upgrade, access=sandbox.access
     )
-    made = system.routes(itself, development=sandbox.environment.get("BL_ENV") == "dev")
-    return made if e2b is None else [e2b.beside_health(), *made]
+    return system.routes(itself, development=sandbox.environment.get("BL_ENV") == "dev")
 
 
 def _description_routes(sandbox: Sandbox, areas: Areas) -> list[BaseRoute]:

@@ -1,19 +1,16 @@
 """What E2B's two wires are given: the services inside a sandbox, and the control plane."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.edge.routing import Area
 from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from sandkeeper.api.control.calls import ControlCalls
     from sandkeeper.api.control.machine import ThisMachine
     from sandkeeper.api.e2b.defaults import DefaultsStore
-    from sandkeeper.api.e2b.routes import E2bDoor
     from sandkeeper.api.e2b.server import E2bServer
 
 __all__ = ["E2bWires"]
@@ -23,41 +20,21 @@ class E2bWires:
     """Makes both when they are asked for; event loop's thread only, but for `_server`."""
 
     def __init__(self, sandbox: Sandbox) -> None:
-        from sandkeeper.api.control.routes import FILE_NAME
-
         self._sandbox = sandbox
         self._defaults: DefaultsStore | None = None
         self._machine: ThisMachine | None = None
-        if (sandbox.settings.state_dir / FILE_NAME).exists():
-            sandbox.when_started.append(self.machine)
 
-    def areas(self) -> list[Area]:
-        """Return the areas but for what stands beside others' routes."""
-        from sandkeeper.api.control import routes as control
-        from sandkeeper.api.e2b import routes as e2b
+    def inside(self) -> list[BaseRoute]:
+        """Return the routes inside a sandbox."""
+        from sandkeeper.api.e2b.routes import E2bDoor, routes
 
-        calls = control.ControlDoor(self._calls)
-        return [
-            Area(e2b.FIRSTS, partial(e2b.routes, self._door()), is_open=True),
-            Area(control.FIRSTS, partial(control.routes, calls), is_open=True),
-        ]
+        return routes(E2bDoor(self._server))
 
-    def beside_metrics(self) -> BaseRoute:
-        """Return the route of `/metrics` for those who want JSON."""
-        from sandkeeper.api.e2b.routes import metrics_route
+    def control(self) -> list[BaseRoute]:
+        """Return those of the control plane."""
+        from sandkeeper.api.control.routes import ControlDoor, routes
 
-        return metrics_route(self._door())
-
-    def beside_health(self) -> BaseRoute:
-        """Return the route of `/health` for those who name a sandbox."""
-        from sandkeeper.api.e2b.routes import health_route
-
-        return health_route(self._door())
-
-    def _door(self) -> "E2bDoor":
-        from sandkeeper.api.e2b.routes import E2bDoor
-
-        return E2bDoor(self._server)
+        return routes(ControlDoor(self._calls))
 
     async def machine(self) -> "ThisMachine":
         """Return this machine as a source of sandboxes."""

@@ -3,19 +3,26 @@
 import base64
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
-import msgspec
-
 from sandkeeper.journal.cursor import Chunk, Gap
-from sandkeeper.journal.lines import PATIENCE, Decoder, PrefixedText
-from sandkeeper.journal.segment import NOTICE, OUTPUT, REMARK, STDERR, STDOUT
+from sandkeeper.journal.lines import (
+    KEEPALIVE_SECONDS,
+    Decoder,
+    PrefixedText,
+    complete_end,
+    strip_partial,
+)
+from sandkeeper.journal.segment import NOTICE, OUTPUT, REMARK, STDERR, STDOUT, Stream
+from sandkeeper.jsonlines import json_line
 from sandkeeper.linux.clocks import rfc3339_utc
 
 __all__ = [
     "SILENT",
     "EventRecords",
     "ExecRecords",
+    "Heart",
     "LogRecords",
     "Outcome",
     "TextLog",
@@ -24,25 +31,81 @@ __all__ = [
 
 FELL_BEHIND = "[output truncated: the stream fell behind]\n"
 SILENT = b'{"type":"keepalive"}\n'
-_encode = msgspec.json.encode
 
 
 def pieces(data: bytes) -> Iterator[tuple[int, str, bool]]:
     """Yield (position, text, is base64): text where it is UTF-8, base64 where it is not.
 
-    A character that is cut at the end comes as base64 of its own, so one cut does not encode all.
+    What is left of a character that was cut at either end is base64 of its own, so that one cut
+    does not encode all.
     """
-    try:
-        yield 0, data.decode(), False
-        return
-    except UnicodeDecodeError as error:
-        cut = error.start
-        if len(data) - cut >= 4 or error.reason != "unexpected end of data":
-            yield 0, base64.b64encode(data).decode(), True
-            return
-    if cut:
-        yield 0, data[:cut].decode(), False
-    yield cut, base64.b64encode(data[cut:]).decode(), True
+    start, end = len(data) - len(strip_partial(data)), complete_end(data)
+    borders = [0, start, max(start, end), len(data)]
+    for first, last in pairwise(borders):
+        if part := data[first:last]:
+            try:
+                yield first, part.decode(), False
+            except UnicodeDecodeError:
+                yield first, base64.b64encode(part).decode(), True
+
+
+class Heart:
+    """Has a stream never be silent for longer than `KEEPALIVE_SECONDS`.
+
+    Also not while what the program writes makes no records, or none that are asked for.
+    """
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def left(self) -> float:
+        """Return for how many seconds silence may last from now on."""
+        return max(0.0, self._last + KEEPALIVE_SECONDS - time.monotonic())
+
+    def beat(self, block: bytes, alive: Callable[[], bytes]) -> bytes:
+        """Return what to send: the block, or where it is empty what says `alive` when it is time.
+
+        `alive` may have nothing to say yet.
+        """
+        if not block and self.left() <= 0:
+            block = alive()
+        if block:
+            self._last = time.monotonic()
+        return block
+
+
+class _Characters:
+    """Holds what has come of a character until the rest does."""
+
+    def __init__(self) -> None:
+        self._held: dict[Stream, Chunk] = {}
+
+    def whole(self, chunk: Chunk, *, together: bool) -> Iterator[Chunk]:
+        """Yield the chunk with what was held of its stream, but for the beginning of a character.
+
+        With `together` only bytes that stand together are joined, and what was held of another
+        stream comes first: then offsets are those of the journal, and nothing is behind them.
+        """
+        if together and any(held.stream != chunk.stream for held in self._held.values()):
+            yield from self.rest()
+        held = self._held.pop(chunk.stream, None)
+        if held is not None and together and held.end != chunk.offset:
+            yield held
+            held = None
+        if held is not None:
+            data = held.data + chunk.data
+            chunk = Chunk(chunk.stream, chunk.end - len(data), chunk.time, data)
+        end = complete_end(chunk.data)
+        if end < len(chunk.data):
+            tail = chunk.data[end:]
+            self._held[chunk.stream] = Chunk(chunk.stream, chunk.end - len(tail), chunk.time, tail)
+        if end:
+            yield Chunk(chunk.stream, chunk.offset, chunk.time, chunk.data[:end])
+
+    def rest(self) -> Iterator[Chunk]:
+        """Yield what is held: nobody waits for it any longer."""
+        yield from self._held.values()
+        self._held.clear()
 
 
 class Outcome(NamedTuple):
@@ -67,57 +130,79 @@ class TextLog:
     def _one(self, item: Chunk | Gap) -> bytes:
         if isinstance(item, Chunk):
             return self._text.feed(item)
-        told = Chunk(STDOUT, item.end, 0, FELL_BEHIND.encode())
-        ended = b"\n" if self._text.line_open else b""
-        out = self._text.finish() or ended
+        out = self._text.finish()
+        if self._text.line_open:
+            out += b"\n"
         self._text = PrefixedText()
-        return out + (b"" if out.endswith(b"\n") or not out else b"\n") + self._text.feed(told)
+        return out + self._text.feed(Chunk(STDOUT, item.end, 0, FELL_BEHIND.encode()))
 
     @property
     def deadline(self) -> int | None:
         """When something stops waiting for another line to end (microseconds); None: nothing."""
         return self._text.deadline
 
-    def silence(self) -> float | None:
-        """Return for how many seconds to wait for more before the deadline; None: no hurry."""
+    def silence(self) -> float:
+        """Return for how many seconds to wait for more."""
         if self.deadline is None:
-            return None
+            return KEEPALIVE_SECONDS
         # The clock may have been set since: nobody waits longer than the patience.
-        return min(PATIENCE / 1e6, max(0.0, self.deadline / 1e6 - time.time()))
+        return min(KEEPALIVE_SECONDS, max(0.0, self.deadline / 1e6 - time.time()))
 
     def expire(self, moment: int) -> bytes:
-        """Return what has waited long enough at a time that the journal has settled."""
-        return self._text.expire(moment)
+        """Return what has waited long enough at a time that the journal has settled.
+
+        Behind a line that is closed because nothing is written in it a heartbeat stands.
+        """
+        told = self._text.expire(moment)
+        return told + self.keepalive() if told == b"\n" else told
 
     def keepalive(self) -> bytes:
         """Return a heartbeat, unless a line is open."""
         return b"" if self._text.line_open else b"[keepalive]\n"
 
-    def finish(self) -> bytes:
-        """Return what is left at the end."""
-        return self._text.finish()
+    def finish(self, ended: float) -> bytes:
+        """Return what is left at the end, which was at a time (seconds)."""
+        return self._text.finish(int(ended * 1e6))
 
 
 class LogRecords:
     """The NDJSON form of `logs/stream`."""
 
+    def __init__(self) -> None:
+        self._characters = _Characters()
+
     def batch(self, items: list[Chunk | Gap]) -> bytes:
         """Return the records of a batch."""
         return b"".join(record for item in items for record in self._one(item))
 
+    def alive(self) -> bytes:
+        """Return what is still held of characters, else a heartbeat."""
+        return self.finish() or SILENT
+
+    def finish(self) -> bytes:
+        """Return what was never finished of characters."""
+        return b"".join(r for chunk in self._characters.rest() for r in _output(chunk))
+
     def _one(self, item: Chunk | Gap) -> Iterator[bytes]:
+        if isinstance(item, Gap) or item.stream == NOTICE:
+            yield self.finish()
         if isinstance(item, Gap):
             told = f"{item.end - item.start} bytes are not kept any more"
-            yield _encode({"type": "truncated", "data": told}) + b"\n"
+            yield json_line({"type": "truncated", "data": told})
         elif item.stream == NOTICE:
             text = item.data.decode("utf-8", "replace")
-            yield _encode({"type": "restart", "data": text}) + b"\n"
+            yield json_line({"type": "restart", "data": text})
         elif item.stream != REMARK:
-            for _, text, encoded in pieces(item.data):
-                record = {"type": item.stream.wire, "data": text}
-                if encoded:
-                    record["encoding"] = "base64"
-                yield _encode(record) + b"\n"
+            for chunk in self._characters.whole(item, together=False):
+                yield from _output(chunk)
+
+
+def _output(chunk: Chunk) -> Iterator[bytes]:
+    for _, text, encoded in pieces(chunk.data):
+        record = {"type": chunk.stream.wire, "data": text}
+        if encoded:
+            record["encoding"] = "base64"
+        yield json_line(record)
 
 
 class ExecRecords:
@@ -132,18 +217,18 @@ class ExecRecords:
 
     def _one(self, item: Chunk | Gap) -> bytes:
         if isinstance(item, Gap):
-            return _encode({"type": "stdout", "data": FELL_BEHIND}) + b"\n"
+            return json_line({"type": "stdout", "data": FELL_BEHIND})
         if item.stream == REMARK:
             return b""
         kind = STDERR if item.stream == STDERR else STDOUT
         text = self._decoder.decode(kind, item.data)
-        return _encode({"type": kind.wire, "data": text}) + b"\n" if text else b""
+        return json_line({"type": kind.wire, "data": text}) if text else b""
 
     def finish(self) -> bytes:
         """Return records for characters that were never finished."""
         rests = {kind.wire: self._decoder.flush(kind) for kind in OUTPUT}
         return b"".join(
-            _encode({"type": name, "data": text}) + b"\n" for name, text in rests.items() if text
+            json_line({"type": name, "data": text}) for name, text in rests.items() if text
         )
 
 
@@ -159,38 +244,54 @@ class EventRecords:
         self._sequence = 0
         self._sse = sse
         self._streams = streams
+        self._characters = _Characters()
 
     def batch(self, items: list[Chunk | Gap]) -> bytes:
         """Return the events of a batch."""
         return b"".join(event for item in items for event in self._one(item))
 
     def _one(self, item: Chunk | Gap) -> Iterator[bytes]:
-        self._offset = item.end
         if isinstance(item, Gap):
+            yield self._rest()
+            self._offset = item.end
             yield self._event(
                 {"type": "gap", "offset": item.start, "to": item.end, "reason": item.reason}
             )
         elif not self._streams or item.stream.wire in self._streams:
-            for position, text, encoded in pieces(item.data):
-                yield self._event(
-                    {
-                        "type": "output",
-                        "stream": item.stream.wire,
-                        "offset": item.offset + position,
-                        "time": rfc3339_utc(item.time),
-                        "data": text,
-                        **({"encoding": "base64"} if encoded else {}),
-                    }
-                )
+            for chunk in self._characters.whole(item, together=True):
+                yield self._output(chunk)
+        else:
+            yield self._rest()
+            self._offset = item.end
+
+    def _rest(self) -> bytes:
+        return b"".join(map(self._output, self._characters.rest()))
+
+    def _output(self, chunk: Chunk) -> bytes:
+        self._offset = chunk.end
+        return b"".join(
+            self._event(
+                {
+                    "type": "output",
+                    "stream": chunk.stream.wire,
+                    "offset": chunk.offset + position,
+                    "time": rfc3339_utc(chunk.time),
+                    "data": text,
+                    **({"encoding": "base64"} if encoded else {}),
+                }
+            )
+            for position, text, encoded in pieces(chunk.data)
+        )
 
     def heartbeat(self) -> bytes:
-        """Return an event that says: still here, nothing new."""
-        return self._event({"type": "heartbeat", "offset": self._offset})
+        """Return what is held of a character, else an event that says: here, nothing new."""
+        return self._rest() or self._event({"type": "heartbeat", "offset": self._offset})
 
     def end(self) -> bytes:
         """Return the last event: how the process ended."""
+        rest = self._rest()
         outcome = self._outcome()
-        return self._event(
+        return rest + self._event(
             {
                 "type": "end",
                 "offset": self._offset,
@@ -203,7 +304,7 @@ class EventRecords:
 
     def interrupted(self, why: str) -> bytes:
         """Return the last event of a stream that ends before its process: come again from here."""
-        return self._event(
+        return self._rest() + self._event(
             {
                 "type": "end",
                 "offset": self._offset,
@@ -214,8 +315,8 @@ class EventRecords:
 
     def _event(self, fields: dict[str, Any]) -> bytes:
         self._sequence += 1
-        data = _encode({"seq": self._sequence, **fields})
+        data = json_line({"seq": self._sequence, **fields})
         if not self._sse:
-            return data + b"\n"
+            return data
         head = f"id: {self._offset}\nevent: {fields['type']}\ndata: ".encode()
-        return head + data + b"\n\n"
+        return head + data + b"\n"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sandkeeper.journal.blocks import gathered
 from sandkeeper.journal.cursor import tails
 from sandkeeper.journal.journal import Journal
-from sandkeeper.journal.lines import strip_partial
+from sandkeeper.journal.lines import complete_end, strip_partial
 from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.segment import NOTICE, STDERR, STDOUT
 from sandkeeper.pieces import in_order
@@ -95,8 +95,8 @@ def long_texts_of(journal: Journal, limit: int, *, nowait: bool = False) -> Long
     have to be waited for.
     """
     found = tails(journal, (STDOUT, STDERR, NOTICE), limit, nowait=nowait)
-    out, out_clipped = found[STDOUT]
-    err, err_clipped = found[STDERR]
+    out, out_clipped = _tail(*found[STDOUT])
+    err, err_clipped = _tail(*found[STDERR])
     notices, _ = found[NOTICE]
     if notices:
         out = in_order(out + notices)
@@ -107,8 +107,31 @@ def long_texts_of(journal: Journal, limit: int, *, nowait: bool = False) -> Long
         return LongTexts(stdout, stderr, stdout)
     if not out and clipped == err_clipped:
         return LongTexts(stdout, stderr, stderr)
-    both = LongText([part for _, part in in_order(out + err)], clipped)
+    both = LongText(list(_interleaved(out, err)), clipped)
     return LongTexts(stdout, stderr, both)
+
+
+_Pieces = list[tuple[int, bytes]]
+
+
+def _tail(pieces: _Pieces, clipped: bool) -> tuple[_Pieces, bool]:
+    """Return a stream's last pieces without what a cut has left of a character."""
+    if clipped and pieces:
+        place, first = pieces[0]
+        pieces[0] = (place, strip_partial(first))
+    return pieces, clipped
+
+
+def _interleaved(out: _Pieces, err: _Pieces) -> Iterator[bytes]:
+    """Yield the pieces of both streams in order; a character stands where its last byte came."""
+    held = {STDOUT: b"", STDERR: b""}
+    marked = [(*piece, stream) for stream, its in ((STDOUT, out), (STDERR, err)) for piece in its]
+    for _, part, stream in in_order(marked):
+        data = held[stream] + part
+        end = complete_end(data)
+        held[stream] = data[end:]
+        yield data[:end]
+    yield from held.values()
 
 
 def texts_of(journal: Journal, limit: int, *, nowait: bool = False) -> Texts:

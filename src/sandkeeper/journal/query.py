@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import msgspec
-
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.matching import LINE_BYTES, PartFilter, Question, Search, matcher
@@ -20,6 +18,7 @@ from sandkeeper.journal.places import (
 )
 from sandkeeper.journal.segment import NOTICE, STDOUT, Stream, output_streams
 from sandkeeper.journal.splitting import LineSplitter
+from sandkeeper.jsonlines import json_line
 from sandkeeper.linux.clocks import rfc3339_utc
 
 __all__ = ["LineQuery", "ask", "next_block"]
@@ -31,7 +30,6 @@ not read holds one answer in memory."""
 
 TAIL_LINES = 10_000
 TAIL_BYTES = 8 << 20
-_encode = msgspec.json.encode
 _threads = ThreadPoolExecutor(2, "questions")
 """A pattern may need seconds for a line; nobody but others who ask waits for that."""
 
@@ -213,7 +211,7 @@ class LineQuery:
         while self._tail:
             yield b"".join(_up_to(self._tail, ANSWER_BYTES))
         end: dict[str, Any] = {"type": "end", "lines": given, "offset": self._offset}
-        yield _encode({**end, "truncated": self._cut}) + b"\n"
+        yield json_line({**end, "truncated": self._cut})
 
 
 class _Line(NamedTuple):
@@ -235,7 +233,7 @@ class _Line(NamedTuple):
         }
         if self.continued:
             fields["continued"] = True
-        return _encode(fields) + b"\n"
+        return json_line(fields)
 
 
 class _OpenLine:
@@ -258,4 +256,4 @@ def _up_to(lines: deque[_Line], size: int) -> Iterator[bytes]:
 
 def _gap_record(gap: Gap) -> bytes:
     fields = {"type": "gap", "offset": gap.start, "to": gap.end, "reason": gap.reason}
-    return _encode(fields) + b"\n"
+    return json_line(fields)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from sandkeeper.linebreaks import in_one_line
 from sandkeeper.linux.clocks import rfc3339, rfc3339_milliseconds
 from sandkeeper.log.framing import Frame, shown
 
@@ -73,13 +74,13 @@ class Json:
         """Make one line."""
         record = {**fields, "level": level, "msg": message, "time": self.moment(time.time())}
         try:
-            return _encode(record) + b"\n"
+            return in_one_line(_encode(record)) + b"\n"
         except UnicodeEncodeError:
             clean = {
                 key: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
                 for key, value in record.items()
             }
-            return _encode(clean) + b"\n"
+            return in_one_line(_encode(clean)) + b"\n"
 
     def frame(self, name: str, pid: str, stream: str, moment: float) -> Frame:
         """Return the record but for the text of its message."""

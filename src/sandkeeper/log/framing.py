@@ -1,7 +1,9 @@
-"""Many lines of output, each in the same frame; needs nothing, for the renderer of telemetry."""
+"""Many lines of output, each in the same frame; for the renderer of telemetry it needs little."""
 
 import re
 from json.encoder import encode_basestring
+
+from sandkeeper.linebreaks import in_one_line
 
 __all__ = ["Frame", "framed", "shown"]
 
@@ -24,9 +26,9 @@ def framed(frame: Frame, lines: bytes) -> bytes:
     if not is_json:
         text = shown(lines.decode("utf-8", "replace")).encode()
     elif len(lines.translate(None, UNUSUAL)) == len(lines):
-        text = _escaped(lines)
+        text = in_one_line(_escaped(lines))
     else:
-        text = _encoded(lines)
+        text = in_one_line(_encoded(lines))
     # Joined once: that is twice as fast as to replace, and nothing so long is copied again.
     every = text.split(b"\n")
     every[0] = head + every[0]

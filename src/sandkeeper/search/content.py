@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from sandkeeper.errors import BadInput, Internal
 from sandkeeper.files.globs import matcher, simple
+from sandkeeper.journal.lines import cut_end
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.mounts import pseudo_mounts
 from sandkeeper.linux.paths import useros as os
@@ -234,4 +235,4 @@ def _context(hit: Hit, count: int) -> bytes | None:
     if len(after) == CONTEXT_BYTES and len(later) > 1:
         later.pop()  # it may be cut
     window = earlier[-count:] + later[: count + 1]
-    return b"\n".join(line[:TEXT_BYTES] for line in window)
+    return b"\n".join(cut_end(line, TEXT_BYTES) for line in window)

@@ -22,6 +22,7 @@ import msgspec
 
 from sandkeeper.errors import Internal
 from sandkeeper.files.paths import TEMPORARY_PREFIX
+from sandkeeper.journal.lines import cut_end
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.tool import Tool, bounded
 from sandkeeper.linux.identity import Identity
@@ -59,8 +60,8 @@ _NUMBERS = re.compile(
 class Hit:
     """A line with a match. `line` and `column` count from 1, the column and `offset` in bytes.
 
-    `text` is the line without its newline, at most `TEXT_BYTES` of it; `offset` is where the line
-    begins in its file.
+    `text` is the line without its newline, at most `TEXT_BYTES` of it, cut at a character; `offset`
+    is where the line begins in its file.
     """
 
     path: bytes
@@ -202,7 +203,7 @@ def _parse(line: bytes) -> Hit | FileEnd | Summary | None:
     record = _decode(line)
     data = record.data
     if record.type == "match" and data.path and data.lines and data.submatches:
-        text = data.lines.raw().removesuffix(b"\n")[:TEXT_BYTES]
+        text = cut_end(data.lines.raw().removesuffix(b"\n"), TEXT_BYTES)
         column = data.submatches[0].start + 1
         return Hit(data.path.raw(), data.line_number or 1, column, data.absolute_offset, text)
     if record.type == "end":
@@ -215,7 +216,7 @@ def _beginning(kind: bytes, value: bytes) -> bytes:
     if kind == b"bytes":
         whole = value[: TEXT_BYTES * 4 // 3 // 4 * 4]
         try:
-            return b64decode(whole)[:TEXT_BYTES]
+            return cut_end(b64decode(whole), TEXT_BYTES)
         except Base64Error:
             return b""
     value = value[: TEXT_BYTES * 6]
@@ -224,7 +225,7 @@ def _beginning(kind: bytes, value: bytes) -> bytes:
             text = msgspec.json.decode(b'"' + value[: len(value) - cut] + b'"', type=str)
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue
-        return text.encode()[:TEXT_BYTES]
+        return cut_end(text.encode(), TEXT_BYTES)
     return b""
 
 

@@ -7,11 +7,13 @@ and `*` for any labels. A name that fits one belongs to that port and to nothing
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 
 from sandkeeper.linux.addresses import is_loopback
 
-__all__ = ["PortName", "PortNames"]
+__all__ = ["E2B_PORT", "PortName", "PortNames"]
+
+E2B_PORT = 49983
+"""Where E2B's clients look for the server of a sandbox: whoever asks for this port means us."""
 
 DEFAULT = "{port}.localhost"
 NONE = "none"
@@ -45,7 +47,8 @@ class PortNames:
         self._compiled = [
             (re.compile(_expression(one, setting)), "*" in one) for one in self.patterns
         ]
-        self._known = lru_cache(KNOWN)(self._look_up)
+        self.known: dict[bytes, PortName | None] = {}
+        """What was found before: whoever counts nanoseconds looks here first."""
 
     @classmethod
     def read(cls, words: list[str], setting: str) -> "PortNames":
@@ -56,7 +59,13 @@ class PortNames:
 
     def find(self, authority: bytes) -> PortName | None:
         """Return what a value of Host names; None for every other name, also for what is none."""
-        return self._known(authority) if len(authority) <= LONGEST else None
+        if authority not in self.known:
+            if len(authority) > LONGEST:
+                return None
+            if len(self.known) >= KNOWN:
+                self.known.clear()
+            self.known[authority] = self._look_up(authority)
+        return self.known[authority]
 
     def _look_up(self, authority: bytes) -> PortName | None:
         host = authority.decode("latin-1").lower().partition(":")[0].removesuffix(".")
@@ -64,7 +73,7 @@ class PortNames:
             return None  # an address, to browsers, and no name (URL Standard, section 3.5)
         for expression, is_open in self._compiled:
             found = expression.fullmatch(host)
-            if found is not None and 0 < int(found[1]) < 65536:
+            if found is not None and 0 < int(found[1]) < 65536 and int(found[1]) != E2B_PORT:
                 base = host[: found.start(1)] + "*" + host[found.end(1) :]
                 return PortName(int(found[1]), host, base, is_open)
         return None

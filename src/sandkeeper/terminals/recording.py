@@ -7,10 +7,9 @@ lines; `o` is output, `r` a new size, `m` a marker).
 import codecs
 from collections.abc import AsyncIterator, Iterator
 
-import msgspec
-
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.segment import NOTICE
+from sandkeeper.jsonlines import json_line
 from sandkeeper.terminals.mirror import read_batch
 from sandkeeper.terminals.terminal import Terminal
 
@@ -30,7 +29,7 @@ async def recording(terminal: Terminal) -> AsyncIterator[bytes]:
         "title": meta.name,
         "env": {"SHELL": meta.shell, "TERM": "xterm-256color"},
     }
-    yield msgspec.json.encode(header) + b"\n"
+    yield json_line(header)
     tape = _Tape(int(meta.started_at * 1e6))
     offset, target = 0, journal.tail
     with Reader(journal) as reader:
@@ -61,4 +60,4 @@ class _Tape:
             yield self._event("o", text)
 
     def _event(self, kind: str, data: str) -> bytes:
-        return msgspec.json.encode([round(self._last, 6), kind, data]) + b"\n"
+        return json_line([round(self._last, 6), kind, data])

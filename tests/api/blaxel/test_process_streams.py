@@ -10,7 +10,7 @@ import httpx
 import pytest
 from tests.harness import Server, start, until
 
-from sandkeeper.api.blaxel.logs import TEXT_HEARTBEAT_SECONDS
+from sandkeeper.journal.lines import KEEPALIVE_SECONDS
 
 ND = {"Accept": "application/x-ndjson"}
 
@@ -125,30 +125,54 @@ def test_a_silent_finished_process_is_an_empty_200(server: Server) -> None:
     assert records(server, "silent") == []
 
 
-def test_a_quiet_stream_gets_heartbeats_within_four_seconds_and_never_inside_a_line(
-    server: Server,
-) -> None:
+def test_every_stream_gets_heartbeats_whatever_was_written_last(server: Server) -> None:
     quiet = start(server, "sleep 30")["name"]
     midline = start(server, "printf open; sleep 30")["name"]
+    # Half a character, and a flood of what the events below do not ask for.
+    half = start(server, r"printf '\346\274'; while sleep 0.2; do echo x >&2; done")["name"]
+    record, event = '{"type":"keepalive"}\n', '"type":"heartbeat"'
+    wanted = {
+        f"/process/{quiet}/logs/stream": ("text/plain", "[keepalive]\n"),
+        f"/process/{midline}/logs/stream": ("text/plain", "stdout:open\n[keepalive]\n"),
+        f"/process/{midline}/logs/stream#": ("application/x-ndjson", record),
+        f"/process/{quiet}/events": ("application/x-ndjson", event),
+        f"/process/{midline}/events": ("text/event-stream", event),
+        f"/process/{half}/events?stream=stdout": ("application/x-ndjson", '"data":"5rw="'),
+        f"/process/{half}/events?stream=notice": ("application/x-ndjson", event),
+    }
     seen: dict[str, str] = {}
 
-    def read(name: str) -> None:
-        with httpx.stream("GET", f"{server.url}/process/{name}/logs/stream", timeout=60) as reply:
+    def read(path: str, accept: str) -> None:
+        headers = {"Accept": accept}
+        with httpx.stream("GET", server.url + path, timeout=60, headers=headers) as reply:
             for part in reply.iter_text():
-                seen[name] = seen.get(name, "") + part
+                seen[path] = seen.get(path, "") + part
 
-    readers = [threading.Thread(target=read, args=(name,)) for name in (quiet, midline)]
+    readers = [
+        threading.Thread(target=read, args=(path, accept)) for path, (accept, _) in wanted.items()
+    ]
     for reader in readers:
         reader.start()
-    until(lambda: seen.get(quiet, "").startswith("[keepalive]\n"))
-    for name in (quiet, midline):
-        server.client.delete(f"/process/{name}/kill")
-    for reader in readers:
-        reader.join()
+    try:
+        for path, (_, beat) in wanted.items():
+            until(lambda path=path, beat=beat: beat in seen.get(path, ""))
+    finally:
+        for name in (quiet, midline, half):
+            server.client.delete(f"/process/{name}/kill")
+        for reader in readers:
+            reader.join()
 
-    assert TEXT_HEARTBEAT_SECONDS <= 4  # the synchronous client gives up after 5 s of silence
-    assert seen[midline].startswith("stdout:open")
-    assert "keepalive" not in seen[midline]
+    assert KEEPALIVE_SECONDS < 4  # the synchronous client gives up after 5 s of silence
+
+
+def test_a_line_in_which_nothing_is_written_is_closed_there_in_every_replay(server: Server) -> None:
+    name = start(server, f"printf open; sleep {KEEPALIVE_SECONDS + 0.5}; echo ' rest'; printf end")[
+        "name"
+    ]
+    live = text(server, name)
+
+    assert live == "stdout:open\n[keepalive]\nstdout: rest\nstdout:end"
+    assert text(server, name) == live.replace("[keepalive]\n", "")
 
 
 def test_the_stream_goes_on_over_restarts(server: Server) -> None:

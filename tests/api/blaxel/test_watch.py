@@ -13,8 +13,8 @@ import pytest
 from tests.harness import Server, open_files, until
 from tests.watching import Watching
 
-from sandkeeper.api.blaxel.files.watch import HEARTBEAT_SECONDS
 from sandkeeper.files.paths import temporary_name
+from sandkeeper.journal.lines import KEEPALIVE_SECONDS
 from sandkeeper.watch.watches import SCOPES_MOST
 
 ROOT = Path(__file__).parents[3]
@@ -196,7 +196,7 @@ def test_a_quiet_watch_has_a_heartbeat_within_4_seconds(server: Server, folder: 
 
     assert watching.lines[0] == "[keepalive]"
     assert time.monotonic() - before > 1.0
-    assert HEARTBEAT_SECONDS < 4
+    assert KEEPALIVE_SECONDS < 4
 
 
 def test_names_of_any_bytes_are_told(server: Server, folder: Path) -> None:

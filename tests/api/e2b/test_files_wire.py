@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.e2b_wire import OpenStream, call, end_of, events, shell, stream
-from tests.harness import Server, free_port, needs_root, resident, until
+from tests.harness import Server, free_port, needs_root, resident, start, until
 
 FS = "filesystem.Filesystem/"
 TOKEN = "a-token"
@@ -420,6 +420,24 @@ def test_another_port_answers_the_same(make_server: Any) -> None:
     server.stop()
     server.start()
     assert httpx.get(url + "/health").status_code == 200
+
+
+def test_a_field_names_a_port_and_e2bs_own_port_is_this_server(server: Server) -> None:
+    port = free_port()
+    page = (
+        f"mkdir -p p && echo from-the-port > p/page && cd p && exec python3 -m http.server {port}"
+    )
+    start(server, page, waitForPorts=[port], workingDir=str(server.workdir))
+    there = {"E2b-Sandbox-Id": "debug_sandbox_id", "E2b-Sandbox-Port": str(port)}
+    assert server.client.get("/page", headers=there).text == "from-the-port\n"
+    here = {**there, "E2b-Sandbox-Port": "49983"}
+    assert server.client.post("/process.Process/List", json={}, headers=here).status_code == 200
+    named = {"Host": f"49983.localhost:{server.port}"}
+    assert server.client.get("/health", headers=named).json()["status"] == "ok"
+    by_name = {"Host": f"{port}.localhost:{server.port}"}
+    assert server.client.get("/page", headers=by_name).text == "from-the-port\n"
+    odd = {**there, "E2b-Sandbox-Port": "x"}
+    assert server.client.get("/health", headers=odd).status_code == 204
 
 
 def test_the_wire_can_be_switched_off(make_server: Any) -> None:

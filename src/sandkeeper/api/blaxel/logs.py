@@ -19,7 +19,7 @@ from sandkeeper.api.edge.streaming import StreamResponse
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.errors import BadInput
 from sandkeeper.journal.cursor import Abandoned, Follow
-from sandkeeper.journal.events import SILENT, EventRecords, LogRecords, TextLog
+from sandkeeper.journal.events import SILENT, EventRecords, Heart, LogRecords, TextLog
 from sandkeeper.journal.matching import Question
 from sandkeeper.journal.output import long_texts_of, settled
 from sandkeeper.journal.pump import Pump
@@ -35,9 +35,6 @@ from sandkeeper.settings import RetentionSettings
 
 __all__ = ["LogHandlers", "routes"]
 
-TEXT_HEARTBEAT_SECONDS = 4.0
-RECORD_HEARTBEAT_SECONDS = 30.0
-EVENT_HEARTBEAT_SECONDS = 15.0
 STREAM_NAMES = {stream.wire for stream in Stream}
 
 
@@ -85,18 +82,14 @@ class LogHandlers:
     async def _text(self, process: Process) -> AsyncIterator[bytes]:
         text = TextLog()
         with closing(self._follow(process, "logs")) as follow:
-            while True:
-                patience = text.silence()
-                items = await follow.next(TEXT_HEARTBEAT_SECONDS if patience is None else patience)
-                if items is None:
-                    break
+            while (items := await follow.next(text.silence())) is not None:
                 if items:
                     yield text.batch(items)
                 elif (deadline := text.deadline) is None:
                     yield text.keepalive()
                 elif await self._settled(process, deadline) == follow.offset:
                     yield text.expire(deadline)
-        yield text.finish()
+        yield text.finish(process.meta.completed_at)
 
     def _follow(
         self, process: Process, consumer: str, offset: int = 0, bound: int | None = None
@@ -112,8 +105,10 @@ class LogHandlers:
         if process.journal.tail == 0 and not process.is_over:
             yield SILENT
         with closing(self._follow(process, "logs")) as follow:
-            while (items := await follow.next(RECORD_HEARTBEAT_SECONDS)) is not None:
-                yield records.batch(items) if items else SILENT
+            heart = Heart()
+            while (items := await follow.next(heart.left())) is not None:
+                yield heart.beat(records.batch(items), records.alive)
+        yield records.finish()
 
     async def events(self, request: Request) -> Response:
         """Stream events with offsets from a cursor on, ending with how the process ended."""
@@ -140,8 +135,9 @@ class LogHandlers:
     ) -> AsyncIterator[bytes]:
         with closing(self._follow(process, "events", offset, bound)) as follow:
             try:
-                while (items := await follow.next(EVENT_HEARTBEAT_SECONDS)) is not None:
-                    yield records.batch(items) if items else records.heartbeat()
+                heart = Heart()
+                while (items := await follow.next(heart.left())) is not None:
+                    yield heart.beat(records.batch(items), records.heartbeat)
             except Abandoned:
                 yield records.interrupted("server stopping")
                 return
@@ -159,9 +155,10 @@ class LogHandlers:
         return StreamResponse(self._lines(query), "application/x-ndjson")
 
     async def _lines(self, query: LineQuery) -> AsyncIterator[bytes]:
+        heart = Heart()
         try:
             while (block := await next_block(query)) is not None:
-                yield block
+                yield heart.beat(block, lambda: SILENT)
         finally:
             query.close()
 

@@ -3,8 +3,7 @@
 import asyncio
 import shlex
 import signal
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import closing
+from collections.abc import Awaitable
 from functools import partial
 from time import monotonic
 
@@ -13,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
+from sandkeeper.api.blaxel.exec_stream import exec_events, failed
 from sandkeeper.api.edge.connections.plain import PlainAnswer
 from sandkeeper.api.edge.long_answers import LongAnswer, long_answer
 from sandkeeper.api.edge.query import query_of
@@ -32,8 +32,6 @@ from sandkeeper.api.schemas.processes import (
     record_of,
 )
 from sandkeeper.errors import BadInput, Conflict, TooLarge, Unprocessable
-from sandkeeper.journal.cursor import Follow
-from sandkeeper.journal.events import SILENT, ExecRecords
 from sandkeeper.journal.output import PIECE_BYTES, read_long_texts, read_texts
 from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.users import Users
@@ -54,7 +52,6 @@ LIST_BLOCK, LIST_BLOCK_BYTES = 16, 128 << 10
 """So many records, or records with so long texts, are made in one go."""
 KEPT_BLOCK = 64
 """So many that are kept are looked at."""
-EXEC_HEARTBEAT_SECONDS = 5.0
 STOP_GRACE_SECONDS = 0.09
 WAIT_SECONDS = 60
 WAIT_MOST_SECONDS = 119
@@ -190,22 +187,13 @@ class ProcessHandlers:
     ) -> Response:
         try:
             process, _ = await started
-            await self._wait_for_ports(request, process, wanted)
         except Unprocessable as error:
-            failed = encode_json({"type": "error", "data": str(error)}) + b"\n"
-            return Response(failed, media_type="application/x-ndjson")
-        return StreamResponse(self._exec_events(process), "application/x-ndjson")
-
-    async def _exec_events(self, process: Process) -> AsyncIterator[bytes]:
-        records = ExecRecords()
-        with closing(Follow(process.journal, turns=self._turns, consumer="exec")) as follow:
-            while (items := await follow.next(EXEC_HEARTBEAT_SECONDS)) is not None:
-                yield records.batch(items) if items else SILENT
-        yield records.finish()
-        await process.wait()
-        texts = await read_texts(process.journal, self._inline)
-        result = encode_json(record_of(process, texts)).decode()
-        yield encode_json({"type": "result", "data": result}) + b"\n"
+            return Response(failed(error), media_type="application/x-ndjson")
+        opened = None
+        if ports := wanted.wait_for_ports:
+            opened = partial(self._waiting.wait_for_ports, process, ports)
+        events = exec_events(process, opened, self._turns, self._inline, self._stopping)
+        return StreamResponse(events, "application/x-ndjson")
 
     # Looking
 

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sandkeeper.api.control.source import PAUSED, Order, Sandbox, Source
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import decoded, read_body
 from sandkeeper.api.edge.respond import status_of, utf8
 from sandkeeper.api.edge.rights import USERS, Right, standing_of
@@ -137,7 +138,7 @@ class ControlCalls:
         return _json(self._made(found), 201 if resumed else 200)
 
     async def _list(self, request: Request) -> Response:
-        query = request.query_params
+        query = query_of(request)
         states = {word for word in query.get("state", "").split(",") if word}
         wanted = dict(parse_qsl(query.get("metadata", "")))
         found = [

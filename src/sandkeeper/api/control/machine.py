@@ -16,7 +16,6 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.api.control.routes import FILE_NAME
 from sandkeeper.api.control.source import PAUSED, RUNNING, Order, Sandbox
 from sandkeeper.errors import Conflict, NotFound
 from sandkeeper.linux.clocks import uptime
@@ -35,6 +34,7 @@ from sandkeeper.terminals.terminal import Terminal
 
 __all__ = ["ThisMachine", "is_one_of_ours"]
 
+FILE_NAME = "control.json"
 STOP_SECONDS = 5.0
 PREFIX = "sk"
 _ID = re.compile(PREFIX + "[0-9a-f]{18}")

@@ -14,16 +14,11 @@ from sandkeeper.api.edge.routing import route
 if TYPE_CHECKING:
     from sandkeeper.api.control.calls import ControlCalls
 
-__all__ = ["FILE_NAME", "FIRSTS", "ControlDoor", "routes"]
+__all__ = ["ControlDoor", "routes"]
 
 OURS = Need(USER.right, own_words=True)
 REFUSED = ("templates", "volumes", "snapshots", "secrets")
 """What this control plane has none of."""
-
-FILE_NAME = "control.json"
-"""Where what is known of a sandbox is kept, in the state folder."""
-
-FIRSTS = ("sandboxes", "v2", *REFUSED)
 
 
 class ControlDoor:

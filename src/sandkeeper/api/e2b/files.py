@@ -15,8 +15,8 @@ from sandkeeper.api.e2b.entries import METADATA
 from sandkeeper.api.e2b.people import People
 from sandkeeper.api.edge.bodies.coding import accepts, inflated, is_gzip
 from sandkeeper.api.edge.bodies.downloads import download
+from sandkeeper.api.edge.bodies.forms import form_parts, is_form
 from sandkeeper.api.edge.connections.wire import blocks_of
-from sandkeeper.api.edge.forms import form_parts, is_form
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import utf8

@@ -74,7 +74,7 @@ class E2bServer:
             ("POST", "/files/compose"): files.compose,
             ("GET", "/envs"): system.envs,
             ("POST", "/init"): system.init,
-            ("GET", "/metrics"): system.metrics,
+            ("GET", "/e2b/metrics"): system.metrics,
         }
 
     async def answer(self, request: Request) -> Response:
@@ -82,7 +82,7 @@ class E2bServer:
         path = request.url.path
         if why := await self._away(request.headers.get("e2b-sandbox-id", "")):
             return _failed(502, f"The sandbox {why}")
-        if path == "/health":
+        if path == "/e2b/health":
             return Response(None, 204)
         try:
             self._check_right(request)

@@ -18,7 +18,6 @@ from sandkeeper.api.edge.rights import (
     Right,
     Standing,
     need_of,
-    open_below,
     open_paths,
     user_of,
 )
@@ -46,12 +45,12 @@ class Doorkeeper:
         *,
         apart: bool,
         open_paths: Collection[str],
-        open_below: tuple[str, ...] = (),
+        own_words: Collection[str] = (),
     ) -> None:
         self._token = settings.token.encode()
         self._admin = settings.admin_token.encode()
         self._open = open_paths
-        self._open_below = open_below
+        self._own_words = own_words
         self._standings = {right: Standing(right, settings) for right in Right}
         self._with_token = Right.USER if self._admin else Right.OPERATOR
         self._anonymous = Right.NONE
@@ -67,7 +66,7 @@ class Doorkeeper:
         if PORT_NAME in scope:
             return False
         path: str = scope["path"]
-        opened = path in self._open or path.startswith(self._open_below)
+        opened = path in self._open or first_segment(path) in self._own_words
         return scope["type"] == "http" and opened
 
     def _right_of(self, scope: Scope) -> Right:
@@ -89,15 +88,19 @@ def _among(token: bytes, offered: list[bytes]) -> bool:
 def know(routes: Iterable[BaseRoute]) -> None:
     """Have routes that need the user ask for the token themselves where the doorkeeper lets pass.
 
-    It goes by paths: what one route answers in its own words, or to everybody, may have another one
-    beside it, for another method or another kind of answer, that does not.
+    It goes by paths: what one route answers to everybody may have another one beside it, for
+    another method or another kind of answer, that does not.
     """
     routes = list(routes)
-    paths, below = open_paths(routes), open_below(routes)
+    paths = open_paths(routes)
     for made in routes:
         need, path = need_of(made), str(getattr(made, "path", ""))
-        passed = path in paths or path.startswith(below)
-        if isinstance(made, Route) and passed and need.right > Right.NONE and not need.own_words:
+        if (
+            isinstance(made, Route)
+            and path in paths
+            and need.right > Right.NONE
+            and not need.own_words
+        ):
             made.app = _Known(made.app)
             made.plain = None  # type: ignore[attr-defined]
 

@@ -22,7 +22,15 @@ ALLOWED = (
     "/network/process/",  # monitors live in memory
     "/debug/",
 )
-UNCHANGING = frozenset(["/", "/process/{identifier}/wait-for"])
+_LOOKS = ("Stat", "ListDir", "WatchDir", "CreateWatcher", "GetWatcherEvents", "RemoveWatcher")
+UNCHANGING = frozenset(
+    {
+        *("/", "/process/{identifier}/wait-for"),
+        # Those of E2B's calls that look, or end something.
+        *(f"/filesystem.Filesystem/{name}" for name in _LOOKS),
+        *(f"/process.Process/{name}" for name in ("List", "Connect", "SendSignal")),
+    }
+)
 STOPPING = ("/process/{", "/terminals/{")
 """Below these a DELETE ends something, which writes nothing; but it may not close a file's end."""
 

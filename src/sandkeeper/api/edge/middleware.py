@@ -27,7 +27,7 @@ from sandkeeper.api.edge.hosts import Gate, refusal
 from sandkeeper.api.edge.request_body import HELD, Held, Room
 from sandkeeper.api.edge.respond import error_response
 from sandkeeper.api.edge.subject import Gateways, request_id
-from sandkeeper.api.edge.urls import PORT_NAME, is_for_port
+from sandkeeper.api.edge.urls import PORT_NAME, is_for_port, readdress
 from sandkeeper.errors import BadInput, Forbidden, SandkeeperError, Unavailable
 from sandkeeper.linux.worker import NO_THREAD, lacks_threads
 from sandkeeper.log.access import Access, Request
@@ -83,6 +83,7 @@ class Edge:
         doors: Doors,
         gate: Gate,
         port_names: PortNames,
+        e2b: bool,
         gateways: Gateways,
         room: Room,
         outgoing: Outgoing,
@@ -98,6 +99,8 @@ class Edge:
         self._doors = doors
         self._gate = gate
         self._port_names = port_names
+        self._known_names = port_names.known
+        self._e2b = e2b
         self._gateways = gateways
         self._room = room
         self._outgoing = outgoing
@@ -109,6 +112,8 @@ class Edge:
         if scope["type"] in ("http", "websocket"):
             self._gateways.strip(scope)
             self._mark(scope)
+            if self._e2b:
+                readdress(scope)
         if scope["type"] == "http":
             send = ending_line(scope, closing_unasked(scope, send), bare=BARE)
         if scope["type"] == "websocket":
@@ -126,7 +131,11 @@ class Edge:
         """Note the port that is called by a host name of its own: such a request is not for us."""
         for name, value in scope["headers"]:
             if name == b"host":
-                if (found := self._port_names.find(value)) is not None:
+                try:
+                    found = self._known_names[value]
+                except KeyError:
+                    found = self._port_names.find(value)
+                if found is not None:
                     scope[PORT_NAME] = found
                 return
 
@@ -166,7 +175,7 @@ class Edge:
         started = perf_counter()
         self._gateways.strip(scope)
         self._mark(scope)
-        if PORT_NAME in scope:
+        if PORT_NAME in scope or (self._e2b and readdress(scope)):
             return None
         try:
             if not self._admits(scope):

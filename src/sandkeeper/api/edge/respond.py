@@ -8,6 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from sandkeeper import errors
+from sandkeeper.linebreaks import in_one_line
 
 __all__ = [
     "JSON",
@@ -60,11 +61,11 @@ def utf8(text: str) -> str:
 
 
 def encode_json(value: Any) -> bytes:
-    """Encode as the reference does: compact, `< > &` as escapes.
+    """Encode as the reference does: compact, `< > &` and line breaks of Unicode as escapes.
 
-    Those three stand only inside strings, so replacing them in the finished text is exact.
+    Those stand only inside strings, so replacing them in the finished text is exact.
     """
-    data = _encoder.encode(value)
+    data = in_one_line(_encoder.encode(value))
     if b"<" in data or b">" in data or b"&" in data:
         data = data.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
     return data

@@ -34,7 +34,6 @@ __all__ = [
     "Right",
     "Standing",
     "need_of",
-    "open_below",
     "open_paths",
     "protect",
     "standing_of",
@@ -138,18 +137,8 @@ def need_of(made: BaseRoute) -> Need:
 
 
 def open_paths(routes: Iterable[BaseRoute]) -> frozenset[str]:
-    """Return the paths that are answered, or refused by their own handlers, without a token."""
-    found = (one for one in routes if need_of(one) == OPEN or need_of(one).own_words)
-    return frozenset(str(getattr(one, "path", "")) for one in found)
-
-
-def open_below(routes: Iterable[BaseRoute]) -> tuple[str, ...]:
-    """Return what begins the paths of routes that refuse in their own words, as far as it stands.
-
-    Every route of those areas does so.
-    """
-    paths = (str(getattr(one, "path", "")) for one in routes if need_of(one).own_words)
-    return tuple({path.partition("{")[0] for path in paths if "{" in path})
+    """Return the paths that are answered without a token."""
+    return frozenset(str(getattr(one, "path", "")) for one in routes if need_of(one) == OPEN)
 
 
 def protect(routes: Iterable[BaseRoute]) -> None:

@@ -144,11 +144,13 @@ class Area:
     """Routes whose paths begin with one of `firsts`; `make` loads them.
 
     `is_open` says that some of them are answered without a token: those are loaded at the start.
+    `own_words` says that all of them ask for the right themselves, and refuse as their wire does.
     """
 
     firsts: tuple[str, ...]
     make: Callable[[], list[BaseRoute]]
     is_open: bool = False
+    own_words: bool = False
 
 
 class Areas:
@@ -186,6 +188,10 @@ class Areas:
         """Return the routes of the areas that may be answered without a token."""
         return [made for area in self._areas if area.is_open for made in self._routes_of(area)]
 
+    def own_words(self) -> frozenset[str]:
+        """Return how the paths begin whose routes ask for the right themselves."""
+        return frozenset(first for area in self._areas if area.own_words for first in area.firsts)
+
     def below(self, first: str) -> list[BaseRoute]:
         """Return the routes that can match a path that begins so."""
         area = self._by_first.get(first)
@@ -202,8 +208,10 @@ class Areas:
             for one in made:
                 if first_segment(getattr(one, "path", area.firsts[0])) not in area.firsts:
                     raise TypeError(f"{one!r} is not in the area {area.firsts}")
-                if (need_of(one) == OPEN or need_of(one).own_words) and not area.is_open:
+                if need_of(one) == OPEN and not (area.is_open or area.own_words):
                     raise TypeError(f"{one!r} is open, and its area is not")
+                if need_of(one).own_words != area.own_words and need_of(one) != OPEN:
+                    raise TypeError(f"{one!r} and its area ask for rights in different places")
             if self._prepare is not None:
                 self._prepare(made)
             self._made[area] = made

@@ -11,6 +11,9 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.types import Scope
 
+from sandkeeper.numerals import natural
+from sandkeeper.settings.port_names import E2B_PORT
+
 __all__ = [
     "PORT_NAME",
     "called_by_target",
@@ -18,6 +21,7 @@ __all__ = [
     "is_for_port",
     "raw_path",
     "raw_rest",
+    "readdress",
     "segment",
     "with_prefix",
 ]
@@ -25,6 +29,8 @@ __all__ = [
 PORT_NAME = "sandkeeper.port_name"
 """In the scope: the name of a port (`settings.port_names`) by which the request came, if it did."""
 
+LED = "sandkeeper.led"
+LEADING = frozenset({b"e2b-sandbox-id", b"e2b-sandbox-port", b"accept"})
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 _PREFIX = re.compile(r"[A-Za-z0-9/_.-]+")
 
@@ -40,6 +46,35 @@ def called_by_target(url: bytes, headers: list[tuple[bytes, bytes]]) -> list[tup
 def is_for_port(scope: Mapping[str, object]) -> bool:
     """Say whether a request is for a server of the sandbox, by its host name or by its path."""
     return PORT_NAME in scope or str(scope["path"]).startswith(("/port/", "/port-keep/"))
+
+
+def readdress(scope: Scope) -> bool:
+    """Lead a request where the fields of E2B's clients say it belongs; False: it stays.
+
+    `E2b-Sandbox-Port` names a port of the sandbox, `E2b-Sandbox-Id` whose health is asked for, and
+    who wants JSON of `/metrics` means E2B's.
+    """
+    if LED in scope:
+        return True
+    told = {name: value for name, value in scope["headers"] if name in LEADING}
+    path: str = scope["path"]
+    port = natural(told.get(b"e2b-sandbox-port", b""), 65535)
+    if port and port != E2B_PORT:
+        prefix = f"/port/{port}"
+    elif _is_for_e2b(path, told):
+        prefix = "/e2b"
+    else:
+        return False
+    scope["path"], scope["raw_path"] = prefix + path, prefix.encode() + scope["raw_path"]
+    scope[LED] = True
+    return True
+
+
+def _is_for_e2b(path: str, told: Mapping[bytes, bytes]) -> bool:
+    if path == "/health":
+        return b"e2b-sandbox-id" in told
+    accept = told.get(b"accept", b"")
+    return path == "/metrics" and b"application/json" in accept and b"text/plain" not in accept
 
 
 def raw_path(scope: Scope) -> bytes:

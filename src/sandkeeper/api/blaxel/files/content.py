@@ -11,10 +11,10 @@ from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 from sandkeeper.api.edge.bodies.downloads import download
+from sandkeeper.api.edge.bodies.forms import form_parts, is_form, read_field
 from sandkeeper.api.edge.conditional import conditions, http_date, modified_since
 from sandkeeper.api.edge.connections.plain import PlainAnswer
 from sandkeeper.api.edge.file_answers import GeneratedBody
-from sandkeeper.api.edge.forms import form_parts, is_form, read_field
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import parse_json, read_json
 from sandkeeper.api.edge.respond import encode_json, json_response, utf8

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.edge.file_answers import GeneratedBody
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.respond import encode_json, utf8
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import path_route
@@ -70,7 +71,7 @@ class DetailHandlers:
     async def entries(self, request: Request) -> Response:
         """List a directory, `depth` levels of it (0: all)."""
         target = self._files.resolve(raw_rest(request.scope, ENTRIES))
-        depth = asked(request.query_params, "depth", 1, DEPTH_MOST)
+        depth = asked(query_of(request), "depth", 1, DEPTH_MOST)
         await self._work.run(self._check, target)
         blocks = gathered(self._listed(target, depth), BLOCK_BYTES)
         headers = {"Content-Type": "application/json; charset=utf-8"}

@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.edge.bodies.forms import Part, form_parts
 from sandkeeper.api.edge.conditional import conditions
-from sandkeeper.api.edge.forms import Part, form_parts
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import encode_json, json_response, utf8

@@ -18,6 +18,7 @@ from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.schemas.watch import ChangesResponse, WatchEvent
 from sandkeeper.files.paths import Target, located
 from sandkeeper.files.service import Files
+from sandkeeper.journal.lines import KEEPALIVE_SECONDS
 from sandkeeper.journal.turns import Turns
 from sandkeeper.watch.changes import Changes
 from sandkeeper.watch.watcher import Scope as WatchScope
@@ -26,7 +27,6 @@ from sandkeeper.watch.watches import Block, Change, Watch, Watches
 __all__ = ["WatchHandlers", "routes"]
 
 WATCH, CHANGES = "/watch/filesystem", "/filesystem-changes"
-HEARTBEAT_SECONDS = 3.5
 HEARTBEAT = b"[keepalive]\n"
 
 
@@ -47,7 +47,7 @@ class WatchStream(StreamResponse):
 
 async def _lines(watch: Watch, turns: Turns) -> AsyncIterator[bytes]:
     """Yield lines as they come, and a heartbeat after every silence; never a heartbeat at once."""
-    while (block := await watch.take(HEARTBEAT_SECONDS)) is not None:
+    while (block := await watch.take(KEEPALIVE_SECONDS)) is not None:
         await turns.take()
         yield _encoded(block) or HEARTBEAT
 
