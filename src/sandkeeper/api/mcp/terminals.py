@@ -32,9 +32,9 @@ class OpenArguments(Arguments):
 
     session_id: Annotated[str, Meta(description="Its name; made up when absent")] = ""
     shell: Annotated[str, Meta(description="Program to run, the user's shell by default")] = ""
-    working_dir: str = ""
-    cols: Annotated[int, Meta(ge=1, le=1000)] = 80
-    rows: Annotated[int, Meta(ge=1, le=1000)] = 24
+    working_dir: Annotated[str, Meta(description="Folder the shell starts in")] = ""
+    cols: Annotated[int, Meta(ge=1, le=1000, description="Width in characters")] = 80
+    rows: Annotated[int, Meta(ge=1, le=1000, description="Height in lines")] = 24
 
 
 class ScreenArguments(Arguments):
