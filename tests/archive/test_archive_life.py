@@ -150,10 +150,15 @@ def test_a_failure_lifts_the_freeze_and_another_export_may_come(
     within(tmp_path, scene)
 
 
-def test_what_can_be_told_before_anything_is_stopped_stops_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "why"), [("store", "nothing to compare"), ("http://127.0.0.1:1/x", "be reached")]
+)
+def test_what_can_be_told_before_anything_is_stopped_stops_nothing(
+    tmp_path: Path, store: Storage, place: str, why: str
+) -> None:
     async def scene(archive: Archive) -> None:
-        with pytest.raises(Internal, match="nothing to compare"):
-            await archive.begin(Job(url="http://127.0.0.1:1/x"))
+        with pytest.raises(Internal, match=why):
+            await archive.begin(Job(url=store.url("a") if place == "store" else place))
 
         assert state(archive) == ("failed", "active", False)
 

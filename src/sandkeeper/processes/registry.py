@@ -282,10 +282,13 @@ class Processes:
         for process in self._by_id.values():
             process.recorder.save_pending()
 
-    async def stop_all(self, seconds: float) -> None:
-        """Stop everything that runs; kill what is not over after `seconds`."""
+    async def stop_all(
+        self, seconds: float, chosen: Callable[[Process], bool] = lambda _: True
+    ) -> None:
+        """Stop everything that runs and is `chosen`; kill what is not over after `seconds`."""
         for event in (Process.stop, Process.kill):
-            running = [process for process in self._by_id.values() if not process.is_over]
+            known = [process for process in self._by_id.values() if chosen(process)]
+            running = [process for process in known if not process.is_over]
             for process in running:
                 event(process, process.meta.name)
             waits = [asyncio.ensure_future(process.wait()) for process in running]

@@ -80,7 +80,7 @@ class ProcessHandlers:
         self._users = users
         self._waiting = waiting
         retention = settings.retention
-        self._inline = min(INLINE_BYTES, retention.tail_bytes)
+        self._inline = min(INLINE_BYTES, retention.tail_bytes or INLINE_BYTES)
         self._waited = retention.logs_response_bytes or 1 << 62
         self._access = access
         self._turns = turns
