@@ -2,7 +2,7 @@
 
 What a sandbox says is somebody else's word. Every name is walked part by part from the open folder,
 and no link is followed on the way, whoever made it: so a link may lead anywhere, as it does there,
-and nothing is ever written through it. (`tarfile`'s own filters judge a name before they use it, and
+and nothing is ever written through it. (`tarfile`'s filters judge a name before they use it, and
 several of them could be led out.)
 """
 
@@ -93,8 +93,8 @@ class _Unpacking:
                     with self._entered(parts[:-1]) as above:
                         self._made(archive, member, above, parts[-1])
         # Last, or what is in a folder that nobody may write to could not be unpacked.
-        for parts, member in sorted(self._folders.items(), reverse=True):
-            with self._entered(parts) as fd:
+        for place, member in sorted(self._folders.items(), reverse=True):
+            with self._entered(place) as fd:
                 _finish(fd, member)
         if self._left_out:
             complain(f"{self._left_out} left out: devices and FIFOs stay on their machine")
