@@ -1,12 +1,14 @@
 """Attacks, and what another client feels of them: how late `/health` is, what memory grows by.
 
-The rows of `hostile_files` (globs, watches, waits, FIFOs) are run as well where that is there.
-Each attack has a server of its own, or memory would tell of the ones before.
+The rows of `hostile_files` (globs, watches, waits, FIFOs) and of `hostile_programs` are run as well
+where these are there. Each attack has a server of its own, or memory would tell of the ones before;
+another one that is not attacked tells how late the machine itself makes answers meanwhile.
 """
 
 import asyncio
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
@@ -24,6 +26,9 @@ from benchmarks.tables import Row, percentile
 Attack = Callable[[str], Awaitable[None]]
 TITLE = "What others feel of an attack"
 ATTACK_SECONDS = 12.0
+CHOSEN = os.environ.get("HOSTILE_ROWS", "")
+"""Words of the names of the rows that are run, with commas between; without it all are."""
+
 WORST_MS = 100.0
 GROWTH_BYTES = 512 << 20
 """Bodies and answers have 256 MiB each."""
@@ -67,19 +72,25 @@ class Onlooker:
 
 
 def all_rows() -> list[tuple[str, Attack]]:
-    """Return the attacks of both modules."""
+    """Return the attacks of all modules."""
     rows = list(hostile_wire.ROWS)
-    if importlib.util.find_spec("benchmarks.hostile_files") is not None:
-        rows += importlib.import_module("benchmarks.hostile_files").ROWS
+    for name in ("benchmarks.hostile_files", "benchmarks.hostile_programs"):
+        if importlib.util.find_spec(name) is not None:
+            rows += importlib.import_module(name).ROWS
     return rows
 
 
 def run() -> list[Row]:
     """Measure every attack."""
     rows = []
-    for name, attack in all_rows():
-        with running() as server:
-            rows.append(row_of(name, measure(server, attack, ATTACK_SECONDS)))
+    with running() as idle:
+        for name, attack in all_rows():
+            if not any(part in name for part in CHOSEN.split(",")):
+                continue
+            with running() as server:
+                beside = Onlooker(idle.port)
+                felt = measure(server, attack, ATTACK_SECONDS)
+                rows.append(row_of(name, felt, max(beside.finish())))
     return rows
 
 
@@ -104,15 +115,15 @@ def measure(server: Server, attack: Attack, limit: float) -> Felt:
     return Felt(onlooker.finish(), _peak(server.pid) - before, seconds)
 
 
-def row_of(name: str, felt: Felt) -> Row:
-    """Write what was felt as a row of the table."""
+def row_of(name: str, felt: Felt, beside: float) -> Row:
+    """Write what was felt as a row; `beside` is what a server that nobody attacks needed."""
     worst, p99 = max(felt.times), percentile(felt.times, 99)
     return Row(
         name,
         f"worst {worst:.0f} ms, p99 {p99:.1f} ms, +{felt.growth / (1 << 20):.0f} MiB",
         f"{WORST_MS:.0f} ms, {GROWTH_BYTES >> 20} MiB",
         worst <= WORST_MS and felt.growth <= GROWTH_BYTES,
-        f"{len(felt.times)} requests in {felt.seconds:.1f} s",
+        f"{len(felt.times)} requests in {felt.seconds:.1f} s; an idle server {beside:.0f} ms",
     )
 
 

@@ -17,21 +17,23 @@ import httpx
 
 from benchmarks.share import some
 
-__all__ = ["ROWS"]
+__all__ = ["ROWS", "client_of", "finished", "started", "temporary_folder", "unread"]
 
 SECONDS = 8.0
 """So long an attack lasts at most; what has not been answered then is given up."""
 
 
 @asynccontextmanager
-async def _client(base: str) -> AsyncIterator[httpx.AsyncClient]:
+async def client_of(base: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client with a connection for each request."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=base, timeout=120, limits=limits) as client:
         yield client
 
 
 @asynccontextmanager
-async def _folder() -> AsyncIterator[str]:
+async def temporary_folder() -> AsyncIterator[str]:
+    """Give a folder of this machine."""
     path = tempfile.mkdtemp(prefix="hostile-")
     try:
         yield path
@@ -39,16 +41,19 @@ async def _folder() -> AsyncIterator[str]:
         await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
 
-async def _all(requests: list[Awaitable[object]]) -> None:
+async def finished(requests: list[Awaitable[object]]) -> None:
     """Let the requests run for a while, then go away."""
     tasks = [asyncio.ensure_future(request) for request in requests]
-    _, pending = await asyncio.wait(tasks, timeout=SECONDS)
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    try:
+        await asyncio.wait(tasks, timeout=SECONDS)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _start(client: httpx.AsyncClient, command: str) -> str:
+async def started(client: httpx.AsyncClient, command: str) -> str:
+    """Start a process; returns its pid."""
     reply = await client.post("/process", json={"command": command})
     reply.raise_for_status()
     return str(reply.json()["pid"])
@@ -57,7 +62,7 @@ async def _start(client: httpx.AsyncClient, command: str) -> str:
 async def _globs(base: str) -> None:
     """Patterns with a hundred stars on names of 200 characters, by every route that takes one."""
     pattern = quote("*a" * 100 + "*b")
-    async with _folder() as folder, _client(base) as client:
+    async with temporary_folder() as folder, client_of(base) as client:
         for number in range(200):
             with open(os.path.join(folder, "a" * 200 + f"{number:03}"), "w"):
                 pass
@@ -67,27 +72,29 @@ async def _globs(base: str) -> None:
             f"/filesystem/tree/{where}?recursive=true&patterns={pattern}",
             f"/filesystem-content-search/{where}?query=x&filePattern={pattern}",
         ]
-        await _all([client.get(route) for route in routes * 10])
+        await finished([client.get(route) for route in routes * 10])
 
 
 async def _many_patterns(base: str) -> None:
     """Half of a question's characters in classes that match no name, on 20,000 names."""
     pattern = quote("*" + "[^b]" * 120 + "b*," + "*" + "[^c]" * 120 + "c*")
-    async with _folder() as folder, _client(base) as client:
+    async with temporary_folder() as folder, client_of(base) as client:
         for number in range(some(20_000)):
             with open(os.path.join(folder, "a" * 120 + f"{number:05}" + "a" * 120), "w"):
                 pass
         where = quote(folder, safe="")
-        await _all([client.get(f"/filesystem-find/{where}?patterns={pattern}") for _ in range(8)])
+        await finished(
+            [client.get(f"/filesystem-find/{where}?patterns={pattern}") for _ in range(8)]
+        )
 
 
 async def _watchers(base: str, ignore: Callable[[int], str]) -> None:
-    async with _folder() as folder:
+    async with temporary_folder() as folder:
         open_ones = []
         try:
             for number in range(60):
                 query = f"?ignore={quote(ignore(number))}"
-                open_ones.append(await _unread(base, f"/watch/filesystem/{folder}/**{query}"))
+                open_ones.append(await unread(base, f"/watch/filesystem/{folder}/**{query}"))
             await asyncio.to_thread(_overwrite, folder, some(20_000))
             await asyncio.sleep(1)
         finally:
@@ -107,23 +114,23 @@ async def _different_watchers(base: str) -> None:
 
 async def _inotify(base: str) -> None:
     """200 watchers of 200 folders: the user's inotify instances (128) must not be used up."""
-    async with _folder() as folder:
+    async with temporary_folder() as folder:
         open_ones = []
         try:
             for number in range(200):
                 path = os.path.join(folder, str(number))
                 os.mkdir(path)
-                open_ones.append(await _unread(base, f"/watch/filesystem/{path}"))
+                open_ones.append(await unread(base, f"/watch/filesystem/{path}"))
         finally:
             for writer in open_ones:
                 writer.close()
 
 
 async def _wait_for(base: str, command: str, conditions: list[list[dict[str, object]]]) -> None:
-    async with _client(base) as client:
-        pid = await _start(client, command)
+    async with client_of(base) as client:
+        pid = await started(client, command)
         try:
-            await _all(
+            await finished(
                 [
                     client.post(f"/process/{pid}/wait-for", json={"all": some, "timeout": 30})
                     for some in conditions
@@ -181,7 +188,7 @@ async def _wait_http(base: str) -> None:
 
 async def _fifos(base: str) -> None:
     """40 FIFOs whose readers hardly read, each written 1 MB; a file of others is read meanwhile."""
-    async with _folder() as folder, _client(base) as client:
+    async with temporary_folder() as folder, client_of(base) as client:
         ends = []
         paths = [os.path.join(folder, str(number)) for number in range(40)]
         for path in paths:
@@ -212,7 +219,7 @@ async def _fifos(base: str) -> None:
         dripping = asyncio.ensure_future(drip())
         reading = asyncio.ensure_future(read())
         try:
-            await _all(puts)
+            await finished(puts)
             await reading
         finally:
             reading.cancel()
@@ -222,13 +229,15 @@ async def _fifos(base: str) -> None:
                 os.close(end)
 
 
-async def _unread(base: str, target: str) -> asyncio.StreamWriter:
+async def unread(
+    base: str, target: str, fields: str = "", wanted: bytes = b" 200 "
+) -> asyncio.StreamWriter:
     """Begin a stream and read nothing but its status."""
     parts = urlsplit(base)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=4096)
-    writer.write(f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+    writer.write(f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\n{fields}\r\n".encode())
     status = await reader.readline()
-    if b" 200 " not in status:
+    if wanted not in status:
         writer.close()
         raise RuntimeError(f"{target}: {status!r}")
     return writer

@@ -149,7 +149,7 @@ def _serve(
         return _refuse(f"cannot run as the configured user: {error}")
     at_risk = own_code_at_risk(identity)
     faults = [*faults, *(f"the workload's user can change {place}" for place in at_risk)]
-    faults += [f"{name} is no setting" for name in settings.unknown]
+    faults += settings.doubts
     hold_collections()
     # Imported here so that `--version` and `--help` answer at once.
     from sandkeeper.api.app import create_app

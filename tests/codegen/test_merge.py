@@ -152,3 +152,20 @@ def test_an_edit_made_of_unique_lines_of_the_file_changes_nothing(count: int, da
     edit = ["# ... existing code ...", *original[start:end], "# ... existing code ..."]
 
     assert merge("\n".join(original), "\n".join(edit)) == "\n".join(original)
+
+
+@pytest.mark.parametrize("pad", [" ", ".", "…", " .", "\t#"])
+def test_a_marker_of_any_length_is_read_at_once(pad: str) -> None:
+    """Backtracking would take hours, under the interpreter's lock."""
+
+    def edited(count: int) -> str:
+        return merge(PYTHON, f"# ... existing code ...{pad * count}x\ndef d():\n    return 4\n")
+
+    assert edited(200_000) == edited(1)
+
+
+def test_files_and_edits_of_very_many_lines_are_refused() -> None:
+    with pytest.raises(Unprocessable, match="lines"):
+        merge("\n" * 1_000_001 + "a", "... existing code ...\na")
+    with pytest.raises(Unprocessable, match="fragments"):
+        merge("a\n" * 500_000, "... existing code ...\nb\n" * 200)

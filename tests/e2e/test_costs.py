@@ -19,12 +19,13 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from benchmarks import hostile_files
+from benchmarks import hostile_files, hostile_programs
 from benchmarks.share import of_full_size
 from tests.harness import Server, cases, resident, until
 
 MIB = 1 << 20
 WORST_SECONDS = 10.0
+ATTACKS = dict(hostile_files.ROWS + hostile_programs.ROWS)
 
 
 @contextlib.contextmanager
@@ -52,14 +53,14 @@ def others_are_served(server: Server) -> Iterator[None]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("row", [name for name, _ in hostile_files.ROWS])
+@pytest.mark.parametrize("row", ATTACKS)
 def test_known_attacks_make_nobody_late(
     server: Server, monkeypatch: pytest.MonkeyPatch, row: str
 ) -> None:
     """The benchmark runs each at its full size."""
     monkeypatch.setattr(hostile_files, "SECONDS", 1.0)
     with of_full_size(0.1), others_are_served(server):
-        asyncio.run(dict(hostile_files.ROWS)[row](server.url))
+        asyncio.run(ATTACKS[row](server.url))
     assert resident(server.pid) < 300 * MIB
 
 

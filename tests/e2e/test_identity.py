@@ -118,7 +118,7 @@ def test_the_process_may_reopen_its_own_output(make_server: MakeServer, open_pat
     assert told(server, "echo again > /dev/stdout") == ["again"]
 
 
-@pytest.mark.parametrize("user", ["root", "0", "no-such-user", "nobody:", str(2**32 - 1)])
+@pytest.mark.parametrize("user", ["root", "0", "no-such-user", "nobody:x:y", str(2**32 - 1)])
 def test_a_server_with_an_unusable_user_does_not_start(user: str) -> None:
     command = [sys.executable, "-m", "sandkeeper", "--port", "1", "--user", user]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
@@ -181,3 +181,42 @@ def test_a_workload_cannot_reach_root_through_the_state_folder(
 
     assert done["stdout"] == ""
     assert os.stat(server.state).st_mode & 0o077 == 0
+
+
+ISOLATED = """
+import socket, sys
+for address in sys.argv[2:]:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as sock:
+        try:
+            sock.connect((address, int(sys.argv[1])))
+            sock.sendall(b"GET /health HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
+            print("answered" if sock.recv(100) else "closed")
+        except OSError:
+            print("closed")
+"""
+
+
+@needs_root
+def test_an_isolated_workload_does_not_reach_the_api(
+    make_server: MakeServer, open_path: Path
+) -> None:
+    server = make_server(
+        env={"BL_SANDBOX_API_ISOLATION": "true", "BL_SANDBOX_USER": "nobody"},
+        args=["--host", "::"],
+    )
+    command = f"python3 -c '{ISOLATED}' {server.port} 127.0.0.1 ::1; id -un"
+
+    assert server.run(command)["stdout"].split() == ["closed", "closed", "nobody"]
+    assert server.client.get("/health").status_code == 200
+
+
+@needs_root
+def test_isolation_without_a_user_to_isolate_ends_the_start(tmp_path: Path) -> None:
+    env = {**os.environ, "BL_SANDBOX_API_ISOLATION": "true", "SANDKEEPER_STATE_DIR": str(tmp_path)}
+    env.pop("BL_SANDBOX_USER", None)
+    command = [sys.executable, "-m", "sandkeeper", "--port", "0"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+
+    assert done.returncode == 2
+    assert "BL_SANDBOX_API_ISOLATION='true' is no use without a workload user" in done.stderr

@@ -592,6 +592,23 @@ def test_certificates_are_merged_once_however_often_the_server_starts(
     ssl.create_default_context(cafile=str(merged))
 
 
+def test_certificates_are_named_by_the_path_of_their_file(
+    make_server, tmp_path: Path, authority: tuple[Path, Path]
+) -> None:
+    merged = tmp_path / "merged.crt"
+    own: Server = make_server(
+        env={
+            "SANDBOX_EXTRA_CA_CERTS": str(authority[0]),
+            "SANDBOX_MERGED_CA_PATH": str(merged),
+        }
+    )
+    names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
+    told = own.run(f"echo ${' $'.join(names)}")["stdout"].split()
+
+    assert told == [str(merged)] * 3 + [str(authority[0])]
+    assert merged.read_text().endswith(authority[0].read_text())
+
+
 def test_a_private_key_never_reaches_the_bundle(authority: tuple[Path, Path]) -> None:
     cert, key = (path.read_text() for path in authority)
 

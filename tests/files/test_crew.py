@@ -119,3 +119,22 @@ def test_after_closing_nothing_is_taken_and_nothing_left_running() -> None:
         assert threading.active_count() <= before
 
     asyncio.run(run())
+
+
+def test_threads_that_cannot_be_started_cost_their_requests_and_no_places(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def run() -> None:
+        made = Crew("test", 2, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            for _ in range(5):
+                with pytest.raises(Unavailable, match="thread"):
+                    await made.run("a", lambda: 7)
+        assert await made.run("a", lambda: 7) == 7
+        made.close()
+
+    asyncio.run(run())

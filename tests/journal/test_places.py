@@ -3,18 +3,23 @@
 import json
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandkeeper.journal.cursor import Reader
+from sandkeeper.journal.cursor import Chunk, Reader
+from sandkeeper.journal.events import TextLog
 from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.linewatch import Pattern, _Pass
 from sandkeeper.journal.matching import Question
+from sandkeeper.journal.output import MARKER, texts_of
 from sandkeeper.journal.places import newlines_before
 from sandkeeper.journal.query import LineQuery
 from sandkeeper.journal.segment import NOTICE, REMARK, STDERR, STDOUT
+from sandkeeper.journal.splitting import LineSplitter
 
 FAR = 1 << 62
 """A time after all lines: it excludes none, but what it is asked of is read from the front."""
@@ -137,6 +142,66 @@ def test_a_match_over_the_border_of_two_parts_is_found_and_both_are_told(
         for pattern, matches in [("^a", 1), ("Y$", 0), ("^S", 0), ("Ya", 3), ("a$", 1)]:
             found = lines(journal, Question("stdout", grep=pattern, literal=False))
             assert (pattern, len(found)) == (pattern, matches)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pieces=st.lists(
+        st.tuples(
+            st.sampled_from([STDOUT, STDERR]),
+            st.one_of(st.binary(min_size=1, max_size=20), st.text("a\n\r漢\u2028").map(str.encode)),
+        ),
+        max_size=12,
+    ),
+    segment_bytes=st.sampled_from([1, 40, 100_000]),
+)
+def test_all_readers_of_lines_find_the_lines_between_newlines(
+    tmp_path_factory: pytest.TempPathFactory,
+    pieces: list[tuple[int, bytes]],
+    segment_bytes: int,
+) -> None:
+    journal = journal_of(tmp_path_factory.mktemp("journal"), pieces, segment_bytes)
+    with closing(journal), closing(Reader(journal)) as reader:
+        chunks: list[Chunk] = []
+        while batch := reader.read(chunks[-1].end if chunks else 0):
+            chunks += [item for item in batch if isinstance(item, Chunk)]
+        log = TextLog()
+        text = b"".join(log.batch([chunk]) for chunk in chunks) + log.finish(0)
+        texts = texts_of(journal, 1 << 20)
+        for stream in (STDOUT, STDERR):
+            whole = b"".join(data for its, data in pieces if its == stream)
+            reference = [line.decode("utf-8", "replace") for line in whole.split(b"\n")]
+            told = [item["text"] for item in lines(journal, Question(stream.wire))]
+            assert told == reference[: len(reference) - (not reference[-1])]
+            found = [Question(stream.wire, grep=line) for line in reference if "\ufffd" not in line]
+            for question in found:
+                wanted = [line for line in reference if question.grep in line]
+                told = [item["text"] for item in lines(journal, question)]
+                assert told == wanted[: len(wanted) - (wanted[-1:] == [""] and not reference[-1])]
+            splitter = LineSplitter(1 << 20)
+            split = [line for part in cut(whole) for line, _ in splitter.feed(part)]
+            assert [*split, splitter.pending] == whole.split(b"\n")
+            one, mark = _Pass(0), Pattern.of(Question(stream.wire, grep="^", literal=False))
+            one.add(mark, SimpleNamespace(done=lambda: False))  # type: ignore[arg-type]
+            first = [hit[1].text for hit in one.look(list(chunks)) if hit][:1]
+            assert not first or reference[0].startswith(first[0].rstrip("\ufffd"))
+            assert getattr(texts, stream.wire) == whole.decode("utf-8", "replace")
+            name = stream.wire.encode() + b":"
+            parts = [line[len(name) :] for line in text.split(b"\n") if line.startswith(name)]
+            assert b"".join(parts) == whole.replace(b"\n", b"")
+
+
+def cut(data: bytes) -> list[bytes]:
+    return [data[at : at + 7] for at in range(0, len(data), 7)]
+
+
+def test_a_character_that_the_other_stream_interrupts_is_whole_in_the_log(tmp_path: Path) -> None:
+    start, end = "漢".encode()[:2], "漢".encode()[2:]
+    pieces = [(STDOUT, b"a" + start), (STDERR, b"error\n"), (STDOUT, end + b"b\n")]
+    with closing(journal_of(tmp_path, pieces, 1 << 20)) as journal:
+        assert texts_of(journal, 1 << 20).logs == "aerror\n漢b\n"
+        assert texts_of(journal, 5).logs == MARKER + "rror\n漢b\n"
+        assert texts_of(journal, 4).logs == MARKER + "ror\nb\n"
 
 
 def test_newlines_of_closed_segments_are_counted_once(tmp_path: Path) -> None:

@@ -49,12 +49,14 @@ def test_a_group_can_be_named_or_numbered() -> None:
 def test_an_unknown_uid_has_the_same_gid_and_lives_in_the_root_folder() -> None:
     assert Identity.resolve("54321") == Identity(54321, 54321, "54321", "/", ())
     assert Identity.resolve("54321:99").gid == 99
+    assert Identity.resolve("54321:") == Identity.resolve("54321")
+    assert Identity.resolve("nobody:") == NOBODY
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        *("", ":", "nobody:", ":daemon", "no-such-user", "nobody:no-such-group", "root", "0"),
+        *("", ":", ":daemon", "no-such-user", "nobody:no-such-group", "root", "0"),
         *("0:1000", "root:nogroup", "-1", str(INVALID), f"1000:{INVALID}", "9" * 30, " nobody"),
         *("nobody\0", "٣", "1e3", "nobody:daemon:x"),
     ],

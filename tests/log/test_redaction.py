@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.harness import cases
 
-from sandkeeper.log.redaction import COMMAND_CHARACTERS, is_secret, redact_command
+from sandkeeper.log.redaction import COMMAND_CHARACTERS, is_secret, redact_command, redact_query
 
 R = "[REDACTED]"
 PEM = "-----BEGIN RSA PRIVATE KEY-----"
@@ -225,3 +225,7 @@ def test_a_megabyte_of_any_kind_takes_a_moment() -> None:
         shown = redact_command(piece * ((1 << 20) // len(piece)))
         assert time.process_time() - began < 3.0, piece
         assert len(shown) < COMMAND_CHARACTERS + 50
+
+
+def test_a_query_of_any_length_is_looked_through_once() -> None:
+    assert redact_query("%4" * 500_000) == "%4" * 500_000

@@ -6,7 +6,13 @@ import pytest
 from sandkeeper.linux.cgroups import Limits
 from sandkeeper.linux.paths.statefiles import Damaged
 from sandkeeper.processes.record import RunMeta, read_record
-from sandkeeper.processes.spec import LimitsFields, ProcessFields, ProcessSpec, SavedProcess
+from sandkeeper.processes.spec import (
+    FullProcessFields,
+    LimitsFields,
+    ProcessFields,
+    ProcessSpec,
+    SavedProcess,
+)
 
 RUN = "0123456789abcdefghjkmnpqrs"
 FULL = ProcessSpec(
@@ -20,6 +26,10 @@ FULL = ProcessSpec(
     max_restarts=-1,
     stdin=True,
     limits=Limits(memory_bytes=1 << 30, pids=8, cpus=0.5, open_files=64),
+    argv=["make", "all"],
+    inherit_env=False,
+    user="app",
+    tag="ci",
 )
 
 
@@ -29,7 +39,8 @@ def test_the_example_has_a_value_of_its_own_for_every_field() -> None:
 
 
 def test_the_forms_in_json_have_the_same_fields() -> None:
-    assert {*ProcessFields.__struct_fields__, "limits"} == {*ProcessSpec.__struct_fields__}
+    assert {*FullProcessFields.__struct_fields__, "limits"} == {*ProcessSpec.__struct_fields__}
+    assert {*ProcessFields.__struct_fields__} < {*FullProcessFields.__struct_fields__}
     assert LimitsFields.__struct_fields__ == tuple(Limits.__dataclass_fields__)
 
 
@@ -61,9 +72,10 @@ def test_a_line_of_an_older_server_says_what_it_said() -> None:
         b'"open_files":64},"enforced":{"pids":"cgroup2"}}'
     )
     record = read_record(line, RUN)
+    older = msgspec.structs.replace(FULL, argv=[], inherit_env=True, user="", tag="")
 
     assert record == RunMeta(
-        **msgspec.structs.asdict(FULL), id=RUN, pid="7", enforced={"pids": "cgroup2"}
+        **msgspec.structs.asdict(older), id=RUN, pid="7", enforced={"pids": "cgroup2"}
     )
     assert read_record(msgspec.json.encode(record), RUN) == record
     assert b'"working_dir":"/src"' in msgspec.json.encode(record)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.harness import cases
 
 from sandkeeper.terminals.emulator import Emulator
-from sandkeeper.terminals.render import history_text, redraw, text_lines
+from sandkeeper.terminals.render import flowing_text, history_text, redraw, text_lines
 
 PIECES = [
     *(
@@ -100,6 +100,16 @@ def test_lines_that_scroll_off_are_history_and_wrapped_ones_are_joined_again() -
 
     assert history_text(emulator.screen, 9) == ["x" * 10, "x" * 10, "x" * 5, "0", "1", "2"]
     assert "x" * 25 in redraw(emulator.screen, 1000)
+
+
+def test_a_text_is_found_over_the_end_of_a_line_that_wraps() -> None:
+    emulator = Emulator(10, 5)
+    emulator.feed("12345678 SERVER READY 漢字漢字\r\nnext\r\n".encode())
+
+    text = flowing_text(emulator.screen)
+    assert "SERVER READY 漢字漢字\nnext\n" in text
+    emulator.feed(b"\x1b[Hxxx\x1b[K")  # the first line is another now, and ends
+    assert flowing_text(emulator.screen).startswith("xxx\n")
 
 
 def test_an_endless_string_costs_no_memory_and_is_not_shown() -> None:

@@ -50,6 +50,7 @@ class E2bWires:
                 log=sandbox.log,
                 processes=sandbox.processes,
                 terminals=sandbox.terminals,
+                users=sandbox.users,
                 use=MachineUse(),
                 set_env=self._set_env,
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sandkeeper.linux.paths.trusted import UntrustedFile, read_trusted, write_trusted
 
-__all__ = ["BadCertificates", "Bundle", "extra_certificates", "merge_bundle"]
+__all__ = ["BadCertificates", "Bundle", "extra_certificates", "merge_bundle", "named_certificates"]
 
 SYSTEM_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -68,17 +68,35 @@ def extra_certificates(text: str) -> str:
     return pem
 
 
-def merge_bundle(extra: str, *, base: str, merged: Path) -> Bundle:
+def named_certificates(setting: str) -> tuple[str, Path | None]:
+    """Return the certificates that a setting means, and their file when it names one.
+
+    It is the path of a PEM file, or PEM itself. Raises BadCertificates, UntrustedFile.
+    """
+    if "-----BEGIN " in setting:
+        return extra_certificates(setting), None
+    path = setting.strip()
+    try:
+        data = read_trusted(path, BUNDLE_BYTES)
+    except (OSError, ValueError) as error:
+        raise BadCertificates(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    return extra_certificates(data.decode("utf-8", "replace")), Path(path)
+
+
+def merge_bundle(extra: str, *, base: str, merged: Path, named: Path | None = None) -> Bundle:
     """Write both files, readable by all; raises OSError, UntrustedFile.
+
+    Where the extra ones have a file already, `named`, that one stays theirs.
 
     Nobody else may rule the folder: the certificates in it are what programs of root's believe.
     """
     path, content, warning = _roots(base)
     beside = merged.with_name(merged.stem + "-extra" + (merged.suffix or ".crt"))
     separator = b"" if not content or content.endswith(b"\n") else b"\n"
-    write_trusted(beside, extra.encode(), mode=0o644)
+    if named is None:
+        write_trusted(beside, extra.encode(), mode=0o644)
     write_trusted(merged, content + separator + extra.encode(), mode=0o644)
-    return Bundle(merged, beside, path, warning)
+    return Bundle(merged, named or beside, path, warning)
 
 
 def _roots(base: str) -> tuple[str, bytes, str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sandkeeper.egress.ca import BadCertificates, extra_certificates, merge_bundle
+from sandkeeper.egress.ca import BadCertificates, merge_bundle, named_certificates
 from sandkeeper.egress.token import (
     PROXY_NAMES,
     Template,
@@ -108,17 +108,19 @@ class Egress:
 
     async def _apply_certificates(self) -> None:
         text = self._environment.get("SANDBOX_EXTRA_CA_CERTS")
-        if "-----BEGIN " not in text:
+        if not text.strip():
             return
         merged = self._settings.merged_ca
         base = self._environment.get("SSL_CERT_FILE")
         if base == str(merged):  # our own work of last time: extending it again would double it
             base = self._saved.ca_base
         try:
-            extra = await asyncio.to_thread(extra_certificates, text)
-            bundle = await asyncio.to_thread(merge_bundle, extra, base=base, merged=merged)
+            extra, named = await asyncio.to_thread(named_certificates, text)
+            bundle = await asyncio.to_thread(
+                merge_bundle, extra, base=base, merged=merged, named=named
+            )
         except (BadCertificates, OSError, UntrustedFile) as error:
-            self._log.error(f"extra certificates are not used: {error}")
+            self._log.error(f"SANDBOX_EXTRA_CA_CERTS: extra certificates are not used: {error}")
             return
         if bundle.warning:
             self._log.warning(bundle.warning)

@@ -247,9 +247,8 @@ class Files:
                     conditions.check(_present(path))
                 make_directories(path, mode & 0o777)
         except Fault as error:
-            raise failure(
-                Unprocessable, "error creating directory: ", "mkdir", path, error
-            ) from None
+            prefix = "error creating directory: "
+            raise failure(Unprocessable, prefix, "mkdir", path, error) from None
 
     # Deleting
 

@@ -5,6 +5,7 @@ is just an integer, so any number of readers costs the writer nothing.
 """
 
 import asyncio
+import errno
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -91,14 +92,23 @@ class Reader:
                 return self._vanished(segment, offset, tail)
             data = pread(self._data, end - offset, offset - segment.base, nowait=nowait)
             if data:
+                if self._journal.unread.get(segment.base, offset + 1) <= offset:
+                    self._journal.unread.pop(segment.base, None)
                 return self._split(offset, data, nowait=nowait)
         except OSError as error:
             if is_scarcity(error):
                 raise
+            self._mark(segment, offset, error)
         return self._vanished(segment, offset, tail)
 
     def _size(self, segment: Segment, tail: int) -> int:
         return (tail if segment.end is None else segment.end) - segment.base
+
+    def _mark(self, segment: Segment, offset: int, error: OSError | None = None) -> None:
+        """Have what cannot be read count as lost: it is where it belongs, and a disk fails."""
+        if error is None or error.errno == errno.EIO:
+            unread = self._journal.unread
+            unread[segment.base] = min(offset, unread.get(segment.base, offset))
 
     def _vanished(self, segment: Segment, offset: int, tail: int) -> list[Chunk | Gap]:
         """A segment cannot be read: retention was faster than we, or its files are no more."""
@@ -186,8 +196,12 @@ class Reader:
         except OSError as error:
             if is_scarcity(error):
                 raise
-            data = b""
-        return start, data if start + len(data) == end else b""
+            self._mark(segment, start, error)
+            return start, b""
+        if start + len(data) < end:  # the disk fails in the middle, or somebody has cut it
+            self._mark(segment, start + len(data))
+            return start, b""
+        return start, data
 
 
 def tails(

@@ -88,6 +88,8 @@ class Journal:
         self.tail = 0
         self.totals = [0] * STREAMS
         self._lost = 0
+        self.unread: dict[int, int] = {}
+        """From which offset on a segment could not be read, by its base; readers tell."""
         self.absent: frozenset[int] = frozenset()
         self.exit_offset: int | None = None
         self.sealed = False
@@ -117,13 +119,14 @@ class Journal:
     @property
     def lost(self) -> int:
         """The bytes that are no longer (or never were) kept, or cannot be found at present."""
-        absent = self.absent
-        if not absent:
+        absent, unread = self.absent, self.unread
+        if not absent and not unread:
             return self._lost
         return self._lost + sum(
-            self.end_of(segment) - segment.base
+            self.end_of(segment)
+            - (segment.base if segment.base in absent else unread[segment.base])
             for segment in self.segments
-            if segment.base in absent
+            if segment.base in absent or segment.base in unread
         )
 
     @property

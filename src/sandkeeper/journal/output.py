@@ -116,9 +116,11 @@ _Pieces = list[tuple[int, bytes]]
 
 def _tail(pieces: _Pieces, clipped: bool) -> tuple[_Pieces, bool]:
     """Return a stream's last pieces without what a cut has left of a character."""
-    if clipped and pieces:
-        place, first = pieces[0]
-        pieces[0] = (place, strip_partial(first))
+    if clipped:
+        for number, (place, part) in enumerate(pieces[:3]):  # each has a byte of it, at least
+            pieces[number] = (place, strip_partial(part))
+            if pieces[number][1]:
+                break
     return pieces, clipped
 
 

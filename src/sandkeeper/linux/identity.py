@@ -65,12 +65,13 @@ class Identity:
     def resolve(cls, text: str, *, root: bool = False) -> "Identity":
         """Find the user of `name|uid[:group|gid]`; raises UnusableUser.
 
-        An unknown uid has gid=uid, home `/` and no groups. Supplementary groups are those
+        An unknown uid has gid=uid, home `/` and no groups, and a group that is left out after the
+        colon is the user's own. Supplementary groups are those
         initgroups(3) would set. What the kernel takes for "no change" is refused, and so is root
         unless `root`.
         """
-        wanted, colon, group = text.partition(":")
-        if not wanted or (colon and not group):
+        wanted, _, group = text.partition(":")
+        if not wanted:
             raise UnusableUser(f"{text!r} is not a user: use name|uid[:group|gid]")
         entry = _entry(wanted)
         uid = entry.pw_uid if entry else _number(wanted, "user")

@@ -14,16 +14,19 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["ALL", "WAITING", "Row", "dump"]
+__all__ = ["ALL", "WAITING", "Row", "dump", "owner"]
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
-NLM_F_REQUEST_DUMP = 0x301
+NLM_F_REQUEST, NLM_F_REQUEST_DUMP = 0x1, 0x301
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
 INET_DIAG_SKV6ONLY = 11
 HEADER = struct.Struct("=IHHII")
 REQUEST = struct.Struct("=BBBBI48x")
+ONE = struct.Struct("=BBBBI2s2s16s16sIQ")  # struct inet_diag_req_v2, of one socket
+UID_OFFSET = 64
+"""Where idiag_uid and idiag_inode stand in struct inet_diag_msg."""
 RECORD = struct.Struct("=BBxx2s2s16s16sI24xI")  # struct inet_diag_msg
 ATTRIBUTE = struct.Struct("=HH")
 REPLY_SECONDS = 2.0
@@ -66,6 +69,30 @@ def dump(family: int, protocol: int, states: int) -> Iterator[Row]:
                 if row := _row(data, body, offset + length):
                     yield row
                 offset += (length + 3) & ~3
+
+
+def owner(local: tuple[str, int], remote: tuple[str, int]) -> int | None:
+    """Return the uid of the process that holds a TCP socket of this machine.
+
+    The ends are as that socket sees them. None: no process holds it any more. Raises OSError,
+    ENOENT where there is no such socket in this network namespace.
+    """
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+    family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
+    ends = (socket.inet_pton(family, address).ljust(16, b"\0") for address, _ in (local, remote))
+    ports = (port.to_bytes(2, "big") for _, port in (local, remote))
+    states, any_cookie = (1 << 13) - 1, (1 << 64) - 1
+    wanted = ONE.pack(family, socket.IPPROTO_TCP, 0, 0, states, *ports, *ends, 0, any_cookie)
+    with socket.socket(socket.AF_NETLINK, kind, NETLINK_SOCK_DIAG) as netlink:
+        netlink.settimeout(REPLY_SECONDS)
+        size = HEADER.size + len(wanted)
+        netlink.send(HEADER.pack(size, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, 1, 0) + wanted)
+        data = netlink.recv(1 << 16)
+    if HEADER.unpack_from(data)[1] == NLMSG_ERROR:
+        (code,) = struct.unpack_from("=i", data, HEADER.size)
+        raise OSError(-code or errno.EOPNOTSUPP, os.strerror(-code))
+    uid, inode = struct.unpack_from("=II", data, HEADER.size + UID_OFFSET)
+    return uid if inode else None
 
 
 def _row(data: bytes, start: int, end: int) -> Row | None:

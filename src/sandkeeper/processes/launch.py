@@ -228,7 +228,7 @@ def variables_of(
 ) -> dict[str, str]:
     """Return what a program of the workload sees: what it inherits, what was given, who it is."""
     env = environment.for_workload(apart=identity is not None) if inherit else {}
-    env |= given
+    env |= dict(map(_as_the_child_reads, given.items()))
     if identity is not None:
         env |= identity.variables()
     return env
@@ -241,3 +241,9 @@ def _why(error: BaseException, subject: str) -> str:
         name = error.filename if isinstance(error.filename, str) else subject
         return f"{name}: {error.strerror.lower()}"
     return str(error)
+
+
+def _as_the_child_reads(pair: tuple[str, str]) -> tuple[str, str]:
+    """Return a variable as the first `=` of its text parts it: a name may hold one (environ(7))."""
+    name, sign, rest = pair[0].partition("=")
+    return (name, f"{rest}={pair[1]}") if sign and name else pair

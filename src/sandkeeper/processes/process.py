@@ -385,5 +385,6 @@ class Process:
     def _time_is_up(self) -> None:
         if not self.is_over:
             self._timed_out = True
+            self.meta.keep_alive = False
             self._apply(Event.KILL)
             self.recorder.save()

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.errors import BadInput, Conflict, NotFound, Unprocessable
 from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.clocks import uptime
@@ -247,17 +247,17 @@ class Processes:
         self._shop.confinements.inherit({p.meta.id for p in processes if not p.is_over})
         for process in processes:
             self._enter(process)
+            meta = process.meta
+            if meta.idempotency_key:
+                future: asyncio.Future[Process] = loop.create_future()
+                future.set_result(process)
+                self._keys[meta.idempotency_key] = (meta.idempotency_body, future)
         if processes:
             count, running = len(processes), len(processes) - len(over)
             what = "process" if count == 1 else "processes"
             self._shop.log.info(
                 f"took up {count} {what} of an earlier server, {running} of them running"
             )
-            meta = process.meta
-            if meta.idempotency_key:
-                future: asyncio.Future[Process] = loop.create_future()
-                future.set_result(process)
-                self._keys[meta.idempotency_key] = (meta.idempotency_body, future)
         self.evict()
 
     def _enter(self, process: Process) -> None:
@@ -282,10 +282,13 @@ class Processes:
         for process in self._by_id.values():
             process.recorder.save_pending()
 
-    async def stop_all(self, seconds: float) -> None:
-        """Stop everything that runs; kill what is not over after `seconds`."""
+    async def stop_all(
+        self, seconds: float, chosen: Callable[[Process], bool] = lambda _: True
+    ) -> None:
+        """Stop everything that runs and is `chosen`; kill what is not over after `seconds`."""
         for event in (Process.stop, Process.kill):
-            running = [process for process in self._by_id.values() if not process.is_over]
+            known = [process for process in self._by_id.values() if chosen(process)]
+            running = [process for process in known if not process.is_over]
             for process in running:
                 event(process, process.meta.name)
             waits = [asyncio.ensure_future(process.wait()) for process in running]
@@ -337,6 +340,12 @@ class Processes:
             if not too_many and process.meta.completed_uptime >= oldest:
                 return
             self._forget(process)
+
+    def remove(self, process: Process) -> None:
+        """Forget a finished process now: its record and its output; raises Conflict before."""
+        if process.meta.id not in self._over:
+            raise Conflict("the process is still running: stop it first")
+        self._forget(process)
 
     def _forget(self, process: Process) -> None:
         meta = process.meta

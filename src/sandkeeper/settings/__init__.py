@@ -53,6 +53,7 @@ __all__ = [
 MIB = 1 << 20
 EVERYWHERE = "0.0.0.0"
 LOCALHOST = "localhost"
+ISOLATION = "BL_SANDBOX_API_ISOLATION"
 SCALE_FILE = Path("/uk/libukp/scale_to_zero_disable")
 
 
@@ -65,7 +66,7 @@ def _default_state_dir(env: Mapping[str, str]) -> Path:
 
 def workload_user(env: Mapping[str, str]) -> str:
     """Return the workload's user as the contract's variables name it, or an empty string."""
-    enabled = truthy(env.get("BL_SANDBOX_USER_ENABLED", ""))
+    enabled = truthy(env.get("BL_SANDBOX_USER_ENABLED", "")) or truthy(env.get(ISOLATION, ""))
     return env.get("BL_SANDBOX_USER", "") if enabled else ""
 
 
@@ -79,8 +80,9 @@ class Settings:
     """What was decided at start; `mcp_wait` is how many seconds a tool call waits at most.
 
     `host` `localhost` is both loopback addresses. `sandbox` tells why this is taken for a sandbox,
-    and so listens everywhere without a token; empty when nobody had to know. `unknown` are
-    variables with our prefix that are no settings.
+    and so listens everywhere without a token; empty when nobody had to know. `isolated`: the
+    workload's processes may not connect to the API. `doubts` are lines about
+    variables that are not obeyed.
     """
 
     host: str = LOCALHOST
@@ -97,7 +99,8 @@ class Settings:
     bodies_limit: int = 256 * MIB
     mcp_wait: int = 58
     stop_children: bool = False
-    unknown: tuple[str, ...] = ()
+    isolated: bool = False
+    doubts: tuple[str, ...] = ()
     rights: RightsSettings = field(default_factory=RightsSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     log: LogSettings = field(default_factory=LogSettings)
@@ -137,7 +140,7 @@ class Settings:
         made = cls._made(variables, host, port, command, user, e2b_port, root)
         if variables.faults:
             raise BadSettings(variables.faults)
-        return replace(made, unknown=tuple(variables.unknown()))
+        return replace(made, doubts=(*variables.doubts, *variables.unknown()))
 
     @classmethod
     def _made(
@@ -157,14 +160,20 @@ class Settings:
         state_dir = Path(state) if state else _default_state_dir(env)
         host = host or env.get("SANDKEEPER_HOST", "")
         rights = RightsSettings.read(env)
+        user = user or _workload_user(env)
+        isolated = env.flag(ISOLATION)
+        if isolated and not user:
+            env.fault(ISOLATION, "no use without a workload user: set BL_SANDBOX_USER or --user")
         sandbox = "" if host or rights.token else sandbox_sign(root, env, os.getpid())
         host = host or (EVERYWHERE if rights.token or sandbox else LOCALHOST)
+        e2b = E2bSettings.read(env, e2b_port)
         return cls(
             host=host,
             port=port,
             sandbox=sandbox,
             command=command,
-            user=user or _workload_user(env),
+            user=user,
+            isolated=isolated,
             state_dir=state_dir,
             workdir=os.path.abspath(env.folder("WORKDIR") or os.getcwd()),
             processing_time=env.flag("ENABLE_PROCESSING_TIME"),
@@ -179,10 +188,14 @@ class Settings:
             log=LogSettings.read(env),
             terminal=TerminalSettings.read(env),
             files=FileSettings.read(env),
-            e2b=E2bSettings.read(env, e2b_port),
+            e2b=e2b,
             egress=EgressSettings.read(env, state_dir),
             drives=DriveSettings.read(env, state_dir),
-            edge=EdgeSettings.read(env, inside=not is_loopback(host) and bool(platform_sign(env))),
+            edge=EdgeSettings.read(
+                env,
+                inside=not is_loopback(host) and bool(platform_sign(env)),
+                ours=e2b.own_ports,
+            ),
             archive=ArchiveSettings.read(env),
             upgrade=UpgradeSettings.read(env),
         )

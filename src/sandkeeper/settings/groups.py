@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sandkeeper.log.formats import FORMATS
 from sandkeeper.settings.environment import IMPORT_URL
-from sandkeeper.settings.port_names import PortNames
+from sandkeeper.settings.port_names import E2B_PORT, PortNames
 from sandkeeper.settings.variables import Variables
 
 __all__ = [
@@ -152,6 +152,11 @@ class E2bSettings:
         listening = env.number("SANDKEEPER_E2B_PORT", 0, 0, 65535)
         return cls(enabled=word not in off, port=port or listening)
 
+    @property
+    def own_ports(self) -> frozenset[int]:
+        """The ports that stand for this server in the host names that clients use."""
+        return frozenset({E2B_PORT} if self.enabled else ())
+
 
 @dataclass(frozen=True, slots=True)
 class FileSettings:
@@ -217,11 +222,13 @@ class EdgeSettings:
     port_names: PortNames = field(default_factory=lambda: PortNames.read([], PORT_HOSTS))
 
     @classmethod
-    def read(cls, env: Variables, *, inside: bool = False) -> "EdgeSettings":
+    def read(
+        cls, env: Variables, *, inside: bool = False, ours: frozenset[int] = frozenset()
+    ) -> "EdgeSettings":
         """Read the three lists, by commas or spaces.
 
         `inside`: the contract's platform runs us. Its gateway passes on the names by which clients
-        call it, so any is answered, as with all origins.
+        call it, so any is answered, as with all origins. `ours`: see `PortNames`.
         """
         name = "SANDKEEPER_CORS_ORIGINS"
         origins = env.each(name, lambda one: origin(one, name))
@@ -233,7 +240,8 @@ class EdgeSettings:
             body_seconds=float(env.number("SANDKEEPER_BODY_SECONDS", 30)),
             answers_limit=max(16 * MIB, env.number("SANDKEEPER_MAX_ANSWER_BYTES_TOTAL", 256 * MIB)),
             port_names=env.sound(
-                lambda: PortNames.read(env.words(PORT_HOSTS), PORT_HOSTS), PortNames((), PORT_HOSTS)
+                lambda: PortNames.read(env.words(PORT_HOSTS), PORT_HOSTS, ours),
+                PortNames((), PORT_HOSTS),
             ),
         )
 

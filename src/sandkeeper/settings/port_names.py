@@ -40,10 +40,17 @@ class PortName:
 
 
 class PortNames:
-    """The patterns of one server; raises ValueError, naming the setting, for what is none."""
+    """The patterns of one server; raises ValueError, naming the setting, for what is none.
 
-    def __init__(self, patterns: Iterable[str], setting: str) -> None:
+    `ours` are numbers that stand for this server itself: so clients of another wire call the server
+    inside a sandbox (E2B's: `49983-abc.example.com`).
+    """
+
+    def __init__(
+        self, patterns: Iterable[str], setting: str, ours: frozenset[int] = frozenset()
+    ) -> None:
         self.patterns = tuple(patterns)
+        self._ours = ours
         self._compiled = [
             (re.compile(_expression(one, setting)), "*" in one) for one in self.patterns
         ]
@@ -51,11 +58,13 @@ class PortNames:
         """What was found before: whoever counts nanoseconds looks here first."""
 
     @classmethod
-    def read(cls, words: list[str], setting: str) -> "PortNames":
+    def read(
+        cls, words: list[str], setting: str, ours: frozenset[int] = frozenset()
+    ) -> "PortNames":
         """Make them of a setting's words: none given is the usual pattern, `none` is no name."""
         if [one.lower() for one in words] == [NONE]:
             return cls((), setting)
-        return cls([one.lower().removesuffix(".") for one in words] or [DEFAULT], setting)
+        return cls([one.lower().removesuffix(".") for one in words] or [DEFAULT], setting, ours)
 
     def find(self, authority: bytes) -> PortName | None:
         """Return what a value of Host names; None for every other name, also for what is none."""
@@ -73,7 +82,7 @@ class PortNames:
             return None  # an address, to browsers, and no name (URL Standard, section 3.5)
         for expression, is_open in self._compiled:
             found = expression.fullmatch(host)
-            if found is not None and 0 < int(found[1]) < 65536 and int(found[1]) != E2B_PORT:
+            if found is not None and 0 < int(found[1]) < 65536 and int(found[1]) not in self._ours:
                 base = host[: found.start(1)] + "*" + host[found.end(1) :]
                 return PortName(int(found[1]), host, base, is_open)
         return None

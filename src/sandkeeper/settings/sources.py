@@ -133,7 +133,7 @@ class _Document(msgspec.Struct):
     """What the control plane writes."""
 
     generation: int = 0
-    environment: dict[str, str] = msgspec.field(default_factory=dict)
+    environment: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ class EnvironmentReload:
         """
         async with self._turn:
             document = await asyncio.to_thread(self._read)
-            wanted = document.environment
+            wanted = self._usable(document.environment or {})
             removed = tuple(sorted(self.carried - wanted.keys()))
             self.environment.apply(wanted, remove=removed)
             self.carried = set(wanted)
@@ -201,9 +201,23 @@ class EnvironmentReload:
             raise Internal(f"cannot read {self.path}: {error.strerror or error}") from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Internal(f"invalid metadata document {self.path}: {error}") from error
-        for name, value in document.environment.items():
-            if not name or "=" in name or "\0" in name + value:
-                raise Internal(
-                    f"invalid metadata document {self.path}: bad name or value: {name!r}"
-                )
         return document
+
+    def _usable(self, values: Mapping[str, str]) -> dict[str, str]:
+        """Leave out what no environment can hold; the log names it."""
+        usable = {
+            name: value
+            for name, value in values.items()
+            if name and "=" not in name and "\0" not in name + value and _is_encodable(name + value)
+        }
+        for name in values.keys() - usable.keys():
+            self.log.warning(f"metadata document {self.path}: {name!r} cannot be set")
+        return usable
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True

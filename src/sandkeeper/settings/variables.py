@@ -11,11 +11,11 @@ __all__ = ["BadSettings", "Variables", "truthy"]
 
 T = TypeVar("T")
 
-OURS = "SANDKEEPER_"
+OURS, CONTRACT = "SANDKEEPER_", "SANDBOX_"
 LATER = frozenset(
-    OURS + name for name in ("MORPH_BASE_URL", "WEED_FILER", "RCLONE_REMOTE", "RCLONE_ARGS")
+    OURS + name for name in ("MORPH_BASE_URL", "WEED_FILER", "RCLONE_REMOTE", "RCLONE_ARGS", "URL")
 )
-"""Ours that are read when they are needed, because an environment reload may bring them."""
+"""Ours that are read when they are needed, for a reload may bring them, or by the client verbs."""
 TEST = OURS + "TEST_"
 
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
@@ -40,13 +40,15 @@ class Variables(Mapping[str, str]):
     """Variables by name, with readers that take a default where nothing or nothing sensible is set.
 
     What was set without sense is in `faults`, as lines that name variable, value and what is
-    allowed. An empty variable is one that is not set, and space around a value does not count.
+    allowed; in `doubts` where the contract says that the default takes its place. An empty variable
+    is one that is not set, and space around a value does not count.
     """
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = values
         self._read: set[str] = set()
         self.faults: list[str] = []
+        self.doubts: list[str] = []
 
     def __getitem__(self, name: str) -> str:
         self._read.add(name)
@@ -60,7 +62,11 @@ class Variables(Mapping[str, str]):
 
     def fault(self, name: str, allowed: str) -> None:
         """Note that what a variable holds makes no sense."""
-        self.faults.append(f"{name}={self._values.get(name, '')!r} is {allowed}")
+        told = f"{name}={self._values.get(name, '')!r} is {allowed}"
+        if name.startswith(CONTRACT):
+            self.doubts.append(f"{told}; the default is used")
+        else:
+            self.faults.append(told)
 
     def number(self, name: str, default: int, least: int = 0, most: int = GO_INT - 1) -> int:
         """Return a whole number between two bounds."""
@@ -134,10 +140,10 @@ class Variables(Mapping[str, str]):
         return self.get(name, "").strip()
 
     def unknown(self) -> list[str]:
-        """Return those of our own that nobody reads: their names are misspelt."""
+        """Return lines for those of our own that nobody reads: their names are misspelt."""
         known = self._read | LATER
         return sorted(
-            name
+            f"{name} is no setting"
             for name in self._values
             if name.startswith(OURS) and not name.startswith(TEST) and name not in known
         )

@@ -11,7 +11,7 @@ from sandkeeper.terminals.cells import Line
 from sandkeeper.terminals.clusters import columns_of, is_lead, joins
 from sandkeeper.terminals.screen import PRIVATE, TrueScreen
 
-__all__ = ["history_text", "redraw", "text_lines"]
+__all__ = ["flowing_text", "history_text", "redraw", "text_lines"]
 
 RESTORED_MODES = (1, 5, 9, 1000, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 2004)
 """Private modes that a client's terminal must know to behave as the program expects."""
@@ -27,14 +27,30 @@ APART = "\x1b[?7h"
 
 
 def _line_text(line: Line, columns: int) -> str:
+    return _whole_line(line, columns).rstrip(" ")
+
+
+def _whole_line(line: Line, columns: int) -> str:
     last = max(line, default=-1)
-    return "".join(line[x].data for x in range(min(last + 1, columns))).rstrip(" ")
+    return "".join(line[x].data for x in range(min(last + 1, columns)))
 
 
 def text_lines(screen: TrueScreen) -> list[str]:
     """Return the lines as plain text, without blanks at their ends."""
     rows = (screen.buffer.get(y) for y in range(screen.lines))
     return [_line_text(row, screen.columns) if row else "" for row in rows]
+
+
+def flowing_text(screen: TrueScreen) -> str:
+    """Return the text as it was written: a line that wraps goes on behind its end."""
+    parts: list[str] = []
+    for y in range(screen.lines):
+        row = screen.buffer.get(y, EMPTY)
+        if row.wraps:
+            parts.append(_whole_line(row, screen.columns))
+        else:
+            parts += [_line_text(row, screen.columns), "\n"]
+    return "".join(parts[:-1])
 
 
 def history_text(screen: TrueScreen, count: int) -> list[str]:

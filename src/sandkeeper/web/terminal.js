@@ -7,7 +7,10 @@
     black: "#1f2328", white: "#57606a", brightWhite: "#8c959f", yellow: "#7d4e00", brightYellow: "#9a6700",
     green: "#116329", brightGreen: "#1a7f37", cyan: "#1b7c83", brightCyan: "#3192aa",
   };
-  const RETRIES = 5;
+  // Between two tries to connect; it tries for as long as the page is open.
+  const LONGEST_PAUSE = 10000;
+  // What is typed while there is no connection; more than that nobody types blindly.
+  const MOST_KEPT = 65536;
   // So long a button does nothing: it may have come up below a click or a key meant for another page.
   const ASK_AFTER = 500;
   const FORWARDED = ["token", "bl_preview_token", "sessionId", "shell", "workingDir", "readOnly"];
@@ -16,7 +19,8 @@
 
   const terminal = new Terminal({
     fontFamily: "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace",
-    fontSize: 14, scrollback: 10000, cursorBlink: true, allowProposedApi: true,
+    // At a line height of 1 fonts whose underscores lie low (DejaVu Sans Mono) lose them.
+    fontSize: 14, lineHeight: 1.2, scrollback: 10000, cursorBlink: true, allowProposedApi: true,
     disableStdin: page.get("readOnly") === "true",
   });
   const fit = new FitAddon.FitAddon();
@@ -32,18 +36,28 @@
   let socket = null;
   let attempts = 0;
   let timer = 0;
+  let ready = false;
+  let kept = "";
+  // The session that was shown last, by its id: what was typed for it is for no other.
+  let shownId = "";
 
   function show(state) {
     const status = byId("status");
     status.dataset.state = state;
     status.textContent = state;
-    byId("reconnect").hidden = state !== "disconnected" && state !== "exited";
+    const button = byId("reconnect");
+    button.hidden = state === "connected" || state === "waiting" || (state === "connecting" && !attempts);
+    button.textContent = { exited: "New shell", connecting: "Try now" }[state] ?? "Connect";
+    if (state !== "exited") byId("ending").textContent = "";
   }
 
   // Relative to the page, so that a gateway's path prefix stays in front of it.
+  function base() {
+    return location.origin + location.pathname.replace(/\/+$/, "");
+  }
+
   function address() {
-    const base = location.pathname.replace(/\/+$/, "");
-    const url = new URL(location.origin + base + "/ws");
+    const url = new URL(base() + "/ws");
     url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
     for (const name of FORWARDED) {
       if (page.has(name)) url.searchParams.set(name, page.get(name));
@@ -53,14 +67,55 @@
     return url;
   }
 
+  // What the server knows of the session; nothing where it cannot be asked.
+  async function session() {
+    const url = new URL(base().replace(/\/terminal$/, "") + "/terminals/" + encodeURIComponent(page.get("sessionId") ?? "default"));
+    for (const name of ["token", "bl_preview_token"]) {
+      if (page.has(name)) url.searchParams.set(name, page.get(name));
+    }
+    try {
+      const reply = await fetch(url);
+      return reply.ok ? await reply.json() : {};
+    } catch {
+      return {};
+    }
+  }
+
+  async function tellEnding() {
+    const { status, exitCode, exitSignal } = await session();
+    if (status !== "exited" || byId("status").dataset.state !== "exited") return;
+    byId("ending").textContent = exitSignal ? `by signal ${exitSignal}` : `with code ${exitCode}`;
+  }
+
+  async function learn() {
+    const { id } = await session();
+    shownId = id ?? shownId;
+  }
+
+  // Keys typed meanwhile go to the session they were meant for, and to no new shell under its name.
+  async function handOver(mine) {
+    const { id } = await session();
+    if (socket !== mine) return;
+    const typed = !shownId || id === shownId ? kept : "";
+    ready = true;
+    kept = "";
+    if (typed) type(typed);
+  }
+
   function connect() {
     clearTimeout(timer);
     show("connecting");
     fit.fit();
     let fresh = true;
+    let refused = false;
     const mine = new WebSocket(address());
     socket = mine;
-    mine.onopen = () => { show("connected"); };
+    ready = false;
+    mine.onopen = () => {
+      show("connected");
+      if (kept) handOver(mine);
+      else ready = true;
+    };
     mine.onmessage = (event) => {
       const message = JSON.parse(event.data);
       if (fresh) {
@@ -68,22 +123,34 @@
         fresh = false;
         attempts = 0;
         terminal.reset();
+        learn();
       }
       if (message.type === "output") terminal.write(message.data);
-      if (message.type === "error") terminal.write("\x1b[31m" + message.data + "\x1b[0m\r\n");
+      refused = message.type === "error";
+      if (refused) terminal.write("\x1b[31m" + message.data + "\x1b[0m\r\n");
     };
     mine.onclose = (event) => {
       if (socket !== mine) return;
+      ready = false;
       if (event.code === 1000) {
+        kept = "";
         show("exited");
-      } else if (event.code !== 1011 && attempts < RETRIES) {
+        tellEnding();
+      } else if (event.code === 1011 && refused) {
+        show("disconnected");
+      } else {
         attempts += 1;
         show("connecting");
-        timer = setTimeout(connect, 1000 * attempts);
-      } else {
-        show("disconnected");
+        timer = setTimeout(connect, Math.min(1000 * attempts, LONGEST_PAUSE));
       }
     };
+  }
+
+  // At once where there is reason to hope.
+  function hope() {
+    if (byId("status").dataset.state !== "connecting" || !attempts) return;
+    attempts = 1;
+    connect();
   }
 
   function send(message) {
@@ -91,6 +158,11 @@
   }
 
   function type(data) {
+    if (!ready) {
+      const awaited = ["connecting", "connected"].includes(byId("status").dataset.state);
+      if (awaited && kept.length + data.length <= MOST_KEPT) kept += data;
+      return;
+    }
     // In pieces below the server's limit of a frame; never between the halves of a character.
     const characters = Array.from(data);
     for (let start = 0; start < characters.length; start += 65536) {
@@ -161,6 +233,8 @@
   byId("previous").onclick = () => search.findPrevious(byId("needle").value);
   byId("copy").onclick = copy;
   byId("theme").onclick = () => setTheme(document.documentElement.dataset.theme === "light" ? "dark" : "light");
+  addEventListener("online", hope);
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) hope(); });
   byId("reconnect").onclick = () => { attempts = 0; connect(); terminal.focus(); };
 
   // An address can be anybody's: what it would start is started by a person, not by a link.

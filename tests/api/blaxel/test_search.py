@@ -288,6 +288,22 @@ def test_a_very_long_line_is_cut_but_found(server: Server) -> None:
     assert match["text"] == ('"\\a' * 3000)[:8192]
 
 
+def test_long_lines_are_cut_at_characters(server: Server) -> None:
+    root = server.workdir / "cut"
+    root.mkdir()
+    for front in range(4):
+        line = "x" * front + "needle" + "漢" * 40_000
+        (root / f"{front}.txt").write_text(f"before {'é' * 9000}\n{line}\nafter\n")
+    matches = get(server, "/filesystem-content-search/cut", query="needle", contextLines=1)[
+        "matches"
+    ]
+
+    assert len(matches) == 4
+    for match in matches:
+        assert "\ufffd" not in match["text"] + match["context"]
+        assert 8180 < len(match["text"].encode()) <= 8192
+
+
 def test_a_common_text_in_many_files_is_cut_at_the_limit_in_order(server: Server) -> None:
     root = server.workdir / "common"
     for index in range(200):

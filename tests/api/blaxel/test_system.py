@@ -391,6 +391,9 @@ def test_files_stay_as_they_are_whoever_asks(server: Server, tmp_path: Path) -> 
     raw = server.client.get(path, headers=PERSON | {"Accept": "application/octet-stream"})
 
     assert raw.content == b"[1]"
+    told = server.client.get(path, headers=PERSON)
+    assert told.content.endswith(b"}\n")
+    assert int(told.headers["content-length"]) == len(told.content)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The terminal page in a real browser: typed at, read, resized, cut off and found again."""
 
 import threading
+from base64 import b64encode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
@@ -169,7 +170,8 @@ def test_behind_a_path_prefix_the_socket_keeps_it(server: Server, page: Page) ->
     with ThreadingHTTPServer(("127.0.0.1", 0), _Gateway) as gateway:
         thread = threading.Thread(target=gateway.serve_forever)
         thread.start()
-        opened(page, f"http://127.0.0.1:{gateway.server_port}/some/prefix/terminal?sessionId=p")
+        page.goto(f"http://127.0.0.1:{gateway.server_port}/some/prefix/terminal?sessionId=p")
+        page.click("#start")
         until(lambda: any("/ws?" in path for path in _Gateway.asked))
         page.goto("about:blank")
         gateway.shutdown()
@@ -177,3 +179,138 @@ def test_behind_a_path_prefix_the_socket_keeps_it(server: Server, page: Page) ->
 
     paths = {path.partition("?")[0] for path in _Gateway.asked}
     assert paths <= {"/some/prefix/terminal", "/some/prefix/terminal/ws"}
+
+
+def test_an_exit_code_is_shown_and_the_button_says_what_it_does(server: Server, page: Page) -> None:
+    opened(page, server.url + "/terminal?sessionId=code&shell=/bin/sh")
+    run(page, "exit 3")
+
+    expect(page.locator("#status")).to_have_text("exited")
+    expect(page.locator("#ending")).to_have_text("with code 3")
+    expect(page.locator("#reconnect")).to_have_text("New shell")
+    page.click("#reconnect")
+    connected(page)
+    expect(page.locator("#ending")).to_have_text("")
+
+
+def test_what_is_typed_while_it_reconnects_reaches_the_shell(make_server: Any, page: Page) -> None:
+    own: Server = make_server()
+    opened(page, own.url + "/terminal?shell=/bin/sh")
+    run(page, "echo read''y")
+    shown(page, "ready")
+
+    own.kill9()
+    expect(page.locator("#status")).to_have_text("connecting")
+    expect(page.locator("#reconnect")).to_have_text("Try now")
+    run(page, "echo typed mean''while")
+    own.start()
+
+    shown(page, "typed meanwhile")
+
+
+def test_it_tries_again_for_as_long_as_it_is_open(make_server: Any, page: Page) -> None:
+    own: Server = make_server()
+    page.clock.install()
+    opened(page, own.url + "/terminal?shell=/bin/sh")
+    run(page, "echo read''y")
+    shown(page, "ready")
+    tries = []
+    page.on("websocket", lambda one: tries.append(one))
+
+    own.kill9()
+    expect(page.locator("#status")).to_have_text("connecting")
+
+    def tried_often() -> bool:
+        page.clock.run_for(11_000)
+        return len(tries) > 12
+
+    until(tried_often)
+    own.start()
+    until(lambda: page.clock.run_for(11_000) or "connected" in page.inner_text("#status").split())
+
+
+def test_a_person_without_the_token_gets_a_field_for_it(make_server: Any, browser: Any) -> None:
+    own: Server = make_server(env={"SANDKEEPER_TOKEN": "s3cret"})
+    page = browser.new_page()  # of a 401 the console tells, as of any
+    answer = page.goto(own.url + "/terminal?sessionId=a%22b&shell=/bin/sh")
+    assert answer is not None
+    assert answer.status == 401
+
+    page.fill("input[name=token]", "wrong")
+    page.press("input[name=token]", "Enter")
+    expect(page.locator("label")).to_contain_text("not accepted")
+    page.fill("input[name=token]", "s3cret")
+    page.press("input[name=token]", "Enter")
+    started(page)
+    run(page, "echo in''side")
+
+    shown(page, "inside")
+    assert own.client.get("/terminals/a%22b", params={"token": "s3cret"}).status_code == 200
+    page.close()
+    assert own.client.get("/terminal").json() == {"error": "missing or wrong token"}
+
+
+def test_the_last_row_is_whole_whatever_the_height_of_the_window(
+    server: Server, page: Page
+) -> None:
+    opened(page, server.url + "/terminal?sessionId=heights&shell=/bin/sh")
+    measure = """() => {
+        const rows = document.querySelector(".xterm-screen").getBoundingClientRect();
+        return [rows.bottom, rows.right, innerHeight, innerWidth];
+    }"""
+    for height in range(300, 330, 3):
+        page.set_viewport_size({"width": 640 + height % 7, "height": height})
+        until(lambda height=height: page.evaluate(measure)[2] == height)
+
+        def fits() -> bool:
+            bottom, right, high, wide = page.evaluate(measure)
+            return bottom <= high and right <= wide
+
+        until(fits)
+
+
+def test_an_underscore_is_visible(server: Server, page: Page) -> None:
+    opened(page, server.url + "/terminal?sessionId=underscores&shell=/bin/sh&readOnly=true")
+
+    def inked(text: str) -> int:
+        """Count the pixels of the cells of the first row that are not background."""
+        done = "done => window.sandkeeperTerminal.write('\\x1b[?25l\\x1b[2J\\x1b[H' + TEXT, done)"
+        page.evaluate(f"() => new Promise({done.replace('TEXT', repr(text))})")
+        box = page.locator(".xterm-rows > div").first.bounding_box()
+        assert box is not None
+        picture = page.screenshot(clip={**box, "width": 160})
+        image = f"data:image/png;base64,{b64encode(picture).decode()}"
+        return page.evaluate(COUNT, image)
+
+    assert inked("__________") > inked("") + 50
+
+
+COUNT = """async source => {
+    const image = new Image();
+    image.src = source;
+    await image.decode();
+    const canvas = new OffscreenCanvas(image.width, image.height);
+    const context = canvas.getContext("2d");
+    context.drawImage(image, 0, 0);
+    const { data } = context.getImageData(0, 0, image.width, image.height);
+    let count = 0;
+    for (let at = 0; at < data.length; at += 4) {
+        const apart = [0, 1, 2].map((n) => Math.abs(data[at + n] - data[n]));
+        if (Math.max(...apart) > 90) count += 1;
+    }
+    return count;
+}"""
+
+
+def test_the_page_counts_clusters_as_the_servers_screen_does(server: Server, page: Page) -> None:
+    opened(page, server.url + "/terminal?sessionId=wide&shell=/bin/sh")
+    text = "हिन्दी 👨‍👩‍👧 ❤️ 🇩🇪 \u1112\u1161\u11ab e\u0301"
+    run(page, f"clear; printf '%s' '{text}'; sleep 100")
+
+    def drawn() -> dict[str, Any] | None:
+        seen = server.client.get("/terminals/wide/screen").json()
+        return seen if seen["lines"][0] == text else None
+
+    col = until(drawn)["cursor"]["col"]
+    until(lambda: page.evaluate(TEXT).startswith(text))
+    assert page.evaluate("window.sandkeeperTerminal.buffer.active.cursorX") == col

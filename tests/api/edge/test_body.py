@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.harness import Server, until
 
@@ -86,6 +86,7 @@ def test_any_depth_is_refused_or_read_but_never_fatal(depth: int, opening: str) 
         parse_json((opening * depth).encode(), ProcessRequest)
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1), st.dictionaries(st.text(), st.text(), max_size=3))
 def test_a_body_of_very_many_values_is_read_as_well(command: str, env: dict[str, str]) -> None:
     many = b"[" + b"[]," * 60_000 + b"0]"
@@ -97,6 +98,7 @@ def test_a_body_of_very_many_values_is_read_as_well(command: str, env: dict[str,
     assert (made.command, made.env) == (command, env)
 
 
+@settings(deadline=None)
 @given(st.text(), st.text(max_size=3), st.sampled_from([b"", b" x", b"\xff", b" [1,"]))
 def test_a_long_body_is_mended_as_a_short_one_is(text: str, odd: str, tail: bytes) -> None:
     """Half pairs, bytes that are no UTF-8, keys of another case, and what stands behind."""
@@ -147,6 +149,7 @@ def long_text(text: bytes, decode: Any = ANYTHING.decode, values: int = 10_000) 
     return LongText(text, decode, most=values, known=values, window=64)
 
 
+@settings(deadline=None)
 @given(nested, st.sampled_from([None, 1]), st.booleans(), st.sampled_from([Any, TreeRequest]))
 def test_pieces_make_what_the_whole_makes(
     value: object, indent: int | None, escapes: bool, kind: Any
@@ -165,6 +168,7 @@ def test_pieces_make_what_the_whole_makes(
     )
 
 
+@settings(deadline=None)
 @given(nested, st.data())
 def test_what_is_cut_or_broken_is_no_json_whatever_its_length(value: object, data: Any) -> None:
     text = bytearray(json.dumps([value, "x" * 70, [value]]).encode())

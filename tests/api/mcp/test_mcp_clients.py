@@ -11,6 +11,8 @@ import pytest
 from mcp.client.client import Client
 from tests.harness import Server
 
+from sandkeeper import __version__
+
 ROOT = Path(__file__).parents[3]
 NODE = ROOT / ".venv/mcp-clients"
 
@@ -122,7 +124,7 @@ def test_the_node_client_lists_and_calls(server: Server, node: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["server"] == {"name": "Sandbox API Server", "version": "1.0.0"}
+    assert told["server"] == {"name": "sandkeeper", "version": __version__}
     assert "processesList" in told["tools"]
     assert told["logs"] == [f"{number}\n" for number in range(20)]
     assert told["failed"] is True

@@ -356,3 +356,19 @@ def test_with_a_provider_code_is_edited_and_ranked(make_server) -> None:
     region = {"relativeWorkspacePath": "src/money.py"}
     text = tools.error("codegenParallelApply", editPlan="swap", editRegions=[region])
     assert "codegenEditFile" in text
+
+
+def test_what_is_said_to_be_no_directory_is_not_deleted_as_one(
+    server: Server, tools: Tools, tmp_path: Path
+) -> None:
+    (tmp_path / "tree/deep").mkdir(parents=True)
+    (tmp_path / "file").write_text("x")
+    told = tools.error(
+        "fsDeleteFileOrDirectory", path=str(tmp_path / "tree"), isDirectory=False, recursive=True
+    )
+
+    assert "is a directory" in told
+    assert (tmp_path / "tree/deep").is_dir()
+    tools.value("fsDeleteFileOrDirectory", path=str(tmp_path / "file"), isDirectory=False)
+    tools.value("fsDeleteFileOrDirectory", path=str(tmp_path / "tree"), recursive=True)
+    assert list(tmp_path.iterdir()) == []

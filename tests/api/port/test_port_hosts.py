@@ -146,6 +146,21 @@ def test_the_usual_name_is_below_localhost_and_an_address_is_none() -> None:
     assert PortNames.read(["none"], "X").find(b"3000.localhost") is None
 
 
+def test_a_clients_name_for_this_very_server_is_none_of_a_port(
+    guarded: Server, unguarded: Server
+) -> None:
+    """E2B's clients call the server inside a sandbox `49983-ID.DOMAIN`."""
+    names = PortNames(PATTERNS.split(), "X", frozenset({49983}))
+    assert names.find(b"49983-abc.boxes.example") is None
+    assert names.find(b"49983.localhost") is None
+    assert PortNames(PATTERNS.split(), "X").find(b"49983-abc.boxes.example")
+    host = "49983-abc.boxes.example"
+
+    assert ask(guarded, host, "/process", f"Authorization: Bearer {TOKEN}").status == 200
+    assert ask(guarded, host, "/process").status == 401
+    assert ask(unguarded, host, "/process").status == 403
+
+
 @pytest.mark.parametrize("bad", ["localhost", "{port}{port}.x", "{port}.a b", "{porT}.x", "{x}"])
 def test_what_is_no_pattern_ends_the_start_by_name(bad: str) -> None:
     with pytest.raises(ValueError, match="X: "):

@@ -88,7 +88,7 @@ class SystemHandlers:
             "arch": {"x86_64": "amd64", "aarch64": "arm64"}.get(
                 platform.machine(), platform.machine()
             ),
-            "uptime": go_duration(status.uptime),
+            "uptime": go_duration(round(status.uptime)),
             "uptimeSeconds": status.uptime,
             "upgradeCount": status.upgrade_count,
             "startedAt": status.started_at,

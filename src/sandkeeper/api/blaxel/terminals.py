@@ -29,6 +29,7 @@ from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
 from sandkeeper.numerals import asked, whole
 from sandkeeper.processes.runs import new_id
+from sandkeeper.terminals.looking import until_shown
 from sandkeeper.terminals.recording import recording
 from sandkeeper.terminals.registry import TerminalOrder, Terminals
 from sandkeeper.terminals.spectator import raw_output
@@ -140,18 +141,7 @@ class TerminalHandlers:
 
     async def _until_shown(self, terminal: Terminal, text: str, seconds: float) -> None:
         """Wait until the screen holds `text`, the shell has ended or time is up."""
-        journal = terminal.journal
-
-        async def shown() -> None:
-            while True:
-                seen = journal.tail
-                record = screen_of(terminal, await terminal.screen(), 0)
-                if text in "\n".join(record.lines) or terminal.is_over:
-                    return
-                if seen == journal.tail:
-                    await journal.changed(PATIENCE_SECONDS, seen)
-
-        work = asyncio.ensure_future(shown())
+        work = asyncio.ensure_future(until_shown(terminal, text))
         try:
             await asyncio.wait({work}, timeout=seconds)
         finally:

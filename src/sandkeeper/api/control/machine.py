@@ -26,8 +26,10 @@ from sandkeeper.linux.paths.statefiles import (
     read_own,
     write_atomically,
 )
+from sandkeeper.linux.users import Users
 from sandkeeper.log.lines import Log
 from sandkeeper.observability.machine_use import MachineUse, Use
+from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
 from sandkeeper.terminals.registry import Terminals
 from sandkeeper.terminals.terminal import Terminal
@@ -57,6 +59,7 @@ class _Kept(msgspec.Struct, omit_defaults=True):
     state: str = RUNNING
     metadata: dict[str, str] = {}
     pause_at_end: bool = False
+    trusted: bool = False
 
 
 class ThisMachine:
@@ -73,6 +76,7 @@ class ThisMachine:
         log: Log,
         processes: Processes,
         terminals: Terminals,
+        users: Users,
         use: MachineUse,
         set_env: Callable[[Mapping[str, str], bool], None],
     ) -> None:
@@ -81,6 +85,7 @@ class ThisMachine:
         self._log = log
         self._processes = processes
         self._terminals = terminals
+        self._users = users
         self._use = use
         self._set_env = set_env
         self._timer: asyncio.TimerHandle | None = None
@@ -98,7 +103,7 @@ class ThisMachine:
         now = time.time()
         known = self._kept
         if known is not None and known.state == PAUSED:
-            self._signal_all(signal.SIGCONT)
+            self._signal_all(known, signal.SIGCONT)
         self._kept = _Kept(
             id=known.id if known is not None else PREFIX + secrets.token_hex(9),
             template=order.template,
@@ -108,6 +113,7 @@ class ThisMachine:
             boot=self._boot,
             metadata=dict(order.metadata),
             pause_at_end=order.pause_at_end,
+            trusted=order.trusted,
         )
         await asyncio.to_thread(self._set_env, order.env, order.trusted)
         await self._changed()
@@ -139,7 +145,7 @@ class ThisMachine:
         kept = self._known(name)
         if kept.state == PAUSED:
             raise Conflict(f"sandbox {name} is paused already")
-        self._signal_all(signal.SIGSTOP)
+        self._signal_all(kept, signal.SIGSTOP)
         kept.state = PAUSED
         await self._changed()
 
@@ -147,7 +153,7 @@ class ThisMachine:
         """Let it go on."""
         kept = self._known(name)
         if kept.state == PAUSED:
-            self._signal_all(signal.SIGCONT)
+            self._signal_all(kept, signal.SIGCONT)
             kept.state = RUNNING
             await self._changed()
 
@@ -188,26 +194,35 @@ class ThisMachine:
             disk=use.disk_total,
         )
 
-    def _signal_all(self, number: int) -> None:
+    def _is_in(self, kept: _Kept, one: Process | Terminal) -> bool:
+        """Say whether something is part of the sandbox, and within reach of whoever asks.
+
+        What other users run is not, unless who made the sandbox may act as them.
+        """
+        user = one.meta.user
+        return (kept.trusted or not user) and self._users.reaches(user)
+
+    def _signal_all(self, kept: _Kept, number: int) -> None:
         for process in self._processes.registered():
-            if not process.is_over:
+            if not process.is_over and self._is_in(kept, process):
                 with suppress(NotFound):
                     process.send_signal(number, process.meta.name)
-        for terminal in self._living():
+        for terminal in self._living(kept):
             terminal.signal_soon(number)
 
-    def _living(self) -> Iterable[Terminal]:
-        return [one for one in self._terminals.registered() if not one.is_over]
+    def _living(self, kept: _Kept) -> Iterable[Terminal]:
+        known = self._terminals.registered()
+        return [one for one in known if not one.is_over and self._is_in(kept, one)]
 
     async def _end(self, kept: _Kept) -> None:
         if self._kept is not kept:
             return
         self._kept = None
         await self._changed()
-        self._signal_all(signal.SIGCONT)  # what is stopped cannot end by itself
-        for terminal in self._living():
+        self._signal_all(kept, signal.SIGCONT)  # what is stopped cannot end by itself
+        for terminal in self._living(kept):
             terminal.close()
-        await self._processes.stop_all(STOP_SECONDS)
+        await self._processes.stop_all(STOP_SECONDS, lambda one: self._is_in(kept, one))
         await asyncio.to_thread(self._set_env, {}, False)
 
     def _arm(self) -> None:

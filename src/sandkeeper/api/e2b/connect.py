@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from sandkeeper import errors
 from sandkeeper.api.e2b.framing import END, HEAD_BYTES, BadFrame, Frames, TooLong, frame
-from sandkeeper.api.edge.request_body import read_body
+from sandkeeper.api.edge.request_body import in_turn, parse_anything, read_body
 from sandkeeper.api.edge.respond import utf8
 from sandkeeper.api.edge.streaming import StreamResponse
 from sandkeeper.journal.cursor import Abandoned
@@ -147,9 +147,9 @@ def ping_of(request: Request) -> float:
 def _decoded(payload: bytes, model: type[T]) -> T:
     """Read a message as protobuf's JSON is read: numbers may be texts, null is nothing."""
     try:
-        given = msgspec.json.decode(payload) if payload.strip() else {}
+        given = parse_anything(payload) if payload.strip() else {}
         return msgspec.convert(_without_nulls(given), model, strict=False)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, errors.BadInput) as error:
         raise Failure("invalid_argument", f"the message cannot be read: {error}") from None
 
 
@@ -161,7 +161,8 @@ def _without_nulls(value: Any) -> Any:
 
 async def read_unary(request: Request, model: type[T]) -> T:
     """Read the message of a unary call; raises Failure, TooLarge."""
-    return _decoded(await read_body(request, MESSAGE_BYTES), model)
+    body = await read_body(request, MESSAGE_BYTES)
+    return await in_turn(len(body), lambda: _decoded(body, model))
 
 
 async def first_message(request: Request, model: type[T]) -> T:

@@ -42,6 +42,7 @@ T = TypeVar("T")
 
 BLOCK_BYTES = 64 << 10
 WATCHERS_MOST = 256
+BLOCKS_MOST = 64
 WATCHER_SECONDS = 3600.0
 """One that nobody has asked for so long makes room for a new one."""
 
@@ -225,7 +226,10 @@ class FilesystemService:
         found.asked = monotonic()
         told: list[dict[str, Any]] = []
         async with found.lock:
-            while block := await found.watch.take(0):
+            for _ in range(BLOCKS_MOST):  # what comes in a storm is for the next question
+                block = await found.watch.take(0)
+                if not block:
+                    break
                 await self._turns.take()
                 told += await self._told(block, found.root, entries=found.entries)
         return connect.unary({"events": told} if told else {})

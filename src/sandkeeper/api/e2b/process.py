@@ -48,6 +48,8 @@ SIGNALS = {
 }
 TYPED_BYTES = 64 << 10
 KILL_SECONDS = 0.09
+STREAM_BYTES = 128 << 10
+"""Of one block: as base64 it is made in some tenths of a millisecond."""
 
 
 class _End(NamedTuple):
@@ -160,7 +162,9 @@ class ProcessService:
             start["cursor"] = str(offset)
         yield event(start)
         events = Events(pty=isinstance(found, Terminal), told=told)
-        follow = Follow(found.journal, offset, turns=self._turns, consumer="e2b")
+        follow = Follow(
+            found.journal, offset, turns=self._turns, limit=STREAM_BYTES, consumer="e2b"
+        )
         with closing(follow):
             while (items := await follow.next(ping)) is not None:
                 if block := events.batch(items):

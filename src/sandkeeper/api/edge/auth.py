@@ -7,9 +7,11 @@ import hmac
 from collections.abc import Collection, Iterable
 
 from starlette.requests import HTTPConnection
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sandkeeper.api.edge.pages import asks_for_page, token_page
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import (
@@ -117,10 +119,13 @@ class _Known:
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer 401."""
-    response = json_response(
-        {"error": "missing or wrong token"}, 401, {"WWW-Authenticate": 'Bearer realm="sandkeeper"'}
-    )
+    """Answer 401, to a person who wants a page by one with a field for the token."""
+    headers = {"WWW-Authenticate": 'Bearer realm="sandkeeper"'}
+    if asks_for_page(scope):
+        page, more = token_page(scope)
+        response = Response(page, 401, {**headers, **more}, media_type="text/html")
+    else:
+        response = json_response({"error": "missing or wrong token"}, 401, headers)
     await response(scope, receive, send)
 
 

@@ -18,6 +18,7 @@ from sandkeeper.errors import BadInput
 __all__ = [
     "LINK",
     "LINK_PARAMETER",
+    "PARAMETERS",
     "TICKET",
     "TICKET_COOKIE",
     "TOKEN",

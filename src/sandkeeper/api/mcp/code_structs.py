@@ -54,7 +54,7 @@ class GrepArguments(Arguments):
     """What to look for."""
 
     query: Annotated[str, Meta(description="Regular expression in ripgrep's syntax")]
-    case_sensitive: bool = False
+    case_sensitive: Annotated[bool, Meta(description="Tell upper case from lower case")] = False
     include_pattern: Annotated[str, Meta(description="Glob of files to search")] = ""
     exclude_pattern: Annotated[str, Meta(description="Glob of files to leave out")] = ""
 
@@ -63,8 +63,8 @@ class RangeArguments(Arguments):
     """Which lines."""
 
     target_file: PATH
-    start_line_one_indexed: int
-    end_line_one_indexed_inclusive: int
+    start_line_one_indexed: Annotated[int, Meta(description="First line, from 1 on")]
+    end_line_one_indexed_inclusive: Annotated[int, Meta(description="Last line, which is included")]
 
 
 class TargetFile(Arguments):
@@ -83,15 +83,15 @@ class Region(Arguments):
     """A part of a file."""
 
     relative_workspace_path: PATH
-    start_line: int | None = None
-    end_line: int | None = None
+    start_line: Annotated[int, Meta(description="First line, from 1 on")] | None = None
+    end_line: Annotated[int, Meta(description="Last line")] | None = None
 
 
 class ParallelArguments(Arguments):
     """Which edits."""
 
-    edit_plan: str
-    edit_regions: list[Region]
+    edit_plan: Annotated[str, Meta(description="What is to be changed, in words")]
+    edit_regions: Annotated[list[Region], Meta(description="Where it is to be changed")]
 
 
 class EditArguments(Arguments):
@@ -110,7 +110,9 @@ class RerankArguments(Arguments):
     path: PATH
     query: Annotated[str, Meta(description="What the code is about")]
     score_threshold: Annotated[float, Meta(description="Files below are left out")] = 0.5
-    token_limit: Annotated[int, Meta(ge=0, le=1 << 40)] = 30000
+    token_limit: Annotated[
+        int, Meta(ge=0, le=1 << 40, description="How many tokens of files at most")
+    ] = 30000
     file_pattern: Annotated[str, Meta(description="RE2 pattern for paths or names")] = ""
 
 

@@ -34,6 +34,10 @@ BATCH_MOST = 100
 BATCH_AT_ONCE = 8
 BATCH_VERSIONS = frozenset({"2024-11-05", "2025-03-26"})
 VERSIONS = BATCH_VERSIONS | {"2025-06-18", "2025-11-25"}
+STATELESS = frozenset({"2026-07-28"})
+"""Revisions without a handshake: each request says in `_meta` and in its head what it speaks."""
+
+PARSE_ERROR, INVALID_REQUEST, UNSUPPORTED_VERSION = -32700, -32600, -32022
 METHODS = frozenset(
     {
         *("initialize", "ping", "tools/list", "tools/call", "logging/setLevel"),
@@ -66,9 +70,11 @@ class McpHandlers:
         try:
             version = _check_head(request)
             body = await read_body(request, BODY_BYTES)
+            if version not in VERSIONS:
+                return await self._post_stateless(request, version, body)
             if "last-event-id" in request.headers:
                 raise BadInput("Last-Event-ID is not supported: there is nothing to resume")
-            messages, batch = await in_turn(body, lambda: _messages(body, version))
+            messages, batch = await in_turn(len(body), lambda: _messages(body, version))
         except _Unacceptable as error:
             return _json({"jsonrpc": "2.0", "id": None, "error": error.args[0]}, 400)
         except _Refused as refusal:
@@ -88,6 +94,31 @@ class McpHandlers:
         answers = await until_disconnect(request, work, self._stopping)
         text = b"[" + b",".join(answers) + b"]" if batch else answers[0]
         return Response(text, 200, media_type="application/json")
+
+    async def _post_stateless(self, request: Request, version: str, body: bytes) -> Response:
+        """Answer one message of a revision without a handshake."""
+        try:
+            message = await in_turn(len(body), lambda: parse_anything(body))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadInput):
+            return _error(None, PARSE_ERROR, "parse error")
+        if not isinstance(message, dict) or not _is_sound(message):
+            return _error(None, INVALID_REQUEST, "a body is one JSON-RPC request or notification")
+        number = message.get("id")
+        if version not in STATELESS:
+            data = {"supported": sorted(VERSIONS | STATELESS), "requested": version[:64]}
+            text = f"Bad Request: unsupported protocol version {version[:64]!r}"
+            return _error(number, UNSUPPORTED_VERSION, text, data)
+        if "id" not in message:
+            return Response(b"", 202)
+        server = await self._server()
+        who = Asker(caller(request), standing_of(request))
+        holding = answer_of(request.scope)
+        holding.is_managed = True
+        work = server.answer_stateless(message, dict(request.headers), who)
+        status, answer = await until_disconnect(request, work, self._stopping)
+        encoded = await _encoded(answer)
+        holding.take(len(encoded))
+        return Response(encoded, status, media_type="application/json")
 
     async def _server(self) -> "ToolServer":
         if self._loading is None or (self._loading.done() and self._loading.exception()):
@@ -109,12 +140,10 @@ class _Refused(Exception):
 def _check_head(request: Request) -> str:
     """Check the headers in the contract's order, of which `api.edge.hosts` has begun with Host.
 
-    Returns the protocol version.
+    Returns the protocol version, which may be one that nobody knows.
     """
     headers = request.headers
     version = headers.get("mcp-protocol-version", "2025-03-26")
-    if version not in VERSIONS:
-        raise _Refused(400, f"Bad Request: unsupported protocol version {version[:64]!r}")
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise _Refused(415, "Content-Type must be 'application/json'")
     if not _accepts_both(headers.getlist("accept")):
@@ -198,6 +227,18 @@ async def _encoded(answer: Message) -> bytes:
     if content and len(content[0].get("text", "")) > LONG_BYTES:
         return await asyncio.to_thread(msgspec.json.encode, answer)
     return msgspec.json.encode(answer)
+
+
+def _is_sound(message: Message) -> bool:
+    """Say whether an object is a JSON-RPC request or notification."""
+    number = message.get("id", "")
+    is_number = isinstance(number, str | int) and not isinstance(number, bool)
+    return message.get("jsonrpc") == "2.0" and isinstance(message.get("method"), str) and is_number
+
+
+def _error(number: object, code: int, text: str, data: object = None) -> Response:
+    error = {"code": code, "message": text} | ({} if data is None else {"data": data})
+    return _json({"jsonrpc": "2.0", "id": number, "error": error}, 400)
 
 
 def _text(status: int, text: str) -> Response:

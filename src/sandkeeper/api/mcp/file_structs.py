@@ -25,7 +25,7 @@ class WriteArguments(Arguments):
     """What to write."""
 
     path: PATH
-    content: str = ""
+    content: Annotated[str, Meta(description="The whole content of the file")] = ""
     permissions: Annotated[
         str, Meta(description="Octal, for a new file or directory; 0644 by default")
     ] = ""
@@ -38,23 +38,25 @@ class EditArguments(Arguments):
     path: PATH
     old_string: Annotated[str, Meta(description="Text as it stands, unique unless replaceAll")]
     new_string: Annotated[str, Meta(description="Text to put in its place")]
-    replace_all: bool = False
+    replace_all: Annotated[bool, Meta(description="Wherever it occurs, not once")] = False
 
 
 class DeleteArguments(Arguments):
     """What to delete."""
 
     path: PATH
-    is_directory: Annotated[bool, Meta(description="Detected; accepted and not needed")] = False
+    is_directory: (
+        Annotated[bool, Meta(description="Detected if left out; false refuses a directory")] | None
+    ) = None
     recursive: Annotated[bool, Meta(description="With all that is in the directory")] = False
 
 
 class OneEdit(Arguments):
     """One of several edits."""
 
-    old_string: str
-    new_string: str
-    replace_all: bool = False
+    old_string: Annotated[str, Meta(description="What is there, to the letter")]
+    new_string: Annotated[str, Meta(description="What takes its place")]
+    replace_all: Annotated[bool, Meta(description="Wherever it occurs, not once")] = False
 
 
 class EditsArguments(Arguments):

@@ -4,6 +4,7 @@ import asyncio
 import posixpath
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 import msgspec
@@ -154,11 +155,18 @@ class FileTools:
     async def delete(self, wanted: DeleteArguments, _who: Caller) -> Done:
         """Delete a file, a link or a directory."""
         target = target_of(self._files, wanted.path)
+        if wanted.is_directory is False:
+            await self._work.run(self._refuse_directory, target)
         was_directory = await self._work.walk(
             partial(self._files.delete, target.absolute, wanted.recursive, NO_CONDITIONS)
         )
         kind = "Directory" if was_directory else "File"
         return Done(target.display, f"{kind} deleted successfully")
+
+    def _refuse_directory(self, target: Target) -> None:
+        with suppress(OSError, ValueError):  # the deletion says what is wrong
+            if stat.S_ISDIR(os.lstat(target.absolute).st_mode):
+                raise BadInput(f"{target.display} is a directory, and isDirectory is false")
 
     async def stat(self, wanted: PathArgument, _who: Caller) -> State:
         """Look at what is there."""

@@ -109,7 +109,7 @@ class ProcessTools:
         # Below the 60 seconds after which a gateway cuts a request.
         self._wait_most = settings.mcp_wait
         retention = settings.retention
-        self._inline = min(INLINE_BYTES, retention.tail_bytes)
+        self._inline = min(INLINE_BYTES, retention.tail_bytes or INLINE_BYTES)
         self._whole = retention.logs_response_bytes or LOG_BYTES
         self._access = access
 

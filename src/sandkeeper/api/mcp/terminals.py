@@ -12,6 +12,7 @@ from sandkeeper.api.schemas.terminals import ScreenRecord, TerminalRecord, scree
 from sandkeeper.errors import BadInput
 from sandkeeper.log.access import Access, Caller
 from sandkeeper.processes.runs import new_id
+from sandkeeper.terminals.looking import until_shown
 from sandkeeper.terminals.registry import TerminalOrder, Terminals
 from sandkeeper.terminals.terminal import Terminal
 
@@ -19,7 +20,6 @@ __all__ = ["TerminalTools", "tools"]
 
 NAME_CHARACTERS = 256
 LINES_MOST = 2000
-PATIENCE_SECONDS = 60.0
 SESSION = Annotated[str, Meta(description="Session id or internal id of the terminal")]
 
 
@@ -32,9 +32,9 @@ class OpenArguments(Arguments):
 
     session_id: Annotated[str, Meta(description="Its name; made up when absent")] = ""
     shell: Annotated[str, Meta(description="Program to run, the user's shell by default")] = ""
-    working_dir: str = ""
-    cols: Annotated[int, Meta(ge=1, le=1000)] = 80
-    rows: Annotated[int, Meta(ge=1, le=1000)] = 24
+    working_dir: Annotated[str, Meta(description="Folder the shell starts in")] = ""
+    cols: Annotated[int, Meta(ge=1, le=1000, description="Width in characters")] = 80
+    rows: Annotated[int, Meta(ge=1, le=1000, description="Height in lines")] = 24
 
 
 class ScreenArguments(Arguments):
@@ -113,19 +113,10 @@ class TerminalTools:
             seconds = min(wanted.timeout, self._mcp_wait)
             try:
                 async with asyncio.timeout(seconds):
-                    await self._shown(terminal, wanted.wait_for)
+                    await until_shown(terminal, wanted.wait_for)
             except TimeoutError:
                 pass  # the screen as it is says that the text is not there
         return screen_of(terminal, await terminal.screen(), wanted.history)
-
-    async def _shown(self, terminal: Terminal, text: str) -> None:
-        while True:
-            seen = terminal.journal.tail
-            record = screen_of(terminal, await terminal.screen(), 0)
-            if text in "\n".join(record.lines) or terminal.is_over:
-                return
-            if seen == terminal.journal.tail:
-                await terminal.journal.changed(PATIENCE_SECONDS, seen)
 
     async def type(self, wanted: TypeArguments, who: Caller) -> Typed:
         """Type into a terminal."""

@@ -62,9 +62,25 @@ class Tool:
         try:
             given = {} if arguments is None else arguments
             _check(given)
-            return msgspec.convert(_without_nulls(given, self.arguments), self.arguments)
+            return _converted(_without_nulls(given, self.arguments), self.arguments)
         except (msgspec.ValidationError, BadInput) as error:
             raise BadInput(f'validating "arguments": {error}') from None
+
+
+def _converted(given: Any, model: type[msgspec.Struct]) -> Any:
+    """Make the struct; a number or a flag may come as its text, as some clients send them.
+
+    Raises ValidationError, of what was given as it is, and BadInput.
+    """
+    try:
+        return msgspec.convert(given, model)
+    except msgspec.ValidationError as error:
+        try:
+            made = msgspec.convert(given, model, strict=False)
+        except msgspec.ValidationError:
+            raise error from None
+    _check(msgspec.to_builtins(made))
+    return made
 
 
 def _check(value: Any, depth: int = 0) -> None:
@@ -110,7 +126,11 @@ def closed_schema(model: type[msgspec.Struct]) -> dict[str, Any]:
 
 def _inlined(schema: dict[str, Any], parts: dict[str, Any], *, nullable: bool) -> dict[str, Any]:
     if "$ref" in schema:
-        return _inlined(parts[schema["$ref"].rpartition("/")[2]], parts, nullable=nullable)
+        part = parts[schema["$ref"].rpartition("/")[2]]
+        # A class's words are for readers of the code, a field's for whoever calls.
+        plain = {key: value for key, value in part.items() if key != "description"}
+        whole = _inlined(plain, parts, nullable=nullable)
+        return whole | {key: schema[key] for key in schema.keys() & {"description"}}
     made = {key: value for key, value in schema.items() if key not in {"title", "$defs"}}
     if "anyOf" in made:
         kinds = [_inlined(part, parts, nullable=nullable) for part in made.pop("anyOf")]
@@ -126,7 +146,6 @@ def _inlined(schema: dict[str, Any], parts: dict[str, Any], *, nullable: bool) -
         if nullable and name not in required and name != "env":
             inner = _or_null(inner)
         properties[name] = inner
-    made.pop("description", None)  # the class's words are for readers of the code
     return {
         **made,
         "properties": properties,

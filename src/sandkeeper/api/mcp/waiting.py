@@ -79,7 +79,7 @@ class QueryArguments(Arguments):
     identifier: IDENTIFIER
     text: Annotated[str, Meta(description="Only lines that contain this")] = ""
     regex: Annotated[str, Meta(description="Only lines that match this RE2 pattern")] = ""
-    ignore_case: bool = False
+    ignore_case: Annotated[bool, Meta(description="Upper and lower case are the same")] = False
     stream: Annotated[str, Meta(description="stdout or stderr; both by default")] = ""
     tail: Annotated[int, Meta(description="Only the last so many", ge=0, le=LINES_MOST)] = 0
     limit: Annotated[int, Meta(description="At most so many", ge=1, le=LINES_MOST)] = 200

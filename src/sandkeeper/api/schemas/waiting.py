@@ -30,7 +30,7 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 class HttpFields(msgspec.Struct, forbid_unknown_fields=True):
     """A GET to a port of the sandbox."""
 
-    port: Port
+    port: Annotated[Port, Meta(description="A port of the sandbox")]
     path: Annotated[str, Meta(description="With its query, percent-encoded")] = "/"
     status: Annotated[int, Meta(ge=100, le=599, description="Any of 200 to 399 if left out")] | (
         None
@@ -43,7 +43,7 @@ class LogFields(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     text: Annotated[str, Meta(description="Text the line contains")] = ""
     pattern: Annotated[str, Meta(description="RE2 pattern for the line, instead of text")] = ""
     stream: Annotated[str, Meta(description="stdout or stderr; both if left out")] = ""
-    ignore_case: bool = False
+    ignore_case: Annotated[bool, Meta(description="Upper and lower case are the same")] = False
     offset: Annotated[
         int, Meta(ge=0, le=OFFSETS, description="Where in the output to begin; 0 is its start")
     ] = 0
@@ -57,8 +57,8 @@ class ConditionFields(msgspec.Struct, forbid_unknown_fields=True):
         | None
     ) = None
     loopback: Annotated[bool, Meta(description="With port: 127.0.0.1 counts too")] = False
-    http: Annotated[HttpFields, Meta(description="A GET is answered")] | None = None
-    log: Annotated[LogFields, Meta(description="A line was written")] | None = None
+    http: Annotated[HttpFields | None, Meta(description="A GET is answered")] = None
+    log: Annotated[LogFields | None, Meta(description="A line was written")] = None
     file: Annotated[str, Meta(description="A path that exists, ~ is the home folder")] | None = None
     exit: (
         Annotated[bool | int, Meta(description="true: it is over; a number: with this exit code")]

@@ -49,6 +49,10 @@ class PathLocks:
     @contextmanager
     def hold(self, *paths: str) -> Iterator[None]:
         """Hold the locks of `paths` while inside."""
+        if len(paths) == 1:  # as nearly always
+            with self._hold_one(paths[0]):
+                yield
+            return
         with contextlib.ExitStack() as stack:
             for path in sorted(set(paths)):
                 stack.enter_context(self._hold_one(path))

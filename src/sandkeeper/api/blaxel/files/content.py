@@ -16,7 +16,7 @@ from sandkeeper.api.edge.conditional import conditions, http_date, modified_sinc
 from sandkeeper.api.edge.connections.plain import PlainAnswer
 from sandkeeper.api.edge.file_answers import GeneratedBody
 from sandkeeper.api.edge.query import query_of
-from sandkeeper.api.edge.request_body import parse_json, read_json
+from sandkeeper.api.edge.request_body import in_turn, parse_json, read_json
 from sandkeeper.api.edge.respond import encode_json, json_response, utf8
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import path_route
@@ -166,7 +166,7 @@ class FileHandlers:
                 Success(path=utf8(target.display), message="Directory created successfully")
             )
         mode = octal(body.permissions, 0o644)
-        data = body.content.encode()
+        data = await in_turn(len(body.content), body.content.encode)
         info = await self._work.run(self._files.write, target.absolute, data, mode, wanted)
         return written(target, info, WRITTEN)
 

@@ -8,7 +8,8 @@ from starlette.types import Message, Scope, Send
 __all__ = ["SHELL_CLIENTS", "ending_line"]
 
 SHELL_CLIENTS = (b"curl/", b"Wget/", b"HTTPie/")
-FILES = frozenset({b"content-disposition", b"content-encoding", b"content-range", b"etag"})
+SAID = b"application/json; charset=utf-8"
+FILES = frozenset({b"content-disposition", b"content-encoding", b"content-range", b"last-modified"})
 """Fields of answers that are files: not a byte of those is ours."""
 
 AT_ONCE = 64 << 10
@@ -46,9 +47,9 @@ def _is_said(start: Message) -> bool:
     fields = {name.lower(): value for name, value in start["headers"]}
     if not FILES.isdisjoint(fields):
         return False
-    kind: bytes = fields.get(b"content-type", b"").partition(b";")[0]
+    kind: bytes = fields.get(b"content-type", b"")
     status: int = start["status"]
-    return kind == b"application/json" or (kind == b"text/plain" and status >= 400)
+    return kind == SAID or (kind.startswith(b"text/plain") and status >= 400)
 
 
 def _longer(name: bytes, value: bytes) -> tuple[bytes, bytes]:

@@ -18,6 +18,7 @@ from sandkeeper.api.edge.connections.wire import WIRE, Wire
 from sandkeeper.api.edge.respond import bare_error
 from sandkeeper.api.edge.urls import called_by_target, is_for_port
 from sandkeeper.network.channel import End
+from sandkeeper.network.isolation import Isolation
 from sandkeeper.settings.port_names import PortNames
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay):
 
     body_seconds = 30.0
     port_names = PortNames((), "")
+    isolation: Isolation | None = None
+    """Whose connections are not taken."""
     _holds = False
     _excess: tuple[int, str] | None = None
     _head_timer: asyncio.TimerHandle | None = None
@@ -72,12 +75,18 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the first request its time."""
         super().connection_made(transport)
+        if self.isolation is not None and self._is_refused(self.isolation, transport):
+            transport.abort()
         self.flow = self.held_flow = HeldFlow(transport, self._resumed)
         self._intake = Intake(
             self._feed, self._may_feed, self.held_flow.hold, self.held_flow.let_go
         )
         self.body_clock = BodyClock(self.body_seconds, self._body_state, self.body_late)
         self._arm()
+
+    def _is_refused(self, isolation: Isolation, transport: asyncio.Transport) -> bool:
+        ours, theirs = (transport.get_extra_info(end) for end in ("sockname", "peername"))
+        return not ours or not theirs or isolation.refuses(ours, theirs)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer with the connection."""

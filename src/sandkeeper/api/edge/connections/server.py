@@ -16,7 +16,9 @@ from sandkeeper.api.edge.connections.departure import Departure, take_over
 from sandkeeper.api.edge.connections.listening import tell_reach
 from sandkeeper.api.edge.connections.plain import Parts
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
+from sandkeeper.linux.identity import Identity
 from sandkeeper.log.lines import Log
+from sandkeeper.network.isolation import Isolation
 from sandkeeper.settings import Settings
 from sandkeeper.upgrade.handover import HeldConnection
 from sandkeeper.upgrade.service import Upgrade
@@ -33,6 +35,7 @@ class Services(Protocol):
     settings: Settings
     log: Log
     upgrade: Upgrade
+    identity: Identity | None
 
     async def start(self) -> None:
         """Start; raises OSError."""
@@ -91,6 +94,8 @@ def serve(
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     EdgeProtocol.plain = staticmethod(app.plain)
+    if services.settings.isolated and services.identity is not None:
+        EdgeProtocol.isolation = Isolation(services.identity.uid)
     EdgeProtocol.body_seconds = services.settings.edge.body_seconds
     EdgeProtocol.port_names = services.settings.edge.port_names
     server = _Server(config, services, connections)
