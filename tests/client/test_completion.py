@@ -65,3 +65,21 @@ def test_bash_takes_the_script(ask: Ask, tmp_path: Path) -> None:
     )
 
     assert b"_sandkeeper_completion" in done.stdout
+
+
+def test_the_manual_page_has_every_verb_and_nothing_that_troff_would_obey(ask: Ask) -> None:
+    from sandkeeper.client.main import MODULES
+
+    page = ask("man").stdout.decode()
+
+    heads = {line.split('"')[1].split()[0] for line in page.splitlines() if line[:3] == ".SS"}
+    assert heads == set().union(*MODULES.values())
+    assert {line[:3] for line in page.splitlines() if line[:1] in {".", "'"}} <= {
+        ".TH",
+        ".SH",
+        ".SS",
+        ".TP",
+        ".B ",
+    }
+    assert "\\-\\-missed" in ask("man", "attach").stdout.decode()
+    assert ask("man", "no-verb").returncode == 2

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +111,27 @@ def test_ports_health_and_versions(ask: Ask, server: Server) -> None:
     assert json.loads(ask("version", "--json").stdout)["server"]["os"] == "linux"
     assert str(server.port).encode() in ask("ports").stdout
     assert json.loads(ask("diagnose").stdout)
+
+
+def test_a_shell_that_ended_while_no_server_ran_is_not_another_one(make_server) -> None:
+    server = make_server()
+    child = pexpect.spawn(
+        COMMAND[0],
+        [*COMMAND[1:], "sh", "lost"],
+        env={**server.env, "SANDKEEPER_URL": server.url, "TERM": "dumb"},
+        dimensions=(0, 0),
+        timeout=60,
+        encoding="utf-8",
+    )
+    child.sendline("stty size; echo pid-$$-")
+    child.expect("24 80")
+    child.expect(r"pid-(\d+)-")
+    shell = int(child.match[1])
+    server.kill9()
+    child.expect("trying again")
+    os.kill(shell, signal.SIGKILL)
+    server.restart()
+    child.expect(pexpect.EOF)
+    child.close()
+
+    assert child.exitstatus != 0
