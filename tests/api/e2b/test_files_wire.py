@@ -254,9 +254,10 @@ def test_gzip_is_undone_on_the_way_in_and_made_on_the_way_out(server: Server) ->
     assert (refused.status_code, refused.json()["code"]) == (406, 406)
 
 
-@pytest.mark.parametrize(
-    "body", [b"no gzip", gzip.compress(b"x" * 1000, mtime=0)[:-9], b"\x1f\x8b\x08"]
-)
+CUT = gzip.compress(b"x" * 1000, mtime=0)[:-9]
+
+
+@pytest.mark.parametrize("body", [b"no gzip", CUT, b"\x1f\x8b\x08"])
 def test_what_is_no_gzip_is_refused_and_nothing_is_written(server: Server, body: bytes) -> None:
     path = server.workdir / "not-packed"
     refused = upload(server, path, body, Content_Encoding="gzip")

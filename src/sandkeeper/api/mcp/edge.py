@@ -98,7 +98,7 @@ class McpHandlers:
     async def _post_stateless(self, request: Request, version: str, body: bytes) -> Response:
         """Answer one message of a revision without a handshake."""
         try:
-            message = await in_turn(body, lambda: parse_anything(body))
+            message = await in_turn(len(body), lambda: parse_anything(body))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadInput):
             return _error(None, PARSE_ERROR, "parse error")
         if not isinstance(message, dict) or not _is_sound(message):
