@@ -44,10 +44,12 @@ async def temporary_folder() -> AsyncIterator[str]:
 async def finished(requests: list[Awaitable[object]]) -> None:
     """Let the requests run for a while, then go away."""
     tasks = [asyncio.ensure_future(request) for request in requests]
-    _, pending = await asyncio.wait(tasks, timeout=SECONDS)
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    try:
+        await asyncio.wait(tasks, timeout=SECONDS)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def started(client: httpx.AsyncClient, command: str) -> str:

@@ -5,6 +5,7 @@ lives for a tenth of a second waits for what it does not need.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -39,6 +40,9 @@ def _is_client(given: Sequence[str]) -> bool:
 
 
 def _client(given: Sequence[str], *, completes: bool) -> int:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # An interrupt while modules are loaded is an end, not a traceback; `ask` takes it back.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         from sandkeeper.client.main import main as ask
     except ModuleNotFoundError as error:

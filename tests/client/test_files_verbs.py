@@ -3,10 +3,8 @@
 import json
 import os
 import stat
-import tarfile
 from pathlib import Path
 
-import pytest
 from tests.client.conftest import Ask
 from tests.harness import Server
 
@@ -84,23 +82,26 @@ def test_names_that_are_no_text_arrive_as_they_are(
     assert (server.workdir / name).read_text() == "x"
 
 
-def test_a_tar_that_leads_out_is_refused(tmp_path: Path) -> None:
-    from sandkeeper.client.copying import _Stream, _unpack
-    from sandkeeper.client.failures import ClientError
+def test_what_is_no_plain_file_is_written_and_read_as_it_is(
+    ask: Ask, server: Server, tmp_path: Path
+) -> None:
+    (server.workdir / "source").write_text("words")
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
 
-    (tmp_path / "victim").write_text("safe")
-    hostile = tmp_path / "hostile.tar"
-    with tarfile.open(hostile, "w") as archive:
-        link = tarfile.TarInfo("../victim")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-    (tmp_path / "into").mkdir()
+    assert ask("cp", ":source", "link").stderr == b""
+    os.mkfifo(tmp_path / "fifo")
+    pipe = os.open(tmp_path / "fifo", os.O_RDWR)
+    assert ask("cp", ":source", "fifo").stderr == b""
+    assert ask("cp", "/proc/version", ":version").stderr == b""
 
-    with pytest.raises(ClientError, match="outside"):
-        stream = _Stream(iter([hostile.read_bytes()]), lambda _count: None)
-        _unpack(stream, tmp_path / "into")
-
-    assert (tmp_path / "victim").read_text() == "safe"
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "words"
+    assert os.read(pipe, 100) == b"words"
+    os.close(pipe)
+    assert (server.workdir / "version").read_bytes() == Path("/proc/version").read_bytes()
+    assert ask("mv", ":source", os.fsdecode(b":\xff")).returncode == 1
+    assert (server.workdir / "source").exists()
 
 
 def test_an_editor_never_overwrites_what_changed_meanwhile(

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from sandkeeper.journal.cursor import Chunk, Reader
 from sandkeeper.journal.events import TextLog
 from sandkeeper.journal.journal import Journal
-from sandkeeper.journal.lines import LineSplitter
 from sandkeeper.journal.linewatch import Pattern, _Pass
 from sandkeeper.journal.matching import Question
 from sandkeeper.journal.output import MARKER, texts_of
 from sandkeeper.journal.places import newlines_before
 from sandkeeper.journal.query import LineQuery
 from sandkeeper.journal.segment import NOTICE, REMARK, STDERR, STDOUT
+from sandkeeper.journal.splitting import LineSplitter
 
 FAR = 1 << 62
 """A time after all lines: it excludes none, but what it is asked of is read from the front."""

@@ -231,6 +231,9 @@ def _connect(host: str, port: int) -> None:
         socket.create_connection((host, port), CONNECT_SECONDS).close()
     except TimeoutError:
         raise _Transient("the storage did not answer in time") from None
+    except socket.gaierror as error:
+        kind = _Failed if error.errno == socket.EAI_NONAME else _Transient
+        raise kind("the storage cannot be reached: its name is not known") from None
     except (OSError, UnicodeError):
         raise _Transient("the storage cannot be reached") from None
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sandkeeper.client.connection import Server
 from sandkeeper.client.context import verb
-from sandkeeper.client.failures import ClientError
+from sandkeeper.client.failures import ClientError, NoServer
 from sandkeeper.client.output import write_all
 
 __all__: list[str] = []
@@ -24,6 +24,7 @@ READ_BYTES = 1 << 20
 MESSAGE_BYTES = 64 << 20
 FAILED = -32603
 UNREADABLE = -32700
+UNASKABLE = -32600
 VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
 
 
@@ -58,13 +59,16 @@ class _Bridge:
     def _take(self, line: bytes) -> None:
         try:
             message = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             self._say({"id": None, "error": {"code": UNREADABLE, "message": "no JSON"}})
             return
         if not isinstance(message, dict):
             self._exchange(line, {})
+        elif not isinstance(message.get("id"), str | int | float | None):
+            self._say({"id": None, "error": {"code": UNASKABLE, "message": "no id"}})
         elif message.get("method") == "notifications/cancelled":
-            self._cancel((message.get("params") or {}).get("requestId"))
+            params = message.get("params")
+            self._cancel(params.get("requestId") if isinstance(params, dict) else None)
         elif message.get("method") == "initialize":
             self._exchange(line, message)  # what comes behind it needs what it agrees on
         else:
@@ -73,6 +77,8 @@ class _Bridge:
             thread.start()
 
     def _cancel(self, number: Any) -> None:
+        if not isinstance(number, str | int | float):
+            return
         with self._lock:
             connection = self._open.pop(number, None)
             if connection is not None:
@@ -134,10 +140,11 @@ class _Bridge:
     def _tell(self, number: Any, message: dict[str, Any], raw: bytes) -> None:
         if not self._is_wanted(number) or not raw.strip():
             return
-        answer = json.loads(raw)
+        answer = _answer(raw)
         if message.get("method") == "initialize":
-            self._version = str((answer.get("result") or {}).get("protocolVersion", ""))
-        self._write(json.dumps(answer, ensure_ascii=False).encode())
+            result = answer.get("result")
+            self._version = str(result.get("protocolVersion", "")) if result else ""
+        self._write(json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace"))
 
     def _refuse(self, number: Any, error: ClientError) -> None:
         details = getattr(error, "details", None)
@@ -150,5 +157,16 @@ class _Bridge:
         self._write(json.dumps({"jsonrpc": "2.0", **fields}).encode())
 
     def _write(self, line: bytes) -> None:
-        with self._lock:
+        # Whoever started this and reads no more closes standard input as well, which is the end.
+        with self._lock, suppress(OSError):
             write_all(1, line + b"\n")
+
+
+def _answer(raw: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(raw)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict) or not isinstance(answer.get("result", {}), dict):
+        raise NoServer("what answers is no server of this API")
+    return answer

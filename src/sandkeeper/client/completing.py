@@ -6,6 +6,7 @@ from functools import wraps
 from sandkeeper.client.connection import DEFAULT_URL, Server
 from sandkeeper.client.failures import ClientError
 from sandkeeper.client.paths import file_route
+from sandkeeper.client.variables import variable
 
 __all__ = ["learn_shells", "paths", "processes", "remote_paths", "sessions"]
 
@@ -17,14 +18,11 @@ Offer = Callable[[str], list[str]]
 def _offered(find: Callable[[Server, str], Iterator[str]]) -> Offer:
     @wraps(find)
     def offer(incomplete: str) -> list[str]:
-        from sandkeeper.settings import Environment
-
-        environment = Environment()
-        url, token = environment.get("SANDKEEPER_URL"), environment.get("SANDKEEPER_TOKEN")
+        url, token = variable("SANDKEEPER_URL"), variable("SANDKEEPER_TOKEN")
         try:
             found = list(find(Server(url or DEFAULT_URL, token), incomplete))
-        except ClientError:
-            return []
+        except (ClientError, LookupError, TypeError, AttributeError):
+            return []  # nobody is there, or somebody who says something else
         return [word for word in found if word.startswith(incomplete)]
 
     del offer.__wrapped__  # typer would ask it for its parameters

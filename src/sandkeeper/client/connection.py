@@ -17,15 +17,22 @@ from sandkeeper.client.failures import ClientError, NoServer, NotAllowed, Refuse
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
-__all__ = ["DEFAULT_URL", "Answer", "Body", "Query", "Server", "segment"]
+__all__ = ["AGAIN_SECONDS", "DEFAULT_URL", "Answer", "Body", "Query", "Server", "segment"]
 
 DEFAULT_URL = "http://localhost:8080"
 CONNECT_SECONDS = 10.0
+CLOSE_SECONDS = 1.0
+AGAIN_SECONDS = 60.0
+"""A server that has been away for longer is given up."""
 ANSWER_SECONDS = 300.0
 SILENCE_SECONDS = 90.0
 """A live stream says something at least every 30 s; after three times that the line is dead."""
 ERROR_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 20
+VALUE_BYTES = 512 << 20
+"""More is no answer that anything here asks for in one piece."""
+LINE_BYTES = 64 << 20
+FRAME_BYTES = 64 << 20
 
 Body = bytes | Iterable[bytes] | None
 Query = Mapping[str, str | int | None]
@@ -46,9 +53,17 @@ class Answer:
         return self._answer.getheader(name) or ""
 
     def read(self, most: int | None = None) -> bytes:
-        """Return all that is left, or the next bytes, at most so many; empty at the end."""
+        """Return all that is left, or the next bytes, at most so many; empty at the end.
+
+        Raises NoServer for one without an end, too.
+        """
         with self._told():
-            return self._answer.read(most)
+            raw = self._answer.read(VALUE_BYTES + 1 if most is None else most)
+        if most is None and self._answer.length and len(raw) <= VALUE_BYTES:
+            raise NoServer("the answer breaks off")  # `read` with a bound does not mind
+        if most is None and len(raw) > VALUE_BYTES:
+            raise NoServer(f"the answer is longer than {VALUE_BYTES >> 20} MiB")
+        return raw
 
     def blocks(self) -> Iterator[bytes]:
         """Give the bytes as they come."""
@@ -63,16 +78,27 @@ class Answer:
 
     def lines(self) -> Iterator[bytes]:
         """Give whole lines as they come, without their ends."""
-        rest = b""
+        begun: list[bytes] = []
+        count = 0
         for block in self.blocks():
-            *whole, rest = (rest + block).split(b"\n")
-            yield from whole
-        if rest:
-            yield rest
+            first, *more = block.split(b"\n")
+            begun.append(first)
+            count += len(first)
+            if count > LINE_BYTES:
+                raise NoServer(f"a line of the answer is longer than {LINE_BYTES >> 20} MiB")
+            if more:
+                yield b"".join(begun)
+                yield from more[:-1]
+                begun = [more[-1]]
+                count = len(more[-1])
+        if count:
+            yield b"".join(begun)
 
 
 def segment(text: str) -> str:
     """Write a name so that it is one part of a path; bytes that are no UTF-8 stay themselves."""
+    if text in {"", ".", ".."}:
+        raise ClientError(f"{text!r} is no name")
     return quote(text.encode("utf-8", "surrogateescape"), safe="")
 
 
@@ -81,13 +107,19 @@ class Server:
 
     def __init__(self, url: str, token: str = "") -> None:
         """Raises ClientError when the address is none, or the token cannot be sent."""
-        parts = urlsplit(url if "://" in url else f"http://{url}")
+        no_address = f"{url!r} is no address of a server: "
+        if not url.isascii() or not url.isprintable() or " " in url:
+            raise ClientError(no_address + "it has characters that no address has")
+        try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+        except ValueError as error:
+            raise ClientError(no_address + str(error).lower()) from None
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ClientError(f"{url!r} is no address of a server: give http://HOST:PORT")
+            raise ClientError(no_address + "give http://HOST:PORT")
         try:
             self._port = parts.port
         except ValueError:
-            raise ClientError(f"{url!r} is no address of a server: its port is no port") from None
+            raise ClientError(no_address + "its port is no port") from None
         if not token.isascii() or not token.isprintable():
             raise ClientError("the token has characters that no token has")
         self._host, self._secure = parts.hostname, parts.scheme == "https"
@@ -136,11 +168,14 @@ class Server:
         headers: Mapping[str, str] | None = None,
     ) -> Any:
         """Send JSON (or nothing) and return the decoded answer; raises as `ask`."""
-        body = None if payload is None else json.dumps(payload).encode()
+        try:
+            body = None if payload is None else json.dumps(payload, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ClientError("words that are no text (UTF-8) cannot be sent here") from None
         raw = self.ask(method, path, query=query, body=body, headers=headers, seconds=seconds)
         try:
             return json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise NoServer(f"what answers at {self.url} is no server of this API") from None
 
     @contextmanager
@@ -174,7 +209,7 @@ class Server:
                 connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection.sock.settimeout(seconds)
                 # A server that refuses an upload answers before it has all of it.
-                with suppress(BrokenPipeError):
+                with suppress(BrokenPipeError, ConnectionResetError):
                     connection.request(method, self.address(path, query), body, fields)
                 answer = Answer(connection.getresponse(), self._told)
             if not 200 <= answer.code < 300:
@@ -194,7 +229,8 @@ class Server:
             return connect(
                 address,
                 additional_headers=self.headers,
-                max_size=None,
+                max_size=FRAME_BYTES,
+                close_timeout=CLOSE_SECONDS,
                 compression=None,
                 proxy=None,
                 open_timeout=CONNECT_SECONDS,
@@ -204,21 +240,21 @@ class Server:
             if code in {401, 403}:
                 raise NotAllowed(f"{self.url} does not allow it") from None
             raise NoServer(f"{self.url}: answers with status {code}") from None
-        except (OSError, WebSocketException) as error:
+        except (OSError, WebSocketException, UnicodeError) as error:
             raise NoServer(f"{self.url}: {_why(error)}") from None
 
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, UnicodeError) as error:
             raise NoServer(f"{self.url}: {_why(error)}") from error
 
     def _failure(self, answer: "Answer") -> ClientError:
         raw = answer.read(ERROR_BYTES)
         try:
             details = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             details = None
         said = details.get("error") if isinstance(details, dict) else None
         if answer.code in {401, 403}:
@@ -236,7 +272,7 @@ def _why(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens there (--url or SANDKEEPER_URL names another server)"
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, (socket.gaierror, UnicodeError)):  # the latter: a part that is too long
         return "there is no host of that name"
     if isinstance(error, OSError):
         return str(error.strerror or error).lower()

@@ -9,6 +9,7 @@ import typer
 
 from sandkeeper.client.completing import processes
 from sandkeeper.client.connection import DEFAULT_URL, Server
+from sandkeeper.client.failures import NobodyReads
 
 __all__ = ["AsJson", "Id", "Ids", "app", "verb"]
 
@@ -74,7 +75,10 @@ def verb(
         @functools.wraps(function)
         def command(**given: Any) -> None:
             server = server_of(given.pop("url"), given.pop("token"))
-            status = function(server, **given)
+            try:
+                status = function(server, **given)
+            except BrokenPipeError:
+                raise NobodyReads from None  # typer would take it for a failure like others
             if status:
                 raise typer.Exit(status)
 

@@ -1,14 +1,13 @@
 """`cp`: files and trees between here and the sandbox."""
 
 import os
-import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
 from threading import Thread
-from typing import Annotated, Any, BinaryIO, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -16,9 +15,10 @@ from sandkeeper.client.completing import remote_paths
 from sandkeeper.client.connection import Server
 from sandkeeper.client.context import verb
 from sandkeeper.client.failures import ClientError
-from sandkeeper.client.output import write_all
+from sandkeeper.client.output import is_terminal, write_all
 from sandkeeper.client.paths import file_route, inside, is_inside, joined, name_of, stat_of
 from sandkeeper.client.transfer import Moved, download, put_stream, upload
+from sandkeeper.client.unpacking import unpack
 
 __all__: list[str] = []
 
@@ -65,7 +65,7 @@ def cp(
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Moved]:
     """Show what went over the line, on a terminal only."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or not is_terminal(2):
         yield lambda _count: None
         return
     from rich.console import Console
@@ -79,7 +79,8 @@ def _progress(quiet: bool) -> Iterator[Moved]:
 
 def _up(server: Server, source: str, target: str, moved: Moved) -> None:
     if source == "-":
-        put_stream(server, target, cast("BinaryIO", sys.stdin.buffer), moved)
+        with open(0, "rb", closefd=False) as file:
+            put_stream(server, target, file, moved)
         return
     path = Path(source)
     if not path.exists():
@@ -100,7 +101,7 @@ def _up(server: Server, source: str, target: str, moved: Moved) -> None:
 
 def _packed(folder: Path, moved: Moved) -> Iterator[bytes]:
     """Pack what is in a folder as a tar stream, never more of it in memory than a few pieces."""
-    pieces: Queue[bytes | BaseException | None] = Queue(PIECES)
+    pieces: Queue[bytes | Exception | None] = Queue(PIECES)
 
     class Pieces:
         def write(self, data: bytes) -> int:
@@ -118,12 +119,12 @@ def _packed(folder: Path, moved: Moved) -> Iterator[bytes]:
                 for entry in sorted(os.listdir(folder)):
                     archive.add(folder / entry, entry, filter=_plain)
             pieces.put(None)
-        except (OSError, tarfile.TarError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits to be told
             pieces.put(error)
 
     Thread(target=pack, daemon=True).start()
     while (piece := pieces.get()) is not None:
-        if isinstance(piece, BaseException):
+        if isinstance(piece, Exception):
             raise ClientError(f"{folder}: {getattr(piece, 'strerror', None) or piece}")
         yield piece
         moved(len(piece))
@@ -157,7 +158,13 @@ def _down(server: Server, source: str, target: str, moved: Moved) -> None:
         raise ClientError(f"{place}: it is no folder")
     place.mkdir(parents=True, exist_ok=True)
     with server.open("GET", file_route("/filesystem-archive", source)) as answer:
-        _unpack(_Stream(answer.blocks(), moved), place)
+        unpack(_counted(answer.blocks(), moved), place)
+
+
+def _counted(blocks: Iterator[bytes], moved: Moved) -> Iterator[bytes]:
+    for block in blocks:
+        moved(len(block))
+        yield block
 
 
 def _print(server: Server, source: str, moved: Moved) -> None:
@@ -166,49 +173,3 @@ def _print(server: Server, source: str, moved: Moved) -> None:
         for block in answer.blocks():
             write_all(1, block)
             moved(len(block))
-
-
-class _Stream:
-    """Blocks as a file to read from."""
-
-    def __init__(self, blocks: Iterator[bytes], moved: Moved) -> None:
-        self._blocks = blocks
-        self._moved = moved
-        self._rest = b""
-
-    def read(self, most: int) -> bytes:
-        while len(self._rest) < most:
-            block = next(self._blocks, b"")
-            if not block:
-                break
-            self._moved(len(block))
-            self._rest += block
-        taken, self._rest = self._rest[:most], self._rest[most:]
-        return taken
-
-
-def _unpack(stream: _Stream, folder: Path) -> None:
-    """Unpack below `folder` and nowhere else: what a sandbox says is somebody else's word."""
-
-    def kept(member: tarfile.TarInfo, place: str) -> tarfile.TarInfo:
-        safe = tarfile.data_filter(member, place)
-        if not safe.isdir():
-            _make_room(Path(place, safe.name), safe)
-        # That filter takes the group's right to write away; what a person copies keeps its mode.
-        return safe.replace(mode=member.mode & 0o777, deep=False)
-
-    try:
-        with tarfile.open(fileobj=cast("Any", stream), mode="r|", bufsize=PIECE_BYTES) as archive:
-            for member in archive:
-                archive.extract(member, folder, filter=kept)
-    except tarfile.TarError as error:
-        raise ClientError(f"{folder}: {error}") from None
-    except OSError as error:
-        raise ClientError(f"{error.filename or folder}: {str(error.strerror).lower()}") from None
-
-
-def _make_room(place: Path, member: tarfile.TarInfo) -> None:
-    """Remove what a link, or a file in the place of a link, could not be written over."""
-    link = member.issym() or member.islnk()
-    if place.is_symlink() or (link and place.is_file()):
-        place.unlink()

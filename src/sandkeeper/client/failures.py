@@ -3,6 +3,7 @@
 __all__ = [
     "ClientError",
     "NoServer",
+    "NobodyReads",
     "NotAllowed",
     "Refused",
 ]
@@ -27,6 +28,10 @@ class NoServer(ClientError):
     """Nothing answers there, or something that is no server of this API."""
 
     status = 3
+
+
+class NobodyReads(Exception):
+    """Standard output is a pipe that nobody reads any more."""
 
 
 class NotAllowed(ClientError):

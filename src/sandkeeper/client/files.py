@@ -1,8 +1,9 @@
 """Verbs about files in the sandbox, but for those that carry whole files (`transfer`)."""
 
 import json
-import os
 import shlex
+import shutil
+import signal
 import stat
 import subprocess
 import tempfile
@@ -15,7 +16,7 @@ import typer
 from sandkeeper.client.completing import paths
 from sandkeeper.client.connection import Query, Server
 from sandkeeper.client.context import AsJson, verb
-from sandkeeper.client.failures import ClientError, NoServer, Refused
+from sandkeeper.client.failures import ClientError, Refused
 from sandkeeper.client.output import Column, complain, print_json, print_table, say, size, write_all
 from sandkeeper.client.paths import (
     absolute,
@@ -28,6 +29,7 @@ from sandkeeper.client.paths import (
 )
 from sandkeeper.client.processes import each
 from sandkeeper.client.transfer import put_bytes
+from sandkeeper.client.variables import variable
 
 __all__: list[str] = []
 
@@ -131,35 +133,51 @@ def edit(
     """Open a file in $EDITOR; what somebody else changed meanwhile is not overwritten."""
     place = inside(path)
     tag, before = _fetched(server, place)
-    with tempfile.TemporaryDirectory(prefix="sandkeeper-") as folder:
-        copy = Path(folder, name_of(place) or "file")
+    folder = Path(tempfile.mkdtemp(prefix="sandkeeper-"))
+    copy = folder / (name_of(place) or "file")
+    try:
         copy.write_bytes(before)
         _edited(copy)
         after = copy.read_bytes()
         if after == before:
             say("nothing was changed")
-            return
-        try:
+        else:
             put_bytes(server, place, after, {"If-Match": tag} if tag else {"If-None-Match": "*"})
-        except (Refused, NoServer) as error:
-            kept = Path(tempfile.gettempdir(), f"{copy.name}.{os.getpid()}")
-            kept.write_bytes(after)
-            changed = isinstance(error, Refused) and error.code == 412
-            why = "it was changed meanwhile" if changed else str(error)
-            raise ClientError(f"{place}: {why}; your version is in {kept}") from None
+    except BaseException as error:
+        # Whatever happens, also an interrupt: what somebody has written is not thrown away.
+        if not _differs(copy, before):
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        changed = isinstance(error, Refused) and error.code == 412
+        why = "it was changed meanwhile" if changed else str(error) or "interrupted"
+        raise ClientError(f"{place}: {why}; your version is in {copy}") from None
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _differs(copy: Path, before: bytes) -> bool:
+    try:
+        return copy.read_bytes() != before
+    except OSError:
+        return False
 
 
 def _edited(copy: Path) -> None:
-    from sandkeeper.settings import Environment
-
-    environment = Environment()
-    editor = shlex.split(environment.get("VISUAL") or environment.get("EDITOR") or "vi")
+    editor = shlex.split(variable("VISUAL") or variable("EDITOR") or "vi") or ["vi"]
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the editor's while that runs
     try:
-        status = subprocess.run([*editor, str(copy)], check=False).returncode
+        status = subprocess.run(
+            [*editor, str(copy)], check=False, preexec_fn=_take_interrupts
+        ).returncode
     except OSError as error:
         raise ClientError(f"{editor[0]}: {str(error.strerror).lower()}") from None
+    finally:
+        signal.signal(signal.SIGINT, before)
     if status:
         raise ClientError(f"{editor[0]} ended with {status}; nothing was changed")
+
+
+def _take_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _fetched(server: Server, place: str) -> tuple[str, bytes]:
@@ -212,7 +230,7 @@ def rm(
 
     def one(target: str) -> None:
         if not is_inside(target) or target == ":":
-            raise ClientError(f"{target!r}: what is removed is written :PATH")
+            raise Refused(f"what is removed is written :{target.removeprefix(':') or 'PATH'}", 400)
         query = {"recursive": "true"} if recursive else None
         try:
             server.value("DELETE", file_route("/filesystem", inside(target)), query=query)
@@ -305,19 +323,26 @@ def tree(server: Server, folder: Where = ".", *, as_json: AsJson = False) -> Non
             above, _, name = one["path"].rpartition("/")
             below.setdefault(above or "/", []).append((name, directory))
     say(place)
-    for text in _branches(below, top.rstrip("/") or "/", ""):
+    for text in _branches(below, top.rstrip("/") or "/"):
         say(text)
 
 
-def _branches(below: dict[str, list[tuple[str, bool]]], top: str, lead: str) -> Iterator[str]:
-    entries = sorted(below.get(top, []))
-    for index, (name, directory) in enumerate(entries):
-        last = index == len(entries) - 1
-        yield f"{lead}{'└── ' if last else '├── '}{name}{'/' if directory else ''}"
+def _branches(below: dict[str, list[tuple[str, bool]]], top: str) -> Iterator[str]:
+    """Draw what is below; without recursion, for folders may lie deeper than a stack goes."""
+    open_: list[tuple[str, str, list[tuple[str, bool]]]] = [
+        (top, "", sorted(below.get(top, []), reverse=True))
+    ]
+    while open_:
+        place, lead, entries = open_[-1]
+        if not entries:
+            open_.pop()
+            continue
+        name, directory = entries.pop()
+        yield f"{lead}{'├── ' if entries else '└── '}{name}{'/' if directory else ''}"
         if directory:
-            yield from _branches(
-                below, f"{top.rstrip('/')}/{name}", lead + ("    " if last else "│   ")
-            )
+            path = f"{place.rstrip('/')}/{name}"
+            deeper = lead + ("│   " if entries else "    ")
+            open_.append((path, deeper, sorted(below.get(path, []), reverse=True)))
 
 
 @verb("du", group=GROUP)
@@ -344,7 +369,8 @@ def watch(
     as_json: AsJson = False,
 ) -> None:
     """Tell what changes below a folder as it changes."""
-    route = file_route("/watch/filesystem", inside(folder).rstrip("/")) + ("" if flat else "/**")
+    place = inside(folder).rstrip("/") or "/"
+    route = file_route("/watch/filesystem", place) + ("" if flat else "/**")
     with server.open("GET", route, query={"ignore": ",".join(ignore) or None}) as answer:
         for line in answer.lines():
             if not line.startswith(b"{"):

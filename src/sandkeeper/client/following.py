@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from sandkeeper.client.connection import Server, segment
-from sandkeeper.client.failures import NoServer
+from sandkeeper.client.connection import AGAIN_SECONDS, Server, segment
+from sandkeeper.client.failures import ClientError, NoServer, Refused
 
-__all__ = ["AGAIN_SECONDS", "End", "Follower"]
+__all__ = ["End", "Follower"]
 
-AGAIN_SECONDS = 60.0
-"""A server that has been away for longer is given up."""
+AWAY = {502, 503, 504}
+"""A server that starts or ends, or what stands before one that is not there."""
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 Write = Callable[[str, bytes, str], None]
@@ -58,6 +58,13 @@ class Event(msgspec.Struct, rename="camel"):
 _decode = msgspec.json.Decoder(Event).decode
 
 
+def _event(line: bytes) -> Event:
+    try:
+        return _decode(line)
+    except msgspec.MsgspecError as error:
+        raise ClientError(f"the output has a line that is no event: {error}") from None
+
+
 @dataclass
 class Follower:
     """Follows one process.
@@ -86,8 +93,12 @@ class Follower:
             try:
                 return self._connection()
             except NoServer as error:
-                tries = 0 if self.offset > before else tries + 1
                 self._lost(error)
+            except Refused as error:
+                if error.code not in AWAY:
+                    raise
+                self._lost(NoServer(f"{self.server.url}: {error}"))
+            tries = 0 if self.offset > before else tries + 1
             # The server is away, and nothing tells when it is back.
             time.sleep(PAUSES[min(tries, len(PAUSES) - 1)])  # noqa: TID251
 
@@ -107,7 +118,7 @@ class Follower:
                 self._away = None
                 self.tell("connected again")
             for line in answer.lines():
-                event = _decode(line)
+                event = _event(line)
                 if event.type != "end":
                     self._take(event)
                 elif event.status != "running":

@@ -2,14 +2,14 @@
 
 import os
 import signal
-import sys
 from collections.abc import Sequence, Set
 from importlib import import_module
+from types import FrameType
 
 from sandkeeper.client.completing import learn_shells
 from sandkeeper.client.context import app
-from sandkeeper.client.failures import ClientError
-from sandkeeper.client.output import complain
+from sandkeeper.client.failures import ClientError, NobodyReads, NoServer
+from sandkeeper.client.output import close_output, complain
 
 __all__ = ["main"]
 
@@ -35,23 +35,67 @@ def main(argv: Sequence[str], *, completes: bool = False) -> int:
 
     With `completes` a shell asks for words, in the way of its own script.
     """
-    if completes:
-        learn_shells()
-    _declare(set(argv))
+    _hold_descriptors()
     try:
-        app(args=list(argv), prog_name="sandkeeper", standalone_mode=True)
+        _take_signals()
+        if completes:
+            learn_shells()
+        _declare(set(argv))
+        return _run(list(argv))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter's end would tell of it
+
+
+def _run(argv: list[str]) -> int:
+    try:
+        app(args=argv, prog_name="sandkeeper", standalone_mode=True)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 1
     except ClientError as error:
         complain(str(error))
         return error.status
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The interpreter flushes standard output once more at its end: into nothing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except NobodyReads:
+        close_output()
         return NOBODY_READS
+    except OSError as error:
+        what = str(error.strerror or error).lower()
+        complain(f"{os.fsdecode(error.filename)}: {what}" if error.filename else what)
+        return ClientError.status
+    except Exception as error:  # noqa: BLE001 - a person gets a sentence, whatever it is
+        complain(f"what answers says what this client does not know ({_told(error)})")
+        return NoServer.status
     return 0
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _hold_descriptors() -> None:
+    """Open 0, 1 and 2 where they are closed, or a socket to the server would take their place.
+
+    What then stands for standard output cannot be written to, which is told.
+    """
+    for fd, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, flags)
+
+
+def _take_signals() -> None:
+    """Have signals that end a program leave through every `finally`; what is ignored stays so."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `entry` has left it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _declare(words: Set[str]) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import os
-import sys
+import re
+import select
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from typing import Any
 __all__ = [
     "Column",
     "age",
+    "close_output",
     "complain",
+    "is_terminal",
     "moment",
     "print_json",
     "print_table",
@@ -35,9 +38,26 @@ class Column:
     right: bool = False
 
 
+def is_terminal(fd: int) -> bool:
+    """Say whether a descriptor is a terminal; one that is closed is none."""
+    try:
+        return os.isatty(fd)
+    except OSError:
+        return False
+
+
 def say(text: str) -> None:
-    """Print a line on standard output."""
-    write_all(1, (safe(text) + "\n").encode("utf-8", "surrogateescape"))
+    """Print a line on standard output; names that are no text reach a pipe byte for byte."""
+    write_all(1, (_for_output(text) + "\n").encode("utf-8", "surrogateescape"))
+
+
+def _for_output(text: str) -> str:
+    return _without_bytes(safe(text)) if is_terminal(1) else safe(text)
+
+
+def _without_bytes(text: str) -> str:
+    """Spell bytes that are no text: some terminals obey those, too (C1, ECMA-48)."""
+    return "".join(c if c < "\udc80" or c > "\udcff" else f"\\x{ord(c) - 0xDC00:02x}" for c in text)
 
 
 def complain(text: str) -> None:
@@ -53,7 +73,17 @@ def write_all(fd: int, data: bytes) -> None:
     """Write all of `data`; raises OSError, BrokenPipeError when nobody reads any more."""
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view) :]
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:  # whoever shares it has made it so
+            select.select([], [fd], [])
+
+
+def close_output() -> None:
+    """Have whatever the interpreter still writes at its end go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 def safe(text: str) -> str:
@@ -67,14 +97,23 @@ def _shown(character: str) -> str:
 
 def print_json(value: Any) -> None:
     """Print a value for scripts: indented on a terminal, else on one line."""
-    indent = 2 if sys.stdout.isatty() else None
-    write_all(1, (json.dumps(value, ensure_ascii=False, indent=indent) + "\n").encode())
+    indent = 2 if is_terminal(1) else None
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    write_all(1, (_UNPRINTED.sub(_escaped, text) + "\n").encode())
+
+
+_UNPRINTED = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What JSON may hold and a terminal would obey, or UTF-8 cannot carry."""
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
     """Print a table; the titles only where a person or a script would expect them: always."""
-    lines = [[safe(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    lines = [[_for_output(cell) for cell in row] for row in rows]
+    if is_terminal(1):
         _print_rich(columns, lines)
         return
     table = [[column.title for column in columns], *lines]

@@ -1,14 +1,15 @@
 """Verbs about processes that run or have run: to look at, to end, to wait for."""
 
 import signal as signals
+import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from sandkeeper.client.connection import Server, segment
+from sandkeeper.client.connection import AGAIN_SECONDS, Server, segment
 from sandkeeper.client.context import AsJson, Ids, verb
-from sandkeeper.client.failures import ClientError, Refused
+from sandkeeper.client.failures import ClientError, NoServer, Refused
 from sandkeeper.client.output import (
     Column,
     age,
@@ -128,9 +129,7 @@ def stop(
             say(identifier)
             return
         _ending(server, record["id"], "")
-        query = {"timeout": min(seconds, 119)}
-        after = server.value("GET", process_path(record["id"], "/wait"), query=query)
-        if after["status"] == "running":
+        if _after(server, record["id"], seconds)["status"] == "running":
             _ending(server, record["id"], "/kill")
         say(identifier)
 
@@ -224,18 +223,34 @@ def _wait_for_ends(server: Server, ids: list[str], seconds: int) -> int:
 
     def one(identifier: str) -> None:
         nonlocal status
-        left = seconds
-        while left >= 0:
-            step = min(left, WAIT_SECONDS)
-            record = server.value("GET", process_path(identifier, "/wait"), query={"timeout": step})
-            if record["status"] != "running":
-                status = exit_status(record)
-                say(str(status))
-                return
-            left -= max(step, 1)
-        raise Refused(f"still running after {seconds} s", 422)
+        record = _after(server, identifier, seconds)
+        if record["status"] == "running":
+            raise Refused(f"still running after {seconds} s", 422)
+        status = exit_status(record)
+        say(str(status))
 
     return each(ids, one) or status
+
+
+def _after(server: Server, identifier: str, seconds: float) -> dict[str, Any]:
+    """Return the record at its end, or after so many seconds; also over a server's restart."""
+    until = time.monotonic() + seconds
+    away: float | None = None
+    while True:
+        left = max(0, round(until - time.monotonic()))
+        query = {"timeout": min(left, WAIT_SECONDS)}
+        try:
+            record = server.value("GET", process_path(identifier, "/wait"), query=query)
+        except NoServer:
+            now = time.monotonic()
+            away = away or now
+            if now - away > AGAIN_SECONDS:
+                raise
+            time.sleep(0.5)  # noqa: TID251 - nothing tells when the server is back
+            continue
+        away = None
+        if record["status"] != "running" or time.monotonic() >= until:
+            return dict(record)
 
 
 def exit_status(record: dict[str, Any]) -> int:
@@ -244,4 +259,5 @@ def exit_status(record: dict[str, Any]) -> int:
     if not name:
         return int(record["exitCode"]) if record["exitCode"] >= 0 else 1
     known = getattr(signals, name, None)
-    return 128 + (int(known) if known else int(name.removeprefix("SIG")))
+    number = name.removeprefix("SIG")
+    return 128 + int(known or (number if number.isdecimal() else 0))

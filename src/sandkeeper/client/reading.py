@@ -22,7 +22,7 @@ def show_all(server: Server, identifier: str, only: str, *, live: bool) -> int:
 
     def write(stream: str, data: bytes, _time: str) -> None:
         if only in {"", stream}:
-            write_all(DESCRIPTORS[stream], data)
+            write_all(DESCRIPTORS.get(stream, 2), data)
 
     Follower(server, identifier, write, complain, live=live).follow()
     return 0
@@ -97,7 +97,7 @@ class LineReader:
         text = b"".join(line.parts)
         if self._matches(text):
             head = f"{line.time} ".encode() if self._timestamps else b""
-            write_all(DESCRIPTORS[stream], head + text + end)
+            write_all(DESCRIPTORS.get(stream, 2), head + text + end)
 
 
 @dataclass(slots=True)

@@ -2,15 +2,14 @@
 
 import json
 import os
+import select
 import signal
-import sys
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import typer
 
@@ -18,7 +17,7 @@ from sandkeeper.client.connection import Server
 from sandkeeper.client.context import Id, verb
 from sandkeeper.client.failures import ClientError, Refused
 from sandkeeper.client.following import Follower
-from sandkeeper.client.output import complain, say, write_all
+from sandkeeper.client.output import close_output, complain, say, write_all
 from sandkeeper.client.processes import process_path, send_signal
 from sandkeeper.client.quantities import amount
 from sandkeeper.client.reading import DESCRIPTORS, LineReader, show_all
@@ -33,6 +32,9 @@ NOT_STARTED = {"no such file or directory": 127, "permission denied": 126}
 INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
 STDIN_BYTES = 64 << 10
+
+
+PASSED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
 
 
 class Left(Exception):
@@ -78,6 +80,8 @@ def run(
     """
     variables = _variables(env, env_file)
     if tty:
+        _refuse_in_terminal(timeout=timeout, memory=memory, cpus=cpus, pids=pids)
+        _refuse_in_terminal(restart=restart != "no", wait_port=wait_port)
         order = {"shell": command[0], "args": command[1:], "env": variables, "user": user}
         given = {"workingDir": cwd, "sessionId": name}
         return run_in_terminal(server, {**order, **given}, detach=detach)
@@ -98,24 +102,36 @@ def run(
         **_restarts(restart),
         **({"timeout": timeout} if timeout else {}),
     }
+    # A key makes it safe to ask again, whatever became of the first answer.
+    headers = {"Idempotency-Key": uuid.uuid4().hex}
     try:
-        # A key makes it safe to ask again, whatever became of the first answer.
-        headers = {"Idempotency-Key": uuid.uuid4().hex}
-        record = server.value("POST", "/process", payload, headers=headers)
+        if detach:
+            say(server.value("POST", "/process", payload, headers=headers)["id"])
+            return 0
+        with Passing(server) as passing:
+            identifier = server.value("POST", "/process", payload, headers=headers)["id"]
+            passing.begin(identifier)
+            return _shown(server, identifier, feed=interactive)
     except Refused as error:
         complain(str(error))
         return next((code for words, code in NOT_STARTED.items() if words in str(error)), FAILED)
-    if detach:
-        say(record["id"])
-        return 0
-    return _shown(server, record["id"], feed=interactive)
+    except Left:
+        complain("left; it may have been started: sandkeeper ps")
+        return INTERRUPTED
+
+
+def _refuse_in_terminal(**given: object) -> None:
+    """A limit must not be believed in that is not there."""
+    for name, value in given.items():
+        if value:
+            raise ClientError(f"--{name.replace('_', '-')} does not go with -t")
 
 
 def _variables(given: list[str], files: list[Path]) -> dict[str, str]:
     found: dict[str, str] = {}
     for file in files:
         try:
-            lines = file.read_text().splitlines()
+            lines = file.read_text().replace("\r\n", "\n").split("\n")
         except (OSError, UnicodeError) as error:
             raise ClientError(f"{file}: {getattr(error, 'strerror', None) or error}") from None
         found |= _pairs(line for line in lines if line.strip() and line.lstrip()[0] != "#")
@@ -156,7 +172,8 @@ def attach(
     """Show what a running process writes from now on; exits as it does."""
     record = server.value("GET", process_path(identifier))
     offset = 0 if missed else _standing(server, record["id"])
-    return _shown(server, record["id"], feed=interactive, offset=offset)
+    with Passing(server, record["id"]):
+        return _shown(server, record["id"], feed=interactive, offset=offset)
 
 
 def _standing(server: Server, identifier: str) -> int:
@@ -166,62 +183,78 @@ def _standing(server: Server, identifier: str) -> int:
 
 def _shown(server: Server, identifier: str, *, feed: bool, offset: int = 0) -> int:
     def write(stream: str, data: bytes, _time: str) -> None:
-        write_all(DESCRIPTORS[stream], data)
+        write_all(DESCRIPTORS.get(stream, 2), data)
 
     follower = Follower(server, identifier, write, complain, offset)
     try:
-        with _passing_signals(server, identifier):
-            if feed:
-                threading.Thread(target=_feed, args=(server, identifier), daemon=True).start()
-            end = follower.follow()
+        if feed:
+            threading.Thread(target=_feed, args=(server, identifier), daemon=True).start()
+        end = follower.follow()
     except Left:
         complain(f"left; it goes on: sandkeeper attach {identifier}")
         return INTERRUPTED
     except BrokenPipeError:
-        _close_output()
+        close_output()
         complain(f"nobody reads any more; it goes on: sandkeeper logs -f {identifier}")
         return NOBODY_READS
-    except ClientError as error:
-        complain(f"{error}; it may go on: sandkeeper attach {identifier}")
+    except (ClientError, OSError) as error:
+        why = error if isinstance(error, ClientError) else str(error.strerror).lower()
+        complain(f"{why}; it may go on: sandkeeper attach {identifier}")
         return FAILED
     return end.status if end else 0
 
 
-def _close_output() -> None:
-    """Have the interpreter's own last flush go nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+class Passing:
+    """While inside, gives SIGINT, SIGTERM and their like to a process; a second SIGINT raises Left.
 
+    What comes before there is a process waits for it. What this program was told to ignore (nohup)
+    is not passed either.
+    """
 
-@contextmanager
-def _passing_signals(server: Server, identifier: str) -> Iterator[None]:
-    """Give SIGINT, SIGTERM and their like to the process; a second SIGINT raises Left."""
-    passed = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1}
-    interrupts = 0
+    def __init__(self, server: Server, identifier: str = "") -> None:
+        self._server = server
+        self._identifier = identifier
+        self._waiting: list[int] = []
+        self._interrupts = 0
+        self._before: dict[int, Any] = {}
 
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        nonlocal interrupts
-        interrupts += number == signal.SIGINT
-        if interrupts > 1:
+    def __enter__(self) -> Self:
+        for number in PASSED:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._take)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def begin(self, identifier: str) -> None:
+        """Give what has come, and will come, to this process."""
+        self._identifier = identifier
+        while self._waiting:
+            self._send(self._waiting.pop(0))
+
+    def _take(self, number: int, _frame: FrameType | None) -> None:
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:
             raise Left
+        if self._identifier:
+            self._send(number)
+        else:
+            self._waiting.append(number)
+
+    def _send(self, number: int) -> None:
         try:
-            send_signal(server, identifier, str(int(number)))
+            send_signal(self._server, self._identifier, str(int(number)))
         except ClientError as error:
             complain(str(error))
-
-    before = {number: signal.signal(number, pass_on) for number in passed}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _feed(server: Server, identifier: str) -> None:
     """Give standard input to the process, at its pace, and the end of it."""
     path = process_path(identifier, "/stdin")
     try:
-        while data := os.read(0, STDIN_BYTES):
+        while data := _read_input():
             while data:
                 data = data[_fed(server, path, data) :]
         server.ask("DELETE", path)
@@ -229,7 +262,18 @@ def _feed(server: Server, identifier: str) -> None:
         if error.code not in {404, 409}:  # it has ended, or closed its input: its own affair
             complain(f"standard input: {error}")
     except ClientError as error:
-        complain(f"standard input: {error}")
+        # How much of the last piece arrived nobody knows, so no more of it can follow.
+        complain(f"standard input: {error}; no more of it is given")
+    except OSError as error:
+        complain(f"standard input: {str(error.strerror).lower()}")
+
+
+def _read_input() -> bytes:
+    while True:
+        try:
+            return os.read(0, STDIN_BYTES)
+        except BlockingIOError:  # whoever shares it has made it so
+            select.select([0], [], [])
 
 
 def _fed(server: Server, path: str, data: bytes) -> int:

@@ -3,9 +3,7 @@
 import json
 import os
 import select
-import shutil
 import signal
-import sys
 import termios
 import threading
 import time
@@ -18,14 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sandkeeper.client.completing import sessions
-from sandkeeper.client.connection import Server, segment
+from sandkeeper.client.connection import AGAIN_SECONDS, Server, segment
 from sandkeeper.client.context import AsJson, verb
 from sandkeeper.client.failures import ClientError, NoServer, Refused
-from sandkeeper.client.following import AGAIN_SECONDS
 from sandkeeper.client.output import (
     Column,
     age,
     complain,
+    is_terminal,
     moment,
     print_json,
     print_table,
@@ -33,6 +31,7 @@ from sandkeeper.client.output import (
     size,
     write_all,
 )
+from sandkeeper.client.variables import variable
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
@@ -118,13 +117,19 @@ def run_in_terminal(server: Server, order: dict[str, Any], *, detach: bool) -> i
 
 
 def _need_terminal() -> None:
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not (is_terminal(0) and is_terminal(1)):
         raise ClientError("standard input and output are no terminal")
 
 
 def _size() -> dict[str, int]:
-    columns, lines = shutil.get_terminal_size()
-    return {"cols": columns, "rows": lines}
+    """Return the size of this terminal, a usual one where it has none (a serial line)."""
+    size_ = (0, 0)
+    for fd in (1, 0):
+        with suppress(OSError):
+            size_ = os.get_terminal_size(fd)
+            break
+    columns, rows = size_
+    return {"cols": columns or 80, "rows": rows or 24}
 
 
 def _path(identifier: str, rest: str = "") -> str:
@@ -135,13 +140,19 @@ def _joined(server: Server, record: dict[str, Any]) -> int:
     attachment = _Attachment(server, record)
     with _raw_mode():
         attachment.hold()
-    write_all(1, RESET)
+    _leave_modes()
     if attachment.left:
         complain(f"left; it goes on: sandkeeper sh {record['sessionId']}")
         return 0
     if attachment.failure is not None:
         raise attachment.failure
     return _status_of(server.value("GET", _path(record["id"])))
+
+
+def _leave_modes() -> None:
+    """Undo what a program may have done to this terminal, if it obeys at all."""
+    if is_terminal(1) and variable("TERM") not in {"", "dumb"}:
+        write_all(1, RESET)
 
 
 @contextmanager
@@ -195,7 +206,7 @@ class _Attachment:
                 os.read(self._wake_read, 4096)
                 self._send(json.dumps({"type": "resize", **_size()}))
             if 0 in ready:
-                data = os.read(0, INPUT_BYTES)
+                data = _typed()
                 if not data or self._leaves(data):
                     self.left = True
                     return
@@ -265,6 +276,13 @@ class _Attachment:
         return False
 
 
+def _typed() -> bytes:
+    """Return what is typed; nothing when the terminal is gone (EIO)."""
+    with suppress(OSError):
+        return os.read(0, INPUT_BYTES)
+    return b""
+
+
 def _broken() -> type[Exception]:
     from websockets.exceptions import ConnectionClosed
 
@@ -299,12 +317,29 @@ def play(
     """Play a recording of a terminal, or an asciicast file."""
     path = Path(source)
     raw = path.read_bytes() if path.is_file() else server.ask("GET", _path(source, "/recording"))
+    try:
+        for wait, data in _played(source, raw):
+            # What is played is what a clock says; nothing else is waited for.
+            time.sleep(min(wait, idle) / speed)  # noqa: TID251
+            write_all(1, data)
+    finally:
+        _leave_modes()
+
+
+def _played(source: str, raw: bytes) -> Iterator[tuple[float, bytes]]:
+    """Give seconds to wait and what is shown then; raises ClientError for what is no asciicast."""
     shown = 0.0
-    for line in raw.splitlines()[1:]:
-        moment_, kind, data = json.loads(line)
-        # What is played is what a clock says; nothing else is waited for.
-        time.sleep(min(max(0.0, moment_ - shown), idle) / speed)  # noqa: TID251
-        shown = moment_
-        if kind == "o":
-            write_all(1, data.encode("utf-8", "replace"))
-    write_all(1, RESET)
+    try:
+        head, *lines = raw.splitlines()
+        if json.loads(head)["version"] not in {2, 3}:
+            raise ValueError("another version")
+        for line in filter(bytes.strip, lines):
+            if line.startswith(b"#"):
+                continue
+            moment_, kind, data = json.loads(line)
+            at = shown + moment_ if json.loads(head)["version"] == 3 else moment_
+            if kind == "o":
+                yield max(0.0, at - shown), str(data).encode("utf-8", "replace")
+            shown = max(at, shown)
+    except (ValueError, TypeError, KeyError):
+        raise ClientError(f"{source}: it is no asciicast") from None

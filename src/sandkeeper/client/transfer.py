@@ -1,6 +1,7 @@
 """Whole files both ways: streamed, with progress, going on where a lost connection stopped them."""
 
 import hashlib
+import json
 import os
 import secrets
 import stat as modes
@@ -10,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from sandkeeper.client.connection import Server
+from sandkeeper.client.connection import AGAIN_SECONDS, Server
 from sandkeeper.client.failures import ClientError, NoServer, Refused
-from sandkeeper.client.following import AGAIN_SECONDS
+from sandkeeper.client.output import write_all
 from sandkeeper.client.paths import absolute, file_route
 
 __all__ = ["Moved", "download", "put_bytes", "put_stream", "upload"]
@@ -32,9 +33,10 @@ def put_bytes(server: Server, path: str, data: bytes, condition: Mapping[str, st
     _put(server, file_route("/filesystem", path), iter([data]), len(data), {}, condition)
 
 
-def put_stream(server: Server, path: str, source: BinaryIO, moved: Moved) -> None:
-    """Write a file from something whose length nobody knows."""
-    _put(server, file_route("/filesystem", path), _blocks(source, moved), None, {}, {})
+def put_stream(server: Server, path: str, source: BinaryIO, moved: Moved, mode: str = "") -> None:
+    """Write a file from something whose length nobody knows; with octal digits of a mode."""
+    fields = {"permissions": mode} if mode else {}
+    _put(server, file_route("/filesystem", path), _blocks(source, moved), None, fields, {})
 
 
 def _put(
@@ -87,12 +89,49 @@ def upload(server: Server, source: Path, path: str, moved: Moved) -> None:
     with source.open("rb") as file:
         about = os.fstat(file.fileno())
         mode = f"{modes.S_IMODE(about.st_mode):o}"
+        if not modes.S_ISREG(about.st_mode) or not about.st_size:
+            # FIFOs have no length, and files of /proc have another one than they say.
+            put_stream(server, path, file, moved, mode if modes.S_ISREG(about.st_mode) else "")
+            return
         if about.st_size >= PARTS_FROM_BYTES:
             _PartUpload(server, file, about.st_size, path, mode, moved).run()
             return
-        route = file_route("/filesystem", path)
-        blocks = _blocks(file, moved, about.st_size)
-        _put(server, route, blocks, about.st_size, {"permissions": mode}, {})
+        _send_whole(
+            server,
+            file,
+            about.st_size,
+            file_route("/filesystem", path),
+            {"permissions": mode},
+            moved,
+        )
+
+
+def _send_whole(
+    server: Server,
+    file: BinaryIO,
+    size: int,
+    route: str,
+    fields: Mapping[str, str],
+    moved: Moved,
+    query: Mapping[str, str | int | None] | None = None,
+) -> bytes:
+    """Send what is in a file from where it stands on, again when the line was lost."""
+    start, until = file.tell(), time.monotonic() + AGAIN_SECONDS
+    while True:
+        gone = [0]
+
+        def count(more: int, gone: list[int] = gone) -> None:
+            gone[0] += more
+            moved(more)
+
+        try:
+            return _put(server, route, _blocks(file, count, size), size, fields, {}, query)
+        except NoServer:
+            if time.monotonic() > until:
+                raise
+        moved(-gone[0])
+        file.seek(start)
+        time.sleep(0.5)  # noqa: TID251 - the server is away, and nothing tells when it is back
 
 
 class _PartUpload:
@@ -144,28 +183,11 @@ class _PartUpload:
         return digest.hexdigest()
 
     def _send(self, session: str, number: int, start: int, length: int) -> str:
-        import json
-
         route = f"/filesystem-multipart/{session}/part"
-        until = time.monotonic() + AGAIN_SECONDS
-        while True:
-            gone = [0]
-
-            def count(size: int, gone: list[int] = gone) -> None:
-                gone[0] += size
-                self._moved(size)
-
-            self._file.seek(start)
-            try:
-                blocks = _blocks(self._file, count, length)
-                query = {"partNumber": number}
-                raw = _put(self._server, route, blocks, length, {}, {}, query)
-                return str(json.loads(raw)["etag"])
-            except NoServer:
-                if time.monotonic() > until:
-                    raise
-            self._moved(-gone[0])
-            time.sleep(0.5)  # noqa: TID251 - the server is away, and nothing tells when it is back
+        self._file.seek(start)
+        query = {"partNumber": number}
+        raw = _send_whole(self._server, self._file, length, route, {}, self._moved, query)
+        return str(json.loads(raw)["etag"])
 
 
 def download(server: Server, path: str, target: Path, mode: int, moved: Moved) -> None:
@@ -173,17 +195,36 @@ def download(server: Server, path: str, target: Path, mode: int, moved: Moved) -
 
     A file that changes meanwhile is begun again.
     """
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    route = file_route("/filesystem", path)
     try:
-        with part.open("wb") as file:
-            _receive(server, file_route("/filesystem", path), file, moved)
-            os.fchmod(file.fileno(), mode)
-        part.replace(target)
-    except OSError as error:
-        raise ClientError(f"{target}: {str(error.strerror).lower()}") from None
+        target = target.resolve()  # what a link leads to is written, as cp does
+        if target.exists() and not target.is_file():
+            _pour(server, route, target, moved)
+            return
+        part = target.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            with part.open("xb") as file:
+                _receive(server, route, file, moved)
+                os.fchmod(file.fileno(), mode)
+            part.replace(target)
+        finally:
+            with suppress(OSError):
+                part.unlink()
+    except (OSError, RuntimeError) as error:  # the latter: links in a circle
+        why = error.strerror if isinstance(error, OSError) else "too many levels of links"
+        raise ClientError(f"{target}: {str(why).lower()}") from None
+
+
+def _pour(server: Server, route: str, target: Path, moved: Moved) -> None:
+    """Write into a device or FIFO: nothing may take its place."""
+    fd = os.open(target, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        with server.open("GET", route, query={"download": "true"}) as answer:
+            for block in answer.blocks():
+                write_all(fd, block)
+                moved(len(block))
     finally:
-        with suppress(OSError):
-            part.unlink()
+        os.close(fd)
 
 
 def _receive(server: Server, route: str, file: BinaryIO, moved: Moved) -> None:

@@ -247,17 +247,17 @@ class Processes:
         self._shop.confinements.inherit({p.meta.id for p in processes if not p.is_over})
         for process in processes:
             self._enter(process)
+            meta = process.meta
+            if meta.idempotency_key:
+                future: asyncio.Future[Process] = loop.create_future()
+                future.set_result(process)
+                self._keys[meta.idempotency_key] = (meta.idempotency_body, future)
         if processes:
             count, running = len(processes), len(processes) - len(over)
             what = "process" if count == 1 else "processes"
             self._shop.log.info(
                 f"took up {count} {what} of an earlier server, {running} of them running"
             )
-            meta = process.meta
-            if meta.idempotency_key:
-                future: asyncio.Future[Process] = loop.create_future()
-                future.set_result(process)
-                self._keys[meta.idempotency_key] = (meta.idempotency_body, future)
         self.evict()
 
     def _enter(self, process: Process) -> None:

@@ -113,3 +113,13 @@ def test_its_timeout_kills_and_is_armed_again_per_restart(server: Server) -> Non
     )
     ended = over(server, "rearm")
     assert (ended["restartCount"], ended["exitCode"], ended["exitReason"]) == (2, 1, "exited")
+
+
+def test_a_record_does_not_say_that_it_keeps_alive_once_its_time_limit_ended_it(
+    server: Server,
+) -> None:
+    made = start(server, "sleep 30", name="timed", timeout=1).json()
+    ended = over(server, "timed")
+
+    assert (made["keepAlive"], ended["keepAlive"]) == (True, False)
+    assert (ended["status"], ended["exitReason"]) == ("killed", "timeout")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from tests.harness import Server, start, until
+from tests.harness import Server, free_port, start, until
 
 from sandkeeper.journal.lines import KEEPALIVE_SECONDS
 
@@ -163,6 +163,17 @@ def test_every_stream_gets_heartbeats_whatever_was_written_last(server: Server) 
             reader.join()
 
     assert KEEPALIVE_SECONDS < 4  # the synchronous client gives up after 5 s of silence
+
+
+def test_a_start_that_streams_shows_that_it_lives_while_it_waits_for_ports(server: Server) -> None:
+    body = {"command": "sleep 30", "name": "portless", "waitForPorts": [free_port()]}
+    headers = {"Accept": "application/x-ndjson"}
+    url = f"{server.url}/process"
+    with httpx.stream("POST", url, json=body, headers=headers, timeout=60) as reply:
+        told = reply.iter_lines()
+        assert json.loads(next(told)) == {"type": "keepalive"}
+        server.client.delete("/process/portless/kill")
+        assert [json.loads(line)["type"] for line in told][-1] == "error"
 
 
 def test_a_line_in_which_nothing_is_written_is_closed_there_in_every_replay(server: Server) -> None:

@@ -35,6 +35,7 @@ _CANNOT = frozenset(
         errno.EPERM,
         errno.EBADF,
         errno.EIO,
+        errno.ETXTBSY,
     }
 )
 

@@ -1,0 +1,89 @@
+"""The law of `/filesystem-changes` while a program goes on changing the tree."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.harness import Server
+from tests.watch.test_changes import Copy, check, copied
+
+from sandkeeper.watch.changes import Answer
+
+PROGRAM = """
+import ctypes, os, random, shutil, sys
+from contextlib import suppress
+os.chdir(sys.argv[1])
+choose = random.Random(int(sys.argv[2]))
+exchange = ctypes.CDLL(None).renameat2
+names = ["a", "b", "a/c", "b/c", "a/c/d", "f", "a/f", "b/c/f", "a/c/d/f", "../out"]
+count = 0
+while True:
+    count += 1
+    one, other = choose.choice(names), choose.choice(names)
+    with suppress(OSError):
+        match choose.randrange(9):
+            case 0 | 1:
+                os.makedirs(one)
+            case 2 | 3 | 4:
+                with open(one if one.endswith("f") else one + "/g", "w") as file:
+                    file.write(str(count))
+            case 5 | 6:
+                os.rename(one, other)
+            case 7:
+                exchange(-100, one.encode(), -100, other.encode(), 2)
+            case 8:
+                shutil.rmtree(one) if os.path.isdir(one) else os.unlink(one)
+"""
+
+
+@contextmanager
+def stopped(program: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Have a program do nothing for a while."""
+    program.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, program.pid, os.WSTOPPED)
+    try:
+        yield
+    finally:
+        program.send_signal(signal.SIGCONT)
+
+
+def test_whenever_a_cursor_is_taken_the_answer_leads_from_there_to_here(
+    server: Server, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    seed = random.Random().randrange(1 << 30)
+    asked = 0
+
+    def ask(since: str) -> tuple[Answer, str]:
+        reply = server.client.get(f"/filesystem-changes/{root}", params={"since": since})
+        found = reply.raise_for_status().json()
+        kinds = [[os.fsencode(p) for p in found[k]] for k in ("created", "changed", "deleted")]
+        return Answer("", found["reset"], *kinds), found["cursor"]
+
+    taken: list[tuple[str, Copy]] = []
+    _, cursor = ask("")
+    program = subprocess.Popen([sys.executable, "-c", PROGRAM, str(root), str(seed)])
+    try:
+        until = time.monotonic() + 2
+        while time.monotonic() < until or asked < 10:
+            with stopped(program):
+                now = copied(root)
+                for since, then in taken[-4:]:
+                    answer, cursor = ask(since)
+                    asked += not answer.reset
+                    if not answer.reset:  # the kernel may have dropped notices of such a storm
+                        check(answer, then, now)
+                _, cursor = ask(cursor)
+                taken.append((cursor, now))
+    except AssertionError as error:
+        raise AssertionError(f"seed {seed}") from error
+    finally:
+        program.kill()
+        program.wait()
