@@ -19,7 +19,7 @@ from tests.harness import Server
 
 from sandkeeper.client.connection import LINE_BYTES, VALUE_BYTES
 from sandkeeper.client.failures import ClientError, NoServer
-from sandkeeper.client.unpacking import unpack
+from sandkeeper.client.files.unpacking import unpack
 
 Says = Callable[[bytes], Iterator[bytes]]
 

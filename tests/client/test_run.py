@@ -3,9 +3,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import httpx
 import pexpect
 import pytest
 from tests.client.conftest import COMMAND, Ask
@@ -201,3 +204,62 @@ def test_a_wrong_token_and_another_program_are_told_apart(ask: Ask, make_server)
     assert b"give --token" in ask("ps", url=server.url, env={"SANDKEEPER_TOKEN": ""}).stderr
     assert ask("--token", "secret", "ps", url=server.url).returncode == 0
     assert ask("ps", "--token", "secret", url=server.url).returncode == 0
+
+
+def test_processes_are_started_again_removed_and_pruned(ask: Ask, server: Server) -> None:
+    made = start(server, "exec sleep 1000", name="cycled")
+
+    done = ask("restart", "cycled", "nobody")
+    again = done.stdout.decode().strip()
+    assert done.returncode == 1
+    assert again != made["id"]
+    assert ask("rm", "cycled").returncode == 1
+    assert ask("rm", "-f", "cycled", "nobody").stdout.decode().split() == [again]
+    pruned = ask("prune", "--yes")
+
+    assert made["id"] in pruned.stdout.decode().split()
+    left = server.client.get("/process").json()
+    assert not [one for one in left if one["status"] != "running"]
+
+
+def test_a_port_has_an_address_that_works_in_a_browser(ask: Ask, make_server) -> None:
+    server = make_server(env={"SANDKEEPER_TOKEN": "secret"})
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+
+    said = ask("--token", "secret", "open", str(port), "--path", "/page?x=1", url=server.url)
+    url = urlsplit(said.stdout.decode().strip())
+    with httpx.Client(trust_env=False) as visitor:
+        visit = f"{server.url}{url.path}?{url.query}"
+        answer = visitor.get(visit, headers={"Host": url.netloc, "Sec-Fetch-Mode": "navigate"})
+
+    listening.close()
+    assert url.hostname == f"{port}.localhost"
+    assert answer.status_code == 303
+    assert answer.headers["location"].endswith("/page?x=1")
+    assert "sandkeeper_port" in answer.headers["set-cookie"]
+
+
+def test_an_interrupt_before_the_process_is_known_waits_for_it(server: Server) -> None:
+    from sandkeeper.client.connection import Server as Asked
+    from sandkeeper.client.running import Left, Passing
+
+    made = start(server, "exec sleep 1000")
+    with pytest.raises(Left), Passing(Asked(server.url)) as passing:
+        os.kill(os.getpid(), signal.SIGINT)
+        passing.begin(made["id"])
+        os.kill(os.getpid(), signal.SIGINT)
+
+    assert over(server, made["id"])["exitSignal"] == "SIGINT"
+
+
+def test_what_a_shell_had_it_ignore_stays_ignored(server: Server) -> None:
+    env = {**server.env, "SANDKEEPER_URL": server.url}
+    argv = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *COMMAND]
+    words = ["run", "--name", "hung-up", "--", "sh", "-c", "echo up; read x < /dev/null; sleep 0.2"]
+    with subprocess.Popen([*argv, *words], stdout=subprocess.PIPE, env=env) as child:
+        assert child.stdout is not None
+        assert child.stdout.read(3) == b"up\n"
+        child.send_signal(signal.SIGHUP)
+
+        assert child.wait(60) == 0

@@ -5,10 +5,10 @@ from functools import wraps
 
 from sandkeeper.client.connection import DEFAULT_URL, Server
 from sandkeeper.client.failures import ClientError
-from sandkeeper.client.paths import file_route
+from sandkeeper.client.files.paths import file_route
 from sandkeeper.client.variables import variable
 
-__all__ = ["learn_shells", "paths", "processes", "remote_paths", "sessions"]
+__all__ = ["learn_shells", "paths", "paths_or_processes", "processes", "remote_paths", "sessions"]
 
 SECONDS = 2.0
 
@@ -61,6 +61,11 @@ def paths(server: Server, incomplete: str) -> Iterator[str]:
         yield f"{colon}{above}{slash}{one['name']}/"
     for one in listing["files"]:
         yield f"{colon}{above}{slash}{one['name']}"
+
+
+def paths_or_processes(incomplete: str) -> list[str]:
+    """Offer paths behind a colon, else names of processes."""
+    return paths(incomplete) if incomplete.startswith(":") else processes(incomplete)
 
 
 def remote_paths(incomplete: str) -> list[str]:

@@ -81,12 +81,20 @@ class Follower:
     offset: int = 0
     live: bool = True
     _away: float | None = field(default=None, init=False)
+    _missed: int = field(default=0, init=False)
+    _gaps: int = field(default=0, init=False)
 
     def follow(self) -> End | None:
         """Follow to the end and return it; None for one that is not over when not `live`.
 
         Raises NoServer when nobody has answered for a minute, Refused for an unknown process.
         """
+        try:
+            return self._follow()
+        finally:
+            self._tell_missed()
+
+    def _follow(self) -> End | None:
         tries = 0
         while True:
             before = self.offset
@@ -134,6 +142,16 @@ class Follower:
             self.write(event.stream, data, event.time)
             self.offset = event.offset + len(data)
         elif event.type == "gap":
-            count = event.to - event.offset
-            self.tell(f"{count} bytes of output are not kept any more ({event.reason})")
+            self._miss(max(0, event.to - event.offset), event.reason)
             self.offset = event.to
+
+    def _miss(self, count: int, reason: str) -> None:
+        """Tell the first of them at once; a program that is faster than its reader has many."""
+        if not self._missed:
+            self.tell(f"{count} bytes of output are not kept any more ({reason})")
+        self._missed += count
+        self._gaps += 1
+
+    def _tell_missed(self) -> None:
+        if self._gaps > 1:
+            self.tell(f"{self._missed} bytes of output are missing, in {self._gaps} places")

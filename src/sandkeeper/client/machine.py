@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -11,7 +12,15 @@ from sandkeeper.client.completing import learn_shells
 from sandkeeper.client.connection import Server
 from sandkeeper.client.context import AsJson, app, verb
 from sandkeeper.client.failures import ClientError, NoServer
-from sandkeeper.client.output import Column, age, print_json, print_table, say
+from sandkeeper.client.output import (
+    Column,
+    age,
+    complain,
+    is_terminal,
+    print_json,
+    print_table,
+    say,
+)
 
 __all__: list[str] = []
 
@@ -40,6 +49,35 @@ def _row(port: Mapping[str, Any]) -> list[str]:
     pid = str(port["pid"]) if port["pid"] else "-"
     address = port["localAddr"]
     return [str(port["localPort"]), port["protocol"], address, pid, port["processName"] or "-"]
+
+
+@verb("open", group=GROUP)
+def open_(
+    server: Server,
+    port: Annotated[int, typer.Argument(metavar="PORT", min=1, max=65535)],
+    *,
+    path: Annotated[str, typer.Option(help="Where to go there.")] = "/",
+    preview: Annotated[
+        bool, typer.Option(help="For everybody who has it, as often as they like, for a day.")
+    ] = False,
+    show: Annotated[
+        bool, typer.Option("-n", "--print", help="Only print it; open no browser.")
+    ] = False,
+) -> None:
+    """Print, and on a terminal open, an address by which a browser sees a port, token or not.
+
+    It is good for one visit within ten minutes, after which that browser has a cookie.
+    """
+    payload = {"path": path, "once": not preview}
+    url = str(server.value("POST", f"/network/ports/{port}/links", payload)["url"])
+    if urlsplit(url).scheme not in {"http", "https"}:
+        raise NoServer(f"what answers at {server.url} gives no address of a page")
+    say(url)
+    if not show and is_terminal(1):
+        import webbrowser
+
+        if not webbrowser.open(url):
+            complain("there is no browser here: open that address in one")
 
 
 @verb("health", group=GROUP)

@@ -17,14 +17,15 @@ INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
 MODULES = {
     "running": {"run", "attach", "logs"},
-    "processes": {"ps", "inspect", "stop", "kill", "signal", "wait"},
+    "processes": {"ps", "inspect", "stop", "kill", "signal", "wait", "restart", "prune"},
     "terminals": {"sh", "terminals", "record", "play"},
-    "files": {
-        *("ls", "cat", "edit", "mkdir", "mv", "rm", "find", "grep", "tree", "du"),
+    "files.verbs": {
+        *("ls", "cat", "mkdir", "mv", "rm", "find", "grep", "tree", "du"),
         *("watch", "changes"),
     },
-    "copying": {"cp"},
-    "machine": {"ports", "health", "version", "diagnose", "completion", "upgrade"},
+    "files.editing": {"edit"},
+    "files.copying": {"cp"},
+    "machine": {"open", "ports", "health", "version", "diagnose", "completion", "upgrade"},
     "bridge": {"mcp"},
 }
 """Which module declares which verbs; a test holds the two together."""

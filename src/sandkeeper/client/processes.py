@@ -21,10 +21,11 @@ from sandkeeper.client.output import (
     size,
 )
 
-__all__ = ["each", "process_path"]
+__all__ = ["each", "process_path", "remove"]
 
 GROUP = "Processes"
 WAIT_SECONDS = 60
+KILLED_SECONDS = 10.0
 COLUMNS = [
     Column("ID"),
     Column("NAME"),
@@ -143,6 +144,54 @@ def _ending(server: Server, identifier: str, how: str) -> None:
     except Refused:
         if server.value("GET", process_path(identifier))["status"] == "running":
             raise
+
+
+@verb("restart", group=GROUP)
+def restart(
+    server: Server,
+    ids: Ids,
+    *,
+    seconds: Annotated[
+        int,
+        typer.Option("-t", "--time", min=0, max=119, help="Kill what has not ended by then."),
+    ] = 10,
+) -> int:
+    """End processes that run, and start the same again; prints the ids of the new ones."""
+
+    def one(identifier: str) -> None:
+        path, query = process_path(identifier, "/restart"), {"timeout": seconds}
+        say(server.value("POST", path, query=query)["id"])
+
+    return each(ids, one)
+
+
+@verb("prune", group=GROUP)
+def prune(
+    server: Server,
+    *,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+) -> int:
+    """Remove the records and outputs of all processes that are over."""
+    records = server.value("GET", "/process")
+    ids = [one["id"] for one in records if one["status"] != "running"]
+    if ids and not yes and not typer.confirm(f"remove {len(ids)} that are over?", err=True):
+        raise ClientError("nothing was removed")
+    return each(ids, lambda one: remove(server, one, force=True))
+
+
+def remove(server: Server, identifier: str, *, force: bool) -> None:
+    """Remove a process that is over, and print its id; with `force` one that runs is killed."""
+    try:
+        record = server.value("GET", process_path(identifier))
+        if force and record["status"] == "running":
+            _ending(server, record["id"], "/kill")
+            _after(server, record["id"], KILLED_SECONDS)
+        server.ask("DELETE", process_path(record["id"], "/record"))
+    except Refused as error:
+        if not force or error.code != 404:
+            raise
+        return
+    say(record["id"])
 
 
 @verb("kill", group=GROUP)

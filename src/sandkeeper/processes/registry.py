@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.errors import BadInput, Conflict, NotFound, Unprocessable
 from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.clocks import uptime
@@ -340,6 +340,12 @@ class Processes:
             if not too_many and process.meta.completed_uptime >= oldest:
                 return
             self._forget(process)
+
+    def remove(self, process: Process) -> None:
+        """Forget a finished process now: its record and its output; raises Conflict before."""
+        if process.meta.id not in self._over:
+            raise Conflict("the process is still running: stop it first")
+        self._forget(process)
 
     def _forget(self, process: Process) -> None:
         meta = process.meta

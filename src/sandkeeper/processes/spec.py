@@ -40,6 +40,11 @@ class ProcessSpec(msgspec.Struct):
     user: str = ""
     tag: str = ""
 
+    def again(self) -> "ProcessSpec":
+        """Return the same as something that somebody wants, whatever this one has become since."""
+        names = ProcessSpec.__struct_fields__
+        return ProcessSpec(**{name: getattr(self, name) for name in names})
+
 
 class LimitsFields(msgspec.Struct, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
     """What a process and all it starts may use together; null is no limit.

@@ -197,3 +197,58 @@ def test_a_restart_survives_a_restart_of_the_server_in_back_off(make_server) -> 
     assert (ended["status"], ended["restartCount"]) == ("failed", 1)
     assert ended["stdout"] == f"run\n{notice(1, 1, 1)}run\n"
     assert time.monotonic() - began < 100
+
+
+def test_the_same_is_started_again_with_all_it_was_asked_for(server: Server) -> None:
+    wanted = {
+        "command": 'echo "$WORD $PWD"; exec sleep 1000',
+        "name": "again",
+        "env": {"WORD": "kept"},
+        "workingDir": "/usr",
+        "timeout": 900,
+        "limits": {"openFiles": 77},
+    }
+    first = server.client.post("/process", json=wanted).json()
+    second = server.client.post("/process/again/restart").json()
+
+    assert second["id"] != first["id"]
+    assert over(server, first["id"])["status"] == "stopped"
+    record = until(lambda: (now := server.client.get("/process/again").json())["stdout"] and now)
+    assert record["id"] == second["id"]
+    assert record["stdout"] == "kept /usr\n"
+    server.client.delete("/process/again/kill")
+    over(server, second["id"])
+    third = server.client.post(f"/process/{second['id']}/restart").json()
+    assert third["status"] == "running"
+    server.client.delete(f"/process/{third['id']}/kill")
+
+
+def test_what_does_not_heed_is_killed_before_it_is_started_again(server: Server) -> None:
+    command = "trap '' TERM; echo deaf; while :; do sleep 0.05; done"
+    first = start(server, command, name="deaf")
+    until(lambda: server.client.get("/process/deaf").json()["stdout"])
+
+    again = server.client.post("/process/deaf/restart", params={"timeout": 0})
+
+    assert again.status_code == 200
+    assert over(server, first["id"])["status"] == "killed"
+    server.client.delete(f"/process/{again.json()['id']}/kill")
+    assert server.client.post("/process/nobody/restart").status_code == 404
+    assert server.client.post("/process/deaf/restart", params={"timeout": "x"}).status_code == 400
+
+
+def test_one_that_is_over_is_forgotten_with_its_output_and_not_before(server: Server) -> None:
+    made = start(server, "echo words; read x; exec sleep 1000", name="forgotten", stdin=True)
+    path = f"/process/{made['id']}"
+
+    refused = server.client.delete(f"{path}/record")
+    assert (refused.status_code, "still running" in refused.json()["error"]) == (409, True)
+    server.client.delete(f"{path}/kill")
+    over(server, made["id"])
+    assert server.client.delete(f"{path}/record").status_code == 200
+
+    assert server.client.get(path).status_code == 404
+    assert server.client.get(f"{path}/logs").status_code == 404
+    assert server.client.get("/process/forgotten").status_code == 404
+    assert server.client.delete(f"{path}/record").status_code == 404
+    until(lambda: not (server.state / "runs" / made["id"]).exists())

@@ -1,7 +1,6 @@
 """Processes: start, look, wait, signal, feed."""
 
 import asyncio
-import shlex
 import signal
 from collections.abc import Awaitable
 from functools import partial
@@ -13,6 +12,7 @@ from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 from sandkeeper.api.blaxel.exec_stream import exec_events, failed
+from sandkeeper.api.blaxel.process_words import check_process, signal_number, wait_seconds
 from sandkeeper.api.edge.connections.plain import PlainAnswer
 from sandkeeper.api.edge.long_answers import LongAnswer, long_answer
 from sandkeeper.api.edge.query import query_of
@@ -36,7 +36,6 @@ from sandkeeper.journal.output import PIECE_BYTES, read_long_texts, read_texts
 from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
-from sandkeeper.numerals import GO_INT, natural
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.spec import ProcessSpec
@@ -53,8 +52,7 @@ LIST_BLOCK, LIST_BLOCK_BYTES = 16, 128 << 10
 KEPT_BLOCK = 64
 """So many that are kept are looked at."""
 STOP_GRACE_SECONDS = 0.09
-WAIT_SECONDS = 60
-WAIT_MOST_SECONDS = 119
+RESTART_SECONDS = 10
 
 
 def identifier(request: Request) -> str:
@@ -108,7 +106,7 @@ class ProcessHandlers:
         self, request: HTTPConnection, wanted: ProcessRequest, key: str, action: str
     ) -> ProcessSpec:
         """Return what is to be started; what is refused for its words is not audited."""
-        _check(wanted)
+        check_process(wanted)
         user_of(request, self._users, wanted.user)
         spec = self._processes.admitted(wanted.spec(limits_of(wanted.limits)), key)
         extras = {"stdin": "true"} if spec.stdin else {}
@@ -246,7 +244,7 @@ class ProcessHandlers:
     async def wait(self, request: Request) -> Response:
         """Wait until a process is over for good, or `timeout` seconds have passed."""
         process = self._processes.get(identifier(request))
-        seconds = _wait_seconds(query_of(request).get("timeout", ""))
+        seconds = wait_seconds(query_of(request).get("timeout", ""))
         until, path = monotonic() + seconds, f"/process/{process.meta.id}/wait"
         request.scope[RESUME] = lambda: f"{path}?timeout={max(0, round(until - monotonic()))}"
         await self._over_within(request, process, seconds)
@@ -280,6 +278,33 @@ class ProcessHandlers:
         await self._over_within_grace(process)
         return json_response({"message": "Process killed successfully"})
 
+    async def restart(self, request: Request) -> Response:
+        """End a process if it runs, and start the same again; answers with the new one's record."""
+        name = identifier(request)
+        process = self._processes.get(name)
+        seconds = wait_seconds(query_of(request).get("timeout", str(RESTART_SECONDS)))
+        spec = process.meta.again()
+        user_of(request, self._users, spec.user)
+        self._access.audit(
+            "process_restart", caller(request), identifier=name, command=spec.command
+        )
+        if not process.is_over:
+            process.stop(name)
+            await self._over_within(request, process, seconds)
+        if not process.is_over:
+            process.kill(name)
+            await self._over_within(request, process, RESTART_SECONDS)
+        started, _ = await self._processes.start(spec)
+        return json_bytes(await self._record(started, self._inline))
+
+    async def remove(self, request: Request) -> Response:
+        """Forget a process that is over: its record and its output."""
+        name = identifier(request)
+        process = self._processes.get(name)
+        self._access.audit("process_remove", caller(request), identifier=name)
+        self._processes.remove(process)
+        return json_response({"message": "Process removed successfully"})
+
     async def _over_within_grace(self, process: Process) -> None:
         """Give the signal a moment, so that the next look already tells the end."""
         waiter = asyncio.ensure_future(process.wait())
@@ -290,7 +315,7 @@ class ProcessHandlers:
         """Send any signal to the group; SIGTERM and SIGKILL count as stop and kill."""
         name = identifier(request)
         wanted = await read_json(request, SignalRequest, 4096)
-        number = _signal_number(wanted.signal)
+        number = signal_number(wanted.signal)
         self._access.audit("process_signal", caller(request), identifier=name, signal=number.name)
         process = self._processes.get(name)
         if number == signal.SIGTERM:
@@ -334,40 +359,6 @@ class ProcessHandlers:
         return process.stdin
 
 
-def _wait_seconds(text: str) -> int:
-    seconds = natural(text.removeprefix("+"), WAIT_MOST_SECONDS) if text else WAIT_SECONDS
-    if seconds is None:
-        raise BadInput(f"invalid timeout: {text} is no whole number of seconds from 0 on")
-    return min(seconds, WAIT_MOST_SECONDS)
-
-
-def _check(wanted: ProcessRequest) -> None:
-    if wanted.argv:
-        if wanted.command:
-            raise BadInput("invalid request body: give command or argv, not both")
-        wanted.command = shlex.join(wanted.argv)
-    if not wanted.command:
-        raise BadInput(
-            "invalid request body: Key: 'ProcessRequest.Command' Error:Field validation for "
-            "'Command' failed on the 'required' tag"
-        )
-    if not -GO_INT <= wanted.max_restarts < GO_INT:
-        raise BadInput("invalid request body: maxRestarts does not fit 64 bits")
-    for port in wanted.wait_for_ports:
-        if not 0 < port < 65536:
-            raise BadInput(f"invalid request body: waitForPorts: {port} is no port (1 to 65535)")
-
-
-def _signal_number(value: str | int) -> signal.Signals:
-    try:
-        if isinstance(value, int) or value.strip().isdigit():
-            return signal.Signals(int(value))
-        name = value.strip().upper()
-        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
-    except (KeyError, ValueError):
-        raise BadInput(f"unknown signal: {value!r}") from None
-
-
 def routes(handlers: ProcessHandlers) -> list[BaseRoute]:
     """Return the routes of this area."""
     one = "/process/{identifier}"
@@ -379,6 +370,8 @@ def routes(handlers: ProcessHandlers) -> list[BaseRoute]:
         route(one, empty_head, "HEAD", need=USER),
         route(one, handlers.stop, "DELETE", need=USER),
         route(one + "/kill", handlers.kill, "DELETE", need=USER),
+        route(one + "/record", handlers.remove, "DELETE", need=USER),
+        route(one + "/restart", handlers.restart, "POST", need=USER),
         route(one + "/wait", handlers.wait, need=USER),
         route(one + "/started", handlers.resumed, need=USER),
         route(one + "/signal", handlers.signal, "POST", need=USER),

@@ -16,9 +16,9 @@ from sandkeeper.client.connection import Server
 from sandkeeper.client.context import verb
 from sandkeeper.client.failures import ClientError
 from sandkeeper.client.output import is_terminal, write_all
-from sandkeeper.client.paths import file_route, inside, is_inside, joined, name_of, stat_of
-from sandkeeper.client.transfer import Moved, download, put_stream, upload
-from sandkeeper.client.unpacking import unpack
+from sandkeeper.client.files.paths import file_route, inside, is_inside, joined, name_of, stat_of
+from sandkeeper.client.files.transfer import Moved, download, put_stream, upload
+from sandkeeper.client.files.unpacking import unpack
 
 __all__: list[str] = []
 

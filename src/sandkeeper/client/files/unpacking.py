@@ -2,8 +2,8 @@
 
 What a sandbox says is somebody else's word. Every name is walked part by part from the open folder,
 and no link is followed on the way, whoever made it: so a link may lead anywhere, as it does there,
-and nothing is ever written through it. (`tarfile`'s filters judge a name before they use it, and
-several of them could be led out.)
+and nothing is ever written through it. (`tarfile`'s own filters judge a name before it is used, and
+could be led out more than once.)
 """
 
 import os
@@ -84,7 +84,7 @@ class _Unpacking:
     def take(self, stream: Any) -> None:
         with tarfile.open(fileobj=stream, mode="r|", bufsize=BLOCK_BYTES) as archive:
             for member in archive:
-                archive.members.clear()  # it would keep them all
+                archive.members = []  # type: ignore[attr-defined]  # it would keep them all
                 parts = _parts(member.name)
                 if member.isdir():
                     with self._entered(parts):

@@ -1,35 +1,26 @@
 """Verbs about files in the sandbox, but for those that carry whole files (`transfer`)."""
 
 import json
-import shlex
-import shutil
-import signal
 import stat
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sandkeeper.client.completing import paths
+from sandkeeper.client.completing import paths, paths_or_processes
 from sandkeeper.client.connection import Query, Server
 from sandkeeper.client.context import AsJson, verb
 from sandkeeper.client.failures import ClientError, Refused
 from sandkeeper.client.output import Column, complain, print_json, print_table, say, size, write_all
-from sandkeeper.client.paths import (
+from sandkeeper.client.files.paths import (
     absolute,
     file_route,
     inside,
     is_inside,
     joined,
-    name_of,
     stat_of,
 )
-from sandkeeper.client.processes import each
-from sandkeeper.client.transfer import put_bytes
-from sandkeeper.client.variables import variable
+from sandkeeper.client.processes import each, remove
 
 __all__: list[str] = []
 
@@ -126,70 +117,6 @@ def cat(server: Server, paths: Paths) -> int:
     return each(paths, one)
 
 
-@verb("edit", group=GROUP)
-def edit(
-    server: Server, path: Annotated[str, typer.Argument(metavar="PATH", autocompletion=paths)]
-) -> None:
-    """Open a file in $EDITOR; what somebody else changed meanwhile is not overwritten."""
-    place = inside(path)
-    tag, before = _fetched(server, place)
-    folder = Path(tempfile.mkdtemp(prefix="sandkeeper-"))
-    copy = folder / (name_of(place) or "file")
-    try:
-        copy.write_bytes(before)
-        _edited(copy)
-        after = copy.read_bytes()
-        if after == before:
-            say("nothing was changed")
-        else:
-            put_bytes(server, place, after, {"If-Match": tag} if tag else {"If-None-Match": "*"})
-    except BaseException as error:
-        # Whatever happens, also an interrupt: what somebody has written is not thrown away.
-        if not _differs(copy, before):
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        changed = isinstance(error, Refused) and error.code == 412
-        why = "it was changed meanwhile" if changed else str(error) or "interrupted"
-        raise ClientError(f"{place}: {why}; your version is in {copy}") from None
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _differs(copy: Path, before: bytes) -> bool:
-    try:
-        return copy.read_bytes() != before
-    except OSError:
-        return False
-
-
-def _edited(copy: Path) -> None:
-    editor = shlex.split(variable("VISUAL") or variable("EDITOR") or "vi") or ["vi"]
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the editor's while that runs
-    try:
-        status = subprocess.run(
-            [*editor, str(copy)], check=False, preexec_fn=_take_interrupts
-        ).returncode
-    except OSError as error:
-        raise ClientError(f"{editor[0]}: {str(error.strerror).lower()}") from None
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if status:
-        raise ClientError(f"{editor[0]} ended with {status}; nothing was changed")
-
-
-def _take_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _fetched(server: Server, place: str) -> tuple[str, bytes]:
-    try:
-        with server.open("GET", file_route("/filesystem", place), query=DOWNLOAD) as answer:
-            return answer.header("ETag"), answer.read()
-    except Refused as error:
-        if error.code == 404:
-            return "", b""
-        raise
-
-
 @verb("mkdir", group=GROUP)
 def mkdir(server: Server, paths: Paths) -> int:
     """Make folders, and those above them."""
@@ -220,17 +147,25 @@ def mv(
 def rm(
     server: Server,
     targets: Annotated[
-        list[str], typer.Argument(metavar=":PATH...", help="With a colon.", autocompletion=paths)
+        list[str],
+        typer.Argument(
+            metavar=":PATH|ID...", help="Paths have a colon.", autocompletion=paths_or_processes
+        ),
     ],
     *,
     recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Folders, too.")] = False,
-    force: Annotated[bool, typer.Option("-f", "--force", help="Nothing there is fine.")] = False,
+    force: Annotated[
+        bool, typer.Option("-f", "--force", help="Nothing there is fine; kill first.")
+    ] = False,
 ) -> int:
-    """Remove files."""
+    """Remove files (`:PATH`), or processes that are over, with their output (`ID`)."""
 
     def one(target: str) -> None:
-        if not is_inside(target) or target == ":":
-            raise Refused(f"what is removed is written :{target.removeprefix(':') or 'PATH'}", 400)
+        if not is_inside(target):
+            remove(server, target, force=force)
+            return
+        if target == ":":
+            raise Refused("what is removed is written :PATH", 400)
         query = {"recursive": "true"} if recursive else None
         try:
             server.value("DELETE", file_route("/filesystem", inside(target)), query=query)
