@@ -14,9 +14,9 @@ from sandkeeper.client.completing import paths
 from sandkeeper.client.connection import Server
 from sandkeeper.client.context import verb
 from sandkeeper.client.failures import ClientError, Refused
-from sandkeeper.client.output import say
 from sandkeeper.client.files.paths import file_route, inside, name_of
 from sandkeeper.client.files.transfer import put_bytes
+from sandkeeper.client.output import say
 from sandkeeper.client.variables import variable
 
 __all__: list[str] = []

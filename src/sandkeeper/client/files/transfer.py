@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 from sandkeeper.client.connection import AGAIN_SECONDS, Server
 from sandkeeper.client.failures import ClientError, NoServer, Refused
-from sandkeeper.client.output import write_all
 from sandkeeper.client.files.paths import absolute, file_route
+from sandkeeper.client.output import write_all
 
 __all__ = ["Moved", "download", "put_bytes", "put_stream", "upload"]
 

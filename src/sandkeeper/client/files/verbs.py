@@ -11,7 +11,6 @@ from sandkeeper.client.completing import paths, paths_or_processes
 from sandkeeper.client.connection import Query, Server
 from sandkeeper.client.context import AsJson, verb
 from sandkeeper.client.failures import ClientError, Refused
-from sandkeeper.client.output import Column, complain, print_json, print_table, say, size, write_all
 from sandkeeper.client.files.paths import (
     absolute,
     file_route,
@@ -20,6 +19,7 @@ from sandkeeper.client.files.paths import (
     joined,
     stat_of,
 )
+from sandkeeper.client.output import Column, complain, print_json, print_table, say, size, write_all
 from sandkeeper.client.processes import each, remove
 
 __all__: list[str] = []
