@@ -13,7 +13,8 @@ KEY = "e2b-key"
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Return what the client saw."""
-    env = {"SANDKEEPER_TOKEN": KEY}
+    # Login shells that are killed must leave nothing behind in a real home.
+    env = {"SANDKEEPER_TOKEN": KEY, "HOME": str(tmp_path_factory.mktemp("home"))}
     with Server(tmp_path_factory.mktemp("guarded"), env=env) as server:
         yield run_node("e2b.mjs", server.url, server.workdir, KEY)
 

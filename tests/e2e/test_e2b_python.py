@@ -43,7 +43,8 @@ def pointed(server: Server) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Return a server with a token, which is the client's key."""
-    env = {"SANDKEEPER_TOKEN": KEY}
+    # Login shells that are killed must leave nothing behind in a real home.
+    env = {"SANDKEEPER_TOKEN": KEY, "HOME": str(tmp_path_factory.mktemp("home"))}
     with Server(tmp_path_factory.mktemp("guarded"), env=env) as running:
         running.client.headers["Authorization"] = f"Bearer {KEY}"
         yield running

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandkeeper.journal.cursor import Chunk
@@ -14,6 +14,9 @@ from sandkeeper.journal.lines import complete_end
 from sandkeeper.journal.segment import STDERR, STDOUT
 
 TEXT = st.text("ab\n é漢😀\u2028\u0085", max_size=30)
+BUSY = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+"""The machine may be."""
+
 ODD = st.one_of(TEXT.map(str.encode), st.binary(max_size=30))
 
 
@@ -49,6 +52,7 @@ def bytes_of(record: dict[str, Any]) -> bytes:
     return base64.b64decode(text) if "encoding" in record else text.encode()
 
 
+@BUSY
 @given(TEXT, TEXT, st.data())
 def test_the_log_sends_text_as_text_however_it_is_cut(out: str, err: str, data: Any) -> None:
     log = LogRecords()
@@ -60,6 +64,7 @@ def test_the_log_sends_text_as_text_however_it_is_cut(out: str, err: str, data: 
         assert "".join(record["data"] for record in told if record["type"] == name) == text
 
 
+@BUSY
 @given(ODD, ODD, st.data())
 def test_no_byte_is_lost_or_moved_whatever_it_is(out: bytes, err: bytes, data: Any) -> None:
     chunks = mixed(data, out, err)
@@ -85,6 +90,7 @@ def test_no_byte_is_lost_or_moved_whatever_it_is(out: bytes, err: bytes, data: A
     assert position == len(whole)
 
 
+@BUSY
 @given(TEXT, st.data())
 def test_events_of_one_stream_are_text_however_it_is_cut(text: str, data: Any) -> None:
     events = event_records()
@@ -97,6 +103,7 @@ def event_records() -> EventRecords:
     return EventRecords(lambda: Outcome("completed", 0, None, ""), 0, sse=False, streams=set())
 
 
+@BUSY
 @given(st.binary(max_size=12))
 def test_an_unfinished_character_is_what_more_bytes_would_finish(data: bytes) -> None:
     end = complete_end(data)
@@ -126,6 +133,7 @@ def _is_text(data: bytes) -> bool:
     return True
 
 
+@BUSY
 @given(st.text("a漢😀", max_size=20), st.integers(0, 3), st.integers(0, 3))
 def test_a_cut_at_either_end_does_not_encode_what_is_between(
     text: str, front: int, back: int
@@ -140,6 +148,7 @@ def test_a_cut_at_either_end_does_not_encode_what_is_between(
     assert all(len(base64.b64decode(told)) <= 3 for _, told, encoded in found if encoded)
 
 
+@BUSY
 @given(TEXT, TEXT, st.data())
 def test_the_text_form_cuts_no_character(out: str, err: str, data: Any) -> None:
     log = TextLog()

@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
@@ -205,9 +205,15 @@ class Law(RuleBasedStateMachine):
 
 
 TestLaw = Law.TestCase
-TestLaw.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestLaw.settings = settings(
+    max_examples=100,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
+@settings(deadline=None)
 @given(STEPS, STEPS, st.sets(st.sampled_from("abc")))
 def test_an_answer_is_the_difference_of_two_snapshots(
     before: list[tuple[str, bool]], after: list[tuple[str, bool]], existing: set[str]

@@ -435,6 +435,17 @@ def test_a_bad_pattern_or_offset_is_an_error(tools: Tools) -> None:
     assert "beyond the end" in tools.error("processWait", identifier="pattern", offset=10)
 
 
+def test_a_line_of_many_parts_is_one_line_of_a_log(tools: Tools) -> None:
+    long = "python3 -c \"print('a'+'你'*50000); print('second')\""
+    tools.value("processExecute", command=long, name="long", waitForCompletion=True)
+    found = tools.value("processQueryLogs", identifier="long", limit=2)
+
+    assert [(line["line"], line["text"]) for line in found["lines"]] == [
+        (1, "a" + "你" * 50_000),
+        (2, "second"),
+    ]
+
+
 def test_a_log_is_asked_on_the_server(tools: Tools) -> None:
     tools.value(
         "processExecute", command="seq 1 5000; echo oops >&2", name="log", waitForCompletion=True

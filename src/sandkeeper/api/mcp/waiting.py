@@ -238,7 +238,7 @@ def _within(offset: int, journal: Journal) -> int:
 
 async def _collect(query: LineQuery) -> Lines:
     lines: list[Line] = []
-    size, end = 0, 0
+    size, end, behind = 0, 0, 0
     try:
         while (block := await next_block(query)) is not None:
             for raw in block.splitlines():
@@ -246,18 +246,19 @@ async def _collect(query: LineQuery) -> Lines:
                 if record.type == "end":
                     # The query has read on to the end of a block: go on behind the last line.
                     cut = record.truncated and lines
-                    return Lines(
-                        lines, record.truncated, lines[-1].offset + 1 if cut else record.offset
-                    )
+                    return Lines(lines, record.truncated, end + 1 if cut else record.offset)
                 if record.type != "line":
                     continue
                 size += len(raw)
                 if size > ANSWER_BYTES:
                     return Lines(lines, True, record.offset)
-                lines.append(
-                    Line(record.line, record.stream, record.offset, record.time, record.text)
-                )
-                end = record.offset
+                if lines and record.line == lines[-1].line and record.offset == behind:
+                    lines[-1].text += record.text  # a part of the same line
+                else:
+                    lines.append(
+                        Line(record.line, record.stream, record.offset, record.time, record.text)
+                    )
+                end, behind = record.offset, record.offset + len(record.text.encode())
     finally:
         query.close()
     return Lines(lines, False, end)
