@@ -202,12 +202,21 @@ class Server:
             "SANDKEEPER_STATE_DIR": str(self.state),
             "SANDKEEPER_LOG": str(self.log_path),
             "WORKDIR": str(self.workdir),
+            # Not those of whoever runs the tests: what shells read there is anybody's guess, and
+            # uploads in parts would be seen by all servers.
+            "HOME": str(self._made("home")),
+            "TMPDIR": str(self._made("tmp")),
             "SHELL": "/bin/bash",
             **(env or {}),
         }
         self.process: subprocess.Popen[bytes] | nursery.Forked | None = None
         # It speaks no TLS: what would check certificates takes longer to make than most requests.
         self.client = httpx.Client(base_url=self.url, timeout=60.0, trust_env=False, verify=False)
+
+    def _made(self, name: str) -> Path:
+        made = self.folder / name
+        made.mkdir(exist_ok=True)
+        return made
 
     def __enter__(self) -> "Server":
         self.start()
