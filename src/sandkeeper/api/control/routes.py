@@ -1,6 +1,5 @@
 """The routes of E2B's control plane. What answers them is loaded with the first request."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.edge.rights import USER, Need
 from sandkeeper.api.edge.routing import route
+from sandkeeper.once import Once
 
 if TYPE_CHECKING:
     from sandkeeper.api.control.calls import ControlCalls
@@ -25,18 +25,12 @@ class ControlDoor:
     """Hands every request to the calls, which `load` gives when there are none yet."""
 
     def __init__(self, load: "Callable[[], Awaitable[ControlCalls]]") -> None:
-        self._load = load
-        self._loading: asyncio.Task[ControlCalls] | None = None
-
-    async def calls(self) -> "ControlCalls":
-        """Return what answers."""
-        if self._loading is None or (self._loading.done() and self._loading.exception()):
-            self._loading = asyncio.ensure_future(self._load())
-        return await asyncio.shield(self._loading)
+        self._calls = Once(load)
 
     async def answer(self, request: Request) -> Response:
         """Answer a request, whatever is wrong with it."""
-        return await (await self.calls()).answer(request)
+        calls = await self._calls.get()
+        return await calls.answer(request)
 
 
 def routes(door: ControlDoor) -> list[BaseRoute]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -10,6 +11,7 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.edge.rights import ENVIRONMENT, OPEN, USER, Need
 from sandkeeper.api.edge.routing import route
+from sandkeeper.once import Once
 
 if TYPE_CHECKING:
     from sandkeeper.api.e2b.server import E2bServer
@@ -34,15 +36,11 @@ class E2bDoor:
     """Hands every request to the server, which `load` gives in a thread when there is none yet."""
 
     def __init__(self, load: "Callable[[], E2bServer]") -> None:
-        self._load = load
-        self._loading: asyncio.Task[E2bServer] | None = None
+        self._server = Once(partial(asyncio.to_thread, load))
 
     async def answer(self, request: Request) -> Response:
         """Answer a request, whatever is wrong with it."""
-        if self._loading is None or (self._loading.done() and self._loading.exception()):
-            self._loading = asyncio.ensure_future(asyncio.to_thread(self._load))
-        # Shielded: whoever came first may go away while others wait for the same import.
-        server = await asyncio.shield(self._loading)
+        server = await self._server.get()
         return await server.answer(request)
 
 

@@ -6,6 +6,7 @@ that is refused costs nothing, and the first good one has it imported in a threa
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,6 +24,7 @@ from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.mcp.tool import Asker
 from sandkeeper.errors import BadInput, TooLarge
 from sandkeeper.journal.turns import Turns
+from sandkeeper.once import Once
 
 if TYPE_CHECKING:
     from sandkeeper.api.mcp.server import ToolServer
@@ -56,9 +58,8 @@ class McpHandlers:
     """Handlers of `/mcp`; `load` gives what answers, in a thread, at the first good request."""
 
     def __init__(self, load: "Callable[[], ToolServer]", stopping: asyncio.Event) -> None:
-        self._load = load
+        self._server = Once(partial(asyncio.to_thread, load))
         self._stopping = stopping
-        self._loading: asyncio.Task[ToolServer] | None = None
 
     async def refuse_get(self, _request: Request) -> Response:
         """Tell clients that look for a stream that there is none: they rely on the 405."""
@@ -86,7 +87,7 @@ class McpHandlers:
         asked = [message for message in messages if _is_request(message)]
         if not asked:
             return Response(b"", 202)
-        server = await self._server()
+        server = await self._server.get()
         who = Asker(caller(request), standing_of(request))
         holding = answer_of(request.scope)
         holding.is_managed = True
@@ -110,7 +111,7 @@ class McpHandlers:
             return _error(number, UNSUPPORTED_VERSION, text, data)
         if "id" not in message:
             return Response(b"", 202)
-        server = await self._server()
+        server = await self._server.get()
         who = Asker(caller(request), standing_of(request))
         holding = answer_of(request.scope)
         holding.is_managed = True
@@ -119,12 +120,6 @@ class McpHandlers:
         encoded = await _encoded(answer)
         holding.take(len(encoded))
         return Response(encoded, status, media_type="application/json")
-
-    async def _server(self) -> "ToolServer":
-        if self._loading is None or (self._loading.done() and self._loading.exception()):
-            self._loading = asyncio.ensure_future(asyncio.to_thread(self._load))
-        # Shielded: whoever came first may go away while others wait for the same import.
-        return await asyncio.shield(self._loading)
 
 
 class _Unacceptable(Exception):
