@@ -22,8 +22,13 @@ __all__ = ["Address", "openapi", "operations", "served", "swagger", "undescribed
 
 FOLDER = Path(__file__).parents[2] / "openapi"
 METHODS = ("get", "head", "put", "post", "patch", "delete")
-UNLISTED = re.compile(r"/|/terminal|/terminal/ws|/mcp|/debug/panic|/swagger(/index\.html)?/?")
-"""Not in the contract's document either: pages, sockets, another protocol."""
+UNLISTED = re.compile(
+    r"/|/terminal|/terminal/ws|/mcp|/debug/panic|/swagger(/index\.html)?/?"
+    # E2B's services and control plane, which their own clients' descriptions tell (docs/e2b.md).
+    r"|/(process\.Process|filesystem\.Filesystem|files|envs|init|e2b)(/.*)?"
+    r"|/(sandboxes|v2|templates|volumes|snapshots|secrets)(/.*)?"
+)
+"""Not in the contract's document either: pages, sockets, other protocols."""
 
 Document = dict[str, Any]
 Operation = tuple[str, str]
