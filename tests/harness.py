@@ -187,7 +187,10 @@ class Server:
         self.folder = folder
         self.state = folder / "state"
         self.workdir = folder / "work"
-        self.workdir.mkdir(parents=True, exist_ok=True)
+        # Shells read files there: whoever runs the tests has their own, which may take a minute.
+        self.home = folder / "home"
+        for place in (self.workdir, self.home):
+            place.mkdir(parents=True, exist_ok=True)
         self.log_path = folder / "server.log"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -202,10 +205,9 @@ class Server:
             "SANDKEEPER_STATE_DIR": str(self.state),
             "SANDKEEPER_LOG": str(self.log_path),
             "WORKDIR": str(self.workdir),
-            # Not those of whoever runs the tests: what shells read there is anybody's guess, and
-            # uploads in parts would be seen by all servers.
-            "HOME": str(self._made("home")),
+            # Uploads in parts would be seen by the servers of all tests.
             "TMPDIR": str(self._made("tmp")),
+            "HOME": str(self.home),
             "SHELL": "/bin/bash",
             **(env or {}),
         }
