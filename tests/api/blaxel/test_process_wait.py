@@ -257,7 +257,9 @@ def open_sockets(server: Server) -> int:
     return sum(link.startswith("socket:") for link in open_files(server.pid))
 
 
-@pytest.mark.parametrize(("accept", "told"), [("application/json", 499), ("text/event-stream", 200)])
+@pytest.mark.parametrize(
+    ("accept", "told"), [("application/json", 499), ("text/event-stream", 200)]
+)
 def test_a_port_wait_ends_with_its_client(make_server, accept: str, told: int) -> None:
     """A stream has begun with its status by then, while it waits for ports."""
     own: Server = make_server()
