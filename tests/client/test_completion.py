@@ -30,6 +30,16 @@ def test_verbs_names_and_paths_are_completed_from_the_live_server(ask: Ask, serv
     server.client.delete("/process/complete-me/kill")
 
 
+def test_names_are_those_of_the_server_that_the_line_names(ask: Ask, server: Server) -> None:
+    (server.workdir / "named").write_text("")
+    nobody = {"SANDKEEPER_URL": "http://127.0.0.1:1", "_SANDKEEPER_COMPLETE": "complete_bash"}
+
+    for words in (f"--url {server.url} cat nam", f"cat --url={server.url} nam"):
+        line = f"sandkeeper {words}"
+        env = {**nobody, "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        assert ask(env=env).stdout.split() == [b"named"]
+
+
 def test_a_server_that_is_not_there_offers_nothing(ask: Ask) -> None:
     env = {"SANDKEEPER_URL": "http://127.0.0.1:1"}
     found = ask(
@@ -65,3 +75,21 @@ def test_bash_takes_the_script(ask: Ask, tmp_path: Path) -> None:
     )
 
     assert b"_sandkeeper_completion" in done.stdout
+
+
+def test_the_manual_page_has_every_verb_and_nothing_that_troff_would_obey(ask: Ask) -> None:
+    from sandkeeper.client.main import MODULES
+
+    page = ask("man").stdout.decode()
+
+    heads = {line.split('"')[1].split()[0] for line in page.splitlines() if line[:3] == ".SS"}
+    assert heads == set().union(*MODULES.values())
+    assert {line[:3] for line in page.splitlines() if line[:1] in {".", "'"}} <= {
+        ".TH",
+        ".SH",
+        ".SS",
+        ".TP",
+        ".B ",
+    }
+    assert "\\-\\-missed" in ask("man", "attach").stdout.decode()
+    assert ask("man", "no-verb").returncode == 2

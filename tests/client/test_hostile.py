@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 from tests.client.conftest import COMMAND, Ask
-from tests.harness import Server
+from tests.harness import Server, until
 
 from sandkeeper.client.connection import LINE_BYTES, VALUE_BYTES
 from sandkeeper.client.failures import ClientError, NoServer
@@ -300,3 +301,29 @@ def test_the_bridge_outlives_messages_that_are_none(server: Server) -> None:
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert {"jsonrpc": "2.0", "id": 1, "result": {}} in answers
     assert all("error" in one for one in answers if one.get("id") != 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_download_that_is_ended_leaves_what_was_there(
+    server: Server, liar: Callable[[Says], str], tmp_path: Path, number: int, status: int
+) -> None:
+    def says(line: bytes) -> Iterator[bytes]:
+        if b"-stat" in line:
+            yield whole({"type": "file", "path": "/x", "permissions": "644"})
+            return
+        yield whole(b"x" * 10)[:-5]
+        threading.Event().wait(100)
+
+    (tmp_path / "target").write_text("old")
+    argv = [*COMMAND, "--url", liar(says), "cp", ":x", "target"]
+    with subprocess.Popen(argv, cwd=tmp_path, env=server.env, stderr=subprocess.PIPE) as child:
+        until(lambda: [one for one in tmp_path.glob(".*.part") if one.stat() is not None])
+        child.send_signal(number)
+
+        assert child.wait(60) == status
+        assert child.stderr is not None
+        assert child.stderr.read() == b""
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    assert (tmp_path / "target").read_text() == "old"

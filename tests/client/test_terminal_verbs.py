@@ -2,16 +2,28 @@
 
 import asyncio
 import json
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pexpect
+import pytest
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from tests.client.conftest import COMMAND, Ask
 from tests.harness import Server, until
 
 from sandkeeper.client import main as client
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Return a server whose shells read no start files: what those do is nobody's business here."""
+    home = str(tmp_path_factory.mktemp("home"))
+    with Server(tmp_path_factory.mktemp("server"), env={"HOME": home}) as running:
+        yield running
 
 
 def test_a_shell_outlives_its_client_and_is_joined_again(terminal: Any, ask: Ask) -> None:
@@ -109,3 +121,29 @@ def test_ports_health_and_versions(ask: Ask, server: Server) -> None:
     assert json.loads(ask("version", "--json").stdout)["server"]["os"] == "linux"
     assert str(server.port).encode() in ask("ports").stdout
     assert json.loads(ask("diagnose").stdout)
+
+
+def test_a_shell_that_ended_while_no_server_ran_is_not_another_one(
+    make_server, tmp_path: Path
+) -> None:
+    server = make_server(env={"HOME": str(tmp_path)})
+    child = pexpect.spawn(
+        COMMAND[0],
+        [*COMMAND[1:], "sh", "lost"],
+        env={**server.env, "SANDKEEPER_URL": server.url, "TERM": "dumb"},
+        dimensions=(0, 0),
+        timeout=60,
+        encoding="utf-8",
+    )
+    child.sendline("stty size; echo pid-$$-")
+    child.expect("24 80")
+    child.expect(r"pid-(\d+)-")
+    shell = int(child.match[1])
+    server.kill9()
+    child.expect("trying again")
+    os.kill(shell, signal.SIGKILL)
+    server.restart()
+    child.expect(pexpect.EOF)
+    child.close()
+
+    assert child.exitstatus != 0

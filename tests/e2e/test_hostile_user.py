@@ -400,7 +400,7 @@ def test_no_program_of_the_workload_is_in_the_session_of_the_server(hostile: Ser
 
 def test_what_is_mounted_where_tells_no_text_of_the_servers_links(hostile: Server) -> None:
     for path in ("/proc/self/cwd/x", f"/proc/{hostile.pid}/cwd/x", "/proc/self/exe"):
-        wanted = {"driveName": "told", "mountPath": path}
+        wanted = {"driveName": "told", "mountPath": path, "driver": "bind"}
         reply = hostile.client.post("/drives/mount", json=wanted)
         assert reply.status_code == 400
         assert "/proc/" in reply.json()["error"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.harness import Server, needs_root, until
+from tests.harness import Server, free_port, needs_root, until
 from tests.storage import storage
 from tests.wheels import digest, make_wheel
 
@@ -457,29 +457,34 @@ def test_holders_terminals_and_the_startup_command_are_as_before(
     own.start()
 
 
-def reachable(server: Server) -> list[str]:
-    """Return the loopback addresses on which new connections are answered."""
+def reachable(port: int) -> list[str]:
+    """Return the loopback addresses on which new connections to a port are answered."""
     found = []
     for host in ("127.0.0.1", "::1"):
-        with suppress(OSError), socket.create_connection((host, server.port), timeout=60) as sock:
+        with suppress(OSError), socket.create_connection((host, port), timeout=60) as sock:
             sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             found += [host] if sock.recv(12) == b"HTTP/1.1 200" else []
     return found
 
 
 @pytest.mark.parametrize("good", [True, False])
-def test_both_loopback_addresses_are_handed_on_and_taken_back(
+def test_every_listening_socket_is_handed_on_and_taken_back(
     upgradable: Callable[..., Server], wheels: Path, tmp_path: Path, good: bool
 ) -> None:
     if not good:
         spoilt(tmp_path / "wheels", GOES_WRONG["an exception"])
-    own = upgradable(wheels if good else tmp_path / "wheels", args=["--host", "localhost"])
-    before = reachable(own)
+    besides = free_port()
+    own = upgradable(
+        wheels if good else tmp_path / "wheels",
+        args=["--host", "localhost", "--e2b-port", str(besides)],
+        env={"SANDKEEPER_LOG_FORMAT": "contract"},  # which the trial is judged without
+    )
+    before = reachable(own.port)
 
     health = upgrade(own)
 
     assert health["version"] == (NEW if good else OLD)
-    assert reachable(own) == before
+    assert reachable(own.port) == reachable(besides) == before
     assert before[0] == "127.0.0.1"
 
 
@@ -493,7 +498,7 @@ def test_an_older_version_which_may_know_of_one_socket_gets_the_first_alone(
 
     assert upgrade(own)["version"] == "0.0.1"
     # The other is closed when nobody needs it for the way back any more: nobody waits at it.
-    until(lambda: reachable(own) == ["127.0.0.1"], 60)
+    until(lambda: reachable(own.port) == ["127.0.0.1"], 60)
 
 
 # What fails

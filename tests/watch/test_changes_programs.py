@@ -12,6 +12,8 @@ from tests.watch.test_changes import check, copied
 
 from sandkeeper.watch.changes import Answer
 
+ROOT = Path(__file__).parents[2]
+
 GIT = """
 git init -q -b main repository && cd repository
 git config user.name a && git config user.email a@example.org && git config gc.auto 0
@@ -50,8 +52,8 @@ PIP = (
     f" && {sys.executable} -m venv --without-pip --symlinks venv"
 )
 PIP_INSTALL = (
-    f"{sys.executable} -m pip --python venv/bin/python install -q --no-index --no-deps"
-    " --disable-pip-version-check --force-reinstall"
+    f"{ROOT}/scripts/pip venv/bin/python install -q --no-index --no-deps"
+    " --force-reinstall"
 )
 PYTEST = [
     "mkdir tests && echo 'def test_a(tmp_path): (tmp_path / \"x\").touch()' > tests/test_a.py",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import wraps
+from typing import Any
 
 from sandkeeper.client.connection import DEFAULT_URL, Server
 from sandkeeper.client.failures import ClientError
@@ -12,21 +13,32 @@ __all__ = ["learn_shells", "paths", "paths_or_processes", "processes", "remote_p
 
 SECONDS = 2.0
 
-Offer = Callable[[str], list[str]]
+Offer = Callable[[Any, str], list[str]]
+"""Takes the context of the words so far (click's, by its name) and the word that is begun."""
 
 
 def _offered(find: Callable[[Server, str], Iterator[str]]) -> Offer:
     @wraps(find)
-    def offer(incomplete: str) -> list[str]:
-        url, token = variable("SANDKEEPER_URL"), variable("SANDKEEPER_TOKEN")
+    def offer(ctx: Any, incomplete: str) -> list[str]:
+        url = _given(ctx, "url") or variable("SANDKEEPER_URL") or DEFAULT_URL
+        token = _given(ctx, "token") or variable("SANDKEEPER_TOKEN")
         try:
-            found = list(find(Server(url or DEFAULT_URL, token), incomplete))
+            found = list(find(Server(url, token), incomplete))
         except (ClientError, LookupError, TypeError, AttributeError):
             return []  # nobody is there, or somebody who says something else
         return [word for word in found if word.startswith(incomplete)]
 
     del offer.__wrapped__  # typer would ask it for its parameters
     return offer
+
+
+def _given(ctx: Any, option: str) -> str:
+    """Return what stands on the line, behind the verb or before it; another server's names lie."""
+    while ctx is not None:
+        if value := ctx.params.get(option):
+            return str(value)
+        ctx = ctx.parent
+    return ""
 
 
 def learn_shells() -> None:
@@ -63,11 +75,11 @@ def paths(server: Server, incomplete: str) -> Iterator[str]:
         yield f"{colon}{above}{slash}{one['name']}"
 
 
-def paths_or_processes(incomplete: str) -> list[str]:
+def paths_or_processes(ctx: Any, incomplete: str) -> list[str]:
     """Offer paths behind a colon, else names of processes."""
-    return paths(incomplete) if incomplete.startswith(":") else processes(incomplete)
+    return (paths if incomplete.startswith(":") else processes)(ctx, incomplete)
 
 
-def remote_paths(incomplete: str) -> list[str]:
+def remote_paths(ctx: Any, incomplete: str) -> list[str]:
     """Offer paths of the sandbox behind a colon; without one the shell offers those of here."""
-    return paths(incomplete) if incomplete.startswith(":") else []
+    return paths(ctx, incomplete) if incomplete.startswith(":") else []

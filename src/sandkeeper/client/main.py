@@ -11,7 +11,7 @@ from sandkeeper.client.context import app
 from sandkeeper.client.failures import ClientError, NobodyReads, NoServer
 from sandkeeper.client.output import close_output, complain
 
-__all__ = ["main"]
+__all__ = ["declare_all", "main"]
 
 INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
@@ -27,6 +27,7 @@ MODULES = {
     "files.copying": {"cp"},
     "machine": {"open", "ports", "health", "version", "diagnose", "completion", "upgrade"},
     "bridge": {"mcp"},
+    "manual": {"man"},
 }
 """Which module declares which verbs; a test holds the two together."""
 
@@ -97,6 +98,11 @@ def _take_signals() -> None:
 
 def _end(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
+
+
+def declare_all() -> None:
+    """Import every verb."""
+    _declare(set())
 
 
 def _declare(words: Set[str]) -> None:

@@ -158,7 +158,7 @@ def _leave_modes() -> None:
 @contextmanager
 def _raw_mode() -> Iterator[None]:
     before = termios.tcgetattr(0)
-    tty.setraw(0)
+    tty.setraw(0, termios.TCSADRAIN)  # what was typed ahead is kept
     try:
         yield
     finally:
@@ -174,9 +174,11 @@ class _Attachment:
         self._line: ClientConnection | None = None
         self._lock = threading.Lock()
         self._held = b""
+        self._early = b""
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._over = False
+        self._began = False
         self.left = False
         self.failure: ClientError | None = None
 
@@ -223,7 +225,10 @@ class _Attachment:
         return False
 
     def _send(self, frame: str | bytes) -> None:
-        line = self._line
+        with self._lock:
+            line = self._line
+            if not self._began and isinstance(frame, bytes):
+                self._early = (self._early + frame)[:INPUT_BYTES]
         if line is not None and frame:
             # What is typed into a lost line is lost, as it is in any terminal.
             with suppress(_broken()):
@@ -254,13 +259,19 @@ class _Attachment:
         """Show what comes over one connection; True when the program has ended."""
         from websockets.exceptions import ConnectionClosed
 
+        if self._began and self._has_ended():
+            return True  # asked for again, its name would begin another shell
         query = {"sessionId": self._record["sessionId"], "format": "raw", **_size()}
         line = self._server.socket("/terminal/ws", query)
         with self._lock:
             if self._over:
                 line.close()
                 return True
+            if self._early:
+                with suppress(ConnectionClosed):
+                    line.send(self._early)
             self._line = line
+            self._began = True
         try:
             for frame in line:
                 write_all(1, frame if isinstance(frame, bytes) else frame.encode())

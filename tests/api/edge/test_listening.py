@@ -112,7 +112,7 @@ Start = Callable[..., tuple[int, list[str]]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
-    """Start servers on any free port; returns the port and the first two lines of the log."""
+    """Start servers on any free port; returns it, and the log's lines of where and to whom."""
     running: list[subprocess.Popen[bytes]] = []
 
     def start(*options: str, **env: str) -> tuple[int, list[str]]:
@@ -125,8 +125,8 @@ def start(tmp_path: Path) -> Start:
 
         def lines() -> list[str]:
             said = log.read_text().splitlines() if log.exists() else []
-            told = [one for one in said if "listens on" in one]
-            return said[said.index(told[0]) :] if told and len(said) > 1 else []
+            told = [one for one in said if "listens on" in one or "token" in one]
+            return told if len(told) > 1 else []
 
         said = until(lines)
         return int(re.findall(r":(\d+)(?= and|, state)", said[0])[0]), said

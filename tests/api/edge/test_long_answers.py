@@ -17,7 +17,10 @@ from sandkeeper.journal.lines import strip_partial
 from sandkeeper.journal.output import MARKER, LongText
 from sandkeeper.journal.segment import STDERR, STDOUT
 
-parts = st.lists(st.binary(max_size=6) | st.text(max_size=4).map(str.encode), max_size=12)
+# Whole characters of each length, what JSON escapes, ends of lines; bytes cut characters in two.
+# Hypothesis's own texts cost a table of all characters first: seconds on a busy machine.
+CHARACTERS = 'aé€\U0001f600\u2028"\\<\0\x1b\n\r'
+parts = st.lists(st.sampled_from(CHARACTERS).map(str.encode) | st.binary(max_size=4), max_size=10)
 LINE = 'grüße <a href="x">&amp;</a> \\n \x1b[1m\t%d\n'
 
 
@@ -94,7 +97,7 @@ def test_who_reads_megabytes_again_and_again_makes_nobody_wait(server: Server) -
     reader = threading.Thread(target=read)
     reader.start()
     slowest = 0.0
-    for _ in range(200):
+    for _ in range(60):
         began = time.monotonic()
         assert server.client.get(f"/process/{made['pid']}").status_code == 200
         slowest = max(slowest, time.monotonic() - began)
