@@ -52,8 +52,7 @@ PIP = (
     f" && {sys.executable} -m venv --without-pip --symlinks venv"
 )
 PIP_INSTALL = (
-    f"{ROOT}/scripts/pip venv/bin/python install -q --no-index --no-deps"
-    " --force-reinstall"
+    f"{ROOT}/scripts/pip venv/bin/python install -q --no-index --no-deps --force-reinstall"
 )
 PYTEST = [
     "mkdir tests && echo 'def test_a(tmp_path): (tmp_path / \"x\").touch()' > tests/test_a.py",
