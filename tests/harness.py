@@ -187,7 +187,10 @@ class Server:
         self.folder = folder
         self.state = folder / "state"
         self.workdir = folder / "work"
-        self.workdir.mkdir(parents=True, exist_ok=True)
+        # Shells read files there: whoever runs the tests has their own, which may take a minute.
+        self.home = folder / "home"
+        for place in (self.workdir, self.home):
+            place.mkdir(parents=True, exist_ok=True)
         self.log_path = folder / "server.log"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -202,12 +205,20 @@ class Server:
             "SANDKEEPER_STATE_DIR": str(self.state),
             "SANDKEEPER_LOG": str(self.log_path),
             "WORKDIR": str(self.workdir),
+            # Uploads in parts would be seen by the servers of all tests.
+            "TMPDIR": str(self._made("tmp")),
+            "HOME": str(self.home),
             "SHELL": "/bin/bash",
             **(env or {}),
         }
         self.process: subprocess.Popen[bytes] | nursery.Forked | None = None
         # It speaks no TLS: what would check certificates takes longer to make than most requests.
         self.client = httpx.Client(base_url=self.url, timeout=60.0, trust_env=False, verify=False)
+
+    def _made(self, name: str) -> Path:
+        made = self.folder / name
+        made.mkdir(exist_ok=True)
+        return made
 
     def __enter__(self) -> "Server":
         self.start()

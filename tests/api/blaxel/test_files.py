@@ -318,7 +318,7 @@ def test_missing_files_are_404_and_other_stat_errors_500(server: Server, work: P
         f"stat {work}/file/x: not a directory",
     )
     assert server.client.get(f"/filesystem/{work}/loop").status_code == 500
-    assert server.client.get(f"/filesystem/{work}/a%00b").status_code == 500
+    assert server.client.get(f"/filesystem/{work}/a%00b").status_code == 422
     assert server.client.put(f"/filesystem/{work}/a%00b", json={}).status_code == 422
     assert server.client.delete(f"/filesystem/{work}/a%00b").status_code == 422
 

@@ -257,8 +257,11 @@ def open_sockets(server: Server) -> int:
     return sum(link.startswith("socket:") for link in open_files(server.pid))
 
 
-@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
-def test_a_port_wait_ends_with_its_client(make_server, accept: str) -> None:
+@pytest.mark.parametrize(
+    ("accept", "told"), [("application/json", 499), ("text/event-stream", 200)]
+)
+def test_a_port_wait_ends_with_its_client(make_server, accept: str, told: int) -> None:
+    """A stream has begun with its status by then, while it waits for ports."""
     own: Server = make_server()
     body = b'{"name":"w6","command":"sleep 60","waitForPorts":[1]}'
     head = (
@@ -269,6 +272,6 @@ def test_a_port_wait_ends_with_its_client(make_server, accept: str) -> None:
         sock.sendall(head.encode() + body)
         until(lambda: own.client.get("/process/w6").status_code == 200)
 
-    until(lambda: [x for x in own.log_lines() if x["msg"].startswith("POST /process 499")])
+    until(lambda: [x for x in own.log_lines() if x["msg"].startswith(f"POST /process {told} ")])
     assert own.client.get("/process/w6").json()["status"] == "running"
     kill(own, "w6")

@@ -74,7 +74,7 @@ def test_a_listing_goes_as_deep_as_asked_and_through_no_link(server: Server) -> 
 
 
 def test_paths_begin_at_home(server: Server) -> None:
-    home = os.environ["HOME"]
+    home = str(server.home)
     for given in ("~", ".", home):
         assert fs(server, "Stat", path=given).json()["entry"]["path"] == home
 

@@ -97,7 +97,7 @@ def test_who_reads_megabytes_again_and_again_makes_nobody_wait(server: Server) -
     reader = threading.Thread(target=read)
     reader.start()
     slowest = 0.0
-    for _ in range(200):
+    for _ in range(60):
         began = time.monotonic()
         assert server.client.get(f"/process/{made['pid']}").status_code == 200
         slowest = max(slowest, time.monotonic() - began)

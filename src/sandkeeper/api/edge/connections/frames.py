@@ -51,15 +51,39 @@ class PacedSocket(WebSocketsSansIOProtocol):
 
     def handle_cont(self, event: Frame) -> None:
         """Add a fragment, of which there may not be any number."""
+        if self.disconnected:
+            return
         if len(self.frames) >= FRAGMENTS_MOST:
-            self._intake.drop()
             self.conn.fail(1009, "too many fragments")
             self.handle_parser_exception()
             return
         super().handle_cont(event)
 
+    def handle_parser_exception(self) -> None:
+        """Say what was wrong and close when the client has, or soon.
+
+        A socket that is closed with bytes unread resets its connection, and the client may lose
+        what it was told: these are read and dropped.
+        """
+        told = self.conn.close_sent
+        assert told is not None
+        self._intake.drop()
+        self.stop_keepalive()
+        self.queue.put_nowait(
+            {"type": "websocket.disconnect", "code": told.code, "reason": told.reason}
+        )
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = self.disconnected = True
+        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
+        self.loop.call_soon(self._end)  # frames of the same bytes may be answered still
+
+    def _end(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+
     def _parse(self, data: bytes) -> None:
-        super().data_received(data)
+        if not self.disconnected:
+            super().data_received(data)
 
     def _may_parse(self) -> bool:
         return not self.read_paused and self.transport.get_write_buffer_size() < ANSWERS_BYTES
