@@ -78,8 +78,12 @@ def test_the_home_is_the_users_for_files_and_for_working_directories(
 def test_no_request_field_changes_the_user(make_server: MakeServer, open_path: Path) -> None:
     server = make_server(args=["--user", "nobody"])
 
-    answer = told(server, "id -u", user="root", env={"BL_SANDBOX_USER": "root"})
+    asked = {"command": "id -u", "user": "root", "waitForCompletion": True}
+    refused = server.client.post("/process", json=asked)
+    answer = told(server, "id -u", env={"BL_SANDBOX_USER": "root"})
 
+    assert refused.status_code == 403
+    assert "'root'" in refused.json()["error"]
     assert answer == ["65534"]
 
 

@@ -159,7 +159,7 @@ def test_a_token_file_that_the_workload_can_read_ends_the_start(tmp_path: Path) 
             argv, env=env, capture_output=True, text=True, timeout=30, check=False
         )
 
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "token can be read by the workload's user" in done.stderr
 
 
