@@ -82,6 +82,7 @@ def drawn_again(emulator: Emulator) -> Emulator:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(st.sampled_from(PIECES), SIZES), max_size=40))
 @example(["漢字", "\x1b[99999999999b", "\x1b[2;6r", "plain"])
+@example(["\u0301", "\x1b[4h", "plain"])
 def test_a_screen_drawn_again_is_the_same_screen_to_the_cell(pieces: list) -> None:
     first = Emulator(COLS, ROWS)
     for piece in pieces:

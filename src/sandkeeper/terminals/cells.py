@@ -4,6 +4,8 @@ from collections import deque
 
 from pyte.screens import Char, StaticDefaultDict
 
+from sandkeeper.terminals.clusters import is_lead
+
 __all__ = ["DEFAULT", "History", "Line"]
 
 HISTORY_LINES = 2000
@@ -32,6 +34,10 @@ class Line(StaticDefaultDict[int, Char]):
         self.cut(x)
         self.cut(columns - count)
         moving = {at: self.pop(at) for at in [at for at in self if at >= x]}
+        if 0 in moving and is_lead(moving[0].data):
+            # A mark with nothing before it can stand at the edge only: elsewhere it would be drawn
+            # onto what is before it.
+            moving[0] = moving[0]._replace(data=" ")
         self.update((at + count, cell) for at, cell in moving.items() if at + count < columns)
 
     def delete(self, x: int, count: int) -> None:
