@@ -286,10 +286,12 @@ class WatchTree:
 
     def _miss(self, error: OSError, directory: bytes, name: bytes) -> None:
         """Pass over what is unreadable or gone (that is or will be told), nothing else."""
-        if error.errno not in _CLOSED_OR_GONE:
-            if not self._armed:
-                raise error
+        if error.errno in _CLOSED_OR_GONE:
+            return
+        if self._armed:
             self._emit(UNWATCHED, directory, name)
+        elif error.errno != errno.ENAMETOOLONG:  # deeper than a path can say: nobody names it
+            raise error
 
     def _rescan(self) -> None:
         self._tell_root(OVERFLOW)

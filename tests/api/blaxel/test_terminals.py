@@ -130,7 +130,8 @@ def test_a_reconnect_in_the_middle_of_an_escape_sequence_loses_none_of_it(
     end = r"printf '1mcol%s\303' our; " + f"cat {gate}; " + r"printf '\251af%s\n' ter"
     with Person(server, sessionId="middle") as first:
         first.type(start + end + "\r")
-        first.see(lambda text: text.endswith("before\x1b[3"))
+        # A frame of its own where the screen was sent in between.
+        first.see(lambda _: "before" in first.shown and first.shown.endswith("\x1b[3"))
     with Person(server, sessionId="middle") as second:
         second.see("before")
         gate.write_text("")
@@ -364,7 +365,7 @@ def test_a_client_that_never_reads_costs_nothing_and_holds_nobody_up(make_server
         until(lambda: own.client.get("/terminals/flood").json()["clients"] == 2)
         before = _rss(own.pid)
         fast.type("head -c 12000000 /dev/zero | tr '\\0' x; echo; echo do''ne\r")
-        fast.see("done", timeout=30)
+        fast.see("done")
         stuck.close()
 
     assert fast.shown.count("x") >= 12_000_000
@@ -377,14 +378,14 @@ def test_a_client_that_fell_behind_gets_the_screen_as_it_is(make_server) -> None
         slow.type("stty -echo; PS1='> '; echo read''y\r")
         slow.see("ready")
         with Person(own, sessionId="lag") as fast:
-            fast.type("seq 1 1500000; echo do''ne\r")
+            fast.type("seq 1 2500000; echo do''ne\r")
             fast.see("done", timeout=30)
         slow.forget()
         slow.see("\x1b[?1049l\x1b[0m", timeout=100)
         slow.see("done", timeout=100)
 
-    assert len(slow.shown) < 8_000_000
-    assert "1500000" in slow.shown
+    assert len(slow.shown) < 12_000_000  # of 22
+    assert "2500000" in slow.shown
 
 
 def _rss(pid: int) -> int:

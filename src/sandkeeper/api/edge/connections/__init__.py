@@ -48,6 +48,8 @@ this list: it names what a new version lacks, and what is used and not listed.
 - `transport`, `resume_writing`: a client that does not read its pongs is not read
 - `handle_cont`, `frames`: a message has a bounded number of fragments
 - `conn`, `handle_parser_exception`: 1009 for one that has more
+- `close_sent`, `close_timer`, `close_timeout`: whoever is refused is told why
+- `loop`, `stop_keepalive`, `disconnected`: what still comes then is dropped for a while
 - `shutdown`: an upgrade closes WebSockets with 1012
 
 `uvicorn.server.Server`, which `server` derives from:
