@@ -757,11 +757,12 @@ def test_chunks_that_are_none_end_the_exchange(
 
 def test_a_way_to_the_proxy_that_leads_back_is_noticed(proxied: Server, upstream: Upstream) -> None:
     exchange(proxied, GET)
-    (via,) = [line for line in upstream.heads[0].split("\r\n") if line.startswith("Via: ")]
+    (via,) = [line for line in upstream.heads[-1].split("\r\n") if line.startswith("Via: ")]
 
     for data in (head_of(b"http://a.b/", via.encode()), CONNECT[:-2] + via.encode() + b"\r\n\r\n"):
         assert exchange(proxied, data).startswith(b"HTTP/1.1 508 ")
-    assert len(upstream.heads) == 1
+    # The last words of a test before may still come here; what went round would say so twice.
+    assert not [head for head in upstream.heads if head.count("Via: ") > 1]
 
 
 NAMES = st.one_of(

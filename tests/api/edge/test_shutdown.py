@@ -43,8 +43,8 @@ def test_open_streams_and_waits_do_not_hold_up_the_end(make_server) -> None:
     threads = [threading.Thread(target=call) for call in (events, wait)]
     for thread in threads:
         thread.start()
-    until(lambda: len(os.listdir(f"/proc/{own.pid}/task")) > 0)
-    until(lambda: own.log_path.read_text().count("process_logs_stream") > 0)
+    # Both, and the one that asks.
+    until(lambda: "requests_in_flight 3.0" in own.client.get("/metrics").text)
     began = time.monotonic()
 
     assert own.stop() == 0
