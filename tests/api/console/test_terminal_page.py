@@ -282,7 +282,9 @@ def test_an_underscore_is_visible(server: Server, page: Page) -> None:
         image = f"data:image/png;base64,{b64encode(picture).decode()}"
         return page.evaluate(COUNT, image)
 
-    assert inked("__________") > inked("") + 50
+    # What is written is drawn with the next frame.
+    until(lambda: inked("") == 0)
+    until(lambda: inked("__________") > 50)
 
 
 COUNT = """async source => {
