@@ -46,6 +46,7 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay):
     port_names = PortNames((), "")
     isolation: Isolation | None = None
     """Whose connections are not taken."""
+    _held: "tuple[RequestResponseCycle, Any] | None" = None
     _holds = False
     _excess: tuple[int, str] | None = None
     _head_timer: asyncio.TimerHandle | None = None
@@ -260,6 +261,13 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay):
         if self._holds:
             self._held = cycle, app
         else:
+            super()._start_asgi_task(cycle, app)
+
+    def _go(self, *, whole: bool) -> None:
+        """Have the held request answered the short way, or begin with it."""
+        assert self._held is not None
+        (cycle, app), self._held = self._held, None
+        if not (whole and self._is_answered(cycle)):
             super()._start_asgi_task(cycle, app)
 
     def pass_over(self, left: int) -> None:

@@ -25,37 +25,30 @@ def _lines(fields: list[tuple[bytes, bytes]]) -> bytes:
 
 
 class ShortWay:
-    """The part of the protocol that answers held requests."""
+    """The part of the protocol that answers whole requests."""
 
     plain: Callable[[Any, bytes], Parts | Coroutine[None, None, Parts] | None] | None = None
     """Answers a whole request, at once or in a while, if it is a plain one (`.plain`)."""
-    _held: "tuple[RequestResponseCycle, Any] | None" = None
 
     flow: "FlowControl"
     loop: asyncio.AbstractEventLoop
     tasks: set[asyncio.Task[None]]
     transport: asyncio.Transport
 
-    def _start_asgi_task(self, cycle: "RequestResponseCycle", app: Any) -> None:
-        """Have a request go the long way."""
-        raise NotImplementedError
-
-    def _go(self, *, whole: bool) -> None:
-        """Answer the held request at once, or have it go the long way."""
-        assert self._held is not None
-        (cycle, app), self._held = self._held, None
-        short = whole and len(cycle.body) <= PLAIN_BODY_BYTES
-        if short and self.plain is not None and self._is_free(cycle):
-            answer = self.plain(cycle.scope, bytes(cycle.body))
-            if isinstance(answer, tuple):
-                self._reply(cycle, answer)
-                return
-            if answer is not None:
-                task = self.loop.create_task(self._reply_later(cycle, answer))
-                task.add_done_callback(self.tasks.discard)
-                self.tasks.add(task)
-                return
-        self._start_asgi_task(cycle, app)
+    def _is_answered(self, cycle: "RequestResponseCycle") -> bool:
+        """Answer a whole request, at once or in a while; False: it has to go the long way."""
+        if self.plain is None or len(cycle.body) > PLAIN_BODY_BYTES or not self._is_free(cycle):
+            return False
+        answer = self.plain(cycle.scope, bytes(cycle.body))
+        if answer is None:
+            return False
+        if isinstance(answer, tuple):
+            self._reply(cycle, answer)
+        else:
+            task = self.loop.create_task(self._reply_later(cycle, answer))
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
+        return True
 
     async def _reply_later(
         self, cycle: "RequestResponseCycle", coming: Coroutine[None, None, Parts]

@@ -5,8 +5,8 @@ HMAC-SHA256 over purpose, facts and expiry. What it is for does not stand in it:
 that again, so a ticket for one port, host, path or purpose never opens another.
 
     signer = Signer(state_dir / "ports.key", settings.rights.tokens, clock.now)
-    ticket = signer.sign("file", "/work/a b", "read", seconds=600)
-    signer.opens("file", "/work/a b", "read", ticket=offered)
+    ticket = signer.sign("file", "/srv/a b", "read", seconds=600)
+    signer.opens("file", "/srv/a b", "read", ticket=offered)
 
 The key lies in the state folder and is mixed with the tokens of the server: tickets outlive a
 restart, not another token. Where single ones must be revoked or spent, one of the facts is the id
