@@ -22,13 +22,11 @@ __all__ = ["Address", "openapi", "operations", "served", "swagger", "undescribed
 
 FOLDER = Path(__file__).parents[2] / "openapi"
 METHODS = ("get", "head", "put", "post", "patch", "delete")
-UNLISTED = re.compile(
-    r"/|/terminal|/terminal/ws|/mcp|/debug/panic|/swagger(/index\.html)?/?"
-    # E2B's services and control plane, which their own clients' descriptions tell (docs/e2b.md).
-    r"|/(process\.Process|filesystem\.Filesystem|files|envs|init|e2b)(/.*)?"
-    r"|/(sandboxes|v2|templates|volumes|snapshots|secrets)(/.*)?"
-)
+UNLISTED = re.compile(r"/|/terminal|/terminal/ws|/mcp|/debug/panic|/swagger(/index\.html)?/?")
 """Not in the contract's document either: pages, sockets, other protocols."""
+
+OTHERS = ("sandkeeper.api.e2b.", "sandkeeper.api.control.")
+"""Whose routes E2B's own descriptions tell (docs/e2b.md)."""
 
 Document = dict[str, Any]
 Operation = tuple[str, str]
@@ -133,6 +131,8 @@ def served(routes: Iterable[BaseRoute]) -> set[Operation]:
     found: set[Operation] = set()
     for route in routes:
         if not isinstance(route, Route) or UNLISTED.fullmatch(route.path):
+            continue
+        if str(route.endpoint.__module__).startswith(OTHERS):
             continue
         # A route on a path and all below it names no parameter.
         shape = _shape(route.path) + ("/{}" if getattr(route, "below", False) else "")
