@@ -1,15 +1,15 @@
 """One process from its start to its end, and one attempt: real children, without a server."""
 
 import asyncio
-import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.scenes import play
 
 from sandkeeper.errors import NotFound, Unprocessable
 from sandkeeper.files.work import FileWork
@@ -85,24 +85,8 @@ class Rig:
         await self.shop.children.close()
 
 
-@contextlib.asynccontextmanager
-async def rig(folder: Path) -> AsyncIterator[Rig]:
-    sink = Sink(os.open(folder / "log", os.O_WRONLY | os.O_CREAT), dropped_line=lambda _: b"")
-    sink.start()
-    made = Rig(folder, sink)
-    try:
-        yield made
-    finally:
-        await made.close()
-        sink.close()
-
-
 def within(folder: Path, scene: Callable[[Rig], Coroutine[Any, Any, None]]) -> None:
-    async def play() -> None:
-        async with asyncio.timeout(SECONDS), rig(folder) as made:
-            await scene(made)
-
-    asyncio.run(play())
+    play(folder, Rig, scene, SECONDS)
 
 
 async def said(process: Process) -> str:

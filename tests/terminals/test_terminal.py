@@ -5,12 +5,13 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.harness import alive
+from tests.scenes import play
 
 from sandkeeper.errors import Conflict
 from sandkeeper.journal.budget import Budget
@@ -99,24 +100,8 @@ class Rig:
         assert self.failures == []
 
 
-@contextlib.asynccontextmanager
-async def rig(folder: Path) -> AsyncIterator[Rig]:
-    sink = Sink(os.open(folder / "log", os.O_WRONLY | os.O_CREAT), dropped_line=lambda _: b"")
-    sink.start()
-    made = Rig(folder, sink)
-    try:
-        yield made
-    finally:
-        await made.close()
-        sink.close()
-
-
 def within(folder: Path, scene: Callable[[Rig], Coroutine[Any, Any, None]]) -> None:
-    async def play() -> None:
-        async with asyncio.timeout(SECONDS), rig(folder) as made:
-            await scene(made)
-
-    asyncio.run(play())
+    play(folder, Rig, scene, SECONDS)
 
 
 def shown(terminal: Terminal, stream: int | None = None) -> str:

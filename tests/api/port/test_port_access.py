@@ -5,7 +5,6 @@ import contextlib
 import http.client
 import io
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from http.cookies import SimpleCookie
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.api.port.listener import Echo
 from tests.harness import Server, cases, until
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -30,37 +30,6 @@ PLAIN = "s3cret-of-ports"
 CROSS = b"Sec-Fetch-Site: cross-site"
 SAME = b"Sec-Fetch-Site: same-site"
 TAB = (b"Sec-Fetch-Mode: navigate", b"Sec-Fetch-Dest: document", b"Sec-Fetch-User: ?1")
-
-
-class Echo:
-    """A server that answers every request with what it was sent, and with fields of ours."""
-
-    def __init__(self) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.port = int(self.listener.getsockname()[1])
-        self.heads: list[bytes] = []
-        self.status = b"200 OK"
-        self.fields: list[bytes] = []
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                sock, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._one, args=(sock,), daemon=True).start()
-
-    def _one(self, sock: socket.socket) -> None:
-        with sock, sock.makefile("rb") as file:
-            head = b"".join(iter(file.readline, b"\r\n")) if file else b""
-            self.heads.append(head)
-            lines = [b"HTTP/1.1 " + self.status, *self.fields, b"Content-Length: %d" % len(head)]
-            sock.sendall(b"\r\n".join(lines) + b"\r\n\r\n" + head)
-
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ class Application:
     async def events(self, _request: Request) -> Response:
         async def told() -> AsyncIterator[str]:
             yield "data: told\n\n"
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
 
         return StreamingResponse(told(), media_type="text/event-stream")
 

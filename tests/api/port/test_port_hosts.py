@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.api.port.listener import Echo
 from tests.harness import Server, until
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
@@ -24,35 +25,6 @@ from sandkeeper.settings.port_names import PortNames
 
 TOKEN = "s3cret-of-hosts"
 PATTERNS = "{port}.localhost {port}-{id}.boxes.example {port}.*"
-
-
-class Echo:
-    """A server that answers with the head it was sent; `fields` are added to its answers."""
-
-    def __init__(self) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.port = int(self.listener.getsockname()[1])
-        self.fields: list[bytes] = []
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                sock, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._one, args=(sock,), daemon=True).start()
-
-    def _one(self, sock: socket.socket) -> None:
-        with sock, sock.makefile("rb") as file:
-            head = b"".join(iter(file.readline, b"\r\n"))
-            fields = b"".join(field + b"\r\n" for field in self.fields)
-            sock.sendall(b"HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n" % (fields, len(head)))
-            sock.sendall(head)
-
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
+from tests.api.port.listener import Listener
 from tests.harness import Server, free_port, resident, until
 
 Answer = Callable[["Connection"], None]
@@ -41,39 +42,22 @@ class Connection:
         self.send(b"HTTP/1.1 200 OK\r\n" + head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
 
 
-class Upstream:
+class Upstream(Listener):
     """A server that answers each connection by a function."""
 
     def __init__(self, answer: Answer, host: str = "127.0.0.1", port: int = 0) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.listener = socket.create_server((host, port), family=family)
-        self.port = int(self.listener.getsockname()[1])
         self.answer = answer
         self.failures: list[Exception] = []
-        self.thread = threading.Thread(target=self._serve, daemon=True)
-        self.thread.start()
+        super().__init__(host, port)
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                sock, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._one, args=(sock,), daemon=True).start()
-
-    def _one(self, sock: socket.socket) -> None:
-        with sock:
-            connection = Connection(sock)
-            try:
-                self.answer(connection)
-            except OSError as error:
-                self.failures.append(error)
-            connection.file.close()
-
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        self.thread.join()
+    def take(self, sock: socket.socket) -> None:
+        """Have the function answer, and keep why it could not."""
+        connection = Connection(sock)
+        try:
+            self.answer(connection)
+        except OSError as error:
+            self.failures.append(error)
+        connection.file.close()
 
 
 Start = Callable[..., Upstream]
