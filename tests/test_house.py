@@ -75,7 +75,7 @@ def test_what_is_installed_to_serve_has_hashes_and_the_versions_of_the_constrain
 
 
 def test_packages_come_with_hashes_or_constraints_and_run_no_scripts() -> None:
-    for path in (ROOT / "scripts").iterdir():
+    for path in filter(Path.is_file, (ROOT / "scripts").iterdir()):
         if path.name == "lock":
             continue
         for line in path.read_text().splitlines():
@@ -99,7 +99,7 @@ def test_npm_packages_are_exact_and_checked_and_no_index_is_named() -> None:
         for place, package in lock.items():
             assert "resolved" not in package
             assert not place or package["integrity"].startswith("sha512-")
-    for path in (ROOT / "scripts").iterdir():
+    for path in filter(Path.is_file, (ROOT / "scripts").iterdir()):
         text = path.read_text()
         assert not re.search(r"--(extra-)?index-url|--registry", text), path
     for path in ROOT.glob("*.txt"):

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import random
+import re
 import select
 import threading
 import time
@@ -199,6 +200,15 @@ def dead_mount(tmp_path: Path) -> Iterator[Path]:
         libc.umount2(os.fsencode(folder), 2)
 
 
+async def all_arrived(client: httpx.AsyncClient, asked: "list[asyncio.Future[Any]]") -> None:
+    """Wait until the server has all of the requests, or has answered them."""
+    while True:
+        text = (await client.get("/metrics", timeout=40)).text
+        here = float(re.search(r"^sandkeeper_requests_in_flight (\S+)", text, re.MULTILINE)[1])
+        if here - 1 + sum(task.done() for task in asked) >= len(asked):
+            return
+
+
 @pytest.mark.timeout(300)
 def test_a_file_system_that_hangs_leaves_the_workers_to_others(
     make_server: Any, dead_mount: Path
@@ -225,7 +235,7 @@ def test_a_file_system_that_hangs_leaves_the_workers_to_others(
                 asyncio.ensure_future(client.request(method, target, json=body))
                 for method, target, body in targets * 20
             ]
-            await asyncio.sleep(1)
+            await all_arrived(client, hanging)
             for _ in range(5):
                 assert (await client.get("/filesystem/plain", timeout=40)).status_code == 200
                 assert (await client.get(f"/filesystem-find/{here}", timeout=40)).status_code == 200

@@ -171,8 +171,8 @@ def test_ports_are_found_after_a_restart(server: Server) -> None:
     port = free_port()
     made = start(
         server,
-        'test -e $F || { touch $F; exit 1; }; exec python3 -c "import socket,time; '
-        f"s=socket.create_server(('0.0.0.0',{port})); time.sleep(30)\"",
+        'test -e $F || { touch $F; exit 1; }; exec python3 -c "import signal,socket; '
+        f"s=socket.create_server(('0.0.0.0',{port})); signal.alarm(60); signal.pause()\"",
         env={"F": f"{server.workdir}/ports"},
         maxRestarts=1,
         restartOnFailure=True,

@@ -8,8 +8,8 @@ import pytest
 from tests.harness import Server, free_port, open_files, until
 
 LISTEN = (
-    'exec python3 -c "import socket,time; '
-    "s=[socket.create_server(('{host}', p)) for p in {ports}]; time.sleep(60)\""
+    'exec python3 -c "import signal,socket; '
+    "s=[socket.create_server(('{host}', p)) for p in {ports}]; signal.alarm(60); signal.pause()\""
 )
 
 

@@ -134,7 +134,10 @@ def test_an_exit_code_is_waited_for(server: Server) -> None:
 
 def test_a_listener_on_loopback_counts_where_it_is_asked_for(server: Server) -> None:
     port = free_port()
-    code = f"import socket,time; s=socket.create_server(('127.0.0.1',{port})); time.sleep(60)"
+    code = (
+        f"import signal,socket; s=socket.create_server(('127.0.0.1',{port})); "
+        "signal.alarm(60); signal.pause()"
+    )
     name = start(server, f'exec python3 -S -c "{code}"', "local")
 
     assert wait_for(server, name, all=[{"port": port, "loopback": True}]).status_code == 200

@@ -43,7 +43,7 @@ seen.callbacks = streamed;
 
 await p.exec({
   name: "n-port",
-  command: `python3 -c "import socket,time; s=socket.create_server(('0.0.0.0', ${port})); time.sleep(60)"`,
+  command: `python3 -c "import signal,socket; s=socket.create_server(('0.0.0.0', ${port})); signal.alarm(60); signal.pause()"`,
   waitForPorts: [port],
 });
 seen.portOpen = await new Promise((resolve) => {
