@@ -344,7 +344,7 @@ def _description_routes(sandbox: Sandbox, areas: Areas) -> list[BaseRoute]:
     handlers = swagger.SwaggerHandlers(
         address=Address.of(sandbox.environment.snapshot()),
         origins=sandbox.settings.edge.origins,
-        described=areas.routes,
+        described=areas.routes_in_turn,
     )
     return swagger.routes(handlers)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from starlette.requests import Request
@@ -21,13 +21,13 @@ __all__ = ["SwaggerHandlers", "routes"]
 PAGE = Path(__file__).parents[2] / "web" / "swagger.html"
 JSON = "application/json; charset=utf-8"
 
+Described = Callable[[], Awaitable[list[BaseRoute]]]
+
 
 class SwaggerHandlers:
     """Handlers of the description of what `described` gives; made when first asked, then kept."""
 
-    def __init__(
-        self, *, address: Address, origins: Sequence[str], described: Callable[[], list[BaseRoute]]
-    ) -> None:
+    def __init__(self, *, address: Address, origins: Sequence[str], described: Described) -> None:
         self._address = address
         self._origins = origins
         self._described = described
@@ -45,7 +45,8 @@ class SwaggerHandlers:
     async def _document(self, kind: str) -> Response:
         async with self._making:  # hundreds may ask at once
             if kind not in self._made:
-                self._made[kind] = await asyncio.to_thread(self._make, kind, self._described())
+                described = await self._described()
+                self._made[kind] = await asyncio.to_thread(self._make, kind, described)
         return Response(self._made[kind], media_type=JSON)
 
     def _make(self, kind: str, routes: list[BaseRoute]) -> bytes:

@@ -1,5 +1,6 @@
 """Routes as the contract has them: HEAD only where named, a wrong method is an unknown route."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -183,6 +184,14 @@ class Areas:
     def routes(self) -> list[BaseRoute]:
         """Return every route; makes all areas."""
         return [made for area in self._areas for made in self._routes_of(area)]
+
+    async def routes_in_turn(self) -> list[BaseRoute]:
+        """Return the same; others have their turn between two areas, for each may be an import."""
+        found: list[BaseRoute] = []
+        for area in self._areas:
+            found += self._routes_of(area)
+            await asyncio.sleep(0)
+        return found
 
     def open_routes(self) -> list[BaseRoute]:
         """Return the routes of the areas that may be answered without a token."""
