@@ -15,6 +15,10 @@ __all__ = ["Intake"]
 
 SLICE_BYTES = 4096
 TURN_SECONDS = 0.001
+READ_BYTES = 64 << 10
+REST_BYTES = 512 << 10
+"""After so much in reads of `READ_BYTES` and more the others have a round of the loop: libuv makes
+thirty reads of 256 KiB in one of its own, of each connection, as long as the parser keeps up."""
 
 _turns = Turns()
 
@@ -42,11 +46,13 @@ class Intake:
         self._left = b""
         self._at = 0
         self._task: asyncio.Task[None] | None = None
+        self._in_a_row = 0
+        self._rests = False
 
     @property
     def waits(self) -> bool:
-        """Whether there are bytes that were not parsed."""
-        return bool(self._left)
+        """Whether there are bytes that were not parsed, or the connection is held for a round."""
+        return bool(self._left) or self._rests
 
     def take(self, data: bytes) -> None:
         """Parse what a millisecond suffices for; the rest later."""
@@ -54,9 +60,19 @@ class Intake:
         self._at = 0
         if self._task is None:
             self._some()
+        self._in_a_row = self._in_a_row + len(data) if len(data) >= READ_BYTES else 0
         if self._left:
             self._hold()
             self.wake()
+        elif self._in_a_row >= REST_BYTES and not self._rests:
+            self._rests = True
+            self._hold()
+            asyncio.get_running_loop().call_soon(self._rested)
+
+    def _rested(self) -> None:
+        self._rests, self._in_a_row = False, 0
+        if not self._left and self._task is None:
+            self._let_go()
 
     def wake(self) -> None:
         """Go on with what is left, if there is any."""
