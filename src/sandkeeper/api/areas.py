@@ -83,7 +83,8 @@ def _e2b_areas(sandbox: Sandbox) -> list[Area]:
 
 
 def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
-    from sandkeeper.api.blaxel import logs, observability, processes, waiting
+    from sandkeeper.api.blaxel import logs, processes, waiting
+    from sandkeeper.api.blaxel.running import figures
 
     held = processes.ProcessHandlers(
         processes=sandbox.processes,
@@ -108,13 +109,9 @@ def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
         turns=sandbox.turns,
         retention=sandbox.settings.retention,
     )
-    used = observability.FiguresHandlers(processes=sandbox.processes, meter=sandbox.meter)
-    return [
-        *processes.routes(held),
-        *waiting.routes(waits),
-        *logs.routes(texts),
-        *observability.figures_routes(used),
-    ]
+    used = figures.FiguresHandlers(processes=sandbox.processes, meter=sandbox.meter)
+    plain = [*processes.routes(held), *waiting.routes(waits), *logs.routes(texts)]
+    return [*plain, *figures.routes(used)]
 
 
 def _file_areas(sandbox: Sandbox) -> list[Area]:
@@ -220,7 +217,7 @@ def _network_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:
     from sandkeeper.api.edge.subject import Gateways
     from sandkeeper.api.port import links, tcp
 
-    handlers = network.NetworkHandlers(
+    held = network.NetworkHandlers(
         ports=sandbox.ports, monitors=sandbox.monitors, body_limit=sandbox.settings.body_limit
     )
     way = tunnel.TunnelHandlers(tunnel=sandbox.tunnel, access=sandbox.access)
@@ -232,12 +229,7 @@ def _network_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:
         body_limit=sandbox.settings.body_limit,
     )
     bare = tcp.TcpHandlers(relay=sandbox.relay, access=sandbox.access)
-    return [
-        *network.routes(handlers),
-        *links.routes(opened),
-        *tcp.routes(bare),
-        *tunnel.routes(way),
-    ]
+    return [*network.routes(held), *links.routes(opened), *tcp.routes(bare), *tunnel.routes(way)]
 
 
 def _port_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:

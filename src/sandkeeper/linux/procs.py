@@ -44,7 +44,7 @@ class Process:
 def read_process(pid: int) -> Process | None:
     """Read one process; None when there is none of that number."""
     found = read_stat(pid)
-    if found is None:
+    if found is None or len(found[1]) < 22:
         return None
     name, fields = found
     return Process(

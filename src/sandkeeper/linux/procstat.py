@@ -11,7 +11,7 @@ def parse_stat(line: bytes) -> tuple[bytes, list[bytes]] | None:
     # The name stands in parentheses and may hold any byte, so the last one closes it.
     head, _, tail = line.rpartition(b")")
     fields = tail.split()
-    return (head.partition(b"(")[2], fields) if len(fields) >= 22 else None
+    return (head.partition(b"(")[2], fields) if len(fields) >= 20 else None
 
 
 def read_stat(pid: int) -> tuple[bytes, list[bytes]] | None:

@@ -5,10 +5,9 @@ differs goes as one tar stream, of which the server puts each file in place as a
 there; so whatever breaks off, the next comparison shows what is left to do.
 """
 
-import os
-import tarfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -19,16 +18,13 @@ from sandkeeper.client.completing import remote_paths
 from sandkeeper.client.connection import AGAIN_SECONDS, AWAY, Server
 from sandkeeper.client.context import AsJson, verb
 from sandkeeper.client.failures import ClientError, NoServer, Refused
-from sandkeeper.client.files.noticing import Changes
+from sandkeeper.client.files.packing import Packing, gathered
 from sandkeeper.client.files.paths import file_route, inside, is_inside, joined
-from sandkeeper.client.files.trees import FILE, FOLDER, LINK, Item, Local, comparable, remote_items
+from sandkeeper.client.files.trees import FOLDER, Item, Local, comparable, remote_items
 from sandkeeper.client.output import complain, print_json, say, size
 
 __all__: list[str] = []
 
-BLOCK_BYTES = 1 << 20
-GATHERED_BYTES = 256 << 10
-RECORD_BYTES = 512
 LARGE_BYTES = 1 << 20
 """Of a file that is longer only the permissions are sent where nothing else differs."""
 ROUNDS = 3
@@ -82,6 +78,8 @@ def sync(
 
 def _watch(one: "_Sync", local: Local, *, as_json: bool) -> None:
     """Go on until somebody ends it; what comes while things are sent is seen in the next round."""
+    from sandkeeper.client.files.noticing import Changes
+
     with Changes(local.root) as changes:
         changes.watch(local.look())
         _print(one.run(), as_json=as_json)
@@ -199,9 +197,7 @@ class _Sync:
 
     def _round(self, done: Done) -> None:
         for number in range(ROUNDS):
-            here = self._local.look()
-            if self._there is None:
-                self._there = remote_items(self._server, self._target)
+            here, self._there = self._both()
             plan = self._plan(here, self._there)
             if number == 0:
                 done.unchanged = plan.unchanged
@@ -210,6 +206,14 @@ class _Sync:
             self._carry_out(plan, here, done)
             if self._dry_run:
                 return
+
+    def _both(self) -> tuple[dict[str, Item], dict[str, Item]]:
+        """Look at both sides, at the same time where the other one is not known."""
+        if self._there is not None:
+            return self._local.look(), self._there
+        with ThreadPoolExecutor(1) as beside:
+            there = beside.submit(remote_items, self._server, self._target)
+            return self._local.look(), there.result()
 
     def _plan(self, here: Mapping[str, Item], there: Mapping[str, Item]) -> Plan:
         plan = Plan()
@@ -299,10 +303,10 @@ class _Sync:
             done.sent += len(paths)
             done.sent_bytes += sum(here[path].size for path in paths)
             return
-        packing = _Packing(self._local.root)
+        packing = Packing(self._local.root)
         route = file_route("/filesystem-archive", self._target)
         try:
-            self._server.ask("PUT", route, body=_gathered(packing.blocks(paths)))
+            self._server.ask("PUT", route, body=gathered(packing.blocks(paths)))
         finally:
             self._unreadable |= packing.unreadable
             self.failed = self.failed or bool(packing.unreadable)
@@ -322,78 +326,3 @@ def _topmost(paths: list[str]) -> list[str]:
         if not found or not path.startswith(f"{found[-1]}/"):
             found.append(path)
     return found
-
-
-class _Packing:
-    """Entries as a tar stream, block by block; `sent` is what they were when they were packed."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self.sent: dict[str, Item] = {}
-        self.unreadable: set[str] = set()
-
-    def blocks(self, paths: list[str]) -> Iterator[bytes]:
-        """Give the stream; what cannot be read is told and left out."""
-        for path in paths:
-            try:
-                yield from self._entry(path)
-            except FileNotFoundError:
-                continue  # it has gone meanwhile
-            except OSError as error:
-                self.unreadable.add(path)
-                complain(f"{path}: {str(error.strerror).lower()}")
-        yield bytes(2 * RECORD_BYTES)
-
-    def _entry(self, path: str) -> Iterator[bytes]:
-        place = self._root / path
-        member = tarfile.TarInfo(path)
-        if place.is_symlink():
-            member.type, member.linkname = tarfile.SYMTYPE, os.readlink(place)
-            self.sent[path] = Item(LINK, link=member.linkname)
-            yield _head(member)
-            return
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        fd = os.open(place, flags)
-        try:
-            info = os.fstat(fd)
-            member.mode, member.mtime = info.st_mode & 0o777, info.st_mtime_ns / 1e9
-            if place.is_dir():
-                member.type = tarfile.DIRTYPE
-                self.sent[path] = Item(FOLDER, mode=member.mode)
-                yield _head(member)
-                return
-            member.size = info.st_size
-            yield _head(member)
-            yield from _content(fd, member.size)
-            self.sent[path] = Item(FILE, member.size, member.mtime, member.mode)
-        finally:
-            os.close(fd)
-
-
-def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Join small pieces: each that is given is a write of its own."""
-    waiting: list[bytes] = []
-    count = 0
-    for piece in pieces:
-        waiting.append(piece)
-        count += len(piece)
-        if count >= GATHERED_BYTES:
-            yield b"".join(waiting)
-            waiting, count = [], 0
-    if waiting:
-        yield b"".join(waiting)
-
-
-def _head(member: tarfile.TarInfo) -> bytes:
-    return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-
-
-def _content(fd: int, length: int) -> Iterator[bytes]:
-    """Give so many bytes; what a file has lost meanwhile is NUL, and differs the next time."""
-    left = length
-    while left > 0:
-        block = os.read(fd, min(BLOCK_BYTES, left)) or bytes(min(BLOCK_BYTES, left))
-        left -= len(block)
-        yield block
-    if length % RECORD_BYTES:
-        yield bytes(RECORD_BYTES - length % RECORD_BYTES)
