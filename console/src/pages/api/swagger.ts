@@ -2,6 +2,7 @@
 
 import SwaggerUI from "swagger-ui-dist/swagger-ui-es-bundle.js";
 import "swagger-ui-dist/swagger-ui.css";
+import { shown as credentials } from "../../app/session";
 import "./api.css";
 
 const shown = new WeakMap<HTMLElement, { unmount?(): void }>();
@@ -16,6 +17,10 @@ export function show(place: HTMLElement, spec: Record<string, unknown>, done: ()
     displayRequestDuration: true,
     filter: true,
     persistAuthorization: false,
+    requestInterceptor: (request: { headers: Record<string, string> }) => {
+      Object.assign(request.headers, credentials());
+      return request;
+    },
     requestSnippetsEnabled: true,
     syntaxHighlight: { activated: true, theme: "agate" },
     tryItOutEnabled: false,

@@ -1,4 +1,4 @@
-"""Signing in at the console: a token becomes a cookie that no script can read.
+"""Signing in at the console: a token becomes a session (`api.edge.tickets.sessions`).
 
 The routes belong to the folder in front of everything (`/console-session`), because a cookie
 without `Path` belongs to the folder of the route that sets it: the prefix of a gateway, which
@@ -8,7 +8,6 @@ this server need not know.
 import asyncio
 import socket
 from collections import OrderedDict
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -82,9 +81,11 @@ class SessionHandlers:
         """Say who asks; a session that is shown lasts its full time again."""
         found = self._sessions.find(request.scope)
         right = standing_of(request).right
-        if found is None or found[0] != right:
+        if found is None:
             return json_response(self._told(right))
-        return json_response(self._told(right), 200, self._cookie(request, *found))
+        if not self._sessions.is_whole(request.scope, *found):  # another tab's, or nobody's
+            return json_response(self._told(Right.NONE))
+        return self._begun(request, *found)
 
     async def sign_in(self, request: Request) -> Response:
         """Exchange a token for a session; 401 for a wrong one, 429 after ten within a minute."""
@@ -99,7 +100,7 @@ class SessionHandlers:
             self._access.audit("console_sign_in_refused", caller(request))
             return json_response({"error": "wrong token"}, 401)
         self._access.audit("console_sign_in", caller(request), right=right.name.lower())
-        return json_response(self._told(right), 200, self._cookie(request, right))
+        return self._begun(request, right)
 
     async def sign_out(self, request: Request) -> Response:
         """End the session that is shown: its cookie opens nothing any more."""
@@ -111,7 +112,7 @@ class SessionHandlers:
         gone = f"{self._sessions.cookie}=; Max-Age=0; {_guards(request)}"
         return json_response({"signedIn": False}, 200, {"Set-Cookie": gone})
 
-    def _told(self, right: Right) -> Mapping[str, Any]:
+    def _told(self, right: Right) -> dict[str, Any]:
         page = {
             "signedIn": right > Right.NONE,
             "tokenNeeded": bool(self._accepted),
@@ -119,10 +120,12 @@ class SessionHandlers:
         }
         return page | self._facts.told() if right > Right.NONE else page
 
-    def _cookie(self, request: Request, right: Right, key: str = "") -> dict[str, str]:
-        value = self._sessions.begin(right, key)
-        cookie = f"{self._sessions.cookie}={value}; Max-Age={SECONDS}; {_guards(request)}"
-        return {"Set-Cookie": cookie}
+    def _begun(self, request: Request, right: Right, key: str = "") -> Response:
+        halves = self._sessions.begin(right, key)
+        cookie = f"{self._sessions.cookie}={halves.cookie}; Max-Age={SECONDS}; {_guards(request)}"
+        return json_response(
+            self._told(right) | {"page": halves.page}, 200, {"Set-Cookie": cookie}
+        )
 
 
 class _Wrong:
