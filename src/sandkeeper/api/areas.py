@@ -368,6 +368,7 @@ def all_tools(sandbox: Sandbox) -> "list[Tool]":
         waiting=sandbox.waiting,
         access=access,
         settings=sandbox.settings,
+        users=sandbox.users,
     )
     waits = waiting.WatchingTools(
         processes=sandbox.processes,

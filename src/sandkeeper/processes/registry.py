@@ -15,6 +15,7 @@ from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.clocks import uptime
 from sandkeeper.numerals import GO_INT
+from sandkeeper.processes.failures import StartFailed
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.record import RunMeta, ended_uptime
@@ -141,7 +142,7 @@ class Processes:
         """Start a process, or return the one an idempotency key already stands for (and True).
 
         `body` is a fingerprint of the request that the key came with. Raises BadInput (see
-        `admitted`) or Unprocessable (cannot start).
+        `admitted`) or StartFailed.
         """
         if not key:
             return await self._start(spec), False
@@ -223,9 +224,7 @@ class Processes:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._shop.spawner, self._store.make)
         except OSError as error:
-            raise Unprocessable(
-                f"failed to start process: cannot keep its state: {error.strerror}"
-            ) from None
+            raise StartFailed(f"cannot keep its state: {error.strerror}") from None
 
     def _refill(self) -> None:
         self._refilling = False
