@@ -289,7 +289,10 @@ def _archive_calls(sandbox: Sandbox) -> "ArchiveCalls":
     from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
 
     return ArchiveCalls(
-        archive=sandbox.archive, access=sandbox.access, body_limit=sandbox.settings.body_limit
+        archive=sandbox.archive,
+        access=sandbox.access,
+        work=sandbox.file_work,
+        body_limit=sandbox.settings.body_limit,
     )
 
 

@@ -19,6 +19,7 @@ ALLOWED = (
     "/archive/",
     "/mcp",  # asks for each tool
     "/port/",  # what a server of the workload does with a request is its own affair
+    "/network/ports/{port}/tcp",
     "/network/process/",  # monitors live in memory
     "/debug/",
 )
