@@ -74,11 +74,7 @@ export function Detail({ id, tab }: { id: string; tab: string }) {
             </Button>
             <Button
               icon={Trash2}
-              onClick={() =>
-                void forget(data).then((gone) => {
-                  if (gone) navigate(href("processes"));
-                })
-              }
+              onClick={() => void forget(data, () => navigate(href("processes")))}
             >
               Remove
             </Button>
