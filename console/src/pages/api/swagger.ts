@@ -16,7 +16,6 @@ export function show(place: HTMLElement, spec: Record<string, unknown>, done: ()
     displayRequestDuration: true,
     filter: true,
     persistAuthorization: false,
-    requestSnippetsEnabled: true,
     syntaxHighlight: { activated: true, theme: "agate" },
     tryItOutEnabled: false,
     validatorUrl: null,
