@@ -21,7 +21,6 @@ export function show(place: HTMLElement, spec: Record<string, unknown>, done: ()
       Object.assign(request.headers, credentials());
       return request;
     },
-    requestSnippetsEnabled: true,
     syntaxHighlight: { activated: true, theme: "agate" },
     tryItOutEnabled: false,
     validatorUrl: null,

@@ -22,7 +22,7 @@ from sandkeeper import __version__
 from sandkeeper.api.edge.auth import Accepted
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import json_response
-from sandkeeper.api.edge.rights import OPEN, Right, standing_of
+from sandkeeper.api.edge.rights import OPEN, Right
 from sandkeeper.api.edge.routing import route
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.tickets.sessions import SECONDS, Sessions
@@ -80,12 +80,10 @@ class SessionHandlers:
     async def look(self, request: Request) -> Response:
         """Say who asks; a session that is shown lasts its full time again."""
         found = self._sessions.find(request.scope)
-        right = standing_of(request).right
-        if found is None:
-            return json_response(self._told(right))
-        if not self._sessions.is_whole(request.scope, *found):  # another tab's, or nobody's
-            return json_response(self._told(Right.NONE))
-        return self._begun(request, *found)
+        if found is not None and self._sessions.is_whole(request.scope, *found):
+            return self._begun(request, *found)
+        right = self._accepted.right_without_session(request.scope)
+        return json_response(self._told(right, session=False))
 
     async def sign_in(self, request: Request) -> Response:
         """Exchange a token for a session; 401 for a wrong one, 429 after ten within a minute."""
@@ -105,16 +103,17 @@ class SessionHandlers:
     async def sign_out(self, request: Request) -> Response:
         """End the session that is shown: its cookie opens nothing any more."""
         found = self._sessions.find(request.scope)
-        if found is not None:
+        if found is not None and self._sessions.is_whole(request.scope, *found):
             with suppress(OSError):  # a full disk: it is over for as long as this server runs
                 await asyncio.to_thread(self._sessions.end, found[1])
             self._access.audit("console_sign_out", caller(request))
         gone = f"{self._sessions.cookie}=; Max-Age=0; {_guards(request)}"
         return json_response({"signedIn": False}, 200, {"Set-Cookie": gone})
 
-    def _told(self, right: Right) -> dict[str, Any]:
+    def _told(self, right: Right, *, session: bool) -> dict[str, Any]:
         page = {
             "signedIn": right > Right.NONE,
+            "session": session,
             "tokenNeeded": bool(self._accepted),
             "right": right.name.lower(),
         }
@@ -124,7 +123,7 @@ class SessionHandlers:
         halves = self._sessions.begin(right, key)
         cookie = f"{self._sessions.cookie}={halves.cookie}; Max-Age={SECONDS}; {_guards(request)}"
         return json_response(
-            self._told(right) | {"page": halves.page}, 200, {"Set-Cookie": cookie}
+            self._told(right, session=True) | {"page": halves.page}, 200, {"Set-Cookie": cookie}
         )
 
 
