@@ -147,6 +147,7 @@ class Entry(Struct):
     """An entry of GET /filesystem-entries/{path}, itself and not what a link leads to.
 
     `target` is the end of a link, all links resolved, and `targetType` what is there.
+    `encodedName` is the name percent-encoded, where it is not UTF-8 and `name` does not hold it.
     """
 
     path: str
@@ -160,6 +161,7 @@ class Entry(Struct):
     target: str | UnsetType = UNSET
     targetType: str | UnsetType = UNSET
     attributes: dict[str, Any] | UnsetType = UNSET
+    encodedName: str | UnsetType = UNSET
 
 
 class LinkRequest(Struct):
