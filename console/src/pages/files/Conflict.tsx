@@ -24,7 +24,7 @@ interface Theirs {
   etag: string;
 }
 
-const NARROW = 720;
+const NARROW = 560;
 
 export function Conflict({ path, mine, onClose, onSettled }: Props) {
   const [theirs, setTheirs] = useState<Theirs>();
@@ -33,6 +33,7 @@ export function Conflict({ path, mine, onClose, onSettled }: Props) {
   const host = useRef<HTMLDivElement>(null);
   const editor = useRef<EditorView>();
   const kept = useRef(mine);
+  const [isUnified, setUnified] = useState(false);
   const name = shown(nameOf(path));
 
   async function load(): Promise<void> {
@@ -58,15 +59,17 @@ export function Conflict({ path, mine, onClose, onSettled }: Props) {
     void languageOf(name).catch(() => undefined).then((language) => {
       if (gone) return;
       const more = language ? [language] : [];
-      const own = [...editing({ label: `Your text of ${name}`, separator: lineEnd(kept.current) }), ...more];
-      if (parent.clientWidth < NARROW) {
+      const own = [EditorView.lineWrapping, ...editing({ label: `Your text of ${name}`, separator: lineEnd(kept.current) }), ...more];
+      const isNarrow = parent.clientWidth < NARROW;
+      setUnified(isNarrow);
+      if (isNarrow) {
         const made = new EditorView({ doc: kept.current, parent, extensions: [...own, unifiedMergeView({ original: theirs.text })] });
         editor.current = made;
         close = () => made.destroy();
       } else {
         const other = editing({ label: `Text of ${name} in the sandbox`, separator: lineEnd(theirs.text), readOnly: true });
         const made = new MergeView({
-          a: { doc: theirs.text, extensions: [...other, ...more] },
+          a: { doc: theirs.text, extensions: [EditorView.lineWrapping, ...other, ...more] },
           b: { doc: kept.current, extensions: own },
           parent,
           revertControls: "a-to-b",
@@ -126,9 +129,15 @@ export function Conflict({ path, mine, onClose, onSettled }: Props) {
           </Button>
         </div>
       </header>
-      <div class="conflict-sides" aria-hidden="true">
-        <span>Theirs, in the sandbox</span>
-        <span>Yours, not saved</span>
+      <div class="conflict-sides">
+        {isUnified ? (
+          <span>Yours, with what differs from theirs</span>
+        ) : (
+          <>
+            <span>Theirs, in the sandbox</span>
+            <span>Yours, not saved</span>
+          </>
+        )}
       </div>
       <div ref={host} class="conflict-host" />
     </section>

@@ -8,7 +8,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError } from "../../api/client";
 import { Button, confirm, failed, toast } from "../../ui";
 import { read, write } from "./calls";
-import { editing, languageOf } from "./codemirror";
+import { editing, languageOf, wrapping } from "./codemirror";
 import { Conflict } from "./Conflict";
 import { drafts, drop, keep, lineEnd, textOf } from "./documents";
 import { nameOf, shown } from "./paths";
@@ -45,6 +45,7 @@ export default function Editor({ path, text, etag, diskEtag, line, onSaved }: Ed
     const extensions = [
       editing({ label: `Text of ${shown(nameOf(path))}`, separator }),
       language.of([]),
+      wrapping(nameOf(path)),
       Prec.high(keymap.of([{ key: "Mod-s", preventDefault: true, run: () => (save.current(), true) }])),
       EditorView.updateListener.of((update) => {
         if (update.docChanged) noted(update.state);

@@ -7,7 +7,7 @@ import { setQuery } from "../../app/router";
 import { ApiError, usePoll } from "../../api/client";
 import { Button, Empty, Failure, IconButton, LinkButton, Loading, Segmented } from "../../ui";
 import { bytes } from "../../ui/format";
-import { downloadUrl, found, kindOf, pictureUrl, read, readRange, stat } from "./calls";
+import { downloadUrl, look, pictureUrl, read, readRange, stat } from "./calls";
 import { drafts, looksLikeText, textOf } from "./documents";
 import { HexView } from "./HexView";
 import { KINDS, modeText } from "./modes";
@@ -42,7 +42,7 @@ interface Props {
 /** Look at a file and read it as far as it is to be shown; throws ApiError. */
 async function load(path: string, signal: AbortSignal): Promise<Loaded> {
   const about = await stat(path, signal);
-  const isFile = (about.type === "symlink" ? await kindOf(path, signal) : about.type) === "file";
+  const isFile = (about.type === "symlink" ? (await look(path, signal)).kind : about.type) === "file";
   if (!isFile) return { stat: about, views: [], etag: about.etag };
   const isPicture = PICTURE.test(path) && about.size > 0;
   // Files of /proc say that they are empty.
@@ -63,7 +63,7 @@ export function FileView({ path, view, line, onClose, onProperties, onSaved }: P
   const [loaded, setLoaded] = useState<Loaded>();
   const [fault, setFault] = useState<unknown>();
   const [again, setAgain] = useState(0);
-  const disk = usePoll(async (signal) => (await found(path, signal))?.etag ?? "", LOOK_MS, [path]);
+  const disk = usePoll(async (signal) => (await look(path, signal)).etag, LOOK_MS, [path]);
   const name = shown(nameOf(path));
 
   useEffect(() => {

@@ -247,7 +247,7 @@ function FoundRow({ id, row, folder, asked, active, onClick }: FoundRowProps) {
     <div id={id} role="option" aria-selected={active} class={`find-row find-${row.kind} ${active ? "is-active" : ""}`} onClick={onClick}>
       {row.kind === "line" ? (
         <>
-          <span class="find-line num">{row.match.line}</span>
+          <span class="find-number num">{row.match.line}</span>
           <span class="find-text mono">
             <Marked text={row.match.text} from={row.match.column - 1} asked={asked} />
           </span>

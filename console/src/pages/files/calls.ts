@@ -12,20 +12,10 @@ export function stat(path: string, signal?: AbortSignal): Promise<Stat> {
   return api.get(fileRoute("/filesystem-stat", path), { signal });
 }
 
-/** What is at a path, nothing where nothing is. */
-export async function found(path: string, signal?: AbortSignal): Promise<Stat | undefined> {
-  try {
-    return await stat(path, signal);
-  } catch (error) {
-    if (error instanceof ApiError && error.status === 404) return undefined;
-    throw error;
-  }
-}
-
-/** `file`, `directory`, or empty: of what a path leads to, links followed. */
-export async function kindOf(path: string, signal?: AbortSignal): Promise<string> {
+/** What is at a path, links followed: its tag and `file` or `directory`; both empty where nothing is. */
+export async function look(path: string, signal?: AbortSignal): Promise<{ kind: string; etag: string }> {
   const reply = await api.raw(fileRoute("/filesystem", path), { method: "HEAD", signal });
-  return reply.headers.get("x-file-type") ?? "";
+  return { kind: reply.headers.get("x-file-type") ?? "", etag: reply.headers.get("etag") ?? "" };
 }
 
 /** The bytes of a file and the tag of the state they are from; never those of a cache. */
@@ -52,6 +42,8 @@ export async function readRange(path: string, from: number, to: number, signal?:
 
 /** Write a file if it is still in the state of `etag` (empty: if there is none); the new tag. */
 export async function write(path: string, content: Blob, etag: string): Promise<string> {
+  // Looked at before anything is sent; between the two the condition holds as well.
+  if ((await look(path)).etag !== etag) throw new ApiError(412, "the file has changed meanwhile");
   const form = new FormData();
   form.append("file", content, "file");
   const headers: Record<string, string> = etag ? { "If-Match": etag } : { "If-None-Match": "*" };

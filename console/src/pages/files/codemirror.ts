@@ -40,6 +40,11 @@ export function editing({ readOnly = false, label, separator }: { readOnly?: boo
   ];
 }
 
+/** Prose is wrapped, code is not. */
+export function wrapping(name: string): Extension {
+  return /\.(md|markdown|txt|rst|adoc)$/i.test(name) ? EditorView.lineWrapping : [];
+}
+
 /** The language of a file by its name; nothing where we know none. Its code is fetched then. */
 export async function languageOf(name: string): Promise<Extension | undefined> {
   const found = LanguageDescription.matchFilename(languages, name);

@@ -25,7 +25,7 @@ import { session } from "../../app/session";
 import { usePoll } from "../../api/client";
 import { Button, contextMenu, Empty, Failure, failed, LinkButton, Loading, Menu, PageHead, Segmented, toast, type Icon, type Item } from "../../ui";
 import type { PageProps } from "..";
-import { archiveUrl, downloadUrl, kindOf } from "./calls";
+import { archiveUrl, downloadUrl, look } from "./calls";
 import { ChangesPanel } from "./ChangesPanel";
 import { drafts } from "./documents";
 import { readChosen, readDropped, type Dropped } from "./dropped";
@@ -296,7 +296,7 @@ function Browser({ at }: { at: Place }) {
   /** What has changed may be a folder. */
   async function openFound(found: string): Promise<void> {
     try {
-      if ((await kindOf(found)) === "directory") navigate(filesHref(found));
+      if ((await look(found)).kind === "directory") navigate(filesHref(found));
       else open(found);
     } catch (error) {
       failed("It could not be opened", error);
@@ -388,8 +388,8 @@ function useFileInstead(tree: Tree, at: Place): void {
   const hasFailed = tree.root.state === "failed";
   useEffect(() => {
     if (!hasFailed) return;
-    kindOf(at.folder).then(
-      (kind) => {
+    look(at.folder).then(
+      ({ kind }) => {
         if (kind === "file") navigate(filesHref(parentOf(at.folder), { file: at.folder }), { replace: true });
       },
       () => undefined, // what is wrong is shown already

@@ -1,7 +1,7 @@
 /** The folders that are open and what is in them: loaded a page at a time, sorted, as one list of rows. */
 
 import { signal } from "@preact/signals";
-import { entriesPage, found } from "./calls";
+import { entriesPage, look } from "./calls";
 import { decoded, joined } from "./paths";
 import type { Entry } from "./types";
 
@@ -153,9 +153,9 @@ export class Tree {
   async refresh(signal: AbortSignal): Promise<void> {
     for (const folder of [...this.open.values()]) {
       if (folder.state !== "ready" || folder.reading) continue;
-      const now = await found(folder.path, signal);
-      if (this.ended || this.open.get(folder.path) !== folder || now?.etag === folder.etag) continue;
-      if (!now && folder !== this.root) this.collapse(folder.path);
+      const now = await look(folder.path, signal);
+      if (this.ended || this.open.get(folder.path) !== folder || now.etag === folder.etag) continue;
+      if (!now.kind && folder !== this.root) this.collapse(folder.path);
       else if (folder.total <= RELOADED_MOST) await this.load(folder);
       else if (!folder.stale) {
         folder.stale = true;
@@ -175,10 +175,10 @@ export class Tree {
     const isFirst = folder.nodes.length === 0;
     if (isFirst) folder.state = "loading";
     try {
-      const state = await found(folder.path, reading.signal);
+      const state = await look(folder.path, reading.signal);
       const nodes = await this.pages(folder, reading.signal, isFirst);
       folder.nodes = nodes;
-      folder.etag = state?.etag ?? "";
+      folder.etag = state.etag;
       folder.state = "ready";
       folder.stale = false;
       folder.error = undefined;

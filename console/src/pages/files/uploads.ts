@@ -5,7 +5,7 @@
 
 import { signal } from "@preact/signals";
 import { api, ApiError, apiUrl, describe } from "../../api/client";
-import { kindOf, makeFolder } from "./calls";
+import { look, makeFolder } from "./calls";
 import { fileRoute, isText, parentOf } from "./paths";
 
 const AT_ONCE = 3;
@@ -206,9 +206,17 @@ function rest(ms: number, signal: AbortSignal): Promise<void> {
 }
 
 async function send(one: Upload, signal: AbortSignal): Promise<void> {
-  if (!one.file) await makeFolder(one.path);
+  if (!one.file) {
+    await checked(one, signal);
+    await makeFolder(one.path);
+  }
   else if (one.size < PARTS_FROM) await whole(one, one.file, signal);
   else await inParts(one, one.file, signal);
+}
+
+/** Ask before anything is sent whether something is there; the condition of the write asks once more. */
+async function checked(one: Upload, signal: AbortSignal): Promise<void> {
+  if (!one.replaces && (await look(one.path, signal)).kind) throw new ApiError(412, "it is there already");
 }
 
 function condition(one: Upload): Record<string, string> {
@@ -216,6 +224,7 @@ function condition(one: Upload): Record<string, string> {
 }
 
 async function whole(one: Upload, file: File, signal: AbortSignal): Promise<void> {
+  await checked(one, signal);
   const url = apiUrl(fileRoute("/filesystem", one.path));
   await put(url, file, condition(one), signal, (sent) => change(one.id, { sent }));
 }
@@ -256,10 +265,7 @@ async function session(one: Upload, file: File, part: number, signal: AbortSigna
       forget(one, file);
     }
   }
-  // Asked before much is sent; `complete` asks once more.
-  if (!one.replaces) {
-    if (await kindOf(one.path, signal)) throw new ApiError(412, "it is there already");
-  }
+  await checked(one, signal);
   const { uploadId } = await api.post<{ uploadId: string }>(fileRoute("/filesystem-multipart/initiate", one.path), { body: {}, signal });
   remember(one, file, uploadId);
   return { id: uploadId, parts: [] };

@@ -107,7 +107,12 @@ function textOf(port: Port): string {
 }
 
 function opens(port: Port): boolean {
-  return port.protocol === "tcp" && port.state === "LISTEN";
+  return port.protocol === "tcp" && port.state === "LISTEN" && !isOurs(port);
+}
+
+/** Whether it is the port by which this page came, which leads nowhere else. */
+function isOurs(port: Port): boolean {
+  return String(port.localPort) === location.port;
 }
 
 function addressOf({ localAddr, localPort }: Port): string {
@@ -123,12 +128,12 @@ function columns(byPid: ReadonlyMap<number, ProcessRecord>): Column<Port>[] {
     {
       id: "reach",
       title: "Reached from",
-      width: "170px",
+      width: "196px",
       hideBelow: "tablet",
       value: (port) => Number(port.routable),
       render: (port) => (port.routable ? <Badge tone="info">Other machines too</Badge> : <Badge tone="plain">This machine</Badge>),
     },
-    { id: "open", title: "Open", width: "112px", render: (port) => (opens(port) ? <OpenButton port={port.localPort} /> : null) },
+    { id: "open", title: "Open", width: "112px", render: (port) => (opens(port) ? <OpenButton port={port.localPort} /> : isOurs(port) ? <span class="muted small">This console</span> : null) },
   ];
 }
 

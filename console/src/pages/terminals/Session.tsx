@@ -62,6 +62,7 @@ export function Session({ id, name, readOnly, clients, onExit, onTitle }: Props)
         if (live.state === "exited") told.current.onExit();
       });
       link.current = live;
+      live.start();
       terminal.onData((text) => live.type(text));
       terminal.onBinary((text) => live.type(text));
       terminal.onTitleChange((title) => told.current.onTitle(title));

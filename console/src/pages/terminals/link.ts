@@ -45,7 +45,9 @@ export class Link {
     private readonly screen: Screen,
     private readonly readOnly: boolean,
     private readonly changed: () => void,
-  ) {
+  ) {}
+
+  start(): void {
     this.open();
   }
 
