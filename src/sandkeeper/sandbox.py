@@ -32,6 +32,7 @@ from sandkeeper.log.access import Access
 from sandkeeper.log.libraries import adopt_libraries
 from sandkeeper.log.lines import Rouser, open_log
 from sandkeeper.observability.heap import Heap
+from sandkeeper.observability.history import History
 from sandkeeper.observability.lifetime import Lifetime
 from sandkeeper.observability.metrics import Vitals
 from sandkeeper.observability.readiness import Readiness
@@ -180,6 +181,11 @@ class Sandbox(OnDemand):
             keeper=self._workshop.keeper,
             exporter=self.exporter,
         )
+        counted = {
+            "terminals": lambda: sum(not one.is_over for one in self.terminals.registered()),
+            "drives": self.drives.count,
+        }
+        self.history = History(self.vitals, counted)
         self.heap = Heap(lambda: self.vitals.requests.activity)
         self._keeping = Keeping(self._workshop.keeper, self._writer, self.log)
         self._keeping.give += [self.processes.keep_all, self.terminals.keep_all]
@@ -333,6 +339,7 @@ class Sandbox(OnDemand):
 
     async def _start_looking(self, stack: AsyncExitStack) -> None:
         await stack.enter_async_context(self.vitals.delay.sampling())
+        await stack.enter_async_context(self.history.kept())
         stack.callback(self.readiness.close)
         await stack.enter_async_context(self.heap.tended())
         self.readiness.serving = True

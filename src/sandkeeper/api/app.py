@@ -61,6 +61,7 @@ def create_app(sandbox: Sandbox) -> Edge:
         doorkeeper=Doorkeeper(
             settings.rights,
             apart=sandbox.identity is not None,
+            sessions=doors.sessions,
             open_paths=open_paths(areas.open_routes()),
             own_words=areas.own_words(),
         ),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sandkeeper.api.e2b_areas import E2bWires
     from sandkeeper.api.mcp.server import ToolServer
     from sandkeeper.api.mcp.tool import Tool
+    from sandkeeper.api.page_areas import PageAreas
     from sandkeeper.api.port.pages import Doors
 
 __all__ = ["all_areas", "all_routes", "all_tools", "port_doors"]
@@ -35,6 +36,9 @@ def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
         Area(("drives",), partial(_drive_routes, sandbox)),
         Area(("archive",), partial(_archive_routes, sandbox)),
         *_terminal_areas(sandbox),
+        Area(
+            ("console", "console-session"), lambda: _pages(sandbox).console(doors), own_words=True
+        ),
         Area(("mcp",), partial(_mcp_routes, sandbox)),
         Area(("ready", "metrics", "diagnostics"), partial(_looking_routes, sandbox), is_open=True),
         Area(("debug", "", "health", "upgrade"), partial(_server_routes, sandbox), is_open=True),
@@ -52,12 +56,15 @@ def all_routes(sandbox: Sandbox) -> list[BaseRoute]:
 
 def port_doors(sandbox: Sandbox) -> "Doors":
     """Return who decides what pages behind `/port` may ask."""
+    from sandkeeper.api.edge.tickets.sessions import Sessions
     from sandkeeper.api.port.pages import Doors
     from sandkeeper.api.port.tickets import Tickets
+    from sandkeeper.linux.clocks import Ratchet
 
     tokens, settings = sandbox.settings.rights.tokens, sandbox.settings
     tickets = Tickets(settings.state_dir / "ports.key", tokens)
-    return Doors(tickets, tokens, restricted="*" not in settings.edge.origins)
+    sessions = Sessions(settings.state_dir, tokens, Ratchet().now)
+    return Doors(tickets, sessions, tokens, restricted="*" not in settings.edge.origins)
 
 
 def _e2b_areas(sandbox: Sandbox) -> list[Area]:
@@ -287,19 +294,15 @@ def _terminal_areas(sandbox: Sandbox) -> list[Area]:
     if not sandbox.settings.terminal.enabled:
         return []
     return [
-        Area(("terminal",), partial(_console_routes, sandbox)),
+        Area(("terminal",), lambda: _pages(sandbox).terminal()),
         Area(("terminals",), partial(_terminal_routes, sandbox)),
     ]
 
 
-def _console_routes(sandbox: Sandbox) -> list[BaseRoute]:
-    from sandkeeper.api.console import terminal
-    from sandkeeper.api.console.terminal_page import TerminalPage
-    from sandkeeper.api.console.terminal_socket import TerminalSocket
+def _pages(sandbox: Sandbox) -> "PageAreas":
+    from sandkeeper.api.page_areas import PageAreas
 
-    page = TerminalPage(sandbox.settings.edge.origins)
-    socket = TerminalSocket(terminals=sandbox.terminals, access=sandbox.access, users=sandbox.users)
-    return terminal.routes(page, socket)
+    return PageAreas(sandbox)
 
 
 def _terminal_routes(sandbox: Sandbox) -> list[BaseRoute]:
@@ -324,7 +327,9 @@ def _mcp_routes(sandbox: Sandbox) -> list[BaseRoute]:
 def _looking_routes(sandbox: Sandbox) -> list[BaseRoute]:
     from sandkeeper.api.blaxel import observability
 
-    looks = observability.ObservabilityHandlers(readiness=sandbox.readiness, vitals=sandbox.vitals)
+    looks = observability.ObservabilityHandlers(
+        readiness=sandbox.readiness, vitals=sandbox.vitals, history=sandbox.history
+    )
     return observability.routes(looks)
 
 

@@ -25,20 +25,44 @@ from sandkeeper.api.edge.rights import (
 )
 from sandkeeper.api.edge.routing import first_segment
 from sandkeeper.api.edge.subject import names_user
+from sandkeeper.api.edge.tickets.sessions import Sessions
 from sandkeeper.api.edge.tokens import offers
 from sandkeeper.api.edge.urls import PORT_NAME
 from sandkeeper.linux.users import Users
 from sandkeeper.settings import RightsSettings
 
-__all__ = ["Acting", "Doorkeeper", "know", "refuse"]
+__all__ = ["Accepted", "Acting", "Doorkeeper", "know", "refuse"]
+
+
+class Accepted:
+    """The tokens of this server, and the right that each is good for; false where there is none.
+
+    `SANDKEEPER_TOKEN` is the operator's until there is a token for the operator alone, for the
+    workload never learns it.
+    """
+
+    def __init__(self, settings: RightsSettings) -> None:
+        self._token = settings.token.encode()
+        self._admin = settings.admin_token.encode()
+        self._with_token = Right.USER if self._admin else Right.OPERATOR
+
+    def __bool__(self) -> bool:
+        return bool(self._token or self._admin)
+
+    def right_of(self, offered: list[bytes]) -> Right:
+        """Return the highest right for which one of what is offered is good."""
+        if self._admin and _among(self._admin, offered):
+            return Right.OPERATOR
+        if self._token and _among(self._token, offered):
+            return self._with_token
+        return Right.NONE
 
 
 class Doorkeeper:
     """Decides who a request comes from; `apart` says that the workload has a user of its own.
 
     Without any token everybody is the user, and the operator too unless the workload is kept
-    apart: then whoever asks could be the workload. `SANDKEEPER_TOKEN` is the operator's until
-    there is a token for the operator alone, for the workload never learns it.
+    apart: then whoever asks could be the workload.
     """
 
     def __init__(
@@ -46,18 +70,18 @@ class Doorkeeper:
         settings: RightsSettings,
         *,
         apart: bool,
+        sessions: Sessions,
         open_paths: Collection[str],
         own_words: Collection[str] = (),
     ) -> None:
-        self._token = settings.token.encode()
-        self._admin = settings.admin_token.encode()
+        self._accepted = Accepted(settings)
+        self._sessions = sessions
         self._open = open_paths
         self._own_words = own_words
         self._standings = {right: Standing(right, settings) for right in Right}
-        self._with_token = Right.USER if self._admin else Right.OPERATOR
         self._anonymous = Right.NONE
-        if not self._token:
-            self._anonymous = Right.USER if self._admin or apart else Right.OPERATOR
+        if not settings.token:
+            self._anonymous = Right.USER if settings.admin_token or apart else Right.OPERATOR
 
     def admits(self, scope: Scope) -> bool:
         """Say whether a request may go on at all; its standing is in the scope then."""
@@ -73,14 +97,10 @@ class Doorkeeper:
 
     def _right_of(self, scope: Scope) -> Right:
         """Return the highest right that the request shows (`api.edge.tokens`: where)."""
-        if not (self._token or self._admin):
+        if not self._accepted:
             return self._anonymous
-        offered = offers(scope)
-        if self._admin and _among(self._admin, offered):
-            return Right.OPERATOR
-        if self._token and _among(self._token, offered):
-            return self._with_token
-        return self._anonymous
+        right = self._accepted.right_of(offers(scope))
+        return right or max(self._anonymous, self._sessions.right_of(scope))
 
 
 def _among(token: bytes, offered: list[bytes]) -> bool:

@@ -1,0 +1,108 @@
+/** Who is signed in: the token becomes a cookie that scripts cannot read, and is then forgotten. */
+
+import { signal } from "@preact/signals";
+import { KeyRound } from "lucide-preact";
+import { useState } from "preact/hooks";
+import { Button } from "../ui/Button";
+import { Field, Input } from "../ui/Field";
+import { root } from "./place";
+import "./session.css";
+
+export interface Session {
+  signedIn: boolean;
+  tokenNeeded: boolean;
+  right: "none" | "user" | "operator";
+  version: string;
+  hostname: string;
+  workdir: string;
+  home: string;
+  user: string;
+  terminals: boolean;
+}
+
+export const session = signal<Session | undefined>(undefined);
+const PLACE = new URL("console-session", root);
+let asked = false;
+
+/** Ask the server who this is; false if it cannot be reached. */
+export async function learn(): Promise<boolean> {
+  try {
+    const reply = await fetch(PLACE, { cache: "no-store" });
+    if (!reply.ok) return false;
+    session.value = (await reply.json()) as Session;
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** A request was refused for want of a token: see whether the session has ended. */
+export function signedOut(): void {
+  if (asked) return;
+  asked = true;
+  void learn().finally(() => {
+    asked = false;
+  });
+}
+
+export async function signOut(): Promise<void> {
+  await fetch(PLACE, { method: "DELETE" });
+  await learn();
+}
+
+async function signIn(token: string): Promise<string> {
+  let reply: Response;
+  try {
+    const headers = { "Content-Type": "application/json" };
+    reply = await fetch(PLACE, { method: "POST", headers, body: JSON.stringify({ token }) });
+  } catch {
+    return "The server cannot be reached. Check that it runs, then try again.";
+  }
+  if (reply.ok) {
+    session.value = (await reply.json()) as Session;
+    return "";
+  }
+  if (reply.status === 429) return "That was wrong too often. Wait a minute, then try again.";
+  const told = (await reply.json().catch(() => ({}))) as { error?: string };
+  return reply.status === 401 ? "This server does not accept that token." : (told.error ?? "");
+}
+
+export function SignIn() {
+  const [token, setToken] = useState("");
+  const [error, setError] = useState("");
+  const [busy, setBusy] = useState(false);
+
+  async function submit(event: Event) {
+    event.preventDefault();
+    setBusy(true);
+    const refused = await signIn(token.trim());
+    setBusy(false);
+    setError(refused);
+    if (!refused) setToken("");
+  }
+
+  return (
+    <main class="sign-in">
+      <form class="sign-in-card" onSubmit={(event) => void submit(event)}>
+        <span class="sign-in-icon" aria-hidden="true">
+          <KeyRound size={20} />
+        </span>
+        <h1>Sign in to this sandbox</h1>
+        <p>The server asks for a token. It becomes a cookie of this browser and is kept nowhere else.</p>
+        <Field label="Token" error={error} hint="The value of SANDKEEPER_TOKEN or SANDKEEPER_ADMIN_TOKEN.">
+          <Input
+            type="password"
+            autocomplete="current-password"
+            autofocus
+            required
+            value={token}
+            onInput={(event) => setToken(event.currentTarget.value)}
+          />
+        </Field>
+        <Button kind="primary" type="submit" busy={busy} disabled={!token.trim()}>
+          Sign in
+        </Button>
+      </form>
+    </main>
+  );
+}
