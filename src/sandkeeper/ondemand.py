@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sandkeeper.network.monitors import PortMonitors
     from sandkeeper.network.ports import Ports
     from sandkeeper.network.relay import Relay
+    from sandkeeper.processes.figures import Meter
+    from sandkeeper.processes.registry import Processes
     from sandkeeper.processes.waiting import Waiting
     from sandkeeper.search.content import ContentSearch
     from sandkeeper.search.find import Search, Workers
@@ -65,6 +67,7 @@ class OnDemand:
     log: Log
     file_work: FileWork
     files: Files
+    processes: "Processes"
 
     @later
     def trees(self) -> "Trees":
@@ -129,6 +132,13 @@ class OnDemand:
         from sandkeeper.processes.waiting import Waiting
 
         return Waiting(self.ports, self.files)
+
+    @later
+    def meter(self) -> "Meter":
+        """What running processes use."""
+        from sandkeeper.processes.figures import Meter
+
+        return Meter(self.processes, self.ports)
 
     @later
     def _walkers(self) -> "Workers":

@@ -14,6 +14,10 @@ export interface ChartProps {
   max?: number;
   /** The scale ends at `max`, whatever comes. */
   fixed?: boolean;
+  /** So many seconds are shown, up to the last value. */
+  span?: number;
+  /** The steps of the scale are powers of 1024. */
+  binary?: boolean;
 }
 
 /** Lines over time; what a screen reader gets is the last value of each. */

@@ -10,6 +10,7 @@ export type Item =
 
 export interface MenuProps {
   label: string;
+  small?: boolean;
   icon?: Icon;
   items: Item[];
 }
@@ -20,7 +21,7 @@ interface Place {
 }
 
 /** A button that opens a list of things to do. */
-export function Menu({ label, icon = Ellipsis, items }: MenuProps) {
+export function Menu({ label, icon = Ellipsis, items, small = true }: MenuProps) {
   const [place, setPlace] = useState<Place | null>(null);
   const holder = useRef<HTMLSpanElement>(null);
   const id = useId();
@@ -29,7 +30,7 @@ export function Menu({ label, icon = Ellipsis, items }: MenuProps) {
       <IconButton
         icon={icon}
         label={label}
-        small
+        small={small}
         aria-haspopup="menu"
         aria-expanded={place !== null}
         aria-controls={place ? id : undefined}

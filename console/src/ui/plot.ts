@@ -15,10 +15,13 @@ export function draw(place: HTMLElement, props: () => ChartProps, height: number
   const options: uPlot.Options = {
     width: place.clientWidth || 300,
     height,
-    padding: [8, 8, 0, 0],
+    padding: [8, 20, 0, 0],
     legend: { show: false },
     cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
-    scales: { x: { time: true }, y: { range: (_plot, low, high) => range(props(), low, high) } },
+    scales: {
+      x: { time: true, range: (_plot, low, high) => span(props(), low, high) },
+      y: { range: (_plot, low, high) => range(props(), low, high) },
+    },
     axes: [
       {
         stroke: muted,
@@ -38,6 +41,7 @@ export function draw(place: HTMLElement, props: () => ChartProps, height: number
         size: 64,
         gap: 6,
         space: 36,
+        incrs: now.binary ? BINARY : undefined,
         values: (_plot, splits) => splits.map((split) => props().format(split)),
       },
     ],
@@ -52,6 +56,12 @@ export function draw(place: HTMLElement, props: () => ChartProps, height: number
     plugins: [tip(props)],
   };
   return new uPlot(options, dataOf(now), place);
+}
+
+const BINARY = Array.from({ length: 50 }, (_, power) => 2 ** power);
+
+function span(props: ChartProps, low: number, high: number): [number, number] {
+  return [props.span ? Math.min(low, high - props.span) : low, high];
 }
 
 function range(props: ChartProps, _low: number, high: number): [number, number] {

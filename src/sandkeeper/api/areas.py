@@ -27,7 +27,7 @@ def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
     """Return every area, in the order in which its routes are told."""
     areas = [
         *_e2b_areas(sandbox),
-        Area(("process",), partial(_process_routes, sandbox)),
+        Area(("process", "process-stats"), partial(_process_routes, sandbox)),
         *_file_areas(sandbox),
         Area(("network",), partial(_network_routes, sandbox, doors)),
         Area(("port", "port-keep"), partial(_port_routes, sandbox, doors)),
@@ -91,6 +91,7 @@ def _e2b_areas(sandbox: Sandbox) -> list[Area]:
 
 def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
     from sandkeeper.api.blaxel import logs, processes, waiting
+    from sandkeeper.api.blaxel.running import figures
 
     held = processes.ProcessHandlers(
         processes=sandbox.processes,
@@ -115,7 +116,9 @@ def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
         turns=sandbox.turns,
         retention=sandbox.settings.retention,
     )
-    return [*processes.routes(held), *waiting.routes(waits), *logs.routes(texts)]
+    used = figures.FiguresHandlers(processes=sandbox.processes, meter=sandbox.meter)
+    plain = [*processes.routes(held), *waiting.routes(waits), *logs.routes(texts)]
+    return [*plain, *figures.routes(used)]
 
 
 def _file_areas(sandbox: Sandbox) -> list[Area]:
@@ -219,9 +222,9 @@ def _watch_routes(sandbox: Sandbox) -> list[BaseRoute]:
 def _network_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:
     from sandkeeper.api.blaxel import network, tunnel
     from sandkeeper.api.edge.subject import Gateways
-    from sandkeeper.api.port import links
+    from sandkeeper.api.port import links, tcp
 
-    handlers = network.NetworkHandlers(
+    held = network.NetworkHandlers(
         ports=sandbox.ports, monitors=sandbox.monitors, body_limit=sandbox.settings.body_limit
     )
     way = tunnel.TunnelHandlers(tunnel=sandbox.tunnel, access=sandbox.access)
@@ -232,7 +235,8 @@ def _network_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:
         access=sandbox.access,
         body_limit=sandbox.settings.body_limit,
     )
-    return [*network.routes(handlers), *links.routes(opened), *tunnel.routes(way)]
+    bare = tcp.TcpHandlers(relay=sandbox.relay, access=sandbox.access)
+    return [*network.routes(held), *links.routes(opened), *tcp.routes(bare), *tunnel.routes(way)]
 
 
 def _port_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:

@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from sandkeeper.client.connection import AGAIN_SECONDS, Server, segment
+from sandkeeper.client.connection import AGAIN_SECONDS, AWAY, Server, segment
 from sandkeeper.client.failures import ClientError, NoServer, Refused
 
 __all__ = ["End", "Follower"]
 
-AWAY = {502, 503, 504}
-"""A server that starts or ends, or what stands before one that is not there."""
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 Write = Callable[[str, bytes, str], None]

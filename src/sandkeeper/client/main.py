@@ -17,7 +17,8 @@ INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
 MODULES = {
     "running": {"run", "attach", "logs"},
-    "processes": {"ps", "inspect", "stop", "kill", "signal", "wait", "restart", "prune"},
+    "figures": {"ps", "top"},
+    "processes": {"inspect", "stop", "kill", "signal", "wait", "restart", "prune"},
     "terminals": {"sh", "terminals", "record", "play"},
     "files.verbs": {
         *("ls", "cat", "mkdir", "mv", "rm", "find", "grep", "tree", "du"),
@@ -25,6 +26,8 @@ MODULES = {
     },
     "files.editing": {"edit"},
     "files.copying": {"cp"},
+    "files.syncing": {"sync"},
+    "forwarding": {"forward"},
     "machine": {"open", "ports", "health", "version", "diagnose", "completion", "upgrade"},
     "bridge": {"mcp"},
     "manual": {"man"},

@@ -20,8 +20,10 @@ __all__ = [
     "moment",
     "print_json",
     "print_table",
+    "rich_table",
     "safe",
     "say",
+    "since",
     "size",
     "write_all",
 ]
@@ -95,9 +97,9 @@ def _shown(character: str) -> str:
     return {"\t": " ", "\n": "\\n", "\r": "\\r"}.get(character, f"\\x{ord(character):02x}")
 
 
-def print_json(value: Any) -> None:
-    """Print a value for scripts: indented on a terminal, else on one line."""
-    indent = 2 if is_terminal(1) else None
+def print_json(value: Any, *, on_a_line: bool = False) -> None:
+    """Print a value for scripts: indented on a terminal, else, or when it has to be, on a line."""
+    indent = 2 if is_terminal(1) and not on_a_line else None
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     write_all(1, (_UNPRINTED.sub(_escaped, text) + "\n").encode())
 

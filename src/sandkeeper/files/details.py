@@ -22,8 +22,8 @@ ATTRIBUTES_MOST = 64
 class Detail:
     """One entry. `info` is its own, a link's and not its target's; `reached` is the mode of what a
     link leads to (None: nowhere), else the entry's own. `target` is a link's end, all links
-    resolved; `attributes` are extended ones of the `user` namespace (xattr(7)), by their names
-    without it.
+    resolved, and `link` what it says itself; `attributes` are extended ones of the `user` namespace
+    (xattr(7)), by their names without it.
     """
 
     path: str
@@ -31,6 +31,7 @@ class Detail:
     reached: int | None
     target: str
     attributes: dict[str, bytes]
+    link: str = ""
 
     @property
     def is_link(self) -> bool:
@@ -43,11 +44,12 @@ def detail(path: str) -> Detail:
     info = os.lstat(path)
     if not stat.S_ISLNK(info.st_mode):
         return Detail(path, info, info.st_mode, "", _attributes(path))
-    reached, target = None, ""
+    reached, target, link = None, "", ""
     with suppress(OSError):
+        link = os.readlink(path)
         target = os.path.realpath(path)
         reached = os.stat(path).st_mode
-    return Detail(path, info, reached, target, {} if reached is None else _attributes(path))
+    return Detail(path, info, reached, target, {} if reached is None else _attributes(path), link)
 
 
 def details(

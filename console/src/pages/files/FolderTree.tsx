@@ -250,6 +250,7 @@ function TreeRow({ id, row, active, chosen, open, edited, onClick, onDblClick, o
   const { node, depth, isOpen } = row;
   const { entry } = node;
   const Icon = iconOf(node, isOpen);
+  const leadsTo = entry.link ?? entry.target;
   return (
     <div
       id={id}
@@ -261,7 +262,6 @@ function TreeRow({ id, row, active, chosen, open, edited, onClick, onDblClick, o
       aria-setsize={row.siblings}
       aria-selected={chosen}
       aria-expanded={node.isFolder ? isOpen : undefined}
-      aria-label={`${shown(node.name)}${edited ? ", not saved" : ""}`}
       onClick={onClick}
       onDblClick={onDblClick}
       onContextMenu={(event) => {
@@ -274,11 +274,15 @@ function TreeRow({ id, row, active, chosen, open, edited, onClick, onDblClick, o
           {node.isFolder ? <ChevronRight size={16} /> : null}
         </span>
         <Icon size={16} class={node.isFolder ? "tree-icon tree-icon-folder" : "tree-icon"} />
-        <span class="tree-name clip" title={node.entry.target ? `${shown(node.name)} → ${node.entry.target}` : undefined}>
+        <span class="tree-name clip" title={leadsTo ? `${shown(node.name)} → ${leadsTo}` : undefined}>
           {shown(node.name)}
         </span>
-        {entry.target !== undefined ? <span class="tree-target clip">→ {entry.target}</span> : null}
-        {edited ? <span class="tree-dot" title="Not saved" /> : null}
+        {leadsTo ? <span class="tree-target clip">→ {leadsTo}</span> : null}
+        {edited ? (
+          <span class="tree-dot" title="Not saved">
+            <span class="sr-only">not saved</span>
+          </span>
+        ) : null}
       </span>
       <span class="tree-col-size num">{node.isFolder ? "" : bytes(entry.size)}</span>
       <span class="tree-col-modified num" title={entry.lastModified}>
@@ -290,7 +294,8 @@ function TreeRow({ id, row, active, chosen, open, edited, onClick, onDblClick, o
         type="button"
         class="tree-more"
         tabIndex={-1}
-        aria-label={`Actions for ${shown(node.name)}`}
+        aria-hidden="true"
+        title="Actions"
         onClick={(event) => {
           event.stopPropagation();
           const place = event.currentTarget.getBoundingClientRect();

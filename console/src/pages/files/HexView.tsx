@@ -101,7 +101,9 @@ export function HexView({ path, length, etag }: Props) {
           if (!isWrong && wanted) go(Math.floor(target / width));
         }}
       >
-        <span class="muted small num">{`${count(length)} bytes, ${size(length)}`}</span>
+        <span class="muted small num clip" title={`${count(length)} bytes`}>
+          {size(length)}
+        </span>
         <Input
           class="mono hex-goto"
           value={wanted}

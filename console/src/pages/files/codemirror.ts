@@ -21,7 +21,7 @@ import { nonce } from "../../app/csp";
 export function editing({ readOnly = false, label, separator }: { readOnly?: boolean; label: string; separator: string }): Extension[] {
   return [
     EditorView.cspNonce.of(nonce),
-    EditorView.contentAttributes.of({ "aria-label": label, "data-takes-keys": "" }),
+    EditorView.contentAttributes.of({ "aria-label": label, "data-takes-keys": "", tabindex: "0" }),
     EditorState.lineSeparator.of(separator),
     EditorState.readOnly.of(readOnly),
     lineNumbers(),

@@ -199,7 +199,7 @@ function Browser({ at }: { at: Place }) {
             { label: "A folder", icon: FolderUp, run: () => pick("folder", folder) },
           ]}
         />
-        <LinkButton icon={Download} href={archiveUrl(folder)} download="">
+        <LinkButton class="files-download" icon={Download} href={archiveUrl(folder)} download="" title="The folder as tar.zst">
           Download
         </LinkButton>
         <Menu label="More" items={moreItems()} />
@@ -280,6 +280,7 @@ function Browser({ at }: { at: Place }) {
     const workdir = session.value?.workdir;
     return [
       { label: tree.showHidden ? "Hide hidden files" : "Show hidden files", icon: tree.showHidden ? EyeOff : Eye, run: toggleHidden },
+      { label: "Download this folder as tar.zst", icon: Download, run: () => follow(archiveUrl(folder)) },
       { label: "Load again", icon: RefreshCw, run: () => void tree.reloadAll() },
       { label: "Properties of this folder", icon: Info, run: () => setProperties(folder) },
       "line",

@@ -12,6 +12,8 @@ export interface Entry {
   lastModified: string;
   target?: string;
   targetType?: string;
+  /** What a link says itself. */
+  link?: string;
   /** Where the name is not UTF-8. */
   encodedName?: string;
 }

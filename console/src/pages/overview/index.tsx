@@ -92,8 +92,8 @@ export default function Overview() {
         </span>
       </PageHead>
       <div class="overview-grid">
-        <Figure title="CPU" value={percent(last("cpuPercent"))}>
-          <Chart label="CPU" times={times} series={one("cpuPercent", "CPU")} format={percent} max={100} fixed />
+        <Figure title="CPU" value={percent(last("cpuPercent"))} share={[last("cpuPercent"), 100]}>
+          <Chart label="CPU" times={times} span={SPAN_SECONDS} series={one("cpuPercent", "CPU")} format={percent} max={100} fixed />
         </Figure>
         <Figure
           title="Memory"
@@ -103,9 +103,9 @@ export default function Overview() {
         >
           <Chart
             label="Memory"
-            times={times}
+            times={times} span={SPAN_SECONDS}
             series={one("memoryUsedBytes", "Memory", 2)}
-            format={bytes}
+            format={bytes} binary
             max={last("memoryTotalBytes") ?? 0}
             fixed
           />
@@ -118,38 +118,38 @@ export default function Overview() {
         >
           <Chart
             label="Disk"
-            times={times}
+            times={times} span={SPAN_SECONDS}
             series={one("diskUsedBytes", "Disk", 4)}
-            format={bytes}
+            format={bytes} binary
             max={last("diskTotalBytes") ?? 0}
             fixed
           />
         </Figure>
         <Figure title="Processes" value={count(running)} href={href("processes")}>
-          <Chart label="Processes" times={times} series={one("processes", "Processes")} format={count} max={4} />
+          <Chart label="Processes" times={times} span={SPAN_SECONDS} series={one("processes", "Processes")} format={count} max={4} />
         </Figure>
         <Figure title="Terminals" value={count(last("terminals"))} href={href("terminals")}>
-          <Chart label="Terminals" times={times} series={one("terminals", "Terminals", 2)} format={count} max={4} />
+          <Chart label="Terminals" times={times} span={SPAN_SECONDS} series={one("terminals", "Terminals", 2)} format={count} max={4} />
         </Figure>
         <Figure title="Ports" value={count(last("ports"))} href={href("ports")}>
-          <Chart label="Ports" times={times} series={one("ports", "Ports", 3)} format={count} max={4} />
+          <Chart label="Ports" times={times} span={SPAN_SECONDS} series={one("ports", "Ports", 3)} format={count} max={4} />
         </Figure>
         <Figure title="Drives" value={count(last("drives"))}>
-          <Chart label="Drives" times={times} series={one("drives", "Drives", 6)} format={count} max={4} />
+          <Chart label="Drives" times={times} span={SPAN_SECONDS} series={one("drives", "Drives", 6)} format={count} max={4} />
         </Figure>
         <Figure title="Output of processes" value={rate(output.at(-1))}>
           <Chart
             label="Output"
-            times={times}
+            times={times} span={SPAN_SECONDS}
             series={[{ label: "Output", values: output, tone: 1 }]}
-            format={rate}
+            format={rate} binary
             max={1024}
           />
         </Figure>
         <Figure title="Loop delay" value={seconds(last("loopDelaySeconds"))}>
           <Chart
             label="Loop delay"
-            times={times}
+            times={times} span={SPAN_SECONDS}
             series={one("loopDelaySeconds", "Longest delay", 5)}
             format={seconds}
             max={0.01}
@@ -162,10 +162,10 @@ export default function Overview() {
         >
           <Chart
             label="Lag of readers"
-            times={times}
+            times={times} span={SPAN_SECONDS}
             height={160}
             series={CONSUMERS.map(([name, label]) => ({ label, values: figures[`lag.${name}`] ?? [] }))}
-            format={bytes}
+            format={bytes} binary
             max={1024}
           />
         </Panel>

@@ -133,7 +133,7 @@ function columns(byPid: ReadonlyMap<number, ProcessRecord>): Column<Port>[] {
       value: (port) => Number(port.routable),
       render: (port) => (port.routable ? <Badge tone="info">Other machines too</Badge> : <Badge tone="plain">This machine</Badge>),
     },
-    { id: "open", title: "Open", width: "112px", render: (port) => (opens(port) ? <OpenButton port={port.localPort} /> : isOurs(port) ? <span class="muted small">This console</span> : null) },
+    { id: "open", title: "Open", width: "100px", render: (port) => (opens(port) ? <OpenButton port={port.localPort} /> : isOurs(port) ? <span class="muted small">This console</span> : null) },
   ];
 }
 
@@ -143,7 +143,7 @@ function Holder({ port, record }: { port: Port; record: ProcessRecord | undefine
   return (
     <span class="ports-holder">
       {record ? <a href={href("processes", [record.id])}>{record.name || name}</a> : <span class="clip">{name}</span>}
-      <span class="muted small num">{port.pid}</span>
+      <span class="ports-pid muted small num">{port.pid}</span>
     </span>
   );
 }

@@ -92,6 +92,7 @@ export function Detail({ id, tab }: { id: string; tab: string }) {
               Stop
             </Button>
             <Menu
+              small={false}
               label="Send a signal"
               icon={Send}
               items={SIGNALS.map((name) => ({ label: name, run: () => void send(data, name).then(refresh) }))}
@@ -275,7 +276,7 @@ function Figures({ samples, process }: { samples: Sample[]; process: ProcessReco
           label="Memory"
           times={times}
           series={[{ label: "Memory", values: samples.map((one) => one.memoryBytes), tone: 2 }]}
-          format={bytes}
+          format={bytes} binary
           max={limit || 1024 * 1024}
           height={180}
         />
@@ -285,7 +286,7 @@ function Figures({ samples, process }: { samples: Sample[]; process: ProcessReco
           label="Output"
           times={times}
           series={[{ label: "Output", values: written(samples), tone: 3 }]}
-          format={rate}
+          format={rate} binary
           max={1024}
           height={180}
         />

@@ -30,7 +30,7 @@ import {
 } from "../../ui";
 import { items, place } from "./actions";
 import { StartDialog } from "./StartDialog";
-import { age, cause, isOver, ranFor, StatusBadge } from "./status";
+import { cause, isOver, StatusBadge } from "./status";
 import "./processes.css";
 
 interface Row extends ProcessRecord {
@@ -184,7 +184,7 @@ const columns: Column<Row>[] = [
         {row.name}
       </a>
     ),
-    width: "20%",
+    width: "22%",
   },
   {
     id: "status",
@@ -195,7 +195,7 @@ const columns: Column<Row>[] = [
         <StatusBadge process={row} />
       </span>
     ),
-    width: "128px",
+    width: "136px",
   },
   {
     id: "command",
@@ -215,7 +215,7 @@ const columns: Column<Row>[] = [
     value: (row) => row.stats?.cpuPercent ?? null,
     render: (row) => percent(row.stats?.cpuPercent),
     align: "end",
-    width: "84px",
+    width: "88px",
   },
   {
     id: "memory",
@@ -233,15 +233,6 @@ const columns: Column<Row>[] = [
     render: (row) => bytes(row.stdoutBytes + row.stderrBytes),
     align: "end",
     width: "96px",
-    hideBelow: "tablet",
-  },
-  {
-    id: "ran",
-    title: "Ran for",
-    value: (row) => ranFor(row),
-    render: age,
-    align: "end",
-    width: "112px",
     hideBelow: "tablet",
   },
   {

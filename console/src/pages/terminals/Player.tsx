@@ -101,7 +101,7 @@ function Playing({ recording }: { recording: Recording }) {
     if (!one || !room || !screen?.offsetWidth) return;
     const size = one.terminal.options.fontSize ?? 14;
     const factor = Math.min((room.clientWidth - 24) / screen.offsetWidth, (room.clientHeight - 16) / screen.offsetHeight);
-    const next = Math.max(6, Math.min(18, Math.floor(size * factor)));
+    const next = Math.max(8, Math.min(18, Math.floor(size * factor)));
     if (next !== size) one.terminal.options.fontSize = next;
   }
 

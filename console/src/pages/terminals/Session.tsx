@@ -250,7 +250,7 @@ function TouchKeys({ onType }: { onType(keys: string): void }) {
   return (
     <div class="touch-keys" role="group" aria-label="Keys">
       {KEYS.map(({ label, keys, title }) => (
-        <button key={label} type="button" aria-label={title} onClick={() => onType(keys)}>
+        <button key={label} type="button" aria-label={/^\w+$/.test(label) ? undefined : title} onClick={() => onType(keys)}>
           {label}
         </button>
       ))}

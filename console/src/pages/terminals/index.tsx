@@ -86,11 +86,16 @@ function Sessions({ id, readOnly }: { id: string | undefined; readOnly: boolean 
   return (
     <div class="page page-fill terminals">
       <PageHead title="Terminals">
-        {shown ? <Menu label="Actions" items={actions(shown, { refresh: poll.refresh, leave })} /> : null}
-        <Button onClick={() => setAsking(true)}>New with options</Button>
         <Button kind="primary" icon={Plus} onClick={() => void start()}>
           New terminal
         </Button>
+        <Menu
+          label="More"
+          items={[
+            { label: "New terminal with options", icon: SquareTerminal, run: () => setAsking(true) },
+            ...(shown ? (["line", ...actions(shown, { refresh: poll.refresh, leave })] as Item[]) : []),
+          ]}
+        />
       </PageHead>
       <section class="panel terminals-panel" aria-label="Sessions">
         <Tabs
@@ -202,7 +207,7 @@ const COLUMNS: Column<TerminalRecord>[] = [
   {
     id: "status",
     title: "State",
-    width: "190px",
+    width: "172px",
     value: (row) => row.status,
     render: (row) => (row.status === "running" ? <Badge tone="good">Running</Badge> : <Badge tone={row.exitCode ? "warn" : "plain"}>{capital(ending(row))}</Badge>),
   },
@@ -210,7 +215,7 @@ const COLUMNS: Column<TerminalRecord>[] = [
   { id: "clients", title: "Viewers", align: "end", width: "92px", hideBelow: "tablet", value: (row) => row.clients },
   { id: "size", title: "Size", align: "end", width: "100px", hideBelow: "tablet", value: (row) => row.cols * row.rows, render: (row) => `${row.cols} × ${row.rows}` },
   { id: "output", title: "Output", align: "end", width: "100px", hideBelow: "tablet", value: (row) => row.outputBytes, render: (row) => bytes(row.outputBytes) },
-  { id: "started", title: "Started", align: "end", width: "120px", value: (row) => row.startedAt, render: (row) => ago(row.startedAt) },
+  { id: "started", title: "Started", align: "end", width: "120px", hideBelow: "phone", value: (row) => row.startedAt, render: (row) => ago(row.startedAt) },
 ];
 
 function capital(text: string): string {

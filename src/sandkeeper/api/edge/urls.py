@@ -19,6 +19,7 @@ __all__ = [
     "called_by_target",
     "decoded_path",
     "is_for_port",
+    "is_for_tcp",
     "raw_path",
     "raw_rest",
     "readdress",
@@ -33,6 +34,7 @@ LED = "sandkeeper.led"
 LEADING = frozenset({b"e2b-sandbox-id", b"e2b-sandbox-port", b"accept"})
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 _PREFIX = re.compile(r"[A-Za-z0-9/_.-]+")
+_TCP = re.compile(r"/network/ports/[^/]+/tcp")
 
 
 def called_by_target(url: bytes, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -46,6 +48,11 @@ def called_by_target(url: bytes, headers: list[tuple[bytes, bytes]]) -> list[tup
 def is_for_port(scope: Mapping[str, object]) -> bool:
     """Say whether a request is for a server of the sandbox, by its host name or by its path."""
     return PORT_NAME in scope or str(scope["path"]).startswith(("/port/", "/port-keep/"))
+
+
+def is_for_tcp(path: str) -> bool:
+    """Say whether a path is that of bare connections to ports (`api.port.tcp`)."""
+    return _TCP.fullmatch(path) is not None
 
 
 def readdress(scope: Scope) -> bool:

@@ -134,7 +134,7 @@ export function LogView({ id, name, live, written, lost }: LogViewProps) {
             icon={Download}
             title="Download the output"
             aria-label="Download the output"
-            href={apiUrl(`/process/${encodeURIComponent(id)}/output`, { stream: filter.stream, download: true })}
+            href={apiUrl(`/process/${encodeURIComponent(id)}/output`, { stream: filter.stream })}
             download={`${name}.log`}
           />
           <Button

@@ -140,7 +140,7 @@ export class LogWindow {
   /** Fetch what stands before the window; the view asks when it comes near its edge. */
   earlier(): void {
     const first = this.rows.value[0];
-    if (this.loading || this.atStart || !first) return;
+    if (this.loading || this.atStart || !first || first.offset <= 0) return;
     this.loading = "earlier";
     void this.run(async (signal) => {
       const batch = await this.fetch({ until: `offset:${first.offset}`, tail: PAGE }, signal);

@@ -62,6 +62,7 @@ def _entry(found: Detail, owners: Owners) -> Entry:
         lastModified=rfc3339(info.st_mtime_ns),
         target=utf8(found.target) if found.is_link else UNSET,
         targetType=file_type(found.reached) if found.is_link and found.reached else UNSET,
+        link=utf8(found.link) if found.is_link else UNSET,
         attributes=attributes_of(found) or UNSET,
         encodedName=UNSET if shown == name else _encoded(os.fsencode(name)),
     )

@@ -16,8 +16,8 @@ from sandkeeper.api.edge.connections.intake import (
 from sandkeeper.api.edge.connections.short_way import ShortWay
 from sandkeeper.api.edge.connections.wire import WIRE, Wire
 from sandkeeper.api.edge.respond import bare_error
-from sandkeeper.api.edge.urls import called_by_target, is_for_port
-from sandkeeper.network.channel import End
+from sandkeeper.api.edge.urls import called_by_target, is_for_port, is_for_tcp
+from sandkeeper.network.channel import Heir
 from sandkeeper.network.isolation import Isolation
 from sandkeeper.settings.port_names import PortNames
 
@@ -283,7 +283,7 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay):
             self.on_message_complete()
         self.flow.resume_reading()
 
-    def switch(self, end: End) -> bytes:
+    def switch(self, end: Heir) -> bytes:
         """Leave the connection to another protocol; returns what it was sent already."""
         ahead = (self._ahead or b"") + self._intake.drop()
         self._disarm()
@@ -301,7 +301,7 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay):
         return ahead
 
     def _may_switch(self) -> bool:
-        """Say whether an upgrade is for a server of the sandbox to grant; such have no body."""
+        """Say whether an upgrade is for a server of the sandbox; such have no body."""
         if self.parser.get_method() == b"CONNECT" or self._has_body():
             return False
         path = httptools.parse_url(self.url).path.decode("latin-1")
@@ -309,7 +309,8 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay):
             name == b"host" and self.port_names.find(value) is not None
             for name, value in self.headers
         )
-        return named or is_for_port({"path": path})
+        tcp = (b"upgrade", b"tcp") in self.headers and is_for_tcp(path)
+        return named or tcp or is_for_port({"path": path})
 
     def _has_body(self) -> bool:
         fields = dict(self.headers)
