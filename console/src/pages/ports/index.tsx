@@ -133,7 +133,7 @@ function columns(byPid: ReadonlyMap<number, ProcessRecord>): Column<Port>[] {
       value: (port) => Number(port.routable),
       render: (port) => (port.routable ? <Badge tone="info">Other machines too</Badge> : <Badge tone="plain">This machine</Badge>),
     },
-    { id: "open", title: "Open", width: "100px", render: (port) => (opens(port) ? <OpenButton port={port.localPort} /> : isOurs(port) ? <span class="muted small">This console</span> : null) },
+    { id: "open", title: "Open", width: "116px", render: (port) => (opens(port) ? <OpenButton port={port.localPort} /> : isOurs(port) ? <span class="muted small">This console</span> : null) },
   ];
 }
 
