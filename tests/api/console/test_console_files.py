@@ -83,6 +83,7 @@ def test_a_text_is_saved_and_what_somebody_else_wrote_is_shown_beside_it(
 ) -> None:
     file = folder / "notes.py"
     file.write_bytes(b"one\r\ntwo\r\n")
+    page.set_viewport_size({"width": 1280, "height": 800})
     opened(page, server, folder)
     row(page, "notes.py").click()
     typed(page, "# mine\n")
@@ -185,7 +186,7 @@ def test_a_large_upload_is_paused_and_goes_on_where_it_was_after_the_server_was_
     held: list[Route] = []
     sent: list[str] = []
     page.on("request", lambda one: sent.append(one.url) if "/part?" in one.url else None)
-    page.route("**/part?partNumber=2", held.append)
+    page.route("**/part?partNumber=2", lambda route: held.append(route))
     opened(page, own, own.workdir)
     page.get_by_label("Files to upload").set_input_files(large)
     until(lambda: page.wait_for_timeout(20) or held)
@@ -207,7 +208,7 @@ def test_a_folder_is_downloaded_as_tar_zst(server: Server, page: Page, folder: P
     (folder / "inner" / "a.txt").write_text("packed")
     opened(page, server, folder)
     with page.expect_download() as download:
-        page.get_by_role("link", name="Download").click()
+        page.get_by_role("link", name="Download", exact=True).click()
 
     assert download.value.suggested_filename == f"{folder.name}.tar.zst"
     packed = Path(download.value.path()).read_bytes()
@@ -274,13 +275,13 @@ def test_made_renamed_given_rights_and_deleted_whatever_the_name(
 
     page.get_by_role("tree").focus()
     page.keyboard.press("Shift+N")
-    page.get_by_label("Name").fill("made")
+    page.get_by_label("Name", exact=True).fill("made")
     page.keyboard.press("Enter")
     until((folder / "made").is_dir)
     row(page, "made").click()
     expect(page.get_by_text("Empty", exact=True)).to_be_visible()
     page.keyboard.press("F2")
-    page.get_by_label("Name").fill("renamed")
+    page.get_by_label("Name", exact=True).fill("renamed")
     page.keyboard.press("Enter")
     until((folder / "renamed").is_dir)
 

@@ -44,7 +44,7 @@ def test_typed_renamed_left_found_again_and_ended(server: Server, page: Page) ->
 
     page.get_by_role("button", name="More").click()
     page.get_by_role("menuitem", name="Rename").click()
-    page.get_by_label("Name").fill("build")
+    page.get_by_label("Name", exact=True).fill("build")
     page.keyboard.press("Enter")
     expect(page.get_by_role("tab", name="build")).to_be_visible()
     assert record(server, mine)["sessionId"] == "build"

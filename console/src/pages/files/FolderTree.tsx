@@ -17,6 +17,8 @@ interface Props {
   /** Something is open beside it: names only. */
   narrow: boolean;
   openPath: string;
+  /** The entry that keys are to go on from. */
+  pointed: string;
   edited: ReadonlySet<string>;
   onOpen(node: Node): void;
   onEnter(node: Node): void;
@@ -33,7 +35,7 @@ const COLUMNS: { by: SortBy; title: string }[] = [
   { by: "mode", title: "Mode" },
 ];
 
-export function FolderTree({ tree, narrow, openPath, edited, ...on }: Props) {
+export function FolderTree({ tree, narrow, openPath, pointed, edited, ...on }: Props) {
   void tree.version.value;
   const rows = tree.rows;
   const list = useRef<RowsHandle>(null);
@@ -43,13 +45,19 @@ export function FolderTree({ tree, narrow, openPath, edited, ...on }: Props) {
   const at = tree.rowOf(active);
 
   // What is opened from elsewhere (a search, a link) is where keys go on.
-  useEffect(() => {
-    const index = tree.rowOf(openPath);
-    if (index < 0 || openPath === active) return;
-    setActive(openPath);
-    setChosen(new Set([openPath]));
-    list.current?.show(index);
-  }, [openPath, tree, rows.length]);
+  usePointed(openPath);
+  usePointed(pointed);
+
+  function usePointed(path: string): void {
+    const isThere = tree.rowOf(path) >= 0;
+    useEffect(() => {
+      if (!isThere || path === active) return;
+      setActive(path);
+      setChosen(new Set([path]));
+      setAnchor(path);
+      list.current?.show(tree.rowOf(path));
+    }, [path, tree, isThere]);
+  }
 
   function nodeAt(index: number): Node | undefined {
     const row = rows[index];

@@ -54,7 +54,7 @@ export function UploadDock() {
       </header>
       <progress class="dock-total" aria-label="All uploads" max={Math.max(1, size)} value={size ? sent : all.length - going.length} />
       {folded ? null : (
-        <ul class="dock-list">
+        <ul class="dock-list" tabIndex={0} aria-label="Files on their way">
           {listed.map((one) => (
             <Line key={one.id} one={one} several={going.filter((other) => other.state === "asking").length > 1} />
           ))}

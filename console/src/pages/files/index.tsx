@@ -65,6 +65,8 @@ function Browser({ at }: { at: Place }) {
   }, [folder]);
   const [properties, setProperties] = useState("");
   const [aimed, setAimed] = useState("");
+  // What was made or renamed last: keys go on there.
+  const [pointed, setPointed] = useState("");
   const files = useRef<HTMLInputElement>(null);
   const folders = useRef<HTMLInputElement>(null);
   const target = useRef(folder);
@@ -104,7 +106,7 @@ function Browser({ at }: { at: Place }) {
   async function make(how: typeof newFile, into: string): Promise<void> {
     const made = await how(into, tree);
     if (made && how === newFile) open(made);
-    else if (made) void tree.expand(made);
+    else if (made) setPointed(made);
   }
 
   async function gone(nodes: readonly Node[]): Promise<void> {
@@ -114,6 +116,7 @@ function Browser({ at }: { at: Place }) {
 
   async function moved(node: Node, work: Promise<string | undefined>): Promise<void> {
     const to = await work;
+    if (to) setPointed(to);
     if (to && isWithin(at.file, node.path)) open(to + at.file.slice(node.path.length));
   }
 
@@ -239,6 +242,7 @@ function Browser({ at }: { at: Place }) {
                 tree={tree}
                 narrow={at.file !== ""}
                 openPath={at.file}
+                pointed={pointed}
                 edited={new Set(drafts.value.keys())}
                 onOpen={(node) => open(node.path)}
                 onEnter={(node) => navigate(filesHref(node.path))}
