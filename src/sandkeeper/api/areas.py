@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.edge.routing import Area, Areas
+from sandkeeper.api.git_areas import git_areas, git_tools
 from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
         Area(("port", "port-keep"), partial(_port_routes, sandbox, doors)),
         Area(("environment",), partial(_environment_routes, sandbox)),
         Area(("codegen",), partial(_codegen_routes, sandbox)),
-        Area(("git",), partial(_git_routes, sandbox)),
         Area(("drives",), partial(_drive_routes, sandbox)),
         Area(("archive",), partial(_archive_routes, sandbox)),
+        *git_areas(sandbox),
         *_terminal_areas(sandbox),
         Area(("mcp",), partial(_mcp_routes, sandbox)),
         Area(("ready", "metrics", "diagnostics"), partial(_looking_routes, sandbox), is_open=True),
@@ -257,19 +258,6 @@ def _codegen_routes(sandbox: Sandbox) -> list[BaseRoute]:
     return codegen.routes(code)
 
 
-def _git_routes(sandbox: Sandbox) -> list[BaseRoute]:
-    from sandkeeper.api.blaxel.git import routes
-
-    handlers = routes.GitHandlers(
-        git=sandbox.git,
-        access=sandbox.access,
-        turns=sandbox.turns,
-        stopping=sandbox.stopping,
-        body_limit=sandbox.settings.body_limit,
-    )
-    return routes.routes(handlers)
-
-
 def _drive_routes(sandbox: Sandbox) -> list[BaseRoute]:
     from sandkeeper.api.blaxel import drives
 
@@ -365,7 +353,7 @@ def _description_routes(sandbox: Sandbox, areas: Areas) -> list[BaseRoute]:
 
 def all_tools(sandbox: Sandbox) -> "list[Tool]":
     """Return every tool of `/mcp`; loads what they need."""
-    from sandkeeper.api.mcp import code, files, git, processes, terminals, waiting
+    from sandkeeper.api.mcp import code, files, processes, terminals, waiting
 
     access, mcp_wait = sandbox.access, sandbox.settings.mcp_wait
     held = processes.ProcessTools(
@@ -389,7 +377,7 @@ def all_tools(sandbox: Sandbox) -> "list[Tool]":
     )
     made = [*processes.tools(held), *waiting.tools(waits)]
     made += [*files.tools(files.FileTools(sandbox.files)), *code.tools(edits)]
-    made += git.tools(git.GitTools(git=sandbox.git, access=access, mcp_wait=mcp_wait))
+    made += git_tools(sandbox)
     if sandbox.settings.terminal.enabled:
         screens = terminals.TerminalTools(
             terminals=sandbox.terminals, access=access, mcp_wait=mcp_wait
