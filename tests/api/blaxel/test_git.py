@@ -457,6 +457,25 @@ def test_what_a_hook_leaves_running_is_not_waited_for(repo: Repo) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+def test_a_hook_that_floods_holds_up_nobody(repo: Repo) -> None:
+    repo.hook("pre-commit", "yes 'password=x https://a:b@example.com/' >&2")
+    body = {"path": str(repo.work), "message": "x", "author": ADA, "allowEmpty": True}
+    client = repo.server.client
+    with client.stream("POST", "/git/commit", json={**body, "timeout": 2}, headers=NDJSON) as reply:
+        slowest, size, last = 0.0, 0, ""
+        for line in reply.iter_lines():
+            size, last = size + len(line), line or last
+            began = time.monotonic()
+            assert httpx.get(repo.server.url + "/health").status_code == 200
+            slowest = max(slowest, time.monotonic() - began)
+            if size > 20_000:
+                break
+    assert slowest < 2
+    told = refused(repo.send("commit", **{**body, "timeout": 1}), 422, "TIMED_OUT")
+    assert "a:b@" not in told
+    assert "a:b@" not in last
+
+
 def test_a_clone_tells_its_progress_and_ends_with_its_result(
     repo: Repo, web: GitHttp, tmp_path: Path
 ) -> None:

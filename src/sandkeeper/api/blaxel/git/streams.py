@@ -16,6 +16,8 @@ from sandkeeper.jsonlines import json_line
 
 __all__ = ["error_record", "events"]
 
+TOGETHER_SECONDS = 0.1
+
 
 def _record(fields: dict[str, Any], *, sse: bool) -> bytes:
     data = json_line(fields)
@@ -46,6 +48,11 @@ async def events(
                 raise Abandoned
             block = b"".join(_record(one, sse=sse) for one in progress.take())
             yield heart.beat(block, lambda: _record({"type": "keepalive"}, sse=sse))
+            if block:  # a moment in which more of it comes together
+                ends = {doing, stops}
+                await asyncio.wait(
+                    ends, timeout=TOGETHER_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
         yield b"".join(_record(one, sse=sse) for one in progress.take())
         try:
             result = msgspec.to_builtins(doing.result())
