@@ -13,7 +13,7 @@ from sandkeeper.errors import (
 
 __all__ = ["failure_of"]
 
-TOLD_CHARACTERS = 2000
+TOLD_CHARACTERS = 1000
 
 
 _KINDS: tuple[tuple[str, type[SandkeeperError], str], ...] = (
@@ -92,7 +92,9 @@ _TABLE = [(re.compile(pattern), kind, code) for pattern, kind, code in _KINDS]
 def failure_of(action: str, told: str) -> SandkeeperError:
     """Return the error for what git said when it ended with one."""
     text = told.strip()
-    shown = text if len(text) <= TOLD_CHARACTERS else "…" + text[-TOLD_CHARACTERS:]
+    shown = text
+    if len(text) > 2 * TOLD_CHARACTERS:
+        shown = f"{text[:TOLD_CHARACTERS]}\n…\n{text[-TOLD_CHARACTERS:]}"
     for pattern, kind, code in _TABLE:
         if pattern.search(text):
             return kind(f"git {action}: {shown}", code=code)

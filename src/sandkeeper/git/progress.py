@@ -12,9 +12,13 @@ from typing import Any
 
 __all__ = ["Progress"]
 
-LINE_BYTES = 1024
-LINES = 100
-"""So many lines are kept: of a hook that writes without end, its last words."""
+LINE_BYTES = 512
+LINES = 64
+"""So many lines are kept: of a hook that writes without end, its last words. To look for secrets in
+these takes some milliseconds."""
+
+FIRST_LINES = 32
+"""And so many from the beginning, where git says what is wrong before it lists a thousand files."""
 
 _END = re.compile(rb"[\r\n]+")
 _PHASE = re.compile(
@@ -32,13 +36,15 @@ class Progress:
         self._rest = b""
         self._phases: dict[bytes, tuple[bytes, re.Match[bytes]]] = {}
         self._lines: deque[bytes] = deque(maxlen=LINES)
+        self._first: list[bytes] = []
         self._told: deque[bytes] = deque(maxlen=LINES)
 
     def feed(self, data: bytes) -> None:
         """Take what git wrote; of many lines at once the last are looked at."""
         *lines, rest = _END.split(self._rest + data)
         self._rest = rest[:LINE_BYTES]
-        for line in lines[-LINES:]:
+        early = lines[: max(0, FIRST_LINES - len(self._first))]
+        for line in (*early, *lines[len(early) :][-LINES:]):
             self._take(line[:LINE_BYTES].strip())
         self.changed.set()
 
@@ -55,7 +61,8 @@ class Progress:
         found = _PHASE.match(line)
         if found is None:
             self._lines.append(line)
-            self._told.append(line)
+            told = self._first if len(self._first) < FIRST_LINES else self._told
+            told.append(line)
             return
         self._phases.pop(found[1], None)
         self._phases[found[1]] = line, found
@@ -85,6 +92,7 @@ class Progress:
 
     def forget(self) -> None:
         """Drop what was said: it answered a question, and nothing has failed."""
+        self._first.clear()
         self._told.clear()
         self._lines.clear()
 
@@ -95,5 +103,5 @@ class Progress:
 
     @property
     def words(self) -> list[str]:
-        """The last lines that were no progress."""
-        return [self._text(line) for line in self._told]
+        """The first and the last lines that were no progress."""
+        return [self._text(line) for line in (*self._first, *self._told)]
