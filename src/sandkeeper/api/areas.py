@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.edge.routing import Area, Areas
 from sandkeeper.api.git_areas import git_areas, git_tools
+from sandkeeper.api.kubernetes_areas import kubernetes_areas
 from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
     """Return every area, in the order in which its routes are told."""
     areas = [
         *_e2b_areas(sandbox),
+        *kubernetes_areas(sandbox),
         Area(("process",), partial(_process_routes, sandbox)),
         *_file_areas(sandbox),
         Area(("network",), partial(_network_routes, sandbox, doors)),
