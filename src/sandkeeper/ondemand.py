@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sandkeeper.files.copies import Copies
     from sandkeeper.files.tar.streams import Archives
     from sandkeeper.files.trees import Trees
+    from sandkeeper.git.service import Git
     from sandkeeper.network.monitors import PortMonitors
     from sandkeeper.network.ports import Ports
     from sandkeeper.network.relay import Relay
@@ -104,6 +105,13 @@ class OnDemand:
         from sandkeeper.codegen.service import Codegen
 
         return Codegen(Host(self.environment, self.children), self.file_work)
+
+    @later
+    def git(self) -> "Git":
+        """Repositories."""
+        from sandkeeper.git.service import Git
+
+        return Git(self.children, self.files, self.users, self.environment)
 
     @later
     def ports(self) -> "Ports":
@@ -193,7 +201,7 @@ class OnDemand:
             self.relay.stop()
         closes: list[Callable[[], Awaitable[None]]] = [
             made[name].close
-            for name in ("monitors", "waiting", "watches", "changes")
+            for name in ("git", "monitors", "waiting", "watches", "changes")
             if name in made
         ]
         for close in closes:

@@ -78,6 +78,7 @@ def create_app(sandbox: Sandbox) -> Edge:
         ),
         port_names=settings.edge.port_names,
         e2b=settings.e2b.enabled,
+        runtime_port=settings.kubernetes.runtime_port,
         room=Room(_room(settings)),
         outgoing=outgoing,
         gateways=gateways,

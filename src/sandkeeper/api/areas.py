@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.edge.routing import Area, Areas
+from sandkeeper.api.git_areas import git_areas, git_tools
+from sandkeeper.api.kubernetes_areas import kubernetes_areas
 from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
     """Return every area, in the order in which its routes are told."""
     areas = [
         *_e2b_areas(sandbox),
+        *kubernetes_areas(sandbox),
         Area(("process", "process-stats"), partial(_process_routes, sandbox)),
         *_file_areas(sandbox),
         Area(("network",), partial(_network_routes, sandbox, doors)),
@@ -35,6 +38,7 @@ def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
         Area(("codegen",), partial(_codegen_routes, sandbox)),
         Area(("drives",), partial(_drive_routes, sandbox)),
         Area(("archive",), partial(_archive_routes, sandbox)),
+        *git_areas(sandbox),
         *_terminal_areas(sandbox),
         Area(
             ("console", "console-session"), lambda: _pages(sandbox).console(doors), own_words=True
@@ -388,6 +392,7 @@ def all_tools(sandbox: Sandbox) -> "list[Tool]":
     )
     made = [*processes.tools(held), *waiting.tools(waits)]
     made += [*files.tools(files.FileTools(sandbox.files)), *code.tools(edits)]
+    made += git_tools(sandbox)
     if sandbox.settings.terminal.enabled:
         screens = terminals.TerminalTools(
             terminals=sandbox.terminals, access=access, mcp_wait=mcp_wait

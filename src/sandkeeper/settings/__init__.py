@@ -24,6 +24,7 @@ from sandkeeper.settings.groups import (
     UpgradeSettings,
     origin,
 )
+from sandkeeper.settings.kubernetes import GRPC_PORT, KubernetesSettings
 from sandkeeper.settings.rights import TOKEN_VARIABLES, RightsSettings
 from sandkeeper.settings.variables import BadSettings, Variables, truthy
 
@@ -39,6 +40,7 @@ __all__ = [
     "EgressSettings",
     "Environment",
     "FileSettings",
+    "KubernetesSettings",
     "LogSettings",
     "RetentionSettings",
     "RightsSettings",
@@ -107,6 +109,7 @@ class Settings:
     terminal: TerminalSettings = field(default_factory=TerminalSettings)
     files: FileSettings = field(default_factory=FileSettings)
     e2b: E2bSettings = field(default_factory=E2bSettings)
+    kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
     egress: EgressSettings = field(default_factory=EgressSettings)
     drives: DriveSettings = field(default_factory=DriveSettings)
     edge: EdgeSettings = field(default_factory=EdgeSettings)
@@ -117,6 +120,12 @@ class Settings:
     def token(self) -> str:
         """The token that opens the API; empty when none is needed."""
         return self.rights.token
+
+    @property
+    def ports_besides(self) -> tuple[int, ...]:
+        """The ports to listen on beside the first, as clients of other wires know theirs."""
+        wanted = (self.e2b.port, self.kubernetes.runtime_port)
+        return tuple(dict.fromkeys(port for port in wanted if port not in {0, self.port}))
 
     @classmethod
     def read(
@@ -164,6 +173,9 @@ class Settings:
         isolated = env.flag(ISOLATION)
         if isolated and not user:
             env.fault(ISOLATION, "no use without a workload user: set BL_SANDBOX_USER or --user")
+        kubernetes = KubernetesSettings.read(env)
+        if isolated and kubernetes.grpc_port:
+            env.fault(GRPC_PORT, f"no use with {ISOLATION}: who connects there is not told apart")
         sandbox = "" if host or rights.token else sandbox_sign(root, env, os.getpid())
         host = host or (EVERYWHERE if rights.token or sandbox else LOCALHOST)
         e2b = E2bSettings.read(env, e2b_port)
@@ -189,6 +201,7 @@ class Settings:
             terminal=TerminalSettings.read(env),
             files=FileSettings.read(env),
             e2b=e2b,
+            kubernetes=kubernetes,
             egress=EgressSettings.read(env, state_dir),
             drives=DriveSettings.read(env, state_dir),
             edge=EdgeSettings.read(

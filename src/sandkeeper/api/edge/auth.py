@@ -175,4 +175,4 @@ class Acting:
 
 def _is_about_files(path: str) -> bool:
     area = first_segment(path)
-    return area == "watch" or area == "filesystem" or area.startswith("filesystem-")
+    return area in {"watch", "git", "filesystem"} or area.startswith("filesystem-")

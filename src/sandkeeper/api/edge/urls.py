@@ -20,6 +20,7 @@ __all__ = [
     "decoded_path",
     "is_for_port",
     "is_for_tcp",
+    "lead_to_runtime",
     "raw_path",
     "raw_rest",
     "readdress",
@@ -82,6 +83,24 @@ def _is_for_e2b(path: str, told: Mapping[bytes, bytes]) -> bool:
         return b"e2b-sandbox-id" in told
     accept = told.get(b"accept", b"")
     return path == "/metrics" and b"application/json" in accept and b"text/plain" not in accept
+
+
+RUNTIME = frozenset({"", "execute", "upload", "download", "list", "exists"})
+"""How the paths of agent-sandbox's python-runtime begin."""
+
+
+def lead_to_runtime(scope: Scope, port: int) -> bool:
+    """Lead a request that came in at the port of the python-runtime there, if it is for it.
+
+    False: it stays, for the whole API is answered at that port, too.
+    """
+    server = scope.get("server") or ("", 0)
+    path: str = scope["path"]
+    if server[1] != port or path.lstrip("/").partition("/")[0] not in RUNTIME:
+        return False
+    prefix = "/python-runtime"
+    scope["path"], scope["raw_path"] = prefix + path, prefix.encode() + scope["raw_path"]
+    return True
 
 
 def raw_path(scope: Scope) -> bytes:
