@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.code_areas import code_areas
 from sandkeeper.api.edge.routing import Area, Areas
 from sandkeeper.sandbox import Sandbox
 
@@ -35,6 +36,7 @@ def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
         Area(("drives",), partial(_drive_routes, sandbox)),
         Area(("archive",), partial(_archive_routes, sandbox)),
         *_terminal_areas(sandbox),
+        *code_areas(sandbox),
         Area(("mcp",), partial(_mcp_routes, sandbox)),
         Area(("ready", "metrics", "diagnostics"), partial(_looking_routes, sandbox), is_open=True),
         Area(("debug", "", "health", "upgrade"), partial(_server_routes, sandbox), is_open=True),

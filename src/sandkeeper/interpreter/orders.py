@@ -39,12 +39,14 @@ class _Order(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="do"):
 class Attach(_Order, tag="attach"):
     """Speak with the interpreter of a context; answered with its facts when it takes code.
 
-    `folder` is where its executions are kept. One that is attached already is answered the same.
+    `folder` is where its executions are kept, `pid` its process. One that is attached already is
+    answered the same.
     """
 
     context: str
     kind: str
     generation: int
+    pid: int
     folder: str
     engine: dict[str, str | int | float | bool | None]
 
