@@ -20,6 +20,8 @@ __all__ = ["KernelStart"]
 
 PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 PATH_BYTES = 107 - len("-5")
+QUIET = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+"""Else the debugger that ipykernel brings complains in the output of the first cell."""
 MISSING = (
     "code in kernels needs the extra `code`: install it beside the server with "
     "`pip install 'sandkeeper[code]'`"
@@ -66,7 +68,7 @@ class KernelStart:
         key = secrets.token_hex(32)
         await self._work.own(_write_connection, prefix, key, kernel.name, identity)
         argv = await self._work.run(kernel.command, f"{prefix}.json")
-        env = {**kernel.variables(self._variables(identity)), **wanted.env}
+        env = {**QUIET, **kernel.variables(self._variables(identity)), **wanted.env}
         spec = ProcessSpec(
             command=" ".join(argv),
             argv=argv,

@@ -27,6 +27,8 @@ LOOK_SECONDS = 0.005
 HELLO_SECONDS = 0.05
 QUIET_SECONDS = 0.05
 LATE_BYTES = 64 << 10
+PAST = 1000
+"""So many executions may still have threads that say something."""
 
 
 class KernelEngine:
@@ -46,6 +48,7 @@ class KernelEngine:
         self._running: Teller | None = None
         self._late: list[tuple[Message, int]] = []
         self._late_lost = 0
+        self._past: dict[str, None] = {}
         self._heard = asyncio.Event()
         self._language = str(given.get("language") or "")
 
@@ -126,6 +129,9 @@ class KernelEngine:
         finally:
             self._running = None
             self._listeners.pop(order.id, None)
+            self._past[order.id] = None
+            if len(self._past) > PAST:
+                del self._past[next(iter(self._past))]
         return teller.outcome(answer)
 
     async def _enter(self, order: Execute) -> dict[str, Any] | None:
@@ -238,7 +244,7 @@ class KernelEngine:
         listener = self._listeners.get(message.parent)
         if listener is not None:
             listener.hear(message)
-        elif message.kind in {"stream", "display_data", "error"}:
+        elif message.parent in self._past and message.kind in {"stream", "display_data", "error"}:
             if self._running is not None:
                 self._running.hear(message)
             else:
