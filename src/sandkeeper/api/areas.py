@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.code_areas import code_areas
 from sandkeeper.api.edge.routing import Area, Areas
 from sandkeeper.api.git_areas import git_areas, git_tools
 from sandkeeper.api.kubernetes_areas import kubernetes_areas
@@ -40,6 +41,7 @@ def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
         Area(("archive",), partial(_archive_routes, sandbox)),
         *git_areas(sandbox),
         *_terminal_areas(sandbox),
+        *code_areas(sandbox),
         Area(
             ("console", "console-session"), lambda: _pages(sandbox).console(doors), own_words=True
         ),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.linux.surroundings import platform_sign, sandbox_sign
+from sandkeeper.settings.code import CodeSettings
 from sandkeeper.settings.environment import IMPORT_URL, Environment
 from sandkeeper.settings.groups import (
     ArchiveSettings,
@@ -34,6 +35,7 @@ __all__ = [
     "TOKEN_VARIABLES",
     "ArchiveSettings",
     "BadSettings",
+    "CodeSettings",
     "DriveSettings",
     "E2bSettings",
     "EdgeSettings",
@@ -108,6 +110,7 @@ class Settings:
     log: LogSettings = field(default_factory=LogSettings)
     terminal: TerminalSettings = field(default_factory=TerminalSettings)
     files: FileSettings = field(default_factory=FileSettings)
+    code: CodeSettings = field(default_factory=CodeSettings)
     e2b: E2bSettings = field(default_factory=E2bSettings)
     kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
     egress: EgressSettings = field(default_factory=EgressSettings)
@@ -200,6 +203,7 @@ class Settings:
             log=LogSettings.read(env),
             terminal=TerminalSettings.read(env),
             files=FileSettings.read(env),
+            code=CodeSettings.read(env),
             e2b=e2b,
             kubernetes=kubernetes,
             egress=EgressSettings.read(env, state_dir),
