@@ -166,7 +166,8 @@ def _serve(
         return _refuse(f"cannot use the state folder {settings.state_dir}: {error.strerror}")
     try:
         inherited = handover.listening if handover else ()
-        listeners = listen(settings.host, settings.port, inherited, besides=settings.e2b.port)
+        besides = settings.ports_besides
+        listeners = listen(settings.host, settings.port, inherited, besides=besides)
     except OSError as error:
         return _refuse(_why_deaf(settings, error))
     keep_freed_blocks()

@@ -12,8 +12,11 @@ from sandkeeper.api.edge.routing import Area, Areas
 from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
     from sandkeeper.api.blaxel.files.content import FileHandlers
+    from sandkeeper.api.code_wires.calls import CodeCalls
     from sandkeeper.api.e2b_areas import E2bWires
     from sandkeeper.api.mcp.server import ToolServer
     from sandkeeper.api.mcp.tool import Tool
@@ -24,12 +27,15 @@ __all__ = ["all_areas", "all_routes", "all_tools", "port_doors"]
 
 def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
     """Return every area, in the order in which its routes are told."""
+    wires = _e2b_wires(sandbox)
+    coding = Area(("execute", "contexts"), partial(_code_wire_routes, sandbox, wires))
     areas = [
-        *_e2b_areas(sandbox),
+        *_e2b_areas(sandbox, wires),
+        coding,
         Area(("process",), partial(_process_routes, sandbox)),
         *_file_areas(sandbox),
         Area(("network",), partial(_network_routes, sandbox, doors)),
-        Area(("port", "port-keep"), partial(_port_routes, sandbox, doors)),
+        Area(("port", "port-keep"), lambda: _port_routes(sandbox, doors, made)),
         Area(("environment",), partial(_environment_routes, sandbox)),
         Area(("codegen",), partial(_codegen_routes, sandbox)),
         Area(("drives",), partial(_drive_routes, sandbox)),
@@ -60,18 +66,21 @@ def port_doors(sandbox: Sandbox) -> "Doors":
     return Doors(tickets, tokens, restricted="*" not in settings.edge.origins)
 
 
-def _e2b_areas(sandbox: Sandbox) -> list[Area]:
-    """Return those of E2B's clients: none when they are switched off."""
-    settings = sandbox.settings
-    if not settings.e2b.enabled:
-        return []
-
+def _e2b_wires(sandbox: Sandbox) -> "Callable[[], E2bWires]":
     @cache
     def wires() -> "E2bWires":
         from sandkeeper.api.e2b_areas import E2bWires
 
         return E2bWires(sandbox)
 
+    return wires
+
+
+def _e2b_areas(sandbox: Sandbox, wires: "Callable[[], E2bWires]") -> list[Area]:
+    """Return those of E2B's clients: none when they are switched off."""
+    settings = sandbox.settings
+    if not settings.e2b.enabled:
+        return []
     if (settings.state_dir / "control.json").exists():  # there is a sandbox that has its time
         sandbox.when_started.append(lambda: wires().machine())
     inside = ("process.Process", "filesystem.Filesystem", "files", "envs", "init", "e2b")
@@ -228,10 +237,36 @@ def _network_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:
     return [*network.routes(handlers), *links.routes(opened), *tunnel.routes(way)]
 
 
-def _port_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:
+def _port_routes(sandbox: Sandbox, doors: "Doors", areas: Areas) -> list[BaseRoute]:
+    from sandkeeper.api.port.instead import Instead
     from sandkeeper.api.port.proxy import PortRoute
 
-    return [PortRoute(sandbox.settings, sandbox.relay, doors)]
+    settings = sandbox.settings
+    instead = Instead(
+        settings.code_ports,
+        frozenset(settings.ports_besides),
+        lambda: [*areas.below("execute"), *areas.below("contexts")],
+    )
+    return [PortRoute(settings, sandbox.relay, doors, instead)]
+
+
+def _code_wire_routes(sandbox: Sandbox, wires: "Callable[[], E2bWires]") -> list[BaseRoute]:
+    from sandkeeper.api.code_wires import calls, routes
+
+    enabled = sandbox.settings.e2b.enabled
+
+    @cache
+    def made() -> "CodeCalls":
+        return calls.CodeCalls(
+            contexts=lambda: sandbox.contexts,
+            variables=lambda: wires().variables() if enabled else {},
+            access=sandbox.access,
+            turns=sandbox.turns,
+            stopping=sandbox.stopping,
+            body_limit=sandbox.settings.body_limit,
+        )
+
+    return routes.routes(made, at_root=enabled)
 
 
 def _environment_routes(sandbox: Sandbox) -> list[BaseRoute]:
@@ -351,7 +386,7 @@ def _description_routes(sandbox: Sandbox, areas: Areas) -> list[BaseRoute]:
 
 def all_tools(sandbox: Sandbox) -> "list[Tool]":
     """Return every tool of `/mcp`; loads what they need."""
-    from sandkeeper.api.mcp import code, files, processes, terminals, waiting
+    from sandkeeper.api.mcp import code, files, interpreter, processes, terminals, waiting
 
     access, mcp_wait = sandbox.access, sandbox.settings.mcp_wait
     held = processes.ProcessTools(
@@ -373,7 +408,10 @@ def all_tools(sandbox: Sandbox) -> "list[Tool]":
         ripgrep=sandbox.ripgrep,
         access=access,
     )
-    made = [*processes.tools(held), *waiting.tools(waits)]
+    cells = interpreter.InterpreterTools(
+        contexts=lambda: sandbox.contexts, access=access, turns=sandbox.turns, mcp_wait=mcp_wait
+    )
+    made = [*processes.tools(held), *waiting.tools(waits), *interpreter.tools(cells)]
     made += [*files.tools(files.FileTools(sandbox.files)), *code.tools(edits)]
     if sandbox.settings.terminal.enabled:
         screens = terminals.TerminalTools(

@@ -57,6 +57,10 @@ class E2bWires:
             self._machine.begin()
         return self._machine
 
+    def variables(self) -> Mapping[str, str]:
+        """Return the variables of the sandbox, which all its programs have."""
+        return self._kept_defaults().now.env_vars
+
     def _set_env(self, env: Mapping[str, str], trusted: bool) -> None:
         self._kept_defaults().set_env(env, trusted=trusted)
 
