@@ -11,6 +11,7 @@ SandkeeperError
 ├── Unprocessable         well-formed, but it could not be done
 ├── StorageFull           no space or quota left (ENOSPC, EDQUOT)
 ├── LoopDetected          it went through too many proxies, or came back to where it was
+├── NotInstalled          it needs an extra that is not installed here
 ├── Unavailable           not now; the same request may work later
 └── Internal              a fault of ours or of the machine
 """
@@ -22,6 +23,7 @@ __all__ = [
     "Internal",
     "LoopDetected",
     "NotFound",
+    "NotInstalled",
     "PreconditionFailed",
     "RangeNotSatisfiable",
     "SandkeeperError",
@@ -78,6 +80,10 @@ class StorageFull(SandkeeperError):
 
 class LoopDetected(SandkeeperError):
     """The request went through too many proxies, or came back to where it was."""
+
+
+class NotInstalled(SandkeeperError):
+    """It needs an extra of this package that is not installed; the text says which."""
 
 
 class Unavailable(SandkeeperError):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sandkeeper.files.work import FileWork
 from sandkeeper.interpreter.events import Outcome
 from sandkeeper.interpreter.orders import Execute
 from sandkeeper.interpreter.scribe.engine import EngineFailed, Lost, Unsupported
@@ -58,7 +59,7 @@ class Shell:
 
     async def __aenter__(self) -> "Shell":
         wanted = ContextSpec(language="bash", cwd=str(self.place))
-        self.prepared = await ShellStart().prepare(wanted, self.place, None, 1)
+        self.prepared = await ShellStart(FileWork(lambda: None), lambda _: os.environ).prepare(wanted, self.place, None, 1)
         with open(self.place / "own", "wb") as own:
             self.process = subprocess.Popen(
                 self.prepared.spec.argv,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.code_areas import code_areas
 from sandkeeper.api.edge.routing import Area, Areas
 from sandkeeper.sandbox import Sandbox
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
     from sandkeeper.api.blaxel.files.content import FileHandlers
-    from sandkeeper.api.code_wires.calls import CodeCalls
     from sandkeeper.api.e2b_areas import E2bWires
     from sandkeeper.api.mcp.server import ToolServer
     from sandkeeper.api.mcp.tool import Tool
@@ -28,10 +28,8 @@ __all__ = ["all_areas", "all_routes", "all_tools", "port_doors"]
 def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
     """Return every area, in the order in which its routes are told."""
     wires = _e2b_wires(sandbox)
-    coding = Area(("execute", "contexts"), partial(_code_wire_routes, sandbox, wires))
     areas = [
         *_e2b_areas(sandbox, wires),
-        coding,
         Area(("process",), partial(_process_routes, sandbox)),
         *_file_areas(sandbox),
         Area(("network",), partial(_network_routes, sandbox, doors)),
@@ -41,6 +39,7 @@ def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
         Area(("drives",), partial(_drive_routes, sandbox)),
         Area(("archive",), partial(_archive_routes, sandbox)),
         *_terminal_areas(sandbox),
+        *code_areas(sandbox, lambda: wires().variables()),
         Area(("mcp",), partial(_mcp_routes, sandbox)),
         Area(("ready", "metrics", "diagnostics"), partial(_looking_routes, sandbox), is_open=True),
         Area(("debug", "", "health", "upgrade"), partial(_server_routes, sandbox), is_open=True),
@@ -250,25 +249,6 @@ def _port_routes(sandbox: Sandbox, doors: "Doors", areas: Areas) -> list[BaseRou
     return [PortRoute(settings, sandbox.relay, doors, instead)]
 
 
-def _code_wire_routes(sandbox: Sandbox, wires: "Callable[[], E2bWires]") -> list[BaseRoute]:
-    from sandkeeper.api.code_wires import calls, routes
-
-    enabled = sandbox.settings.e2b.enabled
-
-    @cache
-    def made() -> "CodeCalls":
-        return calls.CodeCalls(
-            contexts=lambda: sandbox.contexts,
-            variables=lambda: wires().variables() if enabled else {},
-            access=sandbox.access,
-            turns=sandbox.turns,
-            stopping=sandbox.stopping,
-            body_limit=sandbox.settings.body_limit,
-        )
-
-    return routes.routes(made, at_root=enabled)
-
-
 def _environment_routes(sandbox: Sandbox) -> list[BaseRoute]:
     from sandkeeper.api.blaxel import environment
 
@@ -409,7 +389,10 @@ def all_tools(sandbox: Sandbox) -> "list[Tool]":
         access=access,
     )
     cells = interpreter.InterpreterTools(
-        contexts=lambda: sandbox.contexts, access=access, turns=sandbox.turns, mcp_wait=mcp_wait
+        contexts=sandbox.started_contexts,
+        access=access,
+        turns=sandbox.turns,
+        mcp_wait=mcp_wait,
     )
     made = [*processes.tools(held), *waiting.tools(waits), *interpreter.tools(cells)]
     made += [*files.tools(files.FileTools(sandbox.files)), *code.tools(edits)]

@@ -39,12 +39,14 @@ class _Order(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="do"):
 class Attach(_Order, tag="attach"):
     """Speak with the interpreter of a context; answered with its facts when it takes code.
 
-    `folder` is where its executions are kept. One that is attached already is answered the same.
+    `folder` is where its executions are kept, `pid` its process. One that is attached already is
+    answered the same.
     """
 
     context: str
     kind: str
     generation: int
+    pid: int
     folder: str
     engine: dict[str, str | int | float | bool | None]
 
@@ -63,10 +65,14 @@ class Execute(_Order, tag="execute"):
 
 
 class Interrupt(_Order, tag="interrupt"):
-    """Stop what a context runs; answered with `{"running": id or "", "done": by a message}`."""
+    """Stop what a context runs; answered with `{"running": id or "", "done": by a message}`.
+
+    With `only` that is done for this execution alone, and where it still waits it never runs.
+    """
 
     context: str
     status: str = "interrupted"
+    only: str = ""
 
 
 class Call(_Order, tag="call"):

@@ -1,13 +1,14 @@
 """How a kept shell is started: Bash on named pipes, without Jupyter."""
 
-import asyncio
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
 from sandkeeper.errors import Unprocessable
+from sandkeeper.files.work import FileWork
 from sandkeeper.interpreter.specs import ContextSpec
-from sandkeeper.interpreter.starters import Prepared
+from sandkeeper.interpreter.starters import Language, Prepared
 from sandkeeper.linux.identity import Identity, acting_for
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.processes.spec import ProcessSpec
@@ -19,6 +20,7 @@ SHELLS = frozenset({"bash", "sh", "shell"})
 
 PIPES = ("orders", "told", "out", "err", "answer")
 DRIVER = "shell.bash"
+PROGRAM = "bash"
 
 # On one line, so that the shell's errors tell the lines of a cell as they are.
 LOOP = (
@@ -29,19 +31,36 @@ LOOP = (
 
 
 class ShellStart:
-    """A `Starter` (interpreter.starters) of kept shells; how one works is told in `shell.bash`."""
+    """A `Starter` (interpreter.starters) of kept shells; how one works is told in `shell.bash`.
+
+    `variables` are what a program of a user sees.
+    """
+
+    def __init__(
+        self, work: FileWork, variables: Callable[[Identity | None], Mapping[str, str]]
+    ) -> None:
+        self._work = work
+        self._variables = variables
+
+    async def languages(self, identity: Identity | None) -> list[Language]:
+        """See `Starter`."""
+        found = await self._work.run(_is_there, self._variables(identity).get("PATH", ""))
+        return [Language("bash", "bash", "Bash")] if found else []
 
     async def prepare(
         self, wanted: ContextSpec, place: Path, identity: Identity | None, generation: int
     ) -> Prepared:
         """Make the pipes in `place`; raises Unprocessable when they cannot be made."""
+        path = {**self._variables(identity), **wanted.env}.get("PATH", "")
+        if not await self._work.run(_is_there, path):
+            raise Unprocessable("cannot start a shell: there is no bash on the sandbox's PATH")
         try:
-            await asyncio.to_thread(_make_ready, place, identity, generation)
+            await self._work.own(_make_ready, place, identity, generation)
         except OSError as error:
             raise Unprocessable(f"cannot start a shell: {error.strerror}") from None
         spec = ProcessSpec(
             command="bash",
-            argv=["bash", "--norc", "--noprofile", "-c", LOOP, "bash", str(place), str(generation)],
+            argv=[PROGRAM, "--norc", "--noprofile", "-c", LOOP, "bash", str(place), str(generation)],
             working_dir=wanted.cwd,
             env=wanted.env,
             limits=wanted.limits,
@@ -51,6 +70,11 @@ class ShellStart:
         )
         given = {"place": str(place), "generation": generation}
         return Prepared(kind="shell", kernel="bash", spec=spec, engine={**given})
+
+
+def _is_there(path: str) -> bool:
+    places = filter(None, path.split(os.pathsep))
+    return any(os.path.isfile(os.path.join(place, PROGRAM)) for place in places)
 
 
 @cache

@@ -1,5 +1,6 @@
 """How the process of a context is started: by a kernelspec, or as a kept shell."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -8,7 +9,16 @@ from sandkeeper.interpreter.specs import ContextSpec
 from sandkeeper.linux.identity import Identity
 from sandkeeper.processes.spec import ProcessSpec
 
-__all__ = ["Prepared", "Starter"]
+__all__ = ["Language", "Prepared", "Starter", "Starters"]
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """What a context can be made of, by its `name`."""
+
+    name: str
+    language: str
+    display_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +43,25 @@ class Starter(Protocol):
         0700), so nothing there is believed by its name. `generation` counts the starts: names that
         hold it are new.
         """
+
+    async def languages(self, identity: Identity | None) -> list[Language]:
+        """Return what it can start."""
+
+
+class Starters:
+    """Who starts which language: `named` by its name in lower case, `otherwise` all others."""
+
+    def __init__(self, otherwise: Starter, named: Mapping[str, Starter]) -> None:
+        self._otherwise = otherwise
+        self._named = dict(named)
+
+    def of(self, language: str) -> Starter:
+        """Return who starts a language."""
+        return self._named.get(language.lower(), self._otherwise)
+
+    async def languages(self, identity: Identity | None) -> list[Language]:
+        """Return what can be started, kernels first."""
+        found: list[Language] = []
+        for starter in dict.fromkeys((self._otherwise, *self._named.values())):
+            found += await starter.languages(identity)
+        return found

@@ -20,6 +20,7 @@ from sandkeeper.linux.clocks import rfc3339_utc
 
 __all__ = [
     "SILENT",
+    "Characters",
     "EventRecords",
     "ExecRecords",
     "Heart",
@@ -74,7 +75,7 @@ class Heart:
         return block
 
 
-class _Characters:
+class Characters:
     """Holds what has come of a character until the rest does."""
 
     def __init__(self) -> None:
@@ -169,7 +170,7 @@ class LogRecords:
     """The NDJSON form of `logs/stream`."""
 
     def __init__(self) -> None:
-        self._characters = _Characters()
+        self._characters = Characters()
 
     def batch(self, items: list[Chunk | Gap]) -> bytes:
         """Return the records of a batch."""
@@ -244,7 +245,7 @@ class EventRecords:
         self._sequence = 0
         self._sse = sse
         self._streams = streams
-        self._characters = _Characters()
+        self._characters = Characters()
 
     def batch(self, items: list[Chunk | Gap]) -> bytes:
         """Return the events of a batch."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.linux.surroundings import platform_sign, sandbox_sign
 from sandkeeper.numerals import natural
+from sandkeeper.settings.code import CodeSettings
 from sandkeeper.settings.environment import IMPORT_URL, Environment
 from sandkeeper.settings.groups import (
     ArchiveSettings,
@@ -35,6 +36,7 @@ __all__ = [
     "TOKEN_VARIABLES",
     "ArchiveSettings",
     "BadSettings",
+    "CodeSettings",
     "DriveSettings",
     "E2bSettings",
     "EdgeSettings",
@@ -118,6 +120,7 @@ class Settings:
     log: LogSettings = field(default_factory=LogSettings)
     terminal: TerminalSettings = field(default_factory=TerminalSettings)
     files: FileSettings = field(default_factory=FileSettings)
+    code: CodeSettings = field(default_factory=CodeSettings)
     e2b: E2bSettings = field(default_factory=E2bSettings)
     egress: EgressSettings = field(default_factory=EgressSettings)
     drives: DriveSettings = field(default_factory=DriveSettings)
@@ -212,6 +215,7 @@ class Settings:
             log=LogSettings.read(env),
             terminal=TerminalSettings.read(env),
             files=FileSettings.read(env),
+            code=CodeSettings.read(env),
             e2b=e2b,
             egress=EgressSettings.read(env, state_dir),
             drives=DriveSettings.read(env, state_dir),

@@ -37,6 +37,7 @@ STATUS: dict[type[errors.SandkeeperError], int] = {
     errors.RangeNotSatisfiable: 416,
     errors.Unprocessable: 422,
     errors.Internal: 500,
+    errors.NotInstalled: 501,
     errors.Unavailable: 503,
     errors.StorageFull: 507,
     errors.LoopDetected: 508,

@@ -66,7 +66,7 @@ class Engine(Protocol):
         """
 
     async def died(self) -> None:
-        """Its process has ended: take in what it still said, then have all that waits raise Lost."""
+        """Its process has ended: take in what it still said, then have what waits raise Lost."""
 
     def close(self) -> None:
         """Let go of it; the process may go on."""

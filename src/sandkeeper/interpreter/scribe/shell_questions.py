@@ -100,7 +100,7 @@ builtin declare -A __sk_seen
 for __sk_name in "${__sk_known[@]}"; do __sk_seen[$__sk_name]=1; done
 builtin mapfile -t __sk_list < <(builtin compgen -v)
 for __sk_name in "${__sk_list[@]:0:1000}"; do
-  [[ $__sk_name == __sk_* || $__sk_name == _ || -n ${__sk_seen[$__sk_name]-} ]] && continue
+  [[ -n ${__sk_seen[$__sk_name]-} ]] || __sk_is_own "$__sk_name" && continue
   __sk_code=$(builtin declare -p "$__sk_name" 2>/dev/null) || continue
   builtin printf '%s\\0%s\\0' "$__sk_name" "${__sk_code:0:4000}"
   builtin declare -n __sk_one=$__sk_name
