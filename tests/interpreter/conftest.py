@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-
 from tests.harness import Server
 from tests.kernels import environment
 

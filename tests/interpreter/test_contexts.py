@@ -2,18 +2,16 @@
 
 import json
 import os
-from collections.abc import Iterator
 
 import pytest
-
 from tests import kernels
 from tests.harness import Server, until
 from tests.kernels import Context, events
 
 
 @pytest.fixture(scope="module")
-def context(server: Server) -> Iterator[Context]:
-    yield kernels.context(server)
+def context(server: Server) -> Context:
+    return kernels.context(server)
 
 
 def test_state_stays_between_executions(context: Context) -> None:

@@ -54,6 +54,7 @@ class Running(ABC):
         self._shelf = Shelf(settings, self._forget)
         self._ran: Keyed[Execution] = Keyed()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reviving: asyncio.Task[None] | None = None
 
     @abstractmethod
     async def restart(self, context: Context, fate: str = EndStatus.RESTARTED) -> None:
@@ -72,6 +73,7 @@ class Running(ABC):
 
         With `only` that is for one execution, whatever else runs.
         """
+        await self._ready()
         order = Interrupt(context=context.meta.id, status=status, only=only)
         answer = await self._link.ask(order)
         execution = context.executions.get(answer["running"])
@@ -113,6 +115,7 @@ class Running(ABC):
     async def _execute(
         self, context: Context, wanted: ExecutionSpec, key: str, body: str
     ) -> Execution:
+        await self._ready()
         if context.is_dead:
             why = context.end_reason or "it could not be started"
             raise Conflict(f"the interpreter of this context has ended ({why}): restart it")
@@ -175,6 +178,7 @@ class Running(ABC):
         return await self._call(context, "variables", {})
 
     async def _call(self, context: Context, name: str, arguments: dict[str, Any]) -> Any:
+        await self._ready()
         if context.is_dead:
             raise Conflict("the interpreter of this context has ended: restart it")
         context.last_used = time.monotonic()
@@ -184,6 +188,11 @@ class Running(ABC):
                 return await self._link.ask(order)
         except TimeoutError:
             raise Conflict("the interpreter is busy: try again, or interrupt it") from None
+
+    async def _ready(self) -> None:
+        """Wait while another scribe takes the place of one that was lost."""
+        if self._reviving is not None:
+            await asyncio.wait([self._reviving])
 
     # News
 

@@ -103,9 +103,10 @@ class Contexts(Running):
             for execution in context.unfinished:
                 if execution.clock is not None:
                     execution.clock.cancel()
-        for task in self._tasks:
+        tasks = [*self._tasks, *filter(None, [self._reviving])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._link.close()
 
     # Contexts
@@ -259,4 +260,5 @@ class Contexts(Running):
                     await self.delete(context)
 
     def _lost(self) -> None:
-        self._later(self._revival.revive(list(self._contexts.values())))
+        lost = [*self._contexts.values(), *filter(None, [self._warm.spare])]
+        self._reviving = asyncio.ensure_future(self._revival.revive(lost))

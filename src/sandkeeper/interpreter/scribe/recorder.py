@@ -23,6 +23,7 @@ from sandkeeper.linux.paths.statefiles import open_plain
 __all__ = ["RECORD", "Recorder"]
 
 RECORD = "meta.jsonl"
+PIECE_BYTES = 1 << 20
 
 
 class Recorder:
@@ -76,8 +77,9 @@ class Recorder:
         self._news(self)
 
     def text(self, stream: Stream, data: bytes) -> None:
-        """Add output."""
-        self._append(stream, data)
+        """Add output; a kernel may send very much of it at once, and retention goes by segments."""
+        for start in range(0, len(data), PIECE_BYTES):
+            self._append(stream, data[start : start + PIECE_BYTES])
 
     def event(self, kind: str, **fields: Any) -> None:
         """Add an event."""
