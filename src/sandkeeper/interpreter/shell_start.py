@@ -25,7 +25,7 @@ PROGRAM = "bash"
 # On one line, so that the shell's errors tell the lines of a cell as they are.
 LOOP = (
     '. "$1/driver-$2"; while { __sk_next; } 2>/dev/null; do { '
-    "if { __sk_set; } 2>/dev/null; then eval \"$__sk_code\"; else eval \"$__sk_code\"; fi; "
+    'if { __sk_set; } 2>/dev/null; then eval "$__sk_code"; else eval "$__sk_code"; fi; '
     '{ __sk_tell || :; } 2>/dev/null; } </dev/null 1<>"$__sk_out" 2<>"$__sk_err"; done'
 )
 
@@ -60,7 +60,16 @@ class ShellStart:
             raise Unprocessable(f"cannot start a shell: {error.strerror}") from None
         spec = ProcessSpec(
             command="bash",
-            argv=[PROGRAM, "--norc", "--noprofile", "-c", LOOP, "bash", str(place), str(generation)],
+            argv=[
+                PROGRAM,
+                "--norc",
+                "--noprofile",
+                "-c",
+                LOOP,
+                "bash",
+                str(place),
+                str(generation),
+            ],
             working_dir=wanted.cwd,
             env=wanted.env,
             limits=wanted.limits,
@@ -68,8 +77,9 @@ class ShellStart:
             user=wanted.user,
             tag=wanted.tag,
         )
-        given = {"place": str(place), "generation": generation}
-        return Prepared(kind="shell", kernel="bash", spec=spec, engine={**given})
+        engine: dict[str, str | int | float | bool | None]
+        engine = {"place": str(place), "generation": generation}
+        return Prepared("shell", "bash", spec, engine)
 
 
 def _is_there(path: str) -> bool:

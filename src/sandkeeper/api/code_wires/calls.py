@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from sandkeeper.api.code_wires.words import lines_of
-from sandkeeper.api.edge.routing import Handler
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import json_response, status_of, utf8
+from sandkeeper.api.edge.routing import Handler
 from sandkeeper.api.edge.streaming import StreamResponse
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.urls import asked_port, segment

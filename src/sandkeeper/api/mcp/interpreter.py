@@ -1,6 +1,5 @@
 """Tools for code that keeps its state, all beyond the contract: contexts, executions, results."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from time import monotonic
@@ -10,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
 from sandkeeper.api.edge.rights import USER
-from sandkeeper.api.mcp.run_results import Collected, Failure, Results
+from sandkeeper.api.mcp.run_results import Collected, Failure
 from sandkeeper.api.mcp.tool import Arguments, Tool
 from sandkeeper.errors import BadInput
 from sandkeeper.interpreter.context import Context
@@ -66,7 +65,9 @@ class LookArguments(Arguments):
 class CreateArguments(Arguments):
     """Which context to make."""
 
-    language: Annotated[str, Meta(description="python, bash, or what codeContexts lists")] = "python"
+    language: Annotated[str, Meta(description="python, bash, or what codeContexts lists")] = (
+        "python"
+    )
     working_dir: Annotated[str, Meta(description="Folder to begin in")] = ""
     env: Annotated[dict[str, str], Meta(description="Variables on top of the server's")] = field(
         default_factory=dict
@@ -179,7 +180,7 @@ class InterpreterTools:
     async def list(self, _arguments: NoArguments, _who: Caller) -> ContextList:
         """List all contexts."""
         contexts = await self._contexts()
-        names = [one["name"] for one in await contexts.languages()]
+        names = [one.name for one in await contexts.languages()]
         return ContextList([_shown(one) for one in contexts.all()], names)
 
     async def create(self, wanted: CreateArguments, who: Caller) -> ContextRecord:
@@ -250,7 +251,7 @@ def _ran(execution: Execution, collected: Collected) -> Ran:
             f"The code still runs. Look with codeExecution, executionId {meta.id} and this cursor; "
             "codeInterrupt stops it."
         )
-    made.images = found.images
+    made.__dict__["images"] = found.images
     return made
 
 

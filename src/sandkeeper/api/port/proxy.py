@@ -41,9 +41,7 @@ class PortRoute(BaseRoute):
 
     need = USER
 
-    def __init__(
-        self, settings: Settings, relay: Relay, doors: Doors, instead: Instead
-    ) -> None:
+    def __init__(self, settings: Settings, relay: Relay, doors: Doors, instead: Instead) -> None:
         self.doors = doors
         self._instead = instead
         self._forwarding = Forwarding(self.doors, Gateways(settings.edge.gateways), Hops())

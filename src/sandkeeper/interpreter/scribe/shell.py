@@ -1,7 +1,7 @@
 """A kept shell, spoken with through named pipes (`interpreter/shell.bash` is its other end).
 
-Ends come on a pipe of their own, never in the output: whatever a program prints, a cell is over when
-the shell says so. All that it wrote before is in the pipes by then, so it is read first.
+Ends come on a pipe of their own, never in the output: whatever a program prints, a cell is over
+when the shell says so. All that it wrote before is in the pipes by then, so it is read first.
 """
 
 import asyncio
@@ -76,7 +76,9 @@ class ShellEngine:
         async with self._free:
             await self._order("ping", 0)
             ready = await self._word("ready")
-        self._number = self._count = int(ready[1]) if ready[1].isascii() and ready[1].isdigit() else 0
+        self._number = self._count = (
+            int(ready[1]) if ready[1].isascii() and ready[1].isdigit() else 0
+        )
         return {"language": "bash", "version": ready[2] if len(ready) > 2 else ""}
 
     # Orders
@@ -171,7 +173,8 @@ class ShellEngine:
         """Await work, or raise Lost when the shell ends first."""
         task = asyncio.ensure_future(work)
         try:
-            await asyncio.wait({task, self._over}, return_when=asyncio.FIRST_COMPLETED)
+            both: list[asyncio.Future[Any]] = [task, self._over]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 raise Lost
             return task.result()

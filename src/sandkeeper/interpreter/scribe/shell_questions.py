@@ -1,4 +1,4 @@
-"""What can be asked of a kept shell: scripts that it runs in a copy of itself, and their answers."""
+"""What a kept shell can be asked: scripts that it runs in a copy of itself, and their answers."""
 
 import re
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def _completion(arguments: dict[str, Any]) -> str:
     folders = "  [[ -d $__sk_name ]] && __sk_name+=/\n" if kind == "-f" else ""
     return (
         f"builtin mapfile -t __sk_list < <(builtin compgen {kind} -- {quoted(word)} 2>/dev/null)\n"
-        f"for __sk_name in \"${{__sk_list[@]:0:{MATCHES}}}\"; do\n"
+        f'for __sk_name in "${{__sk_list[@]:0:{MATCHES}}}"; do\n'
         f"{folders}"
         f"  builtin printf '%s%s\\0' {quoted(lead)} \"$__sk_name\"\n"
         "done"
