@@ -39,7 +39,7 @@ def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
         Area(("drives",), partial(_drive_routes, sandbox)),
         Area(("archive",), partial(_archive_routes, sandbox)),
         *_terminal_areas(sandbox),
-        *code_areas(sandbox, lambda: wires().variables()),
+        *code_areas(sandbox, wires),
         Area(("mcp",), partial(_mcp_routes, sandbox)),
         Area(("ready", "metrics", "diagnostics"), partial(_looking_routes, sandbox), is_open=True),
         Area(("debug", "", "health", "upgrade"), partial(_server_routes, sandbox), is_open=True),

@@ -50,7 +50,8 @@ class ContextCall(msgspec.Struct):
 class CodeCalls:
     """Answers them; every failure is plain text, as E2B's clients show it.
 
-    `variables` are those of the sandbox, which each execution has.
+    `variables` are those of the sandbox, which each execution has; `folder` is where code of E2B's
+    clients begins.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class CodeCalls:
         *,
         contexts: Callable[[], Awaitable[Contexts]],
         variables: Callable[[], Mapping[str, str]],
+        folder: Callable[[], str],
         access: Access,
         turns: Turns,
         stopping: asyncio.Event,
@@ -65,6 +67,7 @@ class CodeCalls:
     ) -> None:
         self._contexts = contexts
         self._variables = variables
+        self._folder = folder
         self._access = access
         self._turns = turns
         self._stopping = stopping
@@ -89,7 +92,7 @@ class CodeCalls:
         if call.context_id:
             context = contexts.get(call.context_id)
         else:
-            context = await contexts.default(call.language or "python")
+            context = await contexts.default(call.language or "python", self._begins(request))
         self._access.audit("code_execute", caller(request), context=context.meta.id)
         env = {**self._variables(), **(call.env_vars or {})}
         execution, _ = await contexts.execute(context, ExecutionSpec(call.code, env=env))
@@ -124,7 +127,8 @@ class CodeCalls:
     async def create(self, request: Request) -> Response:
         """Make a context."""
         call = await read_json(request, ContextCall, self._body_limit)
-        spec = ContextSpec(language=call.language or "python", cwd=call.cwd or "")
+        folder = call.cwd or self._begins(request)
+        spec = ContextSpec(language=call.language or "python", cwd=folder)
         self._access.audit("code_context_create", caller(request), language=spec.language)
         contexts = await self._contexts()
         context, _ = await contexts.create(spec)
@@ -147,6 +151,9 @@ class CodeCalls:
         await contexts.delete(context)
         return json_response(None)
 
+    def _begins(self, request: Request) -> str:
+        return "" if _is_blaxel(request) else self._folder()
+
     async def _named(self, request: Request, what: str) -> tuple[Contexts, Context]:
         contexts = await self._contexts()
         context = contexts.get(segment(request.scope, 1))
@@ -168,5 +175,6 @@ async def _lines(events: list[Event]) -> bytes:
 
 
 def _shown(context: Context) -> dict[str, str]:
-    meta = context.meta
-    return {"id": meta.id, "language": meta.language, "cwd": meta.cwd}
+    meta, process = context.meta, context.process
+    folder = process.meta.working_dir if process is not None else meta.cwd
+    return {"id": meta.id, "language": meta.language, "cwd": folder}
