@@ -228,7 +228,7 @@ class CodeHandlers:
                 return Response(
                     b"".join(blocks), 200, headers, media_type="application/json; charset=utf-8"
                 )
-        size = 3 * journal.kept
+        size = journal.kept + journal.kept // 8
         await answer_of(request.scope).reserve(size)
         blocks = await asyncio.to_thread(partial(_gathered, journal, record, nowait=False))
         return LongAnswer(blocks, self._turns, headers, size)

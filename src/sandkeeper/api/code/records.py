@@ -127,10 +127,10 @@ class Gathered:
         yield record[:-1]
         for name, parts in self._texts.items():
             yield b',"%b":"' % name.encode()
-            yield from parts
+            yield from _let_go(parts)
             yield b'"'
         yield b',"results":['
-        yield from self._results
+        yield from _let_go(self._results)
         yield b'],"error":'
         yield from self._error or [b"null"]
         yield b',"lostBytes":%d' % self._lost
@@ -138,3 +138,10 @@ class Gathered:
             seconds = msgspec.json.decode(self._end).get("seconds")
             yield b',"seconds":%b' % msgspec.json.encode(seconds)
         yield b"}"
+
+
+def _let_go(parts: list[bytes]) -> Iterator[bytes]:
+    """Yield parts and keep none: what is made of them is as large as they are together."""
+    parts.reverse()
+    while parts:
+        yield parts.pop()
