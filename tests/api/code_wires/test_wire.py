@@ -210,7 +210,9 @@ def test_the_token_is_needed_whatever_the_address(guarded: Server) -> None:
 
 def test_a_link_to_the_port_runs_no_code(guarded: Server) -> None:
     token = {"Authorization": f"Bearer {TOKEN}"}
-    reply = guarded.client.post("/network/ports/8888/links", json={"once": False, "via": "path"}, headers=token)
+    reply = guarded.client.post(
+        "/network/ports/8888/links", json={"once": False, "via": "prefix"}, headers=token
+    )
     assert reply.status_code == 201, reply.text
     with httpx.Client(base_url=guarded.url) as stranger:
         opened = stranger.get(reply.json()["url"])
