@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from sandkeeper.network.ports import Ports
     from sandkeeper.network.relay import Relay
     from sandkeeper.processes.figures import Meter
-    from sandkeeper.processes.registry import Processes
     from sandkeeper.processes.waiting import Waiting
     from sandkeeper.search.content import ContentSearch
     from sandkeeper.search.find import Search, Workers
@@ -207,6 +206,11 @@ class OnDemand:
             self.settings.code,
             *code_shop(self.settings.state_dir, self.environment, self.file_work),
         )
+
+    async def started_contexts(self) -> "Contexts":
+        """Return them, with those of an earlier server."""
+        await self.contexts.start()
+        return self.contexts
 
     async def code_begins(self) -> None:
         """Have the contexts of an earlier server taken up, and one made warm, beside the start."""

@@ -46,6 +46,7 @@ READING_TOOLS = frozenset(
             "terminalScreen",
             "terminalClose",
         ),
+        *("codeContexts", "codeExecution", "codeVariables", "codeInterrupt", "codeContextDelete"),
         *("fsGetWorkingDirectory", "fsListDirectory", "fsReadFile", "fsStat"),
         *("codegenFileSearch", "codegenCodebaseSearch", "codegenGrepSearch", "codegenListDir"),
         *("codegenReadFileRange", "codegenRerank"),
