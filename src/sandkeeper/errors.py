@@ -87,7 +87,7 @@ class LoopDetected(SandkeeperError):
 
 
 class NotInstalled(SandkeeperError):
-    """A program, a package or an extra of ours that this needs is not there; the text says which."""
+    """A program, a package or an extra that this needs is not there; the text says which."""
 
 
 class Unavailable(SandkeeperError):

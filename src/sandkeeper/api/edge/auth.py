@@ -69,14 +69,14 @@ class Accepted:
 
 
 class Doorkeeper:
-    """Decides who a request comes from."""
+    """Decides who a request comes from; without `sessions`, by tokens alone."""
 
     def __init__(
         self,
         settings: RightsSettings,
         *,
         accepted: Accepted,
-        sessions: Sessions,
+        sessions: Sessions | None = None,
         open_paths: Collection[str],
         own_words: Collection[str] = (),
     ) -> None:
@@ -101,7 +101,9 @@ class Doorkeeper:
     def _right_of(self, scope: Scope) -> Right:
         """Return the highest right that the request shows."""
         right = self._accepted.right_without_session(scope)
-        return max(right, self._sessions.right_of(scope)) if self._accepted else right
+        if self._sessions is None or not self._accepted:
+            return right
+        return max(right, self._sessions.right_of(scope))
 
 
 def _among(token: bytes, offered: list[bytes]) -> bool:
