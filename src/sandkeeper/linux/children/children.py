@@ -267,12 +267,20 @@ class Children:
         cwd: str | None = None,
         identity: Identity | None = None,
         stdin: int = subprocess.DEVNULL,
+        new_session: bool = False,
     ) -> Tool:
-        """Start a helper program with its output on pipes; raises OSError as `start` does."""
+        """Start a helper program with its output on pipes; raises OSError as `start` does.
+
+        With a session of its own (`new_session`) it has no terminal to ask anything.
+        """
         out_read, out_write = os.pipe2(os.O_CLOEXEC)
         err_read, err_write = os.pipe2(os.O_CLOEXEC)
         try:
-            spec = Spawn(argv, env, cwd, stdin, out_write, err_write, identity=identity)
+            streams = (stdin, out_write, err_write)
+            spec = Spawn(argv, env, cwd, *streams, identity=identity, new_session=new_session)
+            if spec.is_foreign and identity is not None:
+                for fd in (out_write, err_write):  # so that it may open its own /dev/stderr
+                    os.fchown(fd, identity.uid, identity.gid)
             child = await self.start(spec)
         except BaseException:
             os.close(out_read)

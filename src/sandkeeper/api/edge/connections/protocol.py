@@ -17,9 +17,9 @@ from sandkeeper.api.edge.connections.parting import Parting, Patient
 from sandkeeper.api.edge.connections.short_way import ShortWay
 from sandkeeper.api.edge.connections.wire import WIRE, Wire
 from sandkeeper.api.edge.respond import bare_error
-from sandkeeper.api.edge.urls import called_by_target, is_for_port
+from sandkeeper.api.edge.urls import called_by_target, is_for_port, is_for_tcp
 from sandkeeper.linux.fds import Use, is_scarce
-from sandkeeper.network.channel import End
+from sandkeeper.network.channel import Heir
 from sandkeeper.network.isolation import Isolation
 from sandkeeper.settings.port_names import PortNames
 
@@ -297,7 +297,7 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
             self.on_message_complete()
         self.flow.resume_reading()
 
-    def switch(self, end: End) -> bytes:
+    def switch(self, end: Heir) -> bytes:
         """Leave the connection to another protocol; returns what it was sent already."""
         ahead = (self._ahead or b"") + self._intake.drop()
         self._disarm()
@@ -315,7 +315,7 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
         return ahead
 
     def _may_switch(self) -> bool:
-        """Say whether an upgrade is for a server of the sandbox to grant; such have no body."""
+        """Say whether an upgrade is for a server of the sandbox; such have no body."""
         if self.parser.get_method() == b"CONNECT" or self._has_body():
             return False
         path = httptools.parse_url(self.url).path.decode("latin-1")
@@ -323,7 +323,8 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
             name == b"host" and self.port_names.find(value) is not None
             for name, value in self.headers
         )
-        return named or is_for_port({"path": path})
+        tcp = (b"upgrade", b"tcp") in self.headers and is_for_tcp(path)
+        return named or tcp or is_for_port({"path": path})
 
     def _has_body(self) -> bool:
         fields = dict(self.headers)
