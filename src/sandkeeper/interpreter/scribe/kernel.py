@@ -62,7 +62,8 @@ class KernelEngine:
             kind = zmq.SUB if name == "iopub" else zmq.DEALER
             take = getattr(self, f"_from_{name}")
             identity = f"sandkeeper-{os.path.basename(prefix)}".encode()
-            self._channels[name] = Channel(kind, opened, identity, take)
+            lost = self._unheard if name == "iopub" else None
+            self._channels[name] = Channel(kind, opened, identity, take, lost=lost)
         facts = await self._greeted()
         info = facts.get("language_info")
         info = info if isinstance(info, dict) else {}
@@ -249,6 +250,11 @@ class KernelEngine:
                 self._running.hear(message)
             else:
                 self._keep_late(message)
+
+    def _unheard(self) -> None:
+        """Go on without what was lost: the reply alone tells then that an execution is over."""
+        if self._running is not None:
+            self._running.unheard()
 
     def _keep_late(self, message: Message) -> None:
         size = len(message.raw)

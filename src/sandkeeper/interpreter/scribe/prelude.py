@@ -143,6 +143,7 @@ def install(shell):
     made.for_type_by_name("pandas", "DataFrame", pandas_table)
     made.for_type_by_name("polars.dataframe.frame", "DataFrame", polars_table)
     shell.display_formatter.formatters[MIME] = made
+    shell.display_formatter.format(0)  # what the first result would wait for
     lossless(shell)
 
 
