@@ -162,6 +162,7 @@ def install(shell):
     made = Chart(parent=shell.display_formatter)
     made.for_type_by_name("matplotlib.figure", "Figure", chart)
     shell.display_formatter.formatters[CHART] = made
+    shell.display_formatter.format(0)  # what the first result would wait for
     lossless(shell)
 
 
