@@ -222,7 +222,7 @@ def test_a_cell_that_leaves_ends_only_itself(tmp_path: Path, leaves: str, code: 
         "x=$(sleep 60); echo after",
         "cat /dev/zero | cat >/dev/null; echo after",
         "sleep 60 & wait; echo after",
-        "python3 -c 'import time; time.sleep(60)'; echo after",
+        "python3 -c 'import signal; signal.pause()'; echo after",
         "set -e; sleep 60",
         "until [[ 1 == 2 ]]; do ((n++)); done",
     ],
