@@ -20,6 +20,7 @@ __all__ = ["KernelStart"]
 
 PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 PATH_BYTES = 107 - len("-5")
+LIBRARY = "jupyter_client"
 QUIET = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 """Else the debugger that ipykernel brings complains in the output of the first cell."""
 MISSING = (
@@ -95,7 +96,7 @@ class KernelStart:
 
 
 def _is_installed() -> bool:
-    return importlib.util.find_spec("jupyter_client") is not None
+    return importlib.util.find_spec(LIBRARY) is not None
 
 
 def _write_connection(prefix: Path, key: str, kernel: str, identity: Identity | None) -> None:

@@ -60,7 +60,10 @@ class Contexts(Running):
         self._revival = Revival(shop, processes, store, link, self._launching)
         self._made: Keyed[Context] = Keyed()
         self._shared: dict[str, Once[Context]] = {}
-        self._warm = Warm(settings.warm, self._launching, shop.log)
+        self._warm = Warm(
+            *(settings.warm, self._launching, shop.log),
+            discard=lambda context: self._later(self._discard(context)),
+        )
         self._starting = 0
         self._begun = Once(self._begin)
 
@@ -193,7 +196,10 @@ class Contexts(Running):
         return context
 
     async def _discard(self, context: Context) -> None:
+        self._contexts.pop(context.meta.id, None)
         await self._launching.stop(context, EndStatus.DELETED)
+        with suppress(SandkeeperError):
+            await self._link.ask(Detach(context=context.meta.id))
         await asyncio.to_thread(self._store.remove, context.meta.id)
 
     async def default(self, language: str = "python", cwd: str = "") -> Context:
@@ -261,7 +267,8 @@ class Contexts(Running):
             now = time.monotonic()
             for context in list(self._contexts.values()):
                 idle = context.meta.idle_seconds or self._settings.idle_seconds
-                if 0 < idle < now - context.last_used and context.state in {"idle", "dead"}:
+                unused = 0 < idle < now - context.last_used and not context.meta.spare
+                if unused and context.state in {"idle", "dead"}:
                     self._log.info(f"code context {context.meta.id} was idle and is ended")
                     await self.delete(context)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from sandkeeper.errors import NotInstalled, SandkeeperError
@@ -20,7 +20,15 @@ AGAIN_SECONDS = 60.0
 class Warm:
     """Keeps one spare context of a language (empty: none); event loop's thread only."""
 
-    def __init__(self, language: str, launching: Launching, log: Log) -> None:
+    def __init__(
+        self,
+        language: str,
+        launching: Launching,
+        log: Log,
+        discard: Callable[[Context], None],
+    ) -> None:
+        """`discard` ends a context and removes it."""
+        self._discard = discard
         self._language = language
         self._launching = launching
         self._log = log
@@ -30,8 +38,12 @@ class Warm:
         self.spare: Context | None = None
 
     def adopt(self, spares: Iterable[Context]) -> None:
-        """Take up the spare of an earlier server."""
-        self.spare = next((one for one in spares if not one.is_dead), None)
+        """Take up the spare of an earlier server, and end those that are of no use."""
+        for one in spares:
+            if self.spare is None and not one.is_dead and one.meta.language == self._language:
+                self.spare = one
+            else:
+                self._discard(one)
 
     def refill(self) -> None:
         """Have a spare made if there is none."""
