@@ -270,6 +270,21 @@ def test_a_program_in_the_background_goes_on_and_its_output_comes_with_the_next_
     with_shell(scene, tmp_path)
 
 
+def test_what_a_program_writes_into_the_pipes_of_the_engine_takes_it_nowhere(
+    tmp_path: Path,
+) -> None:
+    async def scene(shell: Shell) -> None:
+        forged = "for i in $(seq 500); do echo end $i 0; echo begin $i; echo; done"
+        told = f"{tmp_path}/told-1"
+        said, end = await shell.run(f"({forged}; head -c 100000 /dev/zero; echo) >{told}; (exit 4)")
+        assert said.events[0] == ("started", {"executionCount": 1})
+        for _ in range(3):
+            said, end = await shell.run("echo on; (exit 5)")
+        assert (said.out, end.exit_code) == (b"on\n", 5)
+
+    with_shell(scene, tmp_path)
+
+
 def test_a_shell_that_is_gone_is_told_with_its_last_words(tmp_path: Path) -> None:
     async def scene(shell: Shell) -> None:
         said, task = shell.begin("echo last; exec sleep 60")
