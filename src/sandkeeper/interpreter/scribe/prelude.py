@@ -165,6 +165,7 @@ def install(shell):
 
     made = Chart(parent=shell.display_formatter)
     shell.display_formatter.formatters[CHART] = made
+    shell.display_formatter.format(0)  # what the first result would wait for
     lossless(shell)
 
 
