@@ -145,7 +145,7 @@ class Settings:
     @property
     def code_ports(self) -> frozenset[int]:
         """The ports for which this server answers as a code interpreter when nobody else does."""
-        return CODE_PORTS if self.e2b.enabled else frozenset({BLAXEL_CODE_PORT})
+        return frozenset(CODE_PORTS if self.e2b.enabled else (BLAXEL_CODE_PORT,))
 
     @classmethod
     def read(
