@@ -18,7 +18,8 @@ class Source:
     """The reading end of one stream of one run; `fd` is the pump's once it was watched.
 
     `writer` is a writing end that children get a copy of. It stays open until the pump releases
-    the stream, so that an exit does not wake the pump as well, beside whoever notices it.
+    the stream, so that an exit does not wake the pump as well, beside whoever notices it. One that
+    is `paused` is watched, but not by the poller: its output waits for a reader.
     """
 
     run: str
@@ -29,6 +30,7 @@ class Source:
     at_end: bool = False
     watched: bool = field(default=False)
     moving: bool = field(default=False)
+    paused: bool = field(default=False)
 
     @property
     def is_empty(self) -> bool:

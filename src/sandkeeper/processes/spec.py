@@ -23,6 +23,7 @@ class ProcessSpec(msgspec.Struct):
     With `argv` that program is run and no shell; `command` is then how a shell would spell it.
     Unless `inherit_env`, its variables are those of `env` alone. `user` is a name of `linux.users`,
     empty for the workload's own; `tag` is for its clients to find it by, any number may share one.
+    `hold_output` has its output wait for a reader (`journal.hold`).
     """
 
     command: str
@@ -39,6 +40,7 @@ class ProcessSpec(msgspec.Struct):
     inherit_env: bool = True
     user: str = ""
     tag: str = ""
+    hold_output: bool = False
 
     def again(self) -> "ProcessSpec":
         """Return the same as something that somebody wants, whatever this one has become since."""
@@ -101,6 +103,7 @@ class FullProcessFields(ProcessFields):
     inherit_env: bool = True
     user: str = ""
     tag: str = ""
+    hold_output: bool = False
 
 
 class SavedProcess(FullProcessFields, kw_only=True, omit_defaults=True):
