@@ -20,6 +20,7 @@ from sandkeeper.linux.clocks import rfc3339_utc
 
 __all__ = [
     "SILENT",
+    "Characters",
     "EventRecords",
     "ExecRecords",
     "Heart",
@@ -75,7 +76,7 @@ class Heart:
         return block
 
 
-class _Characters:
+class Characters:
     """Holds what has come of a character until the rest does."""
 
     def __init__(self) -> None:
@@ -170,7 +171,7 @@ class LogRecords:
     """The NDJSON form of `logs/stream`."""
 
     def __init__(self) -> None:
-        self._characters = _Characters()
+        self._characters = Characters()
 
     def batch(self, items: list[Chunk | Gap]) -> bytes:
         """Return the records of a batch."""
@@ -245,7 +246,7 @@ class EventRecords:
         self._sequence = 0
         self._sse = sse
         self._streams = streams
-        self._characters = _Characters()
+        self._characters = Characters()
 
     def batch(self, items: list[Chunk | Gap]) -> bytes:
         """Return the events of a batch."""

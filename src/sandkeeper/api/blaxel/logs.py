@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.blaxel.processes import identifier
+from sandkeeper.api.edge.bodies.downloads import disposition
 from sandkeeper.api.edge.long_answers import long_answer
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.respond import json_response
@@ -19,7 +20,7 @@ from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.edge.streaming import StreamResponse
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.errors import BadInput
-from sandkeeper.journal.cursor import Abandoned, Follow
+from sandkeeper.journal.cursor import Abandoned, Chunk, Follow
 from sandkeeper.journal.events import (
     SILENT,
     EventRecords,
@@ -34,7 +35,7 @@ from sandkeeper.journal.matching import Question
 from sandkeeper.journal.output import long_texts_of, settled
 from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.query import LineQuery, ask, next_block
-from sandkeeper.journal.segment import Stream
+from sandkeeper.journal.segment import Stream, output_streams
 from sandkeeper.journal.turns import Turns
 from sandkeeper.log.access import Access
 from sandkeeper.numerals import asked, decimal, whole
@@ -170,6 +171,23 @@ class LogHandlers:
         let_go(process.journal, self._pump.go_on)
         return json_response({"message": "output waits for nobody"})
 
+    async def output(self, request: Request) -> Response:
+        """Give what is kept now of one stream or both, as it was written."""
+        name = identifier(request)
+        process = self._processes.get(name)
+        streams = output_streams(query_of(request).get("stream", ""))
+        self._access.audit("process_logs_access", caller(request), identifier=name)
+        answer = StreamResponse(self._bytes(process, streams), "application/octet-stream")
+        answer.headers["Content-Disposition"] = disposition(f"{process.meta.name}.log")
+        return answer
+
+    async def _bytes(self, process: Process, streams: tuple[Stream, ...]) -> AsyncIterator[bytes]:
+        end = process.journal.tail
+        with closing(self._follow(process, "output", 0, end)) as follow:
+            while (items := await follow.next(1.0)) is not None:
+                found = (item for item in items if isinstance(item, Chunk))
+                yield b"".join(item.data for item in found if item.stream in streams)
+
     async def lines(self, request: Request) -> Response:
         """Answer a question to the log, as NDJSON lines and a last record `end`."""
         process = self._processes.get(identifier(request))
@@ -267,4 +285,5 @@ def routes(handlers: LogHandlers) -> list[BaseRoute]:
         route(one + "/events", handlers.events, need=USER),
         route(one + "/lines", handlers.lines, need=USER),
         route(one + "/hold", handlers.let_go, "DELETE", need=USER),
+        route(one + "/output", handlers.output, need=USER),
     ]

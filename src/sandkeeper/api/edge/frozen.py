@@ -32,7 +32,7 @@ UNCHANGING = frozenset(
         *(f"/process.Process/{name}" for name in ("List", "Connect", "SendSignal")),
     }
 )
-STOPPING = ("/process/{", "/terminals/{")
+STOPPING = ("/process/{", "/terminals/{", "/git/operations/{")
 """Below these a DELETE ends something, which writes nothing; but it may not close a file's end."""
 
 READING_TOOLS = frozenset(
@@ -46,9 +46,11 @@ READING_TOOLS = frozenset(
             "terminalScreen",
             "terminalClose",
         ),
+        *("codeContexts", "codeExecution", "codeVariables", "codeInterrupt", "codeContextDelete"),
         *("fsGetWorkingDirectory", "fsListDirectory", "fsReadFile", "fsStat"),
         *("codegenFileSearch", "codegenCodebaseSearch", "codegenGrepSearch", "codegenListDir"),
         *("codegenReadFileRange", "codegenRerank"),
+        *("gitStatus", "gitDiff", "gitLog", "gitBranches"),
     ]
 )
 """MCP tools that change nothing; ending something is not writing."""
