@@ -57,7 +57,7 @@ class Follower(Protocol):
 
 
 class Waiting(Protocol):
-    """Whether output is to wait for a reader (`journal.hold`)."""
+    """Whether output is to wait for a reader (`journal.source`)."""
 
     is_paused: bool
 

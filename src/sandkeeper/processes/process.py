@@ -10,10 +10,9 @@ import time
 from contextlib import suppress
 
 from sandkeeper.errors import NotFound
-from sandkeeper.journal.hold import hold
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import NOTICE, REMARK, Stream
-from sandkeeper.journal.source import Source
+from sandkeeper.journal.source import Source, hold
 from sandkeeper.linux.children.adopted import Adopted, boot_id
 from sandkeeper.linux.children.child import Child, ExitStatus
 from sandkeeper.linux.clocks import uptime

@@ -24,7 +24,7 @@ class ProcessSpec(msgspec.Struct):
     With `argv` that program is run and no shell; `command` is then how a shell would spell it.
     Unless `inherit_env`, its variables are those of `env` alone. `user` is a name of `linux.users`,
     empty for the workload's own; `tag` is for its clients to find it by, any number may share one.
-    `hold_output` has its output wait for a reader (`journal.hold`).
+    `hold_output` has its output wait for a reader (`journal.source`).
     """
 
     command: str

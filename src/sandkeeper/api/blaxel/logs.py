@@ -30,12 +30,12 @@ from sandkeeper.journal.events import (
     RawRecords,
     TextLog,
 )
-from sandkeeper.journal.hold import let_go, reading
 from sandkeeper.journal.matching import Question
 from sandkeeper.journal.output import long_texts_of, settled
 from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.query import LineQuery, ask, next_block
 from sandkeeper.journal.segment import Stream, output_streams
+from sandkeeper.journal.source import let_go, reading
 from sandkeeper.journal.turns import Turns
 from sandkeeper.log.access import Access
 from sandkeeper.numerals import asked, decimal, whole
