@@ -153,7 +153,7 @@ def test_rest_is_as_its_description_says(kube: Kube) -> None:
     assert (read.status_code, read.content) == (206, b"of")
     assert read.headers["content-type"] == "application/octet-stream"
     root = httpx.get(f"{at}/").json()
-    assert root["path"] == str(kube.root)
+    assert root["path"] == "/"
     (entry,) = [one for one in root["entries"] if one["name"] == "run.sh"]
     assert (entry["type"], entry["size"], entry["mode"]) == ("file", 10, "0755")
     assert httpx.head(f"{at}/run.sh").headers["content-length"] == "10"
@@ -163,7 +163,8 @@ def test_rest_is_as_its_description_says(kube: Kube) -> None:
         ("PUT", "/x?mode=9", 400, "INVALID_ARGUMENT"),
         ("PUT", "/", 400, "INVALID_ARGUMENT"),
         ("GET", "/%2E%2E/etc/passwd", 403, "PERMISSION_DENIED"),
-        ("DELETE", "/%2E", 403, "PERMISSION_DENIED"),
+        ("DELETE", "/%2E", 409, "CONFLICT"),
+        ("DELETE", "/run.sh?recursive=perhaps", 400, "INVALID_ARGUMENT"),
         ("GET", "/nowhere", 404, "NOT_FOUND"),
     ]
     for method, path, status, code in refusals:

@@ -82,7 +82,8 @@ class SandboxFiles:
         if old:
             begin, end = b"[", b"]"
         else:
-            begin, end = b'{"path":' + encode_json(utf8(path)) + b',"entries":[', b"]}"
+            told = encode_json("/" + utf8(name).lstrip("/"))
+            begin, end = b'{"path":' + told + b',"entries":[', b"]}"
         blocks = self._blocks(path, names, begin, end, old=old)
         return GeneratedBody(self._work, blocks, {"Content-Type": JSON.decode()})
 
@@ -157,12 +158,23 @@ class SandboxFiles:
         return path
 
     async def remove(self, name: str, *, recursive: bool) -> None:
-        """Remove; raises NotFound, Forbidden, Conflict for a folder that is not empty."""
+        """Remove, of the root what is in it.
+
+        Raises NotFound, Forbidden, Conflict for a folder that is not empty, and for the root.
+        """
         path = await self._work.run(self.root.entry, name)
-        if recursive:
-            await self._work.walk(self._files.delete, path, True, NO_CONDITIONS)
+        if path == self.root.folder:
+            if not recursive:
+                raise Conflict("the sandbox root stays: recursive=true removes what is in it")
+            for one in await self._work.run(os.listdir, path):
+                await self._removed_with_all(os.path.join(path, one))
+        elif recursive:
+            await self._removed_with_all(path)
         else:
             await self._work.run(self._removed, name, path)
+
+    async def _removed_with_all(self, path: str) -> None:
+        await self._work.walk(self._files.delete, path, True, NO_CONDITIONS)
 
     def _removed(self, name: str, path: str) -> None:
         try:
