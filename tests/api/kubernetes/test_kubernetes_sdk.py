@@ -233,6 +233,21 @@ def test_a_terminal_has_its_size_and_takes_another(
     assert events[-1].exit.exit_code == 0
 
 
+def test_children_that_are_prepared_by_us_are_not_disturbed_by_the_library(
+    kube: Kube, stub: process_pb2_grpc.ProcessServiceStub
+) -> None:
+    """gRPC's own handlers of fork(2) crash a child that runs code of ours before its exec."""
+    size = process_pb2.PTY(cols=80, rows=24)
+    ends = [
+        list(stub.Start(process_pb2.StartRequest(config=config("true"), pty=size)))[-1].exit
+        for _ in range(20)
+    ]
+    assert [end.exit_code for end in ends] == [0] * 20
+    limited = [kube.run("true", limits={"openFiles": 64})["exitCode"] for _ in range(10)]
+    assert limited == [0] * 10
+    assert "GRPC_" not in kube.run("env")["logs"]
+
+
 def test_signals_end_the_group_and_what_is_wrong_has_its_status(
     stub: process_pb2_grpc.ProcessServiceStub,
 ) -> None:

@@ -19,6 +19,7 @@ from sandkeeper.files.service import Files
 from sandkeeper.files.work import Cancel, by_errno
 from sandkeeper.linux.clocks import rfc3339_utc
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.pieces import in_order
 
 __all__ = ["SandboxFiles", "name_of"]
 
@@ -96,7 +97,7 @@ class SandboxFiles:
         except OSError as error:
             raise by_errno(name, error) from None
         listing.fd.close()
-        names = sorted([*listing.files, *listing.directories])
+        names = in_order([*listing.files, *listing.directories])
         if len(names) > ENTRIES_MOST:
             raise TooLarge(f"path '{name}' has more than {ENTRIES_MOST} entries")
         return names
@@ -117,10 +118,12 @@ class SandboxFiles:
         """Return an entry; nothing for what is gone, or leads out of the root."""
         path = os.path.join(folder, name)
         try:
-            info = os.stat(path)
+            info = os.lstat(path)
+            if stat.S_ISLNK(info.st_mode):
+                info = os.stat(path)
+                if not self.root.holds(path):
+                    return b""
         except (OSError, ValueError):
-            return b""
-        if not self.root.holds(path):
             return b""
         kind = "directory" if stat.S_ISDIR(info.st_mode) else "file"
         entry: dict[str, object] = {"name": utf8(name), "size": info.st_size, "type": kind}
