@@ -601,3 +601,14 @@ def test_git_acts_as_the_workload(tmp_path: Path) -> None:
         assert client.get("/git/status", params={"path": str(closed)}).status_code == 422
         named = {"path": str(closed), "user": "root"}
         assert client.get("/git/status", params=named).json()["clean"] is True
+
+
+def test_a_sandbox_without_git_says_so(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/sh").symlink_to("/bin/sh")
+    with Server(tmp_path / "server", env={"PATH": str(tmp_path / "empty")}) as server:
+        body = {"url": "http://127.0.0.1:1/x.git", "path": "x"}
+        for headers in ({}, WHO):
+            reply = server.client.post("/git/clone", json=body, headers=headers)
+            assert reply.status_code == 501, reply.text
+            assert "git is not installed" in reply.json()["error"]
