@@ -11,7 +11,7 @@ SandkeeperError
 ├── Unprocessable         well-formed, but it could not be done
 ├── StorageFull           no space or quota left (ENOSPC, EDQUOT)
 ├── LoopDetected          it went through too many proxies, or came back to where it was
-├── NotInstalled          the sandbox lacks a program or a package that it needs
+├── NotInstalled          a program, a package or an extra that it needs is not installed
 ├── Unavailable           not now; the same request may work later
 └── Internal              a fault of ours or of the machine
 """
@@ -87,7 +87,7 @@ class LoopDetected(SandkeeperError):
 
 
 class NotInstalled(SandkeeperError):
-    """The sandbox lacks a program or a package that this needs; the text says which."""
+    """A program, a package or an extra that this needs is not there; the text says which."""
 
 
 class Unavailable(SandkeeperError):

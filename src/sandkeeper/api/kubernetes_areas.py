@@ -97,14 +97,18 @@ async def _begin_grpc(sandbox: Sandbox) -> None:
             f"SANDKEEPER_GRPC_PORT needs the extra kubernetes ({error}): "
             "pip install 'sandkeeper[kubernetes]'"
         ) from None
-    from sandkeeper.api.edge.auth import Doorkeeper
+    from sandkeeper.api.edge.auth import Accepted, Doorkeeper
 
     settings = sandbox.settings
     server = GrpcServer(
         runs=_runs(sandbox),
         processes=sandbox.processes,
         terminals=sandbox.terminals,
-        doorkeeper=Doorkeeper(settings.rights, apart=sandbox.identity is not None, open_paths=()),
+        doorkeeper=Doorkeeper(
+            settings.rights,
+            accepted=Accepted(settings.rights, apart=sandbox.identity is not None),
+            open_paths=(),
+        ),
         freeze=sandbox.archive.freeze,
         access=sandbox.access,
         turns=sandbox.turns,

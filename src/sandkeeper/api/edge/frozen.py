@@ -19,6 +19,7 @@ ALLOWED = (
     "/archive/",
     "/mcp",  # asks for each tool
     "/port/",  # what a server of the workload does with a request is its own affair
+    "/network/ports/{port}/tcp",
     "/network/process/",  # monitors live in memory
     "/debug/",
 )
@@ -45,6 +46,7 @@ READING_TOOLS = frozenset(
             "terminalScreen",
             "terminalClose",
         ),
+        *("codeContexts", "codeExecution", "codeVariables", "codeInterrupt", "codeContextDelete"),
         *("fsGetWorkingDirectory", "fsListDirectory", "fsReadFile", "fsStat"),
         *("codegenFileSearch", "codegenCodebaseSearch", "codegenGrepSearch", "codegenListDir"),
         *("codegenReadFileRange", "codegenRerank"),
