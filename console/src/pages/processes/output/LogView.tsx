@@ -353,13 +353,20 @@ function shown(span: Span, key: number | string, tones: string[], mark = false) 
   let color = tone(look.fore);
   let background = tone(look.back);
   if (look.inverse) [color, background] = [background ?? "var(--sunken)", color ?? "var(--text)"];
-  else if (background && !color) color = "var(--bg)";
+  else if (background && !color) color = isLight(background) ? "#17202a" : "#ffffff";
   const style = mark ? { color: undefined } : { color, background };
   return (
     <span key={key} class={classOf(look)} style={style}>
       {mark ? <mark>{span.text}</mark> : span.text}
     </span>
   );
+}
+
+/** Whether dark text reads better on a colour (relative luminance, roughly). */
+function isLight(colour: string): boolean {
+  const hex = /^#(..)(..)(..)$/.exec(colour)?.slice(1).map((part) => parseInt(part, 16));
+  const [red = 0, green = 0, blue = 0] = hex ?? (colour.match(/\d+/g) ?? []).map(Number);
+  return 0.21 * red + 0.72 * green + 0.07 * blue > 120;
 }
 
 function classOf(look: Look): string | undefined {

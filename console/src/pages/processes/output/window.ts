@@ -16,6 +16,8 @@ export interface Row {
   key: string;
   kind: "line" | "gap";
   offset: number;
+  /** Where a gap ends. */
+  to?: number;
   stream: "stdout" | "stderr" | "notice";
   time: string;
   text: string;
@@ -323,8 +325,16 @@ export class LogWindow {
         batch.truncated = record.truncated;
       }
     }
+    batch.rows = withoutFarGap(batch.rows);
     return batch;
   }
+}
+
+/** What is not kept at the front is told by every answer; it belongs before the first kept line. */
+function withoutFarGap(rows: Row[]): Row[] {
+  const [gap, line] = rows;
+  const isFar = gap?.kind === "gap" && gap.offset === 0 && line !== undefined && line.offset !== gap.to;
+  return isFar ? rows.slice(1) : rows;
 }
 
 function isQuestion(filter: Filter): boolean {
@@ -353,6 +363,7 @@ function gapRow(offset: number, to: number, reason: string): Row {
     key: `gap/${offset}`,
     kind: "gap",
     offset,
+    to,
     stream: "notice",
     time: "",
     text: `${size.toLocaleString("en-GB")} bytes ${why}`,
