@@ -430,6 +430,7 @@ function Place({ log, begin, end, here }: PlaceProps) {
       <span class="num">{bytes(begin)}</span>
       <input
         type="range"
+        class="slider"
         aria-label="Place in the output"
         aria-valuetext={`${bytes(at)} of ${bytes(end)}`}
         min={begin}
