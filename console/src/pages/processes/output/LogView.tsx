@@ -36,16 +36,18 @@ export interface LogViewProps {
   /** How much was written, and how much of it is gone. */
   written: number;
   lost: number;
+  onEnd(): void;
 }
 
 /** The output of a process: followed, searched, filtered, at any size. */
-export function LogView({ id, name, live, written, lost }: LogViewProps) {
+export function LogView({ id, name, live, written, lost, onEnd }: LogViewProps) {
   const log = useMemo(() => new LogWindow(id), [id]);
   const [filter, setFilter] = useState<Filter>(NO_FILTER);
   const [times, setTimes] = useState(false);
   const [asking, setAsking] = useState(false);
   const [whole, setWhole] = useState<Row | null>(null);
   log.live = live;
+  log.onEnd = onEnd;
 
   const shape = `${filter.stream}/${filter.only ? `${filter.text}/${filter.regex}/${filter.ignoreCase}` : ""}`;
   useEffect(() => {
