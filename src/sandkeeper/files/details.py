@@ -1,14 +1,16 @@
 """What an entry is: its state, where a link leads, its attributes; of one or of a whole tree."""
 
+import posixpath
 import stat
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sandkeeper.files.walk import walk
+from sandkeeper.files.walk import runs, walk
 from sandkeeper.linux.paths import useros as os
 
-__all__ = ["DEPTH_MOST", "Detail", "detail", "details"]
+__all__ = ["DEPTH_MOST", "Detail", "Page", "detail", "details", "page"]
 
 DEPTH_MOST = 1 << 20
 """Of a listing that goes all the way down."""
@@ -61,6 +63,35 @@ def details(
     for found in walk(root, check=check, depth=depth):
         with suppress(OSError):
             yield detail(found.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some entries of a directory; `total` is how many it has, `last` the last one's name where
+    there are more behind it, else empty.
+    """
+
+    entries: Iterator[Detail]
+    total: int
+    last: bytes
+
+
+def page(root: str, after: bytes, limit: int) -> Page:
+    """Return up to `limit` entries of `root` that come after a name, in byte order; blocks.
+
+    The names are read at once, the entries looked at one by one. Raises as `details`.
+    """
+    names = [name for _, some, _ in runs(os.fsencode(root), depth=1) for name in some]
+    start = bisect_right(names, after) if after else 0
+    chosen = names[start : start + limit]
+    is_last = start + limit >= len(names)
+
+    def entries() -> Iterator[Detail]:
+        for name in chosen:
+            with suppress(OSError):
+                yield detail(posixpath.join(root, os.fsdecode(name)))
+
+    return Page(entries(), len(names), b"" if is_last else chosen[-1])
 
 
 def _attributes(path: str) -> dict[str, bytes]:

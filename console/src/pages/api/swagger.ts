@@ -5,6 +5,7 @@
 
 import SwaggerUI from "swagger-ui-dist/swagger-ui-es-bundle.js";
 import "swagger-ui-dist/swagger-ui.css";
+import { shown as credentials } from "../../app/session";
 import "./api.css";
 
 let made: HTMLElement | undefined;
@@ -26,6 +27,10 @@ function make(spec: Record<string, unknown>): Promise<HTMLElement> {
       displayRequestDuration: true,
       filter: true,
       persistAuthorization: false,
+      requestInterceptor: (request: { headers: Record<string, string> }) => {
+        Object.assign(request.headers, credentials());
+        return request;
+      },
       syntaxHighlight: { activated: true, theme: "agate" },
       tryItOutEnabled: false,
       validatorUrl: null,

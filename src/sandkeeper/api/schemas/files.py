@@ -148,6 +148,7 @@ class Entry(Struct):
 
     `target` is the end of a link, all links resolved, `targetType` what is there, and `link` what
     the link says itself.
+    `encodedName` is the name percent-encoded, where it is not UTF-8 and `name` does not hold it.
     """
 
     path: str
@@ -162,6 +163,7 @@ class Entry(Struct):
     targetType: str | UnsetType = UNSET
     link: str | UnsetType = UNSET
     attributes: dict[str, Any] | UnsetType = UNSET
+    encodedName: str | UnsetType = UNSET
 
 
 class LinkRequest(Struct):
