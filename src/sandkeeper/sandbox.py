@@ -152,12 +152,6 @@ class Sandbox(OnDemand):
             total_bytes=settings.retention.total_bytes,
             disk_bytes=disk_bytes(settings.state_dir),
         )
-        self.pump = Pump(
-            settings.state_dir / "stage",
-            self.budget,
-            notify=lambda: self._on_loop(self.processes.grown),
-            failed=self.log.error,
-        )
         self.keepalive = KeepAlive(
             settings.scale_file, allowed=settings.keepalive_allowed, log=self.log, workload=identity
         )
@@ -166,6 +160,12 @@ class Sandbox(OnDemand):
         settings, state = self.settings, self.settings.state_dir
         self._writer = ThreadPoolExecutor(1, "writer")
         self._store = RunStore(state, pipes_folder(state, self.environment.get("XDG_RUNTIME_DIR")))
+        self.pump = Pump(
+            self._store.stages,
+            self.budget,
+            notify=lambda: self._on_loop(self.processes.grown),
+            failed=self.log.error,
+        )
         self._workshop = self._make_workshop()
         self.processes = Processes(
             self._workshop, settings, self._store, self.exporter, self.files.working_directory
@@ -298,7 +298,7 @@ class Sandbox(OnDemand):
             self._sink.asked = lambda: self.vitals.requests.activity
         stack.callback(self._workshop.keeper.close)
         self.pump.start()
-        for end in (self.pump.stop, self._store.close, self._writer.shutdown):
+        for end in (self._store.close, self.pump.stop, self._writer.shutdown):
             stack.callback(end)
         stack.callback(self._workshop.spawner.shutdown, cancel_futures=True)
         stack.callback(self._workshop.confinements.close)

@@ -10,7 +10,7 @@ import fcntl
 import os
 import select
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,21 +34,22 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 class Pump(Worker):
     """Moves bytes.
 
-    `carried` counts the bytes moved per stream since the start. `notify` (journals have grown) and
+    `stage_paths` are places for the stage, the best first. `carried` counts the bytes moved per
+    stream since the start. `notify` (journals have grown) and
     `failed` (a stream had to be given up, with the reason) are called from its thread and must
     hand over to the event loop.
     """
 
     def __init__(
         self,
-        stage_path: Path,
+        stage_paths: Sequence[Path],
         budget: Budget,
         *,
         notify: Callable[[], None],
         failed: Callable[[str], None],
     ) -> None:
         super().__init__("pump", failed=failed)
-        self._stage_path = stage_path
+        self._stage_paths = stage_paths
         self._budget = budget
         self._notify = notify
         self._resting = select.poll()
@@ -64,7 +65,7 @@ class Pump(Worker):
 
     def start(self) -> None:
         """Start the thread; raises OSError when the stage cannot be made."""
-        self._stage = Stage(self._stage_path)
+        self._stage = Stage(*self._stage_paths)
         super().start()
 
     def add(self, *sources: Source) -> None:

@@ -222,6 +222,11 @@ class RunStore:
         self.pipes = pipes
         self._spares: deque[RunFolder] = deque()
 
+    @property
+    def stages(self) -> tuple[Path, Path]:
+        """Where the pump's stage may be: beside the pipes, or on disk when there is no room."""
+        return self.pipes / "stage", self.runs.parent / "stage"
+
     def prepare(self, aside: SetAside) -> None:
         """Make the folders; raises OSError."""
         make_folder(self.runs, aside)
