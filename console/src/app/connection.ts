@@ -12,7 +12,7 @@ export const epoch = signal(0);
 export const lostSince = signal(0);
 
 const BEAT_MS = 5000;
-const PATIENCE_MS = 8000;
+const PATIENCE_MS = 5000;
 const FIRST_TRY_MS = 400;
 const LONGEST_MS = 5000;
 

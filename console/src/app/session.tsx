@@ -10,6 +10,8 @@ import "./session.css";
 
 export interface Session {
   signedIn: boolean;
+  /** Signed in here, by a token that somebody typed. */
+  session: boolean;
   tokenNeeded: boolean;
   right: "none" | "user" | "operator";
   version: string;
@@ -67,7 +69,8 @@ async function signIn(token: string): Promise<string> {
   return reply.status === 401 ? "This server does not accept that token." : (told.error ?? "");
 }
 
-export function SignIn() {
+/** With `onDone` it is asked for besides: for a token with more rights. */
+export function SignIn({ onDone }: { onDone?: () => void }) {
   const [token, setToken] = useState("");
   const [error, setError] = useState("");
   const [busy, setBusy] = useState(false);
@@ -78,7 +81,37 @@ export function SignIn() {
     const refused = await signIn(token.trim());
     setBusy(false);
     setError(refused);
-    if (!refused) setToken("");
+    if (!refused) {
+      setToken("");
+      onDone?.();
+    }
+  }
+
+  const field = (
+    <Field label="Token" error={error} hint="The value of SANDKEEPER_TOKEN or SANDKEEPER_ADMIN_TOKEN.">
+      <Input
+        type="password"
+        autocomplete="current-password"
+        autofocus
+        required
+        value={token}
+        onInput={(event) => setToken(event.currentTarget.value)}
+      />
+    </Field>
+  );
+  const button = (
+    <Button kind="primary" type="submit" busy={busy} disabled={!token.trim()}>
+      Sign in
+    </Button>
+  );
+  if (onDone) {
+    return (
+      <form class="sign-in-again" onSubmit={(event) => void submit(event)}>
+        <p>Some actions need the operator’s token. With it, this console has all rights.</p>
+        {field}
+        {button}
+      </form>
+    );
   }
 
   return (
@@ -89,19 +122,8 @@ export function SignIn() {
         </span>
         <h1>Sign in to this sandbox</h1>
         <p>The server asks for a token. It becomes a cookie of this browser and is kept nowhere else.</p>
-        <Field label="Token" error={error} hint="The value of SANDKEEPER_TOKEN or SANDKEEPER_ADMIN_TOKEN.">
-          <Input
-            type="password"
-            autocomplete="current-password"
-            autofocus
-            required
-            value={token}
-            onInput={(event) => setToken(event.currentTarget.value)}
-          />
-        </Field>
-        <Button kind="primary" type="submit" busy={busy} disabled={!token.trim()}>
-          Sign in
-        </Button>
+        {field}
+        {button}
       </form>
     </main>
   );

@@ -1,5 +1,5 @@
 import type { ComponentType } from "preact";
-import { CloudOff, FileQuestion, Keyboard, LogOut, Moon, RotateCw, Sun } from "lucide-preact";
+import { CloudOff, FileQuestion, Keyboard, KeyRound, LogOut, Moon, RotateCw, Sun } from "lucide-preact";
 import { Component, Fragment } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { pages, type PageDef, type PageProps } from "../pages";
@@ -93,6 +93,7 @@ function Inside() {
 
 function Side({ page, onHelp }: { page: string; onHelp(): void }) {
   const known = session.value;
+  const [signing, setSigning] = useState(false);
   const shown = pages.filter((one) => one.id !== "terminals" || known?.terminals !== false);
   return (
     <aside class="side">
@@ -115,10 +116,18 @@ function Side({ page, onHelp }: { page: string; onHelp(): void }) {
           label={theme.value === "dark" ? "Light theme" : "Dark theme"}
           onClick={toggleTheme}
         />
-        {known?.tokenNeeded ? (
+        {known?.tokenNeeded && known.right === "user" ? (
+          <IconButton icon={KeyRound} label="Sign in as operator" onClick={() => setSigning(true)} />
+        ) : null}
+        {known?.session ? (
           <IconButton icon={LogOut} label="Sign out" onClick={() => void signOut()} />
         ) : null}
       </div>
+      {signing ? (
+        <Dialog title="Sign in as operator" onClose={() => setSigning(false)}>
+          <SignIn onDone={() => setSigning(false)} />
+        </Dialog>
+      ) : null}
     </aside>
   );
 }

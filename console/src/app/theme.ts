@@ -17,7 +17,6 @@ export const theme = computed<Theme>(() => chosen.value ?? systemTheme.value);
 
 effect(() => {
   document.documentElement.dataset.theme = theme.value;
-  document.documentElement.classList.toggle("dark-mode", theme.value === "dark"); // Swagger UI's
 });
 
 export function toggleTheme(): void {

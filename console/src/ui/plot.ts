@@ -31,7 +31,7 @@ export function draw(place: HTMLElement, props: () => ChartProps, height: number
         size: 22,
         gap: 4,
         space: 72,
-        values: (_plot, splits) => splits.map((split) => hours(split)),
+        values: (_plot, splits) => splits.map((split) => hours(split, splits)),
       },
       {
         stroke: muted,
@@ -70,8 +70,9 @@ function range(props: ChartProps, _low: number, high: number): [number, number] 
   return [0, top || 1];
 }
 
-function hours(time: number): string {
-  return clock(time * 1000).slice(0, 5);
+function hours(time: number, all: number[]): string {
+  const isClose = (all[1] ?? 0) - (all[0] ?? 0) < 60;
+  return isClose ? clock(time * 1000) : clock(time * 1000).slice(0, 5);
 }
 
 /** What stands at the pointer, in a small box of its own. */

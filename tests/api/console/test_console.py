@@ -1,6 +1,8 @@
 """The console: its shell, its session, and what happens when the server goes and comes back."""
 
 import json
+import os
+import signal
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -159,7 +161,7 @@ def test_a_session_has_the_right_of_its_token_and_serves_our_own_pages_only(
     operator, _ = signed_in(own, TOKEN)
     assert (told["right"], told["signedIn"], told["tokenNeeded"]) == ("user", True, True)
     bare = httpx.get(f"{own.url}/console-session").json()
-    assert bare == {"signedIn": False, "tokenNeeded": True, "right": "none"}
+    assert bare == {"signedIn": False, "session": False, "tokenNeeded": True, "right": "none"}
 
     def asked(method: str, path: str, cookie: str, **headers: str) -> int:
         fields = {"Cookie": cookie, **{name.replace("_", "-"): v for name, v in headers.items()}}
@@ -253,11 +255,49 @@ def test_a_server_that_was_killed_is_waited_for_and_the_page_goes_on(
     assert serious(page) == []
     go.touch()
     own.start()
-
     expect(page.locator(".banner")).to_have_count(0)
     expect(page.get_by_role("log")).to_contain_text("after")
     page.get_by_role("link", name="Overview").click()
     expect(page.get_by_role("region", name="CPU", exact=True).locator("canvas")).to_be_visible()
+
+
+def test_a_sandbox_that_sleeps_is_told_from_one_that_answers(make_server: Any, page: Page) -> None:
+    own: Server = make_server()
+    open_console(page, own, "#/overview")
+    os.kill(own.pid, signal.SIGSTOP)
+    try:
+        expect(page.get_by_role("alert").first).to_contain_text("does not answer")
+    finally:
+        os.kill(own.pid, signal.SIGCONT)
+    expect(page.locator(".banner")).to_have_count(0)
+
+
+def test_a_console_that_stays_open_keeps_nothing_of_the_pages_it_has_shown(
+    server: Server, page: Page
+) -> None:
+    identifier = server.client.post("/process", json={"command": "seq 2000; sleep 600"}).json()[
+        "id"
+    ]
+    open_console(page, server)
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Performance.enable")
+
+    def around() -> dict[str, float]:
+        for place in ("overview", "processes", f"processes/{identifier}", "api", "overview"):
+            page.evaluate(f"location.hash = '#/{place}'")
+            settled(page)
+        devtools.send("HeapProfiler.collectGarbage")
+        metrics = devtools.send("Performance.getMetrics")["metrics"]
+        return {one["name"]: one["value"] for one in metrics}
+
+    around()
+    before = around()
+    for _ in range(6):
+        after = around()
+
+    assert after["JSEventListeners"] < before["JSEventListeners"] + 100
+    assert after["Nodes"] < before["Nodes"] + 2000
+    assert after["JSHeapUsedSize"] < before["JSHeapUsedSize"] + 10_000_000
 
 
 def test_what_is_served_is_what_was_built_and_nothing_else(server: Server) -> None:

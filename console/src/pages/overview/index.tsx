@@ -75,6 +75,8 @@ export default function Overview() {
   }
   if (!history.data || !now.data) return <Loading />;
   const { times, figures } = history.data;
+  // A server that has just been started fills the charts soon; later they are a quarter of an hour.
+  const span = Math.min(SPAN_SECONDS, Math.max(120, (times.at(-1) ?? 0) - (times[0] ?? 0)));
   const last = (name: string) => figures[name]?.at(-1) ?? null;
   const one = (name: string, label: string, tone?: 1 | 2 | 3 | 4 | 5 | 6) => [
     { label, values: figures[name] ?? [], tone },
@@ -93,7 +95,7 @@ export default function Overview() {
       </PageHead>
       <div class="overview-grid">
         <Figure title="CPU" value={percent(last("cpuPercent"))} share={[last("cpuPercent"), 100]}>
-          <Chart label="CPU" times={times} span={SPAN_SECONDS} series={one("cpuPercent", "CPU")} format={percent} max={100} fixed />
+          <Chart label="CPU" times={times} span={span} series={one("cpuPercent", "CPU")} format={percent} max={100} fixed />
         </Figure>
         <Figure
           title="Memory"
@@ -103,7 +105,7 @@ export default function Overview() {
         >
           <Chart
             label="Memory"
-            times={times} span={SPAN_SECONDS}
+            times={times} span={span}
             series={one("memoryUsedBytes", "Memory", 2)}
             format={bytes} binary
             max={last("memoryTotalBytes") ?? 0}
@@ -118,7 +120,7 @@ export default function Overview() {
         >
           <Chart
             label="Disk"
-            times={times} span={SPAN_SECONDS}
+            times={times} span={span}
             series={one("diskUsedBytes", "Disk", 4)}
             format={bytes} binary
             max={last("diskTotalBytes") ?? 0}
@@ -126,21 +128,21 @@ export default function Overview() {
           />
         </Figure>
         <Figure title="Processes" value={count(running)} href={href("processes")}>
-          <Chart label="Processes" times={times} span={SPAN_SECONDS} series={one("processes", "Processes")} format={count} max={4} />
+          <Chart label="Processes" times={times} span={span} series={one("processes", "Processes")} format={count} max={4} />
         </Figure>
         <Figure title="Terminals" value={count(last("terminals"))} href={href("terminals")}>
-          <Chart label="Terminals" times={times} span={SPAN_SECONDS} series={one("terminals", "Terminals", 2)} format={count} max={4} />
+          <Chart label="Terminals" times={times} span={span} series={one("terminals", "Terminals", 2)} format={count} max={4} />
         </Figure>
         <Figure title="Ports" value={count(last("ports"))} href={href("ports")}>
-          <Chart label="Ports" times={times} span={SPAN_SECONDS} series={one("ports", "Ports", 3)} format={count} max={4} />
+          <Chart label="Ports" times={times} span={span} series={one("ports", "Ports", 3)} format={count} max={4} />
         </Figure>
         <Figure title="Drives" value={count(last("drives"))}>
-          <Chart label="Drives" times={times} span={SPAN_SECONDS} series={one("drives", "Drives", 6)} format={count} max={4} />
+          <Chart label="Drives" times={times} span={span} series={one("drives", "Drives", 6)} format={count} max={4} />
         </Figure>
         <Figure title="Output of processes" value={rate(output.at(-1))}>
           <Chart
             label="Output"
-            times={times} span={SPAN_SECONDS}
+            times={times} span={span}
             series={[{ label: "Output", values: output, tone: 1 }]}
             format={rate} binary
             max={1024}
@@ -149,7 +151,7 @@ export default function Overview() {
         <Figure title="Loop delay" value={seconds(last("loopDelaySeconds"))}>
           <Chart
             label="Loop delay"
-            times={times} span={SPAN_SECONDS}
+            times={times} span={span}
             series={one("loopDelaySeconds", "Longest delay", 5)}
             format={seconds}
             max={0.01}
@@ -162,7 +164,7 @@ export default function Overview() {
         >
           <Chart
             label="Lag of readers"
-            times={times} span={SPAN_SECONDS}
+            times={times} span={span}
             height={160}
             series={CONSUMERS.map(([name, label]) => ({ label, values: figures[`lag.${name}`] ?? [] }))}
             format={bytes} binary

@@ -74,11 +74,7 @@ export function Detail({ id, tab }: { id: string; tab: string }) {
             </Button>
             <Button
               icon={Trash2}
-              onClick={() =>
-                void forget(data).then((gone) => {
-                  if (gone) navigate(href("processes"));
-                })
-              }
+              onClick={() => void forget(data, () => navigate(href("processes")))}
             >
               Remove
             </Button>
@@ -323,7 +319,7 @@ function Details({ process, last }: { process: ProcessRecord; last: Sample | und
   const rows: [string, preact.ComponentChildren][] = [
     ["Id", <code>{process.id}</code>],
     ["Command", <code class="process-wrap">{process.command}</code>],
-    ["Folder", <code class="process-wrap">{process.workingDir}</code>],
+    ["Folder", process.workingDir ? <code class="process-wrap">{process.workingDir}</code> : "the server’s own"],
     ["User", process.user ?? "the workload’s own"],
     ["Tag", process.tag ?? "–"],
     ["Started", stamp(process.startedAt)],

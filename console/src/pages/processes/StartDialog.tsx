@@ -117,7 +117,6 @@ export function StartDialog({ onClose }: { onClose(): void }) {
               aria-label={`Name of variable ${index + 1}`}
               placeholder="NAME"
               value={one.name}
-              autofocus
               onInput={(event) => change({ env: replaced(form.env, index, { ...one, name: event.currentTarget.value }) })}
             />
             <Input
@@ -135,7 +134,17 @@ export function StartDialog({ onClose }: { onClose(): void }) {
           </div>
         ))}
         <div class="start-row">
-          <Button small icon={Plus} onClick={() => change({ env: [...form.env, { name: "", value: "" }] })}>
+          <Button
+            small
+            icon={Plus}
+            onClick={(event) => {
+              const group = event.currentTarget.closest("fieldset");
+              change({ env: [...form.env, { name: "", value: "" }] });
+              requestAnimationFrame(() =>
+                group?.querySelector<HTMLElement>(".start-variable:last-of-type input")?.focus(),
+              );
+            }}
+          >
             Add variable
           </Button>
           <Checkbox

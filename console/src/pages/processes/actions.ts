@@ -51,14 +51,17 @@ export async function restart(process: ProcessRecord): Promise<void> {
   });
 }
 
-export async function forget(process: ProcessRecord): Promise<boolean> {
+/** `leave` is called before the record is gone: whoever shows it need not find that out. */
+export async function forget(process: ProcessRecord, leave?: () => void): Promise<boolean> {
   const sure = await confirm({
     title: `Remove ${process.name}?`,
     text: "Its record and all its output are deleted. This cannot be undone.",
     action: "Remove process",
     danger: true,
   });
-  return sure && attempt(`${process.name} was not removed`, () => api.del(place(process, "/record")), `${process.name} was removed.`);
+  if (!sure) return false;
+  leave?.();
+  return attempt(`${process.name} was not removed`, () => api.del(place(process, "/record")), `${process.name} was removed.`);
 }
 
 /** What the menu of a row, and of a page, offers. */

@@ -83,8 +83,8 @@ class SessionHandlers:
         found = self._sessions.find(request.scope)
         right = standing_of(request).right
         if found is None or found[0] != right:
-            return json_response(self._told(right))
-        return json_response(self._told(right), 200, self._cookie(request, *found))
+            return json_response(self._told(right, session=False))
+        return json_response(self._told(right, session=True), 200, self._cookie(request, *found))
 
     async def sign_in(self, request: Request) -> Response:
         """Exchange a token for a session; 401 for a wrong one, 429 after ten within a minute."""
@@ -99,7 +99,8 @@ class SessionHandlers:
             self._access.audit("console_sign_in_refused", caller(request))
             return json_response({"error": "wrong token"}, 401)
         self._access.audit("console_sign_in", caller(request), right=right.name.lower())
-        return json_response(self._told(right), 200, self._cookie(request, right))
+        told_right = self._told(right, session=True)
+        return json_response(told_right, 200, self._cookie(request, right))
 
     async def sign_out(self, request: Request) -> Response:
         """End the session that is shown: its cookie opens nothing any more."""
@@ -111,9 +112,10 @@ class SessionHandlers:
         gone = f"{self._sessions.cookie}=; Max-Age=0; {_guards(request)}"
         return json_response({"signedIn": False}, 200, {"Set-Cookie": gone})
 
-    def _told(self, right: Right) -> Mapping[str, Any]:
+    def _told(self, right: Right, *, session: bool) -> Mapping[str, Any]:
         page = {
             "signedIn": right > Right.NONE,
+            "session": session,
             "tokenNeeded": bool(self._accepted),
             "right": right.name.lower(),
         }

@@ -144,7 +144,7 @@ export function LogView({ id, name, live, written, lost }: LogViewProps) {
             aria-pressed={log.following.value}
             onClick={() => (log.following.value ? log.hold() : log.follow())}
           >
-            Follow
+            {live ? "Follow" : "End"}
           </Button>
         </span>
       </div>
