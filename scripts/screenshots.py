@@ -99,20 +99,19 @@ def opened(page: Page, _api: httpx.Client) -> None:
 def typed(page: Page, _api: httpx.Client) -> None:
     """Have a terminal show something."""
     page.get_by_text("Connected").wait_for()
-    page.keyboard.type("ls -l --color=always && git log --oneline 2>/dev/null | head -3\n")
+    page.keyboard.type("ls -l --color=always\ncat web/app.ts\n")
 
 
 def in_the_middle(page: Page, api: httpx.Client) -> None:
     """Play a recording that has something in it."""
-    for line in ("cd web", "npm test", "echo done"):
+    for line in ("cd report", "ls -l --color=always", "python3 -V", "cat sales.py"):
         api.post("/terminals/shell/input", content=f"{line}\r".encode())
     page.reload()
 
 
 def opened_file(page: Page, _api: httpx.Client) -> None:
-    """Open a folder, and a file in it by the address."""
+    """Wait for a file that the address has opened."""
     page.locator(".cm-content").wait_for()
-    page.get_by_role("treeitem", name="web").first.click()
 
 
 def conflicting(page: Page, api: httpx.Client) -> None:
@@ -145,8 +144,8 @@ PAGES: list[tuple[str, str, str, tuple[int, int], Prepare]] = [
     ("figures", "#/processes/worker?tab=figures", "light", WIDE, nothing),
     ("terminal", "#/terminals/build", "dark", WIDE, typed),
     ("recording", "#/terminals/shell/recording", "light", WIDE, in_the_middle),
-    ("files", "#/files?file=WORK/web/app.ts", "dark", WIDE, opened_file),
-    ("conflict", "#/files?file=WORK/report/sales.py", "dark", WIDE, conflicting),
+    ("files", "#/filesWORK?file=WORK/web/app.ts", "dark", WIDE, opened_file),
+    ("conflict", "#/filesWORK?file=WORK/report/sales.py", "dark", WIDE, conflicting),
     ("find", "#/files?side=find", "light", WIDE, searched),
     ("ports", "#/ports", "dark", WIDE, nothing),
     ("files-phone", "#/files", "dark", PHONE, nothing),
@@ -195,7 +194,14 @@ def fill(api: httpx.Client) -> None:
     for path, content in FILES.items():
         api.put(f"/filesystem/{path}", json={"content": content}).raise_for_status()
     for name in ("build", "shell"):
-        api.post("/terminals", json={"sessionId": name, "shell": "/bin/sh"}).raise_for_status()
+        order = {
+            "sessionId": name,
+            "shell": "/bin/bash",
+            "args": ["--norc"],
+            "env": {"PS1": r"\[\e[36m\]\W\[\e[0m\] $ "},
+            "workingDir": api.get("/filesystem-stat/").json()["path"],
+        }
+        api.post("/terminals", json=order).raise_for_status()
     until(lambda: len(api.get("/diagnostics/history").json()["times"]) > 5)
 
 

@@ -165,7 +165,7 @@ export default function Editor({ path, text, etag, diskEtag, line, onSaved }: Ed
           ) : null}
         </div>
       ) : null}
-      <div class="editor-bar">
+      <div class="editor-bar" hidden={conflict !== undefined}>
         <span class="muted small">{dirty ? "Changes are not saved" : "Saved"}</span>
         <Button small kind="ghost" icon={Undo2} disabled={!dirty} onClick={() => void reload()}>
           Give up changes

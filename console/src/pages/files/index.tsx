@@ -19,6 +19,7 @@ import {
 } from "lucide-preact";
 import type { ComponentChildren } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useComeback } from "../../app/comeback";
 import { useKeys } from "../../app/keys";
 import { href, navigate } from "../../app/router";
 import { session } from "../../app/session";
@@ -81,6 +82,10 @@ function Browser({ at }: { at: Place }) {
   }, [tree]);
   usePoll((signal) => tree.refresh(signal), LOOK_MS, [tree]);
   useArrivals(tree);
+  useComeback(() => tree.retry());
+  useEffect(() => {
+    if (at.file && at.side === "browse") void tree.reveal(at.file);
+  }, [tree, at.file, at.side]);
   useFileInstead(tree, at);
 
   function go(changes: Partial<Place>, replace = false): void {

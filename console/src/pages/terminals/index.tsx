@@ -70,7 +70,7 @@ function Sessions({ id, readOnly }: { id: string | undefined; readOnly: boolean 
 
   async function start(wanted: Parameters<typeof open>[0] = {}): Promise<boolean> {
     try {
-      const made = await open(wanted);
+      const made = await open({ workingDir: session.value?.workdir, ...wanted });
       opened.add(made.id);
       addTab(made.id);
       poll.refresh();
@@ -317,7 +317,7 @@ function NewTerminal({ onClose, onOpen }: { onClose(): void; onOpen(wanted: Para
 
   async function submit(): Promise<void> {
     setBusy(true);
-    const wanted = { sessionId: name.trim() || undefined, shell: shell.trim() || undefined, workingDir: folder.trim() || undefined };
+    const wanted = { sessionId: name.trim() || undefined, shell: shell.trim() || undefined, ...(folder.trim() ? { workingDir: folder.trim() } : {}) };
     const isOpen = await onOpen(wanted);
     setBusy(false);
     if (isOpen) onClose();
