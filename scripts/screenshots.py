@@ -133,6 +133,14 @@ def searched(page: Page, _api: httpx.Client) -> None:
     page.locator(".find-line").first.click()
 
 
+def own_ports(page: Page, _api: httpx.Client) -> None:
+    """Leave out what else listens on this machine, and make a link for others."""
+    page.get_by_role("searchbox").fill("docs")
+    page.get_by_role("button", name="Actions").first.click()
+    page.get_by_role("menuitem", name="Copy a link for others").click()
+    page.get_by_text("Links that others have").wait_for()
+
+
 Prepare = Callable[[Page, httpx.Client], None]
 PAGES: list[tuple[str, str, str, tuple[int, int], Prepare]] = [
     # name, address, theme, size, what is done before
@@ -147,7 +155,7 @@ PAGES: list[tuple[str, str, str, tuple[int, int], Prepare]] = [
     ("files", "#/filesWORK?file=WORK/web/app.ts", "dark", WIDE, opened_file),
     ("conflict", "#/filesWORK?file=WORK/report/sales.py", "dark", WIDE, conflicting),
     ("find", "#/files?side=find", "light", WIDE, searched),
-    ("ports", "#/ports", "dark", WIDE, nothing),
+    ("ports", "#/ports", "dark", WIDE, own_ports),
     ("files-phone", "#/files", "dark", PHONE, nothing),
     ("api", "#/api", "dark", WIDE, opened),
     ("phone", "#/processes/web", "dark", PHONE, nothing),
