@@ -87,6 +87,7 @@ class Sandbox(OnDemand):
         self.lifetime = Lifetime()
         self.stopping = asyncio.Event()
         self.when_started: list[Callable[[], Awaitable[object]]] = []
+        self.when_stopping: list[Callable[[], Awaitable[object]]] = []
         self.turns = Turns()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stack = AsyncExitStack()
@@ -370,6 +371,8 @@ class Sandbox(OnDemand):
         """Stop the services in reverse order; children go on unless the settings say otherwise."""
         if self.settings.stop_children and not self.upgrade.due:
             await self.processes.stop_all(CHILD_STOP_SECONDS)
+        for call in self.when_stopping:
+            await call()
         await self._stack.aclose()
 
     def replace(self, listeners: Sequence[socket.socket], held: Sequence[HeldConnection]) -> None:

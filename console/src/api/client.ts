@@ -3,7 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { connection, epoch, lost } from "../app/connection";
 import { root } from "../app/place";
-import { signedOut } from "../app/session";
+import { shown, shownProtocols, signedOut } from "../app/session";
 
 export type Query = Record<string, string | number | boolean | undefined | null>;
 
@@ -37,9 +37,9 @@ export function apiUrl(path: string, query: Query = {}): string {
   return root.href + path.replace(/^\//, "") + (text ? `?${text}` : "");
 }
 
-/** The same for a WebSocket. */
-export function socketUrl(path: string, query: Query = {}): string {
-  return apiUrl(path, query).replace(/^http/, "ws");
+/** A WebSocket of the API, with what the session has to show. */
+export function openSocket(path: string, query: Query = {}): WebSocket {
+  return new WebSocket(apiUrl(path, query).replace(/^http/, "ws"), shownProtocols());
 }
 
 async function raw(
@@ -48,7 +48,9 @@ async function raw(
 ): Promise<Response> {
   let reply: Response;
   try {
-    reply = await fetch(apiUrl(path, query), { cache: "no-store", ...init });
+    const headers = new Headers(init.headers);
+    for (const [name, value] of Object.entries(shown())) headers.set(name, value);
+    reply = await fetch(apiUrl(path, query), { cache: "no-store", ...init, headers });
   } catch (error) {
     if (init.signal?.aborted) throw error;
     lost();

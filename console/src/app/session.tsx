@@ -1,4 +1,5 @@
-/** Who is signed in: the token becomes a cookie that scripts cannot read, and is then forgotten. */
+/** Who is signed in: the token becomes a cookie that scripts cannot read and a half of the page's own, and is then
+ * forgotten. Cookies go to every port of a host, this page's storage belongs to its origin. */
 
 import { signal } from "@preact/signals";
 import { KeyRound } from "lucide-preact";
@@ -24,14 +25,40 @@ export interface Session {
 
 export const session = signal<Session | undefined>(undefined);
 const PLACE = new URL("console-session", root);
+const KEPT = `sandkeeper.session ${root.pathname}`;
 let asked = false;
+
+type Told = Session & { page?: string };
+
+/** The page's half of the session, without which its cookie only reads; "" when nobody is signed in. */
+export function pageHalf(): string {
+  return localStorage.getItem(KEPT) ?? "";
+}
+
+/** What every request has to show. */
+export function shown(): Record<string, string> {
+  const half = pageHalf();
+  return half ? { "X-Sandkeeper-Session": half } : {};
+}
+
+/** The same for a WebSocket, which can have no fields of its own. */
+export function shownProtocols(): string[] {
+  const half = pageHalf();
+  return half ? [`sandkeeper.session.${half}`] : [];
+}
+
+function taken({ page, ...facts }: Told): void {
+  if (page) localStorage.setItem(KEPT, page);
+  else localStorage.removeItem(KEPT);
+  session.value = facts;
+}
 
 /** Ask the server who this is; false if it cannot be reached. */
 export async function learn(): Promise<boolean> {
   try {
-    const reply = await fetch(PLACE, { cache: "no-store" });
+    const reply = await fetch(PLACE, { cache: "no-store", headers: shown() });
     if (!reply.ok) return false;
-    session.value = (await reply.json()) as Session;
+    taken((await reply.json()) as Told);
     return true;
   } catch {
     return false;
@@ -48,7 +75,7 @@ export function signedOut(): void {
 }
 
 export async function signOut(): Promise<void> {
-  await fetch(PLACE, { method: "DELETE" });
+  await fetch(PLACE, { method: "DELETE", headers: shown() });
   await learn();
 }
 
@@ -61,7 +88,7 @@ async function signIn(token: string): Promise<string> {
     return "The server cannot be reached. Check that it runs, then try again.";
   }
   if (reply.ok) {
-    session.value = (await reply.json()) as Session;
+    taken((await reply.json()) as Told);
     return "";
   }
   if (reply.status === 429) return "That was wrong too often. Wait a minute, then try again.";
@@ -121,7 +148,7 @@ export function SignIn({ onDone }: { onDone?: () => void }) {
           <KeyRound size={20} />
         </span>
         <h1>Sign in to this sandbox</h1>
-        <p>The server asks for a token. It becomes a cookie of this browser and is kept nowhere else.</p>
+        <p>The server asks for a token. It becomes a session of this browser and is kept nowhere.</p>
         {field}
         {button}
       </form>

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.code_areas import code_areas
 from sandkeeper.api.edge.routing import Area, Areas
+from sandkeeper.api.git_areas import git_areas, git_tools
+from sandkeeper.api.kubernetes_areas import kubernetes_areas
 from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
     from sandkeeper.api.blaxel.files.content import FileHandlers
     from sandkeeper.api.e2b_areas import E2bWires
@@ -25,17 +30,21 @@ __all__ = ["all_areas", "all_routes", "all_tools", "port_doors"]
 
 def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
     """Return every area, in the order in which its routes are told."""
+    wires = _e2b_wires(sandbox)
     areas = [
-        *_e2b_areas(sandbox),
+        *_e2b_areas(sandbox, wires),
+        *kubernetes_areas(sandbox),
         Area(("process", "process-stats"), partial(_process_routes, sandbox)),
         *_file_areas(sandbox),
         Area(("network",), partial(_network_routes, sandbox, doors)),
-        Area(("port", "port-keep"), partial(_port_routes, sandbox, doors)),
+        Area(("port", "port-keep"), lambda: _port_routes(sandbox, doors, made)),
         Area(("environment",), partial(_environment_routes, sandbox)),
         Area(("codegen",), partial(_codegen_routes, sandbox)),
         Area(("drives",), partial(_drive_routes, sandbox)),
         Area(("archive",), partial(_archive_routes, sandbox)),
+        *git_areas(sandbox),
         *_terminal_areas(sandbox),
+        *code_areas(sandbox, wires),
         Area(
             ("console", "console-session"), lambda: _pages(sandbox).console(doors), own_words=True
         ),
@@ -67,18 +76,21 @@ def port_doors(sandbox: Sandbox) -> "Doors":
     return Doors(tickets, sessions, tokens, restricted="*" not in settings.edge.origins)
 
 
-def _e2b_areas(sandbox: Sandbox) -> list[Area]:
-    """Return those of E2B's clients: none when they are switched off."""
-    settings = sandbox.settings
-    if not settings.e2b.enabled:
-        return []
-
+def _e2b_wires(sandbox: Sandbox) -> "Callable[[], E2bWires]":
     @cache
     def wires() -> "E2bWires":
         from sandkeeper.api.e2b_areas import E2bWires
 
         return E2bWires(sandbox)
 
+    return wires
+
+
+def _e2b_areas(sandbox: Sandbox, wires: "Callable[[], E2bWires]") -> list[Area]:
+    """Return those of E2B's clients: none when they are switched off."""
+    settings = sandbox.settings
+    if not settings.e2b.enabled:
+        return []
     if (settings.state_dir / "control.json").exists():  # there is a sandbox that has its time
         sandbox.when_started.append(lambda: wires().machine())
     inside = ("process.Process", "filesystem.Filesystem", "files", "envs", "init", "e2b")
@@ -239,10 +251,17 @@ def _network_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:
     return [*network.routes(held), *links.routes(opened), *tcp.routes(bare), *tunnel.routes(way)]
 
 
-def _port_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:
+def _port_routes(sandbox: Sandbox, doors: "Doors", areas: Areas) -> list[BaseRoute]:
+    from sandkeeper.api.port.instead import Instead
     from sandkeeper.api.port.proxy import PortRoute
 
-    return [PortRoute(sandbox.settings, sandbox.relay, doors)]
+    settings = sandbox.settings
+    instead = Instead(
+        settings.code_ports,
+        frozenset(settings.ports_besides),
+        lambda: [*areas.below("execute"), *areas.below("contexts")],
+    )
+    return [PortRoute(settings, sandbox.relay, doors, instead)]
 
 
 def _environment_routes(sandbox: Sandbox) -> list[BaseRoute]:
@@ -289,7 +308,10 @@ def _archive_calls(sandbox: Sandbox) -> "ArchiveCalls":
     from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
 
     return ArchiveCalls(
-        archive=sandbox.archive, access=sandbox.access, body_limit=sandbox.settings.body_limit
+        archive=sandbox.archive,
+        access=sandbox.access,
+        work=sandbox.file_work,
+        body_limit=sandbox.settings.body_limit,
     )
 
 
@@ -360,7 +382,7 @@ def _description_routes(sandbox: Sandbox, areas: Areas) -> list[BaseRoute]:
 
 def all_tools(sandbox: Sandbox) -> "list[Tool]":
     """Return every tool of `/mcp`; loads what they need."""
-    from sandkeeper.api.mcp import code, files, processes, terminals, waiting
+    from sandkeeper.api.mcp import code, files, interpreter, processes, terminals, waiting
 
     access, mcp_wait = sandbox.access, sandbox.settings.mcp_wait
     held = processes.ProcessTools(
@@ -368,6 +390,7 @@ def all_tools(sandbox: Sandbox) -> "list[Tool]":
         waiting=sandbox.waiting,
         access=access,
         settings=sandbox.settings,
+        users=sandbox.users,
     )
     waits = waiting.WatchingTools(
         processes=sandbox.processes,
@@ -382,8 +405,15 @@ def all_tools(sandbox: Sandbox) -> "list[Tool]":
         ripgrep=sandbox.ripgrep,
         access=access,
     )
-    made = [*processes.tools(held), *waiting.tools(waits)]
+    cells = interpreter.InterpreterTools(
+        contexts=sandbox.started_contexts,
+        access=access,
+        turns=sandbox.turns,
+        mcp_wait=mcp_wait,
+    )
+    made = [*processes.tools(held), *waiting.tools(waits), *interpreter.tools(cells)]
     made += [*files.tools(files.FileTools(sandbox.files)), *code.tools(edits)]
+    made += git_tools(sandbox)
     if sandbox.settings.terminal.enabled:
         screens = terminals.TerminalTools(
             terminals=sandbox.terminals, access=access, mcp_wait=mcp_wait

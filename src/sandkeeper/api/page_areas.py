@@ -23,7 +23,7 @@ class PageAreas:
         sandbox, settings = self._sandbox, self._sandbox.settings
         handlers = session.SessionHandlers(
             sessions=doors.sessions,
-            accepted=Accepted(settings.rights),
+            accepted=Accepted(settings.rights, apart=sandbox.identity is not None),
             access=sandbox.access,
             facts=session.Facts(
                 workdir=settings.workdir,

@@ -29,6 +29,7 @@ MODULES = {
     "files.syncing": {"sync"},
     "forwarding": {"forward"},
     "machine": {"open", "ports", "health", "version", "diagnose", "completion", "upgrade"},
+    "archiving": {"export", "thaw", "import"},
     "bridge": {"mcp"},
     "manual": {"man"},
 }

@@ -12,6 +12,7 @@ from typing import cast
 
 from sandkeeper.network.frames import PING, Frames, goodbye
 from sandkeeper.network.intake import Intake
+from sandkeeper.network.lingering import linger
 
 __all__ = ["Channel", "End", "Heir"]
 
@@ -103,6 +104,11 @@ class End(Heir):
         else:
             self.transport.pause_reading()
 
+    def part(self) -> None:
+        """End when the other side does, or soon: it is told something that it should hear."""
+        if self.transport is not None:
+            linger(self.transport)
+
     def close(self) -> None:
         """End when all is sent, or soon."""
         if self.transport is None:
@@ -182,7 +188,8 @@ class Channel:
 
     def shut_down(self) -> None:
         """Part from both: this server ends."""
-        self._part(RESTART, "service restart")
+        self._say(RESTART, "service restart")
+        self.client.close()
         self.server.close()
 
     def abort(self) -> None:
@@ -194,14 +201,14 @@ class Channel:
                 end.transport.abort()
 
     def _end_client(self) -> None:
-        self._part(BAD_GATEWAY, GONE)
+        self._say(BAD_GATEWAY, GONE)
+        self.client.part()
 
-    def _part(self, code: int, reason: str) -> None:
+    def _say(self, code: int, reason: str) -> None:
         frames = self._frames
         if frames is not None and frames.between and not frames.closed and not self._intake.waits:
             frames.closed = True
             self.client.write(goodbye(code, reason))
-        self.client.close()
 
     def _tell(self, data: bytes) -> None:
         self._spoken = self._loop.time()

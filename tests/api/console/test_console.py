@@ -109,7 +109,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield running
 
 
-def test_a_token_becomes_a_cookie_that_no_script_can_read(guarded: Server, browser: Any) -> None:
+def test_a_token_becomes_a_session_of_which_no_script_can_read_the_cookie(
+    guarded: Server, browser: Any
+) -> None:
     page = browser.new_page()  # of a 401 the JavaScript console tells, as of any
     page.goto(f"{guarded.url}/console/#/processes")
     field = page.get_by_label("Token")
@@ -130,10 +132,13 @@ def test_a_token_becomes_a_cookie_that_no_script_can_read(guarded: Server, brows
     assert TOKEN not in json.dumps([cookie, kept])
     page.reload()
     expect(page.locator("main h1")).to_have_text("Processes")
-    socket = "new Promise((done) => { const one = new WebSocket('ws' + location.origin.slice(4) "
-    socket += "+ '/terminal/ws?shell=/bin/sh'); one.onopen = () => { one.close(); done('open'); };"
+    half = page.evaluate("localStorage.getItem('sandkeeper.session /')")
+    socket = "(names) => new Promise((done) => { const one = new WebSocket("
+    socket += "'ws' + location.origin.slice(4) + '/terminal/ws?shell=/bin/sh', names);"
+    socket += " one.onopen = () => { one.close(); done('open'); };"
     socket += " one.onerror = () => done('refused'); })"
-    assert page.evaluate(socket) == "open"
+    assert page.evaluate(socket, [f"sandkeeper.session.{half}"]) == "open"
+    assert page.evaluate(socket, []) == "refused"
 
     shown = {"Cookie": f"{cookie['name']}={cookie['value']}", "Sec-Fetch-Site": "same-origin"}
     assert httpx.get(f"{guarded.url}/process", headers=shown).status_code == 200
@@ -158,7 +163,8 @@ def test_a_session_has_the_right_of_its_token_and_serves_our_own_pages_only(
     env = {"SANDKEEPER_TOKEN": "user-token", "SANDKEEPER_ADMIN_TOKEN": TOKEN}
     own: Server = make_server(env={**env, "SANDKEEPER_CORS_ORIGINS": "*"})
     user, told = signed_in(own, "user-token")
-    operator, _ = signed_in(own, TOKEN)
+    operator, operators = signed_in(own, TOKEN)
+    page = {"X_Sandkeeper_Session": operators["page"]}
     assert (told["right"], told["signedIn"], told["tokenNeeded"]) == ("user", True, True)
     bare = httpx.get(f"{own.url}/console-session").json()
     assert bare == {"signedIn": False, "session": False, "tokenNeeded": True, "right": "none"}
@@ -170,12 +176,21 @@ def test_a_session_has_the_right_of_its_token_and_serves_our_own_pages_only(
     ours = {"Sec_Fetch_Site": "same-origin"}
     assert asked("GET", "/process", user, **ours) == 200
     assert asked("GET", "/archive/status", user, **ours) == 403
-    assert asked("GET", "/archive/status", operator, **ours) == 200
+    assert asked("GET", "/archive/status", operator, **ours, **page) == 200
     assert asked("GET", "/process", user) == 200  # over http to a name browsers say no more
-    assert asked("DELETE", "/process/x", operator) == 401
-    assert asked("DELETE", "/process/x", operator, Origin=own.url) == 404
-    # Another port of this host gets the cookie from the browser, and may ask by the operator's
-    # word: the cookie does not speak for it.
+    assert asked("DELETE", "/process/x", operator, **page) == 401
+    assert asked("DELETE", "/process/x", operator, Origin=own.url, **page) == 404
+    # Another port of this host gets the cookie from the browser, and whoever listens there may
+    # show it: without the page's half it reads as any user does, and nothing else.
+    assert asked("GET", "/archive/status", operator, **ours) == 403
+    assert asked("DELETE", "/process/x", operator, Origin=own.url) == 401
+    half = {"X_Sandkeeper_Session": told["page"]}
+    assert asked("DELETE", "/process/x", operator, Origin=own.url, **half) == 401
+    assert asked("DELETE", "/process/x", "", Origin=own.url, **page) == 401
+    cookie = {"Cookie": operator, "Sec-Fetch-Site": "same-origin"}
+    looked = httpx.get(f"{own.url}/console-session", headers=cookie)
+    assert looked.json() == bare
+    assert "set-cookie" not in looked.headers
     other = "http://127.0.0.1:1"
     assert asked("GET", "/process", operator, Origin=other, Sec_Fetch_Site="same-site") == 401
     assert asked("DELETE", "/process/x", operator, Origin=other, Sec_Fetch_Site="same-site") == 401
@@ -199,7 +214,14 @@ class _Gateway(BaseHTTPRequestHandler):
         if path == self.path:
             self.send_error(404)
             return
-        names = ("Cookie", "Content-Type", "Accept", "Sec-Fetch-Site", "Sec-Fetch-Mode")
+        names = (
+            "Cookie",
+            "X-Sandkeeper-Session",
+            "Content-Type",
+            "Accept",
+            "Sec-Fetch-Site",
+            "Sec-Fetch-Mode",
+        )
         fields = {name: self.headers[name] for name in names if name in self.headers}
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         reply = httpx.request(self.command, self.target + path, headers=fields, content=body)

@@ -5,6 +5,7 @@
 
 import { signal } from "@preact/signals";
 import { api, ApiError, apiUrl, describe } from "../../api/client";
+import { shown } from "../../app/session";
 import { look, makeFolder } from "./calls";
 import { fileRoute, isText, parentOf } from "./paths";
 
@@ -321,7 +322,7 @@ function put(url: string, data: Blob, headers: Record<string, string>, signal: A
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("PUT", url);
-    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+    for (const [name, value] of Object.entries({ ...shown(), ...headers })) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => told(Math.min(data.size, event.loaded));
     request.onload = () => {
       const body = parsed(request.responseText);

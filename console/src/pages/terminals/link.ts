@@ -3,7 +3,7 @@
  * there is no connection goes to the same session when it is back, and never to another.
  */
 
-import { socketUrl } from "../../api/client";
+import { openSocket } from "../../api/client";
 
 export type LinkState = "connecting" | "connected" | "lost" | "exited" | "refused";
 
@@ -97,7 +97,7 @@ export class Link {
     if (this.ended) return;
     const { cols, rows } = this.screen;
     const query = { sessionId: this.id, create: "false", sizes: "true", cols, rows, readOnly: this.readOnly ? "true" : "" };
-    const mine = new WebSocket(socketUrl("/terminal/ws", query));
+    const mine = openSocket("/terminal/ws", query);
     this.socket = mine;
     if (this.tries === 0 && this.state !== "lost") this.become("connecting");
     let fresh = true;

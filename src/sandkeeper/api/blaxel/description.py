@@ -27,8 +27,8 @@ UNLISTED = re.compile(
 )
 """Not in the contract's document either: pages, sockets, other protocols."""
 
-OTHERS = ("sandkeeper.api.e2b.", "sandkeeper.api.control.")
-"""Whose routes E2B's own descriptions tell (docs/e2b.md)."""
+OTHERS = ("sandkeeper.api.e2b.", "sandkeeper.api.control.", "sandkeeper.api.kubernetes.")
+"""Whose routes others' own descriptions tell (docs/e2b.md, docs/kubernetes.md)."""
 
 Document = dict[str, Any]
 Operation = tuple[str, str]

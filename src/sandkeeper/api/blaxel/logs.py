@@ -1,7 +1,7 @@
 """The output of processes: whole, live, as events, and questions to it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from datetime import datetime
 from functools import partial
@@ -20,7 +20,15 @@ from sandkeeper.api.edge.streaming import StreamResponse
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.errors import BadInput
 from sandkeeper.journal.cursor import Abandoned, Chunk, Follow
-from sandkeeper.journal.events import SILENT, EventRecords, Heart, LogRecords, TextLog
+from sandkeeper.journal.events import (
+    SILENT,
+    EventRecords,
+    Heart,
+    LogRecords,
+    Outcome,
+    RawRecords,
+    TextLog,
+)
 from sandkeeper.journal.matching import Question
 from sandkeeper.journal.output import long_texts_of, settled
 from sandkeeper.journal.pump import Pump
@@ -36,6 +44,8 @@ from sandkeeper.settings import RetentionSettings
 
 __all__ = ["LogHandlers", "routes"]
 
+RAW = "application/vnd.sandkeeper.events"
+"""Events with their bytes as they are, for programs."""
 STREAM_NAMES = {stream.wire for stream in Stream}
 
 
@@ -125,9 +135,9 @@ class LogHandlers:
         streams = {word for word in query.get("stream", "").split(",") if word}
         if not streams <= STREAM_NAMES:
             raise BadInput(f"unknown stream: {', '.join(sorted(streams - STREAM_NAMES))}")
-        sse = "text/event-stream" in request.headers.get("accept", "")
-        records = EventRecords(partial(outcome, process.meta), offset, sse=sse, streams=streams)
-        media_type = "text/event-stream" if sse else "application/x-ndjson"
+        records, media_type = _form(
+            request.headers.get("accept", ""), partial(outcome, process.meta), offset, streams
+        )
         bound = process.journal.tail if query.get("follow") == "false" else None
         return StreamResponse(self._events(process, records, offset, bound), media_type)
 
@@ -179,6 +189,17 @@ class LogHandlers:
                 yield heart.beat(block, lambda: SILENT)
         finally:
             query.close()
+
+
+def _form(
+    accept: str, ended: Callable[[], Outcome], offset: int, streams: set[str]
+) -> tuple[EventRecords, str]:
+    """Return what writes events as they are wanted, and what that is called."""
+    if RAW in accept:
+        return RawRecords(ended, offset, streams=streams), RAW
+    sse = "text/event-stream" in accept
+    records = EventRecords(ended, offset, sse=sse, streams=streams)
+    return records, "text/event-stream" if sse else "application/x-ndjson"
 
 
 def _prefers_records(accept: str) -> bool:

@@ -1,4 +1,4 @@
-"""Signing in at the console: a token becomes a cookie that no script can read.
+"""Signing in at the console: a token becomes a session (`api.edge.tickets.sessions`).
 
 The routes belong to the folder in front of everything (`/console-session`), because a cookie
 without `Path` belongs to the folder of the route that sets it: the prefix of a gateway, which
@@ -8,7 +8,6 @@ this server need not know.
 import asyncio
 import socket
 from collections import OrderedDict
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -23,7 +22,7 @@ from sandkeeper import __version__
 from sandkeeper.api.edge.auth import Accepted
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import json_response
-from sandkeeper.api.edge.rights import OPEN, Right, standing_of
+from sandkeeper.api.edge.rights import OPEN, Right
 from sandkeeper.api.edge.routing import route
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.tickets.sessions import SECONDS, Sessions
@@ -81,10 +80,10 @@ class SessionHandlers:
     async def look(self, request: Request) -> Response:
         """Say who asks; a session that is shown lasts its full time again."""
         found = self._sessions.find(request.scope)
-        right = standing_of(request).right
-        if found is None or found[0] != right:
-            return json_response(self._told(right, session=False))
-        return json_response(self._told(right, session=True), 200, self._cookie(request, *found))
+        if found is not None and self._sessions.is_whole(request.scope, *found):
+            return self._begun(request, *found)
+        right = self._accepted.right_without_session(request.scope)
+        return json_response(self._told(right, session=False))
 
     async def sign_in(self, request: Request) -> Response:
         """Exchange a token for a session; 401 for a wrong one, 429 after ten within a minute."""
@@ -99,20 +98,19 @@ class SessionHandlers:
             self._access.audit("console_sign_in_refused", caller(request))
             return json_response({"error": "wrong token"}, 401)
         self._access.audit("console_sign_in", caller(request), right=right.name.lower())
-        told_right = self._told(right, session=True)
-        return json_response(told_right, 200, self._cookie(request, right))
+        return self._begun(request, right)
 
     async def sign_out(self, request: Request) -> Response:
         """End the session that is shown: its cookie opens nothing any more."""
         found = self._sessions.find(request.scope)
-        if found is not None:
+        if found is not None and self._sessions.is_whole(request.scope, *found):
             with suppress(OSError):  # a full disk: it is over for as long as this server runs
                 await asyncio.to_thread(self._sessions.end, found[1])
             self._access.audit("console_sign_out", caller(request))
         gone = f"{self._sessions.cookie}=; Max-Age=0; {_guards(request)}"
         return json_response({"signedIn": False}, 200, {"Set-Cookie": gone})
 
-    def _told(self, right: Right, *, session: bool) -> Mapping[str, Any]:
+    def _told(self, right: Right, *, session: bool) -> dict[str, Any]:
         page = {
             "signedIn": right > Right.NONE,
             "session": session,
@@ -121,10 +119,12 @@ class SessionHandlers:
         }
         return page | self._facts.told() if right > Right.NONE else page
 
-    def _cookie(self, request: Request, right: Right, key: str = "") -> dict[str, str]:
-        value = self._sessions.begin(right, key)
-        cookie = f"{self._sessions.cookie}={value}; Max-Age={SECONDS}; {_guards(request)}"
-        return {"Set-Cookie": cookie}
+    def _begun(self, request: Request, right: Right, key: str = "") -> Response:
+        halves = self._sessions.begin(right, key)
+        cookie = f"{self._sessions.cookie}={halves.cookie}; Max-Age={SECONDS}; {_guards(request)}"
+        return json_response(
+            self._told(right, session=True) | {"page": halves.page}, 200, {"Set-Cookie": cookie}
+        )
 
 
 class _Wrong:

@@ -21,6 +21,7 @@ from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import parse_json
 from sandkeeper.api.edge.rights import user_of
 from sandkeeper.api.edge.subject import caller
+from sandkeeper.api.edge.tickets.sessions import offered_protocol
 from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage, SizeMessage
 from sandkeeper.errors import BadInput, Conflict, SandkeeperError
 from sandkeeper.linux.users import Users
@@ -49,7 +50,7 @@ class TerminalSocket:
     async def serve(self, socket: WebSocket) -> None:
         """Handle one connection."""
         order = _order(socket)
-        await socket.accept()
+        await socket.accept(subprotocol=offered_protocol(socket.scope))
         with suppress(WebSocketDisconnect):
             try:
                 user_of(socket, self._users, order.user)

@@ -21,6 +21,8 @@ __all__ = [
     "PARAMETERS",
     "SESSION",
     "SESSION_COOKIE",
+    "SESSION_FIELD",
+    "SESSION_PROTOCOL",
     "TICKET",
     "TICKET_COOKIE",
     "TOKEN",
@@ -38,6 +40,9 @@ TOKEN, TICKET, LINK, SESSION = "token", "ticket", "link", "session"
 TICKET_COOKIE = b"sandkeeper_port"
 SESSION_COOKIE = b"sandkeeper_session_"
 """Eight hexadecimal digits follow, by which servers of one host are told apart."""
+SESSION_FIELD = b"x-sandkeeper-session"
+SESSION_PROTOCOL = "sandkeeper.session."
+"""Where a page shows its half of a session: this field, or a WebSocket's subprotocol."""
 COOKIES = {b"sandkeeper_token": TOKEN, TICKET_COOKIE: TICKET}
 BEARERS = frozenset({b"authorization", b"x-access-token", b"x-api-key", b"x-blaxel-authorization"})
 PARAMETERS = ("token", "bl_preview_token")
@@ -131,6 +136,8 @@ def sift(scope: Scope, ours: Ours) -> tuple[Fields, bytes]:
 def _sift_field(name: bytes, value: bytes, ours: Ours) -> bytes | None:
     if name in BEARERS:
         return None if ours(TOKEN, _bearer(value)) else value
+    if name == SESSION_FIELD:
+        return None if ours(SESSION, value) else value
     if name == b"x-blaxel-preview-token":
         return None if ours(TOKEN, value) else value
     return _sift_cookies(value, ours) if name == b"cookie" else value
