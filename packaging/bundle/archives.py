@@ -23,7 +23,7 @@ else:
 
 __all__ = ["add", "gz", "note_checksum", "pack", "source_date", "zst"]
 
-ZSTD_LEVEL = 19
+ZSTD_LEVEL = 12
 
 
 def source_date(root: Path) -> int:
@@ -91,7 +91,7 @@ def gz(data: bytes) -> bytes:
 
 
 def _gzip_writer(buffer: IO[bytes]) -> gzip.GzipFile:
-    return gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=buffer, mtime=0)
+    return gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=buffer, mtime=0)
 
 
 def note_checksum(path: Path) -> str:

@@ -20,6 +20,7 @@ import zipfile
 from pathlib import Path
 
 import archives
+import gccruntime
 import interpreter
 import sbom
 
@@ -59,6 +60,7 @@ def make(tree: Path, wheel: Path, moment: int) -> dict[str, str]:
         archive.extractall(site)
     _launcher(tree, python)
     _complete(tree, python)
+    gccruntime.place(tree, machine)
     modules = [python.origin, _wireguard(tree, machine)]
     _compile(tree, python, moment)
     shutil.copy(ROOT / "LICENSE", tree / "LICENSE")

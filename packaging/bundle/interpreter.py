@@ -29,6 +29,7 @@ GO_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 UNWANTED = (
     *("test/*", "idlelib/*", "lib2to3/*", "tkinter/*", "turtledemo/*", "turtle.py", "ensurepip/*"),
     *("pydoc_data/*", "__phello__/*", "config-*", "distutils/*", "site-packages/*"),
+    *("crypt.py", "lib-dynload/_crypt*"),
     *(
         "lib-dynload/_test*",
         "lib-dynload/xx*",

@@ -13,6 +13,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
 
+import gccruntime
 from interpreter import Interpreter, Module
 
 __all__ = ["describe"]
@@ -27,6 +28,7 @@ LICENCES = {
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "Python Software Foundation License": "PSF-2.0",
 }
+RUNTIME = "GPL-3.0-or-later WITH GCC-exception-3.1"
 INSIDE = """
 import json, platform, sqlite3, ssl, zlib
 from xml.parsers import expat
@@ -48,6 +50,7 @@ def describe(
         *_interpreter(root, interpreter),
         *(_component(one.name, one.version.lstrip("v"), "golang", one.name) for one in modules),
         *_pages(lock),
+        _component("gcc", gccruntime.VERSION, "deb", "debian/gcc-10", [RUNTIME]),
     ]
     parts.sort(key=lambda one: str(one["bom-ref"]))
     subject = _component("sandkeeper", version, "pypi", "sandkeeper", ["Apache-2.0"])

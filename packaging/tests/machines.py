@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import signal
 import subprocess
 from contextlib import ExitStack
@@ -16,8 +17,17 @@ import sandkeeper
 __all__ = ["NAME", "ROOT", "Machine", "Serving", "copy_libraries"]
 
 ROOT = Path(__file__).parents[2]
+CHROOT = shutil.which("chroot") or "/usr/sbin/chroot"
 NAME = f"sandkeeper-{sandkeeper.__version__}-linux-{platform.machine()}"
-LIBRARIES = ("ld-linux*", "libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1")
+LIBRARIES = (
+    "ld-linux*",
+    "libc.so.6",
+    "libm.so.6",
+    "libdl.so.2",
+    "libpthread.so.0",
+    "librt.so.1",
+    "libutil.so.1",
+)
 """All that a root without anything else has: what glibc 2.31 still keeps apart."""
 
 
@@ -60,7 +70,7 @@ class Machine:
     def run(self, *words: str, **options: Any) -> "subprocess.CompletedProcess[str]":
         """Run a program in there."""
         return subprocess.run(
-            ["chroot", self.root, *words], capture_output=True, text=True, check=False, **options
+            [CHROOT, self.root, *words], capture_output=True, text=True, check=False, **options
         )
 
     def serve(self, *words: str, env: dict[str, str] | None = None) -> "Serving":
@@ -76,14 +86,21 @@ class Serving:
     def __init__(self, machine: Machine, words: tuple[str, ...], env: dict[str, str]) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        self.client = httpx.Client(
+            base_url=self.url, timeout=60, trust_env=False, follow_redirects=True
+        )
         self._log = open(machine.root / "tmp" / "server.log", "ab")  # noqa: SIM115 - `end` does
-        command = ["chroot", machine.root, machine.program, "--port", str(self.port), *words]
+        command = [CHROOT, machine.root, machine.program, "--port", str(self.port), *words]
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/root", **env}
         self.process = subprocess.Popen(
             command, env=environment, stdout=self._log, stderr=subprocess.STDOUT
         )
-        until(self.healthy)
+        try:
+            until(self.healthy)
+        except BaseException:
+            self._log.close()
+            self.client.close()
+            raise
 
     def healthy(self) -> bool:
         """Say whether it answers; fails when it has ended."""

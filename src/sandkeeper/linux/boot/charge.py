@@ -18,14 +18,14 @@ from sandkeeper.linux import libc
 from sandkeeper.linux.boot.network import loopback_up, set_up_network
 from sandkeeper.linux.boot.power import obey_button
 from sandkeeper.linux.clocks import uptime
+from sandkeeper.linux.mounts import mounts
 
 __all__ = ["MachineInit", "in_charge", "take_charge"]
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
-EBUSY = 16
 CALM = MS_NOSUID | MS_NODEV | MS_NOEXEC
 MOUNTS = (
-    ("proc", "/proc", CALM, ""),
+    ("proc", "/proc", CALM, ""),  # its source is OURS
     ("sysfs", "/sys", CALM, ""),
     ("devtmpfs", "/dev", MS_NOSUID, "mode=0755"),
     ("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"),
@@ -43,8 +43,9 @@ VARIABLES = {
 }
 """A kernel gives process 1 HOME=/ and TERM=linux, and no PATH."""
 
-OURS = "/run/.sandkeeper-machine"
-"""Says that this machine was set up by us: an upgrade in place makes another program process 1."""
+OURS = "sandkeeper"
+"""The source that /proc is mounted from says whose machine this is: the bundle's launcher mounts it
+before there is an interpreter, and an upgrade in place makes another program process 1."""
 
 CTRL_ALT_DEL_OFF, POWER_OFF = 0, 0x4321FEDC
 END_SECONDS = 5.0
@@ -83,18 +84,22 @@ def in_charge() -> Iterator[list[str]]:
 
 def take_charge() -> MachineInit | None:
     """Set the machine up; None where somebody else has."""
-    if os.path.exists("/proc/self"):
-        return MachineInit() if os.path.exists(OURS) else None
+    if os.path.exists("/proc/self") and not _is_ours("/proc"):
+        return None
     machine = MachineInit()
+    if os.path.ismount("/sys") and os.path.ismount("/run"):
+        return machine  # the version before us has done it
     for step in (_mount_all, _link_devices, _standard_streams, _name, _variables):
         machine.told += step()
     machine.told += loopback_up() + set_up_network(_read("/proc/cmdline"))
     with suppress(OSError):
         libc.call("reboot", ctypes.c_int(CTRL_ALT_DEL_OFF))  # then it is a SIGINT to us
     obey_button()
-    with suppress(OSError), open(OURS, "xb"):
-        pass
     return machine
+
+
+def _is_ours(place: str) -> bool:
+    return any(mount.path == place and mount.source == OURS for mount in mounts())
 
 
 def _mount_all() -> list[str]:
@@ -102,11 +107,13 @@ def _mount_all() -> list[str]:
     for kind, place, flags, options in MOUNTS:
         try:
             os.makedirs(place, exist_ok=True)
-            where = os.fsencode(place)
-            libc.call("mount", kind.encode(), where, kind.encode(), flags, options.encode())
+            if os.path.ismount(place):
+                continue  # the kernel, an initrd or the launcher has
+            source = OURS if kind == "proc" else kind
+            words = source.encode(), os.fsencode(place), kind.encode()
+            libc.call("mount", *words, flags, options.encode())
         except OSError as error:
-            if error.errno != EBUSY:  # the kernel, or an initrd, has mounted it already
-                told.append(f"{place} cannot be mounted: {error.strerror}")
+            told.append(f"{place} cannot be mounted: {error.strerror}")
     return told
 
 
