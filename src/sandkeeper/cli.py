@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from sandkeeper import __version__
+from sandkeeper.errors import SandkeeperError
 from sandkeeper.linux.children.programs import own_code_at_risk
 from sandkeeper.linux.identity import Identity, UnusableUser
 from sandkeeper.linux.oomscore import protect_from_oom
@@ -166,7 +167,8 @@ def _serve(
         return _refuse(f"cannot use the state folder {settings.state_dir}: {error.strerror}")
     try:
         inherited = handover.listening if handover else ()
-        listeners = listen(settings.host, settings.port, inherited, besides=settings.e2b.port)
+        besides = settings.ports_besides
+        listeners = listen(settings.host, settings.port, inherited, besides=besides)
     except OSError as error:
         return _refuse(_why_deaf(settings, error))
     keep_freed_blocks()
@@ -188,7 +190,11 @@ def _serve(
             sandbox.log.warning(f"SANDKEEPER_WORKLOAD_MAY gives the workload: {permitted}")
         for line in lock.told:
             sandbox.log.error(line)
-        serve(create_app(sandbox), sandbox, listeners, handover.connections if handover else ())
+        connections = handover.connections if handover else ()
+        try:
+            serve(create_app(sandbox), sandbox, listeners, connections)
+        except SandkeeperError as error:
+            return _refuse(f"cannot start: {error}")
     return 0
 
 

@@ -1,21 +1,32 @@
 """What the wires of code contexts are given."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.edge.routing import Area
 from sandkeeper.sandbox import Sandbox
 
+if TYPE_CHECKING:
+    from sandkeeper.api.e2b_areas import E2bWires
+
 __all__ = ["code_areas"]
 
 
-def code_areas(sandbox: Sandbox) -> list[Area]:
-    """Return those of code contexts; what an earlier server left, or is to be warm, is taken up."""
+def code_areas(sandbox: Sandbox, wires: "Callable[[], E2bWires]") -> list[Area]:
+    """Return those of code contexts; what an earlier server left, or is to be warm, is taken up.
+
+    What E2B's clients have set for the sandbox holds for their code.
+    """
     settings = sandbox.settings
     if settings.code.warm or (settings.state_dir / "code" / "contexts").exists():
         sandbox.when_started.append(sandbox.code_begins)
-    return [Area(("code",), partial(_code_routes, sandbox))]
+    return [
+        Area(("code",), partial(_code_routes, sandbox)),
+        Area(("execute", "contexts"), partial(_wire_routes, sandbox, wires)),
+    ]
 
 
 def _code_routes(sandbox: Sandbox) -> list[BaseRoute]:
@@ -30,3 +41,19 @@ def _code_routes(sandbox: Sandbox) -> list[BaseRoute]:
         body_limit=sandbox.settings.body_limit,
     )
     return handlers.routes(code)
+
+
+def _wire_routes(sandbox: Sandbox, wires: "Callable[[], E2bWires]") -> list[BaseRoute]:
+    from sandkeeper.api.code_wires import calls, routes
+
+    enabled = sandbox.settings.e2b.enabled
+    made = calls.CodeCalls(
+        contexts=sandbox.started_contexts,
+        variables=lambda: wires().variables() if enabled else {},
+        folder=lambda: wires().folder() if enabled else "",
+        access=sandbox.access,
+        turns=sandbox.turns,
+        stopping=sandbox.stopping,
+        body_limit=sandbox.settings.body_limit,
+    )
+    return routes.routes(made, at_root=enabled)

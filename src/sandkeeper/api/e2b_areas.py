@@ -57,6 +57,14 @@ class E2bWires:
             self._machine.begin()
         return self._machine
 
+    def variables(self) -> Mapping[str, str]:
+        """Return the variables of the sandbox, which all its programs have."""
+        return self._kept_defaults().now.env_vars
+
+    def folder(self) -> str:
+        """Return where the code of E2B's clients begins: its user's home unless `/init` says."""
+        return self._kept_defaults().now.workdir or "~"
+
     def _set_env(self, env: Mapping[str, str], trusted: bool) -> None:
         self._kept_defaults().set_env(env, trusted=trusted)
 

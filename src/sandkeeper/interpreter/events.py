@@ -25,11 +25,14 @@ import msgspec
 
 from sandkeeper.linebreaks import in_one_line
 
-__all__ = ["DATAFRAME", "SEPARATOR", "EndStatus", "Outcome", "event_line"]
+__all__ = ["CHART", "DATAFRAME", "SEPARATOR", "EndStatus", "Outcome", "event_line"]
 
 SEPARATOR = b"\x1e"
 DATAFRAME = "application/vnd.sandkeeper.dataframe+json"
 """A table as data: `columns`, `types`, `data` by column, `rows` of all, `truncated`."""
+
+CHART = "application/vnd.sandkeeper.chart+json"
+"""A plot as data, as PyPI `e2b_charts` reads it out of a figure of matplotlib."""
 
 
 class EndStatus(StrEnum):

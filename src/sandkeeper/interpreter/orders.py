@@ -65,10 +65,14 @@ class Execute(_Order, tag="execute"):
 
 
 class Interrupt(_Order, tag="interrupt"):
-    """Stop what a context runs; answered with `{"running": id or "", "done": by a message}`."""
+    """Stop what a context runs; answered with `{"running": id or "", "done": by a message}`.
+
+    With `only` that is done for this execution alone, and where it still waits it never runs.
+    """
 
     context: str
     status: str = "interrupted"
+    only: str = ""
 
 
 class Call(_Order, tag="call"):

@@ -60,12 +60,24 @@ class Running(ABC):
     async def restart(self, context: Context, fate: str = EndStatus.RESTARTED) -> None:
         """Start a context's interpreter anew; what ran ends with `fate`."""
 
-    async def interrupt(self, context: Context, status: str = EndStatus.INTERRUPTED) -> str:
-        """Stop what a context runs: `idle` (nothing), `interrupted`; if unheard, `restarted`."""
+    async def cancel(self, execution: Execution) -> None:
+        """Stop one execution: interrupt it where it runs; where it waits it never will."""
+        context = self._contexts.get(execution.meta.context)
+        if context is not None and not execution.is_over:
+            await self.interrupt(context, only=execution.meta.id)
+
+    async def interrupt(
+        self, context: Context, status: str = EndStatus.INTERRUPTED, *, only: str = ""
+    ) -> str:
+        """Stop what a context runs: `idle` (nothing), `interrupted`; if unheard, `restarted`.
+
+        With `only` that is for one execution, whatever else runs.
+        """
         await self._ready(context)
         if context.is_dead:
             return "idle"
-        answer = await self._link.ask(Interrupt(context=context.meta.id, status=status))
+        order = Interrupt(context=context.meta.id, status=status, only=only)
+        answer = await self._link.ask(order)
         execution = context.executions.get(answer["running"])
         if execution is None:
             return "idle"
@@ -183,7 +195,7 @@ class Running(ABC):
         """Wait while a context is started anew, or a scribe takes the place of one that is lost."""
         if self._reviving is not None:
             await asyncio.wait([self._reviving])
-        while context.starting:
+        if context.starting:
             async with context.turn:
                 pass
 

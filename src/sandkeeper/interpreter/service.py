@@ -202,22 +202,28 @@ class Contexts(Running):
             await self._link.ask(Detach(context=context.meta.id))
         await asyncio.to_thread(self._store.remove, context.meta.id)
 
-    async def default(self, language: str = "python") -> Context:
-        """Return the context of a language that all share who name none; made, or started again."""
-        making = self._shared.setdefault(language, Once(lambda: self._default(language)))
+    async def default(self, language: str = "python", cwd: str = "") -> Context:
+        """Return the context of a language that all share who name none; made, or started again.
+
+        Where it begins may be said: for each folder there is another.
+        """
+        shared = f"{language} {cwd}".strip()
+        making = self._shared.setdefault(
+            shared, Once(lambda: self._default(shared, ContextSpec(language, cwd=cwd)))
+        )
         context = await making.get()
         if context.meta.id not in self._contexts:
-            self._shared.pop(language, None)
-            return await self.default(language)
+            self._shared.pop(shared, None)
+            return await self.default(language, cwd)
         if context.is_dead:
             await self.restart(context)
         return context
 
-    async def _default(self, language: str) -> Context:
+    async def _default(self, shared: str, wanted: ContextSpec) -> Context:
         for context in self._contexts.values():
-            if context.meta.shared == language and not context.meta.user:
+            if context.meta.shared == shared and not context.meta.user:
                 return context
-        return await self._create(ContextSpec(language), "", "", 0.0, language)
+        return await self._create(wanted, "", "", 0.0, shared)
 
     async def delete(self, context: Context) -> None:
         """End a context; its executions end as `deleted`, and are forgotten with it."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sandkeeper.files.work import FileWork
 from sandkeeper.interpreter.kernel_start import KernelStart
+from sandkeeper.interpreter.shell_start import SHELLS, ShellStart
 from sandkeeper.interpreter.starters import Starters
 from sandkeeper.interpreter.store import CodeStore
 from sandkeeper.linux.identity import Identity
@@ -21,5 +22,5 @@ def code_shop(state: Path, environment: Environment, work: FileWork) -> tuple[Co
         return variables_of(environment, identity, {})
 
     store = CodeStore(state, environment.get("XDG_RUNTIME_DIR"))
-    # Shells, by their names, belong into the second argument.
-    return store, Starters(KernelStart(work, variables), {})
+    shell = ShellStart(work, variables)
+    return store, Starters(KernelStart(work, variables), dict.fromkeys(SHELLS, shell))

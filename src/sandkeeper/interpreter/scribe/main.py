@@ -164,7 +164,7 @@ class Scribe:
             case Attach():
                 return await self._attach(order)
             case Interrupt():
-                return await self._rooms[order.context].interrupt(order.status)
+                return await self._rooms[order.context].interrupt(order.status, order.only)
             case Call():
                 return await self._rooms[order.context].call(order.name, order.arguments)
             case Died():

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sandkeeper.interpreter.events import DATAFRAME
+from sandkeeper.interpreter.events import CHART, DATAFRAME
 
 __all__ = ["VARIABLES", "answer_of", "entering", "leaving", "loader"]
 
@@ -129,6 +129,16 @@ def polars_table(frame):
     }
 
 
+def chart(figure):
+    # As data where somebody has `e2b_charts`; a plot that it cannot read is a picture alone.
+    try:
+        from e2b_charts import chart_figure_to_dict
+
+        return json.loads(json.dumps(chart_figure_to_dict(figure), default=str))
+    except Exception:
+        return None
+
+
 def install(shell):
     from IPython.core.formatters import BaseFormatter
     from traitlets import ObjectName, Unicode
@@ -143,6 +153,15 @@ def install(shell):
     made.for_type_by_name("pandas", "DataFrame", pandas_table)
     made.for_type_by_name("polars.dataframe.frame", "DataFrame", polars_table)
     shell.display_formatter.formatters[MIME] = made
+
+    class Chart(BaseFormatter):
+        format_type = Unicode(CHART)
+        print_method = ObjectName("_repr_sandkeeper_chart_")
+        _return_type = dict
+
+    made = Chart(parent=shell.display_formatter)
+    made.for_type_by_name("matplotlib.figure", "Figure", chart)
+    shell.display_formatter.formatters[CHART] = made
     shell.display_formatter.format(0)  # what the first result would wait for
     lossless(shell)
 
@@ -161,7 +180,7 @@ def _load():
     if "_sandkeeper" in sys.modules:
         return
     module = types.ModuleType("_sandkeeper")
-    module.__dict__.update(get_ipython=get_ipython, CELLS=%(cells)d, MIME=%(mime)r)
+    module.__dict__.update(get_ipython=get_ipython, CELLS=%(cells)d, MIME=%(mime)r, CHART=%(chart)r)
     exec(%(source)r, module.__dict__)
     sys.modules["_sandkeeper"] = module
     try:
@@ -180,7 +199,7 @@ NODE = {"javascript", "typescript"}
 
 def loader() -> str:
     """Return the code that puts the module in place."""
-    return _LOAD % {"cells": CELLS, "mime": DATAFRAME, "source": SOURCE}
+    return _LOAD % {"cells": CELLS, "mime": DATAFRAME, "chart": CHART, "source": SOURCE}
 
 
 def entering(

@@ -61,10 +61,15 @@ class Room:
         self._waiting.set()
         return recorder
 
-    async def interrupt(self, status: str) -> dict[str, Any]:
-        """Stop what runs; says which that is, and whether a message has done it."""
+    async def interrupt(self, status: str, only: str = "") -> dict[str, Any]:
+        """Stop what runs; says which that is, and whether a message has done it.
+
+        With `only` no other; it is cancelled where it waits.
+        """
         current = self._current
-        if current is None:
+        if only:
+            self._cancel(only)
+        if current is None or only not in {"", current.meta.id}:
             return {"running": "", "done": False}
         self._asked = status
         done = await self._engine.interrupt()
@@ -112,9 +117,16 @@ class Room:
             return await self._fate
         except Exception as error:  # noqa: BLE001 - one execution must not end them all
             return Outcome(EndStatus.UNKNOWN, f"the scribe failed: {error!r}")
-        if self._asked and outcome.status == EndStatus.ERROR:
+        if self._asked and outcome.status in {EndStatus.ERROR, EndStatus.INTERRUPTED}:
             outcome.status = self._asked
         return outcome
+
+    def _cancel(self, identifier: str) -> None:
+        for waiting in self._queue:
+            if waiting[1].meta.id == identifier:
+                self._queue.remove(waiting)
+                waiting[1].end(Outcome(EndStatus.CANCELLED))
+                return
 
     def _cancel_all(self) -> None:
         while self._queue:
