@@ -1,5 +1,5 @@
-.PHONY: serve test check bench install
-serve test check install:
+.PHONY: serve test check bench install screenshots
+serve test check install screenshots:
 	@scripts/$@
 
 # `make bench AGAINST=http://127.0.0.1:8080` compares with another server of the contract.

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from sandkeeper import __version__
+from sandkeeper.errors import SandkeeperError
 from sandkeeper.linux.children.programs import own_code_at_risk
 from sandkeeper.linux.identity import Identity, UnusableUser
 from sandkeeper.linux.oomscore import protect_from_oom
@@ -189,7 +190,11 @@ def _serve(
             sandbox.log.warning(f"SANDKEEPER_WORKLOAD_MAY gives the workload: {permitted}")
         for line in lock.told:
             sandbox.log.error(line)
-        serve(create_app(sandbox), sandbox, listeners, handover.connections if handover else ())
+        connections = handover.connections if handover else ()
+        try:
+            serve(create_app(sandbox), sandbox, listeners, connections)
+        except SandkeeperError as error:
+            return _refuse(f"cannot start: {error}")
     return 0
 
 

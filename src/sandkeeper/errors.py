@@ -11,7 +11,7 @@ SandkeeperError
 ├── Unprocessable         well-formed, but it could not be done
 ├── StorageFull           no space or quota left (ENOSPC, EDQUOT)
 ├── LoopDetected          it went through too many proxies, or came back to where it was
-├── NotInstalled          it needs an extra that is not installed here
+├── NotInstalled          a program, a package or an extra that it needs is not installed
 ├── Unavailable           not now; the same request may work later
 └── Internal              a fault of ours or of the machine
 """
@@ -35,11 +35,15 @@ __all__ = [
 
 
 class SandkeeperError(Exception):
-    """Base of all; `str()` is the text a client sees, `code` an optional machine-readable word."""
+    """Base of all; `str()` is the text a client sees, `code` an optional machine-readable word.
 
-    def __init__(self, message: str, *, code: str = "") -> None:
+    `details` are further fields of the answer.
+    """
+
+    def __init__(self, message: str, *, code: str = "", **details: object) -> None:
         super().__init__(message)
         self.code = code
+        self.details = details
 
 
 class BadInput(SandkeeperError):
@@ -83,7 +87,7 @@ class LoopDetected(SandkeeperError):
 
 
 class NotInstalled(SandkeeperError):
-    """It needs an extra of this package that is not installed; the text says which."""
+    """A program, a package or an extra that this needs is not there; the text says which."""
 
 
 class Unavailable(SandkeeperError):

@@ -1,12 +1,13 @@
-"""What is made when somebody first needs it: by one for all who wait, and only once."""
+"""What is made when somebody needs it: by one for all who wait, once, or when it is too old."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from sandkeeper.errors import Unprocessable
 
-__all__ = ["Keyed", "Once"]
+__all__ = ["Keyed", "Once", "Recent"]
 
 T = TypeVar("T")
 
@@ -75,6 +76,34 @@ class Keyed(Generic[T]):
             raise
         future.set_result(value)
         return value, False
+
+
+class Recent(Generic[T]):
+    """A value that `find` gives, found again when somebody asks for a younger one.
+
+    Event loop's thread only.
+    """
+
+    def __init__(self, find: Callable[[], Awaitable[T]]) -> None:
+        self._find = find
+        self._finding: asyncio.Future[T] | None = None
+        self._found_at = 0.0
+
+    async def get(self, seconds: float) -> T:
+        """Return one that was found at most so long ago; raises what `find` raises."""
+        found = self._finding
+        if found is None or (found.done() and (_failed(found) or self._age() > seconds)):
+            self._finding = asyncio.ensure_future(self._find_now())
+        assert self._finding is not None
+        return await asyncio.shield(self._finding)
+
+    def _age(self) -> float:
+        return time.monotonic() - self._found_at
+
+    async def _find_now(self) -> T:
+        found = await self._find()
+        self._found_at = time.monotonic()
+        return found
 
 
 def _failed(future: "asyncio.Future[T]") -> bool:

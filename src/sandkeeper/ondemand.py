@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from sandkeeper.files.copies import Copies
     from sandkeeper.files.tar.streams import Archives
     from sandkeeper.files.trees import Trees
+    from sandkeeper.git.service import Git
     from sandkeeper.interpreter.service import Contexts
     from sandkeeper.network.monitors import PortMonitors
     from sandkeeper.network.ports import Ports
     from sandkeeper.network.relay import Relay
+    from sandkeeper.processes.figures import Meter
     from sandkeeper.processes.waiting import Waiting
     from sandkeeper.search.content import ContentSearch
     from sandkeeper.search.find import Search, Workers
@@ -110,6 +112,13 @@ class OnDemand:
         return Codegen(Host(self.environment, self.children), self.file_work)
 
     @later
+    def git(self) -> "Git":
+        """Repositories."""
+        from sandkeeper.git.service import Git
+
+        return Git(self.children, self.files, self.users, self.environment)
+
+    @later
     def ports(self) -> "Ports":
         """Who listens where."""
         from sandkeeper.network.ports import Ports
@@ -136,6 +145,13 @@ class OnDemand:
         from sandkeeper.processes.waiting import Waiting
 
         return Waiting(self.ports, self.files)
+
+    @later
+    def meter(self) -> "Meter":
+        """What running processes use."""
+        from sandkeeper.processes.figures import Meter
+
+        return Meter(self.processes, self.ports)
 
     @later
     def _walkers(self) -> "Workers":
@@ -218,7 +234,7 @@ class OnDemand:
             self.relay.stop()
         closes: list[Callable[[], Awaitable[None]]] = [
             made[name].close
-            for name in ("monitors", "waiting", "watches", "changes", "contexts")
+            for name in ("contexts", "git", "monitors", "waiting", "watches", "changes")
             if name in made
         ]
         for close in closes:

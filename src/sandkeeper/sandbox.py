@@ -32,6 +32,7 @@ from sandkeeper.log.access import Access
 from sandkeeper.log.libraries import adopt_libraries
 from sandkeeper.log.lines import Rouser, open_log
 from sandkeeper.observability.heap import Heap
+from sandkeeper.observability.history import History
 from sandkeeper.observability.lifetime import Lifetime
 from sandkeeper.observability.metrics import Vitals
 from sandkeeper.observability.readiness import Readiness
@@ -86,6 +87,7 @@ class Sandbox(OnDemand):
         self.lifetime = Lifetime()
         self.stopping = asyncio.Event()
         self.when_started: list[Callable[[], Awaitable[object]]] = []
+        self.when_stopping: list[Callable[[], Awaitable[object]]] = []
         self.turns = Turns()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stack = AsyncExitStack()
@@ -180,6 +182,11 @@ class Sandbox(OnDemand):
             keeper=self._workshop.keeper,
             exporter=self.exporter,
         )
+        counted = {
+            "terminals": lambda: sum(not one.is_over for one in self.terminals.registered()),
+            "drives": self.drives.count,
+        }
+        self.history = History(self.vitals, counted)
         self.heap = Heap(lambda: self.vitals.requests.activity)
         self._keeping = Keeping(self._workshop.keeper, self._writer, self.log)
         self._keeping.give += [self.processes.keep_all, self.terminals.keep_all]
@@ -333,6 +340,7 @@ class Sandbox(OnDemand):
 
     async def _start_looking(self, stack: AsyncExitStack) -> None:
         await stack.enter_async_context(self.vitals.delay.sampling())
+        await stack.enter_async_context(self.history.kept())
         stack.callback(self.readiness.close)
         await stack.enter_async_context(self.heap.tended())
         self.readiness.serving = True
@@ -363,6 +371,8 @@ class Sandbox(OnDemand):
         """Stop the services in reverse order; children go on unless the settings say otherwise."""
         if self.settings.stop_children and not self.upgrade.due:
             await self.processes.stop_all(CHILD_STOP_SECONDS)
+        for call in self.when_stopping:
+            await call()
         await self._stack.aclose()
 
     def replace(self, listeners: Sequence[socket.socket], held: Sequence[HeldConnection]) -> None:

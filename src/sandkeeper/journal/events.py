@@ -26,6 +26,7 @@ __all__ = [
     "Heart",
     "LogRecords",
     "Outcome",
+    "RawRecords",
     "TextLog",
     "pieces",
 ]
@@ -315,9 +316,33 @@ class EventRecords:
         )
 
     def _event(self, fields: dict[str, Any]) -> bytes:
+        """Write an event as a line."""
         self._sequence += 1
         data = json_line({"seq": self._sequence, **fields})
         if not self._sse:
             return data
         head = f"id: {self._offset}\nevent: {fields['type']}\ndata: ".encode()
         return head + data + b"\n"
+
+
+class RawRecords(EventRecords):
+    """The same events for programs: bytes as they are, behind the line that tells their length."""
+
+    def __init__(self, outcome: Callable[[], Outcome], offset: int, *, streams: set[str]) -> None:
+        super().__init__(outcome, offset, sse=False, streams=streams)
+
+    def _one(self, item: Chunk | Gap) -> Iterator[bytes]:
+        if isinstance(item, Chunk) and (not self._streams or item.stream.wire in self._streams):
+            self._offset = item.end
+            yield self._event(
+                {
+                    "type": "output",
+                    "stream": item.stream.wire,
+                    "offset": item.offset,
+                    "time": rfc3339_utc(item.time),
+                    "length": len(item.data),
+                }
+            )
+            yield item.data
+        else:
+            yield from super()._one(item)

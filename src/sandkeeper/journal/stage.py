@@ -7,9 +7,9 @@ child; it is used for small amounts only.
 
 Protocol: the head (run, stream, offset, length) and a canary over the last bytes of the place are
 written before the read, by pwrite(2): a store into mapped memory of a disk's file may wait for the
-disk in a page fault, and Python's lock, which all threads need, would be held meanwhile. A recovery that finds the canary overwritten knows that the read took
-place, and writes the bytes to the journal again, at the same offset, which changes nothing if they
-already stand there.
+disk in a page fault, and Python's lock, which all threads need, would be held meanwhile. A recovery
+that finds the canary overwritten knows that the read took place, and writes the bytes to the
+journal again, at the same offset, which changes nothing if they already stand there.
 """
 
 import mmap

@@ -10,12 +10,13 @@ from typing import Protocol
 
 import msgspec
 
-from sandkeeper.errors import BadInput, Conflict, NotFound, Unprocessable
+from sandkeeper.errors import BadInput, Conflict, NotFound
 from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.clocks import uptime
 from sandkeeper.numerals import GO_INT
 from sandkeeper.once import Keyed
+from sandkeeper.processes.failures import StartFailed
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.record import RunMeta, ended_uptime
@@ -146,7 +147,7 @@ class Processes:
         """Start a process, or return the one an idempotency key already stands for (and True).
 
         `body` is a fingerprint of the request that the key came with. Raises BadInput (see
-        `admitted`) or Unprocessable (cannot start).
+        `admitted`) or StartFailed.
         """
         return await self._keys.get(key, body, lambda: self._start(spec, key, body))
 
@@ -211,9 +212,7 @@ class Processes:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._shop.spawner, self._store.make)
         except OSError as error:
-            raise Unprocessable(
-                f"failed to start process: cannot keep its state: {error.strerror}"
-            ) from None
+            raise StartFailed(f"cannot keep its state: {error.strerror}") from None
 
     def _refill(self) -> None:
         self._refilling = False

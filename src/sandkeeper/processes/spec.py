@@ -4,6 +4,7 @@
 `ProcessFields` is the same as texts of JSON spell it: bodies, arguments of tools, archives.
 """
 
+import shlex
 from typing import Annotated, Self
 
 import msgspec
@@ -97,10 +98,21 @@ class ProcessFields(msgspec.Struct, rename="camel"):
 class FullProcessFields(ProcessFields):
     """What else a process may be asked to be: a program without a shell, somebody else's."""
 
-    argv: list[str] = []
-    inherit_env: bool = True
-    user: str = ""
-    tag: str = ""
+    argv: Annotated[
+        list[str], Meta(description="Program and arguments to run without a shell")
+    ] = []
+    inherit_env: Annotated[
+        bool, Meta(description="Begin with the sandbox's variables; false: `env` alone")
+    ] = True
+    user: Annotated[
+        str, Meta(description="User to run as, if not the workload's; needs the right to")
+    ] = ""
+    tag: Annotated[str, Meta(description="Any text to find it by")] = ""
+
+    @property
+    def line(self) -> str:
+        """The command line, of `argv` as a shell would spell it."""
+        return shlex.join(self.argv) if self.argv else self.command
 
 
 class SavedProcess(FullProcessFields, kw_only=True, omit_defaults=True):

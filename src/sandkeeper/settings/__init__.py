@@ -26,6 +26,7 @@ from sandkeeper.settings.groups import (
     UpgradeSettings,
     origin,
 )
+from sandkeeper.settings.kubernetes import GRPC_PORT, KubernetesSettings
 from sandkeeper.settings.port_names import BLAXEL_CODE_PORT, CODE_PORTS
 from sandkeeper.settings.rights import TOKEN_VARIABLES, RightsSettings
 from sandkeeper.settings.variables import BadSettings, Variables, truthy
@@ -43,6 +44,7 @@ __all__ = [
     "EgressSettings",
     "Environment",
     "FileSettings",
+    "KubernetesSettings",
     "LogSettings",
     "RetentionSettings",
     "RightsSettings",
@@ -122,6 +124,7 @@ class Settings:
     files: FileSettings = field(default_factory=FileSettings)
     code: CodeSettings = field(default_factory=CodeSettings)
     e2b: E2bSettings = field(default_factory=E2bSettings)
+    kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
     egress: EgressSettings = field(default_factory=EgressSettings)
     drives: DriveSettings = field(default_factory=DriveSettings)
     edge: EdgeSettings = field(default_factory=EdgeSettings)
@@ -136,7 +139,7 @@ class Settings:
     @property
     def ports_besides(self) -> tuple[int, ...]:
         """The ports to listen on beside the first, as clients of other wires know theirs."""
-        wanted = (self.e2b.port, *self.code_listening)
+        wanted = (self.e2b.port, self.kubernetes.runtime_port, *self.code_listening)
         return tuple(dict.fromkeys(port for port in wanted if port not in {0, self.port}))
 
     @property
@@ -190,6 +193,9 @@ class Settings:
         isolated = env.flag(ISOLATION)
         if isolated and not user:
             env.fault(ISOLATION, "no use without a workload user: set BL_SANDBOX_USER or --user")
+        kubernetes = KubernetesSettings.read(env)
+        if isolated and kubernetes.grpc_port:
+            env.fault(GRPC_PORT, f"no use with {ISOLATION}: who connects there is not told apart")
         sandbox = "" if host or rights.token else sandbox_sign(root, env, os.getpid())
         host = host or (EVERYWHERE if rights.token or sandbox else LOCALHOST)
         e2b = E2bSettings.read(env, e2b_port)
@@ -217,6 +223,7 @@ class Settings:
             files=FileSettings.read(env),
             code=CodeSettings.read(env),
             e2b=e2b,
+            kubernetes=kubernetes,
             egress=EgressSettings.read(env, state_dir),
             drives=DriveSettings.read(env, state_dir),
             edge=EdgeSettings.read(

@@ -19,6 +19,7 @@ ALLOWED = (
     "/archive/",
     "/mcp",  # asks for each tool
     "/port/",  # what a server of the workload does with a request is its own affair
+    "/network/ports/{port}/tcp",
     "/network/process/",  # monitors live in memory
     "/debug/",
 )
@@ -31,7 +32,7 @@ UNCHANGING = frozenset(
         *(f"/process.Process/{name}" for name in ("List", "Connect", "SendSignal")),
     }
 )
-STOPPING = ("/process/{", "/terminals/{")
+STOPPING = ("/process/{", "/terminals/{", "/git/operations/{")
 """Below these a DELETE ends something, which writes nothing; but it may not close a file's end."""
 
 READING_TOOLS = frozenset(
@@ -49,6 +50,7 @@ READING_TOOLS = frozenset(
         *("fsGetWorkingDirectory", "fsListDirectory", "fsReadFile", "fsStat"),
         *("codegenFileSearch", "codegenCodebaseSearch", "codegenGrepSearch", "codegenListDir"),
         *("codegenReadFileRange", "codegenRerank"),
+        *("gitStatus", "gitDiff", "gitLog", "gitBranches"),
     ]
 )
 """MCP tools that change nothing; ending something is not writing."""

@@ -27,7 +27,7 @@ from sandkeeper.api.edge.hosts import Gate, refusal
 from sandkeeper.api.edge.request_body import HELD, Held, Room
 from sandkeeper.api.edge.respond import error_response
 from sandkeeper.api.edge.subject import Gateways, request_id
-from sandkeeper.api.edge.urls import PORT_NAME, is_for_port, readdress
+from sandkeeper.api.edge.urls import PORT_NAME, is_for_port, lead_to_runtime, readdress
 from sandkeeper.errors import BadInput, Forbidden, SandkeeperError, Unavailable
 from sandkeeper.linux.worker import NO_THREAD, lacks_threads
 from sandkeeper.log.access import Access, Request
@@ -84,6 +84,7 @@ class Edge:
         gate: Gate,
         port_names: PortNames,
         e2b: bool,
+        runtime_port: int,
         gateways: Gateways,
         room: Room,
         outgoing: Outgoing,
@@ -101,6 +102,7 @@ class Edge:
         self._port_names = port_names
         self._known_names = port_names.known
         self._e2b = e2b
+        self._runtime_port = runtime_port
         self._gateways = gateways
         self._room = room
         self._outgoing = outgoing
@@ -114,6 +116,8 @@ class Edge:
             self._mark(scope)
             if self._e2b:
                 readdress(scope)
+            if self._runtime_port:
+                lead_to_runtime(scope, self._runtime_port)
         if scope["type"] == "http":
             send = ending_line(scope, closing_unasked(scope, send), bare=BARE)
         if scope["type"] == "websocket":
@@ -176,6 +180,8 @@ class Edge:
         self._gateways.strip(scope)
         self._mark(scope)
         if PORT_NAME in scope or (self._e2b and readdress(scope)):
+            return None
+        if self._runtime_port and scope["path"] == "/":  # of its paths the one that is ours, too
             return None
         try:
             if not self._admits(scope):

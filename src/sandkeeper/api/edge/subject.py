@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.log.access import Caller
 
 __all__ = ["Gateways", "caller", "names_user", "request_id"]
@@ -26,8 +27,9 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def names_user(scope: Scope) -> bool:
-    """Say whether a request may name who it acts as."""
-    return b"user=" in scope["query_string"]
+    """Say whether a request may name who it acts as, however the name is spelled."""
+    query: bytes = scope["query_string"]
+    return b"user=" in query or (b"%" in query and "user" in query_of(scope))
 
 
 class Gateways:

@@ -21,6 +21,8 @@ __all__ = [
     "called_by_target",
     "decoded_path",
     "is_for_port",
+    "is_for_tcp",
+    "lead_to_runtime",
     "raw_path",
     "raw_rest",
     "readdress",
@@ -38,6 +40,7 @@ LED = "sandkeeper.led"
 LEADING = frozenset({b"e2b-sandbox-id", b"e2b-sandbox-port", b"accept"})
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 _PREFIX = re.compile(r"[A-Za-z0-9/_.-]+")
+_TCP = re.compile(r"/network/ports/[^/]+/tcp")
 
 
 def called_by_target(url: bytes, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -51,6 +54,11 @@ def called_by_target(url: bytes, headers: list[tuple[bytes, bytes]]) -> list[tup
 def is_for_port(scope: Mapping[str, object]) -> bool:
     """Say whether a request is for a server of the sandbox, by its host name or by its path."""
     return PORT_NAME in scope or str(scope["path"]).startswith(("/port/", "/port-keep/"))
+
+
+def is_for_tcp(path: str) -> bool:
+    """Say whether a path is that of bare connections to ports (`api.port.tcp`)."""
+    return _TCP.fullmatch(path) is not None
 
 
 def readdress(scope: Scope) -> bool:
@@ -90,6 +98,24 @@ def _is_for_e2b(path: str, told: Mapping[bytes, bytes]) -> bool:
         return b"e2b-sandbox-id" in told
     accept = told.get(b"accept", b"")
     return path == "/metrics" and b"application/json" in accept and b"text/plain" not in accept
+
+
+RUNTIME = frozenset({"", "execute", "upload", "download", "list", "exists"})
+"""How the paths of agent-sandbox's python-runtime begin."""
+
+
+def lead_to_runtime(scope: Scope, port: int) -> bool:
+    """Lead a request that came in at the port of the python-runtime there, if it is for it.
+
+    False: it stays, for the whole API is answered at that port, too.
+    """
+    server = scope.get("server") or ("", 0)
+    path: str = scope["path"]
+    if server[1] != port or path.lstrip("/").partition("/")[0] not in RUNTIME:
+        return False
+    prefix = "/python-runtime"
+    scope["path"], scope["raw_path"] = prefix + path, prefix.encode() + scope["raw_path"]
+    return True
 
 
 def raw_path(scope: Scope) -> bytes:
