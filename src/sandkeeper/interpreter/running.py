@@ -77,12 +77,12 @@ class Running(ABC):
         if context.is_dead:
             return "idle"
         order = Interrupt(context=context.meta.id, status=status, only=only)
-        answer = await self._link.ask(order)
-        execution = context.executions.get(answer["running"])
-        if execution is None:
-            return "idle"
         try:
             async with asyncio.timeout(self._settings.interrupt_seconds):
+                answer = await self._link.ask(order)
+                execution = context.executions.get(answer["running"])
+                if execution is None:
+                    return "idle"
                 if not answer["done"]:
                     await self._signal(context, execution)
                 await execution.wait()
@@ -195,7 +195,7 @@ class Running(ABC):
         """Wait while a context is started anew, or a scribe takes the place of one that is lost."""
         if self._reviving is not None:
             await asyncio.wait([self._reviving])
-        while context.starting:
+        if context.starting:
             async with context.turn:
                 pass
 

@@ -181,6 +181,12 @@ class CodeHandlers:
             await until_disconnect(request, execution.wait(), self._stopping)
         return await self._answer(request, execution, None)
 
+    async def cancel(self, request: Request) -> Response:
+        """Stop one execution, whether it runs or waits; answers when it is over."""
+        execution = await self._execution(request)
+        await self._contexts.cancel(execution)
+        return json_response(execution_record(execution))
+
     async def events(self, request: Request) -> Response:
         """Stream events from a cursor on, live until the end."""
         execution = await self._execution(request)
@@ -276,4 +282,5 @@ def routes(handlers: CodeHandlers) -> list[BaseRoute]:
         route(one + "/variables", handlers.variables, need=USER),
         route(run, handlers.execution, need=USER),
         route(run + "/events", handlers.events, need=USER),
+        route(run + "/interrupt", handlers.cancel, "POST", need=USER),
     ]
