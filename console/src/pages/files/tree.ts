@@ -1,8 +1,9 @@
 /** The folders that are open and what is in them: loaded a page at a time, sorted, as one list of rows. */
 
 import { signal } from "@preact/signals";
+import { ApiError } from "../../api/client";
 import { entriesPage, look } from "./calls";
-import { decoded, joined } from "./paths";
+import { ancestry, decoded, joined, parentOf } from "./paths";
 import type { Entry } from "./types";
 
 const FIRST_PAGE = 1000;
@@ -145,6 +146,20 @@ export class Tree {
     return folder ? this.load(folder) : Promise.resolve();
   }
 
+  /** Open the folders that lead to a path, as far as there are such. */
+  async reveal(path: string): Promise<void> {
+    const below = joined(this.root.path, "");
+    if (!path.startsWith(below)) return;
+    for (const folder of ancestry(parentOf(path)).filter((one) => one.startsWith(below))) {
+      await this.expand(folder);
+    }
+  }
+
+  /** Read again what could not be read. */
+  retry(): void {
+    for (const folder of this.open.values()) if (folder.state === "failed") void this.load(folder);
+  }
+
   async reloadAll(): Promise<void> {
     await Promise.all(this.openFolders().map((path) => this.reload(path)));
   }
@@ -176,6 +191,8 @@ export class Tree {
     if (isFirst) folder.state = "loading";
     try {
       const state = await look(folder.path, reading.signal);
+      if (!state.kind) throw new ApiError(404, "there is no such folder");
+      if (state.kind === "file") throw new ApiError(400, "it is no folder");
       const nodes = await this.pages(folder, reading.signal, isFirst);
       folder.nodes = nodes;
       folder.etag = state.etag;
