@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from playwright.sync_api import Page, expect
-from tests.api.console.pages import fits, open_console, serious
+from tests.api.console.pages import TOKEN, fits, open_console, serious, sign_in
 from tests.harness import Server, until
 
 STATUS = ".session .badge"
@@ -103,7 +103,8 @@ def test_several_viewers_share_one_size_and_one_may_only_look(server: Server, pa
 
 
 def test_a_terminal_is_there_again_when_the_server_is(make_server: Any, page: Page) -> None:
-    own: Server = make_server()
+    own: Server = make_server(env={"SANDKEEPER_TOKEN": TOKEN})
+    sign_in(page, own, "#/terminals")
     started(page, own)
     run(page, "kept=42; echo read''y")
     shows(page, "ready")
