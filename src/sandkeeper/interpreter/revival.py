@@ -5,8 +5,9 @@ it did not hear is: executions that were under way end as `unknown`, and say so.
 """
 
 import asyncio
+from contextlib import suppress
 
-from sandkeeper.errors import SandkeeperError
+from sandkeeper.errors import SandkeeperError, Unavailable
 from sandkeeper.interpreter.context import Context
 from sandkeeper.interpreter.events import EndStatus, Outcome
 from sandkeeper.interpreter.execution import Execution
@@ -44,7 +45,10 @@ class Revival:
 
     async def load(self) -> list[Context]:
         """Return the contexts of earlier servers, oldest first; raises OSError."""
-        await asyncio.to_thread(self._store.prepare, self._aside)
+        try:
+            await asyncio.to_thread(self._store.prepare, self._aside)
+        except OSError as error:
+            raise Unavailable(f"code contexts cannot be kept: {error.strerror}") from None
         found = await asyncio.to_thread(self._store.load, self._aside, self._log.error)
         contexts = []
         for meta, executions in found:
@@ -100,6 +104,8 @@ class Revival:
                 await self._settle(context, live=not context.is_dead)
         except SandkeeperError as error:
             self._log.error(f"code context {context.meta.id} cannot be taken up again: {error}")
+            with suppress(SandkeeperError):
+                await self._settle(context)
 
     async def _settle(self, context: Context, *, live: bool = False) -> None:
         """End what nobody runs any more: what the scribe, if it is `live`, has not told of."""

@@ -73,7 +73,9 @@ class Running(ABC):
 
         With `only` that is for one execution, whatever else runs.
         """
-        await self._ready()
+        await self._ready(context)
+        if context.is_dead:
+            return "idle"
         order = Interrupt(context=context.meta.id, status=status, only=only)
         answer = await self._link.ask(order)
         execution = context.executions.get(answer["running"])
@@ -115,7 +117,7 @@ class Running(ABC):
     async def _execute(
         self, context: Context, wanted: ExecutionSpec, key: str, body: str
     ) -> Execution:
-        await self._ready()
+        await self._ready(context)
         if context.is_dead:
             why = context.end_reason or "it could not be started"
             raise Conflict(f"the interpreter of this context has ended ({why}): restart it")
@@ -178,7 +180,7 @@ class Running(ABC):
         return await self._call(context, "variables", {})
 
     async def _call(self, context: Context, name: str, arguments: dict[str, Any]) -> Any:
-        await self._ready()
+        await self._ready(context)
         if context.is_dead:
             raise Conflict("the interpreter of this context has ended: restart it")
         context.last_used = time.monotonic()
@@ -189,10 +191,13 @@ class Running(ABC):
         except TimeoutError:
             raise Conflict("the interpreter is busy: try again, or interrupt it") from None
 
-    async def _ready(self) -> None:
-        """Wait while another scribe takes the place of one that was lost."""
+    async def _ready(self, context: Context) -> None:
+        """Wait while a context is started anew, or a scribe takes the place of one that is lost."""
         if self._reviving is not None:
             await asyncio.wait([self._reviving])
+        while context.starting:
+            async with context.turn:
+                pass
 
     # News
 

@@ -15,6 +15,7 @@ from sandkeeper.processes.runs import new_id
 __all__ = ["Warm"]
 
 AGAIN_SECONDS = 60.0
+REFILL_SECONDS = 0.5
 
 
 class Warm:
@@ -59,7 +60,8 @@ class Warm:
         if self.spare is None and self._making is not None:
             await asyncio.wait([self._making])  # it began before: nothing is faster
         context, self.spare = self.spare, None
-        asyncio.get_running_loop().call_soon(self.refill)
+        # Later: the start of another takes the processor from what is to be run in this one.
+        self._again = asyncio.get_running_loop().call_later(REFILL_SECONDS, self.refill)
         return context if context is not None and not context.is_dead else None
 
     def died(self, context: Context) -> None:

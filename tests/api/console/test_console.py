@@ -185,6 +185,9 @@ def test_a_session_has_the_right_of_its_token_and_serves_our_own_pages_only(
     # show it: without the page's half it reads as any user does, and nothing else.
     assert asked("GET", "/archive/status", operator, **ours) == 403
     assert asked("DELETE", "/process/x", operator, Origin=own.url) == 401
+    tcp = {"Connection": "Upgrade", "Upgrade": "tcp"}
+    assert asked("GET", "/network/ports/0/tcp", operator, **ours, **tcp) == 401
+    assert asked("GET", "/network/ports/0/tcp", operator, **ours, **tcp, **page) == 400
     half = {"X_Sandkeeper_Session": told["page"]}
     assert asked("DELETE", "/process/x", operator, Origin=own.url, **half) == 401
     assert asked("DELETE", "/process/x", "", Origin=own.url, **page) == 401

@@ -36,7 +36,7 @@ from sandkeeper.interpreter.context import Context
 from sandkeeper.interpreter.execution import Execution
 from sandkeeper.interpreter.service import Contexts
 from sandkeeper.journal.blocks import gathered
-from sandkeeper.journal.cursor import Follow, Reader
+from sandkeeper.journal.cursor import Abandoned, Follow, Reader
 from sandkeeper.journal.events import Heart
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.turns import Turns
@@ -212,8 +212,12 @@ class CodeHandlers:
             yield lines.first(execution.meta.id, execution.meta.context)
         with closing(Follow(journal, cursor, turns=self._turns, consumer="code")) as follow:
             heart = Heart()
-            while (items := await follow.next(heart.left())) is not None:
-                yield heart.beat(lines.batch(items), lines.heartbeat)
+            try:
+                while (items := await follow.next(heart.left())) is not None:
+                    yield heart.beat(lines.batch(items), lines.heartbeat)
+            except Abandoned:
+                yield lines.detached("server stopping")
+                return
         yield lines.finish()
 
     async def _answer(

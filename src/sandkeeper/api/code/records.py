@@ -39,6 +39,13 @@ class EventLines:
         """Return the event that names the execution."""
         return self._whole("execution", {"id": execution, "context": context})
 
+    def detached(self, why: str) -> bytes:
+        """Return the last event of a stream that ends before the execution: come again from here.
+
+        Nothing in the middle of another event, whose end is then missing anyway.
+        """
+        return b"" if self._held else self._whole("detached", {"reason": why})
+
     def heartbeat(self) -> bytes:
         """Return an event that says: here, nothing new; nothing in the middle of another."""
         return b"" if self._held else self._whole("heartbeat", {})

@@ -20,6 +20,7 @@ __all__ = ["Channel", "opened_socket"]
 AT_ONCE, AT_ONCE_BYTES = 64, 4 << 20
 """So much of one channel is taken before others have their turn."""
 RECONNECT_MS, RECONNECT_MOST_MS = 10, 1000
+MESSAGE_BYTES = 512 << 20
 MESSAGES = 1000
 """So many wait in our process; a kernel that can be made to waits then."""
 
@@ -52,9 +53,19 @@ class Channel:
     """A socket of `kind` connected to a Unix socket; `take` gets each message as frames."""
 
     def __init__(
-        self, kind: int, opened: int, identity: bytes, take: Callable[[list[bytes]], None]
+        self,
+        kind: int,
+        opened: int,
+        identity: bytes,
+        take: Callable[[list[bytes]], None],
+        *,
+        lost: Callable[[], None] | None = None,
+        most: int = MESSAGE_BYTES,
     ) -> None:
-        """`opened` becomes ours."""
+        """`opened` becomes ours. `lost` is told when the connection breaks.
+
+        So it does for a message of more than `most` bytes, which would have to be held whole.
+        """
         self._loop = asyncio.get_running_loop()
         self._opened = opened
         self._take = take
@@ -67,9 +78,15 @@ class Channel:
         made.set(zmq.RCVHWM, MESSAGES)
         made.set(zmq.SNDHWM, 0)
         made.set(zmq.IDENTITY, identity)
+        made.set(zmq.MAXMSGSIZE, most)
         if kind == zmq.SUB:
             made.set(zmq.SUBSCRIBE, b"")
-        made.connect(f"ipc:///proc/self/fd/{opened}")
+        self._watching = made.get_monitor_socket(zmq.EVENT_DISCONNECTED) if lost else None
+        if self._watching is not None and lost is not None:
+            self._loop.add_reader(self._watching.get(zmq.FD), self._broken, lost)
+            self._loop.call_soon(self._broken, lost)
+        self._endpoint = f"ipc:///proc/self/fd/{opened}"
+        made.connect(self._endpoint)
         self._fd = made.get(zmq.FD)
         self._loop.add_reader(self._fd, self._ready)
         self._soon()
@@ -86,9 +103,32 @@ class Channel:
         self._loop.remove_reader(self._fd)
         if self._due is not None:
             self._due.cancel()
+        if self._watching is not None:
+            self._loop.remove_reader(self._watching.get(zmq.FD))
+            self._socket.disable_monitor()
+            self._watching.close()
         self._socket.close()
         os.close(self._opened)
         self._opened = -1
+
+    def _broken(self, lost: Callable[[], None]) -> None:
+        if not self._has_broken():
+            return
+        self._ready()  # what came before
+        if self._opened >= 0:
+            # ZeroMQ comes again after a peer that went away, not after what it could not read.
+            with suppress(zmq.ZMQError):
+                self._socket.disconnect(self._endpoint)
+            self._socket.connect(self._endpoint)
+            lost()
+
+    def _has_broken(self) -> bool:
+        broken = False
+        with suppress(zmq.Again):
+            while self._watching is not None and self._opened >= 0:
+                self._watching.recv_multipart(zmq.NOBLOCK)
+                broken = True
+        return broken
 
     def _soon(self) -> None:
         if self._due is None:

@@ -19,6 +19,7 @@ from sandkeeper.interpreter.scribe.channels import Channel, opened_socket
 from sandkeeper.interpreter.scribe.engine import EngineFailed, Given, Lost, Tell, Unsupported
 from sandkeeper.interpreter.scribe.messages import Message, Wire, clean_text
 from sandkeeper.interpreter.scribe.telling import Listener, Teller
+from sandkeeper.linux.procstat import read_stat
 
 __all__ = ["KernelEngine"]
 
@@ -26,6 +27,8 @@ CHANNELS = ("shell", "iopub", "stdin", "control")
 LOOK_SECONDS = 0.005
 HELLO_SECONDS = 0.05
 QUIET_SECONDS = 0.05
+DYING_SECONDS = 0.5
+"""A process closes its sockets before it has ended."""
 LATE_BYTES = 64 << 10
 PAST = 1000
 """So many executions may still have threads that say something."""
@@ -35,7 +38,7 @@ class KernelEngine:
     """Speaks with the kernel whose sockets are `<given.prefix>-1` to `-4`, by CHANNELS.
 
     `given` has `prefix`, `key`, `uid` (whose sockets they must be), `language`, `messages` (it
-    is interrupted by a message) and `again` (it was spoken with before).
+    is interrupted by a message), `again` (it was spoken with before) and `pid`.
     """
 
     def __init__(self, given: Given) -> None:
@@ -62,7 +65,8 @@ class KernelEngine:
             kind = zmq.SUB if name == "iopub" else zmq.DEALER
             take = getattr(self, f"_from_{name}")
             identity = f"sandkeeper-{os.path.basename(prefix)}".encode()
-            self._channels[name] = Channel(kind, opened, identity, take)
+            lost = self._unheard if name == "iopub" else None
+            self._channels[name] = Channel(kind, opened, identity, take, lost=lost)
         facts = await self._greeted()
         info = facts.get("language_info")
         info = info if isinstance(info, dict) else {}
@@ -249,6 +253,18 @@ class KernelEngine:
                 self._running.hear(message)
             else:
                 self._keep_late(message)
+
+    def _unheard(self) -> None:
+        """Take notice of a connection that broke: with its process, or by what it has sent."""
+        if self._running is not None:
+            asyncio.get_running_loop().call_later(DYING_SECONDS, self._go_on, self._running)
+
+    def _go_on(self, running: Teller) -> None:
+        """Go on without what was lost: the reply alone tells then that an execution is over."""
+        found = read_stat(int(self._given.get("pid") or 0))
+        lives = found is not None and found[1][0] not in {b"Z", b"X"}
+        if lives and not self._gone.done() and self._running is running:
+            running.unheard()
 
     def _keep_late(self, message: Message) -> None:
         size = len(message.raw)

@@ -178,7 +178,7 @@ class Scribe:
     async def _attach(self, order: Attach) -> dict[str, Any]:
         room = self._rooms.get(order.context)
         if room is None or room.generation != order.generation:
-            engine = make_engine(order.kind, order.engine)
+            engine = make_engine(order.kind, {**order.engine, "pid": order.pid})
             room = self._rooms[order.context] = Room(order, engine, self._budget, self.news)
         try:
             return await room.start()

@@ -40,6 +40,12 @@ class Teller:
         """Tell that something is missing."""
         self._tell.event("gap", reason="memory", what=what)
 
+    def unheard(self) -> None:
+        """Tell that the connection broke: the end of what is published will not be heard."""
+        self.missing("a message that was too large, or all until the connection was there again")
+        if not self.idle.done():
+            self.idle.set_result(None)
+
     def outcome(self, answer: dict[str, Any]) -> Outcome:
         """Return the end that a reply tells; tells the error, too, if nobody has."""
         status = str(answer.get("status", "ok"))
