@@ -142,8 +142,11 @@ def _compile(tree: Path, python: interpreter.Interpreter, moment: int) -> None:
     Hash-based and unchecked (PEP 552): the time of a file, which unpacking may change, does not
     count. In one process with one seed, since what marshal writes depends on the order of work.
     """
-    # -P, -s and -S, but not -I: the seed is told by the environment, which has nothing else.
-    command = [tree / "libexec" / python.name, "-P", "-s", "-S", "-m", "compileall", "-q"]
+    for made in sorted((tree / "lib").rglob("__pycache__")):
+        shutil.rmtree(made)
+    # -B: what this imports is not written as it is imported. -P, -s and -S, but not -I: the seed
+    # is told by the environment, which has nothing else.
+    command = [tree / "libexec" / python.name, "-B", "-P", "-s", "-S", "-m", "compileall", "-q"]
     command += ["--invalidation-mode", "unchecked-hash", "-s", tree, "-p", "", tree / "lib"]
     environment = {"PATH": os.defpath, "PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": str(moment)}
     subprocess.run(command, env=environment, check=True)
