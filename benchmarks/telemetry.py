@@ -43,12 +43,12 @@ def run() -> list[Row]:
         source = server.workdir / "lines"
         source.write_text("".join(f"{n:099d}\n" for n in range(LINES)))
         pid = server.client.post("/process", json={"command": "sleep 60"}).json()["pid"]
-        idle = _delays(server)
+        idle = delays(server)
         poller = Poller(server.port, f"/process/{pid}", 0.002)
         poller.start()
         seconds = [_flood(server, source, number) for number in range(FLOODS)]
         times = poller.finish()
-        delay = _percentile(idle, _delays(server), 0.99)
+        delay = delay_percentile(idle, delays(server), 0.99)
         server.client.delete(f"/process/{pid}/kill")
         lines = server.collected.read_bytes().count(b'"process-name":"flood')
         size = _written(server)
@@ -74,13 +74,13 @@ def _flood(server: Collector, source: Path, number: int) -> float:
     return server.collected.stat().st_mtime - began
 
 
-def _delays(server: Collector) -> dict[float, float]:
+def delays(server: Server) -> dict[float, float]:
     """Return how many samples of the loop's delay were at most so many seconds."""
     found = BUCKET.findall(server.client.get("/metrics").content)
     return {float(bound): float(count) for bound, count in found}
 
 
-def _percentile(before: dict[float, float], after: dict[float, float], share: float) -> float:
+def delay_percentile(before: dict[float, float], after: dict[float, float], share: float) -> float:
     """Return the bucket that holds a share of the samples between two looks."""
     grown = {bound: after[bound] - before[bound] for bound in after}
     return min(bound for bound, count in grown.items() if count >= share * max(grown.values()))

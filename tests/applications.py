@@ -145,6 +145,9 @@ COUNTER = """export default function App() {
   return <button onClick={() => set(count + 1)}>first {count}</button>
 }
 """
+NEXT_CONFIG = """const basePath = process.env.BASE.replace(/[/]$/, '')
+export default basePath ? { basePath } : {}
+"""
 FLASK = """from flask import Flask, redirect, request, session, url_for
 app = Flask(__name__)
 app.secret_key = 'x'
@@ -230,15 +233,18 @@ APPLICATIONS = [
         "Next.js",
         {
             "package.json": '{"private": true}',
+            "next.config.mjs": NEXT_CONFIG,
             "app/layout.jsx": "export default function Layout({ children }) {\n"
             "  return <html><body>{children}</body></html>\n}",
             "app/page.jsx": "'use client'\nimport { useState } from 'react'\n" + COUNTER,
         },
-        lambda port, _base: [
-            *("node", "node_modules/next/dist/bin/next", "dev", "-H", "127.0.0.1", "-p", str(port)),
+        lambda port, base: [
+            *("env", f"BASE={base}", "node", "node_modules/next/dist/bin/next", "dev"),
+            *("-H", "127.0.0.1", "-p", str(port)),
         ],
         check_hot("app/page.jsx"),
         npm=("next@15", "react@19", "react-dom@19"),
+        has_base=True,
     ),
     Application(
         "JupyterLab",
@@ -282,7 +288,7 @@ def open_by(server: Server, app: Application, via: str, browser: Any) -> str:
         context = browser.new_context()
         stack.callback(context.close)
         tab = context.new_page()
-        tab.set_default_timeout(PATIENCE if via == "host" else SHORT)
+        tab.set_default_timeout(SHORT if via == "prefix" else PATIENCE)
         said: list[str] = []
         tab.on("console", lambda one: said.append(one.text) if one.type == "error" else None)
         tab.on("pageerror", lambda error: said.append(str(error)))

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sandkeeper.processes.runs import pipes_folder
+from sandkeeper.processes.runs import pipes_folder, places_folder
 from tests import nursery
 
 __all__ = [
@@ -231,6 +231,7 @@ class Server:
         # What processes that go on still have open stays in memory for them; the names need not.
         runtime = self.env.get("XDG_RUNTIME_DIR", "")
         shutil.rmtree(pipes_folder(self.state, runtime), ignore_errors=True)
+        shutil.rmtree(places_folder(self.state, runtime), ignore_errors=True)
 
     def let_go(self) -> None:
         """Have the keeper end, and with the terminals it holds the shells in them."""

@@ -32,6 +32,7 @@ class Person:
         )
         self._parts: list[str] = []
         self.errors: list[str] = []
+        self.sizes: list[tuple[int, int]] = []
         self.frames = 0
         self.close: tuple[int, str] | None = None
 
@@ -74,6 +75,8 @@ class Person:
         self.frames += 1
         if message["type"] == "error":
             self.errors.append(message["data"])
+        elif message["type"] == "resize":
+            self.sizes.append((message["cols"], message["rows"]))
         else:
             self._parts.append(message["data"])
         return True

@@ -23,8 +23,14 @@ LATE = {
     "re2": "a pattern of somebody's",
     "websockets": "a WebSocket",
     "sandkeeper.codegen": "code editing",
+    "grpc": "gRPC that has a port",
+    "google.protobuf": "gRPC that has a port",
+    "sandkeeper.git": "a repository",
+    "sandkeeper.api.kubernetes": "a call of that wire",
+    "sandkeeper.interpreter": "a code context",
     "sandkeeper.search": "finding",
     "sandkeeper.watch": "noticing",
+    "sandkeeper.api.code": "a code context",
     "sandkeeper.api.mcp": "POST /mcp",
     "sandkeeper.api.blaxel.files.content": "a file",
     "sandkeeper.api.blaxel.files.link_calls": "a signed link",
@@ -41,7 +47,8 @@ FIRST = {
 """The libraries that the first /health may load, and no others."""
 
 FIRST_FACES = {
-    *("api", "api.app", "api.areas", "api.e2b_areas"),
+    *("api", "api.app", "api.areas", "api.code_areas", "api.e2b_areas", "api.git_areas"),
+    "api.kubernetes_areas",
     *("api.blaxel", "api.blaxel.observability", "api.blaxel.pinned", "api.blaxel.system"),
     *("api.blaxel.files", "api.blaxel.files.links"),
     *("api.control", "api.control.routes", "api.e2b", "api.e2b.routes"),

@@ -57,9 +57,9 @@ def test_what_works_says_what_it_does_and_nothing_else(tmp_path: Path) -> None:
 def checkout(tmp_path: Path) -> Path:
     """A fresh clone, as far as what is built comes from it."""
     target = tmp_path / "clone"
-    ours = ("src", "scripts", "pyproject.toml", "README.md", "LICENSE", "requirements-node.txt")
-    ignored = shutil.ignore_patterns("vendor", "__pycache__")
-    for name in ours:
+    ours = ("src", "console", "scripts", "pyproject.toml", "README.md", "LICENSE")
+    ignored = shutil.ignore_patterns("vendor", "__pycache__", "node_modules", ".installing")
+    for name in (*ours, "requirements-node.txt"):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, target / name, ignore=ignored)
@@ -88,7 +88,7 @@ def test_pages_that_cannot_be_built_are_told_and_only_the_server_goes_without(
         )
         assert done.returncode == status
         assert "the package index cannot be reached" in done.stderr
-        assert done.stderr.splitlines()[-1].startswith("sandkeeper: so there is no terminal page")
+        assert done.stderr.splitlines()[-1].startswith("sandkeeper: so there is no console")
 
 
 def test_a_wheel_of_a_fresh_clone_has_the_pages(checkout: Path, tmp_path: Path) -> None:
@@ -97,4 +97,5 @@ def test_a_wheel_of_a_fresh_clone_has_the_pages(checkout: Path, tmp_path: Path) 
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
 
-    assert {f"sandkeeper/web/{name}" for name in ("terminal.html", "vendor/xterm.js")} <= names
+    built = ("terminal.html", "vendor/xterm.js", "vendor/console/index.html")
+    assert {f"sandkeeper/web/{name}" for name in built} <= names

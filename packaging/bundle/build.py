@@ -21,8 +21,9 @@ from pathlib import Path
 
 import archives
 import gccruntime
-import interpreter
 import sbom
+
+import interpreter
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gccruntime
+
 from interpreter import Interpreter, Module
 
 __all__ = ["describe"]

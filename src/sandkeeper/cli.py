@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from sandkeeper import __version__
+from sandkeeper.errors import SandkeeperError
 from sandkeeper.linux.children.programs import own_code_at_risk
 from sandkeeper.linux.identity import Identity, UnusableUser
 from sandkeeper.linux.oomscore import protect_from_oom
@@ -195,7 +196,8 @@ def _serve(
         return _refuse(f"cannot use the state folder {settings.state_dir}: {error.strerror}")
     try:
         inherited = handover.listening if handover else ()
-        listeners = listen(settings.host, settings.port, inherited, besides=settings.e2b.port)
+        besides = settings.ports_besides
+        listeners = listen(settings.host, settings.port, inherited, besides=besides)
     except OSError as error:
         return _refuse(_why_deaf(settings, error))
     manager = ServiceManager.named(variables)
@@ -220,7 +222,10 @@ def _serve(
         for line in lock.told:
             sandbox.log.error(line)
         connections = handover.connections if handover else ()
-        serve(create_app(sandbox), sandbox, listeners, connections, manager)
+        try:
+            serve(create_app(sandbox), sandbox, listeners, connections, manager)
+        except SandkeeperError as error:
+            return _refuse(f"cannot start: {error}")
     return 0
 
 

@@ -11,6 +11,7 @@ SandkeeperError
 ├── Unprocessable         well-formed, but it could not be done
 ├── StorageFull           no space or quota left (ENOSPC, EDQUOT)
 ├── LoopDetected          it went through too many proxies, or came back to where it was
+├── NotInstalled          a program, a package or an extra that it needs is not installed
 ├── Unavailable           not now; the same request may work later
 └── Internal              a fault of ours or of the machine
 """
@@ -22,6 +23,7 @@ __all__ = [
     "Internal",
     "LoopDetected",
     "NotFound",
+    "NotInstalled",
     "PreconditionFailed",
     "RangeNotSatisfiable",
     "SandkeeperError",
@@ -33,11 +35,15 @@ __all__ = [
 
 
 class SandkeeperError(Exception):
-    """Base of all; `str()` is the text a client sees, `code` an optional machine-readable word."""
+    """Base of all; `str()` is the text a client sees, `code` an optional machine-readable word.
 
-    def __init__(self, message: str, *, code: str = "") -> None:
+    `details` are further fields of the answer.
+    """
+
+    def __init__(self, message: str, *, code: str = "", **details: object) -> None:
         super().__init__(message)
         self.code = code
+        self.details = details
 
 
 class BadInput(SandkeeperError):
@@ -78,6 +84,10 @@ class StorageFull(SandkeeperError):
 
 class LoopDetected(SandkeeperError):
     """The request went through too many proxies, or came back to where it was."""
+
+
+class NotInstalled(SandkeeperError):
+    """A program, a package or an extra that this needs is not there; the text says which."""
 
 
 class Unavailable(SandkeeperError):

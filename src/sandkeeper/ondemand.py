@@ -3,6 +3,7 @@
 What a server imports before it answers is time that every sandbox waits, and memory that it keeps.
 """
 
+import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -13,7 +14,9 @@ from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.users import Users
 from sandkeeper.log.lines import Log
-from sandkeeper.settings import Environment
+from sandkeeper.processes.launch import Workshop
+from sandkeeper.processes.registry import Processes
+from sandkeeper.settings import Environment, Settings
 
 if TYPE_CHECKING:
     from sandkeeper.codegen.service import Codegen
@@ -21,9 +24,12 @@ if TYPE_CHECKING:
     from sandkeeper.files.copies import Copies
     from sandkeeper.files.tar.streams import Archives
     from sandkeeper.files.trees import Trees
+    from sandkeeper.git.service import Git
+    from sandkeeper.interpreter.service import Contexts
     from sandkeeper.network.monitors import PortMonitors
     from sandkeeper.network.ports import Ports
     from sandkeeper.network.relay import Relay
+    from sandkeeper.observability.figures import Meter
     from sandkeeper.processes.waiting import Waiting
     from sandkeeper.search.content import ContentSearch
     from sandkeeper.search.find import Search, Workers
@@ -65,6 +71,9 @@ class OnDemand:
     log: Log
     file_work: FileWork
     files: Files
+    processes: Processes
+    settings: Settings
+    _workshop: Workshop
 
     @later
     def trees(self) -> "Trees":
@@ -103,6 +112,13 @@ class OnDemand:
         return Codegen(Host(self.environment, self.children), self.file_work)
 
     @later
+    def git(self) -> "Git":
+        """Repositories."""
+        from sandkeeper.git.service import Git
+
+        return Git(self.children, self.files, self.users, self.environment)
+
+    @later
     def ports(self) -> "Ports":
         """Who listens where."""
         from sandkeeper.network.ports import Ports
@@ -129,6 +145,13 @@ class OnDemand:
         from sandkeeper.processes.waiting import Waiting
 
         return Waiting(self.ports, self.files)
+
+    @later
+    def meter(self) -> "Meter":
+        """What running processes use."""
+        from sandkeeper.observability.figures import Meter
+
+        return Meter(self.processes, self.ports)
 
     @later
     def _walkers(self) -> "Workers":
@@ -171,10 +194,38 @@ class OnDemand:
 
         return Changes(self.users.current, self.watches.hubs)
 
+    @later
+    def contexts(self) -> "Contexts":
+        """Code that keeps its state."""
+        from sandkeeper.interpreter.service import Contexts
+        from sandkeeper.interpreter.shops import code_shop
+
+        return Contexts(
+            self._workshop,
+            self.processes,
+            self.settings.code,
+            *code_shop(self.settings.state_dir, self.environment, self.file_work),
+        )
+
+    async def started_contexts(self) -> "Contexts":
+        """Return them, with those of an earlier server."""
+        await self.contexts.start()
+        return self.contexts
+
+    async def code_begins(self) -> None:
+        """Have the contexts of an earlier server taken up, and one made warm, beside the start."""
+        begun = asyncio.ensure_future(self.contexts.start())
+        begun.add_done_callback(self._code_began)
+
+    def _code_began(self, begun: "asyncio.Future[None]") -> None:
+        if not begun.cancelled() and (error := begun.exception()) is not None:
+            self.log.error(f"code contexts cannot be taken up again: {error}")
+
     def abandon_made(self) -> None:
-        """Send away who waits for changes: the server stops."""
-        if "watches" in vars(self):
-            self.watches.abandon()
+        """Send away who waits for changes and for code: the server stops."""
+        for name in ("watches", "contexts"):
+            if name in vars(self):
+                getattr(self, name).abandon()
 
     async def close_made(self) -> None:
         """Close those that were made, the last first."""
@@ -183,7 +234,7 @@ class OnDemand:
             self.relay.stop()
         closes: list[Callable[[], Awaitable[None]]] = [
             made[name].close
-            for name in ("monitors", "waiting", "watches", "changes")
+            for name in ("contexts", "git", "monitors", "waiting", "watches", "changes")
             if name in made
         ]
         for close in closes:

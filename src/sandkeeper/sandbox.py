@@ -32,6 +32,7 @@ from sandkeeper.log.access import Access
 from sandkeeper.log.libraries import adopt_libraries
 from sandkeeper.log.lines import Rouser, open_log
 from sandkeeper.observability.heap import Heap
+from sandkeeper.observability.history import History
 from sandkeeper.observability.lifetime import Lifetime
 from sandkeeper.observability.metrics import Vitals
 from sandkeeper.observability.readiness import Readiness
@@ -86,6 +87,7 @@ class Sandbox(OnDemand):
         self.lifetime = Lifetime()
         self.stopping = asyncio.Event()
         self.when_started: list[Callable[[], Awaitable[object]]] = []
+        self.when_stopping: list[Callable[[], Awaitable[object]]] = []
         self.turns = Turns()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stack = AsyncExitStack()
@@ -151,12 +153,6 @@ class Sandbox(OnDemand):
             total_bytes=settings.retention.total_bytes,
             disk_bytes=disk_bytes(settings.state_dir),
         )
-        self.pump = Pump(
-            settings.state_dir / "stage",
-            self.budget,
-            notify=lambda: self._on_loop(self.processes.grown),
-            failed=self.log.error,
-        )
         self.keepalive = KeepAlive(
             settings.scale_file, allowed=settings.keepalive_allowed, log=self.log, workload=identity
         )
@@ -165,6 +161,12 @@ class Sandbox(OnDemand):
         settings, state = self.settings, self.settings.state_dir
         self._writer = ThreadPoolExecutor(1, "writer")
         self._store = RunStore(state, pipes_folder(state, self.environment.get("XDG_RUNTIME_DIR")))
+        self.pump = Pump(
+            self._store.stages,
+            self.budget,
+            notify=lambda: self._on_loop(self.processes.grown),
+            failed=self.log.error,
+        )
         self._workshop = self._make_workshop()
         self.processes = Processes(
             self._workshop, settings, self._store, self.exporter, self.files.working_directory
@@ -180,6 +182,11 @@ class Sandbox(OnDemand):
             keeper=self._workshop.keeper,
             exporter=self.exporter,
         )
+        counted = {
+            "terminals": lambda: sum(not one.is_over for one in self.terminals.registered()),
+            "drives": self.drives.count,
+        }
+        self.history = History(self.vitals, counted)
         self.heap = Heap(lambda: self.vitals.requests.activity)
         self._keeping = Keeping(self._workshop.keeper, self._writer, self.log)
         self._keeping.give += [self.processes.keep_all, self.terminals.keep_all]
@@ -292,7 +299,7 @@ class Sandbox(OnDemand):
             self._sink.asked = lambda: self.vitals.requests.activity
         stack.callback(self._workshop.keeper.close)
         self.pump.start()
-        for end in (self.pump.stop, self._store.close, self._writer.shutdown):
+        for end in (self._store.close, self.pump.stop, self._writer.shutdown):
             stack.callback(end)
         stack.callback(self._workshop.spawner.shutdown, cancel_futures=True)
         stack.callback(self._workshop.confinements.close)
@@ -333,6 +340,7 @@ class Sandbox(OnDemand):
 
     async def _start_looking(self, stack: AsyncExitStack) -> None:
         await stack.enter_async_context(self.vitals.delay.sampling())
+        await stack.enter_async_context(self.history.kept())
         stack.callback(self.readiness.close)
         await stack.enter_async_context(self.heap.tended())
         self.readiness.serving = True
@@ -363,6 +371,8 @@ class Sandbox(OnDemand):
         """Stop the services in reverse order; children go on unless the settings say otherwise."""
         if self.settings.stop_children and not self.upgrade.due:
             await self.processes.stop_all(CHILD_STOP_SECONDS)
+        for call in self.when_stopping:
+            await call()
         await self._stack.aclose()
 
     def replace(self, listeners: Sequence[socket.socket], held: Sequence[HeldConnection]) -> None:

@@ -218,6 +218,16 @@ def test_staged_bytes_of_a_killed_server_reach_their_journal(tmp_path: Path) -> 
     stage.close()
 
 
+def test_a_stage_goes_where_there_is_room_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    usable, unusable = tmp_path / "second", tmp_path / "missing" / "first"
+    stage = Stage(unusable, usable)
+    assert usable.stat().st_blocks * 512 >= 1 << 20
+    stage.close()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError):
+        Stage(unusable, unusable)
+
+
 @pytest.mark.parametrize("acknowledged", [True, False])
 def test_a_read_that_never_was_or_is_stored_is_not_restored(
     tmp_path: Path, acknowledged: bool

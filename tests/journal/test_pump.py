@@ -24,7 +24,7 @@ class Rig:
         self.failures: list[str] = []
         self.news = 0
         budget = Budget(run_bytes=run_bytes, total_bytes=0)
-        self.pump = Pump(folder / "stage", budget, notify=self.told, failed=self.failures.append)
+        self.pump = Pump([folder / "stage"], budget, notify=self.told, failed=self.failures.append)
         (folder / "run").mkdir()
         self.journal = Journal(folder / "run", segment_bytes=segment_bytes)
         budget.enlist(self.journal)

@@ -164,6 +164,20 @@ def test_a_killed_spawner_is_replaced_at_the_next_start() -> None:
     assert with_children(work).code == 0
 
 
+def test_a_start_whose_spawner_is_killed_is_made_by_another() -> None:
+    async def work(children: Children) -> list[ExitStatus]:
+        children.open_spawner()
+        (first,) = _children()
+        os.kill(first, signal.SIGSTOP)  # so that the orders are with it when it is killed
+        order = somebody("sh", "-c", "exit 7")
+        starts = [asyncio.ensure_future(children.start(order)) for _ in range(3)]
+        await asyncio.sleep(0)
+        os.kill(first, signal.SIGKILL)
+        return [await ended(await start) for start in starts]
+
+    assert [status.code for status in with_children(work)] == [7, 7, 7]
+
+
 def test_a_stopped_spawner_is_replaced_and_what_it_had_not_begun_never_begins(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -94,6 +94,22 @@ def test_a_client_is_told_of_a_vanished_server_where_a_frame_may_stand(begun: by
     assert asyncio.run(run()) == HALF + REST + begun + said
 
 
+def test_a_client_that_still_sends_is_told_of_a_vanished_server() -> None:
+    async def run() -> bytes:
+        loop = asyncio.get_running_loop()
+        async with joined() as (made, client, server):
+            await loop.sock_sendall(server, HALF + REST)
+            server.close()
+            for _ in range(64):
+                await loop.sock_sendall(client, bytes(1 << 16))
+            client.shutdown(socket.SHUT_WR)
+            await made.over
+            return await read(client, 1 << 10)
+
+    said = goodbye(1014, "the server on this port went away")
+    assert asyncio.run(run()) == HALF + REST + said
+
+
 @pytest.mark.parametrize("websocket", [True, False])
 @pytest.mark.parametrize("from_server", [True, False])
 def test_who_does_not_read_stops_the_other_and_no_memory_fills(

@@ -50,7 +50,7 @@ class Rig:
         budget = Budget(run_bytes=0, total_bytes=0)
         self.shop = Workshop(
             children=children,
-            pump=Pump(folder / "stage", budget, notify=lambda: None, failed=self.log.error),
+            pump=Pump([folder / "stage"], budget, notify=lambda: None, failed=self.log.error),
             budget=budget,
             keeper=Keeper(folder / "keeper.sock", children, restarted=lambda: None),
             keepalive=KeepAlive(self.scale, allowed=True, log=self.log),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sandkeeper.terminals.clusters import is_lead
 from sandkeeper.terminals.emulator import Emulator
-from sandkeeper.terminals.render import redraw, text_lines
+from sandkeeper.terminals.render import history_text, redraw, text_lines
 from sandkeeper.terminals.screen import TrueScreen
 
 COLS, ROWS = 20, 8
@@ -178,6 +178,71 @@ NOT_AS_XTERM = {"\x1b[?7l", "\x1b[?6h", "\x0e", "\x1b)0", "\x1b7", "\x1b8", "\x1
 NOT_AS_XTERM |= {"\x1b[?1049h", "\x1b[?1049l"}
 NOT_AS_XTERM |= {*REPEATS, *filter(is_lead, PIECES)}
 AS_XTERM = ["\x1b[?47h", "\x1b[?47l", *(piece for piece in PIECES if piece not in NOT_AS_XTERM)]
+
+
+LINES = st.text(st.sampled_from("ab 漢"), max_size=90).map(lambda text: text.rstrip() + "\r\n")
+WIDTHS = st.tuples(st.integers(3, 40), st.integers(2, 12))
+
+
+@settings(max_examples=60, deadline=None)
+@given(lines=st.lists(LINES, max_size=14), sizes=st.lists(WIDTHS, min_size=1, max_size=4))
+@example(lines=["a" * 50 + "\r\n"], sizes=[(10, 8), (40, 8)])
+@example(lines=["a" * 90 + "\r\n"] * 14, sizes=[(40, 12)])
+def test_lines_of_text_wrap_anew_in_another_size_as_in_xterm_js(
+    xterm: Callable[..., dict], lines: list[str], sizes: list[tuple[int, int]]
+) -> None:
+    emulator = Emulator(COLS, ROWS)
+    emulator.feed("".join(lines).encode())
+    for size in sizes:
+        emulator.resize(*size)
+
+    assert ours(emulator.screen) == xterm(COLS, ROWS, *lines, *sizes)
+
+
+def test_text_that_scrolled_off_wraps_anew_and_comes_back() -> None:
+    emulator = Emulator(10, 3)
+    emulator.feed(b"".join(bytes([97 + n]) * 25 + b"\r\n" for n in range(3)) + b"$ ")
+
+    emulator.resize(30, 3)
+    assert text_lines(emulator.screen) == ["b" * 25, "c" * 25, "$"]
+    assert history_text(emulator.screen, 9) == ["a" * 25]
+    emulator.resize(30, 4)
+    assert text_lines(emulator.screen) == ["a" * 25, "b" * 25, "c" * 25, "$"]
+    emulator.resize(5, 2)
+    assert text_lines(emulator.screen) == ["c" * 5, "$"]
+    assert history_text(emulator.screen, 6) == ["b" * 5] * 2 + ["c" * 5] * 4
+    emulator.resize(25, 4)
+    assert text_lines(emulator.screen) == ["a" * 25, "b" * 25, "c" * 25, "$"]
+
+
+def test_the_line_of_the_cursor_is_its_programs_to_draw_again() -> None:
+    emulator = Emulator(10, 4)
+    emulator.feed(b"out\r\n$ " + b"x" * 15)
+
+    emulator.resize(20, 4)
+    assert text_lines(emulator.screen) == ["out", "$ xxxxxxxx", "xxxxxxx", ""]
+    emulator.feed(b"\x1b[A\r\x1b[J$ " + b"x" * 15)  # as a shell does
+    assert text_lines(emulator.screen) == ["out", "$ " + "x" * 15, "", ""]
+
+
+def test_the_screen_behind_an_editor_wraps_anew_too() -> None:
+    emulator = Emulator(10, 4)
+    emulator.feed(b"x" * 15 + b"\r\n$ vi\x1b[?1049h\x1b[H" + b"e" * 30)
+
+    emulator.resize(20, 4)
+    assert text_lines(emulator.screen) == ["e" * 10] * 3 + [""]
+    emulator.feed(b"\x1b[?1049l!")
+    assert text_lines(emulator.screen) == ["x" * 15, "$ vi!", "", ""]
+
+
+def test_a_line_without_an_end_is_wrapped_in_bounded_pieces() -> None:
+    emulator = Emulator(100, 10)
+    emulator.feed(b"z" * 150_000 + b"\r\n")
+
+    emulator.resize(50, 10)
+
+    assert text_lines(emulator.screen)[:9] == ["z" * 50] * 9
+    assert sum(map(len, history_text(emulator.screen, 3000))) >= 100_000
 
 
 @settings(max_examples=60, deadline=None)

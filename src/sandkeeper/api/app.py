@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.areas import all_areas, port_doors
-from sandkeeper.api.edge.auth import Acting, Doorkeeper, know
+from sandkeeper.api.edge.auth import Accepted, Acting, Doorkeeper, know
 from sandkeeper.api.edge.connections.outgoing import Outgoing
 from sandkeeper.api.edge.connections.plain import PlainRoutes
 from sandkeeper.api.edge.cors import Cors
@@ -60,7 +60,8 @@ def create_app(sandbox: Sandbox) -> Edge:
         log=sandbox.log,
         doorkeeper=Doorkeeper(
             settings.rights,
-            apart=sandbox.identity is not None,
+            accepted=Accepted(settings.rights, apart=sandbox.identity is not None),
+            sessions=doors.sessions,
             open_paths=open_paths(areas.open_routes()),
             own_words=areas.own_words(),
         ),
@@ -77,6 +78,7 @@ def create_app(sandbox: Sandbox) -> Edge:
         ),
         port_names=settings.edge.port_names,
         e2b=settings.e2b.enabled,
+        runtime_port=settings.kubernetes.runtime_port,
         room=Room(_room(settings)),
         outgoing=outgoing,
         gateways=gateways,

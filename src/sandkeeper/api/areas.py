@@ -3,20 +3,24 @@
 An area is loaded by the first request for it: what few ask for costs no start anything.
 """
 
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.code_areas import code_areas, code_tools
+from sandkeeper.api.e2b_areas import e2b_areas, e2b_wires
 from sandkeeper.api.edge.routing import Area, Areas
+from sandkeeper.api.git_areas import git_areas, git_tools
+from sandkeeper.api.kubernetes_areas import kubernetes_areas
 from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
     from sandkeeper.api.blaxel.files.content import FileHandlers
-    from sandkeeper.api.e2b_areas import E2bWires
     from sandkeeper.api.mcp.server import ToolServer
     from sandkeeper.api.mcp.tool import Tool
+    from sandkeeper.api.page_areas import PageAreas
     from sandkeeper.api.port.pages import Doors
 
 __all__ = ["all_areas", "all_routes", "all_tools", "port_doors"]
@@ -24,17 +28,24 @@ __all__ = ["all_areas", "all_routes", "all_tools", "port_doors"]
 
 def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
     """Return every area, in the order in which its routes are told."""
+    wires = e2b_wires(sandbox)
     areas = [
-        *_e2b_areas(sandbox),
-        Area(("process",), partial(_process_routes, sandbox)),
+        *e2b_areas(sandbox, wires),
+        *kubernetes_areas(sandbox),
+        Area(("process", "process-stats"), partial(_process_routes, sandbox)),
         *_file_areas(sandbox),
         Area(("network",), partial(_network_routes, sandbox, doors)),
-        Area(("port", "port-keep"), partial(_port_routes, sandbox, doors)),
+        Area(("port", "port-keep"), lambda: _port_routes(sandbox, doors, made)),
         Area(("environment",), partial(_environment_routes, sandbox)),
         Area(("codegen",), partial(_codegen_routes, sandbox)),
         Area(("drives",), partial(_drive_routes, sandbox)),
         Area(("archive",), partial(_archive_routes, sandbox)),
+        *git_areas(sandbox),
         *_terminal_areas(sandbox),
+        *code_areas(sandbox, wires),
+        Area(
+            ("console", "console-session"), lambda: _pages(sandbox).console(doors), own_words=True
+        ),
         Area(("mcp",), partial(_mcp_routes, sandbox)),
         Area(("ready", "metrics", "diagnostics"), partial(_looking_routes, sandbox), is_open=True),
         Area(("debug", "", "health", "upgrade"), partial(_server_routes, sandbox), is_open=True),
@@ -52,38 +63,20 @@ def all_routes(sandbox: Sandbox) -> list[BaseRoute]:
 
 def port_doors(sandbox: Sandbox) -> "Doors":
     """Return who decides what pages behind `/port` may ask."""
+    from sandkeeper.api.edge.tickets.sessions import Sessions
     from sandkeeper.api.port.pages import Doors
     from sandkeeper.api.port.tickets import Tickets
+    from sandkeeper.linux.clocks import Ratchet
 
     tokens, settings = sandbox.settings.rights.tokens, sandbox.settings
     tickets = Tickets(settings.state_dir / "ports.key", tokens)
-    return Doors(tickets, tokens, restricted="*" not in settings.edge.origins)
-
-
-def _e2b_areas(sandbox: Sandbox) -> list[Area]:
-    """Return those of E2B's clients: none when they are switched off."""
-    settings = sandbox.settings
-    if not settings.e2b.enabled:
-        return []
-
-    @cache
-    def wires() -> "E2bWires":
-        from sandkeeper.api.e2b_areas import E2bWires
-
-        return E2bWires(sandbox)
-
-    if (settings.state_dir / "control.json").exists():  # there is a sandbox that has its time
-        sandbox.when_started.append(lambda: wires().machine())
-    inside = ("process.Process", "filesystem.Filesystem", "files", "envs", "init", "e2b")
-    control = ("sandboxes", "v2", "templates", "volumes", "snapshots", "secrets")
-    return [
-        Area(inside, lambda: wires().inside(), own_words=True),
-        Area(control, lambda: wires().control(), own_words=True),
-    ]
+    sessions = Sessions(settings.state_dir, tokens, Ratchet().now)
+    return Doors(tickets, sessions, tokens, restricted="*" not in settings.edge.origins)
 
 
 def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
     from sandkeeper.api.blaxel import logs, processes, waiting
+    from sandkeeper.api.blaxel.running import figures
 
     held = processes.ProcessHandlers(
         processes=sandbox.processes,
@@ -108,7 +101,9 @@ def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
         turns=sandbox.turns,
         retention=sandbox.settings.retention,
     )
-    return [*processes.routes(held), *waiting.routes(waits), *logs.routes(texts)]
+    used = figures.FiguresHandlers(processes=sandbox.processes, meter=sandbox.meter)
+    plain = [*processes.routes(held), *waiting.routes(waits), *logs.routes(texts)]
+    return [*plain, *figures.routes(used)]
 
 
 def _file_areas(sandbox: Sandbox) -> list[Area]:
@@ -212,9 +207,9 @@ def _watch_routes(sandbox: Sandbox) -> list[BaseRoute]:
 def _network_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:
     from sandkeeper.api.blaxel import network, tunnel
     from sandkeeper.api.edge.subject import Gateways
-    from sandkeeper.api.port import links
+    from sandkeeper.api.port import links, tcp
 
-    handlers = network.NetworkHandlers(
+    held = network.NetworkHandlers(
         ports=sandbox.ports, monitors=sandbox.monitors, body_limit=sandbox.settings.body_limit
     )
     way = tunnel.TunnelHandlers(tunnel=sandbox.tunnel, access=sandbox.access)
@@ -225,13 +220,21 @@ def _network_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:
         access=sandbox.access,
         body_limit=sandbox.settings.body_limit,
     )
-    return [*network.routes(handlers), *links.routes(opened), *tunnel.routes(way)]
+    bare = tcp.TcpHandlers(relay=sandbox.relay, access=sandbox.access)
+    return [*network.routes(held), *links.routes(opened), *tcp.routes(bare), *tunnel.routes(way)]
 
 
-def _port_routes(sandbox: Sandbox, doors: "Doors") -> list[BaseRoute]:
+def _port_routes(sandbox: Sandbox, doors: "Doors", areas: Areas) -> list[BaseRoute]:
+    from sandkeeper.api.port.instead import Instead
     from sandkeeper.api.port.proxy import PortRoute
 
-    return [PortRoute(sandbox.settings, sandbox.relay, doors)]
+    settings = sandbox.settings
+    instead = Instead(
+        settings.code_ports,
+        frozenset(settings.ports_besides),
+        lambda: [*areas.below("execute"), *areas.below("contexts")],
+    )
+    return [PortRoute(settings, sandbox.relay, doors, instead)]
 
 
 def _environment_routes(sandbox: Sandbox) -> list[BaseRoute]:
@@ -278,7 +281,10 @@ def _archive_calls(sandbox: Sandbox) -> "ArchiveCalls":
     from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
 
     return ArchiveCalls(
-        archive=sandbox.archive, access=sandbox.access, body_limit=sandbox.settings.body_limit
+        archive=sandbox.archive,
+        access=sandbox.access,
+        work=sandbox.file_work,
+        body_limit=sandbox.settings.body_limit,
     )
 
 
@@ -287,19 +293,15 @@ def _terminal_areas(sandbox: Sandbox) -> list[Area]:
     if not sandbox.settings.terminal.enabled:
         return []
     return [
-        Area(("terminal",), partial(_console_routes, sandbox)),
+        Area(("terminal",), lambda: _pages(sandbox).terminal()),
         Area(("terminals",), partial(_terminal_routes, sandbox)),
     ]
 
 
-def _console_routes(sandbox: Sandbox) -> list[BaseRoute]:
-    from sandkeeper.api.console import terminal
-    from sandkeeper.api.console.terminal_page import TerminalPage
-    from sandkeeper.api.console.terminal_socket import TerminalSocket
+def _pages(sandbox: Sandbox) -> "PageAreas":
+    from sandkeeper.api.page_areas import PageAreas
 
-    page = TerminalPage(sandbox.settings.edge.origins)
-    socket = TerminalSocket(terminals=sandbox.terminals, access=sandbox.access, users=sandbox.users)
-    return terminal.routes(page, socket)
+    return PageAreas(sandbox)
 
 
 def _terminal_routes(sandbox: Sandbox) -> list[BaseRoute]:
@@ -324,7 +326,9 @@ def _mcp_routes(sandbox: Sandbox) -> list[BaseRoute]:
 def _looking_routes(sandbox: Sandbox) -> list[BaseRoute]:
     from sandkeeper.api.blaxel import observability
 
-    looks = observability.ObservabilityHandlers(readiness=sandbox.readiness, vitals=sandbox.vitals)
+    looks = observability.ObservabilityHandlers(
+        readiness=sandbox.readiness, vitals=sandbox.vitals, history=sandbox.history
+    )
     return observability.routes(looks)
 
 
@@ -359,6 +363,7 @@ def all_tools(sandbox: Sandbox) -> "list[Tool]":
         waiting=sandbox.waiting,
         access=access,
         settings=sandbox.settings,
+        users=sandbox.users,
     )
     waits = waiting.WatchingTools(
         processes=sandbox.processes,
@@ -373,8 +378,9 @@ def all_tools(sandbox: Sandbox) -> "list[Tool]":
         ripgrep=sandbox.ripgrep,
         access=access,
     )
-    made = [*processes.tools(held), *waiting.tools(waits)]
+    made = [*processes.tools(held), *waiting.tools(waits), *code_tools(sandbox)]
     made += [*files.tools(files.FileTools(sandbox.files)), *code.tools(edits)]
+    made += git_tools(sandbox)
     if sandbox.settings.terminal.enabled:
         screens = terminals.TerminalTools(
             terminals=sandbox.terminals, access=access, mcp_wait=mcp_wait

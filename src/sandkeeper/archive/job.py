@@ -5,14 +5,15 @@ Apart from the work itself, so that a server that never archives loads none of t
 
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sandkeeper.errors import Internal
-from sandkeeper.log.lines import timestamp
+from sandkeeper.errors import Internal, SandkeeperError
+from sandkeeper.log.lines import Log, timestamp
 from sandkeeper.processes.spec import SavedProcess
 
-__all__ = ["Clock", "Exporting", "Job", "Multipart", "Restored", "Stopped"]
+__all__ = ["Clock", "Exporting", "Job", "Multipart", "Restored", "Stopped", "as_told"]
 
 TRANSFER_SECONDS = 3600.0
 
@@ -29,7 +30,7 @@ class Multipart:
 
 @dataclass(frozen=True)
 class Job:
-    """An export somebody wants."""
+    """An export somebody wants; with `keep` it is sent nowhere but kept here to be fetched."""
 
     url: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -41,6 +42,7 @@ class Job:
     image_device: str = ""
     image_mount_point: str = ""
     zstd: bool = False
+    keep: bool = False
 
     @property
     def urls(self) -> list[str]:
@@ -94,6 +96,19 @@ class Restored:
 
 class Stopped(Exception):
     """The server is stopping."""
+
+
+def as_told(error: Exception, log: Log, what: str = "export") -> SandkeeperError:
+    """Return what a client is told of a failure; what was not foreseen is logged."""
+    if isinstance(error, SandkeeperError):
+        return error
+    if isinstance(error, Stopped):
+        return Internal("the server is stopping")
+    if isinstance(error, OSError):
+        return Internal(f"the {what} failed: {error.strerror or type(error).__name__}")
+    stack = "".join(traceback.format_exception(error))[-8000:]
+    log.error(f"archive: {type(error).__name__} during the {what}", stack=stack)
+    return Internal(f"the {what} failed: internal error")
 
 
 class Clock:

@@ -6,6 +6,7 @@ nor the archived one. `Restored.written` tells which.
 
 import json
 import os
+import stat
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,7 +19,7 @@ from sandkeeper.archive.export import MANIFEST, PROCESSES, VERSION
 from sandkeeper.archive.job import Clock, Restored
 from sandkeeper.archive.snapshot import LeftOut
 from sandkeeper.archive.transfer import Storage
-from sandkeeper.errors import Internal
+from sandkeeper.errors import BadInput, Internal, NotFound
 from sandkeeper.files.tar.compression import FAULTS, decompressed
 from sandkeeper.files.tar.members import BoundedMember
 from sandkeeper.files.tar.unpacking import (
@@ -30,7 +31,7 @@ from sandkeeper.files.tar.unpacking import (
 from sandkeeper.log.lines import timestamp
 from sandkeeper.processes.spec import SavedProcess
 
-__all__ = ["restore"]
+__all__ = ["check", "restore"]
 
 GATHER_BYTES = 256 << 10
 MANIFEST_BYTES = 256 << 20
@@ -80,8 +81,39 @@ class _Reader:
         return block
 
 
+def check(path: str) -> None:
+    """See that a file is an archive, by its beginning; raises BadInput, NotFound."""
+    try:
+        blocks = _of_file(path, Restored())
+        with tarfile.open(
+            fileobj=decompressed(_Reader(blocks, Restored())), mode="r|", tarinfo=BoundedMember
+        ) as archive:
+            _head(archive)
+    except FileNotFoundError:
+        raise NotFound(f"{path}: no such file") from None
+    except (OSError, *BROKEN, Internal) as error:
+        raise BadInput(f"{path} is no archive that can be applied: {error}") from None
+
+
+def _of_file(path: str, progress: Restored) -> Iterator[bytes]:
+    """Yield what is in a file; raises OSError at once for what is none."""
+    file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by the generator
+    info = os.fstat(file.fileno())
+    if not stat.S_ISREG(info.st_mode):
+        file.close()
+        raise OSError("it is no regular file")
+    progress.size = info.st_size
+
+    def blocks() -> Iterator[bytes]:
+        with file:
+            while block := file.read(GATHER_BYTES):
+                yield block
+
+    return blocks()
+
+
 def restore(
-    url: str,
+    source: str,
     root: str,
     left_out: LeftOut,
     temporary: Temporary,
@@ -91,11 +123,15 @@ def restore(
 ) -> None:
     """Download and apply; `progress` is filled on the way. Raises Internal, Stopped.
 
-    What is `left_out` belongs to the server and stays as it is, whatever the archive says.
+    `source` is a URL, or the full path of a file. What is `left_out` belongs to the server and
+    stays as it is, whatever the archive says.
     """
     storage = Storage(clock, retries)
     try:
-        blocks = storage.download(url, lambda size: setattr(progress, "size", size))
+        if source.startswith("/"):
+            blocks = _of_file(source, progress)
+        else:
+            blocks = storage.download(source, lambda size: setattr(progress, "size", size))
         stream = decompressed(_Reader(blocks, progress))
         with tarfile.open(
             fileobj=stream, mode="r|", bufsize=GATHER_BYTES, tarinfo=BoundedMember

@@ -6,7 +6,6 @@ of the server does not wait for.
 
 import asyncio
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from sandkeeper.archive.baseline import FOLDER, BaselineRecorder, was_restored
 from sandkeeper.archive.freeze import EXPORT, INTERRUPTED, Freeze
-from sandkeeper.archive.job import Clock, Exporting, Job, Restored, Stopped
+from sandkeeper.archive.job import Clock, Exporting, Job, Restored, as_told
+from sandkeeper.archive.kept import Kept
 from sandkeeper.archive.workload import Workload
 from sandkeeper.errors import Conflict, Internal, SandkeeperError, Unavailable
 from sandkeeper.files.tar.unpacking import Temporary
@@ -70,6 +70,7 @@ class Archive:
         self.freeze = Freeze(settings.archive.root, settings.state_dir)
         self.exporting: Exporting | None = None
         self.restoring: Restored | None = None
+        self.kept = Kept()
         self._clock = Clock()
         self._task: asyncio.Task[Any] | None = None
 
@@ -92,22 +93,26 @@ class Archive:
 
     async def begin(self, job: Job) -> "asyncio.Task[Exported]":
         """Start an export; raises as `export` for what can be told before anything is stopped."""
-        if self.busy:
-            raise Conflict("an export or a restore is running")
-        if self._leaving():
-            raise Unavailable("the server is being replaced by another version")
+        self._check_free()
+        self.kept.drop()
         self.exporting = progress = Exporting()
         self._clock = Clock()
         try:
             packed, pristine = await bounded(self._prepare, job, seconds=WORK_SECONDS)
         except Exception as error:  # noqa: BLE001 - as those of the export itself
-            told = self._told(error)
+            told = as_told(error, self._log)
             await self._failed(job, progress, told)
             await bounded(self._abandon, job, seconds=WORK_SECONDS)
             raise told from None
         self._task = task = asyncio.ensure_future(self._export(job, packed, pristine, progress))
         task.add_done_callback(_retrieved)
         return task
+
+    def _check_free(self) -> None:
+        if self.busy:
+            raise Conflict("an export or a restore is running")
+        if self._leaving():
+            raise Unavailable("the server is being replaced by another version")
 
     def _prepare(self, job: Job) -> "tuple[Packed, Pristine]":
         """Do all that can fail while everything still runs."""
@@ -116,7 +121,7 @@ class Archive:
 
         packed = Packed(self._settings.root, self._folder, self._log)
         try:
-            if not job.dry_run:
+            if not (job.dry_run or job.keep):
                 packed.check(job, self._clock, self._settings.retries)
             pristine = choose(
                 self._settings.root,
@@ -144,7 +149,7 @@ class Archive:
             finally:
                 await asyncio.to_thread(pristine.close)
             progress.size = packed.size()
-            if not job.dry_run:
+            if not (job.dry_run or job.keep):
                 await self._send(job, packed, progress)
         except asyncio.CancelledError:
             packed.close()
@@ -155,7 +160,7 @@ class Archive:
             raise
         except Exception as error:  # noqa: BLE001 - told to the caller, and logged if unforeseen
             packed.close()
-            told = self._told(error)
+            told = as_told(error, self._log)
             saved = self.freeze.processes if stopping and not progress.uploaded else []
             await self._failed(job, progress, told)
             if stopping and not progress.uploaded and self.freeze.active:
@@ -165,16 +170,17 @@ class Archive:
         progress.end()
         assert packed.manifest is not None
         seconds = time.monotonic() - began
-        uploaded = not job.dry_run
-        if uploaded:
+        if job.keep:
+            self.kept.put(packed)
+        elif not job.dry_run:
             packed.close()
         return Exported(
             packed.manifest,
             progress.size,
             seconds,
-            list(self.freeze.stopped) if uploaded else [],
-            uploaded,
-            None if uploaded else packed,
+            [] if job.dry_run else list(self.freeze.stopped),
+            progress.uploaded,
+            packed if job.dry_run else None,
         )
 
     async def _quiesce(self, job: Job) -> None:
@@ -185,15 +191,18 @@ class Archive:
             freeze.processes = saved
             await freeze.save(done=False)  # first: after a crash it tells what was stopped
             freeze.stopped = await self._workload.stop(job.stop_seconds)
-            if not await freeze.settled(SETTLE_SECONDS):
-                freeze.expel()
-            if not await freeze.settled(SETTLE_SECONDS):
-                self._log.warning("archive: somebody who was let in before still writes")
-            # Whoever was let in may have started something since.
-            freeze.stopped += await self._workload.stop(job.stop_seconds)
+            freeze.stopped += await self._all_out(job.stop_seconds)
             await freeze.hold(EXPORT)
         await freeze.save(done=False)
         freeze.state = "quiesced"
+
+    async def _all_out(self, seconds: float) -> list[str]:
+        """Wait for those who were let in before; returns what they have started since, stopped."""
+        if not await self.freeze.settled(SETTLE_SECONDS):
+            self.freeze.expel()
+        if not await self.freeze.settled(SETTLE_SECONDS):
+            self._log.warning("archive: somebody who was let in before still writes")
+        return await self._workload.stop(seconds)
 
     def _fill(self, job: Job, packed: "Packed", pristine: "Pristine") -> None:
         processes = self._workload.saved() if self.freeze.active else self.freeze.processes
@@ -229,28 +238,33 @@ class Archive:
             count = len(saved) - len(failures)
             self._log.info(f"archive: {count} processes were started again, with new ids")
 
-    def _told(self, error: Exception) -> SandkeeperError:
-        if isinstance(error, SandkeeperError):
-            return error
-        if isinstance(error, Stopped):
-            return Internal("the server is stopping")
-        if isinstance(error, OSError):
-            return Internal(f"the export failed: {error.strerror or type(error).__name__}")
-        stack = "".join(traceback.format_exception(error))[-8000:]
-        self._log.error(f"archive: {type(error).__name__} during the export", stack=stack)
-        return Internal("the export failed: internal error")
-
     def _abandon(self, job: Job) -> None:
         from sandkeeper.archive.export import abandon
 
         abandon(job, self._settings.retries, self._log)
 
+    async def fetched(self) -> None:
+        """Take notice that somebody has the archive that was kept; raises NotFound, Internal."""
+        assert self.kept.source is not None
+        self.kept.drop()
+        if self.exporting is not None:
+            self.exporting.uploaded = True
+        await self.freeze.save(done=True)
+
     async def resume(self) -> None:
-        """Lift the freeze; nothing is started again. Raises Conflict, Internal."""
+        """Lift the freeze; raises Conflict, Internal.
+
+        Nothing is started again, but for what was stopped for an archive that nobody has said to
+        have (`fetched`).
+        """
         if self.busy:
             raise Conflict("an export or a restore is running")
+        saved = self.freeze.processes if self.kept.is_there else []
         if not self.freeze.active:
             await self.freeze.lift()
+        if self.kept.is_there:
+            self.kept.drop()
+            await self._begin_again(saved)
 
     # The start and the end of the server
 
@@ -278,18 +292,49 @@ class Archive:
         else:
             self.restoring = Restored()
             self.freeze.enter("restoring", "archive restore")
-            self._task = asyncio.ensure_future(self._restore(self.restoring))
+            restoring = self._restore(self.restoring, self._settings.import_url)
+            self._task = asyncio.ensure_future(restoring)
 
-    async def _restore(self, progress: Restored) -> None:
+    async def bring(self, path: str, stop_seconds: float) -> Restored:
+        """Begin to apply an archive that lies in a file, in the place of what runs.
+
+        Raises Conflict, BadInput, NotFound, and then nothing was stopped.
+        """
+        from sandkeeper.archive.restore import check
+
+        self._check_free()
+        self.freeze.check()
+        self.restoring = progress = Restored()
+        try:
+            await bounded(check, path, seconds=WORK_SECONDS)
+        except BaseException as error:
+            progress.end(str(error) or type(error).__name__)
+            raise
+        self._task = asyncio.ensure_future(self._bring(progress, path, stop_seconds))
+        return progress
+
+    async def _bring(self, progress: Restored, path: str, stop_seconds: float) -> None:
+        saved = self._workload.saved()
+        self.freeze.enter("restoring", "archive import")
+        try:
+            await self.freeze.save(done=False)
+            await self._workload.stop(stop_seconds)
+            await self._all_out(stop_seconds)
+        except SandkeeperError as error:
+            await self._not_restored(progress, str(error), saved)
+            return
+        await self._restore(progress, path, saved)
+
+    async def _restore(
+        self, progress: Restored, source: str, saved: "list[SavedProcess] | None" = None
+    ) -> None:
+        """Apply an archive; `saved` ran before, if this is not the start of the machine."""
         self._clock = Clock()
         try:
-            await bounded(self._apply, progress, seconds=WORK_SECONDS)
-        except (SandkeeperError, Stopped) as error:
-            await self._not_restored(progress, str(error) or "the server is stopping")
-            return
+            await bounded(self._apply, progress, source, seconds=WORK_SECONDS)
         except Exception as error:  # noqa: BLE001 - told in the status; the server must go on
-            self._log.error(f"archive: {type(error).__name__} during the restore")
-            await self._not_restored(progress, "an unexpected fault of the server")
+            told = as_told(error, self._log, "restore")
+            await self._not_restored(progress, str(told), saved)
             return
         progress.state = "relaunching"
         await self._lift()
@@ -301,7 +346,7 @@ class Archive:
         progress.error = "; ".join(failures)
         self._log.info(f"archive: {progress.restored} paths restored, {progress.deleted} deleted")
 
-    def _apply(self, progress: Restored) -> None:
+    def _apply(self, progress: Restored, source: str) -> None:
         from sandkeeper.archive.restore import restore
         from sandkeeper.archive.snapshot import LeftOut
 
@@ -310,16 +355,18 @@ class Archive:
         own = [p.removeprefix(prefix) for p in self._runtime if p.startswith(prefix)]
         left_out = LeftOut([*own, FOLDER, *("proc", "sys", "dev")])
         restore(
-            *(self._settings.import_url, root, left_out, self._temporary),
+            *(source, root, left_out, self._temporary),
             *(self._clock, self._settings.retries, progress),
         )
 
-    async def _not_restored(self, progress: Restored, why: str) -> None:
+    async def _not_restored(
+        self, progress: Restored, why: str, saved: "list[SavedProcess] | None" = None
+    ) -> None:
         """Before the first change the machine is as it was; after it nothing may build on it."""
         if not progress.written:
             self._log.error(f"archive: not restored, the machine is unchanged: {why}")
             await self._lift()
-            await self._workload.begin()
+            await (self._workload.begin() if saved is None else self._begin_again(saved))
             progress.end(why)
             return
         self._log.error(f"archive: restored in part, the workload is not started: {why}")
@@ -340,6 +387,7 @@ class Archive:
         """Give up what runs; the next start finds it interrupted."""
         self._clock.stop()
         self._recorder.close()
+        self.kept.drop()
         if self._task is not None and not self._task.done():
             self._task.cancel()
             with suppress(asyncio.CancelledError, SandkeeperError):

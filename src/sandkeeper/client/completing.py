@@ -9,7 +9,15 @@ from sandkeeper.client.failures import ClientError
 from sandkeeper.client.files.paths import file_route
 from sandkeeper.client.variables import variable
 
-__all__ = ["learn_shells", "paths", "paths_or_processes", "processes", "remote_paths", "sessions"]
+__all__ = [
+    "learn_shells",
+    "paths",
+    "paths_or_processes",
+    "ports",
+    "processes",
+    "remote_paths",
+    "sessions",
+]
 
 SECONDS = 2.0
 
@@ -53,6 +61,15 @@ def processes(server: Server, _incomplete: str) -> Iterator[str]:
     """Offer names of processes, the newest first."""
     for one in reversed(server.value("GET", "/process", seconds=SECONDS)):
         yield one["name"]
+
+
+@_offered
+def ports(server: Server, incomplete: str) -> Iterator[str]:
+    """Offer ports of the sandbox on which something listens, behind `LOCAL:` where that stands."""
+    before = incomplete[: incomplete.rfind(":") + 1]
+    found = server.value("GET", "/network/ports", seconds=SECONDS)["ports"]
+    for port in sorted({one["localPort"] for one in found if one["protocol"] == "tcp"}):
+        yield f"{before}{port}"
 
 
 @_offered

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from urllib.parse import quote, urlencode, urlsplit
 
 from sandkeeper.client.failures import ClientError, NoServer, NotAllowed, Refused
@@ -17,18 +17,21 @@ from sandkeeper.client.failures import ClientError, NoServer, NotAllowed, Refuse
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
-__all__ = ["AGAIN_SECONDS", "DEFAULT_URL", "Answer", "Body", "Query", "Server", "segment"]
+__all__ = ["AGAIN_SECONDS", "AWAY", "DEFAULT_URL", "Answer", "Body", "Query", "Server", "segment"]
 
 DEFAULT_URL = "http://localhost:8080"
 CONNECT_SECONDS = 10.0
 CLOSE_SECONDS = 1.0
 AGAIN_SECONDS = 60.0
 """A server that has been away for longer is given up."""
+AWAY = {502, 503, 504}
+"""A server that starts or ends, or what stands before one that is not there."""
 ANSWER_SECONDS = 300.0
 SILENCE_SECONDS = 90.0
 """A live stream says something at least every 30 s; after three times that the line is dead."""
 ERROR_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 20
+SWITCHED = 101
 VALUE_BYTES = 512 << 20
 """More is no answer that anything here asks for in one piece."""
 LINE_BYTES = 64 << 20
@@ -38,15 +41,35 @@ Body = bytes | Iterable[bytes] | None
 Query = Mapping[str, str | int | None]
 
 
+class Asked(TypedDict, total=False):
+    """What a request may have besides; for `seconds` nothing of its answer may come."""
+
+    query: Query | None
+    headers: Mapping[str, str] | None
+    seconds: float
+
+
 class Answer:
     """An answer while it comes; reading raises NoServer when it breaks off or nothing comes."""
 
     def __init__(
-        self, answer: HTTPResponse, told: Callable[[], AbstractContextManager[None]]
+        self,
+        answer: HTTPResponse,
+        told: Callable[[], AbstractContextManager[None]],
+        sock: socket.socket,
     ) -> None:
         self._answer = answer
         self._told = told
+        self._sock = sock
         self.code = answer.status
+
+    def taken(self) -> tuple[socket.socket, bytes]:
+        """Give the connection away, and what was read of it behind the answer's head."""
+        self._sock.setblocking(False)  # `peek` gives what is here, and waits for no more
+        ahead = self._answer.fp.peek(BLOCK_BYTES)
+        sock = self._sock.dup()
+        sock.setblocking(False)
+        return sock, ahead
 
     def header(self, name: str) -> str:
         """Return a field's value, empty when there is none."""
@@ -129,6 +152,11 @@ class Server:
         self.url = self._origin + self._prefix
 
     @property
+    def is_secure(self) -> bool:
+        """Whether the line is TLS, which knows no end of one direction."""
+        return self._secure
+
+    @property
     def headers(self) -> dict[str, str]:
         """Return the fields that open the API."""
         return {"Authorization": f"Bearer {self._token}"} if self._token else {}
@@ -142,19 +170,15 @@ class Server:
         self,
         method: str,
         path: str,
-        *,
-        query: Query | None = None,
         body: Body = None,
-        headers: Mapping[str, str] | None = None,
-        seconds: float = ANSWER_SECONDS,
+        **given: Unpack[Asked],
     ) -> bytes:
-        """Send a request and return the body of its answer.
+        """Send a request and return the body of its answer, in `ANSWER_SECONDS` unless given.
 
         Raises Refused, NotAllowed or NoServer.
         """
-        with self.open(
-            method, path, query=query, body=body, headers=headers, seconds=seconds
-        ) as answer:
+        given.setdefault("seconds", ANSWER_SECONDS)
+        with self.open(method, path, body, **given) as answer:
             return answer.read()
 
     def value(
@@ -162,17 +186,14 @@ class Server:
         method: str,
         path: str,
         payload: Any = None,
-        *,
-        seconds: float = ANSWER_SECONDS,
-        query: Query | None = None,
-        headers: Mapping[str, str] | None = None,
+        **given: Unpack[Asked],
     ) -> Any:
         """Send JSON (or nothing) and return the decoded answer; raises as `ask`."""
         try:
             body = None if payload is None else json.dumps(payload, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise ClientError("words that are no text (UTF-8) cannot be sent here") from None
-        raw = self.ask(method, path, query=query, body=body, headers=headers, seconds=seconds)
+        raw = self.ask(method, path, body, **given)
         try:
             return json.loads(raw)
         except (ValueError, RecursionError):
@@ -183,16 +204,16 @@ class Server:
         self,
         method: str,
         path: str,
-        *,
-        query: Query | None = None,
         body: Body = None,
-        headers: Mapping[str, str] | None = None,
-        seconds: float = SILENCE_SECONDS,
+        *,
         opened: Callable[[HTTPConnection], None] | None = None,
+        switches: bool = False,
+        **given: Unpack[Asked],
     ) -> Iterator["Answer"]:
-        """Send a request and give its answer to be read; `seconds` is how long nothing may come.
+        """Send a request and give its answer to be read.
 
-        `opened` gets the connection, for whoever may have to cut it from another thread.
+        `opened` gets the connection, for whoever may have to cut it from another thread. With
+        `switches` 101 is an answer, too.
 
         Raises as `ask`; an answer that breaks off raises NoServer, also out of the block. Each
         request has a connection of its own: of one that a server closed while it rested nobody
@@ -200,34 +221,45 @@ class Server:
         """
         kind = HTTPSConnection if self._secure else HTTPConnection
         connection = kind(self._host, self._port, timeout=CONNECT_SECONDS)
-        fields = {"Accept": "*/*", "User-Agent": "sandkeeper", **self.headers, **(headers or {})}
+        fields = {"Accept": "*/*", "User-Agent": "sandkeeper", **self.headers}
+        fields |= given.get("headers") or {}
         try:
             with self._told():
                 connection.connect()
                 if opened is not None:
                     opened(connection)
                 connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection.sock.settimeout(seconds)
+                connection.sock.settimeout(given.get("seconds", SILENCE_SECONDS))
                 # A server that refuses an upload answers before it has all of it.
                 with suppress(BrokenPipeError, ConnectionResetError):
-                    connection.request(method, self.address(path, query), body, fields)
-                answer = Answer(connection.getresponse(), self._told)
-            if not 200 <= answer.code < 300:
+                    connection.request(method, self.address(path, given.get("query")), body, fields)
+                sock = connection.sock
+                answer = Answer(connection.getresponse(), self._told, sock)
+            if not 200 <= answer.code < 300 and not (switches and answer.code == SWITCHED):
                 raise self._failure(answer)
             yield answer
         finally:
             connection.close()
+
+    def tcp(self, path: str) -> tuple[socket.socket, bytes]:
+        """Have a connection become a bare one (`Upgrade: tcp`); returns what came behind the 101.
+
+        Raises as `ask`; NoServer with a code where something in between knows no such upgrade.
+        """
+        headers = {"Connection": "Upgrade", "Upgrade": "tcp"}
+        with self.open("GET", path, headers=headers, seconds=CONNECT_SECONDS, switches=True) as one:
+            if one.code != SWITCHED:
+                raise NoServer(f"{self.url}: the connection stays what it is", one.code)
+            return one.taken()
 
     def socket(self, path: str, query: Query) -> "ClientConnection":
         """Open a WebSocket; raises NoServer, or NotAllowed."""
         from websockets.exceptions import InvalidStatus, WebSocketException
         from websockets.sync.client import connect
 
-        scheme, _, rest = self._origin.partition("://")
-        address = f"{scheme.replace('http', 'ws')}://{rest}{self.address(path, query)}"
         try:
             return connect(
-                address,
+                self.socket_address(path, query),
                 additional_headers=self.headers,
                 max_size=FRAME_BYTES,
                 close_timeout=CLOSE_SECONDS,
@@ -242,6 +274,11 @@ class Server:
             raise NoServer(f"{self.url}: answers with status {code}") from None
         except (OSError, WebSocketException, UnicodeError) as error:
             raise NoServer(f"{self.url}: {_why(error)}") from None
+
+    def socket_address(self, path: str, query: Query | None = None) -> str:
+        """Return the address of a WebSocket."""
+        scheme, _, rest = self._origin.partition("://")
+        return f"{scheme.replace('http', 'ws')}://{rest}{self.address(path, query)}"
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -262,7 +299,8 @@ class Server:
             return NotAllowed(f"{self.url} does not allow it: {said or 'no token'}{advice}")
         if said is None:
             return NoServer(
-                f"what answers at {self.url} is no server of this API (status {answer.code})"
+                f"what answers at {self.url} is no server of this API (status {answer.code})",
+                answer.code,
             )
         return Refused(str(said), answer.code, details)
 

@@ -25,9 +25,16 @@ class Refused(ClientError):
 
 
 class NoServer(ClientError):
-    """Nothing answers there, or something that is no server of this API."""
+    """Nothing answers there, or something that is no server of this API.
+
+    `code` is the HTTP status of an answer that nobody of this API gives; 0 without any.
+    """
 
     status = 3
+
+    def __init__(self, sentence: str, code: int = 0) -> None:
+        super().__init__(sentence)
+        self.code = code
 
 
 class NobodyReads(Exception):

@@ -6,18 +6,18 @@ comes next: nothing twice, nothing missing.
 
 import base64
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
 
-from sandkeeper.client.connection import AGAIN_SECONDS, Server, segment
+from sandkeeper.client.connection import AGAIN_SECONDS, AWAY, Answer, Server, segment
 from sandkeeper.client.failures import ClientError, NoServer, Refused
 
 __all__ = ["End", "Follower"]
 
-AWAY = {502, 503, 504}
-"""A server that starts or ends, or what stands before one that is not there."""
+RAW = "application/vnd.sandkeeper.events"
+LINE_BYTES = 1 << 20
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 Write = Callable[[str, bytes, str], None]
@@ -53,6 +53,7 @@ class Event(msgspec.Struct, rename="camel"):
     exit_code: int | None = None
     exit_signal: int | None = None
     reason: str = ""
+    length: int = 0
 
 
 _decode = msgspec.json.Decoder(Event).decode
@@ -65,13 +66,58 @@ def _event(line: bytes) -> Event:
         raise ClientError(f"the output has a line that is no event: {error}") from None
 
 
+class _Cutter:
+    """Cuts a stream into events; behind the line of an output its bytes follow as they are."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._output = Event("output")
+
+    def feed(self, block: bytes) -> Iterator[tuple[Event, bytes]]:
+        """Give whole events, and of an output what is there of it, with where that stands."""
+        data, at = self._rest + block if self._rest else block, 0
+        while at < len(data):
+            if self._output.length:
+                piece = data[at : at + self._output.length]
+                at += len(piece)
+                yield self._output, piece
+                self._output.length -= len(piece)
+                self._output.offset += len(piece)
+                continue
+            end = data.find(b"\n", at)
+            if end < 0:
+                break
+            event, at = _event(data[at:end]), end + 1
+            if event.type == "output":
+                self._output = event
+            else:
+                yield event, b""
+        self._rest = data[at:]
+        if len(self._rest) > LINE_BYTES:
+            raise ClientError("the output has a line without an end")
+
+
+def _events(answer: Answer) -> Iterator[tuple[Event, bytes]]:
+    """Give events with their bytes, in whichever of its forms the server sends them."""
+    if answer.header("Content-Type") == RAW:
+        cutter = _Cutter()
+        for block in answer.blocks():
+            yield from cutter.feed(block)
+        return
+    for line in answer.lines():
+        event = _event(line)
+        coded = event.encoding == "base64"
+        yield event, base64.b64decode(event.data) if coded else event.data.encode()
+
+
 @dataclass
 class Follower:
     """Follows one process.
 
     `write` gets a stream's name, bytes and time, `tell` what a person must know.
 
-    `offset` is where it stands; a follower that is given one begins there.
+    `offset` is where it stands; a follower that is given one begins there. With `holds` a program
+    that was started so waits for it.
     """
 
     server: Server
@@ -80,6 +126,7 @@ class Follower:
     tell: Callable[[str], None]
     offset: int = 0
     live: bool = True
+    holds: bool = False
     _away: float | None = field(default=None, init=False)
     _missed: int = field(default=0, init=False)
     _gaps: int = field(default=0, init=False)
@@ -120,25 +167,27 @@ class Follower:
 
     def _connection(self) -> End | None:
         path = f"/process/{segment(self.identifier)}/events"
-        query = {"cursor": self.offset, "follow": None if self.live else "false"}
-        with self.server.open("GET", path, query=query) as answer:
+        query = {
+            "cursor": self.offset,
+            "follow": None if self.live else "false",
+            "hold": "true" if self.holds else None,
+        }
+        headers = {"Accept": f"{RAW}, application/x-ndjson"}
+        with self.server.open("GET", path, query=query, headers=headers) as answer:
             if self._away is not None:
                 self._away = None
                 self.tell("connected again")
-            for line in answer.lines():
-                event = _event(line)
+            for event, data in _events(answer):
                 if event.type != "end":
-                    self._take(event)
+                    self._take(event, data)
                 elif event.status != "running":
                     return End(event.exit_code or 0, event.exit_signal, event.reason)
                 elif not self.live:
                     return None
         raise NoServer(f"{self.server.url}: the output breaks off")
 
-    def _take(self, event: "Event") -> None:
+    def _take(self, event: Event, data: bytes) -> None:
         if event.type == "output":
-            coded = event.encoding == "base64"
-            data = base64.b64decode(event.data) if coded else event.data.encode()
             self.write(event.stream, data, event.time)
             self.offset = event.offset + len(data)
         elif event.type == "gap":

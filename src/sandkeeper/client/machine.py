@@ -9,6 +9,7 @@ import typer
 from sandkeeper import __version__
 from sandkeeper.client import COMPLETE_VARIABLE
 from sandkeeper.client.completing import learn_shells
+from sandkeeper.client.completing import ports as ports_there
 from sandkeeper.client.connection import Server
 from sandkeeper.client.context import AsJson, app, verb
 from sandkeeper.client.failures import ClientError, NoServer
@@ -54,7 +55,10 @@ def _row(port: Mapping[str, Any]) -> list[str]:
 @verb("open", group=GROUP)
 def open_(
     server: Server,
-    port: Annotated[int, typer.Argument(metavar="PORT", min=1, max=65535)],
+    port: Annotated[
+        int,
+        typer.Argument(metavar="PORT", min=1, max=65535, autocompletion=ports_there),
+    ],
     *,
     path: Annotated[str, typer.Option(help="Where to go there.")] = "/",
     preview: Annotated[

@@ -17,7 +17,8 @@ INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
 MODULES = {
     "running": {"run", "attach", "logs"},
-    "processes": {"ps", "inspect", "stop", "kill", "signal", "wait", "restart", "prune"},
+    "figures": {"ps", "top"},
+    "processes": {"inspect", "stop", "kill", "signal", "wait", "restart", "prune"},
     "terminals": {"sh", "terminals", "record", "play"},
     "files.verbs": {
         *("ls", "cat", "mkdir", "mv", "rm", "find", "grep", "tree", "du"),
@@ -25,7 +26,10 @@ MODULES = {
     },
     "files.editing": {"edit"},
     "files.copying": {"cp"},
+    "files.syncing": {"sync"},
+    "forwarding": {"forward"},
     "machine": {"open", "ports", "health", "version", "diagnose", "completion", "upgrade"},
+    "archiving": {"export", "thaw", "import"},
     "bridge": {"mcp"},
     "manual": {"man"},
 }

@@ -5,7 +5,8 @@ import os
 import re
 import select
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -20,8 +21,11 @@ __all__ = [
     "moment",
     "print_json",
     "print_table",
+    "progress",
+    "rich_table",
     "safe",
     "say",
+    "since",
     "size",
     "write_all",
 ]
@@ -95,9 +99,9 @@ def _shown(character: str) -> str:
     return {"\t": " ", "\n": "\\n", "\r": "\\r"}.get(character, f"\\x{ord(character):02x}")
 
 
-def print_json(value: Any) -> None:
-    """Print a value for scripts: indented on a terminal, else on one line."""
-    indent = 2 if is_terminal(1) else None
+def print_json(value: Any, *, on_a_line: bool = False) -> None:
+    """Print a value for scripts: indented on a terminal, else, or when it has to be, on a line."""
+    indent = 2 if is_terminal(1) and not on_a_line else None
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     write_all(1, (_UNPRINTED.sub(_escaped, text) + "\n").encode())
 
@@ -144,6 +148,35 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Any:
     for row in rows:
         table.add_row(*(Text(cell, style=STYLES.get(cell.partition(" ")[0], "")) for cell in row))
     return table
+
+
+@contextmanager
+def progress(
+    total: Callable[[], int | None], *, quiet: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """Give a function that is told of bytes as they go over the line, and show them on a terminal.
+
+    `total` says how many there will be, None where nobody knows; it is asked only then.
+    """
+    if quiet or not is_terminal(2):
+        yield lambda _count: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    whole = total()
+    rest = [TimeElapsedColumn()] if whole is None else [BarColumn(), TimeRemainingColumn()]
+    columns = (DownloadColumn(binary_units=True), TransferSpeedColumn(), *rest)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=whole)
+        yield lambda count: bar.advance(task, count)
 
 
 def size(count: float | None) -> str:

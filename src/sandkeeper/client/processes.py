@@ -7,36 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
+from sandkeeper.client.completing import ports
 from sandkeeper.client.connection import AGAIN_SECONDS, Server, segment
-from sandkeeper.client.context import AsJson, Ids, verb
+from sandkeeper.client.context import Ids, verb
 from sandkeeper.client.failures import ClientError, NoServer, Refused
-from sandkeeper.client.output import (
-    Column,
-    age,
-    complain,
-    print_json,
-    print_table,
-    say,
-    since,
-    size,
-)
+from sandkeeper.client.output import complain, print_json, say
 
 __all__ = ["each", "process_path", "remove"]
 
 GROUP = "Processes"
 WAIT_SECONDS = 60
 KILLED_SECONDS = 10.0
-COLUMNS = [
-    Column("ID"),
-    Column("NAME"),
-    Column("PID", right=True),
-    Column("STATUS"),
-    Column("AGE", right=True),
-    Column("CPU", right=True),
-    Column("OUTPUT", right=True),
-    Column("COMMAND"),
-]
-COMMAND_WIDTH = 60
 
 
 def process_path(identifier: str, rest: str = "") -> str:
@@ -54,54 +35,6 @@ def each(ids: list[str], do: Callable[[str], None]) -> int:
             complain(f"{identifier}: {error}")
             failed = error.status
     return failed
-
-
-@verb("ps", group=GROUP)
-def ps(
-    server: Server,
-    *,
-    everything: Annotated[
-        bool, typer.Option("-a", "--all", help="Also those that are over.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print ids only.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """List processes, the newest first."""
-    records = server.value("GET", "/process")
-    shown = [one for one in reversed(records) if everything or one["status"] == "running"]
-    if as_json:
-        print_json(shown)
-    elif quiet:
-        for one in shown:
-            say(one["id"])
-    else:
-        print_table(COLUMNS, [_row(one) for one in shown])
-
-
-def _row(record: dict[str, Any]) -> list[str]:
-    cpu = record["usage"]["cpuSeconds"]
-    command = record["command"]
-    if len(command) > COMMAND_WIDTH:
-        command = command[: COMMAND_WIDTH - 1] + "…"
-    return [
-        record["id"],
-        record["name"],
-        record["pid"],
-        _status(record),
-        age(since(record)),
-        "-" if cpu is None else f"{cpu:.2f}s",
-        size(record["stdoutBytes"] + record["stderrBytes"]),
-        command,
-    ]
-
-
-def _status(record: dict[str, Any]) -> str:
-    status = str(record["status"])
-    if status == "running":
-        return status + (f" (try {record['restartCount'] + 1})" if record["restartCount"] else "")
-    how = record["exitSignal"] or record["exitCode"]
-    reason = record["exitReason"]
-    return f"{status} ({how}{', ' + reason if reason in {'oom', 'timeout', 'unknown'} else ''})"
 
 
 @verb("inspect", group=GROUP)
@@ -229,7 +162,10 @@ def wait(
     server: Server,
     ids: Ids,
     *,
-    port: Annotated[list[int], typer.Option("--port", help="Until it listens there.")] = [],  # noqa: B006
+    port: Annotated[
+        list[int],
+        typer.Option("--port", help="Until it listens there.", autocompletion=ports),
+    ] = [],  # noqa: B006
     http: Annotated[
         list[str], typer.Option("--http", metavar="PORT[/PATH]", help="Until it answers there.")
     ] = [],  # noqa: B006

@@ -226,6 +226,10 @@ class Drives:
         fuse = entry is None or daemon is not None
         await self._mounter.take_down(Held(mounted.path, mounted.id), daemon, fuse=fuse)
 
+    def count(self) -> int:
+        """Return how many drives are to be mounted."""
+        return len(self._entries)
+
     async def list(self) -> list[MountedDrive]:
         """Return the mounted drives: ours, and the contract's FUSE types whoever mounted them."""
         table = await asyncio.to_thread(mounts)

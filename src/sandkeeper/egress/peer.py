@@ -10,6 +10,7 @@ from typing import Any
 
 from sandkeeper.egress.head import check_lines
 from sandkeeper.egress.token import Upstream
+from sandkeeper.network.lingering import drop
 from sandkeeper.network.pacing import LOOPBACK, unpace
 
 __all__ = ["HeadTooLarge", "Peer", "PlainPeer", "TlsPeer", "connect", "keep_alive"]
@@ -98,6 +99,11 @@ class PlainPeer(Peer):
         """End sending, where this transport has a way."""
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
+
+    async def part(self) -> None:
+        """End sending so that the other side hears all that was sent, though it still sends."""
+        self.end()
+        await drop(self.sock)
 
     def abandon(self) -> None:
         """End both directions."""

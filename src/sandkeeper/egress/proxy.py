@@ -204,11 +204,14 @@ class EgressProxy:
                     raise _Refused(400, str(upload.exception())) from None
                 raise
             await self._answer(client, upstream, reply, upgrade=False)
+            early = not upload.done()
         finally:
             if upload is not None:
                 upload.cancel()
                 await asyncio.gather(upload, return_exceptions=True)
             upstream.close()
+        if early:
+            await client.part()
 
     async def _answer(
         self, client: PlainPeer, upstream: Peer, reply: Head, *, upgrade: bool
@@ -355,4 +358,4 @@ async def _refuse(client: PlainPeer, status: int, text: str) -> None:
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     await client.send(head.encode() + body)
-    client.end()
+    await client.part()

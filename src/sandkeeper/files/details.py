@@ -1,14 +1,16 @@
 """What an entry is: its state, where a link leads, its attributes; of one or of a whole tree."""
 
+import posixpath
 import stat
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sandkeeper.files.walk import walk
+from sandkeeper.files.walk import runs, walk
 from sandkeeper.linux.paths import useros as os
 
-__all__ = ["DEPTH_MOST", "Detail", "detail", "details"]
+__all__ = ["DEPTH_MOST", "Detail", "Page", "detail", "details", "page"]
 
 DEPTH_MOST = 1 << 20
 """Of a listing that goes all the way down."""
@@ -20,8 +22,8 @@ ATTRIBUTES_MOST = 64
 class Detail:
     """One entry. `info` is its own, a link's and not its target's; `reached` is the mode of what a
     link leads to (None: nowhere), else the entry's own. `target` is a link's end, all links
-    resolved; `attributes` are extended ones of the `user` namespace (xattr(7)), by their names
-    without it.
+    resolved, and `link` what it says itself; `attributes` are extended ones of the `user` namespace
+    (xattr(7)), by their names without it.
     """
 
     path: str
@@ -29,6 +31,7 @@ class Detail:
     reached: int | None
     target: str
     attributes: dict[str, bytes]
+    link: str = ""
 
     @property
     def is_link(self) -> bool:
@@ -41,11 +44,12 @@ def detail(path: str) -> Detail:
     info = os.lstat(path)
     if not stat.S_ISLNK(info.st_mode):
         return Detail(path, info, info.st_mode, "", _attributes(path))
-    reached, target = None, ""
+    reached, target, link = None, "", ""
     with suppress(OSError):
+        link = os.readlink(path)
         target = os.path.realpath(path)
         reached = os.stat(path).st_mode
-    return Detail(path, info, reached, target, {} if reached is None else _attributes(path))
+    return Detail(path, info, reached, target, {} if reached is None else _attributes(path), link)
 
 
 def details(
@@ -59,6 +63,35 @@ def details(
     for found in walk(root, check=check, depth=depth):
         with suppress(OSError):
             yield detail(found.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some entries of a directory; `total` is how many it has, `last` the last one's name where
+    there are more behind it, else empty.
+    """
+
+    entries: Iterator[Detail]
+    total: int
+    last: bytes
+
+
+def page(root: str, after: bytes, limit: int) -> Page:
+    """Return up to `limit` entries of `root` that come after a name, in byte order; blocks.
+
+    The names are read at once, the entries looked at one by one. Raises as `details`.
+    """
+    names = [name for _, some, _ in runs(os.fsencode(root), depth=1) for name in some]
+    start = bisect_right(names, after) if after else 0
+    chosen = names[start : start + limit]
+    is_last = start + limit >= len(names)
+
+    def entries() -> Iterator[Detail]:
+        for name in chosen:
+            with suppress(OSError):
+                yield detail(posixpath.join(root, os.fsdecode(name)))
+
+    return Page(entries(), len(names), b"" if is_last else chosen[-1])
 
 
 def _attributes(path: str) -> dict[str, bytes]:

@@ -15,11 +15,11 @@ from contextvars import copy_context
 from functools import partial
 from typing import TypeVar
 
-from sandkeeper.errors import SandkeeperError, StorageFull
+from sandkeeper.errors import BadInput, Forbidden, NotFound, SandkeeperError, StorageFull
 from sandkeeper.files.crew import Crew
 from sandkeeper.linux.identity import Identity
 
-__all__ = ["Cancel", "Cancelled", "FileWork", "describe", "failure", "kind_of"]
+__all__ = ["Cancel", "Cancelled", "FileWork", "by_errno", "describe", "failure", "kind_of"]
 
 T = TypeVar("T")
 
@@ -154,3 +154,16 @@ def failure(
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return StorageFull(text)
     return kind(text)
+
+
+def by_errno(path: str, error: OSError | ValueError) -> SandkeeperError:
+    """Make the error that an operating system's means to whoever has named `path`."""
+    number = error.errno if isinstance(error, OSError) else errno.EINVAL
+    if number in {errno.ENOENT, errno.ENOTDIR}:
+        return NotFound(f"path '{path}' does not exist")
+    words = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    if number in {errno.EACCES, errno.EPERM}:
+        return Forbidden(f"path '{path}': {words.lower()}")
+    if number in {errno.ENOSPC, errno.EDQUOT}:
+        return StorageFull(f"path '{path}': {words.lower()}")
+    return BadInput(f"path '{path}': {words.lower()}")

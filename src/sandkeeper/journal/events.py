@@ -20,11 +20,13 @@ from sandkeeper.linux.clocks import rfc3339_utc
 
 __all__ = [
     "SILENT",
+    "Characters",
     "EventRecords",
     "ExecRecords",
     "Heart",
     "LogRecords",
     "Outcome",
+    "RawRecords",
     "TextLog",
     "pieces",
 ]
@@ -74,7 +76,7 @@ class Heart:
         return block
 
 
-class _Characters:
+class Characters:
     """Holds what has come of a character until the rest does."""
 
     def __init__(self) -> None:
@@ -169,7 +171,7 @@ class LogRecords:
     """The NDJSON form of `logs/stream`."""
 
     def __init__(self) -> None:
-        self._characters = _Characters()
+        self._characters = Characters()
 
     def batch(self, items: list[Chunk | Gap]) -> bytes:
         """Return the records of a batch."""
@@ -244,7 +246,7 @@ class EventRecords:
         self._sequence = 0
         self._sse = sse
         self._streams = streams
-        self._characters = _Characters()
+        self._characters = Characters()
 
     def batch(self, items: list[Chunk | Gap]) -> bytes:
         """Return the events of a batch."""
@@ -314,9 +316,33 @@ class EventRecords:
         )
 
     def _event(self, fields: dict[str, Any]) -> bytes:
+        """Write an event as a line."""
         self._sequence += 1
         data = json_line({"seq": self._sequence, **fields})
         if not self._sse:
             return data
         head = f"id: {self._offset}\nevent: {fields['type']}\ndata: ".encode()
         return head + data + b"\n"
+
+
+class RawRecords(EventRecords):
+    """The same events for programs: bytes as they are, behind the line that tells their length."""
+
+    def __init__(self, outcome: Callable[[], Outcome], offset: int, *, streams: set[str]) -> None:
+        super().__init__(outcome, offset, sse=False, streams=streams)
+
+    def _one(self, item: Chunk | Gap) -> Iterator[bytes]:
+        if isinstance(item, Chunk) and (not self._streams or item.stream.wire in self._streams):
+            self._offset = item.end
+            yield self._event(
+                {
+                    "type": "output",
+                    "stream": item.stream.wire,
+                    "offset": item.offset,
+                    "time": rfc3339_utc(item.time),
+                    "length": len(item.data),
+                }
+            )
+            yield item.data
+        else:
+            yield from super()._one(item)

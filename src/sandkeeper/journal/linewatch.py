@@ -55,7 +55,7 @@ _WHOLE_TEXT = re.compile(r"\\[AzQ]|\(\?[A-Za-z]*-")
 
 @dataclass(frozen=True, slots=True)
 class FoundLine:
-    """A line that answers the question, and the offset behind it."""
+    """A line that answers the question (`matching.excerpt`), and the offset behind it."""
 
     text: str
     end: int
@@ -257,7 +257,7 @@ def _first(pattern: Pattern, lines: list[tuple[bytes, int, int]]) -> FoundLine |
     found = None
     for line, start, end in lines:
         if match := pattern.matches(line, start):
-            found = FoundLine(excerpt(line, match).decode("utf-8", "replace"), end)
+            found = FoundLine(excerpt(line, match), end)
             break
     if thread_time() - began > SLOW_SECONDS + SLOW_SECONDS_A_LINE * len(lines):
         pattern.is_slow = True

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from sandkeeper.errors import BadInput
-from sandkeeper.journal.lines import character_start, cut_end
+from sandkeeper.journal.lines import character_start
 
 __all__ = [
+    "EXCERPT_CHARACTERS",
     "LINE_BYTES",
     "PATTERN_BYTES",
     "Match",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 LINE_BYTES = 64 << 10
+EXCERPT_CHARACTERS = 8192
 PATTERN_BYTES = 2 << 20
 """What one pattern may hold. RE2 compiles under the interpreter's lock, 20 to 40 ms for a MiB."""
 
@@ -158,15 +160,18 @@ class OpenLine:
         self.held = rest[character_start(rest, len(rest) - LINE_BYTES) :] if self.is_cut else rest
 
 
-def excerpt(line: bytes, match: Match) -> bytes:
-    """Return a line, or so much of a longer one as `LINE_BYTES` hold, the match's beginning in it.
+def excerpt(line: bytes, match: Match) -> str:
+    """Return a line as text; of a longer one `EXCERPT_CHARACTERS`, with the match in the middle.
 
-    It is cut at characters.
+    Of a match that is longer itself the beginning is shown.
     """
-    if len(line) <= LINE_BYTES:
-        return line
-    start = character_start(line, min(match.start, match.end - LINE_BYTES))
-    return cut_end(line[start:], LINE_BYTES)
+    before, matched, behind = (
+        part.decode("utf-8", "replace")
+        for part in (line[: match.start], line[match.start : match.end], line[match.end :])
+    )
+    room = max(0, EXCERPT_CHARACTERS - len(matched))
+    left = min(len(before), max(room // 2, room - len(behind)))
+    return (before[len(before) - left :] + matched + behind)[:EXCERPT_CHARACTERS]
 
 
 class PartFilter(Generic[Part]):

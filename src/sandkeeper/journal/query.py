@@ -89,7 +89,7 @@ class LineQuery:
         self._number = newlines_before(self._journal, self._reader, self._streams, start)
         self._offset = start
         block = BLOCK_LEAST
-        while self._offset < self._end and not self._is_full:
+        while self._offset < self._end and not (self._is_full or self._is_past):
             items = self._reader.read(self._offset, min(block, self._end - self._offset))
             if not items:
                 break
@@ -108,15 +108,33 @@ class LineQuery:
         start = max(journal.first, min(question.first_offset, self._end))
         if question.since:
             start = max(start, min(reader.offset_at(question.since), self._end))
-        if question.tail and question.is_plain:
+        if question.tail and (question.is_plain or self._is_bounded):
             lines, size = min(question.tail, TAIL_LINES), TAIL_BYTES + LINE_BYTES
-            last = place_of_last(journal, reader, self._streams, lines, size, self._end)
+            end = min(self._end, question.last_offset or self._end)
+            last = place_of_last(journal, reader, self._streams, lines, size, end)
             start = max(start, last)
         return clean_place(journal, reader, self._streams, start) if start else 0
 
     @property
     def _is_full(self) -> bool:
         return self._given >= self._limit and not self._unfinished
+
+    @property
+    def _is_bounded(self) -> bool:
+        """Whether every line is wanted that begins between two offsets."""
+        question = self._question
+        return bool(question.last_offset) and not (question.grep or question.until or question.end)
+
+    @property
+    def _is_past(self) -> bool:
+        """Whether no line can follow that begins before the offset where the answer ends."""
+        last = self._question.last_offset
+        if not self._is_bounded or self._offset < last:
+            return False
+        begun = (line for line in self._open.values() if line.number or line.splitter.pending)
+        return not any(
+            line.number or line.behind - len(line.splitter.pending) < last for line in begun
+        )
 
     def _records(self, items: list[Chunk | Gap]) -> Iterator[bytes]:
         for item in items:

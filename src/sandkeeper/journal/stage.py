@@ -6,15 +6,17 @@ would need no stage, but it copies while holding the pipe's lock, which halves t
 child; it is used for small amounts only.
 
 Protocol: the head (run, stream, offset, length) and a canary over the last bytes of the place are
-written before the read. A recovery that finds the canary overwritten knows that the read took
-place, and writes the bytes to the journal again, at the same offset, which changes nothing if they
-already stand there.
+written before the read, by pwrite(2): a store into mapped memory of a disk's file may wait for the
+disk in a page fault, and Python's lock, which all threads need, would be held meanwhile. A recovery
+that finds the canary overwritten knows that the read took place, and writes the bytes to the
+journal again, at the same offset, which changes nothing if they already stand there.
 """
 
 import mmap
 import os
 import secrets
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 from sandkeeper.linux.paths.statefiles import read_plain
@@ -23,6 +25,8 @@ __all__ = ["CANARY", "Recovered", "Stage"]
 
 SIZE = 1 << 20
 _HEAD_SIZE = 4096
+_BUSY = 8
+"""Where in the head it says that a read is under way."""
 _HEAD = struct.Struct("<8sB3xI Q H64s16s")
 _MAGIC = b"SKSTAGE1"
 CANARY = 16
@@ -36,22 +40,36 @@ Recovered = tuple[str, int, bytes]
 class Stage:
     """One buffer of 1 MiB in a file; used by the pump's thread only."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, *paths: Path) -> None:
+        """Make it at the first path where there is room; raises OSError when there is none."""
+        for path in paths[:-1]:
+            with suppress(OSError):
+                self._open(path)
+                return
+        self._open(paths[-1])
+
+    def _open(self, path: Path) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             # Allocated, not sparse: touching a hole on a full disk would be a SIGBUS.
             os.posix_fallocate(fd, 0, _HEAD_SIZE + SIZE)
             self._map = mmap.mmap(fd, _HEAD_SIZE + SIZE)
-        finally:
+        except BaseException:
             os.close(fd)
+            path.unlink(missing_ok=True)
+            raise
+        self._fd = fd
+        self._path = path
         self._view = memoryview(self._map)
         self._canary = secrets.token_bytes(CANARY)
 
     def close(self) -> None:
-        """Unmap it."""
+        """Unmap and remove it; what was read is stored."""
         self._view.release()
         self._map.close()
+        os.close(self._fd)
+        with suppress(OSError):  # the next start passes over it: nothing is held
+            self._path.unlink(missing_ok=True)
 
     def read(self, fd: int, count: int, run: str, offset: int) -> memoryview:
         """Read `count` bytes that a pipe is known to hold; returns what was read.
@@ -59,17 +77,19 @@ class Stage:
         `count` is 1 to `SIZE`. The view is valid until the next read; call `done` when its
         bytes are stored.
         """
-        place = self._view[_HEAD_SIZE : _HEAD_SIZE + count]
         canary = self._canary[-count:]
-        place[count - len(canary) :] = canary
         name = run.encode()
-        _HEAD.pack_into(self._map, 0, _MAGIC, 1, count, offset, len(name), name, self._canary)
-        got = os.readv(fd, [place])
-        return place[:got]
+        head = _HEAD.pack(_MAGIC, 1, count, offset, len(name), name, self._canary)
+        with suppress(OSError):  # a disk in trouble: this read is not safe from kill -9
+            os.pwrite(self._fd, canary, _HEAD_SIZE + count - len(canary))
+            os.pwrite(self._fd, head, 0)
+        got = os.readv(fd, [self._view[_HEAD_SIZE : _HEAD_SIZE + count]])
+        return self._view[_HEAD_SIZE : _HEAD_SIZE + got]
 
     def done(self) -> None:
         """Say that the bytes of the last read are stored."""
-        self._map[8] = 0
+        with suppress(OSError):  # a next server stores them again, at the same place
+            os.pwrite(self._fd, b"\0", _BUSY)
 
     @staticmethod
     def recover(path: Path) -> Recovered | None:

@@ -120,12 +120,32 @@ class Confinement:
         folder = self.folders.get("memory")
         if folder is None:
             return 0
-        for name in ("memory.events", "memory.oom_control"):
+        found = _figure(folder / "memory.events", "oom_kill")
+        return found or _figure(folder / "memory.oom_control", "oom_kill") or 0
+
+    def cpu_seconds(self) -> float | None:
+        """Return what members have used so far, also those that are gone; None: nobody counts."""
+        for folder in sorted(set(self.folders.values())):
+            if (used := _figure(folder / "cpu.stat", "usage_usec")) is not None:
+                return used / 1e6
             with suppress(OSError, ValueError):
-                for line in (folder / name).read_text().splitlines():
-                    if line.startswith("oom_kill "):
-                        return int(line.split()[1])
-        return 0
+                return int((folder / "cpuacct.usage").read_text()) / 1e9
+        return None
+
+    def memory_bytes(self) -> int | None:
+        """Return what members hold, without files that the kernel can drop at once.
+
+        None where no group counts it.
+        """
+        folder = self.folders.get("memory")
+        names = {"memory.current": "inactive_file", "memory.usage_in_bytes": "total_inactive_file"}
+        if folder is None:
+            return None
+        for held, idle in names.items():
+            with suppress(OSError, ValueError):
+                whole = int((folder / held).read_text())
+                return max(0, whole - (_figure(folder / "memory.stat", idle) or 0))
+        return None
 
     def kill(self) -> bool:
         """Kill every member; False when some could not be killed. Blocks until they are gone.
@@ -269,6 +289,15 @@ class Cgroups:
             with suppress(OSError):
                 found.update(entry.name for entry in os.scandir(one.folder) if entry.is_dir())
         return found
+
+
+def _figure(file: Path, name: str) -> int | None:
+    """Return the number behind a name in a file of such lines; None where there is none."""
+    with suppress(OSError, ValueError):
+        for line in file.read_text().splitlines():
+            if line.startswith(name + " "):
+                return int(line.split()[1])
+    return None
 
 
 def _fall_back(made: Confinement, controller: str, value: int, uid: int) -> None:

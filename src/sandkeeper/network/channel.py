@@ -12,8 +12,9 @@ from typing import cast
 
 from sandkeeper.network.frames import PING, Frames, goodbye
 from sandkeeper.network.intake import Intake
+from sandkeeper.network.lingering import linger
 
-__all__ = ["Channel", "End"]
+__all__ = ["Channel", "End", "Heir"]
 
 QUIET_SECONDS = 30.0
 """A WebSocket's client hears something at least so often."""
@@ -27,14 +28,14 @@ BAD_GATEWAY, RESTART = 1014, 1012
 GONE = "the server on this port went away"
 
 
-class End(asyncio.Protocol):
-    """One side; what comes from it goes to `channel`."""
+class Heir(asyncio.Protocol):
+    """What a client's connection is left to when it speaks no HTTP any more.
 
-    def __init__(self, channel: "Channel") -> None:
-        self._channel = channel
+    `left` is called when the connection is lost.
+    """
+
+    def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
-        self.full = False
-        self.heard = 0.0
         self.left: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -42,9 +43,28 @@ class End(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Have the other side end as well."""
+        """Tell whoever wants to know."""
         if self.left is not None:
             self.left()
+
+    def shutdown(self) -> None:
+        """End: the server does."""
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class End(Heir):
+    """One side; what comes from it goes to `channel`."""
+
+    def __init__(self, channel: "Channel") -> None:
+        super().__init__()
+        self._channel = channel
+        self.full = False
+        self.heard = 0.0
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Have the other side end as well."""
+        super().connection_lost(exc)
         self._channel.lost(self)
 
     def data_received(self, data: bytes) -> None:
@@ -83,6 +103,11 @@ class End(asyncio.Protocol):
             self.transport.resume_reading()
         else:
             self.transport.pause_reading()
+
+    def part(self) -> None:
+        """End when the other side does, or soon: it is told something that it should hear."""
+        if self.transport is not None:
+            linger(self.transport)
 
     def close(self) -> None:
         """End when all is sent, or soon."""
@@ -163,7 +188,8 @@ class Channel:
 
     def shut_down(self) -> None:
         """Part from both: this server ends."""
-        self._part(RESTART, "service restart")
+        self._say(RESTART, "service restart")
+        self.client.close()
         self.server.close()
 
     def abort(self) -> None:
@@ -175,14 +201,14 @@ class Channel:
                 end.transport.abort()
 
     def _end_client(self) -> None:
-        self._part(BAD_GATEWAY, GONE)
+        self._say(BAD_GATEWAY, GONE)
+        self.client.part()
 
-    def _part(self, code: int, reason: str) -> None:
+    def _say(self, code: int, reason: str) -> None:
         frames = self._frames
         if frames is not None and frames.between and not frames.closed and not self._intake.waits:
             frames.closed = True
             self.client.write(goodbye(code, reason))
-        self.client.close()
 
     def _tell(self, data: bytes) -> None:
         self._spoken = self._loop.time()

@@ -80,6 +80,10 @@ class Ports:
         """Return the living processes of a group or session."""
         return await self._shared(("group", group), lambda: asyncio.to_thread(group_members, group))
 
+    async def of_trees(self, leaders: Iterable[int]) -> dict[int, TreePorts | None]:
+        """Return what each tree listens on, in one pass; raises OSError as `of_tree` does."""
+        return await asyncio.to_thread(listening_trees, set(leaders))
+
     async def _seen(self, look: Callable[..., T], *arguments: int) -> T:
         def seen() -> T:
             with acting_for(self._identity):

@@ -7,7 +7,9 @@ registrations each.
 Flow:   a direction reads only when its pipe is empty and writes only when it is not, so a slow
         receiver stops its sender and nobody else.
 Ends:   end of file on one side becomes shutdown(SHUT_WR) on the other once all bytes are through;
-        the other direction goes on (half-close). An error on either socket ends both directions.
+        the other direction goes on (half-close). An error on either socket ends both directions,
+        and where that is wanted closing the other resets it, too: nobody takes it for an end.
+        So does the kernel then when this whole process is killed.
 Owner:  the caller owns the sockets and closes them when the future is done.
 """
 
@@ -15,6 +17,7 @@ import asyncio
 import os
 import select
 import socket
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +26,7 @@ from fcntl import F_SETPIPE_SZ, fcntl
 from sandkeeper.linux.worker import Worker
 from sandkeeper.network.pacing import unpace_local
 
-__all__ = ["Part", "Relay", "duplicate"]
+__all__ = ["Part", "Relay", "duplicate", "reset_when_closed"]
 
 PIPE_BYTES = 1 << 20
 POOLED_PIPES = 32
@@ -160,7 +163,7 @@ class _Direction:
 class _Pair:
     """Two sockets and their directions; `forward` is the one from left to right."""
 
-    __slots__ = ("backward", "forward", "future", "left", "loop", "right", "wanted")
+    __slots__ = ("backward", "forward", "future", "left", "loop", "resets", "right", "wanted")
 
     def __init__(
         self,
@@ -178,6 +181,7 @@ class _Pair:
         self.backward = _Direction(right, left, pipes, part)
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[int] = self.loop.create_future()
+        self.resets = False
         self.wanted: dict[int, int] = {}
 
     def wants(self) -> dict[int, int]:
@@ -220,14 +224,20 @@ class Relay(Worker):
         *,
         both: bool = True,
         silence: float | None = None,
+        resets: bool = False,
     ) -> int:
         """Carry bytes until both directions have ended; returns how many were carried.
 
         With `both=False` only those from right to left are; `silence` ends a pair that moved
-        nothing for so many seconds. The sockets must not block and stay the caller's; cancelling
-        stops the carrying before this returns.
+        nothing for so many seconds. With `resets` closing both is a reset (`reset_when_closed`)
+        unless both directions have come to their ends of file. The sockets must not block and stay
+        the caller's; cancelling stops the carrying before this returns.
         """
         pair = _Pair(left, right, self._pipes, both=both)
+        pair.resets = resets
+        if resets:
+            for sock in (left, right):
+                reset_when_closed(sock)
         await self._carried(pair, silence)
         return pair.future.result()
 
@@ -325,6 +335,8 @@ class Relay(Worker):
         pair.wanted = {}
         for sock in (pair.left, pair.right):
             self._pairs.pop(sock.fileno(), None)
+            if pair.resets and pair.done:
+                reset_when_closed(sock, wanted=False)
         pair.forward.abandon()
         pair.backward.abandon()
         with suppress(RuntimeError):  # the loop may have been closed under us
@@ -334,6 +346,12 @@ class Relay(Worker):
 def _settle(future: asyncio.Future[int], value: int) -> None:
     if not future.done():
         future.set_result(value)
+
+
+def reset_when_closed(sock: socket.socket, *, wanted: bool = True) -> None:
+    """Have the other end see a closing as a failure, or as an end again (SO_LINGER, socket(7))."""
+    with suppress(OSError):  # it is closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", wanted, 0))
 
 
 def duplicate(transport: asyncio.BaseTransport) -> socket.socket:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from sandkeeper.linux.addresses import is_loopback
-from sandkeeper.linux.procs import Process, read_processes, tree_of
+from sandkeeper.linux.procs import Process, Trees, read_processes, tree_of
 from sandkeeper.network import sockdiag
 from sandkeeper.network.sockdiag import Row
 
@@ -111,7 +111,8 @@ class TreePorts(NamedTuple):
 def listening_trees(pids: Iterable[int]) -> dict[int, TreePorts | None]:
     """Return what each tree listens on, in one pass for all; None: nothing of it lives."""
     processes = read_processes()
-    trees = {pid: tree_of(pid, processes) for pid in pids}
+    whole = Trees(processes)
+    trees = {pid: whole.of(pid) for pid in pids}
     members = dict.fromkeys(member for tree in trees.values() for member in tree)
     ports: dict[int, TreePorts] = {}
     owners = _owners(members, all_holders=True)

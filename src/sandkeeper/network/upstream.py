@@ -26,12 +26,12 @@ from sandkeeper.network.pacing import unpace
 from sandkeeper.network.relay import Part, Relay, duplicate
 from sandkeeper.network.sockets import listening_addresses
 
-__all__ = ["ClientGone", "Headers", "Upstream", "connect"]
+__all__ = ["NOT_LISTENING", "ClientGone", "Headers", "Upstream", "connect"]
 
 Headers = list[tuple[bytes, bytes]]
 
-CONNECT_SECONDS = 5.0
-STALL_SECONDS = 600.0
+NOT_LISTENING = "PORT_NOT_LISTENING"
+CONNECT_SECONDS, STALL_SECONDS = 5.0, 600.0
 HIGH_WATER = 1 << 20
 LOW_WATER = 1 << 19
 LARGE = 1 << 15
@@ -60,7 +60,7 @@ async def connect(port: int) -> socket.socket:
     for address in await asyncio.to_thread(listening_addresses, port):
         if connected := await _try(address, port):
             return connected
-    raise Unprocessable(f"nothing listens on port {port}", code="PORT_NOT_LISTENING")
+    raise Unprocessable(f"nothing listens on port {port}", code=NOT_LISTENING)
 
 
 async def _try(address: str, port: int) -> socket.socket | None:

@@ -30,13 +30,18 @@ class Lifetime:
         self._started = time.monotonic()
         self._started_at = timestamp()
 
+    @property
+    def uptime(self) -> float:
+        """For how many seconds it has run."""
+        return time.monotonic() - self._started
+
     def status(self, upgrades: int, last_upgrade: dict[str, Any]) -> SandboxStatus:
         """Describe the server."""
         return SandboxStatus(
             version=__version__,
             git_commit="unknown",
             build_time="unknown",
-            uptime=time.monotonic() - self._started,
+            uptime=self.uptime,
             started_at=self._started_at,
             upgrade_count=upgrades,
             last_upgrade=last_upgrade,

@@ -100,6 +100,12 @@ class LoopDelay:
 
     def __init__(self) -> None:
         self.seconds = Histogram()
+        self._longest = 0.0
+
+    def take_longest(self) -> float:
+        """Return the longest delay since the last call, in seconds."""
+        longest, self._longest = self._longest, 0.0
+        return longest
 
     @asynccontextmanager
     async def sampling(self) -> AsyncIterator[None]:
@@ -110,7 +116,9 @@ class LoopDelay:
         def sample(due: float) -> None:
             nonlocal timer
             now = loop.time()
-            self.seconds.observe(max(0.0, now - due))
+            late = max(0.0, now - due)
+            self.seconds.observe(late)
+            self._longest = max(self._longest, late)
             timer = loop.call_at(now + SAMPLE_SECONDS, sample, now + SAMPLE_SECONDS)
 
         first = loop.time() + SAMPLE_SECONDS

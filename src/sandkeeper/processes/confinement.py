@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from sandkeeper.errors import Unprocessable
 from sandkeeper.linux.cgroups import Cgroups, Confinement
 from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.users import Users
 from sandkeeper.log.lines import Log
+from sandkeeper.processes.failures import StartFailed
 from sandkeeper.processes.record import RunMeta
 
 __all__ = ["Confined", "Confinements"]
@@ -114,14 +114,12 @@ class Confined:
     async def enter(self, spawn: Spawn) -> Spawn:
         """Make ready for an attempt; returns how its child is started within, then `entered`.
 
-        Raises Unprocessable when a limit cannot be set.
+        Raises StartFailed when a limit cannot be set.
         """
         try:
             self._groups, entrances = await self._owner.run(self._make)
         except OSError as error:
-            raise Unprocessable(
-                f"failed to start process: its limits cannot be set: {error.strerror}"
-            ) from None
+            raise StartFailed(f"its limits cannot be set: {error.strerror}") from None
         meta = self._meta
         meta.groups = {name: str(folder) for name, folder in self._groups.folders.items()}
         meta.enforced = dict(self._groups.enforced)

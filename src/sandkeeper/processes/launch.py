@@ -8,7 +8,6 @@ from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from sandkeeper.errors import Unprocessable
 from sandkeeper.files.work import FileWork
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.journal import Journal
@@ -19,13 +18,14 @@ from sandkeeper.linux.children.adopted import start_time
 from sandkeeper.linux.children.child import Child
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.spawn import Spawn
-from sandkeeper.linux.fds import is_scarce
+from sandkeeper.linux.fds import Use, is_scarce
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.linux.paths.entering import enter_folder
 from sandkeeper.linux.users import UnknownUser, Users
 from sandkeeper.log.lines import Log
 from sandkeeper.processes.confinement import Confined, Confinements
+from sandkeeper.processes.failures import NoFolder, StartFailed
 from sandkeeper.processes.keepalive import KeepAlive
 from sandkeeper.processes.oom import OomWatch
 from sandkeeper.processes.record import RunMeta
@@ -89,7 +89,7 @@ class Launch:
     ) -> tuple[Child, tuple[Source, ...]]:
         """Start the shell on the pipes of `sources` (None: make the folder and its pipes).
 
-        Raises Unprocessable with the contract's texts; then nothing was started.
+        Raises StartFailed; then nothing was started.
         """
         with ExitStack() as undo, ExitStack() as later:
             if sources is None:
@@ -97,7 +97,7 @@ class Launch:
             try:
                 self._identity = self._shop.users.named(self._meta.user)
             except UnknownUser as error:  # since it was first started
-                raise Unprocessable(f"failed to start process: {error}") from None
+                raise StartFailed(str(error)) from None
             await self._check_folder()
             spawn = self._spec()
             if self._confined is not None:
@@ -111,8 +111,7 @@ class Launch:
             try:
                 made = await self._spawn(spawn, sources)
             except (OSError, ValueError) as error:
-                why = _why(error, spawn.argv[0])
-                raise Unprocessable(f"failed to start process: {why}") from None
+                raise StartFailed(_why(error, spawn.argv[0])) from None
             undo.pop_all()
             return made
 
@@ -135,15 +134,10 @@ class Launch:
             async with asyncio.timeout(FOLDER_SECONDS):
                 await self._shop.work.own(enter_folder, folder, self._identity)
         except FileNotFoundError:
-            raise Unprocessable(
-                f"failed to start process: could not execute command '{command}' because folder "
-                f"'{folder}' does not exist"
-            ) from None
+            raise NoFolder(folder, command) from None
         except (OSError, ValueError, TimeoutError) as error:
-            raise Unprocessable(
-                f"failed to start process: could not access working directory '{folder}': "
-                f"{_why(error, folder)}"
-            ) from None
+            why = f"could not access working directory '{folder}': {_why(error, folder)}"
+            raise StartFailed(why) from None
 
     async def _spawn(
         self, spawn: Spawn, sources: tuple[Source, ...] | None
@@ -156,7 +150,7 @@ class Launch:
                     source.close_writer()
                     source.writer = writer
             # What is left is for the output of those that run, and for their restarts.
-            if sources is None and is_scarce(made[-1].writer):
+            if sources is None and is_scarce(made[-1].writer, Use.START):
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             self._keep(*(source.fd for source in made))
             out, err = (source.writer for source in made)

@@ -9,14 +9,15 @@ import signal
 import time
 from contextlib import suppress
 
-from sandkeeper.errors import NotFound, Unprocessable
+from sandkeeper.errors import NotFound
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import NOTICE, REMARK, Stream
-from sandkeeper.journal.source import Source
+from sandkeeper.journal.source import Source, hold
 from sandkeeper.linux.children.adopted import Adopted, boot_id
 from sandkeeper.linux.children.child import Child, ExitStatus
 from sandkeeper.linux.clocks import uptime
 from sandkeeper.linux.fds import duplicates
+from sandkeeper.processes.failures import StartFailed
 from sandkeeper.processes.launch import Launch, Workshop
 from sandkeeper.processes.lifecycle import TERMINAL, Effect, Event, State, step, wire_status
 from sandkeeper.processes.record import RunMeta, exit_reason, may_restart, retry_notice, time_left
@@ -82,7 +83,7 @@ class Process:
     # Starting
 
     async def start(self) -> None:
-        """Start the first attempt; raises Unprocessable, and then nothing is left behind."""
+        """Start the first attempt; raises StartFailed, and then nothing is left behind."""
         try:
             await self._attempt(first=True)
         except BaseException:
@@ -99,15 +100,21 @@ class Process:
         launch = Launch(self._shop, self.folder, self.meta, self.journal, self._confined)
         sources = None if first else self._sources
         self._child, self._sources = await launch.run(sources, self.stdin)
+        self._hold()
         carry = self._shop.pump.add if first else self._shop.pump.watch
         carry(*self._sources)
         self._began()
+
+    def _hold(self) -> None:
+        if self.meta.hold_output:
+            hold(self.journal, self._shop.budget.hold_bytes, self._shop.pump.go_on)
 
     def adopt(self, child: Adopted, sources: tuple[Source, ...]) -> None:
         """Go on with a process that an earlier server started."""
         self._child, self._sources = child, sources
         if self.stdin is not None:
             self.stdin.close("stdin is closed: the API was restarted")
+        self._hold()
         self._shop.pump.add(*sources)
         self.keep()
         self._began()
@@ -276,9 +283,8 @@ class Process:
     async def _restart(self) -> None:
         try:
             await self._attempt(first=False)
-        except Unprocessable as error:
-            text = str(error).removeprefix("failed to start process: ")
-            self._notice(f"\n[Failed to restart process: {text}]\n")
+        except StartFailed as error:
+            self._notice(f"\n[Failed to restart process: {error.why}]\n")
             self._apply(Event.START_FAILED)
             return
         self.meta.restart_count += 1

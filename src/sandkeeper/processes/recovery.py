@@ -45,7 +45,8 @@ def prepare_state(shop: Workshop, store: RunStore, *, trial: bool) -> None:
     """
     aside = shop.state.aside
     store.prepare(aside)
-    _restore_stage(store.runs.parent / "stage", store, aside)
+    for stage in store.stages:
+        _restore_stage(stage, store, aside)
     if trial:
         return
     shop.confinements.prepare()

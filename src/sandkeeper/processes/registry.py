@@ -10,11 +10,13 @@ from typing import Protocol
 
 import msgspec
 
-from sandkeeper.errors import BadInput, Conflict, NotFound, Unprocessable
+from sandkeeper.errors import BadInput, Conflict, NotFound
 from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.clocks import uptime
 from sandkeeper.numerals import GO_INT
+from sandkeeper.once import Keyed
+from sandkeeper.processes.failures import StartFailed
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.record import RunMeta, ended_uptime
@@ -70,7 +72,7 @@ class Processes:
         self._over: dict[str, Process] = {}
         self._starting: set[str] = set()
         self._refilling = False
-        self._keys: dict[str, tuple[str, asyncio.Future[Process]]] = {}
+        self._keys: Keyed[Process] = Keyed()
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -114,6 +116,10 @@ class Processes:
 
     # Starting
 
+    def folder_of(self, path: str) -> str:
+        """Return a working folder in full (`~`); raises BadInput without a home."""
+        return self._expand_home(path) if path else ""
+
     def admitted(self, spec: ProcessSpec, key: str = "") -> ProcessSpec:
         """Return what is wanted with its folder in full; raises BadInput for what is not allowed.
 
@@ -141,26 +147,9 @@ class Processes:
         """Start a process, or return the one an idempotency key already stands for (and True).
 
         `body` is a fingerprint of the request that the key came with. Raises BadInput (see
-        `admitted`) or Unprocessable (cannot start).
+        `admitted`) or StartFailed.
         """
-        if not key:
-            return await self._start(spec), False
-        if key in self._keys:
-            known_body, future = self._keys[key]
-            if known_body != body:
-                raise Unprocessable("the idempotency key was used with another request body")
-            return await asyncio.shield(future), True
-        future = asyncio.get_running_loop().create_future()
-        self._keys[key] = (body, future)
-        try:
-            process = await self._start(spec, key, body)
-        except BaseException as error:
-            del self._keys[key]
-            future.set_exception(error if isinstance(error, Exception) else Unprocessable("ended"))
-            future.exception()  # retrieved, whether or not somebody else waits for it
-            raise
-        future.set_result(process)
-        return process, False
+        return await self._keys.get(key, body, lambda: self._start(spec, key, body))
 
     async def _start(self, wanted: ProcessSpec, key: str = "", body: str = "") -> Process:
         spec = self.admitted(wanted)
@@ -223,9 +212,7 @@ class Processes:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._shop.spawner, self._store.make)
         except OSError as error:
-            raise Unprocessable(
-                f"failed to start process: cannot keep its state: {error.strerror}"
-            ) from None
+            raise StartFailed(f"cannot keep its state: {error.strerror}") from None
 
     def _refill(self) -> None:
         self._refilling = False
@@ -234,7 +221,6 @@ class Processes:
 
     def enter_recovered(self, processes: Iterable[Process]) -> None:
         """Take the processes of an earlier server, oldest first."""
-        loop = asyncio.get_running_loop()
         processes = list(processes)
         most = self._settings.retention.finished_age
         for process in processes:
@@ -249,9 +235,7 @@ class Processes:
             self._enter(process)
             meta = process.meta
             if meta.idempotency_key:
-                future: asyncio.Future[Process] = loop.create_future()
-                future.set_result(process)
-                self._keys[meta.idempotency_key] = (meta.idempotency_body, future)
+                self._keys.enter(meta.idempotency_key, meta.idempotency_body, process)
         if processes:
             count, running = len(processes), len(processes) - len(over)
             what = "process" if count == 1 else "processes"
@@ -355,7 +339,7 @@ class Processes:
             del self._by_pid[meta.pid]
         if self._by_name.get(meta.name) is process:
             del self._by_name[meta.name]
-        self._keys.pop(meta.idempotency_key, None)
+        self._keys.forget(meta.idempotency_key)
         process.journal.forgotten = True
         self._shop.budget.dismiss(process.journal)
         if self._listener is not None:

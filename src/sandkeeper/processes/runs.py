@@ -37,7 +37,7 @@ from sandkeeper.linux.paths.statefiles import (
 from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_folder
 from sandkeeper.processes.record import RunMeta, read_record
 
-__all__ = ["RunFolder", "RunStore", "began_at", "is_id", "new_id", "pipes_folder"]
+__all__ = ["RunFolder", "RunStore", "began_at", "is_id", "new_id", "pipes_folder", "places_folder"]
 
 SPARES = 8
 COMPACT_BYTES = 256 << 10
@@ -222,6 +222,11 @@ class RunStore:
         self.pipes = pipes
         self._spares: deque[RunFolder] = deque()
 
+    @property
+    def stages(self) -> tuple[Path, Path]:
+        """Where the pump's stage may be: beside the pipes, or on disk when there is no room."""
+        return self.pipes / "stage", self.runs.parent / "stage"
+
     def prepare(self, aside: SetAside) -> None:
         """Make the folders; raises OSError."""
         make_folder(self.runs, aside)
@@ -268,12 +273,32 @@ def pipes_folder(state: Path, runtime: str) -> Path:
     They must survive the server, not the machine, and in memory they cost a hundredth. The name
     is derived from the state's, so that the next server on it finds them.
     """
-    name = "sandkeeper-" + hashlib.sha256(os.fsencode(state)).hexdigest()[:16]
+    name = _name_of(state)
     for base in filter(None, (runtime, "/run" if os.geteuid() == 0 else "", "/dev/shm")):
         folder = Path(base) / name
-        if _is_tmpfs(base) and _is_trusted(base) and _own(folder):
+        if _is_tmpfs(base) and _is_trusted(base) and _own(folder, 0o700):
             return folder
     return state / "pipes"
+
+
+def places_folder(state: Path, runtime: str) -> Path:
+    """Return where the workload's users may have folders of their own, which we make.
+
+    What lies in it is theirs, so they must be able to reach it; nobody but us makes anything in it,
+    and nobody else can list it. Names are short: those of sockets have at most 107 bytes (unix(7)).
+    Raises OSError where there is no such place.
+    """
+    name = _name_of(state) + "-places"
+    root = os.geteuid() == 0
+    for base in filter(None, ("/run" if root else runtime, "/dev/shm", "/tmp")):
+        folder = Path(base) / name
+        if _is_trusted(base) and _own(folder, 0o711):
+            return folder
+    raise OSError(errno.ENOENT, "there is no place for sockets", str(state))
+
+
+def _name_of(state: Path) -> str:
+    return "sandkeeper-" + hashlib.sha256(os.fsencode(state)).hexdigest()[:16]
 
 
 def _is_tmpfs(path: str) -> bool:
@@ -293,11 +318,14 @@ def _is_trusted(base: str) -> bool:
     return True
 
 
-def _own(folder: Path) -> bool:
+def _own(folder: Path, mode: int) -> bool:
     """Make the folder; False when it is (or could be) somebody else's."""
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            folder.chmod(mode)  # whatever the umask is
         facts = folder.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid() and not facts.st_mode & 0o77
+    ours = stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid()
+    return ours and not facts.st_mode & 0o777 & ~mode

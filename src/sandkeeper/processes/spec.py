@@ -4,6 +4,7 @@
 `ProcessFields` is the same as texts of JSON spell it: bodies, arguments of tools, archives.
 """
 
+import shlex
 from typing import Annotated, Self
 
 import msgspec
@@ -23,6 +24,7 @@ class ProcessSpec(msgspec.Struct):
     With `argv` that program is run and no shell; `command` is then how a shell would spell it.
     Unless `inherit_env`, its variables are those of `env` alone. `user` is a name of `linux.users`,
     empty for the workload's own; `tag` is for its clients to find it by, any number may share one.
+    `hold_output` has its output wait for a reader (`journal.source`).
     """
 
     command: str
@@ -39,6 +41,7 @@ class ProcessSpec(msgspec.Struct):
     inherit_env: bool = True
     user: str = ""
     tag: str = ""
+    hold_output: bool = False
 
     def again(self) -> "ProcessSpec":
         """Return the same as something that somebody wants, whatever this one has become since."""
@@ -97,10 +100,24 @@ class ProcessFields(msgspec.Struct, rename="camel"):
 class FullProcessFields(ProcessFields):
     """What else a process may be asked to be: a program without a shell, somebody else's."""
 
-    argv: list[str] = []
-    inherit_env: bool = True
-    user: str = ""
-    tag: str = ""
+    argv: Annotated[
+        list[str], Meta(description="Program and arguments to run without a shell")
+    ] = []
+    inherit_env: Annotated[
+        bool, Meta(description="Begin with the sandbox's variables; false: `env` alone")
+    ] = True
+    user: Annotated[
+        str, Meta(description="User to run as, if not the workload's; needs the right to")
+    ] = ""
+    tag: Annotated[str, Meta(description="Any text to find it by")] = ""
+    hold_output: Annotated[
+        bool, Meta(description="Have its output wait for a reader of its events")
+    ] = False
+
+    @property
+    def line(self) -> str:
+        """The command line, of `argv` as a shell would spell it."""
+        return shlex.join(self.argv) if self.argv else self.command
 
 
 class SavedProcess(FullProcessFields, kw_only=True, omit_defaults=True):

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from sandkeeper.errors import Unprocessable
 from sandkeeper.journal.segment import is_scarcity
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.paths.statefiles import (
@@ -26,6 +25,7 @@ from sandkeeper.linux.paths.statefiles import (
     read_plain,
 )
 from sandkeeper.log.lines import Log
+from sandkeeper.processes.failures import StartFailed
 
 __all__ = ["StateFolder"]
 
@@ -79,12 +79,12 @@ class StateFolder:
                 self.aside.put(path, error)
 
     def check(self) -> None:
-        """Raise Unprocessable when nothing could be kept of a process that starts now."""
+        """Raise StartFailed when nothing could be kept of a process that starts now."""
         why = self.fault
         if not why and not self._runs.closed and not os.fstat(self._runs.number).st_nlink:
             why = "the state folder was removed"
         if why:
-            raise Unprocessable(f"failed to start process: cannot keep its state: {why}")
+            raise StartFailed(f"cannot keep its state: {why}")
 
     @asynccontextmanager
     async def watched(self, *moved: Callable[[], None]) -> AsyncIterator[None]:

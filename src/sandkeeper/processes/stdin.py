@@ -6,9 +6,10 @@ import fcntl
 import os
 from contextlib import suppress
 
-from sandkeeper.errors import Conflict, Internal, Unavailable, Unprocessable
+from sandkeeper.errors import Conflict, Internal, Unavailable
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.identity import Identity
+from sandkeeper.processes.failures import StartFailed
 
 __all__ = ["STDIN_BODY_BYTES", "Stdin", "StdinFull"]
 
@@ -41,14 +42,14 @@ class Stdin:
         """Make a fresh pipe and return the child's end, which is the caller's to close.
 
         It becomes the workload user's, who could not reopen /dev/stdin otherwise. Raises
-        Unprocessable when there is no descriptor left.
+        StartFailed when there is no descriptor left.
         """
         self.close("stdin is closed: the process was restarted")
         try:
             read, write = os.pipe2(os.O_CLOEXEC)
         except OSError as error:
             why = os.strerror(error.errno or 0).lower()
-            raise Unprocessable(f"failed to start process: stdin: {why}") from None
+            raise StartFailed(f"stdin: {why}") from None
         if identity is not None:
             os.fchown(read, identity.uid, identity.gid)
         os.set_blocking(write, False)

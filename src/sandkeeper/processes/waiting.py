@@ -20,6 +20,7 @@ from sandkeeper.journal.linewatch import LineBoard, Pattern
 from sandkeeper.journal.matching import Question
 from sandkeeper.network.ports import Ports
 from sandkeeper.network.upstream import Upstream, connect
+from sandkeeper.processes.failures import StartFailed
 from sandkeeper.processes.probes import Fits, Look, Probes
 from sandkeeper.processes.process import Process
 
@@ -306,9 +307,8 @@ class Waiting:
             seconds = process.meta.timeout
             raise Unprocessable(f"process timed out waiting for ports after {seconds} seconds")
         listed = ", ".join(map(str, wanted))
-        raise Unprocessable(
-            f"failed to start process: it ended with exit code {process.meta.exit_code} "
-            f"before it listened on {listed}"
+        raise StartFailed(
+            f"it ended with exit code {process.meta.exit_code} before it listened on {listed}"
         )
 
     async def _left(self, process: Process) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.linux.surroundings import platform_sign, sandbox_sign
+from sandkeeper.numerals import natural
+from sandkeeper.settings.code import CodeSettings
 from sandkeeper.settings.environment import IMPORT_URL, Environment
 from sandkeeper.settings.groups import (
     ArchiveSettings,
@@ -24,6 +26,8 @@ from sandkeeper.settings.groups import (
     UpgradeSettings,
     origin,
 )
+from sandkeeper.settings.kubernetes import GRPC_PORT, KubernetesSettings
+from sandkeeper.settings.port_names import BLAXEL_CODE_PORT, CODE_PORTS
 from sandkeeper.settings.rights import TOKEN_VARIABLES, RightsSettings
 from sandkeeper.settings.variables import BadSettings, Kind, Variables, truthy
 
@@ -33,6 +37,7 @@ __all__ = [
     "TOKEN_VARIABLES",
     "ArchiveSettings",
     "BadSettings",
+    "CodeSettings",
     "DriveSettings",
     "E2bSettings",
     "EdgeSettings",
@@ -40,6 +45,7 @@ __all__ = [
     "Environment",
     "FileSettings",
     "Kind",
+    "KubernetesSettings",
     "LogSettings",
     "RetentionSettings",
     "RightsSettings",
@@ -76,13 +82,22 @@ def _workload_user(env: Variables) -> str:
     return workload_user(env)
 
 
+def _code_port(text: str) -> int:
+    port = natural(text, 65535)
+    if port not in CODE_PORTS:
+        known = " and ".join(map(str, sorted(CODE_PORTS)))
+        raise ValueError(f"SANDKEEPER_CODE_PORTS: {text!r} is none of {known}")
+    return port
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What was decided at start; `mcp_wait` is how many seconds a tool call waits at most.
 
     `host` `localhost` is both loopback addresses. `sandbox` tells why this is taken for a sandbox,
     and so listens everywhere without a token; empty when nobody had to know. `isolated`: the
-    workload's processes may not connect to the API. `doubts` are lines about
+    workload's processes may not connect to the API. `code_listening` are ports of code interpreters
+    on which this server listens, too. `doubts` are lines about
     variables that are not obeyed.
     """
 
@@ -100,6 +115,7 @@ class Settings:
     bodies_limit: int = 256 * MIB
     mcp_wait: int = 58
     stop_children: bool = False
+    code_listening: tuple[int, ...] = ()
     isolated: bool = False
     doubts: tuple[str, ...] = ()
     rights: RightsSettings = field(default_factory=RightsSettings)
@@ -107,7 +123,9 @@ class Settings:
     log: LogSettings = field(default_factory=LogSettings)
     terminal: TerminalSettings = field(default_factory=TerminalSettings)
     files: FileSettings = field(default_factory=FileSettings)
+    code: CodeSettings = field(default_factory=CodeSettings)
     e2b: E2bSettings = field(default_factory=E2bSettings)
+    kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
     egress: EgressSettings = field(default_factory=EgressSettings)
     drives: DriveSettings = field(default_factory=DriveSettings)
     edge: EdgeSettings = field(default_factory=EdgeSettings)
@@ -118,6 +136,17 @@ class Settings:
     def token(self) -> str:
         """The token that opens the API; empty when none is needed."""
         return self.rights.token
+
+    @property
+    def ports_besides(self) -> tuple[int, ...]:
+        """The ports to listen on beside the first, as clients of other wires know theirs."""
+        wanted = (self.e2b.port, self.kubernetes.runtime_port, *self.code_listening)
+        return tuple(dict.fromkeys(port for port in wanted if port not in {0, self.port}))
+
+    @property
+    def code_ports(self) -> frozenset[int]:
+        """The ports for which this server answers as a code interpreter when nobody else does."""
+        return frozenset(CODE_PORTS if self.e2b.enabled else (BLAXEL_CODE_PORT,))
 
     @classmethod
     def read(
@@ -172,6 +201,9 @@ class Settings:
         isolated = env.flag(ISOLATION)
         if isolated and not user:
             env.fault(ISOLATION, "no use without a workload user: set BL_SANDBOX_USER or --user")
+        kubernetes = KubernetesSettings.read(env)
+        if isolated and kubernetes.grpc_port:
+            env.fault(GRPC_PORT, f"no use with {ISOLATION}: who connects there is not told apart")
         sandbox = "" if host or rights.token else sandbox_sign(root, env, os.getpid())
         host = host or (EVERYWHERE if rights.token or sandbox else LOCALHOST)
         e2b = E2bSettings.read(env, e2b_port)
@@ -191,12 +223,15 @@ class Settings:
             bodies_limit=max(MIB, env.number("SANDKEEPER_MAX_BODY_BYTES_TOTAL", 256 * MIB)),
             mcp_wait=env.number("SANDKEEPER_MCP_WAIT_SECONDS", 58) or 58,
             stop_children=env.choice("SANDKEEPER_ON_SHUTDOWN", ("stop", "keep")) == "stop",
+            code_listening=env.each("SANDKEEPER_CODE_PORTS", _code_port),
             rights=rights,
             retention=RetentionSettings.read(env),
             log=LogSettings.read(env),
             terminal=TerminalSettings.read(env),
             files=FileSettings.read(env),
+            code=CodeSettings.read(env),
             e2b=e2b,
+            kubernetes=kubernetes,
             egress=EgressSettings.read(env, state_dir),
             drives=DriveSettings.read(env, state_dir),
             edge=EdgeSettings.read(

@@ -10,10 +10,21 @@ from dataclasses import dataclass
 
 from sandkeeper.linux.addresses import is_loopback
 
-__all__ = ["E2B_PORT", "PortName", "PortNames"]
+__all__ = [
+    "BLAXEL_CODE_PORT",
+    "CODE_PORTS",
+    "E2B_CODE_PORT",
+    "E2B_PORT",
+    "PortName",
+    "PortNames",
+]
 
 E2B_PORT = 49983
 """Where E2B's clients look for the server of a sandbox: whoever asks for this port means us."""
+
+E2B_CODE_PORT, BLAXEL_CODE_PORT = 49999, 8888
+CODE_PORTS = frozenset({E2B_CODE_PORT, BLAXEL_CODE_PORT})
+"""Where clients look for the code interpreter of a sandbox."""
 
 DEFAULT = "{port}.localhost"
 NONE = "none"

@@ -69,6 +69,12 @@ class History(deque[Line]):
         while self._cells > HISTORY_CELLS:
             self._cells -= len(self.popleft())
 
+    def pop(self) -> Line:  # type: ignore[override]
+        """Take the newest line back."""
+        line = super().pop()
+        self._cells -= len(line)
+        return line
+
     def clear(self) -> None:
         """Forget all of it."""
         super().clear()

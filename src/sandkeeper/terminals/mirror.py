@@ -19,7 +19,7 @@ from sandkeeper.journal.turns import Turns
 if TYPE_CHECKING:
     from sandkeeper.terminals.emulator import Emulator
 
-__all__ = ["HISTORY_BYTES", "Mirror", "read_batch"]
+__all__ = ["HISTORY_BYTES", "Mirror", "read_batch", "sizes_in"]
 
 HISTORY_BYTES = 102_400
 HISTORY_LINES = 2500
@@ -54,6 +54,13 @@ class Mirror:
     def begun(self) -> bool:
         """Whether anybody has asked yet."""
         return self.emulator is not None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Columns and rows of the emulator, None before anybody has asked."""
+        if self.emulator is None:
+            return None
+        return self.emulator.screen.columns, self.emulator.screen.lines
 
     async def screen(self, history: int, size: tuple[int, int]) -> "Emulator":
         """Return the emulator with everything on its screen that was shown when this was called.
@@ -156,11 +163,9 @@ class Mirror:
         self.fed = self._front = offset
 
     def _take_size(self, data: bytes) -> None:
-        sizes = [size for size in data.split(b";") if size]
-        with suppress(ValueError, IndexError):
-            cols, _, rows = sizes[-1].partition(b"x")
+        if sizes := sizes_in(data):
             assert self.emulator is not None
-            self.emulator.resize(int(cols), int(rows))
+            self.emulator.resize(*sizes[-1])
 
     async def _skip(self, reader: Reader, until: int) -> None:
         """Pass over a flood: only its modes and sizes are taken."""
@@ -228,6 +233,16 @@ def _emulator(cols: int, rows: int) -> "Emulator":
     from sandkeeper.terminals.emulator import Emulator
 
     return Emulator(cols, rows)
+
+
+def sizes_in(notice: bytes) -> list[tuple[int, int]]:
+    """Return the sizes that a notice in a terminal's journal tells: `80x24;120x40;`."""
+    found: list[tuple[int, int]] = []
+    for size in notice.split(b";"):
+        cols, _, rows = size.partition(b"x")
+        with suppress(ValueError):
+            found.append((int(cols), int(rows)))
+    return found
 
 
 async def read_batch(reader: Reader, offset: int, limit: int) -> list[Chunk | Gap]:

@@ -18,6 +18,7 @@ from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.entering import enter_folder
 from sandkeeper.log.access import Access
+from sandkeeper.processes.failures import StartFailed
 from sandkeeper.processes.launch import Workshop, variables_of
 from sandkeeper.processes.runs import new_id
 from sandkeeper.settings import TerminalSettings
@@ -194,7 +195,10 @@ class Terminals:
         return terminal
 
     async def _start(self, order: TerminalOrder) -> Terminal:
-        self._shop.state.check()
+        try:
+            self._shop.state.check()
+        except StartFailed as error:
+            raise Unprocessable(f"failed to start terminal: {error.why}") from None
         identity = self._shop.users.named(order.user)
         await _check_folder(order.working_dir, self._shop, identity)
         meta = TerminalMeta(

@@ -1,6 +1,7 @@
 """What a screen looks like: as plain lines, and as the sequences that draw it again."""
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from pyte import modes
 from pyte.charsets import MAPS
@@ -9,6 +10,7 @@ from pyte.screens import Char
 
 from sandkeeper.terminals.cells import Line
 from sandkeeper.terminals.clusters import columns_of, is_lead, joins
+from sandkeeper.terminals.reflow import newest_first
 from sandkeeper.terminals.screen import PRIVATE, TrueScreen
 
 __all__ = ["flowing_text", "history_text", "redraw", "text_lines"]
@@ -55,8 +57,8 @@ def flowing_text(screen: TrueScreen) -> str:
 
 def history_text(screen: TrueScreen, count: int) -> list[str]:
     """Return the last `count` lines that scrolled off, oldest first, as plain text."""
-    rows = list(screen.history)[-count:] if count > 0 else []
-    return [_line_text(row, screen.columns * 10) for row in rows]
+    rows = list(islice(newest_first(screen.history, screen.columns), max(count, 0)))
+    return [_line_text(row, screen.columns) for row in reversed(rows)]
 
 
 def redraw(screen: TrueScreen, history_bytes: int) -> str:
@@ -77,7 +79,8 @@ def _scrollback(screen: TrueScreen, limit: int) -> list[str]:
     lines: list[str] = []
     size = 0
     for line in reversed(screen.history):
-        text = _styled(line, screen.columns) + ("" if line.wraps else "\r\n")
+        # Of whatever width it was: the client wraps it anew.
+        text = _styled(line, max(line, default=-1) + 1) + ("" if line.wraps else "\r\n")
         size += len(text.encode())
         if size > limit:
             break

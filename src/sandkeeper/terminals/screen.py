@@ -16,6 +16,7 @@ from pyte.screens import Char, Cursor, Margins
 from sandkeeper.terminals.cells import DEFAULT, History, Line
 from sandkeeper.terminals.clusters import MOST_CHARACTERS, columns_of, joins
 from sandkeeper.terminals.moves import MovingScreen
+from sandkeeper.terminals.reflow import Page, refit
 
 __all__ = ["TrueScreen"]
 
@@ -323,13 +324,13 @@ class TrueScreen(MovingScreen):
             self.restore_cursor()
 
     def _change_over(self, alternate: bool) -> None:
-        here = (dict(self.buffer), self.margins)
+        here = (dict(self.buffer), self.margins, self.cursor.y)
         self.buffer.clear()
         if alternate:
             self._other = here
             self.margins = None
         elif self._other is not None:
-            rows, self.margins = self._other
+            rows, self.margins, _ = self._other
             self.buffer.update((y, line) for y, line in rows.items() if y < self.lines)
             self._other = None
             if self.margins is not None and self.margins.bottom >= self.lines:
@@ -354,26 +355,30 @@ class TrueScreen(MovingScreen):
         self.ensure_vbounds()
 
     def resize(self, lines: int | None = None, columns: int | None = None) -> None:
-        """Change the size as xterm does: lines go from the bottom while they are blank."""
+        """Change the size of both screens (`.reflow`: how)."""
         cols, rows = bounded(columns or self.columns, lines or self.lines)
-        surplus = max(0, self.cursor.y - rows + 1)
-        if surplus:
-            for y in range(surplus):
-                gone = self.buffer.pop(y, None)
-                if not self.alternate and gone is not None:
-                    self.history.append(gone)
-            moving = {y: self.buffer.pop(y) for y in range(surplus, self.lines) if y in self.buffer}
-            self.buffer.update((y - surplus, line) for y, line in moving.items())
-        self.cursor.y -= surplus
-        for y in [y for y in self.buffer if y >= rows]:
-            del self.buffer[y]
-        for line in self.buffer.values():
-            line.cut(cols)
-            for x in [x for x in line if x >= cols]:
-                del line[x]
+        if self._other is not None:
+            hidden, margins, y = self._other
+            hidden, y = self._refit(hidden, y, cols, rows, alternate=False)
+            self._other = hidden, margins, y
+        shown, y = self._refit(self.buffer, self.cursor.y, cols, rows, alternate=self.alternate)
+        self.buffer.clear()
+        self.buffer.update(shown)
+        self.cursor.y = y
         kept = {x for x in self.tabstops if x < cols}
         self.tabstops = kept.union(x for x in range(8, cols, 8) if x >= self.columns)
         self.part()
         self.lines, self.columns, self.margins = rows, cols, None
         self.cursor.x = min(self.cursor.x, cols - 1)
         self.dirty.clear()
+
+    def _refit(
+        self, rows: dict[int, Line], y: int, cols: int, lines: int, *, alternate: bool
+    ) -> tuple[dict[int, Line], int]:
+        """Return rows and the cursor's row in another size; the saved cursor follows its own."""
+        kept = self._saved.get(alternate)
+        page = Page(rows, self.columns, self.lines, y, kept[1] if kept is not None else 0)
+        page = refit(page, cols, lines, None if alternate else self.history)
+        if kept is not None:
+            self._saved[alternate] = (kept[0], page.saved, *kept[2:])
+        return page.rows, page.y

@@ -1,20 +1,24 @@
 """What a watcher of a terminal gets: the screen, then everything that is shown.
 
 A watcher that falls too far behind is not fed what it missed: it gets the screen as it is then.
+One that wants to know of sizes gets each as a pair, where in the text it was set.
 """
 
 import asyncio
 import codecs
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, suppress
 
 from sandkeeper.journal.cursor import Chunk, Follow, Gap, Reader
-from sandkeeper.journal.segment import STDOUT
-from sandkeeper.terminals.mirror import HISTORY_BYTES, read_batch
+from sandkeeper.journal.segment import NOTICE, STDOUT
+from sandkeeper.terminals.mirror import HISTORY_BYTES, read_batch, sizes_in
 from sandkeeper.terminals.terminal import Terminal, Viewer
 
-__all__ = ["raw_output", "watch", "watch_raw"]
+__all__ = ["Size", "raw_output", "watch", "watch_raw"]
+
+Size = tuple[int, int]
+"""Columns and rows."""
 
 BLOCK_BYTES = 64 << 10
 BEHIND_BYTES = 4 << 20
@@ -25,7 +29,7 @@ STATUS_SECONDS = 0.1
 LEAVE_ALTERNATE = "\x1b[?1049l"
 
 
-async def watch(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[str, None]:
+async def watch(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[str | Size, None]:
     """Yield text until the shell has ended and all it wrote is out; never an empty one."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     async with aclosing(_shown(terminal, viewer)) as shown:
@@ -33,13 +37,15 @@ async def watch(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[str, None]
             if isinstance(one, str):
                 decoder.reset()
                 yield one
+            elif isinstance(one, tuple):
+                yield one
             elif text := decoder.decode(one):
                 yield text
     if rest := decoder.decode(b"", final=True):
         yield rest
 
 
-async def watch_raw(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[bytes, None]:
+async def watch_raw(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[bytes | Size, None]:
     """Yield the same as bytes, whatever they are."""
     async with aclosing(_shown(terminal, viewer)) as shown:
         async for one in shown:
@@ -62,9 +68,11 @@ async def raw_output(follow: Follow, patience: float) -> AsyncGenerator[bytes, N
             yield data
 
 
-async def _shown(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[str | bytes, None]:
+async def _shown(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[str | bytes | Size, None]:
     """Yield text that draws the screen, and the bytes that are shown after it."""
     text, viewer.offset = await terminal.replay(HISTORY_BYTES)
+    if viewer.sizes:
+        yield terminal.drawn_size
     if text:
         yield text
     viewer.slow = False
@@ -87,13 +95,29 @@ async def _shown(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[str | byt
                 viewer.slow = True
                 text, viewer.offset = await terminal.replay(RESYNC_BYTES)
                 viewer.slow = False
+                if viewer.sizes:
+                    yield terminal.drawn_size
                 yield LEAVE_ALTERNATE + text
             else:
                 viewer.offset = items[-1].end
                 terminal.moved()
-                yield b"".join(
-                    item.data for item in items if isinstance(item, Chunk) and item.stream == STDOUT
-                )
+                for piece in _pieces(items, sizes=viewer.sizes):
+                    yield piece
+
+
+def _pieces(items: Sequence[Chunk | Gap], *, sizes: bool) -> Iterator[bytes | Size]:
+    """Yield what is shown in as few pieces as sizes between them allow."""
+    held: list[bytes] = []
+    for item in items:
+        if not isinstance(item, Chunk):
+            continue
+        if item.stream == STDOUT:
+            held.append(item.data)
+        elif sizes and item.stream == NOTICE:
+            yield b"".join(held)
+            held = []
+            yield from sizes_in(item.data)
+    yield b"".join(held)
 
 
 async def _status_known(terminal: Terminal) -> None:

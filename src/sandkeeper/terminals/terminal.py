@@ -46,12 +46,13 @@ AUDITED_LINES = 200
 
 
 class Viewer:
-    """Somebody who watches: `offset` is how far; `slow` ones hold nobody up."""
+    """Somebody who watches: `offset` is how far; `slow` ones hold nobody up; `sizes`: is told."""
 
-    def __init__(self, *, read_only: bool) -> None:
+    def __init__(self, *, read_only: bool, sizes: bool = False) -> None:
         self.offset = 0
         self.slow = False
         self.read_only = read_only
+        self.sizes = sizes
 
 
 class Terminal:
@@ -360,6 +361,11 @@ class Terminal:
         await self.screen()
 
     # The screen
+
+    @property
+    def drawn_size(self) -> tuple[int, int]:
+        """Columns and rows for which `replay` has drawn."""
+        return self._mirror.size or self.size
 
     async def screen(self, history: int = HISTORY_BYTES) -> "Emulator":
         """Return the emulator, up to date; see `Mirror.screen`."""

@@ -204,7 +204,10 @@ def test_files_are_another_users_by_a_parameter(several: Server, open_folder: Pa
     path.chmod(0o600)
     assert several.client.get(url).status_code in {403, 422, 500}
     assert several.client.get(f"{url}?user=bin", headers=ADMIN).json()["content"] == "theirs"
+    spelled = several.client.get(f"{url}?a=%26&us%65r=bin", headers=ADMIN)
+    assert spelled.json()["content"] == "theirs"
     assert several.client.get(f"{url}?user=nobody", headers=ADMIN).status_code == 403
+    assert several.client.get(f"{url}?us%65r=bin").status_code == 403
     secret = several.client.get("/filesystem/%2Fetc/shadow?user=root")
     assert secret.status_code == 403
 

@@ -4,7 +4,7 @@ import gzip
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, unquote_to_bytes, urlencode, urlsplit
 
 import httpx
 import pytest
@@ -96,6 +96,38 @@ def test_entries_tell_links_and_attributes_to_any_depth(server: Server) -> None:
     assert server.client.get("/filesystem-entries/%2Fno/such").status_code == 404
     assert server.client.get("/filesystem-entries/%2Fetc/passwd").status_code == 400
     assert server.client.get("/filesystem-entries/?depth=x").status_code == 400
+
+
+def test_entries_come_in_pages_whatever_their_names_are(server: Server) -> None:
+    root = server.workdir / "pages"
+    names = [
+        b"a b",
+        b"caf\xe9",
+        "\N{SNOWMAN}%41".encode(),
+        b"x&after=",
+        *(b"n%03d" % n for n in range(40)),
+    ]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(root) + b"/" + name)).mkdir(parents=True)
+    route = f"/filesystem-entries/%2F{str(root)[1:]}"
+
+    met: list[bytes] = []
+    after = ""
+    while page := server.client.get(route, params={"limit": 7, "after": after}).json():
+        assert page["total"] == len(names)
+        for one in page["entries"]:
+            coded = one.get("encodedName")
+            met.append(one["name"].encode() if coded is None else unquote_to_bytes(coded))
+        after = page["next"]
+        if not after:
+            break
+
+    assert met == sorted(names)
+    assert server.client.get(route, params={"limit": len(names)}).json()["next"] == ""
+    (gone,) = server.client.get(route, params={"limit": 1, "after": "n038x"}).json()["entries"]
+    assert gone["name"] == "n039"
+    for query in ({"limit": "x"}, {"limit": 5, "depth": 2}):
+        assert server.client.get(route, params=query).status_code == 400
 
 
 def test_attributes_are_set_and_taken_away(server: Server) -> None:

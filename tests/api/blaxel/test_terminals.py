@@ -157,6 +157,42 @@ def test_a_view_only_client_cannot_type_or_resize(server: Server) -> None:
         assert "24 80" in viewer.shown
 
 
+def test_a_viewer_that_asks_is_told_every_size_where_in_the_output_it_was_set(
+    server: Server,
+) -> None:
+    with Person(server, sessionId="sizes", sizes="true", cols=90, rows=20) as person:
+        person.type("echo be''fore\r")
+        person.see("before\r\n")
+        with Person(server, sessionId="sizes", sizes="true", cols=70, rows=10) as other:
+            other.see(bool)
+            until(lambda: person.read(0.1) and len(person.sizes) == 2)
+            other.send({"type": "resize", "cols": 71, "rows": 11})
+            until(lambda: other.read(0.1) and other.sizes[-1] == (71, 11))
+        person.type("stty size\r")
+        person.see("11 71")
+
+        assert person.sizes == [(90, 20), (70, 10), (71, 11)]
+        assert other.sizes[-1] == (71, 11)
+        assert set(other.sizes) <= {(90, 20), (70, 10), (71, 11)}
+
+
+def test_a_viewer_that_only_joins_opens_no_session(server: Server) -> None:
+    with Person(server, sessionId="nobody", create="false") as person:
+        code, _ = person.to_the_end()
+    assert (code, person.errors) == (1011, ["terminal 'nobody' not found"])
+
+    made = server.client.post("/terminals", json={"sessionId": "joined"}).json()
+    with Person(server, sessionId=made["id"], create="false") as person:
+        person.ready()
+        person.type("echo la''st; exit 3\r")
+        assert person.to_the_end() == (1000, "Shell exited")
+    with Person(server, sessionId=made["id"], create="false") as person:
+        assert person.to_the_end() == (1000, "Shell exited")
+        assert "last" in person.shown
+    names = [one["sessionId"] for one in server.client.get("/terminals").json()]
+    assert (names.count("joined"), names.count("nobody")) == (1, 0)
+
+
 def test_frames_that_make_no_sense_are_ignored(server: Server) -> None:
     with Person(server, sessionId="nonsense") as person:
         for frame in ("{", "[]", '{"type":"dance"}', '{"type":"input","data":7}', b"\xff\xfe", ""):

@@ -55,6 +55,20 @@ def test_all_kinds_of_conditions_are_met_together(server: Server, tmp_path: Path
     server.client.delete("/process/web/kill")
 
 
+def test_of_a_long_line_the_place_around_the_match_is_shown(server: Server) -> None:
+    program = "print('ä' * 20000 + ' READY ' + 'ö' * 20000)"
+    name = start(server, f'python3 -c "{program}"', "long-line")
+
+    found = wait_for(server, name, all=[{"log": {"text": "READY"}}]).json()
+    told = Tools(server).value("processWait", identifier=name, text="READY")
+
+    line = found["conditions"][0]["line"]
+    assert (len(line), told["line"]) == (8192, line)
+    before, _, behind = line.partition(" READY ")
+    assert (set(before), set(behind)) == ({"ä"}, {"ö"})
+    assert abs(len(before) - len(behind)) <= 4
+
+
 def test_one_condition_is_enough_for_any(server: Server) -> None:
     name = start(server, "echo hello; sleep 60", "any")
     reply = wait_for(server, name, any=[{"port": 1}, {"log": {"text": "hell"}}, {"exit": True}])

@@ -1,6 +1,7 @@
 """E2B's Process service, frame by frame: codes, ends, deadlines, floods, and what was missed."""
 
 import base64
+import gzip
 import json
 import os
 import socket
@@ -359,15 +360,65 @@ def test_a_gigabyte_that_is_announced_is_refused_before_it_comes(server: Server)
     assert seen.startswith(b"HTTP/1.1 200")
 
 
-def test_a_compressed_stream_is_refused_and_a_compressed_call_is_read(server: Server) -> None:
-    frames = start(server, "true", Connect_Content_Encoding="gzip")
-    assert end_of(frames)["error"]["code"] == "unimplemented"
-    import gzip
+def packed(data: bytes) -> bytes:
+    """Return a frame that is compressed."""
+    data = gzip.compress(data)
+    return struct.pack(">BI", 1, len(data)) + data
 
+
+def send(server: Server, method: str, body: bytes, **headers: str) -> list[tuple[int, Any]]:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    reply = server.client.post(f"/{method}", content=body, headers={**STREAM, **named})
+    return frames_of(reply.content)
+
+
+def test_frames_of_a_stream_may_be_compressed(server: Server) -> None:
+    pid = begun(server, "cat", stdin=True)
+    parts = [
+        packed(json.dumps({"start": {"process": {"pid": pid}}}).encode()),
+        framed({"data": {"input": {"stdin": base64.b64encode(b"one").decode()}}}),
+        packed(json.dumps({"data": {"input": {"stdin": "dHdv"}}}).encode()),
+    ]
+
+    sent = send(
+        server, "process.Process/StreamInput", b"".join(parts), Connect_Content_Encoding="gzip"
+    )
+    call(server, "process.Process/CloseStdin", {"process": {"pid": pid}})
+    frames = send(
+        server,
+        CONNECT,
+        packed(json.dumps({"process": {"pid": pid}, "cursor": "0"}).encode()),
+        Connect_Content_Encoding="gzip",
+    )
+
+    assert sent == [(0, {}), (2, {})]
+    assert output(frames) == b"onetwo"
+
+
+@pytest.mark.parametrize(
+    ("payload", "coding", "code"),
+    [
+        (packed(b"{}"), "identity", "invalid_argument"),
+        (struct.pack(">BI", 1, 3) + b"abc", "gzip", "invalid_argument"),
+        (packed(b"{}")[:-4], "gzip", "invalid_argument"),
+        (packed(b" " * (5 << 20)), "gzip", "resource_exhausted"),
+        (packed(b"{}"), "br", "unimplemented"),
+    ],
+)
+def test_compression_that_was_not_agreed_on_or_is_none_is_refused(
+    server: Server, payload: bytes, coding: str, code: str
+) -> None:
+    frames = send(server, START, payload, Connect_Content_Encoding=coding)
+
+    assert end_of(frames)["error"]["code"] == code
+
+
+def test_a_compressed_call_is_read_and_other_compressions_are_not(server: Server) -> None:
     body = gzip.compress(json.dumps({"path": "/"}).encode())
-    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-    reply = server.client.post("/filesystem.Filesystem/Stat", content=body, headers=headers)
-    assert reply.json()["entry"]["type"] == "FILE_TYPE_DIRECTORY"
+    for coding, status in (("gzip", 200), ("br", 501)):
+        headers = {"Content-Type": "application/json", "Content-Encoding": coding}
+        reply = server.client.post("/filesystem.Filesystem/Stat", content=body, headers=headers)
+        assert reply.status_code == status
 
 
 # Floods, and the end of the server

@@ -246,6 +246,7 @@ def test_large_bodies_that_hang_keep_no_small_ones_out(make_server) -> None:
         "SANDKEEPER_MAX_BODY_BYTES_TOTAL": str(8 << 20),
         "SANDKEEPER_MAX_JSON_WRITE_BYTES": str(4 << 20),
         "SANDKEEPER_MAX_JSON_BODY_BYTES": str(1 << 20),
+        "SANDKEEPER_BODY_SECONDS": "0",
     }
     server: Server = make_server(env=room)
     head = b"PUT /filesystem/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000000\r\n\r\n"

@@ -261,7 +261,11 @@ def test_the_arguments_are_those_of_the_contract(tools: Tools) -> None:
     for name, (required, optional) in wanted.items():
         schema = listed[name]["inputSchema"]
         assert set(schema["required"]) == required, name
-        extra = {"stdin", "limits"} if name == "processExecute" else set()
+        extra = (
+            {"stdin", "limits", "argv", "inheritEnv", "user", "tag"}
+            if name == "processExecute"
+            else set()
+        )
         assert set(schema["properties"]) == required | set(optional.split()) | extra, name
 
 
@@ -283,6 +287,27 @@ def test_a_command_runs_and_is_found(tools: Tools) -> None:
     assert done["pid"] in [item["pid"] for item in listed]
     over_http = tools.server.client.get(f"/process/{done['pid']}").json()
     assert over_http == record
+
+
+def test_a_program_runs_without_a_shell_and_with_its_own_variables(tools: Tools) -> None:
+    argv = ["/usr/bin/env", "printenv", "A"]
+    asked = {"command": "", "argv": argv, "env": {"A": "$HOME *"}, "inheritEnv": False}
+
+    done = tools.value("processExecute", **asked, tag="mine", waitForCompletion=True)
+
+    assert done["logs"] == "$HOME *\n"
+    record = tools.value("processGet", identifier=done["pid"])
+    assert (record["argv"], record["tag"]) == (argv, "mine")
+    both = tools.error("processExecute", command="true", argv=["true"])
+    assert "give command or argv, not both" in both
+    neither = tools.error("processExecute", command="")
+    assert "command is empty" in neither
+
+
+def test_a_process_runs_as_a_user_of_the_servers_only(tools: Tools) -> None:
+    refused = tools.error("processExecute", command="true", user="daemon")
+
+    assert "this server does not act as the user 'daemon'" in refused
 
 
 def test_an_unnamed_command_runs_in_the_root_folder_and_does_not_wait(tools: Tools) -> None:

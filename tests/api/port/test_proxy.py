@@ -140,6 +140,19 @@ def test_the_root_of_a_port_has_a_slash_to_which_its_addresses_are_relative(
     assert reply.headers.get("location", "") == led.format(port)
 
 
+def test_a_server_that_knows_its_base_is_asked_for_it_as_it_was_written(
+    server: Server, upstream: Start
+) -> None:
+    """Next.js writes its root without a slash, vite with one, and each sends the other on."""
+    port = upstream(echo).port
+    wanted = {"via": "base", "once": False}
+    base = server.client.post(f"/network/ports/{port}/links", json=wanted).json()["base"]
+
+    for asked in (base, base.rstrip("/"), base + "a"):
+        told = server.client.get(asked).json()
+        assert told["line"] == f"GET {asked} HTTP/1.1"
+
+
 def test_hop_by_hop_fields_stay_on_their_hop(server: Server, upstream: Start) -> None:
     def answer(connection: Connection) -> None:
         told = json.dumps(connection.headers).encode()

@@ -1,4 +1,4 @@
-// What xterm.js shows, with the clusters of our page: a line of JSON in, one out.
+// What xterm.js shows, with the clusters of our page: a line of JSON in, one out. Of the texts a pair is a new size.
 const { readFileSync } = require("node:fs");
 const { createInterface } = require("node:readline");
 const { Terminal } = require("@xterm/headless");
@@ -26,7 +26,10 @@ createInterface({ input: process.stdin }).on("line", async (line) => {
   const terminal = new Terminal({ cols, rows, allowProposedApi: true, scrollback: 100 });
   terminal.unicode.register(clusterProvider(Unicode11Addon));
   terminal.unicode.activeVersion = "clusters";
-  for (const text of texts) await new Promise((done) => terminal.write(text, done));
+  for (const text of texts) {
+    if (Array.isArray(text)) terminal.resize(...text);
+    else await new Promise((done) => terminal.write(text, done));
+  }
   console.log(JSON.stringify(shown(terminal)));
   terminal.dispose();
 });

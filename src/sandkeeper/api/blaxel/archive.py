@@ -1,4 +1,4 @@
-"""The archive: export, status, resume."""
+"""The archive: export, status, resume; fetching one, and applying one."""
 
 import asyncio
 from collections.abc import Callable
@@ -36,6 +36,18 @@ class ArchiveHandlers:
         """Lift the freeze."""
         return await (await self._loaded()).resume(request)
 
+    async def content(self, request: Request) -> Response:
+        """Send the archive that is kept, or the rest of it."""
+        return await (await self._loaded()).content(request)
+
+    async def fetched(self, request: Request) -> Response:
+        """Give up the archive that is kept: somebody has it."""
+        return await (await self._loaded()).fetched(request)
+
+    async def bring(self, request: Request) -> Response:
+        """Apply an archive that lies in a file."""
+        return await (await self._loaded()).bring(request)
+
     async def _loaded(self) -> "ArchiveCalls":
         if self._calls is None:
             self._calls = await asyncio.to_thread(self._load)
@@ -48,4 +60,7 @@ def routes(handlers: ArchiveHandlers) -> list[BaseRoute]:
         route("/archive/export", handlers.export, "POST", need=ARCHIVE),
         route("/archive/status", handlers.status, need=ARCHIVE),
         route("/archive/resume", handlers.resume, "POST", need=ARCHIVE),
+        route("/archive/content", handlers.content, need=ARCHIVE),
+        route("/archive/content", handlers.fetched, "DELETE", need=ARCHIVE),
+        route("/archive/import", handlers.bring, "POST", need=ARCHIVE),
     ]

@@ -8,6 +8,7 @@ from itertools import islice
 from starlette.requests import Request
 from starlette.responses import Response
 
+from sandkeeper.api.edge.file_answers import GeneratedBody
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import encode_json, json_response, utf8
 from sandkeeper.api.edge.streaming import StreamResponse
@@ -15,15 +16,19 @@ from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.schemas.archive import (
     ArchiveChange,
     ExportOptions,
+    ImportOptions,
     progress_of,
+    restore_of,
     result_of,
     status_of,
 )
 from sandkeeper.archive.job import Job, Multipart
 from sandkeeper.archive.service import Archive, Exported
 from sandkeeper.archive.transfer import is_url
-from sandkeeper.errors import BadInput
+from sandkeeper.errors import BadInput, PreconditionFailed, RangeNotSatisfiable
+from sandkeeper.files.work import FileWork
 from sandkeeper.log.access import Access
+from sandkeeper.numerals import natural
 
 __all__ = ["ArchiveCalls"]
 
@@ -38,7 +43,10 @@ OUR_HEADERS = frozenset(["content-length", "transfer-encoding", "connection", "e
 class ArchiveCalls:
     """Handlers of `/archive`."""
 
-    def __init__(self, *, archive: Archive, access: Access, body_limit: int) -> None:
+    def __init__(
+        self, *, archive: Archive, access: Access, work: FileWork, body_limit: int
+    ) -> None:
+        self._work = work
         self._archive = archive
         self._access = access
         self._body_limit = body_limit
@@ -64,11 +72,60 @@ class ArchiveCalls:
         """Show the state."""
         return json_response(status_of(self._archive))
 
+    async def content(self, request: Request) -> Response:
+        """Send the archive that is kept, from where `Range: bytes=N-` says (with `If-Match`)."""
+        kept = self._archive.kept
+        source, tag = kept.source, f'"{kept.tag}"'
+        if request.headers.get("if-match", tag) != tag:
+            raise PreconditionFailed("another archive is kept here now")
+        start = _start(request.headers.get("range", ""), source.size)
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(source.size - start),
+            "ETag": tag,
+            "Accept-Ranges": "bytes",
+        }
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{source.size - 1}/{source.size}"
+        blocks = source.blocks(start, source.size - start, lambda: None)
+        return GeneratedBody(self._work, blocks, headers, status=206 if start else 200)
+
+    async def fetched(self, request: Request) -> Response:
+        """Take notice that somebody has it."""
+        self._access.audit("archive_fetched", caller(request))
+        await self._archive.fetched()
+        return json_response(status_of(self._archive))
+
+    async def bring(self, request: Request) -> Response:
+        """Begin to apply an archive; `/archive/status` tells how far it is."""
+        wanted = await read_json(request, ImportOptions, self._body_limit)
+        if not wanted.path.startswith("/") or "\0" in wanted.path:
+            raise BadInput("path must be the full path of a file")
+        seconds = _stop_seconds(wanted.stop_timeout_seconds)
+        self._access.audit("archive_import", caller(request), path=wanted.path)
+        return json_response(restore_of(await self._archive.bring(wanted.path, seconds)), 202)
+
     async def resume(self, request: Request) -> Response:
         """Lift the freeze."""
         self._access.audit("archive_resume", caller(request))
         await self._archive.resume()
         return json_response(status_of(self._archive))
+
+
+def _start(header: str, size: int) -> int:
+    """Read where to begin; anything but one open range is as if it were not there."""
+    first = natural(header.removeprefix("bytes=").removesuffix("-"), size)
+    if not first or not header.startswith("bytes=") or not header.endswith("-"):
+        return 0
+    if first >= size:
+        raise RangeNotSatisfiable(f"the archive has {size} bytes")
+    return first
+
+
+def _stop_seconds(given: int) -> float:
+    if not 0 <= given <= STOP_MOST_SECONDS:
+        raise BadInput(f"stopTimeoutSeconds must be between 0 and {STOP_MOST_SECONDS}")
+    return float(given or STOP_SECONDS)
 
 
 def _let_go(task: "asyncio.Task[Exported]") -> None:
@@ -110,14 +167,15 @@ def _changes(changes: Iterator[tuple[str, str, int]]) -> Iterator[bytes]:
 def _job(wanted: ExportOptions) -> Job:
     """Check what is wanted; raises BadInput before anything is stopped."""
     multipart = None
-    if not wanted.dry_run:
+    if wanted.download and (wanted.url or wanted.multipart or wanted.dry_run):
+        raise BadInput("download does not go with url, multipart or dryRun")
+    if not (wanted.dry_run or wanted.download):
         if wanted.multipart is None and not wanted.url:
             raise BadInput("url is required unless multipart or dryRun is given")
         multipart = _multipart(wanted)
         if multipart is None and not is_url(wanted.url):
             raise BadInput("url is no http or https URL")
-    if not 0 <= wanted.stop_timeout_seconds <= STOP_MOST_SECONDS:
-        raise BadInput(f"stopTimeoutSeconds must be between 0 and {STOP_MOST_SECONDS}")
+    seconds = _stop_seconds(wanted.stop_timeout_seconds)
     if wanted.compression not in {"", "none", "zstd"}:
         raise BadInput("compression must be none or zstd")
     for text in (*wanted.excludes, wanted.image_device, wanted.image_mount_point):
@@ -131,10 +189,11 @@ def _job(wanted: ExportOptions) -> Job:
         dry_run=wanted.dry_run,
         save_processes=wanted.save_processes,
         excludes=wanted.excludes,
-        stop_seconds=float(wanted.stop_timeout_seconds or STOP_SECONDS),
+        stop_seconds=seconds,
         image_device=wanted.image_device,
         image_mount_point=wanted.image_mount_point,
         zstd=wanted.compression == "zstd",
+        keep=wanted.download,
     )
 
 

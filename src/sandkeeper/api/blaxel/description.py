@@ -22,11 +22,13 @@ __all__ = ["Address", "openapi", "operations", "served", "swagger", "undescribed
 
 FOLDER = Path(__file__).parents[2] / "openapi"
 METHODS = ("get", "head", "put", "post", "patch", "delete")
-UNLISTED = re.compile(r"/|/terminal|/terminal/ws|/mcp|/debug/panic|/swagger(/index\.html)?/?")
+UNLISTED = re.compile(
+    r"/|/terminal|/terminal/ws|/mcp|/console(/.*)?|/debug/panic|/swagger(/index\.html)?/?"
+)
 """Not in the contract's document either: pages, sockets, other protocols."""
 
-OTHERS = ("sandkeeper.api.e2b.", "sandkeeper.api.control.")
-"""Whose routes E2B's own descriptions tell (docs/e2b.md)."""
+OTHERS = ("sandkeeper.api.e2b.", "sandkeeper.api.control.", "sandkeeper.api.kubernetes.")
+"""Whose routes others' own descriptions tell (docs/e2b.md, docs/kubernetes.md)."""
 
 Document = dict[str, Any]
 Operation = tuple[str, str]

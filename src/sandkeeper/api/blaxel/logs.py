@@ -1,8 +1,8 @@
 """The output of processes: whole, live, as events, and questions to it."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing, nullcontext
 from datetime import datetime
 from functools import partial
 
@@ -11,20 +11,31 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.blaxel.processes import identifier
+from sandkeeper.api.edge.bodies.downloads import disposition
 from sandkeeper.api.edge.long_answers import long_answer
 from sandkeeper.api.edge.query import query_of
+from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.edge.streaming import StreamResponse
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.errors import BadInput
-from sandkeeper.journal.cursor import Abandoned, Follow
-from sandkeeper.journal.events import SILENT, EventRecords, Heart, LogRecords, TextLog
+from sandkeeper.journal.cursor import Abandoned, Chunk, Follow
+from sandkeeper.journal.events import (
+    SILENT,
+    EventRecords,
+    Heart,
+    LogRecords,
+    Outcome,
+    RawRecords,
+    TextLog,
+)
 from sandkeeper.journal.matching import Question
 from sandkeeper.journal.output import long_texts_of, settled
 from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.query import LineQuery, ask, next_block
-from sandkeeper.journal.segment import Stream
+from sandkeeper.journal.segment import Stream, output_streams
+from sandkeeper.journal.source import let_go, reading
 from sandkeeper.journal.turns import Turns
 from sandkeeper.log.access import Access
 from sandkeeper.numerals import asked, decimal, whole
@@ -35,6 +46,8 @@ from sandkeeper.settings import RetentionSettings
 
 __all__ = ["LogHandlers", "routes"]
 
+RAW = "application/vnd.sandkeeper.events"
+"""Events with their bytes as they are, for programs."""
 STREAM_NAMES = {stream.wire for stream in Stream}
 
 
@@ -124,20 +137,24 @@ class LogHandlers:
         streams = {word for word in query.get("stream", "").split(",") if word}
         if not streams <= STREAM_NAMES:
             raise BadInput(f"unknown stream: {', '.join(sorted(streams - STREAM_NAMES))}")
-        sse = "text/event-stream" in request.headers.get("accept", "")
-        records = EventRecords(partial(outcome, process.meta), offset, sse=sse, streams=streams)
-        media_type = "text/event-stream" if sse else "application/x-ndjson"
+        records, media_type = _form(
+            request.headers.get("accept", ""), partial(outcome, process.meta), offset, streams
+        )
         bound = process.journal.tail if query.get("follow") == "false" else None
-        return StreamResponse(self._events(process, records, offset, bound), media_type)
+        holds = query.get("hold") == "true"
+        return StreamResponse(self._events(process, records, offset, bound, holds), media_type)
 
     async def _events(
-        self, process: Process, records: EventRecords, offset: int, bound: int | None
+        self, process: Process, records: EventRecords, offset: int, bound: int | None, holds: bool
     ) -> AsyncIterator[bytes]:
-        with closing(self._follow(process, "events", offset, bound)) as follow:
+        attending = reading(process.journal, self._pump.go_on) if holds else nullcontext(_nothing)
+        with closing(self._follow(process, "events", offset, bound)) as follow, attending as took:
+            took(offset)
             try:
                 heart = Heart()
                 while (items := await follow.next(heart.left())) is not None:
                     yield heart.beat(records.batch(items), records.heartbeat)
+                    took(follow.offset)  # the client has taken what came before
             except Abandoned:
                 yield records.interrupted("server stopping")
                 return
@@ -146,6 +163,30 @@ class LogHandlers:
             return
         await process.wait()
         yield records.end()
+
+    async def let_go(self, request: Request) -> Response:
+        """Have output that waits for its reader wait no more."""
+        process = self._processes.get(identifier(request))
+        self._access.audit("process_hold_end", caller(request), identifier=identifier(request))
+        let_go(process.journal, self._pump.go_on)
+        return json_response({"message": "output waits for nobody"})
+
+    async def output(self, request: Request) -> Response:
+        """Give what is kept now of one stream or both, as it was written."""
+        name = identifier(request)
+        process = self._processes.get(name)
+        streams = output_streams(query_of(request).get("stream", ""))
+        self._access.audit("process_logs_access", caller(request), identifier=name)
+        answer = StreamResponse(self._bytes(process, streams), "application/octet-stream")
+        answer.headers["Content-Disposition"] = disposition(f"{process.meta.name}.log")
+        return answer
+
+    async def _bytes(self, process: Process, streams: tuple[Stream, ...]) -> AsyncIterator[bytes]:
+        end = process.journal.tail
+        with closing(self._follow(process, "output", 0, end)) as follow:
+            while (items := await follow.next(1.0)) is not None:
+                found = (item for item in items if isinstance(item, Chunk))
+                yield b"".join(item.data for item in found if item.stream in streams)
 
     async def lines(self, request: Request) -> Response:
         """Answer a question to the log, as NDJSON lines and a last record `end`."""
@@ -161,6 +202,21 @@ class LogHandlers:
                 yield heart.beat(block, lambda: SILENT)
         finally:
             query.close()
+
+
+def _nothing(_offset: int) -> None:
+    """Hold nothing up."""
+
+
+def _form(
+    accept: str, ended: Callable[[], Outcome], offset: int, streams: set[str]
+) -> tuple[EventRecords, str]:
+    """Return what writes events as they are wanted, and what that is called."""
+    if RAW in accept:
+        return RawRecords(ended, offset, streams=streams), RAW
+    sse = "text/event-stream" in accept
+    records = EventRecords(ended, offset, sse=sse, streams=streams)
+    return records, "text/event-stream" if sse else "application/x-ndjson"
 
 
 def _prefers_records(accept: str) -> bool:
@@ -228,4 +284,6 @@ def routes(handlers: LogHandlers) -> list[BaseRoute]:
         route(one + "/logs/stream", empty_head, "HEAD", need=USER),
         route(one + "/events", handlers.events, need=USER),
         route(one + "/lines", handlers.lines, need=USER),
+        route(one + "/hold", handlers.let_go, "DELETE", need=USER),
+        route(one + "/output", handlers.output, need=USER),
     ]

@@ -13,10 +13,14 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper import __version__
+from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import OPEN, USER
 from sandkeeper.api.edge.routing import route
+from sandkeeper.errors import BadInput
+from sandkeeper.numerals import decimal
 from sandkeeper.observability.heap import resident
+from sandkeeper.observability.history import History
 from sandkeeper.observability.metrics import Requests, Vitals
 from sandkeeper.observability.readiness import Readiness
 
@@ -26,9 +30,10 @@ CURSORS = 1000
 
 
 class ObservabilityHandlers:
-    """Handlers of `/ready`, `/metrics` and `/diagnostics`."""
+    """Handlers of `/ready`, `/metrics`, `/diagnostics` and `/diagnostics/history`."""
 
-    def __init__(self, *, readiness: Readiness, vitals: Vitals) -> None:
+    def __init__(self, *, readiness: Readiness, vitals: Vitals, history: History) -> None:
+        self._history = history
         self._readiness = readiness
         self._vitals = vitals
 
@@ -66,6 +71,14 @@ class ObservabilityHandlers:
             "tasks": len(asyncio.all_tasks()),
         }
         return json_response(page)
+
+    async def history(self, request: Request) -> Response:
+        """Give the figures of the last quarter of an hour, or those after `since`."""
+        text = query_of(request).get("since", "")
+        since = decimal(text) if text else 0.0
+        if since is None:
+            raise BadInput("invalid since: give Unix seconds")
+        return json_response(self._history.page(since))
 
 
 def _load() -> Any:
@@ -110,4 +123,5 @@ def routes(handlers: ObservabilityHandlers) -> list[BaseRoute]:
         route("/ready", handlers.ready, need=OPEN),
         route("/metrics", handlers.metrics, need=USER),
         route("/diagnostics", handlers.diagnostics, need=USER),
+        route("/diagnostics/history", handlers.history, need=USER),
     ]

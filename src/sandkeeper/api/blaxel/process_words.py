@@ -1,6 +1,5 @@
 """What requests about processes say in words and numbers, read as the contract reads them."""
 
-import shlex
 import signal
 
 from sandkeeper.api.schemas.processes import ProcessRequest
@@ -23,10 +22,9 @@ def wait_seconds(text: str) -> int:
 
 def check_process(wanted: ProcessRequest) -> None:
     """Complete a process somebody wants; raises BadInput for what its words cannot mean."""
-    if wanted.argv:
-        if wanted.command:
-            raise BadInput("invalid request body: give command or argv, not both")
-        wanted.command = shlex.join(wanted.argv)
+    if wanted.argv and wanted.command:
+        raise BadInput("invalid request body: give command or argv, not both")
+    wanted.command = wanted.line
     if not wanted.command:
         raise BadInput(
             "invalid request body: Key: 'ProcessRequest.Command' Error:Field validation for "

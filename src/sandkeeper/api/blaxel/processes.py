@@ -32,7 +32,7 @@ from sandkeeper.api.schemas.processes import (
     record_of,
 )
 from sandkeeper.errors import BadInput, Conflict, TooLarge, Unprocessable
-from sandkeeper.journal.output import PIECE_BYTES, read_long_texts, read_texts
+from sandkeeper.journal.output import PIECE_BYTES, Texts, read_long_texts, read_texts
 from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
@@ -51,6 +51,7 @@ LIST_BLOCK, LIST_BLOCK_BYTES = 16, 128 << 10
 """So many records, or records with so long texts, are made in one go."""
 KEPT_BLOCK = 64
 """So many that are kept are looked at."""
+NO_OUTPUT = -1
 STOP_GRACE_SECONDS = 0.09
 RESTART_SECONDS = 10
 
@@ -58,6 +59,10 @@ RESTART_SECONDS = 10
 def identifier(request: Request) -> str:
     """Return the pid, name or id in the path."""
     return segment(request.scope, 1)
+
+
+def _is_without_output(request: Request) -> bool:
+    return query_of(request).get("output") == "false"
 
 
 class ProcessHandlers:
@@ -195,15 +200,16 @@ class ProcessHandlers:
 
     # Looking
 
-    async def list(self, _request: Request) -> Response:
-        """List all processes; all texts together stay within 8 MiB."""
+    async def list(self, request: Request) -> Response:
+        """List all processes; all texts together stay within 8 MiB, or `output=false`."""
         processes = self._processes.all()
         share = min(self._inline, max(1024, LIST_BYTES // max(1, len(processes))))
+        share = NO_OUTPUT if _is_without_output(request) else share
         records: list[bytes] = []
         count = max(1, min(LIST_BLOCK, LIST_BLOCK_BYTES // max(1, share)))
         made = 0
         for number, process in enumerate(processes):
-            known = self._records.get(process)
+            known = None if share == NO_OUTPUT else self._records.get(process)
             if number % KEPT_BLOCK == 0 or (known is None and made % count == 0):
                 await self._turns.take()
             made += known is None
@@ -216,6 +222,8 @@ class ProcessHandlers:
 
     async def _record(self, process: Process, limit: int) -> bytes:
         """Return a record with the last `limit` bytes of each stream."""
+        if limit == NO_OUTPUT:
+            return encode_json(record_of(process, Texts()))
         record = self._records.make(process, limit)
         if record is not None:
             return record
@@ -232,6 +240,8 @@ class ProcessHandlers:
 
     def get_now(self, scope: Scope, _body: bytes) -> PlainAnswer | None:
         """Show one process whose output is short or in memory."""
+        if b"output" in scope["query_string"]:
+            return None
         process = self._processes.get(segment(scope, 1), "process not found")
         record = self._records.make(process, self._inline)
         return None if record is None else PlainAnswer(record)
@@ -239,7 +249,8 @@ class ProcessHandlers:
     async def get(self, request: Request) -> Response:
         """Show one process."""
         process = self._processes.get(identifier(request), "process not found")
-        return json_bytes(await self._record(process, self._inline))
+        limit = NO_OUTPUT if _is_without_output(request) else self._inline
+        return json_bytes(await self._record(process, limit))
 
     async def wait(self, request: Request) -> Response:
         """Wait until a process is over for good, or `timeout` seconds have passed."""

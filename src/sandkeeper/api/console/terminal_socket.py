@@ -5,7 +5,9 @@ Close codes: 1000 `Shell exited`; 1008 refused (before the handshake, so the cli
 the shell cannot be started; 1012 the server stops; 1013 too many, or input that nobody reads.
 
 With `format=raw` what is shown comes as binary frames, byte for byte, and a binary frame is typed
-as it is; text frames stay JSON (`resize`).
+as it is; text frames stay JSON (`resize`). With `sizes=true` the size is told by `resize` frames:
+at once, and whenever anybody sets another, between the output before and after. With `create=false`
+a session is joined by its id or name, an ended one too, and never opened.
 """
 
 from collections.abc import Mapping
@@ -19,14 +21,15 @@ from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import parse_json
 from sandkeeper.api.edge.rights import user_of
 from sandkeeper.api.edge.subject import caller
-from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage
+from sandkeeper.api.edge.tickets.sessions import offered_protocol
+from sandkeeper.api.schemas.terminals import ClientMessage, ServerMessage, SizeMessage
 from sandkeeper.errors import BadInput, Conflict, SandkeeperError
 from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access
 from sandkeeper.numerals import natural
 from sandkeeper.race import race
 from sandkeeper.terminals.registry import TerminalOrder, Terminals
-from sandkeeper.terminals.spectator import watch, watch_raw
+from sandkeeper.terminals.spectator import Size, watch, watch_raw
 from sandkeeper.terminals.terminal import Terminal, Viewer
 
 __all__ = ["TerminalSocket"]
@@ -47,15 +50,15 @@ class TerminalSocket:
     async def serve(self, socket: WebSocket) -> None:
         """Handle one connection."""
         order = _order(socket)
-        await socket.accept()
+        await socket.accept(subprotocol=offered_protocol(socket.scope))
         with suppress(WebSocketDisconnect):
             try:
                 user_of(socket, self._users, order.user)
-                terminal, created = await self._terminals.open(order)
-                viewer = Viewer(read_only=query_of(socket).get("readOnly") == "true")
+                terminal, created = await self._found(socket, order)
+                viewer = _viewer(socket)
                 self._terminals.attach(terminal, viewer)
             except SandkeeperError as error:
-                await _send(socket, "error", str(error))
+                await _send(socket, ServerMessage("error", str(error)))
                 code = 1013 if isinstance(error, Conflict) else 1011
                 await socket.close(code, str(error).encode()[:100].decode("utf-8", "ignore"))
                 return
@@ -63,6 +66,12 @@ class TerminalSocket:
                 await self._attached(socket, terminal, viewer, order, created=created)
             finally:
                 terminal.detach(viewer)
+
+    async def _found(self, socket: WebSocket, order: TerminalOrder) -> tuple[Terminal, bool]:
+        """Return the session to show and whether it is new; `create=false` opens none."""
+        if query_of(socket).get("create") == "false":
+            return self._terminals.get(order.name), False
+        return await self._terminals.open(order)
 
     async def _attached(
         self,
@@ -93,11 +102,14 @@ class TerminalSocket:
         if _is_raw(socket):
             async with aclosing(watch_raw(terminal, viewer)) as blocks:
                 async for block in blocks:
-                    await socket.send({"type": "websocket.send", "bytes": block})
+                    if isinstance(block, tuple):
+                        await _send(socket, SizeMessage(*block))
+                    else:
+                        await socket.send({"type": "websocket.send", "bytes": block})
         else:
             async with aclosing(watch(terminal, viewer)) as texts:
                 async for text in texts:
-                    await _send(socket, "output", text)
+                    await _send(socket, _told(text))
         await socket.close(1000, "Shell exited")
 
     async def _receive_all(self, socket: WebSocket, terminal: Terminal, viewer: Viewer) -> None:
@@ -130,6 +142,15 @@ class TerminalSocket:
         return message.data.encode("utf-8", "replace") if message.type == "input" else b""
 
 
+def _told(one: str | Size) -> ServerMessage | SizeMessage:
+    return SizeMessage(*one) if isinstance(one, tuple) else ServerMessage("output", one)
+
+
+def _viewer(socket: WebSocket) -> Viewer:
+    query = query_of(socket)
+    return Viewer(read_only=query.get("readOnly") == "true", sizes=query.get("sizes") == "true")
+
+
 def _is_raw(socket: WebSocket) -> bool:
     return query_of(socket).get("format") == "raw"
 
@@ -146,8 +167,8 @@ def _message(frame: str | bytes) -> ClientMessage | None:
     return None
 
 
-async def _send(socket: WebSocket, kind: str, data: str) -> None:
-    text = _encode(ServerMessage(kind, data)).decode()
+async def _send(socket: WebSocket, message: ServerMessage | SizeMessage) -> None:
+    text = _encode(message).decode()
     await socket.send({"type": "websocket.send", "text": text})
 
 

@@ -21,6 +21,7 @@ from sandkeeper.api.edge.streaming import StreamResponse
 from sandkeeper.journal.cursor import Abandoned
 from sandkeeper.linux.users import UnknownUser
 from sandkeeper.numerals import natural
+from sandkeeper.processes.failures import StartFailed
 
 __all__ = [
     "MESSAGE_BYTES",
@@ -44,6 +45,7 @@ __all__ = [
 T = TypeVar("T")
 
 UNARY_TYPE, STREAM_TYPE = "application/json", "application/connect+json"
+STREAM_CODING = "connect-content-encoding"
 MESSAGE_BYTES = 4 << 20
 DIGITS_MOST = 10
 PING_SECONDS, PING_MOST = 90, 3600
@@ -109,7 +111,8 @@ def failure_of(error: Exception) -> Failure:
         raise error
     for kind in type(error).__mro__:
         if kind in CODES:
-            return Failure(CODES[kind], str(error))
+            why = error.why if isinstance(error, StartFailed) else str(error)
+            return Failure(CODES[kind], why)
     return Failure("internal", str(error))
 
 
@@ -161,15 +164,15 @@ def _without_nulls(value: Any) -> Any:
 
 async def read_unary(request: Request, model: type[T]) -> T:
     """Read the message of a unary call; raises Failure, TooLarge."""
+    _is_gzip(request, "content-encoding")
     body = await read_body(request, MESSAGE_BYTES)
     return await in_turn(len(body), lambda: _decoded(body, model))
 
 
 async def first_message(request: Request, model: type[T]) -> T:
     """Read the one message of a call that is answered by a stream; raises Failure, BadFrame."""
-    _check_encoding(request)
+    frames = Frames(MESSAGE_BYTES, gzip=_is_gzip(request, STREAM_CODING))
     body = await read_body(request, MESSAGE_BYTES + HEAD_BYTES)
-    frames = Frames(MESSAGE_BYTES)
     found = list(frames.feed(body))
     frames.finish()
     if len(found) != 1:
@@ -179,8 +182,7 @@ async def first_message(request: Request, model: type[T]) -> T:
 
 async def messages(request: Request, model: type[T]) -> AsyncIterator[T]:
     """Yield the messages of a client's stream as they come; raises as `first_message`."""
-    _check_encoding(request)
-    frames = Frames(MESSAGE_BYTES)
+    frames = Frames(MESSAGE_BYTES, gzip=_is_gzip(request, STREAM_CODING))
     try:
         async for block in request.stream():
             for payload in frames.feed(block):
@@ -190,12 +192,15 @@ async def messages(request: Request, model: type[T]) -> AsyncIterator[T]:
     frames.finish()
 
 
-def _check_encoding(request: Request) -> None:
-    wanted = request.headers.get("connect-content-encoding", "identity")
-    if wanted != "identity":
+def _is_gzip(request: Request, field: str) -> bool:
+    """Say whether messages may be compressed; raises Failure for what is not gzip."""
+    wanted = request.headers.get(field, "identity")
+    if wanted not in {"identity", "gzip"}:
         raise Failure(
-            "unimplemented", f"the compression {wanted[:32]!r} is not supported: use identity"
+            "unimplemented",
+            f"the compression {wanted[:32]!r} is not supported: use gzip or identity",
         )
+    return wanted == "gzip"
 
 
 async def within(seconds: float | None, work: Awaitable[T]) -> T:

@@ -1,6 +1,5 @@
 """E2B's plain HTTP for files: download, upload, and several files made one."""
 
-import errno
 import posixpath
 import stat
 from collections.abc import AsyncIterator
@@ -20,11 +19,12 @@ from sandkeeper.api.edge.connections.wire import blocks_of
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import utf8
-from sandkeeper.errors import BadInput, Forbidden, NotFound, StorageFull
+from sandkeeper.errors import BadInput
 from sandkeeper.files.conditions import NO_CONDITIONS
 from sandkeeper.files.feed import Feed
 from sandkeeper.files.paths import resolve_text
 from sandkeeper.files.service import Files
+from sandkeeper.files.work import by_errno
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.linux.users import Users
 
@@ -80,7 +80,7 @@ class FileCalls:
             if stat.S_ISREG(info.st_mode):  # what the system says of it is told as it is
                 os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
         except (OSError, ValueError) as error:
-            raise _failure(path, error) from None
+            raise by_errno(path, error) from None
         if stat.S_ISDIR(info.st_mode):
             raise BadInput(f"path '{path}' is a directory")
         return download(self._work, path, self._files.open(path, info), request)
@@ -175,7 +175,7 @@ class FileCalls:
             for current in set(sources) - {target}:
                 os.unlink(current)
         except (OSError, ValueError) as error:
-            raise _failure(current, error) from None
+            raise by_errno(current, error) from None
 
     def _append(self, draft: Any, path: str) -> None:
         opened = self._files.open(path, os.stat(path))
@@ -202,15 +202,3 @@ def _metadata(request: Request) -> dict[str, bytes]:
     if size > METADATA_BYTES:
         raise BadInput(f"metadata takes {size} bytes, which is more than {METADATA_BYTES}")
     return found
-
-
-def _failure(path: str, error: OSError | ValueError) -> Exception:
-    number = error.errno if isinstance(error, OSError) else errno.EINVAL
-    if number in {errno.ENOENT, errno.ENOTDIR}:
-        return NotFound(f"path '{path}' does not exist")
-    words = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-    if number in {errno.EACCES, errno.EPERM}:
-        return Forbidden(f"path '{path}': {words.lower()}")
-    if number in {errno.ENOSPC, errno.EDQUOT}:
-        return StorageFull(f"path '{path}': {words.lower()}")
-    return BadInput(f"path '{path}': {words.lower()}")

@@ -25,39 +25,66 @@ from sandkeeper.api.edge.rights import (
 )
 from sandkeeper.api.edge.routing import first_segment
 from sandkeeper.api.edge.subject import names_user
+from sandkeeper.api.edge.tickets.sessions import Sessions
 from sandkeeper.api.edge.tokens import offers
 from sandkeeper.api.edge.urls import PORT_NAME
 from sandkeeper.linux.users import Users
 from sandkeeper.settings import RightsSettings
 
-__all__ = ["Acting", "Doorkeeper", "know", "refuse"]
+__all__ = ["Accepted", "Acting", "Doorkeeper", "know", "refuse"]
+
+
+class Accepted:
+    """The tokens of this server, and the right that each is good for; false where there is none.
+
+    `SANDKEEPER_TOKEN` is the operator's until there is a token for the operator alone, for the
+    workload never learns it. `apart` says that the workload has a user of its own: whoever asks
+    without any token could be the workload then, and is the user only.
+    """
+
+    def __init__(self, settings: RightsSettings, *, apart: bool) -> None:
+        self._token = settings.token.encode()
+        self._admin = settings.admin_token.encode()
+        self._with_token = Right.USER if self._admin else Right.OPERATOR
+        self._anonymous = Right.NONE
+        if not self._token:
+            self._anonymous = Right.USER if self._admin or apart else Right.OPERATOR
+
+    def __bool__(self) -> bool:
+        return bool(self._token or self._admin)
+
+    def right_of(self, offered: list[bytes]) -> Right:
+        """Return the highest right for which one of what is offered is good."""
+        if self._admin and _among(self._admin, offered):
+            return Right.OPERATOR
+        if self._token and _among(self._token, offered):
+            return self._with_token
+        return Right.NONE
+
+    def right_without_session(self, scope: Scope) -> Right:
+        """Return the right of a request by the tokens in it (`api.edge.tokens`: where)."""
+        if not self:
+            return self._anonymous
+        return self.right_of(offers(scope)) or self._anonymous
 
 
 class Doorkeeper:
-    """Decides who a request comes from; `apart` says that the workload has a user of its own.
-
-    Without any token everybody is the user, and the operator too unless the workload is kept
-    apart: then whoever asks could be the workload. `SANDKEEPER_TOKEN` is the operator's until
-    there is a token for the operator alone, for the workload never learns it.
-    """
+    """Decides who a request comes from; without `sessions`, by tokens alone."""
 
     def __init__(
         self,
         settings: RightsSettings,
         *,
-        apart: bool,
+        accepted: Accepted,
+        sessions: Sessions | None = None,
         open_paths: Collection[str],
         own_words: Collection[str] = (),
     ) -> None:
-        self._token = settings.token.encode()
-        self._admin = settings.admin_token.encode()
+        self._accepted = accepted
+        self._sessions = sessions
         self._open = open_paths
         self._own_words = own_words
         self._standings = {right: Standing(right, settings) for right in Right}
-        self._with_token = Right.USER if self._admin else Right.OPERATOR
-        self._anonymous = Right.NONE
-        if not self._token:
-            self._anonymous = Right.USER if self._admin or apart else Right.OPERATOR
 
     def admits(self, scope: Scope) -> bool:
         """Say whether a request may go on at all; its standing is in the scope then."""
@@ -72,15 +99,11 @@ class Doorkeeper:
         return scope["type"] == "http" and opened
 
     def _right_of(self, scope: Scope) -> Right:
-        """Return the highest right that the request shows (`api.edge.tokens`: where)."""
-        if not (self._token or self._admin):
-            return self._anonymous
-        offered = offers(scope)
-        if self._admin and _among(self._admin, offered):
-            return Right.OPERATOR
-        if self._token and _among(self._token, offered):
-            return self._with_token
-        return self._anonymous
+        """Return the highest right that the request shows."""
+        right = self._accepted.right_without_session(scope)
+        if self._sessions is None or not self._accepted:
+            return right
+        return max(right, self._sessions.right_of(scope))
 
 
 def _among(token: bytes, offered: list[bytes]) -> bool:
@@ -154,4 +177,4 @@ class Acting:
 
 def _is_about_files(path: str) -> bool:
     area = first_segment(path)
-    return area == "watch" or area == "filesystem" or area.startswith("filesystem-")
+    return area in {"watch", "git", "filesystem"} or area.startswith("filesystem-")

@@ -127,8 +127,9 @@ class GeneratedBody(_Body):
         blocks: Iterator[bytes],
         headers: Mapping[str, str],
         close: Callable[[], object] = lambda: None,
+        status: int = 200,
     ) -> None:
-        super().__init__(work, 200, headers)
+        super().__init__(work, status, headers)
         self._blocks = blocks
         self._release = close
 

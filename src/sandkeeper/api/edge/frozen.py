@@ -19,19 +19,20 @@ ALLOWED = (
     "/archive/",
     "/mcp",  # asks for each tool
     "/port/",  # what a server of the workload does with a request is its own affair
+    "/network/ports/{port}/tcp",
     "/network/process/",  # monitors live in memory
     "/debug/",
 )
 _LOOKS = ("Stat", "ListDir", "WatchDir", "CreateWatcher", "GetWatcherEvents", "RemoveWatcher")
 UNCHANGING = frozenset(
     {
-        *("/", "/process/{identifier}/wait-for"),
+        *("/", "/console-session", "/process/{identifier}/wait-for"),
         # Those of E2B's calls that look, or end something.
         *(f"/filesystem.Filesystem/{name}" for name in _LOOKS),
         *(f"/process.Process/{name}" for name in ("List", "Connect", "SendSignal")),
     }
 )
-STOPPING = ("/process/{", "/terminals/{")
+STOPPING = ("/process/{", "/terminals/{", "/git/operations/{")
 """Below these a DELETE ends something, which writes nothing; but it may not close a file's end."""
 
 READING_TOOLS = frozenset(
@@ -45,9 +46,11 @@ READING_TOOLS = frozenset(
             "terminalScreen",
             "terminalClose",
         ),
+        *("codeContexts", "codeExecution", "codeVariables", "codeInterrupt", "codeContextDelete"),
         *("fsGetWorkingDirectory", "fsListDirectory", "fsReadFile", "fsStat"),
         *("codegenFileSearch", "codegenCodebaseSearch", "codegenGrepSearch", "codegenListDir"),
         *("codegenReadFileRange", "codegenRerank"),
+        *("gitStatus", "gitDiff", "gitLog", "gitBranches"),
     ]
 )
 """MCP tools that change nothing; ending something is not writing."""

@@ -30,7 +30,7 @@ from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.settings import EdgeSettings, origin
 from sandkeeper.settings.port_names import PortName
 
-__all__ = ["OPEN_PATHS", "Gate", "is_own_visit", "refusal"]
+__all__ = ["OPEN_PATHS", "Gate", "is_own_page", "is_own_visit", "refusal"]
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """Answered under any name: probes ask them by whatever address they have (an upgrade's guard calls
@@ -39,14 +39,16 @@ us `guard`), and what they tell is no secret."""
 PAGES = frozenset(
     {
         *("/", "/terminal", "/terminal/", "/swagger", "/swagger/", "/swagger/index.html"),
-        *("/swagger/doc.json", "/openapi.json"),
+        *("/swagger/doc.json", "/openapi.json", "/console", "/console/"),
     }
 )
 """What a link on any page may lead to: it shows something and does nothing."""
 
 OWN_VISIT = "sandkeeper.own_visit"
+OWN_PAGE = "sandkeeper.own_page"
 SITES = frozenset({b"", b"same-origin", b"none"})
 """Values of `Sec-Fetch-Site` that name no other page: absent, ours, and the person's own wish."""
+READING = frozenset({"GET", "HEAD"})
 FORWARDED = (b"x-forwarded-host", b"x-forwarded-proto")
 WANTED = frozenset(
     {
@@ -108,11 +110,14 @@ class Gate:
             )
         if b"origin" not in seen and b"sec-fetch-site" not in seen:
             scope[OWN_VISIT] = self._all
+            # Over http to other than loopback a browser says no more of its own pages' reads.
+            scope[OWN_PAGE] = scope["type"] == "http" and scope["method"] in READING
             return  # no page of another origin, as most requests
         asker, site = _asker(seen), seen.get(b"sec-fetch-site", b"")
         listed = self._lists(scope, asker)
         scope[OWN_VISIT] = listed or site in {b"same-origin", b"none"}
-        if not (listed or _is_visit(scope, seen) or self._is_own(scope, seen, host + port)):
+        own = scope[OWN_PAGE] = self._is_own(scope, seen, host + port)
+        if not (own or listed or _is_visit(scope, seen)):
             _refuse(asker, "this API")
 
     def check_port(self, scope: Scope, name: PortName) -> None:
@@ -213,6 +218,14 @@ def is_own_visit(scope: Scope) -> bool:
     return bool(scope.get(OWN_VISIT))
 
 
+def is_own_page(scope: Scope) -> bool:
+    """Say whether a page of this very origin asks, or the person; no other origin, listed or not.
+
+    What comes along with every request of a browser counts for these alone.
+    """
+    return bool(scope.get(OWN_PAGE))
+
+
 def refusal(scope: Scope, error: SandkeeperError) -> Response:
     """Return the answer to a request that does not pass: on `/mcp` a name's is the contract's."""
     if isinstance(error, UnknownHost) and scope["path"] == "/mcp":
@@ -285,7 +298,7 @@ def _refuse(asker: str, what: str) -> NoReturn:
 
 def _is_visit(scope: Scope, seen: Seen, *, clicked: bool = False) -> bool:
     """Say whether a window is led to a page: without effects, or of a port and by a click."""
-    if scope["type"] != "http" or scope["method"] not in {"GET", "HEAD"} or b"origin" in seen:
+    if scope["type"] != "http" or scope["method"] not in READING or b"origin" in seen:
         return False
     if (seen.get(b"sec-fetch-mode"), seen.get(b"sec-fetch-dest")) != (b"navigate", b"document"):
         return False

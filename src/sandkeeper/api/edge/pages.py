@@ -10,7 +10,7 @@ from starlette.types import Scope
 
 from sandkeeper.api.edge.tokens import PARAMETERS
 
-__all__ = ["asks_for_page", "page_headers", "token_page"]
+__all__ = ["application_headers", "asks_for_page", "page_headers", "token_page"]
 
 PAGES = frozenset({"/", "/terminal", "/swagger"})
 _ASK = """<!doctype html>
@@ -34,10 +34,29 @@ def page_headers(script: str, origins: Sequence[str]) -> dict[str, str]:
     """
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
     scripts = f"'sha256-{digest}'" if script else "'none'"
+    return _headers(
+        f"script-src {scripts}; style-src 'unsafe-inline'; connect-src 'self'; img-src data:",
+        origins,
+    )
+
+
+def application_headers(nonce: str, origins: Sequence[str]) -> dict[str, str]:
+    """Return the fields of a page whose scripts and styles are files beside it.
+
+    Styles that its libraries make carry the nonce; nothing that stands in the page itself counts.
+    """
+    return _headers(
+        f"script-src 'self'; style-src 'self' 'nonce-{nonce}'; connect-src 'self'; "
+        "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self'; worker-src 'self'; "
+        "frame-src 'self' blob:",
+        origins,
+    )
+
+
+def _headers(sources: str, origins: Sequence[str]) -> dict[str, str]:
     ancestors = "*" if "*" in origins else " ".join(["'self'", *origins])
     return {
-        "Content-Security-Policy": f"default-src 'none'; script-src {scripts}; "
-        "style-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; "
+        "Content-Security-Policy": f"default-src 'none'; {sources}; base-uri 'none'; "
         f"form-action 'none'; frame-ancestors {ancestors}",
         "Cross-Origin-Opener-Policy": "same-origin",
         "Referrer-Policy": "no-referrer",

@@ -15,6 +15,7 @@ __all__ = [
     "bare_error",
     "encode_json",
     "error_body",
+    "error_fields",
     "error_response",
     "json_bytes",
     "json_response",
@@ -37,6 +38,7 @@ STATUS: dict[type[errors.SandkeeperError], int] = {
     errors.RangeNotSatisfiable: 416,
     errors.Unprocessable: 422,
     errors.Internal: 500,
+    errors.NotInstalled: 501,
     errors.Unavailable: 503,
     errors.StorageFull: 507,
     errors.LoopDetected: 508,
@@ -81,12 +83,15 @@ def json_bytes(data: bytes, status: int = 200, headers: dict[str, str] | None = 
     return Response(data, status, headers, media_type=JSON.decode())
 
 
+def error_fields(error: errors.SandkeeperError) -> dict[str, Any]:
+    """Return what is told of an error: `error`, and `code` and further fields where it has them."""
+    code = {"code": error.code} if error.code else {}
+    return {"error": utf8(str(error)), **code, **error.details}
+
+
 def error_body(error: errors.SandkeeperError) -> bytes:
     """Write `{"error": …}`, with `code` where the error carries one."""
-    body = {"error": utf8(str(error))}
-    if error.code:
-        body["code"] = error.code
-    return encode_json(body)
+    return encode_json(error_fields(error))
 
 
 def error_response(error: errors.SandkeeperError) -> Response:

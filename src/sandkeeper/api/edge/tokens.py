@@ -19,11 +19,16 @@ __all__ = [
     "LINK",
     "LINK_PARAMETER",
     "PARAMETERS",
+    "SESSION",
+    "SESSION_COOKIE",
+    "SESSION_FIELD",
+    "SESSION_PROTOCOL",
     "TICKET",
     "TICKET_COOKIE",
     "TOKEN",
     "in_address",
     "links",
+    "named_offers",
     "offers",
     "sift",
 ]
@@ -31,10 +36,20 @@ __all__ = [
 Fields = list[tuple[bytes, bytes]]
 Ours = Callable[[str, bytes], bool]
 
-TOKEN, TICKET, LINK = "token", "ticket", "link"
+TOKEN, TICKET, LINK, SESSION = "token", "ticket", "link", "session"
 TICKET_COOKIE = b"sandkeeper_port"
+SESSION_COOKIE = b"sandkeeper_session_"
+"""Eight hexadecimal digits follow, by which servers of one host are told apart."""
+SESSION_FIELD = b"x-sandkeeper-session"
+SESSION_PROTOCOL = "sandkeeper.session."
+"""Where a page shows its half of a session: this field, or a WebSocket's subprotocol."""
 COOKIES = {b"sandkeeper_token": TOKEN, TICKET_COOKIE: TICKET}
-BEARERS = frozenset({b"authorization", b"x-access-token", b"x-api-key", b"x-blaxel-authorization"})
+BEARERS = frozenset(
+    {
+        *(b"authorization", b"x-access-token", b"x-api-key", b"x-blaxel-authorization"),
+        b"e2b-traffic-access-token",
+    }
+)
 PARAMETERS = ("token", "bl_preview_token")
 LINK_PARAMETER = b"sandkeeper_link_token"
 """What opens a port by a link; only we write it, so it has one spelling."""
@@ -55,7 +70,7 @@ def _digit(digit: str) -> str:
 _NAMES = "|".join(map(_spelled, PARAMETERS))
 _OFFER = re.compile(rf"&(?:{_NAMES})=([^&]*)".encode())
 _LINK = re.compile(rb"&" + LINK_PARAMETER + rb"=([^&]*)")
-_COOKIE = re.compile(rb"sandkeeper_(?:token|port)\s*=[^;]*")
+_COOKIE = re.compile(rb"sandkeeper_(?:token|port|session_[0-9a-f]{8})\s*=[^;]*")
 _ESCAPED = re.compile(rb"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
 _T = TypeVar("_T")
 IN_QUERY = "sandkeeper.offers"
@@ -68,10 +83,11 @@ LONGEST = 4096
 def offers(scope: Scope, kind: str = TOKEN) -> list[bytes]:
     """Return every value that a request offers as a token (or as a ticket of one port).
 
-    A token may stand in `Authorization: Bearer`, in `X-Blaxel-Authorization`, `X-Access-Token` or
-    `X-API-Key` (what the SDKs send), in `X-Blaxel-Preview-Token`, in the cookie `sandkeeper_token`,
-    or, for browsers' WebSocket and EventSource that cannot set headers, in the query (`token`,
-    `bl_preview_token`). Raises BadInput for more of them than anybody needs: each costs time.
+    A token may stand in `Authorization: Bearer`, in `X-Blaxel-Authorization`, `X-Access-Token`,
+    `X-API-Key` or `E2B-Traffic-Access-Token` (what the SDKs send), in `X-Blaxel-Preview-Token`, in
+    the cookie `sandkeeper_token`, or, for browsers' WebSocket and EventSource that cannot set
+    headers, in the query (`token`, `bl_preview_token`). Raises BadInput for more of them than
+    anybody needs: each costs time.
     """
     found: list[bytes] = []
 
@@ -82,6 +98,17 @@ def offers(scope: Scope, kind: str = TOKEN) -> list[bytes]:
 
     sift(scope, take)
     return found
+
+
+def named_offers(scope: Scope, kind: str) -> list[tuple[bytes, bytes]]:
+    """Return names and values of the cookies of a kind in a request; raises as `offers`."""
+    return [
+        (name, value)
+        for field, line in scope["headers"]
+        if field == b"cookie"
+        for name, value in _named_cookies(line)
+        if _kind_of(name) == kind
+    ]
 
 
 def in_address(scope: Scope, ours: Ours) -> bool:
@@ -115,6 +142,8 @@ def sift(scope: Scope, ours: Ours) -> tuple[Fields, bytes]:
 def _sift_field(name: bytes, value: bytes, ours: Ours) -> bytes | None:
     if name in BEARERS:
         return None if ours(TOKEN, _bearer(value)) else value
+    if name == SESSION_FIELD:
+        return None if ours(SESSION, value) else value
     if name == b"x-blaxel-preview-token":
         return None if ours(TOKEN, value) else value
     return _sift_cookies(value, ours) if name == b"cookie" else value
@@ -127,18 +156,29 @@ def _bearer(value: bytes) -> bytes:
 
 def _sift_cookies(value: bytes, ours: Ours) -> bytes | None:
     """Take cookies out of a Cookie field (RFC 6265, section 4.2.1: pairs with `;` in between)."""
-    if not any(name in value for name in COOKIES):
+    if b"sandkeeper_" not in value:
         return value
     line = b";" + value
     kept, end = [], 0
     for start, found in _few(_cookies(line)):
         name, _, held = found[0].partition(b"=")
-        if ours(COOKIES[name.rstrip()], _cookie_value(held)):
+        if ours(_kind_of(name.rstrip()), _cookie_value(held)):
             kept.append(line[end:start])
             end = found.end()
     if not kept:
         return value
     return b"".join([*kept, line[end:]]).strip(b"; \t") or None
+
+
+def _named_cookies(value: bytes) -> list[tuple[bytes, bytes]]:
+    if b"sandkeeper_" not in value:
+        return []
+    pairs = [found[0].partition(b"=") for _, found in _few(_cookies(b";" + value))]
+    return [(name.rstrip(), _cookie_value(held)) for name, _, held in pairs]
+
+
+def _kind_of(cookie: bytes) -> str:
+    return COOKIES.get(cookie, SESSION)
 
 
 def _cookies(line: bytes) -> Iterator[tuple[int, re.Match[bytes]]]:

@@ -12,13 +12,17 @@ from urllib.parse import unquote_to_bytes
 from starlette.types import Scope
 
 from sandkeeper.numerals import natural
-from sandkeeper.settings.port_names import E2B_PORT
+from sandkeeper.settings.port_names import CODE_PORTS, E2B_PORT
 
 __all__ = [
+    "INSTEAD",
     "PORT_NAME",
+    "asked_port",
     "called_by_target",
     "decoded_path",
     "is_for_port",
+    "is_for_tcp",
+    "lead_to_runtime",
     "raw_path",
     "raw_rest",
     "readdress",
@@ -29,10 +33,14 @@ __all__ = [
 PORT_NAME = "sandkeeper.port_name"
 """In the scope: the name of a port (`settings.port_names`) by which the request came, if it did."""
 
+INSTEAD = "sandkeeper.instead"
+"""In the scope: the port for which this server answers, since nobody else listens there."""
+
 LED = "sandkeeper.led"
 LEADING = frozenset({b"e2b-sandbox-id", b"e2b-sandbox-port", b"accept"})
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 _PREFIX = re.compile(r"[A-Za-z0-9/_.-]+")
+_TCP = re.compile(r"/network/ports/[^/]+/tcp")
 
 
 def called_by_target(url: bytes, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -48,6 +56,11 @@ def is_for_port(scope: Mapping[str, object]) -> bool:
     return PORT_NAME in scope or str(scope["path"]).startswith(("/port/", "/port-keep/"))
 
 
+def is_for_tcp(path: str) -> bool:
+    """Say whether a path is that of bare connections to ports (`api.port.tcp`)."""
+    return _TCP.fullmatch(path) is not None
+
+
 def readdress(scope: Scope) -> bool:
     """Lead a request where the fields of E2B's clients say it belongs; False: it stays.
 
@@ -59,7 +72,7 @@ def readdress(scope: Scope) -> bool:
     told = {name: value for name, value in scope["headers"] if name in LEADING}
     path: str = scope["path"]
     port = natural(told.get(b"e2b-sandbox-port", b""), 65535)
-    if port and port != E2B_PORT:
+    if port and port != E2B_PORT and port != _own_port(scope):
         prefix = f"/port/{port}"
     elif _is_for_e2b(path, told):
         prefix = "/e2b"
@@ -70,11 +83,39 @@ def readdress(scope: Scope) -> bool:
     return True
 
 
+def _own_port(scope: Scope) -> int:
+    return int((scope.get("server") or ("", 0))[1] or 0)
+
+
+def asked_port(scope: Scope) -> int:
+    """Return the port of a code interpreter (`CODE_PORTS`) that a request came for; 0: none."""
+    port = int(scope.get(INSTEAD, 0)) or _own_port(scope)
+    return port if port in CODE_PORTS else 0
+
+
 def _is_for_e2b(path: str, told: Mapping[bytes, bytes]) -> bool:
     if path == "/health":
         return b"e2b-sandbox-id" in told
     accept = told.get(b"accept", b"")
     return path == "/metrics" and b"application/json" in accept and b"text/plain" not in accept
+
+
+RUNTIME = frozenset({"", "execute", "upload", "download", "list", "exists"})
+"""How the paths of agent-sandbox's python-runtime begin."""
+
+
+def lead_to_runtime(scope: Scope, port: int) -> bool:
+    """Lead a request that came in at the port of the python-runtime there, if it is for it.
+
+    False: it stays, for the whole API is answered at that port, too.
+    """
+    server = scope.get("server") or ("", 0)
+    path: str = scope["path"]
+    if server[1] != port or path.lstrip("/").partition("/")[0] not in RUNTIME:
+        return False
+    prefix = "/python-runtime"
+    scope["path"], scope["raw_path"] = prefix + path, prefix.encode() + scope["raw_path"]
+    return True
 
 
 def raw_path(scope: Scope) -> bytes:

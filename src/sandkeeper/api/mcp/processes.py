@@ -12,10 +12,11 @@ from sandkeeper.api.mcp.tool import Arguments, Tool
 from sandkeeper.api.schemas.processes import ProcessRecord, record_of
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.journal.output import read_texts
+from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access, Caller
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
-from sandkeeper.processes.spec import LimitsFields, ProcessFields
+from sandkeeper.processes.spec import FullProcessFields, LimitsFields
 from sandkeeper.processes.waiting import Waiting
 from sandkeeper.settings import Settings
 
@@ -40,10 +41,10 @@ class Identifier(Arguments):
     identifier: IDENTIFIER
 
 
-class ExecuteArguments(ProcessFields, Arguments, kw_only=True):
+class ExecuteArguments(FullProcessFields, Arguments, kw_only=True):
     """What to run."""
 
-    command: Annotated[str, Meta(description="Shell command line")]
+    command: Annotated[str, Meta(description="Shell command line; empty where argv is given")]
     timeout: Annotated[
         int | None,
         Meta(
@@ -103,8 +104,10 @@ class ProcessTools:
         waiting: Waiting,
         access: Access,
         settings: Settings,
+        users: Users,
     ) -> None:
         self._processes = processes
+        self._users = users
         self._waiting = waiting
         # Below the 60 seconds after which a gateway cuts a request.
         self._wait_most = settings.mcp_wait
@@ -121,10 +124,14 @@ class ProcessTools:
 
     async def execute(self, wanted: ExecuteArguments, who: Caller) -> Executed:
         """Start a process and wait as asked, at most 58 seconds."""
+        if wanted.argv and wanted.command:
+            raise BadInput("give command or argv, not both: with argv, command is empty")
+        wanted.command = wanted.line
         if not wanted.command:
             raise BadInput("command is empty")
         if any(not 0 < port < 65536 for port in wanted.wait_for_ports):
             raise BadInput("waitForPorts: a port is between 1 and 65535")
+        self._users.check_reach(self._users.recorded(wanted.user))
         self._access.audit(
             "process_exec", who, command=wanted.command, working_dir=wanted.working_dir or "/"
         )

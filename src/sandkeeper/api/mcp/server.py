@@ -42,8 +42,8 @@ INSTRUCTIONS = (
     "processGetLogs shows it, processQueryLogs searches it. Change a file with fsEditFile or "
     "fsApplyEdits, which touch only what you name; fsWriteFile replaces it whole. Look for text "
     "with codegenGrepSearch, for files by name with codegenFileSearch. Programs that need a "
-    "terminal run in terminalOpen; terminalScreen tells what they show. Relative paths begin in "
-    "the working directory."
+    "terminal run in terminalOpen; terminalScreen tells what they show. Code whose variables are "
+    "to stay (Python, Bash) runs with codeRun. Relative paths begin in the working directory."
 )
 
 LASTING: dict[str, Any] = {"ttlMs": 0, "cacheScope": "public"}
@@ -165,7 +165,7 @@ class ToolServer:
             isinstance(v, str) and len(v) > LONG_TEXT for v in msgspec.structs.astuple(result)
         )
         text = await asyncio.to_thread(text_of, result) if long else text_of(result)
-        return COMPLETE | {"content": [{"type": "text", "text": text}]}
+        return COMPLETE | {"content": [{"type": "text", "text": text}, *tool.blocks(result)]}
 
 
 def _told(tool: Tool, error: SandkeeperError) -> str:

@@ -35,7 +35,8 @@ class Tool:
 
     `call` takes the arguments and who asks, and returns a struct whose JSON is the result; it
     raises `sandkeeper.errors`, told to the caller behind `prefix`. A tool whose `enabled` says no
-    is neither listed nor called; it is asked each time.
+    is neither listed nor called; it is asked each time. `blocks` are content of a result beside
+    its JSON: pictures.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Tool:
     prefix: str = ""
     enabled: Callable[[], bool] = lambda: True
     need: Need = field(kw_only=True)
+    blocks: Callable[[msgspec.Struct], list[dict[str, str]]] = lambda _: []
 
     @cached_property
     def listing(self) -> dict[str, Any]:

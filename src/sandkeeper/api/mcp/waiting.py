@@ -172,7 +172,7 @@ class WatchingTools:
             reason=reason or ("timeout" if found.reason == "timeout" else "exited"),
             status=process.status,
             exit_code=(process.meta.exit_code or 0) if process.is_over else 0,
-            line=line.line[:8192] if line else "",
+            line=line.line if line else "",
             offset=line.offset if line else process.journal.tail,
         )
 

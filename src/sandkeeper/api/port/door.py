@@ -62,8 +62,11 @@ class Door:
 
     @property
     def lacks_slash(self) -> bool:
-        """Whether this is the root of a port, written so that relative addresses lead elsewhere."""
-        return not self.rest and not self.name
+        """Whether this is the root of a port, written so that relative addresses lead elsewhere.
+
+        A server that knows the ticket as a part of its base knows how its root is written, too.
+        """
+        return not self.rest and not self.name and not self._is_told
 
     @property
     def base(self) -> str:
@@ -85,4 +88,9 @@ class Door:
         """Return the path that the server at the port is asked for."""
         if not self.is_kept:
             return self.rest or b"/"
-        return with_prefix(scope, self.page).encode("latin-1") + (self.rest or b"/")
+        rest = self.rest if self._is_told else self.rest or b"/"
+        return with_prefix(scope, self.page).encode("latin-1") + rest
+
+    @property
+    def _is_told(self) -> bool:
+        return self.is_kept and bool(self.ticket)

@@ -25,7 +25,9 @@ from starlette.types import Scope
 
 from sandkeeper.api.edge.hosts import Gate
 from sandkeeper.api.edge.tickets.grants import Grant
+from sandkeeper.api.edge.tickets.sessions import Sessions
 from sandkeeper.api.edge.tokens import (
+    SESSION,
     TICKET,
     TICKET_COOKIE,
     TOKEN,
@@ -69,8 +71,11 @@ class Doors:
     `texts` are the tokens of this server; `restricted` says that not every page may use it.
     """
 
-    def __init__(self, tickets: Tickets, tokens: Iterable[str], *, restricted: bool) -> None:
+    def __init__(
+        self, tickets: Tickets, sessions: Sessions, tokens: Iterable[str], *, restricted: bool
+    ) -> None:
         self.tickets = tickets
+        self.sessions = sessions
         self.texts = tuple(filter(None, tokens))
         self.restricted = restricted
         self._tokens = [token.encode() for token in self.texts]
@@ -116,6 +121,8 @@ class Doors:
         """Say whether what a request offers is a token or a ticket of this server."""
         if kind == TOKEN:
             return any(hmac.compare_digest(value, token) for token in self._tokens)
+        if kind == SESSION:
+            return self.sessions.made_here(value)
         ticket = COOKIE if kind == TICKET else LINK
         return any(self.tickets.made_here(ticket, value, one) for one in {host, ""})
 

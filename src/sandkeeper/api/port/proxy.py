@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 from contextlib import suppress
 
 from starlette.routing import BaseRoute, Match
@@ -14,13 +15,20 @@ from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.port.answers import Audience, response_headers
 from sandkeeper.api.port.door import Door
 from sandkeeper.api.port.forwarding import Forwarding, Target, framing
+from sandkeeper.api.port.instead import Instead
 from sandkeeper.api.port.pages import Doors
 from sandkeeper.api.port.socket import HANDSHAKE_SECONDS, switch, wanted_upgrade
 from sandkeeper.errors import SandkeeperError, Unprocessable
 from sandkeeper.network.hops import Hops
 from sandkeeper.network.relay import Relay
 from sandkeeper.network.switching import SWITCHED, Switching
-from sandkeeper.network.upstream import ClientGone, Headers, Upstream, connect
+from sandkeeper.network.upstream import (
+    NOT_LISTENING,
+    ClientGone,
+    Headers,
+    Upstream,
+    connect,
+)
 from sandkeeper.settings import Settings
 
 __all__ = ["PortRoute"]
@@ -33,8 +41,9 @@ class PortRoute(BaseRoute):
 
     need = USER
 
-    def __init__(self, settings: Settings, relay: Relay, doors: Doors) -> None:
+    def __init__(self, settings: Settings, relay: Relay, doors: Doors, instead: Instead) -> None:
         self.doors = doors
+        self._instead = instead
         self._forwarding = Forwarding(self.doors, Gateways(settings.edge.gateways), Hops())
         self._relay = relay
 
@@ -57,7 +66,14 @@ class PortRoute(BaseRoute):
         head = _head(scope, target, self._forwarding, upgrade)
         is_head = scope["method"] == "HEAD"
         upstream = Switching() if upgrade else Upstream(head_request=is_head)
-        connected = await connect(target.port)
+        try:
+            connected = await self._connected(target.port)
+        except Unprocessable as error:
+            if upgrade or error.code != NOT_LISTENING or door is None:
+                raise
+            if await self._instead.answer(scope, receive, send, door, target.path):
+                return
+            raise
         try:
             await upstream.start(connected, head)
             audience = self._forwarding.audience(scope, target)
@@ -65,6 +81,12 @@ class PortRoute(BaseRoute):
             await exchange.run()
         finally:
             upstream.close()
+
+    async def _connected(self, port: int) -> socket.socket:
+        """Connect; raises Unprocessable, also where only this server itself would be found."""
+        if self._instead.owns(port):
+            raise Unprocessable(f"nothing listens on port {port}", code=NOT_LISTENING)
+        return await connect(port)
 
 
 def _head(scope: Scope, target: Target, forwarding: Forwarding, upgrade: bytes) -> bytes:

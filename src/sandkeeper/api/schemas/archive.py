@@ -14,9 +14,11 @@ __all__ = [
     "ExportOptions",
     "ExportProgress",
     "ExportResult",
+    "ImportOptions",
     "MultipartUpload",
     "QuiesceStatus",
     "progress_of",
+    "restore_of",
     "result_of",
     "status_of",
 ]
@@ -32,7 +34,7 @@ class MultipartUpload(msgspec.Struct, rename="camel"):
 
 
 class ExportOptions(msgspec.Struct, rename="camel"):
-    """What to export and where to; `compression` is ours."""
+    """What to export and where to; `compression` and `download` are ours."""
 
     url: str = ""
     headers: dict[str, str] = {}
@@ -45,6 +47,14 @@ class ExportOptions(msgspec.Struct, rename="camel"):
     image_device: str = ""
     image_mount_point: str = ""
     compression: str = ""
+    download: bool = False
+
+
+class ImportOptions(msgspec.Struct, rename="camel"):
+    """What to apply: the full path of a file."""
+
+    path: str = ""
+    stop_timeout_seconds: int = 0
 
 
 class ArchiveChange(msgspec.Struct):
@@ -112,7 +122,7 @@ def result_of(done: Exported) -> ExportResult:
     )
     duration = go_duration(round(done.seconds, 3 if done.seconds < 1 else 1))
     result = ExportResult(manifest, done.size, duration, done.uploaded)
-    if done.uploaded:
+    if done.packed is None:  # a dry run stops nothing
         result.stopped_processes = done.stopped
     return result
 
@@ -130,7 +140,8 @@ def progress_of(progress: Exporting) -> ExportProgress:
     )
 
 
-def _restore_of(progress: Restored) -> RestoreProgress:
+def restore_of(progress: Restored) -> RestoreProgress:
+    """Show a restore."""
     return RestoreProgress(
         progress.state,
         progress.started_at,
@@ -152,5 +163,5 @@ def status_of(archive: Archive) -> QuiesceStatus:
     if archive.exporting is not None:
         status.export = progress_of(archive.exporting)
     if archive.restoring is not None:
-        status.restore = _restore_of(archive.restoring)
+        status.restore = restore_of(archive.restoring)
     return status

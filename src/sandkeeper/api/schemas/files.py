@@ -146,7 +146,9 @@ class Stat(Struct):
 class Entry(Struct):
     """An entry of GET /filesystem-entries/{path}, itself and not what a link leads to.
 
-    `target` is the end of a link, all links resolved, and `targetType` what is there.
+    `target` is the end of a link, all links resolved, `targetType` what is there, and `link` what
+    the link says itself.
+    `encodedName` is the name percent-encoded, where it is not UTF-8 and `name` does not hold it.
     """
 
     path: str
@@ -159,7 +161,9 @@ class Entry(Struct):
     lastModified: str
     target: str | UnsetType = UNSET
     targetType: str | UnsetType = UNSET
+    link: str | UnsetType = UNSET
     attributes: dict[str, Any] | UnsetType = UNSET
+    encodedName: str | UnsetType = UNSET
 
 
 class LinkRequest(Struct):

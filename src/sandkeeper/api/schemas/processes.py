@@ -100,12 +100,12 @@ class ProcessRecord(msgspec.Struct, rename="camel"):
     tag: str | UnsetType = UNSET
 
 
-def fingerprint(body: bytes, wanted: ProcessRequest) -> str:
+def fingerprint(body: bytes, wanted: msgspec.Struct) -> str:
     """Return the same text for bodies of the same values, whatever their order."""
     return hashlib.sha256(_canonical(body, wanted)).hexdigest()
 
 
-def _canonical(body: bytes, wanted: ProcessRequest) -> bytes:
+def _canonical(body: bytes, wanted: msgspec.Struct) -> bytes:
     """Write a body so that the same values have the same bytes, whatever their order."""
     if len(body) > LONG_BYTES:  # as a tree of objects it could be twenty times as large
         return msgspec.json.encode(wanted, order="sorted")

@@ -15,6 +15,7 @@ __all__ = [
     "ClientMessage",
     "ScreenRecord",
     "ServerMessage",
+    "SizeMessage",
     "TerminalChange",
     "TerminalRecord",
     "TerminalRequest",
@@ -28,6 +29,14 @@ class ServerMessage(msgspec.Struct):
 
     type: str
     data: str
+
+
+class SizeMessage(msgspec.Struct):
+    """A frame to the client that asked for them: from here on the terminal has this size."""
+
+    cols: int
+    rows: int
+    type: str = "resize"
 
 
 class ClientMessage(msgspec.Struct):

@@ -21,7 +21,6 @@ from sandkeeper.processes.waiting import (
 
 __all__ = ["ConditionFields", "WaitRecord", "condition_of", "failure_text", "record_of_wait"]
 
-LINE_CHARACTERS = 8192
 OFFSETS = (1 << 62) - 1
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -138,7 +137,7 @@ def record_of_wait(process: Process, conditions: list[Condition], outcome: Outco
     for condition, met in zip(conditions, outcome.met, strict=True):
         record = ConditionRecord(str(condition), met is not None)
         if met is not None and isinstance(condition, LineWritten):
-            record.line, record.offset = met.line[:LINE_CHARACTERS], met.offset
+            record.line, record.offset = met.line, met.offset
         if met is not None and met.status:
             record.status = met.status
         records.append(record)

@@ -3,7 +3,6 @@
 import os
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -18,7 +17,7 @@ from sandkeeper.client.failures import ClientError
 from sandkeeper.client.files.paths import file_route, inside, is_inside, joined, name_of, stat_of
 from sandkeeper.client.files.transfer import Moved, download, put_stream, upload
 from sandkeeper.client.files.unpacking import unpack
-from sandkeeper.client.output import is_terminal, write_all
+from sandkeeper.client.output import progress, write_all
 
 __all__: list[str] = []
 
@@ -55,26 +54,25 @@ def cp(
         return
     if is_inside(source) == is_inside(target):
         raise ClientError("one of SRC and DST is in the sandbox, written :PATH")
-    with _progress(quiet) as moved:
+    with progress(lambda: _length(server, source, target), quiet=quiet) as moved:
         if is_inside(target):
             _up(server, source, inside(target), moved)
         else:
             _down(server, inside(source), target, moved)
 
 
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Moved]:
-    """Show what went over the line, on a terminal only."""
-    if quiet or not is_terminal(2):
-        yield lambda _count: None
-        return
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TimeElapsedColumn, TransferSpeedColumn
-
-    columns = (DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda count: bar.advance(task, count)
+def _length(server: Server, source: str, target: str) -> int | None:
+    """Return about how many bytes are to be copied; None where nobody knows before."""
+    if is_inside(target):
+        path = Path(source)
+        if source == "-" or not path.exists():
+            return None
+        if not path.is_dir():
+            return path.stat().st_size
+        below = (Path(top) / name for top, _, names in os.walk(path) for name in names)
+        return sum(one.lstat().st_size for one in below)
+    found = server.value("GET", file_route("/filesystem-usage", inside(source)))
+    return int(found["apparent"])
 
 
 def _up(server: Server, source: str, target: str, moved: Moved) -> None:

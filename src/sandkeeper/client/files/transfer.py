@@ -7,7 +7,9 @@ import secrets
 import stat as modes
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +24,8 @@ BLOCK_BYTES = 1 << 20
 PARTS_FROM_BYTES = 64 << 20
 PART_BYTES = 32 << 20
 PARTS_MOST = 10_000
+PARTS_AT_ONCE = 3
+"""The server hashes each, which one processor does at the speed of a disk."""
 TYPE = "multipart/form-data; boundary="
 
 Moved = Callable[[int], None]
@@ -129,7 +133,7 @@ def _send_whole(
         except NoServer:
             if time.monotonic() > until:
                 raise
-        moved(-gone[0])
+        moved(-gone[0])  # raises where nobody wants it any more
         file.seek(start)
         time.sleep(0.5)  # noqa: TID251 - the server is away, and nothing tells when it is back
 
@@ -147,21 +151,53 @@ class _PartUpload:
         self._mode = mode
         self._moved = moved
         self._part = max(PART_BYTES, -(-size // PARTS_MOST))
+        self._is_over = False
 
     def run(self) -> None:
         session, known = self._session()
-        parts = []
-        for number in range(1, -(-self._size // self._part) + 1):
-            start = (number - 1) * self._part
-            length = min(self._part, self._size - start)
-            etag = known.get(number, "")
-            if not etag or etag != self._digest(start, length):
-                etag = self._send(session, number, start, length)
-            else:
-                self._moved(length)
-            parts.append({"partNumber": number, "etag": etag})
+        numbers = range(1, -(-self._size // self._part) + 1)
+        with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
+            try:
+                etags = list(pool.map(partial(self._sent, session, known), numbers))
+            except BaseException:
+                self._is_over = True  # those that are under way end at their next block
+                raise
+        parts = [
+            {"partNumber": number, "etag": etag}
+            for number, etag in zip(numbers, etags, strict=True)
+        ]
         complete = f"/filesystem-multipart/{session}/complete"
         self._server.value("POST", complete, {"parts": parts})
+
+    def _sent(self, session: str, known: Mapping[int, str], number: int) -> str:
+        """Send a part that the server has not; returns its ETag."""
+        start = (number - 1) * self._part
+        length = min(self._part, self._size - start)
+        with self._opened(start) as file:
+            etag = known.get(number, "")
+            if etag and etag == self._digest(file, length):
+                self._count(length)
+                return etag
+            file.seek(start)
+            route = f"/filesystem-multipart/{session}/part"
+            query = {"partNumber": number}
+            raw = _send_whole(self._server, file, length, route, {}, self._count, query)
+            return str(json.loads(raw)["etag"])
+
+    def _opened(self, start: int) -> BinaryIO:
+        """Open the file once more, for a reader with a place of its own."""
+        file = open(self._file.name, "rb")  # noqa: SIM115 - the caller closes it
+        ours, theirs = os.fstat(self._file.fileno()), os.fstat(file.fileno())
+        if (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino):
+            file.close()
+            raise ClientError(f"{self._file.name}: it was replaced while it was read")
+        file.seek(start)
+        return file
+
+    def _count(self, more: int) -> None:
+        if self._is_over:
+            raise ClientError("given up")
+        self._moved(more)
 
     def _session(self) -> tuple[str, dict[int, str]]:
         """Return an upload to go on with, and its parts; a new one when there is none."""
@@ -175,19 +211,11 @@ class _PartUpload:
         made = self._server.value("POST", initiate, {"permissions": self._mode})
         return str(made["uploadId"]), {}
 
-    def _digest(self, start: int, length: int) -> str:
+    def _digest(self, file: BinaryIO, length: int) -> str:
         digest = hashlib.md5(usedforsecurity=False)
-        self._file.seek(start)
-        for block in _blocks(self._file, lambda _count: None, length):
+        for block in _blocks(file, lambda _count: None, length):
             digest.update(block)
         return digest.hexdigest()
-
-    def _send(self, session: str, number: int, start: int, length: int) -> str:
-        route = f"/filesystem-multipart/{session}/part"
-        self._file.seek(start)
-        query = {"partNumber": number}
-        raw = _send_whole(self._server, self._file, length, route, {}, self._moved, query)
-        return str(json.loads(raw)["etag"])
 
 
 def download(server: Server, path: str, target: Path, mode: int, moved: Moved) -> None:

@@ -29,7 +29,7 @@ from typing import Any
 
 from sandkeeper.linux.children.child import Child
 from sandkeeper.linux.children.spawn import Spawn, start_own
-from sandkeeper.linux.children.spawner import START_SECONDS, Report, Spawner
+from sandkeeper.linux.children.spawner import START_SECONDS, Report, Spawner, SpawnerGone
 from sandkeeper.linux.children.tool import Tool, ToolResult, bounded, readable, reader
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.oomscore import OomScore
@@ -48,6 +48,7 @@ class Children:
         self._lock = threading.Lock()
         self._owned: set[int] = set()
         self._spawner = Spawner(self.spawn)
+        self._stuck: Child | None = None
         self._numbers = count()
         self._births: set[int] = set()
         self._suspects: dict[int, int] = {}
@@ -89,16 +90,25 @@ class Children:
         """
         if not spec.is_foreign:
             return self.spawn(spec)
+        try:
+            return await self._order(spec)
+        except SpawnerGone:  # killed, by the kernel for want of memory perhaps
+            return await self._order(spec)
+
+    async def _order(self, spec: Spawn) -> Child:
+        """Have the spawner start a child; raises SpawnerGone when it ended before it could."""
         self.open_spawner()
-        number = next(self._numbers)
+        spawner, number = self._spawner.child, next(self._numbers)
         self._births.add(number)
         try:
             with opened_folder(spec.cwd, spec.identity) as folder:
                 report = await self._spawner.order(spec, folder)
-        except BaseException:
+        except BaseException as error:
             self._births.discard(number)
+            if isinstance(error, SpawnerGone):
+                self._replace_spawner(spawner)
             raise
-        birth = asyncio.ensure_future(self._birth(report, number, self._spawner.child))
+        birth = asyncio.ensure_future(self._birth(report, number, spawner))
         try:
             return await asyncio.shield(birth)
         except asyncio.CancelledError:  # nobody will know the child
@@ -132,11 +142,17 @@ class Children:
             return child
         except TimeoutError:
             if child is None:  # nobody was made: it is the spawner that is stopped
+                self._stuck = spawner
                 self._replace_spawner(spawner)
                 raise OSError(errno.ECANCELED, "the spawner does not answer") from None
             self._bury(child)
             why = f"it was stopped before it began and killed after {START_SECONDS:g} s"
             raise OSError(errno.ECANCELED, why) from None
+        except SpawnerGone:
+            if spawner is self._stuck:
+                raise OSError(errno.ECHILD, "the spawner has ended") from None
+            self._replace_spawner(spawner)
+            raise
         except BaseException:
             self._bury(child)
             raise
@@ -251,12 +267,20 @@ class Children:
         cwd: str | None = None,
         identity: Identity | None = None,
         stdin: int = subprocess.DEVNULL,
+        new_session: bool = False,
     ) -> Tool:
-        """Start a helper program with its output on pipes; raises OSError as `start` does."""
+        """Start a helper program with its output on pipes; raises OSError as `start` does.
+
+        With a session of its own (`new_session`) it has no terminal to ask anything.
+        """
         out_read, out_write = os.pipe2(os.O_CLOEXEC)
         err_read, err_write = os.pipe2(os.O_CLOEXEC)
         try:
-            spec = Spawn(argv, env, cwd, stdin, out_write, err_write, identity=identity)
+            streams = (stdin, out_write, err_write)
+            spec = Spawn(argv, env, cwd, *streams, identity=identity, new_session=new_session)
+            if spec.is_foreign and identity is not None:
+                for fd in (out_write, err_write):  # so that it may open its own /dev/stderr
+                    os.fchown(fd, identity.uid, identity.gid)
             child = await self.start(spec)
         except BaseException:
             os.close(out_read)

@@ -37,20 +37,38 @@ class Daemon:
 
     @classmethod
     async def start(
-        cls, children: Children, argv: Sequence[str], env: Mapping[str, str], log: Path
+        cls,
+        children: Children,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        log: Path,
+        pass_fds: Sequence[int] = (),
     ) -> "Daemon":
-        """Start a program; raises OSError."""
-        return await asyncio.to_thread(cls._start, children, argv, env, log)
+        """Start a program, which gets copies of the descriptors `pass_fds`; raises OSError."""
+        return await asyncio.to_thread(cls._start, children, argv, env, log, pass_fds)
 
     @classmethod
     def _start(
-        cls, children: Children, argv: Sequence[str], env: Mapping[str, str], log: Path
+        cls,
+        children: Children,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        log: Path,
+        pass_fds: Sequence[int],
     ) -> "Daemon":
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         output = os.open(log, flags, 0o600)
         try:
             child = children.spawn(
-                Spawn(argv, dict(env), "/", stdout=output, stderr=output, oom_score=None)
+                Spawn(
+                    argv,
+                    dict(env),
+                    "/",
+                    stdout=output,
+                    stderr=output,
+                    oom_score=None,
+                    pass_fds=pass_fds,
+                )
             )
         finally:
             os.close(output)

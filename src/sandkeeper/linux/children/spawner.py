@@ -23,10 +23,17 @@ from sandkeeper.linux.children.child import Child
 from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.children.tool import readable
 
-__all__ = ["START_SECONDS", "Report", "Spawner"]
+__all__ = ["START_SECONDS", "Report", "Spawner", "SpawnerGone"]
 
 START_SECONDS = 10.0
 AGAIN_SECONDS = 0.005
+
+
+class SpawnerGone(OSError):
+    """The spawner has ended, and made nothing of an order: it may be given to another."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ECHILD, "the spawner has ended")
 
 
 class Report:
@@ -39,12 +46,15 @@ class Report:
         self._over = False
 
     async def pid(self) -> int:
-        """Wait for the child's pid; raises OSError when there is none."""
+        """Wait for the child's pid; raises OSError when there is none.
+
+        SpawnerGone is raised where nothing was made: a child tells its pid before it is a program.
+        """
         while len(self._seen) < spawner_main.NUMBER.size and not self._over:
             await self._more()
         pid = self._number(0)
         if pid <= 0:
-            raise self._failure() or OSError(errno.ECHILD, "the spawner has ended")
+            raise self._failure() or SpawnerGone
         return pid
 
     async def exec(self) -> None:
@@ -122,7 +132,7 @@ class Spawner:
         return True
 
     async def order(self, spec: Spawn, folder: int) -> Report:
-        """Have a program started; raises OSError, ValueError on a NUL byte.
+        """Have a program started; raises OSError (SpawnerGone), ValueError on a NUL byte.
 
         `folder` is a descriptor of its working directory. The descriptors of `spec` and `folder`
         may be closed as soon as this returns.
@@ -178,7 +188,9 @@ class Spawner:
                 if asyncio.get_running_loop().time() > deadline:
                     raise OSError(errno.ECANCELED, "the spawner does not answer") from None
                 await asyncio.sleep(AGAIN_SECONDS)
-        raise OSError(errno.ECHILD, "the spawner has ended")
+            except (BrokenPipeError, ConnectionResetError):
+                break
+        raise SpawnerGone
 
     @property
     def child(self) -> Child | None:

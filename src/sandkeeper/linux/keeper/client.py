@@ -22,7 +22,7 @@ from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.keeper import holder
 
-__all__ = ["Keeper"]
+__all__ = ["Keeper", "short_name"]
 
 SEND_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
@@ -200,7 +200,7 @@ class Keeper:
         made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         made.settimeout(SEND_SECONDS)
         try:
-            with _short(self._path) as name:
+            with short_name(self._path) as name:
                 made.connect(name)
         except OSError:
             made.close()
@@ -211,7 +211,7 @@ class Keeper:
     def _start(self) -> None:
         self._path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            with _short(self._path) as name:
+            with short_name(self._path) as name:
                 listener.bind(name)
             os.chmod(self._path, 0o600)
             listener.listen(4)
@@ -234,7 +234,7 @@ def _ready(sock: socket.socket, events: int, seconds: float) -> bool:
 
 
 @contextmanager
-def _short(path: Path) -> Iterator[str]:
+def short_name(path: Path) -> Iterator[str]:
     """Give a name of at most 107 bytes for a socket: longer paths go through an open folder.
 
     unix(7) limits `sun_path` to 108 bytes; /proc/self/fd has no such limit.

@@ -2,8 +2,9 @@
 
 import base64
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
+from urllib.parse import quote, unquote_to_bytes
 
 from msgspec import UNSET
 from starlette.requests import Request
@@ -18,19 +19,21 @@ from sandkeeper.api.edge.routing import path_route
 from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.schemas.files import Entry
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
-from sandkeeper.files.details import DEPTH_MOST, Detail, detail, details
+from sandkeeper.files.details import DEPTH_MOST, Detail, detail, details, page
 from sandkeeper.files.entries import Owners, file_type, unix_mode
 from sandkeeper.files.paths import Target
 from sandkeeper.files.service import Files
 from sandkeeper.files.work import failure
 from sandkeeper.journal.blocks import gathered
 from sandkeeper.linux.clocks import rfc3339
+from sandkeeper.linux.paths import useros as os
 from sandkeeper.numerals import asked
 
 __all__ = ["DetailHandlers", "attributes_of", "routes"]
 
 ENTRIES = "/filesystem-entries"
 BLOCK_BYTES = 64 << 10
+PAGE_MOST = 10_000
 
 
 def attributes_of(found: Detail) -> dict[str, Any]:
@@ -46,9 +49,11 @@ def attributes_of(found: Detail) -> dict[str, Any]:
 
 def _entry(found: Detail, owners: Owners) -> Entry:
     info = found.info
+    name = posixpath.basename(found.path)
+    shown = utf8(name)
     return Entry(
         path=utf8(found.path),
-        name=utf8(posixpath.basename(found.path)),
+        name=shown,
         type=file_type(info.st_mode),
         size=info.st_size,
         permissions=unix_mode(info.st_mode),
@@ -57,8 +62,15 @@ def _entry(found: Detail, owners: Owners) -> Entry:
         lastModified=rfc3339(info.st_mtime_ns),
         target=utf8(found.target) if found.is_link else UNSET,
         targetType=file_type(found.reached) if found.is_link and found.reached else UNSET,
+        link=utf8(found.link) if found.is_link else UNSET,
         attributes=attributes_of(found) or UNSET,
+        encodedName=UNSET if shown == name else _encoded(os.fsencode(name)),
     )
+
+
+def _encoded(name: bytes) -> str:
+    """Write a name as it stands in an address."""
+    return quote(name, safe="")
 
 
 class DetailHandlers:
@@ -69,11 +81,17 @@ class DetailHandlers:
         self._work = files.work
 
     async def entries(self, request: Request) -> Response:
-        """List a directory, `depth` levels of it (0: all)."""
+        """List a directory, `depth` levels of it (0: all), or with `limit` a page of one level."""
         target = self._files.resolve(raw_rest(request.scope, ENTRIES))
-        depth = asked(query_of(request), "depth", 1, DEPTH_MOST)
+        query = query_of(request)
+        depth = asked(query, "depth", 1, DEPTH_MOST)
+        limit = asked(query, "limit", 0, PAGE_MOST)
+        if limit and depth != 1:
+            raise BadInput("limit: only a listing of one level (depth=1) comes in pages")
         await self._work.run(self._check, target)
-        blocks = gathered(self._listed(target, depth), BLOCK_BYTES)
+        after = unquote_to_bytes(query.get("after", ""))
+        listed = self._page(target, after, limit) if limit else self._listed(target, depth)
+        blocks = gathered(listed, BLOCK_BYTES)
         headers = {"Content-Type": "application/json; charset=utf-8"}
         return GeneratedBody(self._work, blocks, headers)
 
@@ -88,14 +106,24 @@ class DetailHandlers:
             raise BadInput("path is not a directory")
 
     def _listed(self, target: Target, depth: int) -> Iterator[bytes]:
+        yield b'{"path":' + encode_json(utf8(target.shown)) + b',"entries":['
+        yield from self._encoded(details(target.absolute, depth))
+        yield b"]}"
+
+    def _page(self, target: Target, after: bytes, limit: int) -> Iterator[bytes]:
+        found = page(target.absolute, after, limit)
+        head = {"path": utf8(target.shown), "total": found.total, "next": _encoded(found.last)}
+        yield encode_json(head)[:-1] + b',"entries":['
+        yield from self._encoded(found.entries)
+        yield b"]}"
+
+    def _encoded(self, entries: Iterable[Detail]) -> Iterator[bytes]:
         owners = self._files.owners
         owners.refresh()
-        yield b'{"path":' + encode_json(utf8(target.shown)) + b',"entries":['
         before = b""
-        for found in details(target.absolute, depth):
+        for found in entries:
             yield before + encode_json(_entry(found, owners))
             before = b","
-        yield b"]}"
 
 
 def routes(handlers: DetailHandlers) -> list[BaseRoute]:

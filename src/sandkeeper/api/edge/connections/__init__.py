@@ -16,6 +16,7 @@ this list: it names what a new version lacks, and what is used and not listed.
 - `connections`: a connection that speaks another protocol from now on ends with the others
 - `cycle`: the present request: whether it is answered, and its hold on the connection
 - `pipeline`: what waits behind it keeps a connection from being at rest
+- `on_response_complete`: nothing is expected on a connection that ends
 - `_should_upgrade`, `handle_websocket_upgrade`: only a whole handshake becomes a WebSocket
 - `send_400_response`: errors are JSON
 - `_start_asgi_task`, `tasks`: a whole request may be answered without one, or by a short one
@@ -29,6 +30,7 @@ this list: it names what a new version lacks, and what is used and not listed.
 - `chunked_encoding`: whether an answer has an end, which an upgrade waits for
 - `disconnected`, `message_event`: how a request is given up
 - `keep_alive`: no request comes behind one for an upgrade
+- `transport`: one whose end waits until the client has heard the answer
 - `body`: what came of a body before the rest is taken from the socket
 - `waiting_for_100_continue`: who was not asked for the body sends none, so the connection ends
 - `expected_content_length`: less what was carried past the interpreter
@@ -48,8 +50,7 @@ this list: it names what a new version lacks, and what is used and not listed.
 - `transport`, `resume_writing`: a client that does not read its pongs is not read
 - `handle_cont`, `frames`: a message has a bounded number of fragments
 - `conn`, `handle_parser_exception`: 1009 for one that has more
-- `close_sent`, `close_timer`, `close_timeout`: whoever is refused is told why
-- `loop`, `stop_keepalive`, `disconnected`: what still comes then is dropped for a while
+- `close_sent`, `stop_keepalive`, `disconnected`: whoever is refused is told why, and nothing else
 - `shutdown`: an upgrade closes WebSockets with 1012
 
 `uvicorn.server.Server`, which `server` derives from:

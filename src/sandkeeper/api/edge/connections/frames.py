@@ -6,6 +6,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 
 from sandkeeper.network.intake import Intake
+from sandkeeper.network.lingering import linger
 
 __all__ = ["PacedSocket"]
 
@@ -60,11 +61,7 @@ class PacedSocket(WebSocketsSansIOProtocol):
         super().handle_cont(event)
 
     def handle_parser_exception(self) -> None:
-        """Say what was wrong and close when the client has, or soon.
-
-        A socket that is closed with bytes unread resets its connection, and the client may lose
-        what it was told: these are read and dropped.
-        """
+        """Say what was wrong and close when the client has, or soon."""
         told = self.conn.close_sent
         assert told is not None
         self._intake.drop()
@@ -74,12 +71,7 @@ class PacedSocket(WebSocketsSansIOProtocol):
         )
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = self.disconnected = True
-        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
-        self.loop.call_soon(self._end)  # frames of the same bytes may be answered still
-
-    def _end(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.write_eof()
+        linger(self.transport)
 
     def _parse(self, data: bytes) -> None:
         if not self.disconnected:

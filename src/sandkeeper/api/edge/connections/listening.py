@@ -21,9 +21,9 @@ ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 
 
 def listen(
-    host: str, port: int, inherited: Sequence[int] = (), *, besides: int = 0
+    host: str, port: int, inherited: Sequence[int] = (), *, besides: Sequence[int] = ()
 ) -> list[socket.socket]:
-    """Open the listening sockets, on a port `besides` as well (0: none), or take up inherited ones.
+    """Open the listening sockets, on the ports `besides` as well, or take up inherited ones.
 
     `localhost` is both loopback addresses, as far as the machine has them, on one port, also when
     `port` is 0; `::` serves IPv4 as well. Raises OSError.
@@ -32,8 +32,8 @@ def listen(
         return [socket.socket(fileno=fd) for fd in inherited]
     with ExitStack() as undo:
         opened = [undo.enter_context(one) for one in _listen(host, port)]
-        if besides:
-            opened += [undo.enter_context(one) for one in _listen(host, besides)]
+        for other in besides:
+            opened += [undo.enter_context(one) for one in _listen(host, other)]
         undo.pop_all()
     return opened
 

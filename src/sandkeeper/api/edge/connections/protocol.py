@@ -13,11 +13,13 @@ from sandkeeper.api.edge.connections.intake import (
     check_codings,
     declared_length,
 )
+from sandkeeper.api.edge.connections.parting import Parting, Patient
 from sandkeeper.api.edge.connections.short_way import ShortWay
 from sandkeeper.api.edge.connections.wire import WIRE, Wire
 from sandkeeper.api.edge.respond import bare_error
-from sandkeeper.api.edge.urls import called_by_target, is_for_port
-from sandkeeper.network.channel import End
+from sandkeeper.api.edge.urls import called_by_target, is_for_port, is_for_tcp
+from sandkeeper.linux.fds import Use, is_scarce
+from sandkeeper.network.channel import Heir
 from sandkeeper.network.isolation import Isolation
 from sandkeeper.settings.port_names import PortNames
 
@@ -33,7 +35,7 @@ FIELD_BYTES = 128 << 10
 TARGET_BYTES = 32 << 10
 
 
-class EdgeProtocol(HttpToolsProtocol, ShortWay):
+class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
     """uvicorn's HTTP protocol with the contract's limits on request heads.
 
     A head must be complete within 30 s and may have 1 MiB in 1000 fields; uvicorn itself bounds
@@ -54,7 +56,6 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay):
     _in_head = True
     _unwanted = 0
     _body_left = 0
-    _begun = False
     _declined = False
     _restarting = False
     _switching = False
@@ -78,6 +79,9 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay):
         super().connection_made(transport)
         if self.isolation is not None and self._is_refused(self.isolation, transport):
             transport.abort()
+        elif is_scarce(transport.get_extra_info("socket").fileno(), Use.CONNECTION):
+            transport.write(bare_error(503, "too many connections"))
+            transport.close()
         self.flow = self.held_flow = HeldFlow(transport, self._resumed)
         self._intake = Intake(
             self._feed, self._may_feed, self.held_flow.hold, self.held_flow.let_go
@@ -261,14 +265,24 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay):
         if self._holds:
             self._held = cycle, app
         else:
-            super()._start_asgi_task(cycle, app)
+            self._begin_task(cycle, app)
+
+    def _begin_task(self, cycle: "RequestResponseCycle", app: Any) -> None:
+        if self._begun and cycle is self.cycle:
+            cycle.transport = Patient(self)  # type: ignore[assignment]
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        """Expect another request, unless the connection ends."""
+        if not self._is_parting:
+            super().on_response_complete()
 
     def _go(self, *, whole: bool) -> None:
         """Have the held request answered the short way, or begin with it."""
         assert self._held is not None
         (cycle, app), self._held = self._held, None
         if not (whole and self._is_answered(cycle)):
-            super()._start_asgi_task(cycle, app)
+            self._begin_task(cycle, app)
 
     def pass_over(self, left: int) -> None:
         """Go on after a body that was not all parsed: `left` bytes of it are still to be dropped.
@@ -283,7 +297,7 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay):
             self.on_message_complete()
         self.flow.resume_reading()
 
-    def switch(self, end: End) -> bytes:
+    def switch(self, end: Heir) -> bytes:
         """Leave the connection to another protocol; returns what it was sent already."""
         ahead = (self._ahead or b"") + self._intake.drop()
         self._disarm()
@@ -301,7 +315,7 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay):
         return ahead
 
     def _may_switch(self) -> bool:
-        """Say whether an upgrade is for a server of the sandbox to grant; such have no body."""
+        """Say whether an upgrade is for a server of the sandbox; such have no body."""
         if self.parser.get_method() == b"CONNECT" or self._has_body():
             return False
         path = httptools.parse_url(self.url).path.decode("latin-1")
@@ -309,7 +323,8 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay):
             name == b"host" and self.port_names.find(value) is not None
             for name, value in self.headers
         )
-        return named or is_for_port({"path": path})
+        tcp = (b"upgrade", b"tcp") in self.headers and is_for_tcp(path)
+        return named or tcp or is_for_port({"path": path})
 
     def _has_body(self) -> bool:
         fields = dict(self.headers)
@@ -374,6 +389,5 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay):
 
     def _answer(self, status: int, text: str) -> None:
         """Answer with an error past the application, and close."""
-        self._intake.drop()
         self.transport.write(bare_error(status, text))
-        self.transport.close()
+        self.part()

@@ -16,6 +16,7 @@ from sandkeeper.api.edge.connections.departure import Departure, take_over
 from sandkeeper.api.edge.connections.listening import tell_reach
 from sandkeeper.api.edge.connections.plain import Parts
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
+from sandkeeper.errors import SandkeeperError
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.servicemanager import ServiceManager
 from sandkeeper.log.lines import Log
@@ -39,7 +40,7 @@ class Services(Protocol):
     identity: Identity | None
 
     async def start(self) -> None:
-        """Start; raises OSError."""
+        """Start; raises OSError, SandkeeperError."""
 
     def begin_stop(self) -> None:
         """Send everybody away who waits for what will not come any more."""
@@ -71,7 +72,8 @@ def serve(
     """Serve until SIGTERM or SIGINT; returns after the services have stopped.
 
     `connections` are those of the server before, `manager` is told how we are. When an upgrade is
-    due it does not return: the process becomes the new version. Raises OSError if that fails.
+    due it does not return: the process becomes the new version. Raises OSError if that fails,
+    SandkeeperError when the services cannot be started.
     """
     # What it would log, the edge has logged already, as JSON and to the right place.
     uvicorn_log = logging.getLogger("uvicorn")
@@ -134,7 +136,11 @@ class _Server(uvicorn.Server):
         self.left: list[HeldConnection] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._services.start()
+        try:
+            await self._services.start()
+        except SandkeeperError:  # what was asked for at the start cannot be had
+            await self._services.stop()
+            raise
         await super().startup(sockets=sockets)
         tell_reach(self._services.log, self._services.settings, sockets or [])
         for held in self._connections:

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Scope, Send
 
 from sandkeeper.api.edge.connections.intake import BODY_LEAST, HeldFlow
-from sandkeeper.network.channel import End
+from sandkeeper.network.channel import Heir
 from sandkeeper.network.relay import Part, Relay, duplicate
 from sandkeeper.numerals import natural
 
@@ -59,7 +59,7 @@ class Connection(Protocol):
     def is_behind(self) -> bool:
         """Whether bytes are here that are not parsed."""
 
-    def switch(self, end: End) -> bytes:
+    def switch(self, end: Heir) -> bytes:
         """Leave the connection to another protocol."""
 
     def pass_over(self, left: int) -> None:
@@ -102,13 +102,23 @@ class Wire:
         """End the connection at once; what is unsent is dropped."""
         self._protocol.transport.abort()
 
-    def switch(self, end: End, head: bytes) -> bytes:
+    def switch(self, end: Heir, head: bytes) -> bytes:
         """Answer with a head, the last thing that is HTTP, and leave the connection to `end`.
 
         Returns what the client has sent for it already; it is not read before `end` is told to.
         """
         self._protocol.transport.write(head)
         return self._protocol.switch(end)
+
+    async def flushed(self) -> None:
+        """Wait until all that was written is in the kernel's hands."""
+        transport = self._protocol.transport
+        if not transport.get_write_buffer_size():
+            return
+        transport.set_write_buffer_limits(high=0)
+        await self._protocol.flow.drain()
+        if not transport.is_closing():
+            transport.set_write_buffer_limits()
 
     def when_drained(self, then: Callable[[], None]) -> None:
         """Call `then` once when nearly all was taken, or the connection is over."""
@@ -172,7 +182,7 @@ class Wire:
 
         Returns early when either side ends; an answer that is not whole closes the connection.
         """
-        await self._flushed()
+        await self.flushed()
         if self._cycle.disconnected or self._protocol.transport.is_closing():
             return
         try:
@@ -181,16 +191,6 @@ class Wire:
         finally:
             self._cycle.expected_content_length -= part.moved
             scope[CARRIED] = scope.get(CARRIED, 0) + part.moved
-
-    async def _flushed(self) -> None:
-        """Wait until all that was written is in the kernel's hands."""
-        transport = self._protocol.transport
-        if not transport.get_write_buffer_size():
-            return
-        transport.set_write_buffer_limits(high=0)
-        await self._protocol.flow.drain()
-        if not transport.is_closing():
-            transport.set_write_buffer_limits()
 
 
 async def blocks_of(request: Request) -> AsyncGenerator[bytes, None]:

@@ -1,0 +1,1 @@
+"""Processes while they run: what they use."""

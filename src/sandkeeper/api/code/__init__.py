@@ -1,0 +1,1 @@
+"""The native wire of code contexts: `/code/…`."""

@@ -1,0 +1,231 @@
+"""The server's end of the scribe: started at need, or found; orders out, answers and news in."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sandkeeper.errors import (
+    Conflict,
+    Internal,
+    NotFound,
+    NotInstalled,
+    SandkeeperError,
+    Unavailable,
+    Unprocessable,
+)
+from sandkeeper.interpreter.orders import (
+    HEAD_BYTES,
+    Answer,
+    FromScribe,
+    Grown,
+    Hello,
+    Order,
+    framed,
+)
+from sandkeeper.linux.children.children import Children
+from sandkeeper.linux.children.daemon import Daemon
+from sandkeeper.linux.keeper.client import short_name
+from sandkeeper.log.lines import Log
+
+__all__ = ["Link"]
+
+CONNECT_SECONDS = 10.0
+SCRIBE = Path(__file__).parent / "scribe" / "main.py"
+KINDS: dict[str, type[SandkeeperError]] = {
+    "failed": Unprocessable,
+    "lost": Conflict,
+    "missing": NotInstalled,
+    "unknown": NotFound,
+    "unsupported": Unprocessable,
+}
+
+
+class Link:
+    """Event loop's thread only. `news` gets how executions stand, `lost` is told of a scribe's end.
+
+    `limits` are those of its journals (journal.budget).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        log_path: Path,
+        children: Children,
+        log: Log,
+        limits: dict[str, int],
+        *,
+        news: Callable[[Grown], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self._path = path
+        self._log_path = log_path
+        self._children = children
+        self._log = log
+        self._limits = limits
+        self._news = news
+        self._lost = lost
+        self._numbers = count(1)
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._opening = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._daemon: Daemon | None = None
+        self._closing = False
+        self.hello: Hello | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a scribe is connected."""
+        return self._writer is not None
+
+    async def open(self, *, start: bool = True) -> bool:
+        """Connect to the scribe, with `start` to a new one where there is none.
+
+        Says whether there is one. Raises Internal when none can be started.
+        """
+        async with self._opening:
+            if self._writer is None:
+                try:
+                    sock = await asyncio.to_thread(self._connect)
+                except OSError:
+                    if not start:
+                        return False
+                    sock = await self._begin()
+                await self._greet(sock)
+        return True
+
+    async def ask(self, order: Order) -> Any:
+        """Have an order carried out; raises what its failure is, Unavailable without a scribe."""
+        await self.open()
+        if self._writer is None:
+            raise Unavailable("what listens to interpreters has ended: try again")
+        order.number = next(self._numbers)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[order.number] = future
+        try:
+            self._writer.write(framed(order))
+            answer = await future
+        finally:
+            self._waiting.pop(order.number, None)
+        if answer.kind or answer.error:
+            raise KINDS.get(answer.kind, Internal)(answer.error)
+        return answer.value
+
+    async def close(self) -> None:
+        """Let go; the scribe goes on."""
+        self._closing = True
+        if self._writer is not None:
+            self._writer.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._daemon is not None:
+            self._daemon.release()
+
+    # Beginning
+
+    def _connect(self) -> socket.socket:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        made.settimeout(CONNECT_SECONDS)
+        try:
+            with short_name(self._path) as name:
+                made.connect(name)
+        except OSError:
+            made.close()
+            raise
+        made.setblocking(False)
+        return made
+
+    async def _begin(self) -> socket.socket:
+        try:
+            listener = await asyncio.to_thread(self._listen)
+            try:
+                argv = [sys.executable, "-I", str(SCRIBE), str(self._path)]
+                argv += [str(listener.fileno()), json.dumps(sys.path), json.dumps(self._limits)]
+                self._daemon = await Daemon.start(
+                    self._children, argv, {}, self._log_path, (listener.fileno(),)
+                )
+            finally:
+                listener.close()
+            self._later(self._reap(self._daemon))
+            return await asyncio.to_thread(self._connect)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise Internal(f"what listens to interpreters cannot be started: {why}") from None
+
+    def _listen(self) -> socket.socket:
+        self._path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with short_name(self._path) as name:
+                listener.bind(name)
+            os.chmod(self._path, 0o600)
+            listener.listen(4)
+        except OSError:
+            listener.close()
+            raise
+        return listener
+
+    async def _reap(self, daemon: Daemon) -> None:
+        await daemon.wait()
+
+    async def _greet(self, sock: socket.socket) -> None:
+        reader, writer = await asyncio.open_unix_connection(sock=sock)
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                first = await _read(reader)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, msgspec.DecodeError):
+            first = None
+        if not isinstance(first, Hello):
+            writer.close()
+            told = self._daemon.tail() if self._daemon is not None else ""
+            raise Internal(f"what listens to interpreters does not answer: {told}")
+        self.hello, self._writer = first, writer
+        self._later(self._listen_to(reader, writer))
+
+    # Listening
+
+    async def _listen_to(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                self._take(await _read(reader))
+        except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError):
+            pass
+        finally:
+            writer.close()
+            self._writer = None
+            waiting, self._waiting = self._waiting, {}
+            for future in waiting.values():
+                if not future.done():
+                    future.set_exception(Unavailable("what listens to interpreters has ended"))
+                    future.exception()  # whoever waited may have gone
+        if not self._closing:
+            self._log.warning("what listens to interpreters has ended: another one is started")
+            self._lost()
+
+    def _take(self, message: FromScribe) -> None:
+        if isinstance(message, Grown):
+            self._news(message)
+        elif isinstance(message, Answer):
+            future = self._waiting.get(message.number)
+            if future is not None and not future.done():
+                future.set_result(message)
+
+    def _later(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _read(reader: asyncio.StreamReader) -> FromScribe:
+    size = int.from_bytes(await reader.readexactly(HEAD_BYTES), "big")
+    message: FromScribe = msgspec.json.decode(await reader.readexactly(size), type=FromScribe)
+    return message

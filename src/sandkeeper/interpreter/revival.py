@@ -1,0 +1,128 @@
+"""Taking up what an earlier server, or a scribe that was lost, has left.
+
+Where the scribe has lived on, nothing is lost: it tells how all stands. Where it has not, whatever
+it did not hear is: executions that were under way end as `unknown`, and say so.
+"""
+
+import asyncio
+from contextlib import suppress
+
+from sandkeeper.errors import SandkeeperError, Unavailable
+from sandkeeper.interpreter.context import Context
+from sandkeeper.interpreter.events import EndStatus, Outcome
+from sandkeeper.interpreter.execution import Execution
+from sandkeeper.interpreter.launching import Launching
+from sandkeeper.interpreter.link import Link
+from sandkeeper.interpreter.orders import Detach, Finish
+from sandkeeper.interpreter.scribe.finishing import read_execution
+from sandkeeper.interpreter.store import CodeStore
+from sandkeeper.linux.paths.statefiles import Damaged
+from sandkeeper.processes.launch import Workshop
+from sandkeeper.processes.process import Process
+from sandkeeper.processes.registry import Processes
+
+__all__ = ["Revival"]
+
+
+class Revival:
+    """Event loop's thread only."""
+
+    def __init__(
+        self,
+        shop: Workshop,
+        processes: Processes,
+        store: CodeStore,
+        link: Link,
+        launching: Launching,
+    ) -> None:
+        self._aside = shop.state.aside
+        self._log = shop.log
+        self._processes = processes
+        self._store = store
+        self._link = link
+        self._launching = launching
+        self._turn = asyncio.Lock()
+
+    async def load(self) -> list[Context]:
+        """Return the contexts of earlier servers, oldest first; raises OSError."""
+        try:
+            await asyncio.to_thread(self._store.prepare, self._aside)
+        except OSError as error:
+            raise Unavailable(f"code contexts cannot be kept: {error.strerror}") from None
+        found = await asyncio.to_thread(self._store.load, self._aside, self._log.error)
+        contexts = []
+        for meta, executions in found:
+            context = Context(meta)
+            context.process = self._process_of(meta.process)
+            for one in executions:
+                folder = self._store.contexts / meta.id / one.id
+                context.executions[one.id] = Execution(one, folder)
+            contexts.append(context)
+        return contexts
+
+    def _process_of(self, identifier: str) -> Process | None:
+        for process in self._processes.registered():
+            if process.meta.id == identifier:
+                return process
+        return None
+
+    async def revive(self, contexts: list[Context]) -> None:
+        """Have the scribe listen again to all that lives, and tell the ends of all else."""
+        async with self._turn:
+            lively = any(not one.is_dead or one.unfinished for one in contexts)
+            try:
+                if not await self._link.open(start=lively):
+                    return
+                # Behind its answer everything has come that the scribe tells of by itself.
+                await self._link.ask(Detach(context=""))
+            except SandkeeperError as error:
+                self._log.error(f"code contexts cannot be taken up again: {error}")
+                return
+            hello = self._link.hello
+            heard = hello.contexts if hello is not None else {}
+            await asyncio.gather(
+                *(self._revive(one, again=heard.get(one.meta.id, -1)) for one in contexts)
+            )
+
+    async def _revive(self, context: Context, *, again: int) -> None:
+        """`again` is the generation that the scribe listens to, -1 for none."""
+        listening = again == context.meta.generation
+        try:
+            if not listening:
+                await self._settle(context)
+            if context.process is None or context.starting:
+                return
+            if not context.is_dead:
+                await self._launching.attach(context, again=not listening)
+            elif listening:
+                await self._launching.tell_end(context)
+            else:
+                return
+            if context.watch is None and not context.is_dead:
+                self._launching.watch(context)
+            if listening:
+                await self._settle(context, live=not context.is_dead)
+        except SandkeeperError as error:
+            self._log.error(f"code context {context.meta.id} cannot be taken up again: {error}")
+            with suppress(SandkeeperError):
+                await self._settle(context)
+
+    async def _settle(self, context: Context, *, live: bool = False) -> None:
+        """End what nobody runs any more: what the scribe, if it is `live`, has not told of."""
+        for execution in context.unfinished:
+            if live and execution.is_heard:
+                continue
+            try:
+                execution.meta = await asyncio.to_thread(read_execution, execution.folder)
+            except (OSError, Damaged) as error:
+                self._log.error(f"execution {execution.meta.id} cannot be read: {error}")
+                continue
+            if execution.is_over:
+                execution.was_over()
+                continue
+            outcome = (
+                context.outcome()
+                if context.is_dead
+                else Outcome(EndStatus.UNKNOWN, "what listened to the interpreter was lost")
+            )
+            await self._link.ask(Finish(folder=str(execution.folder), outcome=outcome))

@@ -1,0 +1,319 @@
+"""A Jupyter kernel as an engine: what it is asked over its sockets, and what it answers.
+
+An execution is over when the kernel has said both: `idle`, behind which nothing of it comes on
+iopub, and the reply. Messages that belong to no execution of ours (a thread of an earlier cell) go
+to the one that runs, or wait for the next.
+"""
+
+import asyncio
+import os
+from contextlib import suppress
+from typing import Any
+
+import zmq
+
+from sandkeeper.interpreter.events import Outcome
+from sandkeeper.interpreter.orders import Execute
+from sandkeeper.interpreter.scribe import prelude
+from sandkeeper.interpreter.scribe.channels import Channel, opened_socket
+from sandkeeper.interpreter.scribe.engine import EngineFailed, Given, Lost, Tell, Unsupported
+from sandkeeper.interpreter.scribe.messages import Message, Wire, clean_text
+from sandkeeper.interpreter.scribe.telling import Listener, Teller
+from sandkeeper.linux.procstat import read_stat
+
+__all__ = ["KernelEngine"]
+
+CHANNELS = ("shell", "iopub", "stdin", "control")
+LOOK_SECONDS = 0.005
+HELLO_SECONDS = 0.05
+QUIET_SECONDS = 0.05
+DYING_SECONDS = 0.5
+"""A process closes its sockets before it has ended."""
+LATE_BYTES = 64 << 10
+PAST = 1000
+"""So many executions may still have threads that say something."""
+
+
+class KernelEngine:
+    """Speaks with the kernel whose sockets are `<given.prefix>-1` to `-4`, by CHANNELS.
+
+    `given` has `prefix`, `key`, `uid` (whose sockets they must be), `language`, `messages` (it
+    is interrupted by a message), `again` (it was spoken with before) and `pid`.
+    """
+
+    def __init__(self, given: Given) -> None:
+        self._given = given
+        self._wire = Wire(str(given["key"]))
+        self._channels: dict[str, Channel] = {}
+        self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._replies: dict[str, asyncio.Future[Message]] = {}
+        self._listeners: dict[str, Listener] = {}
+        self._running: Teller | None = None
+        self._late: list[tuple[Message, int]] = []
+        self._late_lost = 0
+        self._past: dict[str, None] = {}
+        self._heard = asyncio.Event()
+        self._language = str(given.get("language") or "")
+
+    # Beginning
+
+    async def start(self) -> dict[str, Any]:
+        """Wait for its sockets, then until both ways are open; raises EngineFailed, Lost."""
+        prefix, uid = str(self._given["prefix"]), int(self._given["uid"] or 0)
+        for number, name in enumerate(CHANNELS, 1):
+            opened = await self._appeared(f"{prefix}-{number}", uid)
+            kind = zmq.SUB if name == "iopub" else zmq.DEALER
+            take = getattr(self, f"_from_{name}")
+            identity = f"sandkeeper-{os.path.basename(prefix)}".encode()
+            lost = self._unheard if name == "iopub" else None
+            self._channels[name] = Channel(kind, opened, identity, take, lost=lost)
+        facts = await self._greeted()
+        info = facts.get("language_info")
+        info = info if isinstance(info, dict) else {}
+        self._language = str(info.get("name") or self._language).lower()
+        if self._language in {"python", "ipython"} and not self._given.get("again"):
+            await self._silent(prelude.loader())
+        return {
+            "language": self._language,
+            "version": str(info.get("version", "")),
+            "implementation": str(facts.get("implementation", "")),
+            "banner": str(facts.get("banner", "")),
+        }
+
+    async def _appeared(self, path: str, uid: int) -> int:
+        while True:
+            try:
+                return opened_socket(path, uid)
+            except FileNotFoundError:
+                if self._gone.done():
+                    raise Lost from None
+                await asyncio.sleep(LOOK_SECONDS)
+            except OSError as error:
+                raise EngineFailed(f"its socket cannot be opened: {error.strerror}") from None
+
+    async def _greeted(self) -> dict[str, Any]:
+        """Ask who it is until it is heard on iopub too: a subscription takes its time."""
+        channel = "control" if self._given.get("again") else "shell"
+        while True:
+            facts = await self._asked("kernel_info_request", {}, channel)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HELLO_SECONDS):
+                    await self._heard.wait()
+                return facts
+
+    # Running
+
+    async def execute(self, order: Execute, tell: Tell) -> Outcome:
+        """Run code; see `Engine`."""
+        entered = bool(order.env or order.cwd)
+        if entered and (wrong := await self._enter(order)) is not None:
+            tell.event("error", **wrong)
+            return Outcome("error")
+        try:
+            return await self._execute(order, tell)
+        finally:
+            if entered and not self._gone.done():
+                await self._silent(prelude.leaving(self._language))
+
+    async def _execute(self, order: Execute, tell: Tell) -> Outcome:
+        teller = self._running = Teller(tell)
+        self._tell_late(teller)
+        content = {
+            "code": order.code,
+            "silent": order.silent,
+            "store_history": order.store_history and not order.silent,
+            "user_expressions": {},
+            "allow_stdin": False,
+            "stop_on_error": False,
+        }
+        self._listeners[order.id] = teller
+        try:
+            answer = await self._asked("execute_request", content, "shell", order.id)
+            await self._or_lost(teller.idle)
+        finally:
+            self._running = None
+            self._listeners.pop(order.id, None)
+            self._past[order.id] = None
+            if len(self._past) > PAST:
+                del self._past[next(iter(self._past))]
+        return teller.outcome(answer)
+
+    async def _enter(self, order: Execute) -> dict[str, Any] | None:
+        """Have variables and folder hold for what follows; returns the error that it raises."""
+        code = prelude.entering(self._language, order.env, order.cwd)
+        if code is None:
+            why = f"env and cwd of one execution are not known for {self._language}"
+            return {"name": "Unsupported", "value": why, "traceback": []}
+        answer = await self._silent(code)
+        if answer.get("status") != "error":
+            return None
+        return {
+            "name": str(answer.get("ename", "")),
+            "value": clean_text(str(answer.get("evalue", ""))),
+            "traceback": [],
+        }
+
+    async def _silent(self, code: str, expression: str = "") -> dict[str, Any]:
+        """Run code that nobody sees; returns the reply's content."""
+        wanted = {"answer": expression} if expression else {}
+        content = {
+            "code": code,
+            "silent": True,
+            "store_history": False,
+            "user_expressions": wanted,
+            "allow_stdin": False,
+            "stop_on_error": False,
+        }
+        return await self._asked("execute_request", content)
+
+    async def interrupt(self) -> bool:
+        """Interrupt by a message where the kernel wants that; see `Engine`."""
+        if not self._given.get("messages"):
+            return False
+        await self._asked("interrupt_request", {}, "control")
+        return True
+
+    # Asking
+
+    async def call(self, name: str, arguments: dict[str, Any]) -> Any:
+        """Answer; see `Engine`."""
+        if name == "complete":
+            wanted = {"code": arguments["code"], "cursor_pos": arguments["cursor"]}
+            return _completion(await self._asked("complete_request", wanted))
+        if name == "inspect":
+            wanted = {
+                "code": arguments["code"],
+                "cursor_pos": arguments["cursor"],
+                "detail_level": arguments.get("detail", 0),
+            }
+            found = await self._asked("inspect_request", wanted)
+            return {"found": bool(found.get("found")), "data": found.get("data") or {}}
+        if name == "adapt":
+            return await self._adapt(arguments)
+        if self._language not in {"python", "ipython"}:
+            raise Unsupported(f"variables are not known for {self._language}")
+        answer = await self._silent("", prelude.VARIABLES)
+        return prelude.answer_of(answer)
+
+    async def _adapt(self, arguments: dict[str, Any]) -> None:
+        code = prelude.entering(self._language, arguments["env"], arguments["cwd"], for_good=True)
+        answer = {} if code is None else await self._silent(code)
+        if code is None or answer.get("status") == "error":
+            raise Unsupported(str(answer.get("evalue", "it cannot be changed")))
+
+    async def _asked(
+        self, kind: str, content: dict[str, Any], channel: str = "shell", identity: str = ""
+    ) -> dict[str, Any]:
+        """Send a message and return the content of what answers it; raises Lost."""
+        if self._gone.done():
+            raise Lost
+        number, frames = self._wire.pack(kind, content, identity)
+        reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._replies[number] = reply
+        try:
+            self._channels[channel].send(frames)
+            await self._or_lost(reply)
+            return reply.result().content()
+        finally:
+            del self._replies[number]
+
+    async def _or_lost(self, wanted: "asyncio.Future[Any]") -> Any:
+        await asyncio.wait([wanted, self._gone], return_when=asyncio.FIRST_COMPLETED)
+        if wanted.done():
+            return wanted.result()
+        raise Lost
+
+    # What it says
+
+    def _from_shell(self, frames: list[bytes]) -> None:
+        message = self._wire.read(frames)
+        future = self._replies.get(message.parent)
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    _from_control = _from_shell
+
+    def _from_stdin(self, frames: list[bytes]) -> None:
+        """Refuse input: a kernel that asks although it was told not to would wait for ever."""
+        message = self._wire.read(frames)
+        if message.kind == "input_request":
+            if self._running is not None:
+                self._running.refuse(message.content())
+            _, answer = self._wire.pack("input_reply", {"value": "", "status": "ok"})
+            self._channels["stdin"].send(answer)
+
+    def _from_iopub(self, frames: list[bytes]) -> None:
+        self._heard.set()
+        message = self._wire.read(frames)
+        listener = self._listeners.get(message.parent)
+        if listener is not None:
+            listener.hear(message)
+        elif message.parent in self._past and message.kind in {"stream", "display_data", "error"}:
+            if self._running is not None:
+                self._running.hear(message)
+            else:
+                self._keep_late(message)
+
+    def _unheard(self) -> None:
+        """Take notice of a connection that broke: with its process, or by what it has sent."""
+        if self._running is not None:
+            asyncio.get_running_loop().call_later(DYING_SECONDS, self._go_on, self._running)
+
+    def _go_on(self, running: Teller) -> None:
+        """Go on without what was lost: the reply alone tells then that an execution is over."""
+        found = read_stat(int(self._given.get("pid") or 0))
+        lives = found is not None and found[1][0] not in {b"Z", b"X"}
+        if lives and not self._gone.done() and self._running is running:
+            running.unheard()
+
+    def _keep_late(self, message: Message) -> None:
+        size = len(message.raw)
+        if sum(size for _, size in self._late) + size > LATE_BYTES:
+            self._late_lost += 1
+        else:
+            self._late.append((message, size))
+
+    def _tell_late(self, teller: Teller) -> None:
+        late, self._late = self._late, []
+        for message, _ in late:
+            teller.hear(message)
+        if self._late_lost:
+            self._late_lost = 0
+            teller.missing("what threads of earlier executions said")
+
+    # The end
+
+    async def died(self) -> None:
+        """Take in what it still said; see `Engine`."""
+        iopub = self._channels.get("iopub")
+        seen = -1
+        while iopub is not None and seen != iopub.seen:
+            seen = iopub.seen
+            await asyncio.sleep(QUIET_SECONDS)
+        if not self._gone.done():
+            self._gone.set_result(None)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        if not self._gone.done():
+            self._gone.set_result(None)
+        for channel in self._channels.values():
+            channel.close()
+
+
+def _completion(found: dict[str, Any]) -> dict[str, Any]:
+    extra = found.get("metadata")
+    typed = extra.get("_jupyter_types_experimental") if isinstance(extra, dict) else None
+    kinds = {
+        str(one.get("text")): str(one.get("type", ""))
+        for one in (typed if isinstance(typed, list) else [])
+        if isinstance(one, dict)
+    }
+    return {
+        "matches": [
+            {"text": str(text), "type": kinds.get(str(text), "")}
+            for text in found.get("matches") or []
+        ],
+        "start": found.get("cursor_start", 0),
+        "end": found.get("cursor_end", 0),
+    }

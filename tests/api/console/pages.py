@@ -1,0 +1,44 @@
+"""The console as a person has it, for tests: opened, looked at, checked for faults."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, expect
+from tests.harness import Server
+
+__all__ = ["fits", "open_console", "serious"]
+
+ROOT = Path(__file__).parents[3]
+AXE = ROOT / "console/node_modules/axe-core/axe.min.js"
+RUN = """async (where) => {
+    const found = await axe.run(where, {resultTypes: ["violations"]});
+    return found.violations
+        .filter((one) => one.impact === "serious" || one.impact === "critical")
+        .map((one) => `${one.id}: ${one.nodes.slice(0, 3).map((node) => node.html).join(" | ")}`);
+}"""
+
+
+def open_console(page: Page, server: Server, place: str = "") -> None:
+    """Open a page of the console (`#/files`) and wait until it is shown."""
+    page.goto(f"{server.url}/console/{place}")
+    expect(page.locator("main h1").first).to_be_visible()
+
+
+def serious(page: Page, where: str = "body") -> list[str]:
+    """Return what axe-core finds serious or critical in what is shown."""
+    if not AXE.exists():
+        subprocess.run([ROOT / "scripts/npm", ROOT / "console"], check=True)
+    page.evaluate(AXE.read_text())
+    found: Any = page.evaluate(RUN, where)
+    return list(found)
+
+
+def fits(page: Page) -> bool:
+    """Say whether nothing is wider than the window."""
+    wide: Any = page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    inside: Any = page.evaluate(
+        "(() => { const it = document.getElementById('page');"
+        " return !it || it.scrollWidth <= it.clientWidth; })()"
+    )
+    return bool(wide and inside)

@@ -1,0 +1,13 @@
+"""One server with kernels for the tests of a module."""
+
+from collections.abc import Iterator
+
+import pytest
+from tests.harness import Server
+from tests.kernels import environment
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("code"), env=environment()) as running:
+        yield running

@@ -1,0 +1,151 @@
+"""Kernels and their executions outlive the server, and the scribe that listens to them."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from tests import kernels
+from tests.harness import Server, alive, until
+from tests.kernels import events
+
+PLOTTING = """
+import os, time
+import matplotlib.pyplot as plt
+print("first", flush=True)
+while not os.path.exists({gate!r}):
+    time.sleep(0.01)
+for number in range(1000):
+    print(number)
+plt.plot([1, 2, 3])
+plt.show()
+print("last")
+"""
+
+
+def scribe_of(server: Server) -> int:
+    """Return the process id of a server's scribe."""
+    place = str(server.state / "code" / "scribe.sock").encode()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path("/proc", name, "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if place in words:
+            return int(name)
+    return 0
+
+
+@pytest.fixture
+def server(tmp_path: Path):
+    with Server(tmp_path, env=kernels.environment()) as running:
+        yield running
+
+
+def test_a_cell_that_prints_and_plots_goes_on_while_no_server_runs(server: Server) -> None:
+    context = kernels.context(server)
+    context.run("before = 'kept'")
+    gate = server.workdir / "gate"
+    told = context.stream(PLOTTING.format(gate=str(gate)))
+    head = [next(told)]
+    while head[-1]["type"] != "stdout":
+        head.append(next(told))
+    execution, cursor = head[0]["id"], head[-1]["cursor"]
+    behind = context.start("before")
+    pid = context.record["pid"]
+
+    server.kill9()
+    told.close()
+    gate.touch()
+    record = server.state / "code" / "contexts" / context.id / behind / "meta.jsonl"
+    until(lambda: b'"status":"ok"' in record.read_bytes())
+    server.start()
+
+    rest = events(server, execution, cursor)
+    assert "".join(one["text"] for one in rest if one["type"] == "stdout") == "".join(
+        [*(f"{number}\n" for number in range(1000)), "last\n"]
+    )
+    images = [one["data"] for one in rest if one["type"] == "display"]
+    assert [set(one) >= {"image/png", "text/plain"} for one in images] == [True]
+    assert [one["status"] for one in rest if one["type"] == "end"] == ["ok"]
+    assert rest[-1]["type"] == "end"
+    after = server.client.get(f"/code/executions/{behind}?wait=true").json()
+    assert after["results"][0]["data"]["text/plain"] == "'kept'"
+    assert context.now()["pid"] == pid
+    assert context.run("before")["results"][0]["data"]["text/plain"] == "'kept'"
+
+
+def test_a_cell_is_followed_over_the_death_of_the_server(server: Server) -> None:
+    context = kernels.context(server)
+    gate = server.workdir / "gate"
+    execution = context.start(PLOTTING.format(gate=str(gate)), timeout=300)
+    until(lambda: server.client.get(f"/code/executions/{execution}").json()["stdout"])
+    server.kill9()
+    server.start()
+
+    assert context.now()["state"] == "busy"
+    assert events_so_far(server, execution) == "first\n"
+    gate.touch()
+    ended = server.client.get(f"/code/executions/{execution}?wait=true").json()
+    assert (ended["status"], ended["stdout"][-5:], len(ended["results"])) == ("ok", "last\n", 1)
+
+
+def events_so_far(server: Server, execution: str) -> str:
+    """Return what an execution has printed so far."""
+    return str(server.client.get(f"/code/executions/{execution}").json()["stdout"])
+
+
+def test_a_kernel_that_dies_while_no_server_runs_is_told_by_the_next(server: Server) -> None:
+    context = kernels.context(server)
+    execution = context.start("import time; time.sleep(600)")
+    waiting = context.start("1")
+    until(lambda: len(events_of(server, execution)) > 0)
+    pid = int(context.record["pid"])
+    server.kill9()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid))
+    server.start()
+
+    told = events(server, execution)
+    assert [(one["type"], one.get("status")) for one in told] == [
+        ("started", None),
+        ("end", "died"),
+    ]
+    assert events(server, waiting)[-1]["status"] == "cancelled"
+    refused = server.client.post(f"{context.path}/execute", json={"code": "1"})
+    assert (refused.status_code, "restart" in refused.json()["error"]) == (409, True)
+    assert context.post("restart")["state"] == "idle"
+    assert context.run("1 + 1")["results"][0]["data"]["text/plain"] == "2"
+
+
+def events_of(server: Server, execution: str) -> str:
+    """Return how far an execution has come: not empty once it has begun."""
+    return str(server.client.get(f"/code/executions/{execution}").json()["startedAt"])
+
+
+def test_a_scribe_that_is_killed_is_replaced_and_the_kernels_stay(server: Server) -> None:
+    context = kernels.context(server)
+    context.run("kept = 3")
+    gate = server.workdir / "gate"
+    code = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)"
+    execution = context.start(code)
+    until(lambda: events_of(server, execution))
+    scribe = scribe_of(server)
+    os.kill(scribe, signal.SIGKILL)
+
+    lost = events(server, execution)
+    assert lost[-1]["status"] == "unknown"
+    gate.touch()
+    assert context.run("kept")["results"][0]["data"]["text/plain"] == "3"
+    assert scribe_of(server) not in {0, scribe}
+    assert context.now()["pid"] == context.record["pid"]
+
+
+def test_nothing_is_left_when_the_last_context_is_gone(server: Server) -> None:
+    context = kernels.context(server)
+    scribe, pid = scribe_of(server), int(context.record["pid"])
+    server.client.delete(context.path)
+    assert not alive(pid)
+    server.stop()
+
+    until(lambda: not alive(scribe))
