@@ -27,7 +27,7 @@ import interpreter
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
-REQUIREMENTS = ("requirements-run.txt", "requirements-cli.txt")
+REQUIREMENTS = ("requirements-run.txt", "requirements-bundle.txt")
 GLIBC = ("2_31", "2_28", "2_27", "2_26", "2_24", "2_17", "2_12", "2_5")
 WIREGUARD = "golang.zx2c4.com/wireguard"
 ABOUT = "bundle.json"
@@ -73,7 +73,7 @@ def make(tree: Path, wheel: Path, moment: int) -> dict[str, str]:
         "python": f"libexec/{python.name}",
     }
     (tree / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
-    lock = ROOT / "src/sandkeeper/web/package-lock.json"
+    lock = ROOT / "console/package-lock.json"
     document = sbom.describe(tree, python, modules[1:], lock, version)
     (tree / "sbom.cdx.json").write_text(json.dumps(document, indent=1) + "\n")
     return about
