@@ -99,7 +99,16 @@ ALL = [
     *("codegenListDir", "codegenParallelApply", "codegenReadFileRange", "codegenReapply"),
     *("codegenRerank", "fsApplyEdits", "fsDeleteFileOrDirectory", "fsEditFile"),
     *("fsGetWorkingDirectory", "fsListDirectory", "fsReadFile", "fsStat", "fsWriteFile"),
-    *("processExecute", "processGet", "processGetLogs", "processKill", "processQueryLogs"),
+    *("gitAbort", "gitAdd", "gitBranches", "gitCheckout", "gitClone", "gitCommit"),
+    *("gitCreateBranch", "gitDeleteBranch", "gitDiff", "gitFetch", "gitLog", "gitPull", "gitPush"),
+    *(
+        "gitStatus",
+        "processExecute",
+        "processGet",
+        "processGetLogs",
+        "processKill",
+        "processQueryLogs",
+    ),
     *("processStop", "processWait", "processWaitFor", "processWriteStdin", "processesList"),
     *("terminalClose", "terminalOpen", "terminalScreen", "terminalType", "terminalsList"),
 ]
