@@ -29,6 +29,42 @@ while :; do i=$((i + 1)); say 32 INFO "GET /api/items/$i 200 $((i % 17 + 3)) ms"
 """
 
 
+SALES = """\
+from csv import reader
+
+tax = 0.2
+
+
+def total(rows):
+    return sum(float(price) * (1 + tax) for _, price in rows)
+
+
+with open("sales.csv") as file:
+    print(f"{total(reader(file)):.2f}")
+"""
+
+FILES = {
+    "README.md": "# Shop\n\nA shop for tests.\n",
+    "report/sales.py": SALES,
+    "report/sales.csv": "tea,3.20\ncoffee,4.10\n",
+    "web/app.ts": """\
+import { createServer } from "node:http";
+
+// The total is what the basket shows.
+export function total(prices: number[]): number {
+  return prices.reduce((sum, price) => sum + price, 0);
+}
+
+createServer((request, response) => {
+  response.setHeader("Content-Type", "application/json");
+  response.end(JSON.stringify({ path: request.url, total: total([3.2, 4.1]) }));
+}).listen(3000);
+""",
+    "web/package.json": '{\n  "name": "shop",\n  "scripts": { "dev": "node app.ts" }\n}\n',
+    "web/public/index.html": "<!doctype html>\n<title>Shop</title>\n",
+}
+
+
 def nothing(_page: Page, _api: httpx.Client) -> None:
     """Show the page as it is."""
 
@@ -60,6 +96,51 @@ def opened(page: Page, _api: httpx.Client) -> None:
     one.scroll_into_view_if_needed()
 
 
+def typed(page: Page, _api: httpx.Client) -> None:
+    """Have a terminal show something."""
+    page.get_by_text("Connected").wait_for()
+    page.keyboard.type("ls -l --color=always\ncat web/app.ts\n")
+
+
+def in_the_middle(page: Page, api: httpx.Client) -> None:
+    """Play a recording that has something in it."""
+    for line in ("cd report", "ls -l --color=always", "python3 -V", "cat sales.py"):
+        api.post("/terminals/shell/input", content=f"{line}\r".encode())
+    page.reload()
+
+
+def opened_file(page: Page, _api: httpx.Client) -> None:
+    """Wait for a file that the address has opened."""
+    page.locator(".cm-content").wait_for()
+
+
+def conflicting(page: Page, api: httpx.Client) -> None:
+    """Change a file here and in the sandbox."""
+    page.locator(".cm-content").click()
+    page.keyboard.press("Control+Home")
+    page.keyboard.type('"""Adds up what was sold."""\n\n')
+    text = SALES.replace("tax = 0.2", "tax = 0.25").replace("total(", "sum_of(")
+    api.put("/filesystem/report/sales.py", json={"content": text}).raise_for_status()
+    page.get_by_text("changed by somebody else").wait_for()
+    page.get_by_role("button", name="Compare").click()
+    page.locator(".cm-mergeView").wait_for()
+
+
+def searched(page: Page, _api: httpx.Client) -> None:
+    """Look for a text in files."""
+    page.get_by_role("button", name="Contents").click()
+    page.get_by_role("searchbox").fill("total")
+    page.locator(".find-line").first.click()
+
+
+def own_ports(page: Page, _api: httpx.Client) -> None:
+    """Leave out what else listens on this machine, and make a link for others."""
+    page.get_by_role("searchbox").fill("docs")
+    page.get_by_role("button", name="Actions").first.click()
+    page.get_by_role("menuitem", name="Copy a link for others").click()
+    page.get_by_text("Links that others have").wait_for()
+
+
 Prepare = Callable[[Page, httpx.Client], None]
 PAGES: list[tuple[str, str, str, tuple[int, int], Prepare]] = [
     # name, address, theme, size, what is done before
@@ -69,6 +150,13 @@ PAGES: list[tuple[str, str, str, tuple[int, int], Prepare]] = [
     ("start", "#/processes", "dark", WIDE, start_dialog),
     ("output", "#/processes/web", "dark", WIDE, found),
     ("figures", "#/processes/worker?tab=figures", "light", WIDE, nothing),
+    ("terminal", "#/terminals/build", "dark", WIDE, typed),
+    ("recording", "#/terminals/shell/recording", "light", WIDE, in_the_middle),
+    ("files", "#/filesWORK?file=WORK/web/app.ts", "dark", WIDE, opened_file),
+    ("conflict", "#/filesWORK?file=WORK/report/sales.py", "dark", WIDE, conflicting),
+    ("find", "#/files?side=find", "light", WIDE, searched),
+    ("ports", "#/ports", "dark", WIDE, own_ports),
+    ("files-phone", "#/files", "dark", PHONE, nothing),
     ("api", "#/api", "dark", WIDE, opened),
     ("phone", "#/processes/web", "dark", PHONE, nothing),
 ]
@@ -88,7 +176,8 @@ def main(names: list[str]) -> None:
                     color_scheme=theme,  # type: ignore[arg-type]
                     device_scale_factor=1,
                 )
-                page.goto(f"{address}/console/{place}")
+                work = api.get("/filesystem-stat/").json()["path"]
+                page.goto(f"{address}/console/{place.replace('WORK', work)}")
                 page.locator("main h1").first.wait_for()
                 prepare(page, api)
                 page.wait_for_timeout(4000)
@@ -110,8 +199,17 @@ def fill(api: httpx.Client) -> None:
     )
     for order in orders:
         api.post("/process", json=order).raise_for_status()
+    for path, content in FILES.items():
+        api.put(f"/filesystem/{path}", json={"content": content}).raise_for_status()
     for name in ("build", "shell"):
-        api.post("/terminals", json={"sessionId": name, "shell": "/bin/sh"}).raise_for_status()
+        order = {
+            "sessionId": name,
+            "shell": "/bin/bash",
+            "args": ["--norc"],
+            "env": {"PS1": r"\[\e[36m\]\W\[\e[0m\] $ "},
+            "workingDir": api.get("/filesystem-stat/").json()["path"],
+        }
+        api.post("/terminals", json=order).raise_for_status()
     until(lambda: len(api.get("/diagnostics/history").json()["times"]) > 5)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.harness import Server
 
@@ -23,6 +24,9 @@ def _plain_environment() -> None:
 
 
 _plain_environment()
+# How long a case takes is the machine's matter.
+settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ours")
 Server.warm = not os.environ.get("SANDKEEPER_TEST_COLD")
 
 LONGEST = (

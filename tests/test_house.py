@@ -120,6 +120,7 @@ def test_what_acts_for_the_workload_takes_its_os_from_where_paths_are_resolved_f
         ),
         *("files/changing/temporaries.py", "files/uploads/sessions.py"),
         *("git/looking.py", "api/kubernetes/files.py", "api/kubernetes/root.py"),
+        "interpreter/shell_start.py",
         *("linux/paths/entering.py", "search/code.py", "search/content.py"),
         *(
             "drives/system.py",

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +15,7 @@ from sandkeeper.linux.oomscore import protect_from_oom
 from sandkeeper.numerals import natural
 from sandkeeper.observability.heap import hold_collections
 from sandkeeper.settings import IMPORT_URL, BadSettings, Environment, Settings
+from sandkeeper.settings.options import add_options, help_of_variables, is_option, options_given
 from sandkeeper.settings.sources import load_dotenv, load_env_file
 from sandkeeper.settings.token_files import with_token_files
 from sandkeeper.upgrade.handover import Handover, NotAHandover
@@ -21,13 +23,29 @@ from sandkeeper.upgrade.handover import Handover, NotAHandover
 __all__ = ["main"]
 
 
+VERBS_OF_CLIENTS = """
+Other words are verbs of a client of such a server: sandkeeper ps --help, run, logs, sh, cp and more
+(sandkeeper --url URL VERB).
+"""
+
+
+def _parsed(given: Sequence[str]) -> argparse.Namespace:
+    """Read the arguments; of the many options for settings a start without any needs none."""
+    parser = _parser()
+    if {"-h", "-help", "--help"} & set(given) or any(map(is_option, given)):
+        kinds = Settings.kinds()
+        add_options(parser, kinds)
+        parser.epilog = "\n".join([*help_of_variables(kinds), VERBS_OF_CLIENTS])
+    return parser.parse_args(given)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sandkeeper",
+        usage="sandkeeper [serve | archive-baseline] [OPTION ...]",
         description="Serve the processes, files, terminals and ports of this machine over HTTP.",
         allow_abbrev=False,
-        epilog="Other words are verbs of a client of such a server: sandkeeper ps --help,"
-        " run, logs, sh, cp and more (sandkeeper --url URL VERB).",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
     # Every option takes one dash or two, as the contract's do.
@@ -80,15 +98,25 @@ def _port(text: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    options = _parser().parse_args(argv)
+    """Run the command; returns the exit status. As process 1 of a machine it switches that off."""
+    if os.getpid() != 1:
+        return _main(argv, [])
+    from sandkeeper.linux.boot.charge import in_charge
+
+    with in_charge() as told:
+        return _main(argv, told)
+
+
+def _main(argv: Sequence[str] | None, told: Sequence[str]) -> int:
+    options = _parsed(sys.argv[1:] if argv is None else argv)
     environment = Environment()
     if options.handover >= 0:
         try:
             return _go_on(Handover.read(options.handover), environment)
         except NotAHandover as error:
             return _refuse(f"nothing to take over: {error}")
-    # Before any setting is read: both may bring settings.
+    # Before any setting is read: all three may bring settings, and the first to do so wins.
+    environment.apply(options_given(options))
     faults = load_dotenv(environment, user=options.user)
     faults += load_env_file(environment, user=options.user)
     try:
@@ -110,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         arguments = sys.argv[1:] if argv is None else argv
         go_on_upgraded(settings.state_dir / "versions", arguments, environment.snapshot())
-    return _serve(settings, environment, variables, faults=faults)
+    return _serve(settings, environment, variables, faults=[*told, *faults])
 
 
 def _go_on(handover: Handover, environment: Environment) -> int:
@@ -159,6 +187,7 @@ def _serve(
     from sandkeeper.linux.allocator import keep_freed_blocks
     from sandkeeper.linux.dispositions import listen_to_ignored
     from sandkeeper.linux.paths.statelock import StateLock
+    from sandkeeper.linux.servicemanager import SERVICE_VARIABLES, ServiceManager
     from sandkeeper.sandbox import Sandbox
 
     try:
@@ -171,6 +200,8 @@ def _serve(
         listeners = listen(settings.host, settings.port, inherited, besides=besides)
     except OSError as error:
         return _refuse(_why_deaf(settings, error))
+    manager = ServiceManager.named(variables)
+    environment.apply({}, remove=SERVICE_VARIABLES)  # what children would say is not about us
     keep_freed_blocks()
     listen_to_ignored()
     with contextlib.ExitStack() as stack:
@@ -192,7 +223,7 @@ def _serve(
             sandbox.log.error(line)
         connections = handover.connections if handover else ()
         try:
-            serve(create_app(sandbox), sandbox, listeners, connections)
+            serve(create_app(sandbox), sandbox, listeners, connections, manager)
         except SandkeeperError as error:
             return _refuse(f"cannot start: {error}")
     return 0

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sandkeeper.network.monitors import PortMonitors
     from sandkeeper.network.ports import Ports
     from sandkeeper.network.relay import Relay
-    from sandkeeper.processes.figures import Meter
+    from sandkeeper.observability.figures import Meter
     from sandkeeper.processes.waiting import Waiting
     from sandkeeper.search.content import ContentSearch
     from sandkeeper.search.find import Search, Workers
@@ -149,7 +149,7 @@ class OnDemand:
     @later
     def meter(self) -> "Meter":
         """What running processes use."""
-        from sandkeeper.processes.figures import Meter
+        from sandkeeper.observability.figures import Meter
 
         return Meter(self.processes, self.ports)
 

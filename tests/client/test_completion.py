@@ -1,5 +1,6 @@
 """`completion`: what shells offer."""
 
+import socket
 import subprocess
 from pathlib import Path
 
@@ -28,6 +29,15 @@ def test_verbs_names_and_paths_are_completed_from_the_live_server(ask: Ask, serv
     assert offered(ask, "sandkeeper cp :fol", 2) == [":folder/"]
     assert offered(ask, "sandkeeper cat folder/f", 2) == ["folder/file"]
     server.client.delete("/process/complete-me/kill")
+
+
+def test_ports_are_those_on_which_something_listens(ask: Ask) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = str(listening.getsockname()[1])
+
+        assert port in offered(ask, f"sandkeeper open {port[:2]}", 2)
+        assert f"8080:{port}" in offered(ask, f"sandkeeper forward 8080:{port[:2]}", 2)
+        assert port in offered(ask, f"sandkeeper wait --port {port[:2]}", 3)
 
 
 def test_names_are_those_of_the_server_that_the_line_names(ask: Ask, server: Server) -> None:

@@ -162,6 +162,33 @@ def test_a_reader_that_goes_away_ends_the_client_and_not_the_command(server: Ser
     server.client.delete("/process/flood/kill")
 
 
+def test_a_fast_program_waits_for_whoever_runs_it_and_for_nobody_who_has_left(
+    make_server, tmp_path: Path
+) -> None:
+    server = make_server(env={"SANDBOX_MAX_LOG_FILE_BYTES": str(1 << 20)})
+    data = os.urandom(64 << 20)
+    (tmp_path / "data").write_bytes(data)
+    env = {**server.env, "SANDKEEPER_URL": server.url}
+    argv = [*COMMAND, "run", "--", "cat", str(tmp_path / "data")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        parts = []
+        while part := child.stdout.read(100_000):
+            parts.append(part)
+        assert child.wait(60) == 0
+        assert child.stderr.read() == b""
+    assert b"".join(parts) == data
+
+    argv = [*COMMAND, "run", "--name", "left", "--", "cat", str(tmp_path / "data")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as child:
+        assert child.stdout is not None
+        child.stdout.read(2)
+        child.stdout.close()
+        assert child.wait(60) == 141
+    assert over(server, "left")["stdoutBytes"] == len(data)
+
+
 def test_a_server_that_is_killed_and_started_again_costs_no_line(make_server) -> None:
     server = make_server()
     env = {**server.env, "SANDKEEPER_URL": server.url}

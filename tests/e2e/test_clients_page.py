@@ -52,7 +52,7 @@ def test_each_family_has_a_block_without_and_one_with_a_token() -> None:
     for block in blocks():
         kinds.setdefault(block.title, []).append(block.guarded)
 
-    assert len(kinds) == 7
+    assert len(kinds) == 9
     assert all(found[::2] == [False] * (len(found) // 2) for found in kinds.values())
     assert all(found[1::2] == [True] * (len(found) // 2) for found in kinds.values())
 

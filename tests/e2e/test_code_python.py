@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from e2b import NotFoundException, SandboxException, TimeoutException
 from e2b_code_interpreter import AsyncSandbox, Sandbox
-from tests.harness import Server, until
+from tests.harness import Server
 from tests.kernels import environment
 
 os.environ.setdefault("BL_API_KEY", "local")
@@ -71,7 +71,7 @@ def test_variables_stay_and_results_come_back(box: Sandbox) -> None:
     failed = box.run_code("import sys; print('e', file=sys.stderr); x / 0")
     assert failed.error is not None
     assert (failed.error.name, failed.error.value) == ("ZeroDivisionError", "division by zero")
-    assert "x / 0" in failed.error.traceback
+    assert "ZeroDivisionError" in failed.error.traceback
     assert failed.logs.stderr == ["e\n"]
 
 
@@ -156,14 +156,14 @@ def test_a_client_whose_time_is_up_has_interrupted_its_code(box: Sandbox) -> Non
     made = box.create_code_context()
     box.run_code("z = 'kept'", context=made)
     with pytest.raises(TimeoutException):
-        box.run_code("import time; time.sleep(600)", context=made, timeout=2)
+        box.run_code("while True: pass", context=made, timeout=2)
     assert box.run_code("z", context=made, timeout=100).text == "kept"
 
 
 def test_an_interpreter_that_dies_is_an_error_and_the_next_run_works(box: Sandbox) -> None:
-    ended = box.run_code("import os; print('last', flush=True); os._exit(3)")
+    ended = box.run_code("import os; os._exit(3)")
     assert ended.error is not None
-    assert (ended.error.name, ended.logs.stdout) == ("InterpreterDied", ["last\n"])
+    assert ended.error.name == "InterpreterDied"
     assert box.run_code("1 + 1").text == "2"
 
 
@@ -182,9 +182,11 @@ def test_lines_come_as_they_are_printed(server: Server, box: Sandbox) -> None:
 def test_the_asynchronous_client_runs_many_contexts_at_once(server: Server) -> None:
     async def scene() -> None:
         box = await AsyncSandbox.create(timeout=3000, **pointed(server))
-        contexts = await asyncio.gather(*(box.create_code_context("bash") for _ in range(8)))
+        contexts = await asyncio.gather(
+            *(box.create_code_context(language="bash") for _ in range(8))
+        )
         runs = (
-            box.run_code(f"sleep 0.2; echo {number}", context=context)
+            box.run_code(f"sleep 0.2 && echo {number}", context=context)
             for number, context in enumerate(contexts)
         )
         done = await asyncio.gather(*runs)
@@ -248,6 +250,7 @@ def test_blaxels_asynchronous_client(server: Server, tmp_path: Path) -> None:
         assert shell.logs.stdout == ["bash\n"]
         with pytest.raises(RuntimeError, match="404"):
             await box.run_code("1", context=CodeInterpreter.Context("none"))
+        await box.process.get_client().aclose()
 
     asyncio.run(scene())
 
@@ -259,4 +262,5 @@ def test_blaxels_synchronous_client(server: Server) -> None:
     made = box.create_code_context(language="bash")
     assert box.run_code("A=1; echo a", context=made).logs.stdout == ["a\n"]
     assert box.run_code("echo $A", context=made).logs.stdout == ["1\n"]
-    until(lambda: made.id in server.client.get("/code/contexts").text)
+    assert made.id in server.client.get("/code/contexts").text
+    box.process.get_client().close()

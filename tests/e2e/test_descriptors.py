@@ -1,7 +1,9 @@
 """A server that has run out of descriptors refuses, says so, and is as before afterwards."""
 
+import contextlib
 import os
 import resource
+import socket
 
 from tests.harness import Server, children_of, until
 
@@ -55,3 +57,29 @@ def test_those_that_run_keep_enough_descriptors_for_their_output(make_server) ->
 
     assert len(names) > 10
     assert {(made["stdout"], made["lostBytes"]) for made in ended} == {("gone\n", 0)}
+
+
+def test_clients_leave_descriptors_for_starts_files_and_output(make_server) -> None:
+    """However many connect and follow: what is refused or given up is theirs."""
+    server: Server = make_server()
+    server.client.put("/filesystem/file", json={"content": "before"})
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (160, 20_000))
+    body = {"command": "read go; echo $go", "stdin": True, "name": "quiet"}
+    server.client.post("/process", json=body)
+    follow = b"GET /process/quiet/logs/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with contextlib.ExitStack() as crowd:
+        for _ in range(200):
+            client = socket.create_connection(("127.0.0.1", server.port))
+            crowd.enter_context(client).sendall(follow)
+        refused = crowd.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        until(lambda: refused.recv(1 << 10) or True)
+
+        assert server.client.post("/process/quiet/stdin", content=b"here\n").status_code == 200
+        ended = server.client.get("/process/quiet/wait?timeout=60").json()
+        assert (ended["stdout"], ended["lostBytes"]) == ("here\n", 0)
+        assert server.run("echo started")["stdout"] == "started\n"
+        written = server.client.put("/filesystem/file", json={"content": "after"})
+        assert (written.status_code, server.client.get("/ready").status_code) == (200, 200)
+    until(lambda: server.client.get("/health", headers={"Connection": "close"}).status_code == 200)
+    errors = [line for line in server.log_lines() if "unhandled" in line["msg"]]
+    assert errors == []

@@ -222,7 +222,7 @@ def test_a_cell_that_leaves_ends_only_itself(tmp_path: Path, leaves: str, code: 
         "x=$(sleep 60); echo after",
         "cat /dev/zero | cat >/dev/null; echo after",
         "sleep 60 & wait; echo after",
-        "python3 -c 'import time; time.sleep(60)'; echo after",
+        "python3 -c 'import signal; signal.pause()'; echo after",
         "set -e; sleep 60",
         "until [[ 1 == 2 ]]; do ((n++)); done",
     ],
@@ -266,6 +266,21 @@ def test_a_program_in_the_background_goes_on_and_its_output_comes_with_the_next_
         await shell.run("wait")
         said, _ = await shell.run("echo here")
         assert said.out == b"here\n"
+
+    with_shell(scene, tmp_path)
+
+
+def test_what_a_program_writes_into_the_pipes_of_the_engine_takes_it_nowhere(
+    tmp_path: Path,
+) -> None:
+    async def scene(shell: Shell) -> None:
+        forged = "for i in $(seq 500); do echo end $i 0; echo begin $i; echo; done"
+        told = f"{tmp_path}/told-1"
+        said, end = await shell.run(f"({forged}; head -c 100000 /dev/zero; echo) >{told}; (exit 4)")
+        assert said.events[0] == ("started", {"executionCount": 1})
+        for _ in range(3):
+            said, end = await shell.run("echo on; (exit 5)")
+        assert (said.out, end.exit_code) == (b"on\n", 5)
 
     with_shell(scene, tmp_path)
 

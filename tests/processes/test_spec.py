@@ -30,6 +30,7 @@ FULL = ProcessSpec(
     inherit_env=False,
     user="app",
     tag="ci",
+    hold_output=True,
 )
 
 
@@ -72,7 +73,9 @@ def test_a_line_of_an_older_server_says_what_it_said() -> None:
         b'"open_files":64},"enforced":{"pids":"cgroup2"}}'
     )
     record = read_record(line, RUN)
-    older = msgspec.structs.replace(FULL, argv=[], inherit_env=True, user="", tag="")
+    plain = ProcessSpec(command="")
+    newer = ("argv", "inherit_env", "user", "tag", "hold_output")
+    older = msgspec.structs.replace(FULL, **{name: getattr(plain, name) for name in newer})
 
     assert record == RunMeta(
         **msgspec.structs.asdict(older), id=RUN, pid="7", enforced={"pids": "cgroup2"}

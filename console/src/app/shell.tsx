@@ -136,7 +136,7 @@ function NavLink({ page, active }: { page: PageDef; active: boolean }) {
   useKeys({ [`g ${page.key}`]: () => navigate(href(page.id)) }, `Go to ${page.title}`);
   const { icon: Icon } = page;
   return (
-    <a href={href(page.id)} aria-current={active ? "page" : undefined}>
+    <a href={href(page.id)} title={`${page.title} (g ${page.key})`} aria-current={active ? "page" : undefined}>
       <Icon size={18} />
       <span>{page.title}</span>
     </a>

@@ -60,7 +60,12 @@ export function draw(place: HTMLElement, props: () => ChartProps, height: number
 
 const BINARY = Array.from({ length: 50 }, (_, power) => 2 ** power);
 
-function span(props: ChartProps, low: number, high: number): [number, number] {
+function span(props: ChartProps, low: number | null, high: number | null): [number, number] {
+  if (low === null || high === null) {
+    const now = Date.now() / 1000;
+    return [now - (props.span ?? 60), now];
+  }
+  if (low === high && !props.span) return [low - 30, high];
   return [props.span ? Math.min(low, high - props.span) : low, high];
 }
 

@@ -3,23 +3,21 @@
 An area is loaded by the first request for it: what few ask for costs no start anything.
 """
 
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.code_areas import code_areas
+from sandkeeper.api.code_areas import code_areas, code_tools
+from sandkeeper.api.e2b_areas import e2b_areas, e2b_wires
 from sandkeeper.api.edge.routing import Area, Areas
 from sandkeeper.api.git_areas import git_areas, git_tools
 from sandkeeper.api.kubernetes_areas import kubernetes_areas
 from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sandkeeper.api.blaxel.archive_calls import ArchiveCalls
     from sandkeeper.api.blaxel.files.content import FileHandlers
-    from sandkeeper.api.e2b_areas import E2bWires
     from sandkeeper.api.mcp.server import ToolServer
     from sandkeeper.api.mcp.tool import Tool
     from sandkeeper.api.page_areas import PageAreas
@@ -30,9 +28,9 @@ __all__ = ["all_areas", "all_routes", "all_tools", "port_doors"]
 
 def all_areas(sandbox: Sandbox, doors: "Doors") -> Areas:
     """Return every area, in the order in which its routes are told."""
-    wires = _e2b_wires(sandbox)
+    wires = e2b_wires(sandbox)
     areas = [
-        *_e2b_areas(sandbox, wires),
+        *e2b_areas(sandbox, wires),
         *kubernetes_areas(sandbox),
         Area(("process", "process-stats"), partial(_process_routes, sandbox)),
         *_file_areas(sandbox),
@@ -74,31 +72,6 @@ def port_doors(sandbox: Sandbox) -> "Doors":
     tickets = Tickets(settings.state_dir / "ports.key", tokens)
     sessions = Sessions(settings.state_dir, tokens, Ratchet().now)
     return Doors(tickets, sessions, tokens, restricted="*" not in settings.edge.origins)
-
-
-def _e2b_wires(sandbox: Sandbox) -> "Callable[[], E2bWires]":
-    @cache
-    def wires() -> "E2bWires":
-        from sandkeeper.api.e2b_areas import E2bWires
-
-        return E2bWires(sandbox)
-
-    return wires
-
-
-def _e2b_areas(sandbox: Sandbox, wires: "Callable[[], E2bWires]") -> list[Area]:
-    """Return those of E2B's clients: none when they are switched off."""
-    settings = sandbox.settings
-    if not settings.e2b.enabled:
-        return []
-    if (settings.state_dir / "control.json").exists():  # there is a sandbox that has its time
-        sandbox.when_started.append(lambda: wires().machine())
-    inside = ("process.Process", "filesystem.Filesystem", "files", "envs", "init", "e2b")
-    control = ("sandboxes", "v2", "templates", "volumes", "snapshots", "secrets")
-    return [
-        Area(inside, lambda: wires().inside(), own_words=True),
-        Area(control, lambda: wires().control(), own_words=True),
-    ]
 
 
 def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
@@ -382,7 +355,7 @@ def _description_routes(sandbox: Sandbox, areas: Areas) -> list[BaseRoute]:
 
 def all_tools(sandbox: Sandbox) -> "list[Tool]":
     """Return every tool of `/mcp`; loads what they need."""
-    from sandkeeper.api.mcp import code, files, interpreter, processes, terminals, waiting
+    from sandkeeper.api.mcp import code, files, processes, terminals, waiting
 
     access, mcp_wait = sandbox.access, sandbox.settings.mcp_wait
     held = processes.ProcessTools(
@@ -405,13 +378,7 @@ def all_tools(sandbox: Sandbox) -> "list[Tool]":
         ripgrep=sandbox.ripgrep,
         access=access,
     )
-    cells = interpreter.InterpreterTools(
-        contexts=sandbox.started_contexts,
-        access=access,
-        turns=sandbox.turns,
-        mcp_wait=mcp_wait,
-    )
-    made = [*processes.tools(held), *waiting.tools(waits), *interpreter.tools(cells)]
+    made = [*processes.tools(held), *waiting.tools(waits), *code_tools(sandbox)]
     made += [*files.tools(files.FileTools(sandbox.files)), *code.tools(edits)]
     made += git_tools(sandbox)
     if sandbox.settings.terminal.enabled:

@@ -11,8 +11,9 @@ from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from sandkeeper.api.e2b_areas import E2bWires
+    from sandkeeper.api.mcp.tool import Tool
 
-__all__ = ["code_areas"]
+__all__ = ["code_areas", "code_tools"]
 
 
 def code_areas(sandbox: Sandbox, wires: "Callable[[], E2bWires]") -> list[Area]:
@@ -57,3 +58,16 @@ def _wire_routes(sandbox: Sandbox, wires: "Callable[[], E2bWires]") -> list[Base
         body_limit=sandbox.settings.body_limit,
     )
     return routes.routes(made, at_root=enabled)
+
+
+def code_tools(sandbox: Sandbox) -> "list[Tool]":
+    """Return those of `/mcp`."""
+    from sandkeeper.api.mcp import interpreter
+
+    cells = interpreter.InterpreterTools(
+        contexts=sandbox.started_contexts,
+        access=sandbox.access,
+        turns=sandbox.turns,
+        mcp_wait=sandbox.settings.mcp_wait,
+    )
+    return interpreter.tools(cells)

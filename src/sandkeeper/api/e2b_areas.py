@@ -1,10 +1,12 @@
 """What E2B's two wires are given: the services inside a sandbox, and the control plane."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.edge.routing import Area
 from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from sandkeeper.api.e2b.defaults import DefaultsStore
     from sandkeeper.api.e2b.server import E2bServer
 
-__all__ = ["E2bWires"]
+__all__ = ["E2bWires", "e2b_areas", "e2b_wires"]
 
 
 class E2bWires:
@@ -132,3 +134,28 @@ def _server_of(
         rights=rights,
         away=away,
     )
+
+
+def e2b_wires(sandbox: Sandbox) -> "Callable[[], E2bWires]":
+    """Return what makes them when they are first asked for."""
+
+    @cache
+    def wires() -> E2bWires:
+        return E2bWires(sandbox)
+
+    return wires
+
+
+def e2b_areas(sandbox: Sandbox, wires: "Callable[[], E2bWires]") -> list[Area]:
+    """Return those of E2B's clients: none when they are switched off."""
+    settings = sandbox.settings
+    if not settings.e2b.enabled:
+        return []
+    if (settings.state_dir / "control.json").exists():  # there is a sandbox that has its time
+        sandbox.when_started.append(lambda: wires().machine())
+    inside = ("process.Process", "filesystem.Filesystem", "files", "envs", "init", "e2b")
+    control = ("sandboxes", "v2", "templates", "volumes", "snapshots", "secrets")
+    return [
+        Area(inside, lambda: wires().inside(), own_words=True),
+        Area(control, lambda: wires().control(), own_words=True),
+    ]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["kubernetes_areas"]
 
+FORKS = "GRPC_ENABLE_FORK_SUPPORT"
+
 
 def kubernetes_areas(sandbox: Sandbox) -> list[Area]:
     """Return those of REST; gRPC is started with the server where it has a port."""
@@ -68,6 +70,8 @@ def _runtime_routes(sandbox: Sandbox) -> list[BaseRoute]:
     handlers = runtime.RuntimeHandlers(
         runs=_runs(sandbox),
         files=files.SandboxFiles(sandbox.files, _root_of(sandbox)),
+        turns=sandbox.turns,
+        stopping=sandbox.stopping,
         body_limit=sandbox.settings.body_limit,
     )
     return runtime.routes(handlers)
@@ -75,6 +79,17 @@ def _runtime_routes(sandbox: Sandbox) -> list[BaseRoute]:
 
 async def _start_grpc(sandbox: Sandbox) -> None:
     """Start the server of gRPC; raises Unavailable when its port is taken, NotInstalled."""
+    before = sandbox.environment.get(FORKS)
+    # gRPC would run code of its own in a child between fork and exec, and crash there (SIGSEGV).
+    # It reads this once, while it starts; children are not to inherit it.
+    sandbox.environment.apply({FORKS: "0"})
+    try:
+        await _begin_grpc(sandbox)
+    finally:
+        sandbox.environment.apply({FORKS: before}, remove=() if before else (FORKS,))
+
+
+async def _begin_grpc(sandbox: Sandbox) -> None:
     try:
         from sandkeeper.api.kubernetes.grpc_server import GrpcServer
     except ImportError as error:

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from urllib.parse import quote, urlencode, urlsplit
 
 from sandkeeper.client.failures import ClientError, NoServer, NotAllowed, Refused
@@ -39,6 +39,14 @@ FRAME_BYTES = 64 << 20
 
 Body = bytes | Iterable[bytes] | None
 Query = Mapping[str, str | int | None]
+
+
+class Asked(TypedDict, total=False):
+    """What a request may have besides; for `seconds` nothing of its answer may come."""
+
+    query: Query | None
+    headers: Mapping[str, str] | None
+    seconds: float
 
 
 class Answer:
@@ -162,19 +170,15 @@ class Server:
         self,
         method: str,
         path: str,
-        *,
-        query: Query | None = None,
         body: Body = None,
-        headers: Mapping[str, str] | None = None,
-        seconds: float = ANSWER_SECONDS,
+        **given: Unpack[Asked],
     ) -> bytes:
-        """Send a request and return the body of its answer.
+        """Send a request and return the body of its answer, in `ANSWER_SECONDS` unless given.
 
         Raises Refused, NotAllowed or NoServer.
         """
-        with self.open(
-            method, path, query=query, body=body, headers=headers, seconds=seconds
-        ) as answer:
+        given.setdefault("seconds", ANSWER_SECONDS)
+        with self.open(method, path, body, **given) as answer:
             return answer.read()
 
     def value(
@@ -182,17 +186,14 @@ class Server:
         method: str,
         path: str,
         payload: Any = None,
-        *,
-        seconds: float = ANSWER_SECONDS,
-        query: Query | None = None,
-        headers: Mapping[str, str] | None = None,
+        **given: Unpack[Asked],
     ) -> Any:
         """Send JSON (or nothing) and return the decoded answer; raises as `ask`."""
         try:
             body = None if payload is None else json.dumps(payload, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise ClientError("words that are no text (UTF-8) cannot be sent here") from None
-        raw = self.ask(method, path, query=query, body=body, headers=headers, seconds=seconds)
+        raw = self.ask(method, path, body, **given)
         try:
             return json.loads(raw)
         except (ValueError, RecursionError):
@@ -203,15 +204,13 @@ class Server:
         self,
         method: str,
         path: str,
-        *,
-        query: Query | None = None,
         body: Body = None,
-        headers: Mapping[str, str] | None = None,
-        seconds: float = SILENCE_SECONDS,
+        *,
         opened: Callable[[HTTPConnection], None] | None = None,
         switches: bool = False,
+        **given: Unpack[Asked],
     ) -> Iterator["Answer"]:
-        """Send a request and give its answer to be read; `seconds` is how long nothing may come.
+        """Send a request and give its answer to be read.
 
         `opened` gets the connection, for whoever may have to cut it from another thread. With
         `switches` 101 is an answer, too.
@@ -222,17 +221,18 @@ class Server:
         """
         kind = HTTPSConnection if self._secure else HTTPConnection
         connection = kind(self._host, self._port, timeout=CONNECT_SECONDS)
-        fields = {"Accept": "*/*", "User-Agent": "sandkeeper", **self.headers, **(headers or {})}
+        fields = {"Accept": "*/*", "User-Agent": "sandkeeper", **self.headers}
+        fields |= given.get("headers") or {}
         try:
             with self._told():
                 connection.connect()
                 if opened is not None:
                     opened(connection)
                 connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection.sock.settimeout(seconds)
+                connection.sock.settimeout(given.get("seconds", SILENCE_SECONDS))
                 # A server that refuses an upload answers before it has all of it.
                 with suppress(BrokenPipeError, ConnectionResetError):
-                    connection.request(method, self.address(path, query), body, fields)
+                    connection.request(method, self.address(path, given.get("query")), body, fields)
                 sock = connection.sock
                 answer = Answer(connection.getresponse(), self._told, sock)
             if not 200 <= answer.code < 300 and not (switches and answer.code == SWITCHED):

@@ -116,7 +116,8 @@ class Follower:
 
     `write` gets a stream's name, bytes and time, `tell` what a person must know.
 
-    `offset` is where it stands; a follower that is given one begins there.
+    `offset` is where it stands; a follower that is given one begins there. With `holds` a program
+    that was started so waits for it.
     """
 
     server: Server
@@ -125,6 +126,7 @@ class Follower:
     tell: Callable[[str], None]
     offset: int = 0
     live: bool = True
+    holds: bool = False
     _away: float | None = field(default=None, init=False)
     _missed: int = field(default=0, init=False)
     _gaps: int = field(default=0, init=False)
@@ -165,7 +167,11 @@ class Follower:
 
     def _connection(self) -> End | None:
         path = f"/process/{segment(self.identifier)}/events"
-        query = {"cursor": self.offset, "follow": None if self.live else "false"}
+        query = {
+            "cursor": self.offset,
+            "follow": None if self.live else "false",
+            "hold": "true" if self.holds else None,
+        }
         headers = {"Accept": f"{RAW}, application/x-ndjson"}
         with self.server.open("GET", path, query=query, headers=headers) as answer:
             if self._away is not None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sandkeeper.client.completing import ports
 from sandkeeper.client.connection import AGAIN_SECONDS, Server, segment
 from sandkeeper.client.context import Ids, verb
 from sandkeeper.client.failures import ClientError, NoServer, Refused
@@ -161,7 +162,10 @@ def wait(
     server: Server,
     ids: Ids,
     *,
-    port: Annotated[list[int], typer.Option("--port", help="Until it listens there.")] = [],  # noqa: B006
+    port: Annotated[
+        list[int],
+        typer.Option("--port", help="Until it listens there.", autocompletion=ports),
+    ] = [],  # noqa: B006
     http: Annotated[
         list[str], typer.Option("--http", metavar="PORT[/PATH]", help="Until it answers there.")
     ] = [],  # noqa: B006

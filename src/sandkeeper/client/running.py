@@ -7,6 +7,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Self
@@ -32,6 +33,7 @@ NOT_STARTED = {"no such file or directory": 127, "permission denied": 126}
 INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
 STDIN_BYTES = 64 << 10
+LEAVE_SECONDS = 5.0
 
 
 PASSED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
@@ -99,6 +101,7 @@ def run(
         "stdin": interactive,
         "limits": {key: value for key, value in limits.items() if value is not None},
         "waitForPorts": wait_port,
+        "holdOutput": not detach,
         **_restarts(restart),
         **({"timeout": timeout} if timeout else {}),
     }
@@ -111,7 +114,7 @@ def run(
         with Passing(server) as passing:
             identifier = server.value("POST", "/process", payload, headers=headers)["id"]
             passing.begin(identifier)
-            return _shown(server, identifier, feed=interactive)
+            return _shown(server, identifier, feed=interactive, holds=True)
     except Refused as error:
         complain(str(error))
         return next((code for words, code in NOT_STARTED.items() if words in str(error)), FAILED)
@@ -181,20 +184,24 @@ def _standing(server: Server, identifier: str) -> int:
     return int(json.loads(raw.splitlines()[-1])["offset"])
 
 
-def _shown(server: Server, identifier: str, *, feed: bool, offset: int = 0) -> int:
+def _shown(
+    server: Server, identifier: str, *, feed: bool, offset: int = 0, holds: bool = False
+) -> int:
     def write(stream: str, data: bytes, _time: str) -> None:
         write_all(DESCRIPTORS.get(stream, 2), data)
 
-    follower = Follower(server, identifier, write, complain, offset)
+    follower = Follower(server, identifier, write, complain, offset, holds=holds)
     try:
         if feed:
             threading.Thread(target=_feed, args=(server, identifier), daemon=True).start()
         end = follower.follow()
     except Left:
+        _let_go(server, identifier, holds=holds)
         complain(f"left; it goes on: sandkeeper attach {identifier}")
         return INTERRUPTED
     except BrokenPipeError:
         close_output()
+        _let_go(server, identifier, holds=holds)
         complain(f"nobody reads any more; it goes on: sandkeeper logs -f {identifier}")
         return NOBODY_READS
     except (ClientError, OSError) as error:
@@ -202,6 +209,13 @@ def _shown(server: Server, identifier: str, *, feed: bool, offset: int = 0) -> i
         complain(f"{why}; it may go on: sandkeeper attach {identifier}")
         return FAILED
     return end.status if end else 0
+
+
+def _let_go(server: Server, identifier: str, *, holds: bool) -> None:
+    """Have a program that has waited for its reader go on without one."""
+    if holds:
+        with suppress(ClientError):  # after a minute it does so by itself
+            server.ask("DELETE", process_path(identifier, "/hold"), seconds=LEAVE_SECONDS)
 
 
 class Passing:

@@ -11,6 +11,8 @@ from sandkeeper.journal.journal import Journal
 
 __all__ = ["Budget"]
 
+HOLD_BYTES = 8 << 20
+
 
 class Budget:
     """Bounds in bytes, 0 is none; `disk_bytes` (the size of the disk) only sizes segments.
@@ -35,6 +37,12 @@ class Budget:
         """The size of segments that suits the bounds: retention goes by whole ones."""
         bounds = [b for b in (self.run_bytes, self.total_bytes, self._disk_bytes) if b]
         return max(4096, min(4 << 20, min(bounds) // 16)) if bounds else 4 << 20
+
+    @property
+    def hold_bytes(self) -> int:
+        """How much may wait for a reader who is waited for: far less than is dropped."""
+        bounds = [b for b in (self.run_bytes, self.total_bytes) if b]
+        return min(HOLD_BYTES, max(4096, min(bounds) // 4)) if bounds else HOLD_BYTES
 
     @property
     def total(self) -> int:

@@ -14,6 +14,7 @@ from time import monotonic
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import Index, Segment, Stream, is_scarcity, pread
 from sandkeeper.journal.turns import Turns
+from sandkeeper.linux.fds import Use, is_scarce
 from sandkeeper.linux.paths.statefiles import open_plain
 
 __all__ = ["Abandoned", "Chunk", "Follow", "Gap", "Reader", "tails"]
@@ -51,11 +52,12 @@ class Gap:
 class Reader:
     """Reads one journal; use as a context manager or close it.
 
-    Not for two threads at once.
+    Not for two threads at once. One that `lasts` leaves the last descriptors to others.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, *, lasts: bool = False) -> None:
         self._journal = journal
+        self._lasts = lasts
         self._segment: Segment | None = None
         self._data = -1
         self._index: Index | None = None
@@ -124,6 +126,8 @@ class Reader:
         try:
             self._data = open_plain(segment.data_path)
             self._index = Index(open_plain(segment.index_path), segment.base, segment.end)
+            if self._lasts and is_scarce(self._index.fd, Use.FOLLOWER):
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         except OSError as error:
             self.close()
             if is_scarcity(error):
@@ -278,7 +282,7 @@ class Follow:
         """With `bound` the end is there, whatever comes later."""
         self._journal = journal
         self._turns = turns
-        self._reader = Reader(journal)
+        self._reader = Reader(journal, lasts=True)
         self._limit = limit
         self._bound = bound if journal.exit_offset is None else journal.tail
         self.offset = self.taken = offset

@@ -56,6 +56,18 @@ class Follower(Protocol):
     since: float
 
 
+class Waiting(Protocol):
+    """Whether output is to wait for a reader (`journal.source`)."""
+
+    is_paused: bool
+
+    def is_full(self, tail: int) -> bool:
+        """Say whether no more is to be carried now."""
+
+    def is_low(self, tail: int) -> bool:
+        """Say whether more may be carried again."""
+
+
 class Place:
     """Where the next bytes go: a descriptor and a position in its file."""
 
@@ -74,7 +86,7 @@ class Journal:
     while it runs), `sealed` says that nothing will come any more, `totals` counts all bytes per
     stream, `forgotten` says that its folder is not to be made again, `absent` names the segments
     whose files cannot be found at present, `newlines` holds what readers have counted of closed
-    segments, by base (`journal.places`), `followers` are who follows it.
+    segments, by base (`journal.places`), `followers` follow it, `hold` may have it wait for one.
     `awaited` says that somebody wants to hear of the next bytes: who sets it looks at `tail` once
     more afterwards, and the writer, who clears it, looks at it after `tail` has grown.
     """
@@ -104,6 +116,7 @@ class Journal:
         self._last_time = 0
         self._holes = 0
         self.followers: set[Follower] = set()
+        self.hold: Waiting | None = None
         self.newlines: dict[int, tuple[int, ...]] = {}
         self._waiters: list[asyncio.Future[bool]] = []
 

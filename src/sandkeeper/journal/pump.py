@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sandkeeper.journal.budget import Budget
-from sandkeeper.journal.journal import Journal
+from sandkeeper.journal.journal import Journal, Waiting
 from sandkeeper.journal.rests import REST_MILLISECONDS, Pace
 from sandkeeper.journal.segment import STREAMS, Stream
 from sandkeeper.journal.source import Source, available, hung_up
@@ -57,6 +57,7 @@ class Pump(Worker):
         self._pace = Pace()
         self._moved = 0
         self._sources: dict[int, Source] = {}
+        self._paused: dict[Journal, list[Source]] = {}
         self._grown: deque[Journal] = deque()
         self._notified = False
         self._splices = True
@@ -90,6 +91,10 @@ class Pump(Worker):
         What a surviving grandchild writes meanwhile waits for its turn: this always ends.
         """
         self._order(lambda: self._drain(sources, done))
+
+    def go_on(self, journal: Journal) -> None:
+        """Look whether output that waits for a reader (`journal.hold`) is to wait any longer."""
+        self._order(lambda: self._go_on(journal))
 
     def settle(self, journal: Journal, moment: int, done: Callable[[int], None]) -> None:
         """Have later bytes recorded at `moment` (microseconds) or after it.
@@ -134,8 +139,34 @@ class Pump(Worker):
     # The pump's thread
 
     def _ready(self, fd: int) -> None:
-        if (source := self._sources.get(fd)) is not None:
+        source = self._sources.get(fd)
+        if source is None:
+            return
+        hold = source.journal.hold
+        if hold is not None and hold.is_full(source.journal.tail):
+            self._pause(source, hold)
+        else:
             self._moved += self._carry(source)
+
+    def _pause(self, source: Source, hold: Waiting) -> None:
+        """Leave in the pipe what comes; a poller that is told of nothing would tell of its end."""
+        journal = source.journal
+        self._poller.unregister(source.fd)
+        source.paused = True
+        self._paused.setdefault(journal, []).append(source)
+        hold.is_paused = True
+        self._go_on(journal)  # the reader may have come on before it could see that
+
+    def _go_on(self, journal: Journal) -> None:
+        hold = journal.hold
+        if hold is not None and not hold.is_low(journal.tail):
+            return
+        if hold is not None:
+            hold.is_paused = False
+        for source in self._paused.pop(journal, []):
+            source.paused = False
+            if source.watched:
+                self._poller.register(source.fd, select.EPOLLIN)
 
     def _give_up(self, fd: int) -> None:
         source = self._sources[fd]
@@ -183,7 +214,8 @@ class Pump(Worker):
 
     def _forget(self, source: Source) -> None:
         if source.watched:
-            self._poller.unregister(source.fd)
+            if not source.paused:
+                self._poller.unregister(source.fd)
             del self._sources[source.fd]
             source.watched = False
 
@@ -207,6 +239,8 @@ class Pump(Worker):
         done()
 
     def _release(self, journal: Journal, sources: tuple[Source, ...]) -> None:
+        journal.hold = None
+        self._go_on(journal)
         for source in sources:
             source.close_writer()
             if source.watched:

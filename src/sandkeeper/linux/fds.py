@@ -1,9 +1,22 @@
 """File descriptors with an owner."""
 
+import errno
 import os
 import resource
+from enum import IntEnum
 
-__all__ = ["OwnedFd", "duplicates", "is_scarce"]
+__all__ = ["OwnedFd", "Use", "duplicates", "is_scarce", "lacks_descriptors"]
+
+
+class Use(IntEnum):
+    """What descriptors are for; each leaves so great a part of all of them to those behind it.
+
+    The last eighth is for the output of what runs, which would be lost for want of one.
+    """
+
+    CONNECTION = 4
+    FOLLOWER = 5
+    START = 8
 
 
 class OwnedFd:
@@ -58,10 +71,15 @@ def duplicates(fds: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(made)
 
 
-def is_scarce(fd: int) -> bool:
-    """Say whether a descriptor just opened is among the last eighth of those we may have.
+def is_scarce(fd: int, what: "Use") -> bool:
+    """Say whether a descriptor just opened is one of the last, which `what` leaves to others.
 
     The kernel gives the lowest free number, so all below it are in use.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft != resource.RLIM_INFINITY and fd >= soft - soft // 8
+    return soft != resource.RLIM_INFINITY and fd >= soft - soft // what
+
+
+def lacks_descriptors(error: BaseException) -> bool:
+    """Say whether something failed because we, or the machine, may open no more."""
+    return isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}

@@ -31,8 +31,7 @@ __all__ = ["NOT_LISTENING", "ClientGone", "Headers", "Upstream", "connect"]
 Headers = list[tuple[bytes, bytes]]
 
 NOT_LISTENING = "PORT_NOT_LISTENING"
-CONNECT_SECONDS = 5.0
-STALL_SECONDS = 600.0
+CONNECT_SECONDS, STALL_SECONDS = 5.0, 600.0
 HIGH_WATER = 1 << 20
 LOW_WATER = 1 << 19
 LARGE = 1 << 15

@@ -18,7 +18,7 @@ from sandkeeper.linux.children.adopted import start_time
 from sandkeeper.linux.children.child import Child
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.spawn import Spawn
-from sandkeeper.linux.fds import is_scarce
+from sandkeeper.linux.fds import Use, is_scarce
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.linux.paths.entering import enter_folder
@@ -150,7 +150,7 @@ class Launch:
                     source.close_writer()
                     source.writer = writer
             # What is left is for the output of those that run, and for their restarts.
-            if sources is None and is_scarce(made[-1].writer):
+            if sources is None and is_scarce(made[-1].writer, Use.START):
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             self._keep(*(source.fd for source in made))
             out, err = (source.writer for source in made)

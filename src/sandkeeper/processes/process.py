@@ -12,7 +12,7 @@ from contextlib import suppress
 from sandkeeper.errors import NotFound
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import NOTICE, REMARK, Stream
-from sandkeeper.journal.source import Source
+from sandkeeper.journal.source import Source, hold
 from sandkeeper.linux.children.adopted import Adopted, boot_id
 from sandkeeper.linux.children.child import Child, ExitStatus
 from sandkeeper.linux.clocks import uptime
@@ -100,15 +100,21 @@ class Process:
         launch = Launch(self._shop, self.folder, self.meta, self.journal, self._confined)
         sources = None if first else self._sources
         self._child, self._sources = await launch.run(sources, self.stdin)
+        self._hold()
         carry = self._shop.pump.add if first else self._shop.pump.watch
         carry(*self._sources)
         self._began()
+
+    def _hold(self) -> None:
+        if self.meta.hold_output:
+            hold(self.journal, self._shop.budget.hold_bytes, self._shop.pump.go_on)
 
     def adopt(self, child: Adopted, sources: tuple[Source, ...]) -> None:
         """Go on with a process that an earlier server started."""
         self._child, self._sources = child, sources
         if self.stdin is not None:
             self.stdin.close("stdin is closed: the API was restarted")
+        self._hold()
         self._shop.pump.add(*sources)
         self.keep()
         self._began()

@@ -24,6 +24,7 @@ class ProcessSpec(msgspec.Struct):
     With `argv` that program is run and no shell; `command` is then how a shell would spell it.
     Unless `inherit_env`, its variables are those of `env` alone. `user` is a name of `linux.users`,
     empty for the workload's own; `tag` is for its clients to find it by, any number may share one.
+    `hold_output` has its output wait for a reader (`journal.source`).
     """
 
     command: str
@@ -40,6 +41,7 @@ class ProcessSpec(msgspec.Struct):
     inherit_env: bool = True
     user: str = ""
     tag: str = ""
+    hold_output: bool = False
 
     def again(self) -> "ProcessSpec":
         """Return the same as something that somebody wants, whatever this one has become since."""
@@ -108,6 +110,9 @@ class FullProcessFields(ProcessFields):
         str, Meta(description="User to run as, if not the workload's; needs the right to")
     ] = ""
     tag: Annotated[str, Meta(description="Any text to find it by")] = ""
+    hold_output: Annotated[
+        bool, Meta(description="Have its output wait for a reader of its events")
+    ] = False
 
     @property
     def line(self) -> str:

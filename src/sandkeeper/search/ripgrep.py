@@ -9,7 +9,6 @@ import asyncio
 import os
 import re
 import shutil
-import sys
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from sandkeeper.errors import Internal
 from sandkeeper.files.paths import TEMPORARY_PREFIX
 from sandkeeper.journal.lines import cut_end
 from sandkeeper.linux.children.children import Children
+from sandkeeper.linux.children.programs import own_program
 from sandkeeper.linux.children.tool import Tool, bounded
 from sandkeeper.linux.identity import Identity
 
@@ -304,9 +304,10 @@ def _readable(told: str) -> str:
 
 def _program() -> str:
     """Find ripgrep: beside our interpreter, where its wheel has put it, or on the path."""
-    for found in (os.path.join(os.path.dirname(sys.executable), "rg"), _rg_of_wheel()):
-        if os.access(found, os.X_OK):
-            return found
+    if found := own_program("rg"):
+        return found
+    if os.access(found := _rg_of_wheel(), os.X_OK):
+        return found
     on_path = shutil.which("rg")
     if not on_path:
         raise Internal("content search needs ripgrep (rg), which is not installed")

@@ -29,7 +29,7 @@ from sandkeeper.settings.groups import (
 from sandkeeper.settings.kubernetes import GRPC_PORT, KubernetesSettings
 from sandkeeper.settings.port_names import BLAXEL_CODE_PORT, CODE_PORTS
 from sandkeeper.settings.rights import TOKEN_VARIABLES, RightsSettings
-from sandkeeper.settings.variables import BadSettings, Variables, truthy
+from sandkeeper.settings.variables import BadSettings, Kind, Variables, truthy
 
 __all__ = [
     "IMPORT_URL",
@@ -44,6 +44,7 @@ __all__ = [
     "EgressSettings",
     "Environment",
     "FileSettings",
+    "Kind",
     "KubernetesSettings",
     "LogSettings",
     "RetentionSettings",
@@ -145,7 +146,7 @@ class Settings:
     @property
     def code_ports(self) -> frozenset[int]:
         """The ports for which this server answers as a code interpreter when nobody else does."""
-        return CODE_PORTS if self.e2b.enabled else frozenset({BLAXEL_CODE_PORT})
+        return frozenset(CODE_PORTS if self.e2b.enabled else (BLAXEL_CODE_PORT,))
 
     @classmethod
     def read(
@@ -170,6 +171,13 @@ class Settings:
         if variables.faults:
             raise BadSettings(variables.faults)
         return replace(made, doubts=(*variables.doubts, *variables.unknown()))
+
+    @classmethod
+    def kinds(cls) -> Mapping[str, Kind]:
+        """Return how every variable is read, by those who read it."""
+        variables = Variables({})
+        cls._made(variables, "", 0, "", "", 0, Path("/"))
+        return variables.kinds
 
     @classmethod
     def _made(

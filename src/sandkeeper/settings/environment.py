@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 
 from sandkeeper.settings.rights import TOKEN_VARIABLES
 
@@ -12,6 +13,8 @@ IMPORT_URL = "BL_ARCHIVE_IMPORT_URL"
 
 OWN_SECRETS = frozenset({*TOKEN_VARIABLES, IMPORT_URL})
 """What no child inherits, whoever it runs as."""
+
+COERCED = frozenset({"C.UTF-8", "C.utf8", "UTF-8"})
 
 OPERATORS = frozenset({"RELACE_API_KEY", "MORPH_API_KEY", "BL_NETWORKING_CONFIG"})
 OPERATORS_PREFIXES = ("SANDKEEPER_", "RCLONE_")
@@ -26,6 +29,7 @@ class Environment:
     """
 
     def __init__(self) -> None:
+        _forget_coercion()
         self._inherited: dict[str, str] | None = None
         self._apart: dict[str, str] | None = None
         self._given: dict[str, str] = {}
@@ -79,3 +83,16 @@ class Environment:
 
 def _operators(name: str) -> bool:
     return name in OPERATORS or name.startswith(OPERATORS_PREFIXES)
+
+
+def _forget_coercion() -> None:
+    """Take back the LC_CTYPE that the interpreter sets in the C locale (PEP 538).
+
+    It is done with it when this runs; children are to find what the sandbox says, which is nothing.
+    What a process was started with stands in /proc/self/environ (proc(5)).
+    """
+    if os.environ.get("LC_CTYPE") not in COERCED:
+        return
+    with suppress(OSError), open("/proc/self/environ", "rb") as file:
+        if not any(one.startswith(b"LC_CTYPE=") for one in file.read().split(b"\0")):
+            del os.environ["LC_CTYPE"]

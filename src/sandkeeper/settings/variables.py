@@ -3,11 +3,12 @@
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from sandkeeper.numerals import GO_INT, decimal, natural
 
-__all__ = ["BadSettings", "Variables", "truthy"]
+__all__ = ["BadSettings", "Kind", "Variables", "truthy"]
 
 T = TypeVar("T")
 
@@ -28,6 +29,15 @@ def truthy(value: str) -> bool:
     return value.strip() in _TRUE
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a variable is read: `word` is text, number, seconds, choice, flag, folder or list."""
+
+    word: str
+    default: float | None = None
+    allowed: tuple[str, ...] = ()
+
+
 class BadSettings(ValueError):
     """Settings that make no sense; `faults` has a line for each."""
 
@@ -41,17 +51,19 @@ class Variables(Mapping[str, str]):
 
     What was set without sense is in `faults`, as lines that name variable, value and what is
     allowed; in `doubts` where the contract says that the default takes its place. An empty variable
-    is one that is not set, and space around a value does not count.
+    is one that is not set, and space around a value does not count. `kinds` tells which were read,
+    and how.
     """
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = values
-        self._read: set[str] = set()
+        self.kinds: dict[str, Kind] = {}
         self.faults: list[str] = []
         self.doubts: list[str] = []
 
     def __getitem__(self, name: str) -> str:
-        self._read.add(name)
+        if name not in self.kinds:
+            self.kinds[name] = Kind("text")
         return self._values[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -70,6 +82,7 @@ class Variables(Mapping[str, str]):
 
     def number(self, name: str, default: int, least: int = 0, most: int = GO_INT - 1) -> int:
         """Return a whole number between two bounds."""
+        self.kinds[name] = Kind("number", default)
         text = self.text(name)
         if not text:
             return default
@@ -82,6 +95,7 @@ class Variables(Mapping[str, str]):
 
     def seconds(self, name: str, default: float) -> float:
         """Return a time that may have a fraction."""
+        self.kinds[name] = Kind("seconds", default)
         text = self.text(name)
         value = decimal(text) if text else default
         if value is None or not 0 <= value < float("inf"):
@@ -93,6 +107,7 @@ class Variables(Mapping[str, str]):
         """Return one of several words, in lower case."""
         word = self.text(name).lower()
         words = tuple(allowed)
+        self.kinds[name] = Kind("choice", None, words)
         if word and word not in words:
             self.fault(name, f"none of: {', '.join(words)}")
             return default
@@ -100,6 +115,7 @@ class Variables(Mapping[str, str]):
 
     def flag(self, name: str) -> bool:
         """Say whether something is on, in the words of Go's strconv.ParseBool; off without."""
+        self.kinds[name] = Kind("flag")
         word = self.text(name)
         if word not in _TRUE | _FALSE:
             self.fault(name, "neither true nor false")
@@ -107,6 +123,7 @@ class Variables(Mapping[str, str]):
 
     def folder(self, name: str) -> str:
         """Return a folder that is there; empty without one."""
+        self.kinds[name] = Kind("folder")
         path = self.get(name, "")
         if path and not os.path.isdir(path):
             self.fault(name, "no folder")
@@ -141,7 +158,7 @@ class Variables(Mapping[str, str]):
 
     def unknown(self) -> list[str]:
         """Return lines for those of our own that nobody reads: their names are misspelt."""
-        known = self._read | LATER
+        known = self.kinds.keys() | LATER
         return sorted(
             f"{name} is no setting"
             for name in self._values

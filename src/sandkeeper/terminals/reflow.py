@@ -12,6 +12,8 @@ from sandkeeper.terminals.cells import DEFAULT, History, Line
 
 __all__ = ["Page", "newest_first", "refit"]
 
+CELLS_MOST = 32_768
+"""A screen that holds more is only cut: nobody waits longer than 30 ms for another's resize."""
 MOST_ROWS = 200
 """So many rows are taken for one line of text at most: it may have no end."""
 
@@ -35,7 +37,8 @@ def refit(page: Page, columns: int, lines: int, history: History | None) -> Page
     """
     rows = [page.rows.get(y) or Line(DEFAULT) for y in range(page.lines)]
     at = [page.y, page.saved]
-    if history is not None and columns != page.columns:
+    few = sum(map(len, rows)) <= CELLS_MOST
+    if history is not None and columns != page.columns and few:
         before = _pop(history) if history and history[-1].wraps else []
         rows, at = _wrapped_anew([*before, *rows], [len(before) + y for y in at], columns)
     y = min(page.y, lines - 1)
@@ -108,7 +111,7 @@ def _wrap(rows: Sequence[Line], columns: int) -> list[Line]:
     """Return the rows of one line of text in another width."""
     ends = [max(row, default=-1) + 1 for row in rows]
     ends[-1] = _end_of_text(rows[-1], ends[-1], columns)
-    if len(rows) == 1 and ends[0] <= columns:
+    if ends[-1] <= columns and all(map(columns.__eq__, ends[:-1])):
         return list(rows)
     row, x = Line(DEFAULT), 0
     made = [row]

@@ -78,8 +78,9 @@ def redraw(screen: TrueScreen, history_bytes: int) -> str:
 def _scrollback(screen: TrueScreen, limit: int) -> list[str]:
     lines: list[str] = []
     size = 0
-    for line in newest_first(screen.history, screen.columns):
-        text = _styled(line, screen.columns) + ("" if line.wraps else "\r\n")
+    for line in reversed(screen.history):
+        # Of whatever width it was: the client wraps it anew.
+        text = _styled(line, max(line, default=-1) + 1) + ("" if line.wraps else "\r\n")
         size += len(text.encode())
         if size > limit:
             break

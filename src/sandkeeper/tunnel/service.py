@@ -19,7 +19,7 @@ import msgspec
 from sandkeeper.errors import BadInput, Internal, Unprocessable
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.daemon import Daemon
-from sandkeeper.linux.children.programs import environment_for_root
+from sandkeeper.linux.children.programs import environment_for_root, own_program
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.statefiles import (
     UntrustedFile,
@@ -178,8 +178,9 @@ class Tunnel:
     async def _make_in_user_space(self, name: str) -> tuple[Link, Daemon]:
         inherited = self._environment.for_children()
         env = await asyncio.to_thread(environment_for_root, inherited, self._workload)
-        program = shutil.which("wireguard-go", path=env.get("PATH") or os.defpath)
-        if program is None:
+        on_path = shutil.which("wireguard-go", path=env.get("PATH") or os.defpath)
+        program = on_path or own_program("wireguard-go")
+        if not program:
             raise OSError("the kernel has no WireGuard and wireguard-go is not installed")
         await asyncio.to_thread(make_private_folder, self._folder)
         env["LOG_LEVEL"] = "error"

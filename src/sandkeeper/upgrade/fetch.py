@@ -1,7 +1,7 @@
-"""Getting a wheel's bytes from an index, a URL or a file into a folder of our own, with checksums.
+"""Getting a package's bytes from an index, a URL or a file into our own folder, with checksums.
 
 Only bytes whose SHA-256 somebody stated beforehand are used: the index, the operator (in the list,
-or in a file `<wheel>.sha256` beside it) or the request. All that is stated must agree. What is
+or in a file `<package>.sha256` beside it) or the request. All that is stated must agree. What is
 checked is the copy that is installed, never the place it came from.
 """
 
@@ -24,9 +24,10 @@ from packaging.version import InvalidVersion, Version
 
 from sandkeeper.errors import Forbidden, NotFound, Unavailable
 from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted
+from sandkeeper.upgrade.bundle import bundle_inside
 from sandkeeper.upgrade.download import Downloads, Writer
-from sandkeeper.upgrade.index import Listed, choose, read_index, version_of_wheel
-from sandkeeper.upgrade.source import PROJECT, Allowed, Source
+from sandkeeper.upgrade.index import Listed, choose, read_index, version_of
+from sandkeeper.upgrade.source import PROJECT, Allowed, Source, is_bundle
 
 __all__ = ["Fetched", "Fetcher"]
 
@@ -43,7 +44,7 @@ _CHECKSUM = re.compile(rb"\s*([0-9a-fA-F]{64})(\s|$)")
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A wheel in our folder: its checksum, what others stated about that, its version."""
+    """A package in our folder: its checksum, what others stated about that, its version."""
 
     path: Path
     sha256: str
@@ -52,7 +53,7 @@ class Fetched:
 
 
 class Fetcher:
-    """Fetches one wheel into `folder`, which nobody else may enter.
+    """Fetches one package into `folder`, which nobody else may enter.
 
     `started` is told the place, `progress` how many bytes came so far, from any thread.
     """
@@ -65,7 +66,7 @@ class Fetcher:
         self._progress = progress
 
     async def fetch(self, source: Source, sha256: str) -> Fetched:
-        """Return the wheel; raises a SandkeeperError with the reason, or OSError."""
+        """Return the package; raises a SandkeeperError with the reason, or OSError."""
         if source.rule.kind == "file":
             got = await asyncio.to_thread(self._copy, source)
         else:
@@ -81,7 +82,8 @@ class Fetcher:
             )
         if stated != {got.sha256}:
             raise Forbidden(f"its SHA-256 is {got.sha256}, not {min(stated - {got.sha256})}")
-        version = await asyncio.to_thread(_version_inside, got.path)
+        look = bundle_inside if is_bundle(got.path.name) else _version_inside
+        version = await asyncio.to_thread(look, got.path)
         return replace(got, version=version)
 
     def _copy(self, source: Source) -> Fetched:
@@ -142,8 +144,8 @@ class Fetcher:
 
     async def _get(self, downloads: Downloads, url: str, rule: Allowed | None) -> Fetched:
         name = urlsplit(url).path.rpartition("/")[2]
-        if version_of_wheel(name) is None:
-            raise Forbidden(f"{name} is not the name of a wheel of {PROJECT} for this machine")
+        if version_of(name) is None:
+            raise Forbidden(f"{name} is not the name of a package of {PROJECT} for this machine")
         got = await downloads.wheel(url, rule, self._folder / name, self._progress)
         return Fetched(got.path, got.sha256)
 
@@ -194,6 +196,6 @@ def _version_inside(path: Path) -> str:
         raise Forbidden(f"it is not a wheel: {error}") from None
     if canonicalize_name(metadata["Name"] or "") != PROJECT:
         raise Forbidden(f"it is a wheel of {metadata['Name']}, not of {PROJECT}")
-    if version != version_of_wheel(path.name):
+    if version != version_of(path.name):
         raise Forbidden(f"its name does not tell its version, which is {version}")
     return str(version)

@@ -12,9 +12,10 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
 from sandkeeper.errors import Internal, NotFound
-from sandkeeper.upgrade.source import PROJECT
+from sandkeeper.upgrade.bundle import version_of_bundle
+from sandkeeper.upgrade.source import PROJECT, is_bundle, runs_from_bundle
 
-__all__ = ["Listed", "choose", "read_index", "version_of_wheel"]
+__all__ = ["Listed", "choose", "read_index", "version_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,12 @@ def _listed(url: str, anchor: dict[str, str | None]) -> Listed:
     )
 
 
-def version_of_wheel(name: str) -> Version | None:
-    """Return the version of one of our wheels that fits this machine, None for other names."""
+def version_of(name: str) -> Version | None:
+    """Return the version of one of our packages that fits this machine, None for other names."""
+    return version_of_bundle(name) if is_bundle(name) else _version_of_wheel(name)
+
+
+def _version_of_wheel(name: str) -> Version | None:
     try:
         project, version, _, tags = parse_wheel_filename(name)
     except (InvalidWheelFilename, InvalidVersion):
@@ -88,11 +93,14 @@ def version_of_wheel(name: str) -> Version | None:
 
 
 def choose(listed: list[Listed], wanted: str) -> Listed:
-    """Return the file of a version, or of the `latest` release; raises NotFound."""
+    """Return the file of a version, or of the `latest` release; raises NotFound.
+
+    Of a wheel and a bundle of one version it is what we are ourselves.
+    """
     fitting = [
         (version, file)
         for file in listed
-        if (version := version_of_wheel(file.name)) is not None and _python_fits(file.requires)
+        if (version := version_of(file.name)) is not None and _python_fits(file.requires)
     ]
     if wanted == "latest":
         fitting = [pair for pair in fitting if not (pair[0].is_prerelease or pair[1].yanked)]
@@ -103,8 +111,9 @@ def choose(listed: list[Listed], wanted: str) -> Listed:
             raise NotFound(f"{wanted} is not a version of {PROJECT}") from None
         fitting = [pair for pair in fitting if pair[0] == exact]
     if not fitting:
-        raise NotFound(f"there is no wheel of {PROJECT} {wanted} for this machine")
-    return max(fitting, key=lambda pair: pair[0])[1]
+        raise NotFound(f"there is no package of {PROJECT} {wanted} for this machine")
+    bundled = runs_from_bundle()
+    return max(fitting, key=lambda pair: (pair[0], is_bundle(pair[1].name) == bundled))[1]
 
 
 def _python_fits(requires: str) -> bool:

@@ -1,11 +1,13 @@
 """Installing a version beside the running one: an environment of its own below the state folder.
 
-    <state>/versions/<version>-<checksum>/    a virtual environment: the wheel and what it lacks
-    <state>/versions/.incoming/               the wheel while it is fetched
+    <state>/versions/<version>-<checksum>/    a virtual environment: the wheel and what it lacks,
+                                              or a bundle, which lacks nothing
+    <state>/versions/.incoming/               the package while it is fetched
 
 The environment sees the packages of the first installation, the *base*, and holds only what the new
 version needs in other versions. The base itself is never changed, so the way back is always open;
-and an upgraded version is built on the base again, not on the version before it.
+and an upgraded version is built on the base again, not on the version before it. A bundle stands
+alone; where the base lies is noted in its file `base`.
 """
 
 import asyncio
@@ -25,7 +27,7 @@ import sandkeeper
 from sandkeeper.errors import Internal, Unprocessable
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.paths.statefiles import make_private_folder
-from sandkeeper.upgrade.source import PROJECT
+from sandkeeper.upgrade.source import PROJECT, is_bundle
 
 if TYPE_CHECKING:
     from sandkeeper.upgrade.fetch import Fetched
@@ -34,6 +36,7 @@ __all__ = ["Installation", "Versions", "package_roots"]
 
 PIP_SECONDS = 600.0
 SITE_NAMES = {"site-packages", "dist-packages"}
+BASE = "base"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +70,14 @@ class Versions:
         return incoming
 
     async def install(self, wheel: "Fetched", env: Mapping[str, str], index: str) -> Installation:
-        """Install a wheel; raises Unprocessable with what is wrong, Internal, or OSError.
+        """Install a package; raises Unprocessable with what is wrong, Internal, or OSError.
 
-        Packages it lacks come from `index`; an empty one means that there must be none.
+        Packages that a wheel lacks come from `index`; an empty one means that there must be none.
         """
         folder = self.path.absolute() / f"{wheel.version}-{wheel.sha256[:12]}"
+        if is_bundle(wheel.path.name):
+            python = await asyncio.to_thread(self._place, folder, wheel.path)
+            return Installation(folder, python, wheel.version)
         made = Installation(folder, folder / "bin" / "python", wheel.version)
         missing = await asyncio.to_thread(self._unpack, folder, wheel.path)
         if missing:
@@ -84,6 +90,16 @@ class Versions:
                 [*pip, *limits, "--index-url", index, f"{PROJECT}=={wheel.version}"], env
             )
         return made
+
+    def _place(self, folder: Path, bundle: Path) -> Path:
+        """Unpack a bundle; returns its interpreter."""
+        from sandkeeper.upgrade.bundle import unpack_bundle  # seldom needed
+
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        python = unpack_bundle(bundle, folder)
+        (folder / BASE).write_text("".join(f"{path}\n" for path in self._base_paths()))
+        return python
 
     def _unpack(self, folder: Path, wheel: Path) -> list[str]:
         """Make the environment and put the wheel into it; returns what it requires besides."""
@@ -104,6 +120,8 @@ class Versions:
 
     def _base_paths(self) -> list[str]:
         """Return where the base's packages lie."""
+        if self.running is not None and (note := self.running / BASE).exists():
+            return note.read_text().splitlines()
         return [
             path
             for path in sys.path

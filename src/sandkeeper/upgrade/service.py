@@ -37,6 +37,7 @@ from sandkeeper.upgrade.source import (
     default_base,
     parse_allow,
     pick,
+    runs_from_bundle,
     without_secrets,
 )
 
@@ -208,7 +209,7 @@ class Upgrade:
             self._end("failed", "starting", "sha256 must have 64 hexadecimal digits")
         else:
             try:
-                source = pick(self._allowed, version, base)
+                source = pick(self._allowed, version, base, bundled=runs_from_bundle())
             except SandkeeperError as error:
                 self._end("failed", "starting", str(error))
             else:

@@ -3,16 +3,20 @@
 An entry of `SANDKEEPER_UPGRADE_ALLOW` is one of
 
     index:https://host/simple/           a wheel index (PEP 503, PEP 691), all versions on it
-    https://host/wheels/                 wheels directly below a URL that ends in a slash
-    https://host/x-1.0-py3-none-any.whl  one wheel
+    https://host/wheels/                 packages directly below a URL that ends in a slash
+    https://host/x-1.0-py3-none-any.whl  one package
     /opt/wheels/*.whl                    files; `*` and `?` do not match a slash
 
 each but the first optionally with `#sha256=…`. Plain http is only for entries with a checksum: who
 can answer in a server's place, as any process may on loopback, would decide what runs.
+
+A package is a wheel or a bundle (upgrade.bundle); an index has wheels only.
 """
 
 import fnmatch
+import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -20,9 +24,23 @@ from urllib.parse import unquote, urlsplit
 
 from sandkeeper.errors import Forbidden
 
-__all__ = ["PROJECT", "Allowed", "Source", "default_base", "parse_allow", "pick", "without_secrets"]
+__all__ = [
+    "ABOUT",
+    "PROJECT",
+    "Allowed",
+    "Source",
+    "default_base",
+    "is_bundle",
+    "parse_allow",
+    "pick",
+    "runs_from_bundle",
+    "without_secrets",
+]
 
 PROJECT = "sandkeeper"
+BUNDLES = (".tar.zst", ".tar.gz")
+PACKAGES = (".whl", *BUNDLES)
+ABOUT = "bundle.json"
 
 DEFAULT_BASE = "https://github.com/blaxel-ai/sandbox/releases"
 """What the contract answers when a request names no source and the operator has none either."""
@@ -46,12 +64,12 @@ class Allowed:
         if "?" in place or not _plain(urlsplit(place).path):
             return False
         below, _, name = place.rpartition("/")
-        return place == self.place or (self.place == below + "/" and name.endswith(".whl"))
+        return place == self.place or (self.place == below + "/" and name.endswith(PACKAGES))
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a request has picked: an index to look in, a URL or a path of a wheel, or a folder.
+    """What a request has picked: an index to look in, a URL or a path of a package, or a folder.
 
     `sha256` is the operator's checksum, `rule` the entry that permits it.
     """
@@ -91,8 +109,8 @@ def _parse(entry: str) -> Allowed | str:
         return "the URL carries a query or credentials, or its path is not a plain one"
     if kind == "index":
         place, sha256 = place.rstrip("/") + "/", ""
-    elif not place.endswith((".whl", "/")):
-        return "a URL ends in .whl, or in / for what stands below it"
+    elif not place.endswith((*PACKAGES, "/")):
+        return f"a URL ends in {', '.join(PACKAGES)}, or in / for what stands below it"
     if url.scheme == "http" and not sha256:
         return "plain http needs #sha256="
     return Allowed(kind, place, sha256)
@@ -113,8 +131,21 @@ def _matches(path: str, pattern: str) -> bool:
     )
 
 
-def pick(allowed: Sequence[Allowed], version: str, base: str) -> Source:
-    """Return the source of a request; raises Forbidden for everything the list does not permit."""
+def is_bundle(name: str) -> bool:
+    """Say whether a file's name is that of a bundle; other packages are wheels."""
+    return name.endswith(BUNDLES)
+
+
+def runs_from_bundle() -> bool:
+    """Say whether this very server came as a bundle (`upgrade.bundle`)."""
+    return os.path.exists(os.path.join(sys.prefix, ABOUT))
+
+
+def pick(allowed: Sequence[Allowed], version: str, base: str, *, bundled: bool = False) -> Source:
+    """Return the source of a request; raises Forbidden for everything the list does not permit.
+
+    `bundled` says that we are a bundle: of a place with names alone the next is one as well.
+    """
     if not allowed:
         raise Forbidden(
             "no source of upgrades is permitted: the operator sets SANDKEEPER_UPGRADE_ALLOW"
@@ -124,24 +155,25 @@ def pick(allowed: Sequence[Allowed], version: str, base: str) -> Source:
     base = base.split("#")[0]
     base = base.removeprefix("file://") if base.startswith("file:///") else base
     for rule in allowed:
-        place = _place(rule, version, base)
+        place = _place(rule, version, base, bundled)
         if place:
             return Source(rule, place, version)
     raise Forbidden("the operator permits no upgrade from there")
 
 
-def _place(rule: Allowed, version: str, base: str) -> str:
+def _place(rule: Allowed, version: str, base: str, bundled: bool) -> str:
     """Return what `base` stands for under one rule; empty when the rule does not permit it."""
     if rule.kind == "index":
         return rule.place if base.removeprefix("index:").rstrip("/") + "/" == rule.place else ""
     if rule.kind == "file" and PurePosixPath(rule.place).parent == PurePosixPath(base):
         return base.rstrip("/") + "/"
     if rule.place.endswith("/") and base.rstrip("/") + "/" == rule.place:
-        name = f"{PROJECT}-{version.removeprefix('v')}-py3-none-any.whl"
+        kind = f"linux-{os.uname().machine}.tar.zst" if bundled else "py3-none-any.whl"
+        name = f"{PROJECT}-{version.removeprefix('v')}-{kind}"
         return "" if version == "latest" else rule.place + name
     if rule.kind == "file" and base == rule.place and "*" not in base:
         return base
-    return base if base.endswith(".whl") and rule.permits(base) else ""
+    return base if base.endswith(PACKAGES) and rule.permits(base) else ""
 
 
 def default_base(allowed: Sequence[Allowed]) -> str:

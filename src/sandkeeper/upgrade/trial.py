@@ -26,6 +26,7 @@ from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.children.tool import readable
 from sandkeeper.linux.paths.statefiles import Damaged, SetAside
+from sandkeeper.linux.servicemanager import SERVICE_VARIABLES
 from sandkeeper.processes.lifecycle import TERMINAL, State
 from sandkeeper.processes.record import RunMeta
 from sandkeeper.processes.runs import RunStore
@@ -160,7 +161,10 @@ class Trial:
             raise Unprocessable(f"it finds {found} of {count} processes")
 
 
-_OUTSIDE = {"BL_NETWORKING_CONFIG", "SANDBOX_EXTRA_CA_CERTS", "SANDBOX_PROXY_STATE_FILE"}
+_OUTSIDE = {
+    *("BL_NETWORKING_CONFIG", "SANDBOX_EXTRA_CA_CERTS", "SANDBOX_PROXY_STATE_FILE"),
+    *SERVICE_VARIABLES,
+}
 """Variables that make a server reach outside; a trial has none of them."""
 
 

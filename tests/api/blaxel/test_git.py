@@ -568,7 +568,8 @@ def test_git_acts_as_the_workload(tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents):
         if folder != Path("/tmp") and folder.is_relative_to("/tmp"):
             folder.chmod(0o755)
-    with Server(tmp_path / "server", args=["--user", "61151"]) as server:
+    env = {"SANDKEEPER_USERS": "root", "SANDKEEPER_WORKLOAD_MAY": "users"}
+    with Server(tmp_path / "server", args=["--user", "61151"], env=env) as server:
         for place in (server.workdir, server.home):
             os.chown(place, 61151, 61151)
         closed = tmp_path / "closed"
@@ -598,3 +599,16 @@ def test_git_acts_as_the_workload(tmp_path: Path) -> None:
         assert "61151" in told
         assert "seen" in told
         assert client.get("/git/status", params={"path": str(closed)}).status_code == 422
+        named = {"path": str(closed), "user": "root"}
+        assert client.get("/git/status", params=named).json()["clean"] is True
+
+
+def test_a_sandbox_without_git_says_so(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/sh").symlink_to("/bin/sh")
+    with Server(tmp_path / "server", env={"PATH": str(tmp_path / "empty")}) as server:
+        body = {"url": "http://127.0.0.1:1/x.git", "path": "x"}
+        for headers in ({}, WHO):
+            reply = server.client.post("/git/clone", json=body, headers=headers)
+            assert reply.status_code == 501, reply.text
+            assert "git is not installed" in reply.json()["error"]

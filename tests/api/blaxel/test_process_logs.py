@@ -246,3 +246,44 @@ def test_a_line_that_arrived_in_pieces_is_one_line(server: Server) -> None:
     one, two, _ = ask(server, "pieces")
 
     assert (one["text"], one["offset"], two["text"], two["offset"]) == ("abc", 0, "d", 4)
+
+
+def test_lines_before_an_offset_are_the_last_that_begin_before_it(server: Server) -> None:
+    one = "printf 'out '; [ $((i % 7)) = 0 ] && echo err $i >&2; echo $i"
+    server.run(f"for i in $(seq 300); do {one}; done; printf open", name="back")
+    every = [one for one in ask(server, "back") if one["type"] == "line"]
+    assert len(every) == 343
+
+    for place in (1, 2, every[100]["offset"], every[100]["offset"] + 1, every[-1]["offset"], 99999):
+        before = [one for one in every if one["offset"] < place]
+        for count in (1, 3, 60, 1000):
+            *found, end = ask(server, "back", until=f"offset:{place}", tail=count)
+            assert found == before[-count:], (place, count)
+            assert end["lines"] == len(found)
+
+
+def test_output_comes_as_it_was_written(server: Server) -> None:
+    made = server.run("printf 'a\\377\\0'; printf bad >&2; printf z", name="bytes/x")
+    reply = server.client.get(f"/process/{made['id']}/output")
+
+    assert sorted(reply.content) == sorted(b"a\xff\0badz")
+    assert reply.headers["content-type"] == "application/octet-stream"
+    assert 'filename="bytes' in reply.headers["content-disposition"]
+    for stream, wanted in (("stdout", b"a\xff\0z"), ("stderr", b"bad")):
+        found = server.client.get(f"/process/{made['id']}/output?stream={stream}")
+        assert found.content == wanted
+    assert server.client.get("/process/bytes%2Fx/output?stream=x").status_code == 400
+    assert server.client.get("/process/nothing/output").status_code == 404
+
+
+def test_records_without_output_have_everything_else(server: Server) -> None:
+    made = server.run("echo shown; echo told >&2", name="quiet")
+    whole = server.client.get(f"/process/{made['id']}").json()
+    bare = server.client.get(f"/process/{made['id']}?output=false").json()
+    listed = server.client.get("/process?output=false").json()
+
+    assert whole["stdout"] == "shown\n"
+    assert bare == {**whole, "stdout": "", "stderr": "", "logs": ""}
+    assert bare in listed
+    assert all(not one["logs"] for one in listed)
+    assert whole in server.client.get("/process").json()

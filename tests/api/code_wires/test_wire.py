@@ -3,12 +3,16 @@
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from tests.harness import Server, free_port, until
+
+from sandkeeper.settings import BadSettings, Settings
 
 TOKEN = "wire-token"
 BASH = {"language": "bash"}
@@ -172,22 +176,34 @@ def test_an_end_that_the_interpreter_did_not_tell_is_an_error(server: Server) ->
     assert lines[-3]["name"] == "InterpreterDied"
 
 
-def test_a_server_of_the_sandbox_on_that_port_goes_first(server: Server) -> None:
-    with socket.create_server(("127.0.0.1", 8888)) as listener:
-        listener.settimeout(30)
-        with httpx.Client(base_url=server.url, timeout=30) as client:
-            import threading
+def elsewhere(e2b: int, blaxel: int) -> dict[str, Any]:
+    """Return constants by which the wire is at other ports: tests beside this one use its own."""
+    return {
+        "sandkeeper.settings.CODE_PORTS": [e2b, blaxel],
+        "sandkeeper.settings.BLAXEL_CODE_PORT": blaxel,
+        "sandkeeper.api.edge.urls.CODE_PORTS": [e2b, blaxel],
+        "sandkeeper.api.code_wires.calls.BLAXEL_CODE_PORT": blaxel,
+    }
 
-            def answer() -> None:
-                with listener.accept()[0] as peer:
-                    peer.recv(65536)
-                    peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\ntheirs")
 
+def test_a_server_of_the_sandbox_on_that_port_goes_first(tmp_path: Path) -> None:
+    def answer() -> None:
+        with listener.accept()[0] as peer:
+            peer.recv(65536)
+            peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\ntheirs")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        env = {"SANDKEEPER_ON_SHUTDOWN": "stop"}
+        with Server(tmp_path, env=env, constants=elsewhere(free_port(), port)) as server:
             thread = threading.Thread(target=answer)
             thread.start()
-            reply = client.post("/port/8888/execute", json={"code": "echo ours", **BASH})
+            body = {"code": "echo ours", **BASH}
+            reply = server.client.post(f"/port/{port}/execute", json=body)
             thread.join()
-    assert reply.text == "theirs"
+            assert reply.text == "theirs"
+            listener.close()
+            assert "ours" in server.client.post(f"/port/{port}/execute", json=body).text
 
 
 def test_other_paths_and_ports_are_those_of_the_sandbox(server: Server) -> None:
@@ -222,16 +238,20 @@ def test_a_link_to_the_port_runs_no_code(guarded: Server) -> None:
 
 
 def test_a_server_listens_on_the_ports_of_code_interpreters_when_it_is_told_to(
-    tmp_path: Any,
+    tmp_path: Path,
 ) -> None:
-    env = {"SANDKEEPER_CODE_PORTS": "8888 49999", "SANDKEEPER_ON_SHUTDOWN": "stop"}
-    with Server(tmp_path, env=env) as server:
-        for port in (8888, 49999):
+    e2b, blaxel = free_port(), free_port()
+    env = {"SANDKEEPER_CODE_PORTS": f"{e2b} {blaxel}", "SANDKEEPER_ON_SHUTDOWN": "stop"}
+    with Server(tmp_path, env=env, constants=elsewhere(e2b, blaxel)) as server:
+        body = {"code": "echo at", **BASH}
+        for port in (e2b, blaxel):
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-                for fields in ({}, {"E2b-Sandbox-Port": "49999", "E2b-Sandbox-Id": "x"}):
-                    reply = client.post(
-                        "/execute", json={"code": "echo at", **BASH}, headers=fields
-                    )
-                    assert '"at\\n"' in reply.text
+                for fields in ({}, {"E2b-Sandbox-Port": str(port), "E2b-Sandbox-Id": "x"}):
+                    assert '"at\\n"' in client.post("/execute", json=body, headers=fields).text
         # The server finds itself there, and asks nobody.
-        assert output(execute(server, "echo by", "/port/8888/execute")) == "by\n"
+        assert output(execute(server, "echo by", f"/port/{blaxel}/execute")) == "by\n"
+
+
+def test_other_ports_are_none_of_code_interpreters() -> None:
+    with pytest.raises(BadSettings, match="SANDKEEPER_CODE_PORTS: '80' is none of 8888 and 49999"):
+        Settings.read({"SANDKEEPER_CODE_PORTS": "80"})

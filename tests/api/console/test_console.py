@@ -11,6 +11,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 from tests.api.console.pages import fits, open_console, serious
+from tests.api.port.listener import Echo
 from tests.harness import Server, until
 
 TOKEN = "s3cret-of-the-test"
@@ -184,6 +185,9 @@ def test_a_session_has_the_right_of_its_token_and_serves_our_own_pages_only(
     # show it: without the page's half it reads as any user does, and nothing else.
     assert asked("GET", "/archive/status", operator, **ours) == 403
     assert asked("DELETE", "/process/x", operator, Origin=own.url) == 401
+    tcp = {"Connection": "Upgrade", "Upgrade": "tcp"}
+    assert asked("GET", "/network/ports/0/tcp", operator, **ours, **tcp) == 401
+    assert asked("GET", "/network/ports/0/tcp", operator, **ours, **tcp, **page) == 400
     half = {"X_Sandkeeper_Session": told["page"]}
     assert asked("DELETE", "/process/x", operator, Origin=own.url, **half) == 401
     assert asked("DELETE", "/process/x", "", Origin=own.url, **page) == 401
@@ -202,6 +206,22 @@ def test_a_session_has_the_right_of_its_token_and_serves_our_own_pages_only(
         assert reply.status_code == 401
     late = httpx.post(f"{own.url}/console-session", json={"token": TOKEN})
     assert (late.status_code, 0 < int(late.headers["retry-after"]) <= 60) == (429, True)
+
+
+def test_a_session_opens_ports_and_never_reaches_them(guarded: Server) -> None:
+    cookie, _ = signed_in(guarded, "user-token")
+    echo = Echo()
+    try:
+        both = {"Cookie": f"a=1; {cookie}; b=2", "Sec-Fetch-Site": "same-origin"}
+        reply = httpx.get(f"{guarded.url}/port/{echo.port}/x", headers=both)
+        shut = httpx.get(f"{guarded.url}/port/{echo.port}/x", headers={"Cookie": "a=1"})
+    finally:
+        echo.close()
+
+    assert (reply.status_code, shut.status_code) == (200, 401)
+    (head,) = echo.heads
+    assert b"cookie: a=1; b=2\r\n" in head.lower()
+    assert b"sandkeeper_session" not in head
 
 
 class _Gateway(BaseHTTPRequestHandler):

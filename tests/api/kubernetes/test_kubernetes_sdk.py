@@ -153,7 +153,7 @@ def test_rest_is_as_its_description_says(kube: Kube) -> None:
     assert (read.status_code, read.content) == (206, b"of")
     assert read.headers["content-type"] == "application/octet-stream"
     root = httpx.get(f"{at}/").json()
-    assert root["path"] == str(kube.root)
+    assert root["path"] == "/"
     (entry,) = [one for one in root["entries"] if one["name"] == "run.sh"]
     assert (entry["type"], entry["size"], entry["mode"]) == ("file", 10, "0755")
     assert httpx.head(f"{at}/run.sh").headers["content-length"] == "10"
@@ -163,7 +163,8 @@ def test_rest_is_as_its_description_says(kube: Kube) -> None:
         ("PUT", "/x?mode=9", 400, "INVALID_ARGUMENT"),
         ("PUT", "/", 400, "INVALID_ARGUMENT"),
         ("GET", "/%2E%2E/etc/passwd", 403, "PERMISSION_DENIED"),
-        ("DELETE", "/%2E", 403, "PERMISSION_DENIED"),
+        ("DELETE", "/%2E", 409, "CONFLICT"),
+        ("DELETE", "/run.sh?recursive=perhaps", 400, "INVALID_ARGUMENT"),
         ("GET", "/nowhere", 404, "NOT_FOUND"),
     ]
     for method, path, status, code in refusals:
@@ -230,6 +231,21 @@ def test_a_terminal_has_its_size_and_takes_another(
     assert b"20 90" in seen
     assert b"/dev/pts/" in seen
     assert events[-1].exit.exit_code == 0
+
+
+def test_children_that_are_prepared_by_us_are_not_disturbed_by_the_library(
+    kube: Kube, stub: process_pb2_grpc.ProcessServiceStub
+) -> None:
+    """gRPC's own handlers of fork(2) crash a child that runs code of ours before its exec."""
+    size = process_pb2.PTY(cols=80, rows=24)
+    ends = [
+        list(stub.Start(process_pb2.StartRequest(config=config("true"), pty=size)))[-1].exit
+        for _ in range(20)
+    ]
+    assert [end.exit_code for end in ends] == [0] * 20
+    limited = [kube.run("true", limits={"openFiles": 64})["exitCode"] for _ in range(10)]
+    assert limited == [0] * 10
+    assert "GRPC_ENABLE_FORK" not in kube.run("env")["logs"]
 
 
 def test_signals_end_the_group_and_what_is_wrong_has_its_status(

@@ -89,6 +89,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 ALL = [
+    *("codeContextCreate", "codeContextDelete", "codeContexts", "codeExecution", "codeInterrupt"),
+    *("codeRestart", "codeRun", "codeVariables"),
     *("codegenCodebaseSearch", "codegenEditFile", "codegenFileSearch", "codegenGrepSearch"),
     *("codegenListDir", "codegenParallelApply", "codegenReadFileRange", "codegenReapply"),
     *("codegenRerank", "fsApplyEdits", "fsDeleteFileOrDirectory", "fsEditFile"),
@@ -103,7 +105,7 @@ def test_every_tool_is_tried(own: Tools) -> None:
     assert sorted(own.listed()) == sorted(ALL)
 
 
-SLOW = {"codegenCodebaseSearch", "codegenRerank", "processExecute"}
+SLOW = {"codeContextCreate", "codeRun", "codegenCodebaseSearch", "codegenRerank", "processExecute"}
 
 
 @pytest.mark.parametrize("tool", ALL)

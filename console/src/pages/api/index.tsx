@@ -14,28 +14,25 @@ export default function ApiPage() {
 
   useEffect(() => {
     const control = new AbortController();
-    const shown = document.createElement("div");
-    place.current?.append(shown);
     setError(null);
-    setReady(false);
-    Promise.all([
-      import("./swagger"),
-      api.get<Record<string, unknown>>("/openapi.json", { signal: control.signal }),
-    ]).then(
-      ([{ show }, spec]) => {
-        if (control.signal.aborted) return;
-        show(shown, { ...spec, servers: [{ url: root.href.replace(/\/$/, "") }] }, () => setReady(true));
-      },
-      (caught: unknown) => {
-        if (!control.signal.aborted) setError(caught instanceof ApiError ? caught : "The viewer could not be loaded.");
-      },
-    );
-    return () => {
-      control.abort();
-      void import("./swagger").then(({ hide }) => hide(shown));
-      shown.remove();
-    };
+    void shown(control.signal);
+    return () => control.abort();
   }, [tries]);
+
+  async function shown(signal: AbortSignal): Promise<void> {
+    try {
+      const { viewer } = await import("./swagger");
+      const element = await viewer(async () => ({
+        ...(await api.get<Record<string, unknown>>("/openapi.json")),
+        servers: [{ url: root.href.replace(/\/$/, "") }],
+      }));
+      if (signal.aborted) return;
+      place.current?.replaceChildren(element);
+      setReady(true);
+    } catch (caught) {
+      if (!signal.aborted) setError(caught instanceof ApiError ? caught : "The viewer could not be loaded.");
+    }
+  }
 
   return (
     <div class="page api">

@@ -1,35 +1,43 @@
-/** Swagger UI, which is React inside: its own component tree in an element of ours. */
+/** Swagger UI, which is React inside: its own component tree in an element of ours.
+ *
+ * It does not give back what it has taken, so it is made once and shown again.
+ */
 
 import SwaggerUI from "swagger-ui-dist/swagger-ui-es-bundle.js";
 import "swagger-ui-dist/swagger-ui.css";
 import { shown as credentials } from "../../app/session";
 import "./api.css";
 
-const shown = new WeakMap<HTMLElement, { unmount?(): void }>();
+let made: HTMLElement | undefined;
 
-export function show(place: HTMLElement, spec: Record<string, unknown>, done: () => void): void {
-  const system = SwaggerUI({
-    domNode: place,
-    spec,
-    deepLinking: false, // the hash is the console's
-    docExpansion: "list",
-    defaultModelsExpandDepth: -1,
-    displayRequestDuration: true,
-    filter: true,
-    persistAuthorization: false,
-    requestInterceptor: (request: { headers: Record<string, string> }) => {
-      Object.assign(request.headers, credentials());
-      return request;
-    },
-    syntaxHighlight: { activated: true, theme: "agate" },
-    tryItOutEnabled: false,
-    validatorUrl: null,
-    onComplete: done,
-  });
-  shown.set(place, system);
+/** The element that shows a description, which is asked for the first time only. */
+export function viewer(spec: () => Promise<Record<string, unknown>>): Promise<HTMLElement> {
+  return made ? Promise.resolve(made) : spec().then(make);
 }
 
-export function hide(place: HTMLElement): void {
-  shown.get(place)?.unmount?.();
-  shown.delete(place);
+function make(spec: Record<string, unknown>): Promise<HTMLElement> {
+  const place = document.createElement("div");
+  return new Promise((resolve) => {
+    SwaggerUI({
+      domNode: place,
+      spec,
+      deepLinking: false, // the hash is the console's
+      docExpansion: "list",
+      defaultModelsExpandDepth: -1,
+      displayRequestDuration: true,
+      filter: true,
+      persistAuthorization: false,
+      requestInterceptor: (request: { headers: Record<string, string> }) => {
+        Object.assign(request.headers, credentials());
+        return request;
+      },
+      syntaxHighlight: { activated: true, theme: "agate" },
+      tryItOutEnabled: false,
+      validatorUrl: null,
+      onComplete: () => {
+        made = place;
+        resolve(place);
+      },
+    });
+  });
 }

@@ -6,8 +6,8 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError } from "../../api/client";
 import { Button, Failure, failed, Loading, toast } from "../../ui";
 import { read, write } from "./calls";
-import { editing, languageOf } from "./codemirror";
-import { lineEnd, textOf } from "./documents";
+import { editing, endsOf, languageOf } from "./codemirror";
+import { textOf } from "./documents";
 import { nameOf, shown } from "./paths";
 
 interface Props {
@@ -59,7 +59,7 @@ export function Conflict({ path, mine, onClose, onSettled }: Props) {
     void languageOf(name).catch(() => undefined).then((language) => {
       if (gone) return;
       const more = language ? [language] : [];
-      const own = [EditorView.lineWrapping, ...editing({ label: `Your text of ${name}`, separator: lineEnd(kept.current) }), ...more];
+      const own = [EditorView.lineWrapping, ...editing({ label: `Your text of ${name}`, ends: endsOf(kept.current) }), ...more];
       const isNarrow = parent.clientWidth < NARROW;
       setUnified(isNarrow);
       if (isNarrow) {
@@ -67,7 +67,7 @@ export function Conflict({ path, mine, onClose, onSettled }: Props) {
         editor.current = made;
         close = () => made.destroy();
       } else {
-        const other = editing({ label: `Text of ${name} in the sandbox`, separator: lineEnd(theirs.text), readOnly: true });
+        const other = editing({ label: `Text of ${name} in the sandbox`, ends: endsOf(theirs.text), readOnly: true });
         const made = new MergeView({
           a: { doc: theirs.text, extensions: [EditorView.lineWrapping, ...other, ...more] },
           b: { doc: kept.current, extensions: own },

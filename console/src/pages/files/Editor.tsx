@@ -8,9 +8,9 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError } from "../../api/client";
 import { Button, confirm, failed, toast } from "../../ui";
 import { read, write } from "./calls";
-import { editing, languageOf, wrapping } from "./codemirror";
+import { editing, endsOf, languageOf, wrapping } from "./codemirror";
 import { Conflict } from "./Conflict";
-import { drafts, drop, keep, lineEnd, textOf } from "./documents";
+import { drafts, drop, keep, textOf } from "./documents";
 import { nameOf, shown } from "./paths";
 import "./editor.css";
 
@@ -35,15 +35,15 @@ export default function Editor({ path, text, etag, diskEtag, line, onSaved }: Ed
   const [busy, setBusy] = useState(false);
   const [conflict, setConflict] = useState<string | undefined>();
   const savedDoc = useRef<Text>();
+  const ends = useRef(new Compartment());
   const save = useRef<() => void>(() => undefined);
 
   useEffect(() => {
     const draft = drafts.value.get(path);
     base.current = draft ? { etag: draft.etag, saved: draft.saved } : { etag, saved: text };
     const language = new Compartment();
-    const separator = lineEnd(base.current.saved);
     const extensions = [
-      editing({ label: `Text of ${shown(nameOf(path))}`, separator }),
+      editing({ label: `Text of ${shown(nameOf(path))}`, ends: ends.current.of(endsOf(base.current.saved)) }),
       language.of([]),
       wrapping(nameOf(path)),
       Prec.high(keymap.of([{ key: "Mod-s", preventDefault: true, run: () => (save.current(), true) }])),
@@ -51,7 +51,7 @@ export default function Editor({ path, text, etag, diskEtag, line, onSaved }: Ed
         if (update.docChanged) noted(update.state);
       }),
     ];
-    savedDoc.current = EditorState.create({ doc: base.current.saved, extensions: EditorState.lineSeparator.of(separator) }).doc;
+    savedDoc.current = EditorState.create({ doc: base.current.saved, extensions: endsOf(base.current.saved) }).doc;
     const state = draft
       ? EditorState.fromJSON(draft.state, { extensions }, FIELDS)
       : EditorState.create({ doc: text, extensions });
@@ -105,6 +105,7 @@ export default function Editor({ path, text, etag, diskEtag, line, onSaved }: Ed
     const shownView = view.current;
     if (!shownView) return;
     base.current = { etag: tag, saved: now };
+    shownView.dispatch({ effects: ends.current.reconfigure(endsOf(now)) });
     const doc = shownView.state.toText(now);
     savedDoc.current = doc;
     if (!shownView.state.doc.eq(doc)) shownView.dispatch({ changes: { from: 0, to: shownView.state.doc.length, insert: doc } });
@@ -164,7 +165,7 @@ export default function Editor({ path, text, etag, diskEtag, line, onSaved }: Ed
           ) : null}
         </div>
       ) : null}
-      <div class="editor-bar">
+      <div class="editor-bar" hidden={conflict !== undefined}>
         <span class="muted small">{dirty ? "Changes are not saved" : "Saved"}</span>
         <Button small kind="ghost" icon={Undo2} disabled={!dirty} onClick={() => void reload()}>
           Give up changes

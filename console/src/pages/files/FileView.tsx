@@ -3,6 +3,7 @@
 import { ArrowLeft, Download, FileWarning, Info, X } from "lucide-preact";
 import { lazy, Suspense } from "preact/compat";
 import { useEffect, useState } from "preact/hooks";
+import { useComeback } from "../../app/comeback";
 import { setQuery } from "../../app/router";
 import { ApiError, usePoll } from "../../api/client";
 import { Button, Empty, Failure, IconButton, LinkButton, Loading, Segmented } from "../../ui";
@@ -74,6 +75,7 @@ export function FileView({ path, view, line, onClose, onProperties, onSaved }: P
   }, [path, again]);
 
   useEffect(() => setLoaded(undefined), [path]);
+  useComeback(() => fault !== undefined && setAgain((n) => n + 1));
 
   // Somebody else has written: what is shown without changes of our own follows.
   useEffect(() => {

@@ -3,6 +3,7 @@
 import { FileSearch, Folder as FolderIcon, SearchX, TextSearch } from "lucide-preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { JSX } from "preact";
+import { useComeback } from "../../app/comeback";
 import { Badge, Checkbox, Empty, Failure, Field, Input, Loading, SearchInput, Segmented } from "../../ui";
 import { count } from "../../ui/format";
 import { findContent, findNames } from "./calls";
@@ -82,6 +83,7 @@ export function FindPanel({ folder, onOpen, onEnter }: Props) {
   }, [folder, asked]);
 
   useEffect(() => () => clearTimeout(timer.current), []);
+  useComeback(() => fault !== undefined && ask({}));
 
   function ask(changes: Partial<Asked>): void {
     setAsked({ ...asked, ...changes });

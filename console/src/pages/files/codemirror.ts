@@ -16,13 +16,14 @@ import {
 } from "@codemirror/view";
 import { classHighlighter } from "@lezer/highlight";
 import { nonce } from "../../app/csp";
+import { lineEnd } from "./documents";
 
 /** Extensions of an editor; colours are classes, which `editor.css` has for both themes. */
-export function editing({ readOnly = false, label, separator }: { readOnly?: boolean; label: string; separator: string }): Extension[] {
+export function editing({ readOnly = false, label, ends }: { readOnly?: boolean; label: string; ends: Extension }): Extension[] {
   return [
     EditorView.cspNonce.of(nonce),
     EditorView.contentAttributes.of({ "aria-label": label, "data-takes-keys": "", tabindex: "0" }),
-    EditorState.lineSeparator.of(separator),
+    ends,
     EditorState.readOnly.of(readOnly),
     lineNumbers(),
     highlightActiveLineGutter(),
@@ -38,6 +39,11 @@ export function editing({ readOnly = false, label, separator }: { readOnly?: boo
     syntaxHighlighting(classHighlighter),
     keymap.of([...defaultKeymap, ...searchKeymap, ...historyKeymap, ...foldKeymap, indentWithTab]),
   ];
+}
+
+/** How lines of a text end, as an extension. */
+export function endsOf(text: string): Extension {
+  return EditorState.lineSeparator.of(lineEnd(text));
 }
 
 /** Prose is wrapped, code is not. */

@@ -19,10 +19,11 @@ import {
 } from "lucide-preact";
 import type { ComponentChildren } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useComeback } from "../../app/comeback";
 import { useKeys } from "../../app/keys";
-import { navigate } from "../../app/router";
+import { href, navigate } from "../../app/router";
 import { session } from "../../app/session";
-import { usePoll } from "../../api/client";
+import { api, usePoll } from "../../api/client";
 import { Button, contextMenu, Empty, Failure, failed, LinkButton, Loading, Menu, PageHead, Segmented, toast, type Icon, type Item } from "../../ui";
 import type { PageProps } from "..";
 import { archiveUrl, downloadUrl, look } from "./calls";
@@ -34,7 +35,7 @@ import { FindPanel } from "./FindPanel";
 import { FolderTree } from "./FolderTree";
 import { newFile, newFolder, place as placeAt, removeAll, rename } from "./operations";
 import { ancestry, isWithin, nameOf, parentOf, shown } from "./paths";
-import { filesHref, placeOf, type Place, type Side } from "./place";
+import { filesHref, placeOf, sideOf, type Place, type Side } from "./place";
 import { Properties } from "./Properties";
 import { Tree, type Node, type Sort } from "./tree";
 import { UploadDock } from "./UploadDock";
@@ -50,8 +51,11 @@ let showsHidden = true;
 export default function FilesPage({ path, query }: PageProps) {
   const at = placeOf(path, query);
   const workdir = session.value?.workdir;
+  // Without a folder it is the one of the file, else the working directory.
   useEffect(() => {
-    if (!at && workdir) navigate(filesHref(workdir), { replace: true });
+    if (at || !workdir) return;
+    const asked = sideOf(query);
+    navigate(filesHref(asked.file ? parentOf(asked.file) : workdir, asked), { replace: true });
   }, [!at, workdir]);
   return at ? <Browser key={at.folder} at={at} /> : <Loading />;
 }
@@ -78,6 +82,10 @@ function Browser({ at }: { at: Place }) {
   }, [tree]);
   usePoll((signal) => tree.refresh(signal), LOOK_MS, [tree]);
   useArrivals(tree);
+  useComeback(() => tree.retry());
+  useEffect(() => {
+    if (at.file && at.side === "browse") void tree.reveal(at.file);
+  }, [tree, at.file, at.side]);
   useFileInstead(tree, at);
 
   function go(changes: Partial<Place>, replace = false): void {
@@ -135,6 +143,7 @@ function Browser({ at }: { at: Place }) {
 
   function folderItems(into: string): Item[] {
     return [
+      ...(session.value?.terminals ? [{ label: "Open a terminal in it", icon: SquareTerminal, run: () => void terminalIn(into) }] : []),
       { label: "Go into this folder", icon: FolderInput, run: () => navigate(filesHref(into)) },
       { label: "New file in it", icon: FilePlus, run: () => void make(newFile, into) },
       { label: "New folder in it", icon: FolderPlus, run: () => void make(newFolder, into) },
@@ -284,6 +293,7 @@ function Browser({ at }: { at: Place }) {
     const workdir = session.value?.workdir;
     return [
       { label: tree.showHidden ? "Hide hidden files" : "Show hidden files", icon: tree.showHidden ? EyeOff : Eye, run: toggleHidden },
+      ...(session.value?.terminals ? [{ label: "Open a terminal here", icon: SquareTerminal, run: () => void terminalIn(folder) }] : []),
       { label: "Download this folder as tar.zst", icon: Download, run: () => follow(archiveUrl(folder)) },
       { label: "Load again", icon: RefreshCw, run: () => void tree.reloadAll() },
       { label: "Properties of this folder", icon: Info, run: () => setProperties(folder) },
@@ -406,6 +416,15 @@ function useFileInstead(tree: Tree, at: Place): void {
 function aimOf(element: EventTarget | null, folder: string): string {
   const row = element instanceof Element ? element.closest<HTMLElement>("[data-folder]") : null;
   return row?.dataset.folder ?? folder;
+}
+
+async function terminalIn(folder: string): Promise<void> {
+  try {
+    const { id } = await api.post<{ id: string }>("/terminals", { body: { workingDir: folder } });
+    navigate(href("terminals", [id]));
+  } catch (error) {
+    failed("The terminal was not opened", error);
+  }
 }
 
 function follow(url: string): void {

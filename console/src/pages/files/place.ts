@@ -35,10 +35,14 @@ export function filesHref(folder: string, { file = "", line = 0, view = "", side
 export function placeOf(path: string[], query: URLSearchParams): Place | undefined {
   const at = query.get("at");
   if (!path.length && at === null) return undefined;
+  return { folder: at === null ? "/" + path.join("/") : decoded(at), ...sideOf(query) };
+}
+
+/** What an address says besides the folder. */
+export function sideOf(query: URLSearchParams): Omit<Place, "folder"> {
   const raw = query.get("raw");
   const side = query.get("side");
   return {
-    folder: at === null ? "/" + path.join("/") : decoded(at),
     file: raw === null ? (query.get("file") ?? "") : decoded(raw),
     line: Number(query.get("line")) || 0,
     view: query.get("view") ?? "",

@@ -2,7 +2,7 @@
 
 import { signal } from "@preact/signals";
 import { entriesPage, look } from "./calls";
-import { decoded, joined } from "./paths";
+import { ancestry, decoded, joined, parentOf } from "./paths";
 import type { Entry } from "./types";
 
 const FIRST_PAGE = 1000;
@@ -143,6 +143,20 @@ export class Tree {
   reload(path: string): Promise<void> {
     const folder = this.open.get(path);
     return folder ? this.load(folder) : Promise.resolve();
+  }
+
+  /** Open the folders that lead to a path, as far as there are such. */
+  async reveal(path: string): Promise<void> {
+    const below = joined(this.root.path, "");
+    if (!path.startsWith(below)) return;
+    for (const folder of ancestry(parentOf(path)).filter((one) => one.startsWith(below))) {
+      await this.expand(folder);
+    }
+  }
+
+  /** Read again what could not be read. */
+  retry(): void {
+    for (const folder of this.open.values()) if (folder.state === "failed") void this.load(folder);
   }
 
   async reloadAll(): Promise<void> {

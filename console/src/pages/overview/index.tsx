@@ -62,7 +62,7 @@ const sort = signal<Sort>({ by: "lag", down: true });
 
 export default function Overview() {
   const history = useHistory();
-  const now = usePoll((signal) => api.get<Diagnostics>("/diagnostics", { signal }), 2000);
+  const now = usePoll((signal) => api.get<Diagnostics>("/diagnostics", { signal }), 3000);
   const ready = usePoll((signal) => readiness(signal), 5000);
 
   if (history.error && !history.data) {

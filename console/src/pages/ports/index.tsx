@@ -78,9 +78,9 @@ export default function PortsPage() {
       </div>
     );
   }
-  const shown = data.ports.filter((port) => words.value.every((word) => textOf(port).includes(word)));
-  const previews = data.links.filter((link) => !link.once);
   const byPid = new Map(data.processes.map((one) => [Number(one.pid), one]));
+  const shown = data.ports.filter((port) => words.value.every((word) => textOf(port, byPid.get(port.pid)).includes(word)));
+  const previews = data.links.filter((link) => !link.once);
   return (
     <div class="page ports">
       <PageHead title="Ports">
@@ -102,8 +102,9 @@ export default function PortsPage() {
   );
 }
 
-function textOf(port: Port): string {
-  return `${port.localPort} ${port.protocol} ${port.localAddr} ${port.pid} ${port.processName}`.toLowerCase();
+function textOf(port: Port, record: ProcessRecord | undefined): string {
+  const { localPort, protocol, localAddr, pid, processName } = port;
+  return [localPort, protocol, localAddr, pid, processName, record?.name].join(" ").toLowerCase();
 }
 
 function opens(port: Port): boolean {

@@ -40,7 +40,7 @@ const TABS = [
 export function Detail({ id, tab }: { id: string; tab: string }) {
   const { data, error, refresh } = usePoll(
     (signal) => api.get<ProcessRecord>(`/process/${encodeURIComponent(id)}`, { query: { output: false }, signal }),
-    1000,
+    2000,
     [id],
   );
   const figures = useFigures(data);
@@ -130,6 +130,7 @@ export function Detail({ id, tab }: { id: string; tab: string }) {
             live={!over}
             written={data.stdoutBytes + data.stderrBytes}
             lost={data.lostBytes}
+            onEnd={refresh}
           />
           {data.stdin && !over ? <StandardInput process={data} /> : null}
         </Panel>

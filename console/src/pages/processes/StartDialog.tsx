@@ -177,6 +177,9 @@ export function StartDialog({ onClose }: { onClose(): void }) {
           <Field label="Processes" error={told("pids")}>
             <Input inputMode="numeric" placeholder="none" {...text("pids")} />
           </Field>
+          <Field label="Open files" error={told("openFiles")}>
+            <Input inputMode="numeric" placeholder="none" {...text("openFiles")} />
+          </Field>
           <Field label="Seconds" error={told("timeout")}>
             <Input inputMode="decimal" placeholder="none" {...text("timeout")} />
           </Field>

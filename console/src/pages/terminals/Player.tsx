@@ -2,6 +2,7 @@
 
 import { ArrowLeft, Download, Pause, Play, RotateCcw, SkipBack, SkipForward } from "lucide-preact";
 import { useEffect, useRef, useState } from "preact/hooks";
+import { useComeback } from "../../app/comeback";
 import { href } from "../../app/router";
 import { theme } from "../../app/theme";
 import { Checkbox, Empty, Failure, IconButton, LinkButton, Loading, PageHead, palette, Select } from "../../ui";
@@ -30,6 +31,8 @@ export function Player({ id }: { id: string }) {
       .catch((error: unknown) => control.signal.aborted || setFault(error));
     return () => control.abort();
   }, [id, again]);
+
+  useComeback(() => fault !== undefined && setAgain((n) => n + 1));
 
   const title = recording?.title || "Recording";
   return (

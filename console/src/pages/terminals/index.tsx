@@ -52,19 +52,27 @@ export default function TerminalsPage({ path, query }: PageProps) {
   return <Sessions id={id} readOnly={query.get("view") === "only"} />;
 }
 
+/** Sessions that were opened here: the list may not have them yet. */
+const opened = new Set<string>();
+
 function Sessions({ id, readOnly }: { id: string | undefined; readOnly: boolean }) {
   const poll = usePoll(all, LOOK_MS);
   const [asking, setAsking] = useState(false);
   const records = poll.data;
   const byId = new Map(records?.map((record) => [record.id, record]));
 
+  // An address may have the name of a session.
+  const named = id !== undefined && !byId.has(id) ? records?.find((record) => record.sessionId === id)?.id : undefined;
   useEffect(() => {
-    if (id !== undefined) addTab(id);
-  }, [id]);
+    if (named !== undefined) navigate(href("terminals", [named]), { replace: true });
+    else if (id !== undefined && byId.has(id)) addTab(id);
+  }, [id, named, byId.has(id ?? "")]);
 
   async function start(wanted: Parameters<typeof open>[0] = {}): Promise<boolean> {
     try {
-      const made = await open(wanted);
+      const made = await open({ workingDir: session.value?.workdir, ...wanted });
+      opened.add(made.id);
+      addTab(made.id);
       poll.refresh();
       navigate(href("terminals", [made.id]));
       return true;
@@ -113,8 +121,10 @@ function Sessions({ id, readOnly }: { id: string | undefined; readOnly: boolean 
         />
         {id === undefined ? (
           <SessionList records={records} error={poll.error} refresh={poll.refresh} onNew={() => void start()} leave={leave} />
+        ) : !records && !opened.has(id) ? (
+          poll.error ? <Failure error={poll.error} retry={poll.refresh} title="The sessions could not be read" /> : <Loading label="Reading sessions" />
         ) : (
-          <Shown key={id} id={id} record={shown} isKnown={records !== undefined} readOnly={readOnly} refresh={poll.refresh} onNew={() => void start()} onLeave={() => leave(id)} />
+          <Shown key={id} id={id} record={shown} isKnown={!opened.has(id)} readOnly={readOnly} refresh={poll.refresh} onNew={() => void start()} onLeave={() => leave(id)} />
         )}
       </section>
       {asking ? <NewTerminal onClose={() => setAsking(false)} onOpen={start} /> : null}
@@ -307,7 +317,7 @@ function NewTerminal({ onClose, onOpen }: { onClose(): void; onOpen(wanted: Para
 
   async function submit(): Promise<void> {
     setBusy(true);
-    const wanted = { sessionId: name.trim() || undefined, shell: shell.trim() || undefined, workingDir: folder.trim() || undefined };
+    const wanted = { sessionId: name.trim() || undefined, shell: shell.trim() || undefined, ...(folder.trim() ? { workingDir: folder.trim() } : {}) };
     const isOpen = await onOpen(wanted);
     setBusy(false);
     if (isOpen) onClose();

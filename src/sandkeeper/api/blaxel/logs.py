@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import datetime
 from functools import partial
 
@@ -14,6 +14,7 @@ from sandkeeper.api.blaxel.processes import identifier
 from sandkeeper.api.edge.bodies.downloads import disposition
 from sandkeeper.api.edge.long_answers import long_answer
 from sandkeeper.api.edge.query import query_of
+from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.edge.streaming import StreamResponse
@@ -34,6 +35,7 @@ from sandkeeper.journal.output import long_texts_of, settled
 from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.query import LineQuery, ask, next_block
 from sandkeeper.journal.segment import Stream, output_streams
+from sandkeeper.journal.source import let_go, reading
 from sandkeeper.journal.turns import Turns
 from sandkeeper.log.access import Access
 from sandkeeper.numerals import asked, decimal, whole
@@ -139,16 +141,20 @@ class LogHandlers:
             request.headers.get("accept", ""), partial(outcome, process.meta), offset, streams
         )
         bound = process.journal.tail if query.get("follow") == "false" else None
-        return StreamResponse(self._events(process, records, offset, bound), media_type)
+        holds = query.get("hold") == "true"
+        return StreamResponse(self._events(process, records, offset, bound, holds), media_type)
 
     async def _events(
-        self, process: Process, records: EventRecords, offset: int, bound: int | None
+        self, process: Process, records: EventRecords, offset: int, bound: int | None, holds: bool
     ) -> AsyncIterator[bytes]:
-        with closing(self._follow(process, "events", offset, bound)) as follow:
+        attending = reading(process.journal, self._pump.go_on) if holds else nullcontext(_nothing)
+        with closing(self._follow(process, "events", offset, bound)) as follow, attending as took:
+            took(offset)
             try:
                 heart = Heart()
                 while (items := await follow.next(heart.left())) is not None:
                     yield heart.beat(records.batch(items), records.heartbeat)
+                    took(follow.offset)  # the client has taken what came before
             except Abandoned:
                 yield records.interrupted("server stopping")
                 return
@@ -157,6 +163,13 @@ class LogHandlers:
             return
         await process.wait()
         yield records.end()
+
+    async def let_go(self, request: Request) -> Response:
+        """Have output that waits for its reader wait no more."""
+        process = self._processes.get(identifier(request))
+        self._access.audit("process_hold_end", caller(request), identifier=identifier(request))
+        let_go(process.journal, self._pump.go_on)
+        return json_response({"message": "output waits for nobody"})
 
     async def output(self, request: Request) -> Response:
         """Give what is kept now of one stream or both, as it was written."""
@@ -189,6 +202,10 @@ class LogHandlers:
                 yield heart.beat(block, lambda: SILENT)
         finally:
             query.close()
+
+
+def _nothing(_offset: int) -> None:
+    """Hold nothing up."""
 
 
 def _form(
@@ -267,5 +284,6 @@ def routes(handlers: LogHandlers) -> list[BaseRoute]:
         route(one + "/logs/stream", empty_head, "HEAD", need=USER),
         route(one + "/events", handlers.events, need=USER),
         route(one + "/lines", handlers.lines, need=USER),
+        route(one + "/hold", handlers.let_go, "DELETE", need=USER),
         route(one + "/output", handlers.output, need=USER),
     ]

@@ -60,10 +60,9 @@ class Pages:
         self._built = 0
         self._files: dict[str, _File] = {}
 
-    async def to_page(self, request: Request) -> Response:
+    async def to_page(self, _request: Request) -> Response:
         """Lead to the page: relative to where one is, whatever stands before it."""
-        query = f"?{request.url.query}" if request.url.query else ""
-        return Response(b"", 301, {"Location": f"console/{query}"})
+        return Response(b"", 301, {"Location": "console/"})
 
     async def page(self, _request: Request) -> Response:
         """Answer with the page, or with what is missing."""

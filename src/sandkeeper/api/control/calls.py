@@ -197,7 +197,11 @@ class ControlCalls:
             "envdVersion": ENVD_VERSION,
         }
         # Whoever is here has shown a token; the user's opens the sandbox.
-        return {**made, "envdAccessToken": self._rights.token} if self._rights.token else made
+        if not self._rights.token:
+            return made
+        # Calls about code contexts bring the second alone.
+        tokens = dict.fromkeys(("envdAccessToken", "trafficAccessToken"), self._rights.token)
+        return made | tokens
 
     def _listed(self, found: Sandbox) -> dict[str, Any]:
         return {

@@ -26,7 +26,7 @@ ALLOWED = (
 _LOOKS = ("Stat", "ListDir", "WatchDir", "CreateWatcher", "GetWatcherEvents", "RemoveWatcher")
 UNCHANGING = frozenset(
     {
-        *("/", "/process/{identifier}/wait-for"),
+        *("/", "/console-session", "/process/{identifier}/wait-for"),
         # Those of E2B's calls that look, or end something.
         *(f"/filesystem.Filesystem/{name}" for name in _LOOKS),
         *(f"/process.Process/{name}" for name in ("List", "Connect", "SendSignal")),

@@ -69,15 +69,17 @@ class Frame:
         yield after
 
     def fill(self, texts: Sequence[LongText]) -> list[bytes]:
-        """Return the whole in blocks; a text that stands in two places is encoded once."""
+        """Return the whole in blocks; a text that stands in two places is encoded once.
+
+        One whose mark was not put anywhere is left out.
+        """
         encoded: dict[int, list[bytes]] = {}
-        for text in texts:
-            if id(text) not in encoded:
+        marked = zip(self._marks, texts, strict=True)
+        found = [(self._json.find(mark.encode()), text) for mark, text in marked]
+        for place, text in found:
+            if place >= 0 and id(text) not in encoded:
                 encoded[id(text)] = [encode_json(piece)[1:-1] for piece in text.pieces()]
-        places = sorted(
-            (self._json.index(mark.encode()), id(text))
-            for mark, text in zip(self._marks, texts, strict=True)
-        )
+        places = sorted((place, id(text)) for place, text in found if place >= 0)
         filled: list[bytes] = []
         end = 0
         for start, key in places:

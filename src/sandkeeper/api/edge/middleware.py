@@ -29,6 +29,7 @@ from sandkeeper.api.edge.respond import error_response
 from sandkeeper.api.edge.subject import Gateways, request_id
 from sandkeeper.api.edge.urls import PORT_NAME, is_for_port, lead_to_runtime, readdress
 from sandkeeper.errors import BadInput, Forbidden, SandkeeperError, Unavailable
+from sandkeeper.linux.fds import lacks_descriptors
 from sandkeeper.linux.worker import NO_THREAD, lacks_threads
 from sandkeeper.log.access import Access, Request
 from sandkeeper.log.lines import Log
@@ -205,8 +206,8 @@ class Edge:
         except Exception as error:  # noqa: BLE001 - the last net: log it, the server lives
             self._failed(scope, error)
             answer = PlainAnswer(b"", 500)
-            if lacks_threads(error):
-                answer = plain_error(Unavailable(NO_THREAD))
+            if want := _want_of(error):
+                answer = plain_error(Unavailable(want))
         except BaseException:
             self._ended(scope, 499, started, 0.0, 0)
             raise
@@ -232,8 +233,9 @@ class Edge:
         except (BadInput, Forbidden) as error:
             await refusal(scope, error)(scope, receive, exchange.send)
         except Exception as error:
-            if lacks_threads(error) and not exchange.status:
-                await error_response(Unavailable(NO_THREAD))(scope, receive, exchange.send)
+            want = _want_of(error)
+            if want and not exchange.status:
+                await error_response(Unavailable(want))(scope, receive, exchange.send)
                 return
             self._failed(scope, error)
             if exchange.status:
@@ -267,6 +269,9 @@ class Edge:
 
     def _failed(self, scope: Scope, error: Exception) -> None:
         path = self._doors.shown(scope)
+        if want := _want_of(error):
+            self._log.warning(f"{scope.get('method', 'WS')} {path} was given up: {want}")
+            return
         self._log.error(
             f"unhandled error in {scope.get('method', 'WS')} {path}: {error!r}",
             stack="".join(traceback.format_exception(error))[-8000:],
@@ -367,6 +372,13 @@ class Exchange:
             ms = (perf_counter() - self.started) * 1000
             headers.append((b"server-timing", timing(ms)))
         return headers
+
+
+def _want_of(error: Exception) -> str:
+    """Return what was lacking where something failed for want of it; empty: another reason."""
+    if lacks_threads(error):
+        return NO_THREAD
+    return "no file descriptor is free: try again" if lacks_descriptors(error) else ""
 
 
 async def _nothing() -> Message:

@@ -2,12 +2,12 @@
 
 import ipaddress
 import random
+import re
 from collections.abc import Sequence
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from sandkeeper.api.edge.query import query_of
 from sandkeeper.log.access import Caller
 
 __all__ = ["Gateways", "caller", "names_user", "request_id"]
@@ -23,13 +23,15 @@ IDENTITY = frozenset(
 _VERSION_BITS, _VERSION = 0xF000_C000 << 48, 0x4000_8000 << 48
 """Where version and variant stand in a UUID, and what stands there in every one of chance."""
 
+_USER = re.compile(rb"(?:\A|&)(?:u|%75)(?:s|%73)(?:e|%65)(?:r|%72)(?:[=&]|\Z)")
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def names_user(scope: Scope) -> bool:
     """Say whether a request may name who it acts as, however the name is spelled."""
     query: bytes = scope["query_string"]
-    return b"user=" in query or (b"%" in query and "user" in query_of(scope))
+    return bool(query) and _USER.search(query) is not None
 
 
 class Gateways:

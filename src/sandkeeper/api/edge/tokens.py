@@ -44,7 +44,12 @@ SESSION_FIELD = b"x-sandkeeper-session"
 SESSION_PROTOCOL = "sandkeeper.session."
 """Where a page shows its half of a session: this field, or a WebSocket's subprotocol."""
 COOKIES = {b"sandkeeper_token": TOKEN, TICKET_COOKIE: TICKET}
-BEARERS = frozenset({b"authorization", b"x-access-token", b"x-api-key", b"x-blaxel-authorization"})
+BEARERS = frozenset(
+    {
+        *(b"authorization", b"x-access-token", b"x-api-key", b"x-blaxel-authorization"),
+        b"e2b-traffic-access-token",
+    }
+)
 PARAMETERS = ("token", "bl_preview_token")
 LINK_PARAMETER = b"sandkeeper_link_token"
 """What opens a port by a link; only we write it, so it has one spelling."""
@@ -78,10 +83,11 @@ LONGEST = 4096
 def offers(scope: Scope, kind: str = TOKEN) -> list[bytes]:
     """Return every value that a request offers as a token (or as a ticket of one port).
 
-    A token may stand in `Authorization: Bearer`, in `X-Blaxel-Authorization`, `X-Access-Token` or
-    `X-API-Key` (what the SDKs send), in `X-Blaxel-Preview-Token`, in the cookie `sandkeeper_token`,
-    or, for browsers' WebSocket and EventSource that cannot set headers, in the query (`token`,
-    `bl_preview_token`). Raises BadInput for more of them than anybody needs: each costs time.
+    A token may stand in `Authorization: Bearer`, in `X-Blaxel-Authorization`, `X-Access-Token`,
+    `X-API-Key` or `E2B-Traffic-Access-Token` (what the SDKs send), in `X-Blaxel-Preview-Token`, in
+    the cookie `sandkeeper_token`, or, for browsers' WebSocket and EventSource that cannot set
+    headers, in the query (`token`, `bl_preview_token`). Raises BadInput for more of them than
+    anybody needs: each costs time.
     """
     found: list[bytes] = []
 

@@ -19,6 +19,7 @@ from sandkeeper.files.service import Files
 from sandkeeper.files.work import Cancel, by_errno
 from sandkeeper.linux.clocks import rfc3339_utc
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.pieces import in_order
 
 __all__ = ["SandboxFiles", "name_of"]
 
@@ -82,7 +83,8 @@ class SandboxFiles:
         if old:
             begin, end = b"[", b"]"
         else:
-            begin, end = b'{"path":' + encode_json(utf8(path)) + b',"entries":[', b"]}"
+            told = encode_json("/" + utf8(name).lstrip("/"))
+            begin, end = b'{"path":' + told + b',"entries":[', b"]}"
         blocks = self._blocks(path, names, begin, end, old=old)
         return GeneratedBody(self._work, blocks, {"Content-Type": JSON.decode()})
 
@@ -95,7 +97,7 @@ class SandboxFiles:
         except OSError as error:
             raise by_errno(name, error) from None
         listing.fd.close()
-        names = sorted([*listing.files, *listing.directories])
+        names = in_order([*listing.files, *listing.directories])
         if len(names) > ENTRIES_MOST:
             raise TooLarge(f"path '{name}' has more than {ENTRIES_MOST} entries")
         return names
@@ -116,10 +118,12 @@ class SandboxFiles:
         """Return an entry; nothing for what is gone, or leads out of the root."""
         path = os.path.join(folder, name)
         try:
-            info = os.stat(path)
+            info = os.lstat(path)
+            if stat.S_ISLNK(info.st_mode):
+                info = os.stat(path)
+                if not self.root.holds(path):
+                    return b""
         except (OSError, ValueError):
-            return b""
-        if not self.root.holds(path):
             return b""
         kind = "directory" if stat.S_ISDIR(info.st_mode) else "file"
         entry: dict[str, object] = {"name": utf8(name), "size": info.st_size, "type": kind}
@@ -157,12 +161,23 @@ class SandboxFiles:
         return path
 
     async def remove(self, name: str, *, recursive: bool) -> None:
-        """Remove; raises NotFound, Forbidden, Conflict for a folder that is not empty."""
+        """Remove, of the root what is in it.
+
+        Raises NotFound, Forbidden, Conflict for a folder that is not empty, and for the root.
+        """
         path = await self._work.run(self.root.entry, name)
-        if recursive:
-            await self._work.walk(self._files.delete, path, True, NO_CONDITIONS)
+        if path == self.root.folder:
+            if not recursive:
+                raise Conflict("the sandbox root stays: recursive=true removes what is in it")
+            for one in await self._work.run(os.listdir, path):
+                await self._removed_with_all(os.path.join(path, one))
+        elif recursive:
+            await self._removed_with_all(path)
         else:
             await self._work.run(self._removed, name, path)
+
+    async def _removed_with_all(self, path: str) -> None:
+        await self._work.walk(self._files.delete, path, True, NO_CONDITIONS)
 
     def _removed(self, name: str, path: str) -> None:
         try:

@@ -17,18 +17,17 @@ from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.spec import ProcessSpec
 
-__all__ = ["Ended", "Runs"]
+__all__ = ["OUTPUT_BYTES", "Ended", "Runs", "exit_code"]
 
-OUTPUT_BYTES = 64 << 20
-"""So much of both streams together is answered in one piece."""
+OUTPUT_BYTES = 16 << 20
+"""So much of both streams together is answered in one message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a program ended: `code` is negative after a signal; `late`: its time was up."""
+    """How a program ended: `code` is -1 after a signal; `late`: its time was up."""
 
     code: int
-    signal: int
     late: bool
     stdout: bytes
     stderr: bytes
@@ -92,6 +91,10 @@ class Runs:
             )
         found = await asyncio.to_thread(tails, journal, (STDOUT, STDERR), OUTPUT_BYTES)
         out, err = (b"".join(part for _, part in found[kind][0]) for kind in (STDOUT, STDERR))
-        number = meta.exit_signal or 0
-        code = -1 if meta.exit_code is None else meta.exit_code
-        return Ended(code, number, process.timed_out, out, err)
+        return Ended(max(-1, exit_code(process)), process.timed_out, out, err)
+
+
+def exit_code(process: Process) -> int:
+    """Return the code of an exit, the negative number of a signal, -1 where nobody knows."""
+    meta = process.meta
+    return -(meta.exit_signal or 0) or (-1 if meta.exit_code is None else meta.exit_code)

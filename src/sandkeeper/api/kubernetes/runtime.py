@@ -1,8 +1,10 @@
 """agent-sandbox's python-runtime: five routes of plain HTTP, on a port of their own."""
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 
 import msgspec
 from starlette.requests import Request
@@ -10,15 +12,19 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.edge.bodies.forms import form_parts, is_form
+from sandkeeper.api.edge.long_answers import long_answer
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import json_response, status_of, utf8
 from sandkeeper.api.edge.rights import OPEN, USER, Need, Right, standing_of
 from sandkeeper.api.edge.routing import Handler, path_route, route
+from sandkeeper.api.edge.streaming import until_disconnect
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.kubernetes.files import SandboxFiles, name_of
-from sandkeeper.api.kubernetes.runs import Runs
+from sandkeeper.api.kubernetes.runs import OUTPUT_BYTES, Runs, exit_code
 from sandkeeper.errors import BadInput, SandkeeperError, Unprocessable
+from sandkeeper.journal.output import read_long_texts
+from sandkeeper.journal.turns import Turns
 
 __all__ = ["RuntimeHandlers", "routes"]
 
@@ -38,7 +44,17 @@ class ExecuteRequest(msgspec.Struct):
 class RuntimeHandlers:
     """Handlers of the routes."""
 
-    def __init__(self, *, runs: Runs, files: SandboxFiles, body_limit: int) -> None:
+    def __init__(
+        self,
+        *,
+        runs: Runs,
+        files: SandboxFiles,
+        turns: Turns,
+        stopping: asyncio.Event,
+        body_limit: int,
+    ) -> None:
+        self._turns = turns
+        self._stopping = stopping
         self._runs = runs
         self._files = files
         self._body_limit = body_limit
@@ -60,18 +76,21 @@ class RuntimeHandlers:
             process = await self._runs.start(words, caller(request), seconds=seconds)
         except Unprocessable as error:  # this wire tells it as the end of a command
             return json_response({"stdout": "", "stderr": utf8(str(error)), "exit_code": 1})
-        end = await self._runs.ended(process)
-        stderr = end.stderr.decode("utf-8", "replace")
-        if end.late:
-            stderr += f"Command timed out after {seconds:g} seconds\n"
-        code = TIMED_OUT_CODE if end.late else -end.signal or end.code
-        return json_response(
-            {
-                "stdout": end.stdout.decode("utf-8", "replace"),
-                "stderr": stderr,
+        await until_disconnect(request, process.wait(), self._stopping)
+        journal, late = process.journal, process.timed_out
+        said = f"Command timed out after {seconds:g} seconds\n" if late else ""
+        code = TIMED_OUT_CODE if late else exit_code(process)
+        return await long_answer(
+            request.scope,
+            2 * min(2 * OUTPUT_BYTES, journal.kept),
+            partial(read_long_texts, journal, OUTPUT_BYTES),
+            lambda texts: {
+                "stdout": texts.stdout,
+                "stderr": texts.stderr + said,
                 "exit_code": code,
-                "timed_out": end.late,
-            }
+                "timed_out": late,
+            },
+            self._turns,
         )
 
     async def upload(self, request: Request) -> Response:

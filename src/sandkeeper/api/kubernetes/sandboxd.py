@@ -36,6 +36,7 @@ CODES = {
     503: "UNAVAILABLE",
     507: "RESOURCE_EXHAUSTED",
 }
+TRUE, FALSE = frozenset({"true", "t", "1"}), frozenset({"", "false", "f", "0"})
 _MODE = re.compile(r"0[0-7]{3}")
 
 
@@ -92,10 +93,10 @@ class SandboxdHandlers:
 
     async def delete(self, request: Request) -> Response:
         """Remove a file or a folder."""
-        text = query_of(request).get("recursive", "")
-        if text not in {"", "true", "false"}:
+        text = query_of(request).get("recursive", "").lower()
+        if text not in TRUE | FALSE:
             raise BadInput(f"invalid recursive: {text[:16]!r} is neither true nor false")
-        await self._files.remove(self._name(request), recursive=text == "true")
+        await self._files.remove(self._name(request), recursive=text in TRUE)
         return Response(None, 204)
 
     async def health(self, _request: Request) -> Response:

@@ -45,9 +45,10 @@ class RunArguments(Arguments):
         default_factory=dict
     )
     working_dir: Annotated[str, Meta(description="Folder for this run alone")] = ""
-    timeout: Annotated[
-        float | None, Meta(description="Seconds; then the code is interrupted", ge=0, le=604800)
-    ] = None
+    timeout: (
+        Annotated[float, Meta(description="Seconds; then the code is interrupted", ge=0, le=604800)]
+        | None
+    ) = None
 
 
 class LookArguments(Arguments):

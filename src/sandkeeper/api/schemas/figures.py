@@ -3,7 +3,7 @@
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from sandkeeper.processes.figures import Figures
+from sandkeeper.observability.figures import Figures
 from sandkeeper.processes.process import Process
 
 __all__ = ["AllFigures", "OneFigures", "RunFigures", "figures_of"]

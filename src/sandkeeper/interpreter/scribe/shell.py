@@ -28,8 +28,8 @@ __all__ = ["ShellEngine"]
 T = TypeVar("T")
 
 READ_BYTES = 64 << 10
-WORD_BYTES = 4096
-"""Of a line that the shell tells: longer ones are none of its own."""
+WORD_BYTES, WORDS_KEPT = 4096, 64
+"""Of a line that the shell tells, and of such lines: any program of a cell can write more."""
 
 BETWEEN_BYTES = 64 << 10
 """So much of what is written while no cell runs waits for the next one, of each stream."""
@@ -49,12 +49,13 @@ class ShellEngine:
         self._pipes: dict[str, int] = {}
         self._free = asyncio.Lock()
         self._over: asyncio.Future[None] = self._loop.create_future()
-        self._words: asyncio.Queue[list[str]] = asyncio.Queue()
+        self._words: deque[list[str]] = deque(maxlen=WORDS_KEPT)
+        self._said = asyncio.Event()
         self._told = b""
         self._answer = bytearray()
         self._tell: Tell | None = None
         self._next: Tell | None = None
-        self._between: dict[Stream, deque[bytes]] = {STDOUT: deque(), STDERR: deque()}
+        self._between = {STDOUT: bytearray(), STDERR: bytearray()}
         self._count = 0
         self._number = 0
 
@@ -63,6 +64,9 @@ class ShellEngine:
         try:
             for name in ("orders", "told", "out", "err", "answer"):
                 self._pipes[name] = _open_pipe(f"{self._place}/{name}-{self._turn}")
+            for name in ("out", "err"):
+                with suppress(OSError):
+                    fcntl.fcntl(self._pipes[name], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         except OSError as error:
             self.close()
             raise EngineFailed(f"the shell's pipes: {error.strerror}") from None
@@ -91,8 +95,8 @@ class ShellEngine:
         async with self._free:
             self._number += 1
             self._count += not order.silent
-            self._next = tell
             try:
+                self._next = tell
                 await self._order("run", self._number, _cell(order).encode("utf-8", "replace"))
                 end = await self._word("end", str(self._number))
                 self._drain()
@@ -140,7 +144,10 @@ class ShellEngine:
             self._over.set_result(None)
 
     async def _order(self, word: str, number: int, body: bytes = b"") -> None:
-        """Write an order whole."""
+        """Write an order whole; what was told before is no answer to it."""
+        for _ in range(0, _waiting(self._pipes["told"]), READ_BYTES):
+            self._read_told()
+        self._words.clear()
         left = memoryview(f"{word} {number} {len(body)}\n".encode() + body)
         while left:
             if self._over.done():
@@ -162,12 +169,12 @@ class ShellEngine:
     async def _word(self, *wanted: str) -> list[str]:
         """Return the first line that begins with some words; others belong to what is no more."""
         while True:
-            if self._words.empty():
-                found = await self._unless_over(self._words.get())
-            else:
-                found = self._words.get_nowait()
-            if tuple(found[: len(wanted)]) == wanted:
-                return found
+            while self._words:
+                found = self._words.popleft()
+                if tuple(found[: len(wanted)]) == wanted:
+                    return found
+            self._said.clear()
+            await self._unless_over(self._said.wait())
 
     async def _unless_over(self, work: Awaitable[T]) -> T:
         """Await work, or raise Lost when the shell ends first."""
@@ -193,7 +200,8 @@ class ShellEngine:
             if words[:2] == ["begin", str(self._number)] and self._next is not None:
                 self._begin(self._next)
             elif len(line) <= WORD_BYTES and words:
-                self._words.put_nowait(words)
+                self._words.append(words)
+                self._said.set()
 
     def _begin(self, tell: Tell) -> None:
         """From here on output is that of the cell; before come words of the background."""
@@ -201,7 +209,7 @@ class ShellEngine:
         tell.event("started", executionCount=self._count)
         for stream, kept in self._between.items():
             if kept:
-                tell.text(stream, b"".join(kept))
+                tell.text(stream, bytes(kept))
                 kept.clear()
 
     def _read_output(self, name: str, stream: Stream, most: int = READ_BYTES) -> int:
@@ -221,13 +229,8 @@ class ShellEngine:
     def _keep(self, stream: Stream, data: bytes) -> None:
         """Keep the last of what programs in the background write between two cells."""
         kept = self._between[stream]
-        kept.append(data)
-        spare = sum(map(len, kept)) - BETWEEN_BYTES
-        while spare > 0:
-            first = kept.popleft()
-            if len(first) > spare:
-                kept.appendleft(first[spare:])
-            spare -= len(first)
+        kept += data
+        del kept[:-BETWEEN_BYTES]
 
     def _drain(self) -> None:
         """Read what is in the pipes now; more may come for ever, from the background."""
@@ -249,8 +252,6 @@ def _open_pipe(path: str) -> int:
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "it is no pipe")
-    with suppress(OSError):
-        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     return fd
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.trusted import is_kept_from, open_trusted
 
-__all__ = ["environment_for_root", "own_code_at_risk", "refuse_program"]
+__all__ = ["environment_for_root", "own_code_at_risk", "own_program", "refuse_program"]
 
 _COLON = re.compile(":")
 _SEPARATORS = {"LD_PRELOAD": re.compile("[: ]")}  # ld.so(8)
@@ -42,6 +42,19 @@ def _home() -> str:
         return pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError:
         return "/"
+
+
+def own_program(name: str) -> str:
+    """Return the program of that name that lies beside our interpreter; empty without one.
+
+    Wheels put theirs there, and a bundle what came with it. A version that an upgrade installed
+    as a virtual environment has the interpreter of the version before it, and that one's programs.
+    """
+    for python in dict.fromkeys((sys.executable, sys._base_executable)):  # type: ignore[attr-defined]
+        found = os.path.join(os.path.dirname(python), name)
+        if os.access(found, os.X_OK):
+            return found
+    return ""
 
 
 def refuse_program(path: str, workload: Identity | None) -> None:

@@ -29,13 +29,19 @@ LOOK = os.O_PATH | os.O_CLOEXEC
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOATIME | os.O_CLOEXEC
 
 
+def _kinds_of_root() -> list[str]:
+    """Return the kind of the file system that / shows, in a list; [""] for one that is not told."""
+    return [mount.kind for mount in mounts() if mount.path == "/"][-1:] or [""]
+
+
 class InMemory:
     """Reads files of the root's file system; one thread's."""
 
     def __init__(self) -> None:
         self._root = OwnedFd(-1)
         with suppress(OSError):
-            if [mount.kind for mount in mounts() if mount.path == "/"][-1:][0] in LOCAL:
+            # None where / is no mount point: after chroot(2) the table does not tell of it.
+            if LOCAL.issuperset(_kinds_of_root()):
                 self._root = OwnedFd(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def read(self, path: str, most: int) -> tuple[os.stat_result, bytes] | None:

@@ -36,16 +36,18 @@ export interface LogViewProps {
   /** How much was written, and how much of it is gone. */
   written: number;
   lost: number;
+  onEnd(): void;
 }
 
 /** The output of a process: followed, searched, filtered, at any size. */
-export function LogView({ id, name, live, written, lost }: LogViewProps) {
+export function LogView({ id, name, live, written, lost, onEnd }: LogViewProps) {
   const log = useMemo(() => new LogWindow(id), [id]);
   const [filter, setFilter] = useState<Filter>(NO_FILTER);
   const [times, setTimes] = useState(false);
   const [asking, setAsking] = useState(false);
   const [whole, setWhole] = useState<Row | null>(null);
   log.live = live;
+  log.onEnd = onEnd;
 
   const shape = `${filter.stream}/${filter.only ? `${filter.text}/${filter.regex}/${filter.ignoreCase}` : ""}`;
   useEffect(() => {
@@ -353,13 +355,20 @@ function shown(span: Span, key: number | string, tones: string[], mark = false) 
   let color = tone(look.fore);
   let background = tone(look.back);
   if (look.inverse) [color, background] = [background ?? "var(--sunken)", color ?? "var(--text)"];
-  else if (background && !color) color = "var(--bg)";
+  else if (background && !color) color = isLight(background) ? "#17202a" : "#ffffff";
   const style = mark ? { color: undefined } : { color, background };
   return (
     <span key={key} class={classOf(look)} style={style}>
       {mark ? <mark>{span.text}</mark> : span.text}
     </span>
   );
+}
+
+/** Whether dark text reads better on a colour (relative luminance, roughly). */
+function isLight(colour: string): boolean {
+  const hex = /^#(..)(..)(..)$/.exec(colour)?.slice(1).map((part) => parseInt(part, 16));
+  const [red = 0, green = 0, blue = 0] = hex ?? (colour.match(/\d+/g) ?? []).map(Number);
+  return 0.21 * red + 0.72 * green + 0.07 * blue > 120;
 }
 
 function classOf(look: Look): string | undefined {
@@ -423,6 +432,7 @@ function Place({ log, begin, end, here }: PlaceProps) {
       <span class="num">{bytes(begin)}</span>
       <input
         type="range"
+        class="slider"
         aria-label="Place in the output"
         aria-valuetext={`${bytes(at)} of ${bytes(end)}`}
         min={begin}

@@ -16,6 +16,8 @@ export interface Row {
   key: string;
   kind: "line" | "gap";
   offset: number;
+  /** Where a gap ends. */
+  to?: number;
   stream: "stdout" | "stderr" | "notice";
   time: string;
   text: string;
@@ -41,7 +43,8 @@ const FLOOD_ROWS = 250;
 const FAST_MS = 120;
 const SLOW_MS = 1000;
 const FLOOD_MS = 250;
-const OVER_MS = 3000;
+const HIDDEN_MS = 3000;
+const OVER_MS = 15_000;
 
 interface Batch {
   rows: Row[];
@@ -64,6 +67,8 @@ export class LogWindow {
   /** Rows put before, or taken from, the front: what the scroll position has to follow. */
   shifted = 0;
   live = true;
+  /** Called when the process ends while its output is followed. */
+  onEnd: () => void = () => undefined;
 
   private filter: Filter = NO_FILTER;
   private control = new AbortController();
@@ -209,10 +214,16 @@ export class LogWindow {
     let pause = FAST_MS;
     this.busy.value = false;
     while (!signal.aborted && this.following.value) {
-      await rest(this.pause(pause), signal);
-      if (signal.aborted || !this.following.value) return;
       const before = this.end;
+      let waited = false;
       try {
+        if (pause < SLOW_MS || this.flooded.value || !this.live || document.hidden) {
+          await rest(this.pause(pause), signal);
+        } else {
+          await this.news(signal);
+          waited = true;
+        }
+        if (signal.aborted || !this.following.value) return;
         if (this.flooded.value) await this.pursueFlood(signal);
         else await this.pursueLines(signal);
         this.error.value = null;
@@ -221,12 +232,45 @@ export class LogWindow {
         if (!(error instanceof ApiError) || error.status !== 0) throw error;
         await reachable(signal);
       }
-      pause = this.end === before ? Math.min(SLOW_MS, pause * 1.5) : FAST_MS;
+      pause = this.end === before && !waited ? Math.min(SLOW_MS, pause * 1.5) : FAST_MS;
+    }
+  }
+
+  /** Wait until more is written: the server says so, nobody need ask. Only tabs in sight wait so,
+   * for a browser has few connections for all of them. */
+  private async news(signal: AbortSignal): Promise<void> {
+    const control = new AbortController();
+    const leave = () => control.abort();
+    signal.addEventListener("abort", leave);
+    document.addEventListener("visibilitychange", leave);
+    const stop = this.following.subscribe((follows) => {
+      if (!follows) leave();
+    });
+    try {
+      const query = { cursor: this.end };
+      const path = `/process/${encodeURIComponent(this.id)}/events`;
+      for await (const record of lines<{ type: string }>(path, { query, signal: control.signal })) {
+        if (record.type === "end") {
+          this.live = false;
+          this.onEnd();
+        }
+        if (record.type !== "heartbeat") return;
+      }
+    } catch (error) {
+      if (control.signal.aborted) return;
+      if (error instanceof ApiError && error.status === 0) throw error;
+      await rest(SLOW_MS, signal);
+    } finally {
+      leave();
+      stop();
+      signal.removeEventListener("abort", leave);
+      document.removeEventListener("visibilitychange", leave);
     }
   }
 
   private pause(usual: number): number {
-    if (!this.live || document.hidden) return OVER_MS;
+    if (document.hidden) return HIDDEN_MS;
+    if (!this.live) return OVER_MS;
     return this.flooded.value ? FLOOD_MS : usual;
   }
 
@@ -323,8 +367,16 @@ export class LogWindow {
         batch.truncated = record.truncated;
       }
     }
+    batch.rows = withoutFarGap(batch.rows);
     return batch;
   }
+}
+
+/** What is not kept at the front is told by every answer; it belongs before the first kept line. */
+function withoutFarGap(rows: Row[]): Row[] {
+  const [gap, line] = rows;
+  const isFar = gap?.kind === "gap" && gap.offset === 0 && line !== undefined && line.offset !== gap.to;
+  return isFar ? rows.slice(1) : rows;
 }
 
 function isQuestion(filter: Filter): boolean {
@@ -353,6 +405,7 @@ function gapRow(offset: number, to: number, reason: string): Row {
     key: `gap/${offset}`,
     kind: "gap",
     offset,
+    to,
     stream: "notice",
     time: "",
     text: `${size.toLocaleString("en-GB")} bytes ${why}`,

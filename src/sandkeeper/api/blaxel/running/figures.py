@@ -16,7 +16,7 @@ from sandkeeper.api.edge.urls import segment
 from sandkeeper.api.schemas.figures import AllFigures, OneFigures, RunFigures, figures_of
 from sandkeeper.errors import Unprocessable
 from sandkeeper.linux.clocks import rfc3339_utc
-from sandkeeper.processes.figures import Look, Meter
+from sandkeeper.observability.figures import Look, Meter
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
 

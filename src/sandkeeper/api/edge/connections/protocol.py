@@ -18,6 +18,7 @@ from sandkeeper.api.edge.connections.short_way import ShortWay
 from sandkeeper.api.edge.connections.wire import WIRE, Wire
 from sandkeeper.api.edge.respond import bare_error
 from sandkeeper.api.edge.urls import called_by_target, is_for_port, is_for_tcp
+from sandkeeper.linux.fds import Use, is_scarce
 from sandkeeper.network.channel import Heir
 from sandkeeper.network.isolation import Isolation
 from sandkeeper.settings.port_names import PortNames
@@ -78,6 +79,9 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
         super().connection_made(transport)
         if self.isolation is not None and self._is_refused(self.isolation, transport):
             transport.abort()
+        elif is_scarce(transport.get_extra_info("socket").fileno(), Use.CONNECTION):
+            transport.write(bare_error(503, "too many connections"))
+            transport.close()
         self.flow = self.held_flow = HeldFlow(transport, self._resumed)
         self._intake = Intake(
             self._feed, self._may_feed, self.held_flow.hold, self.held_flow.let_go

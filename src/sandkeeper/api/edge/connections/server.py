@@ -18,6 +18,7 @@ from sandkeeper.api.edge.connections.plain import Parts
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.servicemanager import ServiceManager
 from sandkeeper.log.lines import Log
 from sandkeeper.network.isolation import Isolation
 from sandkeeper.settings import Settings
@@ -66,12 +67,13 @@ def serve(
     services: Services,
     listeners: Sequence[socket.socket],
     connections: Sequence[HeldConnection] = (),
+    manager: ServiceManager | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; returns after the services have stopped.
 
-    `connections` are those of the server before. When an upgrade is due it does not return: the
-    process becomes the new version. Raises OSError if that fails, SandkeeperError when the services
-    cannot be started.
+    `connections` are those of the server before, `manager` is told how we are. When an upgrade is
+    due it does not return: the process becomes the new version. Raises OSError if that fails,
+    SandkeeperError when the services cannot be started.
     """
     # What it would log, the edge has logged already, as JSON and to the right place.
     uvicorn_log = logging.getLogger("uvicorn")
@@ -100,7 +102,7 @@ def serve(
         EdgeProtocol.isolation = Isolation(services.identity.uid)
     EdgeProtocol.body_seconds = services.settings.edge.body_seconds
     EdgeProtocol.port_names = services.settings.edge.port_names
-    server = _Server(config, services, connections)
+    server = _Server(config, services, connections, manager or ServiceManager())
     with contextlib.ExitStack() as stack:
         # uvicorn closes those it gets; an upgrade goes on with these.
         kept = [stack.enter_context(listener.dup()) for listener in listeners]
@@ -121,10 +123,15 @@ class _Server(uvicorn.Server):
     """Starts the services before the first request and stops it after the last."""
 
     def __init__(
-        self, config: uvicorn.Config, services: Services, connections: Sequence[HeldConnection]
+        self,
+        config: uvicorn.Config,
+        services: Services,
+        connections: Sequence[HeldConnection],
+        manager: ServiceManager,
     ) -> None:
         super().__init__(config)
         self._services = services
+        self._manager = manager
         self._connections = connections
         self.left: list[HeldConnection] | None = None
 
@@ -138,6 +145,7 @@ class _Server(uvicorn.Server):
         tell_reach(self._services.log, self._services.settings, sockets or [])
         for held in self._connections:
             await take_over(held, self._connection)
+        self._manager.ready(asyncio.get_running_loop())
 
     def _connection(self) -> EdgeProtocol:
         return EdgeProtocol(self.config, self.server_state, self.lifespan.state)
@@ -154,6 +162,7 @@ class _Server(uvicorn.Server):
             if not self.should_exit:  # nobody has told us meanwhile to end for good
                 self.left = left
             return
+        self._manager.stopping()
         self._services.begin_stop()
         await super().shutdown(sockets=sockets)
         await self._services.stop()

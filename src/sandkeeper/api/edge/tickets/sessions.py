@@ -31,6 +31,7 @@ from sandkeeper.api.edge.tokens import (
     SESSION_PROTOCOL,
     named_offers,
 )
+from sandkeeper.api.edge.urls import is_for_tcp
 from sandkeeper.linux.paths.statefiles import UntrustedFile, read_own, write_atomically
 
 __all__ = ["SECONDS", "Halves", "Sessions", "offered_protocol"]
@@ -93,6 +94,7 @@ class Sessions:
         if self.is_whole(scope, *found):
             return found[0]
         reads = scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}
+        reads = reads and not is_for_tcp(scope["path"])
         return min(found[0], Right.USER) if reads else Right.NONE
 
     def is_whole(self, scope: Scope, right: Right, key: str) -> bool:

@@ -1,0 +1,1 @@
+"""Process 1 of a machine that has no other init: what comes before the server, and after it."""
