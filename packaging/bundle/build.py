@@ -27,7 +27,7 @@ import interpreter
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
-REQUIREMENTS = ("requirements-run.txt", "requirements-cli.txt")
+REQUIREMENTS = ("requirements-run.txt", "requirements-bundle.txt")
 GLIBC = ("2_31", "2_28", "2_27", "2_26", "2_24", "2_17", "2_12", "2_5")
 WIREGUARD = "golang.zx2c4.com/wireguard"
 ABOUT = "bundle.json"
@@ -73,7 +73,7 @@ def make(tree: Path, wheel: Path, moment: int) -> dict[str, str]:
         "python": f"libexec/{python.name}",
     }
     (tree / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
-    lock = ROOT / "src/sandkeeper/web/package-lock.json"
+    lock = ROOT / "console/package-lock.json"
     document = sbom.describe(tree, python, modules[1:], lock, version)
     (tree / "sbom.cdx.json").write_text(json.dumps(document, indent=1) + "\n")
     return about
@@ -143,8 +143,11 @@ def _compile(tree: Path, python: interpreter.Interpreter, moment: int) -> None:
     Hash-based and unchecked (PEP 552): the time of a file, which unpacking may change, does not
     count. In one process with one seed, since what marshal writes depends on the order of work.
     """
-    # -P, -s and -S, but not -I: the seed is told by the environment, which has nothing else.
-    command = [tree / "libexec" / python.name, "-P", "-s", "-S", "-m", "compileall", "-q"]
+    for made in sorted((tree / "lib").rglob("__pycache__")):
+        shutil.rmtree(made)
+    # -B: what this imports is not written as it is imported. -P, -s and -S, but not -I: the seed
+    # is told by the environment, which has nothing else.
+    command = [tree / "libexec" / python.name, "-B", "-P", "-s", "-S", "-m", "compileall", "-q"]
     command += ["--invalidation-mode", "unchecked-hash", "-s", tree, "-p", "", tree / "lib"]
     environment = {"PATH": os.defpath, "PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": str(moment)}
     subprocess.run(command, env=environment, check=True)

@@ -116,7 +116,7 @@ def _stated(told: Message) -> list[str]:
 
 def _interpreter(root: Path, interpreter: Interpreter) -> Iterator[Component]:
     python = root / "libexec" / interpreter.name
-    done = subprocess.run([python, "-I", "-c", INSIDE], stdout=subprocess.PIPE, check=True)
+    done = subprocess.run([python, "-I", "-B", "-c", INSIDE], stdout=subprocess.PIPE, check=True)
     inside: Mapping[str, str] = json.loads(done.stdout)
     yield _component("cpython", interpreter.version, "generic", "cpython", ["PSF-2.0"])
     origin = interpreter.origin
