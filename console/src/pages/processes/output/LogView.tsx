@@ -443,8 +443,9 @@ function Place({ log, begin, end, here }: PlaceProps) {
         onChange={(event) => {
           const to = Math.floor(Number(event.currentTarget.value));
           setDragged(null);
+          // The very ends are wherever they are by then.
           if (to >= end - 1) log.follow();
-          else log.jump(to);
+          else log.jump(to <= begin ? 0 : to);
         }}
       />
       <span class="num">{bytes(end)}</span>
