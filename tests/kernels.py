@@ -17,6 +17,8 @@ from tests.harness import Server
 __all__ = ["Context", "context", "environment", "events", "kernel_python"]
 
 ROOT = Path(__file__).parent.parent
+PATIENCE = 240
+"""Seconds: a busy machine may take long to start kernels, and to make a cache of fonts."""
 WANTED = ROOT / "tests" / "interpreter" / "requirements.txt"
 
 
@@ -75,7 +77,8 @@ class Context:
 
     def run(self, code: str, **fields: Any) -> dict[str, Any]:
         """Run code and wait; returns the answer."""
-        reply = self.client.post(f"{self.path}/execute", json={"code": code, **fields})
+        body = {"code": code, **fields}
+        reply = self.client.post(f"{self.path}/execute", json=body, timeout=PATIENCE)
         assert reply.status_code == 200, reply.text
         found: dict[str, Any] = reply.json()
         return found
@@ -106,7 +109,7 @@ class Context:
 
 def context(server: Server, **fields: Any) -> Context:
     """Return a new context."""
-    reply = server.client.post("/code/contexts", json=fields)
+    reply = server.client.post("/code/contexts", json=fields, timeout=PATIENCE)
     assert reply.status_code == 201, reply.text
     return Context(server, reply.json())
 

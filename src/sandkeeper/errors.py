@@ -9,6 +9,7 @@ SandkeeperError
 ├── TooLarge              more than a stated limit
 ├── RangeNotSatisfiable   a byte range outside the file
 ├── Unprocessable         well-formed, but it could not be done
+│   └── StartFailed       a program could not be started
 ├── StorageFull           no space or quota left (ENOSPC, EDQUOT)
 ├── LoopDetected          it went through too many proxies, or came back to where it was
 ├── NotInstalled          a program, a package or an extra that it needs is not installed
@@ -27,6 +28,7 @@ __all__ = [
     "PreconditionFailed",
     "RangeNotSatisfiable",
     "SandkeeperError",
+    "StartFailed",
     "StorageFull",
     "TooLarge",
     "Unavailable",
@@ -76,6 +78,14 @@ class RangeNotSatisfiable(SandkeeperError):
 
 class Unprocessable(SandkeeperError):
     """Well-formed, but it could not be done."""
+
+
+class StartFailed(Unprocessable):
+    """A process could not be started, or started again; `why` says what stood in the way."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"failed to start process: {why}")
+        self.why = why
 
 
 class StorageFull(SandkeeperError):

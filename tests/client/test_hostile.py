@@ -93,6 +93,18 @@ def test_whatever_answers_is_a_sentence_and_never_a_traceback(
     assert done.stderr.count(b"\n") == (done.returncode != 0)
 
 
+@pytest.mark.parametrize("words", [["top"], ["sync", ".", ":x"], ["forward", ":80"]])
+def test_so_it_is_with_what_would_go_on(
+    ask: Ask, liar: Callable[[Says], str], words: list[str]
+) -> None:
+    for body in (b"[]", b'{"ports": [[]], "processes": [[]], "entries": [{}]}'):
+        done = ask(*words, url=liar(lambda _line, body=body: iter([whole(body)])))
+
+        assert b"Traceback" not in done.stderr
+        assert done.returncode in {1, 3}
+        assert done.stderr.count(b"\n") == 1
+
+
 def test_an_answer_without_an_end_is_given_up(liar: Callable[[Says], str]) -> None:
     from sandkeeper.client import connection
 

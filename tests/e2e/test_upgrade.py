@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests import kernels
 from tests.harness import Server, free_port, needs_root, until
 from tests.storage import storage
 from tests.wheels import digest, make_wheel
@@ -405,6 +406,36 @@ def test_what_waits_for_the_end_of_a_process_gets_its_answer_from_the_next_serve
         record = answers[key].json()
         assert (answers[key].status_code, record["exitCode"]) == (200, 3)
         assert (record["stdout"], record["exitReason"]) == ("started\nover\n", "exited")
+
+
+def test_code_that_runs_goes_on_and_its_waiting_client_is_answered_by_the_next_server(
+    upgradable: Callable[..., Server],
+) -> None:
+    server = upgradable(env=kernels.environment())
+    context = kernels.context(server)
+    context.run("kept = 5")
+    gate = server.workdir / "gate"
+    execution = context.start(
+        f"import os, time\nprint('a', flush=True)\nwhile not os.path.exists({str(gate)!r}):\n"
+        "    time.sleep(0.01)\nprint('b')"
+    )
+    path = f"/code/executions/{execution}"
+    until(lambda: server.client.get(path).json()["stdout"])
+    answers: list[httpx.Response] = []
+
+    def wait() -> None:
+        address = f"{server.url}{path}?wait=true"
+        answers.append(httpx.get(address, timeout=200, trust_env=False))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert upgrade(server)["version"] == NEW
+    gate.touch()
+    waiting.join()
+
+    assert answers[0].json()["stdout"] == "a\nb\n"
+    assert context.run("kept")["results"][0]["data"]["text/plain"] == "5"
+    assert kernels.context(server).run("1")["status"] == "ok"
 
 
 def test_holders_terminals_and_the_startup_command_are_as_before(

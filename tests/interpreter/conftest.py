@@ -9,5 +9,7 @@ from tests.kernels import environment
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("code"), env=environment()) as running:
+    with Server(
+        tmp_path_factory.mktemp("code"), env=environment(SANDKEEPER_CODE_INTERRUPT_MS="120000")
+    ) as running:
         yield running

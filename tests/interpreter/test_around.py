@@ -55,6 +55,33 @@ def test_a_warm_kernel_becomes_what_is_asked_for(tmp_path: Path) -> None:
         assert made.run("import os; print(os.environ['ONE'])")["stdout"] == "1\n"
 
 
+def test_a_kernel_that_wants_a_message_is_interrupted_by_one(tmp_path: Path) -> None:
+    folder = tmp_path / "jupyter" / "kernels" / "by-message"
+    folder.mkdir(parents=True)
+    python = str(kernels.kernel_python() / "bin" / "python")
+    spec = {
+        "argv": [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "By message",
+        "language": "snake",
+        "interrupt_mode": "message",
+        "env": {"FOUND": "${HOME}/x"},
+    }
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    env = kernels.environment(JUPYTER_PATH=str(tmp_path / "jupyter"))
+    with Server(tmp_path / "server", env=env) as server:
+        made = kernels.context(server, language="snake")
+        said = made.run("import os; print(os.environ['FOUND'])")["stdout"]
+        assert said == f"{server.home}/x\n"
+        running, waiting = made.start("while True: pass"), made.start("1")
+        until(lambda: server.client.get(f"/code/executions/{running}").json()["startedAt"])
+        stopped = server.client.post(f"/code/executions/{waiting}/interrupt").json()
+        assert stopped["status"] == "cancelled"
+        assert server.client.get(f"/code/executions/{running}").json()["status"] == "running"
+        stopped = server.client.post(f"/code/executions/{running}/interrupt").json()
+        assert stopped["status"] == "interrupted"
+        assert made.run("2")["status"] == "ok"
+
+
 @pytest.fixture
 def apart() -> Iterator[Server]:
     """Return a server of root's whose workload is a user of its own; others may look at it."""

@@ -1,5 +1,6 @@
 """Kernels and their executions outlive the server, and the scribe that listens to them."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -149,3 +150,18 @@ def test_nothing_is_left_when_the_last_context_is_gone(server: Server) -> None:
     server.stop()
 
     until(lambda: not alive(scribe))
+
+
+def test_a_context_whose_server_is_killed_while_it_starts_is_found_by_the_next(
+    server: Server,
+) -> None:
+    context = kernels.context(server)
+    record = server.state / "code" / "contexts" / context.id / "meta.json"
+    said = json.loads(record.read_bytes())
+    server.kill9()
+    # As it was before the start of its process had been written down.
+    record.write_text(json.dumps({**said, "process": ""}))
+    server.start()
+
+    assert context.now()["pid"] == context.record["pid"]
+    assert context.run("1 + 1")["results"][0]["data"]["text/plain"] == "2"

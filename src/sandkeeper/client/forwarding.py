@@ -76,13 +76,19 @@ def forward(
     also for other machines.
     """
     wanted = [Spec.read(one) for one in specs]
-    server.value("GET", "/network/ports")  # so that a wrong address or token is told at once
+    _check(server)
     listeners = [(sock, spec) for spec in wanted for sock in _listening(spec)]
     for sock, spec in listeners:
         host, port = sock.getsockname()[:2]
         say(f"{f'[{host}]' if ':' in host else host}:{port} -> {spec.remote}")
     raise_file_limit()
     return asyncio.run(_until_ended(_Forwarding(server).run(listeners)))
+
+
+def _check(server: Server) -> None:
+    """Ask for something, so that a wrong address, token or kind of server is told at once."""
+    for one in server.value("GET", "/network/ports")["ports"]:
+        int(one["localPort"])
 
 
 async def _until_ended(work: Coroutine[Any, Any, None]) -> int:

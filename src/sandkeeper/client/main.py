@@ -15,6 +15,8 @@ __all__ = ["declare_all", "main"]
 
 INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
+NEEDED = {"pathspec"}
+"""Packages of the extra `cli` that not every verb imports."""
 MODULES = {
     "running": {"run", "attach", "logs"},
     "figures": {"ps", "top"},
@@ -48,6 +50,11 @@ def main(argv: Sequence[str], *, completes: bool = False) -> int:
             learn_shells()
         _declare(set(argv))
         return _run(list(argv))
+    except ModuleNotFoundError as error:
+        if error.name not in NEEDED:
+            raise
+        complain(f"this needs {error.name} as well: pip install 'sandkeeper[cli]'")
+        return ClientError.status
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:

@@ -81,17 +81,20 @@ def page(root: str, after: bytes, limit: int) -> Page:
 
     The names are read at once, the entries looked at one by one. Raises as `details`.
     """
-    names = [name for _, some, _ in runs(os.fsencode(root), depth=1) for name in some]
-    start = bisect_right(names, after) if after else 0
-    chosen = names[start : start + limit]
-    is_last = start + limit >= len(names)
+    chosen: list[bytes] = []
+    total = behind = 0
+    for _, names, _ in runs(os.fsencode(root), depth=1):
+        start = bisect_right(names, after)
+        chosen += names[start : start + limit - len(chosen)]
+        total += len(names)
+        behind += len(names) - start
 
     def entries() -> Iterator[Detail]:
         for name in chosen:
             with suppress(OSError):
                 yield detail(posixpath.join(root, os.fsdecode(name)))
 
-    return Page(entries(), len(names), b"" if is_last else chosen[-1])
+    return Page(entries(), total, chosen[-1] if behind > len(chosen) else b"")
 
 
 def _attributes(path: str) -> dict[str, bytes]:

@@ -209,6 +209,8 @@ class Git:
         seconds = usual if wanted.timeout is None else wanted.timeout
         if not 0 < seconds <= SECONDS_MOST:
             raise BadInput(f"invalid timeout: a number of seconds up to {SECONDS_MOST:g}")
+        if "\0" in wanted.path:
+            raise BadInput("invalid path: it has a NUL byte")
         return self._files.resolve_text(wanted.path).absolute, seconds
 
     def _credential(

@@ -44,8 +44,13 @@ class CredentialFields(msgspec.Struct, rename="camel"):
 class PersonFields(msgspec.Struct, rename="camel"):
     """An author or committer."""
 
-    name: str = ""
-    email: str = ""
+    name: Annotated[str, Meta(description="Name")] = ""
+    email: Annotated[str, Meta(description="Address")] = ""
+
+
+Credentials = Annotated[CredentialFields | None, Meta(description="Who logs in at the remote")]
+Author = Annotated[PersonFields | None, Meta(description="Whose work it is, if not git's user's")]
+Committer = Annotated[PersonFields | None, Meta(description="Who commits it, if not git's user")]
 
 
 class Place(msgspec.Struct, rename="camel", kw_only=True):
@@ -64,10 +69,10 @@ class CloneFields(Place, rename="camel", kw_only=True):
     branch: Annotated[str, Meta(description="Branch or tag to check out")] = ""
     commit: Annotated[str, Meta(description="Commit to check out, on no branch")] = ""
     depth: Annotated[int, Meta(description="So many commits of the history; 0 is all")] = 0
-    single_branch: bool = False
-    bare: bool = False
-    recurse_submodules: bool = False
-    credentials: CredentialFields | None = None
+    single_branch: Annotated[bool, Meta(description="Fetch that branch alone")] = False
+    bare: Annotated[bool, Meta(description="Without a working tree")] = False
+    recurse_submodules: Annotated[bool, Meta(description="With its submodules")] = False
+    credentials: Credentials = None
 
 
 class StatusFields(Place, rename="camel", kw_only=True):
@@ -81,7 +86,7 @@ class StatusFields(Place, rename="camel", kw_only=True):
 class DiffFields(Place, rename="camel", kw_only=True):
     """A comparison: the working tree with the index; `staged`: the index with the last commit."""
 
-    staged: bool = False
+    staged: Annotated[bool, Meta(description="Compare the index with the last commit")] = False
     base: Annotated[str, Meta(description="Commit to compare with instead")] = ""
     target: Annotated[str, Meta(description="Commit that is compared with `base`")] = ""
     paths: Paths = field(default_factory=list)
@@ -104,13 +109,13 @@ class AddFields(Place, rename="camel", kw_only=True):
 class CommitFields(Place, rename="camel", kw_only=True):
     """A commit of the index, or of `paths` alone."""
 
-    message: str = ""
-    author: PersonFields | None = None
-    committer: PersonFields | None = None
+    message: Annotated[str, Meta(description="The message; its first line is the subject")] = ""
+    author: Author = None
+    committer: Committer = None
     all: Annotated[bool, Meta(description="All that git knows and that has changed")] = False
-    amend: bool = False
-    allow_empty: bool = False
-    skip_hooks: bool = False
+    amend: Annotated[bool, Meta(description="Replace the last commit")] = False
+    allow_empty: Annotated[bool, Meta(description="Also when nothing has changed")] = False
+    skip_hooks: Annotated[bool, Meta(description="Without pre-commit and commit-msg")] = False
     paths: Paths = field(default_factory=list)
     paths_base64: RawPaths = field(default_factory=list)
 
@@ -120,10 +125,10 @@ class LogFields(Place, rename="camel", kw_only=True):
 
     ref: Ref = ""
     limit: Annotated[int, Meta(description="So many commits (50, at most 1000)")] = 50
-    skip: int = 0
-    since: str = ""
-    until: str = ""
-    author: str = ""
+    skip: Annotated[int, Meta(description="Leave out so many of the newest")] = 0
+    since: Annotated[str, Meta(description="Not older than this, as git reads dates")] = ""
+    until: Annotated[str, Meta(description="Not younger than this")] = ""
+    author: Annotated[str, Meta(description="A text in the author's name or address")] = ""
     grep: Annotated[str, Meta(description="A text in the message")] = ""
     paths: Paths = field(default_factory=list)
     paths_base64: RawPaths = field(default_factory=list)
@@ -132,10 +137,10 @@ class LogFields(Place, rename="camel", kw_only=True):
 class BranchFields(Place, rename="camel", kw_only=True):
     """A branch to make or to delete."""
 
-    name: str = ""
+    name: Annotated[str, Meta(description="The branch")] = ""
     start_point: Ref = ""
-    checkout: bool = False
-    force: bool = False
+    checkout: Annotated[bool, Meta(description="Check it out as well")] = False
+    force: Annotated[bool, Meta(description="Move or delete it whatever is lost")] = False
 
 
 class CheckoutFields(Place, rename="camel", kw_only=True):
@@ -151,31 +156,31 @@ class CheckoutFields(Place, rename="camel", kw_only=True):
 
 class _Remote(Place, rename="camel", kw_only=True):
     remote: Annotated[str, Meta(description="Name or address; the branch's own by default")] = ""
-    branch: str = ""
-    credentials: CredentialFields | None = None
+    branch: Annotated[str, Meta(description="A branch there; the present one's by default")] = ""
+    credentials: Credentials = None
 
 
 class FetchFields(_Remote, rename="camel", kw_only=True):
     """What a remote has."""
 
-    prune: bool = False
-    tags: bool = False
+    prune: Annotated[bool, Meta(description="Forget branches that are gone there")] = False
+    tags: Annotated[bool, Meta(description="All tags, too")] = False
 
 
 class PullFields(_Remote, rename="camel", kw_only=True):
     """A fetch, and a merge of it (or a rebase on it)."""
 
-    rebase: bool = False
+    rebase: Annotated[bool, Meta(description="Rebase instead of a merge")] = False
     ff_only: Annotated[bool, Meta(description="Refuse what needs a merge")] = False
-    author: Annotated[PersonFields, Meta(description="Whose a merge is")] | None = None
+    author: Author = None
 
 
 class PushFields(_Remote, rename="camel", kw_only=True):
     """What a remote shall have."""
 
-    set_upstream: bool = False
+    set_upstream: Annotated[bool, Meta(description="Have the branch follow that one")] = False
     force: Annotated[bool, Meta(description="Overwrite, unless others have pushed meanwhile")] = (
         False
     )
-    tags: bool = False
+    tags: Annotated[bool, Meta(description="All tags, too")] = False
     delete: Annotated[bool, Meta(description="Delete `branch` at the remote")] = False

@@ -194,7 +194,9 @@ class EventStream:
 class Execution:
     """An execution; event loop's thread only."""
 
-    def __init__(self, meta: ExecutionMeta, folder: Path) -> None:
+    def __init__(self, meta: ExecutionMeta, folder: Path, weight: int = 0) -> None:
+        """`weight` is what its code takes while it waits."""
+        self.weight = weight
         self.meta = meta
         self.folder = folder
         self.ended = asyncio.Event()

@@ -21,7 +21,8 @@ from sandkeeper.race import race
 
 __all__ = ["Launching"]
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
+"""Twenty at once on a busy machine take their time; one that takes longer has hung."""
 TAIL_BYTES = 2000
 
 
@@ -79,14 +80,17 @@ class Launching:
             place = await asyncio.to_thread(self._store.place, meta.id)
             meta.generation += 1
             made = await starter.prepare(meta, place, identity, meta.generation)
-            made.spec.name = f"code-{made.kernel}-{meta.id[-8:]}"
+            meta.kind, meta.kernel, meta.engine = made.kind, made.kernel, made.engine
+            meta.process = ""
+            # Before and behind: a server that is killed in between is found again by its name.
+            await asyncio.to_thread(self._store.save, meta)
+            made.spec.name = meta.process_name
             context.process, _ = await self._processes.start(made.spec)
         except BaseException:
             opening.cancel()
             await asyncio.gather(opening, return_exceptions=True)
             raise
         context.fate = EndStatus.DIED
-        meta.kind, meta.kernel, meta.engine = made.kind, made.kernel, made.engine
         meta.process = context.process.meta.id
         try:
             await opening

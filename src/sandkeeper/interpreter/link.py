@@ -18,6 +18,7 @@ from sandkeeper.errors import (
     NotFound,
     NotInstalled,
     SandkeeperError,
+    StorageFull,
     Unavailable,
     Unprocessable,
 )
@@ -43,6 +44,7 @@ KINDS: dict[str, type[SandkeeperError]] = {
     "failed": Unprocessable,
     "lost": Conflict,
     "missing": NotInstalled,
+    "storage": StorageFull,
     "unknown": NotFound,
     "unsupported": Unprocessable,
 }
@@ -162,6 +164,7 @@ class Link:
             raise Internal(f"what listens to interpreters cannot be started: {why}") from None
 
     def _listen(self) -> socket.socket:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

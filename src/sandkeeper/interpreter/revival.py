@@ -15,6 +15,7 @@ from sandkeeper.interpreter.launching import Launching
 from sandkeeper.interpreter.link import Link
 from sandkeeper.interpreter.orders import Detach, Finish
 from sandkeeper.interpreter.scribe.finishing import read_execution
+from sandkeeper.interpreter.specs import ContextMeta
 from sandkeeper.interpreter.store import CodeStore
 from sandkeeper.linux.paths.statefiles import Damaged
 from sandkeeper.processes.launch import Workshop
@@ -53,16 +54,19 @@ class Revival:
         contexts = []
         for meta, executions in found:
             context = Context(meta)
-            context.process = self._process_of(meta.process)
+            context.process = self._process_of(meta)
             for one in executions:
                 folder = self._store.contexts / meta.id / one.id
                 context.executions[one.id] = Execution(one, folder)
             contexts.append(context)
         return contexts
 
-    def _process_of(self, identifier: str) -> Process | None:
+    def _process_of(self, meta: ContextMeta) -> Process | None:
+        """Return a context's process: by its name where a server was killed while it started."""
         for process in self._processes.registered():
-            if process.meta.id == identifier:
+            if process.meta.id == meta.process:
+                return process
+            if not meta.process and process.meta.name == meta.process_name and not process.is_over:
                 return process
         return None
 

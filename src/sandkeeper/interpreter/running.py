@@ -26,7 +26,7 @@ from sandkeeper.settings import CodeSettings
 
 __all__ = ["Running"]
 
-QUEUED_MOST = 1000
+QUEUED_MOST, QUEUED_BYTES = 1000, 16 << 20
 CALL_SECONDS = 10.0
 HEARD_SECONDS = 0.2
 """So long a signal waits for the interpreter to have begun: before that it would not hear it."""
@@ -77,12 +77,12 @@ class Running(ABC):
         if context.is_dead:
             return "idle"
         order = Interrupt(context=context.meta.id, status=status, only=only)
-        answer = await self._link.ask(order)
-        execution = context.executions.get(answer["running"])
-        if execution is None:
-            return "idle"
         try:
             async with asyncio.timeout(self._settings.interrupt_seconds):
+                answer = await self._link.ask(order)
+                execution = context.executions.get(answer["running"])
+                if execution is None:
+                    return "idle"
                 if not answer["done"]:
                     await self._signal(context, execution)
                 await execution.wait()
@@ -123,6 +123,11 @@ class Running(ABC):
             raise Conflict(f"the interpreter of this context has ended ({why}): restart it")
         if len(context.unfinished) >= QUEUED_MOST:
             raise Conflict(f"{QUEUED_MOST} executions wait in this context already")
+        weight = len(wanted.code)
+        if (waiting := sum(one.weight for one in context.unfinished)) and (
+            waiting + weight > QUEUED_BYTES
+        ):
+            raise Conflict(f"code of {waiting} characters waits in this context already")
         meta = ExecutionMeta(
             new_id(),
             context.meta.id,
@@ -142,7 +147,7 @@ class Running(ABC):
             store_history=wanted.store_history,
             meta=meta,
         )
-        execution = Execution(meta, self._store.contexts / meta.context / meta.id)
+        execution = Execution(meta, self._store.contexts / meta.context / meta.id, weight)
         context.executions[meta.id] = execution
         context.last_used = time.monotonic()
         self._shelf.put(execution)
@@ -195,7 +200,7 @@ class Running(ABC):
         """Wait while a context is started anew, or a scribe takes the place of one that is lost."""
         if self._reviving is not None:
             await asyncio.wait([self._reviving])
-        while context.starting:
+        if context.starting:
             async with context.turn:
                 pass
 

@@ -46,6 +46,11 @@ class ContextMeta(ContextSpec, kw_only=True, omit_defaults=True):
     idempotency_key: str = ""
     idempotency_body: str = ""
 
+    @property
+    def process_name(self) -> str:
+        """What its process is called."""
+        return f"code-{self.kernel}-{self.id[-8:]}"
+
 
 class ExecutionSpec(msgspec.Struct, omit_defaults=True):
     """Code to be run; `env` and `cwd` hold for this execution alone, `timeout` is in seconds.

@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from sandkeeper.errors import StartFailed
 from sandkeeper.linux.cgroups import Cgroups, Confinement
 from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.users import Users
 from sandkeeper.log.lines import Log
-from sandkeeper.processes.failures import StartFailed
 from sandkeeper.processes.record import RunMeta
 
 __all__ = ["Confined", "Confinements"]

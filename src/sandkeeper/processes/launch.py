@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+from sandkeeper.errors import StartFailed
 from sandkeeper.files.work import FileWork
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.journal import Journal
@@ -25,7 +26,6 @@ from sandkeeper.linux.paths.entering import enter_folder
 from sandkeeper.linux.users import UnknownUser, Users
 from sandkeeper.log.lines import Log
 from sandkeeper.processes.confinement import Confined, Confinements
-from sandkeeper.processes.failures import NoFolder, StartFailed
 from sandkeeper.processes.keepalive import KeepAlive
 from sandkeeper.processes.oom import OomWatch
 from sandkeeper.processes.record import RunMeta
@@ -134,7 +134,9 @@ class Launch:
             async with asyncio.timeout(FOLDER_SECONDS):
                 await self._shop.work.own(enter_folder, folder, self._identity)
         except FileNotFoundError:
-            raise NoFolder(folder, command) from None
+            raise StartFailed(
+                f"could not execute command '{command}' because folder '{folder}' does not exist"
+            ) from None
         except (OSError, ValueError, TimeoutError) as error:
             why = f"could not access working directory '{folder}': {_why(error, folder)}"
             raise StartFailed(why) from None

@@ -9,7 +9,7 @@ import signal
 import time
 from contextlib import suppress
 
-from sandkeeper.errors import NotFound
+from sandkeeper.errors import NotFound, StartFailed
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import NOTICE, REMARK, Stream
 from sandkeeper.journal.source import Source, hold
@@ -17,7 +17,6 @@ from sandkeeper.linux.children.adopted import Adopted, boot_id
 from sandkeeper.linux.children.child import Child, ExitStatus
 from sandkeeper.linux.clocks import uptime
 from sandkeeper.linux.fds import duplicates
-from sandkeeper.processes.failures import StartFailed
 from sandkeeper.processes.launch import Launch, Workshop
 from sandkeeper.processes.lifecycle import TERMINAL, Effect, Event, State, step, wire_status
 from sandkeeper.processes.record import RunMeta, exit_reason, may_restart, retry_notice, time_left

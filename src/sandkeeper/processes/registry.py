@@ -10,13 +10,12 @@ from typing import Protocol
 
 import msgspec
 
-from sandkeeper.errors import BadInput, Conflict, NotFound
+from sandkeeper.errors import BadInput, Conflict, NotFound, StartFailed
 from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.clocks import uptime
 from sandkeeper.numerals import GO_INT
 from sandkeeper.once import Keyed
-from sandkeeper.processes.failures import StartFailed
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.record import RunMeta, ended_uptime

@@ -110,9 +110,6 @@ class FullProcessFields(ProcessFields):
         str, Meta(description="User to run as, if not the workload's; needs the right to")
     ] = ""
     tag: Annotated[str, Meta(description="Any text to find it by")] = ""
-    hold_output: Annotated[
-        bool, Meta(description="Have its output wait for a reader of its events")
-    ] = False
 
     @property
     def line(self) -> str:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from sandkeeper.errors import StartFailed
 from sandkeeper.journal.segment import is_scarcity
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.paths.statefiles import (
@@ -25,7 +26,6 @@ from sandkeeper.linux.paths.statefiles import (
     read_plain,
 )
 from sandkeeper.log.lines import Log
-from sandkeeper.processes.failures import StartFailed
 
 __all__ = ["StateFolder"]
 

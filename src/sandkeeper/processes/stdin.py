@@ -6,10 +6,9 @@ import fcntl
 import os
 from contextlib import suppress
 
-from sandkeeper.errors import Conflict, Internal, Unavailable
+from sandkeeper.errors import Conflict, Internal, StartFailed, Unavailable
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.identity import Identity
-from sandkeeper.processes.failures import StartFailed
 
 __all__ = ["STDIN_BODY_BYTES", "Stdin", "StdinFull"]
 

@@ -14,13 +14,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sandkeeper.errors import BadInput, Unavailable, Unprocessable
+from sandkeeper.errors import BadInput, StartFailed, Unavailable, Unprocessable
 from sandkeeper.files.service import Files
 from sandkeeper.journal.linewatch import LineBoard, Pattern
 from sandkeeper.journal.matching import Question
 from sandkeeper.network.ports import Ports
 from sandkeeper.network.upstream import Upstream, connect
-from sandkeeper.processes.failures import StartFailed
 from sandkeeper.processes.probes import Fits, Look, Probes
 from sandkeeper.processes.process import Process
 

@@ -207,6 +207,7 @@ class Settings:
         sandbox = "" if host or rights.token else sandbox_sign(root, env, os.getpid())
         host = host or (EVERYWHERE if rights.token or sandbox else LOCALHOST)
         e2b = E2bSettings.read(env, e2b_port)
+        listening = env.each("SANDKEEPER_CODE_PORTS", _code_port)
         return cls(
             host=host,
             port=port,
@@ -223,7 +224,7 @@ class Settings:
             bodies_limit=max(MIB, env.number("SANDKEEPER_MAX_BODY_BYTES_TOTAL", 256 * MIB)),
             mcp_wait=env.number("SANDKEEPER_MCP_WAIT_SECONDS", 58) or 58,
             stop_children=env.choice("SANDKEEPER_ON_SHUTDOWN", ("stop", "keep")) == "stop",
-            code_listening=env.each("SANDKEEPER_CODE_PORTS", _code_port),
+            code_listening=listening,
             rights=rights,
             retention=RetentionSettings.read(env),
             log=LogSettings.read(env),
@@ -237,7 +238,7 @@ class Settings:
             edge=EdgeSettings.read(
                 env,
                 inside=not is_loopback(host) and bool(platform_sign(env)),
-                ours=e2b.own_ports,
+                ours=e2b.own_ports | frozenset(listening),
             ),
             archive=ArchiveSettings.read(env),
             upgrade=UpgradeSettings.read(env),

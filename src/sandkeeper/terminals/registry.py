@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from sandkeeper.errors import Conflict, NotFound, Unprocessable
+from sandkeeper.errors import Conflict, NotFound, StartFailed, Unprocessable
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import Adopted, boot_id, start_time
@@ -18,7 +18,6 @@ from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.entering import enter_folder
 from sandkeeper.log.access import Access
-from sandkeeper.processes.failures import StartFailed
 from sandkeeper.processes.launch import Workshop, variables_of
 from sandkeeper.processes.runs import new_id
 from sandkeeper.settings import TerminalSettings

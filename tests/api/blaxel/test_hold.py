@@ -39,6 +39,17 @@ def test_it_goes_on_when_nobody_is_to_be_waited_for(server: Server) -> None:
     assert over(server, "given up")["stdoutBytes"] == MEGABYTES << 20
 
 
+def test_a_reader_that_does_not_come_or_has_gone_is_waited_for_a_minute(make_server) -> None:
+    server = make_server(constants={"sandkeeper.journal.source.AWAY_SECONDS": 1.0})
+    start(server, COMMAND, holdOutput=True, name="alone")
+    assert over(server, "alone")["stdoutBytes"] == MEGABYTES << 20
+
+    start(server, COMMAND, holdOutput=True, name="left")
+    with server.client.stream("GET", "/process/left/events?hold=true") as answer:
+        next(answer.iter_raw())
+    assert over(server, "left")["stdoutBytes"] == MEGABYTES << 20
+
+
 def test_a_reader_who_holds_up_nothing_that_was_not_started_so(server: Server) -> None:
     start(server, COMMAND, name="free")
     with server.client.stream("GET", "/process/free/events?hold=true") as answer:

@@ -248,6 +248,8 @@ def test_a_server_listens_on_the_ports_of_code_interpreters_when_it_is_told_to(
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
                 for fields in ({}, {"E2b-Sandbox-Port": str(port), "E2b-Sandbox-Id": "x"}):
                     assert '"at\\n"' in client.post("/execute", json=body, headers=fields).text
+                named = {"Host": f"{port}.localhost:{port}"}
+                assert '"at\\n"' in client.post("/execute", json=body, headers=named).text
         # The server finds itself there, and asks nobody.
         assert output(execute(server, "echo by", f"/port/{blaxel}/execute")) == "by\n"
 

@@ -7,7 +7,9 @@ from typing import Any
 from playwright.sync_api import Page, expect
 from tests.harness import Server
 
-__all__ = ["fits", "open_console", "serious"]
+__all__ = ["TOKEN", "fits", "open_console", "serious", "sign_in"]
+
+TOKEN = "s3cret-of-the-test"
 
 ROOT = Path(__file__).parents[3]
 AXE = ROOT / "console/node_modules/axe-core/axe.min.js"
@@ -23,6 +25,14 @@ def open_console(page: Page, server: Server, place: str = "") -> None:
     """Open a page of the console (`#/files`) and wait until it is shown."""
     page.goto(f"{server.url}/console/{place}")
     expect(page.locator("main h1").first).to_be_visible()
+
+
+def sign_in(page: Page, server: Server, place: str) -> None:
+    """Open a page of a console that asks for TOKEN, and give it."""
+    page.goto(f"{server.url}/console/{place}")
+    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
 
 
 def serious(page: Page, where: str = "body") -> list[str]:

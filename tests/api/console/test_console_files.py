@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from backports import zstd
 from playwright.sync_api import Locator, Page, Route, expect
-from tests.api.console.pages import fits, open_console, serious
+from tests.api.console.pages import TOKEN, fits, open_console, serious, sign_in
 from tests.harness import Server, until
 
 
@@ -180,14 +180,15 @@ def test_files_and_folders_arrive_and_what_is_there_is_asked_about(
 def test_a_large_upload_is_paused_and_goes_on_where_it_was_after_the_server_was_killed(
     make_server: Any, page: Page, tmp_path: Path
 ) -> None:
-    own: Server = make_server()
+    own: Server = make_server(env={"SANDKEEPER_TOKEN": TOKEN})
+    own.client.headers["Authorization"] = f"Bearer {TOKEN}"
     large = tmp_path / "large.bin"
     large.write_bytes(os.urandom(20 << 20))
     held: list[Route] = []
     sent: list[str] = []
     page.on("request", lambda one: sent.append(one.url) if "/part?" in one.url else None)
     page.route("**/part?partNumber=2", lambda route: held.append(route))
-    opened(page, own, own.workdir)
+    sign_in(page, own, "#/files")
     page.get_by_label("Files to upload").set_input_files(large)
     until(lambda: page.wait_for_timeout(20) or held)
     page.get_by_role("button", name="Pause large.bin").click()

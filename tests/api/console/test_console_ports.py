@@ -4,10 +4,8 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.api.console.pages import fits, open_console, serious
+from tests.api.console.pages import TOKEN, fits, open_console, serious, sign_in
 from tests.harness import Server, free_port, start, until
-
-TOKEN = "s3cret-of-the-test"
 
 
 @pytest.mark.parametrize("token", ["", TOKEN])
@@ -17,7 +15,10 @@ def test_a_port_is_shown_with_its_process_and_opens(
     own: Server = make_server(env={"SANDKEEPER_TOKEN": token} if token else {})
     if token:
         own.client.headers["Authorization"] = f"Bearer {token}"
-    open_console_signed_in(page, own, token)
+    if token:
+        sign_in(page, own, "#/ports")
+    else:
+        open_console(page, own, "#/ports")
     (own.workdir / "index.html").write_text("<title>served</title><h1>It works</h1>")
     port = free_port()
     start(own, f"exec python3 -m http.server {port} --bind 127.0.0.1 -d {own.workdir}", name="site")
@@ -49,13 +50,3 @@ def test_a_port_is_shown_with_its_process_and_opens(
     assert all(link["once"] for link in links)
     own.client.delete("/process/site/kill")
     expect(one).to_have_count(0)
-
-
-def open_console_signed_in(page: Page, server: Server, token: str) -> None:
-    if token:
-        page.goto(f"{server.url}/console/#/ports")
-        page.get_by_label("Token").fill(token)
-        page.get_by_role("button", name="Sign in").click()
-        expect(page.locator("main h1")).to_have_text("Ports")
-    else:
-        open_console(page, server, "#/ports")

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from playwright.sync_api import Page, expect
-from tests.api.console.pages import fits, open_console, serious
+from tests.api.console.pages import TOKEN, fits, open_console, serious, sign_in
 from tests.harness import Server, until
 
 STATUS = ".session .badge"
@@ -103,7 +103,8 @@ def test_several_viewers_share_one_size_and_one_may_only_look(server: Server, pa
 
 
 def test_a_terminal_is_there_again_when_the_server_is(make_server: Any, page: Page) -> None:
-    own: Server = make_server()
+    own: Server = make_server(env={"SANDKEEPER_TOKEN": TOKEN})
+    sign_in(page, own, "#/terminals")
     started(page, own)
     run(page, "kept=42; echo read''y")
     shows(page, "ready")
@@ -164,3 +165,41 @@ def test_lists_and_terminals_have_no_serious_fault_and_fit_a_phone(
             assert serious(page) == [], (theme, place)
             page.set_viewport_size({"width": 360, "height": 740})
             until(lambda: fits(page))
+
+
+def test_pages_that_are_left_give_everything_back(server: Server, page: Page) -> None:
+    mine = started(page, server)
+    run(page, "seq 1 100")
+    shows(page, "100")
+    (server.workdir / "text.py").write_text("print(1)\n" * 500)
+    (server.workdir / "bytes.bin").write_bytes(b"\0" * 100_000)
+    file = f"#/files{server.workdir}?file={server.workdir}"
+    shown = {
+        f"#/terminals/{mine}": ".xterm-screen",
+        f"#/terminals/{mine}/recording": ".xterm-screen",
+        f"{file}/text.py": ".cm-content",
+        f"{file}/bytes.bin": ".hex-row",
+        "#/ports": ".ports table",
+    }
+    browser = page.context.new_cdp_session(page)
+    browser.send("Performance.enable")
+
+    def kept() -> tuple[float, float]:
+        for _ in range(3):
+            browser.send("HeapProfiler.collectGarbage")
+        found = browser.send("Performance.getMetrics")["metrics"]
+        values = {one["name"]: one["value"] for one in found}
+        return values["Nodes"], values["JSEventListeners"]
+
+    def rounds(number: int) -> tuple[float, float]:
+        for _ in range(number):
+            for place, selector in shown.items():
+                page.evaluate("place => { location.hash = place; }", place)
+                page.locator(selector).first.wait_for()
+        return kept()
+
+    nodes, listeners = rounds(3)
+    more_nodes, more_listeners = rounds(6)
+    # One round makes some thousand of each.
+    assert more_nodes - nodes < 1000
+    assert more_listeners - listeners < 150

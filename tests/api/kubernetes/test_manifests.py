@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parents[3] / "deploy" / "kubernetes"
 
 def documents() -> dict[str, dict[str, Any]]:
     """Return every manifest by its kind."""
-    files = sorted(FOLDER.rglob("*.yaml"))
+    files = [*FOLDER.glob("base/*.yaml"), *FOLDER.glob("examples/*.yaml")]
     return {one["kind"]: one for path in files for one in yaml.safe_load_all(path.read_text())}
 
 
@@ -38,6 +38,28 @@ def test_what_is_named_is_there() -> None:
     assert secret["secretName"] == made["name"]
     image = known["Kustomization"]["images"][0]["name"]
     assert container["image"] == image
+
+
+def test_the_overlay_changes_what_is_there() -> None:
+    """A patch by number changes another thing when somebody adds one before it."""
+    template = documents()["SandboxTemplate"]
+    overlay = yaml.safe_load((FOLDER / "apart" / "kustomization.yaml").read_text())
+    patches = yaml.safe_load(overlay["patches"][0]["patch"])
+    changed = {}
+    for one in patches:
+        place: Any = template
+        *parts, last = one["path"].strip("/").split("/")
+        for part in parts:
+            place = place[int(part) if part.isdigit() else part]
+        if one["op"] == "replace":
+            assert last in place
+            changed[place.get("name", last)] = one["value"]
+        else:
+            assert (one["op"], last) == ("add", "-")
+            changed[one["value"]["name"]] = one["value"]["value"]
+    assert changed["SANDKEEPER_STATE_DIR"] == "/var/lib/sandkeeper"
+    assert changed["BL_SANDBOX_USER_ENABLED"] == "true"
+    assert changed["defaultMode"] == 0o400
 
 
 def test_a_server_with_its_variables_answers_its_probes(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ async function load(path: string, signal: AbortSignal): Promise<Loaded> {
     const { data, etag } = await read(path, signal);
     const text = textOf(data);
     if (text !== undefined) {
-      const views: View[] = isPicture ? ["picture", "text", "bytes"] : ["text", "bytes"];
+      const views: View[] = isPicture ? ["picture", "text", "bytes"] : about.size > 0 ? ["text", "bytes"] : ["text"];
       return { stat: about, views, text, etag };
     }
   }

@@ -22,10 +22,12 @@ const LISTED = 100;
 
 export function UploadDock() {
   const all = uploads.value;
-  const [folded, setFolded] = useState(false);
+  // Until a person says otherwise, it is open while there is something to see or to decide.
+  const [chosen, setChosen] = useState<boolean>();
   if (!all.length) return null;
   const going = all.filter((one) => !isOver(one));
   const faults = all.filter((one) => one.state === "failed").length;
+  const folded = chosen ?? (going.length === 0 && faults === 0);
   const size = all.reduce((sum, one) => sum + one.size, 0);
   const sent = all.reduce((sum, one) => sum + (one.state === "done" || one.state === "skipped" ? one.size : one.sent), 0);
   const isHeld = going.length > 0 && going.every((one) => one.state === "paused" || one.state === "asking");
@@ -49,7 +51,7 @@ export function UploadDock() {
         ) : going.some((one) => one.state === "paused") ? (
           <IconButton small icon={Play} label="Resume all" onClick={resumeAll} />
         ) : null}
-        <IconButton small icon={folded ? ChevronUp : ChevronDown} label={folded ? "Show uploads" : "Hide uploads"} onClick={() => setFolded(!folded)} />
+        <IconButton small icon={folded ? ChevronUp : ChevronDown} label={folded ? "Show uploads" : "Hide uploads"} onClick={() => setChosen(!folded)} />
         {going.length ? null : <IconButton small icon={X} label="Clear the list" onClick={clearEnded} />}
       </header>
       <progress class="dock-total" aria-label="All uploads" max={Math.max(1, size)} value={size ? sent : all.length - going.length} />

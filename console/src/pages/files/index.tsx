@@ -8,6 +8,7 @@ import {
   FolderOpen,
   FolderPlus,
   FolderUp,
+  FolderX,
   House,
   Info,
   Pencil,
@@ -23,7 +24,7 @@ import { useComeback } from "../../app/comeback";
 import { useKeys } from "../../app/keys";
 import { href, navigate } from "../../app/router";
 import { session } from "../../app/session";
-import { api, usePoll } from "../../api/client";
+import { api, ApiError, usePoll } from "../../api/client";
 import { Button, contextMenu, Empty, Failure, failed, LinkButton, Loading, Menu, PageHead, Segmented, toast, type Icon, type Item } from "../../ui";
 import type { PageProps } from "..";
 import { archiveUrl, downloadUrl, look } from "./calls";
@@ -337,6 +338,14 @@ function MenuButton({ label, icon, items }: { label: string; icon: Icon; items: 
 function Browse({ tree, children, onNewFile, onUpload }: { tree: Tree; children: ComponentChildren; onNewFile(): void; onUpload(): void }) {
   const { root } = tree;
   if (root.state === "failed" && !root.nodes.length) {
+    const isGone = root.error instanceof ApiError && root.error.status === 404;
+    if (isGone) {
+      return (
+        <Empty icon={FolderX} title="There is no such folder" action={<LinkButton href={href("files")}>Go to the working directory</LinkButton>}>
+          {`${shown(root.path)} was deleted or moved, or the address is wrong.`}
+        </Empty>
+      );
+    }
     return <Failure error={root.error} retry={() => void tree.reload(root.path)} title="This folder could not be read" />;
   }
   if (root.state === "loading" && !root.nodes.length) return <Loading label="Reading the folder" />;

@@ -1,6 +1,7 @@
 /** The folders that are open and what is in them: loaded a page at a time, sorted, as one list of rows. */
 
 import { signal } from "@preact/signals";
+import { ApiError } from "../../api/client";
 import { entriesPage, look } from "./calls";
 import { ancestry, decoded, joined, parentOf } from "./paths";
 import type { Entry } from "./types";
@@ -190,6 +191,8 @@ export class Tree {
     if (isFirst) folder.state = "loading";
     try {
       const state = await look(folder.path, reading.signal);
+      if (!state.kind) throw new ApiError(404, "there is no such folder");
+      if (state.kind === "file") throw new ApiError(400, "it is no folder");
       const nodes = await this.pages(folder, reading.signal, isFirst);
       folder.nodes = nodes;
       folder.etag = state.etag;

@@ -27,7 +27,7 @@ UNLISTED = re.compile(
 )
 """Not in the contract's document either: pages, sockets, other protocols."""
 
-OTHERS = ("sandkeeper.api.e2b.", "sandkeeper.api.control.", "sandkeeper.api.kubernetes.")
+OTHERS = tuple(f"sandkeeper.api.{wire}." for wire in ("code_wires", "control", "e2b", "kubernetes"))
 """Whose routes others' own descriptions tell (docs/e2b.md, docs/kubernetes.md)."""
 
 Document = dict[str, Any]

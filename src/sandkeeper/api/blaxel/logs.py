@@ -17,7 +17,7 @@ from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import empty_head, route
-from sandkeeper.api.edge.streaming import StreamResponse
+from sandkeeper.api.edge.streaming import NDJSON, SSE, StreamResponse, stream_type
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.errors import BadInput
 from sandkeeper.journal.cursor import Abandoned, Chunk, Follow
@@ -89,7 +89,7 @@ class LogHandlers:
         self._access.audit("process_logs_stream", caller(request), identifier=name)
         process = self._processes.get(name)
         if _prefers_records(request.headers.get("accept", "")):
-            return StreamResponse(self._records(process), "application/x-ndjson")
+            return StreamResponse(self._records(process), NDJSON)
         return StreamResponse(self._text(process), "text/plain; charset=utf-8")
 
     async def _text(self, process: Process) -> AsyncIterator[bytes]:
@@ -193,7 +193,7 @@ class LogHandlers:
         process = self._processes.get(identifier(request))
         question = _question(request)
         query = await ask(process.journal, question)
-        return StreamResponse(self._lines(query), "application/x-ndjson")
+        return StreamResponse(self._lines(query), NDJSON)
 
     async def _lines(self, query: LineQuery) -> AsyncIterator[bytes]:
         heart = Heart()
@@ -214,9 +214,8 @@ def _form(
     """Return what writes events as they are wanted, and what that is called."""
     if RAW in accept:
         return RawRecords(ended, offset, streams=streams), RAW
-    sse = "text/event-stream" in accept
-    records = EventRecords(ended, offset, sse=sse, streams=streams)
-    return records, "text/event-stream" if sse else "application/x-ndjson"
+    kind = stream_type(accept)
+    return EventRecords(ended, offset, sse=kind == SSE, streams=streams), kind
 
 
 def _prefers_records(accept: str) -> bool:
@@ -230,7 +229,7 @@ def _prefers_records(accept: str) -> bool:
             if name.strip().lower() == "q":
                 weight = decimal(value.strip()) or 0.0
         weights[kind.lower()] = weight
-    records = weights.get("application/x-ndjson", 0.0)
+    records = weights.get(NDJSON, 0.0)
     return records > 0 and records >= weights.get("text/plain", 0.0)
 
 

@@ -20,7 +20,13 @@ from sandkeeper.api.edge.request_body import decoded, parse_json, read_body, rea
 from sandkeeper.api.edge.respond import encode_json, json_bytes, json_response
 from sandkeeper.api.edge.rights import USER, user_of
 from sandkeeper.api.edge.routing import empty_head, route
-from sandkeeper.api.edge.streaming import RESUME, StreamResponse, until_disconnect, wants_stream
+from sandkeeper.api.edge.streaming import (
+    NDJSON,
+    RESUME,
+    StreamResponse,
+    until_disconnect,
+    wants_stream,
+)
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.urls import segment
 from sandkeeper.api.schemas.kept import KEPT_BYTES, KeptRecords
@@ -191,12 +197,12 @@ class ProcessHandlers:
         try:
             process, _ = await started
         except Unprocessable as error:
-            return Response(failed(error), media_type="application/x-ndjson")
+            return Response(failed(error), media_type=NDJSON)
         opened = None
         if ports := wanted.wait_for_ports:
             opened = partial(self._waiting.wait_for_ports, process, ports)
         events = exec_events(process, opened, self._turns, self._inline, self._stopping)
-        return StreamResponse(events, "application/x-ndjson")
+        return StreamResponse(events, NDJSON)
 
     # Looking
 

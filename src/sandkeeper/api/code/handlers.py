@@ -27,7 +27,14 @@ from sandkeeper.api.edge.request_body import decoded, read_body, read_json
 from sandkeeper.api.edge.respond import encode_json, json_response
 from sandkeeper.api.edge.rights import USER, user_of
 from sandkeeper.api.edge.routing import route
-from sandkeeper.api.edge.streaming import RESUME, StreamResponse, until_disconnect, wants_stream
+from sandkeeper.api.edge.streaming import (
+    RESUME,
+    SSE,
+    StreamResponse,
+    stream_type,
+    until_disconnect,
+    wants_stream,
+)
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.urls import segment
 from sandkeeper.api.schemas.processes import fingerprint
@@ -47,7 +54,6 @@ from sandkeeper.numerals import whole
 __all__ = ["CodeHandlers", "routes"]
 
 BLOCK_BYTES = 64 << 10
-NDJSON, SSE = "application/x-ndjson", "text/event-stream"
 
 
 class CodeHandlers:
@@ -164,9 +170,8 @@ class CodeHandlers:
             context, wanted.spec(), key, _print(key, body, wanted)
         )
         headers = _headers(replayed)
-        accept = request.headers.get("accept", "").encode("latin-1")
-        if wants_stream(accept):
-            return await self._stream(execution, 0, sse=SSE.encode() in accept, first=True)
+        if wants_stream(request.headers.get("accept", "").encode("latin-1")):
+            return await self._stream(request, execution, 0, first=True)
         if wanted.background:
             return json_response(execution_record(execution), 202, headers)
         request.scope[RESUME] = lambda: f"/code/executions/{execution.meta.id}?wait=true"
@@ -181,6 +186,12 @@ class CodeHandlers:
             await until_disconnect(request, execution.wait(), self._stopping)
         return await self._answer(request, execution, None)
 
+    async def cancel(self, request: Request) -> Response:
+        """Stop one execution, whether it runs or waits; answers when it is over."""
+        execution = await self._execution(request)
+        await self._contexts.cancel(execution)
+        return json_response(execution_record(execution))
+
     async def events(self, request: Request) -> Response:
         """Stream events from a cursor on, live until the end."""
         execution = await self._execution(request)
@@ -191,19 +202,19 @@ class CodeHandlers:
             raise BadInput(
                 f"cursor {offset} is beyond the end of the execution's journal at {journal.tail}"
             )
-        sse = SSE in request.headers.get("accept", "")
-        return await self._stream(execution, offset, sse=sse, first=False)
+        return await self._stream(request, execution, offset, first=False)
 
     async def _execution(self, request: Request) -> Execution:
         await self._contexts.start()
         return self._contexts.execution(segment(request.scope, 2))
 
     async def _stream(
-        self, execution: Execution, cursor: int, *, sse: bool, first: bool
+        self, request: Request, execution: Execution, cursor: int, *, first: bool
     ) -> Response:
         journal = await execution.journal()
-        events = self._events(execution, journal, EventLines(cursor, sse=sse), cursor, first)
-        return StreamResponse(events, SSE if sse else NDJSON)
+        kind = stream_type(request.headers.get("accept", ""))
+        lines = EventLines(cursor, sse=kind == SSE)
+        return StreamResponse(self._events(execution, journal, lines, cursor, first), kind)
 
     async def _events(
         self, execution: Execution, journal: Journal, lines: EventLines, cursor: int, first: bool
@@ -276,4 +287,5 @@ def routes(handlers: CodeHandlers) -> list[BaseRoute]:
         route(one + "/variables", handlers.variables, need=USER),
         route(run, handlers.execution, need=USER),
         route(run + "/events", handlers.events, need=USER),
+        route(run + "/interrupt", handlers.cancel, "POST", need=USER),
     ]

@@ -21,7 +21,6 @@ from sandkeeper.api.edge.streaming import StreamResponse
 from sandkeeper.journal.cursor import Abandoned
 from sandkeeper.linux.users import UnknownUser
 from sandkeeper.numerals import natural
-from sandkeeper.processes.failures import StartFailed
 
 __all__ = [
     "MESSAGE_BYTES",
@@ -111,7 +110,7 @@ def failure_of(error: Exception) -> Failure:
         raise error
     for kind in type(error).__mro__:
         if kind in CODES:
-            why = error.why if isinstance(error, StartFailed) else str(error)
+            why = error.why if isinstance(error, errors.StartFailed) else str(error)
             return Failure(CODES[kind], why)
     return Failure("internal", str(error))
 

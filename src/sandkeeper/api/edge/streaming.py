@@ -17,16 +17,20 @@ from sandkeeper.journal.cursor import Abandoned
 from sandkeeper.race import race
 
 __all__ = [
+    "NDJSON",
     "RESUME",
+    "SSE",
     "Abandoned",
     "Disconnected",
     "StreamResponse",
+    "stream_type",
     "until_disconnect",
     "wants_stream",
 ]
 
 T = TypeVar("T")
 
+NDJSON, SSE = "application/x-ndjson", "text/event-stream"
 RESUME = "sandkeeper.resume"
 """Under this key of its scope a request that has had its effect keeps a function that returns the
 target of the GET that waits for the same answer. An upgrade asks that of the next server."""
@@ -97,4 +101,9 @@ async def until_disconnect(request: Request, work: Awaitable[T], stopping: async
 
 def wants_stream(accept: bytes) -> bool:
     """Say whether a value of Accept asks for a stream of events."""
-    return b"text/event-stream" in accept or b"application/x-ndjson" in accept
+    return SSE.encode() in accept or NDJSON.encode() in accept
+
+
+def stream_type(accept: str) -> str:
+    """Return SSE where a value of Accept names it, else NDJSON: one rule for all streams."""
+    return SSE if SSE in accept else NDJSON

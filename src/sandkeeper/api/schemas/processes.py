@@ -33,6 +33,7 @@ class ProcessRequest(FullProcessFields):
 
     wait_for_completion: bool = False
     wait_for_ports: list[int] = field(default_factory=list)
+    hold_output: bool = False
     limits: dict[str, Any] = field(default_factory=dict)
 
 

@@ -23,6 +23,8 @@ __all__: list[str] = []
 
 PIECES = 16
 PIECE_BYTES = 1 << 20
+HEAD_BYTES = 1024
+"""About what a tar has around an entry."""
 
 
 @verb("cp", group="Files")
@@ -70,9 +72,10 @@ def _length(server: Server, source: str, target: str) -> int | None:
         if not path.is_dir():
             return path.stat().st_size
         below = (Path(top) / name for top, _, names in os.walk(path) for name in names)
-        return sum(one.lstat().st_size for one in below)
+        return sum(HEAD_BYTES + one.lstat().st_size for one in below)
     found = server.value("GET", file_route("/filesystem-usage", inside(source)))
-    return int(found["apparent"])
+    heads = found["directories"] and HEAD_BYTES * (found["directories"] + found["files"])
+    return int(found["apparent"]) + int(heads)
 
 
 def _up(server: Server, source: str, target: str, moved: Moved) -> None:

@@ -56,6 +56,7 @@ CULPRITS: "dict[type[Exception], str]" = {
     Lost: "lost",
     Unsupported: "unsupported",
     KeyError: "unknown",
+    OSError: "storage",
 }
 
 

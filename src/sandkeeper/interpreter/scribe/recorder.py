@@ -47,7 +47,7 @@ class Recorder:
         self._news = news
         self._told: tuple[Segment, ...] | None = None
         if journal is None:
-            folder.mkdir(mode=0o700)
+            folder.mkdir(mode=0o700, parents=True)  # those above it may be gone
             journal = Journal(folder, segment_bytes=budget.segment_bytes)
         self.journal = journal
         budget.enlist(journal)

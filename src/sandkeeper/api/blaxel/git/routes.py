@@ -17,7 +17,13 @@ from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import encode_json, json_response
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import Handler, route
-from sandkeeper.api.edge.streaming import StreamResponse, until_disconnect, wants_stream
+from sandkeeper.api.edge.streaming import (
+    SSE,
+    StreamResponse,
+    stream_type,
+    until_disconnect,
+    wants_stream,
+)
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.urls import segment
 from sandkeeper.errors import BadInput
@@ -178,11 +184,10 @@ class GitHandlers:
         return await self._answer(request, work)
 
     async def _answer(self, request: Request, work: Work[msgspec.Struct]) -> Response:
-        accept = request.headers.get("accept", "").encode("latin-1")
-        if wants_stream(accept):
-            sse = b"text/event-stream" in accept and b"application/x-ndjson" not in accept
-            media_type = "text/event-stream" if sse else "application/x-ndjson"
-            return StreamResponse(events(work, self._stopping, sse=sse), media_type)
+        accept = request.headers.get("accept", "")
+        if wants_stream(accept.encode("latin-1")):
+            kind = stream_type(accept)
+            return StreamResponse(events(work, self._stopping, sse=kind == SSE), kind)
         result = await until_disconnect(request, work(Progress()), self._stopping)
         if not _is_long(result):
             return json_response(result)
