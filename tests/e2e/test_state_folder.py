@@ -9,11 +9,11 @@ from pathlib import Path
 from tests.harness import Server, free_port, needs_root, until
 
 
-def refused(state: Path) -> str:
+def refused(state: Path, **env: str) -> str:
     """Start a server on a state folder that it may not have; returns what it says."""
     done = subprocess.run(
         [sys.executable, "-m", "sandkeeper", "--host", "127.0.0.1", "--port", str(free_port())],
-        env={**os.environ, "SANDKEEPER_STATE_DIR": str(state), "SANDKEEPER_LOG": "none"},
+        env={**os.environ, "SANDKEEPER_STATE_DIR": str(state), "SANDKEEPER_LOG": "none", **env},
         capture_output=True,
         text=True,
         timeout=30,
@@ -43,6 +43,16 @@ def test_a_state_folder_of_another_user_is_refused(tmp_path: Path) -> None:
 
     assert "it belongs to user 65534" in refused(planted)
     assert list(planted.iterdir()) == []
+
+
+def test_folders_that_anybody_can_replace_are_refused_in_one_line(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+
+    said = refused(shared / "state", TMPDIR=str(shared))
+    assert said.count("\n") == 1
+    assert "cannot start: uploads in parts have no folder" in said
 
 
 def test_a_run_whose_record_cannot_be_understood_is_left_as_it_is(make_server) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from sandkeeper.errors import Internal, NotFound, SandkeeperError
+from sandkeeper.errors import Internal, NotFound, SandkeeperError, Unavailable
 from sandkeeper.files.changing.replace import Draft
 from sandkeeper.files.conditions import Conditions
 from sandkeeper.files.feed import Feed
@@ -54,13 +54,19 @@ class Uploads:
         self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self, log: Log) -> None:
-        """Read the sessions of an earlier run and begin to sweep abandoned ones."""
+        """Read the sessions of an earlier run and begin to sweep abandoned ones.
+
+        Raises Unavailable where neither folder can be used.
+        """
         try:
             found = await self._work.own(self._store.open)
         except (OSError, UntrustedFile) as error:
             log.write("warning", f"{error}; uploads in parts go to {self._fallback}")
             self._store = Store(self._fallback, self._store.aside, self._work)
-            found = await self._work.own(self._store.open)
+            try:
+                found = await self._work.own(self._store.open)
+            except (OSError, UntrustedFile) as none_left:
+                raise Unavailable(f"uploads in parts have no folder: {none_left}") from None
         now = time.monotonic()
         self._live = {
             session.uploadId: _Live(session, now - bounded_age(changed, self._expiry))

@@ -79,7 +79,9 @@ def _open(host: str, port: int) -> socket.socket:
 
 
 def _tell_pages(log: Log, settings: Settings, base: str) -> None:
-    pages = [f"{base}/terminal (a shell)"] if settings.terminal.enabled else []
+    pages = [f"{base}/console"]
+    if settings.terminal.enabled:
+        pages.append(f"{base}/terminal (a shell)")
     pages.append(f"{base}/swagger (the API)")
     log.info(f"pages for people: {', '.join(pages)}; tools for agents (MCP): {base}/mcp")
 
