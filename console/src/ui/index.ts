@@ -7,6 +7,5 @@ export * from "./Menu";
 export * from "./Table";
 export * from "./Tabs";
 export * from "./Toast";
-export * from "./VirtualList";
 export * from "./ansi";
 export * from "./format";
