@@ -253,10 +253,12 @@ def test_sessions_that_end_at_once_are_all_over_and_stay_so(make_server: Any) ->
 
 
 def test_a_session_opens_ports_and_never_reaches_them(guarded: Server) -> None:
-    cookie, _ = signed_in(guarded, "user-token")
+    cookie, told = signed_in(guarded, "user-token")
     echo = Echo()
     try:
         both = {"Cookie": f"a=1; {cookie}; b=2", "Sec-Fetch-Site": "same-origin"}
+        both["X-Sandkeeper-Session"] = told["page"]
+        both["Sec-WebSocket-Protocol"] = f"chat, sandkeeper.session.{told['page']},x"
         reply = httpx.get(f"{guarded.url}/port/{echo.port}/x", headers=both)
         shut = httpx.get(f"{guarded.url}/port/{echo.port}/x", headers={"Cookie": "a=1"})
     finally:
@@ -265,7 +267,9 @@ def test_a_session_opens_ports_and_never_reaches_them(guarded: Server) -> None:
     assert (reply.status_code, shut.status_code) == (200, 401)
     (head,) = echo.heads
     assert b"cookie: a=1; b=2\r\n" in head.lower()
+    assert b"sec-websocket-protocol: chat, x\r\n" in head.lower()
     assert b"sandkeeper_session" not in head
+    assert told["page"].encode() not in head
 
 
 class _Gateway(BaseHTTPRequestHandler):
