@@ -23,7 +23,7 @@ def serving(program: str, folder: str) -> Iterator[str]:
         "SANDKEEPER_STATE_DIR": os.path.join(folder, "state"),
         "SANDKEEPER_LOG": log,
     }
-    command = [program, "--host", "127.0.0.1", "--port", "0"]
+    command = [os.path.abspath(program), "--host", "127.0.0.1", "--port", "0"]
     with subprocess.Popen(command, env=environment, cwd=folder) as process:
         try:
             yield _address(process, log)

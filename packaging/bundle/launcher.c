@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/auxv.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -38,10 +37,8 @@ static void begin_machine(void) {
 int main(int argc, char **argv) {
     begin_machine();
     static char self[PATH_MAX], python[PATH_MAX + sizeof PYTHON];
-    /* The name by which the kernel started us is there without /proc too: process 1 of a machine mounts that itself. */
-    const char *name = (const char *)getauxval(AT_EXECFN);
-    if (realpath("/proc/self/exe", self) == NULL && (name == NULL || realpath(name, self) == NULL)) {
-        fprintf(stderr, "sandkeeper: cannot tell where it lies: %s\n", strerror(errno));
+    if (realpath("/proc/self/exe", self) == NULL) {
+        fprintf(stderr, "sandkeeper: cannot tell where it lies, for /proc is not mounted here: %s\n", strerror(errno));
         return 127;
     }
     if (!up(self) || !up(self)) {

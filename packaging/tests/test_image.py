@@ -64,8 +64,10 @@ def test_it_is_process_1_reaps_and_ends_when_it_is_told_to(unpacked: Path) -> No
         assert client.post("/process", json=body).json()["exitCode"] == 0
         until(lambda: not zombies_of(int(first)))
 
+        # As an engine's health check runs: in the same namespaces.
         health = {**environment, "SANDKEEPER_URL": f"http://127.0.0.1:{port}"}
-        asked = ["chroot", root, "/usr/local/bin/sandkeeper", "health"]
+        inside = ["nsenter", "--target", first, "--mount", "--pid", "--root"]
+        asked = [*inside, "/usr/local/bin/sandkeeper", "health"]
         told = subprocess.run(asked, env=health, capture_output=True, text=True, check=False)
         assert (told.returncode, told.stdout) == (0, "ok\n")
 

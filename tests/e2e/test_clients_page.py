@@ -16,6 +16,8 @@ from tests.node_client import CLIENT, ROOT, SCRIPTS
 
 TOKEN, ADDRESS = "s3cret", "http://localhost:8080"
 PAGE = ROOT / "docs" / "clients.md"
+ENDS = {"SANDKEEPER_ON_SHUTDOWN": "stop"}
+"""Contexts of code would outlive their server."""
 BIN = Path(sys.executable).parent
 
 
@@ -40,9 +42,16 @@ def blocks() -> list[Block]:
 
 
 @pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Return a server without any."""
+    with Server(tmp_path_factory.mktemp("server"), env=ENDS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Return a server with the token of the page."""
-    env = {"SANDKEEPER_TOKEN": TOKEN}
+    env = {"SANDKEEPER_TOKEN": TOKEN, **ENDS}
     with Server(tmp_path_factory.mktemp("guarded"), env=env) as running:
         yield running
 

@@ -324,8 +324,8 @@ def test_an_index_vouches_for_its_files_by_their_checksum(
     ("fields", "why"),
     [
         ({"hashes": {}}, "no SHA-256"),
-        ({"requires-python": ">=4"}, "no wheel"),
-        ({"yanked": "broken"}, "no wheel"),
+        ({"requires-python": ">=4"}, "no package"),
+        ({"yanked": "broken"}, "no package"),
         ({"url": f"http://localhost/{NAME}"}, "no https"),
     ],
 )

@@ -44,8 +44,11 @@ class ProcessSpec(msgspec.Struct):
     hold_output: bool = False
 
     def again(self) -> "ProcessSpec":
-        """Return the same as something that somebody wants, whatever this one has become since."""
-        names = ProcessSpec.__struct_fields__
+        """Return the same as something that somebody wants, whatever this one has become since.
+
+        Whoever has read this one's output does not read the next one's, so that waits for nobody.
+        """
+        names = {*ProcessSpec.__struct_fields__} - {"hold_output"}
         return ProcessSpec(**{name: getattr(self, name) for name in names})
 
 

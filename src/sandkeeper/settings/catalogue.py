@@ -34,6 +34,9 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "BL_METADATA_PATH": "document of variables that POST /environment/reload applies",
         "BLAXEL_SCALE_FILE": "file that keeps the machine awake for keepAlive",
         "BL_DISABLE_KEEPALIVE": "true: keepAlive is refused",
+        "SANDKEEPER_GRPC_PORT": "port of sandboxd's gRPC, for agent-sandbox's clients",
+        "SANDKEEPER_RUNTIME_PORT": "port of agent-sandbox's runtime routes",
+        "SANDBOX_BASE_DIR": "where relative paths of agent-sandbox's clients begin",
     },
     "the log": {
         "SANDKEEPER_LOG": "stdout, stderr, none, or a file",
@@ -73,6 +76,16 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "SANDKEEPER_TERMINAL_BYTES_TOTAL": "output kept of all sessions",
         "SANDKEEPER_TERMINAL_KEEP_ENDED": "ended sessions that can be looked at",
         "SANDKEEPER_TERMINAL_ORIGINS": "origins of other pages that may connect; *: all",
+    },
+    "code": {
+        "SANDKEEPER_CODE_PORTS": "ports to listen on besides, for clients of code interpreters",
+        "SANDKEEPER_CODE_WARM": "a language (1: Python) of which one context is kept ready",
+        "SANDKEEPER_CODE_IDLE_SECONDS": "an unused context is ended after; 0: never",
+        "SANDKEEPER_CODE_INTERRUPT_MS": "an interrupt that is not heard becomes a restart",
+        "SANDKEEPER_CODE_CONTEXTS": "contexts at once",
+        "SANDKEEPER_CODE_KEEP": "executions that are over and stay",
+        "SANDKEEPER_CODE_BYTES": "output kept of one execution",
+        "SANDKEEPER_CODE_BYTES_TOTAL": "output kept of all executions",
     },
     "upgrades": {
         "SANDKEEPER_UPGRADE_ALLOW": "what they may come from; without it none is permitted",

@@ -65,7 +65,9 @@ def test_contexts_are_made_looked_at_begun_anew_and_ended(tools: Tools, tmp_path
 
 
 def test_what_runs_longer_is_looked_at_later_and_can_be_interrupted(tools: Tools) -> None:
-    with Server(tools.server.folder / "short", env={"SANDKEEPER_MCP_WAIT_SECONDS": "1"}) as server:
+    with Server(
+        tools.server.folder / "short", env=environment(SANDKEEPER_MCP_WAIT_SECONDS="1")
+    ) as server:
         short = Tools(server)
         go = server.workdir / "go"
         os.mkfifo(go)

@@ -79,7 +79,11 @@ def arguments(draw: st.DrawFn, schema: dict[str, Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    env = {"SANDKEEPER_MCP_WAIT_SECONDS": "1", "SANDKEEPER_LOCAL_CODEGEN": "1"}
+    env = {
+        "SANDKEEPER_MCP_WAIT_SECONDS": "1",
+        "SANDKEEPER_LOCAL_CODEGEN": "1",
+        "SANDKEEPER_ON_SHUTDOWN": "stop",  # contexts of code would outlive it
+    }
     with Server(tmp_path_factory.mktemp("hostile"), env=env) as running:
         (running.workdir / "in").mkdir()
         (running.workdir / "in/file").write_text("some text\nmore\n")
@@ -95,16 +99,9 @@ ALL = [
     *("codegenListDir", "codegenParallelApply", "codegenReadFileRange", "codegenReapply"),
     *("codegenRerank", "fsApplyEdits", "fsDeleteFileOrDirectory", "fsEditFile"),
     *("fsGetWorkingDirectory", "fsListDirectory", "fsReadFile", "fsStat", "fsWriteFile"),
-    *(
-        "gitAbort",
-        "gitAdd",
-        "gitBranches",
-        "gitCheckout",
-        "gitClone",
-        "gitCommit",
-        "gitCreateBranch",
-    ),
-    *("gitDeleteBranch", "gitDiff", "gitFetch", "gitLog", "gitPull", "gitPush", "gitStatus"),
+    *("gitAbort", "gitAdd", "gitBranches", "gitCheckout", "gitClone", "gitCommit"),
+    *("gitCreateBranch", "gitDeleteBranch", "gitDiff", "gitFetch", "gitLog", "gitPull"),
+    *("gitPush", "gitStatus"),
     *("processExecute", "processGet", "processGetLogs", "processKill", "processQueryLogs"),
     *("processStop", "processWait", "processWaitFor", "processWriteStdin", "processesList"),
     *("terminalClose", "terminalOpen", "terminalScreen", "terminalType", "terminalsList"),

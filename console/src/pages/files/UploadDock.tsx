@@ -18,7 +18,7 @@ import {
   type Upload,
 } from "./uploads";
 
-const LISTED = 100;
+const LISTED = 40;
 
 export function UploadDock() {
   const all = uploads.value;

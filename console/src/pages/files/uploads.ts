@@ -14,6 +14,7 @@ const PARTS_FROM = 16 << 20;
 const PART = 8 << 20;
 const PARTS_MOST = 10_000;
 const KEPT_SECONDS = 86_000;
+const SHOWN_MS = 150;
 const PAUSES = [1000, 2000, 5000, 10_000];
 const REMEMBERED = "sandkeeper-uploads";
 
@@ -38,8 +39,13 @@ interface Part {
   size: number;
 }
 
-/** All uploads of this page, oldest first; a new array with every change. */
+/** All uploads of this page, oldest first, as they are shown: a new array a few times a second, when something changed. */
 export const uploads = signal<readonly Upload[]>([]);
+
+/** The same as they are. */
+let all: Upload[] = [];
+const byId = new Map<number, Upload>();
+let due = 0;
 
 const ended: ReadonlySet<UploadState> = new Set<UploadState>(["done", "failed", "skipped"]);
 const listeners = new Set<(folder: string) => void>();
@@ -59,12 +65,14 @@ export function isOver(one: Upload): boolean {
 
 /** Queue files and folders, a folder before what is in it. */
 export function enqueue(wanted: readonly { path: string; file?: File }[]): void {
-  if (uploads.value.every(isOver)) forAll = undefined;
+  if (all.every(isOver)) forAll = undefined;
   const made = wanted.map(({ path, file }): Upload => {
     counted += 1;
     return { id: counted, path, file, size: file?.size ?? 0, sent: 0, state: "waiting", fault: "", replaces: false };
   });
-  uploads.value = [...uploads.value, ...made];
+  for (const one of made) byId.set(one.id, one);
+  all = [...all, ...made];
+  publish();
   pump();
 }
 
@@ -79,13 +87,13 @@ export function resume(id: number): void {
 }
 
 export function pauseAll(): void {
-  for (const one of uploads.value) {
+  for (const one of all) {
     if (one.state === "running" || one.state === "waiting" || one.state === "retrying") pause(one.id);
   }
 }
 
 export function resumeAll(): void {
-  for (const one of uploads.value) if (one.state === "paused") change(one.id, { state: "waiting", fault: "" });
+  for (const one of all) if (one.state === "paused") change(one.id, { state: "waiting", fault: "" });
   pump();
 }
 
@@ -93,20 +101,20 @@ export function resumeAll(): void {
 export function cancel(id: number): void {
   const one = find(id);
   running.get(id)?.abort();
-  uploads.value = uploads.value.filter((other) => other.id !== id);
+  keep((other) => other.id !== id);
   if (one) void abandon(one);
   pump();
 }
 
 export function clearEnded(): void {
-  uploads.value = uploads.value.filter((one) => !isOver(one));
+  keep((one) => !isOver(one));
 }
 
 /** Answer what is to become of a file that is there already, of this one or of all that ask. */
-export function answer(id: number, what: Answer, all: boolean): void {
-  if (all) forAll = what;
-  for (const one of uploads.value) {
-    if (one.state === "asking" && (all || one.id === id)) settle(one, what);
+export function answer(id: number, what: Answer, every: boolean): void {
+  if (every) forAll = what;
+  for (const one of all) {
+    if (one.state === "asking" && (every || one.id === id)) settle(one, what);
   }
   pump();
 }
@@ -128,16 +136,32 @@ export function besides(path: string): string {
 }
 
 function find(id: number): Upload | undefined {
-  return uploads.value.find((one) => one.id === id);
+  return byId.get(id);
+}
+
+function keep(wanted: (one: Upload) => boolean): void {
+  for (const one of all) if (!wanted(one)) byId.delete(one.id);
+  all = all.filter(wanted);
+  publish();
 }
 
 function change(id: number, changes: Partial<Upload>): void {
-  uploads.value = uploads.value.map((one) => (one.id === id ? { ...one, ...changes } : one));
+  const one = find(id);
+  if (one) Object.assign(one, changes);
+  publish();
+}
+
+/** Have it shown: thousands of small files change more often than anybody can see. */
+function publish(): void {
+  due ||= window.setTimeout(() => {
+    due = 0;
+    uploads.value = [...all];
+  }, SHOWN_MS);
 }
 
 function pump(): void {
   while (running.size < AT_ONCE) {
-    const next = uploads.value.find((one) => one.state === "waiting" && !running.has(one.id));
+    const next = all.find((one) => one.state === "waiting" && !running.has(one.id));
     if (!next) return;
     // What is in a folder waits for the folder.
     if (next.file === undefined && running.size > 0) return;
@@ -353,5 +377,5 @@ function parsed(text: string): unknown {
 }
 
 addEventListener("beforeunload", (event) => {
-  if (uploads.value.some((one) => !isOver(one) && one.state !== "paused")) event.preventDefault();
+  if (all.some((one) => !isOver(one) && one.state !== "paused")) event.preventDefault();
 });
