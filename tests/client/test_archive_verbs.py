@@ -137,6 +137,9 @@ def test_what_is_no_archive_stops_nothing(ask: Ask, box: Server, tmp_path: Path)
     missing = box.client.post("/archive/import", json={"path": "/nowhere.tar"})
     assert missing.status_code == 404
     assert box.client.post("/archive/import", json={"path": "a"}).status_code == 400
+    os.mkfifo(box.workdir / "fifo")  # whose reader would wait for a writer
+    fifo = box.client.post("/archive/import", json={"path": str(box.workdir / "fifo")})
+    assert (fifo.status_code, "no regular file" in fifo.text) == (400, True)
     refused = box.client.post("/archive/export", json={"download": True, "url": "http://x/"})
     assert refused.status_code == 400
     assert ask("export", url=box.url).returncode == 2

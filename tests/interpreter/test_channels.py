@@ -2,14 +2,19 @@
 
 import asyncio
 import contextlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
 
 from sandkeeper.interpreter.scribe.channels import Channel, opened_socket
 from sandkeeper.interpreter.scribe.engine import EngineFailed
+from sandkeeper.interpreter.scribe.messages import Message
+from sandkeeper.interpreter.scribe.telling import Teller
+from sandkeeper.journal.segment import Stream
 
 
 def short(tmp_path: Path) -> Path:
@@ -74,3 +79,30 @@ def test_only_sockets_of_the_kernels_own_user_are_connected_to(tmp_path: Path) -
             opened_socket(str(tmp_path / name), os.geteuid())
     with pytest.raises(FileNotFoundError):
         opened_socket(str(tmp_path / "nothing"), os.geteuid())
+
+
+class _Told:
+    """Keeps the counts of events."""
+
+    def __init__(self) -> None:
+        self.counts: list[Any] = []
+
+    def text(self, stream: Stream, data: bytes) -> None:
+        raise AssertionError((stream, data))
+
+    def event(self, kind: str, **fields: Any) -> None:
+        self.counts.append((kind, fields.get("executionCount")))
+
+
+@pytest.mark.parametrize("count", [True, -1, 10**30, 1.5, "7", None])
+def test_a_count_that_is_none_is_not_recorded(count: Any) -> None:
+    async def scene() -> None:
+        told = _Told()
+        teller = Teller(told)
+        raw = json.dumps({"execution_count": count, "data": {}}).encode()
+        for kind in ("execute_input", "execute_result"):
+            teller.hear(Message(kind, "", raw))
+        assert told.counts == [("started", None), ("result", None)]
+        assert teller.outcome({"status": "ok", "execution_count": count}).execution_count is None
+
+    asyncio.run(scene())

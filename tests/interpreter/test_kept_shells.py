@@ -80,6 +80,27 @@ def test_an_interrupt_and_a_timeout_leave_the_shell_as_it_was(server: Server) ->
     assert context.run("echo $A")["stdout"] == "kept\n"
 
 
+def test_an_answer_takes_no_more_memory_than_answers_may_however_its_bytes_are_written(
+    tmp_path: Path,
+) -> None:
+    mib = 1 << 20
+    with Server(tmp_path, env={"SANDKEEPER_MAX_ANSWER_BYTES_TOTAL": str(16 * mib)}) as own:
+        context = kernels.context(own, language="bash")
+        fits = context.run(f"head -c {2 * mib} /dev/zero")
+        assert fits["stdout"] == "\0" * (2 * mib)
+        body = {"code": f"head -c {14 * mib} /dev/zero"}  # and 84 MiB as JSON
+        before = _peak(own)
+        refused = own.client.post(f"{context.path}/execute", json=body, timeout=60)
+        assert (refused.status_code, "too many answers" in refused.json()["error"]) == (503, True)
+        assert _peak(own) - before < 56 * mib
+        assert context.run("echo on")["stdout"] == "on\n"
+
+
+def _peak(server: Server) -> int:
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+
 def test_a_shell_that_is_killed_is_told_and_begins_anew_when_it_is_asked_to(server: Server) -> None:
     context = kernels.context(server, language="bash")
     ended = context.run("A=1; echo last; kill -KILL $$")

@@ -367,6 +367,17 @@ def test_another_engine_goes_on_with_the_same_shell(tmp_path: Path) -> None:
     with_shell(scene, tmp_path)
 
 
+def test_numbers_that_a_cell_makes_up_are_none_that_records_cannot_hold(tmp_path: Path) -> None:
+    async def scene(shell: Shell) -> None:
+        _, end = await shell.run(
+            f'echo "end $__sk_on {"9" * 3000}" >"$__sk_place/told-$__sk_turn"; sleep 0.1'
+        )
+        assert (end.status, end.exit_code) == ("error", 255)
+        assert await shell.out("echo on") == "on\n"
+
+    with_shell(scene, tmp_path)
+
+
 def test_what_is_no_pipe_is_not_opened(tmp_path: Path) -> None:
     async def scene() -> None:
         for name in ("orders", "told", "out", "err", "answer"):

@@ -101,6 +101,7 @@ async def _begin_grpc(sandbox: Sandbox) -> None:
 
     settings = sandbox.settings
     server = GrpcServer(
+        users=sandbox.users,
         runs=_runs(sandbox),
         processes=sandbox.processes,
         terminals=sandbox.terminals,

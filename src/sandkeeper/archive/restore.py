@@ -97,8 +97,10 @@ def check(path: str) -> None:
 
 def _of_file(path: str, progress: Restored) -> Iterator[bytes]:
     """Yield what is in a file; raises OSError at once for what is none."""
-    file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by the generator
-    info = os.fstat(file.fileno())
+    # A FIFO would have us wait for whoever writes.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    file = open(fd, "rb", buffering=0)  # noqa: SIM115 - closed by the generator
+    info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
         file.close()
         raise OSError("it is no regular file")

@@ -19,6 +19,9 @@ __all__ = [
 _USERS = re.compile(r"(\b(?:https?|ftps?)://)[^\s/@'\"]+@", re.IGNORECASE)
 _CONTROLS = re.compile(r"[\x00-\x20\x7f]")
 _SCP = re.compile(r"(?:[^/:@\s]+@)?[^/:\s]+:(?!//)\S")
+_HELPER = re.compile(r"^[A-Za-z0-9+.-]+::")
+"""What an address may begin with: the program that fetches it (gitremote-helpers(7))."""
+
 HTTP = ("http", "https")
 
 
@@ -98,7 +101,7 @@ def _split(address: str) -> SplitResult | None:
     if "://" not in address:
         return None
     try:
-        parts = urlsplit(address)
+        parts = urlsplit(_HELPER.sub("", address, count=1))
         _ = parts.port
     except ValueError:
         raise BadInput("invalid url: it is no address of a repository") from None

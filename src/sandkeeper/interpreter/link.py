@@ -25,6 +25,8 @@ from sandkeeper.errors import (
 from sandkeeper.interpreter.orders import (
     HEAD_BYTES,
     Answer,
+    Attach,
+    Call,
     FromScribe,
     Grown,
     Hello,
@@ -38,8 +40,19 @@ from sandkeeper.log.lines import Log
 
 __all__ = ["Link"]
 
+SILENT = "what listens to interpreters does not answer: try again"
+
 CONNECT_SECONDS = 10.0
+ANSWER_SECONDS = 60.0
+"""So long an order waits: a scribe that somebody has stopped must keep nobody for ever."""
+
+BEHIND_BYTES = 64 << 20
+"""So much may wait for a scribe that does not read."""
+
 SCRIBE = Path(__file__).parent / "scribe" / "main.py"
+PATIENT = (Attach, Call)
+"""An interpreter answers these, and whoever asks says for how long."""
+
 KINDS: dict[str, type[SandkeeperError]] = {
     "failed": Unprocessable,
     "lost": Conflict,
@@ -66,7 +79,9 @@ class Link:
         *,
         news: Callable[[Grown], None],
         lost: Callable[[], None],
+        seconds: float = ANSWER_SECONDS,
     ) -> None:
+        self._seconds = seconds
         self._path = path
         self._log_path = log_path
         self._children = children
@@ -105,16 +120,24 @@ class Link:
         return True
 
     async def ask(self, order: Order) -> Any:
-        """Have an order carried out; raises what its failure is, Unavailable without a scribe."""
+        """Have an order carried out; raises what its failure is, Unavailable without a scribe.
+
+        Unavailable as well where the scribe does not answer.
+        """
         await self.open()
         if self._writer is None:
             raise Unavailable("what listens to interpreters has ended: try again")
+        if self._writer.transport.get_write_buffer_size() > BEHIND_BYTES:
+            raise Unavailable(SILENT)
         order.number = next(self._numbers)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[order.number] = future
         try:
             self._writer.write(framed(order))
-            answer = await future
+            async with asyncio.timeout(None if isinstance(order, PATIENT) else self._seconds):
+                answer = await future
+        except TimeoutError:
+            raise Unavailable(SILENT) from None
         finally:
             self._waiting.pop(order.number, None)
         if answer.kind or answer.error:

@@ -211,7 +211,12 @@ class Contexts(Running):
         making = self._shared.setdefault(
             shared, Once(lambda: self._default(shared, ContextSpec(language, cwd=cwd)))
         )
-        context = await making.get()
+        try:
+            context = await making.get()
+        except SandkeeperError:
+            if self._shared.get(shared) is making:  # of what nobody can make nothing is kept
+                del self._shared[shared]
+            raise
         if context.meta.id not in self._contexts:
             self._shared.pop(shared, None)
             return await self.default(language, cwd)

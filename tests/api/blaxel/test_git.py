@@ -262,6 +262,7 @@ def test_a_folder_that_is_no_repository_or_is_not_there(repo: Repo) -> None:
         ("clone", {"url": "--upload-pack=touch /tmp/x"}, "url"),
         ("clone", {"url": ""}, "url"),
         ("clone", {"url": "https://ada:secret@example.com/x.git"}, "url"),
+        ("clone", {"url": "http::https://ada:secret@example.com/x.git"}, "url"),
         ("clone", {"url": "https://ghp_token@example.com/x.git"}, "url"),
         ("clone", {"url": "https://example.com/x.git?access_token=abc"}, "url"),
         ("clone", {"url": "ssh://ada:secret@example.com/x.git"}, "url"),

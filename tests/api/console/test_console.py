@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -208,11 +210,55 @@ def test_a_session_has_the_right_of_its_token_and_serves_our_own_pages_only(
     assert (late.status_code, 0 < int(late.headers["retry-after"]) <= 60) == (429, True)
 
 
+def test_tokens_that_are_tried_at_once_count_as_those_one_after_the_other(
+    make_server: Any,
+) -> None:
+    own: Server = make_server(env={"SANDKEEPER_TOKEN": TOKEN})
+    head = b"POST /console-session HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    guess = b'{"token":"guess"}'
+    head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(guess)
+    clients = [socket.create_connection(("127.0.0.1", own.port)) for _ in range(15)]
+    for client in clients:
+        client.sendall(head + guess[:-1])
+    httpx.get(f"{own.url}/health")  # all of them have been looked at
+    for client in clients:
+        client.sendall(guess[-1:])
+    answers = sorted(client.makefile("rb").readline().split()[1] for client in clients)
+    for client in clients:
+        client.close()
+
+    assert answers == [b"401"] * 10 + [b"429"] * 5
+
+
+def test_sessions_that_end_at_once_are_all_over_and_stay_so(make_server: Any) -> None:
+    own: Server = make_server(env={"SANDKEEPER_TOKEN": TOKEN})
+    made = [signed_in(own, TOKEN) for _ in range(20)]
+    whole = [
+        {"Cookie": cookie, "X-Sandkeeper-Session": told["page"], "Sec-Fetch-Site": "same-origin"}
+        for cookie, told in made
+    ]
+
+    def sign_out(fields: dict[str, str]) -> int:
+        return httpx.delete(f"{own.url}/console-session", headers=fields).status_code
+
+    def asks(fields: dict[str, str]) -> int:
+        return httpx.get(f"{own.url}/process", headers=fields).status_code
+
+    assert {asks(fields) for fields in whole} == {200}
+    with ThreadPoolExecutor(20) as pool:
+        assert set(pool.map(sign_out, whole)) == {200}
+    assert {asks(fields) for fields in whole} == {401}
+    own.restart()
+    assert {asks(fields) for fields in whole} == {401}
+
+
 def test_a_session_opens_ports_and_never_reaches_them(guarded: Server) -> None:
-    cookie, _ = signed_in(guarded, "user-token")
+    cookie, told = signed_in(guarded, "user-token")
     echo = Echo()
     try:
         both = {"Cookie": f"a=1; {cookie}; b=2", "Sec-Fetch-Site": "same-origin"}
+        both["X-Sandkeeper-Session"] = told["page"]
+        both["Sec-WebSocket-Protocol"] = f"chat, sandkeeper.session.{told['page']},x"
         reply = httpx.get(f"{guarded.url}/port/{echo.port}/x", headers=both)
         shut = httpx.get(f"{guarded.url}/port/{echo.port}/x", headers={"Cookie": "a=1"})
     finally:
@@ -221,7 +267,9 @@ def test_a_session_opens_ports_and_never_reaches_them(guarded: Server) -> None:
     assert (reply.status_code, shut.status_code) == (200, 401)
     (head,) = echo.heads
     assert b"cookie: a=1; b=2\r\n" in head.lower()
+    assert b"sec-websocket-protocol: chat, x\r\n" in head.lower()
     assert b"sandkeeper_session" not in head
+    assert told["page"].encode() not in head
 
 
 class _Gateway(BaseHTTPRequestHandler):

@@ -20,7 +20,7 @@ from k8s_agent_sandbox.models import (
     SandboxInClusterConnectionConfig,
 )
 from k8s_agent_sandbox.sandbox import Sandbox
-from tests.harness import Server, alive, free_port, until
+from tests.harness import Server, alive, free_port, needs_root, until
 
 from sandkeeper.settings import BadSettings, Settings
 
@@ -349,3 +349,28 @@ def test_a_port_that_is_taken_ends_the_start_with_its_reason(kube: Kube, tmp_pat
     assert ended.returncode == 1
     assert f"gRPC cannot listen on 127.0.0.1:{kube.grpc}" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@needs_root
+def test_what_others_run_is_out_of_reach_of_the_users_token(tmp_path: Path) -> None:
+    port = free_port()
+    env = {
+        "SANDKEEPER_TOKEN": "user",
+        "SANDKEEPER_ADMIN_TOKEN": "admin",
+        "SANDKEEPER_USERS": "bin",
+        "SANDKEEPER_GRPC_PORT": str(port),
+    }
+    address = f"127.0.0.1:{port}"
+    with Server(tmp_path, env=env, args=["--user", "daemon"]) as own:
+        as_admin = {"X-Blaxel-Authorization": "Bearer admin"}
+        body = {"command": "cat", "user": "bin", "stdin": True}
+        made = own.client.post("/process", json=body, headers=as_admin)
+        request = process_pb2.SendSignalRequest(
+            process_id=int(made.json()["pid"]), signal=process_pb2.SIGNAL_SIGKILL
+        )
+        with grpc.insecure_channel(address) as channel:
+            send = process_pb2_grpc.ProcessServiceStub(channel).SendSignal
+            with pytest.raises(grpc.RpcError) as failed:
+                send(request, metadata=[("x-blaxel-authorization", "Bearer user")])
+            assert failed.value.code() == grpc.StatusCode.NOT_FOUND
+            send(request, metadata=[("x-blaxel-authorization", "Bearer admin")])

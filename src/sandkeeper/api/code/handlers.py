@@ -21,15 +21,16 @@ from sandkeeper.api.code.structs import (
     execution_record,
 )
 from sandkeeper.api.edge.connections.outgoing import answer_of
-from sandkeeper.api.edge.long_answers import LongAnswer
+from sandkeeper.api.edge.long_answers import LongAnswer, making
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import decoded, read_body, read_json
-from sandkeeper.api.edge.respond import encode_json, json_response
+from sandkeeper.api.edge.respond import JSON, encode_json, json_response
 from sandkeeper.api.edge.rights import USER, user_of
 from sandkeeper.api.edge.routing import route
 from sandkeeper.api.edge.streaming import (
     RESUME,
     SSE,
+    Disconnected,
     StreamResponse,
     stream_type,
     until_disconnect,
@@ -54,6 +55,8 @@ from sandkeeper.numerals import whole
 __all__ = ["CodeHandlers", "routes"]
 
 BLOCK_BYTES = 64 << 10
+STEP_BYTES = 4 << 20
+"""So much of a journal becomes JSON before it is known how much room that takes."""
 
 
 class CodeHandlers:
@@ -234,32 +237,56 @@ class CodeHandlers:
     async def _answer(
         self, request: Request, execution: Execution, headers: dict[str, str] | None
     ) -> Response:
-        """Answer with the record and all that was said, made in a thread."""
+        """Answer with the record and all that was said, made in a thread; raises Unavailable."""
         record = encode_json(execution_record(execution))
         journal = await execution.journal()
         if journal.tail <= BLOCK_BYTES:
             with suppress(BlockingIOError):
-                blocks = _gathered(journal, record, nowait=True)
+                small = Gathered()
+                _read(small, journal, 0, journal.tail, nowait=True)
                 return Response(
-                    b"".join(blocks), 200, headers, media_type="application/json; charset=utf-8"
+                    b"".join(small.blocks(record)), 200, headers, media_type=JSON.decode()
                 )
-        size = journal.kept + journal.kept // 8
-        await answer_of(request.scope).reserve(size)
-        blocks = await asyncio.to_thread(partial(_gathered, journal, record, nowait=False))
-        return LongAnswer(blocks, self._turns, headers, size)
+        reserved = journal.kept + journal.kept // 8
+        await answer_of(request.scope).reserve(reserved)
+        async with making:
+            made, reserved = await self._gathered(request, journal, reserved)
+            blocks = await asyncio.to_thread(
+                lambda: list(gathered(made.blocks(record), BLOCK_BYTES))
+            )
+        return LongAnswer(blocks, self._turns, headers, reserved)
+
+    async def _gathered(
+        self, request: Request, journal: Journal, reserved: int
+    ) -> tuple[Gathered, int]:
+        """Gather what a journal holds, and the room it takes: a byte may be six of JSON.
+
+        Raises Unavailable when there is no room for as much, Disconnected when nobody waits for it.
+        """
+        answer, made, offset, tail = answer_of(request.scope), Gathered(), 0, journal.tail
+        while offset < tail:
+            if answer.is_gone:
+                raise Disconnected
+            stop = min(tail, offset + STEP_BYTES)
+            read = partial(_read, made, journal, offset, stop, nowait=False)
+            before, offset = offset, await asyncio.to_thread(read)
+            if made.size > reserved:
+                answer.take(made.size - reserved)
+                reserved = made.size
+            if offset == before:
+                break
+        return made, reserved
 
 
-def _gathered(journal: Journal, record: bytes, *, nowait: bool) -> list[bytes]:
-    """Return the blocks of an answer; raises BlockingIOError as `Reader.read` does."""
-    made = Gathered()
-    offset, tail = 0, journal.tail
+def _read(made: Gathered, journal: Journal, offset: int, stop: int, *, nowait: bool) -> int:
+    """Gather what is before `stop`; returns how far that came. BlockingIOError: `Reader.read`."""
     with Reader(journal) as reader:
-        while offset < tail and (
-            items := reader.read(offset, min(BLOCK_BYTES, tail - offset), nowait=nowait)
+        while offset < stop and (
+            items := reader.read(offset, min(BLOCK_BYTES, stop - offset), nowait=nowait)
         ):
             made.feed(items)
             offset = items[-1].end
-    return list(gathered(made.blocks(record), BLOCK_BYTES))
+    return offset
 
 
 def _print(key: str, body: bytes, wanted: msgspec.Struct) -> str:

@@ -96,9 +96,10 @@ class Gathered:
         self._lost = 0
         self._end = b""
         self._parts: list[bytes] = []
+        self.size = 0
 
     def feed(self, items: list[Chunk | Gap]) -> None:
-        """Take a batch."""
+        """Take a batch; `size` is what all that were taken have made, in bytes."""
         for item in items:
             if isinstance(item, Gap):
                 self._lost += item.end - item.start
@@ -109,7 +110,9 @@ class Gathered:
         if piece.kind in OUTPUT:
             encoded = msgspec.json.encode(piece.data.decode("utf-8", "replace"))
             self._texts[piece.kind].append(in_one_line(encoded)[1:-1])
+            self.size += len(encoded)
             return
+        self.size += len(piece.data)
         if piece.begins:
             self._parts = []
         self._parts.append(piece.data)

@@ -5,11 +5,11 @@ without `Path` belongs to the folder of the route that sets it: the prefix of a 
 this server need not know.
 """
 
-import asyncio
 import socket
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network
 from time import monotonic
 from typing import Any
 
@@ -87,11 +87,12 @@ class SessionHandlers:
 
     async def sign_in(self, request: Request) -> Response:
         """Exchange a token for a session; 401 for a wrong one, 429 after ten within a minute."""
-        client = (request.scope.get("client") or ("",))[0]
+        client = _client(request)
+        # Once it is all here: of many that are asked for at once each would be a first one before.
+        body = await read_json(request, SignIn, BODY_BYTES)
         if wait := self._wrong.wait(client):
             told = {"error": "too many wrong tokens: wait a minute"}
             return json_response(told, 429, {"Retry-After": str(wait)})
-        body = await read_json(request, SignIn, BODY_BYTES)
         right = self._accepted.right_of([body.token.encode("utf-8", "replace")])
         if right == Right.NONE:
             self._wrong.count(client)
@@ -105,7 +106,7 @@ class SessionHandlers:
         found = self._sessions.find(request.scope)
         if found is not None and self._sessions.is_whole(request.scope, *found):
             with suppress(OSError):  # a full disk: it is over for as long as this server runs
-                await asyncio.to_thread(self._sessions.end, found[1])
+                await self._sessions.end(found[1])
             self._access.audit("console_sign_out", caller(request))
         gone = f"{self._sessions.cookie}=; Max-Age=0; {_guards(request)}"
         return json_response({"signedIn": False}, 200, {"Set-Cookie": gone})
@@ -146,6 +147,18 @@ class _Wrong:
         self._tried.move_to_end(client)
         if len(self._tried) > CLIENTS:
             self._tried.popitem(last=False)
+
+
+def _client(request: Request) -> str:
+    """Return who asks, by address; one who has an IPv6 network (RFC 6177: a /64) has all of it."""
+    client: str = (request.scope.get("client") or ("",))[0]
+    try:
+        address = IPv6Address(client.partition("%")[0])
+    except ValueError:
+        return client
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Network((address, 64), strict=False))
 
 
 def _guards(request: Request) -> str:

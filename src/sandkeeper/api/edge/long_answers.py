@@ -19,7 +19,7 @@ from sandkeeper.api.edge.streaming import Disconnected
 from sandkeeper.journal.output import LongText, LongTexts, Texts
 from sandkeeper.journal.turns import Turns
 
-__all__ = ["Frame", "LongAnswer", "long_answer"]
+__all__ = ["Frame", "LongAnswer", "long_answer", "making"]
 
 
 class LongAnswer(Response):
@@ -88,7 +88,7 @@ class Frame:
         return [block for block in (*filled, self._json[end:]) if block]
 
 
-_making = asyncio.Semaphore(2)
+making = asyncio.Semaphore(2)
 """So many texts are read and made at once: what they take meanwhile was only guessed."""
 
 
@@ -106,7 +106,7 @@ async def long_answer(
     """
     answer = answer_of(scope)
     await answer.reserve(size)
-    async with _making:
+    async with making:
         if answer.is_gone:
             raise Disconnected
         frame = Frame(lambda marks: record(Texts(*marks)), 3)

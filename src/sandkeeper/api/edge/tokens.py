@@ -146,7 +146,23 @@ def _sift_field(name: bytes, value: bytes, ours: Ours) -> bytes | None:
         return None if ours(SESSION, value) else value
     if name == b"x-blaxel-preview-token":
         return None if ours(TOKEN, value) else value
+    if name == b"sec-websocket-protocol":
+        return _sift_protocols(value, ours)
     return _sift_cookies(value, ours) if name == b"cookie" else value
+
+
+def _sift_protocols(value: bytes, ours: Ours) -> bytes | None:
+    """Take sessions out of the subprotocols that a WebSocket offers."""
+    prefix = SESSION_PROTOCOL.encode()
+    if prefix not in value:
+        return value
+    offered = [one.strip() for one in value.split(b",")]
+    kept = [
+        one
+        for one in offered
+        if not (one.startswith(prefix) and ours(SESSION, one.removeprefix(prefix)))
+    ]
+    return value if len(kept) == len(offered) else b", ".join(kept) or None
 
 
 def _bearer(value: bytes) -> bytes:

@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 
 from sandkeeper.api.edge.auth import Doorkeeper
+from sandkeeper.api.edge.rights import STANDING, USERS, Standing
 from sandkeeper.api.kubernetes.messages import SERVICE, message
 from sandkeeper.api.kubernetes.runs import Runs
 from sandkeeper.archive.freeze import Freeze
@@ -34,6 +35,7 @@ from sandkeeper.errors import (
 from sandkeeper.journal.cursor import Abandoned, Chunk, Follow
 from sandkeeper.journal.segment import REMARK, STDERR
 from sandkeeper.journal.turns import Turns
+from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access, Caller
 from sandkeeper.log.lines import Log
 from sandkeeper.numerals import natural
@@ -72,6 +74,7 @@ class GrpcServer:
     def __init__(
         self,
         *,
+        users: Users,
         runs: Runs,
         processes: Processes,
         terminals: Terminals,
@@ -81,6 +84,7 @@ class GrpcServer:
         turns: Turns,
         log: Log,
     ) -> None:
+        self._users = users
         self._runs = runs
         self._processes = processes
         self._terminals = terminals
@@ -139,23 +143,28 @@ class GrpcServer:
 
     # Who asks, and failures in this wire's words
 
-    async def _admit(self, context: Any) -> None:
+    async def _admit(self, context: Any) -> Standing:
+        """Return what whoever asks may; ends the call of one who may nothing."""
         fields = [
             (name.lower().encode(), value.encode() if isinstance(value, str) else value)
             for name, value in context.invocation_metadata() or ()
         ]
-        scope = {"type": "http", "path": f"/{SERVICE}", "headers": fields, "query_string": b""}
+        scope: dict[str, Any] = {"type": "http", "path": f"/{SERVICE}", "headers": fields}
+        scope["query_string"] = b""
         if not self._doorkeeper.admits(scope):
             told = "missing or wrong token: send it as x-blaxel-authorization"
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, told)
+        standing: Standing = scope[STANDING]
+        return standing
 
     def _checked(
         self, call: Callable[[Any, Any], Awaitable[Any]]
     ) -> Callable[[Any, Any], Awaitable[Any]]:
         async def checked(request: Any, context: Any) -> Any:
-            await self._admit(context)
+            standing = await self._admit(context)
             try:
-                return await call(request, context)
+                with self._users.asking(for_all=standing.may(USERS)):
+                    return await call(request, context)
             except SandkeeperError as error:
                 return await context.abort(_status(error), str(error))
 

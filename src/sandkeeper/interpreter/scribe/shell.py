@@ -22,6 +22,7 @@ from sandkeeper.interpreter.orders import Execute
 from sandkeeper.interpreter.scribe.engine import EngineFailed, Given, Lost, Tell, Unsupported
 from sandkeeper.interpreter.scribe.shell_questions import QUESTIONS, quoted
 from sandkeeper.journal.segment import STDERR, STDOUT, Stream
+from sandkeeper.numerals import natural
 
 __all__ = ["ShellEngine"]
 
@@ -36,6 +37,8 @@ BETWEEN_BYTES = 64 << 10
 
 ANSWER_BYTES = 4 << 20
 PIPE_BYTES = 1 << 20
+STATUS_MOST, COUNT_MOST = 255, 1 << 53
+"""Whatever a program of a cell writes in the shell's place."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -80,9 +83,7 @@ class ShellEngine:
         async with self._free:
             await self._order("ping", 0)
             ready = await self._word("ready")
-        self._number = self._count = (
-            int(ready[1]) if ready[1].isascii() and ready[1].isdigit() else 0
-        )
+        self._number = self._count = natural(ready[1] if len(ready) > 1 else "", COUNT_MOST) or 0
         return {"language": "bash", "version": ready[2] if len(ready) > 2 else ""}
 
     # Orders
@@ -240,19 +241,27 @@ class ShellEngine:
                 left -= count
 
     def _read_answer(self) -> None:
+        """Read what is in the pipe now; more may come for ever."""
         with suppress(BlockingIOError):
-            while data := os.read(self._pipes["answer"], READ_BYTES):
-                self._answer += data
+            for _ in range(0, _waiting(self._pipes["answer"]), READ_BYTES):
+                self._answer += os.read(self._pipes["answer"], READ_BYTES)
                 del self._answer[ANSWER_BYTES:]
 
 
 def _open_pipe(path: str) -> int:
-    """Open one end that never sees the other go; raises OSError for what is no pipe."""
-    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+    """Open one end that never sees the other go; raises OSError for what is no pipe.
+
+    It belongs to whom its folder belongs to: there may be links to those of others in it.
+    """
+    owner = os.stat(os.path.dirname(path)).st_uid
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISFIFO(info.st_mode) or info.st_uid != owner:
+            raise OSError(errno.EINVAL, "it is no pipe of the shell's")
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
         os.close(fd)
-        raise OSError(errno.EINVAL, "it is no pipe")
-    return fd
 
 
 def _waiting(fd: int) -> int:
@@ -285,7 +294,8 @@ def _cell(order: Execute) -> str:
 
 def _outcome(end: list[str], count: int) -> Outcome:
     """Read `end NUMBER STATUS [interrupted]`."""
-    code = int(end[2]) if len(end) > 2 and end[2].isascii() and end[2].isdigit() else -1
+    code = natural(end[2] if len(end) > 2 else "", STATUS_MOST)
+    code = -1 if code is None else code
     status = EndStatus.OK if code == 0 else EndStatus.ERROR
     if "interrupted" in end[3:]:
         status = EndStatus.INTERRUPTED

@@ -7,6 +7,7 @@ from sandkeeper.interpreter.events import Outcome
 from sandkeeper.interpreter.scribe.engine import Tell
 from sandkeeper.interpreter.scribe.messages import Message, clean_text
 from sandkeeper.journal.segment import STDERR, STDOUT
+from sandkeeper.numerals import GO_INT
 
 __all__ = ["Listener", "Teller"]
 
@@ -93,8 +94,9 @@ class Teller:
 
 
 def _count(content: dict[str, Any]) -> int | None:
+    """Return a count that records hold, whatever a kernel says: none of true, or of 100 digits."""
     count = content.get("execution_count")
-    return count if isinstance(count, int) else None
+    return count if type(count) is int and 0 <= count < GO_INT else None
 
 
 def _bundle(content: dict[str, Any]) -> dict[str, Any]:

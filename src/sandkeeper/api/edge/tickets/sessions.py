@@ -10,6 +10,7 @@ Its name tells servers apart that share a host; without `Path` it belongs to the
 the route that sets it, whatever prefix a gateway has put there.
 """
 
+import asyncio
 import re
 import secrets
 from collections.abc import Callable, Sequence
@@ -39,7 +40,9 @@ __all__ = ["SECONDS", "Halves", "Sessions", "offered_protocol"]
 SECONDS = 24 * 3600
 PURPOSE, PAGE = "session", "page of a session"
 ID_BYTES = 9
-MOST_ENDED = 1000
+MOST_ENDED = 10_000
+"""Whoever signs in and out more often in a day has the first of them be good again."""
+
 _VALUE = re.compile(rf"([12])\.([A-Za-z0-9_-]{{12}})\.({SHAPE})".encode())
 
 
@@ -73,6 +76,7 @@ class Sessions:
         self._signer = Signer(state / "ports.key", tokens, now)
         self._path = state / "sessions.json"
         self._now = now
+        self._keeping = asyncio.Lock()
 
     @cached_property
     def cookie(self) -> str:
@@ -122,14 +126,19 @@ class Sessions:
         right, key = found[1].decode(), found[2].decode()
         return self._signer.made(PURPOSE, right, key, ticket=found[3])
 
-    def end(self, key: str) -> None:
-        """Have a session open nothing any more; blocks for a small file, raises OSError."""
-        now = self._now()
-        alive = {one: until for one, until in self._ended.items() if until > now}
-        alive[key] = now + SECONDS
-        self._ended.clear()
-        self._ended.update(list(alive.items())[-MOST_ENDED:])
-        write_atomically(self._path, msgspec.json.encode(self._ended))
+    async def end(self, key: str) -> None:
+        """Have a session open nothing any more, from now on; raises OSError if that is not kept.
+
+        Event loop's thread only: several that end at once must not forget each other.
+        """
+        now, ended = self._now(), self._ended
+        for one in [one for one, until in ended.items() if until <= now]:
+            del ended[one]
+        ended[key] = now + SECONDS
+        while len(ended) > MOST_ENDED:
+            del ended[next(iter(ended))]
+        async with self._keeping:
+            await asyncio.to_thread(write_atomically, self._path, msgspec.json.encode(ended))
 
     @cached_property
     def _ended(self) -> dict[str, float]:
