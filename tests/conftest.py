@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ def _plain_environment() -> None:
     for name in ("NO_COLOR", "COLUMNS", "LINES", "LC_ALL"):
         os.environ.pop(name, None)
     os.environ.update(TERM="xterm-256color", LANG="C.UTF-8")
+    # What a shell starts in the background ignores these, and so would all that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 _plain_environment()

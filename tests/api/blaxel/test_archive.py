@@ -291,6 +291,9 @@ def test_a_frozen_sandbox_refuses_what_changes_something_and_nothing_else(
         *("processExecute", "processWriteStdin", "terminalOpen", "terminalType"),
         *("fsWriteFile", "fsEditFile", "fsApplyEdits", "fsDeleteFileOrDirectory"),
         *("codegenReapply", "codegenParallelApply"),
+        *("codeContextCreate", "codeRestart", "codeRun"),
+        *("gitAbort", "gitAdd", "gitCheckout", "gitClone", "gitCommit", "gitCreateBranch"),
+        *("gitDeleteBranch", "gitFetch", "gitPull", "gitPush"),
     }
     assert "quiesced" in tools.error("processExecute", command="true")
     assert tools.value("processesList") is not None

@@ -27,12 +27,16 @@ _LOOKS = ("Stat", "ListDir", "WatchDir", "CreateWatcher", "GetWatcherEvents", "R
 UNCHANGING = frozenset(
     {
         *("/", "/console-session", "/process/{identifier}/wait-for"),
+        "/code/contexts/{id}/interrupt",
         # Those of E2B's calls that look, or end something.
         *(f"/filesystem.Filesystem/{name}" for name in _LOOKS),
         *(f"/process.Process/{name}" for name in ("List", "Connect", "SendSignal")),
     }
 )
-STOPPING = ("/process/{", "/terminals/{", "/git/operations/{")
+STOPPING = (
+    *("/process/{", "/terminals/{", "/git/operations/{"),
+    *("/code/contexts/{", "/contexts/{"),
+)
 """Below these a DELETE ends something, which writes nothing; but it may not close a file's end."""
 
 READING_TOOLS = frozenset(
