@@ -364,10 +364,9 @@ def test_a_full_disk_costs_the_oldest_output_and_nothing_else(make_server, disk)
 def test_a_disk_filled_by_others_never_stops_the_child_or_the_server(make_server, disk) -> None:
     own: Server = make_server(env={"SANDKEEPER_STATE_DIR": str(disk / "state")})
     start(own, "read x; seq 1000000; echo end", name="victim", stdin=True)
-    with open(disk / "hog", "wb") as hog, pytest.raises(OSError, match="No space"):
+    with open(disk / "hog", "wb", buffering=0) as hog, pytest.raises(OSError, match="No space"):
         while True:
             hog.write(b"x" * 65536)
-            hog.flush()
     own.client.post("/process/victim/stdin", content=b"go\n")
     ended = over(own, "victim")
 
