@@ -112,6 +112,10 @@ export class LogWindow {
   jump(offset: number, match = false): void {
     this.restart();
     this.following.value = false;
+    // Until it is there, the view may still stand at the end and be moved by what disappears: that asks for nothing.
+    this.atEnd = false;
+    this.loading = "jump";
+    const { control } = this;
     void this.run(async (signal) => {
       const ahead = await this.fetch({ since: `offset:${offset}`, limit: PAGE }, signal);
       const behind = offset > 0 ? await this.fetch({ until: `offset:${offset}`, tail: PAGE / 2 }, signal) : null;
@@ -120,6 +124,8 @@ export class LogWindow {
       this.replace({ ...ahead, rows: [...before, ...ahead.rows] });
       this.atEnd = !ahead.truncated;
       this.target.value = { offset, match };
+    }).finally(() => {
+      if (this.control === control) this.loading = "";
     });
   }
 
