@@ -367,7 +367,8 @@ def test_certificates_are_merged_into_no_folder_of_the_workloads(started, place:
     server.start()
 
     assert list(victim.iterdir()) == []
-    assert any("extra certificates are not used" in str(line) for line in server.log_lines())
+    told = "extra certificates are not used"
+    until(lambda: any(told in str(line) for line in server.log_lines()))
 
 
 @needs_root
