@@ -295,6 +295,7 @@ def test_made_renamed_given_rights_and_deleted_whatever_the_name(
     until(lambda: os.stat(odd).st_mode & 0o777 == 0o660)
     expect(row(page, "latin-").locator(".tree-col-mode")).to_have_text("rw-rw----")
 
+    expect(page.get_by_role("dialog")).to_have_count(0)
     row(page, "renamed").click(modifiers=["Control"])  # beside the one whose menu was open
     page.get_by_role("tree").press("Delete")
     page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
