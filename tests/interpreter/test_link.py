@@ -11,7 +11,7 @@ from sandkeeper.errors import Unavailable
 from sandkeeper.interpreter.link import Link
 from sandkeeper.interpreter.orders import Detach, Hello, framed
 from sandkeeper.linux.children.children import Children
-from sandkeeper.linux.keeper.client import short_name
+from sandkeeper.linux.children.localsockets import short_name
 from sandkeeper.log.lines import Log
 from sandkeeper.log.sink import Sink
 

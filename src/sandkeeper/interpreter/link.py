@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import socket
 import sys
 from collections.abc import Callable
@@ -35,7 +34,7 @@ from sandkeeper.interpreter.orders import (
 )
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.daemon import Daemon
-from sandkeeper.linux.keeper.client import short_name
+from sandkeeper.linux.children.localsockets import connected, listening
 from sandkeeper.log.lines import Log
 
 __all__ = ["Link"]
@@ -158,16 +157,7 @@ class Link:
     # Beginning
 
     def _connect(self) -> socket.socket:
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        made.settimeout(CONNECT_SECONDS)
-        try:
-            with short_name(self._path) as name:
-                made.connect(name)
-        except OSError:
-            made.close()
-            raise
-        made.setblocking(False)
-        return made
+        return connected(self._path, socket.SOCK_STREAM, CONNECT_SECONDS)
 
     async def _begin(self) -> socket.socket:
         try:
@@ -188,17 +178,7 @@ class Link:
 
     def _listen(self) -> socket.socket:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            with short_name(self._path) as name:
-                listener.bind(name)
-            os.chmod(self._path, 0o600)
-            listener.listen(4)
-        except OSError:
-            listener.close()
-            raise
-        return listener
+        return listening(self._path, socket.SOCK_STREAM)
 
     async def _reap(self, daemon: Daemon) -> None:
         await daemon.wait()

@@ -13,16 +13,17 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from sandkeeper.linux.children.child import Child
 from sandkeeper.linux.children.children import Children
+from sandkeeper.linux.children.localsockets import connected, listening
 from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.keeper import holder
 
-__all__ = ["Keeper", "short_name"]
+__all__ = ["Keeper"]
 
 SEND_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
@@ -197,24 +198,10 @@ class Keeper:
         self._socket = self._connect()
 
     def _connect(self) -> socket.socket:
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        made.settimeout(SEND_SECONDS)
-        try:
-            with short_name(self._path) as name:
-                made.connect(name)
-        except OSError:
-            made.close()
-            raise
-        made.setblocking(False)
-        return made
+        return connected(self._path, socket.SOCK_SEQPACKET, SEND_SECONDS)
 
     def _start(self) -> None:
-        self._path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            with short_name(self._path) as name:
-                listener.bind(name)
-            os.chmod(self._path, 0o600)
-            listener.listen(4)
+        with listening(self._path, socket.SOCK_SEQPACKET) as listener:
             argv = [sys.executable, "-I", "-S", holder.__file__]
             spawn = Spawn(
                 [*argv, str(self._path), str(listener.fileno())],
@@ -231,19 +218,3 @@ def _ready(sock: socket.socket, events: int, seconds: float) -> bool:
     poller = select.poll()
     poller.register(sock, events)
     return bool(poller.poll(seconds * 1000))
-
-
-@contextmanager
-def short_name(path: Path) -> Iterator[str]:
-    """Give a name of at most 107 bytes for a socket: longer paths go through an open folder.
-
-    unix(7) limits `sun_path` to 108 bytes; /proc/self/fd has no such limit.
-    """
-    if len(os.fsencode(path)) < 108:
-        yield str(path)
-        return
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)
