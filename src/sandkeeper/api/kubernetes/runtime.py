@@ -14,15 +14,16 @@ from starlette.routing import BaseRoute
 from sandkeeper.api.edge.bodies.forms import form_parts, is_form
 from sandkeeper.api.edge.long_answers import long_answer
 from sandkeeper.api.edge.request_body import read_json
-from sandkeeper.api.edge.respond import json_response, status_of, utf8
-from sandkeeper.api.edge.rights import OPEN, USER, Need, Right, standing_of
-from sandkeeper.api.edge.routing import Handler, path_route, route
+from sandkeeper.api.edge.respond import json_response, utf8
+from sandkeeper.api.edge.rights import OPEN, USER, Need
+from sandkeeper.api.edge.routing import path_route, route
 from sandkeeper.api.edge.streaming import until_disconnect
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.kubernetes.files import SandboxFiles, name_of
 from sandkeeper.api.kubernetes.runs import OUTPUT_BYTES, Runs, exit_code
-from sandkeeper.errors import BadInput, SandkeeperError, Unprocessable
+from sandkeeper.api.kubernetes.words import in_words
+from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.journal.output import read_long_texts
 from sandkeeper.journal.turns import Turns
 
@@ -124,20 +125,6 @@ class RuntimeHandlers:
         return name_of(raw_rest(request.scope, PREFIX + route))
 
 
-def _in_its_words(handler: Handler) -> Handler:
-    """Answer failures as this wire does, also of whoever has no token."""
-
-    async def handle(request: Request) -> Response:
-        if standing_of(request).right < Right.USER:
-            return _failed(401, "missing or wrong token: send it as X-Blaxel-Authorization")
-        try:
-            return await handler(request)
-        except SandkeeperError as error:
-            return _failed(status_of(error), utf8(str(error)))
-
-    return handle
-
-
 def _failed(status: int, message: str) -> Response:
     return json_response({"message": message, "error": message}, status)
 
@@ -151,7 +138,7 @@ def routes(handlers: RuntimeHandlers) -> list[BaseRoute]:
     }
     return [
         route(PREFIX + "/", handlers.health, need=OPEN),
-        route(PREFIX + "/execute", _in_its_words(handlers.execute), "POST", need=OURS),
-        route(PREFIX + "/upload", _in_its_words(handlers.upload), "POST", need=OURS),
-        *(path_route(PREFIX + at, _in_its_words(one), need=OURS) for at, one in reads.items()),
+        route(PREFIX + "/execute", in_words(handlers.execute, _failed), "POST", need=OURS),
+        route(PREFIX + "/upload", in_words(handlers.upload, _failed), "POST", need=OURS),
+        *(path_route(PREFIX + at, in_words(one, _failed), need=OURS) for at, one in reads.items()),
     ]

@@ -12,19 +12,20 @@ from sandkeeper.api.edge.bodies.coding import inflated, is_gzip
 from sandkeeper.api.edge.bodies.forms import form_parts, is_form
 from sandkeeper.api.edge.connections.wire import blocks_of
 from sandkeeper.api.edge.query import query_of
-from sandkeeper.api.edge.respond import json_response, status_of, utf8
-from sandkeeper.api.edge.rights import OPEN, USER, Need, Right, standing_of
-from sandkeeper.api.edge.routing import Handler, path_route, route
+from sandkeeper.api.edge.respond import json_response, utf8
+from sandkeeper.api.edge.rights import OPEN, USER, Need
+from sandkeeper.api.edge.routing import path_route, route
 from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.kubernetes.files import SandboxFiles, name_of
-from sandkeeper.errors import BadInput, SandkeeperError
+from sandkeeper.api.kubernetes.words import in_words
+from sandkeeper.errors import BadInput
+from sandkeeper.log.redaction import is_secret
 
 __all__ = ["SandboxdHandlers", "routes"]
 
 FILES = "/v1/files"
 OURS = Need(USER.right, own_words=True)
 TOLD = "SANDBOX_"
-SECRETS = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "KEY")
 CODES = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -110,24 +111,12 @@ class SandboxdHandlers:
         told = {
             name: utf8(value)
             for name, value in sorted(self._variables().items())
-            if name.startswith(TOLD) and not any(word in name.upper() for word in SECRETS)
+            if name.startswith(TOLD) and not is_secret(name)
         }
         return json_response({"env": told})
 
     def _name(self, request: Request) -> str:
         return name_of(raw_rest(request.scope, FILES))
-
-
-def _in_its_words(handler: Handler) -> Handler:
-    async def handle(request: Request) -> Response:
-        if standing_of(request).right < Right.USER:
-            return _failed(401, "missing or wrong token: send it as X-Blaxel-Authorization")
-        try:
-            return await handler(request)
-        except SandkeeperError as error:
-            return _failed(status_of(error), utf8(str(error)))
-
-    return handle
 
 
 def _failed(status: int, message: str) -> Response:
@@ -139,7 +128,10 @@ def routes(handlers: SandboxdHandlers) -> list[BaseRoute]:
     methods = {"GET": handlers.get, "HEAD": handlers.head, "PUT": handlers.put}
     methods["DELETE"] = handlers.delete
     return [
-        *(path_route(FILES, _in_its_words(one), name, need=OURS) for name, one in methods.items()),
+        *(
+            path_route(FILES, in_words(one, _failed), name, need=OURS)
+            for name, one in methods.items()
+        ),
         route("/v1/health", handlers.health, need=OPEN),
-        route("/v1/metadata", _in_its_words(handlers.metadata), need=OURS),
+        route("/v1/metadata", in_words(handlers.metadata, _failed), need=OURS),
     ]
