@@ -164,7 +164,7 @@ def test_a_token_file_that_the_workload_can_read_ends_the_start(tmp_path: Path) 
 
 
 def test_holders_of_ports_are_told_as_far_as_the_workload_sees_them(apart: Server) -> None:
-    listen = "import socket,time; s=socket.create_server(('127.0.0.1',{})); time.sleep(60)"
+    listen = "import socket,signal; s=socket.create_server(('127.0.0.1',{})); signal.pause()"
     ours, theirs = free_port(), free_port()
     mine = apart.client.post(
         "/process",

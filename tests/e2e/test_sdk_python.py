@@ -25,8 +25,8 @@ def collect() -> Iterator[None]:
 
 
 LISTEN = (
-    "python3 -c \"import socket,time; s=socket.create_server(('0.0.0.0', {port})); "
-    'print(1, flush=True); time.sleep(60)"'
+    "python3 -c \"import socket,signal; s=socket.create_server(('0.0.0.0', {port})); "
+    'print(1, flush=True); signal.pause()"'
 )
 
 
@@ -144,9 +144,15 @@ def test_stream_logs_that_connects_again_and_again_gives_each_line_once(server: 
     async def use(process):
         loop = asyncio.get_running_loop()
         later = loop.call_later
-        loop.call_later = lambda delay, *rest, **named: later(
-            0.2 if delay == 30 else delay, *rest, **named
-        )
+        connected = asyncio.Semaphore(0)
+
+        def sooner(delay, *rest, **named):
+            if delay == 30:
+                connected.release()
+                delay = 0.2
+            return later(delay, *rest, **named)
+
+        loop.call_later = sooner
         command = (
             "for i in $(seq 15); do echo o$i; printf part$i; sleep 0.02; echo e$i >&2; "
             "sleep 0.05; echo ' end'; done"
@@ -158,7 +164,10 @@ def test_stream_logs_that_connects_again_and_again_gives_each_line_once(server: 
             while len(errors) < 15 or len(lines) < 30:
                 await asyncio.sleep(0.01)
             await process.wait("a-again", interval=10)
-            await asyncio.sleep(0.5)  # two more connections: nothing may come twice
+            while not connected.locked():
+                await connected.acquire()
+            for _ in range(3):  # two more connections are over: nothing may come twice
+                await connected.acquire()
         handle["close"]()
 
     with_async(server, use)

@@ -299,32 +299,27 @@ def test_the_clients_upgrade_and_health_work(
     upgradable: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = upgradable()
-    script = (
-        "import asyncio, sys\n"
-        "from blaxel.core import SandboxInstance\n"
-        "from blaxel.core.client.models import Metadata, Sandbox, SandboxSpec\n"
-        "async def main():\n"
-        "    it = SandboxInstance(Sandbox(metadata=Metadata(name='x'), spec=SandboxSpec()),"
-        " force_url=sys.argv[1])\n"
-        "    print((await it.system.upgrade()).message)\n"
-        "    while (health := await it.system.health()).last_upgrade.status == 'running':\n"
-        "        await asyncio.sleep(0.1)\n"
-        "    print(health.version, health.upgrade_count, health.last_upgrade.step)\n"
-        "asyncio.run(main())\n"
-    )
     env = {**os.environ, "BL_API_KEY": "x", "BL_WORKSPACE": "x"}
-    done = subprocess.run(
-        [sys.executable, "-c", script, own.url],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
-    assert done.stdout.splitlines() == [
-        "Upgrade initiated. Process state saved. The server will upgrade shortly.",
-        f"{NEW} 1 completed",
-    ], done.stderr
+    def said(call: str) -> str:
+        script = (
+            "import asyncio, sys\n"
+            "from blaxel.core import SandboxInstance\n"
+            "from blaxel.core.client.models import Metadata, Sandbox, SandboxSpec\n"
+            "async def main():\n"
+            "    it = SandboxInstance(Sandbox(metadata=Metadata(name='x'), spec=SandboxSpec()),"
+            " force_url=sys.argv[1])\n"
+            f"    {call}\n"
+            "asyncio.run(main())\n"
+        )
+        return subprocess.check_output([sys.executable, "-c", script, own.url], env=env, text=True)
+
+    assert said("print((await it.system.upgrade()).message)") == (
+        "Upgrade initiated. Process state saved. The server will upgrade shortly.\n"
+    )
+    ended(own)
+    told = "print(health.version, health.upgrade_count, health.last_upgrade.step)"
+    assert said(f"health = await it.system.health(); {told}") == f"{NEW} 1 completed\n"
 
 
 class FirstProcess(Server):

@@ -185,7 +185,7 @@ def test_a_context_is_a_process_of_the_sandbox(server: Server) -> None:
     assert (process["pid"], process["status"]) == (made.record["pid"], "running")
     assert made.id in {one["id"] for one in server.client.get("/code/contexts").json()["contexts"]}
 
-    execution = made.start("import time; time.sleep(600)")
+    execution = made.start("import signal; signal.pause()")
     assert server.client.delete(made.path).json() == {"message": "code context deleted"}
     assert server.client.get(made.path).status_code == 404
     assert server.client.get(f"/code/executions/{execution}").status_code == 404
@@ -194,7 +194,7 @@ def test_a_context_is_a_process_of_the_sandbox(server: Server) -> None:
 
 def test_followers_of_a_deleted_context_are_told_the_end(server: Server) -> None:
     made = kernels.context(server)
-    told = made.stream("import time; time.sleep(600)")
+    told = made.stream("import signal; signal.pause()")
     kinds = [next(told)["type"], next(told)["type"]]
     server.client.delete(made.path)
     rest = [one for one in told if one["type"] != "heartbeat"]
@@ -211,7 +211,7 @@ def test_an_interrupt_that_is_not_heard_becomes_a_restart(
         made = kernels.context(server)
         made.run("kept = 1")
         execution = made.start(
-            "import time\nwhile True:\n    try: time.sleep(600)\n    except KeyboardInterrupt: pass"
+            "import signal\nwhile True:\n try: signal.pause()\n except KeyboardInterrupt: pass"
         )
         waiting = made.start("2")
 
