@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sandkeeper.journal.blocks import gathered
+from sandkeeper.blocks import gathered
 from sandkeeper.journal.cursor import tails
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.lines import complete_end, strip_partial

@@ -37,7 +37,7 @@ UNPACKED_BYTES = 512 << 20
 _NO_WHEEL = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError),
     *(ValueError, TypeError, InvalidVersion, InvalidRequirement),
-    RuntimeError,  # it is encrypted, or packed by an unknown method (NotImplementedError)
+    RuntimeError,  # it is encrypted, or packed by a method that zipfile does not know
 )
 _CHECKSUM = re.compile(rb"\s*([0-9a-fA-F]{64})(\s|$)")
 

@@ -39,11 +39,11 @@ from sandkeeper.api.edge.streaming import (
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.urls import segment
 from sandkeeper.api.schemas.processes import fingerprint
+from sandkeeper.blocks import gathered
 from sandkeeper.errors import BadInput
 from sandkeeper.interpreter.context import Context
 from sandkeeper.interpreter.execution import Execution
 from sandkeeper.interpreter.service import Contexts
-from sandkeeper.journal.blocks import gathered
 from sandkeeper.journal.cursor import Abandoned, Follow, Reader
 from sandkeeper.journal.events import Heart
 from sandkeeper.journal.journal import Journal

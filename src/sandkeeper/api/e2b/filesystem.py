@@ -21,6 +21,7 @@ from sandkeeper.api.e2b.framing import frame
 from sandkeeper.api.e2b.people import People
 from sandkeeper.api.edge.file_answers import GeneratedBody
 from sandkeeper.api.edge.subject import caller
+from sandkeeper.blocks import gathered
 from sandkeeper.errors import NotFound, Unprocessable
 from sandkeeper.files.changing.replace import make_directories
 from sandkeeper.files.conditions import NO_CONDITIONS
@@ -29,7 +30,6 @@ from sandkeeper.files.details import Detail, detail, details
 from sandkeeper.files.paths import resolve_text
 from sandkeeper.files.service import Files
 from sandkeeper.files.work import describe
-from sandkeeper.journal.blocks import gathered
 from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.log.access import Access

@@ -7,11 +7,11 @@ from collections.abc import Generator, Iterable, Iterator
 from sandkeeper.api.edge.long_answers import Frame
 from sandkeeper.api.edge.respond import encode_json, utf8
 from sandkeeper.api.schemas.files import File, Subdirectory
+from sandkeeper.blocks import gathered
 from sandkeeper.files.entries import Owners, permissions
 from sandkeeper.files.paths import Target
 from sandkeeper.files.service import Text
 from sandkeeper.files.trees import TreeFile
-from sandkeeper.journal.blocks import gathered
 from sandkeeper.journal.output import PIECE_BYTES, pieces_of
 from sandkeeper.linux.clocks import rfc3339
 

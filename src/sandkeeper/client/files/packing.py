@@ -8,10 +8,11 @@ from pathlib import Path
 from sandkeeper.client.files.trees import FILE, FOLDER, LINK, Item
 from sandkeeper.client.output import complain
 
-__all__ = ["Packing", "gathered"]
+__all__ = ["SENT_BYTES", "Packing"]
 
 BLOCK_BYTES = 1 << 20
-GATHERED_BYTES = 256 << 10
+SENT_BYTES = 256 << 10
+"""How much is sent at once: each piece is a write of its own."""
 RECORD_BYTES = 512
 
 
@@ -59,20 +60,6 @@ class Packing:
             self.sent[path] = Item(FILE, member.size, member.mtime, member.mode)
         finally:
             os.close(fd)
-
-
-def gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Join small pieces: each that is given is a write of its own."""
-    waiting: list[bytes] = []
-    count = 0
-    for piece in pieces:
-        waiting.append(piece)
-        count += len(piece)
-        if count >= GATHERED_BYTES:
-            yield b"".join(waiting)
-            waiting, count = [], 0
-    if waiting:
-        yield b"".join(waiting)
 
 
 def _head(member: tarfile.TarInfo) -> bytes:

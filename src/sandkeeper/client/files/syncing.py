@@ -14,11 +14,12 @@ from typing import Annotated
 
 import typer
 
+from sandkeeper.blocks import gathered
 from sandkeeper.client.completing import remote_paths
 from sandkeeper.client.connection import AGAIN_SECONDS, AWAY, Server
 from sandkeeper.client.context import AsJson, verb
 from sandkeeper.client.failures import ClientError, NoServer, Refused
-from sandkeeper.client.files.packing import Packing, gathered
+from sandkeeper.client.files.packing import SENT_BYTES, Packing
 from sandkeeper.client.files.paths import file_route, inside, is_inside, joined
 from sandkeeper.client.files.trees import FOLDER, Item, Local, comparable, remote_items
 from sandkeeper.client.output import complain, print_json, say, size
@@ -306,7 +307,7 @@ class _Sync:
         packing = Packing(self._local.root)
         route = file_route("/filesystem-archive", self._target)
         try:
-            self._server.ask("PUT", route, body=gathered(packing.blocks(paths)))
+            self._server.ask("PUT", route, body=gathered(packing.blocks(paths), SENT_BYTES))
         finally:
             self._unreadable |= packing.unreadable
             self.failed = self.failed or bool(packing.unreadable)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, cast
 
+from sandkeeper.blocks import gathered
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.files.changing.replace import make_directories
 from sandkeeper.files.paths import temporary_name
@@ -17,7 +18,6 @@ from sandkeeper.files.tar.members import BoundedMember, Metered
 from sandkeeper.files.tar.packing import pack
 from sandkeeper.files.tar.unpacking import UnsafeMember, unpack
 from sandkeeper.files.work import Cancel, failure
-from sandkeeper.journal.blocks import gathered
 from sandkeeper.linux.paths import useros as os
 
 __all__ = ["Archives", "Channel"]

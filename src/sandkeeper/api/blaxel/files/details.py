@@ -18,13 +18,13 @@ from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import path_route
 from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.schemas.files import Entry
+from sandkeeper.blocks import gathered
 from sandkeeper.errors import BadInput, NotFound, Unprocessable
 from sandkeeper.files.details import DEPTH_MOST, Detail, detail, details, page
 from sandkeeper.files.entries import Owners, file_type, unix_mode
 from sandkeeper.files.paths import Target
 from sandkeeper.files.service import Files
 from sandkeeper.files.work import failure
-from sandkeeper.journal.blocks import gathered
 from sandkeeper.linux.clocks import rfc3339
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.numerals import asked
