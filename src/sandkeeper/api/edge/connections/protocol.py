@@ -46,6 +46,8 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
 
     body_seconds = 30.0
     port_names = PortNames((), "")
+    led_by: frozenset[bytes] = frozenset()
+    """Fields by which a request shows that it is for another server."""
     isolation: Isolation | None = None
     """Whose connections are not taken."""
     _held: "tuple[RequestResponseCycle, Any] | None" = None
@@ -323,6 +325,7 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
             name == b"host" and self.port_names.find(value) is not None
             for name, value in self.headers
         )
+        named = named or any(name in self.led_by for name, _ in self.headers)
         tcp = (b"upgrade", b"tcp") in self.headers and is_for_tcp(path)
         return named or tcp or is_for_port({"path": path})
 
