@@ -33,7 +33,7 @@ class ApiServer:
 
     def __init__(self, addresses: tuple[str, ...] = ("127.0.0.1",), bookmarks: float = 0.2) -> None:
         self.objects: dict[str, dict[str, Object]] = {}
-        self.requests: list[tuple[str, str]] = []
+        self.lists: list[str] = []
         self.ready = True
         self.broken = False
         self.addresses = addresses
@@ -77,9 +77,7 @@ class ApiServer:
                     "apiVersion": "v1",
                     "kind": "Config",
                     "current-context": "it",
-                    "clusters": [
-                        {**named, "cluster": {"server": f"http://127.0.0.1:{self.port}"}}
-                    ],
+                    "clusters": [{**named, "cluster": {"server": f"http://127.0.0.1:{self.port}"}}],
                     "users": [{**named, "user": {"token": "of-the-fleet"}}],
                     "contexts": [{**named, "context": {"cluster": "it", "user": "it"}}],
                 }
@@ -131,7 +129,6 @@ class ApiServer:
         parts = request.path.strip("/").split("/")
         at = parts.index("namespaces")
         plural, name = parts[at + 2], "".join(parts[at + 3 : at + 4])
-        self.requests.append((request.method, request.path))
         if request.headers.get("Authorization") != "Bearer of-the-fleet":
             return _status(401, "Unauthorized")
         if self.broken:
@@ -148,7 +145,7 @@ class ApiServer:
         if name not in kept:
             return _status(404, f'{plural} "{name}" not found')
         if request.method == "DELETE":
-            self._delete(plural, name)
+            self.delete(plural, name)
             return web.json_response({"kind": "Status", "status": "Success"})
         if request.method == "PATCH":
             assert request.content_type == "application/merge-patch+json"
@@ -156,6 +153,7 @@ class ApiServer:
         return web.json_response(kept[name])
 
     async def _list(self, request: web.Request, plural: str) -> web.StreamResponse:
+        self.lists.append(plural)
         limit = int(request.query.get("limit", "0"))
         after = request.query.get("continue", "")
         names = sorted(name for name in self.objects[plural] if name > after)
@@ -229,12 +227,12 @@ class ApiServer:
             self._operate(kept[name])
         return patched
 
-    def _delete(self, plural: str, name: str) -> None:
+    def delete(self, plural: str, name: str) -> None:
         found = self.objects[plural].pop(name)
         self._changed(plural, "DELETED", found)
         backing = found.get("status", {}).get("sandbox", {}).get("name", "")
         if plural == CLAIMS and backing in self.objects.get(SANDBOXES, {}):
-            self._delete(SANDBOXES, backing)
+            self.delete(SANDBOXES, backing)
 
     def _changed(self, plural: str, what: str, found: Object) -> None:
         self._version += 1
@@ -291,7 +289,7 @@ class ApiServer:
     def _expire(self, name: str, ends: str) -> None:
         claim = self.objects[CLAIMS].get(name)
         if claim and claim["spec"]["lifecycle"].get("shutdownTime") == ends:
-            self._delete(CLAIMS, name)
+            self.delete(CLAIMS, name)
 
 
 def _status_of(backing: str, address: str) -> Object:
