@@ -13,7 +13,7 @@ from sandkeeper.api.edge.connections.listening import listen
 from sandkeeper.api.edge.connections.server import serve
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.fleet.app import create_app
-from sandkeeper.fleet.routing import FIELD
+from sandkeeper.fleet.routing import leads
 from sandkeeper.fleet.services import Services
 from sandkeeper.linux.machine import raise_file_limit
 from sandkeeper.linux.servicemanager import ServiceManager
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
                 listeners,
                 manager=ServiceManager.named(variables),
                 tell=_tell,
-                led_by=frozenset({FIELD}),
+                leads=leads,
             )
         except SandkeeperError as error:
             return _refuse(f"cannot start: {error}")

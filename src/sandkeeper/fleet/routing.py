@@ -34,12 +34,18 @@ from sandkeeper.numerals import natural
 from sandkeeper.settings import RightsSettings
 from sandkeeper.settings.port_names import E2B_PORT, PortName
 
-__all__ = ["FIELD", "Routing", "mark"]
+__all__ = ["Routing", "leads", "mark"]
 
 FIELD = b"e2b-sandbox-id"
 PORT_FIELD = b"e2b-sandbox-port"
 SANDBOX = "sandkeeper.sandbox"
 POD_TOKEN = b"x-access-token"
+SIGNED = frozenset({b"signature", b"signature_expiration"})
+
+
+def leads(fields: list[tuple[bytes, bytes]], _own_port: int) -> bool:
+    """Say whether a request shows by a field that it is for a sandbox."""
+    return any(name == FIELD for name, _ in fields)
 
 
 def mark(scope: Scope) -> None:
@@ -112,11 +118,15 @@ class Routing:
         door = Door.of(scope)
         assert door is not None
         upgrade = wanted_upgrade(scope)
+        is_signed = self._is_signed(scope, record.id)
         _, query = self._credentials.without_credentials(scope, door)
+        if is_signed:
+            query = _without_signature(query)
         host = next((value for key, value in scope["headers"] if key == b"host"), b"")
         target = Target(door.port, raw_path(scope), query, host or record.address.encode())
         headers = self._forwarding.headers(scope, target)
-        if self._token and self._opens(scope, record.id):
+        shown = is_signed or any(self._is_ours(scope, one) for one in offers(scope))
+        if self._token and shown:
             headers.append((POD_TOKEN, self._token))
         head = head_of(scope, target, headers, upgrade)
         connected = await dial(record.address, self._fleet.settings.pod_port)
@@ -133,10 +143,11 @@ class Routing:
         token = self._fleet.token_of(scope[SANDBOX]).encode()
         return bool(token) and hmac.compare_digest(token, value)
 
-    def _opens(self, scope: Scope, name: str) -> bool:
-        """Say whether a request shows the sandbox's token, or what was signed with it."""
-        if any(self._is_ours(scope, value) for value in offers(scope)):
-            return True
+    def _is_signed(self, scope: Scope, name: str) -> bool:
+        """Say whether a request for a file was signed with the sandbox's token.
+
+        The server there has another token, so it sees no signature but that of a stranger.
+        """
         if scope["path"] != "/files" or b"signature=" not in scope["query_string"]:
             return False
         rights = RightsSettings(token=self._fleet.token_of(name))
@@ -145,6 +156,11 @@ class Routing:
             return standing_by_signature(rights, query_of(scope), operation) is not None
         except BadSignature:
             return False
+
+
+def _without_signature(query: bytes) -> bytes:
+    pairs = query.split(b"&")
+    return b"&".join(one for one in pairs if one.partition(b"=")[0] not in SIGNED)
 
 
 def _away(record: Record | None) -> str:

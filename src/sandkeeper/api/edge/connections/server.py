@@ -16,6 +16,7 @@ from sandkeeper.api.edge.connections.departure import Departure, take_over
 from sandkeeper.api.edge.connections.listening import tell_reach
 from sandkeeper.api.edge.connections.plain import Parts
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
+from sandkeeper.api.edge.urls import Leads, leads_nowhere, names_other_port
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.servicemanager import ServiceManager
@@ -82,14 +83,14 @@ def serve(
     manager: ServiceManager | None = None,
     *,
     tell: Tell = tell_reach,
-    led_by: frozenset[bytes] = frozenset(),
+    leads: Leads | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; returns after the services have stopped.
 
     `connections` are those of the server before, `manager` is told how we are; `tell` logs where
-    the server listens. `led_by`: see `EdgeProtocol`. When an upgrade is
-    due it does not return: the process becomes the new version. Raises OSError if that fails,
-    SandkeeperError when the services cannot be started.
+    the server listens, `leads` says which requests name another server by a field (unless given,
+    E2B's). When an upgrade is due it does not return: the process becomes the new version. Raises
+    OSError if that fails, SandkeeperError when the services cannot be started.
     """
     # What it would log, the edge has logged already, as JSON and to the right place.
     uvicorn_log = logging.getLogger("uvicorn")
@@ -118,7 +119,8 @@ def serve(
         EdgeProtocol.isolation = Isolation(services.identity.uid)
     EdgeProtocol.body_seconds = services.settings.edge.body_seconds
     EdgeProtocol.port_names = services.settings.edge.port_names
-    EdgeProtocol.led_by = led_by
+    usual = names_other_port if services.settings.e2b.enabled else leads_nowhere
+    EdgeProtocol.leads = staticmethod(leads or usual)
     server = _Server(config, services, connections, manager or ServiceManager(), tell)
     with contextlib.ExitStack() as stack:
         # uvicorn closes those it gets; an upgrade goes on with these.
