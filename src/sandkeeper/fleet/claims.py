@@ -17,10 +17,13 @@ from sandkeeper.api.control.source import Wanted
 from sandkeeper.errors import BadInput
 from sandkeeper.fleet.objects import Claim, Record, record_of
 
-__all__ = ["Birth", "Claims"]
+__all__ = ["Birth", "Claims", "page_of"]
 
 Place = tuple[float, str]
+Scanned = tuple[Place | None, bool]
 GONE_KEPT = 10_000
+PIECE = 1000
+"""So many are looked at in one go: a millisecond."""
 
 
 class Birth:
@@ -175,32 +178,53 @@ class Claims:
 
     # Lists
 
-    def page(self, team: str, wanted: Wanted) -> tuple[list[Record], str]:
-        """Return some of a team's sandboxes, and where the next page begins ("": there is none).
+    def scan(self, team: str, wanted: Wanted, found: list[Record], after: Place | None) -> Scanned:
+        """Add to `found` those of a team that are wanted, of the next few behind a place.
 
-        A page begins behind a place in the order, so what comes and goes meanwhile moves nothing.
-        Raises BadInput for a place that is none.
+        Returns how far that went, and whether it is the end; where a page is full it has gone one
+        too far, so that whoever asks knows that more follow.
         """
         places = self._places.get(team, [])
-        found: list[Record] = []
         now = time()
-        for at in _walk(places, wanted):
-            record = self.by_id[places[at][1]]
-            if not record.is_there or record.is_over(now):
+        here = after
+        for at in _next(places, wanted, after):
+            here = places[at]
+            record = self.by_id[here[1]]
+            if not wanted.fits(record.state, record.template, here[0], record.metadata):
                 continue
-            if not wanted.fits(record.state, record.template, record.started_at, record.metadata):
-                continue
-            if len(found) == wanted.limit:
-                return found, _token((found[-1].started_at, found[-1].id))
-            found.append(record)
+            if record.is_there and not record.is_over(now):
+                found.append(record)
+                if len(found) > wanted.limit:
+                    return here, True
+        return here, not _next(places, wanted, here)
+
+
+async def page_of(claims: Claims, team: str, wanted: Wanted) -> tuple[list[Record], str]:
+    """Return some of a team's sandboxes, and where the next page begins ("": there is none).
+
+    A page begins behind a place in the order, so what comes and goes meanwhile moves nothing. A
+    long search goes in pieces. Raises BadInput for a place that is none.
+    """
+    found: list[Record] = []
+    here = _place(wanted.after) if wanted.after else None
+    is_end = False
+    while not is_end:
+        here, is_end = claims.scan(team, wanted, found, here)
+        if not is_end:
+            await asyncio.sleep(0)
+    if len(found) <= wanted.limit:
         return found, ""
+    last = found[wanted.limit - 1]
+    return found[: wanted.limit], _token((last.started_at, last.id))
 
 
-def _walk(places: list[Place], wanted: Wanted) -> range:
-    after = _place(wanted.after) if wanted.after else None
+def _next(places: list[Place], wanted: Wanted, after: Place | None) -> range:
+    """Return the next few places behind one."""
     if wanted.oldest_first:
-        return range(0 if after is None else bisect_right(places, after), len(places))
-    return range((len(places) if after is None else bisect_left(places, after)) - 1, -1, -1)
+        first = 0 if after is None else bisect_right(places, after)
+        return range(first, min(len(places), first + PIECE))
+    first = len(places) if after is None else bisect_left(places, after)
+    return range(first - 1, max(-1, first - 1 - PIECE), -1)
 
 
 def _token(place: Place) -> str:

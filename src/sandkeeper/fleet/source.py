@@ -29,7 +29,7 @@ from sandkeeper.errors import (
     TooMany,
     Unavailable,
 )
-from sandkeeper.fleet.claims import Birth, Claims
+from sandkeeper.fleet.claims import Birth, Claims, page_of
 from sandkeeper.fleet.cluster import CLAIMS, SANDBOXES, Cluster
 from sandkeeper.fleet.figures import Figures
 from sandkeeper.fleet.keys import Team
@@ -315,7 +315,7 @@ class TeamSource:
 
     async def page(self, wanted: Wanted) -> Page:
         """Return some of the team's."""
-        found, after = self._fleet.claims.page(self._team.name, wanted)
+        found, after = await page_of(self._fleet.claims, self._team.name, wanted)
         return Page([self._sandbox(one) for one in found], after)
 
     async def get(self, name: str) -> Sandbox:
