@@ -34,6 +34,8 @@ class ApiServer:
     def __init__(self, addresses: tuple[str, ...] = ("127.0.0.1",), bookmarks: float = 0.2) -> None:
         self.objects: dict[str, dict[str, Object]] = {}
         self.lists: list[str] = []
+        self.asked: set[tuple[str, str]] = set()
+        """Verbs of RBAC and what they were for."""
         self.ready = True
         self.broken = False
         self.addresses = addresses
@@ -129,6 +131,7 @@ class ApiServer:
         parts = request.path.strip("/").split("/")
         at = parts.index("namespaces")
         plural, name = parts[at + 2], "".join(parts[at + 3 : at + 4])
+        self.asked.add((_verb(request, name), plural))
         if request.headers.get("Authorization") != "Bearer of-the-fleet":
             return _status(401, "Unauthorized")
         if self.broken:
@@ -316,6 +319,14 @@ def _merged(known: Any, changes: Any) -> Any:
 def _fits(found: Object, request: web.Request) -> bool:
     label = request.query.get("labelSelector", "")
     return not label or label in found["metadata"].get("labels", {})
+
+
+def _verb(request: web.Request, name: str) -> str:
+    if request.method != "GET":
+        return {"POST": "create"}.get(request.method, request.method.lower())
+    if name:
+        return "get"
+    return "watch" if request.query.get("watch") == "1" else "list"
 
 
 def _line(what: str, found: Object) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from tests.apiserver import ApiServer
 from tests.harness import Server, free_port, until
 
@@ -108,6 +109,19 @@ def api() -> Iterator[ApiServer]:
     add_key(serving, "bob", BOB, sandboxes="2", seconds="600", templates="base, other")
     yield serving
     serving.close()
+    assert serving.asked <= granted()
+
+
+def granted() -> set[tuple[str, str]]:
+    """Return what the Role of `deploy/kubernetes/fleet` permits."""
+    path = Path(__file__).parents[2] / "deploy" / "kubernetes" / "fleet" / "rbac.yaml"
+    (role,) = [one for one in yaml.safe_load_all(path.read_text()) if one["kind"] == "Role"]
+    return {
+        (verb, plural)
+        for rule in role["rules"]
+        for verb in rule["verbs"]
+        for plural in rule["resources"]
+    }
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +129,7 @@ def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Return the server in every sandbox."""
     env = {
         "SANDKEEPER_TOKEN": POD_TOKEN,
-        "SANDKEEPER_PORT_HOSTS": "{port}-{id}." + DOMAIN,
+        "SANDKEEPER_PORT_HOSTS": "{port}-{id}.*",
         "HOME": str(tmp_path_factory.mktemp("home")),
     }
     with Server(tmp_path_factory.mktemp("pod"), env=env) as running:

@@ -35,6 +35,8 @@ def test_a_sandbox_is_a_claim_from_its_creation_to_its_end(fleet: Replica, api: 
     assert fleet.listed(metadata="a=b%20c%2Fd", state="running") == [name]
     assert fleet.listed(metadata="a=x") == fleet.listed(state="paused") == []
     assert fleet.listed(template="other") == []
+    figures = fleet.client.get("/metrics").text
+    assert 'sandkeeper_fleet_sandboxes{state="running"} 1.0' in figures
 
     assert fleet.client.delete(f"/sandboxes/{name}").status_code == 204
     assert fleet.client.delete(f"/sandboxes/{name}").json()["code"] == 404

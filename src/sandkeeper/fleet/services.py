@@ -111,15 +111,8 @@ class Services:
         self._stack.callback(self._pausing.close)
         self._stack.callback(self.relay.stop)
         for one in self.watched:
-            task = asyncio.ensure_future(one.run())
-            task.add_done_callback(self._ended)
-            self._stack.callback(task.cancel)
+            self._stack.callback(asyncio.ensure_future(one.run()).cancel)
         self._serving = True
-
-    def _ended(self, task: "asyncio.Future[None]") -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.log.error(f"a watch has failed and stays so: {error!r}")
-            self._serving = False
 
     def _changed(self, record: Record) -> None:
         self._pausing.note(record)

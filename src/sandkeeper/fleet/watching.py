@@ -94,16 +94,14 @@ class Watched(Generic[T]):
                 self._place = ""
             except SandkeeperError as error:
                 self._told(error)
-                if monotonic() - began > GOOD_SECONDS:
-                    pause = SHORTEST
-                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
-                pause = min(LONGEST, pause * 2)
-                continue
-            if monotonic() - began < GOOD_SECONDS:
-                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
-                pause = min(LONGEST, pause * 2)
-            else:
+            except Exception as error:  # noqa: BLE001 - the last net: what is known is read again
+                self._place = ""
+                self._log.error(f"{self.name} are listed again after a fault: {error!r}")
+            if monotonic() - began > GOOD_SECONDS:
                 pause = SHORTEST
+            else:
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+                pause = min(LONGEST, pause * 2)
 
     def _told(self, error: SandkeeperError) -> None:
         """Say once that it fails, and once that it does not any more."""
