@@ -134,6 +134,15 @@ def test_half_a_surrogate_breaks_no_answer(context: Context, code: str) -> None:
     assert context.run("'after'")["results"][0]["data"]["text/plain"] == "'after'"
 
 
+def test_an_end_that_a_kernel_does_not_publish_is_asked_for(context: Context) -> None:
+    # What is published behind text that cannot be encoded stays with a kernel that was slow here.
+    code = "import sys, time\nsys.stdout.pub_thread.schedule(lambda: time.sleep(2))\n"
+    answer = context.run(code + "print('a\\ud83db')")
+
+    assert answer["status"] == "ok"
+    assert context.run("print('after')")["stdout"].endswith("after\n")
+
+
 def test_fifty_megabytes_of_an_image_come_whole(context: Context) -> None:
     code = (
         "import base64, hashlib\nfrom IPython.display import display\n"

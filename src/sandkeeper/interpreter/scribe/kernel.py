@@ -9,6 +9,7 @@ import asyncio
 import os
 from contextlib import suppress
 from typing import Any
+from uuid import uuid4
 
 import zmq
 
@@ -18,7 +19,7 @@ from sandkeeper.interpreter.scribe import prelude
 from sandkeeper.interpreter.scribe.channels import Channel, opened_socket
 from sandkeeper.interpreter.scribe.engine import EngineFailed, Given, Lost, Tell, Unsupported
 from sandkeeper.interpreter.scribe.messages import Message, Wire, clean_text
-from sandkeeper.interpreter.scribe.telling import Listener, Teller
+from sandkeeper.interpreter.scribe.telling import Listener, Teller, Witness
 from sandkeeper.linux.procstat import read_stat
 
 __all__ = ["KernelEngine"]
@@ -29,6 +30,8 @@ HELLO_SECONDS = 0.05
 QUIET_SECONDS = 0.05
 DYING_SECONDS = 0.5
 """A process closes its sockets before it has ended."""
+SILENCE_SECONDS = 1.0
+"""So long after a reply nothing is heard of its end before the kernel is asked for a sign."""
 LATE_BYTES = 64 << 10
 PAST = 1000
 """So many executions may still have threads that say something."""
@@ -129,7 +132,7 @@ class KernelEngine:
         self._listeners[order.id] = teller
         try:
             answer = await self._asked("execute_request", content, "shell", order.id)
-            await self._or_lost(teller.idle)
+            await self._all_heard(teller)
         finally:
             self._running = None
             self._listeners.pop(order.id, None)
@@ -137,6 +140,35 @@ class KernelEngine:
             if len(self._past) > PAST:
                 del self._past[next(iter(self._past))]
         return teller.outcome(answer)
+
+    async def _all_heard(self, teller: Teller) -> None:
+        """Wait for the `idle` of what was replied to; for longer only while the kernel publishes.
+
+        ipykernel stops working off what it publishes where a message cannot be encoded (half a
+        surrogate), until it publishes again: so it is asked something. Messages keep their order:
+        what has not come when the answer to that is over, does not come.
+        """
+        iopub = self._channels["iopub"]
+        while not teller.idle.done():
+            seen = iopub.seen
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    await self._or_lost(teller.idle)
+            if not teller.idle.done() and iopub.seen == seen and await self._gave_a_sign():
+                teller.unfinished("what the kernel could not publish")
+
+    async def _gave_a_sign(self) -> bool:
+        """Ask for one; True when its end was heard on iopub."""
+        witness, number = Witness(), uuid4().hex
+        self._listeners[number] = witness
+        try:
+            await self._asked("kernel_info_request", {}, identity=number)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    await self._or_lost(witness.idle)
+            return witness.idle.done()
+        finally:
+            del self._listeners[number]
 
     async def _enter(self, order: Execute) -> dict[str, Any] | None:
         """Have variables and folder hold for what follows; returns the error that it raises."""
