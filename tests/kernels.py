@@ -31,15 +31,9 @@ def kernel_python() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "made").exists():
             subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-            pip = [
-                folder / "bin" / "python",
-                "-m",
-                "pip",
-                "install",
-                "-q",
-                "--only-binary",
-                ":all:",
-            ]
+            # Most of it is never imported, and what is gets compiled then.
+            options = ["install", "-q", "--no-compile", "--only-binary", ":all:"]
+            pip = [folder / "bin" / "python", "-m", "pip", *options]
             subprocess.run([*pip, "-r", WANTED], check=True)
             (folder / "made").touch()
     return folder
