@@ -134,13 +134,43 @@ def test_half_a_surrogate_breaks_no_answer(context: Context, code: str) -> None:
     assert context.run("'after'")["results"][0]["data"]["text/plain"] == "'after'"
 
 
-def test_an_end_that_a_kernel_does_not_publish_is_asked_for(context: Context) -> None:
-    # What is published behind text that cannot be encoded stays with a kernel that was slow here.
-    code = "import sys, time\nsys.stdout.pub_thread.schedule(lambda: time.sleep(2))\n"
-    answer = context.run(code + "print('a\\ud83db')")
+SLOW = "import sys, time\nsys.stdout.pub_thread.schedule(lambda: time.sleep(2))\n"
+AS_IT_CAME = """
+import sys
+from jupyter_client.session import json_packer
+session, thread = sys.stdout.session, sys.stdout.pub_thread
+session.pack = json_packer
+thread.schedule(lambda: thread._event_puller.on_recv(thread._handle_event))
+"""
+MUTE = """
+def send(stream, kind, *more, **named):
+    if kind == "execute_reply":
+        del session.send
+    else:
+        return type(session).send(session, stream, kind, *more, **named)
+session.send = send
+print("told")
+"""
 
-    assert answer["status"] == "ok"
-    assert context.run("print('after')")["stdout"].endswith("after\n")
+
+def test_half_a_surrogate_costs_a_slow_kernel_nothing_else(context: Context) -> None:
+    answer = context.run(SLOW + "print('a\\ud83db')\nprint('more')")
+
+    assert (answer["status"], answer["stdout"]) == ("ok", "a\ufffdb\nmore\n")
+
+
+def test_an_end_that_a_kernel_has_lost_is_asked_for(server: Server) -> None:
+    # What is published behind text that cannot be encoded stays with a kernel that was slow here.
+    made = kernels.context(server)
+    made.run(AS_IT_CAME)
+    assert made.run(SLOW + "print('a\\ud83db')")["status"] == "ok"
+    assert made.run("print('after')")["stdout"].endswith("after\n")
+    told = list(made.stream(MUTE))
+
+    assert [one["text"] for one in told if one["type"] == "stdout"] == ["told\n"]
+    assert (told[-1]["type"], told[-1]["status"]) == ("end", "unknown")
+    assert made.run("print('after')")["stdout"] == "after\n"
+    server.client.delete(made.path)
 
 
 def test_fifty_megabytes_of_an_image_come_whole(context: Context) -> None:

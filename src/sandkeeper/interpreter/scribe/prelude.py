@@ -17,7 +17,7 @@ CELLS = 100_000
 """A table as data has no more; the rows behind them are counted."""
 
 SOURCE = """
-import builtins, json, os, reprlib, sys
+import builtins, json, os, reprlib, sys, traceback
 
 LEFT = []
 
@@ -166,15 +166,49 @@ def install(shell):
     made = Chart(parent=shell.display_formatter)
     shell.display_formatter.formatters[CHART] = made
     shell.display_formatter.format(0)  # what the first result would wait for
-    lossless(shell)
 
 
-def lossless(shell):
+def publish_all(shell):
     # What is published faster than it is read waits here instead of being dropped.
     import zmq
 
     thread = shell.kernel.iopub_thread
     thread.schedule(lambda: thread.socket.setsockopt(zmq.XPUB_NODROP, 1))
+
+
+def encode_all(shell):
+    # Half a surrogate cannot be encoded as UTF-8, but be escaped.
+    from jupyter_client.jsonutil import json_clean, json_default
+
+    session = shell.kernel.session
+    plain = session.pack
+
+    def pack(value):
+        try:
+            return plain(value)
+        except UnicodeEncodeError:
+            return json.dumps(json_clean(value), default=json_default).encode()
+
+    session.pack = pack
+
+
+def stay_awake(shell):
+    # An exception in the thread that publishes leaves what waits there, until somebody else has
+    # something to publish.
+    thread = shell.kernel.iopub_thread
+    puller, events = thread._event_puller, thread._events
+
+    def work(message):
+        for number in range(len(events)):
+            try:
+                events.popleft()()
+            except Exception:
+                traceback.print_exc(file=sys.__stderr__)
+
+    thread.schedule(lambda: puller.on_recv(work))
+
+
+STEPS = (encode_all, stay_awake, publish_all, install)
 """
 
 _LOAD = """
@@ -186,10 +220,11 @@ def _load():
     module.__dict__.update(get_ipython=get_ipython, CELLS=%(cells)d, MIME=%(mime)r, CHART=%(chart)r)
     exec(%(source)r, module.__dict__)
     sys.modules["_sandkeeper"] = module
-    try:
-        module.install(get_ipython())
-    except Exception:
-        pass  # another kernel of Python: without tables as data
+    for step in module.STEPS:
+        try:
+            step(get_ipython())
+        except Exception:
+            pass  # another kernel of Python: without tables as data
 _load()
 del _load
 """
