@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from sandkeeper.interpreter.events import SEPARATOR
-from sandkeeper.interpreter.orders import Grown
+from sandkeeper.interpreter.orders import Execute, Grown
 from sandkeeper.interpreter.specs import ExecutionMeta
 from sandkeeper.journal.cursor import Chunk, Follow, Gap
 from sandkeeper.journal.events import Characters
@@ -195,8 +195,9 @@ class Execution:
     """An execution; event loop's thread only."""
 
     def __init__(self, meta: ExecutionMeta, folder: Path, weight: int = 0) -> None:
-        """`weight` is what its code takes while it waits."""
+        """`weight` is what its code takes while it waits, in the `order` for it."""
         self.weight = weight
+        self.order: Execute | None = None
         self.meta = meta
         self.folder = folder
         self.ended = asyncio.Event()
@@ -245,6 +246,8 @@ class Execution:
         if self.is_over:
             return
         self.meta = grown.meta
+        if grown.meta.status != "queued":
+            self.order = None
         self.live().take(grown)
         if grown.meta.is_over:
             if self.clock is not None:

@@ -45,9 +45,12 @@ class Ending:
         self._wake = wake
         self._behind = behind
 
-    async def heard(self) -> bool:
-        """Wait for the end; False where the reply was lost. Raises Lost with the process."""
-        behind: asyncio.Future[None] | None = None
+    async def heard(self, *, lost: bool = False) -> bool:
+        """Wait for the end; False where the reply was lost. Raises Lost with the process.
+
+        Where it may be `lost` already, the kernel is asked at once.
+        """
+        behind = asyncio.ensure_future(self._behind()) if lost else None
         pause = SILENCE_SECONDS
         try:
             while not (self._reply.done() and self._teller.idle.done()):

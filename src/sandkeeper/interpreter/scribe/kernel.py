@@ -7,6 +7,7 @@ to the one that runs, or wait for the next.
 
 import asyncio
 import os
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
@@ -25,6 +26,7 @@ from sandkeeper.linux.procstat import read_stat
 
 __all__ = ["KernelEngine"]
 
+PYTHON = prelude.PYTHON
 CHANNELS = ("shell", "iopub", "stdin", "control")
 LOOK_SECONDS = 0.005
 HELLO_SECONDS = 0.05
@@ -75,7 +77,7 @@ class KernelEngine:
         info = facts.get("language_info")
         info = info if isinstance(info, dict) else {}
         self._language = str(info.get("name") or self._language).lower()
-        if self._language in {"python", "ipython"} and not self._given.get("again"):
+        if self._language in PYTHON and not self._given.get("again"):
             await self._silent(prelude.loader())
         return {
             "language": self._language,
@@ -130,27 +132,60 @@ class KernelEngine:
             "allow_stdin": False,
             "stop_on_error": False,
         }
-        return await self._followed(order.id, teller, content)
+        _, frames = self._wire.pack("execute_request", content, order.id)
+        if self._gone.done():
+            raise Lost
+        self._channels["shell"].send(frames)
+        return await self._followed(order.id, teller, self._awaited(order.id, teller))
 
-    async def _followed(self, number: str, teller: Teller, content: dict[str, Any]) -> Outcome:
-        """Send an execution and hear of it until it is over."""
-        _, frames = self._wire.pack("execute_request", content, number)
+    def resume(self, identifier: str, tell: Tell) -> Coroutine[Any, Any, Outcome]:
+        """Hear of an execution that another scribe has begun; see `Engine`."""
+        teller = self._running = Teller(tell)
+        reply = self._awaited(identifier, teller)  # before the sockets are open
+        return self._resumed(identifier, teller, reply)
+
+    async def _resumed(
+        self, number: str, teller: Teller, reply: "asyncio.Future[Message]"
+    ) -> Outcome:
+        try:
+            return await self._followed(number, teller, reply, lost=True)
+        finally:
+            if prelude.entering(self._language, {}, "") is not None and not self._gone.done():
+                await self._silent(prelude.leaving(self._language))
+
+    def _awaited(self, number: str, teller: Teller) -> "asyncio.Future[Message]":
         self._listeners[number] = teller
         reply = self._replies[number] = asyncio.get_running_loop().create_future()
+        return reply
+
+    async def _followed(
+        self,
+        number: str,
+        teller: Teller,
+        reply: "asyncio.Future[Message]",
+        *,
+        lost: bool = False,
+    ) -> Outcome:
+        """Hear of an execution until it is over; some of it may be `lost` already."""
         ending = Ending(reply, teller, self._gone, wake=self._wake, behind=self._behind)
         try:
-            if self._gone.done():
-                raise Lost
-            self._channels["shell"].send(frames)
-            if await ending.heard():
+            if await ending.heard(lost=lost):
                 return teller.outcome(reply.result().content())
-            return Outcome(EndStatus.UNKNOWN, "how it ended was said while nobody heard it")
+            return await self._remembered(number, teller)
         finally:
             self._running = None
             del self._replies[number], self._listeners[number]
             self._past[number] = None
             if len(self._past) > PAST:
                 del self._past[next(iter(self._past))]
+
+    async def _remembered(self, number: str, teller: Teller) -> Outcome:
+        """Return how an execution ended whose reply was lost, where the kernel knows it still."""
+        if self._language in PYTHON:
+            answer = prelude.answer_of(await self._silent("", prelude.ended(number)))
+            if isinstance(answer, dict) and answer:
+                return teller.outcome(answer)
+        return Outcome(EndStatus.UNKNOWN, "how it ended was said while nobody heard it")
 
     def _wake(self) -> None:
         """Ask what nobody waits for."""
@@ -221,7 +256,7 @@ class KernelEngine:
             return {"found": bool(found.get("found")), "data": found.get("data") or {}}
         if name == "adapt":
             return await self._adapt(arguments)
-        if self._language not in {"python", "ipython"}:
+        if self._language not in PYTHON:
             raise Unsupported(f"variables are not known for {self._language}")
         answer = await self._silent("", prelude.VARIABLES)
         return prelude.answer_of(answer)

@@ -11,7 +11,7 @@ from typing import Any
 
 from sandkeeper.interpreter.events import CHART, DATAFRAME
 
-__all__ = ["VARIABLES", "answer_of", "entering", "leaving", "loader"]
+__all__ = ["PYTHON", "VARIABLES", "answer_of", "ended", "entering", "leaving", "loader"]
 
 CELLS = 100_000
 """A table as data has no more; the rows behind them are counted."""
@@ -20,6 +20,7 @@ SOURCE = """
 import builtins, json, os, reprlib, sys, traceback
 
 LEFT = []
+LAST = {}
 
 
 class Answer:
@@ -208,7 +209,34 @@ def stay_awake(shell):
     thread.schedule(lambda: puller.on_recv(work))
 
 
-STEPS = (encode_all, stay_awake, publish_all, install)
+def remember(shell):
+    # How the last execution ended, for whoever did not hear it.
+    def note(result):
+        wrong = result.error_before_exec or result.error_in_exec
+        LAST.clear()
+        LAST.update(
+            id=shell.kernel.get_parent("shell")["header"]["msg_id"],
+            status="ok" if wrong is None else "error",
+            execution_count=result.execution_count,
+        )
+        if wrong is not None:
+            LAST.update(ename=type(wrong).__name__, evalue=_text_of(wrong), traceback=[])
+
+    shell.events.register("post_run_cell", note)
+
+
+def _text_of(error):
+    try:
+        return str(error)
+    except BaseException:
+        return ""
+
+
+def ended(number):
+    return Answer(LAST if LAST.get("id") == number else {})
+
+
+STEPS = (encode_all, stay_awake, publish_all, remember, install)
 """
 
 _LOAD = """
@@ -233,6 +261,11 @@ _MODULE = "__import__('sys').modules['_sandkeeper']"
 VARIABLES = f"{_MODULE}.variables()"
 PYTHON = {"python", "ipython"}
 NODE = {"javascript", "typescript"}
+
+
+def ended(number: str) -> str:
+    """Return the expression for how an execution ended, if it was the last."""
+    return f"{_MODULE}.ended({number!r})"
 
 
 def loader() -> str:
