@@ -192,6 +192,28 @@ def test_fifty_megabytes_of_an_image_come_whole(context: Context) -> None:
     assert by_kind["display"]["data"]["image/png"] == image
 
 
+def test_a_result_for_which_there_is_no_room_is_told_on_e2bs_wire(tmp_path: Path) -> None:
+    constants = {"sandkeeper.api.edge.connections.outgoing.WAIT_SECONDS": 0.2}
+    env = kernels.environment(SANDKEEPER_MAX_ANSWER_BYTES_TOTAL=str(16 * MIB))
+    with Server(tmp_path, env=env, constants=constants) as server:
+        made = kernels.context(server)
+
+        def told(code: str) -> list[dict[str, Any]]:
+            body = {"code": code, "context_id": made.id}
+            reply = server.client.post("/execute", json=body, timeout=kernels.PATIENCE)
+            lines = [json.loads(line) for line in reply.text.splitlines()]
+            return [one for one in lines if one["type"] != "keepalive"]
+
+        kept = told(f"'x' * {4 * MIB}")
+        assert [one["type"] for one in kept][1:] == ["result", "end_of_execution"]
+        assert len(kept[1]["text"]) == 4 * MIB
+        for size in (8 * MIB, 20 * MIB):
+            count, gap, end = told(f"'x' * {size}")
+            assert (count["type"], end["type"]) == ("number_of_executions", "end_of_execution")
+            assert gap["text"].startswith("[output truncated: ")
+        assert server.client.get("/diagnostics").json()["requests"]["answers"]["heldBytes"] == 0
+
+
 def test_twenty_contexts_at_once_keep_apart(server: Server) -> None:
     def work(number: int) -> tuple[str, str]:
         made = kernels.context(server)
