@@ -23,10 +23,12 @@ class Witness:
     """Hears of one request only that the kernel is through with it: then `idle` is done."""
 
     def __init__(self) -> None:
+        self.heard = 0
         self.idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def hear(self, message: Message) -> None:
         """Take a message."""
+        self.heard += 1
         act = getattr(self, f"_on_{message.kind}", None)
         if act is not None:
             act(message.content())
