@@ -522,8 +522,10 @@ def test_what_came_of_a_content_stays_after_a_lost_line_and_a_kill(
 
     def begun(offset: int) -> socket.socket:
         sock = socket.create_connection(("127.0.0.1", server.port))
-        head = f"PUT {state}?offset={offset} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n"
-        sock.sendall(head.encode() + data[offset : offset + (2 << 20)])
+        head = f"PUT {state}?offset={offset} HTTP/1.1\r\nHost: localhost\r\n"
+        sock.sendall(
+            f"{head}Content-Length: 9999999\r\n\r\n".encode() + data[offset : offset + (2 << 20)]
+        )
         return sock
 
     def size() -> int:

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import stat as modes
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -21,12 +20,9 @@ __all__ = [
     "put_bytes",
     "put_stream",
     "send_whole",
-    "upload",
 ]
 
 BLOCK_BYTES = 1 << 20
-LARGE_BYTES = 64 << 20
-"""From here on an upload that stopped goes on where it was, also in another run."""
 TYPE = "multipart/form-data; boundary="
 
 Moved = Callable[[int], None]
@@ -87,30 +83,6 @@ def blocks_of(source: BinaryIO, moved: Moved, most: int | None = None) -> Iterat
             left -= len(block)
         yield block
         moved(len(block))
-
-
-def upload(server: Server, source: Path, path: str, moved: Moved) -> None:
-    """Write a local file with its mode; a large one goes on where it stopped."""
-    with source.open("rb") as file:
-        about = os.fstat(file.fileno())
-        mode = f"{modes.S_IMODE(about.st_mode):o}"
-        if not modes.S_ISREG(about.st_mode) or not about.st_size:
-            # FIFOs have no length, and files of /proc have another one than they say.
-            put_stream(server, path, file, moved, mode if modes.S_ISREG(about.st_mode) else "")
-            return
-        if about.st_size >= LARGE_BYTES:
-            from sandkeeper.client.files.large import LargeUpload
-
-            LargeUpload(server, file, about.st_size, path, mode, moved).run()
-            return
-        send_whole(
-            server,
-            file,
-            about.st_size,
-            file_route("/filesystem", path),
-            {"permissions": mode},
-            moved,
-        )
 
 
 def send_whole(
