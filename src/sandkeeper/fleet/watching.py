@@ -30,7 +30,7 @@ WATCH_SECONDS = (240, 360)
 SILENCE_SECONDS = 90.0
 """Bookmarks come once a minute: without one the connection is dead, whatever it says."""
 
-SHORTEST, LONGEST = 0.1, 15.0
+SHORTEST, LONGEST = 0.1, 5.0
 GOOD_SECONDS = 5.0
 GONE = 410
 
