@@ -1,4 +1,4 @@
-"""Starts and ends a cluster: `scripts/fleet-cluster up [--node] [--kwok]`, `scripts/fleet-cluster down`."""
+"""Starts and ends a cluster: `scripts/fleet-cluster up [--node] [--kwok]`, and `down`."""
 
 import argparse
 import os
