@@ -72,7 +72,7 @@ def _patch(made: list[Manifest], patch: dict[str, Any]) -> None:
         if (one["kind"], one["metadata"]["name"]) == (target["kind"], target["name"])
     )
     for step in yaml.safe_load(patch["patch"]):
-        _change(found, step)
+        change(found, step)
 
 
 def _secret(made: dict[str, Any]) -> Manifest:
@@ -86,7 +86,7 @@ def _secret(made: dict[str, Any]) -> Manifest:
     }
 
 
-def _change(one: Manifest, step: dict[str, Any]) -> None:
+def change(one: Manifest, step: dict[str, Any]) -> None:
     """Take a step of a JSON patch (RFC 6902): `add`, `replace` or `remove`."""
     *parts, last = [part.replace("~1", "/").replace("~0", "~") for part in step["path"].split("/")]
     place: Any = one
