@@ -15,7 +15,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tests.harness import free_port, until
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(
@@ -35,25 +35,19 @@ NODES = 20
 """How many nodes of kwok there are; each takes 110 Pods unless it says otherwise."""
 
 
-def free_port() -> int:
-    """Return a TCP port that nothing listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+class Failed(Exception):
+    """The cluster, or this machine, is not as it has to be; one sentence for who started it."""
 
 
 def wait(check: Callable[[], Any], what: str, timeout: float = 180.0) -> Any:
     """Return the first true value of `check()`.
 
-    :raises SystemExit: there was none in time.
+    :raises Failed: there was none in time.
     """
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        value = check()
-        if value:
-            return value
-        time.sleep(0.05)
-    raise SystemExit(f"sandkeeper: {what}: not within {timeout:.0f} s")
+    try:
+        return until(check, timeout, every=0.05)
+    except AssertionError as error:
+        raise Failed(f"{what}: {error}") from error
 
 
 def started_at(pid: int) -> str:
@@ -165,11 +159,11 @@ class Cluster(Processes):
     def up(self) -> None:
         """Start the control plane and agent-sandbox; returns when they serve.
 
-        :raises SystemExit: a program is missing, or something did not start.
+        :raises Failed: a program is missing, or something did not start.
         """
         for program in ("kube-apiserver", "agent-sandbox-controller", "kube-controller-manager"):
             if not (CACHE / "bin" / program).exists():
-                raise SystemExit(f"sandkeeper: {program} is not built yet: scripts/fleet-build")
+                raise Failed(f"{program} is not built yet: scripts/fleet-build")
         names = ("api", "etcd", "peer", "probe", "router", "router_probe", "controller_probe")
         self.known["ports"] = {name: free_port() for name in names}
         self._keys()
@@ -196,12 +190,12 @@ class Cluster(Processes):
     def ready(self) -> bool:
         """Say whether the API server is ready.
 
-        :raises SystemExit: it has ended.
+        :raises Failed: it has ended.
         """
         for name in ("etcd", "kube-apiserver"):
             if not self.runs(name):
                 tail = (self.folder / f"{name}.log").read_text(errors="replace")[-2000:]
-                raise SystemExit(f"sandkeeper: {name} has ended:\n{tail}")
+                raise Failed(f"{name} has ended:\n{tail}")
         done = self._kubectl("get", "--raw", "/readyz") if self.kubeconfig.exists() else None
         if done is None:
             certificate = self.folder / "certificates" / "apiserver.crt"

@@ -55,8 +55,10 @@ def main() -> None:
             node.up(made)
         if options.kwok:
             cluster.kwok(made)
-    except BaseException:
+    except BaseException as error:
         down(made)
+        if isinstance(error, cluster.Failed):
+            raise SystemExit(f"sandkeeper: {error}") from error
         raise
     print(f"export KUBECONFIG={made.kubeconfig}")
     print(f"sandkeeper: agent-sandbox's router listens at {made.router}", file=sys.stderr)

@@ -22,7 +22,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from cluster import CACHE, ROOT, Cluster, wait
+from cluster import CACHE, ROOT, Cluster, Failed, wait
 
 BRIDGE = "fleet0"
 NETWORK, GATEWAY = "10.25.0.0/16", "10.25.0.1"
@@ -87,12 +87,12 @@ def volumes() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 def up(cluster: Cluster) -> None:
     """Make this machine a node of the cluster; returns when it is ready.
 
-    :raises SystemExit: not root, a bridge of that name is there already, or it did not get ready.
+    :raises Failed: not root, a bridge of that name is there already, or it did not get ready.
     """
     if os.geteuid() != 0:
-        raise SystemExit("sandkeeper: a node needs root")
+        raise Failed("a node needs root")
     if Path("/sys/class/net", BRIDGE).exists():
-        raise SystemExit(f"sandkeeper: {BRIDGE} is there already: another node runs here")
+        raise Failed(f"{BRIDGE} is there already: another node runs here")
     _note(cluster)
     words = [["add", BRIDGE, "type", "bridge"], ["set", BRIDGE, "up"]]
     for one in words:
@@ -292,7 +292,7 @@ def _load_images(cluster: Cluster) -> None:
         path.write_bytes(_archive(full, layer, words))
         done = _ctr(cluster, "images", "import", str(path))
         if done.returncode:
-            raise SystemExit(f"sandkeeper: {name}: {done.stderr}")
+            raise Failed(f"{name}: {done.stderr}")
 
 
 def _layer(programs: dict[str, bytes]) -> bytes:
@@ -399,7 +399,7 @@ def _kubelet(cluster: Cluster) -> None:
 def _is_ready(cluster: Cluster) -> bool:
     if not cluster.runs("kubelet"):
         tail = (cluster.folder / "kubelet.log").read_text(errors="replace")[-2000:]
-        raise SystemExit(f"sandkeeper: kubelet has ended:\n{tail}")
+        raise Failed(f"kubelet has ended:\n{tail}")
     nodes = cluster.get("nodes")["items"]
     states = [
         one["status"]

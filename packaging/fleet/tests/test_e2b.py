@@ -11,10 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
-from cluster import ROOT, free_port, kwok, wait
+from cluster import ROOT, kwok, wait
 from e2b import Sandbox, SandboxQuery
 from e2b.exceptions import NotFoundException, SandboxException
 from pools import TOKEN, Fleet
+from tests.harness import free_port
 
 KEY = "e2b_" + "0" * 40
 SECONDS = 30
