@@ -20,6 +20,15 @@ KUSTOMIZE = ROOT / "deploy" / "kubernetes"
 CHART = ROOT / "deploy" / "helm" / "sandkeeper"
 HEAD = "{{- /* Made by scripts/chart of deploy/kubernetes, where it is to be changed. */ -}}\n"
 
+NAMES = {
+    "sandkeeper": "{{ .Release.Name }}",
+    "sandkeeper-token": '{{ include "sandkeeper.secret" . }}',
+    "sandkeeper-fleet": "{{ .Release.Name }}-fleet",
+    "sandkeeper-fleet-keys": "{{ .Release.Name }}-fleet-keys",
+    "sandkeeper-keys": "{{ .Values.fleet.keysNamespace }}",
+}
+"""What names of the manifests are in a release."""
+
 Manifest = dict[str, Any]
 
 
@@ -137,6 +146,8 @@ def templates() -> dict[str, str]:
     }
     if len(made) != len(base) + 1:
         raise ValueError("deploy/kubernetes/base has what the chart has not")
+    fleet = "---\n".join(_written(one) for one in render(KUSTOMIZE / "fleet"))
+    made["fleet.yaml"] = f"{{{{- if .Values.fleet.enabled }}}}\n{fleet}{{{{- end }}}}\n"
     return {name: HEAD + text for name, text in made.items()}
 
 
@@ -154,22 +165,19 @@ def _written(one: Manifest) -> str:
         said[mark] = expression
         return mark
 
-    name, secret = "{{ .Release.Name }}", '{{ include "sandkeeper.secret" . }}'
-    marked["metadata"]["namespace"] = say("{{ .Release.Namespace }}")
-    marked["metadata"]["name"] = say(secret if one["kind"] == "Secret" else name)
+    marked = _named(marked, say)
     spec = marked.get("spec", {})
     if one["kind"] == "SandboxWarmPool":
         spec["replicas"] = say("{{ .Values.pool.replicas }}")
-        spec["sandboxTemplateRef"]["name"] = say(name)
+    if one["kind"] == "Deployment":
+        spec["replicas"] = say("{{ .Values.fleet.replicas }}")
     if one["kind"] == "Secret":
         told = "token.value or token.existingSecret is needed"
         marked["data"]["token"] = say(f'{{{{ required "{told}" .Values.token.value | b64enc }}}}')
-    if one["kind"] == "PodMonitor":
-        for endpoint in spec["podMetricsEndpoints"]:
-            endpoint["authorization"]["credentials"]["name"] = say(secret)
-    pod = _pod(marked)
-    if pod is not None:
-        _open(pod, say, secret)
+    for container in _containers(marked):
+        container["image"] = say('"{{ .Values.image.repository }}:{{ .Values.image.tag }}"')
+    if one["kind"] == "SandboxTemplate":
+        _open(spec["podTemplate"]["spec"], say)
     text = yaml.dump(marked, Dumper=Indented, sort_keys=False, width=100)
     lines = []
     for line in text.splitlines():
@@ -187,14 +195,20 @@ def _filled(line: str, said: dict[str, str]) -> str:
     return line
 
 
-def _open(pod: Manifest, say: Any, secret: str) -> None:
-    """Let a chart's user say what belongs to an installation: image, resources, what is mounted."""
+def _named(value: Any, say: Any, key: str = "") -> Any:
+    """Return a piece of a manifest with the release's names in it; labels stay what they are."""
+    if isinstance(value, dict):
+        return {one: _named(deep, say, one) for one, deep in value.items()}
+    if isinstance(value, list):
+        return [_named(one, say, key) for one in value]
+    names = {**NAMES, **({"default": "{{ .Release.Namespace }}"} if key == "namespace" else {})}
+    return say(names[value]) if value in names and "/" not in key else value
+
+
+def _open(pod: Manifest, say: Any) -> None:
+    """Let a chart's user say what belongs to an installation: resources, what is mounted, more."""
     (container,) = pod["containers"]
-    container["image"] = say('"{{ .Values.image.repository }}:{{ .Values.image.tag }}"')
     container["resources"] = {say("{{- toYaml .Values.resources | nindent 12 }}"): None}
-    for volume in pod["volumes"]:
-        if "secret" in volume:
-            volume["secret"]["secretName"] = say(secret)
     for where, key, place in ((container, "env", 12), (container, "volumeMounts", 12)):
         where[key] = [*where[key], say(_more(key, place))]
     pod["volumes"] = [*pod["volumes"], say(_more("volumes", 8))]

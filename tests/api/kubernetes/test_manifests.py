@@ -16,11 +16,15 @@ import httpx
 import jsonschema
 import pytest
 import yaml
+from kubernetes.client.models.v1_deployment import V1Deployment
+from kubernetes.client.models.v1_namespace import V1Namespace
 from kubernetes.client.models.v1_network_policy import V1NetworkPolicy
+from kubernetes.client.models.v1_pod_disruption_budget import V1PodDisruptionBudget
 from kubernetes.client.models.v1_pod_template_spec import V1PodTemplateSpec
 from kubernetes.client.models.v1_role import V1Role
 from kubernetes.client.models.v1_role_binding import V1RoleBinding
 from kubernetes.client.models.v1_secret import V1Secret
+from kubernetes.client.models.v1_service import V1Service
 from kubernetes.client.models.v1_service_account import V1ServiceAccount
 from tests.harness import Server, free_port
 
@@ -29,10 +33,14 @@ import sandkeeper
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "deploy" / "kubernetes"
 SHAPES: dict[str, Any] = {
+    "Deployment": V1Deployment,
+    "Namespace": V1Namespace,
     "NetworkPolicy": V1NetworkPolicy,
+    "PodDisruptionBudget": V1PodDisruptionBudget,
     "Role": V1Role,
     "RoleBinding": V1RoleBinding,
     "Secret": V1Secret,
+    "Service": V1Service,
     "ServiceAccount": V1ServiceAccount,
 }
 """Kubernetes' own description of its objects, as its client has it: unknown fields are refused."""
@@ -73,20 +81,52 @@ def check(manifest: dict[str, Any]) -> None:
         V1PodTemplateSpec.model_validate(manifest["spec"]["podTemplate"])
 
 
-@pytest.mark.parametrize("variant", ["base", "apart"])
+@pytest.mark.parametrize("variant", ["base", "apart", "fleet"])
 def test_every_manifest_has_the_shape_of_its_kind(variant: str) -> None:
     made = chart().render(FOLDER / variant)
-    assert len({one["kind"] for one in made}) == len(made) == 4
+    assert len(made) >= 4
     for one in made:
         check(one)
         broken = copy.deepcopy(one)
         broken.get("spec", broken)["replica"] = 1
         with pytest.raises((ValueError, AssertionError)):
             check(broken)
+
+
+def test_a_misspelt_field_of_a_container_is_found() -> None:
+    made = chart().render(FOLDER / "base")
     template = next(one for one in made if one["kind"] == "SandboxTemplate")
     template["spec"]["podTemplate"]["spec"]["containers"][0]["readinesProbe"] = {}
     with pytest.raises(ValueError, match="readinesProbe"):
         check(template)
+
+
+def test_the_fleet_finds_its_token_its_pool_and_the_door_to_its_sandboxes() -> None:
+    sandboxes = documents()
+    fleet = {
+        f"{one['kind']}/{one['metadata']['name']}": one for one in chart().render(FOLDER / "fleet")
+    }
+    labels = {"app.kubernetes.io/name": "sandkeeper-fleet"}
+    deployment = fleet["Deployment/sandkeeper-fleet"]["spec"]
+    assert deployment["selector"]["matchLabels"] == labels
+    assert deployment["template"]["metadata"]["labels"] == labels
+    assert fleet["Service/sandkeeper-fleet"]["spec"]["selector"] == labels
+    doors = sandboxes["NetworkPolicy"]["spec"]["ingress"]
+    assert [one for one in doors if {"podSelector": {"matchLabels": labels}} in one["from"]]
+    pod = deployment["template"]["spec"]
+    assert f"ServiceAccount/{pod['serviceAccountName']}" in fleet
+    (container,) = pod["containers"]
+    env = {one["name"]: one["value"] for one in container["env"]}
+    assert env["SANDKEEPER_FLEET_TEMPLATE"] == sandboxes["SandboxWarmPool"]["metadata"]["name"]
+    assert f"Namespace/{env['SANDKEEPER_FLEET_KEYS_NAMESPACE']}" in fleet
+    (secret,) = (one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one)
+    assert secret == sandboxes["Kustomization"]["secretGenerator"][0]["name"]
+    readable = [
+        one["metadata"]["namespace"]
+        for one in fleet.values()
+        if one["kind"] == "Role" and "secrets" in json.dumps(one["rules"])
+    ]
+    assert readable == [env["SANDKEEPER_FLEET_KEYS_NAMESPACE"]]
 
 
 def test_every_example_has_the_shape_of_its_kind() -> None:
