@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import venv
 from collections.abc import Callable, Iterator
@@ -64,10 +63,10 @@ def their_runtime(fleet: Fleet) -> str:
     place = cluster.CACHE / "python-runtime"
     if not (place / "venv" / "made").exists():
         shutil.rmtree(place / "venv", ignore_errors=True)
-        venv.create(place / "venv", with_pip=False)
-        pip = [sys.executable, "-m", "pip", "--python", str(place / "venv/bin/python")]
+        venv.create(place / "venv", with_pip=False, symlinks=True)
         needed = ["fastapi<1", "uvicorn<1", "python-multipart<1"]
-        subprocess.run([*pip, "install", "-q", *needed], check=True)
+        pip = [f"{cluster.ROOT}/scripts/pip", f"{place}/venv/bin/python", "install", "-q"]
+        subprocess.run([*pip, *needed], check=True)
         (place / "venv" / "made").touch()
     module = cluster.module_folder("sigs.k8s.io/agent-sandbox")
     source = module / "examples/python-runtime-sandbox/main.py"
