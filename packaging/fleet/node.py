@@ -369,7 +369,7 @@ def _kubelet(cluster: Cluster) -> None:
         "failCgroupV1": False,
         "failSwapOn": False,
         "containerRuntimeEndpoint": f"unix://{folder}/containerd.sock",
-        "enforceNodeAllocatable": [],
+        "enforceNodeAllocatable": ["none"],
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,
         "imageMinimumGCAge": "24h",
