@@ -178,7 +178,10 @@ def _upload_routes(sandbox: Sandbox) -> list[BaseRoute]:
     from sandkeeper.api.blaxel.files import uploads
 
     sessions = uploads.UploadHandlers(
-        files=sandbox.files, uploads=sandbox.uploads, body_limit=sandbox.settings.body_limit
+        files=sandbox.files,
+        uploads=sandbox.uploads,
+        body_limit=sandbox.settings.body_limit,
+        stopping=sandbox.stopping,
     )
     return uploads.routes(sessions)
 

@@ -148,6 +148,7 @@ class Running(ABC):
             meta=meta,
         )
         execution = Execution(meta, self._store.contexts / meta.context / meta.id, weight)
+        execution.order = order
         context.executions[meta.id] = execution
         context.last_used = time.monotonic()
         self._shelf.put(execution)

@@ -7,28 +7,34 @@ to the one that runs, or wait for the next.
 
 import asyncio
 import os
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
+from uuid import uuid4
 
 import zmq
 
-from sandkeeper.interpreter.events import Outcome
+from sandkeeper.interpreter.events import EndStatus, Outcome
 from sandkeeper.interpreter.orders import Execute
 from sandkeeper.interpreter.scribe import prelude
 from sandkeeper.interpreter.scribe.channels import Channel, opened_socket
+from sandkeeper.interpreter.scribe.ending import Ending
 from sandkeeper.interpreter.scribe.engine import EngineFailed, Given, Lost, Tell, Unsupported
 from sandkeeper.interpreter.scribe.messages import Message, Wire, clean_text
-from sandkeeper.interpreter.scribe.telling import Listener, Teller
+from sandkeeper.interpreter.scribe.telling import Listener, Teller, Witness
 from sandkeeper.linux.procstat import read_stat
 
 __all__ = ["KernelEngine"]
 
+PYTHON = prelude.PYTHON
 CHANNELS = ("shell", "iopub", "stdin", "control")
 LOOK_SECONDS = 0.005
 HELLO_SECONDS = 0.05
 QUIET_SECONDS = 0.05
 DYING_SECONDS = 0.5
 """A process closes its sockets before it has ended."""
+DEAF_SECONDS = 30.0
+"""So long what was replied to may take on iopub."""
 LATE_BYTES = 64 << 10
 PAST = 1000
 """So many executions may still have threads that say something."""
@@ -71,7 +77,7 @@ class KernelEngine:
         info = facts.get("language_info")
         info = info if isinstance(info, dict) else {}
         self._language = str(info.get("name") or self._language).lower()
-        if self._language in {"python", "ipython"} and not self._given.get("again"):
+        if self._language in PYTHON and not self._given.get("again"):
             await self._silent(prelude.loader())
         return {
             "language": self._language,
@@ -126,17 +132,77 @@ class KernelEngine:
             "allow_stdin": False,
             "stop_on_error": False,
         }
-        self._listeners[order.id] = teller
+        _, frames = self._wire.pack("execute_request", content, order.id)
+        if self._gone.done():
+            raise Lost
+        self._channels["shell"].send(frames)
+        return await self._followed(order.id, teller, self._awaited(order.id, teller))
+
+    def resume(self, identifier: str, tell: Tell) -> Coroutine[Any, Any, Outcome]:
+        """Hear of an execution that another scribe has begun; see `Engine`."""
+        teller = self._running = Teller(tell)
+        reply = self._awaited(identifier, teller)  # before the sockets are open
+        return self._resumed(identifier, teller, reply)
+
+    async def _resumed(
+        self, number: str, teller: Teller, reply: "asyncio.Future[Message]"
+    ) -> Outcome:
         try:
-            answer = await self._asked("execute_request", content, "shell", order.id)
-            await self._or_lost(teller.idle)
+            return await self._followed(number, teller, reply, lost=True)
+        finally:
+            if prelude.entering(self._language, {}, "") is not None and not self._gone.done():
+                await self._silent(prelude.leaving(self._language))
+
+    def _awaited(self, number: str, teller: Teller) -> "asyncio.Future[Message]":
+        self._listeners[number] = teller
+        reply = self._replies[number] = asyncio.get_running_loop().create_future()
+        return reply
+
+    async def _followed(
+        self,
+        number: str,
+        teller: Teller,
+        reply: "asyncio.Future[Message]",
+        *,
+        lost: bool = False,
+    ) -> Outcome:
+        """Hear of an execution until it is over; some of it may be `lost` already."""
+        ending = Ending(reply, teller, self._gone, wake=self._wake, behind=self._behind)
+        try:
+            if await ending.heard(lost=lost):
+                return teller.outcome(reply.result().content())
+            return await self._remembered(number, teller)
         finally:
             self._running = None
-            self._listeners.pop(order.id, None)
-            self._past[order.id] = None
+            del self._replies[number], self._listeners[number]
+            self._past[number] = None
             if len(self._past) > PAST:
                 del self._past[next(iter(self._past))]
-        return teller.outcome(answer)
+
+    async def _remembered(self, number: str, teller: Teller) -> Outcome:
+        """Return how an execution ended whose reply was lost, where the kernel knows it still."""
+        if self._language in PYTHON:
+            answer = prelude.answer_of(await self._silent("", prelude.ended(number)))
+            if isinstance(answer, dict) and answer:
+                return teller.outcome(answer)
+        return Outcome(EndStatus.UNKNOWN, "how it ended was said while nobody heard it")
+
+    def _wake(self) -> None:
+        """Ask what nobody waits for."""
+        _, frames = self._wire.pack("kernel_info_request", {})
+        self._channels["control"].send(frames)
+
+    async def _behind(self) -> None:
+        """Have nothing run behind all that was sent, until its end is heard on iopub."""
+        witness, number = Witness(), uuid4().hex
+        self._listeners[number] = witness
+        try:
+            await self._silent("", identity=number)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DEAF_SECONDS):
+                    await self._or_lost(witness.idle)
+        finally:
+            del self._listeners[number]
 
     async def _enter(self, order: Execute) -> dict[str, Any] | None:
         """Have variables and folder hold for what follows; returns the error that it raises."""
@@ -153,7 +219,7 @@ class KernelEngine:
             "traceback": [],
         }
 
-    async def _silent(self, code: str, expression: str = "") -> dict[str, Any]:
+    async def _silent(self, code: str, expression: str = "", identity: str = "") -> dict[str, Any]:
         """Run code that nobody sees; returns the reply's content."""
         wanted = {"answer": expression} if expression else {}
         content = {
@@ -164,7 +230,7 @@ class KernelEngine:
             "allow_stdin": False,
             "stop_on_error": False,
         }
-        return await self._asked("execute_request", content)
+        return await self._asked("execute_request", content, identity=identity)
 
     async def interrupt(self) -> bool:
         """Interrupt by a message where the kernel wants that; see `Engine`."""
@@ -190,7 +256,7 @@ class KernelEngine:
             return {"found": bool(found.get("found")), "data": found.get("data") or {}}
         if name == "adapt":
             return await self._adapt(arguments)
-        if self._language not in {"python", "ipython"}:
+        if self._language not in PYTHON:
             raise Unsupported(f"variables are not known for {self._language}")
         answer = await self._silent("", prelude.VARIABLES)
         return prelude.answer_of(answer)

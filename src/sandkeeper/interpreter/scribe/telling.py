@@ -9,7 +9,7 @@ from sandkeeper.interpreter.scribe.messages import Message, clean_text
 from sandkeeper.journal.segment import STDERR, STDOUT
 from sandkeeper.numerals import GO_INT
 
-__all__ = ["Listener", "Teller"]
+__all__ = ["Listener", "Teller", "Witness"]
 
 
 class Listener(Protocol):
@@ -19,19 +19,32 @@ class Listener(Protocol):
         """Take a message."""
 
 
-class Teller:
-    """Writes down what is said of one execution; `idle` is done when the kernel is through."""
+class Witness:
+    """Hears of one request only that the kernel is through with it: then `idle` is done."""
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
-        self._failed = False
+    def __init__(self) -> None:
+        self.heard = 0
         self.idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def hear(self, message: Message) -> None:
         """Take a message."""
+        self.heard += 1
         act = getattr(self, f"_on_{message.kind}", None)
         if act is not None:
             act(message.content())
+
+    def _on_status(self, content: dict[str, Any]) -> None:
+        if content.get("execution_state") == "idle" and not self.idle.done():
+            self.idle.set_result(None)
+
+
+class Teller(Witness):
+    """Writes down what is said of one execution."""
+
+    def __init__(self, tell: Tell) -> None:
+        super().__init__()
+        self._tell = tell
+        self._failed = False
 
     def refuse(self, content: dict[str, Any]) -> None:
         """Tell that input was asked for."""
@@ -43,8 +56,12 @@ class Teller:
 
     def unheard(self) -> None:
         """Tell that the connection broke: the end of what is published will not be heard."""
-        self.missing("a message that was too large, or all until the connection was there again")
+        self.unfinished("a message that was too large, or all until the connection was there again")
+
+    def unfinished(self, what: str) -> None:
+        """Tell what is missing at the end: no more is waited for."""
         if not self.idle.done():
+            self.missing(what)
             self.idle.set_result(None)
 
     def outcome(self, answer: dict[str, Any]) -> Outcome:
@@ -58,10 +75,6 @@ class Teller:
         if not self._failed and "ename" in answer:
             self._on_error(answer)
         return Outcome("error", execution_count=_count(answer))
-
-    def _on_status(self, content: dict[str, Any]) -> None:
-        if content.get("execution_state") == "idle" and not self.idle.done():
-            self.idle.set_result(None)
 
     def _on_execute_input(self, content: dict[str, Any]) -> None:
         self._tell.event("started", executionCount=_count(content))
