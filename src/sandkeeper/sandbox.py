@@ -169,7 +169,7 @@ class Sandbox(OnDemand):
         )
         self._workshop = self._make_workshop()
         self.processes = Processes(
-            self._workshop, settings, self._store, self.exporter, self.files.working_directory
+            self._workshop, settings, self._store, self.listeners, self.files.working_directory
         )
         self.terminals = Terminals(self._workshop, settings.terminal, state, self.access)
 
@@ -181,6 +181,7 @@ class Sandbox(OnDemand):
             budget=self.budget,
             keeper=self._workshop.keeper,
             exporter=self.exporter,
+            otlp=self.otlp,
         )
         counted = {
             "terminals": lambda: sum(not one.is_over for one in self.terminals.registered()),
@@ -241,6 +242,7 @@ class Sandbox(OnDemand):
             nofile=soft,
             finished=lambda run: self.processes.finished(run),
             state=self.state_folder,
+            tracing=self.tracing,
         )
 
     def _on_loop(self, call: Callable[[], None]) -> None:
@@ -289,6 +291,9 @@ class Sandbox(OnDemand):
         # Threads that compute (telemetry) give the interpreter up ten times sooner than the
         # default 5 ms, which requests would feel.
         sys.setswitchinterval(0.0005)
+        if self.otlp is not None:
+            stack.push_async_callback(self.otlp.stop, lambda: self.upgrade.due)
+            self.otlp.start(self.vitals)
 
     async def _start_pump(self, stack: AsyncExitStack) -> None:
         await asyncio.to_thread(prepare_state, self._workshop, self._store, trial=self._trial)
