@@ -37,6 +37,7 @@ from sandkeeper.observability.lifetime import Lifetime
 from sandkeeper.observability.metrics import Vitals
 from sandkeeper.observability.readiness import Readiness
 from sandkeeper.observability.renderer import Renderer
+from sandkeeper.observability.standstills import Standstills
 from sandkeeper.observability.telemetry import Exporter
 from sandkeeper.ondemand import OnDemand
 from sandkeeper.processes.confinement import Confinements
@@ -318,6 +319,8 @@ class Sandbox(OnDemand):
                 await service.start()
 
     async def _start_processes(self, stack: AsyncExitStack) -> None:
+        stills = self.settings.state_dir / "standstills.json"
+        stack.enter_context(Standstills(stills, self._writer, self.log).kept())
         found = await recover(self._workshop, self._store)
         holders = sum(p.meta.keep_alive and not p.is_over for p in found)
         if self._handover is None or self._trial:
