@@ -43,8 +43,10 @@ PAST = 1000
 class KernelEngine:
     """Speaks with the kernel whose sockets are `<given.prefix>-1` to `-4`, by CHANNELS.
 
-    `given` has `prefix`, `key`, `uid` (whose sockets they must be), `language`, `messages` (it
-    is interrupted by a message), `again` (it was spoken with before) and `pid`.
+    Some kernels name them `<given.prefix>:1`, some know TCP only: then `given` has an `address`,
+    and a `port` for the first one. It has `prefix`, `key`, `uid` (whose sockets they must be),
+    `language`, `messages` (it is interrupted by a message), `again` (it was spoken with before)
+    and `pid`.
     """
 
     def __init__(self, given: Given) -> None:
@@ -65,9 +67,9 @@ class KernelEngine:
 
     async def start(self) -> dict[str, Any]:
         """Wait for its sockets, then until both ways are open; raises EngineFailed, Lost."""
-        prefix, uid = str(self._given["prefix"]), int(self._given["uid"] or 0)
+        prefix = str(self._given["prefix"])
         for number, name in enumerate(CHANNELS, 1):
-            opened = await self._appeared(f"{prefix}-{number}", uid)
+            opened = await self._appeared(prefix, number)
             kind = zmq.SUB if name == "iopub" else zmq.DEALER
             take = getattr(self, f"_from_{name}")
             identity = f"sandkeeper-{os.path.basename(prefix)}".encode()
@@ -86,16 +88,20 @@ class KernelEngine:
             "banner": str(facts.get("banner", "")),
         }
 
-    async def _appeared(self, path: str, uid: int) -> int:
-        while True:
-            try:
-                return opened_socket(path, uid)
-            except FileNotFoundError:
-                if self._gone.done():
-                    raise Lost from None
-                await asyncio.sleep(LOOK_SECONDS)
-            except OSError as error:
-                raise EngineFailed(f"its socket cannot be opened: {error.strerror}") from None
+    async def _appeared(self, prefix: str, number: int) -> int | str:
+        if address := self._given.get("address"):
+            return f"{address}:{int(self._given['port'] or 0) + number - 1}"
+        uid = int(self._given["uid"] or 0)
+        while not self._gone.done():
+            for path in (f"{prefix}-{number}", f"{prefix}:{number}"):
+                try:
+                    return opened_socket(path, uid)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    raise EngineFailed(f"its socket cannot be opened: {error.strerror}") from None
+            await asyncio.sleep(LOOK_SECONDS)
+        raise Lost
 
     async def _greeted(self) -> dict[str, Any]:
         """Ask who it is until it is heard on iopub too: a subscription takes its time."""
