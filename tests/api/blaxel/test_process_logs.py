@@ -24,10 +24,15 @@ def texts(records: list[dict]) -> list[str]:
 
 
 def test_logs_have_both_streams_and_their_true_order(server: Server) -> None:
-    command = "for i in 1 2 3; do echo o$i; sleep 0.01; echo e$i >&2; sleep 0.01; done"
-    made = server.run(command)
+    command = "for i in 1 2 3; do echo o$i; read x; echo e$i >&2; read x; done"
+    body = {"command": command, "stdin": True, "name": "both"}
+    assert server.client.post("/process", json=body).status_code == 200
+    for text in ("o1", "e1", "o2", "e2", "o3", "e3"):
+        until(lambda text=text: logs(server, "both")["logs"].endswith(f"{text}\n"))
+        assert server.client.post("/process/both/stdin", content=b"\n").is_success
+    until(lambda: server.client.get("/process/both").json()["status"] == "completed")
 
-    assert logs(server, made["pid"]) == {
+    assert logs(server, "both") == {
         "stdout": "o1\no2\no3\n",
         "stderr": "e1\ne2\ne3\n",
         "logs": "o1\ne1\no2\ne2\no3\ne3\n",
