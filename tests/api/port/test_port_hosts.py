@@ -400,7 +400,7 @@ def test_a_link_opens_a_window_also_when_the_click_for_it_is_long_ago(
     which: str, request: pytest.FixtureRequest, echo: Echo
 ) -> None:
     server: Server = request.getfixturevalue(which)
-    host, target = parts(link(server, echo.port, path="/a?b=c&d=\"x\"")["url"])
+    host, target = parts(link(server, echo.port, path='/a?b=c&d="x"')["url"])
     led = ("Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document")
     framed = (*led[:2], "Sec-Fetch-Dest: iframe")
 
