@@ -1,11 +1,15 @@
 """Programs without a shell, variables of their own, fractions of a second, and other users."""
 
 import os
+import pwd
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import httpx
 import pytest
 from tests.harness import Server, needs_root, over, start, until
 
@@ -234,3 +238,22 @@ def test_without_a_list_a_server_acts_as_nobody_else(server: Server) -> None:
     assert refused.status_code == 403
     assert server.client.get(f"/filesystem/?user={other}").status_code == 403
     assert os.path.exists("/etc/passwd")
+
+
+@needs_root
+def test_what_is_sent_as_one_content_is_the_workloads(several: Server, open_folder: Path) -> None:
+    client, daemon = several.client, pwd.getpwnam("daemon")
+
+    def put(path: str) -> httpx.Response:
+        initiate = f"/filesystem-multipart/initiate/{quote(path, safe='')}"
+        made = client.post(initiate, json={"permissions": "640"})
+        route = f"/filesystem-multipart/{made.json()['uploadId']}"
+        assert client.put(f"{route}/content", content=b"mine").status_code == 200
+        return client.post(f"{route}/complete", json={"size": 4})
+
+    assert put(f"{open_folder}/f").status_code == 200
+    info = (open_folder / "f").stat()
+    assert (info.st_uid, info.st_gid, info.st_nlink) == (daemon.pw_uid, daemon.pw_gid, 1)
+    assert stat.S_IMODE(info.st_mode) == 0o640
+    refused = put("/etc/sandkeeper-test")
+    assert (refused.status_code, "permission denied" in refused.text) == (500, True)

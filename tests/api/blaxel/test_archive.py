@@ -258,6 +258,7 @@ WRITES = [
     ("PUT", "/filesystem-archive/x"),
     ("POST", "/filesystem-multipart/initiate/x"),
     ("PUT", "/filesystem-multipart/x/part"),
+    ("PUT", "/filesystem-multipart/x/content"),
     ("POST", "/filesystem-multipart/x/complete"),
     ("DELETE", "/filesystem-multipart/x/abort"),
     ("POST", "/terminals"),
