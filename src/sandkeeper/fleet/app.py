@@ -28,7 +28,7 @@ from sandkeeper.api.edge.tokens import offers
 from sandkeeper.api.edge.urls import PORT_NAME
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.fleet.routing import Routing, mark
-from sandkeeper.fleet.source import TeamSource
+from sandkeeper.fleet.teams import TeamSource
 from sandkeeper.settings import RightsSettings
 
 if TYPE_CHECKING:
