@@ -98,7 +98,7 @@ def add_key(api: ApiServer, name: str, key: str, **fields: str) -> None:
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def api() -> Iterator[ApiServer]:
     serving = ApiServer()
     limits = {"cpu": "1500m", "memory": "2Gi"}
@@ -124,7 +124,7 @@ def granted() -> set[tuple[str, str]]:
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Return the server in every sandbox."""
     env = {
@@ -137,7 +137,7 @@ def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def make_replica(
     tmp_path_factory: pytest.TempPathFactory, api: ApiServer, pod: Server
 ) -> Iterator[Callable[..., Replica]]:
@@ -155,7 +155,7 @@ def make_replica(
         assert [one for one in lines if one["level"] == "error" and one["source"] != "access"] == []
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def fleet(make_replica: Callable[..., Replica]) -> Replica:
     return make_replica()
 
