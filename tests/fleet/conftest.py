@@ -113,11 +113,14 @@ def api() -> Iterator[ApiServer]:
 
 
 def granted() -> set[tuple[str, str]]:
-    """Return what the Role of `deploy/kubernetes/fleet` permits."""
-    path = Path(__file__).parents[2] / "deploy" / "kubernetes" / "fleet" / "rbac.yaml"
-    (role,) = [one for one in yaml.safe_load_all(path.read_text()) if one["kind"] == "Role"]
+    """Return what the Roles of `deploy/kubernetes/fleet` permit."""
+    folder = Path(__file__).parents[2] / "deploy" / "kubernetes" / "fleet"
+    files = [folder / "rbac.yaml", folder / "keys.yaml"]
+    made = [one for path in files for one in yaml.safe_load_all(path.read_text())]
     return {
         (verb, plural)
+        for role in made
+        if role["kind"] == "Role"
         for rule in role["rules"]
         for verb in rule["verbs"]
         for plural in rule["resources"]
