@@ -46,7 +46,7 @@ class ObservabilityHandlers:
     async def metrics(self, request: Request) -> Response:
         """Give all figures as Prometheus text, or as OpenMetrics where that is preferred."""
         exposition = await asyncio.to_thread(_load)
-        reading = exposition(self._vitals)
+        reading = exposition.of(self._vitals)
         accept = request.headers.get("accept", "")
         text, media_type = await asyncio.to_thread(reading.render, accept)
         return Response(text, headers={"Content-Type": media_type})
