@@ -363,7 +363,7 @@ def agent_sandbox_resources() -> str:
         spec["conversion"] = {"strategy": "None"}
         spec["versions"] = [version for version in spec["versions"] if version["storage"]]
         made.append(json.dumps(one))
-    return "\n---\n".join(made)
+    return "\n".join(made)
 
 
 def kwok(cluster: Cluster, nodes: int = NODES) -> None:
@@ -387,7 +387,7 @@ def kwok(cluster: Cluster, nodes: int = NODES) -> None:
         "--node-lease-duration-seconds=40",
         f"--server-address=127.0.0.1:{free_port()}",
     )
-    made = "\n---\n".join(json.dumps(_fake_node(number)) for number in range(nodes))
+    made = "\n".join(json.dumps(_fake_node(number)) for number in range(nodes))
     cluster.kubectl("create", "-f", "-", text=made)
     cluster.kubectl("wait", "--timeout=120s", "--for=condition=Ready", "node", "-l", "type=kwok")
 

@@ -163,7 +163,7 @@ def test_who_claims_may_claim_and_no_more(fleet: Fleet) -> None:
 def test_the_fleet_may_do_what_it_does_and_no_more(fleet: Fleet) -> None:
     texts = [json.dumps(one) for one in chart.render(chart.KUSTOMIZE / "fleet")]
     rights = [one for one in texts if json.loads(one)["apiVersion"].startswith(("v1", "rbac"))]
-    fleet.kubectl("apply", "-f", "-", text="\n---\n".join(rights))
+    fleet.kubectl("apply", "-f", "-", text="\n".join(rights))
 
     def may(verb: str, kind: str, namespace: str = "default") -> bool:
         return allowed(fleet, "sandkeeper-fleet", verb, kind, namespace)
