@@ -26,7 +26,7 @@ from sandkeeper.observability.metrics import BOUNDS, Histogram, Requests, Vitals
 __all__ = ["PREFIX", "Exposition", "buckets", "log_families", "request_families"]
 
 PREFIX = "sandkeeper_"
-CONSUMERS = ("telemetry", "logs", "events", "exec", "wait")
+CONSUMERS = ("telemetry", "otlp", "logs", "events", "exec", "wait")
 CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 
 
@@ -46,6 +46,7 @@ class Exposition(Collector):
                 *_journals(vitals),
                 *_lags(vitals),
                 *log_families(vitals.sink),
+                *_otlp(vitals),
                 *request_families(vitals.requests),
             ]
         )
@@ -152,6 +153,30 @@ def log_families(log: Sink) -> Iterator[Metric]:
     yield _gauge("log_queue_bytes", "Log lines that wait for their reader", sink["queuedBytes"])
     yield _counter("log_dropped_lines", "Log lines the queue could not hold", sink["droppedLines"])
     yield _counter("log_written_bytes", "Bytes written to the log", sink["writtenBytes"])
+
+
+def _otlp(vitals: Vitals) -> Iterator[Metric]:
+    """Give what becomes of each signal; nothing where no collector is named."""
+    if vitals.otlp is None:
+        return
+    queued = GaugeMetricFamily(
+        PREFIX + "otlp_queue_bytes", "What waits for a collector's answer", labels=["signal"]
+    )
+    failing = GaugeMetricFamily(
+        PREFIX + "otlp_failing", "Whether a collector does not take a signal", labels=["signal"]
+    )
+    sent = CounterMetricFamily(
+        PREFIX + "otlp_sent", "Log records, spans and readings it took", labels=["signal"]
+    )
+    dropped = CounterMetricFamily(
+        PREFIX + "otlp_dropped", "The same, lost: no room, or refused for good", labels=["signal"]
+    )
+    for signal, found in vitals.otlp.statistics().items():
+        queued.add_metric([signal], found["queuedBytes"])
+        failing.add_metric([signal], found["failing"])
+        sent.add_metric([signal], found["sent"])
+        dropped.add_metric([signal], found["dropped"])
+    yield from (queued, failing, sent, dropped)
 
 
 def request_families(requests: Requests) -> Iterator[Metric]:

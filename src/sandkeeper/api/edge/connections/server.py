@@ -13,11 +13,13 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from sandkeeper.api.edge.connections.departure import Departure, take_over
+from sandkeeper.api.edge.connections.lifesigns import ask_now, ask_quiet_ones
 from sandkeeper.api.edge.connections.listening import tell_reach
 from sandkeeper.api.edge.connections.plain import Parts
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
 from sandkeeper.api.edge.urls import Leads, leads_nowhere, names_other_port
 from sandkeeper.errors import SandkeeperError
+from sandkeeper.linux.clocks import WORK
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.servicemanager import ServiceManager
 from sandkeeper.log.lines import Log
@@ -162,11 +164,17 @@ class _Server(uvicorn.Server):
         except SandkeeperError:  # what was asked for at the start cannot be had
             await self._services.stop()
             raise
+        for listener in sockets or []:
+            ask_quiet_ones(listener)
         await super().startup(sockets=sockets)
+        WORK.woken.append(self._woken)
         self._tell(self._services.log, self._services.settings, sockets or [])
         for held in self._connections:
             await take_over(held, self._connection)
         self._manager.ready(asyncio.get_running_loop())
+
+    def _woken(self, _seconds: float) -> None:
+        ask_now(one.transport for one in self.server_state.connections if one.transport)
 
     def _connection(self) -> EdgeProtocol:
         return EdgeProtocol(self.config, self.server_state, self.lifespan.state)
@@ -175,6 +183,8 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter) or self._services.upgrade.due
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        with contextlib.suppress(ValueError):  # it never came to listen
+            WORK.woken.remove(self._woken)
         if self._services.upgrade.due and not self.should_exit:
             drain = self._services.settings.upgrade.drain
             departure = Departure(self, drain=drain, begin_stop=self._services.begin_stop)
