@@ -25,7 +25,7 @@ __all__ = ["main"]
 
 VERBS_OF_CLIENTS = """
 Other words are verbs of a client of such a server: sandkeeper ps --help, run, logs, sh, cp and more
-(sandkeeper --url URL VERB).
+(sandkeeper --url URL VERB). sandkeeper fleet --help: E2B's API from a Kubernetes cluster.
 """
 
 
