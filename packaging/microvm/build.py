@@ -118,7 +118,17 @@ def root(image: Path, archive: Path, bundle: Path) -> None:
         used = subprocess.run(["du", "-sm", tree], check=True, capture_output=True, text=True)
         size = int(used.stdout.split()[0]) + SPARE_MIB
         image.unlink(missing_ok=True)
-        command = ["mkfs.ext4", "-q", "-F", "-L", "sandbox", "-d", tree, image, f"{size}M"]
+        command = [
+            "mkfs.ext4",
+            "-q",
+            "-F",
+            "-L",
+            "sandbox",
+            "-d",
+            str(tree),
+            str(image),
+            f"{size}M",
+        ]
         subprocess.run(command, check=True)
 
 

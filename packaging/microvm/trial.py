@@ -140,11 +140,15 @@ class Trial:
         demand("who takes too much memory ends by `oom`", done["exitReason"] == "oom", done)
 
     def answers_soon(self) -> None:
-        """/health right after a resume; emulated, an answer takes long at any time."""
-        taken = self.health_seconds()
+        """/health right after a resume; what qemu translates anew delays the first answer."""
+        began = time.monotonic()
+        until(lambda: self.machine.answer_seconds() is not None)
+        first = time.monotonic() - began
+        taken = statistics.median(self.health_seconds() for _ in range(5))
+        told = [f"{seconds * 1000:.0f} ms" for seconds in (first, taken, self.usual)]
+        print("  /health: the first {}, then {}; before, at most {}".format(*told))
         most = max(ANSWER_SECONDS, EMULATED * self.usual)
-        print(f"  /health in {taken * 1000:.0f} ms (before, at most {self.usual * 1000:.0f} ms)")
-        demand("/health answers right after a resume", taken <= most)
+        demand("/health answers soon after a resume", taken <= most and first < PATIENCE / 4)
 
     def goes_on_after_a_pause(self) -> None:
         """A pause that the machine does not notice: its clocks stood as well."""
