@@ -78,6 +78,7 @@ class Running(ABC):
         if context.is_dead:
             return "idle"
         order = Interrupt(context=context.meta.id, status=status, only=only)
+        fate = EndStatus.RESTARTED if status == EndStatus.INTERRUPTED else status
         try:
             async with asyncio.timeout(self._settings.interrupt_seconds):
                 answer = await self._link.ask(order)
@@ -85,12 +86,16 @@ class Running(ABC):
                 if execution is None:
                     return "idle"
                 if not answer["done"]:
+                    context.fate = fate  # some kernels (Deno's) end by a signal
                     await self._signal(context, execution)
                 await execution.wait()
         except TimeoutError:
-            fate = EndStatus.RESTARTED if status == EndStatus.INTERRUPTED else status
             await self.restart(context, fate)
             return "restarted"
+        if context.process is not None and context.process.is_over:
+            await self.restart(context, fate)
+            return "restarted"
+        context.fate = EndStatus.DIED
         return "interrupted"
 
     async def _signal(self, context: Context, execution: Execution) -> None:
@@ -149,6 +154,7 @@ class Running(ABC):
             meta=meta,
         )
         execution = Execution(meta, self._store.contexts / meta.context / meta.id, weight)
+        execution.order = order
         context.executions[meta.id] = execution
         context.last_used = WORK.now()
         self._shelf.put(execution)

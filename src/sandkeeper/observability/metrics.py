@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.pump import Pump
@@ -134,6 +134,16 @@ class LoopDelay:
             WORK.rest()
 
 
+class Exported(Protocol):
+    """What exports to a collector (`observability.otlp`)."""
+
+    def lag(self) -> dict[str, int]:
+        """Return per process id how many bytes were not exported yet."""
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        """Return by signal: `queuedBytes`, `sent`, `dropped`, `failing`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lag:
     """How far one reader is behind the end of one journal: bytes, and for how long it has read."""
@@ -156,6 +166,7 @@ class Vitals:
     budget: Budget
     keeper: Keeper
     exporter: Exporter | None
+    otlp: Exported | None = None
     requests: Requests = field(default_factory=Requests)
     delay: LoopDelay = field(default_factory=LoopDelay)
     since: float = field(default_factory=monotonic)
@@ -168,15 +179,17 @@ class Vitals:
     def lags(self) -> list[Lag]:
         """Return every reader of every journal, the furthest behind first.
 
-        Telemetry is listed only where it is behind: most processes are long exported.
+        Telemetry and OTLP are listed only where they are behind: most processes are long exported.
         """
         found: list[Lag] = []
         now = monotonic()
-        exported = self.exporter.lag() if self.exporter is not None else {}
+        exports = {"telemetry": self.exporter, "otlp": self.otlp}
+        exported = {name: one.lag() for name, one in exports.items() if one is not None}
         for process in self.processes.all():
             meta, tail = process.meta, process.journal.tail
-            if behind := exported.get(meta.id, 0):
-                found.append(Lag("telemetry", meta.id, meta.name, tail - behind, behind, 0.0))
+            for consumer, lags in exported.items():
+                if behind := lags.get(meta.id, 0):
+                    found.append(Lag(consumer, meta.id, meta.name, tail - behind, behind, 0.0))
             for reader in process.journal.followers:
                 lag = max(0, tail - reader.taken)
                 age = now - reader.since

@@ -32,6 +32,7 @@ from sandkeeper.terminals.recovery import (
 )
 from sandkeeper.terminals.store import TerminalFolder, TerminalMeta
 from sandkeeper.terminals.terminal import Terminal, Viewer
+from sandkeeper.tracecontext import CURRENT, below
 
 __all__ = ["TerminalOrder", "Terminals"]
 
@@ -267,7 +268,8 @@ class Terminals:
 
     def _spec(self, meta: TerminalMeta, slave: int, user: Identity | None) -> Spawn:
         shop = self._shop
-        env = variables_of(shop.environment, user, meta.env, inherit=meta.inherit_env)
+        given = below(CURRENT.get(), meta.env) if meta.inherit_env else meta.env
+        env = variables_of(shop.environment, user, given, inherit=meta.inherit_env)
         # What looks at it is an xterm; what the server happens to be started in says nothing.
         env["TERM"] = meta.env.get("TERM") or shop.environment.given("TERM", "xterm-256color")
         return Spawn(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.api.control.source import PAUSED, RUNNING, Order, Sandbox
+from sandkeeper.api.control.source import PAUSED, RUNNING, Order, Page, Sandbox, Wanted
 from sandkeeper.errors import Conflict, NotFound
 from sandkeeper.linux.clocks import STILL_SECONDS, WORK, WorkTimer
 from sandkeeper.linux.paths.statefiles import (
@@ -65,7 +65,8 @@ class _Kept(msgspec.Struct, omit_defaults=True):
 class ThisMachine:
     """A `Source` of one; event loop's thread only.
 
-    `set_env` has programs start with variables; its second argument is `Order.trusted`.
+    `set_env` has programs start with variables; its second argument is `Order.trusted`. `token` is
+    that of this server.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ThisMachine:
         users: Users,
         use: MachineUse,
         set_env: Callable[[Mapping[str, str], bool], None],
+        token: str = "",
     ) -> None:
         self._path = state / FILE_NAME
         self._boot = boot
@@ -88,6 +90,7 @@ class ThisMachine:
         self._users = users
         self._use = use
         self._set_env = set_env
+        self._token = token
         self._timer: WorkTimer | None = None
         self._ending: asyncio.Task[None] | None = None
         self._kept = self._read()
@@ -119,9 +122,14 @@ class ThisMachine:
         await self._changed()
         return await self._sandbox(self._kept)
 
-    async def list(self) -> list[Sandbox]:
+    async def page(self, wanted: Wanted) -> Page:
         """Return the machine while it is a sandbox."""
-        return [] if self._kept is None else [await self._sandbox(self._kept)]
+        kept = self._kept
+        if kept is None or not wanted.fits(
+            kept.state, kept.template, kept.started_at, kept.metadata
+        ):
+            return Page([])
+        return Page([await self._sandbox(kept)])
 
     async def get(self, name: str) -> Sandbox:
         """Return it."""
@@ -192,6 +200,7 @@ class ThisMachine:
             cpu_count=use.cpu_count,
             memory=use.memory_total,
             disk=use.disk_total,
+            token=self._token,
         )
 
     def _ends_at(self, kept: _Kept) -> float:

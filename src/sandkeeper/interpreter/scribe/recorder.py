@@ -109,6 +109,10 @@ class Recorder:
         self._budget.dismiss(self.journal)
         self._news(self)
 
+    def let_go(self) -> None:
+        """Leave it without an end to whoever goes on."""
+        self._budget.dismiss(self.journal)
+
     def news(self, *, whole: bool = False) -> Grown:
         """Return how it stands, with its segments if they have changed since, or `whole`."""
         journal = self.journal
