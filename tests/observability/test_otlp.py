@@ -14,6 +14,7 @@ import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from tests.harness import Server, children_of, start, until
 from tests.observability.collector import Collector, attributes
+from tests.person import Person
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = "00f067aa0ba902b7"
@@ -79,6 +80,21 @@ def test_a_request_of_no_trace_begins_one_and_a_callers_own_variable_wins(
 
     assert not request.parent_span_id
     assert own == "mine,\n"
+
+
+def test_a_terminal_is_below_the_request_that_opened_it(
+    server: Server, collector: Collector
+) -> None:
+    trace = f"{3:032x}"
+    with Person(server, headers={"traceparent": f"00-{trace}-{CALLER}-01"}) as person:
+        person.ready()
+        person.type("echo is=$TRACEPARENT\r")
+        shown = person.see("-01\r\n")
+    asked, request = collector.span(trace, "GET /terminal")
+
+    assert f"is=00-{trace}-{request.span_id.hex()}-01" in shown
+    assert request.parent_span_id.hex() == CALLER
+    assert asked["http.response.status_code"] == 101
 
 
 def test_output_and_the_servers_own_lines_are_log_records(

@@ -90,13 +90,14 @@ class Shipping:
         self._child: Child | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._thread: threading.Thread | None = None
+        self._loops_thread = 0
         self._rung = False
 
     # The event loop's
 
     def start(self) -> None:
         """Start the process and the thread."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._loops_thread = asyncio.get_running_loop(), threading.get_ident()
         if "logs" in self.lanes:
             self._log.copy = self.line
         self._begin()
@@ -113,12 +114,14 @@ class Shipping:
         self._bell.ring()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, seconds + 1.0)
+            if not self._thread.is_alive():
+                self._bell.close()
         self._log.copy = None
 
     def wake(self) -> None:
         """Have the thread look for work; news of a request is gathered for a moment."""
         loop = self._loop
-        if loop is None or threading.current_thread() is not threading.main_thread():
+        if loop is None or threading.get_ident() != self._loops_thread:
             self._bell.ring()
         elif not self._rung:
             self._rung = True
@@ -210,8 +213,10 @@ class Shipping:
         return 10_000 if self._socket is not None else None
 
     def _is_over(self) -> bool:
-        done = all(lane.is_idle for lane in self.lanes.values())
-        return done or self._deadline is None or monotonic() >= self._deadline
+        """Say whether the end has come: all was taken, nobody is there for it, or it is late."""
+        if self._socket is None or all(lane.is_idle for lane in self.lanes.values()):
+            return True
+        return self._deadline is not None and monotonic() >= self._deadline
 
     def _take_socket(self) -> None:
         """Go on with a new process: it gets what the one before had not acknowledged."""
