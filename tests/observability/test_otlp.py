@@ -182,14 +182,15 @@ def test_a_collector_that_hangs_or_refuses_keeps_nobody_and_gets_all_output_late
 
             collector.answers = lambda path: (503, {"Retry-After": "2"})
             server.restart()
-            until(
-                lambda: any("does not take logs: 503" in one["msg"] for one in server.log_lines())
-            )
+            until(lambda: told(server, "does not take logs: 503"))
+            for _ in range(100):
+                assert server.client.get("/health").status_code == 200
             for pid in exporters(server):
                 os.kill(pid, signal.SIGKILL)
             server.run("echo after", name="after")
             collector.answers = None
             until(lambda: collector.output("after") and "20000" in collector.output("counts"))
+            until(lambda: told(server, "spans had no room on their way to the collector"))
         finally:
             server.__exit__()
 
@@ -197,6 +198,11 @@ def test_a_collector_that_hangs_or_refuses_keeps_nobody_and_gets_all_output_late
     assert int(lag[1]) > 100_000
     assert int(dropped["traces"]) > 0
     assert sorted(set(map(int, collector.output("counts")))) == list(range(1, 20001))
+
+
+def told(server: Server, text: str) -> bool:
+    """Say whether the log has a line with a text."""
+    return any(text in line["msg"] for line in server.log_lines())
 
 
 def exporters(server: Server) -> list[int]:

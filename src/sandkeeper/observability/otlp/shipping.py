@@ -41,6 +41,7 @@ SILENT_SECONDS = 60.0
 """One that says nothing for so long, though it says that it lives every five, is replaced."""
 TELL_SECONDS = 60.0
 ANSWER_BYTES = 64 << 10
+WHAT = {"logs": "log lines", "traces": "spans", "metrics": "readings of metrics"}
 
 
 class Answer(msgspec.Struct):
@@ -299,9 +300,19 @@ class Shipping:
             self._again = AGAIN_SECONDS[0]
             lane.done(answer.taken, answer.lost)
         was, lane.failing = lane.failing, answer.why
-        if answer.why and monotonic() - self._told.get(lane.name, -TELL_SECONDS) >= TELL_SECONDS:
-            self._told[lane.name] = monotonic()
+        if answer.why and self._may_tell(lane.name):
             end = f"{answer.lost} were dropped" if answer.lost else "it is tried again"
             self._log.warning(f"the collector does not take {lane.name}: {answer.why}; {end}")
         elif was and not answer.why and self._told.pop(lane.name, None) is not None:
             self._log.info(f"the collector takes {lane.name} again")
+        if answer.done and lane.has_untold and self._may_tell(f"{lane.name} dropped"):
+            what = WHAT[lane.name]
+            self._log.warning(f"{lane.untold()} {what} had no room on their way to the collector")
+
+    def _may_tell(self, what: str) -> bool:
+        """Say whether this was not told for a while."""
+        now = monotonic()
+        if now - self._told.get(what, -TELL_SECONDS) < TELL_SECONDS:
+            return False
+        self._told[what] = now
+        return True
