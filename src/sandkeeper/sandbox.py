@@ -37,6 +37,8 @@ from sandkeeper.observability.lifetime import Lifetime
 from sandkeeper.observability.metrics import Vitals
 from sandkeeper.observability.readiness import Readiness
 from sandkeeper.observability.renderer import Renderer
+from sandkeeper.observability.run_history import RunHistory
+from sandkeeper.observability.standstills import Standstills
 from sandkeeper.observability.telemetry import Exporter
 from sandkeeper.ondemand import OnDemand
 from sandkeeper.processes.confinement import Confinements
@@ -187,7 +189,8 @@ class Sandbox(OnDemand):
             "terminals": lambda: sum(not one.is_over for one in self.terminals.registered()),
             "drives": self.drives.count,
         }
-        self.history = History(self.vitals, counted)
+        runs = RunHistory(self.processes, lambda: self.meter)
+        self.history = History(self.vitals, counted, runs)
         self.heap = Heap(lambda: self.vitals.requests.activity)
         self._keeping = Keeping(self._workshop.keeper, self._writer, self.log)
         self._keeping.give += [self.processes.keep_all, self.terminals.keep_all]
@@ -318,6 +321,8 @@ class Sandbox(OnDemand):
                 await service.start()
 
     async def _start_processes(self, stack: AsyncExitStack) -> None:
+        stills = self.settings.state_dir / "standstills.json"
+        stack.enter_context(Standstills(stills, self._writer, self.log).kept())
         found = await recover(self._workshop, self._store)
         holders = sum(p.meta.keep_alive and not p.is_over for p in found)
         if self._handover is None or self._trial:

@@ -285,7 +285,7 @@ def test_links_that_lead_elsewhere_and_closed_folders_are_kept_as_they_are(tmp_p
     assert not (tmp_path / "pipe").exists()
 
 
-@pytest.mark.parametrize("raw", [b"no tar at all" * 100, b"\0" * 100, os.urandom(2000)])
+@pytest.mark.parametrize("raw", [b"no tar at all" * 100, b"\0" * 100, bytes(range(256)) * 8])
 def test_what_is_no_tar_is_told(tmp_path: Path, raw: bytes) -> None:
     with pytest.raises(ClientError):
         unpack(iter([raw]), tmp_path)

@@ -134,6 +134,45 @@ def test_half_a_surrogate_breaks_no_answer(context: Context, code: str) -> None:
     assert context.run("'after'")["results"][0]["data"]["text/plain"] == "'after'"
 
 
+SLOW = "import sys, time\nsys.stdout.pub_thread.schedule(lambda: time.sleep(2))\n"
+AS_IT_CAME = """
+import sys
+from jupyter_client.session import json_packer
+session, thread = sys.stdout.session, sys.stdout.pub_thread
+session.pack = json_packer
+thread.schedule(lambda: thread._event_puller.on_recv(thread._handle_event))
+"""
+MUTE = """
+def send(stream, kind, *more, **named):
+    if kind == "execute_reply":
+        del session.send
+    else:
+        return type(session).send(session, stream, kind, *more, **named)
+session.send = send
+print("told")
+"""
+
+
+def test_half_a_surrogate_costs_a_slow_kernel_nothing_else(context: Context) -> None:
+    answer = context.run(SLOW + "print('a\\ud83db')\nprint('more')")
+
+    assert (answer["status"], answer["stdout"]) == ("ok", "a\ufffdb\nmore\n")
+
+
+def test_an_end_that_a_kernel_has_lost_is_asked_for(server: Server) -> None:
+    # What is published behind text that cannot be encoded stays with a kernel that was slow here.
+    made = kernels.context(server)
+    made.run(AS_IT_CAME)
+    assert made.run(SLOW + "print('a\\ud83db')")["status"] == "ok"
+    assert made.run("print('after')")["stdout"].endswith("after\n")
+    told = list(made.stream(MUTE))
+
+    assert [one["text"] for one in told if one["type"] == "stdout"] == ["told\n"]
+    assert (told[-1]["type"], told[-1]["status"]) == ("end", "unknown")
+    assert made.run("print('after')")["stdout"] == "after\n"
+    server.client.delete(made.path)
+
+
 def test_fifty_megabytes_of_an_image_come_whole(context: Context) -> None:
     code = (
         "import base64, hashlib\nfrom IPython.display import display\n"
@@ -151,6 +190,28 @@ def test_fifty_megabytes_of_an_image_come_whole(context: Context) -> None:
         lines = b"".join(reply.iter_bytes()).splitlines()
     by_kind = {one["type"]: one for one in map(json.loads, lines)}
     assert by_kind["display"]["data"]["image/png"] == image
+
+
+def test_a_result_for_which_there_is_no_room_is_told_on_e2bs_wire(tmp_path: Path) -> None:
+    constants = {"sandkeeper.api.edge.connections.outgoing.WAIT_SECONDS": 0.2}
+    env = kernels.environment(SANDKEEPER_MAX_ANSWER_BYTES_TOTAL=str(16 * MIB))
+    with Server(tmp_path, env=env, constants=constants) as server:
+        made = kernels.context(server)
+
+        def told(code: str) -> list[dict[str, Any]]:
+            body = {"code": code, "context_id": made.id}
+            reply = server.client.post("/execute", json=body, timeout=kernels.PATIENCE)
+            lines = [json.loads(line) for line in reply.text.splitlines()]
+            return [one for one in lines if one["type"] != "keepalive"]
+
+        kept = told(f"'x' * {4 * MIB}")
+        assert [one["type"] for one in kept][1:] == ["result", "end_of_execution"]
+        assert len(kept[1]["text"]) == 4 * MIB
+        for size in (8 * MIB, 20 * MIB):
+            count, gap, end = told(f"'x' * {size}")
+            assert (count["type"], end["type"]) == ("number_of_executions", "end_of_execution")
+            assert gap["text"].startswith("[output truncated: ")
+        assert server.client.get("/diagnostics").json()["requests"]["answers"]["heldBytes"] == 0
 
 
 def test_twenty_contexts_at_once_keep_apart(server: Server) -> None:

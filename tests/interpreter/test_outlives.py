@@ -124,22 +124,71 @@ def events_of(server: Server, execution: str) -> str:
     return str(server.client.get(f"/code/executions/{execution}").json()["startedAt"])
 
 
-def test_a_scribe_that_is_killed_is_replaced_and_the_kernels_stay(server: Server) -> None:
-    context = kernels.context(server)
-    context.run("kept = 3")
+def test_a_scribe_that_is_killed_is_replaced_and_goes_on(server: Server) -> None:
+    python, shell = kernels.context(server), kernels.context(server, language="bash")
     gate = server.workdir / "gate"
-    code = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)"
-    execution = context.start(code)
-    until(lambda: events_of(server, execution))
+    codes = {
+        python: f"import os, time\nprint('first', flush=True)\n"
+        f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)\nprint('last')\n1 / 0",
+        shell: f"echo first; while ! [ -e '{gate}' ]; do sleep 0.01; done; echo last; false",
+    }
+    running = {context: context.start(code) for context, code in codes.items()}
+    waiting = {context: context.start(f"echo={number}") for number, context in enumerate(codes)}
+    for execution in running.values():
+        until(lambda execution=execution: events_so_far(server, execution) == "first\n")
     scribe = scribe_of(server)
     os.kill(scribe, signal.SIGKILL)
-
-    lost = events(server, execution)
-    assert lost[-1]["status"] == "unknown"
+    until(lambda: scribe_of(server) not in {0, scribe})
+    for execution in running.values():
+        until(lambda execution=execution: "gap" in kinds_so_far(server, execution))
     gate.touch()
-    assert context.run("kept")["results"][0]["data"]["text/plain"] == "3"
-    assert scribe_of(server) not in {0, scribe}
-    assert context.now()["pid"] == context.record["pid"]
+
+    for context, execution in running.items():
+        told = events(server, execution)
+        assert [one["text"] for one in told if one["type"] == "stdout"] == ["first\n", "last\n"]
+        assert [one["status"] for one in told if one["type"] == "end"] == ["error"]
+        assert events(server, waiting[context])[-1]["status"] == "ok"
+        assert context.now()["pid"] == context.record["pid"]
+    assert python.run("echo")["results"][0]["data"]["text/plain"] == "0"
+    assert shell.run("echo $echo")["stdout"] == "1\n"
+
+
+def kinds_so_far(server: Server, execution: str) -> set[str]:
+    """Return the kinds of the events that an execution has told so far."""
+    path = f"/code/executions/{execution}/events"
+    with server.client.stream("GET", path, headers={"Accept": "application/x-ndjson"}) as reply:
+        found = set()
+        for line in reply.iter_lines():
+            found.add(json.loads(line)["type"])
+            if found & {"gap", "heartbeat"}:
+                break
+    return found
+
+
+def test_an_end_that_nobody_heard_is_asked_for_and_what_waited_is_cancelled(
+    server: Server,
+) -> None:
+    context = kernels.context(server)
+    gate, done = server.workdir / "gate", server.workdir / "done"
+    code = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
+    execution = context.start(code + f"open({str(done)!r}, 'w').close(); 1 / 0")
+    waiting = context.start("1")
+    until(lambda: events_of(server, execution) > "0")
+    scribe = scribe_of(server)
+    server.kill9()
+    os.kill(scribe, signal.SIGKILL)
+    until(lambda: not alive(scribe))
+    gate.touch()
+    until(done.exists)
+    server.start()
+
+    told = events(server, execution)
+    assert [one["type"] for one in told][:2] == ["started", "gap"]
+    assert [one["name"] for one in told if one["type"] == "error"] == ["ZeroDivisionError"]
+    assert told[-1]["status"] == "error"
+    cancelled = events(server, waiting)[-1]
+    assert (cancelled["status"], "lost" in cancelled["reason"]) == ("cancelled", True)
+    assert context.run("1 + 1")["results"][0]["data"]["text/plain"] == "2"
 
 
 def test_nothing_is_left_when_the_last_context_is_gone(server: Server) -> None:

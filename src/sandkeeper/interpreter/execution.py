@@ -10,15 +10,16 @@ from typing import Any
 import msgspec
 
 from sandkeeper.interpreter.events import SEPARATOR
-from sandkeeper.interpreter.orders import Grown
+from sandkeeper.interpreter.orders import Execute, Grown
 from sandkeeper.interpreter.specs import ExecutionMeta
 from sandkeeper.journal.cursor import Chunk, Follow, Gap
 from sandkeeper.journal.events import Characters
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import NOTICE, Segment
 from sandkeeper.journal.turns import Turns
+from sandkeeper.linux.clocks import WorkTimer
 
-__all__ = ["BROKEN", "Event", "EventStream", "Execution", "Mirror", "Piece", "Pieces"]
+__all__ = ["BROKEN", "Event", "EventStream", "Execution", "Mirror", "Piece", "Pieces", "gap_of"]
 
 LONG_BYTES = 64 << 10
 BROKEN = "broken"
@@ -146,6 +147,12 @@ class Event:
         return found
 
 
+def gap_of(size: int, cursor: int, time: float) -> Event:
+    """Return an event that stands for one of `size` bytes for which there is no room."""
+    fields = {"type": "gap", "bytes": size, "reason": "memory"}
+    return Event("gap", cursor, time, raw=msgspec.json.encode(fields))
+
+
 class EventStream:
     """Reads events from a cursor on, live until the end; close it."""
 
@@ -153,10 +160,16 @@ class EventStream:
         self._follow = follow
         self._pieces = Pieces()
         self._parts: list[bytes] = []
+        self._dropped = 0
+        self.held = 0
 
     def close(self) -> None:
         """Close the reader."""
         self._follow.close()
+
+    def drop(self) -> None:
+        """Let go of the event that comes in pieces (`held` bytes so far): a gap tells of it."""
+        self._dropped, self._parts = 1, []
 
     async def next(self, timeout: float) -> list[Event] | None:
         """Return the next events, [] after so many seconds of silence, None behind the end.
@@ -170,14 +183,19 @@ class EventStream:
 
     def _made(self, piece: Piece) -> Iterator[Event]:
         if piece.begins:
-            self._parts = []
-        self._parts.append(piece.data)
+            self._parts, self._dropped, self.held = [], 0, 0
+        self.held += len(piece.data)
+        if not self._dropped:
+            self._parts.append(piece.data)
         if piece.kind == BROKEN:
-            self._parts = []
+            self._parts, self.held = [], 0
         elif piece.ends:
             data, self._parts = b"".join(self._parts), []
+            size, self.held = self.held, 0
             seconds = piece.time / 1e6
-            if piece.kind in {"stdout", "stderr"}:
+            if self._dropped:
+                yield gap_of(size, piece.cursor, seconds)
+            elif piece.kind in {"stdout", "stderr"}:
                 text = data.decode("utf-8", "replace")
                 yield Event(piece.kind, piece.cursor, seconds, text)
             else:
@@ -195,13 +213,14 @@ class Execution:
     """An execution; event loop's thread only."""
 
     def __init__(self, meta: ExecutionMeta, folder: Path, weight: int = 0) -> None:
-        """`weight` is what its code takes while it waits."""
+        """`weight` is what its code takes while it waits, in the `order` for it."""
         self.weight = weight
+        self.order: Execute | None = None
         self.meta = meta
         self.folder = folder
         self.ended = asyncio.Event()
         self._journal: Mirror | None = None
-        self.clock: asyncio.TimerHandle | None = None
+        self.clock: WorkTimer | None = None
         if meta.is_over:
             self.ended.set()
 
@@ -245,6 +264,8 @@ class Execution:
         if self.is_over:
             return
         self.meta = grown.meta
+        if grown.meta.status != "queued":
+            self.order = None
         self.live().take(grown)
         if grown.meta.is_over:
             if self.clock is not None:

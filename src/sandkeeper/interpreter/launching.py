@@ -100,8 +100,8 @@ class Launching:
             await asyncio.shield(self._end_process(context.process))
             raise
 
-    async def attach(self, context: Context, *, again: bool = False) -> None:
-        """Have the scribe listen until the interpreter takes code.
+    async def attach(self, context: Context, *, again: bool = False, running: str = "") -> None:
+        """Have the scribe listen until the interpreter takes code, or to what is `running` there.
 
         Raises Unprocessable when the process ends before, or does not answer.
         """
@@ -113,11 +113,12 @@ class Launching:
             generation=meta.generation,
             pid=process.leader,
             folder=str(self._store.contexts / meta.id),
+            running=running,
             engine={**meta.engine, "again": again},
         )
         facts, over = await race(self._link.ask(order), process.wait(), seconds=START_SECONDS)
         if facts is not None:
-            context.facts = facts.result()
+            context.facts.update(facts.result())
             return
         if over is None:
             raise _cannot(f"it did not answer within {START_SECONDS:g} s")

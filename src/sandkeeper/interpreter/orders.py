@@ -39,8 +39,8 @@ class _Order(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="do"):
 class Attach(_Order, tag="attach"):
     """Speak with the interpreter of a context; answered with its facts when it takes code.
 
-    `folder` is where its executions are kept, `pid` its process. One that is attached already is
-    answered the same.
+    `folder` is where its executions are kept, `pid` its process, `running` the execution that
+    another scribe has begun. One that is attached already is answered the same.
     """
 
     context: str
@@ -49,6 +49,7 @@ class Attach(_Order, tag="attach"):
     pid: int
     folder: str
     engine: dict[str, str | int | float | bool | None]
+    running: str = ""
 
 
 class Execute(_Order, tag="execute"):

@@ -1,10 +1,12 @@
 """Taking up what an earlier server, or a scribe that was lost, has left.
 
-Where the scribe has lived on, nothing is lost: it tells how all stands. Where it has not, whatever
-it did not hear is: executions that were under way end as `unknown`, and say so.
+Where the scribe has lived on, nothing is lost: it tells how all stands. Where it has not, another
+one goes on with what runs: what was said meanwhile is a gap. What waited is told to it again by the
+server that knows it, and is cancelled where none does.
 """
 
 import asyncio
+from collections.abc import Collection
 from contextlib import suppress
 
 from sandkeeper.errors import SandkeeperError, Unavailable
@@ -15,7 +17,7 @@ from sandkeeper.interpreter.launching import Launching
 from sandkeeper.interpreter.link import Link
 from sandkeeper.interpreter.orders import Detach, Finish
 from sandkeeper.interpreter.scribe.finishing import read_execution
-from sandkeeper.interpreter.specs import ContextMeta
+from sandkeeper.interpreter.specs import ContextMeta, ExecutionMeta
 from sandkeeper.interpreter.store import CodeStore
 from sandkeeper.linux.paths.statefiles import Damaged
 from sandkeeper.processes.launch import Workshop
@@ -23,6 +25,8 @@ from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
 
 __all__ = ["Revival"]
+
+LOST = "what listened to the interpreter was lost"
 
 
 class Revival:
@@ -92,12 +96,14 @@ class Revival:
         """`again` is the generation that the scribe listens to, -1 for none."""
         listening = again == context.meta.generation
         try:
+            running, waiting = "", list[Execution]()
             if not listening:
-                await self._settle(context)
+                running, waiting = await self._sorted(context)
             if context.process is None or context.starting:
                 return
             if not context.is_dead:
-                await self._launching.attach(context, again=not listening)
+                await self._launching.attach(context, again=not listening, running=running)
+                await self._tell_again(waiting)
             elif listening:
                 await self._launching.tell_end(context)
             else:
@@ -111,22 +117,56 @@ class Revival:
             with suppress(SandkeeperError):
                 await self._settle(context)
 
-    async def _settle(self, context: Context, *, live: bool = False) -> None:
-        """End what nobody runs any more: what the scribe, if it is `live`, has not told of."""
+    async def _sorted(self, context: Context) -> tuple[str, list[Execution]]:
+        """Return the execution that runs, if any, and those that wait; all else is settled."""
+        if context.is_dead or context.process is None or context.starting:
+            await self._settle(context)
+            return "", []
+        running, waiting = "", []
         for execution in context.unfinished:
-            if live and execution.is_heard:
+            meta = await self._read(execution)
+            if meta is not None and meta.status == "running":
+                running = meta.id
+            elif execution.order is not None and not execution.is_over:
+                waiting.append(execution)
+        kept = {running, *(one.meta.id for one in waiting)}
+        await self._settle(context, kept=kept)
+        return running, waiting
+
+    async def _tell_again(self, waiting: list[Execution]) -> None:
+        for execution in waiting:
+            if execution.order is not None:
+                await self._link.ask(execution.order)
+
+    async def _settle(
+        self, context: Context, *, live: bool = False, kept: Collection[str] = ()
+    ) -> None:
+        """End what nobody runs any more, but for what is `kept`.
+
+        If the scribe is `live`, that is what it has not told of.
+        """
+        for execution in context.unfinished:
+            if (live and execution.is_heard) or execution.meta.id in kept:
                 continue
-            try:
-                execution.meta = await asyncio.to_thread(read_execution, execution.folder)
-            except (OSError, Damaged) as error:
-                self._log.error(f"execution {execution.meta.id} cannot be read: {error}")
+            meta = await self._read(execution)
+            if meta is None or meta.is_over:
                 continue
-            if execution.is_over:
-                execution.was_over()
-                continue
-            outcome = (
-                context.outcome()
-                if context.is_dead
-                else Outcome(EndStatus.UNKNOWN, "what listened to the interpreter was lost")
-            )
+            if context.is_dead:
+                outcome = context.outcome()
+            elif meta.status == "queued":
+                outcome = Outcome(EndStatus.CANCELLED, LOST)
+            else:
+                outcome = Outcome(EndStatus.UNKNOWN, LOST)
             await self._link.ask(Finish(folder=str(execution.folder), outcome=outcome))
+
+    async def _read(self, execution: Execution) -> ExecutionMeta | None:
+        """Return how an execution stands by its record, None for one that tells nothing."""
+        try:
+            meta = await asyncio.to_thread(read_execution, execution.folder)
+        except (OSError, Damaged) as error:
+            self._log.error(f"execution {execution.meta.id} cannot be read: {error}")
+            return None
+        execution.meta = meta
+        if meta.is_over:
+            execution.was_over()
+        return meta

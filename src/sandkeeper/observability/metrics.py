@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.pump import Pump
+from sandkeeper.linux.clocks import STILL_SECONDS, WORK
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.log.sink import Sink
 from sandkeeper.observability.telemetry import Exporter
@@ -117,16 +118,20 @@ class LoopDelay:
             nonlocal timer
             now = loop.time()
             late = max(0.0, now - due)
-            self.seconds.observe(late)
-            self._longest = max(self._longest, late)
+            WORK.beat()
+            if late < STILL_SECONDS:  # else nothing was due: the machine stood still
+                self.seconds.observe(late)
+                self._longest = max(self._longest, late)
             timer = loop.call_at(now + SAMPLE_SECONDS, sample, now + SAMPLE_SECONDS)
 
         first = loop.time() + SAMPLE_SECONDS
         timer = loop.call_at(first, sample, first)
+        WORK.beat()
         try:
             yield
         finally:
             timer.cancel()
+            WORK.rest()
 
 
 class Exported(Protocol):

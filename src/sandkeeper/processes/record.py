@@ -7,7 +7,7 @@ import msgspec
 
 from sandkeeper.journal.events import Outcome
 from sandkeeper.linux.children.child import ExitStatus
-from sandkeeper.linux.clocks import bounded_age, uptime
+from sandkeeper.linux.clocks import WORK, bounded_age, uptime
 from sandkeeper.linux.paths.statefiles import LAST_SECOND, Damaged, decoded, is_moment
 from sandkeeper.processes.lifecycle import State, wire_status
 from sandkeeper.processes.spec import ProcessSpec
@@ -21,7 +21,7 @@ __all__ = [
     "outcome",
     "read_record",
     "retry_notice",
-    "time_left",
+    "time_limit",
 ]
 
 
@@ -33,11 +33,11 @@ class RunMeta(ProcessSpec, kw_only=True, omit_defaults=True):
     `noticed` the bytes of restart notices that were said. `groups` are the folders of its control
     groups, `enforced` tells what keeps each limit (linux.cgroups), `oom_kills` counts what the
     kernel had killed for memory in them before the present attempt. `end_offset` is where its
-    output ends, once nobody can write to it any more. Those named `uptime` are seconds of
-    CLOCK_BOOTTIME, which nobody sets: when the time limit is due, and when it completed, in the
-    boot `completed_boot`. `uncertain` tells that it ended while nobody held its pipes, so that its
-    last words may be missing. `trace` is its place in a trace and `first_started_at` when that
-    began, where it has one.
+    output ends, once nobody can write to it any more. Those named `uptime` are by clocks
+    that nobody sets (linux.clocks): when the time limit is due, by `WORK`, and when it completed,
+    by `uptime`, in the boot `completed_boot`. `uncertain` tells that it ended while nobody held
+    its pipes, so that its last words may be missing. `trace` is its place in a trace and
+    `first_started_at` when that began, where it has one.
     """
 
     id: str
@@ -134,15 +134,16 @@ def _check(meta: RunMeta) -> None:
         raise Damaged("a text of it is no text") from None
 
 
-def time_left(meta: RunMeta, *, again: bool) -> float:
-    """Return how many seconds a run may still take, and note in `meta` when they are over.
+def time_limit(meta: RunMeta, *, again: bool) -> float:
+    """Return when, by `WORK`, a run has taken its time, and note it in `meta`.
 
-    One that goes on (`again`) has been running since, whatever the wall clock did.
+    One that goes on (`again`) has been running since, whatever the wall clock did. Times in which
+    the sandbox stood still do not count.
     """
     if not again or not meta.due_uptime:
         until = meta.started_at + meta.timeout if meta.keep_alive else meta.deadline
-        meta.due_uptime = uptime() + max(0.0, min(until - time.time(), meta.timeout))
-    return max(0.0, meta.due_uptime - uptime())
+        meta.due_uptime = WORK.now() + max(0.0, min(until - time.time(), meta.timeout))
+    return meta.due_uptime
 
 
 def ended_uptime(meta: RunMeta, boot: str, most: float) -> float:

@@ -15,6 +15,7 @@ from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import Adopted, boot_id, start_time
 from sandkeeper.linux.children.child import Child
 from sandkeeper.linux.children.spawn import Spawn
+from sandkeeper.linux.clocks import WORK
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.entering import enter_folder
 from sandkeeper.log.access import Access
@@ -215,6 +216,7 @@ class Terminals:
             user=self._shop.users.recorded(order.user),
             tag=order.tag,
             timeout=order.timeout,
+            due_uptime=WORK.now() + order.timeout if order.timeout > 0 else 0.0,
         )
         folder = TerminalFolder(self._path, meta.id)
         try:
@@ -375,7 +377,7 @@ class Terminals:
         idle = self.settings.idle
         while idle > 0:
             await asyncio.sleep(min(SWEEP_SECONDS, idle / 4))
-            now = time.monotonic()
+            now = WORK.now()
             for terminal in list(self._by_id.values()):
                 quiet = now - terminal.last_used > idle
                 if quiet and not terminal.viewers and not terminal.is_over:

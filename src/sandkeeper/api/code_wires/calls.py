@@ -8,7 +8,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from sandkeeper.api.code_wires.room import Room
 from sandkeeper.api.code_wires.words import lines_of
+from sandkeeper.api.edge.connections.outgoing import answer_of
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import json_response, status_of, utf8
 from sandkeeper.api.edge.routing import Handler
@@ -96,17 +98,20 @@ class CodeCalls:
         self._access.audit("code_execute", caller(request), context=context.meta.id)
         env = {**self._variables(), **(call.env_vars or {})}
         execution, _ = await contexts.execute(context, ExecutionSpec(call.code, env=env))
-        blocks = self._told(context, execution, leaves=not _is_blaxel(request))
+        room = Room(answer_of(request.scope))
+        blocks = self._told(context, execution, room, leaves=not _is_blaxel(request))
         return StreamResponse(blocks, "application/json")
 
     async def _told(
-        self, context: Context, execution: Execution, *, leaves: bool
+        self, context: Context, execution: Execution, room: Room, *, leaves: bool
     ) -> AsyncIterator[bytes]:
         try:
             stream = await execution.follow(turns=self._turns, consumer="code")
             with closing(stream):
                 while (events := await stream.next(KEEPALIVE_SECONDS)) is not None:
-                    yield await _lines(events)
+                    events = await room.fitting(stream, events)
+                    if events or not stream.held:
+                        yield await _lines(events)
         except (GeneratorExit, asyncio.CancelledError):
             if leaves and not self._stopping.is_set():
                 self._leave(context, execution)

@@ -64,6 +64,13 @@ class Doors(Protocol):
         """Return the path of a request as the log may show it: without what opens a part."""
 
 
+class Admission(Protocol):
+    """Who may go on (`auth.Doorkeeper`)."""
+
+    def admits(self, scope: Scope) -> bool:
+        """Say whether a request may go on at all."""
+
+
 class Edge:
     """The outermost ASGI layer.
 
@@ -78,7 +85,7 @@ class Edge:
         *,
         access: Access,
         log: Log,
-        doorkeeper: auth.Doorkeeper,
+        doorkeeper: Admission,
         processing_time: bool,
         requests: Requests,
         cors: Cors,

@@ -1,6 +1,6 @@
 """What the scribe asks of whatever runs code: a kernel or a shell."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -53,6 +53,12 @@ class Engine(Protocol):
         """Have code run until the interpreter itself says that it is over.
 
         Raises Lost when its process ended first.
+        """
+
+    def resume(self, identifier: str, tell: Tell) -> Coroutine[Any, Any, Outcome]:
+        """Return what hears of an execution that runs already: before `start`, awaited behind it.
+
+        It says `unknown` where the interpreter does not tell any more how that ended.
         """
 
     async def interrupt(self) -> bool:

@@ -7,28 +7,39 @@ to the one that runs, or wait for the next.
 
 import asyncio
 import os
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
+from uuid import uuid4
 
 import zmq
 
-from sandkeeper.interpreter.events import Outcome
+from sandkeeper.interpreter.events import EndStatus, Outcome
 from sandkeeper.interpreter.orders import Execute
 from sandkeeper.interpreter.scribe import prelude
+from sandkeeper.interpreter.scribe.answers import completion
 from sandkeeper.interpreter.scribe.channels import Channel, opened_socket
+from sandkeeper.interpreter.scribe.ending import Ending
 from sandkeeper.interpreter.scribe.engine import EngineFailed, Given, Lost, Tell, Unsupported
 from sandkeeper.interpreter.scribe.messages import Message, Wire, clean_text
-from sandkeeper.interpreter.scribe.telling import Listener, Teller
+from sandkeeper.interpreter.scribe.telling import Listener, Teller, Witness
 from sandkeeper.linux.procstat import read_stat
 
 __all__ = ["KernelEngine"]
 
+PYTHON = prelude.PYTHON
 CHANNELS = ("shell", "iopub", "stdin", "control")
 LOOK_SECONDS = 0.005
 HELLO_SECONDS = 0.05
 QUIET_SECONDS = 0.05
 DYING_SECONDS = 0.5
 """A process closes its sockets before it has ended."""
+DEAF_SECONDS = 30.0
+"""So long what was replied to may take on iopub."""
+PASSED_OVER_SECONDS, PASSED_OVER_MOST = 0.25, 8
+"""Some kernels (tslab's) pass over what comes within a moment after an error."""
+UNORDERED = frozenset({"Deno kernel"})
+"""They may publish what an execution said behind its `idle`, but before the next one's."""
 LATE_BYTES = 64 << 10
 PAST = 1000
 """So many executions may still have threads that say something."""
@@ -37,8 +48,10 @@ PAST = 1000
 class KernelEngine:
     """Speaks with the kernel whose sockets are `<given.prefix>-1` to `-4`, by CHANNELS.
 
-    `given` has `prefix`, `key`, `uid` (whose sockets they must be), `language`, `messages` (it
-    is interrupted by a message), `again` (it was spoken with before) and `pid`.
+    Some kernels name them `<given.prefix>:1`, some know TCP only: then `given` has an `address`,
+    and a `port` for the first one. It has `prefix`, `key`, `uid` (whose sockets they must be),
+    `language`, `messages` (it is interrupted by a message), `again` (it was spoken with before)
+    and `pid`.
     """
 
     def __init__(self, given: Given) -> None:
@@ -54,14 +67,15 @@ class KernelEngine:
         self._past: dict[str, None] = {}
         self._heard = asyncio.Event()
         self._language = str(given.get("language") or "")
+        self._is_unordered = False
 
     # Beginning
 
     async def start(self) -> dict[str, Any]:
         """Wait for its sockets, then until both ways are open; raises EngineFailed, Lost."""
-        prefix, uid = str(self._given["prefix"]), int(self._given["uid"] or 0)
+        prefix = str(self._given["prefix"])
         for number, name in enumerate(CHANNELS, 1):
-            opened = await self._appeared(f"{prefix}-{number}", uid)
+            opened = await self._appeared(prefix, number)
             kind = zmq.SUB if name == "iopub" else zmq.DEALER
             take = getattr(self, f"_from_{name}")
             identity = f"sandkeeper-{os.path.basename(prefix)}".encode()
@@ -71,7 +85,8 @@ class KernelEngine:
         info = facts.get("language_info")
         info = info if isinstance(info, dict) else {}
         self._language = str(info.get("name") or self._language).lower()
-        if self._language in {"python", "ipython"} and not self._given.get("again"):
+        self._is_unordered = str(facts.get("implementation", "")) in UNORDERED
+        if self._language in PYTHON and not self._given.get("again"):
             await self._silent(prelude.loader())
         return {
             "language": self._language,
@@ -80,16 +95,20 @@ class KernelEngine:
             "banner": str(facts.get("banner", "")),
         }
 
-    async def _appeared(self, path: str, uid: int) -> int:
-        while True:
-            try:
-                return opened_socket(path, uid)
-            except FileNotFoundError:
-                if self._gone.done():
-                    raise Lost from None
-                await asyncio.sleep(LOOK_SECONDS)
-            except OSError as error:
-                raise EngineFailed(f"its socket cannot be opened: {error.strerror}") from None
+    async def _appeared(self, prefix: str, number: int) -> int | str:
+        if address := self._given.get("address"):
+            return f"{address}:{int(self._given['port'] or 0) + number - 1}"
+        uid = int(self._given["uid"] or 0)
+        while not self._gone.done():
+            for path in (f"{prefix}-{number}", f"{prefix}:{number}"):
+                try:
+                    return opened_socket(path, uid)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    raise EngineFailed(f"its socket cannot be opened: {error.strerror}") from None
+            await asyncio.sleep(LOOK_SECONDS)
+        raise Lost
 
     async def _greeted(self) -> dict[str, Any]:
         """Ask who it is until it is heard on iopub too: a subscription takes its time."""
@@ -116,8 +135,6 @@ class KernelEngine:
                 await self._silent(prelude.leaving(self._language))
 
     async def _execute(self, order: Execute, tell: Tell) -> Outcome:
-        teller = self._running = Teller(tell)
-        self._tell_late(teller)
         content = {
             "code": order.code,
             "silent": order.silent,
@@ -126,17 +143,91 @@ class KernelEngine:
             "allow_stdin": False,
             "stop_on_error": False,
         }
-        self._listeners[order.id] = teller
+        outcome = await self._sent(order.id, tell, content)
+        for _ in range(PASSED_OVER_MOST):
+            if outcome.status != EndStatus.CANCELLED:
+                break
+            await asyncio.sleep(PASSED_OVER_SECONDS)
+            outcome = await self._sent(order.id, tell, content)
+        return outcome
+
+    async def _sent(self, number: str, tell: Tell, content: dict[str, Any]) -> Outcome:
+        teller = self._running = Teller(tell)
+        self._tell_late(teller)
+        _, frames = self._wire.pack("execute_request", content, number)
+        if self._gone.done():
+            raise Lost
+        self._channels["shell"].send(frames)
+        return await self._followed(number, teller, self._awaited(number, teller))
+
+    def resume(self, identifier: str, tell: Tell) -> Coroutine[Any, Any, Outcome]:
+        """Hear of an execution that another scribe has begun; see `Engine`."""
+        teller = self._running = Teller(tell)
+        reply = self._awaited(identifier, teller)  # before the sockets are open
+        return self._resumed(identifier, teller, reply)
+
+    async def _resumed(
+        self, number: str, teller: Teller, reply: "asyncio.Future[Message]"
+    ) -> Outcome:
         try:
-            answer = await self._asked("execute_request", content, "shell", order.id)
-            await self._or_lost(teller.idle)
+            return await self._followed(number, teller, reply, lost=True)
+        finally:
+            if prelude.entering(self._language, {}, "") is not None and not self._gone.done():
+                await self._silent(prelude.leaving(self._language))
+
+    def _awaited(self, number: str, teller: Teller) -> "asyncio.Future[Message]":
+        self._listeners[number] = teller
+        reply = self._replies[number] = asyncio.get_running_loop().create_future()
+        return reply
+
+    async def _followed(
+        self,
+        number: str,
+        teller: Teller,
+        reply: "asyncio.Future[Message]",
+        *,
+        lost: bool = False,
+    ) -> Outcome:
+        """Hear of an execution until it is over; some of it may be `lost` already."""
+        ending = Ending(reply, teller, self._gone, wake=self._wake, behind=self._behind)
+        try:
+            heard = await ending.heard(lost=lost)
+            if self._is_unordered:
+                await self._behind(teller)
+            if heard:
+                return teller.outcome(reply.result().content())
+            return await self._remembered(number, teller)
         finally:
             self._running = None
-            self._listeners.pop(order.id, None)
-            self._past[order.id] = None
+            del self._replies[number], self._listeners[number]
+            self._past[number] = None
             if len(self._past) > PAST:
                 del self._past[next(iter(self._past))]
-        return teller.outcome(answer)
+
+    async def _remembered(self, number: str, teller: Teller) -> Outcome:
+        """Return how an execution ended whose reply was lost, where the kernel knows it still."""
+        if self._language in PYTHON:
+            answer = prelude.answer_of(await self._silent("", prelude.ended(number)))
+            if isinstance(answer, dict) and answer:
+                return teller.outcome(answer)
+        return Outcome(EndStatus.UNKNOWN, "how it ended was said while nobody heard it")
+
+    def _wake(self) -> None:
+        """Ask what nobody waits for."""
+        _, frames = self._wire.pack("kernel_info_request", {})
+        self._channels["control"].send(frames)
+
+    async def _behind(self, teller: Teller | None = None) -> None:
+        """Have nothing run behind all that was sent, until its end is heard on iopub."""
+        witness, number = Witness(teller), uuid4().hex
+        self._listeners[number] = witness
+        try:
+            await self._silent("", identity=number)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DEAF_SECONDS):
+                    await self._or_lost(witness.idle)
+        finally:
+            del self._listeners[number]
 
     async def _enter(self, order: Execute) -> dict[str, Any] | None:
         """Have variables and folder hold for what follows; returns the error that it raises."""
@@ -148,12 +239,12 @@ class KernelEngine:
         if answer.get("status") != "error":
             return None
         return {
-            "name": str(answer.get("ename", "")),
-            "value": clean_text(str(answer.get("evalue", ""))),
+            "name": str(answer.get("ename") or "Unsupported"),
+            "value": clean_text(str(answer.get("evalue") or "env and cwd were not taken")),
             "traceback": [],
         }
 
-    async def _silent(self, code: str, expression: str = "") -> dict[str, Any]:
+    async def _silent(self, code: str, expression: str = "", identity: str = "") -> dict[str, Any]:
         """Run code that nobody sees; returns the reply's content."""
         wanted = {"answer": expression} if expression else {}
         content = {
@@ -164,7 +255,7 @@ class KernelEngine:
             "allow_stdin": False,
             "stop_on_error": False,
         }
-        return await self._asked("execute_request", content)
+        return await self._asked("execute_request", content, identity=identity)
 
     async def interrupt(self) -> bool:
         """Interrupt by a message where the kernel wants that; see `Engine`."""
@@ -179,7 +270,7 @@ class KernelEngine:
         """Answer; see `Engine`."""
         if name == "complete":
             wanted = {"code": arguments["code"], "cursor_pos": arguments["cursor"]}
-            return _completion(await self._asked("complete_request", wanted))
+            return completion(await self._asked("complete_request", wanted))
         if name == "inspect":
             wanted = {
                 "code": arguments["code"],
@@ -190,7 +281,7 @@ class KernelEngine:
             return {"found": bool(found.get("found")), "data": found.get("data") or {}}
         if name == "adapt":
             return await self._adapt(arguments)
-        if self._language not in {"python", "ipython"}:
+        if self._language not in PYTHON:
             raise Unsupported(f"variables are not known for {self._language}")
         answer = await self._silent("", prelude.VARIABLES)
         return prelude.answer_of(answer)
@@ -299,21 +390,3 @@ class KernelEngine:
             self._gone.set_result(None)
         for channel in self._channels.values():
             channel.close()
-
-
-def _completion(found: dict[str, Any]) -> dict[str, Any]:
-    extra = found.get("metadata")
-    typed = extra.get("_jupyter_types_experimental") if isinstance(extra, dict) else None
-    kinds = {
-        str(one.get("text")): str(one.get("type", ""))
-        for one in (typed if isinstance(typed, list) else [])
-        if isinstance(one, dict)
-    }
-    return {
-        "matches": [
-            {"text": str(text), "type": kinds.get(str(text), "")}
-            for text in found.get("matches") or []
-        ],
-        "start": found.get("cursor_start", 0),
-        "end": found.get("cursor_end", 0),
-    }

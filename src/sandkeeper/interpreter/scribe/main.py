@@ -180,12 +180,16 @@ class Scribe:
         room = self._rooms.get(order.context)
         if room is None or room.generation != order.generation:
             engine = make_engine(order.kind, {**order.engine, "pid": order.pid})
-            room = self._rooms[order.context] = Room(order, engine, self._budget, self.news)
+            room = Room(order, engine, self._budget, self.news)
+            if order.running:
+                room.resume(order.running)
+            self._rooms[order.context] = room
         try:
             return await room.start()
         except Exception:
             if self._rooms.get(order.context) is room:
-                self._detach(order.context)
+                del self._rooms[order.context]
+                room.close()
             raise
 
     async def _died(self, order: Died) -> None:

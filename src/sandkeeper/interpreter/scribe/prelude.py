@@ -11,15 +11,16 @@ from typing import Any
 
 from sandkeeper.interpreter.events import CHART, DATAFRAME
 
-__all__ = ["VARIABLES", "answer_of", "entering", "leaving", "loader"]
+__all__ = ["PYTHON", "VARIABLES", "answer_of", "ended", "entering", "leaving", "loader"]
 
 CELLS = 100_000
 """A table as data has no more; the rows behind them are counted."""
 
 SOURCE = """
-import builtins, json, os, reprlib, sys
+import builtins, json, os, reprlib, sys, traceback
 
 LEFT = []
+LAST = {}
 
 
 class Answer:
@@ -166,15 +167,76 @@ def install(shell):
     made = Chart(parent=shell.display_formatter)
     shell.display_formatter.formatters[CHART] = made
     shell.display_formatter.format(0)  # what the first result would wait for
-    lossless(shell)
 
 
-def lossless(shell):
+def publish_all(shell):
     # What is published faster than it is read waits here instead of being dropped.
     import zmq
 
     thread = shell.kernel.iopub_thread
     thread.schedule(lambda: thread.socket.setsockopt(zmq.XPUB_NODROP, 1))
+
+
+def encode_all(shell):
+    # Half a surrogate cannot be encoded as UTF-8, but be escaped.
+    from jupyter_client.jsonutil import json_clean, json_default
+
+    session = shell.kernel.session
+    plain = session.pack
+
+    def pack(value):
+        try:
+            return plain(value)
+        except UnicodeEncodeError:
+            return json.dumps(json_clean(value), default=json_default).encode()
+
+    session.pack = pack
+
+
+def stay_awake(shell):
+    # An exception in the thread that publishes leaves what waits there, until somebody else has
+    # something to publish.
+    thread = shell.kernel.iopub_thread
+    puller, events = thread._event_puller, thread._events
+
+    def work(message):
+        for number in range(len(events)):
+            try:
+                events.popleft()()
+            except Exception:
+                traceback.print_exc(file=sys.__stderr__)
+
+    thread.schedule(lambda: puller.on_recv(work))
+
+
+def remember(shell):
+    # How the last execution ended, for whoever did not hear it.
+    def note(result):
+        wrong = result.error_before_exec or result.error_in_exec
+        LAST.clear()
+        LAST.update(
+            id=shell.kernel.get_parent("shell")["header"]["msg_id"],
+            status="ok" if wrong is None else "error",
+            execution_count=result.execution_count,
+        )
+        if wrong is not None:
+            LAST.update(ename=type(wrong).__name__, evalue=_text_of(wrong), traceback=[])
+
+    shell.events.register("post_run_cell", note)
+
+
+def _text_of(error):
+    try:
+        return str(error)
+    except BaseException:
+        return ""
+
+
+def ended(number):
+    return Answer(LAST if LAST.get("id") == number else {})
+
+
+STEPS = (encode_all, stay_awake, publish_all, remember, install)
 """
 
 _LOAD = """
@@ -186,10 +248,11 @@ def _load():
     module.__dict__.update(get_ipython=get_ipython, CELLS=%(cells)d, MIME=%(mime)r, CHART=%(chart)r)
     exec(%(source)r, module.__dict__)
     sys.modules["_sandkeeper"] = module
-    try:
-        module.install(get_ipython())
-    except Exception:
-        pass  # another kernel of Python: without tables as data
+    for step in module.STEPS:
+        try:
+            step(get_ipython())
+        except Exception:
+            pass  # another kernel of Python: without tables as data
 _load()
 del _load
 """
@@ -198,6 +261,11 @@ _MODULE = "__import__('sys').modules['_sandkeeper']"
 VARIABLES = f"{_MODULE}.variables()"
 PYTHON = {"python", "ipython"}
 NODE = {"javascript", "typescript"}
+
+
+def ended(number: str) -> str:
+    """Return the expression for how an execution ended, if it was the last."""
+    return f"{_MODULE}.ended({number!r})"
 
 
 def loader() -> str:
@@ -223,7 +291,7 @@ def leaving(language: str) -> str:
     if language in PYTHON:
         return f"{_MODULE}.leave()"
     if language in NODE:
-        return "globalThis.__sandkeeper?.(); undefined"
+        return "Function('return globalThis.__sandkeeper')()?.(); undefined"
     return "if (exists('.sandkeeper_leave')) .sandkeeper_leave()"
 
 
@@ -238,18 +306,20 @@ def answer_of(reply: Mapping[str, Any]) -> Any:
 def _entering_script(env: Mapping[str, str], cwd: str, *, for_good: bool) -> str:
     wanted, folder = json.dumps(dict(env)), json.dumps(cwd)
     back = "undefined" if for_good else "back"
+    # Some kernels check types, and know no names but the language's own.
     return (
-        "(() => { const deno = typeof Deno !== 'undefined';"
-        "const get = (k) => deno ? Deno.env.get(k) : process.env[k];"
-        "const set = (k, v) => deno ? (v === undefined ? Deno.env.delete(k) : Deno.env.set(k, v))"
-        " : (v === undefined ? delete process.env[k] : process.env[k] = v);"
-        "const here = () => deno ? Deno.cwd() : process.cwd();"
-        "const go = (p) => deno ? Deno.chdir(p) : process.chdir(p);"
-        f"const env = {wanted}, cwd = {folder}, old = {{}}, was = cwd ? here() : '';"
-        "if (cwd) go(cwd); for (const k in env) { old[k] = get(k); set(k, env[k]); }"
+        "(() => { const all = Function('return globalThis')(), deno = all.Deno;"
+        "const node = deno ? undefined : Function('return process')();"
+        "const get = (k) => deno ? deno.env.get(k) : node.env[k];"
+        "const set = (k, v) => deno ? (v === undefined ? deno.env.delete(k) : deno.env.set(k, v))"
+        " : (v === undefined ? delete node.env[k] : node.env[k] = v);"
+        "const here = () => deno ? deno.cwd() : node.cwd();"
+        "const go = (p) => deno ? deno.chdir(p) : node.chdir(p);"
+        f"const env = {wanted}, cwd = {folder}, old = Object(), was = cwd ? here() : '';"
+        "if (cwd) go(cwd); for (const k in env) { old[k] = get(k); set(k, Object(env)[k]); }"
         "const back = () => { for (const k in old) set(k, old[k]); if (was) go(was);"
-        " globalThis.__sandkeeper = undefined; };"
-        f"globalThis.__sandkeeper = {back}; }})(); undefined"
+        " all.__sandkeeper = undefined; };"
+        f"all.__sandkeeper = {back}; }})(); undefined"
     )
 
 

@@ -1,8 +1,9 @@
 """The contexts as the scribe has them: an engine each, and what waits for its turn."""
 
 import asyncio
+import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from sandkeeper.interpreter.events import EndStatus, Outcome
 from sandkeeper.interpreter.orders import Attach, Execute
 from sandkeeper.interpreter.scribe.engine import Engine, Lost
+from sandkeeper.interpreter.scribe.finishing import read_execution
 from sandkeeper.interpreter.scribe.recorder import Recorder
 from sandkeeper.interpreter.specs import ExecutionMeta
 from sandkeeper.journal.budget import Budget
@@ -32,6 +34,7 @@ class Room:
         self._news = news
         self._queue: deque[tuple[Execute, Recorder]] = deque()
         self._current: Recorder | None = None
+        self._resumed: Coroutine[Any, Any, Outcome] | None = None
         self._asked = ""
         self._fate: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting = asyncio.Event()
@@ -43,6 +46,16 @@ class Room:
         """Those that are not over: what runs, then what waits."""
         first = [self._current] if self._current is not None else []
         return first + [recorder for _, recorder in self._queue]
+
+    def resume(self, identifier: str) -> None:
+        """Go on with what ran under another scribe, before `start`; raises OSError, Damaged."""
+        folder = self._folder / identifier
+        meta = read_execution(folder)
+        if meta.is_over:
+            return
+        self._current = recorder = Recorder.again(folder, meta, self._budget, self._news)
+        recorder.event("gap", reason="unheard", what="what was said while nobody listened")
+        self._resumed = self._engine.resume(identifier, recorder)
 
     async def start(self) -> dict[str, Any]:
         """Return facts about the interpreter once it takes code; raises EngineFailed, Lost."""
@@ -56,7 +69,10 @@ class Room:
     def take(self, order: Execute) -> Recorder:
         """Queue an execution; raises OSError when it cannot be kept."""
         meta = order.meta or ExecutionMeta(order.id, order.context)
-        recorder = Recorder(self._folder / order.id, meta, self._budget, self._news)
+        folder = self._folder / order.id
+        known = os.path.exists(folder)  # to a scribe that was lost
+        make = Recorder.again if known else Recorder
+        recorder = make(folder, meta, self._budget, self._news)
         self._queue.append((order, recorder))
         self._waiting.set()
         return recorder
@@ -95,9 +111,17 @@ class Room:
         for task in (self._worker, self._starting):
             if task is not None:
                 task.cancel()
+        if self._resumed is not None:
+            self._resumed.close()
+        for recorder in self.recorders:
+            recorder.let_go()
         self._engine.close()
 
     async def _work(self) -> None:
+        if self._resumed is not None and self._current is not None:
+            resumed, self._resumed = self._resumed, None
+            self._current.end(await self._run(resumed))
+            self._current = None
         while not self._fate.done():
             if not self._queue:
                 self._waiting.clear()
@@ -106,13 +130,13 @@ class Room:
             order, recorder = self._queue.popleft()
             self._current, self._asked = recorder, ""
             recorder.begin()
-            recorder.end(await self._run(order, recorder))
+            recorder.end(await self._run(self._engine.execute(order, recorder)))
             self._current = None
 
-    async def _run(self, order: Execute, recorder: Recorder) -> Outcome:
+    async def _run(self, execution: Coroutine[Any, Any, Outcome]) -> Outcome:
         """Return how it ended; waits for the server's word where the process did."""
         try:
-            outcome = await self._engine.execute(order, recorder)
+            outcome = await execution
         except Lost:
             return await self._fate
         except Exception as error:  # noqa: BLE001 - one execution must not end them all

@@ -13,7 +13,7 @@ import stat
 import struct
 import termios
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -80,6 +80,8 @@ class ShellEngine:
             ("answer", self._read_answer),
         ):
             self._loop.add_reader(self._pipes[name], read)
+        if self._tell is not None:
+            return {"language": "bash"}
         async with self._free:
             await self._order("ping", 0)
             ready = await self._word("ready")
@@ -103,6 +105,28 @@ class ShellEngine:
                 self._drain()
             finally:
                 self._tell = self._next = None
+        return _outcome(end, self._count)
+
+    def resume(self, identifier: str, tell: Tell) -> Coroutine[Any, Any, Outcome]:
+        """Hear of the cell that runs: nothing is lost of what is in the pipes; see `Engine`."""
+        self._tell = tell
+        return self._resumed()
+
+    async def _resumed(self) -> Outcome:
+        end: list[str] = []
+        async with self._free:
+            try:
+                await self._write("ping", 0)
+                while (found := await self._word())[0] != "ready":
+                    end = found if found[0] == "end" else end
+                self._drain()
+            finally:
+                self._tell = None
+            self._number = self._count = (
+                natural(found[1] if len(found) > 1 else "", COUNT_MOST) or 0
+            )
+        if end[1:2] != found[1:2]:
+            return Outcome(EndStatus.UNKNOWN, "how it ended was said while nobody heard it")
         return _outcome(end, self._count)
 
     async def interrupt(self) -> bool:
@@ -149,6 +173,9 @@ class ShellEngine:
         for _ in range(0, _waiting(self._pipes["told"]), READ_BYTES):
             self._read_told()
         self._words.clear()
+        await self._write(word, number, body)
+
+    async def _write(self, word: str, number: int, body: bytes = b"") -> None:
         left = memoryview(f"{word} {number} {len(body)}\n".encode() + body)
         while left:
             if self._over.done():

@@ -3,13 +3,13 @@
 import asyncio
 from typing import Any, Protocol
 
-from sandkeeper.interpreter.events import Outcome
+from sandkeeper.interpreter.events import EndStatus, Outcome
 from sandkeeper.interpreter.scribe.engine import Tell
 from sandkeeper.interpreter.scribe.messages import Message, clean_text
 from sandkeeper.journal.segment import STDERR, STDOUT
 from sandkeeper.numerals import GO_INT
 
-__all__ = ["Listener", "Teller"]
+__all__ = ["Listener", "Teller", "Witness"]
 
 
 class Listener(Protocol):
@@ -19,19 +19,38 @@ class Listener(Protocol):
         """Take a message."""
 
 
-class Teller:
-    """Writes down what is said of one execution; `idle` is done when the kernel is through."""
+class Witness:
+    """Hears of one request only that the kernel is through with it: then `idle` is done.
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
-        self._failed = False
+    All else is for `other`: some kernels (Deno's) say what is late in the name of the next request.
+    """
+
+    def __init__(self, other: "Witness | None" = None) -> None:
+        self.heard = 0
+        self._other = other
         self.idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def hear(self, message: Message) -> None:
         """Take a message."""
+        self.heard += 1
         act = getattr(self, f"_on_{message.kind}", None)
         if act is not None:
             act(message.content())
+        elif self._other is not None:
+            self._other.hear(message)
+
+    def _on_status(self, content: dict[str, Any]) -> None:
+        if content.get("execution_state") == "idle" and not self.idle.done():
+            self.idle.set_result(None)
+
+
+class Teller(Witness):
+    """Writes down what is said of one execution."""
+
+    def __init__(self, tell: Tell) -> None:
+        super().__init__()
+        self._tell = tell
+        self._failed = False
 
     def refuse(self, content: dict[str, Any]) -> None:
         """Tell that input was asked for."""
@@ -43,8 +62,12 @@ class Teller:
 
     def unheard(self) -> None:
         """Tell that the connection broke: the end of what is published will not be heard."""
-        self.missing("a message that was too large, or all until the connection was there again")
+        self.unfinished("a message that was too large, or all until the connection was there again")
+
+    def unfinished(self, what: str) -> None:
+        """Tell what is missing at the end: no more is waited for."""
         if not self.idle.done():
+            self.missing(what)
             self.idle.set_result(None)
 
     def outcome(self, answer: dict[str, Any]) -> Outcome:
@@ -53,15 +76,13 @@ class Teller:
         for payload in answer.get("payload") or []:  # what a pager would show
             if isinstance(payload, dict) and isinstance(payload.get("data"), dict):
                 self._tell.event("display", data=payload["data"], metadata={})
+        if status in {"aborted", "abort"}:
+            return Outcome(EndStatus.CANCELLED, "the interpreter passed it over")
         if status == "ok":
             return Outcome("ok", execution_count=_count(answer))
         if not self._failed and "ename" in answer:
             self._on_error(answer)
         return Outcome("error", execution_count=_count(answer))
-
-    def _on_status(self, content: dict[str, Any]) -> None:
-        if content.get("execution_state") == "idle" and not self.idle.done():
-            self.idle.set_result(None)
 
     def _on_execute_input(self, content: dict[str, Any]) -> None:
         self._tell.event("started", executionCount=_count(content))
