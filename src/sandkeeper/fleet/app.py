@@ -25,11 +25,13 @@ from sandkeeper.api.edge.rights import OPEN, Right, Standing
 from sandkeeper.api.edge.routing import route
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.tokens import offers
+from sandkeeper.api.edge.tracing import Traces
 from sandkeeper.api.edge.urls import PORT_NAME
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.fleet.routing import Routing, mark
 from sandkeeper.fleet.source import TeamSource
 from sandkeeper.settings import RightsSettings
+from sandkeeper.tracecontext import Tracing
 
 if TYPE_CHECKING:
     from sandkeeper.fleet.services import Services
@@ -110,6 +112,7 @@ def create_app(services: "Services") -> FleetEdge:
         room=Room(BODIES_BYTES),
         outgoing=outgoing,
         plain=PlainRoutes(),
+        traces=Traces(Tracing()),
     )
 
 
