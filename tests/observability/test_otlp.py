@@ -35,6 +35,7 @@ def server(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> It
         "OTEL_EXPORTER_OTLP_HEADERS": "x-key=abc",
         "OTEL_RESOURCE_ATTRIBUTES": "service.namespace=tests,host.name=here",
         "OTEL_METRIC_EXPORT_INTERVAL": "500",
+        "SANDKEEPER_LOG": "none",  # which is no word about a collector
     }
     with Server(tmp_path_factory.mktemp("otlp"), env=env) as running:
         yield running
