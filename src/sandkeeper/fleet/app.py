@@ -113,6 +113,7 @@ def create_app(services: "Services") -> FleetEdge:
         room=Room(BODIES_BYTES),
         outgoing=outgoing,
         plain=PlainRoutes(),
+        traces=Traces(Tracing()),
     )
 
 
