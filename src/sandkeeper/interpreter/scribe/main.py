@@ -50,6 +50,8 @@ FORGET_SECONDS = 3600.0
 NEWS_SECONDS = 0.005
 """Growth is told so often; an end at once."""
 FRAME_BYTES = 128 << 20
+BEHIND_BYTES = 16 << 20
+"""So much may wait for a server that does not read: one that somebody has stopped."""
 CULPRITS: "dict[type[Exception], str]" = {
     EngineFailed: "failed",
     ImportError: "missing",
@@ -112,8 +114,12 @@ class Scribe:
                 self._say(recorder.news(whole=True))
 
     def _say(self, message: FromScribe) -> None:
-        if self._peer is not None and not self._peer.is_closing():
-            self._peer.write(framed(message))
+        if self._peer is None or self._peer.is_closing():
+            return
+        if self._peer.transport.get_write_buffer_size() > BEHIND_BYTES:
+            self._peer.transport.abort()  # when it goes on, it comes again and is told all
+            return
+        self._peer.write(framed(message))
 
     # News
 
