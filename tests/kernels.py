@@ -30,16 +30,11 @@ def kernel_python() -> Path:
     with open(folder.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "made").exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-            pip = [
-                folder / "bin" / "python",
-                "-m",
-                "pip",
-                "install",
-                "-q",
-                "--only-binary",
-                ":all:",
-            ]
+            made_by = [sys.executable, "-m", "venv", "--without-pip", "--clear", folder]
+            subprocess.run(made_by, check=True)
+            # Most of it is never imported, and what is gets compiled then.
+            options = ["install", "-q", "--no-compile", "--only-binary", ":all:"]
+            pip = [ROOT / "scripts" / "pip", folder / "bin" / "python", *options]
             subprocess.run([*pip, "-r", WANTED], check=True)
             (folder / "made").touch()
     return folder

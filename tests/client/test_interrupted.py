@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.client.conftest import COMMAND
@@ -19,7 +20,7 @@ LARGE = 160 << 20
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a file that goes over in parts."""
+    """Return a file that goes on where it stopped."""
     file = tmp_path_factory.mktemp("large") / "file"
     block = os.urandom(1 << 20)
     with file.open("wb") as stream:
@@ -74,20 +75,49 @@ def test_chosen_lines_are_followed_over_it_too(make_server) -> None:
     assert head + rest == b"".join(b"%d\n" % number for number in range(7, 400, 10))
 
 
+def uploads_of(server: Server) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = server.client.get("/filesystem-multipart").json()["uploads"]
+    return found
+
+
 def test_a_large_file_goes_up_and_no_part_of_it_twice(make_server, large: Path) -> None:
     server = make_server()
+
+    def kept() -> int:
+        return sum(one.get("contentSize", 0) for one in uploads_of(server))
+
     with running(server, "cp", str(large), ":there"):
-
-        def parts() -> int:
-            uploads = server.client.get("/filesystem-multipart").json()["uploads"]
-            return sum(len(one["parts"]) for one in uploads)
-
-        until(lambda: parts() >= 2)
+        until(lambda: kept() > 16 << 20)
         server.kill9()
         server.restart()
-
+    offsets = [
+        int(line["query"].removeprefix("offset="))
+        for line in server.log_lines()
+        if line.get("path", "").endswith("/content") and line["method"] == "PUT"
+    ]
+    assert offsets[-1] > 16 << 20
     assert _digest(server.workdir / "there") == _digest(large)
-    assert server.client.get("/filesystem-multipart").json()["uploads"] == []
+    assert uploads_of(server) == []
+
+
+def test_another_run_goes_on_only_behind_what_is_the_same(make_server, large: Path) -> None:
+    server = make_server()
+    begun = 64 << 20
+    for beginning in (b"", b"other"):
+        initiate = "/filesystem-multipart/initiate/there"
+        made = server.client.post(
+            initiate, json={"permissions": f"{large.stat().st_mode & 0o777:o}"}
+        )
+        route = f"/filesystem-multipart/{made.json()['uploadId']}/content"
+        with large.open("rb") as file:
+            head = beginning + file.read(begun)[len(beginning) :]
+        assert server.client.put(route, content=head).json()["size"] == begun
+        with running(server, "cp", str(large), ":there"):
+            pass
+
+        assert _digest(server.workdir / "there") == _digest(large)
+        left = [made.json()["uploadId"]] if beginning else []
+        assert [one["uploadId"] for one in uploads_of(server)] == left
 
 
 def test_a_large_file_comes_down_and_goes_on_where_it_was(

@@ -39,6 +39,7 @@ class Upstream:
         self.reply = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
         self.connect_reply = b"HTTP/1.1 200 OK\r\n\r\n"
         self.tls = tls
+        self.taken = threading.Event()
         self.sock = socket.socket(family)
         self.sock.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
         self.sock.listen(1024)
@@ -93,11 +94,17 @@ class Upstream:
                     return
                 rest += chunk
         self.bodies.append(rest)
+        if b"breaks off" in self.reply:
+            self._break_off(sock, self.reply)
+            return
         sock.sendall(self.reply)
 
     def _echo(self, sock: socket.socket, rest: bytes) -> None:
         """Send everything back only after the other side has ended: a half-close or nothing."""
         received = rest = rest or sock.recv(1 << 20)
+        if rest.startswith(b"break"):
+            self._break_off(sock, b"half of it")
+            return
         if rest.startswith(b"live") or self.tls:
             sock.sendall(rest)
             while rest and (chunk := sock.recv(65536)):
@@ -106,6 +113,13 @@ class Upstream:
         while rest and (chunk := sock.recv(1 << 20)):
             received += chunk
         sock.sendall(b"echo:" + received)
+
+    def _break_off(self, sock: socket.socket, data: bytes) -> None:
+        """Send, and reset the connection once that was `taken`."""
+        sock.sendall(data)
+        assert self.taken.wait(30)
+        self.taken.clear()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def close(self) -> None:
         self.sock.close()
@@ -456,6 +470,29 @@ def test_five_hundred_tunnels_work_at_once_and_the_api_answers(proxied: Server) 
         sock.close()
 
 
+def met_reset(server: Server, upstream: Upstream, asked: bytes) -> bytes:
+    """Ask for what breaks off; returns what came of it before the reset."""
+    with dial(server) as sock:
+        sock.sendall(asked)
+        came = b""
+        while not came.endswith(b"half of it"):
+            chunk = sock.recv(65536)
+            assert chunk, came
+            came += chunk
+        upstream.taken.set()
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+        return came
+
+
+def test_what_breaks_off_behind_the_proxy_is_no_end_here(
+    proxied: Server, upstream: Upstream
+) -> None:
+    assert met_reset(proxied, upstream, CONNECT + b"break").endswith(b"\r\n\r\nhalf of it")
+    upstream.reply = b"HTTP/1.1 200 OK\r\nX-It: breaks off\r\n\r\nhalf of it"
+    assert met_reset(proxied, upstream, GET).endswith(b"\r\n\r\nhalf of it")
+
+
 def test_tunnels_that_end_in_any_way_leave_no_descriptor(proxied: Server) -> None:
     def descriptors() -> int:
         return len(os.listdir(f"/proc/{proxied.pid}/fd"))
@@ -559,6 +596,7 @@ def test_an_https_proxy_is_spoken_to_in_tls_that_the_extra_certificates_vouch_fo
     )
 
     assert exchange(own, GET).endswith(b"ok")
+    assert met_reset(own, secure, CONNECT + b"break").endswith(b"half of it")
     with dial(own) as sock:
         sock.sendall(CONNECT + b"live")
         reader = sock.makefile("rb")

@@ -4,6 +4,7 @@ import { ArrowDown, ArrowUp } from "lucide-preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { isTyping } from "../app/keys";
 import { Menu, type Item } from "./Menu";
+import { Track } from "./virtual";
 import "./Table.css";
 
 export interface Column<T> {
@@ -35,6 +36,7 @@ export interface TableProps<T> {
 }
 
 const ROW = 40;
+const HEAD = 36;
 const AROUND = 12;
 const VIRTUAL_FROM = 200;
 
@@ -59,23 +61,20 @@ export function Table<T>(props: TableProps<T>) {
 
   if (!sorted.length) return <>{props.empty}</>;
 
-  const first = virtual ? Math.max(0, Math.floor(view.top / ROW) - AROUND) : 0;
-  const last = virtual
-    ? Math.min(sorted.length, Math.ceil((view.top + view.height) / ROW) + AROUND)
-    : sorted.length;
+  const track = new Track(sorted.length, ROW, Math.max(ROW, view.height - HEAD));
+  const { from: first, to: last } = virtual
+    ? track.window(track.firstAt(view.top), AROUND)
+    : { from: 0, to: sorted.length };
   const current = sorted.findIndex((row) => keyOf(row) === at);
 
   function go(index: number) {
-    const row = sorted[Math.max(0, Math.min(sorted.length - 1, index))];
+    const to = Math.max(0, Math.min(sorted.length - 1, index));
+    const row = sorted[to];
     if (!row) return;
     setAt(keyOf(row));
-    const place = Math.max(0, Math.min(sorted.length - 1, index)) * ROW;
     const shown = scroller.current;
     if (shown && virtual) {
-      if (place < shown.scrollTop) shown.scrollTop = place;
-      else if (place + 2 * ROW > shown.scrollTop + shown.clientHeight) {
-        shown.scrollTop = place + 2 * ROW - shown.clientHeight;
-      }
+      shown.scrollTop = track.scrollTopOf(track.showing(to, track.firstAt(shown.scrollTop)));
     }
     requestAnimationFrame(() => {
       body.current?.querySelector<HTMLElement>(`[data-key="${CSS.escape(keyOf(row))}"]`)?.focus();

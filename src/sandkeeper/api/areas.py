@@ -101,7 +101,8 @@ def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
         turns=sandbox.turns,
         retention=sandbox.settings.retention,
     )
-    used = figures.FiguresHandlers(processes=sandbox.processes, meter=sandbox.meter)
+    runs = sandbox.history.runs
+    used = figures.FiguresHandlers(processes=sandbox.processes, meter=sandbox.meter, history=runs)
     plain = [*processes.routes(held), *waiting.routes(waits), *logs.routes(texts)]
     return [*plain, *figures.routes(used)]
 
@@ -178,7 +179,10 @@ def _upload_routes(sandbox: Sandbox) -> list[BaseRoute]:
     from sandkeeper.api.blaxel.files import uploads
 
     sessions = uploads.UploadHandlers(
-        files=sandbox.files, uploads=sandbox.uploads, body_limit=sandbox.settings.body_limit
+        files=sandbox.files,
+        uploads=sandbox.uploads,
+        body_limit=sandbox.settings.body_limit,
+        stopping=sandbox.stopping,
     )
     return uploads.routes(sessions)
 

@@ -14,7 +14,8 @@ from sandkeeper.client.connection import AGAIN_SECONDS, AWAY, Server
 from sandkeeper.client.context import AsJson, verb
 from sandkeeper.client.failures import ClientError, NoServer, Refused
 from sandkeeper.client.files.paths import file_route
-from sandkeeper.client.files.transfer import Moved, upload
+from sandkeeper.client.files.transfer import Moved
+from sandkeeper.client.files.uploading import upload
 from sandkeeper.client.output import complain, print_json, progress, say, size, write_all
 
 __all__: list[str] = []

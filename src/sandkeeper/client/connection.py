@@ -5,11 +5,13 @@ larger one would need to be imported.
 """
 
 import json
+import select
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, Unpack
 from urllib.parse import quote, urlencode, urlsplit
 
 from sandkeeper.client.failures import ClientError, NoServer, NotAllowed, Refused
@@ -17,7 +19,17 @@ from sandkeeper.client.failures import ClientError, NoServer, NotAllowed, Refuse
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
-__all__ = ["AGAIN_SECONDS", "AWAY", "DEFAULT_URL", "Answer", "Body", "Query", "Server", "segment"]
+__all__ = [
+    "AGAIN_SECONDS",
+    "AWAY",
+    "DEFAULT_URL",
+    "Answer",
+    "Body",
+    "FileBody",
+    "Query",
+    "Server",
+    "segment",
+]
 
 DEFAULT_URL = "http://localhost:8080"
 CONNECT_SECONDS = 10.0
@@ -37,7 +49,48 @@ VALUE_BYTES = 512 << 20
 LINE_BYTES = 64 << 20
 FRAME_BYTES = 64 << 20
 
-Body = bytes | Iterable[bytes] | None
+SENT_BYTES = 4 << 20
+
+
+class FileBody:
+    """A part of a file as a request's body, which the kernel sends where the line is bare.
+
+    `moved` is told of what went into it.
+    """
+
+    def __init__(
+        self, file: BinaryIO, offset: int, length: int, moved: Callable[[int], None]
+    ) -> None:
+        self._file = file
+        self._offset = offset
+        self.length = length
+        self._moved = moved
+
+    def send(self, sock: socket.socket) -> None:
+        """Send it all, or until an answer comes; raises OSError, ClientError for a cut file."""
+        left, at = self.length, self._offset
+        while left and not _is_answered(sock):
+            if isinstance(sock, ssl.SSLSocket):
+                self._file.seek(at)
+                block = self._file.read(min(SENT_BYTES, left))
+                sock.sendall(block)
+                count = len(block)
+            else:
+                count = sock.sendfile(self._file, at, min(SENT_BYTES, left))
+            if not count:
+                raise ClientError(f"{self._file.name}: it was cut while it was read")
+            left, at = left - count, at + count
+            self._moved(count)
+
+
+def _is_answered(sock: socket.socket) -> bool:
+    """Say whether a server that refuses an upload has said so; within TLS nobody can tell."""
+    if isinstance(sock, ssl.SSLSocket):
+        return False
+    return bool(select.select([sock], [], [], 0)[0])
+
+
+Body = bytes | Iterable[bytes] | FileBody | None
 Query = Mapping[str, str | int | None]
 
 
@@ -232,7 +285,9 @@ class Server:
                 connection.sock.settimeout(given.get("seconds", SILENCE_SECONDS))
                 # A server that refuses an upload answers before it has all of it.
                 with suppress(BrokenPipeError, ConnectionResetError):
-                    connection.request(method, self.address(path, given.get("query")), body, fields)
+                    self._send(
+                        connection, method, self.address(path, given.get("query")), body, fields
+                    )
                 sock = connection.sock
                 answer = Answer(connection.getresponse(), self._told, sock)
             if not 200 <= answer.code < 300 and not (switches and answer.code == SWITCHED):
@@ -240,6 +295,20 @@ class Server:
             yield answer
         finally:
             connection.close()
+
+    def _send(
+        self,
+        connection: HTTPConnection,
+        method: str,
+        target: str,
+        body: Body,
+        fields: dict[str, str],
+    ) -> None:
+        if not isinstance(body, FileBody):
+            connection.request(method, target, body, fields)
+            return
+        connection.request(method, target, None, {**fields, "Content-Length": str(body.length)})
+        body.send(connection.sock)
 
     def tcp(self, path: str) -> tuple[socket.socket, bytes]:
         """Have a connection become a bare one (`Upgrade: tcp`); returns what came behind the 101.

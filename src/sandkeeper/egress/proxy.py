@@ -26,7 +26,7 @@ from sandkeeper.egress.head import (
 from sandkeeper.egress.peer import HeadTooLarge, Peer, PlainPeer, connect, keep_alive
 from sandkeeper.egress.token import TokenFile, Upstream
 from sandkeeper.network.hops import MAX_HOPS, Hops
-from sandkeeper.network.relay import Relay
+from sandkeeper.network.relay import Relay, reset_when_closed
 
 __all__ = ["EgressProxy", "Route"]
 
@@ -225,32 +225,42 @@ class EgressProxy:
         if upstream.rest:
             await client.send(await upstream.read())
         if isinstance(upstream, PlainPeer):
-            await self._relay.join(client.sock, upstream.sock, both=False, silence=SILENCE_SECONDS)
+            await self._relay.join(
+                client.sock, upstream.sock, both=False, silence=SILENCE_SECONDS, resets=True
+            )
         else:
-            await _pump(upstream, client, silence=SILENCE_SECONDS)
+            reset_when_closed(client.sock)
+            if await _pump(upstream, client, silence=SILENCE_SECONDS):
+                reset_when_closed(client.sock, wanted=False)
 
     async def _carry(self, client: PlainPeer, upstream: Peer) -> None:
-        """Carry both directions until both have ended."""
+        """Carry both directions until both have ended.
+
+        What breaks off on one side is reset on the other: nobody takes it for an end.
+        """
         if upstream.rest:
             await client.send(await upstream.read())
         if client.rest:
             await upstream.send(await client.read())
         if isinstance(upstream, PlainPeer):
-            await self._relay.join(client.sock, upstream.sock)
+            await self._relay.join(client.sock, upstream.sock, resets=True)
             return
+        reset_when_closed(client.sock)
         sending = asyncio.create_task(_pump(client, upstream))
         receiving = asyncio.create_task(_pump(upstream, client))
         try:
             await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
             # TLS cannot pass the client's end on, so the reply may never end: wait for silence.
             before = -1
-            while not receiving.done() and upstream.received != before:
+            while not (receiving.done() or _has_failed(sending)) and upstream.received != before:
                 before = upstream.received
                 await asyncio.wait({receiving}, timeout=SILENCE_SECONDS)
         finally:
             sending.cancel()
             receiving.cancel()
-            await asyncio.gather(sending, receiving, return_exceptions=True)
+            failed = await asyncio.gather(sending, receiving, return_exceptions=True)
+            if not any(isinstance(one, OSError) for one in failed):
+                reset_when_closed(client.sock, wanted=False)
 
 
 async def _send_upstream(upstream: Peer, data: bytes) -> None:
@@ -326,18 +336,22 @@ async def _cut_out(reader: h11.Connection) -> tuple[bytes, bool]:
             return b"".join(parts), isinstance(event, h11.EndOfMessage)
 
 
-async def _pump(source: Peer, target: Peer, *, silence: float | None = None) -> None:
-    """Copy to the end; `silence` seconds without a byte are an end as well."""
+async def _pump(source: Peer, target: Peer, *, silence: float | None = None) -> bool:
+    """Copy to the end; False when `silence` seconds without a byte came before it."""
     while True:
         try:
             async with asyncio.timeout(silence):
                 data = await source.read()
         except TimeoutError:
-            return
+            return False
         if not data:
             target.end()
-            return
+            return True
         await target.send(data)
+
+
+def _has_failed(task: "asyncio.Task[bool]") -> bool:
+    return task.done() and task.exception() is not None
 
 
 async def _pass_refusal(upstream: Peer, client: Peer) -> None:

@@ -82,7 +82,10 @@ class _Pipes:
 class _Direction:
     """One way of a pair; with a `part` it ends with that, or early, and leaves the target open."""
 
-    __slots__ = ("_part", "_pipe", "_pipes", "_source", "_target", "done", "full", "moved")
+    __slots__ = (
+        *("_is_short", "_part", "_pipe", "_pipes", "_source", "_target"),
+        *("done", "full", "moved"),
+    )
 
     def __init__(
         self,
@@ -96,14 +99,22 @@ class _Direction:
         self._target = target
         self._pipes = pipes
         self._pipe: Pipe | None = None
+        self._is_short = False
         self.full = 0
         self.done = False
         self.moved = 0
 
     def pump(self) -> None:
-        """Move what can be moved now; raises OSError when a side is broken."""
+        """Move what can be moved now; raises OSError when a side is broken.
+
+        A read that was not as long as it might have been took all there was: the kernel tells of
+        more, and one that finds nothing costs as much as one that does.
+        """
         for _ in range(ROUNDS):
             if self.done or not (self._fill() and self._drain()):
+                return
+            if self._is_short:
+                self._release()
                 return
 
     def _fill(self) -> bool:
@@ -128,6 +139,7 @@ class _Direction:
                     self._target.shutdown(socket.SHUT_WR)
             return False
         self.full = count
+        self._is_short = count < wanted
         if self._part is not None:
             self._part.taken += count
         return True
@@ -198,6 +210,15 @@ class _Pair:
             else:
                 events[source.fileno()] |= select.EPOLLIN
         return {fd: mask for fd, mask in events.items() if mask}
+
+    def waiting(self, fd: int) -> "tuple[_Direction, ...]":
+        """Return the directions that wait for a socket: to be read from, to be written to."""
+        near, far = self.forward, self.backward
+        if fd != self.left.fileno():
+            near, far = far, near
+        if near.full:
+            return (far,) if far.full else ()
+        return (near, far) if far.full else (near,)
 
     @property
     def moved(self) -> int:
@@ -281,7 +302,8 @@ class Relay(Worker):
 
     def _ready(self, fd: int) -> None:
         if fd in self._pairs:  # the pair may have ended in this same batch
-            self._turn(self._pairs[fd])
+            pair = self._pairs[fd]
+            self._turn(pair, pair.waiting(fd))
 
     def _give_up(self, fd: int) -> None:
         if fd in self._pairs:
@@ -297,16 +319,16 @@ class Relay(Worker):
             self._end_pair(pair)
             return
         self._pairs[pair.left.fileno()] = self._pairs[pair.right.fileno()] = pair
-        self._turn(pair)
+        self._turn(pair, (pair.forward, pair.backward))
 
     def _drop(self, pair: _Pair) -> None:
         if not pair.done or self._pairs.get(pair.left.fileno()) is pair:
             self._end_pair(pair)
 
-    def _turn(self, pair: _Pair) -> None:
+    def _turn(self, pair: _Pair, directions: tuple[_Direction, ...]) -> None:
         try:
-            pair.forward.pump()
-            pair.backward.pump()
+            for direction in directions:
+                direction.pump()
             if not pair.done:
                 self._arm(pair)
                 return

@@ -1,5 +1,6 @@
 """Uploads: forms in one request, and sessions of parts."""
 
+import gzip
 import hashlib
 import itertools
 import json
@@ -443,3 +444,136 @@ def test_abandoned_uploads_are_removed_after_their_time(
 
     until(lambda: os.listdir(temporary / "multipart-uploads") == [])
     assert server.client.get("/filesystem-multipart").json() == {"uploads": []}
+
+
+# Contents: from the beginning on, in any number of requests
+
+
+def sent(session: Session, offset: int, data: bytes, **options: Any) -> httpx.Response:
+    options.setdefault("params", {"offset": offset})
+    return session.client.put(f"{session.url}/content", content=data, **options)
+
+
+def finished(session: Session, size: int, **options: Any) -> httpx.Response:
+    return session.client.post(f"{session.url}/complete", json={"size": size}, **options)
+
+
+def test_a_content_grows_where_it_stands_and_becomes_the_file(
+    server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "f").write_text("old")
+    (tmp_path / "f").chmod(0o640)
+    data = os.urandom(3_000_000)
+    session = Session(server, f"{tmp_path}/f")
+    state = f"{session.url}/content"
+
+    assert sent(session, 0, data[:1_000_000]).json()["size"] == 1_000_000
+    for offset in (0, 999_999, 1_000_001):
+        wrong = sent(session, offset, b"x" * 600_000)
+        assert (wrong.status_code, wrong.json()["size"]) == (409, 1_000_000)
+    packed = {"headers": {"Content-Encoding": "gzip"}}
+    assert sent(session, 1_000_000, gzip.compress(data[1_000_000:]), **packed).status_code == 200
+    told = session.client.get(state, params={"digest": "sha256"}).json()
+    assert told.pop("sha256") == hashlib.sha256(data).hexdigest()
+    assert told == {
+        "uploadId": session.started["uploadId"],
+        "size": len(data),
+        "arriving": False,
+    }
+    listed = session.client.get("/filesystem-multipart").json()["uploads"]
+    (size,) = (one["contentSize"] for one in listed if one["uploadId"] == told["uploadId"])
+    assert size == len(data)
+
+    assert finished(session, len(data) - 1).status_code == 409
+    assert finished(session, len(data), headers={"If-None-Match": "*"}).status_code == 412
+    assert (tmp_path / "f").read_text() == "old"
+    assert finished(session, len(data)).json()["path"] == f"{tmp_path}/f"
+    assert (tmp_path / "f").read_bytes() == data
+    info = (tmp_path / "f").stat()
+    assert (stat.S_IMODE(info.st_mode), info.st_nlink) == (0o640, 1)
+    assert session.client.get(state).status_code == 404
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_a_content_takes_the_place_of_what_only_can_be_written_in_place(
+    server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "one").write_text("old")
+    (tmp_path / "two").hardlink_to(tmp_path / "one")
+    for name, made in (("one", b"both"), ("new/f", b"x"), ("empty", b"")):
+        session = Session(server, f"{tmp_path}/{name}", permissions="600")
+        assert sent(session, 0, made).status_code == 200
+        assert finished(session, len(made)).status_code == 200
+        assert (tmp_path / name).read_bytes() == made
+
+    assert (tmp_path / "two").read_bytes() == b"both"
+    assert stat.S_IMODE((tmp_path / "new/f").stat().st_mode) == 0o600
+
+
+def test_what_came_of_a_content_stays_after_a_lost_line_and_a_kill(
+    make_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    server = make_server(env={"TMPDIR": str(temporary)})
+    session = Session(server, f"{tmp_path}/f")
+    state = f"{session.url}/content"
+    data = os.urandom(4 << 20)
+
+    def begun(offset: int) -> socket.socket:
+        sock = socket.create_connection(("127.0.0.1", server.port))
+        head = f"PUT {state}?offset={offset} HTTP/1.1\r\nHost: localhost\r\n"
+        sock.sendall(
+            f"{head}Content-Length: 9999999\r\n\r\n".encode() + data[offset : offset + (2 << 20)]
+        )
+        return sock
+
+    def size() -> int:
+        return int(session.client.get(state).json()["size"])
+
+    with begun(0) as stale:
+        until(lambda: size() > 1 << 20)
+        assert session.client.get(state).json()["arriving"] is True
+        # Whoever goes on takes its place: of the stale line nothing more counts.
+        here = size()
+        reply = sent(session, here, b"")
+        here = reply.json()["size"]
+        assert reply.status_code in {200, 409}
+        stale.sendall(b"stale" * 200_000)
+        assert stale.makefile("rb").readline().split()[1] == b"409"
+        assert size() == here
+    with begun(here):
+        until(lambda: size() > here + (1 << 20))
+    until(lambda: session.client.get(state).json()["arriving"] is False)
+    here = size()
+    server.kill9()
+    server.start()
+
+    assert size() == here
+    assert sent(session, here, data[here:]).json()["size"] == len(data)
+    assert finished(session, len(data)).status_code == 200
+    assert (tmp_path / "f").read_bytes() == data
+    assert os.listdir(temporary / "multipart-uploads") == []
+
+
+def test_what_makes_no_sense_of_a_content_is_told(server: Server, tmp_path: Path) -> None:
+    session = Session(server, f"{tmp_path}/f")
+    state = f"{session.url}/content"
+    nowhere = f"/filesystem-multipart/{session.started['uploadId'][::-1]}/content"
+
+    def asked(method: str, route: str, **options: Any) -> tuple[int, str]:
+        reply = session.client.request(method, route, **options)
+        return reply.status_code, reply.json()["error"]
+
+    assert asked("PUT", f"{state}?offset=-1", content=b"") == (
+        400,
+        "offset must be a number of bytes",
+    )
+    assert asked("GET", f"{state}?digest=md5") == (400, "digest must be sha256")
+    both = {"parts": [{"partNumber": 1, "etag": "x"}], "size": 1}
+    assert asked("POST", f"{session.url}/complete", json=both) == (
+        400,
+        "parts and size exclude each other",
+    )
+    assert asked("PUT", nowhere, content=b"")[0] == asked("GET", nowhere)[0] == 404
+    assert asked("POST", f"{session.url}/complete", json={"size": 5})[0] == 409

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.api.conftest import FLAGS
+from tests.api.conftest import BROWSER, FLAGS
 from tests.harness import Server, free_port, until
 from tests.node_client import SCRIPTS as NODE
 
@@ -89,14 +89,14 @@ def foreign() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def chromiums() -> Iterator[tuple[Any, Any]]:
     """Two browsers: one that checks access to the local network, and one that does not."""
-    subprocess.run([Path(__file__).parents[3] / "scripts/apt", "chromium"], check=True)
+    subprocess.run([Path(__file__).parents[3] / "scripts/apt", BROWSER], check=True)
     from playwright.sync_api import sync_playwright
 
     expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         running = [
             playwright.chromium.launch(
-                executable_path="/usr/bin/chromium",
+                executable_path=f"/usr/bin/{BROWSER}",
                 args=[*FLAGS.split(), RESOLVER, *more],
                 headless=True,
             )

@@ -1,9 +1,9 @@
-/** A list of any length of which only what is seen is drawn; see `virtual.ts`. */
+/** A list of any length of which only what is seen is drawn; see `ui/virtual.ts`. */
 
 import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useImperativeHandle, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { forwardRef } from "preact/compat";
-import { Track } from "./virtual";
+import { Track } from "../../ui/virtual";
 
 export interface RowsHandle {
   /** Bring a row into view, moved as little as possible. */

@@ -86,20 +86,26 @@ class SessionHandlers:
         return json_response(self._told(right, session=False))
 
     async def sign_in(self, request: Request) -> Response:
-        """Exchange a token for a session; 401 for a wrong one, 429 after ten within a minute."""
-        client = _client(request)
-        # Once it is all here: of many that are asked for at once each would be a first one before.
+        """Exchange a token for a session; 401 for a wrong one, 429 after ten within a minute.
+
+        A right one is let in whatever was tried before it: the workload may have the same address,
+        and would lock out the person.
+        """
         body = await read_json(request, SignIn, BODY_BYTES)
+        right = self._accepted.right_of([body.token.encode("utf-8", "replace")])
+        if right == Right.NONE:
+            # Once it is all here: of many that are asked at once each would be a first one before.
+            return self._refused(request, _client(request))
+        self._access.audit("console_sign_in", caller(request), right=right.name.lower())
+        return self._begun(request, right)
+
+    def _refused(self, request: Request, client: str) -> Response:
         if wait := self._wrong.wait(client):
             told = {"error": "too many wrong tokens: wait a minute"}
             return json_response(told, 429, {"Retry-After": str(wait)})
-        right = self._accepted.right_of([body.token.encode("utf-8", "replace")])
-        if right == Right.NONE:
-            self._wrong.count(client)
-            self._access.audit("console_sign_in_refused", caller(request))
-            return json_response({"error": "wrong token"}, 401)
-        self._access.audit("console_sign_in", caller(request), right=right.name.lower())
-        return self._begun(request, right)
+        self._wrong.count(client)
+        self._access.audit("console_sign_in_refused", caller(request))
+        return json_response({"error": "wrong token"}, 401)
 
     async def sign_out(self, request: Request) -> Response:
         """End the session that is shown: its cookie opens nothing any more."""
@@ -129,13 +135,13 @@ class SessionHandlers:
 
 
 class _Wrong:
-    """Counts wrong tokens by client, so that nobody tries many in a short time."""
+    """Counts wrong tokens by client, so that nobody fills the log with them."""
 
     def __init__(self) -> None:
         self._tried: OrderedDict[str, list[float]] = OrderedDict()
 
     def wait(self, client: str) -> int:
-        """Return for how many seconds a client may not try again; 0: it may."""
+        """Return for how many seconds wrong ones of a client are not looked at; 0: they are."""
         since = monotonic() - WRONG_SECONDS
         tried = [moment for moment in self._tried.get(client, []) if moment > since]
         return int(tried[0] - since) + 1 if len(tried) >= WRONG_MOST else 0

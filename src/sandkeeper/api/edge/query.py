@@ -11,7 +11,10 @@ from starlette.datastructures import ImmutableMultiDict
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-__all__ = ["Query", "query_of"]
+from sandkeeper.errors import BadInput
+from sandkeeper.numerals import decimal
+
+__all__ = ["Query", "query_of", "since_of"]
 
 _BAD = re.compile(rb"%(?![0-9A-Fa-f]{2})|;")
 
@@ -28,6 +31,15 @@ def query_of(request: HTTPConnection | Scope) -> Query:
     """Return the query of a request or a WebSocket."""
     scope = request.scope if isinstance(request, HTTPConnection) else request
     return Query(scope["query_string"])
+
+
+def since_of(request: HTTPConnection) -> float:
+    """Return the time of `since` in Unix seconds, 0 without; raises BadInput."""
+    text = query_of(request).get("since", "")
+    since = decimal(text) if text else 0.0
+    if since is None:
+        raise BadInput("invalid since: give Unix seconds")
+    return since
 
 
 def _pairs(line: bytes) -> Iterator[tuple[str, str]]:

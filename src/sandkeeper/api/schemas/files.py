@@ -116,9 +116,10 @@ class PartName(Struct):
 
 
 class CompleteRequest(Struct):
-    """POST /filesystem-multipart/{id}/complete."""
+    """POST /filesystem-multipart/{id}/complete; `size` for what was sent as one content."""
 
     parts: list[PartName] = []
+    size: int | None = None
 
 
 class Stat(Struct):

@@ -15,8 +15,9 @@ from sandkeeper.client.connection import Server
 from sandkeeper.client.context import verb
 from sandkeeper.client.failures import ClientError
 from sandkeeper.client.files.paths import file_route, inside, is_inside, joined, name_of, stat_of
-from sandkeeper.client.files.transfer import Moved, download, put_stream, upload
+from sandkeeper.client.files.transfer import Moved, download, put_stream
 from sandkeeper.client.files.unpacking import unpack
+from sandkeeper.client.files.uploading import upload
 from sandkeeper.client.output import progress, write_all
 
 __all__: list[str] = []

@@ -1,31 +1,28 @@
 """Whole files both ways: streamed, with progress, going on where a lost connection stopped them."""
 
-import hashlib
-import json
 import os
 import secrets
-import stat as modes
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from sandkeeper.client.connection import AGAIN_SECONDS, Server
 from sandkeeper.client.failures import ClientError, NoServer, Refused
-from sandkeeper.client.files.paths import absolute, file_route
+from sandkeeper.client.files.paths import file_route
 from sandkeeper.client.output import write_all
 
-__all__ = ["Moved", "download", "put_bytes", "put_stream", "upload"]
+__all__ = [
+    "Moved",
+    "blocks_of",
+    "download",
+    "put_bytes",
+    "put_stream",
+    "send_whole",
+]
 
 BLOCK_BYTES = 1 << 20
-PARTS_FROM_BYTES = 64 << 20
-PART_BYTES = 32 << 20
-PARTS_MOST = 10_000
-PARTS_AT_ONCE = 3
-"""The server hashes each, which one processor does at the speed of a disk."""
 TYPE = "multipart/form-data; boundary="
 
 Moved = Callable[[int], None]
@@ -40,7 +37,7 @@ def put_bytes(server: Server, path: str, data: bytes, condition: Mapping[str, st
 def put_stream(server: Server, path: str, source: BinaryIO, moved: Moved, mode: str = "") -> None:
     """Write a file from something whose length nobody knows; with octal digits of a mode."""
     fields = {"permissions": mode} if mode else {}
-    _put(server, file_route("/filesystem", path), _blocks(source, moved), None, fields, {})
+    _put(server, file_route("/filesystem", path), blocks_of(source, moved), None, fields, {})
 
 
 def _put(
@@ -70,7 +67,7 @@ def _put(
     return server.ask("PUT", route, body=body(), headers=given, query=query)
 
 
-def _blocks(source: BinaryIO, moved: Moved, most: int | None = None) -> Iterator[bytes]:
+def blocks_of(source: BinaryIO, moved: Moved, most: int | None = None) -> Iterator[bytes]:
     """Read up to `most` bytes; what cannot be read here is no failure of the server."""
     left = most
     while left is None or left > 0:
@@ -88,29 +85,7 @@ def _blocks(source: BinaryIO, moved: Moved, most: int | None = None) -> Iterator
         moved(len(block))
 
 
-def upload(server: Server, source: Path, path: str, moved: Moved) -> None:
-    """Write a local file with its mode; a large one in parts, going on where it stopped."""
-    with source.open("rb") as file:
-        about = os.fstat(file.fileno())
-        mode = f"{modes.S_IMODE(about.st_mode):o}"
-        if not modes.S_ISREG(about.st_mode) or not about.st_size:
-            # FIFOs have no length, and files of /proc have another one than they say.
-            put_stream(server, path, file, moved, mode if modes.S_ISREG(about.st_mode) else "")
-            return
-        if about.st_size >= PARTS_FROM_BYTES:
-            _PartUpload(server, file, about.st_size, path, mode, moved).run()
-            return
-        _send_whole(
-            server,
-            file,
-            about.st_size,
-            file_route("/filesystem", path),
-            {"permissions": mode},
-            moved,
-        )
-
-
-def _send_whole(
+def send_whole(
     server: Server,
     file: BinaryIO,
     size: int,
@@ -129,93 +104,13 @@ def _send_whole(
             moved(more)
 
         try:
-            return _put(server, route, _blocks(file, count, size), size, fields, {}, query)
+            return _put(server, route, blocks_of(file, count, size), size, fields, {}, query)
         except NoServer:
             if time.monotonic() > until:
                 raise
         moved(-gone[0])  # raises where nobody wants it any more
         file.seek(start)
         time.sleep(0.5)  # noqa: TID251 - the server is away, and nothing tells when it is back
-
-
-class _PartUpload:
-    """One large file: parts that the server has already, by their MD5, are not sent again."""
-
-    def __init__(
-        self, server: Server, file: BinaryIO, size: int, path: str, mode: str, moved: Moved
-    ) -> None:
-        self._server = server
-        self._file = file
-        self._size = size
-        self._path = path
-        self._mode = mode
-        self._moved = moved
-        self._part = max(PART_BYTES, -(-size // PARTS_MOST))
-        self._is_over = False
-
-    def run(self) -> None:
-        session, known = self._session()
-        numbers = range(1, -(-self._size // self._part) + 1)
-        with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
-            try:
-                etags = list(pool.map(partial(self._sent, session, known), numbers))
-            except BaseException:
-                self._is_over = True  # those that are under way end at their next block
-                raise
-        parts = [
-            {"partNumber": number, "etag": etag}
-            for number, etag in zip(numbers, etags, strict=True)
-        ]
-        complete = f"/filesystem-multipart/{session}/complete"
-        self._server.value("POST", complete, {"parts": parts})
-
-    def _sent(self, session: str, known: Mapping[int, str], number: int) -> str:
-        """Send a part that the server has not; returns its ETag."""
-        start = (number - 1) * self._part
-        length = min(self._part, self._size - start)
-        with self._opened(start) as file:
-            etag = known.get(number, "")
-            if etag and etag == self._digest(file, length):
-                self._count(length)
-                return etag
-            file.seek(start)
-            route = f"/filesystem-multipart/{session}/part"
-            query = {"partNumber": number}
-            raw = _send_whole(self._server, file, length, route, {}, self._count, query)
-            return str(json.loads(raw)["etag"])
-
-    def _opened(self, start: int) -> BinaryIO:
-        """Open the file once more, for a reader with a place of its own."""
-        file = open(self._file.name, "rb")  # noqa: SIM115 - the caller closes it
-        ours, theirs = os.fstat(self._file.fileno()), os.fstat(file.fileno())
-        if (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino):
-            file.close()
-            raise ClientError(f"{self._file.name}: it was replaced while it was read")
-        file.seek(start)
-        return file
-
-    def _count(self, more: int) -> None:
-        if self._is_over:
-            raise ClientError("given up")
-        self._moved(more)
-
-    def _session(self) -> tuple[str, dict[int, str]]:
-        """Return an upload to go on with, and its parts; a new one when there is none."""
-        place = absolute(self._server, self._path)
-        for one in self._server.value("GET", "/filesystem-multipart")["uploads"]:
-            if one["path"] == place and f"{one['permissions']:o}" == self._mode and one["parts"]:
-                return one["uploadId"], {
-                    part["partNumber"]: part["etag"] for part in one["parts"].values()
-                }
-        initiate = file_route("/filesystem-multipart/initiate", self._path)
-        made = self._server.value("POST", initiate, {"permissions": self._mode})
-        return str(made["uploadId"]), {}
-
-    def _digest(self, file: BinaryIO, length: int) -> str:
-        digest = hashlib.md5(usedforsecurity=False)
-        for block in _blocks(file, lambda _count: None, length):
-            digest.update(block)
-        return digest.hexdigest()
 
 
 def download(server: Server, path: str, target: Path, mode: int, moved: Moved) -> None:

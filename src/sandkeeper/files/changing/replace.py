@@ -228,6 +228,34 @@ class Draft:
         """Append all that an open regular file has, holes as holes; raises OSError."""
         self.size += holes.copy(source, self._fd, self.size, check)
 
+    def adopt(self, source: str, fd: int, folder: int) -> bool:
+        """Have a finished file, open as `fd`, become the content without a copy.
+
+        It is linked into the target's `folder` and stays where it is, so nothing is lost when the
+        commit fails. False where the two would differ in more than their bytes, or cannot be one.
+        """
+        mine, its = os.fstat(self._fd), os.fstat(fd)
+        alike = (mine.st_dev, mine.st_uid, 1) == (its.st_dev, its.st_uid, its.st_nlink)
+        if not (self._temporary and alike) or self._holes:
+            return False
+        name = temporary_name(replacing=is_replacement(os.path.basename(self._temporary)))
+        path = os.path.join(os.path.dirname(self._temporary), name)
+        slot = self._temporaries.enter(path)
+        try:
+            there = os.stat(os.path.basename(self._temporary), dir_fd=folder, follow_symlinks=False)
+            if not os.path.samestat(there, mine) or os.listxattr(self._fd):
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            if its.st_gid != mine.st_gid:
+                os.fchown(fd, -1, mine.st_gid)
+            os.fchmod(fd, stat.S_IMODE(mine.st_mode))
+            os.link(source, name, dst_dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            self._temporaries.leave(slot)
+            return False
+        self.discard()
+        self._temporary, self._slot, self._fd, self.size = path, slot, os.dup(fd), its.st_size
+        return True
+
     def seal(self) -> None:
         """Give the descriptor back before the commit; for drafts that are held in numbers."""
         if self._temporary and self._fd >= 0:

@@ -1,4 +1,7 @@
-"""Uploads in parts: sessions that survive a restart, parallel parts, one commit at the end."""
+"""Uploads in parts: sessions that survive a restart, parallel parts, one commit at the end.
+
+Or from the beginning on, in one request and, where that broke off, further ones.
+"""
 
 import asyncio
 import time
@@ -8,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from sandkeeper.errors import Internal, NotFound, SandkeeperError, Unavailable
+from sandkeeper.errors import Conflict, Internal, NotFound, SandkeeperError, Unavailable
 from sandkeeper.files.changing.replace import Draft
 from sandkeeper.files.conditions import Conditions
 from sandkeeper.files.feed import Feed
 from sandkeeper.files.service import Fault, Files
+from sandkeeper.files.uploads.content import ContentSink, digest, fill
 from sandkeeper.files.uploads.store import PartSink, Session, Store, UploadedPart
 from sandkeeper.files.work import Cancel, failure
 from sandkeeper.linux.clocks import bounded_age
@@ -21,7 +25,7 @@ from sandkeeper.linux.paths.statefiles import SetAside
 from sandkeeper.linux.paths.trusted import UntrustedFile
 from sandkeeper.log.lines import Log
 
-__all__ = ["PartUpload", "Uploads"]
+__all__ = ["ContentUpload", "PartUpload", "Uploads"]
 
 T = TypeVar("T")
 
@@ -37,6 +41,7 @@ class _Live:
     used: float
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     arriving: int = 0
+    writer: "ContentUpload | None" = None
 
 
 class Uploads:
@@ -84,10 +89,7 @@ class Uploads:
 
     def sessions(self) -> list[Session]:
         """Return a snapshot of all sessions, oldest first."""
-        copies = [
-            Session(s.uploadId, s.path, s.permissions, s.initiatedAt, s.parts)
-            for s in (live.session for live in self._live.values())
-        ]
+        copies = [live.session.copy() for live in self._live.values()]
         return sorted(copies, key=lambda session: session.initiatedAt)
 
     def parts(self, upload_id: str) -> list[UploadedPart]:
@@ -116,18 +118,61 @@ class Uploads:
         sink = PartSink(self._store, live.session, number)
         return PartUpload(self, live, Feed(self._work.own, sink))
 
-    async def complete(
-        self, upload_id: str, wanted: list[tuple[int, str]], conditions: Conditions
-    ) -> tuple[str, os.stat_result]:
-        """Assemble the (number, etag) parts; returns the path and the file's state.
+    async def content(self, upload_id: str, offset: int) -> "ContentUpload":
+        """Begin to take what follows the first `offset` bytes, in place of whoever does until now.
 
-        The target is replaced as a whole and the session removed; after a failure it is kept.
-        Raises NotFound, Internal, PreconditionFailed, StorageFull.
+        Raises NotFound, and Conflict (`size` says how much is here) for another offset.
+        """
+        live = self._find(upload_id)
+        async with live.lock:
+            if live.writer is not None:
+                await live.writer.stop()
+            session = self._find(upload_id).session
+            self._check_size(
+                session, await self._work.own(self._store.content_size, session), offset
+            )
+            sink = ContentSink(self._store, session, offset)
+            live.writer = ContentUpload(self, live, Feed(self._work.own, sink))
+            return live.writer
+
+    def _check_size(self, session: Session, here: int, wanted: int) -> None:
+        if here != wanted:
+            raise Conflict(f"upload {session.uploadId} has {here} bytes, not {wanted}", size=here)
+
+    async def content_state(self, upload_id: str, *, digested: bool) -> tuple[int, bool, str]:
+        """Return how many bytes are here, whether more are arriving and, if wanted, their SHA-256.
+
+        Raises NotFound.
+        """
+        live = self._find(upload_id)
+        session, arriving = live.session, live.writer is not None
+        try:
+            size = await self._work.own(self._store.content_size, session)
+            found = ""
+            if digested:
+                found = await self._work.walk_own(digest, self._store, session, size)
+            return size, arriving, found
+        except OSError as error:
+            raise failure(NotFound, "", "read", upload_id, error) from None
+
+    async def complete(
+        self, upload_id: str, wanted: list[tuple[int, str]] | int, conditions: Conditions
+    ) -> tuple[str, os.stat_result]:
+        """Assemble the (number, etag) parts, or take the content if it has `wanted` bytes.
+
+        Returns the path and the file's state. The target is replaced as a whole and the session
+        removed; after a failure it is kept. Raises NotFound, Internal, Conflict,
+        PreconditionFailed, StorageFull.
         """
         live = self._find(upload_id)
         async with live.lock:
             session = self._find(upload_id).session  # another call may have completed it
-            parts = _chosen(session, wanted)
+            if isinstance(wanted, int):
+                if live.writer is not None:
+                    await live.writer.stop()
+                here = await self._work.own(self._store.content_size, session)
+                self._check_size(session, here, wanted)
+            parts = None if isinstance(wanted, int) else _chosen(session, wanted)
             info = await self._work.walk_own(self._assemble, session, parts, conditions)
             self._live.pop(upload_id, None)
             with suppress(OSError):  # what stays is read as a session again, and expires
@@ -137,7 +182,7 @@ class Uploads:
     def _assemble(
         self,
         session: Session,
-        parts: list[UploadedPart],
+        parts: list[UploadedPart] | None,
         conditions: Conditions,
         cancel: Cancel,
     ) -> os.stat_result:
@@ -145,7 +190,9 @@ class Uploads:
         try:
             with self._work.acting():
                 draft = self._files.draft(session.path, session.permissions)
-            for part in parts:
+            if parts is None:
+                fill(draft, self._store, session, cancel.check)
+            for part in parts or ():
                 cancel.check()
                 self._append(draft, session, part, cancel)
             with self._work.acting():
@@ -245,6 +292,50 @@ class PartUpload:
             if not self._uploads.is_live(self._live):
                 raise _not_there(self._live.session.uploadId) from None
             raise failure(Internal, "failed to upload part: ", "write", "part", error) from None
+
+
+class ContentUpload:
+    """What one request brings of a content; `abort` in a finally clause."""
+
+    def __init__(self, uploads: Uploads, live: _Live, feed: Feed[int]) -> None:
+        self._uploads = uploads
+        self._live = live
+        self._feed = feed
+        self._is_stopped = False
+        live.arriving += 1
+
+    async def write(self, data: bytes) -> None:
+        """Take a piece; raises Conflict once another request goes on, Internal, StorageFull."""
+        await self._guarded(lambda: self._feed.write(data))
+
+    async def finish(self) -> int:
+        """Write the rest; returns how many bytes are here. Raises as `write`."""
+        return await self._guarded(self._feed.finish)
+
+    async def stop(self) -> None:
+        """Take no more; the session's lock is held."""
+        self._is_stopped = True
+        await self._feed.abort()
+
+    async def abort(self) -> None:
+        """Let go; what was written stays."""
+        async with self._live.lock:
+            self._live.arriving -= 1
+            self._live.used = time.monotonic()
+            await self.stop()
+            if self._live.writer is self:
+                self._live.writer = None
+
+    async def _guarded(self, action: Callable[[], Awaitable[T]]) -> T:
+        async with self._live.lock:
+            if not self._uploads.is_live(self._live):
+                raise NotFound(f"upload not found: {self._live.session.uploadId}")
+            if self._is_stopped:
+                raise Conflict("another request goes on with this upload")
+            try:
+                return await action()
+            except OSError as error:
+                raise failure(Internal, "failed to upload: ", "write", "content", error) from None
 
 
 def _not_there(upload_id: str) -> SandkeeperError:

@@ -2,6 +2,7 @@
 
     <root>/<uuid>/metadata.json       the session, replaced as a whole
     <root>/<uuid>/part-<n>-<md5>      a part; its name says which content the metadata means
+    <root>/<uuid>/content             what was sent from its beginning on; its size is the offset
 
 A part is renamed to its name before the metadata mentions it, and an older version of it is
 removed afterwards: whenever the server is killed, what the metadata names is there and whole.
@@ -32,7 +33,8 @@ from sandkeeper.linux.paths.trusted import open_trusted_folder
 __all__ = ["PartSink", "Session", "Store", "UploadedPart"]
 
 _PART = re.compile(r"part-([1-9]\d{0,4})-([0-9a-f]{32})")
-_OURS = re.compile(r"part-[1-9]\d{0,4}-[0-9a-f]{32}|(part|metadata)-[0-9a-f]{16}\.tmp")
+_OURS = re.compile(r"content|part-[1-9]\d{0,4}-[0-9a-f]{32}|(part|metadata)-[0-9a-f]{16}\.tmp")
+CONTENT = "content"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -56,13 +58,21 @@ class UploadedPart(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct):
-    """An upload; `permissions` is the mode as a number, `parts` is replaced, never changed."""
+    """An upload; `permissions` is the mode as a number, `parts` is replaced, never changed.
+
+    `contentSize` is how much is here of one that is sent from its beginning on.
+    """
 
     uploadId: str
     path: str
     permissions: int
     initiatedAt: str
     parts: dict[str, UploadedPart] = {}
+    contentSize: int | msgspec.UnsetType = msgspec.UNSET
+
+    def copy(self) -> "Session":
+        """Return it as it is now."""
+        return Session(*(getattr(self, name) for name in Session.__struct_fields__))
 
 
 class _Stored(Session):
@@ -143,8 +153,11 @@ class Store:
         session.parts = {n: part for n, part in session.parts.items() if n not in broken}
         if tidy:
             self._tidy(session)
-        fields = session.uploadId, session.path, session.permissions, session.initiatedAt
-        return Session(*fields, session.parts), changed
+        session.contentSize = msgspec.UNSET
+        with suppress(OSError):
+            found = os.lstat(self.content_path(session))
+            session.contentSize, changed = found.st_size, max(changed, found.st_mtime)
+        return session.copy(), changed
 
     def _is_whole(self, session: Session, part: UploadedPart) -> bool:
         try:
@@ -166,7 +179,7 @@ class Store:
         folder = os.path.join(self._root, session.uploadId)
         kept = {os.path.basename(self.part_path(session, part)) for part in session.parts.values()}
         for name in os.listdir(folder):
-            if name != "metadata.json" and name not in kept:
+            if name not in {"metadata.json", CONTENT, *kept}:
                 with suppress(OSError):
                     os.unlink(os.path.join(folder, name))
 
@@ -199,6 +212,17 @@ class Store:
         if _PART.fullmatch(name) is None:
             raise FileNotFoundError(f"no part has the name {name!r}")
         return os.path.join(self._root, session.uploadId, name)
+
+    def content_path(self, session: Session) -> str:
+        """Return where what was sent from its beginning on lies."""
+        return os.path.join(self._root, session.uploadId, CONTENT)
+
+    def content_size(self, session: Session) -> int:
+        """Return how much of it is here."""
+        try:
+            return os.lstat(self.content_path(session)).st_size
+        except FileNotFoundError:
+            return 0
 
     def remove(self, session: Session) -> None:
         """Remove a session with its parts; what a kill leaves of it is no session any more."""
@@ -255,7 +279,7 @@ def _encode(session: Session) -> bytes:
         raw = os.fsencode(session.path)
         readable = raw.decode("utf-8", "replace")
         fields = session.uploadId, readable, session.permissions, session.initiatedAt, session.parts
-        return msgspec.json.encode(_Stored(*fields, pathBytes=raw.hex()))
+        return msgspec.json.encode(_Stored(*fields, session.contentSize, pathBytes=raw.hex()))
 
 
 class PartSink:
