@@ -57,6 +57,11 @@ class Room:
         recorder.event("gap", reason="unheard", what="what was said while nobody listened")
         self._resumed = self._engine.resume(identifier, recorder)
 
+    @property
+    def engine(self) -> Engine:
+        """What runs its code."""
+        return self._engine
+
     async def start(self) -> dict[str, Any]:
         """Return facts about the interpreter once it takes code; raises EngineFailed, Lost."""
         if self._starting is None:
