@@ -113,7 +113,6 @@ def create_app(services: "Services") -> FleetEdge:
         room=Room(BODIES_BYTES),
         outgoing=outgoing,
         plain=PlainRoutes(),
-        traces=Traces(Tracing()),
     )
 
 
