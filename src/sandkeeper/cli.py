@@ -27,7 +27,8 @@ DESCRIPTION = """\
 Serve the processes, files, terminals and ports of this machine over HTTP.
 
 With another word it is a client of such a server: run, ps, logs, sh, cp, sync, forward and more.
-`sandkeeper man` has all of them, `sandkeeper run --help` one; --url and --token name a server."""
+`sandkeeper man` has all of them, `sandkeeper run --help` one; --url and --token name a server.
+`sandkeeper fleet --help`: E2B's API from a Kubernetes cluster."""
 
 
 def _parsed(given: Sequence[str]) -> argparse.Namespace:
