@@ -30,7 +30,7 @@ from sandkeeper.api.edge.subject import Gateways, request_id
 from sandkeeper.api.edge.tracing import Traces
 from sandkeeper.api.edge.urls import PORT_NAME, is_for_port, lead_to_runtime, readdress
 from sandkeeper.errors import BadInput, Forbidden, SandkeeperError, Unavailable
-from sandkeeper.log.access import Access, Request
+from sandkeeper.log.access import Access
 from sandkeeper.log.lines import Log
 from sandkeeper.observability.metrics import Requests
 from sandkeeper.settings.port_names import PortNames
@@ -168,7 +168,8 @@ class Edge:
             await send({"type": "websocket.close", "code": 1011, "reason": "internal error"})
         finally:
             self._requests.websockets -= 1
-            self._traces.ended(self._told({**scope, "method": "GET"}, status, started, 0))
+            path = self._doors.shown(scope)
+            self._traces.ended(self._traces.told(scope, path, status, started, 0))
 
     def _refused(self, scope: Scope) -> str:
         """Return why a WebSocket may not be opened."""
@@ -269,22 +270,9 @@ class Edge:
         ended = perf_counter()
         path = "/port/" if PORT_NAME in scope else scope["path"]
         self._requests.ended(path, status, (began or ended) - started)
-        request = self._told(scope, status, started, size)
+        request = self._traces.told(scope, self._doors.shown(scope), status, started, size)
         self._access.request(request)
         self._traces.ended(request)
-
-    def _told(self, scope: Scope, status: int, started: float, size: int) -> Request:
-        return Request(
-            scope["method"],
-            self._doors.shown(scope),
-            scope["query_string"].decode("latin-1"),
-            status,
-            size,
-            perf_counter() - started,
-            (scope.get("client") or ("",))[0],
-            request_id(scope),
-            self._traces.of(scope),
-        )
 
     def _failed(self, scope: Scope, error: Exception) -> None:
         path = self._doors.shown(scope)

@@ -1,9 +1,11 @@
 """The place of a request in a trace (W3C Trace Context)."""
 
 from collections.abc import Callable
+from time import perf_counter
 
 from starlette.types import Scope
 
+from sandkeeper.api.edge.subject import request_id
 from sandkeeper.log.access import Request
 from sandkeeper.tracecontext import CURRENT, Trace, Tracing, parsed
 
@@ -38,6 +40,20 @@ class Traces:
         """Return the place of a request."""
         found: Trace | None = scope.get(TRACE)
         return found
+
+    def told(self, scope: Scope, path: str, status: int, started: float, size: int) -> Request:
+        """Return a request that is over now, by the path that may be shown of it."""
+        return Request(
+            scope.get("method", "GET"),  # a WebSocket has none
+            path,
+            scope["query_string"].decode("latin-1"),
+            status,
+            size,
+            perf_counter() - started,
+            (scope.get("client") or ("",))[0],
+            request_id(scope),
+            self.of(scope),
+        )
 
     def ended(self, request: Request) -> None:
         """Tell of a request that is over."""
