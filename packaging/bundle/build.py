@@ -92,6 +92,8 @@ def _install(tree: Path, site: Path, python: interpreter.Interpreter, machine: s
     # Found beside the interpreter (search/ripgrep.py); other commands serve nobody here.
     shutil.move(site / "bin/rg", tree / "libexec/rg")
     shutil.rmtree(site / "bin")
+    for stub in site.rglob("*.pyi"):  # for checkers of types, of which there is none
+        stub.unlink()
 
 
 def _launcher(tree: Path, python: interpreter.Interpreter) -> None:
