@@ -108,7 +108,7 @@ class ShellEngine:
         return _outcome(end, self._count)
 
     def resume(self, identifier: str, tell: Tell) -> Coroutine[Any, Any, Outcome]:
-        """Hear of the cell that runs: what is in the pipes while it does is not lost; see `Engine`."""
+        """Hear of the cell that runs: until its end the pipes lose nothing; see `Engine`."""
         self._tell = tell
         return self._resumed()
 
