@@ -60,8 +60,10 @@ def test_a_scribe_that_is_killed_is_replaced_and_the_shell_goes_on(server: Serve
     gate = gate_of(server, "gate")
     execution = context.start(f"echo begun; read -r x <{gate}; echo $x; B=$x; (exit 3)")
     until(lambda: server.client.get(f"/code/executions/{execution}").json()["stdout"])
-    os.kill(scribe_of(server), signal.SIGKILL)
-    gate.write_text("went\n")
+    scribe = scribe_of(server)
+    os.kill(scribe, signal.SIGKILL)
+    until(lambda: not alive(scribe))
+    gate.write_text("went\n")  # from here on the shell waits for another listener
     answer = server.client.get(f"/code/executions/{execution}?wait=true").json()
 
     assert answer["stdout"] == "begun\nwent\n"

@@ -65,7 +65,8 @@ class ShellEngine:
     async def start(self) -> dict[str, Any]:
         """Wait until the shell takes orders."""
         try:
-            for name in ("orders", "told", "out", "err", "answer"):
+            # The last: a shell that waits to tell an end has its output open until it is read.
+            for name in ("orders", "out", "err", "answer", "told"):
                 self._pipes[name] = _open_pipe(f"{self._place}/{name}-{self._turn}")
             for name in ("out", "err"):
                 with suppress(OSError):
