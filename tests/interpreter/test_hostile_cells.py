@@ -204,11 +204,12 @@ def test_a_result_for_which_there_is_no_room_is_told_on_e2bs_wire(tmp_path: Path
             lines = [json.loads(line) for line in reply.text.splitlines()]
             return [one for one in lines if one["type"] != "keepalive"]
 
-        kept = told(f"'x' * {4 * MIB}")
+        made.run("from IPython.display import display")
+        kept = told(f"display({{'text/html': 'x' * {MIB}}}, raw=True)")
         assert [one["type"] for one in kept][1:] == ["result", "end_of_execution"]
-        assert len(kept[1]["text"]) == 4 * MIB
-        for size in (8 * MIB, 20 * MIB):
-            count, gap, end = told(f"'x' * {size}")
+        assert kept[1]["html"] == "x" * MIB
+        for size in (6 * MIB, 17 * MIB):
+            count, gap, end = told(f"display({{'text/html': 'x' * {size}}}, raw=True)")
             assert (count["type"], end["type"]) == ("number_of_executions", "end_of_execution")
             assert gap["text"].startswith("[output truncated: ")
         assert server.client.get("/diagnostics").json()["requests"]["answers"]["heldBytes"] == 0

@@ -54,16 +54,21 @@ def test_a_cell_goes_on_while_no_server_runs_and_is_told_once(server: Server) ->
     assert context.run("echo $A $?; pwd")["stdout"] == "5 6\n/usr\n"
 
 
-def test_a_scribe_that_is_killed_is_replaced_and_the_shell_stays(server: Server) -> None:
+def test_a_scribe_that_is_killed_is_replaced_and_the_shell_goes_on(server: Server) -> None:
     context = kernels.context(server, language="bash")
     context.run("A=kept; cd /usr")
     gate = gate_of(server, "gate")
-    execution = context.start(f"read -r x <{gate}; echo $x; B=$x")
-    until(lambda: server.client.get(f"/code/executions/{execution}").json()["status"] == "running")
-    os.kill(scribe_of(server), signal.SIGKILL)
-    until(lambda: server.client.get(f"/code/executions/{execution}").json()["status"] == "unknown")
-    gate.write_text("went\n")
-    assert context.run("echo $A $B; pwd")["stdout"].endswith("kept went\n/usr\n")
+    execution = context.start(f"echo begun; read -r x <{gate}; echo $x; B=$x; (exit 3)")
+    until(lambda: server.client.get(f"/code/executions/{execution}").json()["stdout"])
+    scribe = scribe_of(server)
+    os.kill(scribe, signal.SIGKILL)
+    until(lambda: not alive(scribe))
+    gate.write_text("went\n")  # from here on the shell waits for another listener
+    answer = server.client.get(f"/code/executions/{execution}?wait=true").json()
+
+    assert answer["stdout"] == "begun\nwent\n"
+    assert (answer["status"], answer["exitCode"]) == ("error", 3)
+    assert context.run("echo $A $B; pwd")["stdout"] == "kept went\n/usr\n"
     assert context.now()["pid"] == context.record["pid"]
 
 

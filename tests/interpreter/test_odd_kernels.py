@@ -30,3 +30,4 @@ def test_kernels_that_listen_elsewhere_speak_late_and_pass_things_over(tmp_path:
             assert (failed["status"], failed["error"]["value"]) == ("error", "as asked")
             assert (after["status"], after["stdout"]) == ("ok", "after")
             assert context.post("interrupt")["outcome"] == "idle"
+            server.client.delete(context.path)

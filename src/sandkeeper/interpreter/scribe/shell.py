@@ -65,7 +65,8 @@ class ShellEngine:
     async def start(self) -> dict[str, Any]:
         """Wait until the shell takes orders."""
         try:
-            for name in ("orders", "told", "out", "err", "answer"):
+            # The last: a shell that waits to tell an end has its output open until it is read.
+            for name in ("orders", "out", "err", "answer", "told"):
                 self._pipes[name] = _open_pipe(f"{self._place}/{name}-{self._turn}")
             for name in ("out", "err"):
                 with suppress(OSError):
@@ -108,7 +109,7 @@ class ShellEngine:
         return _outcome(end, self._count)
 
     def resume(self, identifier: str, tell: Tell) -> Coroutine[Any, Any, Outcome]:
-        """Hear of the cell that runs: nothing is lost of what is in the pipes; see `Engine`."""
+        """Hear of the cell that runs: until its end the pipes lose nothing; see `Engine`."""
         self._tell = tell
         return self._resumed()
 
