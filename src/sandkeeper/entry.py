@@ -1,6 +1,6 @@
-"""The `sandkeeper` command: it serves, or with a client's verb asks a server.
+"""The `sandkeeper` command: it serves, leads a fleet, or with a client's verb asks a server.
 
-Each half is loaded without the other: neither the first answer of a server nor a command that
+Each is loaded without the others: neither the first answer of a server nor a command that
 lives for a tenth of a second waits for what it does not need.
 """
 
@@ -14,7 +14,9 @@ from sandkeeper.client import COMPLETE_VARIABLE
 __all__ = ["SERVER_VERBS", "main"]
 
 SERVER_VERBS = ("serve", "archive-baseline")
+FLEET = "fleet"
 NEEDED = {"typer", "rich"}
+NEEDED_BY_FLEETS = {"aiohttp", "kubernetes_asyncio"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     completes = COMPLETE_VARIABLE in os.environ  # noqa: TID251 - settings are not loaded here
     if completes or _is_client(given):
         return _client(given, completes=completes)
+    if given[:1] == [FLEET]:
+        return _fleet(given[1:])
     from sandkeeper.cli import main as serve
 
     return serve(given)
@@ -35,8 +39,21 @@ def _is_client(given: Sequence[str]) -> bool:
         if word in {"--url", "--token"}:
             next(words, None)
         elif not word.startswith(("--url=", "--token=")):
-            return not word.startswith("-") and word not in SERVER_VERBS
+            return not word.startswith("-") and word not in {*SERVER_VERBS, FLEET}
     return False
+
+
+def _fleet(given: Sequence[str]) -> int:
+    try:
+        from sandkeeper.fleet.program import main as lead
+    except ModuleNotFoundError as error:
+        if error.name not in NEEDED_BY_FLEETS:
+            raise
+        sys.stderr.write(
+            "sandkeeper: a fleet needs more packages: pip install 'sandkeeper[fleet]'\n"
+        )
+        return 1
+    return lead(given)
 
 
 def _client(given: Sequence[str], *, completes: bool) -> int:

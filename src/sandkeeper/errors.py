@@ -12,6 +12,7 @@ SandkeeperError
 │   └── StartFailed       a program could not be started
 ├── StorageFull           no space or quota left (ENOSPC, EDQUOT)
 ├── LoopDetected          it went through too many proxies, or came back to where it was
+├── TooMany               more than a quota leaves at present
 ├── NotInstalled          a program, a package or an extra that it needs is not installed
 ├── Unavailable           not now; the same request may work later
 └── Internal              a fault of ours or of the machine
@@ -31,6 +32,7 @@ __all__ = [
     "StartFailed",
     "StorageFull",
     "TooLarge",
+    "TooMany",
     "Unavailable",
     "Unprocessable",
 ]
@@ -94,6 +96,10 @@ class StorageFull(SandkeeperError):
 
 class LoopDetected(SandkeeperError):
     """The request went through too many proxies, or came back to where it was."""
+
+
+class TooMany(SandkeeperError):
+    """More than a quota leaves at present; the same may work when something has ended."""
 
 
 class NotInstalled(SandkeeperError):

@@ -5,7 +5,7 @@ What a server imports before it answers is time that every sandbox waits, and me
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sandkeeper.files.service import Files
@@ -13,10 +13,12 @@ from sandkeeper.files.work import FileWork
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.users import Users
+from sandkeeper.log.access import Request
 from sandkeeper.log.lines import Log
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.registry import Processes
 from sandkeeper.settings import Environment, Settings
+from sandkeeper.tracecontext import Tracing
 
 if TYPE_CHECKING:
     from sandkeeper.codegen.service import Codegen
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from sandkeeper.network.ports import Ports
     from sandkeeper.network.relay import Relay
     from sandkeeper.observability.figures import Meter
+    from sandkeeper.observability.otlp.export import Export
+    from sandkeeper.observability.renderer import Renderer
+    from sandkeeper.observability.telemetry import Exporter
     from sandkeeper.processes.waiting import Waiting
     from sandkeeper.search.content import ContentSearch
     from sandkeeper.search.find import Search, Workers
@@ -73,7 +78,34 @@ class OnDemand:
     files: Files
     processes: Processes
     settings: Settings
+    exporter: "Exporter | None"
     _workshop: Workshop
+    _renderer: "Renderer"
+    _trial: bool
+
+    @later
+    def tracing(self) -> Tracing:
+        """What belongs to which trace."""
+        return Tracing(self.settings.otlp.sampler, self.settings.otlp.ratio)
+
+    @later
+    def otlp(self) -> "Export | None":
+        """What exports by OTLP, where a collector is named."""
+        if self._trial or not self.settings.otlp.signals:
+            return None
+        from sandkeeper.observability.otlp.export import Export
+
+        return Export(self.settings, self.children, self.environment, self.log, self._renderer)
+
+    def spans_for(self, groups: Collection[str]) -> Callable[[Request], None] | None:
+        """Return what is told of requests that are over; see `Spans` for `groups`."""
+        return None if self.otlp is None else self.otlp.spans_for(groups, self.processes)
+
+    @property
+    def listeners(self) -> "list[Exporter]":
+        """Who hears of all that processes write."""
+        exporters = (self.exporter, None if self.otlp is None else self.otlp.exporter)
+        return [one for one in exporters if one is not None]
 
     @later
     def trees(self) -> "Trees":

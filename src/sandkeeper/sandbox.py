@@ -37,6 +37,8 @@ from sandkeeper.observability.lifetime import Lifetime
 from sandkeeper.observability.metrics import Vitals
 from sandkeeper.observability.readiness import Readiness
 from sandkeeper.observability.renderer import Renderer
+from sandkeeper.observability.run_history import RunHistory
+from sandkeeper.observability.standstills import Standstills
 from sandkeeper.observability.telemetry import Exporter
 from sandkeeper.ondemand import OnDemand
 from sandkeeper.processes.confinement import Confinements
@@ -169,7 +171,7 @@ class Sandbox(OnDemand):
         )
         self._workshop = self._make_workshop()
         self.processes = Processes(
-            self._workshop, settings, self._store, self.exporter, self.files.working_directory
+            self._workshop, settings, self._store, self.listeners, self.files.working_directory
         )
         self.terminals = Terminals(self._workshop, settings.terminal, state, self.access)
 
@@ -181,12 +183,14 @@ class Sandbox(OnDemand):
             budget=self.budget,
             keeper=self._workshop.keeper,
             exporter=self.exporter,
+            otlp=self.otlp,
         )
         counted = {
             "terminals": lambda: sum(not one.is_over for one in self.terminals.registered()),
             "drives": self.drives.count,
         }
-        self.history = History(self.vitals, counted)
+        runs = RunHistory(self.processes, lambda: self.meter)
+        self.history = History(self.vitals, counted, runs)
         self.heap = Heap(lambda: self.vitals.requests.activity)
         self._keeping = Keeping(self._workshop.keeper, self._writer, self.log)
         self._keeping.give += [self.processes.keep_all, self.terminals.keep_all]
@@ -241,6 +245,7 @@ class Sandbox(OnDemand):
             nofile=soft,
             finished=lambda run: self.processes.finished(run),
             state=self.state_folder,
+            tracing=self.tracing,
         )
 
     def _on_loop(self, call: Callable[[], None]) -> None:
@@ -289,6 +294,9 @@ class Sandbox(OnDemand):
         # Threads that compute (telemetry) give the interpreter up ten times sooner than the
         # default 5 ms, which requests would feel.
         sys.setswitchinterval(0.0005)
+        if self.otlp is not None:
+            stack.push_async_callback(self.otlp.stop, lambda: self.upgrade.due)
+            self.otlp.start(self.vitals)
 
     async def _start_pump(self, stack: AsyncExitStack) -> None:
         await asyncio.to_thread(prepare_state, self._workshop, self._store, trial=self._trial)
@@ -313,6 +321,8 @@ class Sandbox(OnDemand):
                 await service.start()
 
     async def _start_processes(self, stack: AsyncExitStack) -> None:
+        stills = self.settings.state_dir / "standstills.json"
+        stack.enter_context(Standstills(stills, self._writer, self.log).kept())
         found = await recover(self._workshop, self._store)
         holders = sum(p.meta.keep_alive and not p.is_over for p in found)
         if self._handover is None or self._trial:

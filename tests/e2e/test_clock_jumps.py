@@ -39,6 +39,11 @@ class Clock:
             "NO_FAKE_STAT": "1",
         }
 
+    @property
+    def whole_env(self) -> dict[str, str]:
+        """What has all clocks jump, as they do for a container that was frozen."""
+        return {**self.env, "FAKETIME_DONT_FAKE_MONOTONIC": "0"}
+
     def set(self, offset: str) -> None:
         """Jump."""
         self.path.write_text(f"{offset}\n")
@@ -113,6 +118,29 @@ def test_a_time_limit_still_ends_a_process_after_the_clock_went_back(
 
     until(lambda: server.client.get("/process/limited").json()["status"] != "running")
     assert server.client.get("/process/limited").json()["exitReason"] == "timeout"
+
+
+@jumps
+def test_a_standstill_of_hours_takes_nothing_from_time_limits_nor_over_a_restart(
+    make_server: Callable[..., Server], clock: Clock
+) -> None:
+    server = make_server(env=clock.whole_env)
+    ask = server.client
+    ask.post("/process", json={"command": "sleep 300", "name": "limited", "timeout": 600})
+    shown = ask.post("/terminals", json={"timeout": 600}).json()["id"]
+    with ask.stream("GET", "/process/limited/logs/stream") as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        clock.set("+10h")
+        until(lambda: "nothing ran here for 3600" in server.log_path.read_text())
+        assert next(line for line in lines if line), "the stream goes on"
+    for place in ("/process/limited", f"/terminals/{shown}"):
+        found = ask.get(place).json()
+        assert found["status"] == "running", found
+    server.restart()
+    for place in ("/process/limited", f"/terminals/{shown}"):
+        found = ask.get(place).json()
+        assert found["status"] == "running", found
 
 
 def test_records_are_dropped_when_they_have_been_over_for_long_enough(

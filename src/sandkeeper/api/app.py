@@ -25,6 +25,7 @@ from sandkeeper.api.edge.rights import open_paths, protect
 from sandkeeper.api.edge.routing import AreaRouter, Areas, methods_of
 from sandkeeper.api.edge.streaming import Disconnected
 from sandkeeper.api.edge.subject import Gateways
+from sandkeeper.api.edge.tracing import Traces
 from sandkeeper.api.edge.urls import PORT_NAME, with_prefix
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.linux.addresses import is_loopback
@@ -84,6 +85,7 @@ def create_app(sandbox: Sandbox) -> Edge:
         gateways=gateways,
         # Where there are several users, what a request may see depends on who asks.
         plain=PlainRoutes() if sandbox.users.any_allowed else areas.plain,
+        traces=Traces(sandbox.tracing, sandbox.spans_for(sandbox.vitals.requests.groups)),
     )
 
 

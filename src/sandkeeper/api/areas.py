@@ -101,7 +101,8 @@ def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
         turns=sandbox.turns,
         retention=sandbox.settings.retention,
     )
-    used = figures.FiguresHandlers(processes=sandbox.processes, meter=sandbox.meter)
+    runs = sandbox.history.runs
+    used = figures.FiguresHandlers(processes=sandbox.processes, meter=sandbox.meter, history=runs)
     plain = [*processes.routes(held), *waiting.routes(waits), *logs.routes(texts)]
     return [*plain, *figures.routes(used)]
 

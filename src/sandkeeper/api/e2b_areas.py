@@ -55,6 +55,7 @@ class E2bWires:
                 users=sandbox.users,
                 use=MachineUse(),
                 set_env=self._set_env,
+                token=sandbox.settings.rights.token,
             )
             self._machine.begin()
         return self._machine
@@ -72,9 +73,13 @@ class E2bWires:
 
     async def _calls(self) -> "ControlCalls":
         from sandkeeper.api.control.calls import ControlCalls
+        from sandkeeper.api.edge.rights import Right, standing_of
 
         machine = await self.machine()
-        return ControlCalls(machine, self._sandbox.settings.rights, self._sandbox.access)
+        return ControlCalls(
+            lambda request: machine if standing_of(request).right >= Right.USER else None,
+            self._sandbox.access,
+        )
 
     async def _away(self, name: str) -> str:
         from sandkeeper.api.control.machine import is_one_of_ours

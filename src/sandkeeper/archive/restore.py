@@ -4,17 +4,18 @@ Until the first change nothing is lost by a failure; after it the machine is nei
 nor the archived one. `Restored.written` tells which.
 """
 
-import json
 import os
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
+from typing import IO
 
 import msgspec
 
 from sandkeeper.archive.baseline import FOLDER, MARKER
+from sandkeeper.archive.documents import Head, Paths, read_head, read_processes
 from sandkeeper.archive.export import MANIFEST, PROCESSES, VERSION
 from sandkeeper.archive.job import Clock, Restored
 from sandkeeper.archive.snapshot import LeftOut
@@ -38,17 +39,7 @@ GATHER_BYTES = 256 << 10
 MANIFEST_BYTES = 256 << 20
 BROKEN = (tarfile.TarError, *FAULTS, msgspec.DecodeError)
 """What the library of each format raises for bytes that are not of it."""
-
-
-class _Head(msgspec.Struct, rename="camel"):
-    version: int
-    created_at: str = ""
-    deleted: list[str] = []
-    processes: bool = False
-
-
-class _Saved(msgspec.Struct):
-    processes: list[SavedProcess]
+UNREADABLE = (ValueError, RecursionError, msgspec.DecodeError)
 
 
 class _Reader:
@@ -86,10 +77,13 @@ def check(path: str) -> None:
     """See that a file is an archive, by its beginning; raises BadInput, NotFound."""
     try:
         blocks = _of_file(path, Restored())
-        with tarfile.open(
-            fileobj=decompressed(_Reader(blocks, Restored())), mode="r|", tarinfo=BoundedMember
-        ) as archive:
-            _head(archive)
+        with (
+            tarfile.open(
+                fileobj=decompressed(_Reader(blocks, Restored())), mode="r|", tarinfo=BoundedMember
+            ) as archive,
+            closing(Paths()) as deleted,
+        ):
+            _head(archive, deleted)
     except FileNotFoundError:
         raise NotFound(f"{path}: no such file") from None
     except (OSError, *BROKEN, Internal) as error:
@@ -130,7 +124,7 @@ def restore(
     `source` is a URL, or the full path of a file. What is `left_out` belongs to the server and
     stays as it is, whatever the archive says.
     """
-    storage = Storage(clock, retries)
+    storage, deleted = Storage(clock, retries), Paths()
     try:
         if source.startswith("/"):
             blocks = _of_file(source, progress)
@@ -142,12 +136,11 @@ def restore(
         with tarfile.open(
             fileobj=stream, mode="r|", bufsize=GATHER_BYTES, tarinfo=BoundedMember
         ) as archive:
-            head = _head(archive)
+            head = _head(archive, deleted)
             if head.processes:
-                saved = _document(archive, PROCESSES)
-                progress.processes = msgspec.json.decode(saved, type=_Saved).processes
+                progress.processes = _processes(archive)
             progress.state = "extracting"
-            _apply(archive, root, head, left_out, temporary, clock.check, progress)
+            _apply(archive, root, deleted, left_out, temporary, clock.check, progress)
         # The rest of the stream is read, or a checksum at its end would not be looked at.
         while stream.read(GATHER_BYTES):
             clock.check()
@@ -159,40 +152,49 @@ def restore(
     except OSError as error:
         raise Internal(f"cannot apply the archive: {error.strerror or error}") from None
     finally:
+        deleted.close()
         storage.close()
 
 
-def _head(archive: tarfile.TarFile) -> _Head:
-    data = _document(archive, MANIFEST)
-    # Python's decoder, for lone surrogates: they stand for names that are not UTF-8.
+def _head(archive: tarfile.TarFile, deleted: Paths) -> Head:
+    source = _document(archive, MANIFEST)
     try:
-        head = msgspec.convert(json.loads(data), _Head)
-    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+        head = read_head(source, deleted)
+    except UNREADABLE as error:
         raise Internal(f"the archive's manifest cannot be read: {error}") from None
     if head.version != VERSION:
         raise Internal(f"the archive has version {head.version}; this server knows {VERSION}")
     return head
 
 
-def _document(archive: tarfile.TarFile, name: str) -> bytes:
+def _processes(archive: tarfile.TarFile) -> list[SavedProcess]:
+    source = _document(archive, PROCESSES)
+    try:
+        return read_processes(source)
+    except UNREADABLE as error:
+        raise Internal(f"the archive's processes cannot be read: {error}") from None
+
+
+def _document(archive: tarfile.TarFile, name: str) -> IO[bytes]:
     member = archive.next()
     if member is None or member.name != name or not member.isreg() or member.size > MANIFEST_BYTES:
         raise Internal(f"the archive has no {name} where it must be")
     source = archive.extractfile(member)
-    return source.read() if source is not None else b""
+    assert source is not None  # that of a plain file
+    return source
 
 
 def _apply(
     archive: tarfile.TarFile,
     root: str,
-    head: _Head,
+    deleted: Paths,
     left_out: LeftOut,
     temporary: Temporary,
     check: Callable[[], None],
     progress: Restored,
 ) -> None:
     progress.written = True
-    for path in head.deleted:
+    for path in deleted:
         check()
         if not _spared(left_out, path.strip("/"), False) and remove_member(root, path):
             progress.deleted += 1
@@ -217,7 +219,7 @@ def _spared(left_out: LeftOut, path: str, is_directory: bool) -> bool:
     return False
 
 
-def _mark(root: str, head: _Head, progress: Restored) -> None:
+def _mark(root: str, head: Head, progress: Restored) -> None:
     """Note on the file system itself that it is the archived one from now on."""
     record = {
         "version": VERSION,

@@ -3,6 +3,7 @@
 import re
 
 from sandkeeper.errors import (
+    BadInput,
     Conflict,
     Forbidden,
     NotFound,
@@ -38,6 +39,7 @@ _KINDS: tuple[tuple[str, type[SandkeeperError], str], ...] = (
         Unprocessable,
         "UNREACHABLE",
     ),
+    (r"is not a valid branch name|is outside repository", BadInput, ""),
     (r"No space left on device|Disk quota exceeded", StorageFull, "NO_SPACE"),
     (
         r"already exists and is not an empty directory|A branch named .* already exists|"

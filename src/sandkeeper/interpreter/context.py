@@ -1,12 +1,12 @@
 """One context as clients see it: an interpreter with what it was asked to run."""
 
 import asyncio
-import time
 from typing import Any
 
 from sandkeeper.interpreter.events import EndStatus, Outcome
 from sandkeeper.interpreter.execution import Execution
 from sandkeeper.interpreter.specs import ContextMeta
+from sandkeeper.linux.clocks import WORK
 from sandkeeper.processes.process import Process
 
 __all__ = ["Context"]
@@ -28,7 +28,7 @@ class Context:
         self.fate: str = EndStatus.DIED
         self.watch: asyncio.Task[None] | None = None
         self.starting = False
-        self.last_used = time.monotonic()
+        self.last_used = WORK.now()
 
     def __repr__(self) -> str:
         return f"<Context {self.meta.id} {self.meta.kernel} {self.state}>"

@@ -17,6 +17,7 @@ from sandkeeper.journal.events import Characters
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import NOTICE, Segment
 from sandkeeper.journal.turns import Turns
+from sandkeeper.linux.clocks import WorkTimer
 
 __all__ = ["BROKEN", "Event", "EventStream", "Execution", "Mirror", "Piece", "Pieces", "gap_of"]
 
@@ -219,7 +220,7 @@ class Execution:
         self.folder = folder
         self.ended = asyncio.Event()
         self._journal: Mirror | None = None
-        self.clock: asyncio.TimerHandle | None = None
+        self.clock: WorkTimer | None = None
         if meta.is_over:
             self.ended.set()
 

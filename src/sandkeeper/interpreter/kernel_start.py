@@ -19,6 +19,8 @@ from sandkeeper.processes.spec import ProcessSpec
 __all__ = ["KernelStart"]
 
 PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
+LOWEST_PORT, PORT_COUNT = 20_000, 10_000
+"""Below those that the system hands out."""
 PATH_BYTES = 107 - len("-5")
 LIBRARY = "jupyter_client"
 QUIET = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
@@ -67,7 +69,19 @@ class KernelStart:
         if len(os.fsencode(prefix)) > PATH_BYTES:
             raise Unprocessable(f"the folder for sockets has too long a name: {place}")
         key = secrets.token_hex(32)
-        await self._work.own(_write_connection, prefix, key, kernel.name, identity)
+        engine: dict[str, str | int | float | bool | None] = {
+            "prefix": str(prefix),
+            "key": key,
+            "uid": os.geteuid() if identity is None else identity.uid,
+            "language": kernel.language,
+            "messages": kernel.messages,
+        }
+        if kernel.knows_tcp_only:
+            # No one else listens there, and nobody can know before where that will be.
+            numbers = (secrets.randbelow(254) + 1 for _ in range(3))
+            engine["address"] = ".".join(map(str, (127, *numbers)))
+            engine["port"] = LOWEST_PORT + secrets.randbelow(PORT_COUNT)
+        await self._work.own(_write_connection, engine, kernel.name, identity)
         argv = await self._work.run(kernel.command, f"{prefix}.json")
         env = {**QUIET, **kernel.variables(self._variables(identity)), **wanted.env}
         spec = ProcessSpec(
@@ -80,34 +94,25 @@ class KernelStart:
             inherit_env=wanted.inherit_env,
             tag=wanted.tag,
         )
-        uid = os.geteuid() if identity is None else identity.uid
-        return Prepared(
-            "kernel",
-            kernel.name,
-            spec,
-            {
-                "prefix": str(prefix),
-                "key": key,
-                "uid": uid,
-                "language": kernel.language,
-                "messages": kernel.messages,
-            },
-        )
+        return Prepared("kernel", kernel.name, spec, engine)
 
 
 def _is_installed() -> bool:
     return importlib.util.find_spec(LIBRARY) is not None
 
 
-def _write_connection(prefix: Path, key: str, kernel: str, identity: Identity | None) -> None:
+def _write_connection(
+    engine: Mapping[str, str | int | float | bool | None], kernel: str, identity: Identity | None
+) -> None:
     """Write the connection file for the kernel alone; raises OSError."""
+    prefix, address = engine["prefix"], engine.get("address")
     facts = {
-        "transport": "ipc",
-        "ip": str(prefix),
-        "key": key,
+        "transport": "tcp" if address else "ipc",
+        "ip": address or prefix,
+        "key": engine["key"],
         "signature_scheme": "hmac-sha256",
         "kernel_name": kernel,
-        **{name: number for number, name in enumerate(PORTS, 1)},
+        **{name: number for number, name in enumerate(PORTS, int(engine.get("port") or 1))},
     }
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(f"{prefix}.json", flags, 0o600)

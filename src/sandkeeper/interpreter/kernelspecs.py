@@ -47,9 +47,12 @@ class _File(msgspec.Struct):
     kernel_protocol_version: Any = None
 
 
+TCP_ONLY = frozenset({"deno"})
+
+
 @dataclass(frozen=True, slots=True)
 class Kernelspec:
-    """A kernel: how it is started, and whether it is interrupted by a message."""
+    """A kernel: how it is started, and whether it is interrupted by `messages`."""
 
     name: str
     language: str
@@ -58,6 +61,11 @@ class Kernelspec:
     folder: str
     env: Mapping[str, str] = field(default_factory=dict)
     messages: bool = False
+
+    @property
+    def knows_tcp_only(self) -> bool:
+        """Whether it cannot listen on Unix sockets, whatever its connection file says."""
+        return os.path.basename(self.argv[0]) in TCP_ONLY
 
     @property
     def prefix(self) -> str:

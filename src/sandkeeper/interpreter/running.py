@@ -17,6 +17,7 @@ from sandkeeper.interpreter.orders import Call, Execute, Grown, Interrupt
 from sandkeeper.interpreter.shelf import Shelf
 from sandkeeper.interpreter.specs import ExecutionMeta, ExecutionSpec
 from sandkeeper.interpreter.store import CodeStore
+from sandkeeper.linux.clocks import WORK, WorkTimer
 from sandkeeper.linux.users import Users
 from sandkeeper.log.lines import Log
 from sandkeeper.once import Keyed
@@ -77,6 +78,7 @@ class Running(ABC):
         if context.is_dead:
             return "idle"
         order = Interrupt(context=context.meta.id, status=status, only=only)
+        fate = EndStatus.RESTARTED if status == EndStatus.INTERRUPTED else status
         try:
             async with asyncio.timeout(self._settings.interrupt_seconds):
                 answer = await self._link.ask(order)
@@ -84,12 +86,16 @@ class Running(ABC):
                 if execution is None:
                     return "idle"
                 if not answer["done"]:
+                    context.fate = fate  # some kernels (Deno's) end by a signal
                     await self._signal(context, execution)
                 await execution.wait()
         except TimeoutError:
-            fate = EndStatus.RESTARTED if status == EndStatus.INTERRUPTED else status
             await self.restart(context, fate)
             return "restarted"
+        if context.process is not None and context.process.is_over:
+            await self.restart(context, fate)
+            return "restarted"
+        context.fate = EndStatus.DIED
         return "interrupted"
 
     async def _signal(self, context: Context, execution: Execution) -> None:
@@ -150,7 +156,7 @@ class Running(ABC):
         execution = Execution(meta, self._store.contexts / meta.context / meta.id, weight)
         execution.order = order
         context.executions[meta.id] = execution
-        context.last_used = time.monotonic()
+        context.last_used = WORK.now()
         self._shelf.put(execution)
         try:
             await self._link.ask(order)
@@ -189,7 +195,7 @@ class Running(ABC):
         await self._ready(context)
         if context.is_dead:
             raise Conflict("the interpreter of this context has ended: restart it")
-        context.last_used = time.monotonic()
+        context.last_used = WORK.now()
         order = Call(context=context.meta.id, name=name, arguments=arguments)
         try:
             async with asyncio.timeout(CALL_SECONDS):
@@ -215,7 +221,7 @@ class Running(ABC):
         context = self._contexts.get(grown.meta.context)
         if context is None:
             return
-        context.last_used = time.monotonic()
+        context.last_used = WORK.now()
         if grown.meta.is_over:
             self._shelf.bound()
         else:
@@ -225,9 +231,12 @@ class Running(ABC):
         meta = execution.meta
         if meta.timeout is None or execution.clock is not None or not meta.started_at:
             return
-        left = max(0.0, meta.started_at + meta.timeout - time.time())
-        loop = asyncio.get_running_loop()
-        execution.clock = loop.call_later(left, self._time_is_up, context, execution)
+        if meta.started_uptime:
+            due = WORK.at(meta.started_uptime) + meta.timeout
+        else:  # a scribe of an earlier version says only what the wall clock showed
+            left = min(meta.timeout, meta.started_at + meta.timeout - time.time())
+            due = WORK.now() + left
+        execution.clock = WorkTimer(due, self._time_is_up, context, execution)
 
     def _time_is_up(self, context: Context, execution: Execution) -> None:
         if not execution.is_over:

@@ -18,6 +18,7 @@ from sandkeeper.interpreter.specs import ContextMeta, ContextSpec
 from sandkeeper.interpreter.starters import Language, Starters
 from sandkeeper.interpreter.store import CodeStore
 from sandkeeper.interpreter.warm import Warm
+from sandkeeper.linux.clocks import WORK
 from sandkeeper.once import Keyed, Once
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.registry import Processes
@@ -269,7 +270,7 @@ class Contexts(Running):
         """End contexts that nobody has used for as long as is set."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            now = time.monotonic()
+            now = WORK.now()
             for context in list(self._contexts.values()):
                 idle = context.meta.idle_seconds or self._settings.idle_seconds
                 unused = 0 < idle < now - context.last_used and not context.meta.spare

@@ -70,7 +70,7 @@ class ExecutionMeta(msgspec.Struct, omit_defaults=True):
     """What the last line of an execution's `meta.jsonl` says; times in seconds since the epoch.
 
     `status` is `queued`, `running`, or how it ended (`interpreter.events.EndStatus`). `size` is
-    where its journal ended.
+    where its journal ended. `started_uptime` is its start by a clock that nobody sets.
     """
 
     id: str
@@ -79,6 +79,7 @@ class ExecutionMeta(msgspec.Struct, omit_defaults=True):
     version: int = 1
     created_at: float = 0.0
     started_at: float = 0.0
+    started_uptime: float = 0.0
     ended_at: float = 0.0
     timeout: float | None = None
     execution_count: int | None = None

@@ -1,11 +1,16 @@
-"""How far an output was exported: the file `exported` of a run."""
+"""How far an output was exported: a file in the folder of its run for each that it goes to."""
 
 import struct
 from pathlib import Path
 
 from sandkeeper.linux.paths.statefiles import Damaged, read_plain
 
-__all__ = ["POSITIONS", "read_positions"]
+__all__ = ["EXPORTED", "EXPORTED_OTLP", "POSITIONS", "read_positions"]
+
+EXPORTED = "exported"
+"""Into the server's log."""
+EXPORTED_OTLP = "exported-otlp"
+"""To a collector."""
 
 POSITIONS = struct.Struct("<3Q")
 """The offset behind what was exported, and where the open lines of both streams begin."""

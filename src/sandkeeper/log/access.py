@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from sandkeeper.log.lines import Log
 from sandkeeper.log.redaction import redact_command, redact_query
+from sandkeeper.tracecontext import Trace
 
-__all__ = ["Access", "Caller", "Request"]
+__all__ = ["Access", "Caller", "Request", "shown_query"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,10 @@ LOGGED_QUERY = 2048
 
 
 class Request(NamedTuple):
-    """A request that is over: `seconds` it took, `client` the address that it came from."""
+    """A request that is over: `seconds` it took, `client` the address that it came from.
+
+    `trace` is its place in a trace, where it has one.
+    """
 
     method: str
     path: str
@@ -36,6 +40,12 @@ class Request(NamedTuple):
     seconds: float
     client: str
     rid: str
+    trace: Trace | None = None
+
+
+def shown_query(query: str) -> str:
+    """Return a query without its secrets."""
+    return redact_query(query[:LOGGED_QUERY]) if query else ""
 
 
 class Access:
@@ -49,8 +59,8 @@ class Access:
         """Write `{METHOD} {path?query} {status} {bytes} {ms}ms`, and each of these as a field."""
         if not self._requests:
             return
-        method, path, query, status, size, seconds, client, rid = request
-        query = redact_query(query[:LOGGED_QUERY]) if query else ""
+        method, path, query, status, size, seconds, client, rid, trace = request
+        query = shown_query(query)
         target = f"{path}?{query}" if query else path
         self._log.write(
             self._log.form.request_level(status),
@@ -64,6 +74,7 @@ class Access:
             duration=round(seconds, 6),
             client=client,
             rid=rid,
+            **({} if trace is None else trace.fields()),
         )
 
     def audit(self, action: str, caller: Caller, **extras: Any) -> None:

@@ -9,6 +9,8 @@ text       a line a person reads, coloured on a terminal
 
 import os
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
@@ -17,9 +19,10 @@ from sandkeeper.linebreaks import in_one_line
 from sandkeeper.linux.clocks import rfc3339, rfc3339_milliseconds
 from sandkeeper.log.framing import Frame, shown
 
-__all__ = ["FORMATS", "Contract", "Format", "Json", "Text", "format_for", "timestamp"]
+__all__ = ["FORMATS", "Contract", "Format", "Json", "Shipped", "Text", "format_for", "timestamp"]
 
 FORMATS = ("json", "text", "contract")
+NOTHING: Mapping[str, str] = MappingProxyType({})
 _encode = msgspec.json.Encoder(order="sorted").encode
 _value = msgspec.json.encode
 
@@ -41,8 +44,13 @@ class Format(Protocol):
     def audit(self, action: str, fields: dict[str, str]) -> str:
         """Return the message of an audit line."""
 
-    def frame(self, name: str, pid: str, stream: str, moment: float) -> Frame:
-        """Return what stands around each line that a process wrote to `stream` at a Unix time."""
+    def frame(
+        self, name: str, pid: str, stream: str, moment: float, more: Mapping[str, str] = NOTHING
+    ) -> Frame:
+        """Return what stands around each line that a process wrote to `stream` at a Unix time.
+
+        `more` are fields that say to what else it belongs.
+        """
 
 
 def format_for(name: str, fd: int, *, colours: bool = True) -> Format:
@@ -82,7 +90,9 @@ class Json:
             }
             return in_one_line(_encode(clean)) + b"\n"
 
-    def frame(self, name: str, pid: str, stream: str, moment: float) -> Frame:
+    def frame(
+        self, name: str, pid: str, stream: str, moment: float, more: Mapping[str, str] = NOTHING
+    ) -> Frame:
         """Return the record but for the text of its message."""
         fields = (
             ("process-name", name),
@@ -90,10 +100,19 @@ class Json:
             ("source", "process"),
             ("stream", stream),
             ("time", self.moment(moment)),
+            *more.items(),
         )
         level = self.stderr_level if stream == "stderr" else b"info"
         tail = b"".join(b',"' + key.encode() + b'":' + _value(value) for key, value in fields)
         return True, b'{"level":"' + level + b'","msg":"', b'"' + tail + b"}\n"
+
+
+class Shipped(Json):
+    """JSON lines for who reads their time as a number: seconds since the epoch."""
+
+    def moment(self, seconds: float) -> str:
+        """Write a time to the microsecond."""
+        return f"{seconds:.6f}"
 
 
 class Contract(Json):
@@ -108,6 +127,12 @@ class Contract(Json):
     def request_level(self, status: int) -> str:
         """Return error from 400 on."""
         return "error" if status >= 400 else "info"
+
+    def frame(
+        self, name: str, pid: str, stream: str, moment: float, more: Mapping[str, str] = NOTHING
+    ) -> Frame:
+        """Return the contract's fields and no others."""
+        return super().frame(name, pid, stream, moment, {})
 
     def audit(self, action: str, fields: dict[str, str]) -> str:
         """Return the action and all that is known, in the order of the fields."""
@@ -158,7 +183,9 @@ class Text:
             text += "\n" + self._in(_DIM, _shown(str(stack).rstrip("\n"), lines=True))
         return text.encode("utf-8", "replace") + b"\n"
 
-    def frame(self, name: str, pid: str, stream: str, moment: float) -> Frame:
+    def frame(
+        self, name: str, pid: str, stream: str, moment: float, more: Mapping[str, str] = NOTHING
+    ) -> Frame:
         """Return the time and the name of the process, which stand in front."""
         colour = _YELLOW if stream == "stderr" else _GREEN
         head = f"{self._head(moment, 'info')} {self._in(colour, f'{_shown(name)}|')} "

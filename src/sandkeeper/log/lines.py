@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from sandkeeper.linux.identity import Identity
@@ -15,15 +16,21 @@ GATHER_SECONDS = 0.002
 
 
 class Log:
-    """Writes lines of the levels debug, info, warning and error."""
+    """Writes lines of the levels debug, info, warning and error.
+
+    `copy` gets level, message and fields of each as well, from any thread, and keeps nobody.
+    """
 
     def __init__(self, sink: Sink, form: Format | None = None) -> None:
         self._sink = sink
         self.form: Format = form or Json()
+        self.copy: Callable[[str, str, dict[str, Any]], None] | None = None
 
     def write(self, level: str, message: str, **fields: Any) -> None:
         """Write one line with any extra fields, named as they are."""
         self._sink.submit(self.form.line(level, message, fields))
+        if self.copy is not None:
+            self.copy(level, message, fields)
 
     def debug(self, message: str, **fields: Any) -> None:
         """Write a line of level debug."""

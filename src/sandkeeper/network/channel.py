@@ -133,7 +133,8 @@ class Channel:
         self._frames = Frames() if websocket else None
         self._intake = Intake(self._follow, self._may_follow, self._hold, self._let_go, SLICE_BYTES)
         self._spoken = loop.time()
-        self._timer = loop.call_later(QUIET_SECONDS, self._look) if websocket else None
+        self._looks_at = self._spoken + QUIET_SECONDS
+        self._timer = loop.call_at(self._looks_at, self._look) if websocket else None
 
     def came(self, end: End, data: bytes) -> None:
         """Pass on what came from an end."""
@@ -235,7 +236,8 @@ class Channel:
     def _look(self) -> None:
         """Keep a quiet connection alive, and end one whose client is gone."""
         now, frames = self._loop.time(), self._frames
-        quiet = now - max(self._spoken, self.client.heard)
+        # Being late says that we stood still, not that the client was quiet.
+        quiet = now - max(self._spoken, self.client.heard) - (now - self._looks_at)
         if quiet > QUIET_SECONDS + ANSWER_SECONDS and not self.server.full:
             if self.client.transport is not None:
                 self.client.transport.abort()
@@ -243,4 +245,5 @@ class Channel:
         may_speak = frames is not None and frames.between and not frames.closed
         if may_speak and now - self._spoken >= QUIET_SECONDS - 1 and not self._intake.waits:
             self.client.write(PING)
-        self._timer = self._loop.call_later(QUIET_SECONDS, self._look)
+        self._looks_at = now + QUIET_SECONDS
+        self._timer = self._loop.call_at(self._looks_at, self._look)

@@ -26,10 +26,9 @@ from sandkeeper.network.pacing import unpace
 from sandkeeper.network.relay import Part, Relay, duplicate
 from sandkeeper.network.sockets import listening_addresses
 
-__all__ = ["NOT_LISTENING", "ClientGone", "Headers", "Upstream", "connect"]
+__all__ = ["NOT_LISTENING", "ClientGone", "Headers", "Upstream", "connect", "dial"]
 
 Headers = list[tuple[bytes, bytes]]
-
 NOT_LISTENING = "PORT_NOT_LISTENING"
 CONNECT_SECONDS, STALL_SECONDS = 5.0, 600.0
 HIGH_WATER = 1 << 20
@@ -55,18 +54,19 @@ async def connect(port: int) -> socket.socket:
     Raises Unprocessable (code PORT_NOT_LISTENING) when nothing does, or does not answer.
     """
     for address in ("127.0.0.1", "::1"):
-        if connected := await _try(address, port):
+        if connected := await dial(address, port):
             return connected
     for address in await asyncio.to_thread(listening_addresses, port):
-        if connected := await _try(address, port):
+        if connected := await dial(address, port):
             return connected
     raise Unprocessable(f"nothing listens on port {port}", code=NOT_LISTENING)
 
 
-async def _try(address: str, port: int) -> socket.socket | None:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+async def dial(address: str, port: int) -> socket.socket | None:
+    """Connect to an address; None where nothing listens. Raises Unprocessable (as `connect`)."""
+    kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
     try:
-        made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
     except OSError:
         return None
     try:

@@ -5,7 +5,7 @@ loop's thread, so that rendering may take place on another.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from time import monotonic
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -20,27 +20,36 @@ from prometheus_client.registry import Collector
 
 from sandkeeper import __version__
 from sandkeeper.journal.segment import OUTPUT
-from sandkeeper.observability.metrics import BOUNDS, Histogram, Vitals
+from sandkeeper.log.sink import Sink
+from sandkeeper.observability.metrics import BOUNDS, Histogram, Requests, Vitals
 
-__all__ = ["Exposition"]
+__all__ = ["PREFIX", "Exposition", "buckets", "log_families", "request_families"]
 
 PREFIX = "sandkeeper_"
-CONSUMERS = ("telemetry", "logs", "events", "exec", "wait")
+CONSUMERS = ("telemetry", "otlp", "logs", "events", "exec", "wait")
 CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 
 
 class Exposition(Collector):
     """One reading of all figures; make it on the event loop's thread, `render` it on any."""
 
-    def __init__(self, vitals: Vitals) -> None:
-        self._families = [
-            *_server(vitals),
-            *_processes(vitals),
-            *_journals(vitals),
-            *_lags(vitals),
-            *_log(vitals),
-            *_requests(vitals),
-        ]
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    @classmethod
+    def of(cls, vitals: Vitals) -> "Exposition":
+        """Read the figures of a server inside a sandbox."""
+        return cls(
+            [
+                *_server(vitals),
+                *_processes(vitals),
+                *_journals(vitals),
+                *_lags(vitals),
+                *log_families(vitals.sink),
+                *_otlp(vitals),
+                *request_families(vitals.requests),
+            ]
+        )
 
     def collect(self) -> Iterator[Metric]:
         """Give the families to the registry."""
@@ -63,12 +72,13 @@ def _counter(name: str, text: str, value: float) -> Metric:
     return CounterMetricFamily(PREFIX + name, text, value)
 
 
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    running, buckets = 0, []
+def buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Return upper bounds and how many durations were not longer."""
+    running, made = 0, []
     for bound, count in zip((*map(str, BOUNDS), "+Inf"), histogram.counts, strict=True):
         running += count
-        buckets.append((bound, float(running)))
-    return buckets
+        made.append((bound, float(running)))
+    return made
 
 
 def _server(vitals: Vitals) -> Iterator[Metric]:
@@ -81,7 +91,7 @@ def _server(vitals: Vitals) -> Iterator[Metric]:
     yield HistogramMetricFamily(
         PREFIX + "loop_delay_seconds",
         "How late the event loop ran what was due",
-        buckets=_buckets(delay),
+        buckets=buckets(delay),
         sum_value=delay.total,
     )
 
@@ -137,15 +147,40 @@ def _lags(vitals: Vitals) -> Iterator[Metric]:
     yield from (total, most, readers)
 
 
-def _log(vitals: Vitals) -> Iterator[Metric]:
-    sink = vitals.sink.statistics()
+def log_families(log: Sink) -> Iterator[Metric]:
+    """Give what the log counts."""
+    sink = log.statistics()
     yield _gauge("log_queue_bytes", "Log lines that wait for their reader", sink["queuedBytes"])
     yield _counter("log_dropped_lines", "Log lines the queue could not hold", sink["droppedLines"])
     yield _counter("log_written_bytes", "Bytes written to the log", sink["writtenBytes"])
 
 
-def _requests(vitals: Vitals) -> Iterator[Metric]:
-    requests = vitals.requests
+def _otlp(vitals: Vitals) -> Iterator[Metric]:
+    """Give what becomes of each signal; nothing where no collector is named."""
+    if vitals.otlp is None:
+        return
+    queued = GaugeMetricFamily(
+        PREFIX + "otlp_queue_bytes", "What waits for a collector's answer", labels=["signal"]
+    )
+    failing = GaugeMetricFamily(
+        PREFIX + "otlp_failing", "Whether a collector does not take a signal", labels=["signal"]
+    )
+    sent = CounterMetricFamily(
+        PREFIX + "otlp_sent", "Log records, spans and readings it took", labels=["signal"]
+    )
+    dropped = CounterMetricFamily(
+        PREFIX + "otlp_dropped", "The same, lost: no room, or refused for good", labels=["signal"]
+    )
+    for signal, found in vitals.otlp.statistics().items():
+        queued.add_metric([signal], found["queuedBytes"])
+        failing.add_metric([signal], found["failing"])
+        sent.add_metric([signal], found["sent"])
+        dropped.add_metric([signal], found["dropped"])
+    yield from (queued, failing, sent, dropped)
+
+
+def request_families(requests: Requests) -> Iterator[Metric]:
+    """Give what was counted of requests."""
     yield _gauge("requests_in_flight", "Requests that are being answered", requests.in_flight)
     yield _gauge("websockets", "Open WebSockets", requests.websockets)
     answers = CounterMetricFamily(
@@ -161,5 +196,5 @@ def _requests(vitals: Vitals) -> Iterator[Metric]:
             if count:
                 answers.add_metric([name or "root", status], count)
         histogram = group.seconds
-        seconds.add_metric([name or "root"], _buckets(histogram), histogram.total)
+        seconds.add_metric([name or "root"], buckets(histogram), histogram.total)
     yield from (answers, seconds)

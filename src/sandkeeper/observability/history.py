@@ -16,6 +16,7 @@ from typing import Any
 from sandkeeper.observability.heap import resident
 from sandkeeper.observability.machine_use import MachineUse, Use
 from sandkeeper.observability.metrics import Vitals
+from sandkeeper.observability.run_history import RunHistory
 from sandkeeper.processes.lifecycle import TERMINAL
 
 __all__ = ["History"]
@@ -28,9 +29,15 @@ CONSUMERS = ("telemetry", "logs", "events", "exec", "wait")
 
 
 class History:
-    """Keeps them; `gauges` are counts that other services give. Event loop's thread only."""
+    """Keeps them, and those of `runs`; `gauges` are counts that other services give.
 
-    def __init__(self, vitals: Vitals, gauges: Mapping[str, Callable[[], int]]) -> None:
+    Event loop's thread only.
+    """
+
+    def __init__(
+        self, vitals: Vitals, gauges: Mapping[str, Callable[[], int]], runs: RunHistory
+    ) -> None:
+        self.runs = runs
         self._vitals = vitals
         self._gauges = gauges
         self._machine = MachineUse()
@@ -73,6 +80,7 @@ class History:
         await asyncio.sleep(FIRST_SECONDS)
         while True:
             self._rows.append(await self._row())
+            await self.runs.take()
             await asyncio.sleep(EVERY_SECONDS)
 
     async def _row(self) -> "array[float]":

@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.pump import Pump
+from sandkeeper.linux.clocks import STILL_SECONDS, WORK
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.log.sink import Sink
 from sandkeeper.observability.telemetry import Exporter
@@ -117,16 +118,30 @@ class LoopDelay:
             nonlocal timer
             now = loop.time()
             late = max(0.0, now - due)
-            self.seconds.observe(late)
-            self._longest = max(self._longest, late)
+            WORK.beat()
+            if late < STILL_SECONDS:  # else nothing was due: the machine stood still
+                self.seconds.observe(late)
+                self._longest = max(self._longest, late)
             timer = loop.call_at(now + SAMPLE_SECONDS, sample, now + SAMPLE_SECONDS)
 
         first = loop.time() + SAMPLE_SECONDS
         timer = loop.call_at(first, sample, first)
+        WORK.beat()
         try:
             yield
         finally:
             timer.cancel()
+            WORK.rest()
+
+
+class Exported(Protocol):
+    """What exports to a collector (`observability.otlp`)."""
+
+    def lag(self) -> dict[str, int]:
+        """Return per process id how many bytes were not exported yet."""
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        """Return by signal: `queuedBytes`, `sent`, `dropped`, `failing`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +166,7 @@ class Vitals:
     budget: Budget
     keeper: Keeper
     exporter: Exporter | None
+    otlp: Exported | None = None
     requests: Requests = field(default_factory=Requests)
     delay: LoopDelay = field(default_factory=LoopDelay)
     since: float = field(default_factory=monotonic)
@@ -163,15 +179,17 @@ class Vitals:
     def lags(self) -> list[Lag]:
         """Return every reader of every journal, the furthest behind first.
 
-        Telemetry is listed only where it is behind: most processes are long exported.
+        Telemetry and OTLP are listed only where they are behind: most processes are long exported.
         """
         found: list[Lag] = []
         now = monotonic()
-        exported = self.exporter.lag() if self.exporter is not None else {}
+        exports = {"telemetry": self.exporter, "otlp": self.otlp}
+        exported = {name: one.lag() for name, one in exports.items() if one is not None}
         for process in self.processes.all():
             meta, tail = process.meta, process.journal.tail
-            if behind := exported.get(meta.id, 0):
-                found.append(Lag("telemetry", meta.id, meta.name, tail - behind, behind, 0.0))
+            for consumer, lags in exported.items():
+                if behind := lags.get(meta.id, 0):
+                    found.append(Lag(consumer, meta.id, meta.name, tail - behind, behind, 0.0))
             for reader in process.journal.followers:
                 lag = max(0, tail - reader.taken)
                 age = now - reader.since

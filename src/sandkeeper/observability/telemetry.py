@@ -10,9 +10,11 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
-from sandkeeper.journal.exported import POSITIONS, read_positions
+from sandkeeper.journal.exported import EXPORTED, POSITIONS, read_positions
 from sandkeeper.journal.segment import NOTICE, OUTPUT, STDERR, STDOUT
 from sandkeeper.linux.paths.statefiles import Damaged
 from sandkeeper.log.formats import Format
@@ -38,14 +40,23 @@ _OWNERS = {STDOUT: 0, NOTICE: 0, STDERR: 1}
 class Exporter:
     """Follows the journals of all processes; `pull` is the sink's source.
 
-    `wake` tells the sink that there is something to pull; `form` makes its lines, and `renderer`
-    those of a backlog.
+    `wake` tells whoever pulls that there is something; `form` makes its lines, and `renderer` those
+    of a backlog. The positions are kept in the file `kept_in` of each run. Blocks of several
+    processes may be out at once, of each one: its next comes behind the acknowledgement.
     """
 
-    def __init__(self, wake: Callable[[], None], renderer: Renderer, form: Format) -> None:
+    def __init__(
+        self,
+        wake: Callable[[], None],
+        renderer: Renderer,
+        form: Format,
+        kept_in: str = EXPORTED,
+    ) -> None:
         self._wake = wake
         self._renderer = renderer
         self._form = form
+        self._kept_in = kept_in
+        self._out: set[str] = set()
         self._followers: dict[str, Follower] = {}
         self._pending: deque[str] = deque()
         self._queued: set[str] = set()
@@ -56,7 +67,9 @@ class Exporter:
     def follow(self, process: Process) -> None:
         """Export a process from where its last exporter stood."""
         with self._lock:
-            self._followers[process.meta.id] = Follower(process, self._renderer, self._form)
+            self._followers[process.meta.id] = Follower(
+                process, self._renderer, self._form, process.folder.path / self._kept_in
+            )
         if process.journal.tail:
             self.grown(process)
 
@@ -107,7 +120,8 @@ class Exporter:
                 run = self._pending.popleft()
                 self._queued.discard(run)
                 follower = self._followers.get(run)
-            if follower is None:
+                is_out = run in self._out
+            if follower is None or is_out:  # the acknowledgement comes back to it
                 continue
             try:
                 block = follower.block()
@@ -124,8 +138,15 @@ class Exporter:
                 elif follower.is_behind():
                     self._again(run)
                 continue
-            self._again(run)
-            return block, follower.acknowledge
+            with self._lock:
+                self._out.add(run)
+            return block, partial(self._acknowledge, run, follower)
+
+    def _acknowledge(self, run: str, follower: "Follower") -> None:
+        follower.acknowledge()
+        with self._lock:
+            self._out.discard(run)
+        self._again(run)
 
     def _again(self, run: str) -> None:
         with self._lock:
@@ -137,12 +158,12 @@ class Exporter:
 class Follower:
     """The exporter's place in one journal; the sink's thread only, but for `gone`."""
 
-    def __init__(self, process: Process, renderer: Renderer, form: Format) -> None:
+    def __init__(self, process: Process, renderer: Renderer, form: Format, path: Path) -> None:
         self._process = process
         self._renderer = renderer
         self._form = form
         self._reader = Reader(process.journal)
-        self._path = process.folder.exported
+        self._path = path
         self._fd = -1
         self._position = 0
         self._next = 0
@@ -264,7 +285,7 @@ class Follower:
     def _frame(self, owner: int, moment: float) -> Frame:
         meta = self._process.meta
         name = meta.name[:NAME_CHARACTERS]
-        return self._form.frame(name, meta.pid, OUTPUT[owner].wire, moment)
+        return self._form.frame(name, meta.pid, OUTPUT[owner].wire, moment, meta.trace_fields())
 
     def _tell_gap(self, gap: Gap) -> bytes:
         meta = self._process.meta
@@ -276,5 +297,6 @@ class Follower:
                 "process-name": meta.name,
                 "process-pid": meta.pid,
                 "reason": gap.reason,
+                **meta.trace_fields(),
             },
         )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sandkeeper.errors import StartFailed
 from sandkeeper.files.work import FileWork
@@ -33,6 +33,7 @@ from sandkeeper.processes.runs import RunFolder
 from sandkeeper.processes.state_folder import StateFolder
 from sandkeeper.processes.stdin import Stdin
 from sandkeeper.settings import Environment
+from sandkeeper.tracecontext import Tracing, below
 
 __all__ = ["Launch", "Workshop", "in_shell", "variables_of"]
 
@@ -64,6 +65,7 @@ class Workshop:
     nofile: int
     finished: Callable[[str], None]
     state: StateFolder
+    tracing: Tracing = field(default_factory=Tracing)
 
 
 class Launch:
@@ -118,7 +120,8 @@ class Launch:
     def _spec(self) -> Spawn:
         meta, shop, identity = self._meta, self._shop, self._identity
         words = list(meta.argv) or [*shell_of(shop.environment), meta.command]
-        env = variables_of(shop.environment, identity, meta.env, inherit=meta.inherit_env)
+        given = below(meta.trace, meta.env) if meta.inherit_env else meta.env
+        env = variables_of(shop.environment, identity, given, inherit=meta.inherit_env)
         folder = meta.working_dir or None
         return Spawn(words, env, folder, identity=identity, nofile=shop.nofile)
 

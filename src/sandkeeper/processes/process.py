@@ -15,11 +15,11 @@ from sandkeeper.journal.segment import NOTICE, REMARK, Stream
 from sandkeeper.journal.source import Source, hold
 from sandkeeper.linux.children.adopted import Adopted, boot_id
 from sandkeeper.linux.children.child import Child, ExitStatus
-from sandkeeper.linux.clocks import uptime
+from sandkeeper.linux.clocks import WorkTimer, uptime
 from sandkeeper.linux.fds import duplicates
 from sandkeeper.processes.launch import Launch, Workshop
 from sandkeeper.processes.lifecycle import TERMINAL, Effect, Event, State, step, wire_status
-from sandkeeper.processes.record import RunMeta, exit_reason, may_restart, retry_notice, time_left
+from sandkeeper.processes.record import RunMeta, exit_reason, may_restart, retry_notice, time_limit
 from sandkeeper.processes.recorder import Recorder
 from sandkeeper.processes.runs import RunFolder
 from sandkeeper.processes.stdin import Stdin
@@ -56,7 +56,7 @@ class Process:
         self._timed_out = False
         self.holds = meta.keep_alive
         self._retry: asyncio.TimerHandle | None = None
-        self._clock: asyncio.TimerHandle | None = None
+        self._clock: WorkTimer | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -384,8 +384,7 @@ class Process:
             self._clock.cancel()
             self._clock = None
         if self.meta.timeout > 0:
-            left = time_left(self.meta, again=again)
-            self._clock = asyncio.get_running_loop().call_later(left, self._time_is_up)
+            self._clock = WorkTimer(time_limit(self.meta, again=again), self._time_is_up)
 
     def _time_is_up(self) -> None:
         if not self.is_over:

@@ -7,10 +7,11 @@ import msgspec
 
 from sandkeeper.journal.events import Outcome
 from sandkeeper.linux.children.child import ExitStatus
-from sandkeeper.linux.clocks import bounded_age, uptime
+from sandkeeper.linux.clocks import WORK, bounded_age, uptime
 from sandkeeper.linux.paths.statefiles import LAST_SECOND, Damaged, decoded, is_moment
 from sandkeeper.processes.lifecycle import State, wire_status
 from sandkeeper.processes.spec import ProcessSpec
+from sandkeeper.tracecontext import Trace
 
 __all__ = [
     "RunMeta",
@@ -20,7 +21,7 @@ __all__ = [
     "outcome",
     "read_record",
     "retry_notice",
-    "time_left",
+    "time_limit",
 ]
 
 
@@ -32,10 +33,11 @@ class RunMeta(ProcessSpec, kw_only=True, omit_defaults=True):
     `noticed` the bytes of restart notices that were said. `groups` are the folders of its control
     groups, `enforced` tells what keeps each limit (linux.cgroups), `oom_kills` counts what the
     kernel had killed for memory in them before the present attempt. `end_offset` is where its
-    output ends, once nobody can write to it any more. Those named `uptime` are seconds of
-    CLOCK_BOOTTIME, which nobody sets: when the time limit is due, and when it completed, in the
-    boot `completed_boot`. `uncertain` tells that it ended while nobody held its pipes, so that its
-    last words may be missing.
+    output ends, once nobody can write to it any more. Those named `uptime` are by clocks
+    that nobody sets (linux.clocks): when the time limit is due, by `WORK`, and when it completed,
+    by `uptime`, in the boot `completed_boot`. `uncertain` tells that it ended while nobody held
+    its pipes, so that its last words may be missing. `trace` is its place in a trace and
+    `first_started_at` when that began, where it has one.
     """
 
     id: str
@@ -69,6 +71,12 @@ class RunMeta(ProcessSpec, kw_only=True, omit_defaults=True):
     due_uptime: float = 0.0
     completed_uptime: float = 0.0
     completed_boot: str = ""
+    trace: Trace | None = None
+    first_started_at: float = 0.0
+
+    def trace_fields(self) -> dict[str, str]:
+        """Return what lines of the log say of its place in a trace."""
+        return {} if self.trace is None else self.trace.fields()
 
     def take(self, status: ExitStatus) -> None:
         """Note how an attempt ended, and what all of them have cost."""
@@ -104,7 +112,7 @@ def _version(line: bytes) -> object:
 
 def _check(meta: RunMeta) -> None:
     """Raise Damaged for values that we never wrote, and that would harm whoever uses them."""
-    moments = (meta.started_at, meta.completed_at, meta.deadline)
+    moments = (meta.started_at, meta.completed_at, meta.deadline, meta.first_started_at)
     counts = (meta.timeout, meta.restart_count, meta.noticed, meta.leader_start, meta.oom_kills)
     sizes = (meta.exit_offset or 0, meta.end_offset or 0, meta.peak_rss_bytes or 0)
     sound = (
@@ -116,6 +124,7 @@ def _check(meta: RunMeta) -> None:
         and -(1 << 31) <= (meta.exit_code or 0) < 1 << 31
         and 0 <= (meta.exit_signal or 0) < 128
         and meta.pid.isascii()
+        and (meta.trace is None or meta.trace.is_sound)
     )
     if not sound:
         raise Damaged("a value of it cannot be true")
@@ -125,15 +134,16 @@ def _check(meta: RunMeta) -> None:
         raise Damaged("a text of it is no text") from None
 
 
-def time_left(meta: RunMeta, *, again: bool) -> float:
-    """Return how many seconds a run may still take, and note in `meta` when they are over.
+def time_limit(meta: RunMeta, *, again: bool) -> float:
+    """Return when, by `WORK`, a run has taken its time, and note it in `meta`.
 
-    One that goes on (`again`) has been running since, whatever the wall clock did.
+    One that goes on (`again`) has been running since, whatever the wall clock did. Times in which
+    the sandbox stood still do not count.
     """
     if not again or not meta.due_uptime:
         until = meta.started_at + meta.timeout if meta.keep_alive else meta.deadline
-        meta.due_uptime = uptime() + max(0.0, min(until - time.time(), meta.timeout))
-    return max(0.0, meta.due_uptime - uptime())
+        meta.due_uptime = WORK.now() + max(0.0, min(until - time.time(), meta.timeout))
+    return meta.due_uptime
 
 
 def ended_uptime(meta: RunMeta, boot: str, most: float) -> float:

@@ -152,12 +152,13 @@ def _journal(shop: Workshop, folder: RunFolder, meta: RunMeta) -> Journal:
             shop.log.warning(f"{missing} bytes at the end of the output of {folder.id} are lost")
         journal.exit_offset = meta.exit_offset
         journal.sealed = meta.sealed
-    try:
-        read_positions(folder.exported, journal.tail)
-    except (OSError, Damaged) as error:
-        if isinstance(error, OSError) and is_scarcity(error):
-            raise
-        shop.state.aside.put(folder.exported, error)
+    for exported in folder.exported:
+        try:
+            read_positions(exported, journal.tail)
+        except (OSError, Damaged) as error:
+            if isinstance(error, OSError) and is_scarcity(error):
+                raise
+            shop.state.aside.put(exported, error)
     return journal
 
 

@@ -5,7 +5,7 @@ import contextlib
 import secrets
 import string
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -22,6 +22,7 @@ from sandkeeper.processes.record import RunMeta, ended_uptime
 from sandkeeper.processes.runs import RunFolder, RunStore
 from sandkeeper.processes.spec import ProcessSpec
 from sandkeeper.settings import Settings
+from sandkeeper.tracecontext import CURRENT
 
 __all__ = ["Listener", "Processes"]
 
@@ -32,7 +33,7 @@ LETTERS = string.ascii_lowercase + string.digits
 
 
 class Listener(Protocol):
-    """Whoever hears of all processes: the telemetry."""
+    """Whoever hears of all processes: the exporters of what they write."""
 
     def follow(self, process: Process) -> None:
         """There is a new one, or one that was found again."""
@@ -55,12 +56,13 @@ class Processes:
         shop: Workshop,
         settings: Settings,
         store: RunStore,
-        listener: Listener | None,
+        listeners: Sequence[Listener],
         expand_home: Callable[[str], str],
     ) -> None:
         self._shop = shop
         self._settings = settings
-        self._listener = listener
+        self._listeners = listeners
+        self.when_over: list[Callable[[Process], None]] = []
         self._expand_home = expand_home
         self._users = shop.users
         self._boot = boot_id()
@@ -192,9 +194,11 @@ class Processes:
             deadline=now + timeout if timeout else 0.0,
             started_at=now,
             boot=self._boot,
+            trace=self._shop.tracing.begin(CURRENT.get()),
             idempotency_key=key,
             idempotency_body=body,
         )
+        meta.first_started_at = now if meta.trace is not None else 0.0
         journal = Journal(folder.path, segment_bytes=self._shop.budget.segment_bytes)
         return Process(self._shop, folder, meta, journal)
 
@@ -250,8 +254,8 @@ class Processes:
         known = self._by_name.get(meta.name)
         if known is None or known.is_over or not process.is_over:
             self._by_name[meta.name] = process
-        if self._listener is not None:
-            self._listener.follow(process)
+        for listener in self._listeners:
+            listener.follow(process)
 
     # All at once
 
@@ -295,8 +299,8 @@ class Processes:
                 continue
             if journal.sealed and not process.meta.sealed:
                 process.sealed()
-            if self._listener is not None:
-                self._listener.grown(process)
+            for listener in self._listeners:
+                listener.grown(process)
 
     # Forgetting
 
@@ -306,8 +310,10 @@ class Processes:
         if process is None:
             return  # `_run` comes back here once it is entered
         self._over[run] = process
-        if self._listener is not None:
-            self._listener.grown(process)
+        for listener in self._listeners:
+            listener.grown(process)
+        for call in self.when_over:
+            call(process)
         self.evict()
 
     def evict(self) -> None:
@@ -341,8 +347,8 @@ class Processes:
         self._keys.forget(meta.idempotency_key)
         process.journal.forgotten = True
         self._shop.budget.dismiss(process.journal)
-        if self._listener is not None:
-            self._listener.forget(process)
+        for listener in self._listeners:
+            listener.forget(process)
         self._shop.writer.submit(self._shop.keeper.drop, meta.id)
         self._shop.writer.submit(process.folder.remove)
 
@@ -361,8 +367,8 @@ class Processes:
             self._shop.oom.tick()
             self._shop.confinements.sweep_soon()
             self.evict()
-            if self._listener is not None:
-                self._listener.retry()
+            for listener in self._listeners:
+                listener.retry()
 
 
 def _random_name() -> str:

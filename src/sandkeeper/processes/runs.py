@@ -4,6 +4,7 @@
         meta.jsonl            what the run is and how it stands; the last whole line counts
         *.seg *.idx           its output (journal.segment)
         exported              how far its output went to the telemetry (observability.telemetry)
+        exported-otlp         the same of a collector's
 
 The pipes of a run's output, `<id>.out` and `<id>.err`, are the workload user's and lie in
 `pipes_folder`, which is in memory; so does `<id>.birth`, the first lines of the record, until they
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import msgspec
 
+from sandkeeper.journal.exported import EXPORTED, EXPORTED_OTLP
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.mounts import mounts
 from sandkeeper.linux.paths.statefiles import (
@@ -71,7 +73,7 @@ class RunFolder:
         self.id = run_id
         self.path = store.runs / run_id
         self.fifos = (store.pipes / f"{run_id}.out", store.pipes / f"{run_id}.err")
-        self.exported = self.path / "exported"
+        self.exported = (self.path / EXPORTED, self.path / EXPORTED_OTLP)
         self._birth = store.pipes / f"{run_id}.birth"
         self._removed = False
 

@@ -27,6 +27,7 @@ from sandkeeper.settings.groups import (
     origin,
 )
 from sandkeeper.settings.kubernetes import GRPC_PORT, KubernetesSettings
+from sandkeeper.settings.otlp import OtlpSettings
 from sandkeeper.settings.port_names import BLAXEL_CODE_PORT, CODE_PORTS
 from sandkeeper.settings.rights import TOKEN_VARIABLES, RightsSettings
 from sandkeeper.settings.variables import BadSettings, Kind, Variables, truthy
@@ -47,6 +48,7 @@ __all__ = [
     "Kind",
     "KubernetesSettings",
     "LogSettings",
+    "OtlpSettings",
     "RetentionSettings",
     "RightsSettings",
     "Settings",
@@ -131,6 +133,7 @@ class Settings:
     edge: EdgeSettings = field(default_factory=EdgeSettings)
     archive: ArchiveSettings = field(default_factory=ArchiveSettings)
     upgrade: UpgradeSettings = field(default_factory=UpgradeSettings)
+    otlp: OtlpSettings = field(default_factory=OtlpSettings)
 
     @property
     def token(self) -> str:
@@ -242,4 +245,5 @@ class Settings:
             ),
             archive=ArchiveSettings.read(env),
             upgrade=UpgradeSettings.read(env),
+            otlp=OtlpSettings.read(env),
         )

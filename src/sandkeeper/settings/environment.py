@@ -16,7 +16,10 @@ OWN_SECRETS = frozenset({*TOKEN_VARIABLES, IMPORT_URL})
 
 COERCED = frozenset({"C.UTF-8", "C.utf8", "UTF-8"})
 
-OPERATORS = frozenset({"RELACE_API_KEY", "MORPH_API_KEY", "BL_NETWORKING_CONFIG"})
+OPERATORS = frozenset(
+    {"RELACE_API_KEY", "MORPH_API_KEY", "BL_NETWORKING_CONFIG", "OTEL_EXPORTER_OTLP_HEADERS"}
+    | {f"OTEL_EXPORTER_OTLP_{signal}_HEADERS" for signal in ("LOGS", "METRICS", "TRACES")}
+)
 OPERATORS_PREFIXES = ("SANDKEEPER_", "RCLONE_")
 """What governs this server and its helper programs, keys and passwords of the operator among it:
 a workload with a user of its own inherits none of these."""

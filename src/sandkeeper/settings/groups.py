@@ -80,7 +80,8 @@ class RetentionSettings:
 class LogSettings:
     """Where the server's own log lines go, which are written, and how.
 
-    An empty `format` is text on a terminal and JSON elsewhere (`log.formats`).
+    An empty `format` is text on a terminal and JSON elsewhere (`log.formats`). What processes write
+    may be exported (`process_exported`) where this log goes nowhere.
     """
 
     target: str = "stdout"
@@ -88,17 +89,19 @@ class LogSettings:
     colours: bool = True
     requests: bool = True
     process_output: bool = True
+    process_exported: bool = True
 
     @classmethod
     def read(cls, env: Variables) -> "LogSettings":
         """`SANDKEEPER_LOG` is `stdout`, `stderr`, `none` or a file's path."""
+        told = not env.flag("SANDBOX_DISABLE_PROCESS_LOGGING")
         return cls(
             target=env.get("SANDKEEPER_LOG", "") or "stdout",
             format=env.choice("SANDKEEPER_LOG_FORMAT", FORMATS),
             colours=not env.get("NO_COLOR") and env.get("TERM", "dumb") != "dumb",
             requests=not env.flag("DISABLE_REQUEST_LOGGING"),
-            process_output=not env.flag("SANDBOX_DISABLE_PROCESS_LOGGING")
-            and env.get("SANDKEEPER_LOG", "") != "none",
+            process_output=told and env.get("SANDKEEPER_LOG", "") != "none",
+            process_exported=told,
         )
 
 

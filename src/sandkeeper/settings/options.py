@@ -17,8 +17,11 @@ MIB, KIB = 1 << 20, 1 << 10
 WIDTH = 36
 
 
-def _ours() -> Iterator[str]:
-    for settings in CATALOGUE.values():
+Catalogue = Mapping[str, Mapping[str, str]]
+
+
+def _ours(catalogue: Catalogue = CATALOGUE) -> Iterator[str]:
+    for settings in catalogue.values():
         for name in settings:
             if name.startswith(OURS) and name not in BESIDE | OPERATORS_FILES:
                 yield name
@@ -33,11 +36,15 @@ def is_option(word: str) -> bool:
     return "-" + word.partition("=")[0].lstrip("-") in {_option(name)[1:] for name in _ours()}
 
 
-def add_options(parser: argparse.ArgumentParser, kinds: Mapping[str, Kind]) -> None:
+def add_options(
+    parser: argparse.ArgumentParser,
+    kinds: Mapping[str, Kind],
+    catalogue: Catalogue = CATALOGUE,
+) -> None:
     """Add them all; `kinds` tells how the settings' readers read each variable."""
-    for title, settings in CATALOGUE.items():
+    for title, settings in catalogue.items():
         group = parser.add_argument_group(title)
-        for name in [one for one in _ours() if one in settings]:
+        for name in [one for one in _ours(catalogue) if one in settings]:
             kind = kinds.get(name, Kind("text"))
             names = (_option(name), _option(name)[1:])
             told = (settings[name] + _default(name, kind)).replace("%", "%%")
@@ -47,9 +54,9 @@ def add_options(parser: argparse.ArgumentParser, kinds: Mapping[str, Kind]) -> N
                 group.add_argument(*names, dest=name, metavar=_metavar(kind), help=told)
 
 
-def options_given(options: argparse.Namespace) -> dict[str, str]:
+def options_given(options: argparse.Namespace, catalogue: Catalogue = CATALOGUE) -> dict[str, str]:
     """Return what the options say, by variable."""
-    found = {name: getattr(options, name, None) for name in _ours()}
+    found = {name: getattr(options, name, None) for name in _ours(catalogue)}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -71,10 +78,10 @@ def _default(name: str, kind: Kind) -> str:
     return f" (default {value:g})" if value or name.endswith("RETRIES") else ""
 
 
-def help_of_variables(kinds: Mapping[str, Kind]) -> Sequence[str]:
+def help_of_variables(kinds: Mapping[str, Kind], catalogue: Catalogue = CATALOGUE) -> Sequence[str]:
     """Return lines about the variables that are no options."""
     lines = ["variables that are no options (those of options are named SANDKEEPER_…):"]
-    for settings in CATALOGUE.values():
+    for settings in catalogue.values():
         for name, told in settings.items():
             if name in OPERATORS_FILES or not name.startswith(OURS):
                 default = _default(name, kinds.get(name, Kind("text")))

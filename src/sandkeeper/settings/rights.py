@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from sandkeeper.settings.variables import Variables
 
-__all__ = ["AREAS", "TOKEN_VARIABLES", "RightsSettings"]
+__all__ = ["AREAS", "TOKEN_VARIABLES", "RightsSettings", "usable_token"]
 
 AREAS = ("archive", "drives", "environment", "tunnel", "upgrade", "users")
 """What is administrative: with a workload's user each of them needs the operator."""
@@ -51,9 +51,15 @@ class RightsSettings:
 
 
 def _token(env: Mapping[str, str], name: str) -> str:
-    if name not in env:
-        return ""
-    token = env[name].strip()  # a file of a secret ends with a newline
+    return usable_token(env[name], name) if name in env else ""
+
+
+def usable_token(text: str, name: str) -> str:
+    """Return a token without the space around it; raises ValueError for one that nobody can send.
+
+    A blank one is none: a secret that failed would leave the door open.
+    """
+    token = text.strip()  # a file of a secret ends with a newline
     if not token:
         raise ValueError(f"{name} is set but empty: give a token, or unset it")
     try:

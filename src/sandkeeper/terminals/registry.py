@@ -15,6 +15,7 @@ from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import Adopted, boot_id, start_time
 from sandkeeper.linux.children.child import Child
 from sandkeeper.linux.children.spawn import Spawn
+from sandkeeper.linux.clocks import WORK
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.entering import enter_folder
 from sandkeeper.log.access import Access
@@ -31,6 +32,7 @@ from sandkeeper.terminals.recovery import (
 )
 from sandkeeper.terminals.store import TerminalFolder, TerminalMeta
 from sandkeeper.terminals.terminal import Terminal, Viewer
+from sandkeeper.tracecontext import CURRENT, below
 
 __all__ = ["TerminalOrder", "Terminals"]
 
@@ -214,6 +216,7 @@ class Terminals:
             user=self._shop.users.recorded(order.user),
             tag=order.tag,
             timeout=order.timeout,
+            due_uptime=WORK.now() + order.timeout if order.timeout > 0 else 0.0,
         )
         folder = TerminalFolder(self._path, meta.id)
         try:
@@ -265,7 +268,8 @@ class Terminals:
 
     def _spec(self, meta: TerminalMeta, slave: int, user: Identity | None) -> Spawn:
         shop = self._shop
-        env = variables_of(shop.environment, user, meta.env, inherit=meta.inherit_env)
+        given = below(CURRENT.get(), meta.env) if meta.inherit_env else meta.env
+        env = variables_of(shop.environment, user, given, inherit=meta.inherit_env)
         # What looks at it is an xterm; what the server happens to be started in says nothing.
         env["TERM"] = meta.env.get("TERM") or shop.environment.given("TERM", "xterm-256color")
         return Spawn(
@@ -373,7 +377,7 @@ class Terminals:
         idle = self.settings.idle
         while idle > 0:
             await asyncio.sleep(min(SWEEP_SECONDS, idle / 4))
-            now = time.monotonic()
+            now = WORK.now()
             for terminal in list(self._by_id.values()):
                 quiet = now - terminal.last_used > idle
                 if quiet and not terminal.viewers and not terminal.is_over:

@@ -22,7 +22,8 @@ class TerminalMeta(msgspec.Struct, omit_defaults=True):
 
     `name` is the client's session id. `leader`, `leader_start` and `boot` prove the shell. `args`
     stand behind the shell; `env`, `inherit_env`, `user` and `tag` are as a process's
-    (processes.spec), and so is `timeout`, in seconds (0: none).
+    (processes.spec), and so is `timeout`, in seconds (0: none), which is over when `WORK`
+    (linux.clocks) shows `due_uptime`.
     """
 
     id: str
@@ -45,6 +46,7 @@ class TerminalMeta(msgspec.Struct, omit_defaults=True):
     tag: str = ""
     timeout: float = 0.0
     timed_out: bool = False
+    due_uptime: float = 0.0
 
 
 class TerminalFolder:
@@ -85,6 +87,7 @@ class TerminalFolder:
             and is_moment(meta.started_at)
             and is_moment(meta.ended_at)
             and is_moment(meta.timeout)
+            and is_moment(meta.due_uptime)
             and 0 <= meta.leader < 1 << 31
             and 0 <= meta.leader_start < 1 << 62
             and -(1 << 31) <= (meta.exit_code or 0) < 1 << 31

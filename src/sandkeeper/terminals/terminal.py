@@ -23,6 +23,7 @@ from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import Adopted
 from sandkeeper.linux.children.child import Child, ExitStatus
 from sandkeeper.linux.children.members import SessionMembers
+from sandkeeper.linux.clocks import WORK, WorkTimer
 from sandkeeper.linux.fds import OwnedFd, duplicates
 from sandkeeper.log.access import Access, Caller
 from sandkeeper.terminals.mirror import HISTORY_BYTES, Mirror
@@ -74,7 +75,7 @@ class Terminal:
         self.journal = journal
         self.viewers: set[Viewer] = set()
         self.over = asyncio.Event()
-        self.last_used = time.monotonic()
+        self.last_used = WORK.now()
         self.size = (meta.cols, meta.rows)
         self._pump = pump
         self._access = access
@@ -87,7 +88,7 @@ class Terminal:
         self._lines: deque[tuple[TypedLine, Caller, float]] = deque(maxlen=AUDITED_LINES)
         self._auditing = False
         self._mirror = Mirror(journal, meta.cols, meta.rows)
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._timers: dict[str, asyncio.TimerHandle | WorkTimer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending = False
         self._exited = False
@@ -118,8 +119,10 @@ class Terminal:
         loop = asyncio.get_running_loop()
         loop.add_reader(child.pidfd.number, self._noticed_exit)
         if (seconds := self.meta.timeout) > 0:
-            left = min(seconds, self.meta.started_at + seconds - time.time())
-            self._later("timeout", max(0.0, left), self._time_is_up)
+            if not self.meta.due_uptime:  # of a server that noted only the wall clock's time
+                left = min(seconds, self.meta.started_at + seconds - time.time())
+                self.meta.due_uptime = WORK.now() + max(0.0, left)
+            self._timers["timeout"] = WorkTimer(self.meta.due_uptime, self._time_is_up)
 
     def _time_is_up(self) -> None:
         if not self._exited:
@@ -242,7 +245,7 @@ class Terminal:
         """Type bytes; raises Conflict when the shell is over or nobody reads what is typed."""
         if self._typing is None or self._master is None or self._master.closed:
             raise Conflict("the shell has exited")
-        self.last_used = time.monotonic()
+        self.last_used = WORK.now()
         if self._line is not None:
             self._pump.typed(self._line)
         echo, canonical = echo_of(self._master.number)
@@ -302,7 +305,7 @@ class Terminal:
     def detach(self, viewer: Viewer) -> None:
         """Forget a watcher."""
         self.viewers.discard(viewer)
-        self.last_used = time.monotonic()
+        self.last_used = WORK.now()
         self.moved()
 
     def moved(self) -> None:
@@ -318,7 +321,7 @@ class Terminal:
 
     def news(self) -> None:
         """Take notice of growth; called for the pump, once for many bytes."""
-        self.last_used = time.monotonic()
+        self.last_used = WORK.now()
         self.journal.wake()
         line = self._line
         if line is not None and line.held:

@@ -271,10 +271,12 @@ def test_a_folder_that_is_no_repository_or_is_not_there(repo: Repo) -> None:
         ("pull", {"remote": "origin", "branch": "-x"}, "branch"),
         ("checkout", {"ref": "-x"}, "ref"),
         ("branch", {"name": "a..b"}, "name"),
+        ("branch", {"name": "HEAD"}, "name"),
         ("commit", {"message": ""}, "message"),
         ("commit", {"message": "x", "author": {"name": "A", "email": "a<b"}}, "author"),
         ("add", {}, "paths"),
         ("add", {"pathsBase64": ["?"]}, "pathsBase64"),
+        ("add", {"paths": ["../x"]}, "outside"),
         ("abort", {"timeout": 0}, "timeout"),
     ],
 )

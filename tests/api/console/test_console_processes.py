@@ -51,7 +51,14 @@ def test_a_process_is_started_with_limits_and_variables_and_its_output_has_colou
     assert (record["workingDir"], record["limits"]["pids"]) == (str(server.workdir), 40)
 
     page.get_by_role("tab", name="CPU and memory").click()
-    expect(page.get_by_role("region", name="Memory").locator("canvas")).to_be_visible()
+    memory = page.get_by_role("region", name="Memory")
+    expect(memory.locator("canvas")).to_be_visible()
+    # What the server has kept is there for whoever comes later, and when it is over.
+    until(lambda: server.client.get("/process/made/stats/history").json()["times"])
+    server.client.delete("/process/made/kill")
+    page.reload()
+    expect(memory.locator("canvas")).to_be_visible()
+    expect(page.get_by_role("region", name="Over all attempts")).to_be_visible()
     page.get_by_role("tab", name="Details").click()
     expect(page.locator(".process-details")).to_contain_text(record["id"])
     assert serious(page) == []

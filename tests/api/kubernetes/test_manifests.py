@@ -1,13 +1,166 @@
-"""`deploy/kubernetes/`: what the manifests ask of this server is what it has."""
+"""`deploy/`: what the manifests ask of this server is what it has, and the chart is the same.
 
+That a real API server takes them, and that Helm and kubectl make of them what is made of them here,
+`make fleet-test` states.
+"""
+
+import copy
+import importlib.util
+import json
+import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import httpx
+import jsonschema
+import pytest
 import yaml
+from kubernetes.client.models.v1_deployment import V1Deployment
+from kubernetes.client.models.v1_namespace import V1Namespace
+from kubernetes.client.models.v1_network_policy import V1NetworkPolicy
+from kubernetes.client.models.v1_pod_disruption_budget import V1PodDisruptionBudget
+from kubernetes.client.models.v1_pod_template_spec import V1PodTemplateSpec
+from kubernetes.client.models.v1_role import V1Role
+from kubernetes.client.models.v1_role_binding import V1RoleBinding
+from kubernetes.client.models.v1_secret import V1Secret
+from kubernetes.client.models.v1_service import V1Service
+from kubernetes.client.models.v1_service_account import V1ServiceAccount
 from tests.harness import Server, free_port
 
-FOLDER = Path(__file__).parents[3] / "deploy" / "kubernetes"
+import sandkeeper
+
+ROOT = Path(__file__).parents[3]
+FOLDER = ROOT / "deploy" / "kubernetes"
+SHAPES: dict[str, Any] = {
+    "Deployment": V1Deployment,
+    "Namespace": V1Namespace,
+    "NetworkPolicy": V1NetworkPolicy,
+    "PodDisruptionBudget": V1PodDisruptionBudget,
+    "Role": V1Role,
+    "RoleBinding": V1RoleBinding,
+    "Secret": V1Secret,
+    "Service": V1Service,
+    "ServiceAccount": V1ServiceAccount,
+}
+"""Kubernetes' own description of its objects, as its client has it: unknown fields are refused."""
+
+FIELDS = {
+    "SandboxTemplate": {
+        *("podTemplate", "envVarsInjectionPolicy", "networkPolicyManagement", "networkPolicy"),
+        *("service", "volumeClaimTemplates", "volumeClaimTemplatesPolicy"),
+    },
+    "SandboxWarmPool": {"replicas", "sandboxTemplateRef", "updateStrategy"},
+    "SandboxClaim": {
+        *("warmPoolRef", "lifecycle", "additionalPodMetadata", "env", "volumeClaimTemplates"),
+    },
+    "PodMonitor": {"selector", "podMetricsEndpoints"},
+}
+"""Of what others define the first row of fields; of agent-sandbox 0.5.6."""
+
+
+def chart() -> ModuleType:
+    """Return what makes the chart; no package, for there is one of that name."""
+    spec = importlib.util.spec_from_file_location("chart", ROOT / "packaging" / "chart.py")
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def check(manifest: dict[str, Any]) -> None:
+    """Fail if a manifest has what its kind has not."""
+    kind = manifest["kind"]
+    if kind in SHAPES:
+        SHAPES[kind].model_validate(manifest)
+        return
+    assert manifest.keys() == {"apiVersion", "kind", "metadata", "spec"}
+    assert manifest["spec"].keys() <= FIELDS[kind], kind
+    if kind == "SandboxTemplate":
+        V1PodTemplateSpec.model_validate(manifest["spec"]["podTemplate"])
+
+
+@pytest.mark.parametrize("variant", ["base", "apart", "fleet"])
+def test_every_manifest_has_the_shape_of_its_kind(variant: str) -> None:
+    made = chart().render(FOLDER / variant)
+    assert len(made) >= 4
+    for one in made:
+        check(one)
+        broken = copy.deepcopy(one)
+        broken.get("spec", broken)["replica"] = 1
+        with pytest.raises((ValueError, AssertionError)):
+            check(broken)
+
+
+def test_a_misspelt_field_of_a_container_is_found() -> None:
+    made = chart().render(FOLDER / "base")
+    template = next(one for one in made if one["kind"] == "SandboxTemplate")
+    template["spec"]["podTemplate"]["spec"]["containers"][0]["readinesProbe"] = {}
+    with pytest.raises(ValueError, match="readinesProbe"):
+        check(template)
+
+
+def test_the_fleet_finds_its_token_its_pool_and_the_door_to_its_sandboxes() -> None:
+    sandboxes = documents()
+    fleet = {
+        f"{one['kind']}/{one['metadata']['name']}": one for one in chart().render(FOLDER / "fleet")
+    }
+    labels = {"app.kubernetes.io/name": "sandkeeper-fleet"}
+    deployment = fleet["Deployment/sandkeeper-fleet"]["spec"]
+    assert deployment["selector"]["matchLabels"] == labels
+    assert deployment["template"]["metadata"]["labels"] == labels
+    assert fleet["Service/sandkeeper-fleet"]["spec"]["selector"] == labels
+    doors = sandboxes["NetworkPolicy"]["spec"]["ingress"]
+    assert [one for one in doors if {"podSelector": {"matchLabels": labels}} in one["from"]]
+    pod = deployment["template"]["spec"]
+    assert f"ServiceAccount/{pod['serviceAccountName']}" in fleet
+    (container,) = pod["containers"]
+    env = {one["name"]: one["value"] for one in container["env"]}
+    assert env["SANDKEEPER_FLEET_TEMPLATE"] == sandboxes["SandboxWarmPool"]["metadata"]["name"]
+    assert f"Namespace/{env['SANDKEEPER_FLEET_KEYS_NAMESPACE']}" in fleet
+    (secret,) = (one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one)
+    assert secret == sandboxes["Kustomization"]["secretGenerator"][0]["name"]
+    readable = [
+        one["metadata"]["namespace"]
+        for one in fleet.values()
+        if one["kind"] == "Role" and "secrets" in json.dumps(one["rules"])
+    ]
+    assert readable == [env["SANDKEEPER_FLEET_KEYS_NAMESPACE"]]
+
+
+def test_every_example_has_the_shape_of_its_kind() -> None:
+    examples = [
+        one
+        for path in sorted((FOLDER / "examples").glob("*.yaml"))
+        for one in yaml.safe_load_all(path.read_text())
+    ]
+    for one in examples:
+        check(one)
+    assert {one["kind"] for one in examples} >= {"SandboxClaim", "PodMonitor", "Role"}
+
+
+def test_the_chart_is_made_of_the_manifests() -> None:
+    folder = ROOT / "deploy" / "helm" / "sandkeeper"
+    there = {path.name: path.read_text() for path in (folder / "templates").glob("*.yaml")}
+    assert there == chart().templates(), "scripts/chart makes it anew"
+
+
+def test_every_value_of_the_chart_is_described_and_used() -> None:
+    folder = ROOT / "deploy" / "helm" / "sandkeeper"
+    values = yaml.safe_load((folder / "values.yaml").read_text())
+    schema = json.loads((folder / "values.schema.json").read_text())
+    jsonschema.validate(values, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**values, "replicas": 3}, schema)
+    known = set()
+    for name, value in values.items():
+        deep = isinstance(value, dict) and "properties" in schema["properties"][name]
+        known.update({f"{name}.{one}" for one in value} if deep else {name})
+    text = "".join(path.read_text() for path in (folder / "templates").iterdir())
+    assert set(re.findall(r"\.Values\.([\w.]+)", text)) == known
+    about = yaml.safe_load((folder / "Chart.yaml").read_text())
+    assert about["appVersion"] == sandkeeper.__version__
 
 
 def documents() -> dict[str, dict[str, Any]]:

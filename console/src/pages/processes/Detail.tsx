@@ -1,5 +1,5 @@
 import { CircleStop, CornerDownLeft, OctagonX, RotateCw, SearchX, Send, Trash2, Unplug } from "lucide-preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { api, usePoll } from "../../api/client";
 import type { ProcessRecord, ProcessStats } from "../../api/types";
 import { href, navigate, setQuery } from "../../app/router";
@@ -62,7 +62,7 @@ export function Detail({ id, tab }: { id: string; tab: string }) {
   if (error && !data) return <Failure error={error} retry={refresh} />;
   if (!data) return <Loading />;
   const over = isOver(data);
-  const last = figures.at(-1);
+  const last = over ? undefined : figures.at(-1);
 
   return (
     <div class="page page-fill process">
@@ -212,15 +212,22 @@ function StandardInput({ process }: { process: ProcessRecord }) {
   );
 }
 
-interface Sample extends ProcessStats {
-  at: number;
-}
+const COUNTED = ["cpuPercent", "memoryBytes", "processes", "threads", "stdoutBytes", "stderrBytes"] as const;
+type Counted = (typeof COUNTED)[number];
+type Sample = Pick<ProcessStats, Counted> & Partial<ProcessStats> & { at: number };
 
 const SAMPLES = 450;
+const SPAN_SECONDS = 900;
 
-/** What it uses, every two seconds since the page was opened: a quarter of an hour at most. */
+interface Past {
+  times: number[];
+  figures: Record<Counted, number[]>;
+}
+
+/** What it uses, every two seconds, and before the page was opened as the server has kept it: a quarter of an hour at most. */
 function useFigures(process: ProcessRecord | undefined): Sample[] {
   const [samples, setSamples] = useState<Sample[]>([]);
+  const past = usePast(process?.id);
   const over = process ? isOver(process) : true;
   const path = process ? place(process, "/stats") : "";
   const { data } = usePoll(
@@ -234,30 +241,58 @@ function useFigures(process: ProcessRecord | undefined): Sample[] {
       setSamples((before) => (before.at(-1)?.at === at ? before : [...before.slice(1 - SAMPLES), { ...data, at }]));
     }
   }, [data]);
-  return samples;
+  return useMemo(() => joined(past, samples), [past, samples]);
+}
+
+function usePast(id: string | undefined): Sample[] {
+  const { data } = usePoll(
+    async (signal) => (id ? api.get<Past>(`/process/${encodeURIComponent(id)}/stats/history`, { signal }) : undefined),
+    0,
+    [id],
+  );
+  return useMemo(
+    () =>
+      (data?.times ?? []).map((at, row) => {
+        const one = { at } as Sample;
+        for (const name of COUNTED) one[name] = data!.figures[name][row]!;
+        return one;
+      }),
+    [data],
+  );
+}
+
+function joined(past: Sample[], samples: Sample[]): Sample[] {
+  const begun = samples[0]?.at ?? Infinity;
+  const from = (samples.at(-1) ?? past.at(-1))?.at ?? 0;
+  return [...past.filter((one) => one.at < begun), ...samples].filter((one) => one.at > from - SPAN_SECONDS);
+}
+
+/** What one that is over has used. */
+function Usage({ process }: { process: ProcessRecord }) {
+  const { usage } = process;
+  return (
+    <Panel title="Over all attempts" class="process-usage">
+      <dl class="process-facts">
+        <Fact name="CPU time" value={seconds(usage?.cpuSeconds)} />
+        <Fact name="Most memory" value={bytes(usage?.peakRssBytes)} />
+        <Fact name="Ran for" value={seconds(ranFor(process))} />
+        <Fact name="Standard output" value={bytes(process.stdoutBytes)} />
+        <Fact name="Standard error" value={bytes(process.stderrBytes)} />
+      </dl>
+    </Panel>
+  );
 }
 
 function Figures({ samples, process }: { samples: Sample[]; process: ProcessRecord }) {
-  if (isOver(process) && !samples.length) {
-    const { usage } = process;
-    return (
-      <Panel title="Over all attempts">
-        <dl class="process-facts">
-          <Fact name="CPU time" value={seconds(usage?.cpuSeconds)} />
-          <Fact name="Most memory" value={bytes(usage?.peakRssBytes)} />
-          <Fact name="Ran for" value={seconds(ranFor(process))} />
-          <Fact name="Standard output" value={bytes(process.stdoutBytes)} />
-          <Fact name="Standard error" value={bytes(process.stderrBytes)} />
-        </dl>
-      </Panel>
-    );
-  }
+  const over = isOver(process);
+  if (over && !samples.length) return <Usage process={process} />;
   if (!samples.length) return <Loading label="Waiting for the first figures" />;
   const times = samples.map((one) => one.at);
   const last = samples.at(-1);
   const limit = last?.memoryLimitBytes ?? 0;
   return (
     <div class="process-figures">
+      {over ? <Usage process={process} /> : null}
       <Panel title="CPU" actions={<span class="num">{percent(last?.cpuPercent)} of one processor</span>}>
         <Chart
           label="CPU"

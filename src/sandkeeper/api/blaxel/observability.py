@@ -13,12 +13,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sandkeeper import __version__
-from sandkeeper.api.edge.query import query_of
+from sandkeeper.api.edge.query import since_of
 from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import OPEN, USER
 from sandkeeper.api.edge.routing import route
-from sandkeeper.errors import BadInput
-from sandkeeper.numerals import decimal
 from sandkeeper.observability.heap import resident
 from sandkeeper.observability.history import History
 from sandkeeper.observability.metrics import Requests, Vitals
@@ -46,7 +44,7 @@ class ObservabilityHandlers:
     async def metrics(self, request: Request) -> Response:
         """Give all figures as Prometheus text, or as OpenMetrics where that is preferred."""
         exposition = await asyncio.to_thread(_load)
-        reading = exposition(self._vitals)
+        reading = exposition.of(self._vitals)
         accept = request.headers.get("accept", "")
         text, media_type = await asyncio.to_thread(reading.render, accept)
         return Response(text, headers={"Content-Type": media_type})
@@ -74,11 +72,7 @@ class ObservabilityHandlers:
 
     async def history(self, request: Request) -> Response:
         """Give the figures of the last quarter of an hour, or those after `since`."""
-        text = query_of(request).get("since", "")
-        since = decimal(text) if text else 0.0
-        if since is None:
-            raise BadInput("invalid since: give Unix seconds")
-        return json_response(self._history.page(since))
+        return json_response(self._history.page(since_of(request)))
 
 
 def _load() -> Any:

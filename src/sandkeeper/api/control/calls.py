@@ -2,37 +2,41 @@
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from typing import Annotated, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sandkeeper.api.control.source import PAUSED, Order, Sandbox, Source
+from sandkeeper.api.control.source import PAUSED, Order, Sandbox, Source, Wanted
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import decoded, read_body
 from sandkeeper.api.edge.respond import status_of, utf8
-from sandkeeper.api.edge.rights import USERS, Right, standing_of
+from sandkeeper.api.edge.rights import USERS, standing_of
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.urls import segment
-from sandkeeper.errors import SandkeeperError
+from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.linux.clocks import rfc3339
 from sandkeeper.log.access import Access
-from sandkeeper.settings import RightsSettings
+from sandkeeper.numerals import natural
 
-__all__ = ["ControlCalls"]
+__all__ = ["ControlCalls", "failed"]
 
 ENVD_VERSION = "0.6.13"
 """The version of E2B's server whose features this one has; clients switch theirs on by it."""
 
 BODY_BYTES = 1 << 20
 SECONDS = 300
+PAGE = 100
+KEY_CHARACTERS = 255
 LONGEST_SECONDS = 366 * 86400
 CLIENT = "sandkeeper"
 
 Seconds = Annotated[int, Meta(ge=0, le=LONGEST_SECONDS)]
+_OfOne = Callable[[Request, Source, str], Awaitable[Response]]
 
 
 class _NotServed(Exception):
@@ -61,17 +65,19 @@ class TimeoutCall(msgspec.Struct):
 
 
 class ControlCalls:
-    """The table of calls; each answers in E2B's words, whatever is wrong."""
+    """The table of calls; each answers in E2B's words, whatever is wrong.
 
-    def __init__(self, source: Source, rights: RightsSettings, access: Access) -> None:
-        self._source = source
-        self._rights = rights
+    `source_of` gives where the sandboxes of whoever asks come from; None for somebody unknown.
+    """
+
+    def __init__(self, source_of: Callable[[Request], Source | None], access: Access) -> None:
+        self._source_of = source_of
         self._access = access
-        self._of_all: Mapping[str, Callable[[Request], Awaitable[Response]]] = {
+        self._of_all: Mapping[str, Callable[[Request, Source], Awaitable[Response]]] = {
             "GET": self._list,
             "POST": self._create,
         }
-        self._of_one: Mapping[tuple[str, str], Callable[[Request, str], Awaitable[Response]]] = {
+        self._of_one: Mapping[tuple[str, str], _OfOne] = {
             ("GET", ""): self._get,
             ("DELETE", ""): self._end,
             ("POST", "connect"): self._connect,
@@ -84,30 +90,31 @@ class ControlCalls:
 
     async def answer(self, request: Request) -> Response:
         """Answer a request of one of the routes."""
-        if standing_of(request).right < Right.USER:
-            return _failed(401, "missing or wrong token: send it as X-API-KEY")
+        source = self._source_of(request)
+        if source is None:
+            return failed(401, "missing or wrong token: send it as X-API-KEY")
         try:
-            return await self._call(request)
+            return await self._call(request, source)
         except _NotServed as error:
-            return _failed(501, f"{error} are not supported by this server")
+            return failed(501, f"{error} are not supported by this server")
         except SandkeeperError as error:
-            return _failed(status_of(error), str(error))
+            return failed(status_of(error), str(error))
 
-    async def _call(self, request: Request) -> Response:
+    async def _call(self, request: Request, source: Source) -> Response:
         at = 1 if segment(request.scope, 0) == "v2" else 0
         kind, name = segment(request.scope, at), segment(request.scope, at + 1)
         what = segment(request.scope, at + 2)
         if kind != "sandboxes":
             raise _NotServed(kind)
         if not name:
-            return await self._of_all[request.method](request)
+            return await self._of_all[request.method](request, source)
         if what in {"fork", "snapshots", "network"}:
             raise _NotServed({"fork": "forks", "network": "network rules"}.get(what, what))
         if (name, what) == ("metrics", "") and request.method == "GET":
             raise _NotServed("metrics of several sandboxes")
-        return await self._of_one[request.method, what](request, name)
+        return await self._of_one[request.method, what](request, source, name)
 
-    async def _create(self, request: Request) -> Response:
+    async def _create(self, request: Request, source: Source) -> Response:
         wanted = await _read(request, CreateCall)
         if not wanted.allow_internet_access or wanted.network:
             raise _NotServed("network rules")
@@ -126,54 +133,50 @@ class ControlCalls:
             env=wanted.envVars,
             pause_at_end=wanted.autoPause,
             trusted=standing_of(request).may(USERS),
+            key=_key(request),
         )
-        return _json(self._made(await self._source.create(order)), 201)
+        return _json(_made(await source.create(order)), 201)
 
-    async def _connect(self, request: Request, name: str) -> Response:
+    async def _connect(self, request: Request, source: Source, name: str) -> Response:
         wanted = await _read(request, TimeoutCall)
-        paused = (await self._source.get(name)).state == PAUSED
-        await self._source.resume(name)
-        found = await self._source.keep(name, wanted.timeout, shorten=False)
+        paused = (await source.get(name)).state == PAUSED
+        await source.resume(name)
+        found = await source.keep(name, wanted.timeout, shorten=False)
         resumed = paused or request.url.path.endswith("/resume")
-        return _json(self._made(found), 201 if resumed else 200)
+        return _json(_made(found), 201 if resumed else 200)
 
-    async def _list(self, request: Request) -> Response:
-        query = query_of(request)
-        states = {word for word in query.get("state", "").split(",") if word}
-        wanted = dict(parse_qsl(query.get("metadata", "")))
-        found = [
-            one
-            for one in await self._source.list()
-            if (not states or one.state in states)
-            and all(one.metadata.get(key) == value for key, value in wanted.items())
-        ]
-        return _json([self._listed(one) for one in found])
+    async def _list(self, request: Request, source: Source) -> Response:
+        page = await source.page(_wanted(request))
+        answer = _json([_listed(one) for one in page.found])
+        if page.after:
+            answer.headers["X-Next-Token"] = page.after
+        return answer
 
-    async def _get(self, _request: Request, name: str) -> Response:
-        return _json(self._detail(await self._source.get(name)))
+    async def _get(self, _request: Request, source: Source, name: str) -> Response:
+        return _json(_detail(await source.get(name)))
 
-    async def _end(self, request: Request, name: str) -> Response:
+    async def _end(self, request: Request, source: Source, name: str) -> Response:
         self._access.audit("sandbox_kill", caller(request), identifier=name)
-        await self._source.end(name)
+        await source.end(name)
         return Response(None, 204)
 
-    async def _keep(self, request: Request, name: str) -> Response:
+    async def _keep(self, request: Request, source: Source, name: str) -> Response:
         wanted = await _read(request, TimeoutCall)
-        await self._source.keep(name, wanted.timeout)
+        await source.keep(name, wanted.timeout)
         return Response(None, 204)
 
-    async def _keep_longer(self, request: Request, name: str) -> Response:
+    async def _keep_longer(self, request: Request, source: Source, name: str) -> Response:
         wanted = await _read(request, TimeoutCall)
-        await self._source.keep(name, wanted.timeout, shorten=False)
+        await source.keep(name, wanted.timeout, shorten=False)
         return Response(None, 204)
 
-    async def _pause(self, request: Request, name: str) -> Response:
+    async def _pause(self, request: Request, source: Source, name: str) -> Response:
         self._access.audit("sandbox_pause", caller(request), identifier=name)
-        await self._source.pause(name)
+        await source.pause(name)
         return Response(None, 204)
 
-    async def _metrics(self, _request: Request, name: str) -> Response:
-        use = await self._source.use(name)
+    async def _metrics(self, _request: Request, source: Source, name: str) -> Response:
+        use = await source.use(name)
         one = {
             "timestamp": _time(use.time),
             "timestampUnix": int(use.time),
@@ -187,39 +190,75 @@ class ControlCalls:
         }
         return _json([one])
 
-    # What is told
 
-    def _made(self, found: Sandbox) -> dict[str, Any]:
-        made: dict[str, Any] = {
-            "templateID": found.template,
-            "sandboxID": found.id,
-            "clientID": CLIENT,
-            "envdVersion": ENVD_VERSION,
-        }
-        # Whoever is here has shown a token; the user's opens the sandbox.
-        if not self._rights.token:
-            return made
-        # Calls about code contexts bring the second alone.
-        tokens = dict.fromkeys(("envdAccessToken", "trafficAccessToken"), self._rights.token)
-        return made | tokens
+def _made(found: Sandbox) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "templateID": found.template,
+        "sandboxID": found.id,
+        "clientID": CLIENT,
+        "envdVersion": ENVD_VERSION,
+    }
+    if found.domain:
+        made["domain"] = found.domain
+    if not found.token:
+        return made
+    # Calls about code contexts bring the second alone.
+    tokens = dict.fromkeys(("envdAccessToken", "trafficAccessToken"), found.token)
+    return made | tokens
 
-    def _listed(self, found: Sandbox) -> dict[str, Any]:
-        return {
-            "templateID": found.template,
-            "sandboxID": found.id,
-            "clientID": CLIENT,
-            "envdVersion": ENVD_VERSION,
-            "startedAt": _time(found.started_at),
-            "endAt": _time(found.ends_at),
-            "cpuCount": found.cpu_count,
-            "memoryMB": found.memory >> 20,
-            "diskSizeMB": found.disk >> 20,
-            "metadata": dict(found.metadata),
-            "state": found.state,
-        }
 
-    def _detail(self, found: Sandbox) -> dict[str, Any]:
-        return {**self._made(found), **self._listed(found)}
+def _listed(found: Sandbox) -> dict[str, Any]:
+    return {
+        "templateID": found.template,
+        "sandboxID": found.id,
+        "clientID": CLIENT,
+        "envdVersion": ENVD_VERSION,
+        "startedAt": _time(found.started_at),
+        "endAt": _time(found.ends_at),
+        "cpuCount": found.cpu_count,
+        "memoryMB": found.memory >> 20,
+        "diskSizeMB": found.disk >> 20,
+        "metadata": dict(found.metadata),
+        "state": found.state,
+    }
+
+
+def _detail(found: Sandbox) -> dict[str, Any]:
+    return {**_made(found), **_listed(found)}
+
+
+def _wanted(request: Request) -> Wanted:
+    """Read which sandboxes are asked for; names and values of metadata come escaped twice."""
+    query = query_of(request)
+    limit = natural(query.get("limit", str(PAGE)))
+    if not limit:
+        raise BadInput("limit is no whole number from 1 on")
+    if (order := query.get("order", "desc")) not in {"asc", "desc"}:
+        raise BadInput("order is neither asc nor desc")
+    return Wanted(
+        states=frozenset(word for word in query.get("state", "").split(",") if word),
+        metadata={unquote(k): unquote(v) for k, v in parse_qsl(query.get("metadata", ""))},
+        template=query.get("template", ""),
+        started_after=_seconds(query.get("startedAfter", "")),
+        oldest_first=order == "asc",
+        limit=min(limit, PAGE),
+        after=query.get("nextToken", ""),
+    )
+
+
+def _seconds(text: str) -> float:
+    """Read a time; none given is the epoch."""
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else 0.0
+    except (ValueError, OverflowError):
+        raise BadInput("startedAfter is no time") from None
+
+
+def _key(request: Request) -> str:
+    key = request.headers.get("idempotency-key", "")
+    if len(key) > KEY_CHARACTERS:
+        raise BadInput(f"Idempotency-Key has more than {KEY_CHARACTERS} characters")
+    return key
 
 
 async def _read(request: Request, model: type[Any]) -> Any:
@@ -235,6 +274,7 @@ def _json(value: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-def _failed(status: int, message: str) -> Response:
+def failed(status: int, message: str) -> Response:
+    """Answer with an error in E2B's shape."""
     body = json.dumps({"code": status, "message": utf8(message)})
     return Response(body, status, media_type="application/json")

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.api.control.source import PAUSED, RUNNING, Order, Sandbox
+from sandkeeper.api.control.source import PAUSED, RUNNING, Order, Page, Sandbox, Wanted
 from sandkeeper.errors import Conflict, NotFound
-from sandkeeper.linux.clocks import uptime
+from sandkeeper.linux.clocks import STILL_SECONDS, WORK, WorkTimer
 from sandkeeper.linux.paths.statefiles import (
     Damaged,
     UntrustedFile,
@@ -48,7 +48,7 @@ def is_one_of_ours(name: str) -> bool:
 
 
 class _Kept(msgspec.Struct, omit_defaults=True):
-    """What is known of the sandbox; `ends_uptime` is by a clock that nobody sets, in this boot."""
+    """What is known of the sandbox; `ends_uptime` is by `WORK` (linux.clocks), in this boot."""
 
     id: str
     template: str
@@ -65,7 +65,8 @@ class _Kept(msgspec.Struct, omit_defaults=True):
 class ThisMachine:
     """A `Source` of one; event loop's thread only.
 
-    `set_env` has programs start with variables; its second argument is `Order.trusted`.
+    `set_env` has programs start with variables; its second argument is `Order.trusted`. `token` is
+    that of this server.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ThisMachine:
         users: Users,
         use: MachineUse,
         set_env: Callable[[Mapping[str, str], bool], None],
+        token: str = "",
     ) -> None:
         self._path = state / FILE_NAME
         self._boot = boot
@@ -88,7 +90,8 @@ class ThisMachine:
         self._users = users
         self._use = use
         self._set_env = set_env
-        self._timer: asyncio.TimerHandle | None = None
+        self._token = token
+        self._timer: WorkTimer | None = None
         self._ending: asyncio.Task[None] | None = None
         self._kept = self._read()
 
@@ -109,7 +112,7 @@ class ThisMachine:
             template=order.template,
             started_at=known.started_at if known is not None else now,
             ends_at=now + order.seconds,
-            ends_uptime=uptime() + order.seconds,
+            ends_uptime=WORK.now() + order.seconds,
             boot=self._boot,
             metadata=dict(order.metadata),
             pause_at_end=order.pause_at_end,
@@ -119,9 +122,14 @@ class ThisMachine:
         await self._changed()
         return await self._sandbox(self._kept)
 
-    async def list(self) -> list[Sandbox]:
+    async def page(self, wanted: Wanted) -> Page:
         """Return the machine while it is a sandbox."""
-        return [] if self._kept is None else [await self._sandbox(self._kept)]
+        kept = self._kept
+        if kept is None or not wanted.fits(
+            kept.state, kept.template, kept.started_at, kept.metadata
+        ):
+            return Page([])
+        return Page([await self._sandbox(kept)])
 
     async def get(self, name: str) -> Sandbox:
         """Return it."""
@@ -134,9 +142,9 @@ class ThisMachine:
     async def keep(self, name: str, seconds: float, *, shorten: bool = True) -> Sandbox:
         """Have it end later, or sooner."""
         kept = self._known(name)
-        if shorten or uptime() + seconds > kept.ends_uptime:
+        if shorten or WORK.now() + seconds > kept.ends_uptime:
             kept.ends_at = time.time() + seconds
-            kept.ends_uptime, kept.boot = uptime() + seconds, self._boot
+            kept.ends_uptime, kept.boot = WORK.now() + seconds, self._boot
             await self._changed()
         return await self._sandbox(kept)
 
@@ -187,12 +195,20 @@ class ThisMachine:
             template=kept.template,
             state=kept.state,
             started_at=kept.started_at,
-            ends_at=kept.ends_at,
+            ends_at=self._ends_at(kept),
             metadata=kept.metadata,
             cpu_count=use.cpu_count,
             memory=use.memory_total,
             disk=use.disk_total,
+            token=self._token,
         )
+
+    def _ends_at(self, kept: _Kept) -> float:
+        """Return when it ends, by the wall clock as it is now: standstills put it off."""
+        if kept.boot != self._boot or kept.state == PAUSED:
+            return kept.ends_at
+        due = time.time() + kept.ends_uptime - WORK.now()
+        return due if abs(due - kept.ends_at) > STILL_SECONDS else kept.ends_at
 
     def _is_in(self, kept: _Kept, one: Process | Terminal) -> bool:
         """Say whether something is part of the sandbox, and within reach of whoever asks.
@@ -232,10 +248,10 @@ class ThisMachine:
         kept = self._kept
         if kept is None or kept.state == PAUSED:
             return
-        left = kept.ends_uptime - uptime()
+        due = kept.ends_uptime
         if kept.boot != self._boot:
-            left = kept.ends_at - time.time()
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, left), self._time_is_up, kept)
+            due = WORK.now() + kept.ends_at - time.time()
+        self._timer = WorkTimer(due, self._time_is_up, kept)
 
     def _time_is_up(self, kept: _Kept) -> None:
         if self._kept is kept:

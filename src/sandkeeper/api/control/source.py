@@ -1,12 +1,12 @@
 """Where sandboxes come from, as the control plane sees it: this machine, or a fleet."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from sandkeeper.observability.machine_use import Use
 
-__all__ = ["PAUSED", "RUNNING", "Order", "Sandbox", "Source"]
+__all__ = ["PAUSED", "RUNNING", "Order", "Page", "Sandbox", "Source", "Wanted"]
 
 RUNNING, PAUSED = "running", "paused"
 
@@ -16,7 +16,7 @@ class Order:
     """A sandbox somebody wants, for `seconds`; `pause_at_end` instead of its end.
 
     `trusted` says that who asks may also say what programs of other users than the workload's
-    start with.
+    start with. Of several orders with the same `key` all but the first are for what that one made.
     """
 
     template: str
@@ -25,11 +25,43 @@ class Order:
     env: Mapping[str, str] = field(default_factory=dict)
     pause_at_end: bool = False
     trusted: bool = False
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which sandboxes a list is to have; what is empty rules nothing out.
+
+    `after` is the `Page.after` of the page before. `oldest_first` turns the order around.
+    """
+
+    states: frozenset[str] = frozenset()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    template: str = ""
+    started_after: float = 0.0
+    oldest_first: bool = False
+    limit: int = 100
+    after: str = ""
+
+    def fits(
+        self, state: str, template: str, started_at: float, metadata: Mapping[str, str]
+    ) -> bool:
+        """Say whether a sandbox is one of these; asked of each of thousands."""
+        for key, value in self.metadata.items():
+            if metadata.get(key) != value:
+                return False
+        if self.states and state not in self.states:
+            return False
+        return started_at > self.started_after and self.template in {"", template}
 
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """A sandbox that is there; times in seconds since the epoch, sizes in bytes."""
+    """A sandbox that is there; times in seconds since the epoch, sizes in bytes.
+
+    `token` is what its server asks for; empty when it asks for nothing. `domain` is what the names
+    of its ports end with, empty when that is not known here.
+    """
 
     id: str
     template: str
@@ -40,6 +72,16 @@ class Sandbox:
     cpu_count: int
     memory: int
     disk: int
+    token: str = field(default="", repr=False)
+    domain: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some sandboxes; `after` is empty when no more follow."""
+
+    found: Sequence[Sandbox]
+    after: str = ""
 
 
 class Source(Protocol):
@@ -48,8 +90,8 @@ class Source(Protocol):
     async def create(self, order: Order) -> Sandbox:
         """Return a sandbox for an order; raises Unavailable when there is none to be had."""
 
-    async def list(self) -> list[Sandbox]:
-        """Return all that run or are paused."""
+    async def page(self, wanted: Wanted) -> Page:
+        """Return some of those that run or are paused; raises BadInput for a bad `after`."""
 
     async def get(self, name: str) -> Sandbox:
         """Return one."""

@@ -27,6 +27,7 @@ from sandkeeper.api.edge.hosts import Gate, refusal
 from sandkeeper.api.edge.request_body import HELD, Held, Room
 from sandkeeper.api.edge.respond import error_response
 from sandkeeper.api.edge.subject import Gateways, request_id
+from sandkeeper.api.edge.tracing import Traces
 from sandkeeper.api.edge.urls import PORT_NAME, is_for_port, lead_to_runtime, readdress
 from sandkeeper.errors import BadInput, Forbidden, SandkeeperError, Unavailable
 from sandkeeper.linux.fds import lacks_descriptors
@@ -63,6 +64,13 @@ class Doors(Protocol):
         """Return the path of a request as the log may show it: without what opens a part."""
 
 
+class Admission(Protocol):
+    """Who may go on (`auth.Doorkeeper`)."""
+
+    def admits(self, scope: Scope) -> bool:
+        """Say whether a request may go on at all."""
+
+
 class Edge:
     """The outermost ASGI layer.
 
@@ -77,7 +85,7 @@ class Edge:
         *,
         access: Access,
         log: Log,
-        doorkeeper: auth.Doorkeeper,
+        doorkeeper: Admission,
         processing_time: bool,
         requests: Requests,
         cors: Cors,
@@ -90,6 +98,7 @@ class Edge:
         room: Room,
         outgoing: Outgoing,
         plain: PlainRoutes,
+        traces: Traces,
     ) -> None:
         self._app = app
         self._access = access
@@ -107,6 +116,7 @@ class Edge:
         self._gateways = gateways
         self._room = room
         self._outgoing = outgoing
+        self._traces = traces
         self._find_plain = plain.find
         self._heads = Heads(cors, NO_CACHE, processing_time=processing_time)
 
@@ -150,13 +160,17 @@ class Edge:
             await send({"type": "websocket.close", "code": 1008, "reason": reason})
             return
         self._requests.websockets += 1
+        self._traces.enter(scope)
+        started, status = perf_counter(), SWITCHING
         try:
             await self._app(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - the last net: log it, the server lives
+            status = 500
             self._failed(scope, error)
             await send({"type": "websocket.close", "code": 1011, "reason": "internal error"})
         finally:
             self._requests.websockets -= 1
+            self._traces.ended(self._told({**scope, "method": "GET"}, status, started, 0))
 
     def _refused(self, scope: Scope) -> str:
         """Return why a WebSocket may not be opened."""
@@ -193,12 +207,14 @@ class Edge:
         if answer is None:
             return None
         self._requests.begun()
+        self._traces.begin(scope)
         if isinstance(answer, PlainAnswer):
             return self._plain_parts(scope, answer, started)
         return self._later(scope, answer, started)
 
     async def _later(self, scope: Scope, coming: Later, started: float) -> Parts:
         """Wait for an answer; whatever goes wrong, there is one."""
+        self._traces.enter(scope)
         try:
             answer = await coming
         except SandkeeperError as error:
@@ -223,6 +239,7 @@ class Edge:
         exchange = Exchange(scope, send, self._cors, answer, self._requests)
         exchange.processing_time = self._processing_time
         self._requests.begun()
+        self._traces.enter(scope)
         held = scope[HELD] = Held(self._room)
         try:
             opened = self._doors.opens(scope, self._gate)
@@ -254,17 +271,21 @@ class Edge:
         ended = perf_counter()
         path = "/port/" if PORT_NAME in scope else scope["path"]
         self._requests.ended(path, status, (began or ended) - started)
-        self._access.request(
-            Request(
-                scope["method"],
-                self._doors.shown(scope),
-                scope["query_string"].decode("latin-1"),
-                status,
-                size,
-                ended - started,
-                (scope.get("client") or ("",))[0],
-                request_id(scope),
-            )
+        request = self._told(scope, status, started, size)
+        self._access.request(request)
+        self._traces.ended(request)
+
+    def _told(self, scope: Scope, status: int, started: float, size: int) -> Request:
+        return Request(
+            scope["method"],
+            self._doors.shown(scope),
+            scope["query_string"].decode("latin-1"),
+            status,
+            size,
+            perf_counter() - started,
+            (scope.get("client") or ("",))[0],
+            request_id(scope),
+            self._traces.of(scope),
         )
 
     def _failed(self, scope: Scope, error: Exception) -> None:

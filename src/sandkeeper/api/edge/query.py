@@ -12,8 +12,9 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from sandkeeper.errors import BadInput
+from sandkeeper.numerals import decimal
 
-__all__ = ["Query", "query_of"]
+__all__ = ["Query", "query_of", "since_of"]
 
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _BAD = re.compile(rb"%(?![0-9A-Fa-f]{2})|;")
@@ -42,6 +43,15 @@ def query_of(request: HTTPConnection | Scope) -> Query:
     """Return the query of a request or a WebSocket."""
     scope = request.scope if isinstance(request, HTTPConnection) else request
     return Query(scope["query_string"])
+
+
+def since_of(request: HTTPConnection) -> float:
+    """Return the time of `since` in Unix seconds, 0 without; raises BadInput."""
+    text = query_of(request).get("since", "")
+    since = decimal(text) if text else 0.0
+    if since is None:
+        raise BadInput("invalid since: give Unix seconds")
+    return since
 
 
 def _pairs(line: bytes) -> Iterator[tuple[str, str]]:

@@ -37,6 +37,7 @@ STATUS: dict[type[errors.SandkeeperError], int] = {
     errors.TooLarge: 413,
     errors.RangeNotSatisfiable: 416,
     errors.Unprocessable: 422,
+    errors.TooMany: 429,
     errors.Internal: 500,
     errors.NotInstalled: 501,
     errors.Unavailable: 503,

@@ -6,7 +6,7 @@ lost; these functions read `scope["raw_path"]`.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import unquote_to_bytes
 
 from starlette.types import Scope
@@ -17,12 +17,15 @@ from sandkeeper.settings.port_names import CODE_PORTS, E2B_PORT
 __all__ = [
     "INSTEAD",
     "PORT_NAME",
+    "Leads",
     "asked_port",
     "called_by_target",
     "decoded_path",
     "is_for_port",
     "is_for_tcp",
     "lead_to_runtime",
+    "leads_nowhere",
+    "names_other_port",
     "raw_path",
     "raw_rest",
     "readdress",
@@ -71,8 +74,7 @@ def readdress(scope: Scope) -> bool:
         return True
     told = {name: value for name, value in scope["headers"] if name in LEADING}
     path: str = scope["path"]
-    port = natural(told.get(b"e2b-sandbox-port", b""), 65535)
-    if port and port != E2B_PORT and port != _own_port(scope):
+    if port := _other_port(told, _own_port(scope)):
         prefix = f"/port/{port}"
     elif _is_for_e2b(path, told):
         prefix = "/e2b"
@@ -81,6 +83,26 @@ def readdress(scope: Scope) -> bool:
     scope["path"], scope["raw_path"] = prefix + path, prefix.encode() + scope["raw_path"]
     scope[LED] = True
     return True
+
+
+def _other_port(told: Mapping[bytes, bytes], own: int) -> int:
+    """Return the port that a request of E2B's clients names; 0 where that is this server."""
+    port = natural(told.get(b"e2b-sandbox-port", b""), 65535)
+    return 0 if port is None or port in {E2B_PORT, own} else port
+
+
+Leads = Callable[[list[tuple[bytes, bytes]], int], bool]
+"""Of fields and the port that they came in at: whether they lead to another server."""
+
+
+def names_other_port(fields: list[tuple[bytes, bytes]], own: int) -> bool:
+    """Say whether a request is for a port of the sandbox by the field of E2B's clients."""
+    return bool(_other_port(dict(fields), own))
+
+
+def leads_nowhere(_fields: list[tuple[bytes, bytes]], _own: int) -> bool:
+    """Say no."""
+    return False
 
 
 def _own_port(scope: Scope) -> int:

@@ -52,7 +52,8 @@ _SAME_SITE = re.compile(rb"\s*(?:samesite\s*(?:=.*)?|secure\s*)", re.IGNORECASE 
 class Audience:
     """Whom an answer is for.
 
-    `host` is the name of a port that has one: all else is for those below a prefix.
+    `host` is the name of a port that has one: all else is for those below a prefix. `is_whole` says
+    that another server of this kind answers, which has seen to all of this.
 
     `base` is the path of the port as the client sees it, without a slash at the end; `page` the
     same with the ticket of the page that asks, empty for every other client. `knows_base` says that
@@ -66,6 +67,7 @@ class Audience:
 
     base: bytes = b""
     host: bytes = b""
+    is_whole: bool = False
     knows_base: bool = False
     page: bytes = b""
     hosts: frozenset[bytes] = frozenset()
@@ -80,6 +82,8 @@ def response_headers(status: int, received: Headers, audience: Audience) -> Head
     dropped |= named_by_connection(received) - {b"content-length", b"cache-control"}
     if status in (204, 304):
         dropped |= {b"content-length"}
+    if audience.is_whole:
+        return [(key, value) for name, value in received if (key := name.lower()) not in dropped]
     if audience.host:
         return [field for field in _of_a_host(received, audience.host) if field[0] not in dropped]
     dropped |= OF_THE_ORIGIN

@@ -6,6 +6,7 @@ too: a program in the sandbox must not learn the token that governs it.
 
 import re
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import unquote, unquote_plus, urlsplit
 
 from starlette.types import Scope
@@ -15,7 +16,7 @@ from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.urls import with_prefix
 from sandkeeper.api.port.answers import Audience
 from sandkeeper.api.port.door import Door
-from sandkeeper.api.port.pages import Doors, is_browser, is_here
+from sandkeeper.api.port.pages import is_browser, is_here
 from sandkeeper.errors import BadInput, LoopDetected
 from sandkeeper.network.hops import FRAMING, HOP_BY_HOP, MAX_HOPS, Hops, named_by_connection
 from sandkeeper.network.upstream import Headers
@@ -108,10 +109,26 @@ def _is_te(value: bytes) -> bool:
     return all(_CODING.fullmatch(one) for one in codings)
 
 
+class Credentials(Protocol):
+    """What is known of the credentials in a request (`pages.Doors`).
+
+    `texts` are tokens; `restricted` says that not every page may use this server.
+    """
+
+    texts: tuple[str, ...]
+    restricted: bool
+
+    def is_page(self, door: Door) -> bool:
+        """Say whether an address has the ticket of a page of that port."""
+
+    def without_credentials(self, scope: Scope, door: Door) -> tuple[Headers, bytes]:
+        """Return fields and query of a request as its port may see them."""
+
+
 class Forwarding:
     """Makes of a request to `/port/N/` what the server there is told."""
 
-    def __init__(self, doors: Doors, gateways: Gateways, hops: Hops) -> None:
+    def __init__(self, doors: Credentials, gateways: Gateways, hops: Hops) -> None:
         self.doors = doors
         self._gateways = gateways
         self._hops = hops

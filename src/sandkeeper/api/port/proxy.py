@@ -31,7 +31,7 @@ from sandkeeper.network.upstream import (
 )
 from sandkeeper.settings import Settings
 
-__all__ = ["PortRoute"]
+__all__ = ["PortRoute", "head_of", "pass_on"]
 
 _PATH = re.compile(r"/port(?:-keep)?/[^/]")
 
@@ -63,9 +63,7 @@ class PortRoute(BaseRoute):
                 await answer(scope, receive, send)
                 return
         target = self._forwarding.target(scope)
-        head = _head(scope, target, self._forwarding, upgrade)
-        is_head = scope["method"] == "HEAD"
-        upstream = Switching() if upgrade else Upstream(head_request=is_head)
+        head = head_of(scope, target, self._forwarding.headers(scope, target), upgrade)
         try:
             connected = await self._connected(target.port)
         except Unprocessable as error:
@@ -74,13 +72,10 @@ class PortRoute(BaseRoute):
             if await self._instead.answer(scope, receive, send, door, target.path):
                 return
             raise
-        try:
-            await upstream.start(connected, head)
-            audience = self._forwarding.audience(scope, target)
-            exchange = _Exchange(scope, receive, send, upstream, self._relay, audience)
-            await exchange.run()
-        finally:
-            upstream.close()
+        audience = self._forwarding.audience(scope, target)
+        await pass_on(
+            scope, receive, send, connected, head, audience, self._relay, upgrade=bool(upgrade)
+        )
 
     async def _connected(self, port: int) -> socket.socket:
         """Connect; raises Unprocessable, also where only this server itself would be found."""
@@ -89,9 +84,33 @@ class PortRoute(BaseRoute):
         return await connect(port)
 
 
-def _head(scope: Scope, target: Target, forwarding: Forwarding, upgrade: bytes) -> bytes:
+async def pass_on(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    connected: socket.socket,
+    head: bytes,
+    audience: Audience,
+    relay: Relay,
+    *,
+    upgrade: bool,
+) -> None:
+    """Have a request answered by the server at the other end of a socket, which is closed then.
+
+    `upgrade` says that the request asks for one. Raises Unprocessable for an answer that is none.
+    """
+    upstream = Switching() if upgrade else Upstream(head_request=scope["method"] == "HEAD")
+    try:
+        await upstream.start(connected, head)
+        await _Exchange(scope, receive, send, upstream, relay, audience).run()
+    finally:
+        upstream.close()
+
+
+def head_of(scope: Scope, target: Target, headers: Headers, upgrade: bytes) -> bytes:
+    """Write the head of a request as it goes on; raises BadInput as `framing`."""
     lines = [b"%s %s HTTP/1.1" % (scope["method"].encode(), target.full)]
-    lines += [b"%s: %s" % field for field in forwarding.headers(scope, target)]
+    lines += [b"%s: %s" % field for field in headers]
     name, value = framing(scope)
     if name:
         lines.append(b"%s: %s" % (name, value))

@@ -50,24 +50,27 @@ def opened_socket(path: str, uid: int) -> int:
 
 
 class Channel:
-    """A socket of `kind` connected to a Unix socket; `take` gets each message as frames."""
+    """A socket of `kind` connected to another; `take` gets each message as frames."""
 
     def __init__(
         self,
         kind: int,
-        opened: int,
+        opened: int | str,
         identity: bytes,
         take: Callable[[list[bytes]], None],
         *,
         lost: Callable[[], None] | None = None,
         most: int = MESSAGE_BYTES,
     ) -> None:
-        """`opened` becomes ours. `lost` is told when the connection breaks.
+        """`opened` is a Unix socket and becomes ours, or the address of a TCP socket.
+
+        `lost` is told when the connection breaks.
 
         So it does for a message of more than `most` bytes, which would have to be held whole.
         """
         self._loop = asyncio.get_running_loop()
-        self._opened = opened
+        self._opened = opened if isinstance(opened, int) else -1
+        self._is_open = True
         self._take = take
         self._due: asyncio.Handle | None = None
         self.seen = 0
@@ -85,7 +88,8 @@ class Channel:
         if self._watching is not None and lost is not None:
             self._loop.add_reader(self._watching.get(zmq.FD), self._broken, lost)
             self._loop.call_soon(self._broken, lost)
-        self._endpoint = f"ipc:///proc/self/fd/{opened}"
+        by_name = isinstance(opened, str)
+        self._endpoint = f"tcp://{opened}" if by_name else f"ipc:///proc/self/fd/{opened}"
         made.connect(self._endpoint)
         self._fd = made.get(zmq.FD)
         self._loop.add_reader(self._fd, self._ready)
@@ -98,8 +102,9 @@ class Channel:
 
     def close(self) -> None:
         """Close it; a second call does nothing."""
-        if self._opened < 0:
+        if not self._is_open:
             return
+        self._is_open = False
         self._loop.remove_reader(self._fd)
         if self._due is not None:
             self._due.cancel()
@@ -108,14 +113,14 @@ class Channel:
             self._socket.disable_monitor()
             self._watching.close()
         self._socket.close()
-        os.close(self._opened)
-        self._opened = -1
+        if self._opened >= 0:
+            os.close(self._opened)
 
     def _broken(self, lost: Callable[[], None]) -> None:
         if not self._has_broken():
             return
         self._ready()  # what came before
-        if self._opened >= 0:
+        if self._is_open:
             # ZeroMQ comes again after a peer that went away, not after what it could not read.
             with suppress(zmq.ZMQError):
                 self._socket.disconnect(self._endpoint)
@@ -125,7 +130,7 @@ class Channel:
     def _has_broken(self) -> bool:
         broken = False
         with suppress(zmq.Again):
-            while self._watching is not None and self._opened >= 0:
+            while self._watching is not None and self._is_open:
                 self._watching.recv_multipart(zmq.NOBLOCK)
                 broken = True
         return broken
@@ -140,7 +145,7 @@ class Channel:
             self._due = None
         size = 0
         for _ in range(AT_ONCE):
-            if self._opened < 0:
+            if not self._is_open:
                 return
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)

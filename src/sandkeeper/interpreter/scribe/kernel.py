@@ -17,6 +17,7 @@ import zmq
 from sandkeeper.interpreter.events import EndStatus, Outcome
 from sandkeeper.interpreter.orders import Execute
 from sandkeeper.interpreter.scribe import prelude
+from sandkeeper.interpreter.scribe.answers import completion
 from sandkeeper.interpreter.scribe.channels import Channel, opened_socket
 from sandkeeper.interpreter.scribe.ending import Ending
 from sandkeeper.interpreter.scribe.engine import EngineFailed, Given, Lost, Tell, Unsupported
@@ -35,6 +36,10 @@ DYING_SECONDS = 0.5
 """A process closes its sockets before it has ended."""
 DEAF_SECONDS = 30.0
 """So long what was replied to may take on iopub."""
+PASSED_OVER_SECONDS, PASSED_OVER_MOST = 0.25, 8
+"""Some kernels (tslab's) pass over what comes within a moment after an error."""
+UNORDERED = frozenset({"Deno kernel"})
+"""They may publish what an execution said behind its `idle`, but before the next one's."""
 LATE_BYTES = 64 << 10
 PAST = 1000
 """So many executions may still have threads that say something."""
@@ -43,8 +48,10 @@ PAST = 1000
 class KernelEngine:
     """Speaks with the kernel whose sockets are `<given.prefix>-1` to `-4`, by CHANNELS.
 
-    `given` has `prefix`, `key`, `uid` (whose sockets they must be), `language`, `messages` (it
-    is interrupted by a message), `again` (it was spoken with before) and `pid`.
+    Some kernels name them `<given.prefix>:1`, some know TCP only: then `given` has an `address`,
+    and a `port` for the first one. It has `prefix`, `key`, `uid` (whose sockets they must be),
+    `language`, `messages` (it is interrupted by a message), `again` (it was spoken with before)
+    and `pid`.
     """
 
     def __init__(self, given: Given) -> None:
@@ -60,14 +67,15 @@ class KernelEngine:
         self._past: dict[str, None] = {}
         self._heard = asyncio.Event()
         self._language = str(given.get("language") or "")
+        self._is_unordered = False
 
     # Beginning
 
     async def start(self) -> dict[str, Any]:
         """Wait for its sockets, then until both ways are open; raises EngineFailed, Lost."""
-        prefix, uid = str(self._given["prefix"]), int(self._given["uid"] or 0)
+        prefix = str(self._given["prefix"])
         for number, name in enumerate(CHANNELS, 1):
-            opened = await self._appeared(f"{prefix}-{number}", uid)
+            opened = await self._appeared(prefix, number)
             kind = zmq.SUB if name == "iopub" else zmq.DEALER
             take = getattr(self, f"_from_{name}")
             identity = f"sandkeeper-{os.path.basename(prefix)}".encode()
@@ -77,6 +85,7 @@ class KernelEngine:
         info = facts.get("language_info")
         info = info if isinstance(info, dict) else {}
         self._language = str(info.get("name") or self._language).lower()
+        self._is_unordered = str(facts.get("implementation", "")) in UNORDERED
         if self._language in PYTHON and not self._given.get("again"):
             await self._silent(prelude.loader())
         return {
@@ -86,16 +95,20 @@ class KernelEngine:
             "banner": str(facts.get("banner", "")),
         }
 
-    async def _appeared(self, path: str, uid: int) -> int:
-        while True:
-            try:
-                return opened_socket(path, uid)
-            except FileNotFoundError:
-                if self._gone.done():
-                    raise Lost from None
-                await asyncio.sleep(LOOK_SECONDS)
-            except OSError as error:
-                raise EngineFailed(f"its socket cannot be opened: {error.strerror}") from None
+    async def _appeared(self, prefix: str, number: int) -> int | str:
+        if address := self._given.get("address"):
+            return f"{address}:{int(self._given['port'] or 0) + number - 1}"
+        uid = int(self._given["uid"] or 0)
+        while not self._gone.done():
+            for path in (f"{prefix}-{number}", f"{prefix}:{number}"):
+                try:
+                    return opened_socket(path, uid)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    raise EngineFailed(f"its socket cannot be opened: {error.strerror}") from None
+            await asyncio.sleep(LOOK_SECONDS)
+        raise Lost
 
     async def _greeted(self) -> dict[str, Any]:
         """Ask who it is until it is heard on iopub too: a subscription takes its time."""
@@ -122,8 +135,6 @@ class KernelEngine:
                 await self._silent(prelude.leaving(self._language))
 
     async def _execute(self, order: Execute, tell: Tell) -> Outcome:
-        teller = self._running = Teller(tell)
-        self._tell_late(teller)
         content = {
             "code": order.code,
             "silent": order.silent,
@@ -132,11 +143,22 @@ class KernelEngine:
             "allow_stdin": False,
             "stop_on_error": False,
         }
-        _, frames = self._wire.pack("execute_request", content, order.id)
+        outcome = await self._sent(order.id, tell, content)
+        for _ in range(PASSED_OVER_MOST):
+            if outcome.status != EndStatus.CANCELLED:
+                break
+            await asyncio.sleep(PASSED_OVER_SECONDS)
+            outcome = await self._sent(order.id, tell, content)
+        return outcome
+
+    async def _sent(self, number: str, tell: Tell, content: dict[str, Any]) -> Outcome:
+        teller = self._running = Teller(tell)
+        self._tell_late(teller)
+        _, frames = self._wire.pack("execute_request", content, number)
         if self._gone.done():
             raise Lost
         self._channels["shell"].send(frames)
-        return await self._followed(order.id, teller, self._awaited(order.id, teller))
+        return await self._followed(number, teller, self._awaited(number, teller))
 
     def resume(self, identifier: str, tell: Tell) -> Coroutine[Any, Any, Outcome]:
         """Hear of an execution that another scribe has begun; see `Engine`."""
@@ -169,7 +191,10 @@ class KernelEngine:
         """Hear of an execution until it is over; some of it may be `lost` already."""
         ending = Ending(reply, teller, self._gone, wake=self._wake, behind=self._behind)
         try:
-            if await ending.heard(lost=lost):
+            heard = await ending.heard(lost=lost)
+            if self._is_unordered:
+                await self._behind(teller)
+            if heard:
                 return teller.outcome(reply.result().content())
             return await self._remembered(number, teller)
         finally:
@@ -192,9 +217,9 @@ class KernelEngine:
         _, frames = self._wire.pack("kernel_info_request", {})
         self._channels["control"].send(frames)
 
-    async def _behind(self) -> None:
+    async def _behind(self, teller: Teller | None = None) -> None:
         """Have nothing run behind all that was sent, until its end is heard on iopub."""
-        witness, number = Witness(), uuid4().hex
+        witness, number = Witness(teller), uuid4().hex
         self._listeners[number] = witness
         try:
             await self._silent("", identity=number)
@@ -214,8 +239,8 @@ class KernelEngine:
         if answer.get("status") != "error":
             return None
         return {
-            "name": str(answer.get("ename", "")),
-            "value": clean_text(str(answer.get("evalue", ""))),
+            "name": str(answer.get("ename") or "Unsupported"),
+            "value": clean_text(str(answer.get("evalue") or "env and cwd were not taken")),
             "traceback": [],
         }
 
@@ -245,7 +270,7 @@ class KernelEngine:
         """Answer; see `Engine`."""
         if name == "complete":
             wanted = {"code": arguments["code"], "cursor_pos": arguments["cursor"]}
-            return _completion(await self._asked("complete_request", wanted))
+            return completion(await self._asked("complete_request", wanted))
         if name == "inspect":
             wanted = {
                 "code": arguments["code"],
@@ -365,21 +390,3 @@ class KernelEngine:
             self._gone.set_result(None)
         for channel in self._channels.values():
             channel.close()
-
-
-def _completion(found: dict[str, Any]) -> dict[str, Any]:
-    extra = found.get("metadata")
-    typed = extra.get("_jupyter_types_experimental") if isinstance(extra, dict) else None
-    kinds = {
-        str(one.get("text")): str(one.get("type", ""))
-        for one in (typed if isinstance(typed, list) else [])
-        if isinstance(one, dict)
-    }
-    return {
-        "matches": [
-            {"text": str(text), "type": kinds.get(str(text), "")}
-            for text in found.get("matches") or []
-        ],
-        "start": found.get("cursor_start", 0),
-        "end": found.get("cursor_end", 0),
-    }

@@ -291,7 +291,7 @@ def leaving(language: str) -> str:
     if language in PYTHON:
         return f"{_MODULE}.leave()"
     if language in NODE:
-        return "globalThis.__sandkeeper?.(); undefined"
+        return "Function('return globalThis.__sandkeeper')()?.(); undefined"
     return "if (exists('.sandkeeper_leave')) .sandkeeper_leave()"
 
 
@@ -306,18 +306,20 @@ def answer_of(reply: Mapping[str, Any]) -> Any:
 def _entering_script(env: Mapping[str, str], cwd: str, *, for_good: bool) -> str:
     wanted, folder = json.dumps(dict(env)), json.dumps(cwd)
     back = "undefined" if for_good else "back"
+    # Some kernels check types, and know no names but the language's own.
     return (
-        "(() => { const deno = typeof Deno !== 'undefined';"
-        "const get = (k) => deno ? Deno.env.get(k) : process.env[k];"
-        "const set = (k, v) => deno ? (v === undefined ? Deno.env.delete(k) : Deno.env.set(k, v))"
-        " : (v === undefined ? delete process.env[k] : process.env[k] = v);"
-        "const here = () => deno ? Deno.cwd() : process.cwd();"
-        "const go = (p) => deno ? Deno.chdir(p) : process.chdir(p);"
-        f"const env = {wanted}, cwd = {folder}, old = {{}}, was = cwd ? here() : '';"
-        "if (cwd) go(cwd); for (const k in env) { old[k] = get(k); set(k, env[k]); }"
+        "(() => { const all = Function('return globalThis')(), deno = all.Deno;"
+        "const node = deno ? undefined : Function('return process')();"
+        "const get = (k) => deno ? deno.env.get(k) : node.env[k];"
+        "const set = (k, v) => deno ? (v === undefined ? deno.env.delete(k) : deno.env.set(k, v))"
+        " : (v === undefined ? delete node.env[k] : node.env[k] = v);"
+        "const here = () => deno ? deno.cwd() : node.cwd();"
+        "const go = (p) => deno ? deno.chdir(p) : node.chdir(p);"
+        f"const env = {wanted}, cwd = {folder}, old = Object(), was = cwd ? here() : '';"
+        "if (cwd) go(cwd); for (const k in env) { old[k] = get(k); set(k, Object(env)[k]); }"
         "const back = () => { for (const k in old) set(k, old[k]); if (was) go(was);"
-        " globalThis.__sandkeeper = undefined; };"
-        f"globalThis.__sandkeeper = {back}; }})(); undefined"
+        " all.__sandkeeper = undefined; };"
+        f"all.__sandkeeper = {back}; }})(); undefined"
     )
 
 

@@ -18,6 +18,7 @@ from sandkeeper.interpreter.specs import ExecutionMeta
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import NOTICE, Segment, Stream
+from sandkeeper.linux.clocks import uptime
 from sandkeeper.linux.paths.statefiles import open_plain
 
 __all__ = ["RECORD", "Recorder"]
@@ -73,6 +74,7 @@ class Recorder:
     def begin(self) -> None:
         """Note that it is its turn."""
         self.meta.status, self.meta.started_at = "running", time.time()
+        self.meta.started_uptime = uptime()
         self._save()
         self._news(self)
 

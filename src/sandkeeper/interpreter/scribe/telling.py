@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any, Protocol
 
-from sandkeeper.interpreter.events import Outcome
+from sandkeeper.interpreter.events import EndStatus, Outcome
 from sandkeeper.interpreter.scribe.engine import Tell
 from sandkeeper.interpreter.scribe.messages import Message, clean_text
 from sandkeeper.journal.segment import STDERR, STDOUT
@@ -20,10 +20,14 @@ class Listener(Protocol):
 
 
 class Witness:
-    """Hears of one request only that the kernel is through with it: then `idle` is done."""
+    """Hears of one request only that the kernel is through with it: then `idle` is done.
 
-    def __init__(self) -> None:
+    All else is for `other`: some kernels (Deno's) say what is late in the name of the next request.
+    """
+
+    def __init__(self, other: "Witness | None" = None) -> None:
         self.heard = 0
+        self._other = other
         self.idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def hear(self, message: Message) -> None:
@@ -32,6 +36,8 @@ class Witness:
         act = getattr(self, f"_on_{message.kind}", None)
         if act is not None:
             act(message.content())
+        elif self._other is not None:
+            self._other.hear(message)
 
     def _on_status(self, content: dict[str, Any]) -> None:
         if content.get("execution_state") == "idle" and not self.idle.done():
@@ -70,6 +76,8 @@ class Teller(Witness):
         for payload in answer.get("payload") or []:  # what a pager would show
             if isinstance(payload, dict) and isinstance(payload.get("data"), dict):
                 self._tell.event("display", data=payload["data"], metadata={})
+        if status in {"aborted", "abort"}:
+            return Outcome(EndStatus.CANCELLED, "the interpreter passed it over")
         if status == "ok":
             return Outcome("ok", execution_count=_count(answer))
         if not self._failed and "ename" in answer:

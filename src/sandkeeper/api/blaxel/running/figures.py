@@ -1,4 +1,4 @@
-"""What processes use now: `/process-stats` and `/process/{identifier}/stats`."""
+"""What processes use: `/process-stats` and `/process/{identifier}/stats`, now and until now."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sandkeeper.api.edge.query import query_of
+from sandkeeper.api.edge.query import query_of, since_of
 from sandkeeper.api.edge.respond import json_response
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import route
@@ -17,6 +17,7 @@ from sandkeeper.api.schemas.figures import AllFigures, OneFigures, RunFigures, f
 from sandkeeper.errors import Unprocessable
 from sandkeeper.linux.clocks import rfc3339_utc
 from sandkeeper.observability.figures import Look, Meter
+from sandkeeper.observability.run_history import RunHistory
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
 
@@ -24,9 +25,10 @@ __all__ = ["FiguresHandlers", "routes"]
 
 
 class FiguresHandlers:
-    """Handlers over the meter."""
+    """Handlers over the meter and the history."""
 
-    def __init__(self, *, processes: Processes, meter: Meter) -> None:
+    def __init__(self, *, processes: Processes, meter: Meter, history: RunHistory) -> None:
+        self._history = history
         self._processes = processes
         self._meter = meter
 
@@ -42,6 +44,11 @@ class FiguresHandlers:
         look, (record,) = await self._records(request, [process])
         fields = msgspec.structs.asdict(record)
         return json_response(OneFigures(**fields, time=_moment(look), cpu_count=look.cpu_count))
+
+    async def past(self, request: Request) -> Response:
+        """Tell what one process has used in the last quarter of an hour, or since a time."""
+        process = self._processes.get(segment(request.scope, 1), "process not found")
+        return json_response(self._history.page(process, since_of(request)))
 
     async def _records(
         self, request: Request, wanted: Sequence[Process]
@@ -66,4 +73,5 @@ def routes(handlers: FiguresHandlers) -> list[BaseRoute]:
     return [
         route("/process-stats", handlers.all, need=USER),
         route("/process/{identifier}/stats", handlers.one, need=USER),
+        route("/process/{identifier}/stats/history", handlers.past, need=USER),
     ]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
+from sandkeeper.linux.clocks import STILL_SECONDS
 from sandkeeper.network.intake import Intake
 from sandkeeper.numerals import natural
 
@@ -126,15 +127,18 @@ class BodyClock:
         """Look again at the end of the period."""
         if self._timer is None and self._seconds:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._seconds, self._look)
+            self._due = loop.time() + self._seconds
+            self._timer = loop.call_at(self._due, self._look, loop)
 
     def stop(self) -> None:
         """Look no more: the connection is over."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _look(self) -> None:
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
+        if loop.time() - self._due > STILL_SECONDS:
+            self.begin()  # nothing ran here, so nothing could be read
         waited = self._state()
         if waited is None:
             return

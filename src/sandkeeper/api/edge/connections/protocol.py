@@ -17,7 +17,7 @@ from sandkeeper.api.edge.connections.parting import Parting, Patient
 from sandkeeper.api.edge.connections.short_way import ShortWay
 from sandkeeper.api.edge.connections.wire import WIRE, Wire
 from sandkeeper.api.edge.respond import bare_error
-from sandkeeper.api.edge.urls import called_by_target, is_for_port, is_for_tcp
+from sandkeeper.api.edge.urls import Leads, called_by_target, is_for_port, is_for_tcp, leads_nowhere
 from sandkeeper.linux.fds import Use, is_scarce
 from sandkeeper.network.channel import Heir
 from sandkeeper.network.isolation import Isolation
@@ -46,6 +46,7 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
 
     body_seconds = 30.0
     port_names = PortNames((), "")
+    leads: Leads = staticmethod(leads_nowhere)
     isolation: Isolation | None = None
     """Whose connections are not taken."""
     _held: "tuple[RequestResponseCycle, Any] | None" = None
@@ -323,6 +324,7 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
             name == b"host" and self.port_names.find(value) is not None
             for name, value in self.headers
         )
+        named = named or self.leads(self.headers, int((self.server or ("", 0))[1] or 0))
         tcp = (b"upgrade", b"tcp") in self.headers and is_for_tcp(path)
         return named or tcp or is_for_port({"path": path})
 

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Protocol
 
 import uvicorn
@@ -13,22 +13,34 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from sandkeeper.api.edge.connections.departure import Departure, take_over
+from sandkeeper.api.edge.connections.lifesigns import ask_now, ask_quiet_ones
 from sandkeeper.api.edge.connections.listening import tell_reach
 from sandkeeper.api.edge.connections.plain import Parts
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
+from sandkeeper.api.edge.urls import Leads, leads_nowhere, names_other_port
 from sandkeeper.errors import SandkeeperError
+from sandkeeper.linux.clocks import WORK
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.servicemanager import ServiceManager
 from sandkeeper.log.lines import Log
 from sandkeeper.network.isolation import Isolation
 from sandkeeper.settings import Settings
 from sandkeeper.upgrade.handover import HeldConnection
-from sandkeeper.upgrade.service import Upgrade
 
 __all__ = ["serve"]
 
 IDLE_SECONDS = 120
 DRAIN_SECONDS = 10
+
+Tell = Callable[[Log, Settings, Sequence[socket.socket]], None]
+
+
+class Due(Protocol):
+    """Whether another version is to take our place."""
+
+    @property
+    def due(self) -> bool:
+        """Whether it is."""
 
 
 class Services(Protocol):
@@ -36,8 +48,11 @@ class Services(Protocol):
 
     settings: Settings
     log: Log
-    upgrade: Upgrade
     identity: Identity | None
+
+    @property
+    def upgrade(self) -> Due:
+        """What says that another version is due."""
 
     async def start(self) -> None:
         """Start; raises OSError, SandkeeperError."""
@@ -68,12 +83,16 @@ def serve(
     listeners: Sequence[socket.socket],
     connections: Sequence[HeldConnection] = (),
     manager: ServiceManager | None = None,
+    *,
+    tell: Tell = tell_reach,
+    leads: Leads | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; returns after the services have stopped.
 
-    `connections` are those of the server before, `manager` is told how we are. When an upgrade is
-    due it does not return: the process becomes the new version. Raises OSError if that fails,
-    SandkeeperError when the services cannot be started.
+    `connections` are those of the server before, `manager` is told how we are; `tell` logs where
+    the server listens, `leads` says which requests name another server by a field (unless given,
+    E2B's). When an upgrade is due it does not return: the process becomes the new version. Raises
+    OSError if that fails, SandkeeperError when the services cannot be started.
     """
     # What it would log, the edge has logged already, as JSON and to the right place.
     uvicorn_log = logging.getLogger("uvicorn")
@@ -102,7 +121,9 @@ def serve(
         EdgeProtocol.isolation = Isolation(services.identity.uid)
     EdgeProtocol.body_seconds = services.settings.edge.body_seconds
     EdgeProtocol.port_names = services.settings.edge.port_names
-    server = _Server(config, services, connections, manager or ServiceManager())
+    usual = names_other_port if services.settings.e2b.enabled else leads_nowhere
+    EdgeProtocol.leads = staticmethod(leads or usual)
+    server = _Server(config, services, connections, manager or ServiceManager(), tell)
     with contextlib.ExitStack() as stack:
         # uvicorn closes those it gets; an upgrade goes on with these.
         kept = [stack.enter_context(listener.dup()) for listener in listeners]
@@ -128,8 +149,10 @@ class _Server(uvicorn.Server):
         services: Services,
         connections: Sequence[HeldConnection],
         manager: ServiceManager,
+        tell: Tell,
     ) -> None:
         super().__init__(config)
+        self._tell = tell
         self._services = services
         self._manager = manager
         self._connections = connections
@@ -141,11 +164,17 @@ class _Server(uvicorn.Server):
         except SandkeeperError:  # what was asked for at the start cannot be had
             await self._services.stop()
             raise
+        for listener in sockets or []:
+            ask_quiet_ones(listener)
         await super().startup(sockets=sockets)
-        tell_reach(self._services.log, self._services.settings, sockets or [])
+        WORK.woken.append(self._woken)
+        self._tell(self._services.log, self._services.settings, sockets or [])
         for held in self._connections:
             await take_over(held, self._connection)
         self._manager.ready(asyncio.get_running_loop())
+
+    def _woken(self, _seconds: float) -> None:
+        ask_now(one.transport for one in self.server_state.connections if one.transport)
 
     def _connection(self) -> EdgeProtocol:
         return EdgeProtocol(self.config, self.server_state, self.lifespan.state)
@@ -154,6 +183,8 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter) or self._services.upgrade.due
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        with contextlib.suppress(ValueError):  # it never came to listen
+            WORK.woken.remove(self._woken)
         if self._services.upgrade.due and not self.should_exit:
             drain = self._services.settings.upgrade.drain
             departure = Departure(self, drain=drain, begin_stop=self._services.begin_stop)

@@ -1,0 +1,204 @@
+"""`sandkeeper fleet` in front of a real cluster, and the published client of E2B."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+from cluster import ROOT, kwok, wait
+from e2b import Sandbox, SandboxQuery
+from e2b.exceptions import NotFoundException, SandboxException
+from pools import TOKEN, Fleet
+from tests.harness import free_port
+
+KEY = "e2b_" + "0" * 40
+SECONDS = 30
+"""How long a creation waits; what it leaves behind ends by itself half a minute later."""
+
+CREATES = 50
+
+
+class Replica:
+    """A `sandkeeper fleet` on a port of its own."""
+
+    def __init__(self, fleet: Fleet, name: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        env = {
+            **os.environ,
+            "SANDKEEPER_TOKEN": TOKEN,
+            "SANDKEEPER_FLEET_KUBECONFIG": str(fleet.cluster.kubeconfig),
+            "SANDKEEPER_FLEET_TEMPLATE": "guarded",
+            "SANDKEEPER_FLEET_START_SECONDS": str(SECONDS),
+            "SANDKEEPER_LOG": str(fleet.cluster.folder / f"{name}.log"),
+        }
+        command = [f"{ROOT}/.venv/bin/sandkeeper", "fleet", "--host", "127.0.0.1"]
+        self.process = subprocess.Popen([*command, "--port", str(self.port)], env=env)
+        wait(self._ready, f"the replica {name}", 60)
+
+    def _ready(self) -> bool:
+        assert self.process.poll() is None
+        try:
+            return httpx.get(f"{self.url}/ready", trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What points a client at this replica."""
+        return {"api_url": self.url, "sandbox_url": self.url, "api_key": KEY}
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def replicas(fleet: Fleet, guarded: str) -> Iterator[list[Replica]]:
+    """Two replicas of one fleet, and a key for its clients."""
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "team-one", "labels": {"fleet.sandkeeper.dev/api-key": "true"}},
+        "stringData": {"key": KEY},
+    }
+    fleet.kubectl("apply", "-f", "-", text=json.dumps(secret))
+    with ExitStack() as stack:
+        made = []
+        for name in ("replica-one", "replica-two"):
+            made.append(Replica(fleet, name))
+            stack.callback(made[-1].kill)
+        yield made
+
+
+def claims(fleet: Fleet, state: str = "") -> dict[str, Any]:
+    """Return the fleet's claims by their names."""
+    label = "fleet.sandkeeper.dev/team" if not state else f"fleet.sandkeeper.dev/state={state}"
+    found = fleet.get("sandboxclaims", "-l", label)["items"]
+    return {one["metadata"]["name"]: one for one in found}
+
+
+def test_the_client_claims_runs_writes_watches_and_kills(
+    fleet: Fleet, replicas: list[Replica]
+) -> None:
+    one, two = replicas
+    box = Sandbox.create(timeout=300, metadata={"by": "fleet-test"}, **one.options)
+    assert box.commands.run("echo out; echo err >&2").stdout == "out\n"
+    box.files.make_dir("/workspace/seen")
+    seen: list[Any] = []
+    handle = box.files.watch_dir("/workspace/seen")
+    box.files.write("/workspace/seen/a.txt", "hello")
+    assert box.files.read("/workspace/seen/a.txt") == "hello"
+    assert [entry.name for entry in box.files.list("/workspace/seen")] == ["a.txt"]
+
+    def changed() -> bool:
+        seen.extend(handle.get_new_events())
+        return any(event.name == "a.txt" for event in seen)
+
+    wait(changed, "the change of a file", 30)
+    handle.stop()
+
+    # The other replica knows it, though it was never told.
+    query = SandboxQuery(metadata={"by": "fleet-test"})
+    listed = Sandbox.list(query=query, **two.options).next_items()
+    assert [found.sandbox_id for found in listed] == [box.sandbox_id]
+    again = Sandbox.connect(box.sandbox_id, **two.options)
+    assert again.commands.run("cat /workspace/seen/a.txt").stdout == "hello"
+
+    assert again.kill() is True
+    wait(lambda: box.sandbox_id not in claims(fleet), "the end of a claim", 60)
+    with pytest.raises((NotFoundException, SandboxException)):
+        Sandbox.connect(box.sandbox_id, **one.options)
+
+
+def test_a_sandbox_whose_time_is_up_ends_while_nobody_looks(
+    fleet: Fleet, replicas: list[Replica]
+) -> None:
+    """Its end is the cluster's, not a replica's: here none of them runs."""
+    alone = Replica(fleet, "replica-three")
+    box = Sandbox.create(timeout=5, **alone.options)
+    assert box.sandbox_id in claims(fleet)
+    alone.kill()
+    for one in replicas:
+        one.process.send_signal(signal.SIGSTOP)
+    try:
+        wait(lambda: box.sandbox_id not in claims(fleet), "the end of a claim", 90)
+    finally:
+        for one in replicas:
+            one.process.send_signal(signal.SIGCONT)
+
+
+def test_a_replica_killed_during_fifty_creations_leaves_nothing_over_and_nothing_double(
+    fleet: Fleet, replicas: list[Replica], figures: Callable[[str, Any], None]
+) -> None:
+    kwok(fleet.cluster)
+    container = "/spec/podTemplate/spec/containers/0"
+    fleet.pool(
+        "fake",
+        20,
+        {"op": "add", "path": "/spec/podTemplate/spec/nodeSelector", "value": {"type": "kwok"}},
+        {
+            "op": "add",
+            "path": "/spec/podTemplate/spec/tolerations",
+            "value": [{"key": "type", "operator": "Equal", "value": "kwok"}],
+        },
+        {"op": "remove", "path": f"{container}/startupProbe"},
+    )
+    fleet.filled("fake", 20)
+    before = set(claims(fleet))
+    doomed = Replica(fleet, "replica-doomed")
+    survivor = replicas[0]
+    told: list[str] = []
+    lost: list[str] = []
+
+    def create(number: int) -> None:
+        replica = doomed if number % 2 else survivor
+        try:
+            made = Sandbox.create("fake", timeout=600, **replica.options)
+        except Exception as error:  # noqa: BLE001 - however the client says that nobody answered
+            assert replica is doomed, error
+            lost.append(str(error))
+            return
+        told.append(made.sandbox_id)
+        if len(told) == CREATES // 5:
+            doomed.kill()
+
+    with ThreadPoolExecutor(10) as workers:
+        list(workers.map(create, range(CREATES)))
+    doomed.kill()
+    assert len(told) + len(lost) == CREATES
+    assert len(lost) > 0
+    assert len(set(told)) == len(told)
+
+    # What was half made ends by itself; what is left is what somebody was told of, or may list.
+    wait(lambda: not claims(fleet, "starting"), "the end of what was half made", 3 * SECONDS + 60)
+    left = {name: one for name, one in claims(fleet).items() if name not in before}
+    assert set(told) <= set(left)
+    assert len(left) <= CREATES
+    paginator = Sandbox.list(limit=100, **survivor.options)
+    listed = set()
+    while paginator.has_next:
+        listed |= {one.sandbox_id for one in paginator.next_items()}
+    assert set(left) <= listed
+    backing = [one["status"]["sandbox"]["name"] for one in left.values()]
+    assert len(set(backing)) == len(backing)
+    counts = f"{len(told)}, {len(lost)}, {len(left)}"
+    figures("50 creations, a replica killed: told, lost, left", counts)
+
+    for name in left:
+        Sandbox.kill(name, **survivor.options)
+    wait(lambda: not set(left) & set(claims(fleet)), "the end of all claims", 120)
+
+    def only_the_pool() -> bool:
+        owned = [one["metadata"] for one in fleet.get("sandboxes.agents.x-k8s.io")["items"]]
+        return not {one["name"] for one in owned} & set(backing)
+
+    wait(only_the_pool, "the end of all sandboxes", 180)
+    fleet.kubectl("delete", "sandboxwarmpool", "fake")

@@ -1,0 +1,183 @@
+"""What a real API server, kubectl and Helm make of `deploy/`."""
+
+import json
+import shutil
+import subprocess
+from typing import Any
+
+import chart
+import cluster
+import pytest
+import yaml
+from pools import Fleet
+
+HELM = cluster.CACHE / "bin" / "helm"
+NATIVE = {"PodMonitor"}
+"""What only a cluster with Prometheus' operator knows."""
+
+
+def named(manifests: Any) -> dict[str, Any]:
+    """Return manifests by what they are and how they are called."""
+    return {
+        f"{one['kind']}/{one['metadata'].get('namespace', '')}/{one['metadata']['name']}": one
+        for one in manifests
+        if one
+    }
+
+
+def kinds(made: dict[str, Any]) -> dict[str, Any]:
+    return {one["kind"]: one for one in made.values()}
+
+
+def helm(*settings: str) -> dict[str, Any]:
+    words = [str(HELM), "template", "sandkeeper", str(chart.CHART), "--namespace", "default"]
+    words += [word for one in settings for word in ("--set", one)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    return named(yaml.safe_load_all(done.stdout))
+
+
+@pytest.mark.parametrize("variant", ["base", "apart"])
+def test_kubectl_and_helm_make_the_same_of_one_definition(variant: str) -> None:
+    theirs = {}
+    for folder in (variant, "fleet"):
+        words = [shutil.which("kubectl") or "kubectl", "kustomize", str(chart.KUSTOMIZE / folder)]
+        done = subprocess.run(words, check=True, capture_output=True, text=True)
+        made = named(yaml.safe_load_all(done.stdout))
+        assert named(chart.render(chart.KUSTOMIZE / folder)) == made
+        theirs.update(made)
+
+    apart = "true" if variant == "apart" else "false"
+    assert helm("token.value=change-me", "fleet.enabled=true", f"apart={apart}") == theirs
+
+
+def test_the_chart_asks_for_a_token_and_takes_what_is_said() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        helm()
+    assert "token.value or token.existingSecret is needed" in failed.value.stderr
+    with pytest.raises(subprocess.CalledProcessError):
+        helm("token.value=x", "replicas=3")
+
+    made = helm(
+        "token.existingSecret=mine",
+        "pool.replicas=7",
+        "podMonitor.enabled=true",
+        "networkPolicy.enabled=false",
+        "image.tag=2",
+        "image.pullPolicy=Always",
+        "env[0].name=GREETING",
+        "env[0].value=hello",
+        "volumes[0].name=data",
+        "volumes[0].emptyDir.medium=Memory",
+        "volumeMounts[0].name=data",
+        "volumeMounts[0].mountPath=/data",
+        "podSpec.runtimeClassName=gvisor",
+    )
+    made = kinds(made)
+    assert made.keys() == {"SandboxTemplate", "SandboxWarmPool", "PodMonitor"}
+    assert made["SandboxWarmPool"]["spec"]["replicas"] == 7
+    pod = made["SandboxTemplate"]["spec"]["podTemplate"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["runtimeClassName"] == "gvisor"
+    assert container["image"].endswith(":2")
+    assert container["imagePullPolicy"] == "Always"
+    assert container["env"][-1] == {"name": "GREETING", "value": "hello"}
+    assert container["volumeMounts"][-1] == {"name": "data", "mountPath": "/data"}
+    assert pod["volumes"][-1] == {"name": "data", "emptyDir": {"medium": "Memory"}}
+    secrets = [one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one]
+    assert secrets == ["mine"]
+
+
+def test_a_real_api_server_takes_every_manifest(fleet: Fleet) -> None:
+    texts = [
+        json.dumps(one)
+        for name in ("base", "apart")
+        for one in chart.render(chart.KUSTOMIZE / name)
+    ]
+    for path in sorted((chart.KUSTOMIZE / "examples").glob("*.yaml")):
+        texts.extend(
+            json.dumps(one)
+            for one in yaml.safe_load_all(path.read_text())
+            if one["kind"] not in NATIVE
+        )
+    asked = ("apply", "--dry-run=server", "--validate=strict", "-f", "-")
+    said = [fleet.kubectl(*asked, text=text) for text in texts]
+    assert len(said) >= 20
+    assert all("dry run" in one for one in said)
+
+    wrong = json.loads(texts[0])
+    wrong["spec"]["podTemplate"]["spec"]["containers"][0]["readinesProbe"] = {}
+    with pytest.raises(RuntimeError, match="readinesProbe"):
+        fleet.kubectl(
+            "apply", "--dry-run=server", "--validate=strict", "-f", "-", text=json.dumps(wrong)
+        )
+
+
+@pytest.mark.parametrize(
+    ("variant", "level"), [("base", "restricted"), ("fleet", "restricted"), ("apart", "baseline")]
+)
+def test_pods_fit_the_standard_for_their_security(fleet: Fleet, variant: str, level: str) -> None:
+    """Kubernetes' own admission judges them, in a namespace that enforces the standard."""
+    space = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": f"only-{level}",
+            "labels": {"pod-security.kubernetes.io/enforce": level},
+        },
+    }
+    fleet.kubectl("apply", "-f", "-", text=json.dumps(space))
+    fleet.wait_for_account(f"only-{level}")
+    made = kinds(named(chart.render(chart.KUSTOMIZE / variant)))
+    kind, field = (
+        ("Deployment", "template") if variant == "fleet" else ("SandboxTemplate", "podTemplate")
+    )
+    template = made[kind]["spec"][field]
+    # An account of another namespace; who the Pod is is another's matter.
+    template["spec"].pop("serviceAccountName", None)
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "one", "namespace": f"only-{level}"},
+        "spec": template["spec"],
+    }
+    fleet.kubectl("create", "--dry-run=server", "-f", "-", text=json.dumps(pod))
+    pod["spec"]["containers"][0]["securityContext"] = {"privileged": True}
+    with pytest.raises(RuntimeError, match="violates PodSecurity"):
+        fleet.kubectl("create", "--dry-run=server", "-f", "-", text=json.dumps(pod))
+
+
+def test_who_claims_may_claim_and_no_more(fleet: Fleet) -> None:
+    fleet.kubectl("apply", "-f", str(chart.KUSTOMIZE / "examples" / "rbac.yaml"))
+
+    def may(verb: str, kind: str) -> bool:
+        return allowed(fleet, "sandbox-user", verb, kind)
+
+    assert all(may(verb, "sandboxclaims") for verb in ("create", "watch", "patch", "delete"))
+    assert may("watch", "sandboxes")
+    assert not may("get", "secrets")
+    assert not may("create", "pods")
+    assert not may("create", "pods/exec")
+    assert not may("delete", "sandboxwarmpools")
+
+
+def test_the_fleet_may_read_the_secrets_of_its_keys_and_no_others(fleet: Fleet) -> None:
+    texts = [json.dumps(one) for one in chart.render(chart.KUSTOMIZE / "fleet")]
+    rights = [one for one in texts if json.loads(one)["apiVersion"].startswith(("v1", "rbac"))]
+    fleet.kubectl("apply", "-f", "-", text="\n---\n".join(rights))
+
+    def may(verb: str, kind: str, namespace: str = "default") -> bool:
+        return allowed(fleet, "sandkeeper-fleet", verb, kind, namespace)
+
+    assert all(may(verb, "sandboxclaims") for verb in ("create", "watch", "patch", "delete"))
+    assert may("patch", "sandboxes")
+    assert may("watch", "secrets", "sandkeeper-keys")
+    assert not may("watch", "secrets")
+    assert not may("get", "secrets", "kube-system")
+    assert not may("create", "pods")
+
+
+def allowed(fleet: Fleet, who: str, verb: str, kind: str, namespace: str = "default") -> bool:
+    words = ["kubectl", f"--kubeconfig={fleet.cluster.kubeconfig}", "-n", namespace]
+    words += [f"--as=system:serviceaccount:default:{who}", "auth", "can-i", verb, kind]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.stdout.strip() == "yes"

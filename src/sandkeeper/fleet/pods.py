@@ -1,0 +1,80 @@
+"""What a replica asks the server in a sandbox itself: to take variables, and how much is used."""
+
+from collections.abc import Mapping
+
+import httpx
+import msgspec
+
+from sandkeeper.errors import NotFound, Unavailable
+from sandkeeper.fleet.objects import Record
+from sandkeeper.observability.machine_use import Use
+
+__all__ = ["Pods"]
+
+SECONDS = 10.0
+
+
+class _Use(msgspec.Struct):
+    """`GET /metrics` as E2B has it."""
+
+    ts: int = 0
+    cpu_count: int = 0
+    cpu_used_pct: float = 0.0
+    mem_total: int = 0
+    mem_used: int = 0
+    mem_cache: int = 0
+    disk_used: int = 0
+    disk_total: int = 0
+
+
+class Pods:
+    """The servers in the sandboxes, on one port, with one token; event loop's thread only."""
+
+    def __init__(self, port: int, token: str) -> None:
+        self._port = port
+        self._headers = {"X-Access-Token": token} if token else {}
+        self._client = httpx.AsyncClient(
+            timeout=SECONDS, headers=self._headers, trust_env=False, follow_redirects=False
+        )
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._client.aclose()
+
+    async def set_env(self, record: Record, env: Mapping[str, str]) -> None:
+        """Have programs of a sandbox start with variables; raises Unavailable."""
+        reply = await self._ask(record, "POST", "/init", json={"envVars": dict(env)})
+        if reply.status_code >= 300:
+            raise Unavailable(
+                f"the sandbox does not take variables: {reply.status_code} {reply.text[:200]}"
+            )
+
+    async def use(self, record: Record) -> Use:
+        """Return how much a sandbox uses; raises Unavailable."""
+        reply = await self._ask(record, "GET", "/metrics", accept="application/json")
+        try:
+            told = msgspec.json.decode(reply.content, type=_Use)
+        except msgspec.DecodeError as error:
+            raise Unavailable(f"the sandbox tells no figures: {reply.status_code}") from error
+        return Use(
+            time=float(told.ts),
+            cpu_count=told.cpu_count,
+            cpu_percent=told.cpu_used_pct,
+            memory_total=told.mem_total,
+            memory_used=told.mem_used,
+            memory_cache=told.mem_cache,
+            disk_total=told.disk_total,
+            disk_used=told.disk_used,
+        )
+
+    async def _ask(
+        self, record: Record, method: str, path: str, *, json: object = None, accept: str = "*/*"
+    ) -> httpx.Response:
+        if not record.address:
+            raise NotFound(f"sandbox {record.id} has no Pod at present")
+        host = f"[{record.address}]" if ":" in record.address else record.address
+        url = f"http://{host}:{self._port}{path}"
+        try:
+            return await self._client.request(method, url, json=json, headers={"Accept": accept})
+        except httpx.HTTPError as error:
+            raise Unavailable(f"the sandbox does not answer: {error}") from error

@@ -1,0 +1,177 @@
+"""From the name or the fields of a request to the Pod of its sandbox.
+
+`https://3000-ID.DOMAIN/` and `E2b-Sandbox-Id` with `E2b-Sandbox-Port` both name a sandbox and a
+port. All of it goes to the one port of the server in the Pod, as it came: that server knows both
+spellings, and reaches what listens on loopback alone. The token of a sandbox, which this program
+has given out, is exchanged for the one that the server there asks for, which no client learns.
+"""
+
+import hmac
+from collections.abc import Callable
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from sandkeeper.api.control.source import PAUSED
+from sandkeeper.api.e2b.signatures import READ, WRITE, BadSignature, standing_by_signature
+from sandkeeper.api.edge.query import query_of
+from sandkeeper.api.edge.subject import Gateways
+from sandkeeper.api.edge.tokens import TOKEN, offers, sift
+from sandkeeper.api.edge.urls import PORT_NAME, raw_path
+from sandkeeper.api.port.answers import Audience
+from sandkeeper.api.port.door import Door
+from sandkeeper.api.port.forwarding import Forwarding, Target
+from sandkeeper.api.port.proxy import head_of, pass_on
+from sandkeeper.api.port.socket import wanted_upgrade
+from sandkeeper.errors import LoopDetected, SandkeeperError
+from sandkeeper.fleet.objects import Record
+from sandkeeper.fleet.source import Fleet
+from sandkeeper.network.hops import MAX_HOPS, Hops
+from sandkeeper.network.relay import Relay
+from sandkeeper.network.upstream import dial
+from sandkeeper.numerals import natural
+from sandkeeper.settings import RightsSettings
+from sandkeeper.settings.port_names import E2B_PORT, PortName
+
+__all__ = ["Routing", "leads", "mark"]
+
+FIELD = b"e2b-sandbox-id"
+PORT_FIELD = b"e2b-sandbox-port"
+SANDBOX = "sandkeeper.sandbox"
+POD_TOKEN = b"x-access-token"
+SIGNED = frozenset({b"signature", b"signature_expiration"})
+
+
+def leads(fields: list[tuple[bytes, bytes]], _own_port: int) -> bool:
+    """Say whether a request shows by a field that it is for a sandbox."""
+    return any(name == FIELD for name, _ in fields)
+
+
+def mark(scope: Scope) -> None:
+    """Note which sandbox a request is for, and which port of it; nothing for all others.
+
+    Its name comes first: who is called by one cannot be led elsewhere by a field.
+    """
+    name: PortName | None = scope.get(PORT_NAME)
+    if name is not None:
+        scope[SANDBOX] = name.host.partition("-")[2].partition(".")[0]
+        return
+    fields = {key: value for key, value in scope["headers"] if key in {FIELD, PORT_FIELD}}
+    if FIELD in fields:
+        port = natural(fields.get(PORT_FIELD, b""), 65535) or E2B_PORT
+        scope[SANDBOX] = fields[FIELD].decode("latin-1").strip()
+        scope[PORT_NAME] = PortName(port, scope[SANDBOX], "", is_open=False)
+
+
+class _Credentials:
+    """What `Forwarding` asks of a server's doors: a sandbox's token stays here."""
+
+    texts: tuple[str, ...] = ()
+    restricted = False
+
+    def __init__(self, is_ours: Callable[[Scope, bytes], bool]) -> None:
+        self._is_ours = is_ours
+
+    def is_page(self, _door: Door) -> bool:
+        """Pages below a path are the other server's matter."""
+        return False
+
+    def without_credentials(
+        self, scope: Scope, _door: Door
+    ) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """Return fields and query of a request as the Pod may see them."""
+        return sift(scope, lambda kind, value: kind == TOKEN and self._is_ours(scope, value))
+
+
+class Routing:
+    """Answers every request for a sandbox; event loop's thread only."""
+
+    def __init__(self, fleet: Fleet, relay: Relay, gateways: Gateways) -> None:
+        self._fleet = fleet
+        self._relay = relay
+        self._hops = Hops()
+        self._credentials = _Credentials(self._is_ours)
+        self._forwarding = Forwarding(self._credentials, gateways, self._hops)
+        self._token = fleet.settings.rights.token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on to its Pod, and the answer back."""
+        name: str = scope[SANDBOX]
+        try:
+            record = await self._fleet.find(name)
+            if why := _away(record):
+                self._fleet.figures.unroutable += 1
+                await _failed(name, f"The sandbox {why}")(scope, receive, send)
+                return
+            assert record is not None
+            await self._pass(scope, receive, send, record)
+        except LoopDetected:
+            raise
+        except SandkeeperError as error:
+            self._fleet.figures.unroutable += 1
+            await _failed(name, str(error))(scope, receive, send)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
+        if self._hops.count(scope["headers"]) >= MAX_HOPS:
+            raise LoopDetected(f"this request has passed {MAX_HOPS} servers of this kind already")
+        door = Door.of(scope)
+        assert door is not None
+        upgrade = wanted_upgrade(scope)
+        is_signed = self._is_signed(scope, record.id)
+        _, query = self._credentials.without_credentials(scope, door)
+        if is_signed:
+            query = _without_signature(query)
+        host = next((value for key, value in scope["headers"] if key == b"host"), b"")
+        target = Target(door.port, raw_path(scope), query, host or record.address.encode())
+        headers = self._forwarding.headers(scope, target)
+        shown = is_signed or any(self._is_ours(scope, one) for one in offers(scope))
+        if self._token and shown:
+            headers.append((POD_TOKEN, self._token))
+        head = head_of(scope, target, headers, upgrade)
+        connected = await dial(record.address, self._fleet.settings.pod_port)
+        if connected is None:
+            await _failed(record.id, "The sandbox does not answer")(scope, receive, send)
+            return
+        self._fleet.figures.routed += 1
+        audience = Audience(host=host or b"-", is_whole=True)
+        await pass_on(
+            *(scope, receive, send, connected, head, audience, self._relay), upgrade=bool(upgrade)
+        )
+
+    def _is_ours(self, scope: Scope, value: bytes) -> bool:
+        token = self._fleet.token_of(scope[SANDBOX]).encode()
+        return bool(token) and hmac.compare_digest(token, value)
+
+    def _is_signed(self, scope: Scope, name: str) -> bool:
+        """Say whether a request for a file was signed with the sandbox's token.
+
+        The server there has another token, so it sees no signature but that of a stranger.
+        """
+        if scope["path"] != "/files" or b"signature=" not in scope["query_string"]:
+            return False
+        rights = RightsSettings(token=self._fleet.token_of(name))
+        operation = READ if scope["method"] in {"GET", "HEAD"} else WRITE
+        try:
+            return standing_by_signature(rights, query_of(scope), operation) is not None
+        except BadSignature:
+            return False
+
+
+def _without_signature(query: bytes) -> bytes:
+    pairs = query.split(b"&")
+    return b"&".join(one for one in pairs if one.partition(b"=")[0] not in SIGNED)
+
+
+def _away(record: Record | None) -> str:
+    if record is None or not record.is_there:
+        return "was not found"
+    if record.state == PAUSED:
+        return "is paused"
+    return "" if record.address else "has no Pod at present"
+
+
+def _failed(name: str, why: str) -> Response:
+    """Answer as E2B's proxy does."""
+    body = {"sandboxId": name[:64], "message": why, "code": 502}
+    return Response(msgspec.json.encode(body), 502, media_type="application/json")

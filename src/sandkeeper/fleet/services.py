@@ -1,0 +1,129 @@
+"""What a replica consists of: built once, started before the first request, stopped after all."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+from sandkeeper.errors import Internal
+from sandkeeper.fleet.claims import Claims
+from sandkeeper.fleet.cluster import CLAIMS, POOLS, SECRETS, TEMPLATES, Cluster
+from sandkeeper.fleet.keys import Keys
+from sandkeeper.fleet.objects import KEY_LABEL, TEAM, Claim, Pool, Record, Secret, Template
+from sandkeeper.fleet.pausing import Pausing
+from sandkeeper.fleet.pods import Pods
+from sandkeeper.fleet.pools import Pools
+from sandkeeper.fleet.source import Fleet
+from sandkeeper.fleet.watching import Watched
+from sandkeeper.linux.identity import Identity
+from sandkeeper.log.access import Access
+from sandkeeper.log.libraries import adopt_libraries
+from sandkeeper.log.lines import Rouser, open_log
+from sandkeeper.network.relay import Relay
+from sandkeeper.observability.metrics import Requests
+from sandkeeper.settings import Settings
+from sandkeeper.settings.fleet import FleetSettings
+from sandkeeper.upgrade.handover import HeldConnection
+
+__all__ = ["Services"]
+
+
+class _Never:
+    """A replica is replaced by its Deployment, not by itself."""
+
+    due = False
+
+
+class Services:
+    """Owns what serves; only this class builds it. Raises OSError for a log that cannot be used."""
+
+    identity: Identity | None = None
+
+    def __init__(self, fleet: FleetSettings, settings: Settings) -> None:
+        self.settings = settings
+        self.upgrade = _Never()
+        log = fleet.log
+        self.sink, self.log = open_log(log.target, form=log.format, colours=log.colours)
+        self._rouser = Rouser(self.sink)
+        adopt_libraries(self.log)
+        self.access = Access(self.log, requests=log.requests)
+        self.requests = Requests()
+        self.relay = Relay(failed=self.log.error)
+        self.keys = Keys(self.log)
+        self.pools = Pools()
+        self.claims = Claims(self._changed)
+        self._cluster = Cluster(fleet.kubeconfig)
+        self._pods = Pods(fleet.pod_port, fleet.rights.token)
+        self.fleet = Fleet(fleet, self._cluster, self.claims, self.pools, self._pods)
+        self._pausing = Pausing(self.claims.by_id.get, self.fleet.pause, self.log)
+        self.watched = self._watched(fleet)
+        self._stack = AsyncExitStack()
+        self._serving = False
+
+    def _watched(self, own: FleetSettings) -> list[Watched[Any]]:
+        cluster, claims, pools, keys = self._cluster, self.claims, self.pools, self.keys
+        return [
+            Watched(
+                *(cluster, CLAIMS, own.namespace, Claim, self.log),
+                replace=claims.replace,
+                change=claims.change,
+                remove=claims.remove,
+                selector=TEAM,
+            ),
+            Watched(
+                *(cluster, POOLS, own.namespace, Pool, self.log),
+                replace=pools.replace,
+                change=pools.change,
+                remove=pools.remove,
+            ),
+            Watched(
+                *(cluster, TEMPLATES, own.namespace, Template, self.log),
+                replace=pools.replace_templates,
+                change=pools.change_template,
+                remove=pools.remove_template,
+            ),
+            Watched(
+                *(cluster, SECRETS, own.keys_namespace, Secret, self.log),
+                replace=keys.replace,
+                change=keys.change,
+                remove=keys.remove,
+                selector=KEY_LABEL,
+            ),
+        ]
+
+    def checks(self) -> dict[str, str]:
+        """Say of each part whether it can do its work: `ok`, or why not."""
+        found = {one.name: "ok" if one.listed.is_set() else "not known yet" for one in self.watched}
+        return {**found, "serving": "ok" if self._serving else "it is stopping or starting"}
+
+    async def start(self) -> None:
+        """Start to follow the cluster; requests are answered meanwhile, as far as they can be."""
+        self._rouser.start()
+        self.sink.start()
+        self._stack.callback(self.sink.close)
+        try:
+            await self._cluster.open()
+        except (ValueError, OSError) as error:
+            raise Internal(f"the cluster cannot be found: {error}") from error
+        self._stack.push_async_callback(self._cluster.close)
+        self._stack.push_async_callback(self._pods.close)
+        self._stack.callback(self._pausing.close)
+        self._stack.callback(self.relay.stop)
+        for one in self.watched:
+            self._stack.callback(asyncio.ensure_future(one.run()).cancel)
+        self._serving = True
+
+    def _changed(self, record: Record) -> None:
+        self._pausing.note(record)
+
+    def begin_stop(self) -> None:
+        """Say that no more requests are wanted."""
+        self._serving = False
+
+    async def stop(self) -> None:
+        """Stop what `start` started."""
+        await self._stack.aclose()
+
+    def replace(self, listeners: Sequence[socket.socket], held: Sequence[HeldConnection]) -> None:
+        """Do nothing: a replica is never due."""

@@ -1,0 +1,410 @@
+"""Sandboxes from agent-sandbox's claims, for each team its own.
+
+A claim is made with a name that its order decides, a time after which it ends and the mark that it
+is being made. When its sandbox is ready it gets its own time and loses the mark, in one patch. So
+whatever becomes of the replica in between, nothing is left over and nothing is made twice: another
+replica that gets the same order goes on with the same claim, and what nobody goes on with ends by
+itself.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import math
+import secrets
+from collections.abc import Mapping
+from time import time
+from typing import Any
+
+import msgspec
+
+from sandkeeper.api.control.source import PAUSED, RUNNING, Order, Page, Sandbox, Wanted
+from sandkeeper.errors import (
+    BadInput,
+    Conflict,
+    Forbidden,
+    NotFound,
+    SandkeeperError,
+    TooLarge,
+    TooMany,
+    Unavailable,
+)
+from sandkeeper.fleet.claims import Birth, Claims, page_of
+from sandkeeper.fleet.cluster import CLAIMS, SANDBOXES, Cluster
+from sandkeeper.fleet.figures import Figures
+from sandkeeper.fleet.keys import Team
+from sandkeeper.fleet.objects import (
+    ENDS_AT,
+    ENV,
+    METADATA,
+    ORDER,
+    STARTING,
+    STATE,
+    TEAM,
+    Claim,
+    Record,
+    SandboxObject,
+    record_of,
+)
+from sandkeeper.fleet.pods import Pods
+from sandkeeper.fleet.pools import Pools
+from sandkeeper.linux.clocks import rfc3339
+from sandkeeper.observability.machine_use import Use
+from sandkeeper.settings.fleet import FleetSettings
+
+__all__ = ["Fleet", "TeamSource", "is_a_name"]
+
+PREFIX = "sf"
+DIGITS = 18
+GRACE_SECONDS = 30
+"""So long after a creation has been given up its claim ends by itself."""
+
+ANNOTATION_BYTES = 64 << 10
+SUSPEND_SECONDS = 60.0
+LOOKS_PER_SECOND = 50
+KEPT_SECONDS = 366 * 86400
+"""Said of what is paused, which nothing ends."""
+
+
+def is_a_name(name: str) -> bool:
+    """Say whether an id looks like those of a fleet's sandboxes."""
+    rest = name.removeprefix(PREFIX)
+    return len(rest) == DIGITS and len(name) == DIGITS + 2 and set(rest) <= set("0123456789abcdef")
+
+
+class Fleet:
+    """Makes, finds and ends sandboxes in a cluster; event loop's thread only."""
+
+    def __init__(
+        self, settings: FleetSettings, cluster: Cluster, claims: Claims, pools: Pools, pods: Pods
+    ) -> None:
+        self.settings = settings
+        self.claims = claims
+        self.pools = pools
+        self.pods = pods
+        self.figures = Figures()
+        self._cluster = cluster
+        self._namespace = settings.namespace
+        self._secret = settings.rights.token.encode()
+        self._looking: dict[str, asyncio.Future[Record | None]] = {}
+        self._look_second, self._looks = 0, 0
+
+    def token_of(self, name: str) -> str:
+        """Return the token of one sandbox: all replicas make the same, and no client another's."""
+        if not self._secret:
+            return ""
+        return "sk_" + hmac.new(self._secret, name.encode(), hashlib.sha256).hexdigest()
+
+    async def find(self, name: str) -> Record | None:
+        """Return a sandbox, also one that another replica has just made; None for no such.
+
+        A name that is not known is asked for once, by one for all who wait.
+        """
+        found = self.claims.get(name)
+        if found is not None or not is_a_name(name) or self.claims.was_here(name):
+            return found
+        if name in self.claims.by_id:
+            return None  # its time is up
+        if name not in self._looking:
+            if not self._may_look():
+                return None
+            self._looking[name] = asyncio.ensure_future(self._look(name))
+        return await asyncio.shield(self._looking[name])
+
+    async def _look(self, name: str) -> Record | None:
+        try:
+            claim = await self._cluster.get(CLAIMS, self._namespace, name, Claim)
+        except NotFound:
+            return None
+        finally:
+            del self._looking[name]
+        record = record_of(claim)
+        if record is None or record.is_over(time()):
+            return None
+        self.claims.put(record)
+        return record
+
+    def _may_look(self) -> bool:
+        """Bound what made-up names cost the API server."""
+        second = int(time())
+        if second != self._look_second:
+            self._look_second, self._looks = second, 0
+        self._looks += 1
+        return self._looks <= LOOKS_PER_SECOND
+
+    # Making
+
+    async def create(self, team: Team, order: Order) -> Record:
+        """Make a sandbox, or go on with what the same order has made; see `Source.create`."""
+        template = self._template(team, order)
+        name = PREFIX + (
+            hashlib.sha256(f"{team.name}\0{order.key}".encode()).hexdigest()[:DIGITS]
+            if order.key
+            else secrets.token_hex(DIGITS // 2)
+        )
+        self._check(team, order, name)
+        fingerprint = _fingerprint(template, order)
+        try:
+            with self.figures.creating(), self.claims.following(name) as birth:
+                async with asyncio.timeout(self.settings.start_seconds):
+                    is_new = await self._claim(team, template, order, name, fingerprint, birth)
+                    return await self._finish(team, order, name, birth, is_new=is_new)
+        except TimeoutError:
+            known = self.claims.by_id.get(name)
+            await self._drop(name)
+            why = f" ({known.why})" if known is not None and known.why else ""
+            seconds = self.settings.start_seconds
+            raise Unavailable(f"no sandbox was ready within {seconds} s{why}") from None
+
+    def _template(self, team: Team, order: Order) -> str:
+        template = order.template
+        if template not in self.pools and template in {"base", ""}:
+            template = self.settings.template
+        if team.templates and template not in team.templates:
+            raise Forbidden(f"template {template[:64]!r} is not among those of this key")
+        if template not in self.pools:
+            raise NotFound(f"template {template[:64]!r} was not found: there is no such warm pool")
+        return template
+
+    def _check(self, team: Team, order: Order, name: str) -> None:
+        _check_seconds(team, order.seconds)
+        for given, what in ((order.metadata, "metadata"), (order.env, "envVars")):
+            if given and len(_json(given)) > ANNOTATION_BYTES:
+                raise TooLarge(f"{what} has more than {ANNOTATION_BYTES >> 10} KiB")
+        if name in self.claims.by_id or not team.sandboxes:
+            return
+        if self.claims.count(team.name) >= team.sandboxes:
+            self.figures.refused += 1
+            raise _over(team)
+
+    async def _claim(
+        self, team: Team, template: str, order: Order, name: str, fingerprint: str, birth: Birth
+    ) -> bool:
+        """Have there be a claim; False when there was one. Raises TooMany for one too many."""
+        annotations = {ORDER: fingerprint}
+        if order.metadata:
+            annotations[METADATA] = _json(order.metadata)
+        if order.env:
+            annotations[ENV] = _json(order.env)
+        end = time() + self.settings.start_seconds + GRACE_SECONDS
+        body = {
+            "metadata": {
+                "name": name,
+                "labels": {TEAM: team.name, STATE: STARTING},
+                "annotations": annotations,
+            },
+            "spec": {
+                "warmPoolRef": {"name": template},
+                "lifecycle": {"shutdownTime": _moment(end), "shutdownPolicy": "Delete"},
+            },
+        }
+        try:
+            await self._cluster.create(CLAIMS, self._namespace, body, Claim)
+        except Conflict:
+            found = await self._cluster.get(CLAIMS, self._namespace, name, Claim)
+            record = record_of(found)
+            if record is None:
+                raise Unavailable("what this order made is just ending: try again") from None
+            if record.order != fingerprint:
+                raise Conflict("the Idempotency-Key was used with another order") from None
+            return False
+        await birth.until(lambda _: birth.rank > 0)
+        if team.sandboxes and birth.rank > team.sandboxes:
+            await self._drop(name)
+            raise _over(team)
+        return True
+
+    async def _finish(
+        self, team: Team, order: Order, name: str, birth: Birth, *, is_new: bool
+    ) -> Record:
+        """Wait for the sandbox, give it its variables and its time, and take the mark away."""
+        ready = await birth.until(lambda one: one.is_there or (one.ready and bool(one.address)))
+        if ready is None:
+            raise Unavailable("the sandbox ended before it was ready")
+        if ready.is_there:
+            return ready
+        try:
+            if order.env:
+                await self.pods.set_env(ready, order.env)
+        except SandkeeperError:
+            if is_new:
+                await self._drop(name)
+            raise
+        return await self._patch(name, _lasting(RUNNING, order.seconds, pauses=order.pause_at_end))
+
+    async def _drop(self, name: str) -> None:
+        """Have a claim end, whether or not it is still there."""
+        try:
+            await self._cluster.delete(CLAIMS, self._namespace, name)
+        except (NotFound, Unavailable):
+            return  # it ends by itself
+        self.claims.forget(name)
+
+    # Changing
+
+    async def end(self, record: Record) -> None:
+        """End a sandbox; raises NotFound."""
+        await self._cluster.delete(CLAIMS, self._namespace, record.id)
+        self.claims.forget(record.id)
+        self.figures.ended += 1
+
+    async def keep(self, record: Record, seconds: float) -> Record:
+        """Have a sandbox end, or be paused, in so many seconds."""
+        return await self._patch(record.id, _lasting("", seconds, pauses=record.pauses))
+
+    async def pause(self, record: Record) -> Record:
+        """Suspend: the Pod ends, what is on volumes stays. Nothing ends it from now on."""
+        with self.claims.following(record.id) as birth:
+            await self._operate(record, "Suspended")
+            try:
+                async with asyncio.timeout(SUSPEND_SECONDS):
+                    await birth.until(lambda one: not one.address)
+            except TimeoutError:
+                raise Unavailable("the sandbox's Pod has not ended yet: try again") from None
+        changes = _lasting(PAUSED, 0.0, pauses=record.pauses)
+        changes["spec"] = {"lifecycle": {"shutdownTime": None}}
+        changes["metadata"]["annotations"] = {ENDS_AT: None}
+        if record.pauses:
+            changes["metadata"]["annotations"] = {ENDS_AT: _moment(0)}
+        return await self._patch(record.id, changes)
+
+    async def resume(self, record: Record) -> Record:
+        """Have a suspended sandbox run again, with its variables; raises Unavailable."""
+        claim = await self._cluster.get(CLAIMS, self._namespace, record.id, Claim)
+        with self.claims.following(record.id) as birth:
+            await self._operate(record, "Running")
+            try:
+                async with asyncio.timeout(self.settings.start_seconds):
+                    ready = await birth.until(lambda one: one.ready and bool(one.address))
+            except TimeoutError:
+                seconds = self.settings.start_seconds
+                raise Unavailable(f"the sandbox was not ready within {seconds} s") from None
+        if ready is None:
+            raise NotFound(f"sandbox {record.id!r} was not found")
+        if env := claim.metadata.annotations.get(ENV, ""):
+            await self.pods.set_env(ready, msgspec.json.decode(env, type=dict[str, str]))
+        return ready
+
+    async def _operate(self, record: Record, mode: str) -> None:
+        body = {"spec": {"operatingMode": mode}}
+        await self._cluster.patch(SANDBOXES, self._namespace, record.backing, body, SandboxObject)
+
+    async def mark_running(self, record: Record, seconds: float) -> Record:
+        """Have a resumed sandbox count as running, for so many seconds."""
+        return await self._patch(record.id, _lasting(RUNNING, seconds, pauses=record.pauses))
+
+    async def _patch(self, name: str, changes: Mapping[str, Any]) -> Record:
+        claim = await self._cluster.patch(CLAIMS, self._namespace, name, changes, Claim)
+        record = record_of(claim)
+        if record is None:
+            raise NotFound(f"sandbox {name!r} was not found")
+        self.claims.put(record)
+        return record
+
+
+class TeamSource:
+    """A `Source`: the sandboxes of one team."""
+
+    def __init__(self, fleet: Fleet, team: Team) -> None:
+        self._fleet = fleet
+        self._team = team
+
+    async def create(self, order: Order) -> Sandbox:
+        """Return a sandbox for an order."""
+        return self._sandbox(await self._fleet.create(self._team, order))
+
+    async def page(self, wanted: Wanted) -> Page:
+        """Return some of the team's."""
+        found, after = await page_of(self._fleet.claims, self._team.name, wanted)
+        return Page([self._sandbox(one) for one in found], after)
+
+    async def get(self, name: str) -> Sandbox:
+        """Return one."""
+        return self._sandbox(await self._known(name))
+
+    async def end(self, name: str) -> None:
+        """End it."""
+        await self._fleet.end(await self._known(name))
+
+    async def keep(self, name: str, seconds: float, *, shorten: bool = True) -> Sandbox:
+        """Have it end later, or sooner."""
+        _check_seconds(self._team, seconds)
+        record = await self._known(name)
+        if record.state == RUNNING and (shorten or time() + seconds > record.ends_at):
+            record = await self._fleet.keep(record, seconds)
+        return self._sandbox(record)
+
+    async def pause(self, name: str) -> None:
+        """Suspend it."""
+        record = await self._known(name)
+        if record.state == PAUSED:
+            raise Conflict(f"sandbox {name} is paused already")
+        await self._fleet.pause(record)
+
+    async def resume(self, name: str) -> None:
+        """Have it run again; the time that it gets is that of a creation, until `keep` says."""
+        record = await self._known(name)
+        if record.state == PAUSED:
+            await self._fleet.resume(record)
+            await self._fleet.mark_running(record, GRACE_SECONDS)
+
+    async def use(self, name: str) -> Use:
+        """Return how much it uses."""
+        return await self._fleet.pods.use(await self._known(name))
+
+    async def _known(self, name: str) -> Record:
+        found = await self._fleet.find(name)
+        if found is None or found.team != self._team.name or not found.is_there:
+            raise NotFound(f"sandbox {name[:64]!r} was not found")
+        return found
+
+    def _sandbox(self, record: Record) -> Sandbox:
+        size = self._fleet.pools.size(record.template)
+        return Sandbox(
+            id=record.id,
+            template=record.template,
+            state=record.state,
+            started_at=record.started_at,
+            ends_at=record.ends_at or record.started_at + KEPT_SECONDS,
+            metadata=record.metadata,
+            cpu_count=size.cpu_count,
+            memory=size.memory,
+            disk=size.disk,
+            token=self._fleet.token_of(record.id),
+            domain=self._fleet.settings.domain,
+        )
+
+
+def _lasting(state: str, seconds: float, *, pauses: bool) -> dict[str, Any]:
+    """Return the fields of a claim that is to last so long, and then to end or to be paused."""
+    end = _moment(time() + seconds)
+    metadata: dict[str, Any] = {"annotations": {ENDS_AT: end if pauses else None}}
+    if state:
+        metadata["labels"] = {STATE: state}
+    return {
+        "metadata": metadata,
+        "spec": {"lifecycle": {"shutdownTime": None if pauses else end}},
+    }
+
+
+def _check_seconds(team: Team, seconds: float) -> None:
+    if team.seconds and seconds > team.seconds:
+        raise BadInput(f"timeout is longer than the {team.seconds} s of this key")
+
+
+def _over(team: Team) -> TooMany:
+    return TooMany(f"this key's team has the {team.sandboxes} sandboxes that it may have at once")
+
+
+def _fingerprint(template: str, order: Order) -> str:
+    about = (template, order.seconds, dict(order.metadata), dict(order.env), order.pause_at_end)
+    return hashlib.sha256(msgspec.json.encode(about, order="sorted")).hexdigest()[:32]
+
+
+def _json(values: Mapping[str, str]) -> str:
+    return msgspec.json.encode(dict(values)).decode()
+
+
+def _moment(seconds: float) -> str:
+    """Write a time in whole seconds, as Kubernetes takes it; never earlier than it is."""
+    return rfc3339(math.ceil(seconds) * 1_000_000_000, local=False)

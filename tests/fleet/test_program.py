@@ -1,0 +1,154 @@
+"""The command `sandkeeper fleet`, its manifests, and what its parts make of odd input."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from sandkeeper.api.control.source import Wanted
+from sandkeeper.errors import BadInput
+from sandkeeper.fleet.claims import Claims, page_of
+from sandkeeper.fleet.objects import Claim, Meta, Template, size_of
+from sandkeeper.settings.fleet import CATALOGUE, FleetSettings
+from sandkeeper.settings.variables import BadSettings, Variables
+
+FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes" / "fleet"
+NAMED = {name for settings in CATALOGUE.values() for name in settings}
+
+
+def claim(name: str, version: int, second: int = 0, **labels: str) -> Claim:
+    labels = {"fleet.sandkeeper.dev/team": "a", "fleet.sandkeeper.dev/state": "running", **labels}
+    made = datetime(2026, 11, 29, 0, 0, second, tzinfo=UTC)
+    meta = Meta(name=name, resource_version=str(version), creation_timestamp=made, labels=labels)
+    return Claim(metadata=meta)
+
+
+def test_settings_that_make_no_sense_are_told_together() -> None:
+    wrong = {"SANDKEEPER_FLEET_POD_PORT": "http", "SANDKEEPER_FLEET_DOMIAN": "a.b"}
+    with pytest.raises(BadSettings) as told:
+        FleetSettings.read(Variables({**wrong, "SANDKEEPER_FLEET_DOMAIN": "a b"}))
+    assert [fault.split(":")[0].split("=")[0] for fault in told.value.faults] == [
+        "SANDKEEPER_FLEET_POD_PORT",
+        "SANDKEEPER_FLEET_DOMAIN",
+        "SANDKEEPER_FLEET_DOMIAN is no setting",
+    ]
+    own = {name for name in FleetSettings.kinds() if name.startswith("SANDKEEPER_FLEET_")}
+    page = (Path(__file__).parents[2] / "docs" / "fleet.md").read_text()
+    assert own <= NAMED
+    assert [name for name in own if f"`{name}`" not in page] == []
+
+
+def test_a_start_without_a_cluster_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sandkeeper", "fleet", "--port", "0", "--log", "none"]
+    command += ["--host", "127.0.0.1", "--fleet-kubeconfig", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert "sandkeeper fleet: cannot start: the cluster cannot be found" in done.stderr
+
+
+def test_the_manifests_name_what_is_there() -> None:
+    listed = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+    names = {path.name for path in FOLDER.glob("*.yaml")} - {"kustomization.yaml"}
+    assert set(listed["resources"]) == names
+    known: dict[str, Any] = {
+        one["kind"]: one
+        for name in names
+        for one in yaml.safe_load_all((FOLDER / name).read_text())
+    }
+    deployment = known["Deployment"]["spec"]
+    (container,) = deployment["template"]["spec"]["containers"]
+    assert {one["name"] for one in container["env"]} <= NAMED
+    assert container["image"] == listed["images"][0]["name"]
+    assert deployment["replicas"] == 2
+    labels = deployment["template"]["metadata"]["labels"]
+    for selector in (
+        known["Service"]["spec"]["selector"],
+        known["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        known["NetworkPolicy"]["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"],
+    ):
+        assert selector.items() <= labels.items()
+    template = yaml.safe_load((FOLDER.parent / "base" / "template.yaml").read_text())
+    pod = template["spec"]["podTemplate"]["metadata"]["labels"]
+    assert known["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"].items() <= pod.items()
+
+
+def test_what_comes_late_changes_nothing() -> None:
+    claims = Claims()
+    claims.change(claim("sf1", 5))
+    claims.change(claim("sf1", 3, **{"fleet.sandkeeper.dev/state": "paused"}))
+    assert claims.by_id["sf1"].state == "running"
+    claims.forget("sf1")
+    claims.change(claim("sf1", 5))
+    assert claims.get("sf1") is None
+    assert claims.count("a") == 0
+    claims.change(claim("sf1", 9))  # made anew, by the same order
+    assert claims.get("sf1") is not None
+
+
+def test_a_list_that_is_read_again_keeps_what_is_younger_than_it() -> None:
+    claims = Claims()
+    for name in ("sf1", "sf2"):
+        claims.change(claim(name, 5))
+    claims.replace([claim("sf2", 5)])
+    claims.change(claim("sf3", 8))
+    claims.replace(None)
+    assert set(claims.by_id) == {"sf2", "sf3"}
+
+
+def test_the_rank_of_a_claim_is_its_place_in_the_clusters_order() -> None:
+    claims = Claims()
+    with claims.following("sf2") as second, claims.following("sf1") as first:
+        claims.change(claim("sf1", 5))
+        claims.change(claim("sf2", 6))
+        claims.change(claim("sf1", 7))
+        assert (first.rank, second.rank) == (1, 2)
+        claims.forget("sf1")
+        assert first.ended
+    with claims.following("sf4") as birth:
+        claims.replace([claim("sf4", 9), claim("sf3", 10)])  # a list has another order
+        claims.replace(None)
+        assert birth.rank == 2
+
+
+@pytest.mark.anyio
+async def test_a_search_finds_all_that_fit_and_every_page_ends() -> None:
+    claims = Claims()
+    for number in range(2500):
+        claims.change(claim(f"sf{number:04}", number, number % 60))
+    for oldest_first in (False, True):
+        after, seen = "", []
+        while True:
+            wanted = Wanted(limit=100, after=after, oldest_first=oldest_first)
+            found, after = await page_of(claims, "a", wanted)
+            seen += [one.id for one in found]
+            if not after:
+                break
+            assert len(found) == 100
+        assert len(set(seen)) == len(seen) == 2500
+    assert await page_of(claims, "b", Wanted()) == ([], "")
+    assert await page_of(claims, "a", Wanted(metadata={"a": "b"})) == ([], "")
+    for token in ("!", "Zm9v"):
+        with pytest.raises(BadInput):
+            await page_of(claims, "a", Wanted(after=token))
+
+
+@pytest.mark.parametrize(
+    ("cpu", "memory", "seen"),
+    [
+        ("1500m", "2Gi", (2, 2 << 30)),
+        (2, "512M", (2, 512_000_000)),
+        ("0.5", "1e9", (1, 10**9)),
+        ("many", "-1", (0, 0)),
+    ],
+)
+def test_sizes_are_read_as_kubernetes_writes_them(cpu: Any, memory: str, seen: Any) -> None:
+    limits = {"cpu": cpu, "memory": memory}
+    pod = {"spec": {"containers": [{"resources": {"limits": limits}}]}}
+    body = {"metadata": {"name": "t"}, "spec": {"podTemplate": pod}}
+    size = size_of(msgspec.convert(body, type=Template))
+    assert (size.cpu_count, size.memory) == seen

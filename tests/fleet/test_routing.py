@@ -1,0 +1,193 @@
+"""From names and fields of requests to the server in a sandbox: who gets there, and as what."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from tests.apiserver import ApiServer
+from tests.fleet.conftest import BOB, DOMAIN, POD_TOKEN, Replica
+from tests.harness import Server, free_port, start, until
+from websockets.sync.client import connect
+
+ECHO = """
+import asyncio, json, sys
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, RedirectResponse, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+import uvicorn
+
+async def echo(request):
+    return JSONResponse({
+        "headers": dict(request.headers), "path": request.url.path,
+        "query": str(request.query_params), "body": (await request.body()).decode(),
+    }, headers={"Set-Cookie": "sandkeeper_mine=1; Domain=fleet.test"})
+
+async def away(request):
+    return RedirectResponse("/elsewhere")
+
+async def slowly(request):
+    async def lines():
+        yield b"first\\n"
+        await asyncio.Event().wait()
+    return StreamingResponse(lines())
+
+async def talk(socket):
+    await socket.accept()
+    async for text in socket.iter_text():
+        await socket.send_text(text.upper())
+
+routes = [Route("/away", away), Route("/slowly", slowly), WebSocketRoute("/talk", talk),
+          Route("/{rest:path}", echo, methods=["GET", "POST"])]
+uvicorn.run(Starlette(routes=routes), host="127.0.0.1", port=int(sys.argv[1]), log_level="error")
+"""
+
+
+@pytest.fixture(scope="module")
+def port(pod: Server) -> int:
+    """Return the port of a server in the sandbox, on loopback alone."""
+    import sys
+
+    chosen = free_port()
+    script = pod.workdir / "echo.py"
+    script.write_text(ECHO)
+    start(pod, f"exec {sys.executable} {script} {chosen}")
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{chosen}/", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    until(answers, every=0.05)
+    return chosen
+
+
+@pytest.fixture
+def made(fleet: Replica) -> Iterator[dict[str, Any]]:
+    return fleet.create()
+
+
+@pytest.fixture
+def anybody(fleet: Replica) -> Iterator[httpx.Client]:
+    """Return a client without a key."""
+    with httpx.Client(base_url=fleet.url, timeout=60, trust_env=False, verify=False) as client:
+        yield client
+
+
+def by_name(made: dict[str, Any], port: int) -> dict[str, str]:
+    return {
+        "Host": f"{port}-{made['sandboxID']}.{DOMAIN}",
+        "E2B-Traffic-Access-Token": made["trafficAccessToken"],
+    }
+
+
+def by_field(made: dict[str, Any], port: int) -> dict[str, str]:
+    return {
+        "E2b-Sandbox-Id": made["sandboxID"],
+        "E2b-Sandbox-Port": str(port),
+        "X-Access-Token": made["envdAccessToken"],
+    }
+
+
+@pytest.mark.parametrize("told", [by_name, by_field])
+def test_a_request_reaches_a_port_of_the_sandbox_and_no_token_does(
+    anybody: httpx.Client, made: dict[str, Any], port: int, told: Any
+) -> None:
+    reply = anybody.post("/a%2Fb?c=d&token=theirs", headers=told(made, port), content=b"body")
+    assert reply.status_code == 200
+    seen = reply.json()
+    assert (seen["path"], seen["query"], seen["body"]) == ("/a/b", "c=d&token=theirs", "body")
+    if told is by_name:
+        assert seen["headers"]["host"] == f"{port}-{made['sandboxID']}.{DOMAIN}"
+        away = anybody.get("/away", headers=told(made, port))
+        assert away.headers["location"] == "/elsewhere"
+    text = json.dumps(seen)
+    assert made["envdAccessToken"] not in text
+    assert POD_TOKEN not in text
+
+
+def test_streams_come_as_they_are_written(
+    anybody: httpx.Client, made: dict[str, Any], port: int
+) -> None:
+    with anybody.stream("GET", "/slowly", headers=by_name(made, port)) as reply:
+        assert next(reply.iter_lines()) == "first"
+
+
+@pytest.mark.parametrize("told", [by_name, by_field])
+def test_websockets_pass(fleet: Replica, made: dict[str, Any], port: int, told: Any) -> None:
+    fields = told(made, port)
+    host = fields.pop("Host", "")
+    uri = f"ws://{host or f'127.0.0.1:{fleet.port}'}/talk"
+    import socket
+
+    with (
+        socket.create_connection(("127.0.0.1", fleet.port)) as sock,
+        connect(uri, sock=sock, additional_headers=fields, proxy=None) as talking,
+    ):
+        talking.send("hello" * 50_000)
+        assert talking.recv(timeout=60) == "HELLO" * 50_000
+
+
+def test_only_the_sandboxs_own_token_opens_it(
+    fleet: Replica, anybody: httpx.Client, made: dict[str, Any], port: int
+) -> None:
+    other = fleet.asking(BOB).post("/v2/sandboxes", json={"templateID": "base", "timeout": 60})
+    for token in (other.json()["envdAccessToken"], "wrong", "", BOB):
+        for fields in (by_field(made, 49983), by_field(made, port), by_name(made, port)):
+            tokens = {name: token for name in fields if "Token" in name}
+            reply = anybody.get("/process", headers={**fields, **tokens})
+            assert reply.status_code == 401, (token, fields)
+    # The server in a sandbox says itself what it answers to everybody.
+    healthy = anybody.get("/health", headers={"E2b-Sandbox-Id": made["sandboxID"]})
+    assert healthy.status_code == 204
+    assert anybody.get("/process", headers=by_field(made, 49983)).status_code == 200
+    name = {**by_name(made, 49983), "X-Access-Token": made["envdAccessToken"]}
+    assert anybody.get("/process", headers=name).status_code == 200
+
+
+def test_a_signed_address_opens_its_file(
+    anybody: httpx.Client, made: dict[str, Any], pod: Server
+) -> None:
+    from sandkeeper.api.e2b.signatures import READ, signature
+
+    (pod.workdir / "signed.txt").write_text("signed")
+    path = str(pod.workdir / "signed.txt")
+    fields = {"E2b-Sandbox-Id": made["sandboxID"]}
+    signed = signature(path, READ, "", made["envdAccessToken"], "")
+    query = {"path": path, "signature": signed}
+    assert anybody.get("/files", params=query, headers=fields).text == "signed"
+    query["path"] = "/etc/passwd"
+    assert anybody.get("/files", params=query, headers=fields).status_code == 401
+
+
+def test_what_is_not_there_is_told_as_e2b_tells_it(
+    fleet: Replica, anybody: httpx.Client, api: ApiServer
+) -> None:
+    def told(name: str) -> tuple[int, str]:
+        reply = anybody.get("/health", headers={"E2b-Sandbox-Id": name})
+        assert reply.json()["sandboxId"] == name
+        assert reply.json()["code"] == reply.status_code
+        return reply.status_code, reply.json()["message"]
+
+    assert told("nobody") == told("sf" + "0" * 18) == (502, "The sandbox was not found")
+    made = fleet.create()["sandboxID"]
+    fleet.client.delete(f"/sandboxes/{made}")
+    assert told(made) == (502, "The sandbox was not found")
+    # One that another replica makes is not there before it is ready.
+    api.ready = False
+    labels = {"fleet.sandkeeper.dev/team": "alice", "fleet.sandkeeper.dev/state": "starting"}
+    spec = {"warmPoolRef": {"name": "base"}}
+    other = "sf" + "1" * 18
+    api.put("sandboxclaims", other, metadata={"name": other, "labels": labels}, spec=spec)
+    assert told(other) == (502, "The sandbox was not found")
+    api.settle()
+
+
+def test_a_chain_of_fleets_that_lead_to_each_other_ends(
+    anybody: httpx.Client, made: dict[str, Any]
+) -> None:
+    via = ", ".join(f"1.1 sandkeeper-{number:08x}" for number in range(4))
+    reply = anybody.get("/health", headers={**by_field(made, 49983), "Via": via})
+    assert reply.status_code == 508
