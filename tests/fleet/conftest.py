@@ -98,7 +98,7 @@ def add_key(api: ApiServer, name: str, key: str, **fields: str) -> None:
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def api() -> Iterator[ApiServer]:
     serving = ApiServer()
     limits = {"cpu": "1500m", "memory": "2Gi"}
@@ -113,18 +113,21 @@ def api() -> Iterator[ApiServer]:
 
 
 def granted() -> set[tuple[str, str]]:
-    """Return what the Role of `deploy/kubernetes/fleet` permits."""
-    path = Path(__file__).parents[2] / "deploy" / "kubernetes" / "fleet" / "rbac.yaml"
-    (role,) = [one for one in yaml.safe_load_all(path.read_text()) if one["kind"] == "Role"]
+    """Return what the Roles of `deploy/kubernetes/fleet` permit."""
+    folder = Path(__file__).parents[2] / "deploy" / "kubernetes" / "fleet"
+    files = [folder / "rbac.yaml", folder / "keys.yaml"]
+    made = [one for path in files for one in yaml.safe_load_all(path.read_text())]
     return {
         (verb, plural)
+        for role in made
+        if role["kind"] == "Role"
         for rule in role["rules"]
         for verb in rule["verbs"]
         for plural in rule["resources"]
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Return the server in every sandbox."""
     env = {
@@ -137,7 +140,7 @@ def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def make_replica(
     tmp_path_factory: pytest.TempPathFactory, api: ApiServer, pod: Server
 ) -> Iterator[Callable[..., Replica]]:
@@ -155,7 +158,7 @@ def make_replica(
         assert [one for one in lines if one["level"] == "error" and one["source"] != "access"] == []
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def fleet(make_replica: Callable[..., Replica]) -> Replica:
     return make_replica()
 

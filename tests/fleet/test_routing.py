@@ -99,6 +99,8 @@ def test_a_request_reaches_a_port_of_the_sandbox_and_no_token_does(
     assert reply.status_code == 200
     seen = reply.json()
     assert (seen["path"], seen["query"], seen["body"]) == ("/a/b", "c=d&token=theirs", "body")
+    long = anybody.post("/", headers=told(made, port), content=b"x" * (1 << 20)).json()
+    assert len(long["body"]) == 1 << 20
     if told is by_name:
         assert seen["headers"]["host"] == f"{port}-{made['sandboxID']}.{DOMAIN}"
         away = anybody.get("/away", headers=told(made, port))

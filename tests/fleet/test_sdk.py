@@ -11,6 +11,7 @@ from e2b import (
 from tests.apiserver import ApiServer
 from tests.fleet.conftest import ALICE, Replica, add_key
 from tests.harness import Server, until
+from tests.node_client import run_node
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -63,3 +64,13 @@ def test_a_quota_is_told_as_a_limit(fleet: Replica, api: ApiServer) -> None:
     Sandbox.create("base", **pointed)
     with pytest.raises(RateLimitException):
         Sandbox.create("base", **pointed)
+
+
+def test_the_javascript_client_finds_the_same(fleet: Replica, pod: Server) -> None:
+    assert run_node("e2b-fleet.mjs", fleet.url, ALICE, pod.workdir) == {
+        "out": "out\n",
+        "err": "err\n",
+        "read": "hello",
+        "listed": True,
+        "states": [False, True, True, False],
+    }

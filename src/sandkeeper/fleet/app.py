@@ -25,11 +25,13 @@ from sandkeeper.api.edge.rights import OPEN, Right, Standing
 from sandkeeper.api.edge.routing import route
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.tokens import offers
+from sandkeeper.api.edge.tracing import Traces
 from sandkeeper.api.edge.urls import PORT_NAME
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.fleet.routing import Routing, mark
-from sandkeeper.fleet.source import TeamSource
+from sandkeeper.fleet.teams import TeamSource
 from sandkeeper.settings import RightsSettings
+from sandkeeper.tracecontext import Tracing
 
 if TYPE_CHECKING:
     from sandkeeper.fleet.services import Services
@@ -100,6 +102,7 @@ def create_app(services: "Services") -> FleetEdge:
         doorkeeper=_Nobody(),
         processing_time=False,
         requests=services.requests,
+        traces=Traces(Tracing()),
         cors=Cors(settings.edge.origins),
         doors=_Doors(),
         gate=Gate(settings.edge, gateways, guarded=True, beyond=True),

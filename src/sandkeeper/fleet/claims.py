@@ -71,6 +71,11 @@ class Claims:
         """Return how many a team has, those that are being made included."""
         return len(self._places.get(team, ()))
 
+    def place(self, record: Record) -> int:
+        """Return how many of its team were made before a claim or with it, itself included."""
+        places = self._places.get(record.team, [])
+        return bisect_left(places, (record.started_at, record.id)) + 1
+
     def states(self) -> Counter[str]:
         """Return how many there are in each state."""
         return Counter(one.state for one in self.by_id.values())

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from sandkeeper.errors import BadInput
 from sandkeeper.fleet.objects import Secret, text_of
 from sandkeeper.log.lines import Log
 from sandkeeper.numerals import natural
@@ -28,6 +29,11 @@ class Team(msgspec.Struct, frozen=True):
     sandboxes: int = 0
     seconds: int = 0
     templates: frozenset[str] = frozenset()
+
+    def check_seconds(self, seconds: float) -> None:
+        """Raise BadInput for a life that is too long."""
+        if self.seconds and seconds > self.seconds:
+            raise BadInput(f"timeout is longer than the {self.seconds} s of this key")
 
 
 class Keys:

@@ -47,6 +47,8 @@ class Services:
         self.sink, self.log = open_log(log.target, form=log.format, colours=log.colours)
         self._rouser = Rouser(self.sink)
         adopt_libraries(self.log)
+        for doubt in fleet.doubts:
+            self.log.warning(f"environment: {doubt}")
         self.access = Access(self.log, requests=log.requests)
         self.requests = Requests()
         self.relay = Relay(failed=self.log.error)

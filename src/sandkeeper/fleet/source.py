@@ -1,4 +1,4 @@
-"""Sandboxes from agent-sandbox's claims, for each team its own.
+"""Sandboxes from agent-sandbox's claims.
 
 A claim is made with a name that its order decides, a time after which it ends and the mark that it
 is being made. When its sandbox is ready it gets its own time and loses the mark, in one patch. So
@@ -18,9 +18,8 @@ from typing import Any
 
 import msgspec
 
-from sandkeeper.api.control.source import PAUSED, RUNNING, Order, Page, Sandbox, Wanted
+from sandkeeper.api.control.source import PAUSED, RUNNING, Order
 from sandkeeper.errors import (
-    BadInput,
     Conflict,
     Forbidden,
     NotFound,
@@ -29,7 +28,7 @@ from sandkeeper.errors import (
     TooMany,
     Unavailable,
 )
-from sandkeeper.fleet.claims import Birth, Claims, page_of
+from sandkeeper.fleet.claims import Birth, Claims
 from sandkeeper.fleet.cluster import CLAIMS, SANDBOXES, Cluster
 from sandkeeper.fleet.figures import Figures
 from sandkeeper.fleet.keys import Team
@@ -49,10 +48,9 @@ from sandkeeper.fleet.objects import (
 from sandkeeper.fleet.pods import Pods
 from sandkeeper.fleet.pools import Pools
 from sandkeeper.linux.clocks import rfc3339
-from sandkeeper.observability.machine_use import Use
 from sandkeeper.settings.fleet import FleetSettings
 
-__all__ = ["Fleet", "TeamSource", "is_a_name"]
+__all__ = ["GRACE_SECONDS", "Fleet", "is_a_name"]
 
 PREFIX = "sf"
 DIGITS = 18
@@ -62,8 +60,6 @@ GRACE_SECONDS = 30
 ANNOTATION_BYTES = 64 << 10
 SUSPEND_SECONDS = 60.0
 LOOKS_PER_SECOND = 50
-KEPT_SECONDS = 366 * 86400
-"""Said of what is paused, which nothing ends."""
 
 
 def is_a_name(name: str) -> bool:
@@ -167,7 +163,7 @@ class Fleet:
         return template
 
     def _check(self, team: Team, order: Order, name: str) -> None:
-        _check_seconds(team, order.seconds)
+        team.check_seconds(order.seconds)
         for given, what in ((order.metadata, "metadata"), (order.env, "envVars")):
             if given and len(_json(given)) > ANNOTATION_BYTES:
                 raise TooLarge(f"{what} has more than {ANNOTATION_BYTES >> 10} KiB")
@@ -207,12 +203,19 @@ class Fleet:
                 raise Unavailable("what this order made is just ending: try again") from None
             if record.order != fingerprint:
                 raise Conflict("the Idempotency-Key was used with another order") from None
+            # Whoever made it may have died before it was found to be one too many.
+            if not record.is_there:
+                await self._keep_to(team, name, self.claims.place(record))
             return False
         await birth.until(lambda _: birth.rank > 0)
-        if team.sandboxes and birth.rank > team.sandboxes:
+        await self._keep_to(team, name, birth.rank)
+        return True
+
+    async def _keep_to(self, team: Team, name: str, rank: int) -> None:
+        """Take back a claim that is one too many; raises TooMany."""
+        if team.sandboxes and rank > team.sandboxes:
             await self._drop(name)
             raise _over(team)
-        return True
 
     async def _finish(
         self, team: Team, order: Order, name: str, birth: Birth, *, is_new: bool
@@ -302,79 +305,6 @@ class Fleet:
         return record
 
 
-class TeamSource:
-    """A `Source`: the sandboxes of one team."""
-
-    def __init__(self, fleet: Fleet, team: Team) -> None:
-        self._fleet = fleet
-        self._team = team
-
-    async def create(self, order: Order) -> Sandbox:
-        """Return a sandbox for an order."""
-        return self._sandbox(await self._fleet.create(self._team, order))
-
-    async def page(self, wanted: Wanted) -> Page:
-        """Return some of the team's."""
-        found, after = await page_of(self._fleet.claims, self._team.name, wanted)
-        return Page([self._sandbox(one) for one in found], after)
-
-    async def get(self, name: str) -> Sandbox:
-        """Return one."""
-        return self._sandbox(await self._known(name))
-
-    async def end(self, name: str) -> None:
-        """End it."""
-        await self._fleet.end(await self._known(name))
-
-    async def keep(self, name: str, seconds: float, *, shorten: bool = True) -> Sandbox:
-        """Have it end later, or sooner."""
-        _check_seconds(self._team, seconds)
-        record = await self._known(name)
-        if record.state == RUNNING and (shorten or time() + seconds > record.ends_at):
-            record = await self._fleet.keep(record, seconds)
-        return self._sandbox(record)
-
-    async def pause(self, name: str) -> None:
-        """Suspend it."""
-        record = await self._known(name)
-        if record.state == PAUSED:
-            raise Conflict(f"sandbox {name} is paused already")
-        await self._fleet.pause(record)
-
-    async def resume(self, name: str) -> None:
-        """Have it run again; the time that it gets is that of a creation, until `keep` says."""
-        record = await self._known(name)
-        if record.state == PAUSED:
-            await self._fleet.resume(record)
-            await self._fleet.mark_running(record, GRACE_SECONDS)
-
-    async def use(self, name: str) -> Use:
-        """Return how much it uses."""
-        return await self._fleet.pods.use(await self._known(name))
-
-    async def _known(self, name: str) -> Record:
-        found = await self._fleet.find(name)
-        if found is None or found.team != self._team.name or not found.is_there:
-            raise NotFound(f"sandbox {name[:64]!r} was not found")
-        return found
-
-    def _sandbox(self, record: Record) -> Sandbox:
-        size = self._fleet.pools.size(record.template)
-        return Sandbox(
-            id=record.id,
-            template=record.template,
-            state=record.state,
-            started_at=record.started_at,
-            ends_at=record.ends_at or record.started_at + KEPT_SECONDS,
-            metadata=record.metadata,
-            cpu_count=size.cpu_count,
-            memory=size.memory,
-            disk=size.disk,
-            token=self._fleet.token_of(record.id),
-            domain=self._fleet.settings.domain,
-        )
-
-
 def _lasting(state: str, seconds: float, *, pauses: bool) -> dict[str, Any]:
     """Return the fields of a claim that is to last so long, and then to end or to be paused."""
     end = _moment(time() + seconds)
@@ -385,11 +315,6 @@ def _lasting(state: str, seconds: float, *, pauses: bool) -> dict[str, Any]:
         "metadata": metadata,
         "spec": {"lifecycle": {"shutdownTime": None if pauses else end}},
     }
-
-
-def _check_seconds(team: Team, seconds: float) -> None:
-    if team.seconds and seconds > team.seconds:
-        raise BadInput(f"timeout is longer than the {team.seconds} s of this key")
 
 
 def _over(team: Team) -> TooMany:

@@ -1,7 +1,7 @@
 """The settings of `sandkeeper fleet` (docs/fleet.md), a program beside the server."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sandkeeper.settings.groups import EdgeSettings, LogSettings
@@ -43,7 +43,8 @@ class FleetSettings:
     """What was decided at the start; `start_seconds` in seconds.
 
     `names` are the host names that lead to sandboxes. Of `rights` the token is that of the servers
-    in the sandboxes. Empty `kubeconfig`: the Pod's service account, or the usual file.
+    in the sandboxes. Empty `kubeconfig`: the Pod's service account, or the usual file. `doubts` are
+    lines about variables that are not obeyed.
     """
 
     host: str
@@ -58,18 +59,17 @@ class FleetSettings:
     rights: RightsSettings
     edge: EdgeSettings
     log: LogSettings
+    doubts: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, env: Variables, *, host: str = "") -> "FleetSettings":
         """Read the variables; raises BadSettings, with a line for each that makes no sense."""
         made = cls._made(env, host)
-        known = {name for settings in CATALOGUE.values() for name in settings}
-        env.faults += [
-            f"{name} is no setting" for name in env if name.startswith(OWN) and name not in known
-        ]
         if env.faults:
             raise BadSettings(env.faults)
-        return made
+        known = {name for settings in CATALOGUE.values() for name in settings}
+        strange = [name for name in env if name.startswith(OWN) and name not in known]
+        return replace(made, doubts=tuple(f"{name} is no setting" for name in sorted(strange)))
 
     @classmethod
     def kinds(cls) -> Mapping[str, Kind]:

@@ -94,7 +94,7 @@ class Export:
         assert self._vitals is not None
         assert self._metrics is not None
         exposition = await asyncio.to_thread(_exposition)
-        reading = exposition(self._vitals)
+        reading = exposition.of(self._vitals)
         text, _ = await asyncio.to_thread(reading.render, OPENMETRICS)
         self._metrics.replace(text)
         self.shipping.wake()
