@@ -123,12 +123,19 @@ def test_a_deadline_at_the_moment_of_the_exit_never_gives_two_ends(server: Serve
     assert kinds <= {"end", "deadline_exceeded"}
 
 
-@pytest.mark.parametrize("text", ["x", "-1", "1.5", "", "12345678901"])
-def test_a_deadline_that_is_none_is_refused(server: Server, text: str) -> None:
-    frames = start(server, "true", Connect_Timeout_Ms=text)
+@pytest.mark.parametrize(
+    "terms",
+    [{"Connect_Timeout_Ms": text} for text in ("x", "-1", "1.5", "", "12345678901")]
+    + [{"Connect_Protocol_Version": "2"}],
+    ids=str,
+)
+def test_a_deadline_and_a_version_that_are_none_are_refused(
+    server: Server, terms: dict[str, str]
+) -> None:
+    frames = start(server, "true", **terms)
 
     assert end_of(frames)["error"]["code"] == "invalid_argument"
-    reply = call(server, "process.Process/List", {}, Connect_Timeout_Ms=text)
+    reply = call(server, "process.Process/List", {}, **terms)
     assert (reply.status_code, reply.json()["code"]) == (400, "invalid_argument")
 
 

@@ -128,7 +128,15 @@ def unsupported(request: Request, accepted: str) -> Response | None:
 
 
 def deadline_of(request: Request) -> float | None:
-    """Return the seconds a call may take, None without a deadline; raises Failure."""
+    """Return the seconds a call may take, None without a deadline.
+
+    Raises Failure, also for what is said in another version of the protocol.
+    """
+    version = request.headers.get("connect-protocol-version", "")
+    if version not in {"", "1"}:
+        raise Failure(
+            "invalid_argument", f"Connect-Protocol-Version: {version[:32]!r} is not spoken here: 1"
+        )
     text = request.headers.get("connect-timeout-ms")
     if text is None:
         return None
