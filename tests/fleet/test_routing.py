@@ -187,6 +187,22 @@ def test_what_is_not_there_is_told_as_e2b_tells_it(
     api.settle()
 
 
+def test_what_another_replica_did_is_known_before_the_watch_tells(
+    fleet: Replica, anybody: httpx.Client, api: ApiServer, made: dict[str, Any]
+) -> None:
+    name = made["sandboxID"]
+    fleet.client.post(f"/sandboxes/{name}/pause")
+    api.is_late = True
+    running = {"metadata": {"labels": {"fleet.sandkeeper.dev/state": "running"}}}
+    status = {"status": {"sandbox": {"podIPs": ["127.0.0.1"]}}}
+    api.call(lambda: api._patch("sandboxclaims", name, {**running, **status}))
+    try:
+        assert fleet.client.get(f"/sandboxes/{name}").json()["state"] == "running"
+        assert anybody.get("/health", headers={"E2b-Sandbox-Id": name}).status_code == 204
+    finally:
+        api.is_late = False
+
+
 def test_a_chain_of_fleets_that_lead_to_each_other_ends(
     anybody: httpx.Client, made: dict[str, Any]
 ) -> None:
