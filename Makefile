@@ -1,5 +1,5 @@
-.PHONY: serve test check bench install screenshots dist bundle bundle-test image fleet-test
-serve test check install screenshots dist bundle bundle-test fleet-test:
+.PHONY: serve test check bench install screenshots dist bundle bundle-test image microvm fleet-test
+serve test check install screenshots dist bundle bundle-test microvm fleet-test:
 	@scripts/$@
 
 # `make bench AGAINST=http://127.0.0.1:8080` compares with another server of the contract.

@@ -24,8 +24,8 @@ NAMES = {
     "sandkeeper": "{{ .Release.Name }}",
     "sandkeeper-token": '{{ include "sandkeeper.secret" . }}',
     "sandkeeper-fleet": "{{ .Release.Name }}-fleet",
-    "sandkeeper-fleet-keys": "{{ .Release.Name }}-fleet-keys",
-    "sandkeeper-keys": "{{ .Values.fleet.keysNamespace }}",
+    "sandkeeper-from-fleet": "{{ .Release.Name }}-from-fleet",
+    "sandboxes.example.com": "{{ .Values.fleet.domain | quote }}",
 }
 """What names of the manifests are in a release."""
 
@@ -66,6 +66,8 @@ def render(folder: Path) -> list[Manifest]:
     if "namespace" in plan:
         for one in made:
             one["metadata"]["namespace"] = plan["namespace"]
+            for subject in one.get("subjects", ()):
+                subject.setdefault("namespace", plan["namespace"])
     return made
 
 
@@ -175,7 +177,8 @@ def _written(one: Manifest) -> str:
         told = "token.value or token.existingSecret is needed"
         marked["data"]["token"] = say(f'{{{{ required "{told}" .Values.token.value | b64enc }}}}')
     for container in _containers(marked):
-        container["image"] = say('"{{ .Values.image.repository }}:{{ .Values.image.tag }}"')
+        whose = ".Values.fleet.image" if one["kind"] == "Deployment" else ".Values.image"
+        container["image"] = say(f'"{{{{ {whose}.repository }}}}:{{{{ {whose}.tag }}}}"')
     if one["kind"] == "SandboxTemplate":
         _open(spec["podTemplate"]["spec"], say)
     text = yaml.dump(marked, Dumper=Indented, sort_keys=False, width=100)

@@ -172,11 +172,11 @@ class Cluster(Processes):
         wait(self.ready, f"the API server (its log: {self.folder}/kube-apiserver.log)")
         self._write_kubeconfig()
         self.kubectl("apply", "--server-side", "-f", "-", text=agent_sandbox_resources())
+        # A controller ends at once where it does not find its resources.
+        self.kubectl("wait", "--timeout=60s", "--for=condition=Established", "crd", "--all")
         self._controllers()
-        established = "condition=Established"
-        self.kubectl("wait", "--timeout=60s", f"--for={established}", "crd", "--all")
         wait(self._has_account, "the default service account")
-        wait(lambda: self._answers("controller_probe", "/readyz"), "agent-sandbox's controller")
+        wait(self._has_controller, "agent-sandbox's controller")
 
     def down(self) -> None:
         """End everything, what was started last first, and forget it."""
@@ -192,10 +192,7 @@ class Cluster(Processes):
 
         :raises Failed: it has ended.
         """
-        for name in ("etcd", "kube-apiserver"):
-            if not self.runs(name):
-                tail = (self.folder / f"{name}.log").read_text(errors="replace")[-2000:]
-                raise Failed(f"{name} has ended:\n{tail}")
+        self.insist("etcd", "kube-apiserver")
         done = self._kubectl("get", "--raw", "/readyz") if self.kubeconfig.exists() else None
         if done is None:
             certificate = self.folder / "certificates" / "apiserver.crt"
@@ -222,6 +219,20 @@ class Cluster(Processes):
     def _kubectl(self, *words: str, text: str | None = None) -> "subprocess.CompletedProcess[str]":
         command = ["kubectl", "--kubeconfig", str(self.kubeconfig), *words]
         return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+    def insist(self, *names: str) -> None:
+        """Go on only while these run.
+
+        :raises Failed: one has ended; the end of what it said is told.
+        """
+        for name in names:
+            if not self.runs(name):
+                tail = (self.folder / f"{name}.log").read_text(errors="replace")[-2000:]
+                raise Failed(f"{name} has ended:\n{tail}")
+
+    def _has_controller(self) -> bool:
+        self.insist("agent-sandbox-controller")
+        return self._answers("controller_probe", "/readyz")
 
     def _has_account(self) -> bool:
         return self._kubectl("get", "serviceaccount", "default").returncode == 0
@@ -363,7 +374,7 @@ def agent_sandbox_resources() -> str:
         spec["conversion"] = {"strategy": "None"}
         spec["versions"] = [version for version in spec["versions"] if version["storage"]]
         made.append(json.dumps(one))
-    return "\n---\n".join(made)
+    return "\n".join(made)
 
 
 def kwok(cluster: Cluster, nodes: int = NODES) -> None:
@@ -387,7 +398,7 @@ def kwok(cluster: Cluster, nodes: int = NODES) -> None:
         "--node-lease-duration-seconds=40",
         f"--server-address=127.0.0.1:{free_port()}",
     )
-    made = "\n---\n".join(json.dumps(_fake_node(number)) for number in range(nodes))
+    made = "\n".join(json.dumps(_fake_node(number)) for number in range(nodes))
     cluster.kubectl("create", "-f", "-", text=made)
     cluster.kubectl("wait", "--timeout=120s", "--for=condition=Ready", "node", "-l", "type=kwok")
 

@@ -397,9 +397,7 @@ def _kubelet(cluster: Cluster) -> None:
 
 
 def _is_ready(cluster: Cluster) -> bool:
-    if not cluster.runs("kubelet"):
-        tail = (cluster.folder / "kubelet.log").read_text(errors="replace")[-2000:]
-        raise Failed(f"kubelet has ended:\n{tail}")
+    cluster.insist("kubelet")
     nodes = cluster.get("nodes")["items"]
     states = [
         one["status"]

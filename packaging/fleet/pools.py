@@ -43,7 +43,7 @@ class Fleet:
             if one["kind"] == "Secret":
                 one.pop("data")
                 one["stringData"] = {"token": TOKEN}
-        text = "\n---\n".join(json.dumps(one) for one in made)
+        text = "\n".join(json.dumps(one) for one in made)
         self.kubectl("apply", "-f", "-", text=text)
 
     def wait_for_account(self, namespace: str) -> None:

@@ -23,10 +23,12 @@ from sandkeeper.upgrade.handover import Handover, NotAHandover
 __all__ = ["main"]
 
 
-VERBS_OF_CLIENTS = """
-Other words are verbs of a client of such a server: sandkeeper ps --help, run, logs, sh, cp and more
-(sandkeeper --url URL VERB). sandkeeper fleet --help: E2B's API from a Kubernetes cluster.
-"""
+DESCRIPTION = """\
+Serve the processes, files, terminals and ports of this machine over HTTP.
+
+With another word it is a client of such a server: run, ps, logs, sh, cp, sync, forward and more.
+`sandkeeper man` has all of them, `sandkeeper run --help` one; --url and --token name a server.
+`sandkeeper fleet --help`: E2B's API from a Kubernetes cluster."""
 
 
 def _parsed(given: Sequence[str]) -> argparse.Namespace:
@@ -35,7 +37,7 @@ def _parsed(given: Sequence[str]) -> argparse.Namespace:
     if {"-h", "-help", "--help"} & set(given) or any(map(is_option, given)):
         kinds = Settings.kinds()
         add_options(parser, kinds)
-        parser.epilog = "\n".join([*help_of_variables(kinds), VERBS_OF_CLIENTS])
+        parser.epilog = "\n".join(help_of_variables(kinds))
     return parser.parse_args(given)
 
 
@@ -43,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sandkeeper",
         usage="sandkeeper [serve | archive-baseline] [OPTION ...]",
-        description="Serve the processes, files, terminals and ports of this machine over HTTP.",
+        description=DESCRIPTION,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,

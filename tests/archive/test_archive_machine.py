@@ -408,20 +408,23 @@ def temporary(_root: str, path: str) -> Iterator[str]:
     yield os.path.basename(path) + ".new"
 
 
+@pytest.mark.parametrize(
+    ("url", "why"), [("", "version 2"), ("http://no host/a", "is no http or https URL")]
+)
 def test_after_a_restore_that_changed_nothing_the_server_goes_on(
-    make_server: Make, tmp_path: Path, store: Storage
+    make_server: Make, tmp_path: Path, store: Storage, url: str, why: str
 ) -> None:
     fill(tmp_path / "root", {"a": "1"})
     store.kept["a"] = archive_of({"b": "2"}, {"version": 2})
 
     box = make_server(
-        env=env_of(tmp_path / "root", BL_ARCHIVE_IMPORT_URL=store.url("a")),
+        env=env_of(tmp_path / "root", BL_ARCHIVE_IMPORT_URL=url or store.url("a")),
         args=["-c", f"touch {tmp_path}/began"],
     )
     progress = restored(box)
 
     assert progress["state"] == "failed"
-    assert "version 2" in progress["error"]
+    assert why in progress["error"]
     assert [path.name for path in (tmp_path / "root").iterdir()] == ["a"]
     until((tmp_path / "began").exists)
     assert status(box)["state"] == "active"

@@ -33,8 +33,15 @@ def test_a_signal_is_128_and_its_number(ask: Ask) -> None:
     assert ask("run", "--", "sh", "-c", "kill -TERM $$").returncode == 128 + signal.SIGTERM
 
 
-@pytest.mark.parametrize(("program", "status"), [("no-such-program", 127), ("/etc/passwd", 126)])
-def test_what_cannot_be_started_has_the_shells_number(ask: Ask, program: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("program", "status"), [("no-such-program", 127), ("/etc/passwd", 126), ("empty", 126)]
+)
+def test_what_cannot_be_started_has_the_shells_number(
+    ask: Ask, tmp_path: Path, program: str, status: int
+) -> None:
+    if program == "empty":
+        program = str(tmp_path / program)
+        Path(program).touch(mode=0o755)
     done = ask("run", "--", program)
 
     assert done.returncode == status
@@ -73,6 +80,10 @@ def test_logs_are_what_was_written_where_it_was_written(ask: Ask, server: Server
     assert (done.stdout, done.stderr) == (b"one\nthree", b"two\n")
     assert ask("logs", "--stderr", identifier).stdout == b""
     assert ask("logs", "--tail", "1", "--stdout", identifier).stdout == b"three"
+    none, every = ask("logs", "-n", "0", identifier), ask("logs", "-n", "all", identifier)
+    assert (none.stdout, none.stderr, none.returncode) == (b"", b"", 0)
+    assert every.stdout == done.stdout
+    assert b"nobody: process not found" in ask("logs", "nobody").stderr
     assert ask("logs", "--grep", "^o", identifier).stdout == b"one\n"
     assert ask("logs", "--until", "1h", identifier).stdout == b""
     assert ask("logs", "--since", "1h", identifier).stdout == b"one\nthree"

@@ -699,7 +699,6 @@ def test_an_export_that_runs_is_not_cut_off_by_an_upgrade(
         until(store.arrived.is_set)
         last = ended(own)["lastUpgrade"]
         store.hold.set()
+        assert (last["status"], last["step"]) == ("failed", "validate")
+        assert "an export or a restore is running" in last["error"]
         until(lambda: own.client.get("/archive/status").json()["export"]["state"] == "succeeded")
-
-    assert (last["status"], last["step"]) == ("failed", "validate")
-    assert "an export or a restore is running" in last["error"]

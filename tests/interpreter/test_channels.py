@@ -81,6 +81,55 @@ def test_only_sockets_of_the_kernels_own_user_are_connected_to(tmp_path: Path) -
         opened_socket(str(tmp_path / "nothing"), os.geteuid())
 
 
+READY = b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03PUB"
+"""A command of ZMTP 3.0 (rfc.zeromq.org/spec/23): a frame with flags, its size, and properties."""
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+
+
+def test_a_message_without_end_is_let_go_and_another_is_heard(tmp_path: Path) -> None:
+    folder = short(tmp_path)
+
+    async def hear() -> None:
+        heard: asyncio.Queue[list[bytes]] = asyncio.Queue()
+        lost, met, ends = asyncio.Event(), 0, asyncio.Semaphore(0)
+
+        async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal met
+            met += 1
+            writer.write(GREETING + READY)
+            with contextlib.suppress(ConnectionError):
+                if met > 1:
+                    writer.write(b"\0\4good")
+                while met == 1:
+                    writer.write(b"\1\4more" * 1000)
+                    await writer.drain()
+                await reader.read()
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            ends.release()
+
+        async with await asyncio.start_unix_server(meet, f"{folder}/one"):
+            opened = opened_socket(f"{folder}/one", os.geteuid())
+            channel = Channel(zmq.SUB, opened, b"x", heard.put_nowait, lost=lost.set)
+            async with asyncio.timeout(60):
+                channel.look()
+                while not lost.is_set():
+                    await asyncio.sleep(0)
+                    if met:
+                        channel.relieve()
+                assert await heard.get() == [b"good"]
+                channel.close()
+                for _ in range(met):
+                    await ends.acquire()
+
+    try:
+        asyncio.run(hear())
+    finally:
+        (folder / "one").unlink(missing_ok=True)
+        folder.rmdir()
+
+
 class _Told:
     """Keeps the counts of events."""
 

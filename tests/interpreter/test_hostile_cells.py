@@ -168,7 +168,7 @@ def test_an_end_that_a_kernel_has_lost_is_asked_for(server: Server) -> None:
     told = list(made.stream(MUTE))
 
     assert [one["text"] for one in told if one["type"] == "stdout"] == ["told\n"]
-    assert (told[-1]["type"], told[-1]["status"]) == ("end", "unknown")
+    assert (told[-1]["type"], told[-1]["status"]) == ("end", "ok")  # the kernel knows it still
     assert made.run("print('after')")["stdout"] == "after\n"
     server.client.delete(made.path)
 

@@ -1,5 +1,6 @@
 """How lines of the log look to a person at a terminal, and which form is taken when."""
 
+import json
 import os
 import pty
 import re
@@ -95,3 +96,13 @@ def test_a_start_at_a_terminal_says_in_colours_where_it_is_and_who_may_ask(tmp_p
     port = re.search(r"127\.0\.0\.1:(\d+)", plain)[1]
     assert any(f"http://localhost:{port}/terminal" in line for line in lines)
     assert any(line.startswith("no token is set: every user of this machine") for line in lines)
+
+
+def test_the_place_in_a_trace_stands_among_the_fields_but_not_in_the_contracts_lines() -> None:
+    more = {"trace_id": "ab", "span_id": "cd"}
+    ours = framed(Json().frame("web", "7", "stdout", 0.0, more), b"one")
+    theirs = framed(Contract().frame("web", "7", "stdout", 0.0, more), b"one")
+
+    assert list(json.loads(ours)) == sorted(json.loads(ours))
+    assert more.items() <= json.loads(ours).items()
+    assert not more.keys() & json.loads(theirs).keys()

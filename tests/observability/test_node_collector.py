@@ -113,5 +113,7 @@ def test_what_fluent_bit_is_told_is_what_the_lines_have() -> None:
     given = {one["name"] for one in container["env"]}
     assert set(re.findall(r"\$\{(\w+)\}", known["ConfigMap"]["data"]["fluent-bit.yaml"])) == given
     assert pod["serviceAccountName"] == known["ServiceAccount"]["metadata"]["name"]
+    policy = yaml.safe_load((DEPLOY / "networkpolicy.yaml").read_text())
+    assert policy["spec"]["podSelector"]["matchLabels"].popitem()[1] + "\n" in sandbox
     config_map = next(v["configMap"]["name"] for v in pod["volumes"] if "configMap" in v)
     assert config_map == known["ConfigMap"]["metadata"]["name"]

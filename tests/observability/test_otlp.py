@@ -14,6 +14,7 @@ import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from tests.harness import Server, children_of, start, until
 from tests.observability.collector import Collector, attributes
+from tests.person import Person
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = "00f067aa0ba902b7"
@@ -34,6 +35,7 @@ def server(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> It
         "OTEL_EXPORTER_OTLP_HEADERS": "x-key=abc",
         "OTEL_RESOURCE_ATTRIBUTES": "service.namespace=tests,host.name=here",
         "OTEL_METRIC_EXPORT_INTERVAL": "500",
+        "SANDKEEPER_LOG": "none",  # which is no word about a collector
     }
     with Server(tmp_path_factory.mktemp("otlp"), env=env) as running:
         yield running
@@ -79,6 +81,21 @@ def test_a_request_of_no_trace_begins_one_and_a_callers_own_variable_wins(
 
     assert not request.parent_span_id
     assert own == "mine,\n"
+
+
+def test_a_terminal_is_below_the_request_that_opened_it(
+    server: Server, collector: Collector
+) -> None:
+    trace = f"{3:032x}"
+    with Person(server, headers={"traceparent": f"00-{trace}-{CALLER}-01"}) as person:
+        person.ready()
+        person.type("echo is=$TRACEPARENT\r")
+        shown = person.see("-01\r\n")
+    asked, request = collector.span(trace, "GET /terminal")
+
+    assert f"is=00-{trace}-{request.span_id.hex()}-01" in shown
+    assert request.parent_span_id.hex() == CALLER
+    assert asked["http.response.status_code"] == 101
 
 
 def test_output_and_the_servers_own_lines_are_log_records(
@@ -166,14 +183,15 @@ def test_a_collector_that_hangs_or_refuses_keeps_nobody_and_gets_all_output_late
 
             collector.answers = lambda path: (503, {"Retry-After": "2"})
             server.restart()
-            until(
-                lambda: any("does not take logs: 503" in one["msg"] for one in server.log_lines())
-            )
+            until(lambda: told(server, "does not take logs: 503"))
+            for _ in range(100):
+                assert server.client.get("/health").status_code == 200
             for pid in exporters(server):
                 os.kill(pid, signal.SIGKILL)
             server.run("echo after", name="after")
             collector.answers = None
             until(lambda: collector.output("after") and "20000" in collector.output("counts"))
+            until(lambda: told(server, "spans had no room on their way to the collector"))
         finally:
             server.__exit__()
 
@@ -181,6 +199,11 @@ def test_a_collector_that_hangs_or_refuses_keeps_nobody_and_gets_all_output_late
     assert int(lag[1]) > 100_000
     assert int(dropped["traces"]) > 0
     assert sorted(set(map(int, collector.output("counts")))) == list(range(1, 20001))
+
+
+def told(server: Server, text: str) -> bool:
+    """Say whether the log has a line with a text."""
+    return any(text in line["msg"] for line in server.log_lines())
 
 
 def exporters(server: Server) -> list[int]:

@@ -160,20 +160,20 @@ def test_who_claims_may_claim_and_no_more(fleet: Fleet) -> None:
     assert not may("delete", "sandboxwarmpools")
 
 
-def test_the_fleet_may_read_the_secrets_of_its_keys_and_no_others(fleet: Fleet) -> None:
+def test_the_fleet_may_do_what_it_does_and_no_more(fleet: Fleet) -> None:
     texts = [json.dumps(one) for one in chart.render(chart.KUSTOMIZE / "fleet")]
     rights = [one for one in texts if json.loads(one)["apiVersion"].startswith(("v1", "rbac"))]
-    fleet.kubectl("apply", "-f", "-", text="\n---\n".join(rights))
+    fleet.kubectl("apply", "-f", "-", text="\n".join(rights))
 
     def may(verb: str, kind: str, namespace: str = "default") -> bool:
         return allowed(fleet, "sandkeeper-fleet", verb, kind, namespace)
 
     assert all(may(verb, "sandboxclaims") for verb in ("create", "watch", "patch", "delete"))
     assert may("patch", "sandboxes")
-    assert may("watch", "secrets", "sandkeeper-keys")
-    assert not may("watch", "secrets")
-    assert not may("get", "secrets", "kube-system")
+    assert may("watch", "secrets")
+    assert not may("watch", "secrets", "kube-system")
     assert not may("create", "pods")
+    assert not may("delete", "sandboxes")
 
 
 def allowed(fleet: Fleet, who: str, verb: str, kind: str, namespace: str = "default") -> bool:

@@ -60,7 +60,7 @@ def test_sandboxes_by_the_thousand_get_ready_and_go(
     failed: list[Exception] = []
 
     def create(part: range) -> None:
-        text = "\n---\n".join(json.dumps(sandbox(number)) for number in part)
+        text = "\n".join(json.dumps(sandbox(number)) for number in part)
         try:
             many.kubectl("create", "-f", "-", text=text)
         except RuntimeError as error:

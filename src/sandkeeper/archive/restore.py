@@ -19,7 +19,7 @@ from sandkeeper.archive.documents import Head, Paths, read_head, read_processes
 from sandkeeper.archive.export import MANIFEST, PROCESSES, VERSION
 from sandkeeper.archive.job import Clock, Restored
 from sandkeeper.archive.snapshot import LeftOut
-from sandkeeper.archive.transfer import Storage
+from sandkeeper.archive.transfer import Storage, is_url
 from sandkeeper.errors import BadInput, Internal, NotFound
 from sandkeeper.files.tar.compression import FAULTS, decompressed
 from sandkeeper.files.tar.members import BoundedMember
@@ -31,6 +31,7 @@ from sandkeeper.files.tar.unpacking import (
 )
 from sandkeeper.log.lines import timestamp
 from sandkeeper.processes.spec import SavedProcess
+from sandkeeper.settings import IMPORT_URL
 
 __all__ = ["check", "restore"]
 
@@ -117,7 +118,8 @@ def restore(
     retries: int,
     progress: Restored,
 ) -> None:
-    """Download and apply; `progress` is filled on the way. Raises Internal, Stopped.
+    """Download and apply; `progress` is filled on the way. Raises BadInput, Internal,
+    Stopped.
 
     `source` is a URL, or the full path of a file. What is `left_out` belongs to the server and
     stays as it is, whatever the archive says.
@@ -126,6 +128,8 @@ def restore(
     try:
         if source.startswith("/"):
             blocks = _of_file(source, progress)
+        elif not is_url(source):  # no attempt would change that
+            raise BadInput(f"{IMPORT_URL} is no http or https URL")
         else:
             blocks = storage.download(source, lambda size: setattr(progress, "size", size))
         stream = decompressed(_Reader(blocks, progress))

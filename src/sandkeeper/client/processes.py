@@ -13,7 +13,7 @@ from sandkeeper.client.context import Ids, verb
 from sandkeeper.client.failures import ClientError, NoServer, Refused
 from sandkeeper.client.output import complain, print_json, say
 
-__all__ = ["each", "process_path", "remove"]
+__all__ = ["each", "process_path", "record_of", "remove"]
 
 GROUP = "Processes"
 WAIT_SECONDS = 60
@@ -23,6 +23,14 @@ KILLED_SECONDS = 10.0
 def process_path(identifier: str, rest: str = "") -> str:
     """Return the path of a process."""
     return f"/process/{segment(identifier)}{rest}"
+
+
+def record_of(server: Server, identifier: str) -> dict[str, Any]:
+    """Return the record of a process; what is refused is told by its name."""
+    try:
+        return dict(server.value("GET", process_path(identifier)))
+    except Refused as error:
+        raise Refused(f"{identifier}: {error}", error.code, error.details) from None
 
 
 def each(ids: list[str], do: Callable[[str], None]) -> int:

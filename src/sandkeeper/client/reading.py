@@ -12,9 +12,15 @@ from sandkeeper.client.output import complain, write_all
 from sandkeeper.client.processes import process_path
 from sandkeeper.client.quantities import instant, rfc3339
 
-__all__ = ["DESCRIPTORS", "LineReader", "show_all"]
+__all__ = ["DESCRIPTORS", "LineReader", "show_all", "standing"]
 
 DESCRIPTORS = {"stdout": 1, "stderr": 2, "notice": 2, "remark": 2}
+
+
+def standing(server: Server, identifier: str) -> int:
+    """Return the offset of what a process is going to write."""
+    raw = server.ask("GET", process_path(identifier, "/lines"), query={"tail": 1})
+    return int(json.loads(raw.splitlines()[-1])["offset"])
 
 
 def show_all(server: Server, identifier: str, only: str, *, live: bool) -> int:
@@ -48,7 +54,7 @@ class LineReader:
         self._until = ""
         self._open: dict[str, _OpenLine] = {}
 
-    def show(self, *, since: str, until: str, tail: int, live: bool) -> int:
+    def show(self, *, since: str, until: str, tail: int | None, live: bool) -> int:
         """Print them, and with `live` those that come, to the process's end."""
         offset = self._start(since, tail)
         self._until = rfc3339(instant("--until", until)) if until else ""
@@ -59,8 +65,10 @@ class LineReader:
             self._print(stream, line)
         return 0
 
-    def _start(self, since: str, tail: int) -> int:
+    def _start(self, since: str, tail: int | None) -> int:
         """Return the offset of the first line that is wanted."""
+        if tail == 0:
+            return standing(self._server, self._identifier)  # also in the middle of a line
         if not since and not tail:
             return 0
         query = {

@@ -1,6 +1,5 @@
 """Verbs that show what processes write: `run`, `attach`, `logs`."""
 
-import json
 import os
 import select
 import signal
@@ -19,16 +18,20 @@ from sandkeeper.client.context import Id, verb
 from sandkeeper.client.failures import ClientError, Refused
 from sandkeeper.client.following import Follower
 from sandkeeper.client.output import close_output, complain, say, write_all
-from sandkeeper.client.processes import process_path, send_signal
+from sandkeeper.client.processes import process_path, record_of, send_signal
 from sandkeeper.client.quantities import amount
-from sandkeeper.client.reading import DESCRIPTORS, LineReader, show_all
+from sandkeeper.client.reading import DESCRIPTORS, LineReader, show_all, standing
 from sandkeeper.client.terminals import run_in_terminal
 
 __all__ = ["FAILED"]
 
 GROUP = "Processes"
 FAILED = 125
-NOT_STARTED = {"no such file or directory": 127, "permission denied": 126}
+NOT_STARTED = {
+    "no such file or directory": 127,
+    "permission denied": 126,
+    "exec format error": 126,
+}
 """A shell's numbers for a program that is not there, and for one that cannot be run."""
 INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
@@ -173,15 +176,10 @@ def attach(
     ] = False,
 ) -> int:
     """Show what a running process writes from now on; exits as it does."""
-    record = server.value("GET", process_path(identifier))
-    offset = 0 if missed else _standing(server, record["id"])
+    record = record_of(server, identifier)
+    offset = 0 if missed else standing(server, record["id"])
     with Passing(server, record["id"]):
         return _shown(server, record["id"], feed=interactive, offset=offset)
-
-
-def _standing(server: Server, identifier: str) -> int:
-    raw = server.ask("GET", process_path(identifier, "/lines"), query={"tail": 1})
-    return int(json.loads(raw.splitlines()[-1])["offset"])
 
 
 def _shown(
@@ -310,7 +308,9 @@ def logs(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on to its end.")] = False,
     since: Annotated[str, typer.Option(help="From this time on (2026-11-28T10:00Z, 10m).")] = "",
     until: Annotated[str, typer.Option(help="Up to this time.")] = "",
-    tail: Annotated[int, typer.Option("-n", "--tail", min=0, help="The last N lines.")] = 0,
+    tail: Annotated[
+        str, typer.Option("-n", "--tail", metavar="N", help="The last N lines, or all.")
+    ] = "all",
     stdout: Annotated[bool, typer.Option("--stdout", help="Only this stream.")] = False,
     stderr: Annotated[bool, typer.Option("--stderr", help="Only this stream.")] = False,
     grep: Annotated[str, typer.Option(help="Only lines that match this (RE2).")] = "",
@@ -319,9 +319,12 @@ def logs(
     ] = False,
 ) -> int:
     """Show what a process has written, and with -f what it goes on to write."""
-    record = server.value("GET", process_path(identifier))
+    last = int(tail) if tail.isascii() and tail.isdecimal() and len(tail) < 19 else None
+    if last is None and tail != "all":
+        raise ClientError(f"--tail takes a number of lines or all, not {tail!r}")
+    record = record_of(server, identifier)
     only = "" if stdout == stderr else "stdout" if stdout else "stderr"
-    if since or until or tail or grep or timestamps:
+    if since or until or last is not None or grep or timestamps:
         reader = LineReader(server, record["id"], only=only, pattern=grep, timestamps=timestamps)
-        return reader.show(since=since, until=until, tail=tail, live=follow)
+        return reader.show(since=since, until=until, tail=last, live=follow)
     return show_all(server, record["id"], only, live=follow)

@@ -17,7 +17,7 @@ import msgspec
 
 from sandkeeper.linux.paths import useros as os
 
-__all__ = ["Kernelspec", "choose", "find_kernels"]
+__all__ = ["Kernelspec", "choose", "find_kernels", "full_name"]
 
 SPEC_BYTES = 1 << 20
 MOST = 200
@@ -48,6 +48,10 @@ class _File(msgspec.Struct):
 
 
 TCP_ONLY = frozenset({"deno"})
+ALSO_SPOKEN = {"javascript": "typescript"}
+"""Whoever speaks the second understands the first."""
+PLAIN = {"NO_COLOR": "1"}
+"""Deno colours its results else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +94,10 @@ class Kernelspec:
 
     def variables(self, env: Mapping[str, str]) -> dict[str, str]:
         """Return the variables that it asks for; `${NAME}` stands for one that there is."""
-        return {
+        made = {
             name: string.Template(value).safe_substitute(env) for name, value in self.env.items()
         }
+        return {**PLAIN, **made} if self.knows_tcp_only else made
 
 
 def _filled(word: str, given: Mapping[str, str]) -> str:
@@ -164,13 +169,20 @@ def _read(folder: str, name: str) -> Kernelspec | None:
     )
 
 
+def full_name(language: str) -> str:
+    """Return what a language is called that may be named in short."""
+    return ALIASES.get(language.lower(), language.lower())
+
+
 def choose(kernels: Sequence[Kernelspec], language: str) -> Kernelspec | None:
     """Return the kernel of a name, else the first of a language; None where there is none."""
     wanted = language.lower()
     for one in kernels:
         if one.name.lower() == wanted:
             return one
-    wanted = ALIASES.get(wanted, wanted)
-    speaking = [one for one in kernels if one.language == wanted]
+    wanted = full_name(language)
+    speaking = [one for one in kernels if one.language == wanted] or [
+        one for one in kernels if one.language == ALSO_SPOKEN.get(wanted)
+    ]
     first = "python3" if wanted == "python" else ""
     return min(speaking, key=lambda one: one.name.lower() != first, default=None)

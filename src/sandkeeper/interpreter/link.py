@@ -41,7 +41,8 @@ __all__ = ["Link"]
 
 SILENT = "what listens to interpreters does not answer: try again"
 
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 60.0
+"""On a very busy machine its start takes long."""
 ANSWER_SECONDS = 60.0
 """So long an order waits: a scribe that somebody has stopped must keep nobody for ever."""
 

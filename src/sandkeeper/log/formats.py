@@ -94,14 +94,15 @@ class Json:
         self, name: str, pid: str, stream: str, moment: float, more: Mapping[str, str] = NOTHING
     ) -> Frame:
         """Return the record but for the text of its message."""
-        fields = (
+        fields: tuple[tuple[str, str], ...] = (
             ("process-name", name),
             ("process-pid", pid),
             ("source", "process"),
             ("stream", stream),
             ("time", self.moment(moment)),
-            *more.items(),
         )
+        if more:
+            fields = tuple(sorted((*fields, *more.items())))
         level = self.stderr_level if stream == "stderr" else b"info"
         tail = b"".join(b',"' + key.encode() + b'":' + _value(value) for key, value in fields)
         return True, b'{"level":"' + level + b'","msg":"', b'"' + tail + b"}\n"

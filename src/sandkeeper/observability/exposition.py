@@ -21,12 +21,11 @@ from prometheus_client.registry import Collector
 from sandkeeper import __version__
 from sandkeeper.journal.segment import OUTPUT
 from sandkeeper.log.sink import Sink
-from sandkeeper.observability.metrics import BOUNDS, Histogram, Requests, Vitals
+from sandkeeper.observability.metrics import BOUNDS, CONSUMERS, Histogram, Requests, Vitals
 
 __all__ = ["PREFIX", "Exposition", "buckets", "log_families", "request_families"]
 
 PREFIX = "sandkeeper_"
-CONSUMERS = ("telemetry", "otlp", "logs", "events", "exec", "wait")
 CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from sandkeeper.observability.heap import resident
 from sandkeeper.observability.machine_use import MachineUse, Use
-from sandkeeper.observability.metrics import Vitals
+from sandkeeper.observability.metrics import CONSUMERS, Vitals
 from sandkeeper.observability.run_history import RunHistory
 from sandkeeper.processes.lifecycle import TERMINAL
 
@@ -25,7 +25,6 @@ EVERY_SECONDS = 5.0
 FIRST_SECONDS = 1.0
 ROWS = 180
 TCP_LISTEN = 1 << 10
-CONSUMERS = ("telemetry", "logs", "events", "exec", "wait")
 
 
 class History:

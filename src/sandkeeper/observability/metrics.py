@@ -24,13 +24,16 @@ from sandkeeper.processes.lifecycle import State
 if TYPE_CHECKING:
     from sandkeeper.processes.registry import Processes
 
-__all__ = ["BOUNDS", "Histogram", "Lag", "LoopDelay", "Requests", "Vitals"]
+__all__ = ["BOUNDS", "CONSUMERS", "Histogram", "Lag", "LoopDelay", "Requests", "Vitals"]
 
 BOUNDS = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
     *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
 """Upper bounds of the buckets in seconds; one more holds what is slower."""
+
+CONSUMERS = ("telemetry", "otlp", "logs", "events", "exec", "wait")
+"""Who reads journals."""
 
 OTHER = "other"
 SAMPLE_SECONDS = 0.5

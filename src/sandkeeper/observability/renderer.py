@@ -36,7 +36,7 @@ AGAIN_SECONDS = 30.0
 
 
 class Renderer:
-    """At most one such process. `wanted` is for any thread, `render` for one, the rest the loop's.
+    """At most one such process. `wanted` and `render` are for any thread, the rest the loop's.
 
     `start` begins, `close` ends.
     """

@@ -1,9 +1,9 @@
-"""Telemetry: what processes write, as lines in the server's log.
+"""Telemetry: what processes write, as lines in the server's log, and as lines for a collector.
 
-The exporter is a reader of journals like any other. It runs on the sink's thread and gives one
-block at a time, when the log takes one: if the collector stalls, positions stand still and nothing
-is held in memory. A position is saved after its block was written, so a restart goes on there and
-repeats at most one block.
+The exporter is a reader of journals like any other. It runs on the sink's thread (for a collector
+on that of `otlp.shipping`) and gives one block at a time, when the log takes one: if the collector
+stalls, positions stand still and nothing is held in memory. A position is saved after its block was
+written, so a restart goes on there and repeats at most one block.
 """
 
 import os

@@ -332,9 +332,12 @@ class ArchiveSettings:
     def read(cls, env: Variables) -> "ArchiveSettings":
         """Read `BL_ARCHIVE_IMPORT_URL` of the contract and our own `SANDKEEPER_ARCHIVE_*`."""
         own = "SANDKEEPER_ARCHIVE_"
+        image = env.get(own + "IMAGE", "")
+        if image and not os.path.exists(image):
+            env.fault(own + "IMAGE", "no folder and no device")
         return cls(
             root=os.path.realpath(env.folder(own + "ROOT") or "/"),
-            image=env.get(own + "IMAGE", ""),
+            image=image,
             baseline=env.choice(own + "BASELINE", ("record", "required")),
             retries=env.number(own + "RETRIES", 7),
             import_url=env.get(IMPORT_URL, "").strip(),

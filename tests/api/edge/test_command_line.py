@@ -67,6 +67,7 @@ WRONG = {
     "SANDKEEPER_CODEGEN_TIMEOUT": ("soon", "'soon' is no number of seconds"),
     "WORKDIR": ("/not/there", "'/not/there' is no folder"),
     "SANDKEEPER_ARCHIVE_ROOT": ("/etc/passwd", "'/etc/passwd' is no folder"),
+    "SANDKEEPER_ARCHIVE_IMAGE": ("/not/there", "'/not/there' is no folder and no device"),
 }
 
 

@@ -100,3 +100,33 @@ def test_what_a_library_warns_of_is_a_line_in_the_log(server: Server, tmp_path: 
     )
 
     assert (server.folder / "stderr.log").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("/process/{}/events", "follow"),
+        ("/process/{}/events", "hold"),
+        ("/process/{}/lines", "ignoreCase"),
+        ("/process/{}", "output"),
+        ("/process", "output"),
+        ("/process-stats", "ports"),
+        ("/git/status", "untracked"),
+    ],
+)
+def test_a_flag_that_is_neither_true_nor_false_is_refused_by_name(
+    server: Server, url: str, name: str
+) -> None:
+    process = server.run("true")["pid"]
+
+    answer = server.client.get(url.format(process), params={name: "maybe"})
+
+    assert answer.status_code == 400
+    assert answer.json() == {"error": f"invalid {name}: 'maybe' is neither true nor false"}
+
+
+def test_a_flag_is_on_or_off_in_two_words_and_its_default_without() -> None:
+    query = Query(b"a=true&b=1&c=false&d=0&e=")
+
+    assert [query.flag(name) for name in "abcdef"] == [True, True, False, False, False, False]
+    assert [query.flag(name, True) for name in "cdef"] == [False, False, True, True]

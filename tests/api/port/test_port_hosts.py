@@ -395,6 +395,28 @@ def test_a_link_is_spent_by_the_first_visit_and_brings_a_cookie_of_that_port(
     assert revoke(guarded, made["id"]) == 404
 
 
+@pytest.mark.parametrize("which", ["guarded", "unguarded"])
+def test_a_link_opens_a_window_also_when_the_click_for_it_is_long_ago(
+    which: str, request: pytest.FixtureRequest, echo: Echo
+) -> None:
+    server: Server = request.getfixturevalue(which)
+    host, target = parts(link(server, echo.port, path='/a?b=c&d="x"')["url"])
+    led = ("Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document")
+    framed = (*led[:2], "Sec-Fetch-Dest: iframe")
+
+    for fields in (framed, (*led, "Origin: https://a.example"), led[:1]):
+        assert ask(server, host, target, *fields).status == 403, fields
+    assert ask(server, host, target, *led, method="POST").status == 403
+    assert ask(server, host, "/a?link=forged", *led).status == 403
+    first = ask(server, host, target, *led)
+    assert first.status == 200
+    assert b'content="0;url=/a?b=c&amp;d=' in first.body
+    assert first.field("content-security-policy") == "default-src 'none'"
+    led_on = ("Sec-Fetch-Site: same-origin", *led[1:], f"Cookie: {cookie_of(first)}")
+    assert ask(server, host, "/a?b=c", *led_on).seen[0] == "GET /a?b=c HTTP/1.1"
+    assert ask(server, host, "/a?b=c", *led, f"Cookie: {cookie_of(first)}").status == 403
+
+
 def test_of_many_who_open_a_link_at_once_one_comes_in(guarded: Server, echo: Echo) -> None:
     host, target = parts(link(guarded, echo.port)["url"])
     statuses: list[int] = []

@@ -140,8 +140,8 @@ class LogHandlers:
         records, media_type = _form(
             request.headers.get("accept", ""), partial(outcome, process.meta), offset, streams
         )
-        bound = process.journal.tail if query.get("follow") == "false" else None
-        holds = query.get("hold") == "true"
+        bound = None if query.flag("follow", True) else process.journal.tail
+        holds = query.flag("hold")
         return StreamResponse(self._events(process, records, offset, bound, holds), media_type)
 
     async def _events(
@@ -266,7 +266,7 @@ def _question(request: Request) -> Question:
         end=whole("lines", end) if end else 0,
         grep=pattern or query.get("grep", ""),
         literal=not pattern,
-        ignore_case=query.get("ignoreCase", "") == "true",
+        ignore_case=query.flag("ignoreCase"),
         head=asked(query, "head", 0),
         tail=asked(query, "tail", 0),
         limit=max(1, asked(query, "limit", 10_000, 1_000_000)),

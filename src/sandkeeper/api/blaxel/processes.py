@@ -68,7 +68,7 @@ def identifier(request: Request) -> str:
 
 
 def _is_without_output(request: Request) -> bool:
-    return query_of(request).get("output") == "false"
+    return not query_of(request).flag("output", True)
 
 
 class ProcessHandlers:

@@ -184,7 +184,7 @@ class CodeHandlers:
     async def execution(self, request: Request) -> Response:
         """Return an execution and what it has said; with `wait=true` when it is over."""
         execution = await self._execution(request)
-        if query_of(request).get("wait") == "true":
+        if query_of(request).flag("wait"):
             request.scope[RESUME] = lambda: f"/code/executions/{execution.meta.id}?wait=true"
             await until_disconnect(request, execution.wait(), self._stopping)
         return await self._answer(request, execution, None)

@@ -20,6 +20,7 @@ from sandkeeper.api.edge.urls import asked_port, segment
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.interpreter.context import Context
 from sandkeeper.interpreter.execution import Event, Execution
+from sandkeeper.interpreter.kernelspecs import full_name
 from sandkeeper.interpreter.service import Contexts
 from sandkeeper.interpreter.specs import ContextSpec, ExecutionSpec
 from sandkeeper.journal.turns import Turns
@@ -90,11 +91,11 @@ class CodeCalls:
         call = await read_json(request, ExecuteCall, self._body_limit)
         if call.context_id and call.language:
             raise BadInput("Only one of context_id or language can be provided")
-        contexts = await self._contexts()
+        contexts, begins = await self._contexts(), self._begins(request)
         if call.context_id:
             context = contexts.get(call.context_id)
         else:
-            context = await contexts.default(call.language or "python", self._begins(request))
+            context = await contexts.default(full_name(call.language or "python"), begins)
         self._access.audit("code_execute", caller(request), context=context.meta.id)
         env = {**self._variables(), **(call.env_vars or {})}
         execution, _ = await contexts.execute(context, ExecutionSpec(call.code, env=env))
@@ -133,7 +134,7 @@ class CodeCalls:
         """Make a context."""
         call = await read_json(request, ContextCall, self._body_limit)
         folder = call.cwd or self._begins(request)
-        spec = ContextSpec(language=call.language or "python", cwd=folder)
+        spec = ContextSpec(language=full_name(call.language or "python"), cwd=folder)
         self._access.audit("code_context_create", caller(request), language=spec.language)
         contexts = await self._contexts()
         context, _ = await contexts.create(spec)

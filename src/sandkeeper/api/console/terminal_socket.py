@@ -54,8 +54,8 @@ class TerminalSocket:
         with suppress(WebSocketDisconnect):
             try:
                 user_of(socket, self._users, order.user)
-                terminal, created = await self._found(socket, order)
                 viewer = _viewer(socket)
+                terminal, created = await self._found(socket, order)
                 self._terminals.attach(terminal, viewer)
             except SandkeeperError as error:
                 await _send(socket, ServerMessage("error", str(error)))
@@ -69,7 +69,7 @@ class TerminalSocket:
 
     async def _found(self, socket: WebSocket, order: TerminalOrder) -> tuple[Terminal, bool]:
         """Return the session to show and whether it is new; `create=false` opens none."""
-        if query_of(socket).get("create") == "false":
+        if not query_of(socket).flag("create", True):
             return self._terminals.get(order.name), False
         return await self._terminals.open(order)
 
@@ -148,7 +148,7 @@ def _told(one: str | Size) -> ServerMessage | SizeMessage:
 
 def _viewer(socket: WebSocket) -> Viewer:
     query = query_of(socket)
-    return Viewer(read_only=query.get("readOnly") == "true", sizes=query.get("sizes") == "true")
+    return Viewer(read_only=query.flag("readOnly"), sizes=query.flag("sizes"))
 
 
 def _is_raw(socket: WebSocket) -> bool:

@@ -30,7 +30,7 @@ from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.settings import EdgeSettings, origin
 from sandkeeper.settings.port_names import PortName
 
-__all__ = ["OPEN_PATHS", "Gate", "is_own_page", "is_own_visit", "refusal"]
+__all__ = ["OPEN_PATHS", "Gate", "UnknownHost", "is_own_page", "is_own_visit", "refusal"]
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """Answered under any name: probes ask them by whatever address they have (an upgrade's guard calls

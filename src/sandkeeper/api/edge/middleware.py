@@ -25,13 +25,11 @@ from sandkeeper.api.edge.connections.wire import CARRIED, SWITCHED, closing_unas
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.hosts import Gate, refusal
 from sandkeeper.api.edge.request_body import HELD, Held, Room
-from sandkeeper.api.edge.respond import error_response
+from sandkeeper.api.edge.respond import error_response, want_of
 from sandkeeper.api.edge.subject import Gateways, request_id
 from sandkeeper.api.edge.tracing import Traces
 from sandkeeper.api.edge.urls import PORT_NAME, is_for_port, lead_to_runtime, readdress
 from sandkeeper.errors import BadInput, Forbidden, SandkeeperError, Unavailable
-from sandkeeper.linux.fds import lacks_descriptors
-from sandkeeper.linux.worker import NO_THREAD, lacks_threads
 from sandkeeper.log.access import Access, Request
 from sandkeeper.log.lines import Log
 from sandkeeper.observability.metrics import Requests
@@ -215,7 +213,7 @@ class Edge:
         except Exception as error:  # noqa: BLE001 - the last net: log it, the server lives
             self._failed(scope, error)
             answer = PlainAnswer(b"", 500)
-            if want := _want_of(error):
+            if want := want_of(error):
                 answer = plain_error(Unavailable(want))
         except BaseException:
             self._ended(scope, 499, started, 0.0, 0)
@@ -243,7 +241,7 @@ class Edge:
         except (BadInput, Forbidden) as error:
             await refusal(scope, error)(scope, receive, exchange.send)
         except Exception as error:
-            want = _want_of(error)
+            want = want_of(error)
             if want and not exchange.status:
                 await error_response(Unavailable(want))(scope, receive, exchange.send)
                 return
@@ -283,7 +281,7 @@ class Edge:
 
     def _failed(self, scope: Scope, error: Exception) -> None:
         path = self._doors.shown(scope)
-        if want := _want_of(error):
+        if want := want_of(error):
             self._log.warning(f"{scope.get('method', 'WS')} {path} was given up: {want}")
             return
         self._log.error(
@@ -386,13 +384,6 @@ class Exchange:
             ms = (perf_counter() - self.started) * 1000
             headers.append((b"server-timing", timing(ms)))
         return headers
-
-
-def _want_of(error: Exception) -> str:
-    """Return what was lacking where something failed for want of it; empty: another reason."""
-    if lacks_threads(error):
-        return NO_THREAD
-    return "no file descriptor is free: try again" if lacks_descriptors(error) else ""
 
 
 async def _nothing() -> Message:

@@ -16,6 +16,7 @@ from sandkeeper.numerals import decimal
 
 __all__ = ["Query", "query_of", "since_of"]
 
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _BAD = re.compile(rb"%(?![0-9A-Fa-f]{2})|;")
 
 
@@ -25,6 +26,17 @@ class Query(ImmutableMultiDict[str, str]):
     def __init__(self, line: bytes) -> None:
         super().__init__(list(_pairs(line)))
         self._dict = dict(reversed(self._list))
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """Say whether a field is on, `default` where it is empty or not there.
+
+        Raises BadInput for what is neither true nor false. Where the contract says that any other
+        word is taken as false, its routes compare for themselves.
+        """
+        text = self.get(name, "")
+        if text and text not in _FLAGS:
+            raise BadInput(f"invalid {name}: {text[:64]!r} is neither true nor false")
+        return _FLAGS.get(text, default)
 
 
 def query_of(request: HTTPConnection | Scope) -> Query:

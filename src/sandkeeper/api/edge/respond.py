@@ -9,6 +9,8 @@ from starlette.responses import Response
 
 from sandkeeper import errors
 from sandkeeper.linebreaks import in_one_line
+from sandkeeper.linux.fds import lacks_descriptors
+from sandkeeper.linux.worker import NO_THREAD, lacks_threads
 
 __all__ = [
     "JSON",
@@ -122,3 +124,10 @@ def bare_error(status: int, text: str) -> bytes:
         "connection: close\r\n\r\n"
     )
     return head.encode() + body
+
+
+def want_of(error: Exception) -> str:
+    """Return what was lacking where something failed for want of it; empty: another reason."""
+    if lacks_threads(error):
+        return NO_THREAD
+    return "no file descriptor is free: try again" if lacks_descriptors(error) else ""

@@ -18,12 +18,13 @@ import hmac
 import re
 from collections.abc import Iterable
 from functools import partial
+from html import escape
 from urllib.parse import unquote, urlsplit
 
 from starlette.responses import Response
 from starlette.types import Scope
 
-from sandkeeper.api.edge.hosts import Gate
+from sandkeeper.api.edge.hosts import Gate, UnknownHost
 from sandkeeper.api.edge.tickets.grants import Grant
 from sandkeeper.api.edge.tickets.sessions import Sessions
 from sandkeeper.api.edge.tokens import (
@@ -41,6 +42,7 @@ from sandkeeper.api.port.door import TICKET_IN_PATH, Door
 from sandkeeper.api.port.tickets import COOKIE, LINK, PAGE, SECONDS, Tickets
 from sandkeeper.errors import Forbidden
 from sandkeeper.network.hops import Hops
+from sandkeeper.settings.port_names import PortName
 
 __all__ = ["Doors", "is_browser", "is_here"]
 
@@ -61,6 +63,9 @@ WANTED = TOLD_BY_BROWSERS | {
     *(b"access-control-request-method", b"access-control-request-headers"),
 }
 SEEN = "sandkeeper.seen"
+UNASKED = "sandkeeper.unasked"
+"""Set where a link alone lets a window in, without a click that the browser would tell of."""
+UNTOLD = {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 PREFIX = "/port"
 READING = frozenset({"GET", "HEAD"})
 
@@ -91,7 +96,7 @@ class Doors:
             _refuse_pages(scope, gate)
             return False
         if door.name is not None:
-            gate.check_port(scope, door.name)
+            self._check_name(scope, gate, door, door.name)
         elif self.is_page(door):
             _check_page(scope, gate)
             return True
@@ -103,6 +108,21 @@ class Doors:
             return True
         grant = self._linked(scope, door)
         return grant is not None and (not grant.once or scope["method"] in READING)
+
+    def _check_name(self, scope: Scope, gate: Gate, door: Door, name: PortName) -> None:
+        """Pass what is for a port's own host name; raises as the gate does.
+
+        A link is word enough where a window is led to it: a browser counts a click for a few
+        seconds only, and whoever asked for the link may have waited longer.
+        """
+        try:
+            gate.check_port(scope, name)
+        except UnknownHost:
+            raise
+        except Forbidden:
+            if not (_leads_window(scope) and self._linked(scope, door)):
+                raise
+            scope[UNASKED] = True
 
     def shown(self, scope: Scope) -> str:
         """Return a path for the log: a ticket in it is not for everybody who reads that."""
@@ -191,7 +211,7 @@ class Doors:
             # Inside of another site's page the cookie would not be sent.
             where = door.address() if in_tab else self._page_address(door)
             path = with_prefix(scope, door.base + "/")
-        answer = _see_other(scope, where, query)
+        answer = (_go_on if scope.get(UNASKED) else _see_other)(scope, where, query)
         answer.headers["Set-Cookie"] = (
             f"{TICKET_COOKIE.decode()}={cookie}; Path={path}; Max-Age={seconds}; HttpOnly; {way}"
         )
@@ -286,10 +306,23 @@ def _place(address: str) -> str:
         return ""
 
 
+def _target(scope: Scope, path: str, query: bytes) -> str:
+    return with_prefix(scope, path) + ("?" + query.decode("latin-1") if query else "")
+
+
 def _see_other(scope: Scope, path: str, query: bytes) -> Response:
-    target = with_prefix(scope, path) + ("?" + query.decode("latin-1") if query else "")
-    headers = {"Location": target, "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
-    return Response(b"", 303, headers)
+    return Response(b"", 303, {"Location": _target(scope, path, query), **UNTOLD})
+
+
+def _go_on(scope: Scope, path: str, query: bytes) -> Response:
+    """Lead on by a page of the port's own origin: a redirect would still come from another's."""
+    target = escape(_target(scope, path, query))
+    text = (
+        '<!doctype html><meta charset="utf-8"><title>Opening</title>'
+        f'<meta http-equiv="refresh" content="0;url={target}"><a href="{target}">Open</a>\n'
+    )
+    headers = {"Content-Security-Policy": "default-src 'none'", **UNTOLD}
+    return Response(text, 200, headers, media_type="text/html; charset=utf-8")
 
 
 def _is_navigation(scope: Scope) -> bool:
@@ -298,6 +331,13 @@ def _is_navigation(scope: Scope) -> bool:
     if mode is None:
         return _field(scope, b"upgrade-insecure-requests") == b"1"
     return mode == b"navigate"
+
+
+def _leads_window(scope: Scope) -> bool:
+    """Say whether a browser leads a window to this, not a frame, and sends nothing along."""
+    kind = _field(scope, b"sec-fetch-mode"), _field(scope, b"sec-fetch-dest")
+    plain = scope["type"] == "http" and scope["method"] == "GET" and not _field(scope, b"origin")
+    return plain and kind == (b"navigate", b"document")
 
 
 def _is_for_reading(scope: Scope) -> bool:

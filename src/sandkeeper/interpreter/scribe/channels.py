@@ -73,7 +73,8 @@ class Channel:
         self._is_open = True
         self._take = take
         self._due: asyncio.Handle | None = None
-        self.seen = 0
+        self.seen = self._seen_before = 0
+        self._lost = lost
         self._socket = made = _zmq().socket(kind)
         made.linger = 0
         made.set(zmq.RECONNECT_IVL, RECONNECT_MS)  # it may not listen yet
@@ -100,6 +101,20 @@ class Channel:
         self._socket.send_multipart(frames, zmq.NOBLOCK)
         self._soon()
 
+    def look(self) -> None:
+        """Note how much has come, for `relieve`."""
+        self._seen_before = self.seen
+
+    def relieve(self) -> None:
+        """Let go of what has come of a message that is not whole, if none has since `look`.
+
+        ZeroMQ bounds the frames of a message in size, not in number.
+        """
+        if self._is_open and self.seen == self._seen_before:
+            self._connect_again()
+            if self._lost is not None:
+                self._lost()
+
     def close(self) -> None:
         """Close it; a second call does nothing."""
         if not self._is_open:
@@ -122,10 +137,13 @@ class Channel:
         self._ready()  # what came before
         if self._is_open:
             # ZeroMQ comes again after a peer that went away, not after what it could not read.
-            with suppress(zmq.ZMQError):
-                self._socket.disconnect(self._endpoint)
-            self._socket.connect(self._endpoint)
+            self._connect_again()
             lost()
+
+    def _connect_again(self) -> None:
+        with suppress(zmq.ZMQError):
+            self._socket.disconnect(self._endpoint)
+        self._socket.connect(self._endpoint)
 
     def _has_broken(self) -> bool:
         broken = False

@@ -74,6 +74,9 @@ class Engine(Protocol):
     async def died(self) -> None:
         """Its process has ended: take in what it still said, then have what waits raise Lost."""
 
+    def relieve(self, *, looks: bool) -> None:
+        """Let go of what is held of messages none of which has become whole since it `looks`."""
+
     def close(self) -> None:
         """Let go of it; the process may go on."""
 

@@ -384,6 +384,11 @@ class KernelEngine:
         if not self._gone.done():
             self._gone.set_result(None)
 
+    def relieve(self, *, looks: bool) -> None:
+        """Let go of messages that do not become whole; see `Engine`."""
+        for channel in self._channels.values():
+            channel.look() if looks else channel.relieve()
+
     def close(self) -> None:
         """Close the sockets."""
         if not self._gone.done():

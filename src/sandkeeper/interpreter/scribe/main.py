@@ -41,6 +41,7 @@ from sandkeeper.interpreter.scribe.recorder import Recorder
 from sandkeeper.interpreter.scribe.rooms import Room
 from sandkeeper.journal.budget import Budget
 from sandkeeper.linux.procstat import start_time
+from sandkeeper.observability.heap import resident
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +51,11 @@ FORGET_SECONDS = 3600.0
 NEWS_SECONDS = 0.005
 """Growth is told so often; an end at once."""
 FRAME_BYTES = 128 << 20
+BEHIND_BYTES = 16 << 20
+"""So much may wait for a server that does not read: one that somebody has stopped."""
+MEMORY_SECONDS, RELIEF_SECONDS = 1.0, 0.1
+MOST_BYTES = 3 << 29
+"""Three messages of the largest size: more is what never becomes whole."""
 CULPRITS: "dict[type[Exception], str]" = {
     EngineFailed: "failed",
     ImportError: "missing",
@@ -72,6 +78,7 @@ class Scribe:
         self._flushed = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self.left = asyncio.Event()
+        self.watching: asyncio.Task[None] | None = None
 
     @property
     def is_needed(self) -> bool:
@@ -112,8 +119,24 @@ class Scribe:
                 self._say(recorder.news(whole=True))
 
     def _say(self, message: FromScribe) -> None:
-        if self._peer is not None and not self._peer.is_closing():
-            self._peer.write(framed(message))
+        if self._peer is None or self._peer.is_closing():
+            return
+        if self._peer.transport.get_write_buffer_size() > BEHIND_BYTES:
+            self._peer.transport.abort()  # when it goes on, it comes again and is told all
+            return
+        self._peer.write(framed(message))
+
+    async def stay_small(self) -> None:
+        """Keep kernels that send what never ends from filling the memory."""
+        while True:
+            await asyncio.sleep(MEMORY_SECONDS)
+            if resident() > MOST_BYTES:
+                engines = [room.engine for room in self._rooms.values()]
+                for engine in engines:
+                    engine.relieve(looks=True)
+                await asyncio.sleep(RELIEF_SECONDS)
+                for engine in engines:
+                    engine.relieve(looks=False)
 
     # News
 
@@ -228,6 +251,7 @@ async def run(path: str, listener: socket.socket, limits: dict[str, int]) -> Non
     ours = _place(path)
     loop = asyncio.get_running_loop()
     alive_at = loop.time()
+    scribe.watching = loop.create_task(scribe.stay_small())
     async with await asyncio.start_unix_server(scribe.serve, sock=listener):
         while _place(path) == ours != (0, 0):
             scribe.left.clear()

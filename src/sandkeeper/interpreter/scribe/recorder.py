@@ -21,10 +21,16 @@ from sandkeeper.journal.segment import NOTICE, Segment, Stream
 from sandkeeper.linux.clocks import uptime
 from sandkeeper.linux.paths.statefiles import open_plain
 
-__all__ = ["RECORD", "Recorder"]
+__all__ = ["RECORD", "Recorder", "mark_running"]
 
 RECORD = "meta.jsonl"
 PIECE_BYTES = 1 << 20
+
+
+def mark_running(meta: ExecutionMeta) -> None:
+    """Note that it is the turn of an execution."""
+    meta.status, meta.started_at = "running", time.time()
+    meta.started_uptime = uptime()
 
 
 class Recorder:
@@ -72,10 +78,10 @@ class Recorder:
         return self.meta.is_over
 
     def begin(self) -> None:
-        """Note that it is its turn."""
-        self.meta.status, self.meta.started_at = "running", time.time()
-        self.meta.started_uptime = uptime()
-        self._save()
+        """Note that it is its turn, unless its record says so already."""
+        if self.meta.status != "running":
+            mark_running(self.meta)
+            self._save()
         self._news(self)
 
     def text(self, stream: Stream, data: bytes) -> None:

@@ -12,7 +12,7 @@ from sandkeeper.interpreter.events import EndStatus, Outcome
 from sandkeeper.interpreter.orders import Attach, Execute
 from sandkeeper.interpreter.scribe.engine import Engine, Lost
 from sandkeeper.interpreter.scribe.finishing import read_execution
-from sandkeeper.interpreter.scribe.recorder import Recorder
+from sandkeeper.interpreter.scribe.recorder import Recorder, mark_running
 from sandkeeper.interpreter.specs import ExecutionMeta
 from sandkeeper.journal.budget import Budget
 
@@ -57,6 +57,11 @@ class Room:
         recorder.event("gap", reason="unheard", what="what was said while nobody listened")
         self._resumed = self._engine.resume(identifier, recorder)
 
+    @property
+    def engine(self) -> Engine:
+        """What runs its code."""
+        return self._engine
+
     async def start(self) -> dict[str, Any]:
         """Return facts about the interpreter once it takes code; raises EngineFailed, Lost."""
         if self._starting is None:
@@ -69,6 +74,8 @@ class Room:
     def take(self, order: Execute) -> Recorder:
         """Queue an execution; raises OSError when it cannot be kept."""
         meta = order.meta or ExecutionMeta(order.id, order.context)
+        if self._is_free:
+            mark_running(meta)  # one write for both
         folder = self._folder / order.id
         known = os.path.exists(folder)  # to a scribe that was lost
         make = Recorder.again if known else Recorder
@@ -76,6 +83,11 @@ class Room:
         self._queue.append((order, recorder))
         self._waiting.set()
         return recorder
+
+    @property
+    def _is_free(self) -> bool:
+        ready = self._worker is not None and self._resumed is None
+        return ready and self._current is None and not self._queue
 
     async def interrupt(self, status: str, only: str = "") -> dict[str, Any]:
         """Stop what runs; says which that is, and whether a message has done it.

@@ -156,6 +156,9 @@ class ShellEngine:
         if not self._over.done():
             self._over.set_result(None)
 
+    def relieve(self, *, looks: bool) -> None:
+        """Hold nothing that could grow; see `Engine`."""
+
     def close(self) -> None:
         """Let go of the pipes."""
         for name, fd in self._pipes.items():

@@ -36,7 +36,7 @@ class Witness:
         act = getattr(self, f"_on_{message.kind}", None)
         if act is not None:
             act(message.content())
-        elif self._other is not None:
+        elif self._other is not None and message.kind != "execute_input":
             self._other.hear(message)
 
     def _on_status(self, content: dict[str, Any]) -> None:

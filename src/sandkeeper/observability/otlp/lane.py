@@ -34,6 +34,7 @@ class Lane:
         self._waiting: deque[bytes] = deque()
         self._queued = 0
         self._dropped = 0
+        self._told = 0
         self._acknowledge: list[Callable[[], None]] = []
 
     def add(self, line: bytes) -> bool:
@@ -92,6 +93,16 @@ class Lane:
         waiting, self._acknowledge = self._acknowledge, []
         for acknowledge in waiting:
             acknowledge()
+
+    @property
+    def has_untold(self) -> bool:
+        """Whether some had no room since `untold` was asked."""
+        return self._dropped > self._told
+
+    def untold(self) -> int:
+        """Return how many had no room since this was last asked."""
+        untold, self._told = self._dropped - self._told, self._dropped
+        return untold
 
     def statistics(self) -> dict[str, int]:
         """Return the bytes that wait or are out, and what was sent and dropped (lines, spans)."""

@@ -41,6 +41,7 @@ SILENT_SECONDS = 60.0
 """One that says nothing for so long, though it says that it lives every five, is replaced."""
 TELL_SECONDS = 60.0
 ANSWER_BYTES = 64 << 10
+WHAT = {"logs": "log lines", "traces": "spans", "metrics": "readings of metrics"}
 
 
 class Answer(msgspec.Struct):
@@ -90,13 +91,14 @@ class Shipping:
         self._child: Child | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._thread: threading.Thread | None = None
+        self._loops_thread = 0
         self._rung = False
 
     # The event loop's
 
     def start(self) -> None:
         """Start the process and the thread."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._loops_thread = asyncio.get_running_loop(), threading.get_ident()
         if "logs" in self.lanes:
             self._log.copy = self.line
         self._begin()
@@ -113,12 +115,14 @@ class Shipping:
         self._bell.ring()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, seconds + 1.0)
+            if not self._thread.is_alive():
+                self._bell.close()
         self._log.copy = None
 
     def wake(self) -> None:
         """Have the thread look for work; news of a request is gathered for a moment."""
         loop = self._loop
-        if loop is None or threading.current_thread() is not threading.main_thread():
+        if loop is None or threading.get_ident() != self._loops_thread:
             self._bell.ring()
         elif not self._rung:
             self._rung = True
@@ -210,8 +214,10 @@ class Shipping:
         return 10_000 if self._socket is not None else None
 
     def _is_over(self) -> bool:
-        done = all(lane.is_idle for lane in self.lanes.values())
-        return done or self._deadline is None or monotonic() >= self._deadline
+        """Say whether the end has come: all was taken, nobody is there for it, or it is late."""
+        if self._socket is None or all(lane.is_idle for lane in self.lanes.values()):
+            return True
+        return self._deadline is not None and monotonic() >= self._deadline
 
     def _take_socket(self) -> None:
         """Go on with a new process: it gets what the one before had not acknowledged."""
@@ -294,9 +300,19 @@ class Shipping:
             self._again = AGAIN_SECONDS[0]
             lane.done(answer.taken, answer.lost)
         was, lane.failing = lane.failing, answer.why
-        if answer.why and monotonic() - self._told.get(lane.name, -TELL_SECONDS) >= TELL_SECONDS:
-            self._told[lane.name] = monotonic()
+        if answer.why and self._may_tell(lane.name):
             end = f"{answer.lost} were dropped" if answer.lost else "it is tried again"
             self._log.warning(f"the collector does not take {lane.name}: {answer.why}; {end}")
         elif was and not answer.why and self._told.pop(lane.name, None) is not None:
             self._log.info(f"the collector takes {lane.name} again")
+        if answer.done and lane.has_untold and self._may_tell(f"{lane.name} dropped"):
+            what = WHAT[lane.name]
+            self._log.warning(f"{lane.untold()} {what} had no room on their way to the collector")
+
+    def _may_tell(self, what: str) -> bool:
+        """Say whether this was not told for a while."""
+        now = monotonic()
+        if now - self._told.get(what, -TELL_SECONDS) < TELL_SECONDS:
+            return False
+        self._told[what] = now
+        return True

@@ -181,7 +181,7 @@ class MoreHandlers:
     async def unpack(self, request: Request) -> Response:
         """Unpack a tar stream, plain or zstd, below a directory."""
         target = self._target(request, ARCHIVE)
-        owners = query_of(request).get("owners") == "true"
+        owners = query_of(request).flag("owners")
         channel = Channel()
         unpack = self._work.walk(self._archives.unpack, target.absolute, channel, owners)
         work = asyncio.ensure_future(unpack)

@@ -248,9 +248,7 @@ def _value(query: Query, name: str, default: Any) -> Any:
             raise BadInput(f"invalid {name}: {text[:64]!r} is not a number")
         return seconds
     if isinstance(default, bool):
-        if text not in {"true", "false", "1", "0", ""}:
-            raise BadInput(f"invalid {name}: {text[:64]!r} is neither true nor false")
-        return text in {"true", "1"}
+        return query.flag(name, default)
     return whole(name, text) if isinstance(default, int) else text
 
 

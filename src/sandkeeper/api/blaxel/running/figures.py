@@ -54,7 +54,7 @@ class FiguresHandlers:
         self, request: Request, wanted: Sequence[Process]
     ) -> tuple[Look, list[RunFigures]]:
         look = await self._meter.look(wanted)
-        if query_of(request).get("ports") != "true":
+        if not query_of(request).flag("ports"):
             return look, [figures_of(one, look.runs.get(one.meta.id), UNSET) for one in wanted]
         try:
             ports = await self._meter.ports()
