@@ -24,6 +24,7 @@ __all__ = [
     "not_found",
     "status_of",
     "utf8",
+    "want_of",
     "wrong_method",
 ]
 
