@@ -1,6 +1,9 @@
 """From names and fields of requests to the server in a sandbox: who gets there, and as what."""
 
 import json
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,14 +48,12 @@ uvicorn.run(Starlette(routes=routes), host="127.0.0.1", port=int(sys.argv[1]), l
 
 
 @pytest.fixture(scope="module")
-def port(pod: Server) -> int:
+def port(pod: Server) -> Iterator[int]:
     """Return the port of a server in the sandbox, on loopback alone."""
-    import sys
-
     chosen = free_port()
     script = pod.workdir / "echo.py"
     script.write_text(ECHO)
-    start(pod, f"exec {sys.executable} {script} {chosen}")
+    pid = int(start(pod, f"exec {sys.executable} {script} {chosen}")["pid"])
 
     def answers() -> bool:
         try:
@@ -61,7 +62,8 @@ def port(pod: Server) -> int:
             return False
 
     until(answers, every=0.05)
-    return chosen
+    yield chosen
+    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
