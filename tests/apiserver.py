@@ -28,7 +28,8 @@ EXTENSIONS = "extensions.agents.x-k8s.io/v1beta1"
 class ApiServer:
     """Serves on a thread of its own until `close`; `addresses` are those of Pods, in turn.
 
-    With `ready` false claims wait for `settle`. `bookmarks` is how many seconds lie between two.
+    With `ready` false claims wait for `settle`, and while it `is_late` watches tell nothing.
+    `bookmarks` is how many seconds lie between two.
     """
 
     def __init__(self, addresses: tuple[str, ...] = ("127.0.0.1",), bookmarks: float = 0.2) -> None:
@@ -38,6 +39,7 @@ class ApiServer:
         """Verbs of RBAC and what they were for."""
         self.ready = True
         self.broken = False
+        self.is_late = False
         self.addresses = addresses
         self._bookmarks = bookmarks
         self._version = 1000
@@ -187,7 +189,8 @@ class ApiServer:
         self, request: web.Request, answer: web.StreamResponse, plural: str, version: int
     ) -> None:
         while True:
-            for number, kind, what, found in self._history[self._after(version) :]:
+            news = [] if self.is_late else self._history[self._after(version) :]
+            for number, kind, what, found in news:
                 version = number
                 if kind == plural and _fits(found, request):
                     await answer.write(_line(what, found))
@@ -195,7 +198,7 @@ class ApiServer:
                 async with asyncio.timeout(self._bookmarks):
                     await self._news.wait()
             except TimeoutError:
-                version = self._version
+                version = version if self.is_late else self._version
                 mark = {"metadata": {"resourceVersion": str(version)}}
                 await answer.write(_line("BOOKMARK", mark))
 

@@ -1,6 +1,9 @@
 """From names and fields of requests to the server in a sandbox: who gets there, and as what."""
 
 import json
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,14 +48,12 @@ uvicorn.run(Starlette(routes=routes), host="127.0.0.1", port=int(sys.argv[1]), l
 
 
 @pytest.fixture(scope="module")
-def port(pod: Server) -> int:
+def port(pod: Server) -> Iterator[int]:
     """Return the port of a server in the sandbox, on loopback alone."""
-    import sys
-
     chosen = free_port()
     script = pod.workdir / "echo.py"
     script.write_text(ECHO)
-    start(pod, f"exec {sys.executable} {script} {chosen}")
+    pid = int(start(pod, f"exec {sys.executable} {script} {chosen}")["pid"])
 
     def answers() -> bool:
         try:
@@ -61,7 +62,8 @@ def port(pod: Server) -> int:
             return False
 
     until(answers, every=0.05)
-    return chosen
+    yield chosen
+    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -185,6 +187,22 @@ def test_what_is_not_there_is_told_as_e2b_tells_it(
     api.put("sandboxclaims", other, metadata={"name": other, "labels": labels}, spec=spec)
     assert told(other) == (502, "The sandbox was not found")
     api.settle()
+
+
+def test_what_another_replica_did_is_known_before_the_watch_tells(
+    fleet: Replica, anybody: httpx.Client, api: ApiServer, made: dict[str, Any]
+) -> None:
+    name = made["sandboxID"]
+    fleet.client.post(f"/sandboxes/{name}/pause")
+    api.is_late = True
+    running = {"metadata": {"labels": {"fleet.sandkeeper.dev/state": "running"}}}
+    status = {"status": {"sandbox": {"podIPs": ["127.0.0.1"]}}}
+    api.call(lambda: api._patch("sandboxclaims", name, {**running, **status}))
+    try:
+        assert fleet.client.get(f"/sandboxes/{name}").json()["state"] == "running"
+        assert anybody.get("/health", headers={"E2b-Sandbox-Id": name}).status_code == 204
+    finally:
+        api.is_late = False
 
 
 def test_a_chain_of_fleets_that_lead_to_each_other_ends(

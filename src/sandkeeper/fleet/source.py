@@ -92,18 +92,19 @@ class Fleet:
         return "sk_" + hmac.new(self._secret, name.encode(), hashlib.sha256).hexdigest()
 
     async def find(self, name: str) -> Record | None:
-        """Return a sandbox, also one that another replica has just made; None for no such.
+        """Return a sandbox as it is; None for no such.
 
-        A name that is not known is asked for once, by one for all who wait.
+        One that is not known, or not known to run, is asked for: another replica may just have
+        made it, resumed it or kept it. Once, by one for all who wait.
         """
-        found = self.claims.get(name)
-        if found is not None or not is_a_name(name) or self.claims.was_here(name):
-            return found
-        if name in self.claims.by_id:
-            return None  # its time is up
+        known = self.claims.by_id.get(name)
+        if known is not None and _runs(known):
+            return known
+        if known is None and (not is_a_name(name) or self.claims.was_here(name)):
+            return None
         if name not in self._looking:
             if not self._may_look():
-                return None
+                return self.claims.get(name)
             self._looking[name] = asyncio.ensure_future(self._look(name))
         return await asyncio.shield(self._looking[name])
 
@@ -112,6 +113,10 @@ class Fleet:
             claim = await self._cluster.get(CLAIMS, self._namespace, name, Claim)
         except NotFound:
             return None
+        except Unavailable:
+            if (known := self.claims.get(name)) is not None:
+                return known
+            raise
         finally:
             del self._looking[name]
         record = record_of(claim)
@@ -303,6 +308,10 @@ class Fleet:
             raise NotFound(f"sandbox {name!r} was not found")
         self.claims.put(record)
         return record
+
+
+def _runs(record: Record) -> bool:
+    return record.state == RUNNING and bool(record.address) and not record.is_over(time())
 
 
 def _lasting(state: str, seconds: float, *, pauses: bool) -> dict[str, Any]:

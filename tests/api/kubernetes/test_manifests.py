@@ -112,14 +112,20 @@ def test_the_fleet_finds_its_token_its_pool_and_the_door_to_its_sandboxes() -> N
     assert deployment["selector"]["matchLabels"] == labels
     assert deployment["template"]["metadata"]["labels"] == labels
     assert fleet["Service/sandkeeper-fleet"]["spec"]["selector"] == labels
-    (door,) = (one["spec"] for one in fleet.values() if one["kind"] == "NetworkPolicy")
-    assert door["ingress"][0]["from"] == [{"podSelector": {"matchLabels": labels}}]
-    assert door["podSelector"] == sandboxes["NetworkPolicy"]["spec"]["podSelector"]
+    doors = sandboxes["NetworkPolicy"]["spec"]["ingress"]
+    assert [one for one in doors if {"podSelector": {"matchLabels": labels}} in one["from"]]
     pod = deployment["template"]["spec"]
     assert f"ServiceAccount/{pod['serviceAccountName']}" in fleet
     (container,) = pod["containers"]
     env = {one["name"]: one["value"] for one in container["env"]}
     assert env["SANDKEEPER_FLEET_TEMPLATE"] == sandboxes["SandboxWarmPool"]["metadata"]["name"]
+    assert f"Namespace/{env['SANDKEEPER_FLEET_KEYS_NAMESPACE']}" in fleet
+    readable = [
+        one["metadata"]["namespace"]
+        for one in fleet.values()
+        if one["kind"] == "Role" and "secrets" in json.dumps(one["rules"])
+    ]
+    assert readable == [env["SANDKEEPER_FLEET_KEYS_NAMESPACE"]]
     (secret,) = (one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one)
     assert secret == sandboxes["Kustomization"]["secretGenerator"][0]["name"]
 

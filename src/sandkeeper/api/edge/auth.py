@@ -5,6 +5,7 @@ And to whom it acts as: `?user=` on the routes of files, and what others own out
 
 import hmac
 from collections.abc import Collection, Iterable
+from typing import Protocol
 
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -31,7 +32,14 @@ from sandkeeper.api.edge.urls import PORT_NAME
 from sandkeeper.linux.users import Users
 from sandkeeper.settings import RightsSettings
 
-__all__ = ["Accepted", "Acting", "Doorkeeper", "know", "refuse"]
+__all__ = ["Accepted", "Acting", "Admission", "Doorkeeper", "know", "refuse"]
+
+
+class Admission(Protocol):
+    """Says who may go on."""
+
+    def admits(self, scope: Scope) -> bool:
+        """Say whether a request may go on at all."""
 
 
 class Accepted:

@@ -62,13 +62,6 @@ class Doors(Protocol):
         """Return the path of a request as the log may show it: without what opens a part."""
 
 
-class Admission(Protocol):
-    """Who may go on (`auth.Doorkeeper`)."""
-
-    def admits(self, scope: Scope) -> bool:
-        """Say whether a request may go on at all."""
-
-
 class Edge:
     """The outermost ASGI layer.
 
@@ -83,7 +76,7 @@ class Edge:
         *,
         access: Access,
         log: Log,
-        doorkeeper: Admission,
+        doorkeeper: auth.Admission,
         processing_time: bool,
         requests: Requests,
         cors: Cors,
