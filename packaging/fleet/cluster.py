@@ -353,6 +353,8 @@ class Cluster(Processes):
                 CACHE / "bin" / "sandbox-router",
                 here,
                 f"--http-bind-address=127.0.0.1:{ports['router']}",
+                # There are no names of Pods here, by which it would find them otherwise.
+                "--cache-enabled",
                 f"--health-probe-bind-address=127.0.0.1:{ports['router_probe']}",
                 "--metrics-bind-address=127.0.0.1:0",
             )

@@ -23,7 +23,7 @@ def fleet() -> Iterator[Fleet]:
     folder = os.environ.get("SANDKEEPER_FLEET_STATE") or tempfile.mkdtemp(prefix="sk-fleet-")
     with command.running(Path(folder)) as made:
         node.up(made)
-        os.environ["KUBECONFIG"] = str(made.kubeconfig)
+        assert os.environ.get("KUBECONFIG") == str(made.kubeconfig), "scripts/fleet-test says it"
         yield Fleet(made)
 
 

@@ -17,6 +17,12 @@ from e2b.exceptions import NotFoundException, SandboxException
 from pools import TOKEN, Fleet
 from tests.harness import free_port
 
+pytestmark = [
+    # The published client leaves what it has of a kubectl to the interpreter.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
 KEY = "e2b_" + "0" * 40
 SECONDS = 30
 """How long a creation waits; what it leaves behind ends by itself half a minute later."""

@@ -170,8 +170,8 @@ def test_the_fleet_may_do_what_it_does_and_no_more(fleet: Fleet) -> None:
 
     assert all(may(verb, "sandboxclaims") for verb in ("create", "watch", "patch", "delete"))
     assert may("patch", "sandboxes")
-    assert may("watch", "secrets")
-    assert not may("watch", "secrets", "kube-system")
+    assert may("watch", "secrets", "sandkeeper-keys")
+    assert not may("watch", "secrets")
     assert not may("create", "pods")
     assert not may("delete", "sandboxes")
 

@@ -22,6 +22,12 @@ from k8s_agent_sandbox.models import (
 )
 from pools import TOKEN, Fleet
 
+pytestmark = [
+    # The published client leaves what it has of a kubectl to the interpreter.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
 HEADERS = {"X-Blaxel-Authorization": f"Bearer {TOKEN}"}
 RATIO = 1.3
 """How much longer a claim's first answer may take than with agent-sandbox's own runtime."""
