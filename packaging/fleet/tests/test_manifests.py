@@ -92,7 +92,7 @@ def test_a_real_api_server_takes_every_manifest(fleet: Fleet) -> None:
     fleet.kubectl("apply", "-f", "-", text=json.dumps(keys))
     texts = [
         json.dumps(one)
-        for name in ("base", "apart")
+        for name in ("base", "apart", "fleet")
         for one in chart.render(chart.KUSTOMIZE / name)
     ]
     for path in sorted((chart.KUSTOMIZE / "examples").glob("*.yaml")):
