@@ -24,8 +24,6 @@ NAMES = {
     "sandkeeper": "{{ .Release.Name }}",
     "sandkeeper-token": '{{ include "sandkeeper.secret" . }}',
     "sandkeeper-fleet": "{{ .Release.Name }}-fleet",
-    "sandkeeper-from-fleet": "{{ .Release.Name }}-from-fleet",
-    "sandboxes.example.com": "{{ .Values.fleet.domain | quote }}",
 }
 """What names of the manifests are in a release."""
 

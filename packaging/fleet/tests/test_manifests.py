@@ -88,9 +88,11 @@ def test_the_chart_asks_for_a_token_and_takes_what_is_said() -> None:
 
 
 def test_a_real_api_server_takes_every_manifest(fleet: Fleet) -> None:
+    keys = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "sandkeeper-keys"}}
+    fleet.kubectl("apply", "-f", "-", text=json.dumps(keys))
     texts = [
         json.dumps(one)
-        for name in ("base", "apart")
+        for name in ("base", "apart", "fleet")
         for one in chart.render(chart.KUSTOMIZE / name)
     ]
     for path in sorted((chart.KUSTOMIZE / "examples").glob("*.yaml")):
