@@ -24,6 +24,7 @@ NAMES = {
     "sandkeeper": "{{ .Release.Name }}",
     "sandkeeper-token": '{{ include "sandkeeper.secret" . }}',
     "sandkeeper-fleet": "{{ .Release.Name }}-fleet",
+    "sandboxes.example.com": "{{ .Values.fleet.domain | quote }}",
 }
 """What names of the manifests are in a release."""
 
