@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from sandkeeper.api.control.source import Wanted
+from sandkeeper.api.port.answers import Audience, response_headers
 from sandkeeper.errors import BadInput, Unavailable
 from sandkeeper.fleet.claims import Claims, page_of
 from sandkeeper.fleet.keys import Keys
@@ -143,6 +144,15 @@ async def test_a_sandbox_that_answers_without_end_is_given_up() -> None:
         await pods.use(msgspec.structs.replace(record, address="127.0.0.1"))
     await pods.close()
     serving.close()
+
+
+def test_a_sandbox_sets_cookies_for_its_own_name_alone() -> None:
+    audience = Audience(host=b"3000-a.fleet.test", is_whole=True)
+    for sent, kept in (
+        (b"a=1; Domain=fleet.test; Path=/", b"a=1; Path=/"),
+        (b"sandkeeper_port=1; Path=/", b"sandkeeper_port=1; Path=/"),  # of the server there
+    ):
+        assert response_headers(200, [(b"Set-Cookie", sent)], audience) == [(b"set-cookie", kept)]
 
 
 def test_the_rank_of_a_claim_is_its_place_in_the_clusters_order() -> None:

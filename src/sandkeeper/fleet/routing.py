@@ -142,7 +142,8 @@ class Routing:
             await _failed(record.id, "The sandbox does not answer")(scope, receive, send)
             return
         self._fleet.figures.routed += 1
-        audience = Audience(host=target.called, is_whole=True)
+        called = target.called.partition(b":")[0].lower()
+        audience = Audience(host=called or b"-", is_whole=True)
         await pass_on(
             *(scope, receive, send, connected, head, audience, self._relay), upgrade=bool(upgrade)
         )
