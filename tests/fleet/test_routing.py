@@ -14,6 +14,7 @@ import pytest
 from tests.apiserver import ApiServer
 from tests.fleet.conftest import ALICE, BOB, DOMAIN, POD_TOKEN, Replica
 from tests.harness import Server, free_port, start, until
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from sandkeeper.api.e2b.signatures import READ, signature
@@ -136,6 +137,13 @@ def test_websockets_pass(fleet: Replica, made: dict[str, Any], port: int, told: 
     ):
         talking.send("hello" * 50_000)
         assert talking.recv(timeout=60) == "HELLO" * 50_000
+
+
+def test_a_websocket_that_leads_nowhere_is_refused(fleet: Replica) -> None:
+    nowhere = f"ws://127.0.0.1:{fleet.port}/nothing"
+    with pytest.raises(InvalidStatus) as refused, connect(nowhere, proxy=None):
+        pass
+    assert refused.value.response.status_code == 404
 
 
 def test_only_the_sandboxs_own_token_opens_it(

@@ -162,6 +162,8 @@ def _own_routes(services: "Services") -> list[BaseRoute]:
 
 
 async def _unrouted(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()
     await not_found()(scope, receive, send)
 
 
