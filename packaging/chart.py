@@ -24,6 +24,7 @@ NAMES = {
     "sandkeeper": "{{ .Release.Name }}",
     "sandkeeper-token": '{{ include "sandkeeper.secret" . }}',
     "sandkeeper-fleet": "{{ .Release.Name }}-fleet",
+    "sandboxes.example.com": "{{ .Values.fleet.domain | quote }}",
 }
 """What names of the manifests are in a release."""
 
@@ -171,7 +172,10 @@ def _written(one: Manifest) -> str:
         spec["replicas"] = say("{{ .Values.pool.replicas }}")
     if one["kind"] == "Deployment":
         spec["replicas"] = say("{{ .Values.fleet.replicas }}")
-    if one["kind"] == "Secret":
+    if one["kind"] == "Secret" and "stringData" in one:
+        said_so = 'required "fleet.secret is needed" .Values.fleet.secret'
+        marked["stringData"]["secret"] = say(f"{{{{ {said_so} | quote }}}}")
+    elif one["kind"] == "Secret":
         told = "token.value or token.existingSecret is needed"
         marked["data"]["token"] = say(f'{{{{ required "{told}" .Values.token.value | b64enc }}}}')
     for container in _containers(marked):

@@ -16,6 +16,7 @@ from tests.apiserver import ApiServer
 from tests.harness import Server, free_port, until
 
 POD_TOKEN = "of-the-pods"
+SECRET = "of-the-fleet"
 DOMAIN = "fleet.test"
 ALICE, BOB = "e2b_alice", "e2b_bob"
 
@@ -34,6 +35,7 @@ class Replica:
             "SANDKEEPER_FLEET_POD_PORT": str(pod_port),
             "SANDKEEPER_FLEET_DOMAIN": DOMAIN,
             "SANDKEEPER_TOKEN": POD_TOKEN,
+            "SANDKEEPER_FLEET_SECRET": SECRET,
             "SANDKEEPER_LOG": str(self.log),
             **settings,
         }

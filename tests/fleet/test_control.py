@@ -177,9 +177,33 @@ def test_a_pause_suspends_and_connect_resumes(fleet: Replica, api: ApiServer) ->
     assert 100 < ends.timestamp() - time.time() < 202
     assert fleet.listed(state="running") == [name]
 
+    # What is refused changes nothing: a key's longest time is looked at before the resume.
+    bob = fleet.asking(BOB)
+    mine = bob.post("/v2/sandboxes", json={"templateID": "base", "timeout": 60}).json()["sandboxID"]
+    assert bob.post(f"/sandboxes/{mine}/pause").status_code == 204
+    too_long = bob.post(f"/v2/sandboxes/{mine}/connect", json={"timeout": 601})
+    assert too_long.status_code == 400
+    assert bob.get(f"/sandboxes/{mine}").json()["state"] == "paused"
+    assert "shutdownTime" not in claim_of(api, mine)["spec"]["lifecycle"]
+
     other = fleet.create(timeout=1, autoPause=True)["sandboxID"]
     assert "shutdownTime" not in claim_of(api, other)["spec"]["lifecycle"]
     until(lambda: fleet.listed(state="paused") == [other])
+
+
+def test_what_another_replica_has_paused_gets_no_end(fleet: Replica, api: ApiServer) -> None:
+    name = fleet.create(timeout=100)["sandboxID"]
+    api.is_late = True
+    paused = {"metadata": {"labels": {"fleet.sandkeeper.dev/state": "paused"}}}
+    endless = {"spec": {"lifecycle": {"shutdownTime": None}}}
+    api.call(lambda: api._patch("sandboxclaims", name, {**paused, **endless}))
+    try:
+        reply = fleet.client.post(f"/sandboxes/{name}/timeout", json={"timeout": 300})
+        assert reply.status_code == 204
+        assert "shutdownTime" not in claim_of(api, name)["spec"]["lifecycle"]
+        assert fleet.listed(state="paused") == [name]
+    finally:
+        api.is_late = False
 
 
 def test_what_the_cluster_forgets_or_cuts_off_is_found_again(

@@ -1,5 +1,8 @@
 """The command `sandkeeper fleet`, its manifests, and what its parts make of odd input."""
 
+import asyncio
+import base64
+import contextlib
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -11,9 +14,15 @@ import pytest
 import yaml
 
 from sandkeeper.api.control.source import Wanted
-from sandkeeper.errors import BadInput
+from sandkeeper.api.port.answers import Audience, response_headers
+from sandkeeper.errors import BadInput, Unavailable
 from sandkeeper.fleet.claims import Claims, page_of
-from sandkeeper.fleet.objects import Claim, Meta, Template, size_of
+from sandkeeper.fleet.keys import Keys
+from sandkeeper.fleet.objects import Claim, Meta, Pool, Secret, Template, record_of, size_of
+from sandkeeper.fleet.pods import Pods
+from sandkeeper.fleet.pools import Pools
+from sandkeeper.log.lines import Log
+from sandkeeper.log.sink import Sink
 from sandkeeper.settings.fleet import CATALOGUE, FleetSettings
 from sandkeeper.settings.variables import BadSettings, Variables
 
@@ -92,6 +101,58 @@ def test_a_list_that_is_read_again_keeps_what_is_younger_than_it() -> None:
     claims.change(claim("sf3", 8))
     claims.replace(None)
     assert set(claims.by_id) == {"sf2", "sf3"}
+
+
+def test_a_list_that_broke_off_keeps_nothing_alive() -> None:
+    claims, keys, pools = Claims(), Keys(Log(Sink(2, dropped_line=lambda _: b""))), Pools()
+    pool, key = Pool(metadata=Meta(name="p")), base64.b64encode(b"e2b_key").decode()
+    secret = Secret(metadata=Meta(name="k"), data={"key": key})
+    for one, first in ((claims, claim("sf1", 5)), (keys, secret), (pools, pool)):
+        one.begin()
+        one.replace([first])  # of the second page came an error, and meanwhile it ended
+        one.begin()
+        one.replace(None)
+    assert (claims.count("a"), keys.team_of([b"e2b_key"]), "p" in pools) == (0, None, False)
+
+
+def test_a_claim_that_changes_its_team_leaves_nothing_with_the_first() -> None:
+    claims = Claims()
+    claims.change(claim("sf1", 5))
+    claims.change(claim("sf1", 6, **{"fleet.sandkeeper.dev/team": "b"}))
+    assert (claims.count("a"), claims.count("b")) == (0, 1)
+    claims.forget("sf1")
+    assert claims.count("b") == 0
+
+
+@pytest.mark.anyio
+async def test_a_sandbox_that_answers_without_end_is_given_up() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b" " * 65536)
+                await writer.drain()
+        writer.close()
+
+    serving = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = serving.sockets[0].getsockname()[1]
+    record = record_of(claim("sf1", 5))
+    assert record is not None
+    pods = Pods(port, "")
+    with pytest.raises(Unavailable, match="more than it was asked"):
+        await pods.use(msgspec.structs.replace(record, address="127.0.0.1"))
+    await pods.close()
+    serving.close()
+
+
+def test_a_sandbox_sets_cookies_for_its_own_name_alone() -> None:
+    audience = Audience(host=b"3000-a.fleet.test", is_whole=True)
+    for sent, kept in (
+        (b"a=1; Domain=fleet.test; Path=/", b"a=1; Path=/"),
+        (b"sandkeeper_port=1; Path=/", b"sandkeeper_port=1; Path=/"),  # of the server there
+    ):
+        assert response_headers(200, [(b"Set-Cookie", sent)], audience) == [(b"set-cookie", kept)]
 
 
 def test_the_rank_of_a_claim_is_its_place_in_the_clusters_order() -> None:

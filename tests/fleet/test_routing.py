@@ -1,18 +1,23 @@
 """From names and fields of requests to the server in a sandbox: who gets there, and as what."""
 
+import hmac
 import json
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 from tests.apiserver import ApiServer
-from tests.fleet.conftest import BOB, DOMAIN, POD_TOKEN, Replica
+from tests.fleet.conftest import ALICE, BOB, DOMAIN, POD_TOKEN, Replica
 from tests.harness import Server, free_port, start, until
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
+
+from sandkeeper.api.e2b.signatures import READ, signature
 
 ECHO = """
 import asyncio, json, sys
@@ -134,6 +139,13 @@ def test_websockets_pass(fleet: Replica, made: dict[str, Any], port: int, told: 
         assert talking.recv(timeout=60) == "HELLO" * 50_000
 
 
+def test_a_websocket_that_leads_nowhere_is_refused(fleet: Replica) -> None:
+    nowhere = f"ws://127.0.0.1:{fleet.port}/nothing"
+    with pytest.raises(InvalidStatus) as refused, connect(nowhere, proxy=None):
+        pass
+    assert refused.value.response.status_code == 404
+
+
 def test_only_the_sandboxs_own_token_opens_it(
     fleet: Replica, anybody: httpx.Client, made: dict[str, Any], port: int
 ) -> None:
@@ -152,10 +164,8 @@ def test_only_the_sandboxs_own_token_opens_it(
 
 
 def test_a_signed_address_opens_its_file(
-    anybody: httpx.Client, made: dict[str, Any], pod: Server
+    anybody: httpx.Client, made: dict[str, Any], pod: Server, port: int
 ) -> None:
-    from sandkeeper.api.e2b.signatures import READ, signature
-
     (pod.workdir / "signed.txt").write_text("signed")
     path = str(pod.workdir / "signed.txt")
     fields = {"E2b-Sandbox-Id": made["sandboxID"]}
@@ -164,6 +174,47 @@ def test_a_signed_address_opens_its_file(
     assert anybody.get("/files", params=query, headers=fields).text == "signed"
     query["path"] = "/etc/passwd"
     assert anybody.get("/files", params=query, headers=fields).status_code == 401
+    # It opens no port, by whatever field or name the request is led there.
+    query["path"] = path
+    for more in ({"E2b-Sandbox-Port": str(port)}, {"Host": f"{port}-a.b"}):
+        reply = anybody.get("/files", params=query, headers={**fields, **more})
+        assert reply.status_code == 401 or reply.text == "signed"
+
+
+def test_what_the_servers_ask_for_opens_nothing_here(
+    anybody: httpx.Client, made: dict[str, Any], pod: Server
+) -> None:
+    """Who runs programs in one sandbox can read the token of all servers."""
+    fields = {"E2b-Sandbox-Id": made["sandboxID"]}
+    for more in (
+        {"X-Access-Token": POD_TOKEN},
+        {"Authorization": f"Bearer {POD_TOKEN}"},
+        {"Cookie": f"sandkeeper_token={POD_TOKEN}"},
+    ):
+        assert anybody.get("/process", headers={**fields, **more}).status_code == 401
+    assert anybody.get("/process", params={"token": POD_TOKEN}, headers=fields).status_code == 401
+    (pod.workdir / "signed.txt").write_text("signed")
+    path = str(pod.workdir / "signed.txt")
+    signed = signature(path, READ, "", POD_TOKEN, "")
+    for name in ("signature", "%73ignature"):
+        query = f"path={path}&{name}={quote(signed)}"
+        assert anybody.get(f"/files?{query}", headers=fields).status_code == 401
+    of_theirs = "sk_" + hmac.digest(POD_TOKEN.encode(), made["sandboxID"].encode(), "sha256").hex()
+    assert made["envdAccessToken"] != of_theirs
+
+
+def test_a_program_in_a_sandbox_sees_neither_keys_nor_where_a_token_stood(
+    anybody: httpx.Client, made: dict[str, Any], port: int
+) -> None:
+    name = by_name(made, port)
+    token = made["envdAccessToken"]
+    page = f"http://{name['Host']}/a?token={token}"
+    told = {**name, "X-API-KEY": ALICE, "Referer": page}
+    seen = anybody.get("/", headers=told).json()
+    assert ALICE not in json.dumps(seen)
+    assert token not in json.dumps(seen)
+    other = anybody.get("/", headers={**name, "X-API-KEY": "its own"}).json()
+    assert other["headers"]["x-api-key"] == "its own"
 
 
 def test_what_is_not_there_is_told_as_e2b_tells_it(

@@ -1,11 +1,18 @@
 """The clock by which workloads are measured leaves out the times in which nothing ran."""
 
+import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from sandkeeper.api.edge.connections import lifesigns
-from sandkeeper.linux.clocks import MOST_STILLS, STILL_SECONDS, WorkClock
+from sandkeeper.linux.children.adopted import boot_id
+from sandkeeper.linux.clocks import MOST_STILLS, STILL_SECONDS, WORK, WorkClock
+from sandkeeper.log.lines import Log
+from sandkeeper.log.sink import Sink
+from sandkeeper.observability.standstills import Standstills
 
 
 class Machine:
@@ -68,6 +75,27 @@ def test_without_a_beat_nothing_is_a_standstill() -> None:
     machine.passes(36000)
     machine.clock.beat()
     assert (machine.clock.now(), machine.woken) == (36100, [])
+
+
+@pytest.mark.parametrize(
+    ("kept", "believed"),
+    [
+        ([[1.0, 30.0], [40.0, 25.0]], True),
+        ([[0.0, 1e12]], False),
+        ([[1.0, -30.0]], False),
+        ([[1.0, 30.0], [1.0, 30.0]], False),
+    ],
+)
+def test_only_standstills_that_may_be_true_are_taken_up(
+    kept: list[list[float]], believed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others would put off time limits for ever."""
+    monkeypatch.setattr(WORK, "stills", [])
+    path = tmp_path / "standstills.json"
+    path.write_text(json.dumps({"boot": boot_id(), "stills": kept}))
+    log = Log(Sink(2, dropped_line=lambda _: b""))
+    with ThreadPoolExecutor(1) as writer, Standstills(path, writer, log).kept():
+        assert (len(WORK.stills) == len(kept)) is believed
 
 
 def test_any_number_of_standstills_is_left_out_in_bounded_room() -> None:

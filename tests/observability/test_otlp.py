@@ -16,6 +16,9 @@ from tests.harness import Server, children_of, start, until
 from tests.observability.collector import Collector, attributes
 from tests.person import Person
 
+from sandkeeper.log.formats import Shipped
+from sandkeeper.observability.otlp.exporting import export_for, resource
+
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = "00f067aa0ba902b7"
 PARENT = {"traceparent": f"00-{TRACE}-{CALLER}-01", "tracestate": "theirs=1, more=b@c"}
@@ -233,6 +236,18 @@ def test_what_a_collector_calls_wrong_is_dropped_and_counted_and_the_end_is_boun
             took = time.monotonic() - began
 
     assert took < 60  # the 3 seconds that the end may take, and a busy machine's
+
+
+def test_what_is_led_elsewhere_has_not_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenTelemetry's exporters say that it has."""
+    with Collector() as collector:
+        collector.answers = lambda path: (308, {"Location": "/elsewhere"})
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        line = Shipped().line("info", "hello", {})
+        told = export_for("logs", resource("one"))(line)
+        assert next(iter(told))["why"].startswith("308")
+        (outcome,) = export_for("metrics", resource("one"))(b"# TYPE a gauge\na 1\n# EOF\n")
+    assert (outcome["lost"], collector.refused) == (1, ["/v1/logs", "/v1/metrics"])
 
 
 def test_without_a_collector_a_callers_place_is_passed_on_and_told_in_the_log(

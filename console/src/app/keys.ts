@@ -1,6 +1,6 @@
 /** Keys of the page that is shown; none while somebody types in a field or a dialog is open. */
 
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 
 type Handler = (event: KeyboardEvent) => void;
 
@@ -49,7 +49,8 @@ window.addEventListener("keydown", (event) => {
 export function useKeys(keys: Record<string, Handler>, description = ""): void {
   const held = useRef<Binding>({ keys, description });
   held.current = { keys, description };
-  useEffect(() => {
+  // Before it is painted: a key that is pressed at once counts.
+  useLayoutEffect(() => {
     bound.add(held);
     return () => {
       bound.delete(held);

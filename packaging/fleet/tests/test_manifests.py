@@ -47,7 +47,8 @@ def test_kubectl_and_helm_make_the_same_of_one_definition(variant: str) -> None:
         theirs.update(made)
 
     apart = "true" if variant == "apart" else "false"
-    assert helm("token.value=change-me", "fleet.enabled=true", f"apart={apart}") == theirs
+    said = ("token.value=change-me", "fleet.enabled=true", "fleet.secret=change-me")
+    assert helm(*said, f"apart={apart}") == theirs
 
 
 def test_the_chart_asks_for_a_token_and_takes_what_is_said() -> None:

@@ -27,7 +27,7 @@ from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.tokens import offers
 from sandkeeper.api.edge.tracing import Traces
 from sandkeeper.api.edge.urls import PORT_NAME
-from sandkeeper.errors import BadInput, SandkeeperError
+from sandkeeper.errors import BadInput, SandkeeperError, Unavailable
 from sandkeeper.fleet.routing import Routing, mark
 from sandkeeper.fleet.teams import TeamSource
 from sandkeeper.settings import RightsSettings
@@ -89,7 +89,7 @@ def create_app(services: "Services") -> FleetEdge:
     router = Router([*_own_routes(services), *routes(ControlDoor(load))], default=_unrouted)
     router.redirect_slashes = False
     app = ExceptionMiddleware(
-        _split(Routing(services.fleet, services.relay, gateways), router),
+        _split(Routing(services.fleet, services.keys, services.relay, gateways), router),
         handlers={SandkeeperError: _on_error},
     )
     names = ("sandboxes", "v2", "port", "health", "ready", "metrics")
@@ -124,7 +124,12 @@ def _split(routing: ASGIApp, others: ASGIApp) -> ASGIApp:
 
 
 def _source_of(services: "Services", request: Request) -> Source | None:
-    """Return the sandboxes of whoever asks; None for a key that is none."""
+    """Return the sandboxes of whoever asks; None for a key that is none.
+
+    Raises Unavailable before the cluster is known.
+    """
+    if not services.knows_all:
+        raise Unavailable("the cluster is not known yet: try again")
     team = services.keys.team_of(offers(request.scope))
     if team is None:
         return None
@@ -157,6 +162,8 @@ def _own_routes(services: "Services") -> list[BaseRoute]:
 
 
 async def _unrouted(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()
     await not_found()(scope, receive, send)
 
 

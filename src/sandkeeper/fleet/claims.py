@@ -91,6 +91,10 @@ class Claims:
 
     # What a watch tells
 
+    def begin(self) -> None:
+        """Expect a list from its beginning, whatever became of the one before."""
+        self._listing = set()
+
     def replace(self, claims: list[Claim] | None) -> None:
         """Take a piece of a list; None is its end, when what was not in it has gone."""
         if self._listing is None:
@@ -130,7 +134,8 @@ class Claims:
             return
         if self._gone.get(name, -1) >= record.version:
             return
-        if known is None or known.started_at != record.started_at:
+        place = (record.team, record.started_at)
+        if known is None or (known.team, known.started_at) != place:
             if known is not None:
                 self._unplace(known)
             insort(self._places.setdefault(record.team, []), (record.started_at, name))

@@ -4,7 +4,8 @@ A Secret with the label `fleet.sandkeeper.dev/api-key` holds `key`, and if it li
 name), `sandboxes` (at once), `seconds` (the longest life) and `templates` (by commas).
 """
 
-import hmac
+import hashlib
+import os
 import re
 from collections.abc import Iterable
 
@@ -37,24 +38,37 @@ class Team(msgspec.Struct, frozen=True):
 
 
 class Keys:
-    """The keys of all teams; event loop's thread only."""
+    """The keys of all teams; event loop's thread only.
+
+    What is kept and compared are digests with a secret of this process, so the time that it takes
+    says nothing of a key, and thousands of keys cost no more than one: anybody may ask.
+    """
 
     def __init__(self, log: Log) -> None:
         self._log = log
+        self._salt = os.urandom(32)
         self._known: dict[str, tuple[bytes, Team]] = {}
+        self._teams: dict[bytes, Team] | None = {}
         self._listing: set[str] | None = None
 
     def __len__(self) -> int:
         return len(self._known)
 
     def team_of(self, offered: Iterable[bytes]) -> Team | None:
-        """Return the team of a key among what is offered; all keys are compared, each whole."""
+        """Return the team of a key among what is offered."""
+        if self._teams is None:
+            self._teams = dict(self._known.values())
         found: Team | None = None
         for offer in offered:
-            for key, team in self._known.values():
-                if hmac.compare_digest(key, offer):
-                    found = team
+            found = self._teams.get(self._digest(offer), found)
         return found
+
+    def _digest(self, key: bytes) -> bytes:
+        return hashlib.blake2b(key, key=self._salt, digest_size=32).digest()
+
+    def begin(self) -> None:
+        """Expect a list from its beginning, whatever became of the one before."""
+        self._listing = set()
 
     def replace(self, secrets: list[Secret] | None) -> None:
         """Take a piece of a list; None is its end."""
@@ -67,19 +81,22 @@ class Keys:
             return
         for name in self._known.keys() - self._listing:
             del self._known[name]
-        self._listing = None
+        self._listing = self._teams = None
 
     def change(self, secret: Secret) -> None:
         """Take a key as it is now; one that makes no sense opens nothing, and that is said."""
         name = secret.metadata.name
+        self._teams = None
         try:
-            self._known[name] = _read(secret)
+            key, team = _read(secret)
+            self._known[name] = (self._digest(key), team)
         except ValueError as error:
             self._known.pop(name, None)
             self._log.warning(f"the API key in the Secret {name} is not taken: {error}")
 
     def remove(self, secret: Secret) -> None:
         """Take the end of a key."""
+        self._teams = None
         self._known.pop(secret.metadata.name, None)
 
 

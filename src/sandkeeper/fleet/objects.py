@@ -184,6 +184,11 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     pauses: bool = False
     why: str = ""
 
+    @property
+    def host(self) -> str:
+        """The address as a URL has it (RFC 3986, section 3.2.2)."""
+        return f"[{self.address}]" if ":" in self.address else self.address
+
     def is_over(self, now: float) -> bool:
         """Say whether its time is up; what is paused then is not over."""
         return 0 < self.ends_at <= now and not self.pauses

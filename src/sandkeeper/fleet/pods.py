@@ -1,6 +1,8 @@
 """What a replica asks the server in a sandbox itself: to take variables, and how much is used."""
 
+import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import httpx
 import msgspec
@@ -12,6 +14,7 @@ from sandkeeper.observability.machine_use import Use
 __all__ = ["Pods"]
 
 SECONDS = 10.0
+ANSWER_BYTES = 64 << 10
 
 
 class _Use(msgspec.Struct):
@@ -27,8 +30,19 @@ class _Use(msgspec.Struct):
     disk_total: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """A whole answer."""
+
+    status: int
+    content: bytes
+
+
 class Pods:
-    """The servers in the sandboxes, on one port, with one token; event loop's thread only."""
+    """The servers in the sandboxes, on one port, with one token; event loop's thread only.
+
+    What answers there is not trusted: a program may have taken the server's place.
+    """
 
     def __init__(self, port: int, token: str) -> None:
         self._port = port
@@ -44,10 +58,9 @@ class Pods:
     async def set_env(self, record: Record, env: Mapping[str, str]) -> None:
         """Have programs of a sandbox start with variables; raises Unavailable."""
         reply = await self._ask(record, "POST", "/init", json={"envVars": dict(env)})
-        if reply.status_code >= 300:
-            raise Unavailable(
-                f"the sandbox does not take variables: {reply.status_code} {reply.text[:200]}"
-            )
+        if reply.status >= 300:
+            why = reply.content[:200].decode("utf-8", "replace")
+            raise Unavailable(f"the sandbox does not take variables: {reply.status} {why}")
 
     async def use(self, record: Record) -> Use:
         """Return how much a sandbox uses; raises Unavailable."""
@@ -55,7 +68,7 @@ class Pods:
         try:
             told = msgspec.json.decode(reply.content, type=_Use)
         except msgspec.DecodeError as error:
-            raise Unavailable(f"the sandbox tells no figures: {reply.status_code}") from error
+            raise Unavailable(f"the sandbox tells no figures: {reply.status}") from error
         return Use(
             time=float(told.ts),
             cpu_count=told.cpu_count,
@@ -69,12 +82,27 @@ class Pods:
 
     async def _ask(
         self, record: Record, method: str, path: str, *, json: object = None, accept: str = "*/*"
-    ) -> httpx.Response:
+    ) -> _Reply:
         if not record.address:
             raise NotFound(f"sandbox {record.id} has no Pod at present")
-        host = f"[{record.address}]" if ":" in record.address else record.address
-        url = f"http://{host}:{self._port}{path}"
+        url = f"http://{record.host}:{self._port}{path}"
+        headers = {"Accept": accept, "Accept-Encoding": "identity"}
+        asked = self._client.build_request(method, url, json=json, headers=headers)
         try:
-            return await self._client.request(method, url, json=json, headers={"Accept": accept})
-        except httpx.HTTPError as error:
-            raise Unavailable(f"the sandbox does not answer: {error}") from error
+            async with asyncio.timeout(SECONDS):
+                reply = await self._client.send(asked, stream=True)
+                try:
+                    return _Reply(reply.status_code, await _read(reply))
+                finally:
+                    await reply.aclose()
+        except (httpx.HTTPError, TimeoutError) as error:
+            raise Unavailable(f"the sandbox does not answer: {error or 'too late'}") from error
+
+
+async def _read(reply: httpx.Response) -> bytes:
+    content = bytearray()
+    async for block in reply.aiter_raw():
+        content += block
+        if len(content) > ANSWER_BYTES:
+            raise Unavailable("the sandbox says more than it was asked")
+    return bytes(content)

@@ -21,6 +21,10 @@ class Pools:
         """Return how large the sandboxes of a pool are, as far as it says."""
         return self._sizes.get(self._template_of.get(name, ""), Size())
 
+    def begin(self) -> None:
+        """Expect a list of pools from its beginning, whatever became of the one before."""
+        self._listing_pools = {}
+
     def replace(self, pools: list[Pool] | None) -> None:
         """Take a piece of a list of pools; None is its end."""
         if pools is None:
@@ -36,6 +40,10 @@ class Pools:
     def remove(self, pool: Pool) -> None:
         """Take the end of a pool."""
         self._template_of.pop(pool.metadata.name, None)
+
+    def begin_templates(self) -> None:
+        """Expect a list of templates from its beginning."""
+        self._listing_sizes = {}
 
     def replace_templates(self, templates: list[Template] | None) -> None:
         """Take a piece of a list of templates; None is its end."""

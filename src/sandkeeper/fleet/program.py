@@ -20,7 +20,7 @@ from sandkeeper.linux.servicemanager import ServiceManager
 from sandkeeper.log.lines import Log
 from sandkeeper.numerals import natural
 from sandkeeper.settings import BadSettings, Environment, Settings
-from sandkeeper.settings.fleet import CATALOGUE, FleetSettings
+from sandkeeper.settings.fleet import CATALOGUE, SECRETS, FleetSettings
 from sandkeeper.settings.options import add_options, help_of_variables, options_given
 from sandkeeper.settings.token_files import with_token_files
 from sandkeeper.settings.variables import Variables
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     environment.apply(options_given(options, CATALOGUE))
     try:
-        variables = with_token_files(environment.snapshot())
+        variables = with_token_files(environment.snapshot(), names=SECRETS)
         own = FleetSettings.read(Variables(variables), host=options.host)
     except ValueError as error:
         faults = error.faults if isinstance(error, BadSettings) else [str(error)]

@@ -3,18 +3,21 @@
 `https://3000-ID.DOMAIN/` and `E2b-Sandbox-Id` with `E2b-Sandbox-Port` both name a sandbox and a
 port. All of it goes to the one port of the server in the Pod, as it came: that server knows both
 spellings, and reaches what listens on loopback alone. The token of a sandbox, which this program
-has given out, is exchanged for the one that the server there asks for, which no client learns.
+has given out, is exchanged for the one that the server there asks for. No client has that one: who
+sends it, or what was signed with it, has it from another sandbox, and it goes no further. Neither
+do API keys, which programs in a sandbox have no business with.
 """
 
 import hmac
 from collections.abc import Callable
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from sandkeeper.api.control.source import PAUSED
-from sandkeeper.api.e2b.signatures import READ, WRITE, BadSignature, standing_by_signature
+from sandkeeper.api.e2b.signatures import BadSignature, operation_of, standing_by_signature
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.tokens import TOKEN, offers, sift
@@ -25,11 +28,12 @@ from sandkeeper.api.port.forwarding import Forwarding, Target
 from sandkeeper.api.port.proxy import head_of, pass_on
 from sandkeeper.api.port.socket import wanted_upgrade
 from sandkeeper.errors import LoopDetected, SandkeeperError
+from sandkeeper.fleet.keys import Keys
 from sandkeeper.fleet.objects import Record
 from sandkeeper.fleet.source import Fleet
 from sandkeeper.network.hops import MAX_HOPS, Hops
 from sandkeeper.network.relay import Relay
-from sandkeeper.network.upstream import dial
+from sandkeeper.network.upstream import Headers, dial
 from sandkeeper.numerals import natural
 from sandkeeper.settings import RightsSettings
 from sandkeeper.settings.port_names import E2B_PORT, PortName
@@ -65,35 +69,48 @@ def mark(scope: Scope) -> None:
 
 
 class _Credentials:
-    """What `Forwarding` asks of a server's doors: a sandbox's token stays here."""
+    """What `Forwarding` asks of a server's doors, for one sandbox: its token stays here.
 
-    texts: tuple[str, ...] = ()
+    So does what `stays` is true for.
+    """
+
     restricted = False
 
-    def __init__(self, is_ours: Callable[[Scope, bytes], bool]) -> None:
-        self._is_ours = is_ours
+    def __init__(self, token: str, stays: Callable[[bytes], bool]) -> None:
+        self.texts: tuple[str, ...] = (token,) if token else ()
+        self._token = token.encode()
+        self._stays = stays
+
+    def is_shown(self, scope: Scope) -> bool:
+        """Say whether a request has the sandbox's token."""
+        return any(self._is_it(one) for one in offers(scope))
+
+    def _is_it(self, value: bytes) -> bool:
+        return bool(self._token) and hmac.compare_digest(self._token, value)
 
     def is_page(self, _door: Door) -> bool:
         """Pages below a path are the other server's matter."""
         return False
 
-    def without_credentials(
-        self, scope: Scope, _door: Door
-    ) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    def without_credentials(self, scope: Scope, _door: Door) -> tuple[Headers, bytes]:
         """Return fields and query of a request as the Pod may see them."""
-        return sift(scope, lambda kind, value: kind == TOKEN and self._is_ours(scope, value))
+
+        def stays(kind: str, value: bytes) -> bool:
+            return kind == TOKEN and (self._is_it(value) or self._stays(value))
+
+        return sift(scope, stays)
 
 
 class Routing:
     """Answers every request for a sandbox; event loop's thread only."""
 
-    def __init__(self, fleet: Fleet, relay: Relay, gateways: Gateways) -> None:
+    def __init__(self, fleet: Fleet, keys: Keys, relay: Relay, gateways: Gateways) -> None:
         self._fleet = fleet
+        self._keys = keys
         self._relay = relay
+        self._gateways = gateways
         self._hops = Hops()
-        self._credentials = _Credentials(self._is_ours)
-        self._forwarding = Forwarding(self._credentials, gateways, self._hops)
-        self._token = fleet.settings.rights.token.encode()
+        self._token = fleet.settings.rights.token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on to its Pod, and the answer back."""
@@ -118,49 +135,58 @@ class Routing:
         door = Door.of(scope)
         assert door is not None
         upgrade = wanted_upgrade(scope)
-        is_signed = self._is_signed(scope, record.id)
-        _, query = self._credentials.without_credentials(scope, door)
-        if is_signed:
-            query = _without_signature(query)
-        host = next((value for key, value in scope["headers"] if key == b"host"), b"")
-        target = Target(door.port, raw_path(scope), query, host or record.address.encode())
-        headers = self._forwarding.headers(scope, target)
-        shown = is_signed or any(self._is_ours(scope, one) for one in offers(scope))
-        if self._token and shown:
-            headers.append((POD_TOKEN, self._token))
+        target, headers = self._led(scope, record, door)
         head = head_of(scope, target, headers, upgrade)
         connected = await dial(record.address, self._fleet.settings.pod_port)
         if connected is None:
             await _failed(record.id, "The sandbox does not answer")(scope, receive, send)
             return
         self._fleet.figures.routed += 1
-        audience = Audience(host=host or b"-", is_whole=True)
+        called = target.called.partition(b":")[0].lower()
+        audience = Audience(host=called or b"-", is_whole=True)
         await pass_on(
             *(scope, receive, send, connected, head, audience, self._relay), upgrade=bool(upgrade)
         )
 
-    def _is_ours(self, scope: Scope, value: bytes) -> bool:
-        token = self._fleet.token_of(scope[SANDBOX]).encode()
-        return bool(token) and hmac.compare_digest(token, value)
+    def _led(self, scope: Scope, record: Record, door: Door) -> tuple[Target, Headers]:
+        """Return where in the Pod a request goes, and with which fields."""
+        token = self._fleet.token_of(record.id)
+        credentials = _Credentials(token, self._stays)
+        _, query = credentials.without_credentials(scope, door)
+        is_signed = door.port == E2B_PORT and _is_signed(scope, token)
+        if is_signed or _is_signed(scope, self._token):
+            query = _without_signature(query)
+        host = next((value for key, value in scope["headers"] if key == b"host"), b"")
+        if is_signed or not host:
+            host = record.host.encode()
+        target = Target(door.port, raw_path(scope), query, host)
+        headers = Forwarding(credentials, self._gateways, self._hops).headers(scope, target)
+        if is_signed:  # it opens a file of the server there, not what a name or a field leads to
+            headers = [field for field in headers if field[0] != PORT_FIELD]
+        if self._token and (is_signed or credentials.is_shown(scope)):
+            headers.append((POD_TOKEN, self._token.encode()))
+        return target, headers
 
-    def _is_signed(self, scope: Scope, name: str) -> bool:
-        """Say whether a request for a file was signed with the sandbox's token.
+    def _stays(self, value: bytes) -> bool:
+        """Say whether a token is none that a sandbox may see: the servers', or an API key."""
+        is_theirs = bool(self._token) and hmac.compare_digest(self._token.encode(), value)
+        return is_theirs or self._keys.team_of([value]) is not None
 
-        The server there has another token, so it sees no signature but that of a stranger.
-        """
-        if scope["path"] != "/files" or b"signature=" not in scope["query_string"]:
-            return False
-        rights = RightsSettings(token=self._fleet.token_of(name))
-        operation = READ if scope["method"] in {"GET", "HEAD"} else WRITE
-        try:
-            return standing_by_signature(rights, query_of(scope), operation) is not None
-        except BadSignature:
-            return False
+
+def _is_signed(scope: Scope, token: str) -> bool:
+    """Say whether a request for a file was signed with a token."""
+    if scope["path"] != "/files":
+        return False
+    rights, operation = RightsSettings(token=token), operation_of(scope["method"])
+    try:
+        return standing_by_signature(rights, query_of(scope), operation) is not None
+    except BadSignature:
+        return False
 
 
 def _without_signature(query: bytes) -> bytes:
     pairs = query.split(b"&")
-    return b"&".join(one for one in pairs if one.partition(b"=")[0] not in SIGNED)
+    return b"&".join(one for one in pairs if unquote_to_bytes(one.partition(b"=")[0]) not in SIGNED)
 
 
 def _away(record: Record | None) -> str:

@@ -68,6 +68,7 @@ class Services:
         return [
             Watched(
                 *(cluster, CLAIMS, own.namespace, Claim, self.log),
+                begin=claims.begin,
                 replace=claims.replace,
                 change=claims.change,
                 remove=claims.remove,
@@ -75,24 +76,32 @@ class Services:
             ),
             Watched(
                 *(cluster, POOLS, own.namespace, Pool, self.log),
+                begin=pools.begin,
                 replace=pools.replace,
                 change=pools.change,
                 remove=pools.remove,
             ),
             Watched(
                 *(cluster, TEMPLATES, own.namespace, Template, self.log),
+                begin=pools.begin_templates,
                 replace=pools.replace_templates,
                 change=pools.change_template,
                 remove=pools.remove_template,
             ),
             Watched(
                 *(cluster, SECRETS, own.keys_namespace, Secret, self.log),
+                begin=keys.begin,
                 replace=keys.replace,
                 change=keys.change,
                 remove=keys.remove,
                 selector=KEY_LABEL,
             ),
         ]
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether everything was listed once; before that nobody can be called unknown."""
+        return all(one.listed.is_set() for one in self.watched)
 
     def checks(self) -> dict[str, str]:
         """Say of each part whether it can do its work: `ok`, or why not."""

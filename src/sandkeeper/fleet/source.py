@@ -50,7 +50,7 @@ from sandkeeper.fleet.pools import Pools
 from sandkeeper.linux.clocks import rfc3339
 from sandkeeper.settings.fleet import FleetSettings
 
-__all__ = ["GRACE_SECONDS", "Fleet", "is_a_name"]
+__all__ = ["Fleet", "is_a_name"]
 
 PREFIX = "sf"
 DIGITS = 18
@@ -81,13 +81,16 @@ class Fleet:
         self.figures = Figures()
         self._cluster = cluster
         self._namespace = settings.namespace
-        self._secret = settings.rights.token.encode()
+        self._secret = (settings.secret or settings.rights.token).encode()
         self._looking: dict[str, asyncio.Future[Record | None]] = {}
         self._look_second, self._looks = 0, 0
 
     def token_of(self, name: str) -> str:
-        """Return the token of one sandbox: all replicas make the same, and no client another's."""
-        if not self._secret:
+        """Return the token of one sandbox: all replicas make the same, and nobody else another's.
+
+        A program in a sandbox may learn the token of its server, which is that of all of them.
+        """
+        if not self.settings.rights.token:
             return ""
         return "sk_" + hmac.new(self._secret, name.encode(), hashlib.sha256).hexdigest()
 
@@ -103,7 +106,7 @@ class Fleet:
         if known is None and (not is_a_name(name) or self.claims.was_here(name)):
             return None
         if name not in self._looking:
-            if not self._may_look():
+            if not self._may_look(LOOKS_PER_SECOND if known else LOOKS_PER_SECOND // 2):
                 return self.claims.get(name)
             self._looking[name] = asyncio.ensure_future(self._look(name))
         return await asyncio.shield(self._looking[name])
@@ -125,13 +128,15 @@ class Fleet:
         self.claims.put(record)
         return record
 
-    def _may_look(self) -> bool:
-        """Bound what made-up names cost the API server."""
+    def _may_look(self, most: int) -> bool:
+        """Bound what made-up names cost the API server, and leave something for known ones."""
         second = int(time())
         if second != self._look_second:
             self._look_second, self._looks = second, 0
+        if self._looks >= most:
+            return False
         self._looks += 1
-        return self._looks <= LOOKS_PER_SECOND
+        return True
 
     # Making
 
@@ -170,7 +175,7 @@ class Fleet:
     def _check(self, team: Team, order: Order, name: str) -> None:
         team.check_seconds(order.seconds)
         for given, what in ((order.metadata, "metadata"), (order.env, "envVars")):
-            if given and len(_json(given)) > ANNOTATION_BYTES:
+            if given and len(_json(given).encode()) > ANNOTATION_BYTES:
                 raise TooLarge(f"{what} has more than {ANNOTATION_BYTES >> 10} KiB")
         if name in self.claims.by_id or not team.sandboxes:
             return
@@ -257,11 +262,17 @@ class Fleet:
         self.figures.ended += 1
 
     async def keep(self, record: Record, seconds: float) -> Record:
-        """Have a sandbox end, or be paused, in so many seconds."""
-        return await self._patch(record.id, _lasting("", seconds, pauses=record.pauses))
+        """Have a sandbox end, or be paused, in so many seconds; nothing ends a paused one."""
+        kept = await self._patch(record.id, _lasting("", seconds, pauses=record.pauses))
+        if kept.state == PAUSED:  # by another replica, which this one has not heard of
+            kept = await self._patch(record.id, _paused(pauses=record.pauses))
+        return kept
 
     async def pause(self, record: Record) -> Record:
         """Suspend: the Pod ends, what is on volumes stays. Nothing ends it from now on."""
+        most = SUSPEND_SECONDS + GRACE_SECONDS
+        if not record.pauses and 0 < record.ends_at < time() + most:
+            record = await self.keep(record, most)  # its end must not come first
         with self.claims.following(record.id) as birth:
             await self._operate(record, "Suspended")
             try:
@@ -269,12 +280,7 @@ class Fleet:
                     await birth.until(lambda one: not one.address)
             except TimeoutError:
                 raise Unavailable("the sandbox's Pod has not ended yet: try again") from None
-        changes = _lasting(PAUSED, 0.0, pauses=record.pauses)
-        changes["spec"] = {"lifecycle": {"shutdownTime": None}}
-        changes["metadata"]["annotations"] = {ENDS_AT: None}
-        if record.pauses:
-            changes["metadata"]["annotations"] = {ENDS_AT: _moment(0)}
-        return await self._patch(record.id, changes)
+        return await self._patch(record.id, _paused(pauses=record.pauses))
 
     async def resume(self, record: Record) -> Record:
         """Have a suspended sandbox run again, with its variables; raises Unavailable."""
@@ -323,6 +329,15 @@ def _lasting(state: str, seconds: float, *, pauses: bool) -> dict[str, Any]:
     return {
         "metadata": metadata,
         "spec": {"lifecycle": {"shutdownTime": None if pauses else end}},
+    }
+
+
+def _paused(*, pauses: bool) -> dict[str, Any]:
+    """Return the fields of a claim that nothing ends; it remembers whether its end is a pause."""
+    annotations = {ENDS_AT: _moment(0) if pauses else None}
+    return {
+        "metadata": {"annotations": annotations, "labels": {STATE: PAUSED}},
+        "spec": {"lifecycle": {"shutdownTime": None}},
     }
 
 

@@ -7,7 +7,7 @@ from sandkeeper.errors import Conflict, NotFound
 from sandkeeper.fleet.claims import page_of
 from sandkeeper.fleet.keys import Team
 from sandkeeper.fleet.objects import Record
-from sandkeeper.fleet.source import GRACE_SECONDS, Fleet
+from sandkeeper.fleet.source import Fleet
 from sandkeeper.observability.machine_use import Use
 
 __all__ = ["TeamSource"]
@@ -55,12 +55,13 @@ class TeamSource:
             raise Conflict(f"sandbox {name} is paused already")
         await self._fleet.pause(record)
 
-    async def resume(self, name: str) -> None:
-        """Have it run again; the time that it gets is that of a creation, until `keep` says."""
+    async def resume(self, name: str, seconds: float) -> None:
+        """Have it run again, for so long; raises BadInput before anything, for too long a time."""
+        self._team.check_seconds(seconds)
         record = await self._known(name)
         if record.state == PAUSED:
             await self._fleet.resume(record)
-            await self._fleet.mark_running(record, GRACE_SECONDS)
+            await self._fleet.mark_running(record, seconds)
 
     async def use(self, name: str) -> Use:
         """Return how much it uses."""

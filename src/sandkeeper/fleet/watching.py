@@ -46,8 +46,9 @@ class _Marked(msgspec.Struct):
 class Watched(Generic[T]):
     """One kind of objects in one namespace; `model` has their fields.
 
-    `replace` gets what a list has, piece by piece and then None; `change` and `remove` what a watch
-    tells. All on the event loop's thread.
+    `begin` is called before each list, `replace` gets what it has, piece by piece and then None,
+    unless it breaks off; `change` and `remove` get what a watch tells. All on the event loop's
+    thread.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Watched(Generic[T]):
         model: type[T],
         log: Log,
         *,
+        begin: Callable[[], None],
         replace: Callable[[list[T] | None], None],
         change: Callable[[T], None],
         remove: Callable[[T], None],
@@ -69,6 +71,7 @@ class Watched(Generic[T]):
         self._model = model
         self._page_model: Any = Listed[model]  # type: ignore[valid-type]
         self._log = log
+        self._begin = begin
         self._replace = replace
         self._change = change
         self._remove = remove
@@ -116,6 +119,7 @@ class Watched(Generic[T]):
 
     async def _list(self) -> None:
         self.lists += 1
+        self._begin()
         query = {"limit": str(PAGE), **self._selector}
         while True:
             page = await self._cluster.page(self._kind, self._namespace, self._page_model, query)

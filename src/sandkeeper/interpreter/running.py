@@ -88,6 +88,11 @@ class Running(ABC):
                 if not answer["done"]:
                     context.fate = fate  # some kernels (Deno's) end by a signal
                     await self._signal(context, execution)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(self._settings.interrupt_seconds / 2):
+                            await execution.wait()
+                    # Lost where it came between a program's fork and its exec.
+                    await self._signal(context, execution)
                 await execution.wait()
         except TimeoutError:
             await self.restart(context, fate)

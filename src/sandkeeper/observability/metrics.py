@@ -121,11 +121,11 @@ class LoopDelay:
             nonlocal timer
             now = loop.time()
             late = max(0.0, now - due)
+            timer = loop.call_at(now + SAMPLE_SECONDS, sample, now + SAMPLE_SECONDS)
             WORK.beat()
             if late < STILL_SECONDS:  # else nothing was due: the machine stood still
                 self.seconds.observe(late)
                 self._longest = max(self._longest, late)
-            timer = loop.call_at(now + SAMPLE_SECONDS, sample, now + SAMPLE_SECONDS)
 
         first = loop.time() + SAMPLE_SECONDS
         timer = loop.call_at(first, sample, first)

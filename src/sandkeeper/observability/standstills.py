@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from sandkeeper.linux.children.adopted import boot_id
-from sandkeeper.linux.clocks import WORK
+from sandkeeper.linux.clocks import WORK, uptime
 from sandkeeper.linux.paths.statefiles import Damaged, decoded, read_plain, write_atomically
 from sandkeeper.log.lines import Log
 
@@ -22,6 +22,16 @@ __all__ = ["Standstills"]
 class _Saved(msgspec.Struct):
     boot: str
     stills: list[tuple[float, float]]
+
+
+def _is_sound(stills: list[tuple[float, float]]) -> bool:
+    """Say whether they may be true: one after the other, each with an end that has been."""
+    end = 0.0
+    for began, seconds in stills:
+        if began < end or seconds <= 0:
+            return False
+        end = began + seconds
+    return end <= uptime()
 
 
 class Standstills:
@@ -35,7 +45,7 @@ class Standstills:
         """Take up those of the server before, and note each from now on."""
         with suppress(OSError, Damaged):
             saved = decoded(read_plain(self._path), _Saved)
-            if saved.boot == boot_id():
+            if saved.boot == boot_id() and _is_sound(saved.stills):
                 WORK.stills[:] = saved.stills
         WORK.woken.append(self._woken)
         try:

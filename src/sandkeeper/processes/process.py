@@ -93,7 +93,6 @@ class Process:
         if self.holds:
             meta, hold = self.meta, self._shop.keepalive.hold
             self.recorder.later(hold, meta.pid, meta.name, meta.command, meta.timeout)
-        self._arm()
 
     async def _attempt(self, *, first: bool) -> None:
         launch = Launch(self._shop, self.folder, self.meta, self.journal, self._confined)
@@ -102,6 +101,8 @@ class Process:
         self._hold()
         carry = self._shop.pump.add if first else self._shop.pump.watch
         carry(*self._sources)
+        if first:
+            self._arm()  # so that the first record says when its time is over
         self._began()
 
     def _hold(self) -> None:

@@ -144,7 +144,9 @@ CATALOGUE: dict[str, dict[str, str]] = {
 }
 """By what they are about; the order is that of the help."""
 
-OPERATORS_FILES = frozenset({"SANDKEEPER_TOKEN", "SANDKEEPER_ADMIN_TOKEN"})
+OPERATORS_FILES = frozenset(
+    {"SANDKEEPER_TOKEN", "SANDKEEPER_ADMIN_TOKEN", "SANDKEEPER_FLEET_SECRET"}
+)
 """No options: the arguments of a process can be read by everybody. A file is named instead."""
 
 BESIDE = frozenset({"SANDKEEPER_HOST", "SANDKEEPER_E2B_PORT"})

@@ -1,17 +1,21 @@
 """The settings of `sandkeeper fleet` (docs/fleet.md), a program beside the server."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sandkeeper.settings.groups import EdgeSettings, LogSettings
 from sandkeeper.settings.port_names import PortNames
-from sandkeeper.settings.rights import RightsSettings
+from sandkeeper.settings.rights import TOKEN_VARIABLES, RightsSettings, told_token
 from sandkeeper.settings.variables import BadSettings, Kind, Variables
 
-__all__ = ["CATALOGUE", "FleetSettings"]
+__all__ = ["CATALOGUE", "SECRETS", "FleetSettings"]
 
 OWN = "SANDKEEPER_FLEET_"
+SECRET = OWN + "SECRET"
+SECRETS = (*TOKEN_VARIABLES, SECRET)
+"""Variables for which files may stand."""
+
 IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 CATALOGUE: dict[str, dict[str, str]] = {
@@ -23,6 +27,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
         OWN + "POD_PORT": "port of the server in each sandbox",
         OWN + "START_SECONDS": "how long a creation waits for its sandbox",
         OWN + "KUBECONFIG": "kubeconfig of the cluster (in a Pod: its service account)",
+        SECRET: "what the tokens of sandboxes are made of, which no sandbox knows",
+        SECRET + "_FILE": "file to read it from",
         "SANDKEEPER_TOKEN": "token of the servers in the sandboxes",
         "SANDKEEPER_TOKEN_FILE": "file to read it from",
     },
@@ -43,8 +49,9 @@ class FleetSettings:
     """What was decided at the start; `start_seconds` in seconds.
 
     `names` are the host names that lead to sandboxes. Of `rights` the token is that of the servers
-    in the sandboxes. Empty `kubeconfig`: the Pod's service account, or the usual file. `doubts` are
-    lines about variables that are not obeyed.
+    in the sandboxes, of `secret` those of clients are made; empty, it is the other. Empty
+    `kubeconfig`: the Pod's service account, or the usual file. `doubts` are lines about variables
+    that are not obeyed, or missed.
     """
 
     host: str
@@ -59,6 +66,7 @@ class FleetSettings:
     rights: RightsSettings
     edge: EdgeSettings
     log: LogSettings
+    secret: str = field(default="", repr=False)
     doubts: tuple[str, ...] = ()
 
     @classmethod
@@ -69,7 +77,12 @@ class FleetSettings:
             raise BadSettings(env.faults)
         known = {name for settings in CATALOGUE.values() for name in settings}
         strange = [name for name in env if name.startswith(OWN) and name not in known]
-        return replace(made, doubts=tuple(f"{name} is no setting" for name in sorted(strange)))
+        doubts = [f"{name} is no setting" for name in sorted(strange)]
+        if made.rights.token and made.secret in {"", made.rights.token}:
+            doubts.append(
+                f"{SECRET} is not set, or the token: who reads that in a sandbox can open all"
+            )
+        return replace(made, doubts=tuple(doubts))
 
     @classmethod
     def kinds(cls) -> Mapping[str, Kind]:
@@ -97,6 +110,7 @@ class FleetSettings:
             rights=RightsSettings.read(env),
             edge=EdgeSettings.read(env),
             log=LogSettings.read(env),
+            secret=env.sound(lambda: told_token(env, SECRET), ""),
         )
 
 

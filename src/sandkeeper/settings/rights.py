@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from sandkeeper.settings.variables import Variables
 
-__all__ = ["AREAS", "TOKEN_VARIABLES", "RightsSettings", "usable_token"]
+__all__ = ["AREAS", "TOKEN_VARIABLES", "RightsSettings", "told_token", "usable_token"]
 
 AREAS = ("archive", "drives", "environment", "tunnel", "upgrade", "users")
 """What is administrative: with a workload's user each of them needs the operator."""
@@ -37,8 +37,8 @@ class RightsSettings:
         Faults are a token that is set and blank (a secret that failed would leave the door open),
         that nobody could send, or that is both tokens at once, and an area that does not exist.
         """
-        token = env.sound(lambda: _token(env, USER_TOKEN), "")
-        admin = env.sound(lambda: _token(env, ADMIN_TOKEN), "")
+        token = env.sound(lambda: told_token(env, USER_TOKEN), "")
+        admin = env.sound(lambda: told_token(env, ADMIN_TOKEN), "")
         if token and token == admin:
             env.faults.append(f"{ADMIN_TOKEN} is the same as {USER_TOKEN}")
         may = env.sound(lambda: _areas(env.get(MAY, "")), frozenset[str]())
@@ -50,7 +50,8 @@ class RightsSettings:
         return tuple(filter(None, (self.token, self.admin_token)))
 
 
-def _token(env: Mapping[str, str], name: str) -> str:
+def told_token(env: Mapping[str, str], name: str) -> str:
+    """Return the token that a variable holds; empty where it is not set. Raises ValueError."""
     return usable_token(env[name], name) if name in env else ""
 
 

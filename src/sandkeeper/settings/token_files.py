@@ -1,7 +1,7 @@
 """Tokens from files, as containers are given secrets: `SANDKEEPER_TOKEN_FILE` and its like."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from sandkeeper.linux.identity import Identity, UnusableUser
 from sandkeeper.linux.paths.trusted import UntrustedFile, read_trusted
@@ -12,16 +12,22 @@ __all__ = ["with_token_files"]
 TOKEN_BYTES = 64 << 10
 
 
-def with_token_files(variables: Mapping[str, str], *, user: str = "") -> dict[str, str]:
+def with_token_files(
+    variables: Mapping[str, str],
+    *,
+    user: str = "",
+    names: Iterable[str] = TOKEN_VARIABLES,
+) -> dict[str, str]:
     """Return the variables with the tokens themselves in place of the files that hold them.
 
     So the next version is handed what this one was started with. `user` is the workload's of the
-    command line. Raises ValueError for a file that cannot be read, that others can have written,
-    or that the workload's user can read: it would learn who the operator is.
+    command line, `names` are the variables that files may stand for. Raises ValueError for a file
+    that cannot be read, that others can have written, or that the workload's user can read: it
+    would learn who the operator is.
     """
     made = dict(variables)
     workload = _workload(user or workload_user(variables))
-    for name in TOKEN_VARIABLES:
+    for name in names:
         path = made.pop(f"{name}_FILE", None)
         if path is None:
             continue

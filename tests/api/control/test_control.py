@@ -92,6 +92,8 @@ def test_a_sandbox_ends_at_its_time_or_is_paused_then(server: Server) -> None:
     name = create(server, timeout=0, autoPause=True)["sandboxID"]
     until(lambda: listed(server, state="paused") == [name])
     assert server.client.post(f"/sandboxes/{name}/resume", json={}).status_code == 201
+    # Its end was over before: that it goes on and for how long is one step.
+    assert listed(server, state="running") == [name]
 
 
 def test_connect_never_shortens_a_life_and_set_timeout_does(server: Server) -> None:

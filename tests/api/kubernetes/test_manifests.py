@@ -126,8 +126,12 @@ def test_the_fleet_finds_its_token_its_pool_and_the_door_to_its_sandboxes() -> N
         if one["kind"] == "Role" and "secrets" in json.dumps(one["rules"])
     ]
     assert readable == [env["SANDKEEPER_FLEET_KEYS_NAMESPACE"]]
-    (secret,) = (one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one)
-    assert secret == sandboxes["Kustomization"]["secretGenerator"][0]["name"]
+    mounted = [one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one]
+    token = sandboxes["Kustomization"]["secretGenerator"][0]["name"]
+    # No sandbox has the other one.
+    assert mounted == [token, "sandkeeper-fleet"]
+    assert fleet["Secret/sandkeeper-fleet"]["stringData"].keys() == {"secret"}
+    assert env["SANDKEEPER_FLEET_SECRET_FILE"] == "/etc/sandkeeper-fleet/secret"
 
 
 def test_every_example_has_the_shape_of_its_kind() -> None:

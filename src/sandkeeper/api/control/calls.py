@@ -90,10 +90,10 @@ class ControlCalls:
 
     async def answer(self, request: Request) -> Response:
         """Answer a request of one of the routes."""
-        source = self._source_of(request)
-        if source is None:
-            return failed(401, "missing or wrong token: send it as X-API-KEY")
         try:
+            source = self._source_of(request)
+            if source is None:
+                return failed(401, "missing or wrong token: send it as X-API-KEY")
             return await self._call(request, source)
         except _NotServed as error:
             return failed(501, f"{error} are not supported by this server")
@@ -140,7 +140,7 @@ class ControlCalls:
     async def _connect(self, request: Request, source: Source, name: str) -> Response:
         wanted = await _read(request, TimeoutCall)
         paused = (await source.get(name)).state == PAUSED
-        await source.resume(name)
+        await source.resume(name, wanted.timeout)
         found = await source.keep(name, wanted.timeout, shorten=False)
         resumed = paused or request.url.path.endswith("/resume")
         return _json(_made(found), 201 if resumed else 200)

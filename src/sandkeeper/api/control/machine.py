@@ -142,9 +142,7 @@ class ThisMachine:
     async def keep(self, name: str, seconds: float, *, shorten: bool = True) -> Sandbox:
         """Have it end later, or sooner."""
         kept = self._known(name)
-        if shorten or WORK.now() + seconds > kept.ends_uptime:
-            kept.ends_at = time.time() + seconds
-            kept.ends_uptime, kept.boot = WORK.now() + seconds, self._boot
+        if self._give(kept, seconds, shorten=shorten):
             await self._changed()
         return await self._sandbox(kept)
 
@@ -157,12 +155,13 @@ class ThisMachine:
         kept.state = PAUSED
         await self._changed()
 
-    async def resume(self, name: str) -> None:
-        """Let it go on."""
+    async def resume(self, name: str, seconds: float) -> None:
+        """Let it go on, for so long at least."""
         kept = self._known(name)
         if kept.state == PAUSED:
             self._signal_all(kept, signal.SIGCONT)
             kept.state = RUNNING
+            self._give(kept, seconds, shorten=False)
             await self._changed()
 
     async def use(self, name: str) -> Use:
@@ -210,6 +209,20 @@ class ThisMachine:
         due = time.time() + kept.ends_uptime - WORK.now()
         return due if abs(due - kept.ends_at) > STILL_SECONDS else kept.ends_at
 
+    def _due(self, kept: _Kept) -> float:
+        """Return what `WORK` shows when it ends."""
+        if kept.boot == self._boot:
+            return kept.ends_uptime
+        return WORK.now() + kept.ends_at - time.time()
+
+    def _give(self, kept: _Kept, seconds: float, *, shorten: bool) -> bool:
+        """Have it end in so many seconds; False where that is sooner and not to be."""
+        due = WORK.now() + seconds
+        if not shorten and due <= self._due(kept):
+            return False
+        kept.ends_at, kept.ends_uptime, kept.boot = time.time() + seconds, due, self._boot
+        return True
+
     def _is_in(self, kept: _Kept, one: Process | Terminal) -> bool:
         """Say whether something is part of the sandbox, and within reach of whoever asks.
 
@@ -248,10 +261,7 @@ class ThisMachine:
         kept = self._kept
         if kept is None or kept.state == PAUSED:
             return
-        due = kept.ends_uptime
-        if kept.boot != self._boot:
-            due = WORK.now() + kept.ends_at - time.time()
-        self._timer = WorkTimer(due, self._time_is_up, kept)
+        self._timer = WorkTimer(self._due(kept), self._time_is_up, kept)
 
     def _time_is_up(self, kept: _Kept) -> None:
         if self._kept is kept:

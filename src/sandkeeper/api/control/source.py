@@ -105,8 +105,11 @@ class Source(Protocol):
     async def pause(self, name: str) -> None:
         """Stop everything in it; raises Conflict when it is paused already."""
 
-    async def resume(self, name: str) -> None:
-        """Let everything in it go on; nothing happens when it runs."""
+    async def resume(self, name: str, seconds: float) -> None:
+        """Let everything in it go on, for so many seconds at least; nothing happens when it runs.
+
+        All in one: what was paused past its end must not end before it is told how long it has.
+        """
 
     async def use(self, name: str) -> Use:
         """Return how much of its machine it uses."""

@@ -12,7 +12,7 @@ from sandkeeper.api.e2b.files import FileCalls, Unacceptable
 from sandkeeper.api.e2b.filesystem import FilesystemService
 from sandkeeper.api.e2b.people import People
 from sandkeeper.api.e2b.process import ProcessService
-from sandkeeper.api.e2b.signatures import READ, WRITE, BadSignature, standing_by_signature
+from sandkeeper.api.e2b.signatures import BadSignature, operation_of, standing_by_signature
 from sandkeeper.api.e2b.system import SystemCalls
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.respond import status_of, utf8
@@ -97,7 +97,7 @@ class E2bServer:
     def _check_right(self, request: Request) -> None:
         """Raise BadSignature unless a token, or the signature of one file, opens this."""
         if request.url.path == "/files":
-            operation = READ if request.method == "GET" else WRITE
+            operation = operation_of(request.method)
             signed = standing_by_signature(self._rights, query_of(request), operation)
             if signed is not None:
                 signed.into(request.scope)

@@ -14,13 +14,25 @@ from sandkeeper.api.edge.rights import Right, Standing
 from sandkeeper.numerals import natural
 from sandkeeper.settings import RightsSettings
 
-__all__ = ["READ", "WRITE", "BadSignature", "signature", "standing_by_signature"]
+__all__ = [
+    "READ",
+    "WRITE",
+    "BadSignature",
+    "operation_of",
+    "signature",
+    "standing_by_signature",
+]
 
 READ, WRITE = "read", "write"
 
 
 class BadSignature(Exception):
     """A signature opens nothing; the text says why."""
+
+
+def operation_of(method: str) -> str:
+    """Return what a request with a method does with its file."""
+    return READ if method == "GET" else WRITE
 
 
 def signature(path: str, operation: str, user: str, token: str, expiry: str) -> str:

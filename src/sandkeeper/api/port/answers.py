@@ -53,7 +53,8 @@ class Audience:
     """Whom an answer is for.
 
     `host` is the name of a port that has one: all else is for those below a prefix. `is_whole` says
-    that another server of this kind answers, which has seen to all of this.
+    that another server of this kind answers, which has seen to all of this but for cookies of other
+    hosts: a program may have taken its place.
 
     `base` is the path of the port as the client sees it, without a slash at the end; `page` the
     same with the ticket of the page that asks, empty for every other client. `knows_base` says that
@@ -82,10 +83,8 @@ def response_headers(status: int, received: Headers, audience: Audience) -> Head
     dropped |= named_by_connection(received) - {b"content-length", b"cache-control"}
     if status in (204, 304):
         dropped |= {b"content-length"}
-    if audience.is_whole:
-        return [(key, value) for name, value in received if (key := name.lower()) not in dropped]
     if audience.host:
-        return [field for field in _of_a_host(received, audience.host) if field[0] not in dropped]
+        return [field for field in _of_a_host(received, audience) if field[0] not in dropped]
     dropped |= OF_THE_ORIGIN
     if audience.page:
         dropped |= OF_A_PAGE
@@ -103,11 +102,11 @@ def response_headers(status: int, received: Headers, audience: Audience) -> Head
     return [*kept, SANDBOX, *_for_page(kept, audience)]
 
 
-def _of_a_host(received: Headers, host: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _of_a_host(received: Headers, audience: Audience) -> Iterator[tuple[bytes, bytes]]:
     """Yield the fields of a server that has an origin of its own: what it says is its affair."""
     for name, value in received:
         key = name.lower()
-        kept = _host_cookie(value, host) if key == b"set-cookie" else value
+        kept = _host_cookie(value, audience) if key == b"set-cookie" else value
         if kept or key != b"set-cookie":
             yield key, kept
 
@@ -158,11 +157,12 @@ def _cookie_path(path: bytes, audience: Audience) -> bytes:
     return base + (path if path.startswith(b"/") else b"/")
 
 
-def _host_cookie(value: bytes, host: bytes) -> bytes:
+def _host_cookie(value: bytes, audience: Audience) -> bytes:
     """Return a cookie for the host of a port alone, not for those beside or above it."""
     pair, *attributes = value.split(b";")
-    if pair.partition(b"=")[0].strip().lower() in OUR_COOKIES:
+    if not audience.is_whole and pair.partition(b"=")[0].strip().lower() in OUR_COOKIES:
         return b""
+    host = audience.host
     domains = [one for one in attributes if _COOKIE_DOMAIN.fullmatch(one)]
     if not domains or domains[-1].partition(b"=")[2].strip().lower().lstrip(b".") == host:
         return value

@@ -1,9 +1,9 @@
 """Loads of the server made OpenTelemetry's and posted by its exporters; in a process of its own.
 
 What a collector cannot take now (429, 502, 503, 504, no answer, no connection) is posted again, as
-soon as `Retry-After` says or after a pause that doubles; so is what it does not let us give (401,
-403, 404), for somebody may correct that. What it calls wrong (400 and the like) is lost, as the
-protocol has it. Of metrics only the latest reading counts: they are posted once.
+soon as `Retry-After` says or after a pause that doubles; so is what it does not let us give (3xx,
+401, 403, 404), for somebody may correct that. What it calls wrong (400 and the like) is lost, as
+the protocol has it. Of metrics only the latest reading counts: they are posted once.
 https://opentelemetry.io/docs/specs/otlp/#otlphttp
 """
 
@@ -30,6 +30,7 @@ LONGEST_PAUSE = 300.0
 """Who asks to be left alone for longer is asked again then."""
 REFUSED = frozenset({400, 405, 411, 413, 414, 415, 422, 431})
 TOO_LARGE = 413
+REDIRECTED = 300
 WHY_CHARACTERS = 200
 
 Export = Callable[[bytes], Iterator[dict[str, Any]]]
@@ -94,7 +95,7 @@ def export_for(signal: str, who: Resource) -> Export:
 
 def _once(session: Session, export: Callable[[Any], Any], load: Any) -> Iterator[dict[str, Any]]:
     session.begin()
-    if _succeeded(export(load)):
+    if _succeeded(session, export(load)):
         yield {"done": True, "taken": 1}
     else:
         yield {"done": True, "lost": 1, "why": session.why or "no reason was given"}
@@ -112,7 +113,7 @@ def _all(
     while waiting:
         batch = waiting.pop()
         session.begin()
-        if _succeeded(export(batch)):
+        if _succeeded(session, export(batch)):
             less, told = rejected(session.body)
             taken, lost, why = taken + len(batch) - less, lost + less, told if less else why
             pause = PAUSE_SECONDS[0]
@@ -129,8 +130,9 @@ def _all(
     yield {"done": True, "taken": taken, "lost": lost, "why": why}
 
 
-def _succeeded(result: Any) -> bool:
-    return bool(result.name == "SUCCESS")
+def _succeeded(session: Session, result: Any) -> bool:
+    """Say whether a load has arrived; the exporters take a redirection for that, too."""
+    return bool(result.name == "SUCCESS") and session.status < REDIRECTED
 
 
 def _rejected_logs(body: bytes) -> tuple[int, str]:

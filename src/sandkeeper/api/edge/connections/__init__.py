@@ -13,6 +13,7 @@ this list: it names what a new version lacks, and what is used and not listed.
 - `on_message_begin`, `on_url`, `on_header`, `on_headers_complete`: heads have limits and a time
 - `on_body`, `on_message_complete`: where a head may begin again; trailers are dropped
 - `url`, `headers`, `scope`: the target counts before Host; the wire is put into the scope
+- `server`: the port that was called, where a field names another
 - `connections`: a connection that speaks another protocol from now on ends with the others
 - `cycle`: the present request: whether it is answered, and its hold on the connection
 - `pipeline`: what waits behind it keeps a connection from being at rest

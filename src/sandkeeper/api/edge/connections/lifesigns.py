@@ -44,6 +44,8 @@ def _trust(transports: list[asyncio.BaseTransport]) -> None:
 
 def _apply(transport: asyncio.BaseTransport, *values: int) -> None:
     found = transport.get_extra_info("socket")
+    if found is None:  # so uvloop has it once it is closed
+        return
     with suppress(OSError, ValueError), socket.socket(fileno=os.dup(found.fileno())) as sock:
         _set(sock, *values)
 
