@@ -15,8 +15,19 @@ def limited(server: Server, spare: int) -> None:
 
 
 def test_a_start_without_descriptors_is_a_422_at_every_step_of_it(make_server) -> None:
-    server: Server = make_server()
+    observability = "sandkeeper.observability"
+    often = {
+        f"{observability}.history.EVERY_SECONDS": 0.05,
+        f"{observability}.run_history.SHARE": 1.0,
+        f"{observability}.figures.LOOK_SECONDS": 0.0,
+    }
+    server: Server = make_server(constants=often)
+
+    def newest() -> float:
+        return float(max(server.client.get("/diagnostics/history").json()["times"], default=0.0))
+
     server.run("echo warm")
+    until(newest)
     before = children_of(server.pid)
     refusals = 0
     for spare in range(24):
@@ -32,6 +43,12 @@ def test_a_start_without_descriptors_is_a_422_at_every_step_of_it(make_server) -
                 assert server.client.delete(f"/process/p{spare}{stdin}/kill").status_code == 200
                 until(lambda: children_of(server.pid) == before)
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (20_000, 20_000))
+    server.client.post("/process", json={"command": "sleep 300", "name": "rests"})
+    limited(server, 0)
+    last = newest()
+    until(lambda: newest() > last + 0.5)  # charts have rows again and again, and after all that
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (20_000, 20_000))
+    server.client.delete("/process/rests/kill")
 
     assert refusals > 5
     until(lambda: children_of(server.pid) == before)
