@@ -6,6 +6,9 @@ spellings, and reaches what listens on loopback alone. The token of a sandbox, w
 has given out, is exchanged for the one that the server there asks for. No client has that one: who
 sends it, or what was signed with it, has it from another sandbox, and it goes no further. Neither
 do API keys, which programs in a sandbox have no business with.
+
+Every request says which sandbox is meant (`api.port.meant`): what is known of a Pod's address may
+be old, and the server of another one has the same token.
 """
 
 import hmac
@@ -14,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from sandkeeper.api.control.source import PAUSED
 from sandkeeper.api.e2b.signatures import BadSignature, operation_of, standing_by_signature
@@ -25,6 +28,7 @@ from sandkeeper.api.edge.urls import PORT_NAME, raw_path
 from sandkeeper.api.port.answers import Audience
 from sandkeeper.api.port.door import Door
 from sandkeeper.api.port.forwarding import Forwarding, Target
+from sandkeeper.api.port.meant import MEANT, MISDIRECTED
 from sandkeeper.api.port.proxy import head_of, pass_on
 from sandkeeper.api.port.socket import wanted_upgrade
 from sandkeeper.errors import LoopDetected, SandkeeperError
@@ -144,8 +148,15 @@ class Routing:
         self._fleet.figures.routed += 1
         called = target.called.partition(b":")[0].lower()
         audience = Audience(host=called or b"-", is_whole=True)
+
+        async def watched(message: Message) -> None:
+            if message.get("status") == MISDIRECTED:
+                self._fleet.doubt(record)
+            await send(message)
+
         await pass_on(
-            *(scope, receive, send, connected, head, audience, self._relay), upgrade=bool(upgrade)
+            *(scope, receive, watched, connected, head, audience, self._relay),
+            upgrade=bool(upgrade),
         )
 
     def _led(self, scope: Scope, record: Record, door: Door) -> tuple[Target, Headers]:
@@ -161,6 +172,7 @@ class Routing:
             host = record.host.encode()
         target = Target(door.port, raw_path(scope), query, host)
         headers = Forwarding(credentials, self._gateways, self._hops).headers(scope, target)
+        headers.append((MEANT, record.backing.encode()))
         if is_signed:  # it opens a file of the server there, not what a name or a field leads to
             headers = [field for field in headers if field[0] != PORT_FIELD]
         if self._token and (is_signed or credentials.is_shown(scope)):
