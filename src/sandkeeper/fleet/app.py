@@ -78,7 +78,7 @@ class _Nobody:
 
 def create_app(services: "Services") -> FleetEdge:
     """Build the application on services that are (or will be) started."""
-    settings = services.settings
+    settings, own = services.settings, services.fleet.settings.otlp
     gateways = Gateways(settings.edge.gateways)
     outgoing = Outgoing(settings.edge.answers_limit)
     calls = ControlCalls(partial(_source_of, services), services.access)
@@ -95,6 +95,7 @@ def create_app(services: "Services") -> FleetEdge:
     names = ("sandboxes", "v2", "port", "health", "ready", "metrics")
     services.requests.name_groups(names)
     services.requests.answers = outgoing.statistics
+    spans = None if services.otlp is None else services.otlp.spans(names)
     return FleetEdge(
         app,
         access=services.access,
@@ -102,7 +103,7 @@ def create_app(services: "Services") -> FleetEdge:
         doorkeeper=_Nobody(),
         processing_time=False,
         requests=services.requests,
-        traces=Traces(Tracing()),
+        traces=Traces(Tracing(own.sampler, own.ratio), spans.request if spans else None),
         cors=Cors(settings.edge.origins),
         doors=_Doors(),
         gate=Gate(settings.edge, gateways, guarded=True, beyond=True),

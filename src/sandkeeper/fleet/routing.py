@@ -41,6 +41,7 @@ from sandkeeper.network.upstream import Headers, dial
 from sandkeeper.numerals import natural
 from sandkeeper.settings import RightsSettings
 from sandkeeper.settings.port_names import E2B_PORT, PortName
+from sandkeeper.tracecontext import CURRENT
 
 __all__ = ["Routing", "leads", "mark"]
 
@@ -48,6 +49,7 @@ FIELD = b"e2b-sandbox-id"
 PORT_FIELD = b"e2b-sandbox-port"
 SANDBOX = "sandkeeper.sandbox"
 POD_TOKEN = b"x-access-token"
+PLACE = frozenset({b"traceparent", b"tracestate"})
 SIGNED = frozenset({b"signature", b"signature_expiration"})
 
 
@@ -173,6 +175,7 @@ class Routing:
         target = Target(door.port, raw_path(scope), query, host)
         headers = Forwarding(credentials, self._gateways, self._hops).headers(scope, target)
         headers.append((MEANT, record.backing.encode()))
+        headers = _in_trace(headers)
         if is_signed:  # it opens a file of the server there, not what a name or a field leads to
             headers = [field for field in headers if field[0] != PORT_FIELD]
         if self._token and (is_signed or credentials.is_shown(scope)):
@@ -183,6 +186,15 @@ class Routing:
         """Say whether a token is none that a sandbox may see: the servers', or an API key."""
         is_theirs = bool(self._token) and hmac.compare_digest(self._token.encode(), value)
         return is_theirs or self._keys.team_of([value]) is not None
+
+
+def _in_trace(headers: Headers) -> Headers:
+    """Return fields as they are below our own span, where this request has one that is recorded."""
+    trace = CURRENT.get()
+    if trace is None or not trace.own:
+        return headers
+    ours = [(name.lower().encode(), value.encode()) for name, value in trace.variables().items()]
+    return [field for field in headers if field[0] not in PLACE] + ours
 
 
 def _is_signed(scope: Scope, token: str) -> bool:
