@@ -6,6 +6,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -47,13 +48,14 @@ def claimed(fleet: Fleet, guarded: str) -> Iterator[Any]:
     client.delete_all()
 
 
-def direct(fleet: Fleet, sandbox: Any, port: int = 8080) -> httpx.Client:
-    """Return a client of sandkeeper's own API, through the router.
+@contextmanager
+def direct(fleet: Fleet, sandbox: Any, port: int = 8080) -> Iterator[httpx.Client]:
+    """Give a client of sandkeeper's own API, through the router.
 
     The router learns of a claim's Pod by a watch of its own, unless it is told the address as the
     published client tells it; here it is not.
     """
-    client = httpx.Client(
+    with httpx.Client(
         base_url=fleet.cluster.router,
         trust_env=False,
         timeout=60,
@@ -63,9 +65,9 @@ def direct(fleet: Fleet, sandbox: Any, port: int = 8080) -> httpx.Client:
             "X-Sandbox-Namespace": "default",
             "X-Sandbox-Port": str(port),
         },
-    )
-    wait(lambda: client.get("/health").status_code == 200, "the router's way to the Pod", 60)
-    return client
+    ) as client:
+        wait(lambda: client.get("/health").status_code == 200, "the router's way to the Pod", 60)
+        yield client
 
 
 def works(sandbox: Any, name: str) -> None:
