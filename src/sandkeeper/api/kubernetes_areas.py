@@ -74,7 +74,7 @@ def _sandboxd_routes(sandbox: Sandbox) -> list[BaseRoute]:
 async def _warm() -> None:
     """Have imported what the first command needs: who claims a warm Pod waits for its answer."""
     loop = asyncio.get_running_loop()
-    loop.call_later(WARM_SECONDS, loop.run_in_executor, None, import_module, RUNTIME)
+    loop.call_later(WARM_SECONDS, lambda: loop.run_in_executor(None, import_module, RUNTIME))
 
 
 def _runtime_routes(sandbox: Sandbox) -> list[BaseRoute]:

@@ -1,7 +1,7 @@
 """What a replica answers: E2B's control plane, its own health, and what is for sandboxes."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ from sandkeeper.tracecontext import Tracing
 
 if TYPE_CHECKING:
     from sandkeeper.fleet.services import Services
+    from sandkeeper.observability.exposition import Exposition
 
 __all__ = ["FleetEdge", "create_app"]
 
@@ -95,6 +96,7 @@ def create_app(services: "Services") -> FleetEdge:
     names = ("sandboxes", "v2", "port", "health", "ready", "metrics")
     services.requests.name_groups(names)
     services.requests.answers = outgoing.statistics
+    services.figures = partial(_figures, services)
     spans = None if services.otlp is None else services.otlp.spans(names)
     return FleetEdge(
         app,
@@ -138,6 +140,12 @@ def _source_of(services: "Services", request: Request) -> Source | None:
     return TeamSource(services.fleet, team)
 
 
+def _figures(services: "Services") -> "Callable[[], Exposition]":
+    from sandkeeper.fleet.exposition import exposition
+
+    return partial(exposition, services)
+
+
 def _own_routes(services: "Services") -> list[BaseRoute]:
     async def health(_request: Request) -> Response:
         return json_response({"status": "ok"})
@@ -148,9 +156,7 @@ def _own_routes(services: "Services") -> list[BaseRoute]:
         return json_response({"ready": good, "checks": checks}, 200 if good else 503)
 
     async def metrics(request: Request) -> Response:
-        from sandkeeper.fleet.exposition import exposition
-
-        reading = exposition(services)
+        reading = _figures(services)()
         accept = request.headers.get("accept", "")
         text, media_type = await asyncio.to_thread(reading.render, accept)
         return Response(text, headers={"Content-Type": media_type})

@@ -2,9 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sandkeeper.errors import Internal
@@ -29,8 +28,7 @@ from sandkeeper.settings.fleet import FleetSettings
 from sandkeeper.upgrade.handover import HeldConnection
 
 if TYPE_CHECKING:
-    from sandkeeper.observability.exposition import Exposition
-    from sandkeeper.observability.otlp.signals import Signals
+    from sandkeeper.observability.otlp.signals import Load, Signals
 
 __all__ = ["Services"]
 
@@ -45,7 +43,10 @@ class _Never:
 
 
 class Services:
-    """Owns what serves; only this class builds it. Raises OSError for a log that cannot be used."""
+    """Owns what serves; only this class builds it. Raises OSError for a log that cannot be used.
+
+    `figures` loads what reads the figures that are exported (`Signals.begin`).
+    """
 
     identity: Identity | None = None
 
@@ -70,6 +71,7 @@ class Services:
         self._pausing = Pausing(self.claims.by_id.get, self.fleet.pause, self.log)
         self.watched = self._watched(fleet)
         self.otlp = self._otlp(fleet, environment)
+        self.figures: Load | None = None
         self._stack = AsyncExitStack()
         self._serving = False
 
@@ -117,11 +119,6 @@ class Services:
         self._children = Children()
         return Signals(own.otlp, self._children, environment, self.log, SERVICE)
 
-    def _load_figures(self) -> "Callable[[], Exposition]":
-        from sandkeeper.fleet.exposition import exposition
-
-        return partial(exposition, self)
-
     @property
     def knows_all(self) -> bool:
         """Whether everything was listed once; before that nobody can be called unknown."""
@@ -145,10 +142,10 @@ class Services:
         self._stack.push_async_callback(self._pods.close)
         self._stack.callback(self._pausing.close)
         self._stack.callback(self.relay.stop)
-        if self.otlp is not None:
+        if self.otlp is not None and self.figures is not None:
             self._stack.push_async_callback(self._children.close)
             self._stack.push_async_callback(self.otlp.end)
-            self.otlp.begin(self._load_figures, lambda: self.requests.activity)
+            self.otlp.begin(self.figures, lambda: self.requests.activity)
         for one in self.watched:
             self._stack.callback(asyncio.ensure_future(one.run()).cancel)
         self._serving = True

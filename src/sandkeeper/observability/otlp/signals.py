@@ -13,7 +13,7 @@ from sandkeeper.settings import Environment, OtlpSettings
 if TYPE_CHECKING:
     from sandkeeper.observability.exposition import Exposition
 
-__all__ = ["FLUSH_SECONDS", "Signals"]
+__all__ = ["FLUSH_SECONDS", "Load", "Signals"]
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 FLUSH_SECONDS = 3.0
