@@ -45,7 +45,7 @@ def many(fleet: Fleet) -> Any:
 
 def ready(fleet: Fleet) -> int:
     one = '{.status.conditions[?(@.type=="Ready")].status}'
-    path = f'jsonpath={{range .items[*]}}{one}{{"\n"}}{{end}}'
+    path = f'jsonpath={{range .items[*]}}{one}{{" "}}{{end}}'
     words = ("sandboxes.agents.x-k8s.io", "-n", "many", "--chunk-size=0", "-o", path)
     return fleet.kubectl("get", *words).count("True")
 

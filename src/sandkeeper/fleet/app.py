@@ -1,7 +1,7 @@
 """What a replica answers: E2B's control plane, its own health, and what is for sandboxes."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ from sandkeeper.tracecontext import Tracing
 
 if TYPE_CHECKING:
     from sandkeeper.fleet.services import Services
+    from sandkeeper.observability.exposition import Exposition
 
 __all__ = ["FleetEdge", "create_app"]
 
@@ -78,7 +79,7 @@ class _Nobody:
 
 def create_app(services: "Services") -> FleetEdge:
     """Build the application on services that are (or will be) started."""
-    settings = services.settings
+    settings, own = services.settings, services.fleet.settings.otlp
     gateways = Gateways(settings.edge.gateways)
     outgoing = Outgoing(settings.edge.answers_limit)
     calls = ControlCalls(partial(_source_of, services), services.access)
@@ -95,6 +96,8 @@ def create_app(services: "Services") -> FleetEdge:
     names = ("sandboxes", "v2", "port", "health", "ready", "metrics")
     services.requests.name_groups(names)
     services.requests.answers = outgoing.statistics
+    services.figures = partial(_figures, services)
+    spans = None if services.otlp is None else services.otlp.spans(names)
     return FleetEdge(
         app,
         access=services.access,
@@ -102,7 +105,7 @@ def create_app(services: "Services") -> FleetEdge:
         doorkeeper=_Nobody(),
         processing_time=False,
         requests=services.requests,
-        traces=Traces(Tracing()),
+        traces=Traces(Tracing(own.sampler, own.ratio), spans.request if spans else None),
         cors=Cors(settings.edge.origins),
         doors=_Doors(),
         gate=Gate(settings.edge, gateways, guarded=True, beyond=True),
@@ -137,6 +140,12 @@ def _source_of(services: "Services", request: Request) -> Source | None:
     return TeamSource(services.fleet, team)
 
 
+def _figures(services: "Services") -> "Callable[[], Exposition]":
+    from sandkeeper.fleet.exposition import exposition
+
+    return partial(exposition, services)
+
+
 def _own_routes(services: "Services") -> list[BaseRoute]:
     async def health(_request: Request) -> Response:
         return json_response({"status": "ok"})
@@ -147,9 +156,7 @@ def _own_routes(services: "Services") -> list[BaseRoute]:
         return json_response({"ready": good, "checks": checks}, 200 if good else 503)
 
     async def metrics(request: Request) -> Response:
-        from sandkeeper.fleet.exposition import exposition
-
-        reading = exposition(services)
+        reading = _figures(services)()
         accept = request.headers.get("accept", "")
         text, media_type = await asyncio.to_thread(reading.render, accept)
         return Response(text, headers={"Content-Type": media_type})
