@@ -18,7 +18,7 @@ import pytest
 from tests.client.conftest import COMMAND
 from tests.harness import Server, start, until
 
-from sandkeeper.client import absence
+from sandkeeper.client import failures
 from sandkeeper.client.connection import Server as Remote
 from sandkeeper.client.failures import NoServer
 from sandkeeper.client.files import large as large_files
@@ -171,8 +171,8 @@ class Losing(BaseHTTPRequestHandler):
 def test_a_line_that_always_breaks_is_given_up(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(absence, "AGAIN_SECONDS", 0.1)
-    monkeypatch.setattr(absence, "PAUSES", [0.01])
+    monkeypatch.setattr(failures, "AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(failures, "PAUSES", [0.01])
     with ThreadingHTTPServer(("127.0.0.1", 0), Losing) as listener:
         threading.Thread(target=listener.serve_forever, daemon=True).start()
         remote = Remote(f"http://127.0.0.1:{listener.server_port}")

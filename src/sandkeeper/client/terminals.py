@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sandkeeper.client.absence import Absence
 from sandkeeper.client.completing import sessions
 from sandkeeper.client.connection import Server, segment
 from sandkeeper.client.context import AsJson, verb
-from sandkeeper.client.failures import ClientError, NoServer, Refused
+from sandkeeper.client.failures import Absence, ClientError, NoServer, Refused
 from sandkeeper.client.output import (
     Column,
     age,

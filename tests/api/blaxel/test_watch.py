@@ -295,7 +295,9 @@ def test_watchers_that_do_not_read_make_nobody_late(make_server: Any) -> None:
             assert server.client.get("/health").status_code == 200
             worst = max(worst, time.perf_counter() - before)
         writing.join()
-        assert worst < 2  # 0.05 s on a quiet machine; each watcher with a reader of its own: as many
+        assert (
+            worst < 2
+        )  # 0.05 s on a quiet machine; each watcher with a reader of its own: as many
         status = Path(f"/proc/{server.pid}/status").read_text()
         assert int(status.split("VmRSS:")[1].split()[0]) < 200_000
     finally:
