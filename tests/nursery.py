@@ -223,9 +223,7 @@ def _main() -> int:
 
 def _end(status: int) -> NoReturn:
     """End as the interpreter does, but without taking apart what the nursery has loaded."""
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # type: ignore[attr-defined] # ends the idle threads of executors
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
