@@ -9,6 +9,7 @@ are started by an interpreter of their own (`tests.harness`).
 
 import atexit
 import functools
+import gc
 import importlib
 import json
 import os
@@ -22,7 +23,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = ["Forked", "Nursery", "nursery"]
 
@@ -156,8 +157,13 @@ def nursery() -> Nursery:
 
 def _serve_orders(sock: socket.socket, loaded: Sequence[str]) -> Sequence[str]:
     """Fork a server for each order; returns in the servers only, with their arguments."""
+    gc.disable()
     for name in loaded:
         importlib.import_module(name)
+    # A collection in a server would touch, and by that copy, every page of what is loaded here.
+    gc.collect()
+    gc.freeze()
+    gc.enable()
     while True:
         message, fds, _flags, _address = socket.recv_fds(sock, ORDER_BYTES, 3)
         if not message:
@@ -216,5 +222,18 @@ def _main() -> int:
     return entry.main()
 
 
+def _end(status: int) -> NoReturn:
+    """End as the interpreter does, but without taking apart what the nursery has loaded."""
+    threading._shutdown()  # type: ignore[attr-defined] # ends the idle threads of executors
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    raise SystemExit(_main())
+    warm = sys.argv[1] == "--nursery"
+    status = _main()
+    if warm:
+        _end(status)
+    raise SystemExit(status)

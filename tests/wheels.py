@@ -75,7 +75,7 @@ def _pack(
     files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
     folder.mkdir(parents=True, exist_ok=True)
     wheel = folder / f"sandkeeper-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(wheel, "w") as archive:  # packing takes longer than the disk
         for path, data in files.items():
             archive.writestr(path, data)
     return wheel
