@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.client.conftest import COMMAND, Ask
+from tests.client.conftest import Ask
+from tests.client.verbs import COMMAND
 from tests.harness import Server, until
 
 Serve = Callable[[socket.socket], None]

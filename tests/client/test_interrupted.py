@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.client.conftest import COMMAND
+from tests.client.verbs import COMMAND
 from tests.harness import Server, start, until
 
 from sandkeeper.client import failures

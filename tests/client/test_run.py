@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 import pexpect
 import pytest
-from tests.client.conftest import COMMAND, Ask
+from tests.client.conftest import Ask
+from tests.client.verbs import COMMAND
 from tests.harness import Server, over, start, until
 
 

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.client.conftest import COMMAND, Ask
+from tests.client.conftest import Ask
+from tests.client.verbs import COMMAND
 from tests.harness import Server, until
 
 
