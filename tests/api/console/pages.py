@@ -7,18 +7,22 @@ from typing import Any
 from playwright.sync_api import Page, expect
 from tests.harness import Server
 
-__all__ = ["TOKEN", "fits", "open_console", "serious", "sign_in"]
+__all__ = ["TOKEN", "fits", "in_both_themes", "open_console", "serious", "sign_in"]
 
 TOKEN = "s3cret-of-the-test"
 
 ROOT = Path(__file__).parents[3]
 AXE = ROOT / "console/node_modules/axe-core/axe.min.js"
-RUN = """async (where) => {
-    const found = await axe.run(where, {resultTypes: ["violations"]});
+RUN = """async ([where, rules]) => {
+    const options = {resultTypes: ["violations"]};
+    if (rules) options.runOnly = rules;
+    const found = await axe.run(where, options);
     return found.violations
         .filter((one) => one.impact === "serious" || one.impact === "critical")
         .map((one) => `${one.id}: ${one.nodes.slice(0, 3).map((node) => node.html).join(" | ")}`);
 }"""
+COLOURS = ["color-contrast", "link-in-text-block"]
+"""The rules of axe-core whose answer is another in another theme."""
 
 
 def open_console(page: Page, server: Server, place: str = "") -> None:
@@ -35,13 +39,22 @@ def sign_in(page: Page, server: Server, place: str) -> None:
     expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
 
 
-def serious(page: Page, where: str = "body") -> list[str]:
-    """Return what axe-core finds serious or critical in what is shown."""
-    if not AXE.exists():
-        subprocess.run([ROOT / "scripts/npm", ROOT / "console"], check=True)
-    page.evaluate(AXE.read_text())
-    found: Any = page.evaluate(RUN, where)
+def serious(page: Page, where: str = "body", rules: list[str] | None = None) -> list[str]:
+    """Return what axe-core finds serious or critical in what is shown, by all or some rules."""
+    if not page.evaluate("'axe' in window"):
+        if not AXE.exists():
+            subprocess.run([ROOT / "scripts/npm", ROOT / "console"], check=True)
+        page.evaluate(AXE.read_text())
+    found: Any = page.evaluate(RUN, [where, rules])
     return list(found)
+
+
+def in_both_themes(page: Page) -> None:
+    """Check a page that is shown in the dark theme for serious faults, in that and the light one."""
+    assert serious(page) == []
+    page.emulate_media(color_scheme="light")
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+    assert serious(page, rules=COLOURS) == []
 
 
 def fits(page: Page) -> bool:
