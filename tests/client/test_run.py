@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,10 +29,6 @@ def test_a_command_is_its_words_and_no_shell_reads_them(ask: Ask) -> None:
     done = ask("run", "--", "printf", "%s|", "a b", "$HOME", "*", "'")
 
     assert done.stdout == b"a b|$HOME|*|'|"
-
-
-def test_a_signal_is_128_and_its_number(ask: Ask) -> None:
-    assert ask("run", "--", "sh", "-c", "kill -TERM $$").returncode == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize(
@@ -88,6 +85,10 @@ def test_logs_are_what_was_written_where_it_was_written(ask: Ask, server: Server
     assert ask("logs", "--grep", "^o", identifier).stdout == b"one\n"
     assert ask("logs", "--until", "1h", identifier).stdout == b""
     assert ask("logs", "--since", "1h", identifier).stdout == b"one\nthree"
+    told = [json.loads(line) for line in ask("logs", "--json", identifier).stdout.splitlines()]
+    assert sorted((one["stream"], one["text"]) for one in told) == [
+        *(("stderr", "two"), ("stdout", "one"), ("stdout", "three"))
+    ]
     stamped = ask("logs", "-t", "--stdout", identifier).stdout.split(b"\n")[0]
     assert stamped.endswith(b" one")
     assert stamped[4:5] == b"-"
@@ -156,6 +157,31 @@ def test_an_interrupt_goes_to_the_command_and_a_second_one_leaves_it(
     assert child.exitstatus == 130
     killed = terminal("kill", identifier)
     killed.expect(identifier)
+
+
+def test_what_ended_a_program_is_told_and_a_signal_is_128_and_its_number(
+    ask: Ask, server: Server
+) -> None:
+    late = ask("run", "--name", "late", "--timeout", "1", "--", "sleep", "1000")
+    env = {**server.env, "SANDKEEPER_URL": server.url}
+    argv = [*COMMAND, "run", "--", "sh", "-c", "echo $$; exec sleep 1000"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        server.client.delete(f"/process/{child.stdout.readline().decode().strip()}")
+
+        assert child.wait(60) == 143
+        assert b"stopped on request" in child.stderr.read()
+    assert (late.returncode, late.stdout) == (137, b"")
+    assert b"its time (--timeout) was over" in late.stderr
+    itself = ask("run", "--", "sh", "-c", "kill -USR1 $$")
+    assert (itself.returncode, itself.stderr) == (
+        138,
+        b"sandkeeper: it was ended by SIGUSR1 (exit status 138)\n",
+    )
+    (record,) = json.loads(ask("wait", "--json", "late").stdout)
+    assert record["exitReason"] == "timeout"
+    assert json.loads(ask("health", "--json").stdout)["status"] == "ok"
 
 
 def test_a_reader_that_goes_away_ends_the_client_and_not_the_command(server: Server) -> None:
@@ -285,8 +311,11 @@ def test_an_interrupt_before_the_process_is_known_waits_for_it(server: Server) -
 
     made = start(server, "exec sleep 1000")
     with pytest.raises(Left), Passing(Asked(server.url)) as passing:
+        began = time.monotonic()
         os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # `timeout` sends one to the program and its group
         passing.begin(made["id"])
+        until(lambda: time.monotonic() - began > 0.1)
         os.kill(os.getpid(), signal.SIGINT)
 
     assert over(server, made["id"])["exitSignal"] == "SIGINT"

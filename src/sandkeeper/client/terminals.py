@@ -46,12 +46,12 @@ RESET = b"\x1b[?1049l\x1b[?1000;1002;1003;1006;2004l\x1b[?25h\x1b[0m\x1b[r\x1b[9
 """Leaves what a program may have switched on: the alternate screen, mouse and paste modes."""
 COLUMNS = [
     Column("ID"),
-    Column("NAME"),
-    Column("STATUS"),
-    Column("AGE", right=True),
-    Column("CLIENTS", right=True),
-    Column("OUTPUT", right=True),
-    Column("SHELL"),
+    Column("NAME", spare=1, cuts=True),
+    Column("STATUS", cuts=True),
+    Column("AGE", right=True, spare=2),
+    Column("CLIENTS", right=True, spare=4),
+    Column("OUTPUT", right=True, spare=5),
+    Column("SHELL", spare=3, cuts=True),
 ]
 
 
