@@ -1,6 +1,7 @@
 """From names and fields of requests to the server in a sandbox: who gets there, and as what."""
 
 import hmac
+import http.client
 import json
 import os
 import signal
@@ -299,6 +300,31 @@ def test_nothing_for_a_sandbox_is_done_by_the_server_of_another(
         seen = replica.client.get("/", headers={**led, **more})
         assert seen.status_code == 200
         assert "x-sandkeeper-sandbox" not in seen.json()["headers"]
+
+
+def test_a_request_names_one_sandbox_and_one_port(
+    fleet: Replica, anybody: httpx.Client, made: dict[str, Any]
+) -> None:
+    """Who stands before a fleet, and lets pass by one of two, would have it led to the other."""
+    name, token = made["sandboxID"], ("X-Access-Token", made["envdAccessToken"])
+    host = f"49983-{name}.{DOMAIN}"
+    asked = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=60)
+    asked.putrequest("GET", "/process", skip_host=True)
+    for field in (("Host", host), ("Host", f"49983-{'sf' + '1' * 18}.{DOMAIN}"), token):
+        asked.putheader(*field)
+    asked.endheaders()
+    assert asked.getresponse().status == 400
+    asked.close()
+    for fields in (
+        [("E2b-Sandbox-Id", name), ("E2b-Sandbox-Id", "sf" + "1" * 18)],
+        *(
+            [("E2b-Sandbox-Id", name), ("E2b-Sandbox-Port", port)]
+            for port in ("0", "-1", "65536", "49983,22", "1e3", "")
+        ),
+    ):
+        reply = anybody.get("/process", headers=[*fields, token])
+        assert (reply.status_code, set(reply.json())) == (400, {"error"}), fields
+    assert anybody.get("/process", headers=[("Host", host), token]).status_code == 200
 
 
 def test_a_chain_of_fleets_that_lead_to_each_other_ends(

@@ -1,21 +1,17 @@
 """`sandkeeper fleet` in front of a real cluster, and the published client of E2B."""
 
-import json
-import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
-import httpx
 import pytest
-from cluster import ROOT, kwok, wait
+from cluster import kwok, wait
 from e2b import Sandbox, SandboxQuery
 from e2b.exceptions import NotFoundException, SandboxException
-from pools import TOKEN, Fleet
-from tests.harness import free_port
+from pools import Fleet
+from replica import SECONDS, Replica, add_key
 
 pytestmark = [
     # The published client leaves what it has of a kubectl to the interpreter.
@@ -23,59 +19,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-KEY = "e2b_" + "0" * 40
-SECONDS = 30
-"""How long a creation waits; what it leaves behind ends by itself half a minute later."""
-
 CREATES = 50
-
-
-class Replica:
-    """A `sandkeeper fleet` on a port of its own."""
-
-    def __init__(self, fleet: Fleet, name: str) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        env = {
-            **os.environ,
-            "SANDKEEPER_TOKEN": TOKEN,
-            "SANDKEEPER_FLEET_KUBECONFIG": str(fleet.cluster.kubeconfig),
-            "SANDKEEPER_FLEET_TEMPLATE": "guarded",
-            "SANDKEEPER_FLEET_START_SECONDS": str(SECONDS),
-            "SANDKEEPER_LOG": str(fleet.cluster.folder / f"{name}.log"),
-        }
-        command = [f"{ROOT}/.venv/bin/sandkeeper", "fleet", "--host", "127.0.0.1"]
-        self.process = subprocess.Popen([*command, "--port", str(self.port)], env=env)
-        wait(self._ready, f"the replica {name}", 60)
-
-    def _ready(self) -> bool:
-        assert self.process.poll() is None
-        try:
-            return httpx.get(f"{self.url}/ready", trust_env=False).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What points a client at this replica."""
-        return {"api_url": self.url, "sandbox_url": self.url, "api_key": KEY}
-
-    def kill(self) -> None:
-        """kill -9."""
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")
 def replicas(fleet: Fleet, guarded: str) -> Iterator[list[Replica]]:
     """Two replicas of one fleet, and a key for its clients."""
-    secret = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "team-one", "labels": {"fleet.sandkeeper.dev/api-key": "true"}},
-        "stringData": {"key": KEY},
-    }
-    fleet.kubectl("apply", "-f", "-", text=json.dumps(secret))
+    add_key(fleet)
     with ExitStack() as stack:
         made = []
         for name in ("replica-one", "replica-two"):

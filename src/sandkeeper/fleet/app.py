@@ -28,7 +28,7 @@ from sandkeeper.api.edge.tokens import offers
 from sandkeeper.api.edge.tracing import Traces
 from sandkeeper.api.edge.urls import PORT_NAME
 from sandkeeper.errors import BadInput, SandkeeperError, Unavailable
-from sandkeeper.fleet.routing import Routing, mark
+from sandkeeper.fleet.routing import Routing, check, mark
 from sandkeeper.fleet.teams import TeamSource
 from sandkeeper.settings import RightsSettings
 from sandkeeper.tracecontext import Tracing
@@ -58,8 +58,10 @@ class _Doors:
     """Lets pass what is for a sandbox: its own server says who may. All else is for the gate."""
 
     def opens(self, scope: Scope, gate: Gate) -> bool:
-        """Say whether a request goes on as it is; raises as the gate does."""
-        if PORT_NAME not in scope:
+        """Say whether a request goes on as it is; raises as the gate does, or `check`."""
+        if PORT_NAME in scope:
+            check(scope)
+        else:
             gate.check(scope)
         return True
 

@@ -31,7 +31,7 @@ from sandkeeper.api.port.forwarding import Forwarding, Target
 from sandkeeper.api.port.meant import MEANT, MISDIRECTED
 from sandkeeper.api.port.proxy import head_of, pass_on
 from sandkeeper.api.port.socket import wanted_upgrade
-from sandkeeper.errors import LoopDetected, SandkeeperError
+from sandkeeper.errors import BadInput, LoopDetected, SandkeeperError
 from sandkeeper.fleet.keys import Keys
 from sandkeeper.fleet.objects import Record
 from sandkeeper.fleet.source import Fleet
@@ -43,10 +43,11 @@ from sandkeeper.settings import RightsSettings
 from sandkeeper.settings.port_names import E2B_PORT, PortName
 from sandkeeper.tracecontext import CURRENT
 
-__all__ = ["Routing", "leads", "mark"]
+__all__ = ["Routing", "check", "leads", "mark"]
 
 FIELD = b"e2b-sandbox-id"
 PORT_FIELD = b"e2b-sandbox-port"
+SAID_ONCE = frozenset({b"host", FIELD, PORT_FIELD})
 SANDBOX = "sandkeeper.sandbox"
 POD_TOKEN = b"x-access-token"
 PLACE = frozenset({b"traceparent", b"tracestate"})
@@ -69,9 +70,27 @@ def mark(scope: Scope) -> None:
         return
     fields = {key: value for key, value in scope["headers"] if key in {FIELD, PORT_FIELD}}
     if FIELD in fields:
-        port = natural(fields.get(PORT_FIELD, b""), 65535) or E2B_PORT
+        port = _port(fields[PORT_FIELD]) if PORT_FIELD in fields else E2B_PORT
         scope[SANDBOX] = fields[FIELD].decode("latin-1").strip()
         scope[PORT_NAME] = PortName(port, scope[SANDBOX], "", is_open=False)
+
+
+def _port(value: bytes) -> int:
+    """Return the number of a port; 0 for what is none, which `check` refuses."""
+    port = natural(value.strip(), 1 << 16) or 0
+    return port if port < 1 << 16 else 0
+
+
+def check(scope: Scope) -> None:
+    """Raise BadInput for a request that names two sandboxes or no port that there is.
+
+    Whoever stands before us, and lets pass by the one, would have it led to the other.
+    """
+    names = [name for name, _ in scope["headers"] if name in SAID_ONCE]
+    if len(names) != len(set(names)):
+        raise BadInput("two Host, E2b-Sandbox-Id or E2b-Sandbox-Port fields")
+    if not scope[PORT_NAME].port:
+        raise BadInput("E2b-Sandbox-Port is no number from 1 to 65535")
 
 
 class _Credentials:
