@@ -71,7 +71,7 @@ def _row(record: dict[str, Any]) -> list[str]:
     return [
         record["id"],
         record["sessionId"],
-        f"exited ({_status_of(record)})" if ended else "running",
+        f"exited ({_status_words(record)})" if ended else "running",
         age(end - (moment(record["startedAt"]) or end)),
         str(record["clients"]),
         size(record["outputBytes"]),
@@ -79,10 +79,16 @@ def _row(record: dict[str, Any]) -> list[str]:
     ]
 
 
-def _status_of(record: dict[str, Any]) -> int:
+def _status_of(record: dict[str, Any]) -> int | None:
+    """Return what a shell would say of an end; None where nobody knows it."""
     if record["exitSignal"]:
         return 128 + int(record["exitSignal"])
-    return int(record["exitCode"] or 0)
+    return None if record["exitCode"] is None else int(record["exitCode"])
+
+
+def _status_words(record: dict[str, Any]) -> str:
+    status = _status_of(record)
+    return "unknown" if status is None else str(status)
 
 
 @verb("sh", group=GROUP)
@@ -146,7 +152,10 @@ def _joined(server: Server, record: dict[str, Any]) -> int:
         return 0
     if attachment.failure is not None:
         raise attachment.failure
-    return _status_of(server.value("GET", _path(record["id"])))
+    status = _status_of(server.value("GET", _path(record["id"])))
+    if status is None:
+        raise ClientError("it has ended, and nobody knows with which exit code")
+    return status
 
 
 def _leave_modes() -> None:

@@ -485,8 +485,8 @@ def test_a_terminal_survives_the_server(make_server, ending: str) -> None:
         person.type("echo $kept; exit 5\r")
         person.see("yes\r\n")
         assert person.to_the_end() == (1000, "Shell exited")
-    assert own.client.get("/terminals/long").json()["status"] == "exited"
-    until(lambda: own.client.get("/terminals/long").json()["exitCode"] == 5)
+    record = own.client.get("/terminals/long").json()
+    assert (record["status"], record["exitCode"]) == ("exited", 5)
 
 
 def test_a_shell_that_ended_while_the_server_was_away_is_seen_as_over(make_server) -> None:
