@@ -50,7 +50,7 @@ def serious(page: Page, where: str = "body", rules: list[str] | None = None) -> 
 
 
 def in_both_themes(page: Page) -> None:
-    """Check a page that is shown in the dark theme for serious faults, in that and the light one."""
+    """Check a page that is shown in the dark theme for serious faults, in that and in the light."""
     assert serious(page) == []
     page.emulate_media(color_scheme="light")
     expect(page.locator("html")).to_have_attribute("data-theme", "light")
