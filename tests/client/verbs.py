@@ -1,7 +1,8 @@
 """Runs verbs of the client as processes, forked from one that has loaded the client already.
 
 A verb's own start is 0.2 s of CPU, and the tests run some hundreds: what it imports is the same
-each time. `SANDKEEPER_TEST_COLD=1`, and what a fork cannot be (`tests.nursery`), starts them afresh.
+each time. With `SANDKEEPER_TEST_COLD=1`, and where a fork would not be the same (`tests.nursery`),
+each is started afresh.
 """
 
 import functools
