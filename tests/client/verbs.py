@@ -1,8 +1,8 @@
 """Runs verbs of the client as processes, forked from one that has loaded the client already.
 
 A verb's own start is 0.2 s of CPU, and the tests run some hundreds: what it imports is the same
-each time. `SANDKEEPER_TEST_COLD=1`, and what a fork cannot be (`tests.nursery`), starts them
-afresh.
+each time. With `SANDKEEPER_TEST_COLD=1`, and where a fork would not be the same (`tests.nursery`),
+each is started afresh.
 """
 
 import functools
@@ -77,11 +77,13 @@ class Verb:
         self._process.kill()
 
 
-def _fork(words: tuple[str, ...], env: Mapping[str, str], folder: Path | None) -> Verb:
+def _fork(
+    words: tuple[str, ...], env: Mapping[str, str], folder: Path | None, loaded: nursery.Nursery
+) -> Verb:
     (stdin, ours), (out, stdout), (err, stderr) = (os.pipe() for _ in range(3))
     streams = (stdin, stdout, stderr)
     try:
-        process = _nursery().start(words, env, streams, {}, folder)
+        process = loaded.start(words, env, streams, {}, folder)
     finally:
         for fd in streams:
             os.close(fd)
@@ -99,11 +101,18 @@ def _popen(
 
 @contextmanager
 def begin(
-    *words: str, env: Mapping[str, str], folder: Path | None = None
+    *words: str,
+    env: Mapping[str, str],
+    folder: Path | None = None,
+    loaded: nursery.Nursery | None = None,
 ) -> "Iterator[Verb | subprocess.Popen[bytes]]":
-    """Start a verb with pipes for its streams; what still runs at the end is killed."""
-    warm = Server.warm and _nursery().fits(env)
-    child = _fork(words, env, folder) if warm else _popen(words, env, folder)
+    """Start a verb with pipes for its streams; what still runs at the end is killed.
+
+    It is forked from `loaded`, by default one that has the client loaded.
+    """
+    loaded = loaded or _nursery()
+    warm = Server.warm and loaded.fits(env)
+    child = _fork(words, env, folder, loaded) if warm else _popen(words, env, folder)
     try:
         yield child
     finally:
@@ -115,7 +124,11 @@ def begin(
 
 
 def run(
-    *words: str, env: Mapping[str, str], folder: Path | None = None, stdin: bytes = b""
+    *words: str,
+    env: Mapping[str, str],
+    folder: Path | None = None,
+    stdin: bytes = b"",
+    loaded: nursery.Nursery | None = None,
 ) -> "subprocess.CompletedProcess[bytes]":
     """Run a verb to its end."""
     told: dict[str, bytes] = {}
@@ -123,7 +136,7 @@ def run(
     def read(name: str, stream: IO[bytes]) -> None:
         told[name] = stream.read()
 
-    with begin(*words, env=env, folder=folder) as child:
+    with begin(*words, env=env, folder=folder, loaded=loaded) as child:
         assert child.stdin is not None
         streams = {"stdout": child.stdout, "stderr": child.stderr}
         readers = [threading.Thread(target=read, args=pair) for pair in streams.items()]

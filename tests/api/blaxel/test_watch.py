@@ -370,7 +370,7 @@ def test_a_storm_misses_nothing_that_inotifywait_sees(
     try:
         with Watching(server, f"/{folder}/**") as watching:
             until(lambda: watches_of(other.pid) == 1)
-            storm(folder, 20_000)
+            storm(folder, 6_000)
             (folder / "last").touch()
             until(lambda: b"/last\n" in seen_file.read_bytes(), timeout=30)
             watching.until("CREATE", folder / "last", timeout=30)
@@ -381,11 +381,11 @@ def test_a_storm_misses_nothing_that_inotifywait_sees(
         other.terminate()
         other.wait()
     seen = {line.rstrip("/") for line in seen_file.read_text().splitlines()}
-    assert len(seen) > 10_000  # a late inotifywait misses some itself
+    assert len(seen) > 3_000  # a late inotifywait misses some itself
     # Deeper down, a name that was gone before its directory could be watched is nobody's to see:
     # either program misses some. A directory that was watched all the time loses none.
     direct = {path for path in seen if os.path.dirname(path) == str(folder)}
-    assert len(direct) > 300
+    assert len(direct) > 90
     assert direct <= told
     assert {path for path in seen if os.path.lexists(path)} <= told
 

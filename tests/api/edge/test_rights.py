@@ -6,7 +6,6 @@ import pwd
 import re
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ import httpx
 import msgspec
 import pytest
 from starlette.routing import Route
+from tests.client.verbs import run
 from tests.harness import Server
+from tests.nursery import nursery
 from tests.rights_table import ANY, PAGE, SOCKET, Row, page_with_table, rows
 
 from sandkeeper.api.edge.rights import ARCHIVE, OPEN, Need, Right, Standing, protect
@@ -241,14 +242,11 @@ def test_a_refused_call_has_not_been_read(make_server) -> None:
 def start(env: dict[bytes, bytes], tmp_path: Path) -> subprocess.CompletedProcess[str]:
     """Start a server that should not start."""
     state = {b"SANDKEEPER_STATE_DIR": bytes(tmp_path / "state"), b"SANDKEEPER_LOG": b"none"}
-    return subprocess.run(
-        [sys.executable, "-m", "sandkeeper", "--host", "127.0.0.1", "--port", "0"],
-        env={**os.environb, **state, **env},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
+    variables = {os.fsdecode(k): os.fsdecode(v) for k, v in (os.environb | state | env).items()}
+    words = ("--host", "127.0.0.1", "--port", "0")
+    done = run(*words, env=variables, folder=tmp_path, loaded=nursery())
+    return subprocess.CompletedProcess(
+        words, done.returncode, done.stdout.decode(), done.stderr.decode()
     )
 
 
