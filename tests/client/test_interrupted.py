@@ -4,16 +4,24 @@
 """
 
 import hashlib
+import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.client.conftest import COMMAND
 from tests.harness import Server, start, until
+
+from sandkeeper.client import absence
+from sandkeeper.client.connection import Server as Remote
+from sandkeeper.client.failures import NoServer
+from sandkeeper.client.files import large as large_files
 
 LARGE = 160 << 20
 
@@ -133,3 +141,44 @@ def test_a_large_file_comes_down_and_goes_on_where_it_was(
 
     assert _digest(target) == _digest(large)
     assert list(tmp_path.glob(".*.part")) == []
+
+
+class Losing(BaseHTTPRequestHandler):
+    """A server whose line breaks each time before it has anything."""
+
+    def do_GET(self) -> None:
+        told = {"uploads": [], "size": 0, "arriving": False, "path": "/"}
+        self._say(told)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._say({"uploadId": "one"})
+
+    def do_PUT(self) -> None:
+        self.rfile.read(5 << 20)  # so much has left there each time
+
+    def _say(self, told: dict[str, Any]) -> None:
+        body = json.dumps(told).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_words: object) -> None:
+        """Say nothing."""
+
+
+def test_a_line_that_always_breaks_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(absence, "AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(absence, "PAUSES", [0.01])
+    with ThreadingHTTPServer(("127.0.0.1", 0), Losing) as listener:
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        remote = Remote(f"http://127.0.0.1:{listener.server_port}")
+        (tmp_path / "file").write_bytes(bytes(8 << 20))
+        with (tmp_path / "file").open("rb") as file:
+            upload = large_files.LargeUpload(remote, file, 8 << 20, "f", "644", lambda _more: None)
+            with pytest.raises(NoServer):
+                upload.run()
+        listener.shutdown()

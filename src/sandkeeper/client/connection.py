@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
 __all__ = [
-    "AGAIN_SECONDS",
-    "AWAY",
     "DEFAULT_URL",
     "Answer",
     "Body",
@@ -34,10 +32,6 @@ __all__ = [
 DEFAULT_URL = "http://localhost:8080"
 CONNECT_SECONDS = 10.0
 CLOSE_SECONDS = 1.0
-AGAIN_SECONDS = 60.0
-"""A server that has been away for longer is given up."""
-AWAY = {502, 503, 504}
-"""A server that starts or ends, or what stands before one that is not there."""
 ANSWER_SECONDS = 300.0
 SILENCE_SECONDS = 90.0
 """A live stream says something at least every 30 s; after three times that the line is dead."""
@@ -323,7 +317,7 @@ class Server:
 
     def socket(self, path: str, query: Query) -> "ClientConnection":
         """Open a WebSocket; raises NoServer, or NotAllowed."""
-        from websockets.exceptions import InvalidStatus, WebSocketException
+        from websockets.exceptions import WebSocketException
         from websockets.sync.client import connect
 
         try:
@@ -336,13 +330,19 @@ class Server:
                 proxy=None,
                 open_timeout=CONNECT_SECONDS,
             )
-        except InvalidStatus as error:
-            code = error.response.status_code
-            if code in {401, 403}:
-                raise NotAllowed(f"{self.url} does not allow it") from None
-            raise NoServer(f"{self.url}: answers with status {code}") from None
         except (OSError, WebSocketException, UnicodeError) as error:
-            raise NoServer(f"{self.url}: {_why(error)}") from None
+            raise self.unopened(error) from None
+
+    def unopened(self, error: Exception) -> ClientError:
+        """Return what the failure to open a WebSocket means: NotAllowed, or NoServer."""
+        from websockets.exceptions import InvalidStatus
+
+        if not isinstance(error, InvalidStatus):
+            return NoServer(f"{self.url}: {_why(error)}")
+        code = error.response.status_code
+        if code in {401, 403}:
+            return NotAllowed(f"{self.url} does not allow it")
+        return NoServer(f"{self.url}: answers with status {code}", code)
 
     def socket_address(self, path: str, query: Query | None = None) -> str:
         """Return the address of a WebSocket."""

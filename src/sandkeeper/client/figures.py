@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+from sandkeeper.client.absence import Absence
 from sandkeeper.client.completing import processes
-from sandkeeper.client.connection import AGAIN_SECONDS, Server
+from sandkeeper.client.connection import Server
 from sandkeeper.client.context import AsJson, verb
 from sandkeeper.client.failures import ClientError, NoServer
 from sandkeeper.client.output import (
@@ -186,12 +187,12 @@ class _View:
         self._server = server
         self._ids = set(ids)
         self._order = order
-        self._heard = time.monotonic()
+        self._absence = Absence()
 
     def look(self) -> dict[str, Any]:
         """Ask once; raises ClientError when one of the chosen is not running."""
         found = _look(self._server)
-        self._heard = time.monotonic()
+        self._absence.heard()
         if self._ids:
             names = ("id", "name", "pid")
             known = {one[name] for one in found["processes"] for name in names}
@@ -230,9 +231,8 @@ class _View:
         """Return a line and the table; a server that is away for a while is waited for."""
         try:
             look = self.look()
-        except NoServer as error:
-            if time.monotonic() - self._heard > AGAIN_SECONDS:
-                raise
+        except ClientError as error:
+            self._absence.bear(error)
             return safe(f"{error}; trying again"), []
         cpu = sum(one["cpuPercent"] for one in look["processes"])
         memory = size(sum(one["memoryBytes"] for one in look["processes"]))

@@ -5,20 +5,19 @@ comes next: nothing twice, nothing missing.
 """
 
 import base64
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
 
-from sandkeeper.client.connection import AGAIN_SECONDS, AWAY, Answer, Server, segment
-from sandkeeper.client.failures import ClientError, NoServer, Refused
+from sandkeeper.client.absence import Absence
+from sandkeeper.client.connection import Answer, Server, segment
+from sandkeeper.client.failures import ClientError, NoServer
 
 __all__ = ["End", "Follower"]
 
 RAW = "application/vnd.sandkeeper.events"
 LINE_BYTES = 1 << 20
-PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 Write = Callable[[str, bytes, str], None]
 
@@ -127,7 +126,6 @@ class Follower:
     offset: int = 0
     live: bool = True
     holds: bool = False
-    _away: float | None = field(default=None, init=False)
     _missed: int = field(default=0, init=False)
     _gaps: int = field(default=0, init=False)
 
@@ -142,30 +140,14 @@ class Follower:
             self._tell_missed()
 
     def _follow(self) -> End | None:
-        tries = 0
+        absence = Absence(tell=self.tell)
         while True:
-            before = self.offset
             try:
-                return self._connection()
-            except NoServer as error:
-                self._lost(error)
-            except Refused as error:
-                if error.code not in AWAY:
-                    raise
-                self._lost(NoServer(f"{self.server.url}: {error}"))
-            tries = 0 if self.offset > before else tries + 1
-            # The server is away, and nothing tells when it is back.
-            time.sleep(PAUSES[min(tries, len(PAUSES) - 1)])  # noqa: TID251
+                return self._connection(absence)
+            except ClientError as error:
+                absence.wait(error)
 
-    def _lost(self, error: NoServer) -> None:
-        now = time.monotonic()
-        if self._away is None:
-            self._away = now
-            self.tell(f"{error}; trying again")
-        elif now - self._away > AGAIN_SECONDS:
-            raise error
-
-    def _connection(self) -> End | None:
+    def _connection(self, absence: Absence) -> End | None:
         path = f"/process/{segment(self.identifier)}/events"
         query = {
             "cursor": self.offset,
@@ -174,9 +156,7 @@ class Follower:
         }
         headers = {"Accept": f"{RAW}, application/x-ndjson"}
         with self.server.open("GET", path, query=query, headers=headers) as answer:
-            if self._away is not None:
-                self._away = None
-                self.tell("connected again")
+            absence.heard()
             for event, data in _events(answer):
                 if event.type != "end":
                     self._take(event, data)

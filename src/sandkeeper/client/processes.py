@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from sandkeeper.client.absence import Absence
 from sandkeeper.client.completing import ports
-from sandkeeper.client.connection import AGAIN_SECONDS, Server, segment
+from sandkeeper.client.connection import Server, segment
 from sandkeeper.client.context import Ids, verb
-from sandkeeper.client.failures import ClientError, NoServer, Refused
+from sandkeeper.client.failures import ClientError, Refused
 from sandkeeper.client.output import complain, print_json, say
 
-__all__ = ["each", "process_path", "record_of", "remove"]
+__all__ = ["each", "process_path", "record_after", "record_of", "remove"]
 
 GROUP = "Processes"
 WAIT_SECONDS = 60
@@ -71,7 +72,7 @@ def stop(
             say(identifier)
             return
         _ending(server, record["id"], "")
-        if _after(server, record["id"], seconds)["status"] == "running":
+        if record_after(server, record["id"], seconds)["status"] == "running":
             _ending(server, record["id"], "/kill")
         say(identifier)
 
@@ -126,7 +127,7 @@ def remove(server: Server, identifier: str, *, force: bool) -> None:
         record = server.value("GET", process_path(identifier))
         if force and record["status"] == "running":
             _ending(server, record["id"], "/kill")
-            _after(server, record["id"], KILLED_SECONDS)
+            record_after(server, record["id"], KILLED_SECONDS)
         server.ask("DELETE", process_path(record["id"], "/record"))
     except Refused as error:
         if not force or error.code != 404:
@@ -216,7 +217,7 @@ def _wait_for_ends(server: Server, ids: list[str], seconds: int) -> int:
 
     def one(identifier: str) -> None:
         nonlocal status
-        record = _after(server, identifier, seconds)
+        record = record_after(server, identifier, seconds)
         if record["status"] == "running":
             raise Refused(f"still running after {seconds} s", 422)
         status = exit_status(record)
@@ -225,23 +226,18 @@ def _wait_for_ends(server: Server, ids: list[str], seconds: int) -> int:
     return each(ids, one) or status
 
 
-def _after(server: Server, identifier: str, seconds: float) -> dict[str, Any]:
+def record_after(server: Server, identifier: str, seconds: float) -> dict[str, Any]:
     """Return the record at its end, or after so many seconds; also over a server's restart."""
-    until = time.monotonic() + seconds
-    away: float | None = None
+    until, absence = time.monotonic() + seconds, Absence()
     while True:
         left = max(0, round(until - time.monotonic()))
         query = {"timeout": min(left, WAIT_SECONDS)}
         try:
             record = server.value("GET", process_path(identifier, "/wait"), query=query)
-        except NoServer:
-            now = time.monotonic()
-            away = away or now
-            if now - away > AGAIN_SECONDS:
-                raise
-            time.sleep(0.5)  # noqa: TID251 - nothing tells when the server is back
+        except ClientError as error:
+            absence.wait(error)
             continue
-        away = None
+        absence.heard()
         if record["status"] != "running" or time.monotonic() >= until:
             return dict(record)
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sandkeeper.client.absence import Absence
 from sandkeeper.client.completing import sessions
-from sandkeeper.client.connection import AGAIN_SECONDS, Server, segment
+from sandkeeper.client.connection import Server, segment
 from sandkeeper.client.context import AsJson, verb
 from sandkeeper.client.failures import ClientError, NoServer, Refused
 from sandkeeper.client.output import (
@@ -237,25 +238,21 @@ class _Attachment:
     # What is shown: a thread
 
     def _receive_all(self) -> None:
-        until = time.monotonic() + AGAIN_SECONDS
+        absence = Absence(tell=lambda said: write_all(1, f"\r\n[{said}]\r\n".encode()))
         try:
             while not self._over:
                 try:
-                    if self._receive():
+                    if self._receive(absence):
                         return
-                    until = time.monotonic() + AGAIN_SECONDS
-                except NoServer as error:
-                    if time.monotonic() > until:
-                        raise
-                    write_all(1, f"\r\n[{error}; trying again]\r\n".encode())
-                    time.sleep(1)  # noqa: TID251 - nothing tells when the server is back
+                except ClientError as error:
+                    absence.wait(error)
         except (ClientError, OSError) as error:
             self.failure = error if isinstance(error, ClientError) else ClientError(str(error))
         finally:
             self._over = True
             self._wake()
 
-    def _receive(self) -> bool:
+    def _receive(self, absence: Absence) -> bool:
         """Show what comes over one connection; True when the program has ended."""
         from websockets.exceptions import ConnectionClosed
 
@@ -263,6 +260,7 @@ class _Attachment:
             return True  # asked for again, its name would begin another shell
         query = {"sessionId": self._record["sessionId"], "format": "raw", **_size()}
         line = self._server.socket("/terminal/ws", query)
+        absence.heard()
         with self._lock:
             if self._over:
                 line.close()
