@@ -57,10 +57,12 @@ def test_options_reach_the_process(ask: Ask, tmp_path: Path) -> None:
     file = tmp_path / "variables"
     file.write_text("# more\nA=1\nB=2\n")
 
-    script = "echo $A $B; pwd; ulimit -n"
-    done = ask("run", "--env-file", str(file), "-e", "B=3", "-w", "/usr", "--", "sh", "-c", script)
+    script = "echo $A $B $OWN ${NONE-none} $1; pwd"
+    words = ["--env-file", str(file), "-e", "B=3", "-e", "OWN", "-e", "NONE", "-w", "/usr"]
+    # As with docker, what follows the command is its own, also without a `--`.
+    done = ask("run", *words, "sh", "-c", script, "sh", "-d", env={"OWN": "mine"})
 
-    assert done.stdout.split(b"\n")[:2] == [b"1 3", b"/usr"]
+    assert done.stdout == b"1 3 mine none -d\n/usr\n", done.stderr
 
 
 def test_a_detached_one_is_named_and_waited_for(ask: Ask) -> None:

@@ -24,6 +24,7 @@ from sandkeeper.client.processes import process_path, record_of, send_signal
 from sandkeeper.client.quantities import amount
 from sandkeeper.client.reading import DESCRIPTORS, Form, LineReader, show_all, standing
 from sandkeeper.client.terminals import run_in_terminal
+from sandkeeper.client.variables import own_variable
 
 __all__ = ["FAILED"]
 
@@ -49,7 +50,7 @@ class Left(Exception):
     """The person went away with a second Ctrl-C; the process goes on."""
 
 
-@verb("run", group=GROUP)
+@verb("run", group=GROUP, settings={"allow_interspersed_args": False})
 def run(
     server: Server,
     command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="What to run.")],
@@ -63,7 +64,10 @@ def run(
     ] = False,
     name: Annotated[str, typer.Option(help="Its name.")] = "",
     env: Annotated[
-        list[str], typer.Option("-e", "--env", metavar="NAME=VALUE", help="A variable of its.")
+        list[str],
+        typer.Option(
+            "-e", "--env", metavar="NAME[=VALUE]", help="A variable; one's own without a value."
+        ),
     ] = [],  # noqa: B006
     env_file: Annotated[
         list[Path], typer.Option("--env-file", help="A file with lines NAME=VALUE.")
@@ -83,6 +87,7 @@ def run(
 ) -> int:
     """Run a command and show what it writes, or leave it running (-d).
 
+    Options stand before the command; what follows it is its own.
     Exits with the command's own status, 128 and the number for a signal, 125 when it could not be
     started. Ctrl-C goes to the command; a second one leaves it alone.
     """
@@ -151,9 +156,12 @@ def _pairs(lines: Iterator[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in lines:
         name, equals, value = line.partition("=")
-        if not name or not equals:
-            raise ClientError(f"a variable is NAME=VALUE, not {line!r}")
-        found[name.strip()] = value
+        if not (name := name.strip()):
+            raise ClientError(f"a variable is NAME=VALUE, or NAME for one's own, not {line!r}")
+        if equals:
+            found[name] = value
+        elif (own := own_variable(name)) is not None:
+            found[name] = own
     return found
 
 
