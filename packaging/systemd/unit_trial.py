@@ -179,7 +179,7 @@ class Trial:
 
     def is_in_order(self) -> None:
         """systemd-analyze."""
-        told = self.command(f"systemd-analyze verify {UNIT}/sandkeeper.service")
+        told = self.command(f"systemd-analyze verify --man=no {UNIT}/sandkeeper.service")
         demand("systemd-analyze finds no fault", told["exitCode"] == 0 and not told["logs"], told)
         print("  " + self.said("systemd-analyze security --no-pager sandkeeper | tail -n 1"))
 
