@@ -29,7 +29,15 @@ class Machine:
     `seconds` is what it took to answer, `work` the processor's time of that.
     """
 
-    def __init__(self, files: Path, folder: Path, program: str, *, memory: int = 1024) -> None:
+    def __init__(
+        self,
+        files: Path,
+        folder: Path,
+        program: str,
+        *,
+        options: str = "--host 0.0.0.0 --port 8080",
+        memory: int = 1024,
+    ) -> None:
         self.port, self.seconds, self.work = _free_port(), 0.0, 0.0
         self.console = folder / "console.log"
         disk = folder / "disk.qcow2"
@@ -41,7 +49,7 @@ class Machine:
             *("-cpu", "qemu64,+rdrand,+ssse3,+sse4.1,+sse4.2,+popcnt"),
             *("-smp", "2", "-m", str(memory), "-nodefaults", "-no-user-config", "-display", "none"),
             *("-kernel", str(files / "vmlinuz"), "-initrd", str(files / "initrd.img")),
-            *("-append", f"{PARAMETERS} init={program} -- --host 0.0.0.0 --port 8080"),
+            *("-append", f"{PARAMETERS} init={program} -- {options}"),
             *("-serial", f"file:{self.console}", "-qmp", f"unix:{monitor},server=on,wait=off"),
             *("-drive", f"file={disk},if=none,id=disk,cache=unsafe"),
             *("-device", "virtio-blk-pci,drive=disk", "-device", "virtio-net-pci,netdev=net"),

@@ -1,4 +1,4 @@
-"""Makes the pack that start.py reads: `python -S record.py START.PY PACK`.
+"""Makes the pack that start.py reads: `python -S record.py START.PY PACK [MODULE …]`.
 
 Run by the bundle's own Python when its modules are compiled. It imports what a start needs and
 notes which files that were, what each of them had executed as text, and what became of its
@@ -135,7 +135,7 @@ def main():
     import dataclasses
 
     record_texts(dataclasses, "exec", exec)
-    for name in WANTED:
+    for name in sys.argv[3:] or WANTED:
         __import__(name)
 
     index, data = {}, bytearray()
