@@ -58,8 +58,8 @@ async def raw_output(
 ) -> AsyncGenerator[bytes, None]:
     """Yield what a terminal shows, from an offset on, as the bytes its programs wrote.
 
-    It ends when it is known how the shell did. Nothing is yielded for what is not kept any more; an empty block after `patience` seconds of
-    silence. Raises Abandoned when the server stops first.
+    It ends when it is known how the shell did. Nothing is yielded for what is not kept any more; an
+    empty block after `patience` seconds of silence. Raises Abandoned when the server stops first.
     """
     while (items := await follow.next(patience)) is not None:
         data = b"".join(
