@@ -265,8 +265,10 @@ class _Attachment:
         from websockets.exceptions import ConnectionClosed
 
         if self._began and self._has_ended():
-            return True  # asked for again, its name would begin another shell
-        query = {"sessionId": self._record["sessionId"], "format": "raw", **_size()}
+            return True
+        # Its name would begin another shell, once this one has ended.
+        session = {"sessionId": self._record["id"], "create": "false"}
+        query = {**session, "format": "raw", **_size()}
         line = self._server.socket("/terminal/ws", query)
         absence.heard()
         with self._lock:

@@ -143,14 +143,14 @@ class KernelEngine:
     async def _execute(self, order: Execute, tell: Tell) -> Outcome:
         stores = order.store_history and not order.silent
         content = execute_request(order.code, silent=order.silent, store_history=stores)
-        for _ in range(PASSED_OVER_MOST):
+        for left in reversed(range(PASSED_OVER_MOST)):
             if self._is_stopped:
-                return Outcome(EndStatus.INTERRUPTED, "before the interpreter took it")
-            outcome = await self._sent(order.id, tell, content)
-            if outcome.status != EndStatus.CANCELLED:
                 break
+            outcome = await self._sent(order.id, tell, content)
+            if outcome.status != EndStatus.CANCELLED or not left:
+                return outcome
             await self._pause()
-        return outcome
+        return Outcome(EndStatus.INTERRUPTED, "before the interpreter took it")
 
     async def _pause(self) -> None:
         """Give a kernel the moment in which it passes all over."""
@@ -255,11 +255,12 @@ class KernelEngine:
 
     async def _insisted(self, code: str) -> dict[str, Any]:
         """Run code as `_silent` does, and again where it was passed over."""
+        answer = await self._silent(code)
         for _ in range(PASSED_OVER_MOST):
-            answer = await self._silent(code)
             if answer.get("status") not in PASSED_OVER:
                 break
             await self._pause()
+            answer = await self._silent(code)
         return answer
 
     async def _silent(self, code: str, expression: str = "", identity: str = "") -> dict[str, Any]:
