@@ -299,10 +299,10 @@ def test_quick_successive_writes_never_share_an_etag(server: Server, tmp_path: P
     assert len(set(tags)) == 200
 
 
-def test_250_megabytes_go_up_and_down_at_once_and_memory_stays(
+def test_100_megabytes_go_up_and_down_at_once_and_memory_stays(
     server: Server, tmp_path: Path
 ) -> None:
-    size = 250_000_000
+    size = 100_000_000
     block = os.urandom(1_000_000)
     blocks = size // len(block)
     digest = hashlib.sha256()
