@@ -38,6 +38,7 @@ SILENCE_SECONDS = 90.0
 ERROR_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 20
 SWITCHED = 101
+UNAUTHORIZED = 401
 VALUE_BYTES = 512 << 20
 """More is no answer that anything here asks for in one piece."""
 LINE_BYTES = 64 << 20
@@ -363,8 +364,9 @@ class Server:
         except (ValueError, RecursionError):
             details = None
         said = details.get("error") if isinstance(details, dict) else None
-        if answer.code in {401, 403}:
-            advice = "" if self._token else ": give --token or SANDKEEPER_TOKEN"
+        if answer.code in {UNAUTHORIZED, 403}:
+            asks = answer.code == UNAUTHORIZED and not self._token
+            advice = ": give --token or SANDKEEPER_TOKEN" if asks else ""
             return NotAllowed(f"{self.url} does not allow it: {said or 'no token'}{advice}")
         if said is None:
             return NoServer(
@@ -381,6 +383,10 @@ def _why(error: Exception) -> str:
         return "nothing listens there (--url or SANDKEEPER_URL names another server)"
     if isinstance(error, (socket.gaierror, UnicodeError)):  # the latter: a part that is too long
         return "there is no host of that name"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        return "what answers there does not speak TLS as it should (is it http:// there?)"
     if isinstance(error, OSError):
         return str(error.strerror or error).lower()
     return "the answer breaks off" if str(error) else type(error).__name__

@@ -5,14 +5,14 @@ comes next: nothing twice, nothing missing.
 """
 
 import base64
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
 
-from sandkeeper.client.absence import Absence
 from sandkeeper.client.connection import Answer, Server, segment
-from sandkeeper.client.failures import ClientError, NoServer
+from sandkeeper.client.failures import Absence, ClientError, NoServer
 
 __all__ = ["End", "Follower"]
 
@@ -20,6 +20,23 @@ RAW = "application/vnd.sandkeeper.events"
 LINE_BYTES = 1 << 20
 
 Write = Callable[[str, bytes, str], None]
+
+
+CAUSES = {
+    "timeout": "it was killed: its time (--timeout) was over",
+    "oom": "it was killed: its memory was used up",
+    "stopped": "it was stopped on request, by another client or the server's own end",
+    "killed": "it was killed on request, by another client or the server's own end",
+    "unknown": "how it ended nobody saw: its exit status is not known",
+}
+"""By `exitReason`; the others need no word."""
+
+
+def _signal_name(number: int | None) -> str:
+    try:
+        return signal.Signals(number or 0).name
+    except ValueError:
+        return f"signal {number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +53,12 @@ class End:
         if self.signal:
             return 128 + self.signal
         return self.code if self.code >= 0 else 1
+
+    def cause(self) -> str:
+        """Say who or what ended it; empty for a program that came to its own end."""
+        if self.reason == "signaled":
+            return f"it was ended by {_signal_name(self.signal)}"
+        return CAUSES.get(self.reason, "")
 
 
 class Event(msgspec.Struct, rename="camel"):

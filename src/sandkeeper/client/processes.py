@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sandkeeper.client.absence import Absence
 from sandkeeper.client.completing import ports
 from sandkeeper.client.connection import Server, segment
-from sandkeeper.client.context import Ids, verb
-from sandkeeper.client.failures import ClientError, Refused
+from sandkeeper.client.context import AsJson, Ids, verb
+from sandkeeper.client.failures import Absence, ClientError, Refused
 from sandkeeper.client.output import complain, print_json, say
 
 __all__ = ["each", "process_path", "record_after", "record_of", "remove"]
@@ -47,7 +46,7 @@ def each(ids: list[str], do: Callable[[str], None]) -> int:
 
 
 @verb("inspect", group=GROUP)
-def inspect(server: Server, ids: Ids) -> int:
+def inspect(server: Server, ids: Ids, *, as_json: AsJson = True) -> int:
     """Print the records of processes as JSON."""
     found: list[Any] = []
     status = each(ids, lambda one: found.append(server.value("GET", process_path(one))))
@@ -184,6 +183,7 @@ def wait(
     seconds: Annotated[
         int, typer.Option("-t", "--timeout", min=0, help="Give up after so many seconds.")
     ] = 3600,
+    as_json: AsJson = False,
 ) -> int:
     """Wait until processes are over (then with the last one's exit status), or are ready."""
     conditions: list[dict[str, Any]] = [
@@ -193,16 +193,20 @@ def wait(
         *({"file": {"path": path}} for path in file),
     ]
     if not conditions:
-        return _wait_for_ends(server, ids, seconds)
+        return _wait_for_ends(server, ids, seconds, as_json=as_json)
     if ended:
         conditions.append({"exit": True})
     payload = {"all": conditions, "timeout": seconds}
-    return each(
-        ids,
-        lambda one: server.value(
-            "POST", process_path(one, "/wait-for"), payload, seconds=seconds + 30
-        ),
-    )
+    answers: list[Any] = []
+
+    def met(identifier: str) -> None:
+        path = process_path(identifier, "/wait-for")
+        answers.append(server.value("POST", path, payload, seconds=seconds + 30))
+
+    failed = each(ids, met)
+    if as_json:
+        print_json(answers)
+    return failed
 
 
 def _http(where: str) -> dict[str, Any]:
@@ -212,8 +216,8 @@ def _http(where: str) -> dict[str, Any]:
     return {"port": int(number), "path": slash + path or "/"}
 
 
-def _wait_for_ends(server: Server, ids: list[str], seconds: int) -> int:
-    status = 0
+def _wait_for_ends(server: Server, ids: list[str], seconds: int, *, as_json: bool) -> int:
+    status, records = 0, list[dict[str, Any]]()
 
     def one(identifier: str) -> None:
         nonlocal status
@@ -221,9 +225,14 @@ def _wait_for_ends(server: Server, ids: list[str], seconds: int) -> int:
         if record["status"] == "running":
             raise Refused(f"still running after {seconds} s", 422)
         status = exit_status(record)
-        say(str(status))
+        records.append(record)
+        if not as_json:
+            say(str(status))
 
-    return each(ids, one) or status
+    failed = each(ids, one)
+    if as_json:
+        print_json(records)
+    return failed or status
 
 
 def record_after(server: Server, identifier: str, seconds: float) -> dict[str, Any]:
