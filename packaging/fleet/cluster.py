@@ -173,7 +173,9 @@ class Cluster(Processes):
         self._write_kubeconfig()
         self.kubectl("apply", "--server-side", "-f", "-", text=agent_sandbox_resources())
         # A controller ends at once where it does not find its resources.
-        self.kubectl("wait", "--timeout=60s", "--for=condition=Established", "crd", "--all")
+        asked = ("wait", "--timeout=60s", "--for=condition=Established", "crd", "--all")
+        # kubectl gives up at once over a resource that has no conditions yet.
+        wait(lambda: self._kubectl(*asked).returncode == 0, "agent-sandbox's resources")
         self._controllers()
         wait(self._has_account, "the default service account")
         wait(self._has_controller, "agent-sandbox's controller")

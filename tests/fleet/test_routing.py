@@ -272,6 +272,9 @@ def test_nothing_for_a_sandbox_is_done_by_the_server_of_another(
         made = replica.create()  # whose Sandbox is called otherwise
         told, led = by_field(made, 49983), by_field(made, port)
         command = {"command": f"touch {tmp_path}/done", "waitForCompletion": True}
+        body = {"templateID": "base", "envVars": {"A": "b"}}
+        reply = replica.client.post("/v2/sandboxes", json=body)
+        assert (reply.status_code, "another address" in reply.text) == (503, True)
         api.is_late = True
         try:
             for more in ({}, {"X-Sandkeeper-Sandbox": "mine"}):
@@ -287,8 +290,6 @@ def test_nothing_for_a_sandbox_is_done_by_the_server_of_another(
                 pass
             assert refused.value.response.status_code == 421
             assert not (tmp_path / "done").exists()
-            body = {"templateID": "base", "envVars": {"A": "b"}}
-            assert replica.client.post("/v2/sandboxes", json=body).status_code == 503
             # No watch tells it, and it was told nothing but that answer.
             status = {"status": {"sandbox": {"name": "mine", "podIPs": ["127.0.0.1"]}}}
             api.call(lambda: api._patch("sandboxclaims", made["sandboxID"], status))

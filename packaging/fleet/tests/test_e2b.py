@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cluster import kwok, wait
 from e2b import Sandbox, SandboxQuery
-from e2b.exceptions import NotFoundException, SandboxException
+from e2b.exceptions import NotFoundException, SandboxException, ServiceBusyException
 from pools import Fleet
 from replica import KEY, SECONDS, Replica, add_key
 
@@ -132,7 +132,7 @@ def test_sandboxes_are_reached_and_listed_while_there_is_no_api_server(
             asked = {**info, "api_key": KEY, "api_url": replica.url}
             assert Sandbox.get_info(**asked).state.value == "running"
         assert box.commands.run("echo here").stdout == "here\n"
-        with pytest.raises(SandboxException, match="503"):
+        with pytest.raises(ServiceBusyException, match="503"):
             Sandbox.create(timeout=600, **one.options)
     finally:
         fleet.cluster.again("kube-apiserver")

@@ -176,8 +176,8 @@ def test_every_value_of_the_chart_is_described_and_used() -> None:
 
 
 def documents() -> dict[str, dict[str, Any]]:
-    """Return every manifest by its kind."""
-    files = [*FOLDER.glob("base/*.yaml"), *FOLDER.glob("examples/*.yaml")]
+    """Return every manifest of sandboxes by its kind; the fleet's have a folder of their own."""
+    files = [*FOLDER.glob("base/*.yaml"), *FOLDER.glob("examples/[!f]*.yaml")]
     return {one["kind"]: one for path in files for one in yaml.safe_load_all(path.read_text())}
 
 
@@ -195,6 +195,14 @@ def test_what_is_named_is_there() -> None:
     for kind, selector in (("NetworkPolicy", "podSelector"), ("PodMonitor", "selector")):
         wanted = known[kind]["spec"][selector]["matchLabels"]
         assert wanted.items() <= pod["metadata"]["labels"].items()
+    monitor = yaml.safe_load((FOLDER / "examples" / "fleet-podmonitor.yaml").read_text())
+    check(monitor)
+    deployed = next(yaml.safe_load_all((FOLDER / "fleet" / "deployment.yaml").read_text()))
+    replica = deployed["spec"]["template"]
+    wanted = monitor["spec"]["selector"]["matchLabels"]
+    assert wanted.items() <= replica["metadata"]["labels"].items()
+    (port,) = [one["port"] for one in monitor["spec"]["podMetricsEndpoints"]]
+    assert port in {one["name"] for one in replica["spec"]["containers"][0]["ports"]}
     (container,) = pod["spec"]["containers"]
     mounted = {one["name"] for one in container["volumeMounts"]}
     assert mounted == {one["name"] for one in pod["spec"]["volumes"]}
