@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from sandkeeper.client.absence import Absence
-from sandkeeper.client.completing import processes
+from sandkeeper.client.completing import running
 from sandkeeper.client.connection import Server
 from sandkeeper.client.context import AsJson, verb
 from sandkeeper.client.failures import ClientError, NoServer
@@ -151,7 +151,7 @@ def top(
     server: Server,
     ids: Annotated[
         list[str],
-        typer.Argument(metavar="[ID...]", help="Only these.", autocompletion=processes),
+        typer.Argument(metavar="[ID...]", help="Only these.", autocompletion=running),
     ] = [],  # noqa: B006
     *,
     seconds: Annotated[
