@@ -21,11 +21,13 @@ def offered(ask: Ask, words: str, count: int) -> list[str]:
 
 def test_verbs_names_and_paths_are_completed_from_the_live_server(ask: Ask, server: Server) -> None:
     start(server, "exec sleep 1000", name="complete-me")
+    server.run("true", name="complete-no-more")
     (server.workdir / "folder").mkdir()
     (server.workdir / "folder" / "file").write_text("")
 
     assert offered(ask, "sandkeeper lo", 1) == ["logs"]
     assert "complete-me" in offered(ask, "sandkeeper logs comp", 2)
+    assert offered(ask, "sandkeeper stop ", 2) == ["complete-me"]  # and nothing that is over
     assert offered(ask, "sandkeeper cp :fol", 2) == [":folder/"]
     assert offered(ask, "sandkeeper cat folder/f", 2) == ["folder/file"]
     server.client.delete("/process/complete-me/kill")

@@ -6,13 +6,14 @@
 import hashlib
 import json
 import os
+import select
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from tests.client.verbs import Verb, begin
@@ -66,6 +67,34 @@ def test_who_follows_a_log_sees_every_line_once(make_server) -> None:
         rest = child.stdout.read()
 
     assert head + rest == b"".join(b"%d\n" % number for number in range(100))
+
+
+def test_whoever_watches_a_folder_goes_on(make_server, tmp_path: Path) -> None:
+    server = make_server()
+    env = {**server.env, "SANDKEEPER_URL": server.url}
+    argv = [*COMMAND, "watch", "--json", str(tmp_path)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        _changes_until_seen(child.stdout, tmp_path / "before")
+        server.kill9()
+        server.restart()
+        _changes_until_seen(child.stdout, tmp_path / "after")
+
+        tmp_path.rename(tmp_path.with_suffix(".moved"))
+        assert child.wait(60) == 1
+        assert b"connected again" in child.stderr.read()
+
+
+def _changes_until_seen(lines: "IO[bytes]", path: Path) -> None:
+    """Touch a file until a line tells of it: before there is a watch nothing does."""
+
+    def tells() -> bool:
+        path.touch()
+        ready, _, _ = select.select([lines], [], [], 0.05)
+        return bool(ready) and json.loads(lines.readline())["name"] == path.name
+
+    until(tells)
 
 
 def test_chosen_lines_are_followed_over_it_too(make_server) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "ports",
     "processes",
     "remote_paths",
+    "running",
     "sessions",
 ]
 
@@ -61,6 +62,14 @@ def processes(server: Server, _incomplete: str) -> Iterator[str]:
     """Offer names of processes, the newest first."""
     for one in reversed(server.value("GET", "/process", seconds=SECONDS)):
         yield one["name"]
+
+
+@_offered
+def running(server: Server, _incomplete: str) -> Iterator[str]:
+    """Offer names of processes that are not over, the newest first."""
+    for one in reversed(server.value("GET", "/process", seconds=SECONDS)):
+        if one["status"] == "running":
+            yield one["name"]
 
 
 @_offered

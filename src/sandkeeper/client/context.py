@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from sandkeeper.client.completing import processes
+from sandkeeper.client.completing import processes, running
 from sandkeeper.client.connection import DEFAULT_URL, Server
 from sandkeeper.client.failures import NobodyReads
 
-__all__ = ["AsJson", "Id", "Ids", "app", "verb"]
+__all__ = ["AsJson", "Id", "Ids", "RunningId", "RunningIds", "app", "verb"]
 
 app = typer.Typer(
     name="sandkeeper",
@@ -35,7 +35,12 @@ Ids = Annotated[
     list[str],
     typer.Argument(metavar="ID...", help="Names, ids or pids.", autocompletion=processes),
 ]
+RunningIds = Annotated[
+    list[str],
+    typer.Argument(metavar="ID...", help="Names, ids or pids.", autocompletion=running),
+]
 Id = Annotated[str, typer.Argument(metavar="ID", autocompletion=processes)]
+RunningId = Annotated[str, typer.Argument(metavar="ID", autocompletion=running)]
 
 _first = {"url": "", "token": ""}
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sandkeeper.client.completing import processes
+from sandkeeper.client.completing import running
 from sandkeeper.client.connection import Server
 from sandkeeper.client.context import AsJson, verb
 from sandkeeper.client.failures import Absence, ClientError, NoServer
@@ -150,7 +150,7 @@ def top(
     server: Server,
     ids: Annotated[
         list[str],
-        typer.Argument(metavar="[ID...]", help="Only these.", autocompletion=processes),
+        typer.Argument(metavar="[ID...]", help="Only these.", autocompletion=running),
     ] = [],  # noqa: B006
     *,
     seconds: Annotated[

@@ -9,7 +9,7 @@ import typer
 
 from sandkeeper.client.completing import ports
 from sandkeeper.client.connection import Server, segment
-from sandkeeper.client.context import AsJson, Ids, verb
+from sandkeeper.client.context import AsJson, Ids, RunningIds, verb
 from sandkeeper.client.failures import Absence, ClientError, Refused
 from sandkeeper.client.output import complain, print_json, say
 
@@ -57,7 +57,7 @@ def inspect(server: Server, ids: Ids, *, as_json: AsJson = True) -> int:
 @verb("stop", group=GROUP)
 def stop(
     server: Server,
-    ids: Ids,
+    ids: RunningIds,
     *,
     seconds: Annotated[
         int, typer.Option("-t", "--time", min=0, help="Kill what still runs after so many seconds.")
@@ -138,7 +138,7 @@ def remove(server: Server, identifier: str, *, force: bool) -> None:
 @verb("kill", group=GROUP)
 def kill(
     server: Server,
-    ids: Ids,
+    ids: RunningIds,
     *,
     signal: Annotated[str, typer.Option("-s", "--signal", help="A name or a number.")] = "SIGKILL",
 ) -> int:
@@ -153,7 +153,7 @@ def kill(
 
 @verb("signal", group=GROUP)
 def signal_(
-    server: Server, signal: Annotated[str, typer.Argument(metavar="SIGNAL")], ids: Ids
+    server: Server, signal: Annotated[str, typer.Argument(metavar="SIGNAL")], ids: RunningIds
 ) -> int | None:
     """Send a signal (`HUP`, `SIGUSR1`, `10`) to processes."""
     return kill(server, ids, signal=signal)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Self
 import typer
 
 from sandkeeper.client.connection import Server
-from sandkeeper.client.context import Id, verb
+from sandkeeper.client.context import Id, RunningId, verb
 from sandkeeper.client.failures import ClientError, Refused
 from sandkeeper.client.following import Follower
 from sandkeeper.client.output import close_output, complain, say, write_all
@@ -177,7 +177,7 @@ def _restarts(policy: str) -> dict[str, Any]:
 @verb("attach", group=GROUP)
 def attach(
     server: Server,
-    identifier: Id,
+    identifier: RunningId,
     *,
     interactive: Annotated[
         bool, typer.Option("-i", "--interactive", help="Feed it standard input.")

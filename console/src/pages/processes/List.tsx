@@ -184,7 +184,7 @@ const columns: Column<Row>[] = [
         {row.name}
       </a>
     ),
-    width: "22%",
+    width: "15%",
   },
   {
     id: "status",

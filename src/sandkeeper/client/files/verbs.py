@@ -1,5 +1,6 @@
 """Verbs about files in the sandbox, but for those that carry whole files (`transfer`)."""
 
+import glob
 import json
 import stat
 from collections.abc import Callable, Iterator
@@ -208,7 +209,12 @@ def grep(
     context: Annotated[int, typer.Option("-C", "--context", min=0, max=20)] = 0,
     as_json: AsJson = False,
 ) -> int:
-    """Search a text in the files below a folder; 1 when there is none."""
+    """Search a text in a file, or in those below a folder; 1 when there is none."""
+    about = stat_of(server, inside(folder))
+    only = ""
+    if about is not None and about["type"] == "file":
+        above, _, only = absolute(server, inside(folder)).rpartition("/")
+        folder, name = above or "/", glob.escape(only)
     query = {
         "query": text,
         "caseSensitive": "false" if ignore_case else "true",
@@ -220,7 +226,7 @@ def grep(
     def line(one: dict[str, Any]) -> str:
         return f"{one['path']}:{one['line']}:{one.get('context') or one['text']}"
 
-    found = _matches(server, "/filesystem-content-search", folder, query, as_json, line)
+    found = _matches(server, "/filesystem-content-search", folder, query, as_json, line, only)
     return 0 if found else 1
 
 
@@ -231,8 +237,11 @@ def _matches(
     query: dict[str, Any],
     as_json: bool,
     line: Callable[[dict[str, Any]], str],
+    only: str = "",
 ) -> int:
-    matches = server.value("GET", file_route(route, inside(folder)), query=query)["matches"]
+    """Print what is found, of `only` that path where one is given; returns how many."""
+    found = server.value("GET", file_route(route, inside(folder)), query=query)["matches"]
+    matches = [one for one in found if only in {"", one["path"]}]
     if as_json:
         print_json(matches)
     else:
