@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from sandkeeper.client.absence import Absence, is_absence
 from sandkeeper.client.connection import Server
-from sandkeeper.client.failures import ClientError, NoServer, NotAllowed, Refused
+from sandkeeper.client.failures import (
+    Absence,
+    ClientError,
+    NoServer,
+    NotAllowed,
+    Refused,
+    is_absence,
+)
 from sandkeeper.client.files.transfer import download, send_whole
 from sandkeeper.client.following import Follower
 from sandkeeper.client.processes import record_after

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import httpx
 import pexpect
 import pytest
-from tests.client.conftest import COMMAND, Ask
+from tests.client.conftest import Ask
+from tests.client.verbs import COMMAND, begin
 from tests.harness import Server, over, start, until
 
 
@@ -187,16 +188,14 @@ def test_what_ended_a_program_is_told_and_a_signal_is_128_and_its_number(
 
 def test_a_reader_that_goes_away_ends_the_client_and_not_the_command(server: Server) -> None:
     env = {**server.env, "SANDKEEPER_URL": server.url}
-    argv = [*COMMAND, "run", "--name", "flood", "--", "yes"]
-    child = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
-    assert child.stdout is not None
-    assert child.stderr is not None
-    child.stdout.read(2)
-    child.stdout.close()
+    with begin("run", "--name", "flood", "--", "yes", env=env) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.read(2)
+        child.stdout.close()
 
-    assert child.wait(60) == 141
-    assert b"nobody reads any more" in child.stderr.read()
-    child.stderr.close()
+        assert child.wait(60) == 141
+        assert b"nobody reads any more" in child.stderr.read()
     assert server.client.get("/process/flood").json()["status"] == "running"
     server.client.delete("/process/flood/kill")
 
@@ -205,11 +204,10 @@ def test_a_fast_program_waits_for_whoever_runs_it_and_for_nobody_who_has_left(
     make_server, tmp_path: Path
 ) -> None:
     server = make_server(env={"SANDBOX_MAX_LOG_FILE_BYTES": str(1 << 20)})
-    data = os.urandom(64 << 20)
+    data = os.urandom(16 << 20)
     (tmp_path / "data").write_bytes(data)
     env = {**server.env, "SANDKEEPER_URL": server.url}
-    argv = [*COMMAND, "run", "--", "cat", str(tmp_path / "data")]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as child:
+    with begin("run", "--", "cat", str(tmp_path / "data"), env=env) as child:
         assert child.stdout is not None
         assert child.stderr is not None
         parts = []
@@ -219,8 +217,7 @@ def test_a_fast_program_waits_for_whoever_runs_it_and_for_nobody_who_has_left(
         assert child.stderr.read() == b""
     assert b"".join(parts) == data
 
-    argv = [*COMMAND, "run", "--name", "left", "--", "cat", str(tmp_path / "data")]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as child:
+    with begin("run", "--name", "left", "--", "cat", str(tmp_path / "data"), env=env) as child:
         assert child.stdout is not None
         child.stdout.read(2)
         child.stdout.close()
@@ -231,9 +228,8 @@ def test_a_fast_program_waits_for_whoever_runs_it_and_for_nobody_who_has_left(
 def test_a_server_that_is_killed_and_started_again_costs_no_line(make_server) -> None:
     server = make_server()
     env = {**server.env, "SANDKEEPER_URL": server.url}
-    script = "i=0; while [ $i -lt 400 ]; do echo $i; i=$((i+1)); sleep 0.005; done; exit 6"
-    argv = [*COMMAND, "run", "--", "sh", "-c", script]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as child:
+    script = "i=0; while [ $i -lt 100 ]; do echo $i; i=$((i+1)); sleep 0.02; done; exit 6"
+    with begin("run", "--", "sh", "-c", script, env=env) as child:
         assert child.stdout is not None
         head = child.stdout.read(20)
         server.kill9()
@@ -241,7 +237,7 @@ def test_a_server_that_is_killed_and_started_again_costs_no_line(make_server) ->
         rest = child.stdout.read()
 
         assert child.wait(60) == 6
-    assert head + rest == b"".join(b"%d\n" % number for number in range(400))
+    assert head + rest == b"".join(b"%d\n" % number for number in range(100))
 
 
 @pytest.mark.parametrize(

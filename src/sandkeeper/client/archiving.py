@@ -10,10 +10,9 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from sandkeeper.client.absence import Absence
 from sandkeeper.client.connection import Server
 from sandkeeper.client.context import AsJson, verb
-from sandkeeper.client.failures import ClientError, Refused
+from sandkeeper.client.failures import Absence, ClientError, Refused
 from sandkeeper.client.files.paths import file_route
 from sandkeeper.client.files.transfer import BEHIND_END, Moved
 from sandkeeper.client.files.uploading import upload

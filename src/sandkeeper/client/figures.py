@@ -11,11 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sandkeeper.client.absence import Absence
 from sandkeeper.client.completing import running
 from sandkeeper.client.connection import Server
 from sandkeeper.client.context import AsJson, verb
-from sandkeeper.client.failures import ClientError, NoServer
+from sandkeeper.client.failures import Absence, ClientError, NoServer
 from sandkeeper.client.output import (
     Column,
     age,

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from sandkeeper.client.absence import Absence
 from sandkeeper.client.connection import Answer, Server, segment
-from sandkeeper.client.failures import ClientError, NoServer
+from sandkeeper.client.failures import Absence, ClientError, NoServer
 
 __all__ = ["End", "Follower"]
 

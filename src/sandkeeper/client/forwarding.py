@@ -18,11 +18,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sandkeeper.client.absence import Absence, is_absence
 from sandkeeper.client.completing import ports
 from sandkeeper.client.connection import CONNECT_SECONDS, Server
 from sandkeeper.client.context import verb
-from sandkeeper.client.failures import ClientError, NoServer, Refused
+from sandkeeper.client.failures import Absence, ClientError, NoServer, Refused, is_absence
 from sandkeeper.client.output import complain, say
 from sandkeeper.linux.machine import raise_file_limit
 from sandkeeper.network.relay import Relay, reset_when_closed

@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sandkeeper.client.absence import Absence
 from sandkeeper.client.completing import ports
 from sandkeeper.client.connection import Server, segment
 from sandkeeper.client.context import AsJson, Ids, RunningIds, verb
-from sandkeeper.client.failures import ClientError, Refused
+from sandkeeper.client.failures import Absence, ClientError, Refused
 from sandkeeper.client.output import complain, print_json, say
 
 __all__ = ["each", "process_path", "record_after", "record_of", "remove"]

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sandkeeper.client.absence import Absence
 from sandkeeper.client.completing import sessions
 from sandkeeper.client.connection import Server, segment
 from sandkeeper.client.context import AsJson, verb
-from sandkeeper.client.failures import ClientError, NoServer, Refused
+from sandkeeper.client.failures import Absence, ClientError, NoServer, Refused
 from sandkeeper.client.output import (
     Column,
     age,
@@ -72,7 +71,7 @@ def _row(record: dict[str, Any]) -> list[str]:
     return [
         record["id"],
         record["sessionId"],
-        f"exited ({_status_of(record)})" if ended else "running",
+        f"exited ({_status_words(record)})" if ended else "running",
         age(end - (moment(record["startedAt"]) or end)),
         str(record["clients"]),
         size(record["outputBytes"]),
@@ -80,10 +79,16 @@ def _row(record: dict[str, Any]) -> list[str]:
     ]
 
 
-def _status_of(record: dict[str, Any]) -> int:
+def _status_of(record: dict[str, Any]) -> int | None:
+    """Return what a shell would say of an end; None where nobody knows it."""
     if record["exitSignal"]:
         return 128 + int(record["exitSignal"])
-    return int(record["exitCode"] or 0)
+    return None if record["exitCode"] is None else int(record["exitCode"])
+
+
+def _status_words(record: dict[str, Any]) -> str:
+    status = _status_of(record)
+    return "unknown" if status is None else str(status)
 
 
 @verb("sh", group=GROUP)
@@ -147,7 +152,10 @@ def _joined(server: Server, record: dict[str, Any]) -> int:
         return 0
     if attachment.failure is not None:
         raise attachment.failure
-    return _status_of(server.value("GET", _path(record["id"])))
+    status = _status_of(server.value("GET", _path(record["id"])))
+    if status is None:
+        raise ClientError("it has ended, and nobody knows with which exit code")
+    return status
 
 
 def _leave_modes() -> None:
@@ -257,8 +265,10 @@ class _Attachment:
         from websockets.exceptions import ConnectionClosed
 
         if self._began and self._has_ended():
-            return True  # asked for again, its name would begin another shell
-        query = {"sessionId": self._record["sessionId"], "format": "raw", **_size()}
+            return True
+        # Its name would begin another shell, once this one has ended.
+        session = {"sessionId": self._record["id"], "create": "false"}
+        query = {**session, "format": "raw", **_size()}
         line = self._server.socket("/terminal/ws", query)
         absence.heard()
         with self._lock:

@@ -29,6 +29,7 @@ from sandkeeper.processes.confinement import Confined, Confinements
 from sandkeeper.processes.keepalive import KeepAlive
 from sandkeeper.processes.oom import OomWatch
 from sandkeeper.processes.record import RunMeta
+from sandkeeper.processes.recorder import Records
 from sandkeeper.processes.runs import RunFolder
 from sandkeeper.processes.state_folder import StateFolder
 from sandkeeper.processes.stdin import Stdin
@@ -66,6 +67,10 @@ class Workshop:
     finished: Callable[[str], None]
     state: StateFolder
     tracing: Tracing = field(default_factory=Tracing)
+    records: Records = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.records = Records(self.writer)
 
 
 class Launch:

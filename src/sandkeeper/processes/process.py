@@ -48,7 +48,7 @@ class Process:
         self.ended = asyncio.Event()
         self.over = asyncio.Event()
         self._unsettled = False
-        self.recorder = Recorder(folder, meta, shop.writer, shop.log)
+        self.recorder = Recorder(folder, meta, shop.records, shop.log)
         self._child: Child | Adopted | None = None
         self._sources: tuple[Source, ...] = ()
         self._drained = True

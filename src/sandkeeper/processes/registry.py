@@ -266,8 +266,7 @@ class Processes:
 
     def save_all(self) -> None:
         """Write every record that waits to be written."""
-        for process in self._by_id.values():
-            process.recorder.save_pending()
+        self._shop.records.flush()
 
     async def stop_all(
         self, seconds: float, chosen: Callable[[Process], bool] = lambda _: True
@@ -349,8 +348,11 @@ class Processes:
         self._shop.budget.dismiss(process.journal)
         for listener in self._listeners:
             listener.forget(process)
-        self._shop.writer.submit(self._shop.keeper.drop, meta.id)
-        self._shop.writer.submit(process.folder.remove)
+        self._shop.writer.submit(self._remove, process.folder)
+
+    def _remove(self, folder: RunFolder) -> None:
+        self._shop.keeper.drop(folder.id)
+        folder.remove()
 
     @contextlib.asynccontextmanager
     async def housekeeping(self) -> AsyncIterator[None]:

@@ -75,6 +75,7 @@ class RunFolder:
         self.fifos = (store.pipes / f"{run_id}.out", store.pipes / f"{run_id}.err")
         self.exported = (self.path / EXPORTED, self.path / EXPORTED_OTLP)
         self._birth = store.pipes / f"{run_id}.birth"
+        self._in_memory = {*self.fifos, self._birth}
         self._removed = False
 
     def create(self) -> None:
@@ -149,7 +150,7 @@ class RunFolder:
         finally:
             os.close(fd)
         if size == 0:
-            self._birth.unlink(missing_ok=True)
+            self._unlink(self._birth)
         if size > COMPACT_BYTES:
             temporary = self.path / "meta.tmp"
             temporary.write_bytes(data + b"\n")
@@ -199,17 +200,23 @@ class RunFolder:
 
     def drop_fifos(self) -> None:
         """Remove the pipes once nobody writes to them."""
-        for fifo in self.fifos:
-            with suppress(OSError):
-                fifo.unlink()
+        self._unlink(*self.fifos)
+
+    def _unlink(self, *paths: Path) -> None:
+        for path in paths:
+            if path in self._in_memory:
+                self._in_memory.discard(path)
+                with suppress(OSError):
+                    path.unlink()
 
     def remove(self) -> None:
         """Remove everything, for good."""
         self._removed = True
-        self.drop_fifos()
-        with suppress(OSError):
-            self._birth.unlink()
-        shutil.rmtree(self.path, ignore_errors=True)
+        self._unlink(*self.fifos, self._birth)
+        try:
+            _remove_flat(self.path)
+        except OSError:
+            shutil.rmtree(self.path, ignore_errors=True)
 
 
 class RunStore:
@@ -267,6 +274,17 @@ class RunStore:
             folder.remove()
         with suppress(OSError):  # in use by processes that go on
             self.pipes.rmdir()
+
+
+def _remove_flat(folder: Path) -> None:
+    """Remove a folder that has files only, as ours have; raises OSError for others."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for name in os.listdir(fd):
+            os.unlink(name, dir_fd=fd)
+    finally:
+        os.close(fd)
+    folder.rmdir()
 
 
 def pipes_folder(state: Path, runtime: str) -> Path:

@@ -8,9 +8,8 @@ import hashlib
 import os
 from typing import Any, BinaryIO
 
-from sandkeeper.client.absence import Absence
 from sandkeeper.client.connection import FileBody, Server
-from sandkeeper.client.failures import ClientError, NoServer, Refused
+from sandkeeper.client.failures import Absence, ClientError, NoServer, Refused
 from sandkeeper.client.files.parts import PartUpload
 from sandkeeper.client.files.paths import absolute, file_route
 from sandkeeper.client.files.transfer import Moved, blocks_of

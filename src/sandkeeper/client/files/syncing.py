@@ -14,11 +14,10 @@ from typing import Annotated
 import typer
 
 from sandkeeper.blocks import gathered
-from sandkeeper.client.absence import Absence
 from sandkeeper.client.completing import remote_paths
 from sandkeeper.client.connection import Server
 from sandkeeper.client.context import AsJson, verb
-from sandkeeper.client.failures import ClientError, Refused
+from sandkeeper.client.failures import Absence, ClientError, Refused
 from sandkeeper.client.files.packing import SENT_BYTES, Packing
 from sandkeeper.client.files.paths import file_route, inside, is_inside, joined
 from sandkeeper.client.files.trees import FOLDER, Item, Local, comparable, remote_items

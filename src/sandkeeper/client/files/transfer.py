@@ -7,9 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from sandkeeper.client.absence import Absence
 from sandkeeper.client.connection import Server
-from sandkeeper.client.failures import ClientError, Refused
+from sandkeeper.client.failures import Absence, ClientError, Refused
 from sandkeeper.client.files.paths import file_route
 from sandkeeper.client.output import write_all
 

@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sandkeeper.client.absence import Absence
 from sandkeeper.client.completing import paths, paths_or_processes
 from sandkeeper.client.connection import Query, Server
 from sandkeeper.client.context import AsJson, verb
-from sandkeeper.client.failures import ClientError, NoServer, Refused
+from sandkeeper.client.failures import Absence, ClientError, NoServer, Refused
 from sandkeeper.client.files.paths import (
     absolute,
     file_route,

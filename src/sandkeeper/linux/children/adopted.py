@@ -13,6 +13,7 @@ import signal
 import struct
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 
 from sandkeeper.linux.children.child import ExitStatus
 from sandkeeper.linux.fds import OwnedFd
@@ -25,6 +26,7 @@ _PIDFD_INFO_EXIT = 1 << 3
 _REAP_SECONDS = 2.0
 
 
+@cache
 def boot_id() -> str:
     """Return the id of this boot (random(4)); empty where /proc does not tell."""
     try:

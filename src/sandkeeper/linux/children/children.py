@@ -63,22 +63,22 @@ class Children:
         """Start a child of our own user in its own process group (or session).
 
         The interpreter stands still from vfork(2) to the child's exec, in whichever thread this
-        is called (`_posixsubprocess` keeps the lock): 0.2 ms, and a thread would gain nothing.
+        is called (CPython keeps the lock): 0.2 ms, and a thread would gain nothing.
         What could hang in between, a working directory on a dead file system, must be looked at
         before, in a thread. Raises OSError as execve(2) and chdir(2) do, ValueError on a NUL byte.
         """
         if spec.is_foreign:
             raise ValueError("another user's programs are started by `start`")
         with self._lock, self._oom.held_at(spec.oom_score):
-            started = start_own(spec)
-            self._owned.add(started.pid)
+            pid = start_own(spec)
+            self._owned.add(pid)
             if spec.nofile is not None:
-                _limit_files(started.pid, spec.nofile)
+                _limit_files(pid, spec.nofile)
             try:
-                return Child(started.pid, os.pidfd_open(started.pid), self)
+                return Child(pid, os.pidfd_open(pid), self)
             except OSError:  # no descriptor left: without a handle nobody could end it
-                os.killpg(started.pid, signal.SIGKILL)
-                self.reap_later(started.pid)
+                os.killpg(pid, signal.SIGKILL)
+                self.reap_later(pid)
                 raise
 
     async def start(self, spec: Spawn) -> Child:
