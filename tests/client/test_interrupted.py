@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from tests.client.verbs import Verb, begin
+from tests.client.verbs import COMMAND, Verb, begin
 from tests.harness import Server, start, until
 
 from sandkeeper.client import failures
