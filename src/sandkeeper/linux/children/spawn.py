@@ -72,7 +72,12 @@ def start_own(spec: Spawn) -> int:
     if program and _keep_ours():
         end = {"setsid": True} if spec.new_session else {"setpgroup": 0}
         return os.posix_spawn(
-            program, spec.argv, spec.env, file_actions=_streams(spec), setsigdef=PYTHONS, **end
+            program,
+            list(spec.argv),
+            spec.env,
+            file_actions=_streams(spec),
+            setsigdef=PYTHONS,
+            **end,
         )
     try:
         return _Popen(
