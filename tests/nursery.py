@@ -9,6 +9,7 @@ are started by an interpreter of their own (`tests.harness`).
 
 import atexit
 import functools
+import gc
 import importlib
 import json
 import os
@@ -22,7 +23,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = ["Forked", "Nursery", "nursery"]
 
@@ -102,14 +103,14 @@ class Forked:
 class Nursery:
     """Our end of the process that forks servers."""
 
-    def __init__(self) -> None:
+    def __init__(self, loaded: Sequence[str] = LOADED) -> None:
         self._lock = threading.Lock()
         self._inherited = _inherited()
         self._early = _read_early(os.environ)
         self._socket, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
             # Without -P the folder of this file would be on the path of modules.
-            argv = [sys.executable, "-P", __file__, "--nursery", str(its.fileno())]
+            argv = [sys.executable, "-P", __file__, "--nursery", str(its.fileno()), *loaded]
             self._process = subprocess.Popen(
                 argv, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL
             )
@@ -125,9 +126,10 @@ class Nursery:
         env: Mapping[str, str],
         streams: tuple[int, int, int],
         constants: Mapping[str, Any],
+        folder: Path | None = None,
     ) -> Forked:
-        """Fork a server in the current working directory."""
-        order = [list(args), dict(env), os.getcwd(), dict(constants)]
+        """Fork a server in a folder, else in the current working directory."""
+        order = [list(args), dict(env), str(folder or os.getcwd()), dict(constants)]
         with self._lock:
             socket.send_fds(self._socket, [json.dumps(order).encode()], streams)
             return Forked(int(self._socket.recv(64)), self)
@@ -153,10 +155,15 @@ def nursery() -> Nursery:
 # The process that forks
 
 
-def _serve_orders(sock: socket.socket) -> Sequence[str]:
+def _serve_orders(sock: socket.socket, loaded: Sequence[str]) -> Sequence[str]:
     """Fork a server for each order; returns in the servers only, with their arguments."""
-    for name in LOADED:
+    gc.disable()
+    for name in loaded:
         importlib.import_module(name)
+    # A collection in a server would touch, and by that copy, every page of what is loaded here.
+    gc.collect()
+    gc.freeze()
+    gc.enable()
     while True:
         message, fds, _flags, _address = socket.recv_fds(sock, ORDER_BYTES, 3)
         if not message:
@@ -204,16 +211,29 @@ def _set(constants: Mapping[str, Any]) -> None:
 
 def _main() -> int:
     if sys.argv[1] == "--nursery":
-        args = _serve_orders(socket.socket(fileno=int(sys.argv[2])))
+        args = _serve_orders(socket.socket(fileno=int(sys.argv[2])), sys.argv[3:])
     else:
         _set(json.loads(sys.argv[1]))
         sys.path.insert(0, os.getcwd())
         args = sys.argv[2:]
-    from sandkeeper import __main__, cli
+    from sandkeeper import __main__, entry
 
     sys.argv = [__main__.__file__, *args]
-    return cli.main()
+    return entry.main()
+
+
+def _end(status: int) -> NoReturn:
+    """End as the interpreter does, but without taking apart what the nursery has loaded."""
+    threading._shutdown()  # type: ignore[attr-defined] # ends the idle threads of executors
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    raise SystemExit(_main())
+    warm = sys.argv[1] == "--nursery"
+    status = _main()
+    if warm:
+        _end(status)
+    raise SystemExit(status)

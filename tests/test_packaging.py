@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -83,6 +84,41 @@ def test_the_kernels_calls_of_the_bundle_are_those_of_the_standard_library(tmp_p
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)
 
     assert (done.stdout, done.returncode) == ("alike\n", 0), done.stderr
+
+
+def test_a_start_takes_its_modules_from_one_file(tmp_path: Path) -> None:
+    """As the bundle lies: what was recorded is not looked for, and everything else is."""
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    package = tmp_path / "lib" / version / "site-packages" / "sandkeeper"
+    start, pack = tmp_path / "libexec/start.py", tmp_path / "libexec/start.pack"
+    package.mkdir(parents=True)
+    start.parent.mkdir()
+    shutil.copy(PACKAGING / "bundle/start/start.py", start)
+    (package / "__init__.py").touch()
+    (package / "packed.py").write_text("import dataclasses, re\nWORD = re.compile('a|b', re.I)\n")
+    (package / "entry.py").write_text(
+        "from sandkeeper import packed\n"
+        "def main():\n"
+        "    from sandkeeper import plain\n"
+        "    print(packed.WORD.match('B')[0], packed.__file__, plain.HERE)\n"
+    )
+    (package / "plain.py").write_text("HERE = __spec__.origin\n")
+    python = [sys.executable, "-I", "-S"]
+    names = ["sandkeeper.packed", "sandkeeper.entry"]
+    record = [*python, PACKAGING / "bundle/start/record.py", start, pack, *names]
+    subprocess.run(record, check=True)
+    assert b"packed" in pack.read_bytes()[:500]
+
+    index = pack.read_bytes()
+    shutil.rmtree(package / "__pycache__")
+    (package / "packed.py").unlink()
+    done = subprocess.run([*python, start], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["B", str(package / "packed.py"), str(package / "plain.py")]
+
+    pack.write_bytes(index[:100])
+    (package / "packed.py").write_text("import re\nWORD = re.compile('B')\n")
+    done = subprocess.run([*python, start], check=True, capture_output=True, text=True)
+    assert done.stdout.split()[0] == "B"
 
 
 def test_an_archive_is_made_of_names_and_contents_alone(

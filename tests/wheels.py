@@ -3,6 +3,7 @@
 import base64
 import functools
 import hashlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import marshal
@@ -24,23 +25,27 @@ def make_wheel(
     patches: dict[str, tuple[str, str]] | None = None,
     *,
     requires: tuple[str, ...] = (),
+    light: bool = False,
 ) -> Path:
     """Pack the package as it stands; `patches` maps a module's path to (text, in its place).
 
     An empty text stands for the beginning of the module. The requirements are the project's own
-    and `requires`.
+    and `requires`. A light one holds only what differs and has the rest imported from here.
     """
     changes = {"__init__.py": (sandkeeper.__version__, version), **(patches or {})}
+    elsewhere = f"\n__path__.append({str(PACKAGE)!r})\n".encode()
     files: dict[str, bytes] = {}
     for path in sorted(PACKAGE.rglob("*")):
         inside = str(path.relative_to(PACKAGE))
-        if not path.is_file() or "__pycache__" in path.parts:
+        if not path.is_file() or "__pycache__" in path.parts or (light and inside not in changes):
             continue
         data = path.read_bytes()
         if inside in changes:
             old, new = changes[inside]
             assert old.encode() in data, (inside, old)
             data = data.replace(old.encode(), new.encode(), 1)
+        if light and inside == "__init__.py":
+            data += elsewhere
         files[f"sandkeeper/{inside}"] = data
         if path.suffix == ".py":
             # An installer would compile them; here it would be done again for every test.
@@ -48,7 +53,8 @@ def make_wheel(
             compiled = (
                 f"sandkeeper/{path.parent.relative_to(PACKAGE)}/__pycache__/{path.stem}.{tag}.pyc"
             )
-            files[compiled.replace("/./", "/")] = _compiled(data, inside)
+            changed = inside in changes
+            files[compiled.replace("/./", "/")] = _compiled(inside, data if changed else None)
     return _pack(folder, version, files, "sandkeeper", requires)
 
 
@@ -75,16 +81,22 @@ def _pack(
     files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
     folder.mkdir(parents=True, exist_ok=True)
     wheel = folder / f"sandkeeper-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(wheel, "w") as archive:  # packing takes longer than the disk
         for path, data in files.items():
             archive.writestr(path, data)
     return wheel
 
 
 @functools.cache
-def _compiled(source: bytes, name: str) -> bytes:
+def _compiled(name: str, source: bytes | None) -> bytes:
     """Return the .pyc of a module, to be used without a look at its source (PEP 552)."""
-    code = compile(source, f"sandkeeper/{name}", "exec", dont_inherit=True)
+    if source is None:  # as it stands, it has been compiled before
+        module = "sandkeeper." + name.removesuffix(".py").replace("/", ".")
+        module = module.removesuffix(".__init__")
+        loader = importlib.machinery.SourceFileLoader(module, str(PACKAGE / name))
+        code = loader.get_code(module)
+    else:
+        code = compile(source, f"sandkeeper/{name}", "exec", dont_inherit=True)
     return importlib.util.MAGIC_NUMBER + struct.pack("<I", 1) + bytes(8) + marshal.dumps(code)
 
 

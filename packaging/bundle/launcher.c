@@ -1,8 +1,8 @@
-/* bin/sandkeeper of the bundle: becomes the bundle's own Python, which runs the package.
+/* bin/sandkeeper of the bundle: becomes the bundle's own Python, which runs libexec/start.pyc (start/start.py).
  *
  * A script would need a shell or an interpreter at a fixed place. This is linked statically, for the C library of the
  * machine that builds it may be newer than that of the machine that runs it. Nothing goes by the environment, so none of
- * ours reaches a child: the interpreter is named by its path and isolated by -I.
+ * ours reaches a child: the interpreter is named by its path and isolated by -I, and looks for no site (-S).
  */
 #include <errno.h>
 #include <limits.h>
@@ -36,7 +36,7 @@ static void begin_machine(void) {
 
 int main(int argc, char **argv) {
     begin_machine();
-    static char self[PATH_MAX], python[PATH_MAX + sizeof PYTHON];
+    static char self[PATH_MAX], python[PATH_MAX + sizeof PYTHON], start[PATH_MAX + sizeof START];
     if (realpath("/proc/self/exe", self) == NULL) {
         fprintf(stderr, "sandkeeper: cannot tell where it lies, for /proc is not mounted here: %s\n", strerror(errno));
         return 127;
@@ -46,6 +46,7 @@ int main(int argc, char **argv) {
         return 127;
     }
     snprintf(python, sizeof python, "%s/%s", self, PYTHON);
+    snprintf(start, sizeof start, "%s/%s", self, START);
 
     char **given = calloc((size_t)argc + 4, sizeof *given);
     if (given == NULL)
@@ -53,8 +54,8 @@ int main(int argc, char **argv) {
     size_t count = 0;
     given[count++] = python;
     given[count++] = "-I";
-    given[count++] = "-m";
-    given[count++] = "sandkeeper";
+    given[count++] = "-S";
+    given[count++] = start;
     for (int i = 1; i < argc; i++)
         given[count++] = argv[i];
     execv(python, given);

@@ -1,7 +1,13 @@
-"""Starts and ends a cluster: `scripts/fleet-cluster up [--node] [--kwok]`, and `down`."""
+"""Starts and ends a cluster: `scripts/fleet-cluster up [--node] [--kwok]`, and `down`.
+
+`guard --of PID` waits for the end of whoever has one running and ends what that one did not: a
+script that is killed puts nothing back.
+"""
 
 import argparse
 import os
+import select
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,18 +37,43 @@ def running(folder: Path) -> Iterator[cluster.Cluster]:
         down(made)
 
 
+def guard(folder: Path, pid: int) -> None:
+    """Wait for the end of a process, then end its tests and its cluster, if these are left.
+
+    The tests of a script that was killed go on; their number is in `tests` of the folder.
+    """
+    with open(os.pidfd_open(pid), "rb", closefd=True) as handle:
+        select.select([handle], [], [])
+    if not folder.exists():
+        return
+    tests = folder / "tests"
+    if tests.exists():
+        number, start = tests.read_text().split()
+        if cluster.started_at(int(number)) == start:
+            os.kill(int(number), signal.SIGKILL)
+            cluster.wait(lambda: not cluster.started_at(int(number)), "the end of the tests", 30)
+    down(cluster.Cluster(folder))
+
+
 def main() -> None:
     """Start or end a cluster.
 
     :raises SystemExit: there is one in that folder already, or it did not start.
     """
     parser = argparse.ArgumentParser(prog="scripts/fleet-cluster", description=__doc__)
-    parser.add_argument("what", choices=["up", "down"])
+    parser.add_argument("what", choices=["up", "down", "guard", "note"])
     default = Path(os.environ.get("TMPDIR") or "/tmp") / f"sandkeeper-fleet-{os.getuid()}"
     parser.add_argument("--state", type=Path, default=default, help="the folder for all it keeps")
     parser.add_argument("--node", action="store_true", help="this machine is a node; needs root")
     parser.add_argument("--kwok", action="store_true", help=f"{cluster.NODES} nodes of kwok")
+    parser.add_argument("--of", type=int, help="guard: whose end; note: whose number to note")
     options = parser.parse_args()
+    if options.what == "guard":
+        guard(options.state.resolve(), options.of)
+        return
+    if options.what == "note":
+        (options.state / "tests").write_text(f"{options.of} {cluster.started_at(options.of)}")
+        return
     made = cluster.Cluster(options.state.resolve())
     if options.what == "down":
         down(made)

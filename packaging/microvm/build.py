@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -104,8 +104,10 @@ def _newc(members: list[tuple[str, int, bytes]]) -> Iterator[bytes]:
         yield head + b"\0" * (-len(head) % 4) + data + b"\0" * (-len(data) % 4)
 
 
-def root(image: Path, archive: Path, bundle: Path) -> None:
-    """Make the disk."""
+def root(
+    image: Path, archive: Path, bundle: Path, dress: Callable[[Path], None] = lambda _: None
+) -> None:
+    """Make the disk; `dress` changes the tree before that."""
     with tempfile.TemporaryDirectory(dir=image.parent) as name:
         tree = Path(name) / "root"
         (tree / "opt").mkdir(parents=True)
@@ -113,6 +115,7 @@ def root(image: Path, archive: Path, bundle: Path) -> None:
         subprocess.run(["tar", "-C", tree / "opt", "-xf", bundle], check=True)
         compiled(HERE / "answers.c", tree / "usr/local/sbin/answers")
         (tree / "etc/hostname").write_text("microvm\n")
+        dress(tree)
         # The resolver of the machine that made the root is not that of this one.
         (tree / "etc/resolv.conf").unlink(missing_ok=True)
         used = subprocess.run(["du", "-sm", tree], check=True, capture_output=True, text=True)

@@ -30,20 +30,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", type=Path)
     parser.add_argument("--starts", type=int, default=1, help="starts of each, by turns")
+    parser.add_argument("--untried", action="store_true", help="only start them")
     options = parser.parse_args()
-    starts: dict[str, list[float]] = {BARE: [], SERVER: []}
+    starts: dict[str, list[tuple[float, float]]] = {BARE: [], SERVER: []}
     for number in range(options.starts):
         with booted(options.files, BARE) as machine:
-            starts[BARE].append(machine.seconds)
+            starts[BARE].append((machine.seconds, machine.work))
         with booted(options.files, SERVER) as machine:
-            starts[SERVER].append(machine.seconds)
-            if number == options.starts - 1:
+            starts[SERVER].append((machine.seconds, machine.work))
+            if number == options.starts - 1 and not options.untried:
                 with machine_client(machine) as client:
                     Trial(machine, client).run()
-    bare, server = statistics.median(starts[BARE]), statistics.median(starts[SERVER])
+    for what, column in (("power-on to /health", 0), ("the processor's time of that", 1)):
+        told(what, *(statistics.median(one[column] for one in starts[of]) for of in (BARE, SERVER)))
+
+
+def told(what: str, bare: float, server: float) -> None:
+    """Print how two times compare."""
     reached = "reached" if server <= TO_REACH * bare else "not reached"
     print(
-        f"power-on to /health: {server:.1f} s, an init that only answers {bare:.1f} s: "
+        f"{what}: {server:.1f} s, an init that only answers {bare:.1f} s: "
         f"{server / bare:.2f} x (to reach: {TO_REACH} x, {reached})"
     )
 
@@ -55,7 +61,10 @@ def booted(files: Path, program: str) -> Iterator[Machine]:
         machine = Machine(files, Path(name), program)
         try:
             machine.until_healthy()
-            print(f"{program} answers after {machine.seconds:.1f} s", flush=True)
+            print(
+                f"{program} answers after {machine.seconds:.1f} s ({machine.work:.1f} s)",
+                flush=True,
+            )
             yield machine
         finally:
             machine.close()

@@ -63,6 +63,7 @@ def next_bundle(tmp_path: Path, bundle: Path) -> Path:
     package = site / "sandkeeper" / "__init__.py"
     package.write_text(package.read_text().replace(old, version))
     shutil.rmtree(package.parent / "__pycache__")
+    (tree / "libexec/start.pack").unlink()  # has the old version's code; a start does without
     info = site / f"sandkeeper-{old}.dist-info"
     metadata = info / "METADATA"
     metadata.write_text(metadata.read_text().replace(f"Version: {old}", f"Version: {version}"))

@@ -90,7 +90,7 @@ class Serving:
             base_url=self.url, timeout=60, trust_env=False, follow_redirects=True
         )
         self._log = open(machine.root / "tmp" / "server.log", "ab")  # noqa: SIM115 - `end` does
-        command = [CHROOT, machine.root, machine.program, "--port", str(self.port), *words]
+        command = [CHROOT, machine.root, machine.program, *words, "--port", str(self.port)]
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/root", **env}
         self.process = subprocess.Popen(
             command, env=environment, stdout=self._log, stderr=subprocess.STDOUT

@@ -197,6 +197,29 @@ def test_the_command_is_server_and_client(make_machine: Callable[..., Machine]) 
     assert "Traceback" not in nobody.stderr
 
 
+def test_a_start_looks_for_no_module_and_compiles_nothing(
+    make_machine: Callable[..., Machine],
+) -> None:
+    """All of it is in the pack (packaging/bundle/start); an interpreter itself loads these few."""
+    machine = make_machine("bookworm")
+    said = machine.root / "tmp/server.log"
+    talking = machine.root / "usr/local/bin/talking"
+    talking.write_text('#!/bin/sh\ncd /opt/sandkeeper/libexec\nexec ./python3.* -v -I -S "$@"\n')
+    talking.chmod(0o755)
+    run, machine.program = machine.program, "/usr/local/bin/talking"
+    server = machine.serve("/opt/sandkeeper/libexec/start.pyc")
+    loaded = said.read_text(errors="replace").splitlines()
+    server.end()
+
+    found = {one.rpartition("/")[2] for one in loaded if one.startswith("# code object from '")}
+    assert sum(one.startswith("import 'sandkeeper.") for one in loaded) > 100
+    assert {name.partition(".")[0] for name in found} <= {"__init__", "aliases", "utf_8"}
+
+    machine.program = run
+    (machine.root / "opt/sandkeeper/libexec/start.pack").write_bytes(b"")
+    assert machine.serve().run("echo without")["stdout"] == "without\n"
+
+
 def test_it_is_small_and_lists_what_is_in_it(bundle: Path) -> None:
     listed = json.loads((ROOT / "dist" / f"{NAME}.cdx.json").read_text())
     names = {one["name"].lower() for one in listed["components"]}

@@ -110,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None, told: Sequence[str]) -> int:
+    told = [*told, *_in_a_folder()]
     options = _parsed(sys.argv[1:] if argv is None else argv)
     environment = Environment()
     if options.handover >= 0:
@@ -141,6 +142,16 @@ def _main(argv: Sequence[str] | None, told: Sequence[str]) -> int:
         arguments = sys.argv[1:] if argv is None else argv
         go_on_upgraded(settings.state_dir / "versions", arguments, environment.snapshot())
     return _serve(settings, environment, variables, faults=[*told, *faults])
+
+
+def _in_a_folder() -> list[str]:
+    """Go to `/` when the folder we were started in is gone; returns what to say of it."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        os.chdir("/")
+        return [f"the folder it was started in cannot be used ({error.strerror}): / stands for it"]
+    return []
 
 
 def _go_on(handover: Handover, environment: Environment) -> int:
@@ -195,7 +206,8 @@ def _serve(
     try:
         lock = StateLock(settings.state_dir, identity)
     except OSError as error:
-        return _refuse(f"cannot use the state folder {settings.state_dir}: {error.strerror}")
+        why = f"{error.strerror}; --state-dir takes another"
+        return _refuse(f"cannot use the state folder {settings.state_dir}: {why}")
     try:
         inherited = handover.listening if handover else ()
         besides = settings.ports_besides

@@ -3,6 +3,7 @@
 SandkeeperError
 ├── BadInput              the request itself is wrong
 ├── Forbidden             a rule or the operator does not allow it
+│   └── Misdirected       it is for another server, and came here
 ├── NotFound              what it names does not exist
 ├── Conflict              it clashes with the present state
 ├── PreconditionFailed    the caller's If-Match / If-None-Match no longer holds
@@ -24,6 +25,7 @@ __all__ = [
     "Forbidden",
     "Internal",
     "LoopDetected",
+    "Misdirected",
     "NotFound",
     "NotInstalled",
     "PreconditionFailed",
@@ -56,6 +58,10 @@ class BadInput(SandkeeperError):
 
 class Forbidden(SandkeeperError):
     """A rule or the operator does not allow it."""
+
+
+class Misdirected(Forbidden):
+    """The request is for another server than this one."""
 
 
 class NotFound(SandkeeperError):

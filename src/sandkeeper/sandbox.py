@@ -190,7 +190,7 @@ class Sandbox(OnDemand):
             "drives": self.drives.count,
         }
         runs = RunHistory(self.processes, lambda: self.meter)
-        self.history = History(self.vitals, counted, runs)
+        self.history = History(self.vitals, counted, runs, self.log)
         self.heap = Heap(lambda: self.vitals.requests.activity)
         self._keeping = Keeping(self._workshop.keeper, self._writer, self.log)
         self._keeping.give += [self.processes.keep_all, self.terminals.keep_all]

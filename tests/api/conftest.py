@@ -1,5 +1,6 @@
 """A real browser for the tests of pages."""
 
+import asyncio
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,24 +16,55 @@ FLAGS = (
 )
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+@pytest.fixture(scope="session")
+def _playwright() -> Iterator[tuple[Any, Any, Any]]:
+    """Return what launches browsers, one of them, and their event loop: their start is dear."""
     subprocess.run([Path(__file__).parents[2] / "scripts/apt", BROWSER], check=True)
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=30_000)
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=f"/usr/bin/{BROWSER}", args=FLAGS.split(), headless=True
-        )
-        yield running
+    with sync_playwright() as launcher:
+        loop = asyncio.get_running_loop()
+        running = launch(launcher)
+        asyncio._set_running_loop(None)
+        yield launcher, running, loop
+        asyncio._set_running_loop(loop)
         running.close()
+
+
+def launch(launcher: Any, *flags: str) -> Any:
+    """Start a browser."""
+    return launcher.chromium.launch(
+        executable_path=f"/usr/bin/{BROWSER}", args=[*FLAGS.split(), *flags], headless=True
+    )
+
+
+@pytest.fixture(scope="module")
+def playwright(_playwright: tuple[Any, Any, Any]) -> Iterator[Any]:
+    """Return what launches browsers.
+
+    Between calls of its own its event loop counts as running in this thread, and modules without a
+    browser run theirs there.
+    """
+    launcher, _, loop = _playwright
+    asyncio._set_running_loop(loop)
+    yield launcher
+    asyncio._set_running_loop(None)
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Any, _playwright: tuple[Any, Any, Any]) -> Iterator[Any]:
+    """Return the browser of all modules; what a test opens in it is gone after the module."""
+    running = _playwright[1]
+    yield running
+    for context in running.contexts:
+        context.close()
 
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": 900, "height": 500})
+    size = {"width": 900, "height": 500}
+    context = browser.new_context(viewport=size, reduced_motion="reduce")
     problems: list[str] = []
     made = context.new_page()
     made.on("pageerror", lambda error: problems.append(str(error)))

@@ -1,15 +1,14 @@
 """The command as a user has it: a process of its own, against a real server."""
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pexpect
 import pytest
+from tests.client import verbs
+from tests.client.verbs import COMMAND
 from tests.harness import Server
-
-COMMAND = [sys.executable, "-m", "sandkeeper"]
 
 Ask = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -22,15 +21,7 @@ def ask(server: Server, tmp_path: Path) -> Ask:
         *words: str, stdin: bytes = b"", url: str = "", env: dict[str, str] | None = None
     ) -> "subprocess.CompletedProcess[bytes]":
         variables = {**server.env, "SANDKEEPER_URL": url or server.url, **(env or {})}
-        return subprocess.run(
-            [*COMMAND, *words],
-            input=stdin,
-            capture_output=True,
-            env=variables,
-            cwd=tmp_path,
-            timeout=120,
-            check=False,
-        )
+        return verbs.run(*words, env=variables, folder=tmp_path, stdin=stdin)
 
     return run
 

@@ -1,12 +1,19 @@
 """`ps` and `top`: what processes use, once and live."""
 
+import io
 import json
 import sys
 from collections.abc import Callable
 
 import pexpect
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
 from tests.client.conftest import Ask
 from tests.harness import Server, free_port, over, start, until
+
+from sandkeeper.client.figures import COLUMNS
+from sandkeeper.client.output import rich_table
 
 
 def _listener(server: Server, name: str) -> int:
@@ -50,6 +57,23 @@ def test_a_list_tells_what_runs_uses_and_why_others_ended(ask: Ask, server: Serv
     assert found["listening"]["stats"]["ports"] == [port]
     assert found["failed"]["stats"] is None
     _end(server, "listening")
+
+
+@pytest.mark.parametrize("room", [40, 60, 80, 140])
+def test_a_row_is_one_line_on_a_narrow_terminal_and_an_id_is_whole(room: int) -> None:
+    identifier = "01m8k4bcvkm9n4gr6s5425jsdx"
+    row = [identifier, "a-name-that-is-long", "1234567", "killed (SIGKILL)", "3m28s"]
+    row += ["0.26s", "100", "21M", "63B", "8080", "python3 -m http.server 世界 0.0.0.0 8080 --bind"]
+    shown = io.StringIO()
+    Console(file=shown, width=room).print(rich_table(COLUMNS, [row], room))
+
+    lines = [line.rstrip() for line in shown.getvalue().splitlines() if line.strip()]
+    assert len(lines) == 3
+    assert identifier in lines[2]
+    assert "killed (" in lines[2]
+    assert max(map(cell_len, lines)) <= room
+    assert ("PORTS" in lines[0]) == (room >= 100)
+    assert ("8080" in lines[2].split()) == (room >= 100)
 
 
 def test_looks_go_into_a_pipe_as_tables_or_lines(ask: Ask, server: Server) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -10,7 +11,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.client.conftest import COMMAND, Ask
+from tests.client.conftest import Ask
+from tests.client.verbs import Verb, begin
 from tests.harness import Server, until
 
 Serve = Callable[[socket.socket], None]
@@ -49,31 +51,29 @@ def listening(serve: Serve) -> Iterator[int]:
 def forwarded(server: Server, remote: int, url: str = "") -> Iterator[tuple[int, "Told"]]:
     """Run `forward` to a port; gives the port here and what it says on standard error."""
     env = {**server.env, "SANDKEEPER_URL": url or server.url}
-    argv = [*COMMAND, "forward", f"127.0.0.1:0:{remote}"]
-    child = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
-    assert child.stdout is not None
-    told = Told(child)
-    line = child.stdout.readline().decode()
-    assert line.endswith(f" -> {remote}\n"), (line, told.text)
-    try:
-        yield int(line.split(" ")[0].rpartition(":")[2]), told
-    finally:
-        child.terminate()
-        assert child.wait(60) == 143
-        told.thread.join(60)
-        child.stdout.close()
-        assert "Traceback" not in told.text
+    with begin("forward", f"127.0.0.1:0:{remote}", env=env) as child:
+        assert child.stdout is not None
+        told = Told(child)
+        line = child.stdout.readline().decode()
+        assert line.endswith(f" -> {remote}\n"), (line, told.text)
+        try:
+            yield int(line.split(" ")[0].rpartition(":")[2]), told
+        finally:
+            child.send_signal(signal.SIGTERM)
+            assert child.wait(60) == 143
+            told.thread.join(60)
+            assert "Traceback" not in told.text
 
 
 class Told:
     """What a child says on standard error, as it says it."""
 
-    def __init__(self, child: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, child: "Verb | subprocess.Popen[bytes]") -> None:
         self.text = ""
         self.thread = threading.Thread(target=self._read, args=(child,))
         self.thread.start()
 
-    def _read(self, child: "subprocess.Popen[bytes]") -> None:
+    def _read(self, child: "Verb | subprocess.Popen[bytes]") -> None:
         assert child.stderr is not None
         with child.stderr as stream:
             for line in stream:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.client.conftest import COMMAND, Ask
+from tests.client.conftest import Ask
+from tests.client.verbs import COMMAND
 from tests.harness import Server, until
 
 from sandkeeper.client.connection import LINE_BYTES, VALUE_BYTES

@@ -4,18 +4,26 @@
 """
 
 import hashlib
+import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.client.conftest import COMMAND
+from tests.client.verbs import Verb, begin
 from tests.harness import Server, start, until
 
-LARGE = 160 << 20
+from sandkeeper.client import failures
+from sandkeeper.client.connection import Server as Remote
+from sandkeeper.client.failures import NoServer
+from sandkeeper.client.files import large as large_files
+
+LARGE = 96 << 20
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +38,10 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def running(server: Server, *words: str) -> "Iterator[subprocess.Popen[bytes]]":
+def running(server: Server, *words: str) -> "Iterator[Verb | subprocess.Popen[bytes]]":
     """Run a verb beside what the test does; it ends well."""
     env = {**server.env, "SANDKEEPER_URL": server.url}
-    argv = [*COMMAND, *words]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as child:
+    with begin(*words, env=env) as child:
         yield child
         assert child.stderr is not None
         said = child.stderr.read()
@@ -49,7 +56,7 @@ def _digest(path: Path) -> bytes:
 
 def test_who_follows_a_log_sees_every_line_once(make_server) -> None:
     server = make_server()
-    script = "i=0; while [ $i -lt 400 ]; do echo $i; i=$((i+1)); sleep 0.005; done"
+    script = "i=0; while [ $i -lt 100 ]; do echo $i; i=$((i+1)); sleep 0.02; done"
     start(server, script, name="followed")
     with running(server, "logs", "-f", "followed") as child:
         assert child.stdout is not None
@@ -58,12 +65,12 @@ def test_who_follows_a_log_sees_every_line_once(make_server) -> None:
         server.restart()
         rest = child.stdout.read()
 
-    assert head + rest == b"".join(b"%d\n" % number for number in range(400))
+    assert head + rest == b"".join(b"%d\n" % number for number in range(100))
 
 
 def test_chosen_lines_are_followed_over_it_too(make_server) -> None:
     server = make_server()
-    script = "i=0; while [ $i -lt 400 ]; do echo $i; i=$((i+1)); sleep 0.005; done"
+    script = "i=0; while [ $i -lt 100 ]; do echo $i; i=$((i+1)); sleep 0.02; done"
     start(server, script, name="chosen")
     with running(server, "logs", "-f", "--grep", "7$", "chosen") as child:
         assert child.stdout is not None
@@ -72,7 +79,7 @@ def test_chosen_lines_are_followed_over_it_too(make_server) -> None:
         server.restart()
         rest = child.stdout.read()
 
-    assert head + rest == b"".join(b"%d\n" % number for number in range(7, 400, 10))
+    assert head + rest == b"".join(b"%d\n" % number for number in range(7, 100, 10))
 
 
 def uploads_of(server: Server) -> list[dict[str, Any]]:
@@ -102,7 +109,7 @@ def test_a_large_file_goes_up_and_no_part_of_it_twice(make_server, large: Path) 
 
 def test_another_run_goes_on_only_behind_what_is_the_same(make_server, large: Path) -> None:
     server = make_server()
-    begun = 64 << 20
+    begun = 40 << 20
     for beginning in (b"", b"other"):
         initiate = "/filesystem-multipart/initiate/there"
         made = server.client.post(
@@ -133,3 +140,44 @@ def test_a_large_file_comes_down_and_goes_on_where_it_was(
 
     assert _digest(target) == _digest(large)
     assert list(tmp_path.glob(".*.part")) == []
+
+
+class Losing(BaseHTTPRequestHandler):
+    """A server whose line breaks each time before it has anything."""
+
+    def do_GET(self) -> None:
+        told = {"uploads": [], "size": 0, "arriving": False, "path": "/"}
+        self._say(told)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._say({"uploadId": "one"})
+
+    def do_PUT(self) -> None:
+        self.rfile.read(5 << 20)  # so much has left there each time
+
+    def _say(self, told: dict[str, Any]) -> None:
+        body = json.dumps(told).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_words: object) -> None:
+        """Say nothing."""
+
+
+def test_a_line_that_always_breaks_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(failures, "AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(failures, "PAUSES", [0.01])
+    with ThreadingHTTPServer(("127.0.0.1", 0), Losing) as listener:
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        remote = Remote(f"http://127.0.0.1:{listener.server_port}")
+        (tmp_path / "file").write_bytes(bytes(8 << 20))
+        with (tmp_path / "file").open("rb") as file:
+            upload = large_files.LargeUpload(remote, file, 8 << 20, "f", "644", lambda _more: None)
+            with pytest.raises(NoServer):
+                upload.run()
+        listener.shutdown()

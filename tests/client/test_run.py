@@ -5,13 +5,15 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pexpect
 import pytest
-from tests.client.conftest import COMMAND, Ask
+from tests.client.conftest import Ask
+from tests.client.verbs import COMMAND, begin
 from tests.harness import Server, over, start, until
 
 
@@ -27,10 +29,6 @@ def test_a_command_is_its_words_and_no_shell_reads_them(ask: Ask) -> None:
     done = ask("run", "--", "printf", "%s|", "a b", "$HOME", "*", "'")
 
     assert done.stdout == b"a b|$HOME|*|'|"
-
-
-def test_a_signal_is_128_and_its_number(ask: Ask) -> None:
-    assert ask("run", "--", "sh", "-c", "kill -TERM $$").returncode == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize(
@@ -59,10 +57,12 @@ def test_options_reach_the_process(ask: Ask, tmp_path: Path) -> None:
     file = tmp_path / "variables"
     file.write_text("# more\nA=1\nB=2\n")
 
-    script = "echo $A $B; pwd; ulimit -n"
-    done = ask("run", "--env-file", str(file), "-e", "B=3", "-w", "/usr", "--", "sh", "-c", script)
+    script = "echo $A $B $OWN ${NONE-none} $1; pwd"
+    words = ["--env-file", str(file), "-e", "B=3", "-e", "OWN", "-e", "NONE", "-w", "/usr"]
+    # As with docker, what follows the command is its own, also without a `--`.
+    done = ask("run", *words, "sh", "-c", script, "sh", "-d", env={"OWN": "mine"})
 
-    assert done.stdout.split(b"\n")[:2] == [b"1 3", b"/usr"]
+    assert done.stdout == b"1 3 mine none -d\n/usr\n", done.stderr
 
 
 def test_a_detached_one_is_named_and_waited_for(ask: Ask) -> None:
@@ -87,6 +87,10 @@ def test_logs_are_what_was_written_where_it_was_written(ask: Ask, server: Server
     assert ask("logs", "--grep", "^o", identifier).stdout == b"one\n"
     assert ask("logs", "--until", "1h", identifier).stdout == b""
     assert ask("logs", "--since", "1h", identifier).stdout == b"one\nthree"
+    told = [json.loads(line) for line in ask("logs", "--json", identifier).stdout.splitlines()]
+    assert sorted((one["stream"], one["text"]) for one in told) == [
+        *(("stderr", "two"), ("stdout", "one"), ("stdout", "three"))
+    ]
     stamped = ask("logs", "-t", "--stdout", identifier).stdout.split(b"\n")[0]
     assert stamped.endswith(b" one")
     assert stamped[4:5] == b"-"
@@ -157,18 +161,41 @@ def test_an_interrupt_goes_to_the_command_and_a_second_one_leaves_it(
     killed.expect(identifier)
 
 
+def test_what_ended_a_program_is_told_and_a_signal_is_128_and_its_number(
+    ask: Ask, server: Server
+) -> None:
+    late = ask("run", "--name", "late", "--timeout", "1", "--", "sleep", "1000")
+    env = {**server.env, "SANDKEEPER_URL": server.url}
+    argv = [*COMMAND, "run", "--", "sh", "-c", "echo $$; exec sleep 1000"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        server.client.delete(f"/process/{child.stdout.readline().decode().strip()}")
+
+        assert child.wait(60) == 143
+        assert b"stopped on request" in child.stderr.read()
+    assert (late.returncode, late.stdout) == (137, b"")
+    assert b"its time (--timeout) was over" in late.stderr
+    itself = ask("run", "--", "sh", "-c", "kill -USR1 $$")
+    assert (itself.returncode, itself.stderr) == (
+        138,
+        b"sandkeeper: it was ended by SIGUSR1 (exit status 138)\n",
+    )
+    (record,) = json.loads(ask("wait", "--json", "late").stdout)
+    assert record["exitReason"] == "timeout"
+    assert json.loads(ask("health", "--json").stdout)["status"] == "ok"
+
+
 def test_a_reader_that_goes_away_ends_the_client_and_not_the_command(server: Server) -> None:
     env = {**server.env, "SANDKEEPER_URL": server.url}
-    argv = [*COMMAND, "run", "--name", "flood", "--", "yes"]
-    child = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
-    assert child.stdout is not None
-    assert child.stderr is not None
-    child.stdout.read(2)
-    child.stdout.close()
+    with begin("run", "--name", "flood", "--", "yes", env=env) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.read(2)
+        child.stdout.close()
 
-    assert child.wait(60) == 141
-    assert b"nobody reads any more" in child.stderr.read()
-    child.stderr.close()
+        assert child.wait(60) == 141
+        assert b"nobody reads any more" in child.stderr.read()
     assert server.client.get("/process/flood").json()["status"] == "running"
     server.client.delete("/process/flood/kill")
 
@@ -177,11 +204,10 @@ def test_a_fast_program_waits_for_whoever_runs_it_and_for_nobody_who_has_left(
     make_server, tmp_path: Path
 ) -> None:
     server = make_server(env={"SANDBOX_MAX_LOG_FILE_BYTES": str(1 << 20)})
-    data = os.urandom(64 << 20)
+    data = os.urandom(16 << 20)
     (tmp_path / "data").write_bytes(data)
     env = {**server.env, "SANDKEEPER_URL": server.url}
-    argv = [*COMMAND, "run", "--", "cat", str(tmp_path / "data")]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as child:
+    with begin("run", "--", "cat", str(tmp_path / "data"), env=env) as child:
         assert child.stdout is not None
         assert child.stderr is not None
         parts = []
@@ -191,8 +217,7 @@ def test_a_fast_program_waits_for_whoever_runs_it_and_for_nobody_who_has_left(
         assert child.stderr.read() == b""
     assert b"".join(parts) == data
 
-    argv = [*COMMAND, "run", "--name", "left", "--", "cat", str(tmp_path / "data")]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as child:
+    with begin("run", "--name", "left", "--", "cat", str(tmp_path / "data"), env=env) as child:
         assert child.stdout is not None
         child.stdout.read(2)
         child.stdout.close()
@@ -203,9 +228,8 @@ def test_a_fast_program_waits_for_whoever_runs_it_and_for_nobody_who_has_left(
 def test_a_server_that_is_killed_and_started_again_costs_no_line(make_server) -> None:
     server = make_server()
     env = {**server.env, "SANDKEEPER_URL": server.url}
-    script = "i=0; while [ $i -lt 400 ]; do echo $i; i=$((i+1)); sleep 0.005; done; exit 6"
-    argv = [*COMMAND, "run", "--", "sh", "-c", script]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as child:
+    script = "i=0; while [ $i -lt 100 ]; do echo $i; i=$((i+1)); sleep 0.02; done; exit 6"
+    with begin("run", "--", "sh", "-c", script, env=env) as child:
         assert child.stdout is not None
         head = child.stdout.read(20)
         server.kill9()
@@ -213,7 +237,7 @@ def test_a_server_that_is_killed_and_started_again_costs_no_line(make_server) ->
         rest = child.stdout.read()
 
         assert child.wait(60) == 6
-    assert head + rest == b"".join(b"%d\n" % number for number in range(400))
+    assert head + rest == b"".join(b"%d\n" % number for number in range(100))
 
 
 @pytest.mark.parametrize(
@@ -284,8 +308,11 @@ def test_an_interrupt_before_the_process_is_known_waits_for_it(server: Server) -
 
     made = start(server, "exec sleep 1000")
     with pytest.raises(Left), Passing(Asked(server.url)) as passing:
+        began = time.monotonic()
         os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # `timeout` sends one to the program and its group
         passing.begin(made["id"])
+        until(lambda: time.monotonic() - began > 0.1)
         os.kill(os.getpid(), signal.SIGINT)
 
     assert over(server, made["id"])["exitSignal"] == "SIGINT"

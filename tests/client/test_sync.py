@@ -2,12 +2,13 @@
 
 import json
 import os
-import subprocess
+import signal
 import time
 from pathlib import Path
 
 import pytest
-from tests.client.conftest import COMMAND, Ask
+from tests.client.conftest import Ask
+from tests.client.verbs import begin
 from tests.harness import Server, until
 
 
@@ -169,41 +170,35 @@ def test_what_makes_no_sense_is_told(ask: Ask, words: list[str], said: bytes) ->
     assert b"Traceback" not in done.stderr
 
 
-def _watching(server: Server, source: Path, target: str) -> "subprocess.Popen[bytes]":
-    env = {**server.env, "SANDKEEPER_URL": server.url}
-    argv = [*COMMAND, "sync", "--watch", "--delete", "--json", str(source), target]
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
-
-
 def test_changes_follow_also_in_new_folders_and_over_a_restart(make_server, source: Path) -> None:
     server = make_server()
     target = server.workdir / "followed"
-    child = _watching(server, source, ":followed")
-    assert child.stdout is not None
-    assert child.stderr is not None
-    child.stdout.readline()
-    assert seen(target) == seen(source)
+    env = {**server.env, "SANDKEEPER_URL": server.url}
+    words = ("sync", "--watch", "--delete", "--json", str(source), ":followed")
+    with begin(*words, env=env) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.readline()
+        assert seen(target) == seen(source)
 
-    (source / "new" / "newer").mkdir(parents=True)
-    (source / "new" / "newer" / "file").write_text("1")
-    (source / "src" / "a.txt").unlink()
-    (source / "src" / "deep").rename(source / "moved")
-    until(lambda: alike(target, source))
+        (source / "new" / "newer").mkdir(parents=True)
+        (source / "new" / "newer" / "file").write_text("1")
+        (source / "src" / "a.txt").unlink()
+        (source / "src" / "deep").rename(source / "moved")
+        until(lambda: alike(target, source))
 
-    (source / "moved" / "run.sh").write_text("changed")
-    until(lambda: alike(target, source))
+        (source / "moved" / "run.sh").write_text("changed")
+        until(lambda: alike(target, source))
 
-    server.kill9()
-    (source / "new" / "newer" / "file").write_text("while it was away")
-    (source / "new" / "newest").mkdir()
-    server.restart()
-    until(lambda: alike(target, source))
+        server.kill9()
+        (source / "new" / "newer" / "file").write_text("while it was away")
+        (source / "new" / "newest").mkdir()
+        server.restart()
+        until(lambda: alike(target, source))
 
-    child.terminate()
-    assert child.wait(60) == 143
-    assert b"Traceback" not in child.stderr.read()
-    for stream in (child.stdout, child.stderr):
-        stream.close()
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(60) == 143
+        assert b"Traceback" not in child.stderr.read()
 
 
 def test_a_server_that_is_killed_while_files_go_over_gets_the_rest(
@@ -213,31 +208,31 @@ def test_a_server_that_is_killed_while_files_go_over_gets_the_rest(
     source = tmp_path / "large"
     source.mkdir()
     for number in range(60):
-        (source / f"{number:02}").write_bytes(os.urandom(1 << 20) * 5)
+        (source / f"{number:02}").write_bytes(os.urandom(1 << 16) * 32)
     target = server.workdir / "large"
     env = {**server.env, "SANDKEEPER_URL": server.url}
-    argv = [*COMMAND, "sync", str(source), ":large"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as child:
+    with begin("sync", str(source), ":large", env=env) as child:
         until(lambda: len(list(target.glob("[0-9]*"))) > 3)
         server.kill9()
         server.restart()
-        _, said = child.communicate(timeout=120)
+        assert child.stderr is not None
+        said = child.stderr.read()
 
-        assert child.returncode == 0, said
+        assert child.wait() == 0, said
     assert seen(target) == seen(source)
 
 
-def test_ten_thousand_files_that_are_the_same_are_compared_at_once(
+def test_three_thousand_files_that_are_the_same_are_compared_at_once(
     ask: Ask, server: Server, tmp_path: Path
 ) -> None:
     source = tmp_path / "many"
-    for folder in range(100):
+    for folder in range(30):
         (source / f"{folder}").mkdir(parents=True)
         for number in range(100):
             (source / f"{folder}" / f"{number}").touch()
     (source / ".gitignore").write_text("*.pyc\n__pycache__/\n/dist\n!x.pyc\n")
 
-    assert counts(ask, str(source), ":many")[0] == 10_101
+    assert counts(ask, str(source), ":many")[0] == 3031
     began = time.monotonic()
-    assert counts(ask, str(source), ":many") == (0, 0, 10_101)
-    assert time.monotonic() - began < 30  # half a second on a machine at rest
+    assert counts(ask, str(source), ":many") == (0, 0, 3031)
+    assert time.monotonic() - began < 10  # a fifth of a second on a machine at rest

@@ -12,7 +12,8 @@ import pexpect
 import pytest
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
-from tests.client.conftest import COMMAND, Ask
+from tests.client.conftest import Ask
+from tests.client.verbs import COMMAND
 from tests.harness import Server, until
 
 from sandkeeper.client import main as client

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import anyio
 import pytest
 from tests.harness import Server
-from tests.node_client import CLIENT, ROOT, SCRIPTS
+from tests.node_client import CLIENT, ROOT, SCRIPTS, install
 
 TOKEN, ADDRESS = "s3cret", "http://localhost:8080"
 PAGE = ROOT / "docs" / "clients.md"
@@ -70,7 +70,7 @@ def printed(block: Block, text: str, folder: Path) -> str:
     """Run a block; returns what it prints."""
     env = {**os.environ, **CLIENT, "PATH": f"{BIN}:{os.environ['PATH']}"}
     if block.language == "js":
-        subprocess.run([ROOT / "scripts" / "npm", SCRIPTS], check=True, timeout=300)
+        install()
         words = ["node", "--input-type=module", "-e", text + "\nprocess.exit(0)"]
         folder = SCRIPTS
     else:

@@ -64,7 +64,7 @@ def test_a_jump_drops_no_record_while_the_server_runs_nor_over_its_restarts(
 ) -> None:
     server = make_server(env=clock.env)
     server.run("echo first", name="first")
-    for number, offset in enumerate(("+400d", "-20000d", "+400d")):
+    for number, offset in enumerate(("-20000d", "+400d")):
         clock.set(offset)
         server.run(": an end is when the old ones are looked at", name=f"live{number}")
         assert {"first", f"live{number}"} <= names(server), offset

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import signal
 import socket
 
 from tests.harness import Server, children_of, until
@@ -15,8 +16,21 @@ def limited(server: Server, spare: int) -> None:
 
 
 def test_a_start_without_descriptors_is_a_422_at_every_step_of_it(make_server) -> None:
-    server: Server = make_server()
+    observability = "sandkeeper.observability"
+    often = {
+        f"{observability}.history.EVERY_SECONDS": 0.05,
+        f"{observability}.run_history.SHARE": 1.0,
+        f"{observability}.figures.LOOK_SECONDS": 0.0,
+    }
+    server: Server = make_server(constants=often)
+
+    def newest() -> float:
+        return float(max(server.client.get("/diagnostics/history").json()["times"], default=0.0))
+
     server.run("echo warm")
+    opened = server.client.post("/terminals", json={"sessionId": "dies", "shell": "/bin/sh"})
+    leader = opened.json()["pid"]
+    until(newest)
     before = children_of(server.pid)
     refusals = 0
     for spare in range(24):
@@ -32,9 +46,20 @@ def test_a_start_without_descriptors_is_a_422_at_every_step_of_it(make_server) -
                 assert server.client.delete(f"/process/p{spare}{stdin}/kill").status_code == 200
                 until(lambda: children_of(server.pid) == before)
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (20_000, 20_000))
+    server.client.post("/process", json={"command": "sleep 300", "name": "rests"})
+    limited(server, 0)
+    os.kill(leader, signal.SIGKILL)
+    until(lambda: leader not in children_of(server.pid))
+    until(lambda: any("charts have no rows" in line["msg"] for line in server.log_lines()))
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (20_000, 20_000))
+    last = newest()
+    until(lambda: newest() > last)
+    record = server.client.get("/terminals/dies").json()
+    assert (record["status"], record["exitSignal"]) == ("exited", signal.SIGKILL)
+    server.client.delete("/process/rests/kill")
 
     assert refusals > 5
-    until(lambda: children_of(server.pid) == before)
+    until(lambda: children_of(server.pid) == before - {leader})
     assert server.run("echo again")["stdout"] == "again\n"
     errors = [line for line in server.log_lines() if "unhandled" in line["msg"]]
     assert errors == []

@@ -179,7 +179,7 @@ def test_a_child_that_reopens_and_truncates_its_streams_harms_no_log(server: Ser
 
 
 def test_many_short_processes_leave_nothing_behind(make_server) -> None:
-    count, at_once = 1000, 32
+    count, at_once = 400, 32
     own: Server = make_server(
         env={
             "SANDKEEPER_KEEP_FINISHED": "50",

@@ -25,10 +25,18 @@ COUNTING = "i=0; while [ ! -e stop ]; do i=$((i+1)); echo line $i; sleep 0.002; 
 
 
 @pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a wheel of the whole package, as releases are."""
+    folder = tmp_path_factory.mktemp("whole")
+    note(make_wheel(folder, NEW))
+    return folder
+
+
+@pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a good wheel of a new version and its checksum."""
     folder = tmp_path_factory.mktemp("wheels")
-    note(make_wheel(folder, NEW))
+    note(make_wheel(folder, NEW, light=True))
     return folder
 
 
@@ -159,9 +167,9 @@ class Reader(threading.Thread):
 
 
 def test_under_load_no_request_fails_and_no_line_is_lost(
-    upgradable: Callable[..., Server],
+    upgradable: Callable[..., Server], whole: Path
 ) -> None:
-    own = upgradable()
+    own = upgradable(whole)
     count(own)
     pid = own.pid
 
@@ -208,9 +216,9 @@ def test_a_restart_goes_on_with_the_new_version_as_long_as_upgrades_are_permitte
 
 
 def test_a_version_that_is_damaged_on_the_disk_does_not_keep_the_server_down(
-    upgradable: Callable[..., Server],
+    upgradable: Callable[..., Server], whole: Path
 ) -> None:
-    own = upgradable()
+    own = upgradable(whole)
     upgrade(own)
     until(lambda: (own.state / "versions" / "current.json").exists())
     own.stop()
@@ -245,7 +253,7 @@ def test_the_workload_cannot_bring_in_a_version_of_its_own(
     upgradable: Callable[..., Server], tmp_path: Path
 ) -> None:
     folder = tmp_path / "wheels"
-    note(make_wheel(folder, NEW))
+    note(make_wheel(folder, NEW, light=True))
     env = {"SANDKEEPER_WORKLOAD_MAY": "upgrade"}
     own = upgradable(folder, args=["--user", "nobody"], env=env)
     for path in (tmp_path, *tmp_path.parents):
@@ -295,31 +303,38 @@ def test_tokens_and_rights_are_the_next_versions_too(upgradable: Callable[..., S
         assert b"the-operator's" not in path.read_bytes(), path
 
 
-def test_the_clients_upgrade_and_health_work(
-    upgradable: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
-) -> None:
+CLIENT = """
+import asyncio, sys
+from blaxel.core import SandboxInstance
+from blaxel.core.client.models import Metadata, Sandbox, SandboxSpec
+
+async def main():
+    record = Sandbox(metadata=Metadata(name="x"), spec=SandboxSpec())
+    it = SandboxInstance(record, force_url=sys.argv[1])
+    print((await it.system.upgrade()).message, flush=True)
+    sys.stdin.readline()
+    health = await it.system.health()
+    print(health.version, health.upgrade_count, health.last_upgrade.step)
+
+asyncio.run(main())
+"""
+
+
+def test_the_clients_upgrade_and_health_work(upgradable: Callable[..., Server]) -> None:
     own = upgradable()
-    env = {**os.environ, "BL_API_KEY": "x", "BL_WORKSPACE": "x"}
-
-    def said(call: str) -> str:
-        script = (
-            "import asyncio, sys\n"
-            "from blaxel.core import SandboxInstance\n"
-            "from blaxel.core.client.models import Metadata, Sandbox, SandboxSpec\n"
-            "async def main():\n"
-            "    it = SandboxInstance(Sandbox(metadata=Metadata(name='x'), spec=SandboxSpec()),"
-            " force_url=sys.argv[1])\n"
-            f"    {call}\n"
-            "asyncio.run(main())\n"
-        )
-        return subprocess.check_output([sys.executable, "-c", script, own.url], env=env, text=True)
-
-    assert said("print((await it.system.upgrade()).message)") == (
+    client = subprocess.Popen(
+        [sys.executable, "-c", CLIENT, own.url],
+        env={**os.environ, "BL_API_KEY": "x", "BL_WORKSPACE": "x"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert client.stdout is not None
+    assert client.stdout.readline() == (
         "Upgrade initiated. Process state saved. The server will upgrade shortly.\n"
     )
     ended(own)
-    told = "print(health.version, health.upgrade_count, health.last_upgrade.step)"
-    assert said(f"health = await it.system.health(); {told}") == f"{NEW} 1 completed\n"
+    assert client.communicate("\n", timeout=110)[0] == f"{NEW} 1 completed\n"
 
 
 class FirstProcess(Server):
@@ -517,7 +532,7 @@ def test_every_listening_socket_is_handed_on_and_taken_back(
 def test_an_older_version_which_may_know_of_one_socket_gets_the_first_alone(
     upgradable: Callable[..., Server], tmp_path: Path
 ) -> None:
-    note(make_wheel(tmp_path, "0.0.1"))
+    note(make_wheel(tmp_path, "0.0.1", light=True))
     own = upgradable(
         tmp_path, args=["--host", "localhost"], env={"SANDKEEPER_UPGRADE_DOWNGRADE": "true"}
     )
@@ -541,7 +556,7 @@ def spoilt(folder: Path, statement: str, *, trial: bool = False) -> Path:
     """Return a wheel in which a server that takes over does something else."""
     condition = "True" if trial else "not handover.trial"
     text = f"    if {condition}:\n        {statement}\n{SABOTAGE}"
-    return note(make_wheel(folder, NEW, {"cli.py": (SABOTAGE, text)}))
+    return note(make_wheel(folder, NEW, {"cli.py": (SABOTAGE, text)}, light=True))
 
 
 @pytest.mark.parametrize("how", GOES_WRONG)
@@ -597,7 +612,7 @@ def test_a_version_that_does_not_stand_its_trial_changes_nothing(
 def test_what_a_wheel_requires_comes_from_a_permitted_index_or_not_at_all(
     make_server: Callable[..., Server], tmp_path: Path, index: bool
 ) -> None:
-    note(make_wheel(tmp_path / "wheels", NEW, requires=("sandkeeper-test-part>=3",)))
+    note(make_wheel(tmp_path / "wheels", NEW, requires=("sandkeeper-test-part>=3",), light=True))
     allow = f"{tmp_path}/wheels/*.whl" + (",index:https://localhost:9/simple" if index else "")
     own = make_server(env={"SANDKEEPER_UPGRADE_ALLOW": allow})
 
@@ -614,7 +629,7 @@ def test_what_a_wheel_requires_comes_from_a_permitted_index_or_not_at_all(
 def test_by_default_nothing_is_permitted_and_clients_learn_it_from_health(
     server: Server, tmp_path: Path
 ) -> None:
-    wheel = note(make_wheel(tmp_path, NEW))
+    wheel = note(make_wheel(tmp_path, NEW, light=True))
 
     for body in ({}, {"baseUrl": f"file://{wheel}"}, {"baseUrl": "https://127.0.0.1:1/simple"}):
         reply = server.client.post("/upgrade", json={"version": "v9", "sha256": None, **body})
@@ -661,7 +676,7 @@ def test_development_mode_skips_and_the_count_comes_from_dotenv(
 def test_one_upgrade_at_a_time_each_audited_and_the_same_version_is_no_change(
     upgradable: Callable[..., Server], tmp_path: Path
 ) -> None:
-    note(make_wheel(tmp_path / "wheels", OLD))
+    note(make_wheel(tmp_path / "wheels", OLD, light=True))
     own = upgradable(tmp_path / "wheels")
     began = own.client.get("/health").json()["startedAt"]
 
@@ -678,7 +693,7 @@ def test_one_upgrade_at_a_time_each_audited_and_the_same_version_is_no_change(
 
 
 def test_an_older_version_is_refused(upgradable: Callable[..., Server], tmp_path: Path) -> None:
-    note(make_wheel(tmp_path / "wheels", "0.0.1"))
+    note(make_wheel(tmp_path / "wheels", "0.0.1", light=True))
 
     last = upgrade(upgradable(tmp_path / "wheels"), version="0.0.1")["lastUpgrade"]
 

@@ -82,6 +82,9 @@ class Upstream:
             if b" 200 " in self.connect_reply:
                 self._echo(sock, rest)
             return
+        if b"breaks off" in self.reply:
+            self._break_off(sock, self.reply)
+            return
         lower = text.lower()
         if "content-length:" in lower:
             size = int(lower.split("content-length:")[1].split()[0])
@@ -94,9 +97,6 @@ class Upstream:
                     return
                 rest += chunk
         self.bodies.append(rest)
-        if b"breaks off" in self.reply:
-            self._break_off(sock, self.reply)
-            return
         sock.sendall(self.reply)
 
     def _echo(self, sock: socket.socket, rest: bytes) -> None:
@@ -491,6 +491,9 @@ def test_what_breaks_off_behind_the_proxy_is_no_end_here(
     assert met_reset(proxied, upstream, CONNECT + b"break").endswith(b"\r\n\r\nhalf of it")
     upstream.reply = b"HTTP/1.1 200 OK\r\nX-It: breaks off\r\n\r\nhalf of it"
     assert met_reset(proxied, upstream, GET).endswith(b"\r\n\r\nhalf of it")
+    head = GET.replace(b"GET", b"POST").removesuffix(b"\r\n")
+    unfinished = head + b"Content-Length: 9\r\n\r\nhal"
+    assert met_reset(proxied, upstream, unfinished).endswith(b"\r\n\r\nhalf of it")
 
 
 def test_tunnels_that_end_in_any_way_leave_no_descriptor(proxied: Server) -> None:

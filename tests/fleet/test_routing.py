@@ -1,11 +1,13 @@
 """From names and fields of requests to the server in a sandbox: who gets there, and as what."""
 
 import hmac
+import http.client
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -254,6 +256,75 @@ def test_what_another_replica_did_is_known_before_the_watch_tells(
         assert anybody.get("/health", headers={"E2b-Sandbox-Id": name}).status_code == 204
     finally:
         api.is_late = False
+
+
+def test_nothing_for_a_sandbox_is_done_by_the_server_of_another(
+    tmp_path: Path, make_replica: Callable[..., Replica], api: ApiServer, port: int
+) -> None:
+    """An address may have been given again while a replica was cut off; the token is the same."""
+    env = {
+        "SANDKEEPER_TOKEN": POD_TOKEN,
+        "SANDKEEPER_PORT_HOSTS": "{port}-{id}.*",
+        "SANDKEEPER_SANDBOX_NAME": "mine",
+    }
+    with Server(tmp_path / "named", env=env) as named:
+        replica = make_replica(SANDKEEPER_FLEET_POD_PORT=str(named.port))
+        made = replica.create()  # whose Sandbox is called otherwise
+        told, led = by_field(made, 49983), by_field(made, port)
+        command = {"command": f"touch {tmp_path}/done", "waitForCompletion": True}
+        api.is_late = True
+        try:
+            for more in ({}, {"X-Sandkeeper-Sandbox": "mine"}):
+                reply = replica.client.post("/process", json=command, headers={**told, **more})
+                assert reply.status_code == 421
+                assert set(reply.json()) == {"error"}
+            assert replica.client.get("/", headers=led).status_code == 421
+            uri = f"ws://127.0.0.1:{replica.port}/talk"
+            with (
+                pytest.raises(InvalidStatus) as refused,
+                connect(uri, additional_headers=led, proxy=None),
+            ):
+                pass
+            assert refused.value.response.status_code == 421
+            assert not (tmp_path / "done").exists()
+            body = {"templateID": "base", "envVars": {"A": "b"}}
+            assert replica.client.post("/v2/sandboxes", json=body).status_code == 503
+            # No watch tells it, and it was told nothing but that answer.
+            status = {"status": {"sandbox": {"name": "mine", "podIPs": ["127.0.0.1"]}}}
+            api.call(lambda: api._patch("sandboxclaims", made["sandboxID"], status))
+            replica.client.get("/process", headers=told)
+            until(lambda: replica.client.get("/process", headers=told).status_code == 200)
+        finally:
+            api.is_late = False
+        more = {"X-Sandkeeper-Sandbox": "another"}
+        seen = replica.client.get("/", headers={**led, **more})
+        assert seen.status_code == 200
+        assert "x-sandkeeper-sandbox" not in seen.json()["headers"]
+
+
+def test_a_request_names_one_sandbox_and_one_port(
+    fleet: Replica, anybody: httpx.Client, made: dict[str, Any]
+) -> None:
+    """Who stands before a fleet, and lets pass by one of two, would have it led to the other."""
+    name, token = made["sandboxID"], ("X-Access-Token", made["envdAccessToken"])
+    host = f"49983-{name}.{DOMAIN}"
+    asked = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=60)
+    asked.putrequest("GET", "/process", skip_host=True)
+    for field in (("Host", host), ("Host", f"49983-{'sf' + '1' * 18}.{DOMAIN}"), token):
+        asked.putheader(*field)
+    asked.endheaders()
+    assert asked.getresponse().status == 400
+    asked.close()
+    for fields in (
+        [("E2b-Sandbox-Id", name), ("E2b-Sandbox-Id", "sf" + "1" * 18)],
+        *(
+            [("E2b-Sandbox-Id", name), ("E2b-Sandbox-Port", port)]
+            for port in ("0", "-1", "65536", "49983,22", "1e3", "")
+        ),
+    ):
+        reply = anybody.get("/process", headers=[*fields, token])
+        assert (reply.status_code, set(reply.json())) == (400, {"error"}), fields
+    assert anybody.get("/process", headers=[("Host", host), token]).status_code == 200
 
 
 def test_a_chain_of_fleets_that_lead_to_each_other_ends(

@@ -1,10 +1,12 @@
-"""A kernel with the habits of some: `odd_kernel.py CONNECTION_FILE`, run by path.
+"""A kernel with the habits of some: `odd_kernel.py CONNECTION_FILE LANGUAGE`, run by path.
 
 It names its sockets with a colon, says what an execution prints when the next request comes, and
-passes over what comes soon after an error.
+passes over what comes soon after an error. SIGINT is nothing to it. Of what is silent it notes only
+whether variables are to hold.
 """
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ from typing import Any
 import zmq
 from jupyter_client.session import Session
 
-PASSED_OVER = 3
+PASSED_OVER = {"fail": 3, "fail for long": 10**6}
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 facts = json.loads(Path(sys.argv[1]).read_bytes())
 session = Session(key=facts["key"].encode())
@@ -33,21 +37,25 @@ poller.register(shell, zmq.POLLIN)
 poller.register(control, zmq.POLLIN)
 held: list[str] = []
 passing = 0
+is_entered = False
 
 
-def answered(kind: str, code: str) -> dict[str, Any]:
+def answered(kind: str, code: str, *, silent: bool) -> dict[str, Any]:
     """Return what a request is answered with."""
-    global passing
+    global passing, is_entered
     if kind == "kernel_info_request":
-        info = {"name": "odd", "version": "1"}
+        info = {"name": sys.argv[2], "version": "1"}
         return {"status": "ok", "implementation": "Deno kernel", "language_info": info}
     if passing:
         passing -= 1
         return {"status": "aborted"}
-    if code == "fail":
-        passing = PASSED_OVER
+    if silent:
+        is_entered = "= back" in code or (is_entered and not code)
+        return {"status": "ok"}
+    if code in PASSED_OVER:
+        passing = PASSED_OVER[code]
         return {"status": "error", "ename": "Odd", "evalue": "as asked", "traceback": []}
-    held.extend([code] if code else [])
+    held.append(f"entered: {is_entered}" if code == "entered?" else code)
     return {"status": "ok", "execution_count": 1}
 
 
@@ -59,6 +67,7 @@ while True:
         while held:
             said = {"name": "stdout", "text": held.pop(0)}
             session.send(iopub, "stream", said, parent=message)
-        answer = answered(kind, content.get("code", ""))
+        silent = bool(content.get("silent"))
+        answer = answered(kind, content.get("code", ""), silent=silent)
         session.send(socket, kind.replace("request", "reply"), answer, parent=message, ident=who)
         session.send(iopub, "status", {"execution_state": "idle"}, parent=message)

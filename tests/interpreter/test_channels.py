@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import zmq
 
+from sandkeeper.interpreter.scribe import ending
 from sandkeeper.interpreter.scribe.channels import Channel, opened_socket
-from sandkeeper.interpreter.scribe.engine import EngineFailed
+from sandkeeper.interpreter.scribe.engine import EngineFailed, Lost
 from sandkeeper.interpreter.scribe.messages import Message
 from sandkeeper.interpreter.scribe.telling import Teller
 from sandkeeper.journal.segment import Stream
@@ -155,3 +156,27 @@ def test_a_count_that_is_none_is_not_recorded(count: Any) -> None:
         assert teller.outcome({"status": "ok", "execution_count": count}).execution_count is None
 
     asyncio.run(scene())
+
+
+def test_a_process_that_ends_ends_the_waiting_whoever_notices_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ending, "SILENCE_SECONDS", 0.01)
+
+    async def wait() -> None:
+        reply, gone = (asyncio.get_running_loop().create_future() for _ in range(2))
+        woken, told = asyncio.Event(), _Told()
+
+        async def behind() -> None:
+            await asyncio.wait([gone])
+            raise Lost
+
+        waiting = ending.Ending(reply, Teller(told), gone, wake=woken.set, behind=behind)
+        heard = asyncio.ensure_future(waiting.heard(lost=True))
+        await woken.wait()
+        gone.set_result(None)
+        with pytest.raises(Lost):
+            await heard
+        assert told.counts == []
+
+    asyncio.run(wait())

@@ -17,7 +17,7 @@ def test_kernels_that_listen_elsewhere_speak_late_and_pass_things_over(tmp_path:
         program.chmod(0o755)
         folder = tmp_path / "jupyter" / "kernels" / name
         folder.mkdir(parents=True)
-        said = {"argv": [str(program), "{connection_file}"], "language": name}
+        said = {"argv": [str(program), "{connection_file}", "javascript"], "language": name}
         (folder / "kernel.json").write_text(json.dumps(said))
     env = kernels.environment(JUPYTER_PATH=str(tmp_path / "jupyter"))
     with Server(tmp_path / "server", env=env) as server:
@@ -30,4 +30,13 @@ def test_kernels_that_listen_elsewhere_speak_late_and_pass_things_over(tmp_path:
             assert (failed["status"], failed["error"]["value"]) == ("error", "as asked")
             assert (after["status"], after["stdout"]) == ("ok", "after")
             assert context.post("interrupt")["outcome"] == "idle"
+            # What is told it around an execution is passed over as well.
+            context.run("fail", env={"A": "1"})
+            for env, entered in (({"A": "1"}, True), ({}, False)):
+                assert context.run("entered?", env=env)["stdout"] == f"entered: {entered}"
+            context.run("fail for long")
+            waiting = context.start("never run")
+            assert context.post("interrupt")["outcome"] == "interrupted"
+            end = server.client.get(f"/code/executions/{waiting}").json()
+            assert end["status"] == "interrupted"
             server.client.delete(context.path)

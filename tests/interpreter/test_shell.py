@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness import until
 
 from sandkeeper.files.work import FileWork
 from sandkeeper.interpreter.events import Outcome
@@ -278,8 +279,11 @@ def test_what_a_program_writes_into_the_pipes_of_the_engine_takes_it_nowhere(
     async def scene(shell: Shell) -> None:
         forged = "for i in $(seq 500); do echo end $i 0; echo begin $i; echo; done"
         told = f"{tmp_path}/told-1"
-        said, end = await shell.run(f"({forged}; head -c 100000 /dev/zero; echo) >{told}; (exit 4)")
+        # More than the pipe holds: when all is written, what was forged has been read.
+        forging = f"({forged}; head -c 100000 /dev/zero; echo) >{told}; touch {tmp_path}/forged"
+        said, end = await shell.run(f"{forging}; (exit 4)")
         assert said.events[0] == ("started", {"executionCount": 1})
+        await asyncio.to_thread(until, (tmp_path / "forged").exists)
         for _ in range(3):
             said, end = await shell.run("echo on; (exit 5)")
         assert (said.out, end.exit_code) == (b"on\n", 5)

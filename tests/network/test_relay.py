@@ -4,15 +4,18 @@ import asyncio
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
+from tests.harness import until
 
 from sandkeeper.network.relay import Part, Relay
 
 pytestmark = pytest.mark.anyio
 
 Ends = tuple[socket.socket, socket.socket]
+HALF_CLOSED = {4, 5}
+"""FIN_WAIT1, FIN_WAIT2 (the kernel's tcp_states.h)."""
 
 
 @pytest.fixture
@@ -109,3 +112,28 @@ async def test_silence_and_cancelling_leave_both_sockets_usable(
     sender.sendall(b"later")
     await relay.carry(source, target, part)
     assert read(receiver, 5) == b"later"
+
+
+async def test_a_reset_takes_nothing_of_what_had_come_to_its_end(
+    relay: Relay, pair: tuple[Ends, Ends]
+) -> None:
+    (client, left), (server, right) = pair
+    left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
+    data = os.urandom(150_000)
+
+    def has_ended() -> bool:
+        return left.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in HALF_CLOSED
+
+    joined = asyncio.create_task(relay.join(left, right, resets=True))
+    await asyncio.to_thread(server.sendall, data)
+    server.close()
+    await asyncio.to_thread(until, has_ended)
+    # Whoever still speaks then, as HTTP/2 does, meets a server that is gone.
+    await asyncio.to_thread(until, lambda: client.send(b"x") and joined.done())
+    await joined
+    with suppress(BlockingIOError):
+        while left.recv(100):
+            pass
+    left.close()
+
+    assert await asyncio.to_thread(read, client, len(data)) == data

@@ -14,7 +14,8 @@ from sandkeeper.observability.heap import Heap
 
 @pytest.fixture(autouse=True)
 def ordinary_collector() -> Iterator[None]:
-    """Leave the collector of the test process as it was."""
+    """Have nothing put aside at first, and leave the collector of the test process as it was."""
+    gc.unfreeze()
     yield
     gc.unfreeze()
     gc.enable()

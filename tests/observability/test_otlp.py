@@ -1,6 +1,5 @@
 """Logs, traces and metrics reach a collector by OTLP; whatever it does, nobody waits for it."""
 
-import json
 import os
 import re
 import signal
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from tests.harness import Server, children_of, start, until
+from tests.observability.asked import expressions, missing
 from tests.observability.collector import Collector, attributes
 from tests.person import Person
 
@@ -244,9 +243,11 @@ def test_what_is_led_elsewhere_has_not_arrived(monkeypatch: pytest.MonkeyPatch) 
         collector.answers = lambda path: (308, {"Location": "/elsewhere"})
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         line = Shipped().line("info", "hello", {})
-        told = export_for("logs", resource("one"))(line)
+        told = export_for("logs", resource("sandkeeper", "one"))(line)
         assert next(iter(told))["why"].startswith("308")
-        (outcome,) = export_for("metrics", resource("one"))(b"# TYPE a gauge\na 1\n# EOF\n")
+        (outcome,) = export_for("metrics", resource("sandkeeper", "one"))(
+            b"# TYPE a gauge\na 1\n# EOF\n"
+        )
     assert (outcome["lost"], collector.refused) == (1, ["/v1/logs", "/v1/metrics"])
 
 
@@ -295,36 +296,9 @@ def test_what_makes_no_sense_is_told_and_not_obeyed(tmp_path: Path) -> None:
     assert "OTEL_TRACES_SAMPLER='sometimes' is none of" in told
 
 
-DEPLOY = Path(__file__).parents[2] / "deploy" / "observability"
-OF_THE_SCRAPE = {"namespace", "pod", "instance", "le"}
-"""Labels that Prometheus adds, and the bounds of buckets."""
-
-
-def expressions() -> list[str]:
-    """Return what the dashboard and the alerts ask Prometheus for."""
-    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
-    asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
-    asked += [one["definition"] for one in dashboard["templating"]["list"] if "definition" in one]
-    (group,) = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"]
-    return asked + [rule["expr"] for rule in group["rules"]]
-
-
 def test_what_the_dashboard_and_the_alerts_ask_for_is_there(server: Server) -> None:
     server.run("echo on")
     text = server.client.get("/metrics", headers={"Accept": "text/plain"}).text
-    labels: dict[str, set[str]] = {}
-    for name, inner in re.findall(r"^([a-z_]+)(?:\{(.*)\})? ", text, re.MULTILINE):
-        labels.setdefault(name, set()).update(re.findall(r'([a-z_]+)="', inner))
-    asked = expressions()
-    names = {name for one in asked for name in re.findall(r"\b(?:sandkeeper|process)_\w+", one)}
-    selected = [
-        (name, label)
-        for one in asked
-        for name, inner in re.findall(r"(\w+)\{([^}]*)\}", one)
-        for label in re.findall(r"(\w+)[!=]?[=~]\"", inner)
-    ]
-
+    asked = expressions(fleet=False)
     assert len(asked) > 30
-    assert names - labels.keys() == set()
-    wrong = [(n, x) for n, x in selected if x not in labels[n] | OF_THE_SCRAPE]
-    assert wrong == []
+    assert missing(asked, text) == set()

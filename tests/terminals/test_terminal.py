@@ -5,7 +5,9 @@ import contextlib
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ import pytest
 from tests.harness import alive
 from tests.scenes import play
 
+from sandkeeper.api.schemas.terminals import screen_of, terminal_of
 from sandkeeper.errors import Conflict
 from sandkeeper.journal.budget import Budget
-from sandkeeper.journal.cursor import Chunk, Reader
+from sandkeeper.journal.cursor import Chunk, Follow, Reader
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import NOTICE
 from sandkeeper.linux.children.children import Children
@@ -24,8 +27,10 @@ from sandkeeper.log.access import Access, Caller
 from sandkeeper.log.lines import Log
 from sandkeeper.log.sink import Sink
 from sandkeeper.terminals import terminal as module
+from sandkeeper.terminals.looking import until_shown
 from sandkeeper.terminals.pty import open_pty
 from sandkeeper.terminals.pump import ROUND_BYTES, TerminalPump
+from sandkeeper.terminals.spectator import raw_output, watch
 from sandkeeper.terminals.store import TerminalFolder, TerminalMeta
 from sandkeeper.terminals.terminal import AHEAD_BYTES, Terminal, Viewer
 
@@ -142,6 +147,53 @@ def test_an_end_is_told_once_with_its_status_and_all_that_was_shown(
         assert shown(terminal) == "hello\r\n"
         while made.ended != ["t"]:
             await asyncio.sleep(0.01)
+
+    within(tmp_path, scene)
+
+
+def test_no_end_is_told_before_it_is_known_how_it_came(tmp_path: Path) -> None:
+    async def scene(made: Rig) -> None:
+        loop, go = asyncio.get_running_loop(), threading.Event()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        script = "echo last; exec <&- >&- 2>&-; read -r go <fifo; exit 3"
+        fifo = tmp_path / "fifo"
+        os.mkfifo(fifo)
+        terminal = made.begun("/bin/sh", "-c", f"cd {tmp_path}; {script}")
+        journal, viewer = terminal.journal, Viewer(read_only=True)
+        terminal.attach(viewer)
+
+        async def watched() -> tuple[str, int | None]:
+            text = "".join([one async for one in watch(terminal, viewer)])  # type: ignore[misc]
+            return text, terminal_of(terminal).exit_code
+
+        async def followed() -> tuple[bytes, int | None]:
+            follow = Follow(journal, 0)
+            with contextlib.closing(follow):
+                data = b"".join([one async for one in raw_output(terminal, follow, SECONDS)])
+            return data, terminal_of(terminal).exit_code
+
+        async def awaited() -> str:
+            await until_shown(terminal, "never shown")
+            return screen_of(terminal, await terminal.screen(), 0).status
+
+        await shows(terminal, "last")
+        waiting = [asyncio.ensure_future(one()) for one in (watched, followed, awaited)]
+        while viewer.offset < journal.tail:
+            await asyncio.sleep(0.01)
+        held = loop.run_in_executor(None, go.wait)  # whoever is to reap it has to wait
+        fifo.write_text("go\n")
+        while not (terminal.is_over and journal.sealed):
+            await asyncio.sleep(0.01)
+        done, _ = await asyncio.wait(waiting, timeout=0.3, return_when=asyncio.FIRST_COMPLETED)
+        told = terminal_of(terminal)
+        go.set()
+        await held
+
+        assert (done, told.status, told.ended_at) == (set(), "running", "")
+        text, code = await waiting[0]
+        assert ("last" in text, code) == (True, 3)
+        assert await waiting[1] == (b"last\r\n", 3)
+        assert await waiting[2] == "exited"
 
     within(tmp_path, scene)
 

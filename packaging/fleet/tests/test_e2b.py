@@ -1,21 +1,17 @@
 """`sandkeeper fleet` in front of a real cluster, and the published client of E2B."""
 
-import json
-import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
-import httpx
 import pytest
-from cluster import ROOT, kwok, wait
+from cluster import kwok, wait
 from e2b import Sandbox, SandboxQuery
 from e2b.exceptions import NotFoundException, SandboxException
-from pools import TOKEN, Fleet
-from tests.harness import free_port
+from pools import Fleet
+from replica import KEY, SECONDS, Replica, add_key
 
 pytestmark = [
     # The published client leaves what it has of a kubectl to the interpreter.
@@ -23,59 +19,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-KEY = "e2b_" + "0" * 40
-SECONDS = 30
-"""How long a creation waits; what it leaves behind ends by itself half a minute later."""
-
 CREATES = 50
-
-
-class Replica:
-    """A `sandkeeper fleet` on a port of its own."""
-
-    def __init__(self, fleet: Fleet, name: str) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        env = {
-            **os.environ,
-            "SANDKEEPER_TOKEN": TOKEN,
-            "SANDKEEPER_FLEET_KUBECONFIG": str(fleet.cluster.kubeconfig),
-            "SANDKEEPER_FLEET_TEMPLATE": "guarded",
-            "SANDKEEPER_FLEET_START_SECONDS": str(SECONDS),
-            "SANDKEEPER_LOG": str(fleet.cluster.folder / f"{name}.log"),
-        }
-        command = [f"{ROOT}/.venv/bin/sandkeeper", "fleet", "--host", "127.0.0.1"]
-        self.process = subprocess.Popen([*command, "--port", str(self.port)], env=env)
-        wait(self._ready, f"the replica {name}", 60)
-
-    def _ready(self) -> bool:
-        assert self.process.poll() is None
-        try:
-            return httpx.get(f"{self.url}/ready", trust_env=False).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What points a client at this replica."""
-        return {"api_url": self.url, "sandbox_url": self.url, "api_key": KEY}
-
-    def kill(self) -> None:
-        """kill -9."""
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")
 def replicas(fleet: Fleet, guarded: str) -> Iterator[list[Replica]]:
     """Two replicas of one fleet, and a key for its clients."""
-    secret = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "team-one", "labels": {"fleet.sandkeeper.dev/api-key": "true"}},
-        "stringData": {"key": KEY},
-    }
-    fleet.kubectl("apply", "-f", "-", text=json.dumps(secret))
+    add_key(fleet)
     with ExitStack() as stack:
         made = []
         for name in ("replica-one", "replica-two"):
@@ -139,6 +89,58 @@ def test_a_sandbox_whose_time_is_up_ends_while_nobody_looks(
     finally:
         for one in replicas:
             one.process.send_signal(signal.SIGCONT)
+
+
+def test_a_stream_ends_with_its_pod_and_the_sandbox_answers_from_the_next_one(
+    fleet: Fleet, replicas: list[Replica]
+) -> None:
+    box = Sandbox.create(timeout=600, **replicas[0].options)
+    endless = "while true; do echo on; sleep 0.1; done"
+    handle = box.commands.run(endless, background=True, timeout=0)
+    pod = claims(fleet)[box.sandbox_id]["status"]["sandbox"]["name"]
+    seen = 0
+    with pytest.raises(Exception, match=r"."):  # however the client tells that it broke off
+        for _ in handle:
+            seen += 1
+            if seen == 3:
+                fleet.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
+    assert seen >= 3
+
+    def answers() -> bool:
+        try:
+            return bool(box.commands.run("echo again").stdout == "again\n")
+        except Exception:  # noqa: BLE001 - the same, for as long as there is no Pod
+            return False
+
+    wait(answers, "an answer of the Pod made anew", 120)
+    box.kill()
+
+
+def test_sandboxes_are_reached_and_listed_while_there_is_no_api_server(
+    fleet: Fleet, replicas: list[Replica]
+) -> None:
+    one, two = replicas
+    box = Sandbox.create(timeout=600, metadata={"by": "no-api"}, **one.options)
+    query = SandboxQuery(metadata={"by": "no-api"})
+    wait(lambda: Sandbox.list(query=query, **two.options).next_items(), "the other replica", 30)
+    fleet.cluster.stop("kube-apiserver", signal.SIGKILL)
+    try:
+        for replica in replicas:
+            listed = Sandbox.list(query=query, **replica.options).next_items()
+            assert [found.sandbox_id for found in listed] == [box.sandbox_id]
+            info = {"sandbox_id": box.sandbox_id}
+            asked = {**info, "api_key": KEY, "api_url": replica.url}
+            assert Sandbox.get_info(**asked).state.value == "running"
+        assert box.commands.run("echo here").stdout == "here\n"
+        with pytest.raises(SandboxException, match="503"):
+            Sandbox.create(timeout=600, **one.options)
+    finally:
+        fleet.cluster.again("kube-apiserver")
+        wait(fleet.cluster.ready, "the API server, again")
+    made = Sandbox.create(timeout=600, **two.options)
+    assert made.commands.run("echo new").stdout == "new\n"
+    for gone in (made, box):
+        gone.kill()
 
 
 def test_a_replica_killed_during_fifty_creations_leaves_nothing_over_and_nothing_double(

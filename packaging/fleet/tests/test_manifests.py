@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Iterable
 from typing import Any
 
 import chart
@@ -14,6 +15,20 @@ from pools import Fleet
 HELM = cluster.CACHE / "bin" / "helm"
 NATIVE = {"PodMonitor"}
 """What only a cluster with Prometheus' operator knows."""
+
+WITH_FLEET = ("fleet.enabled=true", "fleet.secret=not-a-default")
+VALUES: tuple[tuple[str, ...], ...] = (
+    ("token.value=x",),
+    ("token.existingSecret=mine", "apart=true", "networkPolicy.enabled=false"),
+    ("token.value=x", *WITH_FLEET, "fleet.domain=boxes.example.org", "fleet.image.tag=v7"),
+    (
+        *("token.value=x", "apart=true", *WITH_FLEET, "env[0].name=A", "env[0].value=b"),
+        *("volumes[0].name=data", "volumes[0].emptyDir.medium=Memory"),
+        *("volumeMounts[0].name=data", "volumeMounts[0].mountPath=/data"),
+        *("podSpec.runtimeClassName=gvisor", "resources.limits.cpu=2", "pool.replicas=0"),
+    ),
+)
+"""What is said to the chart: a token of its own or another's, apart, a fleet, more of each."""
 
 
 def named(manifests: Any) -> dict[str, Any]:
@@ -29,11 +44,20 @@ def kinds(made: dict[str, Any]) -> dict[str, Any]:
     return {one["kind"]: one for one in made.values()}
 
 
+def said_to_helm(settings: Iterable[str]) -> list[str]:
+    return [word for one in settings for word in ("--set", one)]
+
+
+def run_helm(*words: str) -> str:
+    done = subprocess.run([str(HELM), *words], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
 def helm(*settings: str) -> dict[str, Any]:
-    words = [str(HELM), "template", "sandkeeper", str(chart.CHART), "--namespace", "default"]
-    words += [word for one in settings for word in ("--set", one)]
-    done = subprocess.run(words, check=True, capture_output=True, text=True)
-    return named(yaml.safe_load_all(done.stdout))
+    words = ("template", "sandkeeper", str(chart.CHART), "--namespace", "default")
+    # One that was built from a module does not know which Kubernetes it was made for.
+    version = "--kube-version=1.36.3"
+    return named(yaml.safe_load_all(run_helm(*words, version, *said_to_helm(settings))))
 
 
 @pytest.mark.parametrize("variant", ["base", "apart"])
@@ -63,7 +87,7 @@ def test_the_chart_asks_for_a_token_and_takes_what_is_said() -> None:
         "pool.replicas=7",
         "podMonitor.enabled=true",
         "networkPolicy.enabled=false",
-        "image.tag=2",
+        "image.tag=v2",
         "image.pullPolicy=Always",
         "env[0].name=GREETING",
         "env[0].value=hello",
@@ -79,7 +103,7 @@ def test_the_chart_asks_for_a_token_and_takes_what_is_said() -> None:
     pod = made["SandboxTemplate"]["spec"]["podTemplate"]["spec"]
     (container,) = pod["containers"]
     assert pod["runtimeClassName"] == "gvisor"
-    assert container["image"].endswith(":2")
+    assert container["image"].endswith(":v2")
     assert container["imagePullPolicy"] == "Always"
     assert container["env"][-1] == {"name": "GREETING", "value": "hello"}
     assert container["volumeMounts"][-1] == {"name": "data", "mountPath": "/data"}
@@ -113,6 +137,48 @@ def test_a_real_api_server_takes_every_manifest(fleet: Fleet) -> None:
         fleet.kubectl(
             "apply", "--dry-run=server", "--validate=strict", "-f", "-", text=json.dumps(wrong)
         )
+
+
+@pytest.mark.parametrize("number", range(len(VALUES)))
+def test_helm_finds_no_fault_and_a_real_api_server_takes_what_it_makes(
+    fleet: Fleet, number: int
+) -> None:
+    settings = said_to_helm(VALUES[number])
+    there = f"--kubeconfig={fleet.cluster.kubeconfig}"
+    run_helm("lint", "--strict", str(chart.CHART), *settings)
+    words = ("install", f"tried-{number}", str(chart.CHART), there, "--namespace=default")
+    run_helm(*words, "--take-ownership", "--dry-run=server", *settings)
+    for one in helm(*VALUES[number]).values():
+        if one["metadata"].get("namespace", "default") == "default":
+            asked = ("apply", "--dry-run=server", "--validate=strict", "-f", "-")
+            assert "dry run" in fleet.kubectl(*asked, text=json.dumps(one))
+
+
+def test_a_release_is_installed_changed_and_taken_away(fleet: Fleet) -> None:
+    said = ("token.value=x", *WITH_FLEET, "fleet.replicas=0")
+    there = (f"--kubeconfig={fleet.cluster.kubeconfig}", "--namespace=released")
+    # The namespace of keys may be there already: no release takes it along.
+    first = ("--create-namespace", "--take-ownership")
+    place = str(chart.CHART)
+    run_helm("install", "mine", place, *there, *first, *said_to_helm((*said, "pool.replicas=0")))
+
+    def replicas() -> int:
+        pool = fleet.get("sandboxwarmpools", "mine", "-n", "released")
+        return int(pool["spec"].get("replicas", 0))
+
+    assert replicas() == 0
+    deployed = fleet.get("deployments", "mine-fleet", "-n", "released")["spec"]["template"]["spec"]
+    names = {one["secret"]["secretName"] for one in deployed["volumes"] if "secret" in one}
+    assert names == {
+        one["metadata"]["name"] for one in fleet.get("secrets", "-n", "released")["items"]
+        if one["type"] == "Opaque"
+    }  # fmt: skip
+    run_helm("upgrade", "mine", place, *there, *said_to_helm((*said, "pool.replicas=1")))
+    assert replicas() == 1
+    run_helm("uninstall", "mine", *there, "--wait")
+    for kind in ("sandboxtemplates", "sandboxwarmpools", "deployments", "networkpolicies", "roles"):
+        assert fleet.get(kind, "-n", "released")["items"] == []
+    assert fleet.get("namespace", "sandkeeper-keys")["status"]["phase"] == "Active"
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,21 @@
 
 import json
 import os
+import statistics
+import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import cluster
+import httpx
 import pytest
 from cluster import wait
 from pools import Fleet
+from replica import KEY, Replica, add_key
 
 COUNT = int(os.environ.get("SANDKEEPER_FLEET_MANY") or 1000)
 WORKED = ("kube-apiserver", "etcd", "agent-sandbox-controller", "kube-scheduler", "kwok")
@@ -45,7 +51,7 @@ def many(fleet: Fleet) -> Any:
 
 def ready(fleet: Fleet) -> int:
     one = '{.status.conditions[?(@.type=="Ready")].status}'
-    path = f'jsonpath={{range .items[*]}}{one}{{"\n"}}{{end}}'
+    path = f'jsonpath={{range .items[*]}}{one}{{" "}}{{end}}'
     words = ("sandboxes.agents.x-k8s.io", "-n", "many", "--chunk-size=0", "-o", path)
     return fleet.kubectl("get", *words).count("True")
 
@@ -85,3 +91,153 @@ def test_sandboxes_by_the_thousand_get_ready_and_go(
     started = time.monotonic()
     many.kubectl("delete", "namespace", "many", "--timeout=1800s")
     figures(f"{COUNT} Sandboxes: deleted", f"{time.monotonic() - started:.0f} s")
+
+
+CREATIONS = max(100, COUNT // 4)
+AT_ONCE = 64
+BARE = "bare=one"
+
+
+def bare_claim(number: int) -> str:
+    """Return what the fleet makes, as somebody else would make it."""
+    return json.dumps(
+        {
+            "apiVersion": "extensions.agents.x-k8s.io/v1beta1",
+            "kind": "SandboxClaim",
+            "metadata": {"name": f"bare-{number}", "labels": {"bare": "one"}},
+            "spec": {
+                "warmPoolRef": {"name": "cold"},
+                "lifecycle": {
+                    "shutdownTime": "2099-01-01T00:00:00Z",
+                    "shutdownPolicy": "Delete",
+                },
+            },
+        }
+    )
+
+
+def by_kubectl(fleet: Fleet) -> float:
+    """Return how many claims a second get ready that kubectl makes; they are deleted then."""
+    form = 'jsonpath={.metadata.name} {.status.conditions[?(@.type=="Ready")].status}{"\\n"}'
+    words = ["kubectl", f"--kubeconfig={fleet.cluster.kubeconfig}", "get", "sandboxclaims"]
+    words += ["-l", BARE, "--watch", "-o", form]
+    ready: set[str] = set()
+    started = time.monotonic()
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as told:
+        text = "\n".join(bare_claim(number) for number in range(CREATIONS))
+        making = threading.Thread(
+            target=fleet.kubectl, args=("create", "-f", "-"), kwargs={"text": text}
+        )
+        making.start()
+        assert told.stdout is not None
+        for line in told.stdout:
+            name, _, state = line.strip().partition(" ")
+            if state == "True":
+                ready.add(name)
+            if len(ready) == CREATIONS:
+                break
+        lasted = time.monotonic() - started
+        making.join()
+        told.kill()
+    fleet.kubectl("delete", "sandboxclaims", "-l", BARE, "--timeout=600s")
+    return CREATIONS / lasted
+
+
+class Watchman:
+    """Asks for a page and for a sandbox, straight and through the fleet, again and again."""
+
+    def __init__(self, replica: Replica, box: str, address: str) -> None:
+        straight = f"http://{address}:8080/health"
+        ways = (
+            ("page", f"{replica.url}/v2/sandboxes?limit=100", {"X-API-KEY": KEY}),
+            ("led", f"{replica.url}/health", {"E2b-Sandbox-Id": box}),
+            ("straight", straight, {"E2b-Sandbox-Id": box}),
+        )
+        self._ways = ways
+        self._end = threading.Event()
+        self.took: dict[str, list[float]] = {name: [] for name, _, _ in ways}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Ask for as long as the block lasts."""
+        with ThreadPoolExecutor(1) as asking:
+            asked = asking.submit(self._ask)
+            try:
+                yield
+            finally:
+                self._end.set()
+                asked.result()
+
+    def _ask(self) -> None:
+        with httpx.Client(trust_env=False, timeout=60) as client:
+            while not self._end.wait(0.1):
+                for name, url, headers in self._ways:
+                    started = time.perf_counter()
+                    assert client.get(url, headers=headers).is_success
+                    self.took[name].append(time.perf_counter() - started)
+
+    def told(self, name: str) -> str:
+        """Say how long one took: the median and the 99th of a hundred."""
+        took = sorted(self.took[name])
+        late = took[int(len(took) * 0.99)]
+        return f"p50 {statistics.median(took) * 1000:.1f} ms, p99 {late * 1000:.1f} ms"
+
+
+@pytest.mark.timeout(3600)
+def test_creations_through_the_fleet_are_as_fast_as_bare_claims(
+    many: Fleet, guarded: str, figures: Callable[[str, Any], None]
+) -> None:
+    """The API server is the limit; and lists and ways to sandboxes go on meanwhile."""
+    pod = "/spec/podTemplate/spec"
+    kwoks = [{"key": "type", "operator": "Equal", "value": "kwok"}]
+    many.pool(
+        "cold",
+        0,
+        {"op": "add", "path": f"{pod}/nodeSelector", "value": {"type": "kwok"}},
+        {"op": "add", "path": f"{pod}/tolerations", "value": kwoks},
+        {"op": "remove", "path": f"{pod}/containers/0/startupProbe"},
+    )
+    add_key(many)
+    replica = Replica(many, "replica-many", seconds=900)
+    made = many.cluster
+    try:
+        with httpx.Client(
+            base_url=replica.url, headers={"X-API-KEY": KEY}, trust_env=False, timeout=900,
+            limits=httpx.Limits(max_connections=AT_ONCE),
+        ) as client, ThreadPoolExecutor(AT_ONCE) as workers:  # fmt: skip
+
+            def create(template: str) -> str:
+                body = {"templateID": template, "timeout": 3600}
+                reply = client.post("/v2/sandboxes", json=body)
+                assert reply.status_code == 201, reply.text
+                return str(reply.json()["sandboxID"])
+
+            box = create(guarded)
+            address = many.get("sandboxclaim", box)["status"]["sandbox"]["podIPs"][0]
+            bare = by_kubectl(many)
+            used, theirs = replica.seconds(), made.seconds("kube-apiserver")
+            started = time.monotonic()
+            ids = list(workers.map(create, ["cold"] * CREATIONS))
+            rate = CREATIONS / (time.monotonic() - started)
+            used, theirs = replica.seconds() - used, made.seconds("kube-apiserver") - theirs
+            memory = replica.resident()
+            # Not while the rate is measured: who asks takes a processor, too.
+            watchman = Watchman(replica, box, address)
+            with watchman.watching():
+                ids += workers.map(create, ["cold"] * (CREATIONS // 4))
+                gone = workers.map(lambda one: client.delete(f"/sandboxes/{one}").status_code, ids)
+                assert set(gone) == {204}
+            assert len(set(ids)) == CREATIONS + CREATIONS // 4
+            client.delete(f"/sandboxes/{box}").raise_for_status()
+    finally:
+        replica.kill()
+    what = f"{CREATIONS} creations, {AT_ONCE} at once"
+    figures(f"{what}: a second; bare claims by kubectl", f"{rate:.1f}; {bare:.1f}")
+    figures(f"{what}: the fleet's processor each", f"{used / CREATIONS * 1000:.1f} ms")
+    figures(f"{what}: the API server's each", f"{theirs / CREATIONS * 1000:.0f} ms")
+    figures("the fleet's memory then", f"{memory / 2**20:.0f} MiB")
+    figures("a page of 100 meanwhile", watchman.told("page"))
+    figures("GET /health of a sandbox, led", watchman.told("led"))
+    figures("the same, straight", watchman.told("straight"))
+    many.kubectl("delete", "sandboxwarmpool", "cold")
+    assert rate >= 0.8 * bare

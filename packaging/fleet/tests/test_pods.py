@@ -6,6 +6,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -47,9 +48,14 @@ def claimed(fleet: Fleet, guarded: str) -> Iterator[Any]:
     client.delete_all()
 
 
-def direct(fleet: Fleet, sandbox: Any, port: int = 8080) -> httpx.Client:
-    """Return a client of sandkeeper's own API, through the router."""
-    return httpx.Client(
+@contextmanager
+def direct(fleet: Fleet, sandbox: Any, port: int = 8080) -> Iterator[httpx.Client]:
+    """Give a client of sandkeeper's own API, through the router.
+
+    The router learns of a claim's Pod by a watch of its own, unless it is told the address as the
+    published client tells it; here it is not.
+    """
+    with httpx.Client(
         base_url=fleet.cluster.router,
         trust_env=False,
         timeout=60,
@@ -59,7 +65,9 @@ def direct(fleet: Fleet, sandbox: Any, port: int = 8080) -> httpx.Client:
             "X-Sandbox-Namespace": "default",
             "X-Sandbox-Port": str(port),
         },
-    )
+    ) as client:
+        wait(lambda: client.get("/health").status_code == 200, "the router's way to the Pod", 60)
+        yield client
 
 
 def works(sandbox: Any, name: str) -> None:
@@ -167,7 +175,9 @@ def test_a_pod_that_is_killed_in_the_middle_of_a_stream_ends_it(fleet: Fleet, cl
                 return False
 
         wait(answers, "an answer of the Pod made anew", 120)
-        assert client.get("/process/endless").status_code == 404
+    with direct(fleet, claimed) as client:
+        gone = client.get("/process/endless")
+        assert gone.status_code == 404, gone.text
 
 
 def test_a_pod_that_is_ended_in_good_order_tells_what_it_runs(fleet: Fleet, claimed: Any) -> None:

@@ -18,7 +18,7 @@ from sandkeeper.api.edge.connections.plain import PlainRoutes
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.frozen import guard
 from sandkeeper.api.edge.hosts import Gate
-from sandkeeper.api.edge.middleware import BARE, Edge
+from sandkeeper.api.edge.middleware import BARE, Doors, Edge
 from sandkeeper.api.edge.request_body import Room
 from sandkeeper.api.edge.respond import error_response, not_found, wrong_method
 from sandkeeper.api.edge.rights import open_paths, protect
@@ -69,7 +69,7 @@ def create_app(sandbox: Sandbox) -> Edge:
         processing_time=settings.processing_time,
         requests=sandbox.vitals.requests,
         cors=Cors(settings.edge.origins),
-        doors=doors,
+        doors=_meant(settings, doors),
         gate=Gate(
             settings.edge,
             gateways,
@@ -87,6 +87,15 @@ def create_app(sandbox: Sandbox) -> Edge:
         plain=PlainRoutes() if sandbox.users.any_allowed else areas.plain,
         traces=Traces(sandbox.tracing, sandbox.spans_for(sandbox.vitals.requests.groups)),
     )
+
+
+def _meant(settings: Settings, doors: Doors) -> Doors:
+    """Have a server that knows its name in a fleet take nothing that is for another."""
+    if not settings.kubernetes.name:
+        return doors
+    from sandkeeper.api.port.meant import MeantDoors
+
+    return MeantDoors(doors, settings.kubernetes.name)
 
 
 def _room(settings: Settings) -> int:

@@ -10,11 +10,11 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from sandkeeper.client.connection import AGAIN_SECONDS, AWAY, Server
+from sandkeeper.client.connection import Server
 from sandkeeper.client.context import AsJson, verb
-from sandkeeper.client.failures import ClientError, NoServer, Refused
+from sandkeeper.client.failures import Absence, ClientError, Refused
 from sandkeeper.client.files.paths import file_route
-from sandkeeper.client.files.transfer import Moved
+from sandkeeper.client.files.transfer import BEHIND_END, Moved
 from sandkeeper.client.files.uploading import upload
 from sandkeeper.client.output import complain, print_json, progress, say, size, write_all
 
@@ -24,7 +24,7 @@ GROUP = "Server"
 CONTENT = "/archive/content"
 EXPORT_SECONDS = 3 * 3600.0
 PAUSE_SECONDS = 0.5
-OTHER_ARCHIVE, BEHIND_END = 412, 416
+OTHER_ARCHIVE = 412
 SIGNS = {"added": "A", "modified": "M", "deleted": "D"}
 
 
@@ -126,7 +126,7 @@ def _fetch(server: Server, write: Callable[[bytes], None], moved: Moved) -> None
 
     A server that was started again keeps none: it has begun again what it had stopped.
     """
-    count, tag, until = 0, "", time.monotonic() + AGAIN_SECONDS
+    count, tag, absence = 0, "", Absence()
     while True:
         headers = {"Range": f"bytes={count}-", "If-Match": tag} if count else {}
         try:
@@ -136,17 +136,12 @@ def _fetch(server: Server, write: Callable[[bytes], None], moved: Moved) -> None
                     write(block)
                     count += len(block)
                     moved(len(block))
-                    until = time.monotonic() + AGAIN_SECONDS
+                    absence.heard()
                 return
-        except NoServer:
-            if time.monotonic() > until:
-                raise
-        except Refused as error:
-            if error.code == BEHIND_END:
+        except ClientError as error:
+            if isinstance(error, Refused) and error.code == BEHIND_END:
                 return
-            if error.code not in AWAY:
-                raise
-        time.sleep(PAUSE_SECONDS)  # noqa: TID251 - the server is away; nothing tells when it is back
+            absence.wait(error)
 
 
 @verb("thaw", group=GROUP)
@@ -199,16 +194,16 @@ def _place(file: Path) -> str:
 
 def _applied(server: Server) -> dict[str, Any]:
     """Wait for the end of a restore; raises ClientError when the server knows of none any more."""
-    until = time.monotonic() + AGAIN_SECONDS
+    absence = Absence()
     while True:
         try:
             found = server.value("GET", "/archive/status").get("restore")
-            until = time.monotonic() + AGAIN_SECONDS
-            if found is None:
-                raise ClientError("the server was started again meanwhile: it may be half done")
-            if found.get("finishedAt"):
-                return dict(found)
-        except NoServer:
-            if time.monotonic() > until:
-                raise
+        except ClientError as error:
+            absence.wait(error)
+            continue
+        absence.heard()
+        if found is None:
+            raise ClientError("the server was started again meanwhile: it may be half done")
+        if found.get("finishedAt"):
+            return dict(found)
         time.sleep(PAUSE_SECONDS)  # noqa: TID251 - a restore tells its end to nobody

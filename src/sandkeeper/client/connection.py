@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
 __all__ = [
-    "AGAIN_SECONDS",
-    "AWAY",
     "DEFAULT_URL",
     "Answer",
     "Body",
@@ -34,16 +32,13 @@ __all__ = [
 DEFAULT_URL = "http://localhost:8080"
 CONNECT_SECONDS = 10.0
 CLOSE_SECONDS = 1.0
-AGAIN_SECONDS = 60.0
-"""A server that has been away for longer is given up."""
-AWAY = {502, 503, 504}
-"""A server that starts or ends, or what stands before one that is not there."""
 ANSWER_SECONDS = 300.0
 SILENCE_SECONDS = 90.0
 """A live stream says something at least every 30 s; after three times that the line is dead."""
 ERROR_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 20
 SWITCHED = 101
+UNAUTHORIZED = 401
 VALUE_BYTES = 512 << 20
 """More is no answer that anything here asks for in one piece."""
 LINE_BYTES = 64 << 20
@@ -323,7 +318,7 @@ class Server:
 
     def socket(self, path: str, query: Query) -> "ClientConnection":
         """Open a WebSocket; raises NoServer, or NotAllowed."""
-        from websockets.exceptions import InvalidStatus, WebSocketException
+        from websockets.exceptions import WebSocketException
         from websockets.sync.client import connect
 
         try:
@@ -336,13 +331,19 @@ class Server:
                 proxy=None,
                 open_timeout=CONNECT_SECONDS,
             )
-        except InvalidStatus as error:
-            code = error.response.status_code
-            if code in {401, 403}:
-                raise NotAllowed(f"{self.url} does not allow it") from None
-            raise NoServer(f"{self.url}: answers with status {code}") from None
         except (OSError, WebSocketException, UnicodeError) as error:
-            raise NoServer(f"{self.url}: {_why(error)}") from None
+            raise self.unopened(error) from None
+
+    def unopened(self, error: Exception) -> ClientError:
+        """Return what the failure to open a WebSocket means: NotAllowed, or NoServer."""
+        from websockets.exceptions import InvalidStatus
+
+        if not isinstance(error, InvalidStatus):
+            return NoServer(f"{self.url}: {_why(error)}")
+        code = error.response.status_code
+        if code in {401, 403}:
+            return NotAllowed(f"{self.url} does not allow it")
+        return NoServer(f"{self.url}: answers with status {code}", code)
 
     def socket_address(self, path: str, query: Query | None = None) -> str:
         """Return the address of a WebSocket."""
@@ -363,8 +364,9 @@ class Server:
         except (ValueError, RecursionError):
             details = None
         said = details.get("error") if isinstance(details, dict) else None
-        if answer.code in {401, 403}:
-            advice = "" if self._token else ": give --token or SANDKEEPER_TOKEN"
+        if answer.code in {UNAUTHORIZED, 403}:
+            asks = answer.code == UNAUTHORIZED and not self._token
+            advice = ": give --token or SANDKEEPER_TOKEN" if asks else ""
             return NotAllowed(f"{self.url} does not allow it: {said or 'no token'}{advice}")
         if said is None:
             return NoServer(
@@ -381,6 +383,10 @@ def _why(error: Exception) -> str:
         return "nothing listens there (--url or SANDKEEPER_URL names another server)"
     if isinstance(error, (socket.gaierror, UnicodeError)):  # the latter: a part that is too long
         return "there is no host of that name"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        return "what answers there does not speak TLS as it should (is it http:// there?)"
     if isinstance(error, OSError):
         return str(error.strerror or error).lower()
     return "the answer breaks off" if str(error) else type(error).__name__

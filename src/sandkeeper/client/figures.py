@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from sandkeeper.client.completing import processes
-from sandkeeper.client.connection import AGAIN_SECONDS, Server
+from sandkeeper.client.connection import Server
 from sandkeeper.client.context import AsJson, verb
-from sandkeeper.client.failures import ClientError, NoServer
+from sandkeeper.client.failures import Absence, ClientError, NoServer
 from sandkeeper.client.output import (
     Column,
     age,
@@ -27,6 +27,7 @@ from sandkeeper.client.output import (
     since,
     size,
 )
+from sandkeeper.client.variables import variable
 
 __all__: list[str] = []
 
@@ -35,28 +36,28 @@ COMMAND_WIDTH = 60
 UNKNOWN_ROUTE = 404
 COLUMNS = [
     Column("ID"),
-    Column("NAME"),
-    Column("PID", right=True),
-    Column("STATUS"),
-    Column("AGE", right=True),
-    Column("CPU", right=True),
-    Column("%CPU", right=True),
-    Column("MEMORY", right=True),
-    Column("OUTPUT", right=True),
-    Column("PORTS"),
-    Column("COMMAND"),
+    Column("NAME", spare=1, cuts=True),
+    Column("PID", right=True, spare=5),
+    Column("STATUS", cuts=True),
+    Column("AGE", right=True, spare=3),
+    Column("CPU", right=True, spare=8),
+    Column("%CPU", right=True, spare=6),
+    Column("MEMORY", right=True, spare=7),
+    Column("OUTPUT", right=True, spare=9),
+    Column("PORTS", spare=4, cuts=True),
+    Column("COMMAND", spare=2, cuts=True),
 ]
 LIVE_COLUMNS = [
-    Column("NAME"),
-    Column("PID", right=True),
+    Column("NAME", cuts=True),
+    Column("PID", right=True, spare=3),
     Column("%CPU", right=True),
-    Column("CPU", right=True),
+    Column("CPU", right=True, spare=5),
     Column("MEMORY", right=True),
-    Column("LIMIT", right=True),
-    Column("PROCS", right=True),
-    Column("THREADS", right=True),
-    Column("OUTPUT", right=True),
-    Column("PORTS"),
+    Column("LIMIT", right=True, spare=6),
+    Column("PROCS", right=True, spare=8),
+    Column("THREADS", right=True, spare=9),
+    Column("OUTPUT", right=True, spare=7),
+    Column("PORTS", spare=4, cuts=True),
 ]
 ORDERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "cpu": lambda one: -one["cpuPercent"],
@@ -166,7 +167,7 @@ def top(
     if sort not in ORDERS:
         raise ClientError(f"--sort is {', '.join(ORDERS)}, not {sort!r}")
     view = _View(server, ids, sort)
-    if is_terminal(1) and not as_json:
+    if is_terminal(1) and variable("TERM") != "dumb" and not as_json:
         view.live(seconds, count)
         return
     for number in range(count or 1):
@@ -186,12 +187,12 @@ class _View:
         self._server = server
         self._ids = set(ids)
         self._order = order
-        self._heard = time.monotonic()
+        self._absence = Absence()
 
     def look(self) -> dict[str, Any]:
         """Ask once; raises ClientError when one of the chosen is not running."""
         found = _look(self._server)
-        self._heard = time.monotonic()
+        self._absence.heard()
         if self._ids:
             names = ("id", "name", "pid")
             known = {one[name] for one in found["processes"] for name in names}
@@ -220,7 +221,7 @@ class _View:
                 head, rows = self._told()
                 room = max(1, console.height - 5)
                 more = [Text(f"… {len(rows) - room} more")] if len(rows) > room else []
-                table = rich_table(LIVE_COLUMNS, rows[:room])
+                table = rich_table(LIVE_COLUMNS, rows[:room], console.width)
                 live.update(Group(Text(head, style="dim"), table, *more), refresh=True)
                 shown += 1
                 if shown == count or self._leaves(pressed(seconds)):
@@ -230,9 +231,8 @@ class _View:
         """Return a line and the table; a server that is away for a while is waited for."""
         try:
             look = self.look()
-        except NoServer as error:
-            if time.monotonic() - self._heard > AGAIN_SECONDS:
-                raise
+        except ClientError as error:
+            self._absence.bear(error)
             return safe(f"{error}; trying again"), []
         cpu = sum(one["cpuPercent"] for one in look["processes"])
         memory = size(sum(one["memoryBytes"] for one in look["processes"]))

@@ -5,22 +5,38 @@ comes next: nothing twice, nothing missing.
 """
 
 import base64
-import time
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
 
-from sandkeeper.client.connection import AGAIN_SECONDS, AWAY, Answer, Server, segment
-from sandkeeper.client.failures import ClientError, NoServer, Refused
+from sandkeeper.client.connection import Answer, Server, segment
+from sandkeeper.client.failures import Absence, ClientError, NoServer
 
 __all__ = ["End", "Follower"]
 
 RAW = "application/vnd.sandkeeper.events"
 LINE_BYTES = 1 << 20
-PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 Write = Callable[[str, bytes, str], None]
+
+
+CAUSES = {
+    "timeout": "it was killed: its time (--timeout) was over",
+    "oom": "it was killed: its memory was used up",
+    "stopped": "it was stopped on request, by another client or the server's own end",
+    "killed": "it was killed on request, by another client or the server's own end",
+    "unknown": "how it ended nobody saw: its exit status is not known",
+}
+"""By `exitReason`; the others need no word."""
+
+
+def _signal_name(number: int | None) -> str:
+    try:
+        return signal.Signals(number or 0).name
+    except ValueError:
+        return f"signal {number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +53,12 @@ class End:
         if self.signal:
             return 128 + self.signal
         return self.code if self.code >= 0 else 1
+
+    def cause(self) -> str:
+        """Say who or what ended it; empty for a program that came to its own end."""
+        if self.reason == "signaled":
+            return f"it was ended by {_signal_name(self.signal)}"
+        return CAUSES.get(self.reason, "")
 
 
 class Event(msgspec.Struct, rename="camel"):
@@ -127,7 +149,6 @@ class Follower:
     offset: int = 0
     live: bool = True
     holds: bool = False
-    _away: float | None = field(default=None, init=False)
     _missed: int = field(default=0, init=False)
     _gaps: int = field(default=0, init=False)
 
@@ -142,30 +163,14 @@ class Follower:
             self._tell_missed()
 
     def _follow(self) -> End | None:
-        tries = 0
+        absence = Absence(tell=self.tell)
         while True:
-            before = self.offset
             try:
-                return self._connection()
-            except NoServer as error:
-                self._lost(error)
-            except Refused as error:
-                if error.code not in AWAY:
-                    raise
-                self._lost(NoServer(f"{self.server.url}: {error}"))
-            tries = 0 if self.offset > before else tries + 1
-            # The server is away, and nothing tells when it is back.
-            time.sleep(PAUSES[min(tries, len(PAUSES) - 1)])  # noqa: TID251
+                return self._connection(absence)
+            except ClientError as error:
+                absence.wait(error)
 
-    def _lost(self, error: NoServer) -> None:
-        now = time.monotonic()
-        if self._away is None:
-            self._away = now
-            self.tell(f"{error}; trying again")
-        elif now - self._away > AGAIN_SECONDS:
-            raise error
-
-    def _connection(self) -> End | None:
+    def _connection(self, absence: Absence) -> End | None:
         path = f"/process/{segment(self.identifier)}/events"
         query = {
             "cursor": self.offset,
@@ -174,9 +179,7 @@ class Follower:
         }
         headers = {"Accept": f"{RAW}, application/x-ndjson"}
         with self.server.open("GET", path, query=query, headers=headers) as answer:
-            if self._away is not None:
-                self._away = None
-                self.tell("connected again")
+            absence.heard()
             for event, data in _events(answer):
                 if event.type != "end":
                     self._take(event, data)

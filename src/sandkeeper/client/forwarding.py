@@ -19,9 +19,9 @@ from typing import Annotated, Any
 import typer
 
 from sandkeeper.client.completing import ports
-from sandkeeper.client.connection import AWAY, CONNECT_SECONDS, Server
+from sandkeeper.client.connection import CONNECT_SECONDS, Server
 from sandkeeper.client.context import verb
-from sandkeeper.client.failures import ClientError, NoServer, NotAllowed, Refused
+from sandkeeper.client.failures import Absence, ClientError, NoServer, Refused, is_absence
 from sandkeeper.client.output import complain, say
 from sandkeeper.linux.machine import raise_file_limit
 from sandkeeper.network.relay import Relay, reset_when_closed
@@ -188,17 +188,15 @@ class _Forwarding:
 
     async def _connected(self, local: socket.socket, remote: int) -> None:
         """Begin a connection at the server and carry it; waits a while for one that is away."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + AWAY_SECONDS
+        absence = Absence(AWAY_SECONDS)
         while True:
             try:
                 await self._begun(local, f"/network/ports/{remote}/tcp")
                 self._told = ""
                 return
-            except _Away as error:
-                if loop.time() > until:
-                    raise ClientError(str(error)) from None
-            await asyncio.sleep(PAUSE_SECONDS)
+            except ClientError as error:
+                pause = absence.bear(error)
+            await asyncio.sleep(pause)
 
     async def _begun(self, local: socket.socket, path: str) -> None:
         if not self._by_messages:
@@ -206,8 +204,8 @@ class _Forwarding:
             try:
                 far, ahead = await loop.run_in_executor(self._threads, self._server.tcp, path)
             except (NoServer, Refused) as error:
-                if error.code in {0, *AWAY}:
-                    raise _Away(str(error)) from None
+                if is_absence(error):
+                    raise
                 if error.code == UNKNOWN_ROUTE:
                     raise ClientError("the server is too old to forward") from None
                 if isinstance(error, Refused) and error.code != NOT_UPGRADED:
@@ -227,10 +225,6 @@ class _Forwarding:
             complain(sentence)
 
 
-class _Away(Exception):
-    """The server does not answer; it may be about to."""
-
-
 class _Messages:
     """A connection carried as the messages of a WebSocket: an empty one ends its direction."""
 
@@ -241,7 +235,7 @@ class _Messages:
     async def carry(self, path: str) -> None:
         """Carry both directions to their ends; raises ClientError, OSError."""
         from websockets.asyncio.client import connect
-        from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+        from websockets.exceptions import ConnectionClosed, WebSocketException
 
         try:
             line = await connect(
@@ -252,15 +246,8 @@ class _Messages:
                 proxy=None,
                 open_timeout=CONNECT_SECONDS,
             )
-        except InvalidStatus as error:
-            code = error.response.status_code
-            if code in {401, 403}:
-                raise NotAllowed(f"{self._server.url} does not allow it") from None
-            if code in AWAY:
-                raise _Away(f"{self._server.url}: answers with status {code}") from None
-            raise ClientError(f"{self._server.url}: answers with status {code}") from None
-        except (OSError, WebSocketException) as error:
-            raise _Away(f"{self._server.url}: {error}") from None
+        except (OSError, WebSocketException, UnicodeError) as error:
+            raise self._server.unopened(error) from None
         async with line:
             sending = asyncio.create_task(self._send(line.send))
             try:

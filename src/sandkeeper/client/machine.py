@@ -29,10 +29,10 @@ GROUP = "Server"
 SHELLS = ("bash", "zsh", "fish")
 COLUMNS = [
     Column("PORT", right=True),
-    Column("PROTOCOL"),
-    Column("ADDRESS"),
-    Column("PID", right=True),
-    Column("PROCESS"),
+    Column("PROTOCOL", spare=2),
+    Column("ADDRESS", spare=1),
+    Column("PID", right=True, spare=3),
+    Column("PROCESS", cuts=True),
 ]
 
 
@@ -67,15 +67,20 @@ def open_(
     show: Annotated[
         bool, typer.Option("-n", "--print", help="Only print it; open no browser.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print, and on a terminal open, an address by which a browser sees a port, token or not.
 
     It is good for one visit within ten minutes, after which that browser has a cookie.
     """
     payload = {"path": path, "once": not preview}
-    url = str(server.value("POST", f"/network/ports/{port}/links", payload)["url"])
+    link = server.value("POST", f"/network/ports/{port}/links", payload)
+    url = str(link["url"])
     if urlsplit(url).scheme not in {"http", "https"}:
         raise NoServer(f"what answers at {server.url} gives no address of a page")
+    if as_json:
+        print_json(link)
+        return
     say(url)
     if not show and is_terminal(1):
         import webbrowser
@@ -89,6 +94,7 @@ def health(
     server: Server,
     *,
     ready: Annotated[bool, typer.Option(help="Also whether all parts of it work.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say whether the server answers; for health checks of images."""
     answer = server.value("GET", "/health", seconds=10)
@@ -96,7 +102,10 @@ def health(
         raise NoServer(f"what answers at {server.url} is no server of this API")
     if ready:
         server.value("GET", "/ready", seconds=10)
-    say("ok")
+    if as_json:
+        print_json(answer)
+    else:
+        say("ok")
 
 
 @verb("version", group=GROUP)
@@ -113,7 +122,7 @@ def version(server: Server, *, as_json: AsJson = False) -> None:
 
 
 @verb("diagnose", group=GROUP)
-def diagnose(server: Server) -> None:
+def diagnose(server: Server, *, as_json: AsJson = True) -> None:
     """Print what the server knows about itself, as JSON."""
     print_json(server.value("GET", "/diagnostics"))
 

@@ -32,14 +32,24 @@ __all__ = [
 
 STYLES = {"running": "green", "completed": "dim", "failed": "red", "killed": "yellow"}
 UNITS = "BkMGTPE"
+GAP, EDGES = 3, 2
+"""What a table has between its columns, and around them."""
+LEAST_WIDTH = 10
+"""To less nothing is shortened."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: its title, and whether it holds numbers."""
+    """A column of a table: its title, and whether it holds numbers.
+
+    Where a terminal is too narrow, one that `cuts` is shortened, and then those with the highest
+    `spare` are left out; 0 stays.
+    """
 
     title: str
     right: bool = False
+    spare: int = 0
+    cuts: bool = False
 
 
 def is_terminal(fd: int) -> bool:
@@ -133,21 +143,52 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Non
 def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
 
-    Console(highlight=False).print(rich_table(columns, rows))
+    console = Console(highlight=False)
+    console.print(rich_table(columns, rows, console.width), crop=False)
 
 
-def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Any:
-    """Return a table of `rich`, for a terminal or a live view of one."""
+def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> Any:
+    """Return a table of `rich`, for a terminal of `room` columns or a live view of one."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+    widths = _fitted(columns, rows, room)
+    for index, width in widths.items():
+        column = columns[index]
+        table.add_column(
+            column.title,
+            justify="right" if column.right else "left",
+            no_wrap=True,
+            overflow="ellipsis" if column.cuts else "crop",
+            width=width,
+        )
     for row in rows:
-        table.add_row(*(Text(cell, style=STYLES.get(cell.partition(" ")[0], "")) for cell in row))
+        cells = (row[index] for index in widths)
+        table.add_row(*(Text(cell, style=STYLES.get(cell.partition(" ")[0], "")) for cell in cells))
     return table
+
+
+def _fitted(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> dict[int, int]:
+    """Return the indices of the columns there is room for, with their widths."""
+    from rich.cells import cell_len
+
+    cells = zip(*([column.title for column in columns], *rows), strict=True)
+    whole = [max(map(cell_len, column)) for column in cells]
+    left = list(range(len(columns)))
+    while True:
+        widths = {index: whole[index] for index in left}
+        over = sum(widths.values()) + GAP * (len(left) - 1) + EDGES - room
+        for index in sorted(left, key=lambda each: -whole[each]):
+            if columns[index].cuts:
+                least = min(whole[index], max(LEAST_WIDTH, len(columns[index].title)))
+                widths[index] = max(least, whole[index] - max(0, over))
+                over -= whole[index] - widths[index]
+        spare = max(left, key=lambda each: columns[each].spare)
+        if over <= 0 or not columns[spare].spare:
+            return widths
+        left.remove(spare)
 
 
 @contextmanager

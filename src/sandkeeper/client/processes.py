@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from sandkeeper.client.completing import ports
-from sandkeeper.client.connection import AGAIN_SECONDS, Server, segment
-from sandkeeper.client.context import Ids, verb
-from sandkeeper.client.failures import ClientError, NoServer, Refused
+from sandkeeper.client.connection import Server, segment
+from sandkeeper.client.context import AsJson, Ids, verb
+from sandkeeper.client.failures import Absence, ClientError, Refused
 from sandkeeper.client.output import complain, print_json, say
 
-__all__ = ["each", "process_path", "record_of", "remove"]
+__all__ = ["each", "process_path", "record_after", "record_of", "remove"]
 
 GROUP = "Processes"
 WAIT_SECONDS = 60
@@ -46,7 +46,7 @@ def each(ids: list[str], do: Callable[[str], None]) -> int:
 
 
 @verb("inspect", group=GROUP)
-def inspect(server: Server, ids: Ids) -> int:
+def inspect(server: Server, ids: Ids, *, as_json: AsJson = True) -> int:
     """Print the records of processes as JSON."""
     found: list[Any] = []
     status = each(ids, lambda one: found.append(server.value("GET", process_path(one))))
@@ -71,7 +71,7 @@ def stop(
             say(identifier)
             return
         _ending(server, record["id"], "")
-        if _after(server, record["id"], seconds)["status"] == "running":
+        if record_after(server, record["id"], seconds)["status"] == "running":
             _ending(server, record["id"], "/kill")
         say(identifier)
 
@@ -126,7 +126,7 @@ def remove(server: Server, identifier: str, *, force: bool) -> None:
         record = server.value("GET", process_path(identifier))
         if force and record["status"] == "running":
             _ending(server, record["id"], "/kill")
-            _after(server, record["id"], KILLED_SECONDS)
+            record_after(server, record["id"], KILLED_SECONDS)
         server.ask("DELETE", process_path(record["id"], "/record"))
     except Refused as error:
         if not force or error.code != 404:
@@ -183,6 +183,7 @@ def wait(
     seconds: Annotated[
         int, typer.Option("-t", "--timeout", min=0, help="Give up after so many seconds.")
     ] = 3600,
+    as_json: AsJson = False,
 ) -> int:
     """Wait until processes are over (then with the last one's exit status), or are ready."""
     conditions: list[dict[str, Any]] = [
@@ -192,16 +193,20 @@ def wait(
         *({"file": {"path": path}} for path in file),
     ]
     if not conditions:
-        return _wait_for_ends(server, ids, seconds)
+        return _wait_for_ends(server, ids, seconds, as_json=as_json)
     if ended:
         conditions.append({"exit": True})
     payload = {"all": conditions, "timeout": seconds}
-    return each(
-        ids,
-        lambda one: server.value(
-            "POST", process_path(one, "/wait-for"), payload, seconds=seconds + 30
-        ),
-    )
+    answers: list[Any] = []
+
+    def met(identifier: str) -> None:
+        path = process_path(identifier, "/wait-for")
+        answers.append(server.value("POST", path, payload, seconds=seconds + 30))
+
+    failed = each(ids, met)
+    if as_json:
+        print_json(answers)
+    return failed
 
 
 def _http(where: str) -> dict[str, Any]:
@@ -211,37 +216,37 @@ def _http(where: str) -> dict[str, Any]:
     return {"port": int(number), "path": slash + path or "/"}
 
 
-def _wait_for_ends(server: Server, ids: list[str], seconds: int) -> int:
-    status = 0
+def _wait_for_ends(server: Server, ids: list[str], seconds: int, *, as_json: bool) -> int:
+    status, records = 0, list[dict[str, Any]]()
 
     def one(identifier: str) -> None:
         nonlocal status
-        record = _after(server, identifier, seconds)
+        record = record_after(server, identifier, seconds)
         if record["status"] == "running":
             raise Refused(f"still running after {seconds} s", 422)
         status = exit_status(record)
-        say(str(status))
+        records.append(record)
+        if not as_json:
+            say(str(status))
 
-    return each(ids, one) or status
+    failed = each(ids, one)
+    if as_json:
+        print_json(records)
+    return failed or status
 
 
-def _after(server: Server, identifier: str, seconds: float) -> dict[str, Any]:
+def record_after(server: Server, identifier: str, seconds: float) -> dict[str, Any]:
     """Return the record at its end, or after so many seconds; also over a server's restart."""
-    until = time.monotonic() + seconds
-    away: float | None = None
+    until, absence = time.monotonic() + seconds, Absence()
     while True:
         left = max(0, round(until - time.monotonic()))
         query = {"timeout": min(left, WAIT_SECONDS)}
         try:
             record = server.value("GET", process_path(identifier, "/wait"), query=query)
-        except NoServer:
-            now = time.monotonic()
-            away = away or now
-            if now - away > AGAIN_SECONDS:
-                raise
-            time.sleep(0.5)  # noqa: TID251 - nothing tells when the server is back
+        except ClientError as error:
+            absence.wait(error)
             continue
-        away = None
+        absence.heard()
         if record["status"] != "running" or time.monotonic() >= until:
             return dict(record)
 

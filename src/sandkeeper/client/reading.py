@@ -4,15 +4,16 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from sandkeeper.client.connection import Server
 from sandkeeper.client.failures import ClientError
 from sandkeeper.client.following import Follower
-from sandkeeper.client.output import complain, write_all
+from sandkeeper.client.output import complain, print_json, write_all
 from sandkeeper.client.processes import process_path
 from sandkeeper.client.quantities import instant, rfc3339
 
-__all__ = ["DESCRIPTORS", "LineReader", "show_all", "standing"]
+__all__ = ["DESCRIPTORS", "Form", "LineReader", "show_all", "standing"]
 
 DESCRIPTORS = {"stdout": 1, "stderr": 2, "notice": 2, "remark": 2}
 
@@ -34,6 +35,14 @@ def show_all(server: Server, identifier: str, only: str, *, live: bool) -> int:
     return 0
 
 
+class Form(Enum):
+    """How a line is shown: as it was written, behind its time, or as JSON on standard output."""
+
+    PLAIN = auto()
+    STAMPED = auto()
+    JSON = auto()
+
+
 class Reached(Exception):
     """What comes from here on was written later than anybody wants to see."""
 
@@ -42,7 +51,7 @@ class LineReader:
     """Lines of one process that a person asked for, cut out of its bytes on this side."""
 
     def __init__(
-        self, server: Server, identifier: str, *, only: str, pattern: str, timestamps: bool
+        self, server: Server, identifier: str, *, only: str, pattern: str, form: Form
     ) -> None:
         """Raises ClientError for a pattern that RE2 does not take."""
         self._server = server
@@ -50,7 +59,7 @@ class LineReader:
         self._only = only
         self._pattern = pattern
         self._matches = _matcher(pattern)
-        self._timestamps = timestamps
+        self._form = form
         self._until = ""
         self._open: dict[str, _OpenLine] = {}
 
@@ -103,9 +112,14 @@ class LineReader:
 
     def _print(self, stream: str, line: "_OpenLine", end: bytes = b"") -> None:
         text = b"".join(line.parts)
-        if self._matches(text):
-            head = f"{line.time} ".encode() if self._timestamps else b""
-            write_all(DESCRIPTORS.get(stream, 2), head + text + end)
+        if not self._matches(text):
+            return
+        if self._form is Form.JSON:
+            shown = text.decode("utf-8", "surrogateescape")
+            print_json({"time": line.time, "stream": stream, "text": shown}, on_a_line=True)
+            return
+        head = f"{line.time} ".encode() if self._form is Form.STAMPED else b""
+        write_all(DESCRIPTORS.get(stream, 2), head + text + end)
 
 
 @dataclass(slots=True)

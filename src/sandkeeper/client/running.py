@@ -1,11 +1,13 @@
 """Verbs that show what processes write: `run`, `attach`, `logs`."""
 
+import math
 import os
 import select
 import signal
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -20,8 +22,9 @@ from sandkeeper.client.following import Follower
 from sandkeeper.client.output import close_output, complain, say, write_all
 from sandkeeper.client.processes import process_path, record_of, send_signal
 from sandkeeper.client.quantities import amount
-from sandkeeper.client.reading import DESCRIPTORS, LineReader, show_all, standing
+from sandkeeper.client.reading import DESCRIPTORS, Form, LineReader, show_all, standing
 from sandkeeper.client.terminals import run_in_terminal
+from sandkeeper.client.variables import own_variable
 
 __all__ = ["FAILED"]
 
@@ -37,7 +40,8 @@ INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
 STDIN_BYTES = 64 << 10
 LEAVE_SECONDS = 5.0
-
+ONE_PRESS_SECONDS = 0.002
+"""`timeout` and their like send an interrupt to a program and to its group: that is one."""
 
 PASSED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
 
@@ -46,7 +50,7 @@ class Left(Exception):
     """The person went away with a second Ctrl-C; the process goes on."""
 
 
-@verb("run", group=GROUP)
+@verb("run", group=GROUP, settings={"allow_interspersed_args": False})
 def run(
     server: Server,
     command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="What to run.")],
@@ -60,7 +64,10 @@ def run(
     ] = False,
     name: Annotated[str, typer.Option(help="Its name.")] = "",
     env: Annotated[
-        list[str], typer.Option("-e", "--env", metavar="NAME=VALUE", help="A variable of its.")
+        list[str],
+        typer.Option(
+            "-e", "--env", metavar="NAME[=VALUE]", help="A variable; one's own without a value."
+        ),
     ] = [],  # noqa: B006
     env_file: Annotated[
         list[Path], typer.Option("--env-file", help="A file with lines NAME=VALUE.")
@@ -80,6 +87,7 @@ def run(
 ) -> int:
     """Run a command and show what it writes, or leave it running (-d).
 
+    Options stand before the command; what follows it is its own.
     Exits with the command's own status, 128 and the number for a signal, 125 when it could not be
     started. Ctrl-C goes to the command; a second one leaves it alone.
     """
@@ -117,7 +125,7 @@ def run(
         with Passing(server) as passing:
             identifier = server.value("POST", "/process", payload, headers=headers)["id"]
             passing.begin(identifier)
-            return _shown(server, identifier, feed=interactive, holds=True)
+            return _shown(server, identifier, passing.passed, feed=interactive, holds=True)
     except Refused as error:
         complain(str(error))
         return next((code for words, code in NOT_STARTED.items() if words in str(error)), FAILED)
@@ -148,9 +156,12 @@ def _pairs(lines: Iterator[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in lines:
         name, equals, value = line.partition("=")
-        if not name or not equals:
-            raise ClientError(f"a variable is NAME=VALUE, not {line!r}")
-        found[name.strip()] = value
+        if not (name := name.strip()):
+            raise ClientError(f"a variable is NAME=VALUE, or NAME for one's own, not {line!r}")
+        if equals:
+            found[name] = value
+        elif (own := own_variable(name)) is not None:
+            found[name] = own
     return found
 
 
@@ -178,13 +189,21 @@ def attach(
     """Show what a running process writes from now on; exits as it does."""
     record = record_of(server, identifier)
     offset = 0 if missed else standing(server, record["id"])
-    with Passing(server, record["id"]):
-        return _shown(server, record["id"], feed=interactive, offset=offset)
+    with Passing(server, record["id"]) as passing:
+        return _shown(server, record["id"], passing.passed, feed=interactive, offset=offset)
 
 
 def _shown(
-    server: Server, identifier: str, *, feed: bool, offset: int = 0, holds: bool = False
+    server: Server,
+    identifier: str,
+    passed: Set[int],
+    *,
+    feed: bool,
+    offset: int = 0,
+    holds: bool = False,
 ) -> int:
+    """Show it to its end, and what ended it unless that is a signal that was passed from here."""
+
     def write(stream: str, data: bytes, _time: str) -> None:
         write_all(DESCRIPTORS.get(stream, 2), data)
 
@@ -206,7 +225,11 @@ def _shown(
         why = error if isinstance(error, ClientError) else str(error.strerror).lower()
         complain(f"{why}; it may go on: sandkeeper attach {identifier}")
         return FAILED
-    return end.status if end else 0
+    if end is None:
+        return 0
+    if end.signal not in passed and (cause := end.cause()):
+        complain(f"{cause} (exit status {end.status})")
+    return end.status
 
 
 def _let_go(server: Server, identifier: str, *, holds: bool) -> None:
@@ -226,8 +249,9 @@ class Passing:
     def __init__(self, server: Server, identifier: str = "") -> None:
         self._server = server
         self._identifier = identifier
+        self.passed: set[int] = set()
         self._waiting: list[int] = []
-        self._interrupts = 0
+        self._interrupted = -math.inf
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -247,15 +271,20 @@ class Passing:
             self._send(self._waiting.pop(0))
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
-        self._interrupts += number == signal.SIGINT
-        if self._interrupts > 1:
-            raise Left
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            if now - self._interrupted < ONE_PRESS_SECONDS:
+                return
+            if self._interrupted > -math.inf:
+                raise Left
+            self._interrupted = now
         if self._identifier:
             self._send(number)
         else:
             self._waiting.append(number)
 
     def _send(self, number: int) -> None:
+        self.passed.add(number)
         try:
             send_signal(self._server, self._identifier, str(int(number)))
         except ClientError as error:
@@ -317,6 +346,9 @@ def logs(
     timestamps: Annotated[
         bool, typer.Option("-t", "--timestamps", help="Times before the lines.")
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a line of JSON for each line.")
+    ] = False,
 ) -> int:
     """Show what a process has written, and with -f what it goes on to write."""
     last = int(tail) if tail.isascii() and tail.isdecimal() and len(tail) < 19 else None
@@ -324,7 +356,8 @@ def logs(
         raise ClientError(f"--tail takes a number of lines or all, not {tail!r}")
     record = record_of(server, identifier)
     only = "" if stdout == stderr else "stdout" if stdout else "stderr"
-    if since or until or last is not None or grep or timestamps:
-        reader = LineReader(server, record["id"], only=only, pattern=grep, timestamps=timestamps)
+    if since or until or last is not None or grep or timestamps or as_json:
+        form = Form.JSON if as_json else Form.STAMPED if timestamps else Form.PLAIN
+        reader = LineReader(server, record["id"], only=only, pattern=grep, form=form)
         return reader.show(since=since, until=until, tail=last, live=follow)
     return show_all(server, record["id"], only, live=follow)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sandkeeper.client.completing import sessions
-from sandkeeper.client.connection import AGAIN_SECONDS, Server, segment
+from sandkeeper.client.connection import Server, segment
 from sandkeeper.client.context import AsJson, verb
-from sandkeeper.client.failures import ClientError, NoServer, Refused
+from sandkeeper.client.failures import Absence, ClientError, NoServer, Refused
 from sandkeeper.client.output import (
     Column,
     age,
@@ -46,12 +46,12 @@ RESET = b"\x1b[?1049l\x1b[?1000;1002;1003;1006;2004l\x1b[?25h\x1b[0m\x1b[r\x1b[9
 """Leaves what a program may have switched on: the alternate screen, mouse and paste modes."""
 COLUMNS = [
     Column("ID"),
-    Column("NAME"),
-    Column("STATUS"),
-    Column("AGE", right=True),
-    Column("CLIENTS", right=True),
-    Column("OUTPUT", right=True),
-    Column("SHELL"),
+    Column("NAME", spare=1, cuts=True),
+    Column("STATUS", cuts=True),
+    Column("AGE", right=True, spare=2),
+    Column("CLIENTS", right=True, spare=4),
+    Column("OUTPUT", right=True, spare=5),
+    Column("SHELL", spare=3, cuts=True),
 ]
 
 
@@ -71,7 +71,7 @@ def _row(record: dict[str, Any]) -> list[str]:
     return [
         record["id"],
         record["sessionId"],
-        f"exited ({_status_of(record)})" if ended else "running",
+        f"exited ({_status_words(record)})" if ended else "running",
         age(end - (moment(record["startedAt"]) or end)),
         str(record["clients"]),
         size(record["outputBytes"]),
@@ -79,10 +79,16 @@ def _row(record: dict[str, Any]) -> list[str]:
     ]
 
 
-def _status_of(record: dict[str, Any]) -> int:
+def _status_of(record: dict[str, Any]) -> int | None:
+    """Return what a shell would say of an end; None where nobody knows it."""
     if record["exitSignal"]:
         return 128 + int(record["exitSignal"])
-    return int(record["exitCode"] or 0)
+    return None if record["exitCode"] is None else int(record["exitCode"])
+
+
+def _status_words(record: dict[str, Any]) -> str:
+    status = _status_of(record)
+    return "unknown" if status is None else str(status)
 
 
 @verb("sh", group=GROUP)
@@ -146,7 +152,10 @@ def _joined(server: Server, record: dict[str, Any]) -> int:
         return 0
     if attachment.failure is not None:
         raise attachment.failure
-    return _status_of(server.value("GET", _path(record["id"])))
+    status = _status_of(server.value("GET", _path(record["id"])))
+    if status is None:
+        raise ClientError("it has ended, and nobody knows with which exit code")
+    return status
 
 
 def _leave_modes() -> None:
@@ -237,32 +246,31 @@ class _Attachment:
     # What is shown: a thread
 
     def _receive_all(self) -> None:
-        until = time.monotonic() + AGAIN_SECONDS
+        absence = Absence(tell=lambda said: write_all(1, f"\r\n[{said}]\r\n".encode()))
         try:
             while not self._over:
                 try:
-                    if self._receive():
+                    if self._receive(absence):
                         return
-                    until = time.monotonic() + AGAIN_SECONDS
-                except NoServer as error:
-                    if time.monotonic() > until:
-                        raise
-                    write_all(1, f"\r\n[{error}; trying again]\r\n".encode())
-                    time.sleep(1)  # noqa: TID251 - nothing tells when the server is back
+                except ClientError as error:
+                    absence.wait(error)
         except (ClientError, OSError) as error:
             self.failure = error if isinstance(error, ClientError) else ClientError(str(error))
         finally:
             self._over = True
             self._wake()
 
-    def _receive(self) -> bool:
+    def _receive(self, absence: Absence) -> bool:
         """Show what comes over one connection; True when the program has ended."""
         from websockets.exceptions import ConnectionClosed
 
         if self._began and self._has_ended():
-            return True  # asked for again, its name would begin another shell
-        query = {"sessionId": self._record["sessionId"], "format": "raw", **_size()}
+            return True
+        # Its name would begin another shell, once this one has ended.
+        session = {"sessionId": self._record["id"], "create": "false"}
+        query = {**session, "format": "raw", **_size()}
         line = self._server.socket("/terminal/ws", query)
+        absence.heard()
         with self._lock:
             if self._over:
                 line.close()

@@ -1,6 +1,6 @@
 """Variables of the person's own environment."""
 
-__all__ = ["variable"]
+__all__ = ["own_variable", "variable"]
 
 
 def variable(name: str) -> str:
@@ -8,3 +8,10 @@ def variable(name: str) -> str:
     from sandkeeper.settings import Environment
 
     return Environment().get(name)
+
+
+def own_variable(name: str) -> str | None:
+    """Return a variable to be passed on, None for one that is not there."""
+    from sandkeeper.settings import Environment
+
+    return Environment().snapshot().get(name)

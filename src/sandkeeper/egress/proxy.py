@@ -26,7 +26,7 @@ from sandkeeper.egress.head import (
 from sandkeeper.egress.peer import HeadTooLarge, Peer, PlainPeer, connect, keep_alive
 from sandkeeper.egress.token import TokenFile, Upstream
 from sandkeeper.network.hops import MAX_HOPS, Hops
-from sandkeeper.network.relay import Relay, reset_when_closed
+from sandkeeper.network.relay import Relay, is_reset_when_closed, reset_when_closed
 
 __all__ = ["EgressProxy", "Route"]
 
@@ -211,7 +211,7 @@ class EgressProxy:
                 await asyncio.gather(upload, return_exceptions=True)
             upstream.close()
         if early:
-            await client.part()
+            await _part(client)
 
     async def _answer(
         self, client: PlainPeer, upstream: Peer, reply: Head, *, upgrade: bool
@@ -236,8 +236,13 @@ class EgressProxy:
     async def _carry(self, client: PlainPeer, upstream: Peer) -> None:
         """Carry both directions until both have ended.
 
-        What breaks off on one side is reset on the other: nobody takes it for an end.
+        What breaks off on one side is reset on the other: nobody takes it for an end. A client that
+        still speaks when it was told all is heard out: what it has not taken would be lost.
         """
+        await self._carry_both(client, upstream)
+        await _part(client)
+
+    async def _carry_both(self, client: PlainPeer, upstream: Peer) -> None:
         if upstream.rest:
             await client.send(await upstream.read())
         if client.rest:
@@ -258,8 +263,9 @@ class EgressProxy:
         finally:
             sending.cancel()
             receiving.cancel()
-            failed = await asyncio.gather(sending, receiving, return_exceptions=True)
-            if not any(isinstance(one, OSError) for one in failed):
+            ends = await asyncio.gather(sending, receiving, return_exceptions=True)
+            # A reset would drop the end of a whole reply that the client has not taken yet.
+            if ends[1] is True or not any(isinstance(one, OSError) for one in ends):
                 reset_when_closed(client.sock, wanted=False)
 
 
@@ -348,6 +354,12 @@ async def _pump(source: Peer, target: Peer, *, silence: float | None = None) -> 
             target.end()
             return True
         await target.send(data)
+
+
+async def _part(client: PlainPeer) -> None:
+    """Part from a client that may still be sending, unless it is to see that something broke."""
+    if not is_reset_when_closed(client.sock):
+        await client.part()
 
 
 def _has_failed(task: "asyncio.Task[bool]") -> bool:

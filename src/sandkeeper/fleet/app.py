@@ -1,7 +1,7 @@
 """What a replica answers: E2B's control plane, its own health, and what is for sandboxes."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,13 +28,14 @@ from sandkeeper.api.edge.tokens import offers
 from sandkeeper.api.edge.tracing import Traces
 from sandkeeper.api.edge.urls import PORT_NAME
 from sandkeeper.errors import BadInput, SandkeeperError, Unavailable
-from sandkeeper.fleet.routing import Routing, mark
+from sandkeeper.fleet.routing import Routing, check, mark
 from sandkeeper.fleet.teams import TeamSource
 from sandkeeper.settings import RightsSettings
 from sandkeeper.tracecontext import Tracing
 
 if TYPE_CHECKING:
     from sandkeeper.fleet.services import Services
+    from sandkeeper.observability.exposition import Exposition
 
 __all__ = ["FleetEdge", "create_app"]
 
@@ -57,8 +58,10 @@ class _Doors:
     """Lets pass what is for a sandbox: its own server says who may. All else is for the gate."""
 
     def opens(self, scope: Scope, gate: Gate) -> bool:
-        """Say whether a request goes on as it is; raises as the gate does."""
-        if PORT_NAME not in scope:
+        """Say whether a request goes on as it is; raises as the gate does, or `check`."""
+        if PORT_NAME in scope:
+            check(scope)
+        else:
             gate.check(scope)
         return True
 
@@ -78,7 +81,7 @@ class _Nobody:
 
 def create_app(services: "Services") -> FleetEdge:
     """Build the application on services that are (or will be) started."""
-    settings = services.settings
+    settings, own = services.settings, services.fleet.settings.otlp
     gateways = Gateways(settings.edge.gateways)
     outgoing = Outgoing(settings.edge.answers_limit)
     calls = ControlCalls(partial(_source_of, services), services.access)
@@ -95,6 +98,8 @@ def create_app(services: "Services") -> FleetEdge:
     names = ("sandboxes", "v2", "port", "health", "ready", "metrics")
     services.requests.name_groups(names)
     services.requests.answers = outgoing.statistics
+    services.figures = partial(_figures, services)
+    spans = None if services.otlp is None else services.otlp.spans(names)
     return FleetEdge(
         app,
         access=services.access,
@@ -102,7 +107,7 @@ def create_app(services: "Services") -> FleetEdge:
         doorkeeper=_Nobody(),
         processing_time=False,
         requests=services.requests,
-        traces=Traces(Tracing()),
+        traces=Traces(Tracing(own.sampler, own.ratio), spans.request if spans else None),
         cors=Cors(settings.edge.origins),
         doors=_Doors(),
         gate=Gate(settings.edge, gateways, guarded=True, beyond=True),
@@ -137,6 +142,12 @@ def _source_of(services: "Services", request: Request) -> Source | None:
     return TeamSource(services.fleet, team)
 
 
+def _figures(services: "Services") -> "Callable[[], Exposition]":
+    from sandkeeper.fleet.exposition import exposition
+
+    return partial(exposition, services)
+
+
 def _own_routes(services: "Services") -> list[BaseRoute]:
     async def health(_request: Request) -> Response:
         return json_response({"status": "ok"})
@@ -147,9 +158,7 @@ def _own_routes(services: "Services") -> list[BaseRoute]:
         return json_response({"ready": good, "checks": checks}, 200 if good else 503)
 
     async def metrics(request: Request) -> Response:
-        from sandkeeper.fleet.exposition import exposition
-
-        reading = exposition(services)
+        reading = _figures(services)()
         accept = request.headers.get("accept", "")
         text, media_type = await asyncio.to_thread(reading.render, accept)
         return Response(text, headers={"Content-Type": media_type})

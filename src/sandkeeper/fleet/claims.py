@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import isfinite
 from time import time
 
 from sandkeeper.api.control.source import Wanted
@@ -245,6 +246,8 @@ def _place(token: str) -> Place:
     try:
         text = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
         moment, _, name = text.partition(" ")
-        return float(moment), name
+        if not isfinite(place := float(moment)):
+            raise ValueError
+        return place, name
     except (binascii.Error, ValueError):
         raise BadInput("nextToken is none of ours") from None

@@ -15,6 +15,7 @@ from sandkeeper.observability.exposition import (
     Exposition,
     buckets,
     log_families,
+    otlp_families,
     request_families,
 )
 
@@ -33,6 +34,7 @@ def exposition(services: "Services") -> Exposition:
             *_fleet(services),
             *_watches(services),
             *log_families(services.sink),
+            *otlp_families(services.otlp),
             *request_families(services.requests),
         ]
     )
@@ -70,7 +72,11 @@ def _fleet(services: "Services") -> Iterator[Metric]:
 def _watches(services: "Services") -> Iterator[Metric]:
     lists = CounterMetricFamily(FLEET + "lists", "Times all of a kind was listed", labels=["of"])
     watches = CounterMetricFamily(FLEET + "watches", "Watches begun", labels=["of"])
+    follows = GaugeMetricFamily(
+        FLEET + "follows", "Whether a kind is followed, from event to event", labels=["of"]
+    )
     for one in services.watched:
+        follows.add_metric([one.name], one.follows)
         lists.add_metric([one.name], one.lists)
         watches.add_metric([one.name], one.watches)
-    yield from (lists, watches)
+    yield from (lists, watches, follows)

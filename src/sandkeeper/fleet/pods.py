@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import httpx
 import msgspec
 
+from sandkeeper.api.port.meant import MEANT, MISDIRECTED
 from sandkeeper.errors import NotFound, Unavailable
 from sandkeeper.fleet.objects import Record
 from sandkeeper.observability.machine_use import Use
@@ -41,7 +42,8 @@ class _Reply:
 class Pods:
     """The servers in the sandboxes, on one port, with one token; event loop's thread only.
 
-    What answers there is not trusted: a program may have taken the server's place.
+    What answers there is not trusted: a program may have taken the server's place. Each request
+    says whom it means: an address may be another sandbox's by now.
     """
 
     def __init__(self, port: int, token: str) -> None:
@@ -66,6 +68,8 @@ class Pods:
         """Return how much a sandbox uses; raises Unavailable."""
         reply = await self._ask(record, "GET", "/metrics", accept="application/json")
         try:
+            if reply.status != 200:
+                raise Unavailable(f"the sandbox tells no figures: {reply.status}")
             told = msgspec.json.decode(reply.content, type=_Use)
         except msgspec.DecodeError as error:
             raise Unavailable(f"the sandbox tells no figures: {reply.status}") from error
@@ -86,12 +90,14 @@ class Pods:
         if not record.address:
             raise NotFound(f"sandbox {record.id} has no Pod at present")
         url = f"http://{record.host}:{self._port}{path}"
-        headers = {"Accept": accept, "Accept-Encoding": "identity"}
+        headers = {"Accept": accept, "Accept-Encoding": "identity", MEANT.decode(): record.backing}
         asked = self._client.build_request(method, url, json=json, headers=headers)
         try:
             async with asyncio.timeout(SECONDS):
                 reply = await self._client.send(asked, stream=True)
                 try:
+                    if reply.status_code == MISDIRECTED:
+                        raise Unavailable("the sandbox's Pod has another address by now: try again")
                     return _Reply(reply.status_code, await _read(reply))
                 finally:
                     await reply.aclose()

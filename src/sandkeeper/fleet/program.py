@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         for listener in listeners:
             stack.enter_context(listener)
         try:
-            services = Services(own, settings)
+            services = Services(own, settings, environment)
         except OSError as error:
             return _refuse(f"cannot start: {error.filename or 'the log'}: {error.strerror}")
         try:

@@ -6,6 +6,9 @@ spellings, and reaches what listens on loopback alone. The token of a sandbox, w
 has given out, is exchanged for the one that the server there asks for. No client has that one: who
 sends it, or what was signed with it, has it from another sandbox, and it goes no further. Neither
 do API keys, which programs in a sandbox have no business with.
+
+Every request says which sandbox is meant (`api.port.meant`): what is known of a Pod's address may
+be old, and the server of another one has the same token.
 """
 
 import hmac
@@ -14,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from sandkeeper.api.control.source import PAUSED
 from sandkeeper.api.e2b.signatures import BadSignature, operation_of, standing_by_signature
@@ -25,9 +28,10 @@ from sandkeeper.api.edge.urls import PORT_NAME, raw_path
 from sandkeeper.api.port.answers import Audience
 from sandkeeper.api.port.door import Door
 from sandkeeper.api.port.forwarding import Forwarding, Target
+from sandkeeper.api.port.meant import MEANT, MISDIRECTED
 from sandkeeper.api.port.proxy import head_of, pass_on
 from sandkeeper.api.port.socket import wanted_upgrade
-from sandkeeper.errors import LoopDetected, SandkeeperError
+from sandkeeper.errors import BadInput, LoopDetected, SandkeeperError
 from sandkeeper.fleet.keys import Keys
 from sandkeeper.fleet.objects import Record
 from sandkeeper.fleet.source import Fleet
@@ -37,13 +41,16 @@ from sandkeeper.network.upstream import Headers, dial
 from sandkeeper.numerals import natural
 from sandkeeper.settings import RightsSettings
 from sandkeeper.settings.port_names import E2B_PORT, PortName
+from sandkeeper.tracecontext import CURRENT
 
-__all__ = ["Routing", "leads", "mark"]
+__all__ = ["Routing", "check", "leads", "mark"]
 
 FIELD = b"e2b-sandbox-id"
 PORT_FIELD = b"e2b-sandbox-port"
+SAID_ONCE = frozenset({b"host", FIELD, PORT_FIELD})
 SANDBOX = "sandkeeper.sandbox"
 POD_TOKEN = b"x-access-token"
+PLACE = frozenset({b"traceparent", b"tracestate"})
 SIGNED = frozenset({b"signature", b"signature_expiration"})
 
 
@@ -63,9 +70,27 @@ def mark(scope: Scope) -> None:
         return
     fields = {key: value for key, value in scope["headers"] if key in {FIELD, PORT_FIELD}}
     if FIELD in fields:
-        port = natural(fields.get(PORT_FIELD, b""), 65535) or E2B_PORT
+        port = _port(fields[PORT_FIELD]) if PORT_FIELD in fields else E2B_PORT
         scope[SANDBOX] = fields[FIELD].decode("latin-1").strip()
         scope[PORT_NAME] = PortName(port, scope[SANDBOX], "", is_open=False)
+
+
+def _port(value: bytes) -> int:
+    """Return the number of a port; 0 for what is none, which `check` refuses."""
+    port = natural(value.strip(), 1 << 16) or 0
+    return port if port < 1 << 16 else 0
+
+
+def check(scope: Scope) -> None:
+    """Raise BadInput for a request that names two sandboxes or no port that there is.
+
+    Whoever stands before us, and lets pass by the one, would have it led to the other.
+    """
+    names = [name for name, _ in scope["headers"] if name in SAID_ONCE]
+    if len(names) != len(set(names)):
+        raise BadInput("two Host, E2b-Sandbox-Id or E2b-Sandbox-Port fields")
+    if not scope[PORT_NAME].port:
+        raise BadInput("E2b-Sandbox-Port is no number from 1 to 65535")
 
 
 class _Credentials:
@@ -144,8 +169,15 @@ class Routing:
         self._fleet.figures.routed += 1
         called = target.called.partition(b":")[0].lower()
         audience = Audience(host=called or b"-", is_whole=True)
+
+        async def watched(message: Message) -> None:
+            if message.get("status") == MISDIRECTED:
+                self._fleet.doubt(record)
+            await send(message)
+
         await pass_on(
-            *(scope, receive, send, connected, head, audience, self._relay), upgrade=bool(upgrade)
+            *(scope, receive, watched, connected, head, audience, self._relay),
+            upgrade=bool(upgrade),
         )
 
     def _led(self, scope: Scope, record: Record, door: Door) -> tuple[Target, Headers]:
@@ -161,6 +193,8 @@ class Routing:
             host = record.host.encode()
         target = Target(door.port, raw_path(scope), query, host)
         headers = Forwarding(credentials, self._gateways, self._hops).headers(scope, target)
+        headers.append((MEANT, record.backing.encode()))
+        headers = _in_trace(headers)
         if is_signed:  # it opens a file of the server there, not what a name or a field leads to
             headers = [field for field in headers if field[0] != PORT_FIELD]
         if self._token and (is_signed or credentials.is_shown(scope)):
@@ -171,6 +205,15 @@ class Routing:
         """Say whether a token is none that a sandbox may see: the servers', or an API key."""
         is_theirs = bool(self._token) and hmac.compare_digest(self._token.encode(), value)
         return is_theirs or self._keys.team_of([value]) is not None
+
+
+def _in_trace(headers: Headers) -> Headers:
+    """Return fields as they are below our own span, where this request has one that is recorded."""
+    trace = CURRENT.get()
+    if trace is None or not trace.own:
+        return headers
+    ours = [(name.lower().encode(), value.encode()) for name, value in trace.variables().items()]
+    return [field for field in headers if field[0] not in PLACE] + ours
 
 
 def _is_signed(scope: Scope, token: str) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sandkeeper.errors import Internal
 from sandkeeper.fleet.claims import Claims
@@ -16,17 +16,24 @@ from sandkeeper.fleet.pods import Pods
 from sandkeeper.fleet.pools import Pools
 from sandkeeper.fleet.source import Fleet
 from sandkeeper.fleet.watching import Watched
+from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.identity import Identity
 from sandkeeper.log.access import Access
 from sandkeeper.log.libraries import adopt_libraries
 from sandkeeper.log.lines import Rouser, open_log
 from sandkeeper.network.relay import Relay
 from sandkeeper.observability.metrics import Requests
-from sandkeeper.settings import Settings
+from sandkeeper.settings import Environment, Settings
 from sandkeeper.settings.fleet import FleetSettings
 from sandkeeper.upgrade.handover import HeldConnection
 
+if TYPE_CHECKING:
+    from sandkeeper.observability.otlp.signals import Load, Signals
+
 __all__ = ["Services"]
+
+SERVICE = "sandkeeper-fleet"
+"""The name of a replica, to collectors."""
 
 
 class _Never:
@@ -36,11 +43,14 @@ class _Never:
 
 
 class Services:
-    """Owns what serves; only this class builds it. Raises OSError for a log that cannot be used."""
+    """Owns what serves; only this class builds it. Raises OSError for a log that cannot be used.
+
+    `figures` loads what reads the figures that are exported (`Signals.begin`).
+    """
 
     identity: Identity | None = None
 
-    def __init__(self, fleet: FleetSettings, settings: Settings) -> None:
+    def __init__(self, fleet: FleetSettings, settings: Settings, environment: Environment) -> None:
         self.settings = settings
         self.upgrade = _Never()
         log = fleet.log
@@ -60,6 +70,8 @@ class Services:
         self.fleet = Fleet(fleet, self._cluster, self.claims, self.pools, self._pods)
         self._pausing = Pausing(self.claims.by_id.get, self.fleet.pause, self.log)
         self.watched = self._watched(fleet)
+        self.otlp = self._otlp(fleet, environment)
+        self.figures: Load | None = None
         self._stack = AsyncExitStack()
         self._serving = False
 
@@ -98,6 +110,15 @@ class Services:
             ),
         ]
 
+    def _otlp(self, own: FleetSettings, environment: Environment) -> "Signals | None":
+        """Return what exports by OTLP, where a collector is named."""
+        if not own.otlp.signals:
+            return None
+        from sandkeeper.observability.otlp.signals import Signals
+
+        self._children = Children()
+        return Signals(own.otlp, self._children, environment, self.log, SERVICE)
+
     @property
     def knows_all(self) -> bool:
         """Whether everything was listed once; before that nobody can be called unknown."""
@@ -121,6 +142,10 @@ class Services:
         self._stack.push_async_callback(self._pods.close)
         self._stack.callback(self._pausing.close)
         self._stack.callback(self.relay.stop)
+        if self.otlp is not None and self.figures is not None:
+            self._stack.push_async_callback(self._children.close)
+            self._stack.push_async_callback(self.otlp.end)
+            self.otlp.begin(self.figures, lambda: self.requests.activity)
         for one in self.watched:
             self._stack.callback(asyncio.ensure_future(one.run()).cancel)
         self._serving = True

@@ -111,10 +111,19 @@ class Fleet:
             self._looking[name] = asyncio.ensure_future(self._look(name))
         return await asyncio.shield(self._looking[name])
 
+    def doubt(self, record: Record) -> None:
+        """Ask for a sandbox anew: at its address another one has answered."""
+        if record.id not in self._looking and self._may_look(LOOKS_PER_SECOND // 2):
+            looking = asyncio.ensure_future(self._look(record.id))
+            self._looking[record.id] = looking
+            looking.add_done_callback(_taken)
+
     async def _look(self, name: str) -> Record | None:
         try:
             claim = await self._cluster.get(CLAIMS, self._namespace, name, Claim)
         except NotFound:
+            if name in self.claims.by_id:  # what was made up is not worth remembering
+                self.claims.forget(name)
             return None
         except Unavailable:
             if (known := self.claims.get(name)) is not None:
@@ -314,6 +323,12 @@ class Fleet:
             raise NotFound(f"sandbox {name!r} was not found")
         self.claims.put(record)
         return record
+
+
+def _taken(looking: "asyncio.Future[Record | None]") -> None:
+    """Take note of what became of a look that nobody waits for."""
+    if not looking.cancelled():
+        looking.exception()
 
 
 def _runs(record: Record) -> bool:

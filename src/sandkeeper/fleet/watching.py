@@ -84,6 +84,11 @@ class Watched(Generic[T]):
         self.lists = 0
         self.watches = 0
 
+    @property
+    def follows(self) -> bool:
+        """Whether what it knows is how it is, as far as the API server tells."""
+        return self.listed.is_set() and not self._failing
+
     async def run(self) -> None:
         """Follow, until it is cancelled."""
         pause = SHORTEST

@@ -16,7 +16,7 @@ class Context:
     """A context; event loop's thread only.
 
     `fate` is what its executions end with when its process does, `turn` is held by whoever starts
-    or ends it.
+    or ends it, `revival` is done once another scribe has taken the place of one that is lost.
     """
 
     def __init__(self, meta: ContextMeta) -> None:
@@ -28,6 +28,7 @@ class Context:
         self.fate: str = EndStatus.DIED
         self.watch: asyncio.Task[None] | None = None
         self.starting = False
+        self.revival: asyncio.Future[None] | None = None
         self.last_used = WORK.now()
 
     def __repr__(self) -> str:

@@ -160,16 +160,21 @@ class EventStream:
         self._follow = follow
         self._pieces = Pieces()
         self._parts: list[bytes] = []
-        self._dropped = 0
+        self._dropped = False
         self.held = 0
 
     def close(self) -> None:
         """Close the reader."""
         self._follow.close()
 
+    @property
+    def is_dropping(self) -> bool:
+        """Whether nothing is kept of the event that comes in pieces."""
+        return self._dropped
+
     def drop(self) -> None:
         """Let go of the event that comes in pieces (`held` bytes so far): a gap tells of it."""
-        self._dropped, self._parts = 1, []
+        self._dropped, self._parts = True, []
 
     async def next(self, timeout: float) -> list[Event] | None:
         """Return the next events, [] after so many seconds of silence, None behind the end.
@@ -183,7 +188,7 @@ class EventStream:
 
     def _made(self, piece: Piece) -> Iterator[Event]:
         if piece.begins:
-            self._parts, self._dropped, self.held = [], 0, 0
+            self._parts, self._dropped, self.held = [], False, 0
         self.held += len(piece.data)
         if not self._dropped:
             self._parts.append(piece.data)

@@ -6,7 +6,7 @@ server that knows it, and is cancelled where none does.
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 
 from sandkeeper.errors import SandkeeperError, Unavailable
@@ -76,21 +76,36 @@ class Revival:
 
     async def revive(self, contexts: list[Context]) -> None:
         """Have the scribe listen again to all that lives, and tell the ends of all else."""
-        async with self._turn:
-            lively = any(not one.is_dead or one.unfinished for one in contexts)
-            try:
-                if not await self._link.open(start=lively):
-                    return
-                # Behind its answer everything has come that the scribe tells of by itself.
-                await self._link.ask(Detach(context=""))
-            except SandkeeperError as error:
-                self._log.error(f"code contexts cannot be taken up again: {error}")
+        waited_for = {one.meta.id: one.revival for one in contexts}
+        try:
+            async with self._turn:
+                await self._revive_all(contexts, waited_for)
+        finally:
+            for future in waited_for.values():
+                _set(future)
+
+    async def _revive_all(
+        self, contexts: list[Context], waited_for: "Mapping[str, asyncio.Future[None] | None]"
+    ) -> None:
+        lively = any(not one.is_dead or one.unfinished for one in contexts)
+        try:
+            if not await self._link.open(start=lively):
                 return
-            hello = self._link.hello
-            heard = hello.contexts if hello is not None else {}
-            await asyncio.gather(
-                *(self._revive(one, again=heard.get(one.meta.id, -1)) for one in contexts)
-            )
+            # Behind its answer everything has come that the scribe tells of by itself.
+            await self._link.ask(Detach(context=""))
+        except SandkeeperError as error:
+            self._log.error(f"code contexts cannot be taken up again: {error}")
+            return
+        hello = self._link.hello
+        heard = hello.contexts if hello is not None else {}
+
+        async def each(context: Context) -> None:
+            try:
+                await self._revive(context, again=heard.get(context.meta.id, -1))
+            finally:
+                _set(waited_for[context.meta.id])
+
+        await asyncio.gather(*map(each, contexts))
 
     async def _revive(self, context: Context, *, again: int) -> None:
         """`again` is the generation that the scribe listens to, -1 for none."""
@@ -170,3 +185,8 @@ class Revival:
         if meta.is_over:
             execution.was_over()
         return meta
+
+
+def _set(future: "asyncio.Future[None] | None") -> None:
+    if future is not None and not future.done():
+        future.set_result(None)

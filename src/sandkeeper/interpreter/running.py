@@ -97,6 +97,9 @@ class Running(ABC):
         except TimeoutError:
             await self.restart(context, fate)
             return "restarted"
+        except BaseException:  # whoever asked has gone: what ends later ends for reasons of its own
+            context.fate = EndStatus.DIED
+            raise
         if context.process is not None and context.process.is_over:
             await self.restart(context, fate)
             return "restarted"
@@ -210,8 +213,8 @@ class Running(ABC):
 
     async def _ready(self, context: Context) -> None:
         """Wait while a context is started anew, or a scribe takes the place of one that is lost."""
-        if self._reviving is not None:
-            await asyncio.wait([self._reviving])
+        if context.revival is not None:  # not all of them: one may be deaf while it works
+            await asyncio.wait([context.revival])
         if context.starting:
             async with context.turn:
                 pass

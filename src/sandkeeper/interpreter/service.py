@@ -280,4 +280,6 @@ class Contexts(Running):
 
     def _lost(self) -> None:
         lost = [*self._contexts.values(), *filter(None, [self._warm.spare])]
+        for context in lost:
+            context.revival = asyncio.get_running_loop().create_future()
         self._reviving = asyncio.ensure_future(self._revival.revive(lost))

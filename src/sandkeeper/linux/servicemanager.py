@@ -16,8 +16,12 @@ from sandkeeper.numerals import natural
 
 __all__ = ["SERVICE_VARIABLES", "ServiceManager"]
 
-SERVICE_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-"""Meant for one process: its children would speak in its name."""
+SERVICE_VARIABLES = (
+    *("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"),
+    *("CREDENTIALS_DIRECTORY", "INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID"),
+)
+"""Meant for one process (systemd.exec(5)): its children would speak in its name, look for its
+secrets, and take their output for the journal's."""
 
 TOO_OFTEN_SECONDS = 0.05
 

@@ -26,7 +26,7 @@ from fcntl import F_SETPIPE_SZ, fcntl
 from sandkeeper.linux.worker import Worker
 from sandkeeper.network.pacing import unpace_local
 
-__all__ = ["Part", "Relay", "duplicate", "reset_when_closed"]
+__all__ = ["Part", "Relay", "duplicate", "is_reset_when_closed", "reset_when_closed"]
 
 PIPE_BYTES = 1 << 20
 POOLED_PIPES = 32
@@ -250,8 +250,8 @@ class Relay(Worker):
         """Carry bytes until both directions have ended; returns how many were carried.
 
         With `both=False` only those from right to left are; `silence` ends a pair that moved
-        nothing for so many seconds. With `resets` closing both is a reset (`reset_when_closed`)
-        unless both directions have come to their ends of file. The sockets must not block and stay
+        nothing for so many seconds. With `resets` closing a socket is a reset (`reset_when_closed`)
+        unless what was for it has come to its end of file. The sockets must not block and stay
         the caller's; cancelling stops the carrying before this returns.
         """
         pair = _Pair(left, right, self._pipes, both=both)
@@ -355,9 +355,9 @@ class Relay(Worker):
             with suppress(OSError):
                 self._poller.unregister(fd)
         pair.wanted = {}
-        for sock in (pair.left, pair.right):
+        for sock, to_it in ((pair.left, pair.backward), (pair.right, pair.forward)):
             self._pairs.pop(sock.fileno(), None)
-            if pair.resets and pair.done:
+            if pair.resets and to_it.done:  # a reset would drop what it has not taken yet
                 reset_when_closed(sock, wanted=False)
         pair.forward.abandon()
         pair.backward.abandon()
@@ -374,6 +374,11 @@ def reset_when_closed(sock: socket.socket, *, wanted: bool = True) -> None:
     """Have the other end see a closing as a failure, or as an end again (SO_LINGER, socket(7))."""
     with suppress(OSError):  # it is closed already
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", wanted, 0))
+
+
+def is_reset_when_closed(sock: socket.socket) -> bool:
+    """Say whether that is so; raises OSError."""
+    return bool(struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))[0])
 
 
 def duplicate(transport: asyncio.BaseTransport) -> socket.socket:

@@ -21,9 +21,23 @@ from prometheus_client.registry import Collector
 from sandkeeper import __version__
 from sandkeeper.journal.segment import OUTPUT
 from sandkeeper.log.sink import Sink
-from sandkeeper.observability.metrics import BOUNDS, CONSUMERS, Histogram, Requests, Vitals
+from sandkeeper.observability.metrics import (
+    BOUNDS,
+    CONSUMERS,
+    Histogram,
+    OfSignals,
+    Requests,
+    Vitals,
+)
 
-__all__ = ["PREFIX", "Exposition", "buckets", "log_families", "request_families"]
+__all__ = [
+    "PREFIX",
+    "Exposition",
+    "buckets",
+    "log_families",
+    "otlp_families",
+    "request_families",
+]
 
 PREFIX = "sandkeeper_"
 CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
@@ -45,7 +59,7 @@ class Exposition(Collector):
                 *_journals(vitals),
                 *_lags(vitals),
                 *log_families(vitals.sink),
-                *_otlp(vitals),
+                *otlp_families(vitals.otlp),
                 *request_families(vitals.requests),
             ]
         )
@@ -154,9 +168,9 @@ def log_families(log: Sink) -> Iterator[Metric]:
     yield _counter("log_written_bytes", "Bytes written to the log", sink["writtenBytes"])
 
 
-def _otlp(vitals: Vitals) -> Iterator[Metric]:
+def otlp_families(otlp: OfSignals | None) -> Iterator[Metric]:
     """Give what becomes of each signal; nothing where no collector is named."""
-    if vitals.otlp is None:
+    if otlp is None:
         return
     queued = GaugeMetricFamily(
         PREFIX + "otlp_queue_bytes", "What waits for a collector's answer", labels=["signal"]
@@ -170,7 +184,7 @@ def _otlp(vitals: Vitals) -> Iterator[Metric]:
     dropped = CounterMetricFamily(
         PREFIX + "otlp_dropped", "The same, lost: no room, or refused for good", labels=["signal"]
     )
-    for signal, found in vitals.otlp.statistics().items():
+    for signal, found in otlp.statistics().items():
         queued.add_metric([signal], found["queuedBytes"])
         failing.add_metric([signal], found["failing"])
         sent.add_metric([signal], found["sent"])

@@ -13,6 +13,9 @@ from contextlib import asynccontextmanager, suppress
 from math import isnan, nan
 from typing import Any
 
+from sandkeeper.linux.fds import lacks_descriptors
+from sandkeeper.linux.worker import lacks_threads
+from sandkeeper.log.lines import Log
 from sandkeeper.observability.heap import resident
 from sandkeeper.observability.machine_use import MachineUse, Use
 from sandkeeper.observability.metrics import CONSUMERS, Vitals
@@ -34,9 +37,11 @@ class History:
     """
 
     def __init__(
-        self, vitals: Vitals, gauges: Mapping[str, Callable[[], int]], runs: RunHistory
+        self, vitals: Vitals, gauges: Mapping[str, Callable[[], int]], runs: RunHistory, log: Log
     ) -> None:
         self.runs = runs
+        self._log = log
+        self._is_short = False
         self._vitals = vitals
         self._gauges = gauges
         self._machine = MachineUse()
@@ -78,9 +83,21 @@ class History:
     async def _keep(self) -> None:
         await asyncio.sleep(FIRST_SECONDS)
         while True:
-            self._rows.append(await self._row())
-            await self.runs.take()
+            try:
+                self._rows.append(await self._row())
+                await self.runs.take()
+            except Exception as error:  # a row is left out, and the next is tried
+                if not (lacks_threads(error) or lacks_descriptors(error)):
+                    raise
+                self._tell_gap(error)
+            else:
+                self._is_short = False
             await asyncio.sleep(EVERY_SECONDS)
+
+    def _tell_gap(self, error: Exception) -> None:
+        if not self._is_short:  # once, until there is room again
+            self._is_short = True
+            self._log.warning(f"charts have no rows for a while: {error}")
 
     async def _row(self) -> "array[float]":
         use, ports, size = await asyncio.to_thread(self._look)

@@ -137,14 +137,18 @@ class LoopDelay:
             WORK.rest()
 
 
-class Exported(Protocol):
+class OfSignals(Protocol):
     """What exports to a collector (`observability.otlp`)."""
-
-    def lag(self) -> dict[str, int]:
-        """Return per process id how many bytes were not exported yet."""
 
     def statistics(self) -> dict[str, dict[str, int]]:
         """Return by signal: `queuedBytes`, `sent`, `dropped`, `failing`."""
+
+
+class Exported(OfSignals, Protocol):
+    """The same with the output of processes."""
+
+    def lag(self) -> dict[str, int]:
+        """Return per process id how many bytes were not exported yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "BL_DISABLE_KEEPALIVE": "true: keepAlive is refused",
         "SANDKEEPER_GRPC_PORT": "port of sandboxd's gRPC, for agent-sandbox's clients",
         "SANDKEEPER_RUNTIME_PORT": "port of agent-sandbox's runtime routes",
+        "SANDKEEPER_SANDBOX_NAME": "name of the Sandbox; requests that mean another are refused",
         "SANDBOX_BASE_DIR": "where relative paths of agent-sandbox's clients begin",
     },
     "the log": {

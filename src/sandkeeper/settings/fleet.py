@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sandkeeper.settings.catalogue import CATALOGUE as SERVERS
 from sandkeeper.settings.groups import EdgeSettings, LogSettings
+from sandkeeper.settings.otlp import OtlpSettings
 from sandkeeper.settings.port_names import PortNames
 from sandkeeper.settings.rights import TOKEN_VARIABLES, RightsSettings, told_token
 from sandkeeper.settings.variables import BadSettings, Kind, Variables
@@ -40,6 +42,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "SANDKEEPER_CORS_ORIGINS": "origins whose pages may ask and read answers; *: all",
         "SANDKEEPER_TRUSTED_GATEWAYS": "networks of gateways whose X-Forwarded-* are believed",
     },
+    "export by OTLP": SERVERS["export by OTLP"],
 }
 """What every variable means, in a line, for `sandkeeper fleet --help`."""
 
@@ -66,6 +69,7 @@ class FleetSettings:
     rights: RightsSettings
     edge: EdgeSettings
     log: LogSettings
+    otlp: OtlpSettings
     secret: str = field(default="", repr=False)
     doubts: tuple[str, ...] = ()
 
@@ -77,7 +81,7 @@ class FleetSettings:
             raise BadSettings(env.faults)
         known = {name for settings in CATALOGUE.values() for name in settings}
         strange = [name for name in env if name.startswith(OWN) and name not in known]
-        doubts = [f"{name} is no setting" for name in sorted(strange)]
+        doubts = [*env.doubts, *(f"{name} is no setting" for name in sorted(strange))]
         if made.rights.token and made.secret in {"", made.rights.token}:
             doubts.append(
                 f"{SECRET} is not set, or the token: who reads that in a sandbox can open all"
@@ -110,6 +114,7 @@ class FleetSettings:
             rights=RightsSettings.read(env),
             edge=EdgeSettings.read(env),
             log=LogSettings.read(env),
+            otlp=OtlpSettings.read(env),
             secret=env.sound(lambda: told_token(env, SECRET), ""),
         )
 

@@ -108,7 +108,14 @@ class TerminalPump(Worker):
 
         Bounded: what survivors of the session go on writing is not waited for.
         """
-        self._order(lambda: self._finish(line, done))
+
+        def finish() -> None:
+            try:
+                self._finish(line)
+            finally:  # its end is told, whatever becomes of its last words
+                done()
+
+        self._order(finish)
 
     def look(self, journals: list[Journal]) -> None:
         """Have journals see which of their files are still where they belong."""
@@ -247,7 +254,7 @@ class TerminalPump(Worker):
         self._budget.grown(line.journal)
         self._tell(line)
 
-    def _finish(self, line: Line, done: Callable[[], None]) -> None:
+    def _finish(self, line: Line) -> None:
         self._end_rest()
         self._forget(line)
         line.limit = NO_LIMIT
@@ -264,4 +271,3 @@ class TerminalPump(Worker):
         line.journal.exit_offset = line.journal.tail
         line.journal.seal()
         self._tell(line)
-        done()

@@ -8,9 +8,9 @@ import asyncio
 import codecs
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 
-from sandkeeper.journal.cursor import Chunk, Follow, Gap, Reader
+from sandkeeper.journal.cursor import Abandoned, Chunk, Follow, Gap, Reader
 from sandkeeper.journal.segment import NOTICE, STDOUT
 from sandkeeper.terminals.mirror import HISTORY_BYTES, read_batch, sizes_in
 from sandkeeper.terminals.terminal import Terminal, Viewer
@@ -25,7 +25,6 @@ BEHIND_BYTES = 4 << 20
 PATIENCE_SECONDS = 60.0
 RESYNC_SECONDS = 0.5
 RESYNC_BYTES = 24 << 10
-STATUS_SECONDS = 0.1
 LEAVE_ALTERNATE = "\x1b[?1049l"
 
 
@@ -54,11 +53,13 @@ async def watch_raw(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[bytes 
                 yield data
 
 
-async def raw_output(follow: Follow, patience: float) -> AsyncGenerator[bytes, None]:
+async def raw_output(
+    terminal: Terminal, follow: Follow, patience: float
+) -> AsyncGenerator[bytes, None]:
     """Yield what a terminal shows, from an offset on, as the bytes its programs wrote.
 
-    Nothing is yielded for what is not kept any more; an empty block after `patience` seconds of
-    silence. Raises Abandoned when the server stops first.
+    It ends when it is known how the shell did. Nothing is yielded for what is not kept any more; an
+    empty block after `patience` seconds of silence. Raises Abandoned when the server stops first.
     """
     while (items := await follow.next(patience)) is not None:
         data = b"".join(
@@ -66,6 +67,10 @@ async def raw_output(follow: Follow, patience: float) -> AsyncGenerator[bytes, N
         )
         if data or not items:
             yield data
+    while not terminal.over.is_set():
+        if terminal.journal.abandoned:
+            raise Abandoned
+        await terminal.journal.changed(PATIENCE_SECONDS, terminal.journal.tail)
 
 
 async def _shown(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[str | bytes | Size, None]:
@@ -86,7 +91,7 @@ async def _shown(terminal: Terminal, viewer: Viewer) -> AsyncGenerator[str | byt
                 items = await read_batch(reader, viewer.offset, BLOCK_BYTES)
             if not items and viewer.offset >= journal.tail:
                 if journal.sealed:
-                    await _status_known(terminal)
+                    await terminal.over.wait()  # who asks how it ended when this ends finds it
                     break
                 await journal.changed(PATIENCE_SECONDS, viewer.offset)
             elif not items or any(isinstance(item, Gap) for item in items):
@@ -118,10 +123,3 @@ def _pieces(items: Sequence[Chunk | Gap], *, sizes: bool) -> Iterator[bytes | Si
             held = []
             yield from sizes_in(item.data)
     yield b"".join(held)
-
-
-async def _status_known(terminal: Terminal) -> None:
-    """Wait a moment for the exit status: who asks for it after the end should find it."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(STATUS_SECONDS):
-            await terminal.over.wait()

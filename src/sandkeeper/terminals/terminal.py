@@ -44,6 +44,8 @@ SLOW_SECONDS = 0.05
 QUIET_SECONDS = 0.1
 ECHO_SECONDS, ECHO_LOOK_SECONDS = 2.0, 0.1
 AUDITED_LINES = 200
+LACK_SECONDS = 2.0
+"""So long an end waits for a free descriptor or thread, to find who survives it."""
 
 
 class Viewer:
@@ -98,7 +100,7 @@ class Terminal:
 
     @property
     def is_over(self) -> bool:
-        """Whether the shell has ended; `over` is set when its status is known as well."""
+        """Whether the shell has ended; nobody is told before its status is known too (`over`)."""
         return self._exited
 
     @property
@@ -182,7 +184,7 @@ class Terminal:
 
         self._pump.finish(self._line, done)
         # Before the leader is reaped its session's number belongs to nobody else.
-        members = await asyncio.to_thread(SessionMembers.find, child.pid)
+        members = await SessionMembers.found(child.pid, patience=LACK_SECONDS)
         await drained
         status = child.reap() if isinstance(child, Child) else await child.collect()
         if (timer := self._timers.pop("timeout", None)) is not None:
@@ -217,7 +219,7 @@ class Terminal:
             self._spawn(self._hang_up(self._child.pid))
 
     async def _hang_up(self, leader: int) -> None:
-        members = await asyncio.to_thread(SessionMembers.find, leader, leader_too=True)
+        members = await SessionMembers.found(leader, leader_too=True)
         try:
             members.signal(signal.SIGHUP)
             members.signal(signal.SIGCONT)
@@ -233,7 +235,7 @@ class Terminal:
         """Signal every process of the session; nothing happens when it is over."""
         if self._child is None:
             return
-        members = await asyncio.to_thread(SessionMembers.find, self._child.pid, leader_too=True)
+        members = await SessionMembers.found(self._child.pid, leader_too=True)
         try:
             members.signal(number)
         finally:

@@ -469,9 +469,9 @@ def test_a_hook_that_floods_holds_up_nobody(repo: Repo) -> None:
         for line in reply.iter_lines():
             size, last = size + len(line), line or last
             began = time.monotonic()
-            assert httpx.get(repo.server.url + "/health").status_code == 200
+            assert client.get("/health").status_code == 200
             slowest = max(slowest, time.monotonic() - began)
-            if size > 20_000:
+            if size > 5_000:
                 break
     assert slowest < 2
     told = refused(repo.send("commit", **{**body, "timeout": 1}), 422, "TIMED_OUT")

@@ -6,7 +6,7 @@ import json
 import httpx
 from tests.harness import Server, over, start, until
 
-MEGABYTES = 64
+MEGABYTES = 24
 COMMAND = f"head -c {MEGABYTES}M /dev/zero; echo x >&2"
 
 

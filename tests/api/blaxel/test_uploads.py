@@ -500,9 +500,9 @@ def test_a_content_takes_the_place_of_what_only_can_be_written_in_place(
 ) -> None:
     (tmp_path / "one").write_text("old")
     (tmp_path / "two").hardlink_to(tmp_path / "one")
-    for name, made in (("one", b"both"), ("new/f", b"x"), ("empty", b"")):
+    for name, made in (("one", b"both"), ("new/f", b"x"), ("empty", b""), ("unsent", b"")):
         session = Session(server, f"{tmp_path}/{name}", permissions="600")
-        assert sent(session, 0, made).status_code == 200
+        assert name == "unsent" or sent(session, 0, made).status_code == 200
         assert finished(session, len(made)).status_code == 200
         assert (tmp_path / name).read_bytes() == made
 
@@ -550,7 +550,12 @@ def test_what_came_of_a_content_stays_after_a_lost_line_and_a_kill(
     server.start()
 
     assert size() == here
+    # As a kill leaves it behind the very moment in which it became a file.
+    folder = temporary / "multipart-uploads" / session.started["uploadId"]
+    (tmp_path / "file").hardlink_to(folder / "content")
     assert sent(session, here, data[here:]).json()["size"] == len(data)
+    assert (tmp_path / "file").read_bytes() == data[:here]
+    assert sorted(os.listdir(folder)) == ["content", "metadata.json"]
     assert finished(session, len(data)).status_code == 200
     assert (tmp_path / "f").read_bytes() == data
     assert os.listdir(temporary / "multipart-uploads") == []

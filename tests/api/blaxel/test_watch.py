@@ -287,7 +287,7 @@ def test_watchers_that_do_not_read_make_nobody_late(make_server: Any) -> None:
     watching = [Watching(server, "storm/**", read=False) for _ in range(60)]
     watching += [Watching(server, "storm/**", read=False, ignore=f"{n}") for n in range(20)]
     try:
-        writing = threading.Thread(target=overwrite, args=[folder, 20_000])
+        writing = threading.Thread(target=overwrite, args=[folder, 4_000])
         writing.start()
         worst = 0.0
         while writing.is_alive():
@@ -295,7 +295,9 @@ def test_watchers_that_do_not_read_make_nobody_late(make_server: Any) -> None:
             assert server.client.get("/health").status_code == 200
             worst = max(worst, time.perf_counter() - before)
         writing.join()
-        assert worst < 5  # 10.5 s on a quiet machine when each watcher had a reader of its own
+        assert (
+            worst < 2
+        )  # 0.05 s on a quiet machine; each watcher with a reader of its own: as many
         status = Path(f"/proc/{server.pid}/status").read_text()
         assert int(status.split("VmRSS:")[1].split()[0]) < 200_000
     finally:
@@ -368,7 +370,7 @@ def test_a_storm_misses_nothing_that_inotifywait_sees(
     try:
         with Watching(server, f"/{folder}/**") as watching:
             until(lambda: watches_of(other.pid) == 1)
-            storm(folder, 20_000)
+            storm(folder, 6_000)
             (folder / "last").touch()
             until(lambda: b"/last\n" in seen_file.read_bytes(), timeout=30)
             watching.until("CREATE", folder / "last", timeout=30)
@@ -379,11 +381,11 @@ def test_a_storm_misses_nothing_that_inotifywait_sees(
         other.terminate()
         other.wait()
     seen = {line.rstrip("/") for line in seen_file.read_text().splitlines()}
-    assert len(seen) > 10_000  # a late inotifywait misses some itself
+    assert len(seen) > 3_000  # a late inotifywait misses some itself
     # Deeper down, a name that was gone before its directory could be watched is nobody's to see:
     # either program misses some. A directory that was watched all the time loses none.
     direct = {path for path in seen if os.path.dirname(path) == str(folder)}
-    assert len(direct) > 300
+    assert len(direct) > 90
     assert direct <= told
     assert {path for path in seen if os.path.lexists(path)} <= told
 

@@ -2,23 +2,27 @@
 
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from playwright.sync_api import Page, expect
 from tests.harness import Server
 
-__all__ = ["TOKEN", "fits", "open_console", "serious", "sign_in"]
+__all__ = ["TOKEN", "fits", "in_both_themes", "open_console", "serious", "sign_in"]
 
 TOKEN = "s3cret-of-the-test"
 
 ROOT = Path(__file__).parents[3]
 AXE = ROOT / "console/node_modules/axe-core/axe.min.js"
-RUN = """async (where) => {
-    const found = await axe.run(where, {resultTypes: ["violations"]});
+RUN = """async ([where, rules]) => {
+    const options = {resultTypes: ["violations"]};
+    if (rules) options.runOnly = rules;
+    const found = await axe.run(where, options);
     return found.violations
         .filter((one) => one.impact === "serious" || one.impact === "critical")
         .map((one) => `${one.id}: ${one.nodes.slice(0, 3).map((node) => node.html).join(" | ")}`);
 }"""
+COLOURS = ["color-contrast", "link-in-text-block"]
+"""The rules of axe-core whose answer is another in another theme."""
 
 
 def open_console(page: Page, server: Server, place: str = "") -> None:
@@ -35,13 +39,30 @@ def sign_in(page: Page, server: Server, place: str) -> None:
     expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
 
 
-def serious(page: Page, where: str = "body") -> list[str]:
-    """Return what axe-core finds serious or critical in what is shown."""
-    if not AXE.exists():
-        subprocess.run([ROOT / "scripts/npm", ROOT / "console"], check=True)
-    page.evaluate(AXE.read_text())
-    found: Any = page.evaluate(RUN, where)
+def serious(page: Page, where: str = "body", rules: list[str] | None = None) -> list[str]:
+    """Return what axe-core finds serious or critical in what is shown, by all or some rules."""
+    if not page.evaluate("'axe' in window"):
+        if not AXE.exists():
+            subprocess.run([ROOT / "scripts/npm", ROOT / "console"], check=True)
+        page.evaluate(AXE.read_text())
+    found: Any = page.evaluate(RUN, [where, rules])
     return list(found)
+
+
+def in_both_themes(page: Page) -> list[str]:
+    """Return what is serious in the dark theme, and of the colours of the light one."""
+    themed(page, "dark")
+    found = serious(page)
+    themed(page, "light")
+    return [*found, *serious(page, rules=COLOURS)]
+
+
+def themed(page: Page, theme: Literal["dark", "light"]) -> None:
+    """Have a page take the system's theme, and wait until it is drawn in it."""
+    page.emulate_media(color_scheme=theme)
+    expect(page.locator("html")).to_have_attribute("data-theme", theme)
+    # Colours go over from one to the other, if in no time.
+    page.evaluate("Promise.all(document.getAnimations().map((one) => one.finished)).catch(() => 0)")
 
 
 def fits(page: Page) -> bool:

@@ -140,7 +140,8 @@ def test_long_output_is_searched_filtered_and_walked_to_any_place(
 ) -> None:
     command = "seq -f 'line %.0f of many' 1 300000; exec sleep 600"
     identifier = start(server, command, "long")
-    until(lambda: b"line 300000 " in server.client.get(f"/process/{identifier}/output").content)
+    last = f"/process/{identifier}/lines?tail=1"
+    until(lambda: b"line 300000 " in server.client.get(last).content)
     open_console(page, server, "#/processes/long")
     lines = output(page)
     expect(lines).to_contain_text("line 300000 of many")

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.harness import Server, until
+from tests.harness import Server, cases, until
 
 from sandkeeper.api.edge.bodies.lenient import ANYTHING, built, fold
 from sandkeeper.api.edge.bodies.long import WINDOW, LongText
@@ -80,17 +80,17 @@ def test_the_short_way_reads_what_the_lenient_way_reads(sent: dict[str, object])
     assert read(sent) == read({**sent, "unknown": 1})
 
 
-@pytest.mark.parametrize("depth", [500, 5_000, 500_000])
+@pytest.mark.parametrize("depth", [500, 5_000, 200_000])
 @pytest.mark.parametrize("opening", ["[", '{"env":', '{"x":['])
 def test_any_depth_is_refused_or_read_but_never_fatal(depth: int, opening: str) -> None:
     with pytest.raises(BadInput):
         parse_json((opening * depth).encode(), ProcessRequest)
 
 
-@settings(deadline=None)
+@settings(max_examples=cases(100))
 @given(st.text(min_size=1), st.dictionaries(st.text(), st.text(), max_size=3))
 def test_a_body_of_very_many_values_is_read_as_well(command: str, env: dict[str, str]) -> None:
-    many = b"[" + b"[]," * 60_000 + b"0]"
+    many = b"[" + b"[]," * 30_000 + b"0]"
     clean = json.dumps({"command": command, "env": env, "stdin": None})
     body = clean.encode()[:-1] + b', "other": ' + many + b"}"
 
@@ -99,7 +99,7 @@ def test_a_body_of_very_many_values_is_read_as_well(command: str, env: dict[str,
     assert (made.command, made.env) == (command, env)
 
 
-@settings(deadline=None)
+@settings(max_examples=cases(100))
 @given(st.text(), st.text(max_size=3), st.sampled_from([b"", b" x", b"\xff", b" [1,"]))
 def test_a_long_body_is_mended_as_a_short_one_is(text: str, odd: str, tail: bytes) -> None:
     """Half pairs, bytes that are no UTF-8, keys of another case, and what stands behind."""
@@ -124,8 +124,8 @@ def test_a_text_with_very_many_commas_is_one_value() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b'{"x":[' + b'"a",' * 300_000 + b"0]}",
-        b"{" + b'"k":"\\\\",' * 300_000 + b'"k":0}',
+        b'{"x":[' + b'"a",' * 100_000 + b"0]}",
+        b"{" + b'"k":"\\\\",' * 100_000 + b'"k":0}',
         b'{"command":[' + b"[]," * 60_000 + b"0]}",
         b"[" * 200_000,
         b'{"x":[' + b"[]," * 600_000 + b"0]}",
@@ -150,7 +150,7 @@ def long_text(text: bytes, decode: Any = ANYTHING.decode, values: int = 10_000) 
     return LongText(text, decode, most=values, known=values, window=64)
 
 
-@settings(deadline=None)
+@settings(max_examples=cases(100))
 @given(nested, st.sampled_from([None, 1]), st.booleans(), st.sampled_from([Any, TreeRequest]))
 def test_pieces_make_what_the_whole_makes(
     value: object, indent: int | None, escapes: bool, kind: Any
@@ -169,7 +169,7 @@ def test_pieces_make_what_the_whole_makes(
     )
 
 
-@settings(deadline=None)
+@settings(max_examples=cases(100))
 @given(nested, st.data())
 def test_what_is_cut_or_broken_is_no_json_whatever_its_length(value: object, data: Any) -> None:
     text = bytearray(json.dumps([value, "x" * 70, [value]]).encode())
@@ -197,12 +197,12 @@ def whole(text: LongText) -> object:
 @pytest.mark.parametrize(
     "text",
     [
-        b'{"content":"%s"}' % (b"\\u4e00" * 200_000),
-        b'{"content":"%s"}' % (b"\\ud83d\\ude00" * 100_000),
-        b'{"content":"%s"}' % ("\U0001f600é\\\\" * 90_000).encode(),
-        b'{"x":[%s0],"content":"a"}' % (b'{"a":[1]},' * 90_000),
-        b'{"files":{%s"x":"%s"}}' % (b'"a":"b",' * 40_000, b"y" * 2_000_000),
-        b'{"content":"","x":%s}' % (b" " * 2_000_000 + b"1"),
+        b'{"content":"%s"}' % (b"\\u4e00" * 50_000),
+        b'{"content":"%s"}' % (b"\\ud83d\\ude00" * 25_000),
+        b'{"content":"%s"}' % ("\U0001f600é\\\\" * 25_000).encode(),
+        b'{"x":[%s0],"content":"a"}' % (b'{"a":[1]},' * 25_000),
+        b'{"files":{%s"x":"%s"}}' % (b'"a":"b",' * 20_000, b"y" * 1_100_000),
+        b'{"content":"","x":%s}' % (b" " * 400_000 + b"1"),
     ],
 )
 def test_no_call_gets_more_than_a_window_of_a_long_body(text: bytes) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.api.conftest import BROWSER, FLAGS
+from tests.api.conftest import launch
 from tests.harness import Server, free_port, until
 from tests.node_client import SCRIPTS as NODE
 
@@ -87,24 +87,12 @@ def foreign() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def chromiums() -> Iterator[tuple[Any, Any]]:
+def chromiums(playwright: Any) -> Iterator[tuple[Any, Any]]:
     """Two browsers: one that checks access to the local network, and one that does not."""
-    subprocess.run([Path(__file__).parents[3] / "scripts/apt", BROWSER], check=True)
-    from playwright.sync_api import sync_playwright
-
-    expect.set_options(timeout=30_000)
-    with sync_playwright() as playwright:
-        running = [
-            playwright.chromium.launch(
-                executable_path=f"/usr/bin/{BROWSER}",
-                args=[*FLAGS.split(), RESOLVER, *more],
-                headless=True,
-            )
-            for more in ((WIRED.format(PUBLIC),), (UNCHECKED,))
-        ]
-        yield running[0], running[1]
-        for one in running:
-            one.close()
+    running = [launch(playwright, RESOLVER, more) for more in (WIRED.format(PUBLIC), UNCHECKED)]
+    yield running[0], running[1]
+    for one in running:
+        one.close()
 
 
 @pytest.fixture

@@ -43,6 +43,16 @@ def test_a_port_that_is_taken_is_said_in_one_line(monkeypatch, tmp_path, capsys)
     assert line.startswith(why)
 
 
+def test_a_folder_that_is_gone_keeps_nobody_from_starting(monkeypatch, tmp_path, capsys) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    (tmp_path / "file").touch()
+    assert main(["--state-dir", str(tmp_path / "file/state")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(": Not a directory; --state-dir takes another")
+
+
 def test_a_setting_that_would_leave_something_open_is_refused_by_its_name(
     monkeypatch, tmp_path, capsys
 ) -> None:

@@ -229,7 +229,10 @@ def test_the_overlay_changes_what_is_there() -> None:
 
 def test_a_server_with_its_variables_answers_its_probes(tmp_path: Path) -> None:
     (container,) = documents()["SandboxTemplate"]["spec"]["podTemplate"]["spec"]["containers"]
-    env = {one["name"]: one["value"] for one in container["env"]}
+    env = {one["name"]: one.get("value", "") for one in container["env"]}
+    (named,) = [one["valueFrom"] for one in container["env"] if "valueFrom" in one]
+    assert named == {"fieldRef": {"fieldPath": "metadata.name"}}
+    env["SANDKEEPER_SANDBOX_NAME"] = "sandkeeper-abcde"
     ports = {one["name"]: one["containerPort"] for one in container["ports"]}
     assert container["args"] == ["--host", "0.0.0.0", "--port", str(ports["http"])]
     assert env["SANDKEEPER_RUNTIME_PORT"] == str(ports["runtime"])

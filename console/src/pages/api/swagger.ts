@@ -6,7 +6,25 @@
 import SwaggerUI from "swagger-ui-dist/swagger-ui-es-bundle.js";
 import "swagger-ui-dist/swagger-ui.css";
 import { shown as credentials } from "../../app/session";
+import { resolved } from "./references";
 import "./api.css";
+
+type System = { specActions: { updateJsonSpec(spec: unknown): void } };
+
+/** What Swagger UI does with a description in seconds, since it may be YAML and refer to others: ours is neither. */
+const PLAIN_JSON = {
+  fn: {
+    resolveSubtree: (spec: unknown, path: string[]) => Promise.resolve({ spec: resolved(spec, path), errors: [] }),
+  },
+  statePlugins: {
+    spec: {
+      wrapActions: {
+        parseToJson: (_read: unknown, system: System) => (text: string) =>
+          system.specActions.updateJsonSpec(JSON.parse(text)),
+      },
+    },
+  },
+};
 
 let made: HTMLElement | undefined;
 
@@ -34,6 +52,7 @@ function make(spec: Record<string, unknown>): Promise<HTMLElement> {
       syntaxHighlight: { activated: true, theme: "agate" },
       tryItOutEnabled: false,
       validatorUrl: null,
+      plugins: [PLAIN_JSON],
       onComplete: () => {
         made = place;
         resolve(place);

@@ -156,11 +156,11 @@ class TerminalHandlers:
         if offset > terminal.journal.tail:
             raise BadInput(f"cursor {offset} is beyond the end at {terminal.journal.tail}")
         follow = Follow(terminal.journal, offset, turns=self._turns, consumer="terminal")
-        return StreamResponse(self._output(follow), "application/octet-stream")
+        return StreamResponse(self._output(terminal, follow), "application/octet-stream")
 
-    async def _output(self, follow: Follow) -> AsyncIterator[bytes]:
+    async def _output(self, terminal: Terminal, follow: Follow) -> AsyncIterator[bytes]:
         with closing(follow):
-            async for data in raw_output(follow, PATIENCE_SECONDS):
+            async for data in raw_output(terminal, follow, PATIENCE_SECONDS):
                 yield data
 
     async def recording(self, request: Request) -> Response:

@@ -9,6 +9,9 @@ __all__ = ["Room"]
 COPIES = 3
 """An event that is turned into words is there as it stood in the journal, as data and as a line."""
 
+STEP_BYTES = 4 * SMALL_BYTES
+"""At least so much is asked for at once: what is small always has room, however often it comes."""
+
 
 class Room:
     """Counts that as part of an answer (edge.connections.outgoing), and tells what has none."""
@@ -19,10 +22,11 @@ class Room:
 
     async def fitting(self, stream: EventStream, events: list[Event]) -> list[Event]:
         """Return events, with a gap for each long one if no room for them came in time."""
+        held = 0 if stream.is_dropping else stream.held
         try:
-            await self._count(stream.held + COPIES * sum(len(one.raw) for one in events))
+            await self._count(held + COPIES * sum(len(one.raw) for one in events))
         except Unavailable:
-            if stream.held:
+            if held:
                 stream.drop()
             self._give(0)
             return [_short(one) for one in events]
@@ -30,9 +34,10 @@ class Room:
 
     async def _count(self, size: int) -> None:
         if size > max(SMALL_BYTES, self._counted):
-            await self._answer.reserve(size - self._counted)
-            self._counted = size
-        else:
+            more = max(STEP_BYTES, size - self._counted)
+            await self._answer.reserve(more)
+            self._counted += more
+        elif size <= SMALL_BYTES or self._counted - size > STEP_BYTES:
             self._give(size if size > SMALL_BYTES else 0)
 
     def _give(self, size: int) -> None:

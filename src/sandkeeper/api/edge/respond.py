@@ -39,6 +39,7 @@ STATUS: dict[type[errors.SandkeeperError], int] = {
     errors.PreconditionFailed: 412,
     errors.TooLarge: 413,
     errors.RangeNotSatisfiable: 416,
+    errors.Misdirected: 421,
     errors.Unprocessable: 422,
     errors.TooMany: 429,
     errors.Internal: 500,

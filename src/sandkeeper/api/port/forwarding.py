@@ -16,6 +16,7 @@ from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.urls import with_prefix
 from sandkeeper.api.port.answers import Audience
 from sandkeeper.api.port.door import Door
+from sandkeeper.api.port.meant import MEANT
 from sandkeeper.api.port.pages import is_browser, is_here
 from sandkeeper.errors import BadInput, LoopDetected
 from sandkeeper.network.hops import FRAMING, HOP_BY_HOP, MAX_HOPS, Hops, named_by_connection
@@ -26,7 +27,7 @@ __all__ = ["Forwarding", "Target", "framing"]
 OURS = frozenset(
     {
         *(b"host", b"content-length", b"expect", b"via"),
-        *(b"x-blaxel-authorization", b"x-blaxel-preview-token"),
+        *(b"x-blaxel-authorization", b"x-blaxel-preview-token", MEANT),
     }
 )
 """Fields of a request that are made anew, or are meant for this server."""

@@ -125,7 +125,7 @@ class ScreenRecord(msgspec.Struct, rename="camel"):
 def terminal_of(terminal: Terminal) -> TerminalRecord:
     """Make the record of a session."""
     meta, journal = terminal.meta, terminal.journal
-    over = terminal.is_over
+    over = terminal.over.is_set()
     return TerminalRecord(
         id=meta.id,
         session_id=meta.name,
@@ -157,7 +157,7 @@ def screen_of(terminal: Terminal, emulator: "Emulator", history: int) -> ScreenR
     cursor = screen.cursor
     return ScreenRecord(
         session_id=terminal.meta.name,
-        status="exited" if terminal.is_over else "running",
+        status="exited" if terminal.over.is_set() else "running",
         cols=screen.columns,
         rows=screen.lines,
         cursor=Cursor(cursor.y, min(cursor.x, screen.columns - 1), not cursor.hidden),

@@ -16,7 +16,7 @@ from sandkeeper.client.context import verb
 from sandkeeper.client.failures import ClientError, Refused
 from sandkeeper.client.files.paths import file_route, inside, name_of
 from sandkeeper.client.files.transfer import put_bytes
-from sandkeeper.client.output import say
+from sandkeeper.client.output import is_terminal, say
 from sandkeeper.client.variables import variable
 
 __all__: list[str] = []
@@ -58,7 +58,11 @@ def _differs(copy: Path, before: bytes) -> bool:
 
 
 def _edited(copy: Path) -> None:
-    editor = shlex.split(variable("VISUAL") or variable("EDITOR") or "vi") or ["vi"]
+    editor = shlex.split(variable("VISUAL") or variable("EDITOR"))
+    if not editor:
+        if not (is_terminal(0) and is_terminal(1)):
+            raise ClientError("there is no terminal for vi: $EDITOR names another editor")
+        editor = ["vi"]
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the editor's while that runs
     try:
         status = subprocess.run(

@@ -6,11 +6,10 @@ earlier run is compared by its digest before more is put behind it.
 
 import hashlib
 import os
-import time
 from typing import Any, BinaryIO
 
-from sandkeeper.client.connection import AGAIN_SECONDS, FileBody, Server
-from sandkeeper.client.failures import ClientError, NoServer, Refused
+from sandkeeper.client.connection import FileBody, Server
+from sandkeeper.client.failures import Absence, ClientError, NoServer, Refused
 from sandkeeper.client.files.parts import PartUpload
 from sandkeeper.client.files.paths import absolute, file_route
 from sandkeeper.client.files.transfer import Moved, blocks_of
@@ -19,7 +18,6 @@ __all__ = ["LargeUpload"]
 
 UPLOADS = "/filesystem-multipart"
 DIGEST_SECONDS = 3600.0
-PAUSE_SECONDS = 0.5
 GONE, ELSEWHERE = 404, 409
 
 
@@ -36,7 +34,7 @@ class LargeUpload:
         self._mode = mode
         self._moved = moved
         self._told = 0
-        self._until = time.monotonic() + AGAIN_SECONDS
+        self._absence = Absence()
 
     def run(self) -> None:
         """Send what the server has not; raises ClientError."""
@@ -91,41 +89,43 @@ class LargeUpload:
         return None
 
     def _send(self, route: str, here: int) -> None:
-        """Send what follows the first `here` bytes, again and again until all is there."""
+        """Send what follows the first `here` bytes, again and again until all is there.
+
+        What left here is no sign of life: a line may break each time before the server has it.
+        """
         while True:
-            self._told += here
-            self._moved(here)
-            if self._told == self._size:
+            self._moved(here - self._told)
+            self._told = here
+            if here == self._size or (wrong := self._put(route)) is None:
                 return
-            body = FileBody(self._file, self._told, self._size - self._told, self._count)
-            try:
-                self._server.ask("PUT", route, body, query={"offset": self._told})
-                return
-            except NoServer:
-                if time.monotonic() > self._until:
-                    raise
-            except Refused as error:
-                details = error.details
-                if (
-                    error.code != ELSEWHERE
-                    or not isinstance(details, dict)
-                    or "size" not in details
-                ):
-                    raise
-            here = self._here(route) - self._told
+            self._absence.wait(wrong)
+            before, here = here, self._here(route)
+            if here > before:
+                self._absence.heard()
+
+    def _put(self, route: str) -> ClientError | None:
+        """Send the rest; returns what is wrong, None where it is there."""
+        body = FileBody(self._file, self._told, self._size - self._told, self._count)
+        try:
+            self._server.ask("PUT", route, body, query={"offset": self._told})
+        except NoServer as error:
+            return error
+        except Refused as error:
+            told = error.details if isinstance(error.details, dict) else {}
+            if error.code != ELSEWHERE or "size" not in told:
+                return error
+            return NoServer(str(error))  # it still writes what an earlier request brought
+        return None
 
     def _here(self, route: str) -> int:
         """Wait for the server, and ask how much it has."""
         while True:
-            time.sleep(PAUSE_SECONDS)  # noqa: TID251 - nothing tells when it is back
             try:
                 return int(self._server.value("GET", route)["size"])
-            except NoServer:
-                if time.monotonic() > self._until:
-                    raise
+            except ClientError as error:
+                self._absence.wait(error)
 
     def _count(self, more: int) -> None:
-        self._until = time.monotonic() + AGAIN_SECONDS
         self._told += more
         self._moved(more)
 
@@ -137,14 +137,10 @@ class LargeUpload:
             try:
                 self._server.value("POST", route, {"size": self._size})
                 return
-            except NoServer:
-                if time.monotonic() > self._until:
-                    raise
-            except Refused as error:
-                if not (was_lost and error.code == GONE):
-                    raise
-                raise ClientError(
-                    f"{self._path}: the line was lost at its end; look whether it is there"
-                ) from None
+            except ClientError as error:
+                if was_lost and isinstance(error, Refused) and error.code == GONE:
+                    raise ClientError(
+                        f"{self._path}: the line was lost at its end; look whether it is there"
+                    ) from None
+                self._absence.wait(error)
             was_lost = True
-            time.sleep(PAUSE_SECONDS)  # noqa: TID251 - nothing tells when it is back

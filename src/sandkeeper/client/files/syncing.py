@@ -5,7 +5,6 @@ differs goes as one tar stream, of which the server puts each file in place as a
 there; so whatever breaks off, the next comparison shows what is left to do.
 """
 
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,9 +15,9 @@ import typer
 
 from sandkeeper.blocks import gathered
 from sandkeeper.client.completing import remote_paths
-from sandkeeper.client.connection import AGAIN_SECONDS, AWAY, Server
+from sandkeeper.client.connection import Server
 from sandkeeper.client.context import AsJson, verb
-from sandkeeper.client.failures import ClientError, NoServer, Refused
+from sandkeeper.client.failures import Absence, ClientError, Refused
 from sandkeeper.client.files.packing import SENT_BYTES, Packing
 from sandkeeper.client.files.paths import file_route, inside, is_inside, joined
 from sandkeeper.client.files.trees import FOLDER, Item, Local, comparable, remote_items
@@ -30,7 +29,6 @@ LARGE_BYTES = 1 << 20
 """Of a file that is longer only the permissions are sent where nothing else differs."""
 ROUNDS = 3
 """What changes while it is sent is sent again, so often."""
-PAUSE_SECONDS = 0.5
 NOTHING_THERE = 404
 
 
@@ -170,8 +168,7 @@ class _Sync:
 
     def run_again(self) -> Done:
         """The same, with what is known to be there; a server that is away is waited for."""
-        until = time.monotonic() + AGAIN_SECONDS
-        done, told = Done(), False
+        done, absence = Done(), Absence(tell=complain)
         self.failed = False
         self._unreadable = set()
         while True:
@@ -179,22 +176,11 @@ class _Sync:
             try:
                 self._round(done)
                 return done
-            except NoServer as error:
-                failure: ClientError = error
-            except Refused as error:
-                if error.code not in AWAY:
-                    raise
-                failure = error
-            self._there = None  # what was sent last may have arrived
-            if done.count > before:
-                until = time.monotonic() + AGAIN_SECONDS
-            if time.monotonic() > until:
-                raise failure
-            if not told:
-                told = True
-                complain(f"{failure}; trying again")
-            # The server is away, and nothing tells when it is back.
-            time.sleep(PAUSE_SECONDS)  # noqa: TID251
+            except ClientError as error:
+                self._there = None  # what was sent last may have arrived
+                if done.count > before:
+                    absence.heard()
+                absence.wait(error)
 
     def _round(self, done: Done) -> None:
         for number in range(ROUNDS):

@@ -2,18 +2,18 @@
 
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from sandkeeper.client.connection import AGAIN_SECONDS, Server
-from sandkeeper.client.failures import ClientError, NoServer, Refused
+from sandkeeper.client.connection import Server
+from sandkeeper.client.failures import Absence, ClientError, Refused
 from sandkeeper.client.files.paths import file_route
 from sandkeeper.client.output import write_all
 
 __all__ = [
+    "BEHIND_END",
     "Moved",
     "blocks_of",
     "download",
@@ -24,6 +24,8 @@ __all__ = [
 
 BLOCK_BYTES = 1 << 20
 TYPE = "multipart/form-data; boundary="
+BEHIND_END = 416
+"""The status of an answer to who has everything already."""
 
 Moved = Callable[[int], None]
 """Is told of each number of bytes that went over the line."""
@@ -95,7 +97,7 @@ def send_whole(
     query: Mapping[str, str | int | None] | None = None,
 ) -> bytes:
     """Send what is in a file from where it stands on, again when the line was lost."""
-    start, until = file.tell(), time.monotonic() + AGAIN_SECONDS
+    start, absence = file.tell(), Absence()
     while True:
         gone = [0]
 
@@ -105,12 +107,10 @@ def send_whole(
 
         try:
             return _put(server, route, blocks_of(file, count, size), size, fields, {}, query)
-        except NoServer:
-            if time.monotonic() > until:
-                raise
+        except ClientError as error:
+            absence.wait(error)
         moved(-gone[0])  # raises where nobody wants it any more
         file.seek(start)
-        time.sleep(0.5)  # noqa: TID251 - the server is away, and nothing tells when it is back
 
 
 def download(server: Server, path: str, target: Path, mode: int, moved: Moved) -> None:
@@ -151,7 +151,7 @@ def _pour(server: Server, route: str, target: Path, moved: Moved) -> None:
 
 
 def _receive(server: Server, route: str, file: BinaryIO, moved: Moved) -> None:
-    tag, until = "", time.monotonic() + AGAIN_SECONDS
+    tag, absence = "", Absence()
     while True:
         begun = file.tell()
         headers = {"Range": f"bytes={begun}-", "If-Range": tag} if begun and tag else {}
@@ -166,13 +166,9 @@ def _receive(server: Server, route: str, file: BinaryIO, moved: Moved) -> None:
                 for block in answer.blocks():
                     file.write(block)
                     moved(len(block))
-                    until = time.monotonic() + AGAIN_SECONDS
+                    absence.heard()
                 return
-        except NoServer:
-            if time.monotonic() > until:
-                raise
-        except Refused as error:
-            if error.code != 416:
-                raise
-            return
-        time.sleep(0.5)  # noqa: TID251 - the server is away, and nothing tells when it is back
+        except ClientError as error:
+            if isinstance(error, Refused) and error.code == BEHIND_END:
+                return
+            absence.wait(error)

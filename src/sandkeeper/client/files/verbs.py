@@ -10,7 +10,7 @@ import typer
 from sandkeeper.client.completing import paths, paths_or_processes
 from sandkeeper.client.connection import Query, Server
 from sandkeeper.client.context import AsJson, verb
-from sandkeeper.client.failures import ClientError, Refused
+from sandkeeper.client.failures import Absence, ClientError, NoServer, Refused
 from sandkeeper.client.files.paths import (
     absolute,
     file_route,
@@ -27,10 +27,10 @@ __all__: list[str] = []
 GROUP = "Files"
 DOWNLOAD = {"download": "true"}
 COLUMNS = [
-    Column("MODE"),
-    Column("OWNER"),
+    Column("MODE", spare=2),
+    Column("OWNER", spare=3),
     Column("SIZE", right=True),
-    Column("CHANGED"),
+    Column("CHANGED", spare=1),
     Column("NAME"),
 ]
 TREE_MOST = 1_000_000
@@ -306,16 +306,25 @@ def watch(
     """Tell what changes below a folder as it changes."""
     place = inside(folder).rstrip("/") or "/"
     route = file_route("/watch/filesystem", place) + ("" if flat else "/**")
-    with server.open("GET", route, query={"ignore": ",".join(ignore) or None}) as answer:
-        for line in answer.lines():
-            if not line.startswith(b"{"):
-                continue
-            event = json.loads(line)
-            if as_json:
-                print_json(event)
-            else:
-                say(f"{event['op']:<10} {event['path'].rstrip('/')}/{event['name']}")
-    raise ClientError(f"{folder} is watched no more: it was moved or removed, or the server ended")
+    query = {"ignore": ",".join(ignore) or None}
+    absence = Absence(tell=complain)
+    while True:
+        try:
+            with server.open("GET", route, query=query) as answer:
+                absence.heard()
+                for line in answer.lines():
+                    if line.startswith(b"{"):
+                        _tell_change(json.loads(line), as_json=as_json)
+            raise NoServer(f"{server.url}: what changes now is not seen")
+        except ClientError as error:
+            absence.wait(error)
+
+
+def _tell_change(event: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(event, on_a_line=True)
+    else:
+        say(f"{event['op']:<10} {event['path'].rstrip('/')}/{event['name']}")
 
 
 @verb("changes", group=GROUP)

@@ -5,8 +5,11 @@ told by its size, and by a digest to whoever asks (`digest`), who then knows tha
 """
 
 import hashlib
+import secrets
 from collections.abc import Callable
+from contextlib import suppress
 
+from sandkeeper.files.changing import holes
 from sandkeeper.files.changing.replace import Draft
 from sandkeeper.files.changing.writing import write_all
 from sandkeeper.files.uploads.store import Session, Store
@@ -31,10 +34,34 @@ class ContentSink:
 
     def __call__(self) -> "ContentSink":
         """Open the file, and make it."""
-        self._fd = os.open(self._store.content_path(self._session), _MADE, 0o600)
+        path = self._store.content_path(self._session)
+        self._fd = os.open(path, _MADE, 0o600)
+        if os.fstat(self._fd).st_nlink > 1:  # a kill came between its becoming a file and our end
+            os.close(self._fd)
+            self._fd = -1
+            self._fd = self._copied(path)
         self._store.give(self._fd)
         os.lseek(self._fd, self._offset, os.SEEK_SET)
         return self
+
+    def _copied(self, path: str) -> int:
+        """Put a copy in the place of the file, which is somebody else's now; returns it, open."""
+        temporary = os.path.join(os.path.dirname(path), f"part-{secrets.token_hex(8)}.tmp")
+        source = _opened(self._store, self._session)
+        made = OwnedFd(os.open(temporary, _MADE | os.O_EXCL, 0o600))
+        try:
+            self._store.give(made.number)
+            with self._store.acting():
+                holes.copy(source.number, made.number, 0)
+            os.rename(temporary, path)
+            return os.dup(made.number)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        finally:
+            source.close()
+            made.close()
 
     def write_pieces(self, pieces: list[bytes]) -> None:
         """Append."""

@@ -172,7 +172,9 @@ class Uploads:
                     await live.writer.stop()
                 here = await self._work.own(self._store.content_size, session)
                 self._check_size(session, here, wanted)
-            parts = None if isinstance(wanted, int) else _chosen(session, wanted)
+            parts: list[UploadedPart] | None = []  # of a content that is none no file may be here
+            if wanted:
+                parts = None if isinstance(wanted, int) else _chosen(session, wanted)
             info = await self._work.walk_own(self._assemble, session, parts, conditions)
             self._live.pop(upload_id, None)
             with suppress(OSError):  # what stays is read as a session again, and expires

@@ -53,10 +53,11 @@ class Ending:
         behind = asyncio.ensure_future(self._behind()) if lost else None
         pause = SILENCE_SECONDS
         try:
-            while not (self._reply.done() and self._teller.idle.done()):
+            while not self._is_said:
                 before = self._said
                 await self._wait(pause, behind)
-                if behind is not None and behind.done():
+                if behind is not None and behind.done() and not self._is_said:
+                    behind.result()  # it is lost with the process, too, and may know first
                     break
                 if self._said != before:
                     pause = SILENCE_SECONDS
@@ -70,6 +71,10 @@ class Ending:
                 behind.cancel()
         self._teller.unfinished("what the kernel could not publish")
         return self._reply.done()
+
+    @property
+    def _is_said(self) -> bool:
+        return self._reply.done() and self._teller.idle.done()
 
     @property
     def _is_half_said(self) -> bool:

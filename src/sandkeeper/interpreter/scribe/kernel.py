@@ -21,8 +21,14 @@ from sandkeeper.interpreter.scribe.answers import completion
 from sandkeeper.interpreter.scribe.channels import Channel, opened_socket
 from sandkeeper.interpreter.scribe.ending import Ending
 from sandkeeper.interpreter.scribe.engine import EngineFailed, Given, Lost, Tell, Unsupported
-from sandkeeper.interpreter.scribe.messages import Message, Wire, clean_text
-from sandkeeper.interpreter.scribe.telling import Listener, Teller, Witness
+from sandkeeper.interpreter.scribe.messages import Message, Wire, clean_text, execute_request
+from sandkeeper.interpreter.scribe.telling import (
+    PASSED_OVER,
+    Late,
+    Listener,
+    Teller,
+    Witness,
+)
 from sandkeeper.linux.procstat import read_stat
 
 __all__ = ["KernelEngine"]
@@ -36,11 +42,10 @@ DYING_SECONDS = 0.5
 """A process closes its sockets before it has ended."""
 DEAF_SECONDS = 30.0
 """So long what was replied to may take on iopub."""
-PASSED_OVER_SECONDS, PASSED_OVER_MOST = 0.25, 8
+PASSED_OVER_SECONDS, PASSED_OVER_MOST = 0.25, 9
 """Some kernels (tslab's) pass over what comes within a moment after an error."""
 UNORDERED = frozenset({"Deno kernel"})
 """They may publish what an execution said behind its `idle`, but before the next one's."""
-LATE_BYTES = 64 << 10
 PAST = 1000
 """So many executions may still have threads that say something."""
 
@@ -62,12 +67,12 @@ class KernelEngine:
         self._replies: dict[str, asyncio.Future[Message]] = {}
         self._listeners: dict[str, Listener] = {}
         self._running: Teller | None = None
-        self._late: list[tuple[Message, int]] = []
-        self._late_lost = 0
+        self._late = Late()
         self._past: dict[str, None] = {}
         self._heard = asyncio.Event()
         self._language = str(given.get("language") or "")
         self._is_unordered = False
+        self._is_pausing = self._is_stopped = False
 
     # Beginning
 
@@ -124,6 +129,7 @@ class KernelEngine:
 
     async def execute(self, order: Execute, tell: Tell) -> Outcome:
         """Run code; see `Engine`."""
+        self._is_stopped = False
         entered = bool(order.env or order.cwd)
         if entered and (wrong := await self._enter(order)) is not None:
             tell.event("error", **wrong)
@@ -132,28 +138,31 @@ class KernelEngine:
             return await self._execute(order, tell)
         finally:
             if entered and not self._gone.done():
-                await self._silent(prelude.leaving(self._language))
+                await self._insisted(prelude.leaving(self._language))
 
     async def _execute(self, order: Execute, tell: Tell) -> Outcome:
-        content = {
-            "code": order.code,
-            "silent": order.silent,
-            "store_history": order.store_history and not order.silent,
-            "user_expressions": {},
-            "allow_stdin": False,
-            "stop_on_error": False,
-        }
-        outcome = await self._sent(order.id, tell, content)
-        for _ in range(PASSED_OVER_MOST):
-            if outcome.status != EndStatus.CANCELLED:
+        stores = order.store_history and not order.silent
+        content = execute_request(order.code, silent=order.silent, store_history=stores)
+        for left in reversed(range(PASSED_OVER_MOST)):
+            if self._is_stopped:
                 break
-            await asyncio.sleep(PASSED_OVER_SECONDS)
             outcome = await self._sent(order.id, tell, content)
-        return outcome
+            if outcome.status != EndStatus.CANCELLED or not left:
+                return outcome
+            await self._pause()
+        return Outcome(EndStatus.INTERRUPTED, "before the interpreter took it")
+
+    async def _pause(self) -> None:
+        """Give a kernel the moment in which it passes all over."""
+        self._is_pausing = True
+        try:
+            await asyncio.sleep(PASSED_OVER_SECONDS)
+        finally:
+            self._is_pausing = False
 
     async def _sent(self, number: str, tell: Tell, content: dict[str, Any]) -> Outcome:
         teller = self._running = Teller(tell)
-        self._tell_late(teller)
+        self._late.tell(teller)
         _, frames = self._wire.pack("execute_request", content, number)
         if self._gone.done():
             raise Lost
@@ -173,7 +182,7 @@ class KernelEngine:
             return await self._followed(number, teller, reply, lost=True)
         finally:
             if prelude.entering(self._language, {}, "") is not None and not self._gone.done():
-                await self._silent(prelude.leaving(self._language))
+                await self._insisted(prelude.leaving(self._language))
 
     def _awaited(self, number: str, teller: Teller) -> "asyncio.Future[Message]":
         self._listeners[number] = teller
@@ -235,8 +244,8 @@ class KernelEngine:
         if code is None:
             why = f"env and cwd of one execution are not known for {self._language}"
             return {"name": "Unsupported", "value": why, "traceback": []}
-        answer = await self._silent(code)
-        if answer.get("status") != "error":
+        answer = await self._insisted(code)
+        if answer.get("status") not in {"error", *PASSED_OVER}:
             return None
         return {
             "name": str(answer.get("ename") or "Unsupported"),
@@ -244,21 +253,27 @@ class KernelEngine:
             "traceback": [],
         }
 
+    async def _insisted(self, code: str) -> dict[str, Any]:
+        """Run code as `_silent` does, and again where it was passed over."""
+        answer = await self._silent(code)
+        for _ in range(PASSED_OVER_MOST):
+            if answer.get("status") not in PASSED_OVER:
+                break
+            await self._pause()
+            answer = await self._silent(code)
+        return answer
+
     async def _silent(self, code: str, expression: str = "", identity: str = "") -> dict[str, Any]:
         """Run code that nobody sees; returns the reply's content."""
         wanted = {"answer": expression} if expression else {}
-        content = {
-            "code": code,
-            "silent": True,
-            "store_history": False,
-            "user_expressions": wanted,
-            "allow_stdin": False,
-            "stop_on_error": False,
-        }
+        content = {**execute_request(code, silent=True), "user_expressions": wanted}
         return await self._asked("execute_request", content, identity=identity)
 
     async def interrupt(self) -> bool:
         """Interrupt by a message where the kernel wants that; see `Engine`."""
+        self._is_stopped = True
+        if self._is_pausing and self._running is None:
+            return True  # a signal would meet a kernel that runs nothing
         if not self._given.get("messages"):
             return False
         await self._asked("interrupt_request", {}, "control")
@@ -288,8 +303,8 @@ class KernelEngine:
 
     async def _adapt(self, arguments: dict[str, Any]) -> None:
         code = prelude.entering(self._language, arguments["env"], arguments["cwd"], for_good=True)
-        answer = {} if code is None else await self._silent(code)
-        if code is None or answer.get("status") == "error":
+        answer = {} if code is None else await self._insisted(code)
+        if code is None or answer.get("status") in {"error", *PASSED_OVER}:
             raise Unsupported(str(answer.get("evalue", "it cannot be changed")))
 
     async def _asked(
@@ -343,7 +358,7 @@ class KernelEngine:
             if self._running is not None:
                 self._running.hear(message)
             else:
-                self._keep_late(message)
+                self._late.keep(message)
 
     def _unheard(self) -> None:
         """Take notice of a connection that broke: with its process, or by what it has sent."""
@@ -356,21 +371,6 @@ class KernelEngine:
         lives = found is not None and found[1][0] not in {b"Z", b"X"}
         if lives and not self._gone.done() and self._running is running:
             running.unheard()
-
-    def _keep_late(self, message: Message) -> None:
-        size = len(message.raw)
-        if sum(size for _, size in self._late) + size > LATE_BYTES:
-            self._late_lost += 1
-        else:
-            self._late.append((message, size))
-
-    def _tell_late(self, teller: Teller) -> None:
-        late, self._late = self._late, []
-        for message, _ in late:
-            teller.hear(message)
-        if self._late_lost:
-            self._late_lost = 0
-            teller.missing("what threads of earlier executions said")
 
     # The end
 

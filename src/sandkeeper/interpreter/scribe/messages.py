@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from jupyter_client.session import Session
 
-__all__ = ["Message", "Wire", "clean_text"]
+__all__ = ["Message", "Wire", "clean_text", "execute_request"]
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -20,6 +20,18 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 def clean_text(text: str) -> str:
     """Return text that UTF-8 can carry: what is half of a character becomes U+FFFD."""
     return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
+
+
+def execute_request(code: str, *, silent: bool, store_history: bool = False) -> dict[str, Any]:
+    """Return the content of a request to run code: never asking for input."""
+    return {
+        "code": code,
+        "silent": silent,
+        "store_history": store_history,
+        "user_expressions": {},
+        "allow_stdin": False,
+        "stop_on_error": False,
+    }
 
 
 class Message(msgspec.Struct):

@@ -9,7 +9,11 @@ from sandkeeper.interpreter.scribe.messages import Message, clean_text
 from sandkeeper.journal.segment import STDERR, STDOUT
 from sandkeeper.numerals import GO_INT
 
-__all__ = ["Listener", "Teller", "Witness"]
+__all__ = ["PASSED_OVER", "Late", "Listener", "Teller", "Witness"]
+
+LATE_BYTES = 64 << 10
+PASSED_OVER = frozenset({"aborted", "abort"})
+"""What a kernel says of a request that it did not run."""
 
 
 class Listener(Protocol):
@@ -76,7 +80,7 @@ class Teller(Witness):
         for payload in answer.get("payload") or []:  # what a pager would show
             if isinstance(payload, dict) and isinstance(payload.get("data"), dict):
                 self._tell.event("display", data=payload["data"], metadata={})
-        if status in {"aborted", "abort"}:
+        if status in PASSED_OVER:
             return Outcome(EndStatus.CANCELLED, "the interpreter passed it over")
         if status == "ok":
             return Outcome("ok", execution_count=_count(answer))
@@ -112,6 +116,33 @@ class Teller(Witness):
             value=clean_text(str(content.get("evalue", ""))),
             traceback=[str(line) for line in lines] if isinstance(lines, list) else [],
         )
+
+
+class Late:
+    """What threads of earlier executions say while nothing runs, for the next one: bounded."""
+
+    def __init__(self) -> None:
+        self._kept: list[Message] = []
+        self._size = 0
+        self._lost = 0
+
+    def keep(self, message: Message) -> None:
+        """Keep a message, or count it as lost."""
+        size = len(message.raw)
+        if self._size + size > LATE_BYTES:
+            self._lost += 1
+        else:
+            self._kept.append(message)
+            self._size += size
+
+    def tell(self, teller: Teller) -> None:
+        """Tell what was kept, and that something was lost."""
+        kept, self._kept, self._size = self._kept, [], 0
+        for message in kept:
+            teller.hear(message)
+        if self._lost:
+            self._lost = 0
+            teller.missing("what threads of earlier executions said")
 
 
 def _count(content: dict[str, Any]) -> int | None:

@@ -1,14 +1,20 @@
 """The members of a session: found once, signalled by pidfd, so that no stranger can be hit."""
 
 import asyncio
+import math
 import os
 import signal
+import time
 from contextlib import suppress
 
 from sandkeeper.linux.children.tool import readable
+from sandkeeper.linux.fds import lacks_descriptors
 from sandkeeper.linux.procs import read_process, read_processes
+from sandkeeper.linux.worker import lacks_threads
 
 __all__ = ["SessionMembers"]
+
+LACK_PAUSE_SECONDS = 0.1
 
 
 class SessionMembers:
@@ -21,6 +27,25 @@ class SessionMembers:
     def find(cls, leader: int, *, leader_too: bool = False) -> "SessionMembers":
         """Look through /proc once; blocks for some milliseconds."""
         return cls.of({leader}, leaders_too=leader_too)
+
+    @classmethod
+    async def found(
+        cls, leader: int, *, leader_too: bool = False, patience: float = math.inf
+    ) -> "SessionMembers":
+        """Find them on a worker thread, again and again where we lack descriptors or threads.
+
+        Nobody is found where that goes on for `patience` seconds.
+        """
+        until = time.monotonic() + patience
+        while True:
+            try:
+                return await asyncio.to_thread(cls.find, leader, leader_too=leader_too)
+            except (OSError, RuntimeError) as error:
+                if not (lacks_descriptors(error) or lacks_threads(error)):
+                    raise
+            if time.monotonic() > until:
+                return cls([])
+            await asyncio.sleep(LACK_PAUSE_SECONDS)
 
     @classmethod
     def of(cls, leaders: set[int], *, leaders_too: bool = False) -> "SessionMembers":

@@ -1,4 +1,4 @@
-"""The exporter of OTLP, run by path: `exporter_main.py DESCRIPTOR INSTANCE SIGNAL...`.
+"""The exporter of OTLP, run by path: `exporter_main.py DESCRIPTOR SERVICE INSTANCE SIGNAL...`.
 
 A load of a signal comes by its socket, is encoded and posted, and what became of it is answered; a
 thread for each signal, so a collector that takes no traces still gets logs. It remembers nothing
@@ -41,11 +41,11 @@ class Answers:
                 os._exit(0)
 
 
-def serve(sock: socket.socket, instance: str, signals: list[str]) -> None:
+def serve(sock: socket.socket, service: str, instance: str, signals: list[str]) -> None:
     """Export until the other end is closed."""
     from sandkeeper.observability.otlp.exporting import export_for, resource
 
-    answers, who = Answers(sock), resource(instance)
+    answers, who = Answers(sock), resource(service, instance)
     loads: dict[int, queue.SimpleQueue[bytes]] = {}
     for name in signals:
         number, coming = SIGNALS.index(name), queue.SimpleQueue[bytes]()
@@ -91,6 +91,6 @@ if __name__ == "__main__":
     os.nice(NICE)
     with socket.socket(fileno=int(sys.argv[1])) as given:
         try:
-            serve(given, sys.argv[2], sys.argv[3:])
+            serve(given, sys.argv[2], sys.argv[3], sys.argv[4:])
         except ImportError:
             os._exit(NO_LIBRARY)

@@ -46,10 +46,10 @@ UNITS = {"_seconds": "s", "_bytes": "By"}
 _SCOPE = InstrumentationScope("sandkeeper", __version__)
 
 
-def resource(instance: str) -> Resource:
+def resource(service: str, instance: str) -> Resource:
     """Return who we are: our name, version and place, unless the standard variables say else."""
     ours = {
-        "service.name": "sandkeeper",
+        "service.name": service,
         "service.version": __version__,
         "service.instance.id": instance,
         "host.name": socket.gethostname(),

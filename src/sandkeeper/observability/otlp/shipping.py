@@ -32,7 +32,10 @@ from sandkeeper.observability.otlp.exporter_main import HEAD, NO_LIBRARY, SIGNAL
 from sandkeeper.observability.otlp.lane import Lane
 from sandkeeper.settings import Environment
 
-__all__ = ["Shipping"]
+__all__ = ["SERVICE", "Shipping"]
+
+SERVICE = "sandkeeper"
+"""The name of the server inside a sandbox, to collectors."""
 
 REST_SECONDS = 0.005
 AGAIN_SECONDS = (1.0, 30.0)
@@ -67,6 +70,7 @@ class Shipping:
         children: Children,
         environment: Environment,
         log: Log,
+        service: str = SERVICE,
     ) -> None:
         self.lanes = {name: Lane(SIGNALS.index(name), name) for name in SIGNALS if name in signals}
         self.asked: Callable[[], int] = int
@@ -75,7 +79,7 @@ class Shipping:
         self._environment = environment
         self._log = log
         self._form = Shipped()
-        self._instance = str(uuid.uuid4())
+        self._who = [service, str(uuid.uuid4())]
         self._bell = Bell()
         self._lock = threading.Lock()
         self._next_socket: socket.socket | None = None
@@ -138,7 +142,7 @@ class Shipping:
             return
         ours, its = socket.socketpair()
         with its:
-            argv = [sys.executable, "-I", exporter_main.__file__, str(its.fileno()), self._instance]
+            argv = [sys.executable, "-I", exporter_main.__file__, str(its.fileno()), *self._who]
             env = self._environment.for_children()
             spawn = Spawn(
                 [*argv, *self.lanes], env, new_session=True, pass_fds=(its.fileno(),),
