@@ -12,6 +12,10 @@ from tests.harness import Server
 PACKAGE = Path(__file__).parent.parent / "src" / "sandkeeper"
 LATE = {
     "prometheus_client": "GET /metrics",
+    "click": "the command line of a library",
+    "multiprocessing": "nobody",
+    "tarfile": "an archive",
+    "zipfile": "an upgrade",
     "mcp": "POST /mcp",
     "pydantic": "POST /mcp",
     "pyte": "GET /terminals/x/screen",
@@ -26,6 +30,8 @@ LATE = {
     "re2": "a pattern of somebody's",
     "websockets": "a WebSocket",
     "sandkeeper.codegen": "code editing",
+    "sandkeeper.drives.drivers": "a drive",
+    "sandkeeper.files.tar": "an archive",
     "grpc": "gRPC that has a port",
     "google.protobuf": "gRPC that has a port",
     "sandkeeper.git": "a repository",
@@ -44,7 +50,7 @@ LATE = {
 """What waits for who needs it: libraries and rooms."""
 
 FIRST = {
-    *("anyio", "click", "dotenv", "httptools", "msgspec", "python_multipart", "sniffio"),
+    *("anyio", "dotenv", "httptools", "msgspec", "python_multipart", "sniffio"),
     *("starlette", "typing_extensions", "uvicorn", "uvloop"),
 }
 """The libraries that the first /health may load, and no others."""

@@ -52,6 +52,33 @@ def test_the_peak_of_memory_is_the_childs_or_unknown_and_never_ours() -> None:
     assert large.peak_rss_bytes > more
 
 
+LOOKS = """
+import os
+fds = [fd for fd in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{fd}')]
+print(*sorted(fds), os.getpgid(0) == os.getpid(), os.getsid(0) == os.getpid(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("folder", [None, "/"])
+@pytest.mark.parametrize("session", [False, True])
+def test_a_child_has_its_streams_and_nothing_of_what_we_have_open(
+    folder: str | None, session: bool, tmp_path: Path
+) -> None:
+    """With a folder `subprocess` starts it, without one posix_spawn(3)."""
+    left = os.open("/", os.O_RDONLY)
+    os.set_inheritable(left, True)  # as whoever started the server may leave it one
+    out = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT)
+    try:
+        child = spawn(Children(), LOOKS, stdout=out, cwd=folder, new_session=session)
+        status = asyncio.run(ended(child))
+    finally:
+        os.close(left)
+        os.close(out)
+
+    assert status.code == 0
+    assert (tmp_path / "out").read_text().split() == ["0", "1", "2", "True", str(session)]
+
+
 def test_a_death_by_signal_is_not_an_exit_code() -> None:
     child = spawn(Children(), "import os; os.kill(os.getpid(), 9)")
 

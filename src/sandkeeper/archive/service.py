@@ -17,7 +17,6 @@ from sandkeeper.archive.job import Clock, Exporting, Job, Restored, as_told
 from sandkeeper.archive.kept import Kept
 from sandkeeper.archive.workload import Workload
 from sandkeeper.errors import Conflict, Internal, SandkeeperError, Unavailable
-from sandkeeper.files.tar.unpacking import Temporary
 from sandkeeper.linux.mounts import bounded
 from sandkeeper.log.lines import Log
 from sandkeeper.processes.spec import SavedProcess
@@ -26,6 +25,7 @@ from sandkeeper.settings import Settings
 if TYPE_CHECKING:
     from sandkeeper.archive.export import Manifest, Packed
     from sandkeeper.archive.pristine import Pristine
+    from sandkeeper.files.tar.unpacking import Temporary
 
 __all__ = ["Archive", "Exported"]
 
@@ -54,7 +54,7 @@ class Archive:
         log: Log,
         workload: Workload,
         recorder: BaselineRecorder,
-        temporary: Temporary,
+        temporary: "Temporary",
         leaving: Callable[[], bool],
     ) -> None:
         self._settings = settings.archive

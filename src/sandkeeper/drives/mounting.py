@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sandkeeper.drives.drivers import Plan, driver_named
 from sandkeeper.drives.points import Point, open_point, open_source
 from sandkeeper.drives.rules import Drive, Reach
 from sandkeeper.drives.system import (
@@ -45,6 +45,9 @@ from sandkeeper.linux.mounts import (
 )
 from sandkeeper.linux.paths.statefiles import UntrustedFile, make_private_folder
 from sandkeeper.settings import DriveSettings, Environment
+
+if TYPE_CHECKING:
+    from sandkeeper.drives.drivers import Plan
 
 __all__ = ["Mounter", "Up"]
 
@@ -100,6 +103,8 @@ class Mounter:
 
         Raises BadInput, Forbidden, Internal.
         """
+        from sandkeeper.drives.drivers import driver_named  # few have drives
+
         told = self._environment.for_children()
         env = await asyncio.to_thread(environment_for_root, told, self._workload)
         told["PATH"] = env.get("PATH", "")
@@ -158,7 +163,7 @@ class Mounter:
     async def _bring_up_at(
         self,
         staged: str,
-        plan: Plan,
+        plan: "Plan",
         drive: Drive,
         reach: Reach,
         point: Point,
@@ -178,7 +183,7 @@ class Mounter:
             raise
         return Up(daemon, made, point.made)
 
-    def _show(self, plan: Plan, drive: Drive, reach: Reach, staged: str, point: Point) -> int:
+    def _show(self, plan: "Plan", drive: Drive, reach: Reach, staged: str, point: Point) -> int:
         """Bind a folder to the staged place if no program serves one; show that at the point."""
         if not plan.argv:
             source = open_source(plan, self._workload, reach)
@@ -191,7 +196,9 @@ class Mounter:
             restrict(staged, read_only=drive.read_only, no_privilege=apart)
         return attach(staged, point.folder.number)
 
-    async def _start(self, plan: Plan, drive: Drive, env: Mapping[str, str], where: str) -> Daemon:
+    async def _start(
+        self, plan: "Plan", drive: Drive, env: Mapping[str, str], where: str
+    ) -> Daemon:
         """Start the program of a FUSE drive and wait until it has mounted on `where`."""
         try:
             await asyncio.to_thread(make_private_folder, self._settings.folder)

@@ -8,14 +8,17 @@ linked meanwhile. All of this blocks, and may hang on a dead file system.
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from sandkeeper.drives.drivers import Plan
 from sandkeeper.drives.rules import Reach
 from sandkeeper.errors import Forbidden
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.identity import Identity, acting_for
 from sandkeeper.linux.mounts import PSEUDO, mount_id, mounts, walk_plainly
 from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted_folder
+
+if TYPE_CHECKING:
+    from sandkeeper.drives.drivers import Plan
 
 __all__ = ["Point", "open_point", "open_source", "remove_made"]
 
@@ -121,7 +124,7 @@ def remove_made(path: str, made: int, workload: Identity | None) -> None:
                 os.close(folder)
 
 
-def open_source(plan: Plan, workload: Identity | None, reach: Reach) -> int:
+def open_source(plan: "Plan", workload: Identity | None, reach: Reach) -> int:
     """Open a folder of the `bind` driver, make what is missing; the caller closes it.
 
     A drive that is made belongs to the workload's user. Raises Forbidden for one that belongs to
@@ -160,7 +163,7 @@ def _refuse_drive(fd: int, name: str, workload: Identity) -> None:
         )
 
 
-def _open_root(plan: Plan, workload: Identity | None) -> int:
+def _open_root(plan: "Plan", workload: Identity | None) -> int:
     if workload is None:
         plan.below.mkdir(parents=True, exist_ok=True, mode=0o700)
         return os.open(plan.below, _FOLDER)

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
-from sandkeeper.drives.drivers import driver_named, effective
 from sandkeeper.drives.mounting import Mounter, Up
 from sandkeeper.drives.points import remove_made
 from sandkeeper.drives.records import Record, load_records, record_of, save_records
@@ -161,6 +160,8 @@ class Drives:
         Raises BadInput, Forbidden, Conflict when something else is mounted there, Internal when it
         fails.
         """
+        from sandkeeper.drives.drivers import driver_named, effective  # few have drives
+
         asked = checked(drive)
         wanted = effective(asked, self._environment.for_children(), self._settings, self._identity)
         driver_named(wanted.driver)

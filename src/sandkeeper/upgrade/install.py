@@ -14,7 +14,6 @@ import asyncio
 import os
 import shutil
 import sys
-import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -105,6 +104,7 @@ class Versions:
         """Make the environment and put the wheel into it; returns what it requires besides."""
         import sysconfig
         import venv
+        import zipfile
 
         shutil.rmtree(folder, ignore_errors=True)
         venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)

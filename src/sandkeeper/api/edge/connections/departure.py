@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import uvicorn
+from uvicorn.server import Server
 
 from sandkeeper.api.edge.streaming import RESUME
 from sandkeeper.api.edge.urls import is_for_port
@@ -40,9 +40,7 @@ class Departure:
     What is being answered has `drain` seconds; `begin_stop` sends away whoever waits then.
     """
 
-    def __init__(
-        self, server: uvicorn.Server, *, drain: float, begin_stop: Callable[[], None]
-    ) -> None:
+    def __init__(self, server: Server, *, drain: float, begin_stop: Callable[[], None]) -> None:
         self._server = server
         self._drain = drain
         self._begin_stop = begin_stop

@@ -8,9 +8,10 @@ import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Protocol
 
-import uvicorn
 import uvloop
 from starlette.types import Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.server import Server
 
 from sandkeeper.api.edge.connections.departure import Departure, take_over
 from sandkeeper.api.edge.connections.lifesigns import ask_now, ask_quiet_ones
@@ -98,7 +99,7 @@ def serve(
     uvicorn_log = logging.getLogger("uvicorn")
     uvicorn_log.addHandler(logging.NullHandler())
     uvicorn_log.propagate = False
-    config = uvicorn.Config(
+    config = Config(
         app,
         loop="uvloop",
         http=EdgeProtocol,
@@ -140,12 +141,12 @@ def _socket(**values: Any) -> asyncio.Protocol:
     return PacedSocket(**values)
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     """Starts the services before the first request and stops it after the last."""
 
     def __init__(
         self,
-        config: uvicorn.Config,
+        config: Config,
         services: Services,
         connections: Sequence[HeldConnection],
         manager: ServiceManager,
