@@ -186,7 +186,7 @@ class Trial:
     def goes_on(self, how: str, command: str) -> None:
         """Have the server end and begin; what runs, its output and the keeper outlive it."""
         before, lines = self.main_pid(), self.count()
-        self.client.post("/process", json={"name": "order", "command": command})
+        self.ask({"name": "order", "command": f"sleep 3; {command}"})
         until(lambda: self.began_anew(before))
         record = self.client.get("/process/counting").json()
         demand(f"{how}: what runs goes on", record["status"] == "running", record)
@@ -211,9 +211,7 @@ class Trial:
     def ends_as_a_whole(self) -> None:
         """`systemctl kill --kill-whom=all`."""
         before = self.main_pid()
-        self.client.post(
-            "/process", json={"command": "systemctl kill --kill-whom=all -s KILL sandkeeper"}
-        )
+        self.ask({"command": "sleep 3; systemctl kill --kill-whom=all -s KILL sandkeeper"})
         until(lambda: self.began_anew(before))
         record = self.client.get("/process/counting").json()
         demand("kill --kill-whom=all ends all of it", record["status"] != "running", record)
@@ -225,8 +223,7 @@ class Trial:
         done = self.command(f"{add} && {drop} && systemctl daemon-reload")
         demand("the drop-in is taken", done["exitCode"] == 0, done)
         before = self.main_pid()
-        order = "systemctl kill --kill-whom=all -s KILL sandkeeper"
-        self.client.post("/process", json={"command": order})
+        self.ask({"command": "sleep 3; systemctl kill --kill-whom=all -s KILL sandkeeper"})
         until(lambda: self.began_anew(before))
         demand("strict: the user is not root", self.said("id -un") == "sandbox")
         kept = self.command("touch ~/mine && ! touch /etc/x && ! touch /usr/x")

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import gc
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -268,6 +269,7 @@ def _identity(user: str) -> Identity | None:
 def _record_baseline(settings: Settings, environment: Environment) -> int:
     from sandkeeper.archive.baseline import record_baseline
 
+    gc.enable()  # this looks at everything on the disk
     try:
         count = record_baseline(settings, environment)
     except OSError as error:

@@ -4,6 +4,7 @@ Each is loaded without the others: neither the first answer of a server nor a co
 lives for a tenth of a second waits for what it does not need.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _client(given, completes=completes)
     if given[:1] == [FLEET]:
         return _fleet(given[1:])
+    gc.disable()  # what a start makes is here to stay; observability.heap enables it
     from sandkeeper.cli import main as serve
 
     return serve(given)
