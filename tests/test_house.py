@@ -1,8 +1,10 @@
 """Rules of the house that no linter knows."""
 
 import json
+import os
 import re
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,33 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_no_source_file_has_more_than_400_lines() -> None:
+    sources = [*(ROOT / "src").rglob("*.py"), *_console_sources()]
     long = {
         str(path.relative_to(ROOT)): count
-        for path in (ROOT / "src").rglob("*.py")
+        for path in sources
         if (count := len(path.read_text().splitlines())) > 400
     }
 
     assert long == {}
+
+
+def _console_sources() -> list[Path]:
+    return [path for path in (ROOT / "console/src").rglob("*.ts*") if path.is_file()]
+
+
+def test_the_consoles_files_import_each_other_in_no_circle() -> None:
+    known = {path.with_suffix("").as_posix(): path for path in _console_sources()}
+    known |= {Path(name).parent.as_posix(): one for name, one in known.items() if "/index" in name}
+    graph = {
+        path: {
+            known[target]
+            for name in re.findall(r'(?:from |import\()"(\.[^"]*)"', path.read_text())
+            if (target := Path(os.path.normpath(path.parent / name)).as_posix()) in known
+        }
+        for path in _console_sources()
+    }
+    assert sum(len(targets) for targets in graph.values()) > 100
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_the_changelog_knows_the_version() -> None:

@@ -3,11 +3,7 @@
 import type { ComponentType } from "preact";
 import { Activity, Cable, Code, Folder, LayoutDashboard, SquareTerminal } from "lucide-preact";
 import type { Icon } from "../ui/Button";
-
-export interface PageProps {
-  path: string[];
-  query: URLSearchParams;
-}
+import type { PageProps } from "./page";
 
 export interface PageDef {
   id: string;

@@ -1,24 +1,8 @@
 import { useEffect, useRef } from "preact/hooks";
 import type uPlot from "uplot";
 import { theme } from "../app/theme";
+import { dataOf, type ChartProps } from "./series";
 import "./Chart.css";
-
-export interface ChartProps {
-  label: string;
-  /** Seconds since the epoch. */
-  times: number[];
-  series: { label: string; values: (number | null)[]; tone?: 1 | 2 | 3 | 4 | 5 | 6 }[];
-  format(value: number | null | undefined): string;
-  height?: number;
-  /** The least upper end of the scale. */
-  max?: number;
-  /** The scale ends at `max`, whatever comes. */
-  fixed?: boolean;
-  /** So many seconds are shown, up to the last value. */
-  span?: number;
-  /** The steps of the scale are powers of 1024. */
-  binary?: boolean;
-}
 
 /** Lines over time; what a screen reader gets is the last value of each. */
 export function Chart(props: ChartProps) {
@@ -69,8 +53,4 @@ export function Chart(props: ChartProps) {
       ) : null}
     </div>
   );
-}
-
-export function dataOf(props: ChartProps): uPlot.AlignedData {
-  return [props.times, ...props.series.map((one) => one.values)] as uPlot.AlignedData;
 }

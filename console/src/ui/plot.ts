@@ -2,8 +2,8 @@
 
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
-import { dataOf, type ChartProps } from "./Chart";
 import { clock } from "./format";
+import { dataOf, type ChartProps } from "./series";
 
 export function draw(place: HTMLElement, props: () => ChartProps, height: number): uPlot {
   const style = getComputedStyle(document.documentElement);

@@ -8,7 +8,6 @@ import {
   FolderOpen,
   FolderPlus,
   FolderUp,
-  FolderX,
   House,
   Info,
   Pencil,
@@ -18,15 +17,14 @@ import {
   Trash2,
   Upload,
 } from "lucide-preact";
-import type { ComponentChildren } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { useComeback } from "../../app/comeback";
 import { useKeys } from "../../app/keys";
-import { href, navigate } from "../../app/router";
+import { navigate } from "../../app/router";
 import { session } from "../../app/session";
-import { api, ApiError, usePoll } from "../../api/client";
-import { Button, contextMenu, Empty, Failure, failed, LinkButton, Loading, Menu, PageHead, Segmented, toast, type Icon, type Item } from "../../ui";
-import type { PageProps } from "..";
+import { usePoll } from "../../api/client";
+import { failed, LinkButton, Loading, Menu, PageHead, Segmented, toast, type Item } from "../../ui";
+import type { PageProps } from "../page";
 import { archiveUrl, downloadUrl, look } from "./calls";
 import { ChangesPanel } from "./ChangesPanel";
 import { drafts } from "./documents";
@@ -34,17 +32,18 @@ import { readChosen, readDropped, type Dropped } from "./dropped";
 import { FileView } from "./FileView";
 import { FindPanel } from "./FindPanel";
 import { FolderTree } from "./FolderTree";
+import { Browse, Crumbs, MenuButton } from "./Frame";
+import { copyText, follow, terminalIn, useArrivals, useFileInstead } from "./keeping";
 import { newFile, newFolder, place as placeAt, removeAll, rename } from "./operations";
-import { ancestry, isWithin, nameOf, parentOf, shown } from "./paths";
+import { isWithin, parentOf, shown } from "./paths";
 import { filesHref, placeOf, sideOf, type Place, type Side } from "./place";
 import { Properties } from "./Properties";
 import { Tree, type Node, type Sort } from "./tree";
 import { UploadDock } from "./UploadDock";
-import { enqueue, onArrival } from "./uploads";
+import { enqueue } from "./uploads";
 import "./files.css";
 
 const LOOK_MS = 3000;
-const ARRIVAL_MS = 400;
 
 let lastSort: Sort = { by: "name", down: false };
 let showsHidden = true;
@@ -320,135 +319,8 @@ function Browser({ at }: { at: Place }) {
   }
 }
 
-function MenuButton({ label, icon, items }: { label: string; icon: Icon; items: Item[] }) {
-  return (
-    <Button
-      icon={icon}
-      aria-haspopup="menu"
-      onClick={(event) => {
-        const { left, bottom } = event.currentTarget.getBoundingClientRect();
-        contextMenu(new MouseEvent("click", { clientX: left, clientY: bottom + 4, cancelable: true }), items);
-      }}
-    >
-      {label}
-    </Button>
-  );
-}
-
-function Browse({ tree, children, onNewFile, onUpload }: { tree: Tree; children: ComponentChildren; onNewFile(): void; onUpload(): void }) {
-  const { root } = tree;
-  if (root.state === "failed" && !root.nodes.length) {
-    const isGone = root.error instanceof ApiError && root.error.status === 404;
-    if (isGone) {
-      return (
-        <Empty icon={FolderX} title="There is no such folder" action={<LinkButton href={href("files")}>Go to the working directory</LinkButton>}>
-          {`${shown(root.path)} was deleted or moved, or the address is wrong.`}
-        </Empty>
-      );
-    }
-    return <Failure error={root.error} retry={() => void tree.reload(root.path)} title="This folder could not be read" />;
-  }
-  if (root.state === "loading" && !root.nodes.length) return <Loading label="Reading the folder" />;
-  if (!root.nodes.length) {
-    return (
-      <Empty
-        icon={FolderOpen}
-        title="This folder is empty"
-        action={
-          <>
-            <Button kind="primary" icon={Upload} onClick={onUpload}>
-              Upload files
-            </Button>
-            <Button icon={FilePlus} onClick={onNewFile}>
-              New file
-            </Button>
-          </>
-        }
-      >
-        Drop files or folders anywhere on this page, or make a file here.
-      </Empty>
-    );
-  }
-  return <>{children}</>;
-}
-
-function Crumbs({ folder }: { folder: string }) {
-  const last = useRef<HTMLAnchorElement>(null);
-  useEffect(() => last.current?.scrollIntoView({ block: "nearest", inline: "end" }), [folder]);
-  const all = ancestry(folder);
-  return (
-    <nav class="files-crumbs" aria-label="Folders above">
-      {all.map((path, index) => (
-        <a key={path} ref={index === all.length - 1 ? last : undefined} href={filesHref(path)} aria-current={index === all.length - 1 ? "page" : undefined}>
-          {path === "/" ? "/" : shown(nameOf(path))}
-        </a>
-      ))}
-    </nav>
-  );
-}
-
-/** Read folders again in which uploads have arrived, many at a time once. */
-function useArrivals(tree: Tree): void {
-  useEffect(() => {
-    const waiting = new Set<string>();
-    let timer = 0;
-    const stop = onArrival((folder) => {
-      waiting.add(folder);
-      timer ||= window.setTimeout(() => {
-        timer = 0;
-        for (const one of waiting) void tree.reload(one);
-        waiting.clear();
-      }, ARRIVAL_MS);
-    });
-    return () => {
-      stop();
-      clearTimeout(timer);
-    };
-  }, [tree]);
-}
-
-/** An address may name a file where a folder is meant. */
-function useFileInstead(tree: Tree, at: Place): void {
-  const hasFailed = tree.root.state === "failed";
-  useEffect(() => {
-    if (!hasFailed) return;
-    look(at.folder).then(
-      ({ kind }) => {
-        if (kind === "file") navigate(filesHref(parentOf(at.folder), { file: at.folder }), { replace: true });
-      },
-      () => undefined, // what is wrong is shown already
-    );
-  }, [hasFailed]);
-}
-
 /** Where what is dropped goes: into the folder below the pointer, else into the one that is shown. */
 function aimOf(element: EventTarget | null, folder: string): string {
   const row = element instanceof Element ? element.closest<HTMLElement>("[data-folder]") : null;
   return row?.dataset.folder ?? folder;
 }
-
-async function terminalIn(folder: string): Promise<void> {
-  try {
-    const { id } = await api.post<{ id: string }>("/terminals", { body: { workingDir: folder } });
-    navigate(href("terminals", [id]));
-  } catch (error) {
-    failed("The terminal was not opened", error);
-  }
-}
-
-function follow(url: string): void {
-  const link = document.createElement("a");
-  link.href = url;
-  link.download = "";
-  link.click();
-}
-
-async function copyText(text: string): Promise<void> {
-  try {
-    await navigator.clipboard.writeText(text);
-    toast("The path was copied.", { kind: "good" });
-  } catch {
-    toast(shown(text), { kind: "info" });
-  }
-}
-

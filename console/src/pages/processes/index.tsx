@@ -1,4 +1,4 @@
-import type { PageProps } from "..";
+import type { PageProps } from "../page";
 import { Detail } from "./Detail";
 import { List } from "./List";
 

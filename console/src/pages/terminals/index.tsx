@@ -25,7 +25,7 @@ import {
   type Item,
 } from "../../ui";
 import { ago, bytes } from "../../ui/format";
-import type { PageProps } from "..";
+import type { PageProps } from "../page";
 import { addTab, all, close, dropTab, ending, one, open, rename, tabs } from "./calls";
 import { Player } from "./Player";
 import { Session } from "./Session";

@@ -1,0 +1,6 @@
+/** What a page is given: the rest of its address. */
+
+export interface PageProps {
+  path: string[];
+  query: URLSearchParams;
+}
