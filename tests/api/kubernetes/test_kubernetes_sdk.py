@@ -274,12 +274,17 @@ def test_signals_end_the_group_and_what_is_wrong_has_its_status(
 def test_who_cancels_ends_what_only_they_wait_for(
     kube: Kube, stub: process_pb2_grpc.ProcessServiceStub
 ) -> None:
-    path = kube.root / "pid"
-    command = config("sh", "-c", "echo $$ > pid; exec sleep 1000")
-    waiting = stub.Execute.future(process_pb2.ExecuteRequest(config=command))
-    pid = int(until(lambda: path.exists() and path.read_text().strip()))
-    waiting.cancel()
-    until(lambda: not alive(pid))
+    pids = []
+    # Several at once: some are cancelled before the server has heard of their start.
+    waiting = {}
+    for name in map(str, range(12)):
+        command = config("sh", "-c", f"echo $$ > pid-{name}; exec sleep 1000")
+        waiting[name] = stub.Execute.future(process_pb2.ExecuteRequest(config=command))
+    for name, call in waiting.items():
+        path = kube.root / f"pid-{name}"
+        pids.append(int(until(lambda path=path: path.exists() and path.read_text().strip())))
+        call.cancel()
+    until(lambda: not any(map(alive, pids)))
 
     left = stub.Start(process_pb2.StartRequest(config=config("sleep", "1000")))
     number = next(left).init.process_id

@@ -183,25 +183,35 @@ class GrpcServer:
     # The calls
 
     async def _execute(self, request: Any, context: Any) -> Any:
-        config, seconds = request.config, context.time_remaining()
+        starting = asyncio.ensure_future(self._executed(request, context.time_remaining()))
+        try:
+            end = await self._runs.ended(await asyncio.shield(starting))
+        except asyncio.CancelledError:  # of a start as well, which goes on to its end
+            starting.add_done_callback(self._kill_left)
+            raise
+        if end.late:
+            told = "the command was killed: the deadline was over"
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, told)
+        return message("ExecuteResponse")(exit_code=end.code, stdout=end.stdout, stderr=end.stderr)
+
+    async def _executed(self, request: Any, seconds: float | None) -> Process:
+        config = request.config
         async with self._freeze.writing():
-            process = await self._runs.start(
+            return await self._runs.start(
                 _words(config),
                 Caller(),
                 env=dict(config.env_vars),
                 folder=config.cwd,
                 seconds=seconds,
             )
-        try:
-            end = await self._runs.ended(process)
-        except asyncio.CancelledError:
-            if not (process.is_over or self._stopping):
-                process.kill(process.meta.pid)
-            raise
-        if end.late:
-            told = "the command was killed: the deadline was over"
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, told)
-        return message("ExecuteResponse")(exit_code=end.code, stdout=end.stdout, stderr=end.stderr)
+
+    def _kill_left(self, starting: "asyncio.Future[Process]") -> None:
+        """Kill what only a caller waited for who has gone; where it never began nobody asks why."""
+        if starting.cancelled() or starting.exception() is not None or self._stopping:
+            return
+        process = starting.result()
+        if not process.is_over:
+            process.kill(process.meta.pid)
 
     async def _start(self, request: Any, context: Any) -> AsyncIterator[Any]:
         async with self._freeze.writing():
