@@ -164,7 +164,7 @@ def test_an_end_that_a_kernel_has_lost_is_asked_for(server: Server) -> None:
     made = kernels.context(server)
     made.run(AS_IT_CAME)
     assert made.run(SLOW + "print('a\\ud83db')")["status"] == "ok"
-    assert made.run("print('after')")["stdout"].endswith("after\n")
+    until(lambda: made.run("print('after')")["stdout"].endswith("after\n"))
     told = list(made.stream(MUTE))
 
     assert [one["text"] for one in told if one["type"] == "stdout"] == ["told\n"]
