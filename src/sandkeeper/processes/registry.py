@@ -18,7 +18,7 @@ from sandkeeper.numerals import GO_INT
 from sandkeeper.once import Keyed
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.process import Process
-from sandkeeper.processes.record import RunMeta, ended_uptime
+from sandkeeper.processes.record import RunMeta, ended_uptime, time_limit
 from sandkeeper.processes.runs import RunFolder, RunStore
 from sandkeeper.processes.spec import ProcessSpec
 from sandkeeper.settings import Settings
@@ -199,6 +199,8 @@ class Processes:
             idempotency_body=body,
         )
         meta.first_started_at = now if meta.trace is not None else 0.0
+        if timeout:
+            time_limit(meta, again=False)  # what is announced of a run says when its time is over
         journal = Journal(folder.path, segment_bytes=self._shop.budget.segment_bytes)
         return Process(self._shop, folder, meta, journal)
 
