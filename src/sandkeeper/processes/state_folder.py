@@ -133,6 +133,8 @@ class StateFolder:
         except FileNotFoundError:
             return "the state folder was removed", None
         except OSError as error:
+            if is_scarcity(error):  # ours, and no fault of the folder: what was known stands
+                return self.fault, None
             return f"the state folder cannot be used ({error.strerror})", None
         fault = "the state folder has become read-only" if read_only else ""
         if not self._runs.closed and _identity(runs) == _identity(self._runs):
