@@ -137,7 +137,9 @@ def test_a_folder_is_listed_searched_and_told_apart(ask: Ask, server: Server) ->
     assert json.loads(ask("ls", "--json", "looked").stdout)[0]["name"] == "a.py"
     assert ask("find", "looked", "--name", "*.py").stdout == b"a.py\n"
     assert ask("grep", "needle", "looked").stdout == b"a.py:1:needle\n"
+    (folder / "below" / "a.py").write_text("needle\n")
     assert ask("grep", "needle", "looked/a.py").stdout == b"a.py:1:needle\n"
+    (folder / "below" / "a.py").unlink()
     assert ask("grep", "nothing", "looked").returncode == 1
     assert "└── below/" in ask("tree", "looked").stdout.decode()
     assert b"2 files" in ask("du", "looked").stdout

@@ -44,7 +44,8 @@ class ContentQuery:
     """What to look for: a literal text, per line.
 
     `pattern` is one glob on base names (files.globs) or empty; a `limit` of 0 means MAX_MATCHES;
-    `context` is how many lines before and after a match are wanted.
+    `context` is how many lines before and after a match are wanted. What lies in folders below the
+    root is looked at if `recursive`.
     """
 
     text: str
@@ -54,6 +55,7 @@ class ContentQuery:
     pattern: str = ""
     excluded: frozenset[str] = EXCLUDED
     context: int = 0
+    recursive: bool = True
 
     @property
     def most(self) -> int:
@@ -155,6 +157,7 @@ class ContentSearch:
             excluded=sorted(filter(_possible_name, query.excluded)),
             pruned=pruned,
             pattern=query.pattern if simple(query.pattern) else "",
+            recursive=query.recursive,
         )
         records = Records()
 

@@ -127,6 +127,7 @@ def arguments(
     excluded: Iterable[str],
     pruned: Iterable[str],
     pattern: str,
+    recursive: bool = True,
 ) -> list[str]:
     """Return ripgrep's arguments for a search of `directory` (absolute) from `/`.
 
@@ -140,6 +141,8 @@ def arguments(
     if ordered:
         argv += ["--sort", "path"]
     argv += ["--max-count", str(per_file)]
+    if not recursive:
+        argv += ["--max-depth", "1"]
     if pattern:
         argv += ["--glob", f"**/{pattern}"]
     argv += ["--glob", f"!**/{TEMPORARY_PREFIX}*"]  # the last glob that matches decides

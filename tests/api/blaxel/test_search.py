@@ -217,11 +217,12 @@ def test_content_search_filters_and_limits(server: Server, project: Path) -> Non
     assert where(excludeDirs="pkg") == [".hidden/h.go", "README.md", "node_modules/x/index.go"]
     assert where(maxResults=2) == [".hidden/h.go", "README.md"]
     assert len(where(maxResults=0)) == 4
+    assert where(recursive="false") == ["README.md"]
     assert len(where(excludeDirs="a\0b,c/d," + "x" * 300)) == 5
     many = ",".join(map(str, range(2000)))
     refused = server.client.get("/filesystem-find/project", params={"excludeDirs": many})
     assert refused.status_code == 400
-    for params in ({"maxResults": "x"}, {"contextLines": "-1"}):
+    for params in ({"maxResults": "x"}, {"contextLines": "-1"}, {"recursive": "some"}):
         reply = server.client.get(
             "/filesystem-content-search/project", params={"query": "a", **params}
         )

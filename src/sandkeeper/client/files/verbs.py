@@ -214,13 +214,14 @@ def grep(
     only = ""
     if about is not None and about["type"] == "file":
         above, _, only = absolute(server, inside(folder)).rpartition("/")
-        folder, name = above or "/", glob.escape(only)
+        folder, name = above or "/", glob.escape(only)  # the route takes folders alone
     query = {
         "query": text,
         "caseSensitive": "false" if ignore_case else "true",
         "filePattern": name or None,
         "contextLines": context or None,
         "maxResults": 0,
+        "recursive": "false" if only else None,
     }
 
     def line(one: dict[str, Any]) -> str:

@@ -102,6 +102,7 @@ class SearchHandlers:
             pattern=given.get("filePattern", ""),
             excluded=_excluded(request),
             context=asked(given, "contextLines", 0, MAX_CONTEXT),
+            recursive=given.flag("recursive", default=True),
         )
         lines = await self._grep.search(query)
         matches = [_content_match(line) for line in lines]
