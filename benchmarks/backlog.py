@@ -2,15 +2,14 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from tests.harness import Server, until
 
-from benchmarks.latency import LINE, WRITER
-from benchmarks.load import Poller, cpu_seconds, dead_client, disk_folder, lines_command
+from benchmarks.latency import delays_of_lines
+from benchmarks.load import Poller, cpu_seconds, disk_folder, lines_command
 from benchmarks.tables import Row, percentile
 from benchmarks.telemetry import delay_percentile, delays
 
@@ -43,13 +42,12 @@ def run() -> list[Row]:
     with tempfile.TemporaryDirectory(dir=disk_folder()) as name, _Waiting(Path(name)) as server:
         server.client.post("/process", json={"command": lines_command(MEGABYTES), "name": "flood"})
         until(lambda: _is_over(server), timeout=600, every=0.2)
-        (server.workdir / "writer.py").write_text(WRITER)
         pid = server.client.post("/process", json={"command": "sleep 120"}).json()["pid"]
         reader = server.collect()
         idle, spent, began = delays(server), cpu_seconds(server.pid), time.perf_counter()
         poller = Poller(server.port, f"/process/{pid}", 0.005)
         poller.start()
-        late = _lines(server)
+        late = delays_of_lines(server)
         times = poller.finish()
         seconds, spent = time.perf_counter() - began, cpu_seconds(server.pid) - spent
         delay = delay_percentile(idle, delays(server), 0.99)
@@ -69,18 +67,3 @@ def run() -> list[Row]:
 
 def _is_over(server: Server) -> bool:
     return bool(server.client.get("/process/flood").json()["status"] != "running")
-
-
-def _lines(server: Server) -> list[float]:
-    """Return how many milliseconds each line of a writer was on its way to a client."""
-    body = {"command": f"{sys.executable} {server.workdir}/writer.py", "name": "w"}
-    server.client.post("/process", json=body)
-    late: list[float] = []
-    sock = dead_client(server.port, "/process/w/logs/stream")
-    while block := sock.recv(65536):
-        now = time.time()
-        late += [(now - float(found)) * 1000 for found in LINE.findall(block)]
-        if block.endswith(b"0\r\n\r\n"):
-            break
-    sock.close()
-    return late

@@ -35,9 +35,11 @@ class Records:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SAVE_SECONDS, self.flush)
 
-    def is_due(self, recorder: "Recorder") -> bool:
-        """Say whether a record waits to be written; from here on it does not."""
-        return self._due.pop(recorder, recorder) is None
+    def take(self, recorder: "Recorder") -> bool:
+        """Have a record wait no more; says whether it did."""
+        waited = recorder in self._due
+        self._due.pop(recorder, None)
+        return waited
 
     def flush(self) -> None:
         """Write the records that wait to be written."""
@@ -76,12 +78,12 @@ class Recorder:
 
     def save_pending(self) -> None:
         """Write the record now if it waits to be written."""
-        if self._records.is_due(self):
+        if self._records.take(self):
             self._records.submit(self.order())
 
     def save_now(self) -> None:
         """Write the record, in order with earlier ones."""
-        self._records.is_due(self)
+        self._records.take(self)
         self._records.submit(self.order())
 
     def order(self) -> Callable[[], None]:
