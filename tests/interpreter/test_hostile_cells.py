@@ -29,7 +29,7 @@ def text_of(told: list[dict[str, Any]], kind: str = "stdout") -> str:
 def test_the_death_of_a_kernel_is_told_at_once_and_a_restart_works(server: Server) -> None:
     made = kernels.context(server)
     made.run("kept = 1")
-    told = made.stream("print('begun', flush=True)\nimport time; time.sleep(600)")
+    told = made.stream("print('begun', flush=True)\nimport threading; threading.Event().wait()")
     while next(told)["type"] != "stdout":
         pass
     waiting = made.start("2")
@@ -134,7 +134,13 @@ def test_half_a_surrogate_breaks_no_answer(context: Context, code: str) -> None:
     assert context.run("'after'")["results"][0]["data"]["text/plain"] == "'after'"
 
 
-SLOW = "import sys, time\nsys.stdout.pub_thread.schedule(lambda: time.sleep(2))\n"
+SLOW = """
+import sys
+def held(events=sys.stdout.pub_thread._events):
+    while len(events) < 2: pass
+sys.stdout.pub_thread.schedule(held)
+"""
+"""The thread that publishes comes to what is printed when more than that waits for it."""
 AS_IT_CAME = """
 import sys
 from jupyter_client.session import json_packer
@@ -164,7 +170,7 @@ def test_an_end_that_a_kernel_has_lost_is_asked_for(server: Server) -> None:
     made = kernels.context(server)
     made.run(AS_IT_CAME)
     assert made.run(SLOW + "print('a\\ud83db')")["status"] == "ok"
-    until(lambda: made.run("print('after')")["stdout"].endswith("after\n"))
+    assert made.run("print('after')")["stdout"].endswith("after\n")
     told = list(made.stream(MUTE))
 
     assert [one["text"] for one in told if one["type"] == "stdout"] == ["told\n"]

@@ -98,7 +98,7 @@ def events_so_far(server: Server, execution: str) -> str:
 
 def test_a_kernel_that_dies_while_no_server_runs_is_told_by_the_next(server: Server) -> None:
     context = kernels.context(server)
-    execution = context.start("import time; time.sleep(600)")
+    execution = context.start("import threading; threading.Event().wait()")
     waiting = context.start("1")
     until(lambda: len(events_of(server, execution)) > 0)
     pid = int(context.record["pid"])

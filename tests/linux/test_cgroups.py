@@ -19,21 +19,21 @@ from sandkeeper.linux.children.tool import readable
 
 HOG = "kept = []\nwhile True: kept.append(bytearray(1 << 20))"
 FORKS = """
-import os, sys, time
+import os, signal, sys
 made = 0
 try:
     while made < 200:
         if not os.fork():
-            time.sleep(60)
+            signal.pause()
             os._exit(0)
         made += 1
 except OSError:
     pass
 sys.stdout.write(str(made))
 sys.stdout.flush()
-time.sleep(1000)
+signal.pause()
 """
-DAEMON = "import os, time\nif os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)\n"
+DAEMON = "import os, signal\nif os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)\n"
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_kill_reaches_daemons_that_left_group_and_session(confine) -> None:
     confinement = confine(memory_bytes=256 << 20, pids=50)
     read, write = os.pipe()
     child = start(
-        confinement, DAEMON + "print(os.getpid(), flush=True)\ntime.sleep(1000)", stdout=write
+        confinement, DAEMON + "print(os.getpid(), flush=True)\nsignal.pause()", stdout=write
     )
     os.close(write)
     with os.fdopen(read) as stream:

@@ -27,7 +27,7 @@ from sandkeeper.network.sockets import (
 )
 
 LISTEN = """
-import socket, sys, time
+import signal, socket, sys
 kept = []
 for kind in sys.argv[1:]:
     family = socket.AF_INET6 if ':' in kind.partition('/')[2] else socket.AF_INET
@@ -40,7 +40,7 @@ for kind in sys.argv[1:]:
         sock.listen()
     kept.append(sock)
     print(sock.getsockname()[1], flush=True)
-time.sleep(1000)
+signal.pause()
 """
 
 Start = Callable[..., tuple[subprocess.Popen, list[int]]]

@@ -169,7 +169,7 @@ def test_a_server_that_ends_by_itself_is_replaced_in_its_own_process(
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [("import time; time.sleep(100)", "not answered"), (GOOD, "tells version VERSION, not 2.0")],
+    [("import threading; threading.Event().wait()", "not answered"), (GOOD, "tells version VERSION, not 2.0")],
 )
 def test_a_server_that_does_not_answer_rightly_is_replaced_in_its_own_process(
     change: Any, text: str, why: str
@@ -200,7 +200,7 @@ def test_a_server_whose_process_is_lost_is_replaced_by_another_process(
 
 
 def test_a_server_that_is_told_to_end_before_the_verdict_is_not_replaced(change: Any) -> None:
-    change = change("import time\nprint(end='', flush=True)\ntime.sleep(100)")
+    change = change("import threading\nprint(end='', flush=True)\nthreading.Event().wait()")
     until(lambda: "T" not in _blocked(change.server.pid))
 
     change.server.terminate()
