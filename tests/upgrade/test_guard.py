@@ -169,7 +169,10 @@ def test_a_server_that_ends_by_itself_is_replaced_in_its_own_process(
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [("import threading; threading.Event().wait()", "not answered"), (GOOD, "tells version VERSION, not 2.0")],
+    [
+        ("import threading; threading.Event().wait()", "not answered"),
+        (GOOD, "tells version VERSION, not 2.0"),
+    ],
 )
 def test_a_server_that_does_not_answer_rightly_is_replaced_in_its_own_process(
     change: Any, text: str, why: str
