@@ -7,9 +7,9 @@ to the one that runs, or wait for the next.
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import zmq
@@ -22,13 +22,7 @@ from sandkeeper.interpreter.scribe.channels import Channel, opened_socket
 from sandkeeper.interpreter.scribe.ending import Ending
 from sandkeeper.interpreter.scribe.engine import EngineFailed, Given, Lost, Tell, Unsupported
 from sandkeeper.interpreter.scribe.messages import Message, Wire, clean_text, execute_request
-from sandkeeper.interpreter.scribe.telling import (
-    PASSED_OVER,
-    Late,
-    Listener,
-    Teller,
-    Witness,
-)
+from sandkeeper.interpreter.scribe.telling import PASSED_OVER, Late, Listener, Teller, Witness
 from sandkeeper.linux.procstat import read_stat
 
 __all__ = ["KernelEngine"]
@@ -42,12 +36,15 @@ DYING_SECONDS = 0.5
 """A process closes its sockets before it has ended."""
 DEAF_SECONDS = 30.0
 """So long what was replied to may take on iopub."""
-PASSED_OVER_SECONDS, PASSED_OVER_MOST = 0.25, 9
+PASSED_OVER_SECONDS, PASSED_OVER_MOST = 0.25, 8
 """Some kernels (tslab's) pass over what comes within a moment after an error."""
 UNORDERED = frozenset({"Deno kernel"})
 """They may publish what an execution said behind its `idle`, but before the next one's."""
 PAST = 1000
 """So many executions may still have threads that say something."""
+
+
+T = TypeVar("T")
 
 
 class KernelEngine:
@@ -138,27 +135,32 @@ class KernelEngine:
             return await self._execute(order, tell)
         finally:
             if entered and not self._gone.done():
-                await self._insisted(prelude.leaving(self._language))
+                await self._surely(prelude.leaving(self._language))
 
     async def _execute(self, order: Execute, tell: Tell) -> Outcome:
         stores = order.store_history and not order.silent
         content = execute_request(order.code, silent=order.silent, store_history=stores)
-        for left in reversed(range(PASSED_OVER_MOST)):
-            if self._is_stopped:
-                break
-            outcome = await self._sent(order.id, tell, content)
-            if outcome.status != EndStatus.CANCELLED or not left:
-                return outcome
-            await self._pause()
-        return Outcome(EndStatus.INTERRUPTED, "before the interpreter took it")
 
-    async def _pause(self) -> None:
-        """Give a kernel the moment in which it passes all over."""
-        self._is_pausing = True
-        try:
-            await asyncio.sleep(PASSED_OVER_SECONDS)
-        finally:
-            self._is_pausing = False
+        async def sent() -> Outcome:
+            if self._is_stopped:
+                return Outcome(EndStatus.INTERRUPTED, "before the interpreter took it")
+            return await self._sent(order.id, tell, content)
+
+        return await self._insisted(sent, lambda made: made.status == EndStatus.CANCELLED)
+
+    async def _insisted(self, ask: Callable[[], Awaitable[T]], is_passed: Callable[[T], bool]) -> T:
+        """Ask again, for a bounded time, where a kernel has passed it over."""
+        answer = await ask()
+        for _ in range(PASSED_OVER_MOST):
+            if not is_passed(answer):
+                break
+            self._is_pausing = True
+            try:
+                await asyncio.sleep(PASSED_OVER_SECONDS)
+            finally:
+                self._is_pausing = False
+            answer = await ask()
+        return answer
 
     async def _sent(self, number: str, tell: Tell, content: dict[str, Any]) -> Outcome:
         teller = self._running = Teller(tell)
@@ -182,7 +184,7 @@ class KernelEngine:
             return await self._followed(number, teller, reply, lost=True)
         finally:
             if prelude.entering(self._language, {}, "") is not None and not self._gone.done():
-                await self._insisted(prelude.leaving(self._language))
+                await self._surely(prelude.leaving(self._language))
 
     def _awaited(self, number: str, teller: Teller) -> "asyncio.Future[Message]":
         self._listeners[number] = teller
@@ -244,7 +246,7 @@ class KernelEngine:
         if code is None:
             why = f"env and cwd of one execution are not known for {self._language}"
             return {"name": "Unsupported", "value": why, "traceback": []}
-        answer = await self._insisted(code)
+        answer = await self._surely(code)
         if answer.get("status") not in {"error", *PASSED_OVER}:
             return None
         return {
@@ -253,15 +255,11 @@ class KernelEngine:
             "traceback": [],
         }
 
-    async def _insisted(self, code: str) -> dict[str, Any]:
+    async def _surely(self, code: str) -> dict[str, Any]:
         """Run code as `_silent` does, and again where it was passed over."""
-        answer = await self._silent(code)
-        for _ in range(PASSED_OVER_MOST):
-            if answer.get("status") not in PASSED_OVER:
-                break
-            await self._pause()
-            answer = await self._silent(code)
-        return answer
+        return await self._insisted(
+            lambda: self._silent(code), lambda answer: answer.get("status") in PASSED_OVER
+        )
 
     async def _silent(self, code: str, expression: str = "", identity: str = "") -> dict[str, Any]:
         """Run code that nobody sees; returns the reply's content."""
@@ -303,7 +301,7 @@ class KernelEngine:
 
     async def _adapt(self, arguments: dict[str, Any]) -> None:
         code = prelude.entering(self._language, arguments["env"], arguments["cwd"], for_good=True)
-        answer = {} if code is None else await self._insisted(code)
+        answer = {} if code is None else await self._surely(code)
         if code is None or answer.get("status") in {"error", *PASSED_OVER}:
             raise Unsupported(str(answer.get("evalue", "it cannot be changed")))
 
