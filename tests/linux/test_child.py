@@ -79,6 +79,31 @@ def test_a_child_has_its_streams_and_nothing_of_what_we_have_open(
     assert (tmp_path / "out").read_text().split() == ["0", "1", "2", "True", str(session)]
 
 
+RULES = """
+import os
+os.close(os.open("/dev/tty", os.O_RDWR))
+same = len({os.fstat(fd).st_rdev for fd in range(3)}) == 1
+print(same, os.tcgetpgrp(0) == os.getpid() == os.getsid(0), flush=True)
+"""
+
+
+@pytest.mark.parametrize("folder", [None, "/"])
+def test_a_child_rules_the_terminal_that_is_its_input(folder: str | None) -> None:
+    """With a folder it is told so after a fork, without one by opening it after posix_spawn(3)."""
+    master, slave = pty.openpty()
+    try:
+        streams = {"stdin": slave, "stdout": slave, "stderr": slave}
+        child = spawn(Children(), RULES, cwd=folder, new_session=True, terminal=True, **streams)
+        status = asyncio.run(ended(child))
+        said = os.read(master, 4096).split()
+    finally:
+        os.close(master)
+        os.close(slave)
+
+    assert status.code == 0
+    assert said[:2] == [b"True", b"True"]
+
+
 def test_a_death_by_signal_is_not_an_exit_code() -> None:
     child = spawn(Children(), "import os; os.kill(os.getpid(), 9)")
 

@@ -101,7 +101,7 @@ def _program(spec: Spawn) -> str:
     It is `subprocess` without its Python: a quarter of a millisecond of each start. What is wrong
     with the words or the variables is for `subprocess` to tell.
     """
-    if spec.cwd is not None or spec.pass_fds or spec.cgroups or spec.rlimits or spec.terminal:
+    if spec.cwd is not None or spec.pass_fds or spec.cgroups or spec.rlimits:
         return ""
     if not all(fd > 2 or fd == subprocess.DEVNULL for fd in (spec.stdin, spec.stdout, spec.stderr)):
         return ""  # one could be overwritten by the other before it is copied
@@ -115,7 +115,14 @@ def _program(spec: Spawn) -> str:
 
 
 def _streams(spec: Spawn) -> list[tuple[Any, ...]]:
-    """Return what posix_spawn(3) does for the standard streams."""
+    """Return what posix_spawn(3) does for the standard streams, by then in the new session.
+
+    A terminal that is opened there becomes the controlling one (tty(4), TIOCSCTTY): no program has
+    to be told, so no fork of ours has to run any Python, for which a lock may be held for ever.
+    """
+    if spec.terminal:
+        opened = (os.POSIX_SPAWN_OPEN, 0, f"/proc/self/fd/{spec.stdin}", os.O_RDWR, 0)
+        return [opened, *((os.POSIX_SPAWN_DUP2, 0, number) for number in (1, 2))]
     made: list[tuple[Any, ...]] = []
     for number, fd in enumerate((spec.stdin, spec.stdout, spec.stderr)):
         if fd == subprocess.DEVNULL:
