@@ -230,7 +230,9 @@ async def _waited(url: str) -> None:
 
 
 async def _mcp_reads(url: str) -> None:
-    params = {"name": "fsReadFile", "arguments": {"path": await _file(url, 32)}}
+    # As much as is read, and costs: of a larger file the tool reads nothing.
+    make = "f=$PWD/mib; head -c 1048576 /dev/zero | tr '\\000' '\\001' > $f; echo $f"
+    params = {"name": "fsReadFile", "arguments": {"path": await _run(url, make)}}
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     data = json.dumps(call).encode()
     request = _head("POST", "/mcp", {**MCP, "Content-Length": str(len(data))}) + data
@@ -257,6 +259,6 @@ ROWS: list[tuple[str, Attack]] = [
     ("10 trees of 300 MiB, not read", _trees),
     ("100 logs of 4 MiB, not read", _logs),
     ("25 waited starts of 4 MiB, not read", _waited),
-    ("16 MCP reads of 32 MiB, not read", _mcp_reads),
+    ("16 MCP reads of a MiB of control characters, not read", _mcp_reads),
     ("1,000 descriptions, not read", _descriptions),
 ]

@@ -130,6 +130,8 @@ def test_a_tool_reads_no_file_that_would_fill_memory_in_its_answer(server: Serve
 
     assert read("fits")["structuredContent"]["content"] == "\x01" * MIB
     assert "larger than 4194304 bytes" in read("large")["content"][0]["text"]
+    (server.workdir / "escaped").write_bytes(b"\x01" * (2 * MIB))
+    assert "larger than 8388608 bytes as JSON" in read("escaped")["content"][0]["text"]
 
 
 # WebSockets

@@ -21,7 +21,7 @@ from sandkeeper.api.edge.rights import USER, standing_of
 from sandkeeper.api.edge.routing import route
 from sandkeeper.api.edge.streaming import until_disconnect
 from sandkeeper.api.edge.subject import caller
-from sandkeeper.api.mcp.tool import Asker
+from sandkeeper.api.mcp.tool import Asker, apart
 from sandkeeper.errors import BadInput, TooLarge
 from sandkeeper.journal.turns import Turns
 from sandkeeper.once import Once
@@ -220,7 +220,7 @@ async def _encoded(answer: Message) -> bytes:
     result = answer.get("result")
     content = result.get("content") if isinstance(result, dict) else None
     if content and len(content[0].get("text", "")) > LONG_BYTES:
-        return await asyncio.to_thread(msgspec.json.encode, answer)
+        return await apart(msgspec.json.encode, answer)
     return msgspec.json.encode(answer)
 
 

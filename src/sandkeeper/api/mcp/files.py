@@ -43,7 +43,8 @@ __all__ = ["FileTools", "Listed", "list_directory", "target_of", "tools"]
 
 ENTRIES_MOST = 20_000
 READ_MOST = 4 << 20
-READ_AT_ONCE = 4
+ANSWER_MOST = 8 << 20
+READ_AT_ONCE = 1
 """A result stands in its answer twice, once as JSON within JSON: up to thirteen times the file."""
 
 _directory = msgspec.json.Decoder(Directory).decode
@@ -108,6 +109,11 @@ class FileTools:
         content = self._files.content(target.absolute, info)
         self._files.owners.refresh()
         body = encode_file(self._files.owners, target, content.info, content.data)
+        if len(body) > ANSWER_MOST:
+            raise BadInput(
+                f"{target.display} is larger than {ANSWER_MOST} bytes as JSON, which escapes what "
+                "is no text: download it over HTTP"
+            )
         read = msgspec.json.decode(body, type=FileRead)
         read.last_modified = _seconds(content.info)
         return read

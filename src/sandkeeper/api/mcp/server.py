@@ -1,6 +1,5 @@
 """The SDK's server over our tools. Importing this module imports the SDK (half a second)."""
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -25,7 +24,7 @@ from pydantic import ValidationError
 from sandkeeper import __version__
 from sandkeeper.api.edge.frozen import READING_TOOLS
 from sandkeeper.api.edge.respond import utf8
-from sandkeeper.api.mcp.tool import Asker, Tool, text_of
+from sandkeeper.api.mcp.tool import Asker, Tool, apart, text_of
 from sandkeeper.archive.freeze import Freeze
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.log.lines import Log
@@ -164,7 +163,7 @@ class ToolServer:
         long = any(
             isinstance(v, str) and len(v) > LONG_TEXT for v in msgspec.structs.astuple(result)
         )
-        text = await asyncio.to_thread(text_of, result) if long else text_of(result)
+        text = await apart(text_of, result) if long else text_of(result)
         return COMPLETE | {"content": [{"type": "text", "text": text}, *tool.blocks(result)]}
 
 

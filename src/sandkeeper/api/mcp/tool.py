@@ -1,9 +1,10 @@
 """A tool: its name, its closed schemas, and what it does."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -12,7 +13,9 @@ from sandkeeper.api.edge.rights import Need, Standing
 from sandkeeper.errors import BadInput
 from sandkeeper.log.access import Caller
 
-__all__ = ["Arguments", "Asker", "Tool", "closed_schema", "text_of"]
+__all__ = ["Arguments", "Asker", "Tool", "apart", "closed_schema", "text_of"]
+
+T = TypeVar("T")
 
 INTEGERS = range(-(1 << 63), 1 << 63)
 
@@ -169,6 +172,19 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     if isinstance(kind, str):
         return {**schema, "type": [kind, "null"]}
     return schema
+
+
+_apart = asyncio.Semaphore(1)
+
+
+async def apart(encode: Callable[..., T], *values: Any) -> T:
+    """Encode what is long in a thread, one at a time.
+
+    Whoever encodes keeps the interpreter to himself for as long as it takes: several threads of
+    them, one after the other, would let the event loop wait for all.
+    """
+    async with _apart:
+        return await asyncio.to_thread(encode, *values)
 
 
 def text_of(result: msgspec.Struct) -> str:
