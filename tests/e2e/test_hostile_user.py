@@ -375,13 +375,17 @@ def test_a_terminal_is_the_users_and_brings_nothing_of_the_servers(hostile: Serv
     assert hostile.client.post("/terminals", json=body).status_code == 201
     code = "import os; print(sorted(map(int, os.listdir('/proc/self/fd'))), os.getgroups())"
     typed = f'id -u; stat -c %U $(tty); python3 -S -c "{code}"; echo fin""ished\r'
+
+    def screen(awaited: str) -> list[str]:
+        asked = {"waitFor": awaited, "timeout": 60}
+        return hostile.client.get("/terminals/mine/screen", params=asked).json()["lines"]
+
+    screen("$")  # what is typed earlier is echoed before the prompt
     hostile.client.post("/terminals/mine/input", content=typed.encode())
-    found = hostile.client.get(
-        "/terminals/mine/screen", params={"waitFor": "finished", "timeout": 60}
-    ).json()
+    lines = screen("finished")
     hostile.client.delete("/terminals/mine")
 
-    assert [line for line in found["lines"][1:] if line][-5:-1] == [
+    assert [line for line in lines[1:] if line][-5:-1] == [
         "65534",
         "nobody",
         "[0, 1, 2, 3] [65534]",
