@@ -136,7 +136,7 @@ class Trial:
         counting = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.1; done"
         self.ask({"name": "counting", "command": counting})
         self.keeper = self.of_keeper()
-        knock = "exec /opt/sandkeeper/libexec/python3 -I -S /root/knock.py"
+        knock = "exec /opt/sandkeeper/libexec/python3.11 -I -S /root/knock.py"
         self.ask({"name": "knocking", "command": knock})
         demand("somebody knocks all the time", until(lambda: ANSWERED in self.knocked()))
         stop = "systemctl stop sandkeeper; sleep 1; systemctl start sandkeeper"
