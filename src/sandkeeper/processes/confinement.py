@@ -58,7 +58,7 @@ class Confinements:
         """Set the limits of a run that goes on once more; blocks.
 
         What starts this server may have taken them away to be able to: systemd cannot put a process
-        into a group that hands controllers down (packaging/systemd/sandkeeper.service).
+        into a group that hands controllers down (packaging/systemd/sandkeeper-groups.service).
         """
         if not meta.groups or meta.limits is None:
             return
