@@ -19,7 +19,7 @@ from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.edge.streaming import NDJSON, SSE, StreamResponse, stream_type
 from sandkeeper.api.edge.subject import caller
-from sandkeeper.errors import BadInput
+from sandkeeper.errors import BadInput, Task
 from sandkeeper.journal.cursor import Abandoned, Chunk, Follow
 from sandkeeper.journal.events import (
     SILENT,
@@ -73,7 +73,7 @@ class LogHandlers:
         """Return both streams and their true order, each up to 4 MiB."""
         name = identifier(request)
         self._access.audit("process_logs_access", caller(request), identifier=name)
-        process = self._processes.get(name, "process with PID {} not found")
+        process = self._processes.get(name, Task.READ_LOGS)
         journal = process.journal
         return await long_answer(
             request.scope,

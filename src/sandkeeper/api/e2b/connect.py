@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from sandkeeper import errors
 from sandkeeper.api.e2b.framing import END, HEAD_BYTES, BadFrame, Frames, TooLong, frame
+from sandkeeper.api.e2b.sentences import sentence
 from sandkeeper.api.edge.request_body import in_turn, parse_anything, read_body
 from sandkeeper.api.edge.respond import utf8
 from sandkeeper.api.edge.streaming import StreamResponse
@@ -110,9 +111,8 @@ def failure_of(error: Exception) -> Failure:
         raise error
     for kind in type(error).__mro__:
         if kind in CODES:
-            why = error.why if isinstance(error, errors.StartFailed) else str(error)
-            return Failure(CODES[kind], why)
-    return Failure("internal", str(error))
+            return Failure(CODES[kind], sentence(error))
+    return Failure("internal", sentence(error))
 
 
 def unsupported(request: Request, accepted: str) -> Response | None:

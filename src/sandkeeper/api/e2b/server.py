@@ -12,6 +12,7 @@ from sandkeeper.api.e2b.files import FileCalls, Unacceptable
 from sandkeeper.api.e2b.filesystem import FilesystemService
 from sandkeeper.api.e2b.people import People
 from sandkeeper.api.e2b.process import ProcessService
+from sandkeeper.api.e2b.sentences import sentence
 from sandkeeper.api.e2b.signatures import BadSignature, operation_of, standing_by_signature
 from sandkeeper.api.e2b.system import SystemCalls
 from sandkeeper.api.edge.query import query_of
@@ -131,9 +132,9 @@ class E2bServer:
         except UnknownUser as error:
             return _failed(401, str(error))
         except Unprocessable as error:
-            return _failed(400, str(error))
+            return _failed(400, sentence(error))
         except SandkeeperError as error:
-            return _failed(status_of(error), str(error))
+            return _failed(status_of(error), sentence(error))
 
     async def _as_user(self, request: Request, handler: Handler) -> Response:
         """Have a call, and the sending of its answer, be done as the user that it names."""

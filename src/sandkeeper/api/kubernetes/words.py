@@ -1,4 +1,4 @@
-"""Failures in the words of a wire, also of whoever has no token."""
+"""Failures in the words of the wires, also of whoever has no token."""
 
 from collections.abc import Callable
 
@@ -8,9 +8,25 @@ from starlette.responses import Response
 from sandkeeper.api.edge.respond import status_of, utf8
 from sandkeeper.api.edge.rights import Right, standing_of
 from sandkeeper.api.edge.routing import Handler
-from sandkeeper.errors import SandkeeperError
+from sandkeeper.errors import SandkeeperError, Task, Words
 
-__all__ = ["in_words"]
+__all__ = ["in_words", "sentence"]
+
+BEGINNINGS: Words = {
+    Task.LIST_DIRECTORY: "error listing directory: ",
+    Task.OPEN_FILE: "error opening file: ",
+    Task.STORE_FILE: "error writing binary file: ",
+    Task.DELETE_FILE: "error deleting file: ",
+    Task.DELETE_DIRECTORY: "error deleting directory: ",
+    Task.FIND_PROCESS: "process with Identifier {} ",
+    Task.STOP_PROCESS: "process with Identifier {} ",
+    Task.KILL_PROCESS: "failed to kill process with Identifier {}: ",
+}
+
+
+def sentence(error: SandkeeperError) -> str:
+    """Return what a wire says of an error."""
+    return error.said(BEGINNINGS)
 
 
 def in_words(handler: Handler, failed: Callable[[int, str], Response]) -> Handler:
@@ -22,6 +38,6 @@ def in_words(handler: Handler, failed: Callable[[int, str], Response]) -> Handle
         try:
             return await handler(request)
         except SandkeeperError as error:
-            return failed(status_of(error), utf8(str(error)))
+            return failed(status_of(error), utf8(sentence(error)))
 
     return handle

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.mcp.tool import Arguments, Tool
 from sandkeeper.api.schemas.processes import ProcessRecord, record_of
-from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.errors import BadInput, NotFound, Task, Unprocessable
 from sandkeeper.journal.output import read_texts
 from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access, Caller
@@ -215,7 +215,7 @@ class ProcessTools:
     def _find(self, wanted: Identifier) -> Process:
         process = self._processes.find(wanted.identifier)
         if process is None:
-            raise NotFound(f"process with Identifier {wanted.identifier} not found")
+            raise NotFound("not found", task=Task.FIND_PROCESS, about=wanted.identifier)
         return process
 
 

@@ -15,7 +15,7 @@ from sandkeeper.api.schemas.waiting import (
     failure_text,
     record_of_wait,
 )
-from sandkeeper.errors import BadInput, Conflict, NotFound, Unprocessable
+from sandkeeper.errors import BadInput, Conflict, NotFound, Task, Unprocessable
 from sandkeeper.files.service import Files
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.matching import Question
@@ -226,7 +226,7 @@ class WatchingTools:
     def _find(self, identifier: str) -> Process:
         process = self._processes.find(identifier)
         if process is None:
-            raise NotFound(f"process with Identifier {identifier} not found")
+            raise NotFound("not found", task=Task.FIND_PROCESS, about=identifier)
         return process
 
 

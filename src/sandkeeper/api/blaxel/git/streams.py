@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from sandkeeper.api.blaxel.sentences import sentence
 from sandkeeper.api.edge.respond import error_fields, status_of
 from sandkeeper.api.edge.streaming import Abandoned
 from sandkeeper.errors import SandkeeperError
@@ -26,7 +27,7 @@ def _record(fields: dict[str, Any], *, sse: bool) -> bytes:
 
 def error_record(error: SandkeeperError) -> dict[str, Any]:
     """Return an error as an answer of its own would have it, with its status."""
-    told = error_fields(error)
+    told = error_fields(error, sentence)
     return {"type": "error", "data": told.pop("error"), "status": status_of(error), **told}
 
 
