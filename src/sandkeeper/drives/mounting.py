@@ -29,7 +29,15 @@ from sandkeeper.drives.system import (
     mount_at,
     mount_of,
 )
-from sandkeeper.errors import BadInput, Conflict, Forbidden, Internal, SandkeeperError
+from sandkeeper.errors import (
+    BadInput,
+    Conflict,
+    Forbidden,
+    Internal,
+    SandkeeperError,
+    Task,
+    reason_of,
+)
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.daemon import Daemon
 from sandkeeper.linux.children.programs import environment_for_root, refuse_program
@@ -133,16 +141,19 @@ class Mounter:
         try:
             return await bounded(open_point, path, workload, seconds=PROBE_SECONDS)
         except OSError as error:
-            reason = (error.strerror or str(error) or "no answer").lower()
+            reason = reason_of(error) or "no answer"
             if isinstance(error, NotADirectoryError | FileExistsError):
-                raise BadInput("Invalid mount path: it is a file, not a directory") from None
+                raise BadInput(
+                    "it is a file, not a directory", task=Task.ACCEPT_MOUNT_PATH
+                ) from None
             if error.errno == errno.ELOOP:
-                raise BadInput(f"Invalid mount path: {reason}") from None
+                raise BadInput(reason, task=Task.ACCEPT_MOUNT_PATH) from None
             if workload is not None and error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
                 raise Forbidden(
-                    f"Invalid mount path: {path}: {reason} for the workload's user {workload.name}"
+                    f"{path}: {reason} for the workload's user {workload.name}",
+                    task=Task.ACCEPT_MOUNT_PATH,
                 ) from None
-            raise Internal(f"Failed to mount drive: {path}: {reason}") from None
+            raise Internal(f"{path}: {reason}", task=Task.MOUNT_DRIVE) from None
 
     @asynccontextmanager
     async def _stage(self) -> AsyncIterator[str]:
@@ -153,7 +164,7 @@ class Mounter:
             await asyncio.to_thread(make_private_folder, Path(folder))
             await asyncio.to_thread(os.mkdir, place, 0o700)
         except (OSError, UntrustedFile) as error:
-            raise Internal(f"Failed to mount drive: {error}") from None
+            raise Internal(str(error), task=Task.MOUNT_DRIVE) from None
         try:
             yield place
         finally:
@@ -178,8 +189,8 @@ class Mounter:
             if daemon is not None:
                 await daemon.kill()
             if isinstance(error, OSError):
-                reason = (error.strerror or str(error) or "no answer").lower()
-                raise Internal(f"Failed to mount drive: {reason}") from None
+                reason = reason_of(error) or "no answer"
+                raise Internal(reason, task=Task.MOUNT_DRIVE) from None
             raise
         return Up(daemon, made, point.made)
 
@@ -205,7 +216,7 @@ class Mounter:
             await asyncio.to_thread(refuse_program, plan.argv[0], self._workload)
             daemon = await Daemon.start(self._children, plan.argv, env, self.log_path(drive))
         except (OSError, UntrustedFile) as error:
-            raise Internal(f"Failed to mount drive: {error}") from None
+            raise Internal(str(error), task=Task.MOUNT_DRIVE) from None
         try:
             await _ready(drive, daemon, where)
         except BaseException:
@@ -238,15 +249,15 @@ class Mounter:
             await daemon.kill()
         await detach(path, held.mount_id)
         if await mount_of(held) is not None:
-            raise Internal("Failed to unmount drive: it cannot be detached")
+            raise Internal("it cannot be detached", task=Task.UNMOUNT_DRIVE)
 
 
 def _not_unmounted(error: OSError) -> SandkeeperError:
     if error.errno == errno.EBUSY:
-        return Conflict("Failed to unmount drive: the drive is in use")
+        return Conflict("the drive is in use", task=Task.UNMOUNT_DRIVE)
     if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
-        return Conflict("Failed to unmount drive: the way to it changes")
-    return Internal(f"Failed to unmount drive: {(error.strerror or str(error)).lower()}")
+        return Conflict("the way to it changes", task=Task.UNMOUNT_DRIVE)
+    return Internal(reason_of(error), task=Task.UNMOUNT_DRIVE)
 
 
 async def _ready(drive: Drive, daemon: Daemon, where: str) -> None:
@@ -258,5 +269,5 @@ async def _ready(drive: Drive, daemon: Daemon, where: str) -> None:
                 return
         if await daemon.ends_within(READY_POLL):
             reason = daemon.tail() or "without a word"
-            raise Internal(f"Failed to mount drive: {drive.driver} ended: {reason}")
-    raise Internal(f"Failed to mount drive: not ready within {READY_SECONDS:g} s")
+            raise Internal(f"{drive.driver} ended: {reason}", task=Task.MOUNT_DRIVE)
+    raise Internal(f"not ready within {READY_SECONDS:g} s", task=Task.MOUNT_DRIVE)
