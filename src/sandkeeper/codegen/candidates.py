@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sandkeeper.codegen.providers.base import Document
-from sandkeeper.errors import Unprocessable
+from sandkeeper.errors import Unprocessable, reason_of
 from sandkeeper.files.walk import Found, walk
 from sandkeeper.linux.paths import useros as os
 
@@ -91,8 +91,7 @@ def _walk(root: str) -> Iterator[Found]:
     try:
         yield from walk(root, enter=_entered, files_first=True)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise Unprocessable(f"open {root}: {reason}") from None
+        raise Unprocessable(f"open {root}: {reason_of(error)}") from None
 
 
 def _entered(found: Found) -> bool:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sandkeeper.errors import BadInput, Internal
+from sandkeeper.errors import BadInput, Internal, Task
 from sandkeeper.files.globs import matcher, simple
 from sandkeeper.journal.lines import cut_end
 from sandkeeper.linux.identity import Identity
@@ -167,9 +167,9 @@ class ContentSearch:
         try:
             enough = not await self._ripgrep.run(argv, "/", SEARCH_SECONDS, take)
         except RipgrepFailed as failed:
-            raise Internal(f"content search failed: {failed}") from None
+            raise Internal(str(failed), task=Task.SEARCH_CONTENT) from None
         if not enough and not kept.complete:
-            raise Internal("content search failed: it was ended")
+            raise Internal("it was ended", task=Task.SEARCH_CONTENT)
 
 
 def _possible_name(name: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from sandkeeper.errors import Unprocessable
+from sandkeeper.errors import Task, Unprocessable
 from sandkeeper.numerals import natural
 
 __all__ = ["Network", "TunnelConfig", "parse_config"]
@@ -41,11 +41,11 @@ class TunnelConfig:
 
 
 def parse_config(text: str) -> TunnelConfig:
-    """Read a configuration; raises Unprocessable `invalid tunnel config: …`, naming the field."""
+    """Read a configuration; raises Unprocessable, naming the field."""
     try:
         return _config(_object(text))
     except ValueError as error:
-        raise Unprocessable(f"invalid tunnel config: {error}") from None
+        raise Unprocessable(str(error), task=Task.ACCEPT_TUNNEL) from None
 
 
 def _object(text: str) -> dict[str, Any]:
