@@ -75,7 +75,7 @@ class Up:
 
 
 class Mounter:
-    """Mounts and unmounts; keeps nothing."""
+    """Mounts and unmounts, as `workload` where there is one; keeps nothing."""
 
     def __init__(
         self,
@@ -84,19 +84,19 @@ class Mounter:
         children: Children,
         workload: Identity | None,
     ) -> None:
-        self._settings = settings
-        self._environment = environment
+        self.settings = settings
+        self.environment = environment
+        self.workload = workload
         self._children = children
-        self._workload = workload
 
     def acting(self, reach: Reach) -> Identity | None:
         """Return who mount points are opened as; None for the server itself."""
-        return self._workload if reach < Reach.ALL else None
+        return self.workload if reach < Reach.ALL else None
 
     @property
     def staging(self) -> str:
         """The folder of places to bring mounts up at, as the kernel's table names it."""
-        return os.path.realpath(self._settings.folder / STAGING)
+        return os.path.realpath(self.settings.folder / STAGING)
 
     async def clear(self) -> None:
         """Take away what a killed server was about to bring up."""
@@ -113,19 +113,19 @@ class Mounter:
         """
         from sandkeeper.drives.drivers import driver_named  # few have drives
 
-        told = self._environment.for_children()
-        env = await asyncio.to_thread(environment_for_root, told, self._workload)
+        told = self.environment.for_children()
+        env = await asyncio.to_thread(environment_for_root, told, self.workload)
         told["PATH"] = env.get("PATH", "")
-        plan = driver_named(drive.driver)(drive, told, self._settings)
+        plan = driver_named(drive.driver)(drive, told, self.settings)
         point = await self._open_point(drive, reach)
         try:
-            if plan.argv and self._workload is None:
+            if plan.argv and self.workload is None:
                 daemon = await self._start(plan, drive, env, drive.mount_path)
                 mounted = await mount_at(drive.mount_path)
                 return Up(daemon, mounted.id if mounted else 0, point.made)
             async with self._stage() as staged:
                 shown = driver_named(drive.driver)(
-                    replace(drive, mount_path=staged), told, self._settings
+                    replace(drive, mount_path=staged), told, self.settings
                 )
                 return await self._bring_up_at(staged, shown, drive, reach, point, env)
         except BaseException:
@@ -197,12 +197,12 @@ class Mounter:
     def _show(self, plan: "Plan", drive: Drive, reach: Reach, staged: str, point: Point) -> int:
         """Bind a folder to the staged place if no program serves one; show that at the point."""
         if not plan.argv:
-            source = open_source(plan, self._workload, reach)
+            source = open_source(plan, self.workload, reach)
             try:
                 bind_mount(source, staged)
             finally:
                 os.close(source)
-        apart = self._workload is not None
+        apart = self.workload is not None
         if drive.read_only or apart:
             restrict(staged, read_only=drive.read_only, no_privilege=apart)
         return attach(staged, point.folder.number)
@@ -212,8 +212,8 @@ class Mounter:
     ) -> Daemon:
         """Start the program of a FUSE drive and wait until it has mounted on `where`."""
         try:
-            await asyncio.to_thread(make_private_folder, self._settings.folder)
-            await asyncio.to_thread(refuse_program, plan.argv[0], self._workload)
+            await asyncio.to_thread(make_private_folder, self.settings.folder)
+            await asyncio.to_thread(refuse_program, plan.argv[0], self.workload)
             daemon = await Daemon.start(self._children, plan.argv, env, self.log_path(drive))
         except (OSError, UntrustedFile) as error:
             raise Internal(str(error), task=Task.MOUNT_DRIVE) from None
@@ -228,7 +228,7 @@ class Mounter:
     def log_path(self, drive: Drive) -> Path:
         """Return where the program of a drive writes."""
         name = drive.mount_path.strip("/").replace("/", "-")[-100:] + ".log"
-        return self._settings.folder / name
+        return self.settings.folder / name
 
     async def take_down(self, held: Held, daemon: Daemon | None, *, fuse: bool) -> None:
         """Unmount in good order if it lives, else by force; raises Conflict when it is in use."""

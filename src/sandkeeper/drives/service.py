@@ -37,13 +37,10 @@ from sandkeeper.drives.system import (
     refuse_foreign,
 )
 from sandkeeper.errors import Conflict, Forbidden, SandkeeperError, Task
-from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.daemon import Daemon
-from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.mounts import Mount, bounded, mounts
 from sandkeeper.linux.paths.statefiles import Damaged, UntrustedFile
 from sandkeeper.log.lines import Log
-from sandkeeper.settings import DriveSettings, Environment
 
 __all__ = ["Drives", "MountedDrive"]
 
@@ -103,20 +100,12 @@ class _Turn:
 class Drives:
     """All drives; what is ours is remembered over a restart of the server."""
 
-    def __init__(
-        self,
-        settings: DriveSettings,
-        environment: Environment,
-        children: Children,
-        log: Log,
-        *,
-        identity: Identity | None,
-    ) -> None:
-        self._settings = settings
-        self._environment = environment
+    def __init__(self, mounter: Mounter, log: Log) -> None:
+        self._mounter = mounter
+        self._settings = mounter.settings
+        self._environment = mounter.environment
+        self._identity = mounter.workload
         self._log = log
-        self._identity = identity
-        self._mounter = Mounter(settings, environment, children, identity)
         self._entries: dict[str, _Entry] = {}
         self._turns: dict[str, _Turn] = {}
 

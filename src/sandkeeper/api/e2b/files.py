@@ -133,12 +133,7 @@ class FileCalls:
         upload = self._files.upload(path, NO_CONDITIONS)
         upload.kind, upload.attributes = "user." + METADATA, metadata
         feed: Feed[os.stat_result] = Feed(self._work.run, upload)
-        try:
-            async for block in blocks:
-                await feed.write(block)
-            await feed.finish()
-        finally:
-            await feed.abort()
+        await feed.take_all(blocks)
         made: dict[str, Any] = {
             "name": utf8(posixpath.basename(path)),
             "path": utf8(path),

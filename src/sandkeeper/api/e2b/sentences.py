@@ -9,9 +9,6 @@ BEGINNINGS: Words = {
     Task.STORE_FILE: "error writing binary file: ",
     Task.DELETE_FILE: "error deleting file: ",
     Task.DELETE_DIRECTORY: "error deleting directory: ",
-    Task.FIND_PROCESS: "process with Identifier {} ",
-    Task.STOP_PROCESS: "process with Identifier {} ",
-    Task.KILL_PROCESS: "failed to kill process with Identifier {}: ",
     Task.START_PROCESS: "",
 }
 

@@ -21,7 +21,6 @@ from sandkeeper.api.edge.auth import Doorkeeper
 from sandkeeper.api.edge.rights import STANDING, USERS, Standing
 from sandkeeper.api.kubernetes.messages import SERVICE, message
 from sandkeeper.api.kubernetes.runs import Runs
-from sandkeeper.api.kubernetes.words import sentence
 from sandkeeper.archive.freeze import Freeze
 from sandkeeper.errors import (
     BadInput,
@@ -167,7 +166,7 @@ class GrpcServer:
                 with self._users.asking(for_all=standing.may(USERS)):
                     return await call(request, context)
             except SandkeeperError as error:
-                return await context.abort(_status(error), sentence(error))
+                return await context.abort(_status(error), str(error))
 
         return checked
 
@@ -177,7 +176,7 @@ class GrpcServer:
             async for event in self._start(request, context):
                 yield event
         except SandkeeperError as error:
-            await context.abort(_status(error), sentence(error))
+            await context.abort(_status(error), str(error))
         except Abandoned:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the server stops")
 

@@ -22,7 +22,7 @@ from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.kubernetes.files import SandboxFiles, name_of
 from sandkeeper.api.kubernetes.runs import OUTPUT_BYTES, Runs, exit_code
-from sandkeeper.api.kubernetes.words import in_words, sentence
+from sandkeeper.api.kubernetes.words import in_words
 from sandkeeper.errors import BadInput, Unprocessable
 from sandkeeper.journal.output import read_long_texts
 from sandkeeper.journal.turns import Turns
@@ -76,7 +76,7 @@ class RuntimeHandlers:
         try:
             process = await self._runs.start(words, caller(request), seconds=seconds)
         except Unprocessable as error:  # this wire tells it as the end of a command
-            return json_response({"stdout": "", "stderr": utf8(sentence(error)), "exit_code": 1})
+            return json_response({"stdout": "", "stderr": utf8(str(error)), "exit_code": 1})
         await until_disconnect(request, process.wait(), self._stopping)
         journal, late = process.journal, process.timed_out
         said = f"Command timed out after {seconds:g} seconds\n" if late else ""

@@ -8,25 +8,9 @@ from starlette.responses import Response
 from sandkeeper.api.edge.respond import status_of, utf8
 from sandkeeper.api.edge.rights import Right, standing_of
 from sandkeeper.api.edge.routing import Handler
-from sandkeeper.errors import SandkeeperError, Task, Words
+from sandkeeper.errors import SandkeeperError
 
-__all__ = ["in_words", "sentence"]
-
-BEGINNINGS: Words = {
-    Task.LIST_DIRECTORY: "error listing directory: ",
-    Task.OPEN_FILE: "error opening file: ",
-    Task.STORE_FILE: "error writing binary file: ",
-    Task.DELETE_FILE: "error deleting file: ",
-    Task.DELETE_DIRECTORY: "error deleting directory: ",
-    Task.FIND_PROCESS: "process with Identifier {} ",
-    Task.STOP_PROCESS: "process with Identifier {} ",
-    Task.KILL_PROCESS: "failed to kill process with Identifier {}: ",
-}
-
-
-def sentence(error: SandkeeperError) -> str:
-    """Return what a wire says of an error."""
-    return error.said(BEGINNINGS)
+__all__ = ["in_words"]
 
 
 def in_words(handler: Handler, failed: Callable[[int, str], Response]) -> Handler:
@@ -38,6 +22,6 @@ def in_words(handler: Handler, failed: Callable[[int, str], Response]) -> Handle
         try:
             return await handler(request)
         except SandkeeperError as error:
-            return failed(status_of(error), utf8(sentence(error)))
+            return failed(status_of(error), utf8(str(error)))
 
     return handle
