@@ -27,7 +27,7 @@ SandkeeperError
 import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, unique
 
 __all__ = [
     "BadInput",
@@ -56,48 +56,49 @@ __all__ = [
 ]
 
 
+@unique
 class Task(Enum):
-    """What was to be done; its value says so in plain words, `{}` being what it is about."""
+    """What was to be done; the value says in plain words that it failed, `{}` what it is about."""
 
-    LIST_DIRECTORY = "list directory"
-    WALK_DIRECTORY = "walk directory"
-    CREATE_DIRECTORY = "create directory"
-    CREATE_ROOT = "create root directory"
-    CREATE_PARENT = "create parent directory"
-    DELETE_DIRECTORY = "delete directory"
-    PACK_DIRECTORY = "read directory"
-    UNPACK = "unpack"
-    OPEN_FILE = "open file"
-    READ_FILE = "read file"
-    WRITE_FILE = "write file"
-    STORE_FILE = "store file"
-    DELETE_FILE = "delete file"
-    COPY = "copy {}"
-    MOVE = "move {}"
-    CHANGE_ATTRIBUTES = "change attributes"
-    BEGIN_UPLOAD = "begin upload"
-    UPLOAD = "upload"
-    UPLOAD_PART = "upload part"
-    COMPLETE_UPLOAD = "complete upload"
-    ACCEPT_REQUEST = "accept request"
-    FIND_PROCESS = "find process {}"
-    SHOW_PROCESS = "show process {}"
-    READ_LOGS = "read logs of process {}"
-    START_PROCESS = "start process"
-    STOP_PROCESS = "stop process {}"
-    KILL_PROCESS = "kill process {}"
-    WRITE_STDIN = "write to stdin"
-    START_TERMINAL = "start terminal"
-    START_SHELL = "start {}"
-    SEARCH_CONTENT = "search content"
-    GREP = "grep"
-    ACCEPT_DRIVE = "accept {}"
-    ACCEPT_MOUNT_PATH = "accept mount path"
-    MOUNT_DRIVE = "mount drive"
-    UNMOUNT_DRIVE = "unmount drive"
-    ACCEPT_TUNNEL = "accept tunnel config"
-    APPLY_TUNNEL = "apply tunnel config"
-    STOP_TUNNEL = "stop tunnel"
+    LIST_DIRECTORY = "failed to list directory"
+    WALK_DIRECTORY = "failed to walk directory"
+    CREATE_DIRECTORY = "failed to create directory"
+    CREATE_ROOT = "failed to create root directory"
+    CREATE_PARENT = "failed to create parent directory"
+    DELETE_DIRECTORY = "failed to delete directory"
+    PACK_DIRECTORY = "failed to read directory"
+    UNPACK = "failed to unpack"
+    OPEN_FILE = "failed to open file"
+    READ_FILE = "failed to read file"
+    WRITE_FILE = "failed to write file"
+    STORE_FILE = "failed to store file"
+    DELETE_FILE = "failed to delete file"
+    COPY = "failed to copy {}"
+    MOVE = "failed to move {}"
+    CHANGE_ATTRIBUTES = "failed to change attributes"
+    BEGIN_UPLOAD = "failed to begin upload"
+    UPLOAD = "failed to upload"
+    UPLOAD_PART = "failed to upload part"
+    COMPLETE_UPLOAD = "failed to complete upload"
+    ACCEPT_REQUEST = "invalid request"
+    FIND_PROCESS = "process {}"
+    SHOW_PROCESS = "record of process {}"
+    READ_LOGS = "logs of process {}"
+    START_PROCESS = "failed to start process"
+    STOP_PROCESS = "failed to stop process {}"
+    KILL_PROCESS = "failed to kill process {}"
+    WRITE_STDIN = "failed to write to stdin"
+    START_TERMINAL = "failed to start terminal"
+    START_SHELL = "failed to start {}"
+    SEARCH_CONTENT = "failed to search content"
+    GREP = "failed to grep"
+    ACCEPT_DRIVE = "invalid {}"
+    ACCEPT_MOUNT_PATH = "invalid mount path"
+    MOUNT_DRIVE = "failed to mount drive"
+    UNMOUNT_DRIVE = "failed to unmount drive"
+    ACCEPT_TUNNEL = "invalid tunnel config"
+    APPLY_TUNNEL = "failed to apply tunnel config"
+    STOP_TUNNEL = "failed to stop tunnel"
 
 
 Words = Mapping[Task, str]
@@ -163,7 +164,7 @@ class SandkeeperError(Exception):
             return str(self.reason)
         begin = words.get(self.task)
         if begin is None:
-            begin = f"failed to {self.task.value}: "
+            begin = f"{self.task.value}: "
         return begin.format(self.about) + str(self.reason)
 
     def __str__(self) -> str:

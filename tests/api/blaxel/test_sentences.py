@@ -26,7 +26,7 @@ def test_the_contract_has_a_sentence_for_each_task() -> None:
 def test_a_task_that_is_about_something_names_it_in_plain_words(task: Task) -> None:
     plain = str(Internal("why", task=task, about="/x{}"))
 
-    assert plain == f"failed to {task.value.replace('{}', '/x{}')}: why"
+    assert plain == f"{task.value.replace('{}', '/x{}')}: why"
 
 
 def test_what_the_system_said_is_kept_as_it_was() -> None:
