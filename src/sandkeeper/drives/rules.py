@@ -9,6 +9,7 @@ from enum import IntEnum
 
 from sandkeeper.errors import BadInput, Forbidden, Task
 from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.paths.below import is_within
 from sandkeeper.numerals import natural
 
 __all__ = [
@@ -116,12 +117,12 @@ def _refuse_parts(path: str, what: str) -> None:
 def refuse_system_folder(path: str, *also: str) -> None:
     """Refuse what the machine or we live on; `also` are further trees, with what is above them."""
     for tree in SYSTEM_TREES:
-        if _within(path, tree):
+        if is_within(path, tree):
             raise BadInput(f"{path} belongs to the system", task=Task.ACCEPT_MOUNT_PATH)
     if path in SYSTEM_FOLDERS:
         raise BadInput(f"{path} belongs to the system", task=Task.ACCEPT_MOUNT_PATH)
     for tree in also:
-        if _within(path, tree) or _within(tree, path):
+        if is_within(path, tree) or is_within(tree, path):
             raise BadInput(f"{path} is needed by the server", task=Task.ACCEPT_MOUNT_PATH)
 
 
@@ -152,7 +153,3 @@ def refuse_beyond_reach(drive: Drive, asked: Drive, reach: Reach, workload: Iden
             "only the operator maps a drive to users and groups other than the workload's own",
             task=Task.MOUNT_DRIVE,
         )
-
-
-def _within(path: str, tree: str) -> bool:
-    return path == tree or path.startswith(tree.rstrip("/") + os.sep)

@@ -22,6 +22,7 @@ from sandkeeper.files.service import OPEN_READ, Fault, Files
 from sandkeeper.files.walk import walk
 from sandkeeper.files.work import Cancel
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.linux.paths.below import is_within
 
 __all__ = ["Copies"]
 
@@ -255,7 +256,7 @@ def _refuse_inside(source: str, target: str) -> None:
         return
     inner = os.path.join(os.path.realpath(os.path.dirname(target)), os.path.basename(target))
     outer = os.path.realpath(source)
-    if inner == outer or inner.startswith(outer.rstrip("/") + "/"):
+    if is_within(inner, outer):
         raise OSError(errno.EINVAL, "cannot copy a directory into itself", target)
 
 

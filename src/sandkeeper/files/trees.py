@@ -16,6 +16,7 @@ from sandkeeper.files.service import Fault, Files
 from sandkeeper.files.walk import Found, walk
 from sandkeeper.files.work import Cancel
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.linux.paths.below import is_below
 from sandkeeper.pieces import used_up
 
 __all__ = [
@@ -209,7 +210,7 @@ def _targets(root: str, contents: Mapping[str, str]) -> list[tuple[str, str]]:
     placed: dict[str, str] = {}
     for key in sorted(contents):
         path = posixpath.normpath(posixpath.join(root, key.lstrip("/")))
-        if path == root or not path.startswith(root.rstrip("/") + "/"):
+        if not is_below(path, root):
             raise BadInput(f"path {key!r} is not below the directory")
         placed[path] = contents[key]
     for path in placed:

@@ -18,6 +18,7 @@ from sandkeeper.journal.lines import cut_end
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.mounts import pseudo_mounts
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.linux.paths.below import is_below, is_within
 from sandkeeper.search.find import EXCLUDED, Workers
 from sandkeeper.search.ripgrep import (
     TEXT_BYTES,
@@ -187,9 +188,9 @@ def _pruned(root: str) -> list[str] | None:
     here = os.path.realpath(root)
     pruned: list[str] = []
     for mount in map(os.fsdecode, pseudo_mounts()):
-        if here == mount or here.startswith(mount + "/"):
+        if is_within(here, mount):
             return None
-        if mount.startswith(here.rstrip("/") + "/"):
+        if is_below(mount, here):
             pruned.append(os.path.join(root, os.path.relpath(mount, here)))
     return pruned
 

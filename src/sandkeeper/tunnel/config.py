@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from sandkeeper.errors import Task, Unprocessable
-from sandkeeper.numerals import natural
+from sandkeeper.numerals import PORTS, natural
 
 __all__ = ["Network", "TunnelConfig", "parse_config"]
 
@@ -113,7 +113,7 @@ def _endpoint(text: str) -> tuple[str, int]:
         valid = valid and ":" not in host
     if not colon or not valid:
         raise ValueError(f"peer_endpoint: {text!r} is not host:port or [v6]:port")
-    if not 0 < (number := natural(port) or 0) < 65536:
+    if (number := natural(port) or 0) not in PORTS:
         raise ValueError(f"peer_endpoint: {port!r} is not a port")
     return host, number
 

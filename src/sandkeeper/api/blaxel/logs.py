@@ -19,6 +19,7 @@ from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.edge.streaming import NDJSON, SSE, StreamResponse, stream_type
 from sandkeeper.api.edge.subject import caller
+from sandkeeper.api.edge.weights import weights_of
 from sandkeeper.errors import BadInput, Task
 from sandkeeper.journal.cursor import Abandoned, Chunk, Follow
 from sandkeeper.journal.events import (
@@ -220,15 +221,7 @@ def _form(
 
 def _prefers_records(accept: str) -> bool:
     """Say whether NDJSON is named and weighs at least as much as plain text (RFC 9110, 12.5.1)."""
-    weights: dict[str, float] = {}
-    for part in accept.split(","):
-        kind, *parameters = (word.strip() for word in part.split(";"))
-        weight = 1.0
-        for parameter in parameters:
-            name, _, value = parameter.partition("=")
-            if name.strip().lower() == "q":
-                weight = decimal(value.strip()) or 0.0
-        weights[kind.lower()] = weight
+    weights = weights_of(accept)
     records = weights.get(NDJSON, 0.0)
     return records > 0 and records >= weights.get("text/plain", 0.0)
 

@@ -19,6 +19,7 @@ from sandkeeper.api.e2b.sentences import sentence
 from sandkeeper.api.edge.request_body import in_turn, parse_anything, read_body
 from sandkeeper.api.edge.respond import utf8
 from sandkeeper.api.edge.streaming import StreamResponse
+from sandkeeper.api.edge.weights import media_type
 from sandkeeper.journal.cursor import Abandoned
 from sandkeeper.linux.users import UnknownUser
 from sandkeeper.numerals import natural
@@ -117,7 +118,7 @@ def failure_of(error: Exception) -> Failure:
 
 def unsupported(request: Request, accepted: str) -> Response | None:
     """Return the refusal of another codec or protocol than ours; None: it is ours."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(request.headers.get("content-type", ""))
     if kind == accepted:
         return None
     body = {

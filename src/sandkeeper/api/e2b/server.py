@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -16,7 +15,7 @@ from sandkeeper.api.e2b.sentences import sentence
 from sandkeeper.api.e2b.signatures import BadSignature, operation_of, standing_by_signature
 from sandkeeper.api.e2b.system import SystemCalls
 from sandkeeper.api.edge.query import query_of
-from sandkeeper.api.edge.respond import status_of, utf8
+from sandkeeper.api.edge.respond import plain_json, status_of, utf8
 from sandkeeper.api.edge.rights import Right, standing_of
 from sandkeeper.errors import SandkeeperError, Unprocessable
 from sandkeeper.linux.identity import Identity
@@ -159,5 +158,4 @@ class _Sent(Response):
 
 
 def _failed(status: int, message: str) -> Response:
-    body = msgspec.json.encode({"code": status, "message": utf8(message)})
-    return Response(body, status, media_type="application/json")
+    return plain_json({"code": status, "message": utf8(message)}, status)

@@ -23,6 +23,7 @@ __all__ = [
     "json_bytes",
     "json_response",
     "not_found",
+    "plain_json",
     "status_of",
     "utf8",
     "want_of",
@@ -83,6 +84,11 @@ def encode_json(value: Any) -> bytes:
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Answer with JSON."""
     return json_bytes(encode_json(value), status, headers)
+
+
+def plain_json(value: Any, status: int = 200) -> Response:
+    """Answer with JSON as wires other than the contract's write it."""
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
 def json_bytes(data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:

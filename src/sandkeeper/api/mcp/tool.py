@@ -13,7 +13,16 @@ from sandkeeper.api.edge.rights import Need, Standing
 from sandkeeper.errors import BadInput
 from sandkeeper.log.access import Caller
 
-__all__ = ["Arguments", "Asker", "BadArguments", "Tool", "apart", "closed_schema", "text_of"]
+__all__ = [
+    "Arguments",
+    "Asker",
+    "BadArguments",
+    "NoArguments",
+    "Tool",
+    "apart",
+    "closed_schema",
+    "text_of",
+]
 
 T = TypeVar("T")
 
@@ -26,6 +35,10 @@ class BadArguments(BadInput):
 
 class Arguments(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """The arguments of a tool; unknown ones are an error. Fields with defaults may be null."""
+
+
+class NoArguments(Arguments):
+    """Nothing."""
 
 
 @dataclass(frozen=True, slots=True)

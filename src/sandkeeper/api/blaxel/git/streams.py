@@ -13,7 +13,7 @@ from sandkeeper.errors import SandkeeperError
 from sandkeeper.git.progress import Progress
 from sandkeeper.git.service import Work
 from sandkeeper.journal.events import Heart
-from sandkeeper.jsonlines import json_line
+from sandkeeper.jsonlines import json_line, sse_fields
 
 __all__ = ["error_record", "events"]
 
@@ -22,7 +22,7 @@ TOGETHER_SECONDS = 0.1
 
 def _record(fields: dict[str, Any], *, sse: bool) -> bytes:
     data = json_line(fields)
-    return f"event: {fields['type']}\ndata: ".encode() + data + b"\n" if sse else data
+    return sse_fields(fields["type"], data) + b"\n" if sse else data
 
 
 def error_record(error: SandkeeperError) -> dict[str, Any]:
