@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.blaxel.processes import identifier
 from sandkeeper.api.edge.bodies.downloads import disposition
+from sandkeeper.api.edge.bodies.weights import weights_of
 from sandkeeper.api.edge.long_answers import long_answer
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.respond import json_response
@@ -19,7 +20,6 @@ from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.edge.streaming import NDJSON, SSE, StreamResponse, stream_type
 from sandkeeper.api.edge.subject import caller
-from sandkeeper.api.edge.weights import weights_of
 from sandkeeper.errors import BadInput, Task
 from sandkeeper.journal.cursor import Abandoned, Chunk, Follow
 from sandkeeper.journal.events import (

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
-from sandkeeper.api.blaxel.exec_stream import exec_events, failed
 from sandkeeper.api.blaxel.process_words import check_process, signal_number, wait_seconds
+from sandkeeper.api.blaxel.running.exec_stream import exec_events, failed
 from sandkeeper.api.edge.connections.plain import PlainAnswer
 from sandkeeper.api.edge.long_answers import LongAnswer, long_answer
 from sandkeeper.api.edge.query import query_of

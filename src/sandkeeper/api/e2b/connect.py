@@ -16,10 +16,10 @@ from starlette.responses import Response
 from sandkeeper import errors
 from sandkeeper.api.e2b.framing import END, HEAD_BYTES, BadFrame, Frames, TooLong, frame
 from sandkeeper.api.e2b.sentences import sentence
+from sandkeeper.api.edge.bodies.weights import media_type
 from sandkeeper.api.edge.request_body import in_turn, parse_anything, read_body
 from sandkeeper.api.edge.respond import utf8
 from sandkeeper.api.edge.streaming import StreamResponse
-from sandkeeper.api.edge.weights import media_type
 from sandkeeper.journal.cursor import Abandoned
 from sandkeeper.linux.users import UnknownUser
 from sandkeeper.numerals import natural

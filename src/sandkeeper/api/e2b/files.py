@@ -15,11 +15,11 @@ from sandkeeper.api.e2b.people import People
 from sandkeeper.api.edge.bodies.coding import accepts, inflated, is_gzip
 from sandkeeper.api.edge.bodies.downloads import download
 from sandkeeper.api.edge.bodies.forms import form_parts, is_form
+from sandkeeper.api.edge.bodies.weights import media_type
 from sandkeeper.api.edge.connections.wire import blocks_of
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import read_json
 from sandkeeper.api.edge.respond import plain_json, utf8
-from sandkeeper.api.edge.weights import media_type
 from sandkeeper.errors import BadInput
 from sandkeeper.files.conditions import NO_CONDITIONS
 from sandkeeper.files.feed import Feed

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.edge.bodies.weights import media_type
 from sandkeeper.api.edge.connections.outgoing import Answer, answer_of
 from sandkeeper.api.edge.request_body import LONG_BYTES, in_turn, parse_anything, read_body
 from sandkeeper.api.edge.respond import json_response, plain_json
@@ -21,7 +22,6 @@ from sandkeeper.api.edge.rights import USER, standing_of
 from sandkeeper.api.edge.routing import route
 from sandkeeper.api.edge.streaming import until_disconnect
 from sandkeeper.api.edge.subject import caller
-from sandkeeper.api.edge.weights import media_type
 from sandkeeper.api.mcp.tool import Asker, apart
 from sandkeeper.errors import BadInput, TooLarge
 from sandkeeper.journal.turns import Turns

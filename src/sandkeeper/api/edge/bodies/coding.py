@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 
 from starlette.requests import Request
 
-from sandkeeper.api.edge.weights import weights_of
+from sandkeeper.api.edge.bodies.weights import weights_of
 from sandkeeper.errors import BadInput
 
 __all__ = ["Inflated", "accepts", "deflated", "inflated", "is_gzip", "wants_gzip"]
