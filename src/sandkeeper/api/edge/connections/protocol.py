@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.api.edge.connections.intake import (
     BodyClock,
     HeldFlow,
@@ -61,14 +62,17 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
     _restarting = False
     _switching = False
     _ahead: bytes | None = None
+    _at_rest_since = 0.0
 
     @property
     def is_idle(self) -> bool:
         """Whether all that came has been answered, to the last byte: nothing of it is in here."""
+        return self._is_at_rest() and not self.transport.get_write_buffer_size()
+
+    def _is_at_rest(self) -> bool:
         answered = self.cycle is None or self.cycle.response_complete
         at_rest = not self._begun and not self._head_bytes and not self.pipeline
-        at_rest = at_rest and not self._intake.waits
-        return answered and at_rest and not self.transport.get_write_buffer_size()
+        return answered and at_rest and not self._intake.waits
 
     @property
     def is_asked(self) -> bool:
@@ -118,7 +122,6 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
             data = data[passed:]
             if not data:
                 return
-        self._unset_keepalive_if_required()
         if self._body_left >= len(data) and not self._intake.waits:
             self._parse(data)  # one callback, however long
         else:
@@ -192,7 +195,7 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
     def on_url(self, url: bytes) -> None:
         """Keep the target."""
         if not self._restarting:
-            super().on_url(url)
+            self.url += url
             if len(self.url) > TARGET_BYTES:
                 self._too_much(414, f"the request's target is longer than {TARGET_BYTES} bytes")
 
@@ -206,10 +209,14 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a field of the head."""
-        if self._in_head:
-            super().on_header(name, value)
-            if len(self.headers) > HEADER_FIELDS or len(value) > FIELD_BYTES:
-                self._too_much(431, "request header fields are too many or too large")
+        if not self._in_head:
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+        if len(self.headers) > HEADER_FIELDS or len(value) > FIELD_BYTES:
+            self._too_much(431, "request header fields are too many or too large")
 
     def _too_much(self, status: int, text: str) -> None:
         """End the parsing of a head."""
@@ -232,11 +239,12 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
             self.headers[:] = called_by_target(self.url, self.headers)
         self._in_head = False
         self._disarm()
-        check_codings(self.headers)
+        if b"transfer-encoding" in first_fields(self.scope):  # type: ignore[arg-type]
+            check_codings(self.headers)
         self.body_clock.begin()
-        self._switching = self.parser.should_upgrade() and self._may_switch()
-        self._declined = self.parser.should_upgrade() and not self._should_upgrade()
-        before = self.cycle
+        upgrade = self.parser.should_upgrade()
+        self._switching = upgrade and self._may_switch()
+        self._declined = upgrade and not self._should_upgrade()
         self._holds = self.plain is not None
         super().on_headers_complete()
         self._holds = False
@@ -244,8 +252,6 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
             self.cycle.keep_alive = False  # whatever comes behind is not for this parser
         if self.scope["method"] not in {"GET", "HEAD"}:
             self._body_left = declared_length(self.headers)
-        if self.cycle is not before:
-            self.scope[WIRE] = Wire(self, self.cycle)  # type: ignore[literal-required]
 
     def on_message_complete(self) -> None:
         """Expect a new head from here on."""
@@ -269,14 +275,38 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
             self._begin_task(cycle, app)
 
     def _begin_task(self, cycle: "RequestResponseCycle", app: Any) -> None:
+        cycle.scope[WIRE] = Wire(self, cycle)  # type: ignore[literal-required]
         if self._begun and cycle is self.cycle:
             cycle.transport = Patient(self)  # type: ignore[assignment]
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """Expect another request, unless the connection ends."""
-        if not self._is_parting:
-            super().on_response_complete()
+        if self._is_parting:
+            return
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._at_rest_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_after(self.timeout_keep_alive)
+
+    def _look_after(self, seconds: float) -> None:
+        look = self.timeout_keep_alive_handler
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, look)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that has rested for long: one timer looks, however many rests."""
+        self.timeout_keep_alive_task = None
+        left = self._at_rest_since + self.timeout_keep_alive - self.loop.time()
+        if self._is_at_rest() and left > 0:
+            self._look_after(left)
+        elif self._is_at_rest():
+            super().timeout_keep_alive_handler()
 
     def _go(self, *, whole: bool) -> None:
         """Have the held request answered the short way, or begin with it."""
