@@ -4,9 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.api.edge.connections.intake import (
     BodyClock,
     HeldFlow,
@@ -14,6 +12,7 @@ from sandkeeper.api.edge.connections.intake import (
     check_codings,
     declared_length,
 )
+from sandkeeper.api.edge.connections.lean import LeanProtocol
 from sandkeeper.api.edge.connections.parting import Parting, Patient
 from sandkeeper.api.edge.connections.short_way import ShortWay
 from sandkeeper.api.edge.connections.wire import WIRE, Wire
@@ -36,7 +35,7 @@ FIELD_BYTES = 128 << 10
 TARGET_BYTES = 32 << 10
 
 
-class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
+class EdgeProtocol(LeanProtocol, ShortWay, Parting):
     """uvicorn's HTTP protocol with the contract's limits on request heads.
 
     A head must be complete within 30 s and may have 1 MiB in 1000 fields; uvicorn itself bounds
@@ -62,17 +61,17 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
     _restarting = False
     _switching = False
     _ahead: bytes | None = None
-    _at_rest_since = 0.0
 
     @property
     def is_idle(self) -> bool:
         """Whether all that came has been answered, to the last byte: nothing of it is in here."""
-        return self._is_at_rest() and not self.transport.get_write_buffer_size()
+        return self.is_at_rest and not self.transport.get_write_buffer_size()
 
-    def _is_at_rest(self) -> bool:
-        answered = self.cycle is None or self.cycle.response_complete
-        at_rest = not self._begun and not self._head_bytes and not self.pipeline
-        return answered and at_rest and not self._intake.waits
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether all that came has been answered, and nothing of a request is here."""
+        nothing = not self._begun and not self._head_bytes and not self._intake.waits
+        return nothing and super().is_at_rest and not self.pipeline
 
     @property
     def is_asked(self) -> bool:
@@ -195,7 +194,7 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
     def on_url(self, url: bytes) -> None:
         """Keep the target."""
         if not self._restarting:
-            self.url += url
+            super().on_url(url)
             if len(self.url) > TARGET_BYTES:
                 self._too_much(414, f"the request's target is longer than {TARGET_BYTES} bytes")
 
@@ -209,14 +208,10 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a field of the head."""
-        if not self._in_head:
-            return
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
-        if len(self.headers) > HEADER_FIELDS or len(value) > FIELD_BYTES:
-            self._too_much(431, "request header fields are too many or too large")
+        if self._in_head:
+            super().on_header(name, value)
+            if len(self.headers) > HEADER_FIELDS or len(value) > FIELD_BYTES:
+                self._too_much(431, "request header fields are too many or too large")
 
     def _too_much(self, status: int, text: str) -> None:
         """End the parsing of a head."""
@@ -239,8 +234,7 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
             self.headers[:] = called_by_target(self.url, self.headers)
         self._in_head = False
         self._disarm()
-        if b"transfer-encoding" in first_fields(self.scope):  # type: ignore[arg-type]
-            check_codings(self.headers)
+        check_codings(self.headers)
         self.body_clock.begin()
         upgrade = self.parser.should_upgrade()
         self._switching = upgrade and self._may_switch()
@@ -282,31 +276,8 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
 
     def on_response_complete(self) -> None:
         """Expect another request, unless the connection ends."""
-        if self._is_parting:
-            return
-        self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-            return
-        self._at_rest_since = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self._look_after(self.timeout_keep_alive)
-
-    def _look_after(self, seconds: float) -> None:
-        look = self.timeout_keep_alive_handler
-        self.timeout_keep_alive_task = self.loop.call_later(seconds, look)
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close a connection that has rested for long: one timer looks, however many rests."""
-        self.timeout_keep_alive_task = None
-        left = self._at_rest_since + self.timeout_keep_alive - self.loop.time()
-        if self._is_at_rest() and left > 0:
-            self._look_after(left)
-        elif self._is_at_rest():
-            super().timeout_keep_alive_handler()
+        if not self._is_parting:
+            super().on_response_complete()
 
     def _go(self, *, whole: bool) -> None:
         """Have the held request answered the short way, or begin with it."""
