@@ -221,8 +221,7 @@ class Pump(Worker):
         for source in sources:
             source.at_end = False
             if not source.watched:
-                with suppress(OSError):
-                    fcntl.fcntl(source.fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+                _enlarge(source.fd)
                 source.watched = True
                 self._sources[source.fd] = source
                 self._poller.register(source.fd, select.EPOLLIN)
@@ -376,6 +375,13 @@ class Pump(Worker):
         if data:
             source.journal.skip(source.stream, len(data))
         return len(data)
+
+
+def _enlarge(pipe: int) -> None:
+    try:
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except OSError:  # a user's pipes together have a limit (pipe(7)): it works with less
+        return
 
 
 SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK

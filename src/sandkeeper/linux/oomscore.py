@@ -50,8 +50,10 @@ class _Held:
             self._write(self._before)
 
     def _write(self, score: bytes) -> None:
-        with suppress(OSError):
+        try:
             os.pwrite(self._fd, score, 0)
+        except OSError:
+            return
 
 
 def protect_from_oom() -> None:

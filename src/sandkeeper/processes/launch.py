@@ -16,7 +16,6 @@ from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.segment import STDERR, STDOUT
 from sandkeeper.journal.source import Source
-from sandkeeper.linux.children.adopted import start_time
 from sandkeeper.linux.children.child import Child
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.spawn import Spawn
@@ -182,13 +181,15 @@ class Launch:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             self._keep(*(source.fd for source in made))
             spawn.stdout, spawn.stderr = (source.writer for source in made)
+            before = self._shop.children.births.now()
             child = await self._shop.children.start(spawn)
         except BaseException:
             if sources is None:
                 self._give_up(made)
             raise
         self._keep(*(source.fd for source in made), child.pidfd.number)
-        meta.leader, meta.leader_start = child.pid, start_time(child.pid)
+        meta.leader = child.pid
+        meta.leader_start = self._shop.children.births.start_time(child.pid, before)
         if sources is None:
             meta.pid = str(child.pid)
             self._announce()

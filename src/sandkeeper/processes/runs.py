@@ -245,9 +245,7 @@ class RunStore:
 
     def take(self) -> RunFolder | None:
         """Return an unused folder if one is ready."""
-        with suppress(IndexError):
-            return self._spares.popleft()
-        return None
+        return self._spares.popleft() if self._spares else None
 
     @property
     def is_low(self) -> bool:
