@@ -255,7 +255,7 @@ class Pump(Worker):
     def _release_all(self) -> None:
         while self._released:
             journal, sources = self._released.popleft()
-            self._attempt(lambda journal=journal, sources=sources: self._release(journal, sources))
+            self._attempt(partial(self._release, journal, sources))
 
     def _release(self, journal: Journal, sources: tuple[Source, ...]) -> None:
         journal.hold = None
