@@ -13,6 +13,7 @@ import select
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from sandkeeper.journal.budget import Budget
