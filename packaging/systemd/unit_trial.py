@@ -175,7 +175,7 @@ class Trial:
 
     def of_keeper(self) -> str:
         """Return the keeper's process id."""
-        return self.said("grep -l '[k]eeper/holder' /proc/[0-9]*/cmdline")
+        return self.said("grep -sl '[k]eeper/holder' /proc/[0-9]*/cmdline")
 
     def is_told_and_watched(self) -> None:
         """Type=notify, WatchdogSec."""
