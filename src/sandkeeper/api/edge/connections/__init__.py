@@ -71,8 +71,8 @@ this list: it names what a new version lacks, and what is used and not listed.
 `uvicorn.server.ServerState`, in it:
 
 - `connections`, `tasks`: what goes on, what is answered first, what is given up
-- `total_requests`, `default_headers`: an answer that was given, and fields of every one, to which the
-  end adds that it is a connection's last
+- `total_requests`, `default_headers`: an answer that was given, and fields of every one, to which
+  the end adds that it is a connection's last
 
 `uvicorn.lifespan.off.LifespanOff`, in the place of a lifespan:
 
