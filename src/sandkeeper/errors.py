@@ -6,6 +6,7 @@ the wire's folder (the contract's: `api.blaxel.sentences`).
 
 SandkeeperError
 ├── BadInput              the request itself is wrong
+│   └── NoDirectory       what is to be a directory is none
 ├── Forbidden             a rule or the operator does not allow it
 │   └── Misdirected       it is for another server, and came here
 ├── NotFound              what it names does not exist
@@ -36,6 +37,7 @@ __all__ = [
     "Internal",
     "LoopDetected",
     "Misdirected",
+    "NoDirectory",
     "NotFound",
     "NotInstalled",
     "Obstacle",
@@ -173,6 +175,13 @@ class SandkeeperError(Exception):
 
 class BadInput(SandkeeperError):
     """The request itself is wrong."""
+
+
+class NoDirectory(BadInput):
+    """What is to be a directory is none, or not there."""
+
+    def __init__(self) -> None:
+        super().__init__("path is not a directory")
 
 
 class Forbidden(SandkeeperError):

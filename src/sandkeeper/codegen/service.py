@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from sandkeeper.codegen.candidates import Candidates, collect
 from sandkeeper.codegen.providers import Host, Provider, choose
-from sandkeeper.errors import BadInput, Obstacle, Unprocessable, reason_of
+from sandkeeper.errors import BadInput, NoDirectory, Obstacle, Unprocessable, reason_of
 from sandkeeper.files.changing.replace import make_directories
 from sandkeeper.files.paths import Target, temporary_name
 from sandkeeper.files.work import FileWork
@@ -108,7 +108,7 @@ class Codegen:
         """Rank the files below a folder; raises BadInput when it is none, else Unprocessable."""
         provider = self.require()
         if not await self._run(os.path.isdir, target.absolute):
-            raise BadInput("path is not a directory")
+            raise NoDirectory()
         found = await self._collect(target, pattern)
         if not found.documents:
             return Ranked([], 0, found.truncated)

@@ -14,7 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from sandkeeper.errors import BadInput, Internal, SandkeeperError, Unavailable, Unprocessable
+from sandkeeper.errors import (
+    Internal,
+    NoDirectory,
+    SandkeeperError,
+    Unavailable,
+    Unprocessable,
+)
 from sandkeeper.linux.identity import Identity, acting_for
 from sandkeeper.linux.inotify import Notice
 from sandkeeper.linux.paths import useros as os
@@ -165,7 +171,7 @@ class Watcher:
         try:
             if not os.path.isdir(self.scope.root):
                 os.stat(self.scope.root)
-                raise BadInput("path is not a directory")
+                raise NoDirectory()
             with self._hub.tapped() as tap:
                 self._tap = tap
                 try:
@@ -232,7 +238,7 @@ _LIMITS = {
 
 def _setup_error(error: OSError | ValueError) -> SandkeeperError:
     if isinstance(error, ValueError) or error.errno in {errno.ENOENT, errno.ENOTDIR}:
-        return BadInput("path is not a directory")
+        return NoDirectory()
     text = f"{error.filename}: {(error.strerror or str(error)).lower()}"
     if error.errno in _LIMITS:
         return Internal(f"cannot watch {text} (the limit is {_LIMITS[error.errno]})")

@@ -31,7 +31,13 @@ from sandkeeper.api.schemas.files import (
     Success,
     Usage,
 )
-from sandkeeper.errors import BadInput, PreconditionFailed, SandkeeperError, Unprocessable
+from sandkeeper.errors import (
+    BadInput,
+    NoDirectory,
+    PreconditionFailed,
+    SandkeeperError,
+    Unprocessable,
+)
 from sandkeeper.files.attributes import Attributes
 from sandkeeper.files.details import detail
 from sandkeeper.files.edits import Edit, EditRefused, edit_file
@@ -176,7 +182,7 @@ class MoreHandlers:
 
     def _require_directory(self, target: Target) -> None:
         if not stat.S_ISDIR(self._files.look(target.absolute, Unprocessable).st_mode):
-            raise BadInput("path is not a directory")
+            raise NoDirectory()
 
     async def unpack(self, request: Request) -> Response:
         """Unpack a tar stream, plain or zstd, below a directory."""
