@@ -119,10 +119,10 @@ def resident(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """Mount a tmpfs of a few megabytes on `folder`; needs root."""
+def small_disk(folder: Path, megabytes: int, inodes: int = 0) -> Iterator[Path]:
+    """Mount a tmpfs of a few megabytes (and inodes, if given) on `folder`; needs root."""
     folder.mkdir()
-    options = f"size={megabytes}m"
+    options = f"size={megabytes}m,nr_inodes={inodes}"  # 0: no limit
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
     try:
         yield folder

@@ -27,11 +27,6 @@ UNCONDITIONAL = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tools(server: Server) -> Tools:
-    return Tools(server)
-
-
 # The edge
 
 
