@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sandkeeper.observability.telemetry import Exporter
     from sandkeeper.processes.waiting import Waiting
     from sandkeeper.search.content import ContentSearch
-    from sandkeeper.search.find import Search, Workers
+    from sandkeeper.search.find import FileSearch, Workers
     from sandkeeper.search.ripgrep import Ripgrep
     from sandkeeper.watch.changes import Changes
     from sandkeeper.watch.watches import Watches
@@ -192,11 +192,11 @@ class OnDemand:
         return Workers()
 
     @later
-    def search(self) -> "Search":
+    def search(self) -> "FileSearch":
         """Finding files."""
-        from sandkeeper.search.find import Search
+        from sandkeeper.search.find import FileSearch
 
-        return Search(self._walkers, self.users.current)
+        return FileSearch(self._walkers, self.users.current)
 
     @later
     def ripgrep(self) -> "Ripgrep":

@@ -11,9 +11,9 @@ import pytest
 import zmq
 
 from sandkeeper.interpreter.scribe import ending
-from sandkeeper.interpreter.scribe.channels import Channel, opened_socket
+from sandkeeper.interpreter.scribe.channels import KernelChannel, opened_socket
 from sandkeeper.interpreter.scribe.engine import EngineFailed, Lost
-from sandkeeper.interpreter.scribe.messages import Message
+from sandkeeper.interpreter.scribe.messages import KernelMessage
 from sandkeeper.interpreter.scribe.telling import Teller
 from sandkeeper.journal.segment import Stream
 
@@ -43,7 +43,7 @@ def test_a_message_that_is_too_large_is_told_as_a_loss_and_the_next_is_heard(
             came.set()
 
         opened = opened_socket(f"{folder}/one", os.geteuid())
-        channel = Channel(zmq.SUB, opened, b"x", take, lost=lost.set, most=1 << 20)
+        channel = KernelChannel(zmq.SUB, opened, b"x", take, lost=lost.set, most=1 << 20)
         try:
             async with asyncio.timeout(30):
                 await asyncio.to_thread(publisher.recv)  # its subscription
@@ -112,7 +112,7 @@ def test_a_message_without_end_is_let_go_and_another_is_heard(tmp_path: Path) ->
 
         async with await asyncio.start_unix_server(meet, f"{folder}/one"):
             opened = opened_socket(f"{folder}/one", os.geteuid())
-            channel = Channel(zmq.SUB, opened, b"x", heard.put_nowait, lost=lost.set)
+            channel = KernelChannel(zmq.SUB, opened, b"x", heard.put_nowait, lost=lost.set)
             async with asyncio.timeout(60):
                 channel.look()
                 while not lost.is_set():
@@ -151,7 +151,7 @@ def test_a_count_that_is_none_is_not_recorded(count: Any) -> None:
         teller = Teller(told)
         raw = json.dumps({"execution_count": count, "data": {}}).encode()
         for kind in ("execute_input", "execute_result"):
-            teller.hear(Message(kind, "", raw))
+            teller.hear(KernelMessage(kind, "", raw))
         assert told.counts == [("started", None), ("result", None)]
         assert teller.outcome({"status": "ok", "execution_count": count}).execution_count is None
 

@@ -31,9 +31,9 @@ __all__ = [
     "TEXT_BYTES",
     "FileEnd",
     "Hit",
-    "Records",
     "Ripgrep",
     "RipgrepFailed",
+    "RipgrepRecords",
     "Summary",
     "arguments",
     "escape_glob",
@@ -153,7 +153,7 @@ def arguments(
     return [*argv, "-e", query, "--", directory]
 
 
-class Records:
+class RipgrepRecords:
     """Cuts ripgrep's output into records; memory is bounded whatever the lines' length."""
 
     def __init__(self) -> None:

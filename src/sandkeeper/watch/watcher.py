@@ -30,7 +30,7 @@ from sandkeeper.watch.audience import Audience
 from sandkeeper.watch.notices import NoticeHub, Tap
 from sandkeeper.watch.tree import WatchTree
 
-__all__ = ["Hubs", "Listener", "Scope", "Watcher"]
+__all__ = ["ChangeListener", "Hubs", "Scope", "Watcher"]
 
 HANDLED_AT_ONCE = 256
 
@@ -48,7 +48,7 @@ class Scope:
         return any(os.fsencode(text) in path for text in self.ignored)
 
 
-class Listener(Audience, Protocol):
+class ChangeListener(Audience, Protocol):
     """Takes changes, in the watcher's thread; it must not wait for anybody."""
 
     def flush(self) -> None:
@@ -77,7 +77,7 @@ class Watcher:
     """Start it with `start`, end it with `close`; it ends by itself when the root goes."""
 
     def __init__(
-        self, scope: Scope, listener: Listener, hub: NoticeHub, identity: Identity | None
+        self, scope: Scope, listener: ChangeListener, hub: NoticeHub, identity: Identity | None
     ) -> None:
         self.scope = scope
         self.root: tuple[int, int] = (0, 0)

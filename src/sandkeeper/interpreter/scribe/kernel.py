@@ -18,11 +18,22 @@ from sandkeeper.interpreter.events import EndStatus, Outcome
 from sandkeeper.interpreter.orders import Execute
 from sandkeeper.interpreter.scribe import prelude
 from sandkeeper.interpreter.scribe.answers import completion
-from sandkeeper.interpreter.scribe.channels import Channel, opened_socket
+from sandkeeper.interpreter.scribe.channels import KernelChannel, opened_socket
 from sandkeeper.interpreter.scribe.ending import Ending
 from sandkeeper.interpreter.scribe.engine import EngineFailed, Given, Lost, Tell, Unsupported
-from sandkeeper.interpreter.scribe.messages import Message, Wire, clean_text, execute_request
-from sandkeeper.interpreter.scribe.telling import PASSED_OVER, Late, Listener, Teller, Witness
+from sandkeeper.interpreter.scribe.messages import (
+    KernelMessage,
+    KernelWire,
+    clean_text,
+    execute_request,
+)
+from sandkeeper.interpreter.scribe.telling import (
+    PASSED_OVER,
+    ExecutionListener,
+    Late,
+    Teller,
+    Witness,
+)
 from sandkeeper.linux.procstat import read_stat
 
 __all__ = ["KernelEngine"]
@@ -58,11 +69,11 @@ class KernelEngine:
 
     def __init__(self, given: Given) -> None:
         self._given = given
-        self._wire = Wire(str(given["key"]))
-        self._channels: dict[str, Channel] = {}
+        self._wire = KernelWire(str(given["key"]))
+        self._channels: dict[str, KernelChannel] = {}
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._replies: dict[str, asyncio.Future[Message]] = {}
-        self._listeners: dict[str, Listener] = {}
+        self._replies: dict[str, asyncio.Future[KernelMessage]] = {}
+        self._listeners: dict[str, ExecutionListener] = {}
         self._running: Teller | None = None
         self._late = Late()
         self._past: dict[str, None] = {}
@@ -82,7 +93,7 @@ class KernelEngine:
             take = getattr(self, f"_from_{name}")
             identity = f"sandkeeper-{os.path.basename(prefix)}".encode()
             lost = self._unheard if name == "iopub" else None
-            self._channels[name] = Channel(kind, opened, identity, take, lost=lost)
+            self._channels[name] = KernelChannel(kind, opened, identity, take, lost=lost)
         facts = await self._greeted()
         info = facts.get("language_info")
         info = info if isinstance(info, dict) else {}
@@ -178,7 +189,7 @@ class KernelEngine:
         return self._resumed(identifier, teller, reply)
 
     async def _resumed(
-        self, number: str, teller: Teller, reply: "asyncio.Future[Message]"
+        self, number: str, teller: Teller, reply: "asyncio.Future[KernelMessage]"
     ) -> Outcome:
         try:
             return await self._followed(number, teller, reply, lost=True)
@@ -186,7 +197,7 @@ class KernelEngine:
             if prelude.entering(self._language, {}, "") is not None and not self._gone.done():
                 await self._surely(prelude.leaving(self._language))
 
-    def _awaited(self, number: str, teller: Teller) -> "asyncio.Future[Message]":
+    def _awaited(self, number: str, teller: Teller) -> "asyncio.Future[KernelMessage]":
         self._listeners[number] = teller
         reply = self._replies[number] = asyncio.get_running_loop().create_future()
         return reply
@@ -195,7 +206,7 @@ class KernelEngine:
         self,
         number: str,
         teller: Teller,
-        reply: "asyncio.Future[Message]",
+        reply: "asyncio.Future[KernelMessage]",
         *,
         lost: bool = False,
     ) -> Outcome:
@@ -312,7 +323,7 @@ class KernelEngine:
         if self._gone.done():
             raise Lost
         number, frames = self._wire.pack(kind, content, identity)
-        reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[KernelMessage] = asyncio.get_running_loop().create_future()
         self._replies[number] = reply
         try:
             self._channels[channel].send(frames)

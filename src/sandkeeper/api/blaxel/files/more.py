@@ -44,7 +44,7 @@ from sandkeeper.files.edits import Edit, EditRefused, edit_file
 from sandkeeper.files.entries import etag, file_type, unix_mode
 from sandkeeper.files.paths import Target
 from sandkeeper.files.service import Files
-from sandkeeper.files.tar.streams import Archives, Channel
+from sandkeeper.files.tar.streams import Archives, Inlet
 from sandkeeper.files.work import Cancel
 from sandkeeper.linux.clocks import rfc3339
 from sandkeeper.linux.paths import useros as os
@@ -188,7 +188,7 @@ class MoreHandlers:
         """Unpack a tar stream, plain or zstd, below a directory."""
         target = self._target(request, ARCHIVE)
         owners = query_of(request).flag("owners")
-        channel = Channel()
+        channel = Inlet()
         unpack = self._work.walk(self._archives.unpack, target.absolute, channel, owners)
         work = asyncio.ensure_future(unpack)
         try:
