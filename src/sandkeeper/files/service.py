@@ -18,8 +18,9 @@ from sandkeeper.errors import (
     Unprocessable,
     failure,
 )
+from sandkeeper.files.changing.pathlocks import PathLocks
 from sandkeeper.files.changing.removal import remove_tree
-from sandkeeper.files.changing.replace import Draft, PathLocks, make_directories, survey
+from sandkeeper.files.changing.replace import Draft, make_directories, survey
 from sandkeeper.files.changing.temporaries import Temporaries, remove_temporary
 from sandkeeper.files.conditions import NO_CONDITIONS, Conditions
 from sandkeeper.files.entries import Owners
@@ -88,15 +89,18 @@ class Files:
 
     def resolve(self, raw_rest: bytes) -> Target:
         """Resolve the path of a URL; raises BadInput."""
-        return resolve(raw_rest, workdir=self.workdir, home=self._home())
+        # As `~` or escaped; looking the home up costs more than the rest.
+        home = self._home() if b"~" in raw_rest or b"%7" in raw_rest else ""
+        return resolve(raw_rest, workdir=self.workdir, home=home)
 
     def resolve_text(self, path: str) -> Target:
         """Resolve a path of a JSON body; raises BadInput."""
-        return resolve_text(path, workdir=self.workdir, home=self._home())
+        home = self._home() if path.startswith("~") else ""
+        return resolve_text(path, workdir=self.workdir, home=home)
 
     def working_directory(self, path: str) -> str:
         """Return where a process is to run, `~` expanded; raises BadInput without a home."""
-        return working_directory(path, home=self._home())
+        return working_directory(path, home=self._home() if path.startswith("~") else "")
 
     # Reading
 

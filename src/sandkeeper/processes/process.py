@@ -350,6 +350,8 @@ class Process:
     async def wait(self) -> None:
         """Wait until it is over for good and its output is complete."""
         await self.ended.wait()
+        if self.over.is_set():
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(OUTPUT_SECONDS):
                 await self.over.wait()

@@ -137,7 +137,7 @@ class ProcessHandlers:
         return self._create_plain(self._admitted(HTTPConnection(scope), wanted, "", "process_exec"))
 
     async def _create_plain(self, spec: ProcessSpec) -> PlainAnswer:
-        process, _ = await self._processes.start(spec)
+        process = await self._processes.start_admitted(spec)
         return PlainAnswer(await self._record(process, self._inline))
 
     async def _answer(

@@ -153,7 +153,7 @@ class ToolServer:
         writes = nullcontext() if tool.name in READING_TOOLS else self._freeze.writing()
         try:
             who.standing.check(tool.need)
-            async with writes:
+            with writes:
                 result = await tool.call(tool.parse(params.arguments), who.caller)
         except SandkeeperError as error:
             return _failure(sentence(tool, error))
