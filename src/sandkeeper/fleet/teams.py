@@ -24,7 +24,7 @@ KEPT_SECONDS = 366 * 86400
 
 
 class TeamSource:
-    """A `Source`: the sandboxes of one team."""
+    """A `SandboxSource`: the sandboxes of one team."""
 
     def __init__(self, fleet: Fleet, team: Team) -> None:
         self._fleet = fleet

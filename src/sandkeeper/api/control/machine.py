@@ -70,7 +70,7 @@ class _Kept(msgspec.Struct, omit_defaults=True):
 
 
 class ThisMachine:
-    """A `Source` of one; event loop's thread only.
+    """A `SandboxSource` of one; event loop's thread only.
 
     `set_env` has programs start with variables; its second argument is `Order.trusted`. `token` is
     that of this server.
