@@ -79,7 +79,8 @@ class Files:
 
     def resolve(self, raw_rest: bytes) -> Target:
         """Resolve the path of a URL; raises BadInput."""
-        return resolve(raw_rest, workdir=self.workdir, home=self._home())
+        at_home = b"~" in raw_rest or b"%7e" in raw_rest.lower()
+        return resolve(raw_rest, workdir=self.workdir, home=self._home() if at_home else "")
 
     def resolve_text(self, path: str) -> Target:
         """Resolve a path of a JSON body; raises BadInput."""
