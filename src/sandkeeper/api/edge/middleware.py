@@ -27,7 +27,7 @@ from sandkeeper.api.edge.connections.wire import CARRIED, SWITCHED, closing_unas
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.hosts import Gate, refusal
 from sandkeeper.api.edge.request_body import HELD, Held, Room
-from sandkeeper.api.edge.respond import error_response, want_of
+from sandkeeper.api.edge.respond import Say, error_response, want_of
 from sandkeeper.api.edge.subject import Gateways, request_id
 from sandkeeper.api.edge.tracing import Traces
 from sandkeeper.api.edge.urls import PORT_NAME, is_for_port, lead_to_runtime, readdress
@@ -91,6 +91,7 @@ class Edge:
         room: Room,
         outgoing: Outgoing,
         plain: PlainRoutes,
+        say: Say,
         traces: Traces,
     ) -> None:
         self._app = app
@@ -111,6 +112,7 @@ class Edge:
         self._outgoing = outgoing
         self._traces = traces
         self._find_plain = plain.find
+        self._say = say
         self._heads = Heads(cors, NO_CACHE, processing_time=processing_time)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -200,7 +202,7 @@ class Edge:
                 return None
         except (BadInput, Forbidden):
             return None
-        answer = answered(handler, scope, body)
+        answer = answered(handler, scope, body, self._say)
         if answer is None:
             return None
         self._traces.begin(scope)
@@ -221,12 +223,12 @@ class Edge:
         try:
             answer = await coming
         except SandkeeperError as error:
-            answer = plain_error(error)
+            answer = plain_error(error, self._say)
         except Exception as error:  # noqa: BLE001 - the last net: log it, the server lives
             self._failed(scope, error)
             answer = PlainAnswer(b"", 500)
             if want := want_of(error):
-                answer = plain_error(Unavailable(want))
+                answer = plain_error(Unavailable(want), self._say)
         except BaseException:
             self._ended(scope, 499, started, 0.0, 0)
             raise

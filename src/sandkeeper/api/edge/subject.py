@@ -85,10 +85,13 @@ def _made_up() -> str:
 
 def caller(request: HTTPConnection) -> Caller:
     """Read the identity headers and the request's id."""
-    headers = request.headers
+    said: dict[bytes, str] = {}
+    for name, value in request.scope["headers"]:
+        if name in IDENTITY:
+            said.setdefault(name, value.decode("latin-1"))
     return Caller(
-        subject_id=headers.get("x-blaxel-subject-id") or headers.get("x-subject-id", ""),
-        subject_type=headers.get("x-blaxel-subject-type") or headers.get("x-subject-type", ""),
-        auth_method=headers.get("x-blaxel-auth-method", ""),
+        subject_id=said.get(b"x-blaxel-subject-id") or said.get(b"x-subject-id", ""),
+        subject_type=said.get(b"x-blaxel-subject-type") or said.get(b"x-subject-type", ""),
+        auth_method=said.get(b"x-blaxel-auth-method", ""),
         request_id=request_id(request.scope),
     )

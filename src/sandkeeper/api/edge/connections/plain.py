@@ -21,7 +21,7 @@ from starlette.types import Scope
 
 from sandkeeper.api.edge.connections.newline import SHELL_CLIENTS
 from sandkeeper.api.edge.cors import Cors
-from sandkeeper.api.edge.respond import JSON, error_body, status_of
+from sandkeeper.api.edge.respond import JSON, Say, error_body, status_of
 from sandkeeper.api.edge.subject import names_user, request_id
 from sandkeeper.errors import SandkeeperError
 
@@ -119,12 +119,12 @@ class PlainRoutes:
         return self._exact.get((scope["method"], raw.count(b"/"), first))
 
 
-def answered(plain: Plain, scope: Scope, body: bytes) -> PlainAnswer | Later | None:
+def answered(plain: Plain, scope: Scope, body: bytes, say: Say) -> PlainAnswer | Later | None:
     """Return the answer of a plain function, or of its error; None: it goes the long way."""
     try:
         answer = plain(scope, body)
     except SandkeeperError as error:
-        return plain_error(error)
+        return plain_error(error, say)
     except Exception:  # noqa: BLE001 - the long way comes to it again, and tells it
         return None
     if isinstance(answer, PlainAnswer) and len(answer.body) > PLAIN_BYTES:
@@ -132,9 +132,9 @@ def answered(plain: Plain, scope: Scope, body: bytes) -> PlainAnswer | Later | N
     return answer
 
 
-def plain_error(error: SandkeeperError) -> PlainAnswer:
+def plain_error(error: SandkeeperError, say: Say) -> PlainAnswer:
     """Return what an error is answered with."""
-    return PlainAnswer(error_body(error), status_of(error))
+    return PlainAnswer(error_body(error, say), status_of(error))
 
 
 def may_be_plain(fields: Mapping[bytes, bytes]) -> bool:
