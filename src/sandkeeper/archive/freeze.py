@@ -3,8 +3,8 @@
 import asyncio
 import time
 from contextlib import suppress
-from types import TracebackType
 from pathlib import Path
+from types import TracebackType
 
 import msgspec
 

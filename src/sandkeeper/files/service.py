@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from sandkeeper.errors import Internal, NotFound, SandkeeperError, Unprocessable
-from sandkeeper.files.changing.removal import remove_tree
 from sandkeeper.files.changing.pathlocks import PathLocks
+from sandkeeper.files.changing.removal import remove_tree
 from sandkeeper.files.changing.replace import Draft, make_directories, survey
 from sandkeeper.files.changing.temporaries import Temporaries, remove_temporary
 from sandkeeper.files.conditions import NO_CONDITIONS, Conditions

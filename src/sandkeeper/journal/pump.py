@@ -254,8 +254,10 @@ class Pump(Worker):
 
     def _release_all(self) -> None:
         while self._released:
-            journal, sources = self._released.popleft()
-            self._attempt(lambda journal=journal, sources=sources: self._release(journal, sources))
+            self._attempt(self._release_next)
+
+    def _release_next(self) -> None:
+        self._release(*self._released.popleft())
 
     def _release(self, journal: Journal, sources: tuple[Source, ...]) -> None:
         journal.hold = None

@@ -11,7 +11,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.exported import EXPORTED, POSITIONS, read_positions

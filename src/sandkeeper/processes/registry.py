@@ -157,9 +157,7 @@ class Processes:
         `body` is a fingerprint of the request that the key came with. Raises BadInput (see
         `admitted`) or StartFailed.
         """
-        return await self._keys.get(
-            key, body, lambda: self._start(self.admitted(spec), key, body)
-        )
+        return await self._keys.get(key, body, lambda: self._start(self.admitted(spec), key, body))
 
     async def start_admitted(self, spec: ProcessSpec) -> Process:
         """Start what `admitted` has just returned; raises BadInput for its name, or StartFailed."""
