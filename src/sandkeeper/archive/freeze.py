@@ -11,6 +11,7 @@ import msgspec
 from sandkeeper.errors import Internal, Unavailable
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.mounts import mounts
+from sandkeeper.linux.paths.below import is_within
 from sandkeeper.linux.paths.statefiles import (
     Damaged,
     UntrustedFile,
@@ -119,7 +120,7 @@ class Freeze:
             self._by_us = False
             return ""
         state = str(self._state_dir.absolute())
-        inside = [m.path for m in mounts() if f"{state}/".startswith(m.path.rstrip("/") + "/")]
+        inside = [m.path for m in mounts() if is_within(state, m.path)]
         if not inside or max(inside, key=len) == self.root:
             return "the server's own state lies on it (SANDKEEPER_STATE_DIR)"
         try:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from sandkeeper.errors import BadInput, Conflict, NotFound, StartFailed
+from sandkeeper.errors import BadInput, Conflict, NotFound, StartFailed, Task
 from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.clocks import uptime
@@ -105,14 +105,11 @@ class Processes:
                 return found
         return None
 
-    def get(self, identifier: str, text: str = "process with Identifier {} not found") -> Process:
-        """Return it, or raise NotFound with the contract's text for the route.
-
-        Raises Forbidden when whoever asks may not use it.
-        """
+    def get(self, identifier: str, task: Task = Task.FIND_PROCESS) -> Process:
+        """Return it for a task; raises NotFound, Forbidden when whoever asks may not use it."""
         process = self._find(identifier)
         if process is None:
-            raise NotFound(text.format(identifier))
+            raise NotFound("not found", task=task, about=identifier)
         self._users.check_reach(process.meta.user)
         return process
 
@@ -131,7 +128,9 @@ class Processes:
         """
         known = key in self._keys
         if not 0 <= (spec.timeout or 0) < GO_INT:
-            raise BadInput("invalid request body: timeout must be a number of seconds from 0 on")
+            raise BadInput(
+                "timeout must be a number of seconds from 0 on", task=Task.ACCEPT_REQUEST
+            )
         if spec.keep_alive and not known and not self._shop.keepalive.allowed:
             raise BadInput(
                 "keepAlive is not available for this sandbox: it is not included in your current "

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.log.access import Caller
 
 __all__ = ["Gateways", "caller", "names_user", "request_id"]
@@ -70,7 +71,7 @@ def request_id(scope: Scope) -> str:
     """Return the id of a request: the client's, or one that is made up and kept."""
     known: str | None = scope.get(REQUEST_ID)
     if known is None:
-        sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        sent = first_fields(scope).get(b"x-request-id", b"")
         known = sent[:REQUEST_ID_CHARACTERS].decode("latin-1") or _made_up()
         scope[REQUEST_ID] = known
     return known
