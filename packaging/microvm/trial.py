@@ -20,7 +20,7 @@ from machine import Machine
 SERVER, BARE = "/opt/sandkeeper/bin/sandkeeper", "/usr/local/sbin/answers"
 TO_REACH = 1.5
 MIB = 1 << 20
-PATIENCE = 120.0
+PATIENCE = 300.0
 ANSWER_SECONDS, EMULATED = 0.1, 5
 HOURS = 5 * 3600
 

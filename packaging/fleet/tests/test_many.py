@@ -14,7 +14,7 @@ from typing import Any
 import cluster
 import httpx
 import pytest
-from cluster import wait
+from daemons import wait
 from pools import Fleet
 from replica import KEY, Replica, add_key
 
