@@ -46,6 +46,7 @@ from sandkeeper.processes.keepalive import KeepAlive
 from sandkeeper.processes.keeping import Keeping
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.oom import OomWatch
+from sandkeeper.processes.recorder import Records
 from sandkeeper.processes.recovery import prepare_state, recover
 from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.runs import RunStore, pipes_folder
@@ -245,6 +246,7 @@ class Sandbox(OnDemand):
             nofile=soft,
             finished=lambda run: self.processes.finished(run),
             state=self.state_folder,
+            records=Records(self._writer),
             tracing=self.tracing,
         )
 

@@ -4,8 +4,10 @@ import os
 import posixpath
 import re
 import sys
-from dataclasses import dataclass, replace
 from enum import IntEnum
+
+import msgspec
+from msgspec.structs import replace
 
 from sandkeeper.errors import BadInput, Forbidden
 from sandkeeper.linux.identity import Identity
@@ -49,8 +51,7 @@ class Reach(IntEnum):
     ALL = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Drive:
+class Drive(msgspec.Struct, frozen=True):
     """What a caller wants mounted; the maps are decimal ids or empty, `driver` may be empty."""
 
     name: str

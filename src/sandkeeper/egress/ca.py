@@ -4,8 +4,9 @@ import base64
 import binascii
 import re
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from sandkeeper.linux.paths.trusted import UntrustedFile, read_trusted, write_trusted
 
@@ -27,8 +28,7 @@ class BadCertificates(Exception):
     """The extra certificates are none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(msgspec.Struct, frozen=True):
     """The files written: `merged` for most programs, `extra` alone for Node.
 
     `base` is the bundle that was extended; `warning` says when the public roots had to be taken

@@ -16,8 +16,9 @@ import os
 import posixpath
 import re
 import secrets
-from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
+
+import msgspec
 
 from sandkeeper.errors import BadInput
 
@@ -39,8 +40,7 @@ _TEMPORARY = re.compile(r"\.sandkeeper-tmp-[nr]-[0-9a-f]{20}")
 _SLASHES = re.compile(r"/{2,}")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """What a request names: `display` is echoed in replies, `absolute` is used."""
 
     display: str

@@ -25,8 +25,9 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from sandkeeper.linux import libc
 from sandkeeper.numerals import natural
@@ -51,8 +52,7 @@ class UnusableUser(Exception):
     """The configured user cannot be found, or cannot be acted for; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """A user of the machine; `groups` are supplementary group ids."""
 
     uid: int
@@ -143,8 +143,7 @@ def is_acting() -> bool:
     return getattr(_here, "identity", None) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class _Credentials:
+class _Credentials(msgspec.Struct, frozen=True):
     """What a thread's file operations go by."""
 
     uid: int

@@ -11,9 +11,10 @@ import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+import msgspec
 
 from sandkeeper.linux import libc
 
@@ -70,8 +71,7 @@ _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(msgspec.Struct, frozen=True):
     """One line of the table, unescaped; `options` as the kernel writes them, the mount's own first.
 
     `id` is unique among what is mounted now; the kernel gives it again later. `device` is as

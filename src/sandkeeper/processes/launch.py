@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from sandkeeper.errors import StartFailed
 from sandkeeper.files.work import FileWork
@@ -41,8 +43,7 @@ __all__ = ["Launch", "Workshop", "in_shell", "variables_of"]
 FOLDER_SECONDS = 10.0
 
 
-@dataclass(slots=True)
-class Workshop:
+class Workshop(msgspec.Struct):
     """What every process needs; built once by `sandbox`.
 
     `work` looks at the workload's folders; `spawner` and `writer` are executors: what may block
@@ -66,11 +67,8 @@ class Workshop:
     nofile: int
     finished: Callable[[str], None]
     state: StateFolder
-    tracing: Tracing = field(default_factory=Tracing)
-    records: Records = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.records = Records(self.writer)
+    records: Records
+    tracing: Tracing = msgspec.field(default_factory=Tracing)
 
 
 class Launch:

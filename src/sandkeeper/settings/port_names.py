@@ -6,7 +6,8 @@ and `*` for any labels. A name that fits one belongs to that port and to nothing
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from sandkeeper.linux.addresses import is_loopback
 
@@ -36,8 +37,7 @@ _PATTERN = re.compile(r"(?:[a-z0-9_-]|\{port\}|\{id\}|\*|\.)+")
 _PARTS = {"{port}": "([1-9][0-9]{0,4})", "{id}": "[a-z0-9_-]+", "*": "[a-z0-9_.-]+"}
 
 
-@dataclass(frozen=True, slots=True)
-class PortName:
+class PortName(msgspec.Struct, frozen=True):
     """A host name (without dot at the end or `:port`) that stands for a port.
 
     `base` is what a sandbox's names for ports have in common: the name with `*` for the number.

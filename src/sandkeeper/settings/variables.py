@@ -3,8 +3,9 @@
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
+
+import msgspec
 
 from sandkeeper.numerals import GO_INT, decimal, natural
 
@@ -29,8 +30,7 @@ def truthy(value: str) -> bool:
     return value.strip() in _TRUE
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(msgspec.Struct, frozen=True):
     """How a variable is read: `word` is text, number, seconds, choice, flag, folder or list."""
 
     word: str

@@ -8,7 +8,8 @@ A password is not echoed, so an audit that follows the echo cannot hold one:
 """
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 __all__ = ["Typed", "TypedLine", "shown_text"]
 
@@ -22,8 +23,7 @@ _SEQUENCE = re.compile(
 _KEY = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|O.|[^\[\]O])")
 
 
-@dataclass(frozen=True, slots=True)
-class TypedLine:
+class TypedLine(msgspec.Struct, frozen=True):
     """A submitted line; with `unseen` it counts only if the terminal showed it since `offset`."""
 
     text: str

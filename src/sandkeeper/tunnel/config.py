@@ -5,7 +5,6 @@ import binascii
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -23,8 +22,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class TunnelConfig:
+class TunnelConfig(msgspec.Struct, frozen=True):
     """One peer; keys are raw bytes and never shown. `keepalive` is in seconds, 0 for none."""
 
     local_ip: Interface
@@ -38,6 +36,8 @@ class TunnelConfig:
     allowed_ips: tuple[Network, ...]
     keepalive: int
     route_all: bool
+
+    __repr__ = object.__repr__
 
 
 def parse_config(text: str) -> TunnelConfig:

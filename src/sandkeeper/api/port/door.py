@@ -8,8 +8,8 @@
 """
 
 import re
-from dataclasses import dataclass
 
+import msgspec
 from starlette.types import Scope
 
 from sandkeeper.api.edge.urls import PORT_NAME, raw_path, with_prefix
@@ -23,8 +23,7 @@ TICKET_IN_PATH = re.compile(rf"(/port(?:-keep)?/[0-9]{{1,5}}/~){_TICKET}", re.AS
 KEPT = "/port-keep"
 
 
-@dataclass(frozen=True, slots=True)
-class Door:
+class Door(msgspec.Struct, frozen=True):
     """`name` is the host name that leads to the port; without one `root` is the prefix.
 
     `ticket` is that of a page, `rest` what follows: empty, or with its slash.

@@ -19,7 +19,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+
+import msgspec
 
 from sandkeeper.files.changing import holes
 from sandkeeper.files.changing.renaming import exclusive_rename
@@ -76,8 +77,7 @@ class PathLocks:
                     self._locks[path] = (lock, users - 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where a write ends: the path behind all links, and what is there now."""
 
     path: str

@@ -12,10 +12,10 @@ that it does not know, and has done nothing until then.
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from time import perf_counter
 
+import msgspec
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
@@ -49,8 +49,7 @@ PLAIN_BYTES = 64 << 10
 """An answer of this size fits into what a connection buffers anyway, and is made in no time."""
 
 
-@dataclass(slots=True)
-class PlainAnswer:
+class PlainAnswer(msgspec.Struct):
     """An answer in JSON that is all there; `fields` are further lines of its head."""
 
     body: bytes
