@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from sandkeeper.client import COMPLETE_VARIABLE
+from sandkeeper.deferred import defer_unused
 
 __all__ = ["SERVER_VERBS", "main"]
 
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given[:1] == [FLEET]:
         return _fleet(given[1:])
     gc.disable()  # what a start makes is here to stay; observability.heap enables it
+    defer_unused()
     from sandkeeper.cli import main as serve
 
     return serve(given)

@@ -19,7 +19,6 @@ calls inside, no `await`, no new threads, no children (those get `Spawn.identity
 import ctypes
 import grp
 import os
-import platform
 import pwd
 import stat
 import threading
@@ -171,9 +170,9 @@ class _Credentials(msgspec.Struct, frozen=True):
 
 
 def _calls() -> tuple[int, int, int]:
-    numbers = CALLS.get(platform.machine())
+    numbers = CALLS.get(os.uname().machine)
     if numbers is None:
-        raise PermissionError(1, f"the user of a thread cannot be set on {platform.machine()}")
+        raise PermissionError(1, f"the user of a thread cannot be set on {os.uname().machine}")
     return numbers
 
 
