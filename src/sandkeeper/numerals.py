@@ -8,13 +8,14 @@ import re
 from collections.abc import Mapping
 
 from sandkeeper.errors import BadInput
+from sandkeeper.patterns import pattern
 
 __all__ = ["GO_INT", "asked", "atoi", "decimal", "go_duration", "natural", "whole"]
 
 GO_INT = 1 << 63
 """One more than Go's largest int."""
 
-_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?", re.ASCII)
+_DECIMAL = pattern(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?", re.ASCII)
 
 
 def natural(text: str | bytes, most: int = GO_INT - 1) -> int | None:

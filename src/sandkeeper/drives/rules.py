@@ -2,7 +2,6 @@
 
 import os
 import posixpath
-import re
 import sys
 from enum import IntEnum
 
@@ -12,6 +11,7 @@ from msgspec.structs import replace
 from sandkeeper.errors import BadInput, Forbidden
 from sandkeeper.linux.identity import Identity
 from sandkeeper.numerals import natural
+from sandkeeper.patterns import pattern
 
 __all__ = [
     "Drive",
@@ -25,8 +25,8 @@ __all__ = [
 
 NAME_LENGTH = 128
 PATH_LENGTH = 512
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NAME = pattern(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_CONTROL = pattern(r"[\x00-\x1f\x7f]")
 SYSTEM_TREES = (
     *("/proc", "/sys", "/dev", "/boot", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"),
     *("/etc", "/run", "/var/run", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32"),

@@ -2,13 +2,13 @@
 
 import base64
 import binascii
-import re
 import ssl
 from pathlib import Path
 
 import msgspec
 
 from sandkeeper.linux.paths.trusted import UntrustedFile, read_trusted, write_trusted
+from sandkeeper.patterns import pattern
 
 __all__ = ["BadCertificates", "Bundle", "extra_certificates", "merge_bundle", "named_certificates"]
 
@@ -19,7 +19,7 @@ SYSTEM_BUNDLES = (
     "/etc/ssl/cert.pem",
 )
 BUNDLE_BYTES = 8 << 20
-_BLOCK = re.compile(
+_BLOCK = pattern(
     r"-----BEGIN (?P<kind>[A-Z0-9 ]+)-----(?P<body>[A-Za-z0-9+/=\s]*)-----END (?P=kind)-----"
 )
 

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import os
-import re
 import stat
 import time
 from collections.abc import Callable, Mapping
@@ -13,13 +12,14 @@ import msgspec
 
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.trusted import UntrustedFile, read_trusted
+from sandkeeper.patterns import pattern
 
 __all__ = ["PROXY_NAMES", "Template", "TokenFile", "Upstream", "find_templates", "upstream_of"]
 
 PROXY_NAMES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy")
 TOKEN_BYTES = 64 << 10
 FRESH_SECONDS = 1.0
-_DIRECTIVE = re.compile(r"\{\{\s*file\((/[^(){}\x00-\x1f]*)\)\s*\}\}")
+_DIRECTIVE = pattern(r"\{\{\s*file\((/[^(){}\x00-\x1f]*)\)\s*\}\}")
 _PLACE = "sandkeeper-token-place"
 
 

@@ -1,13 +1,13 @@
 """The settings of each area, read from variables into frozen objects."""
 
 import os
-import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 import msgspec
 
 from sandkeeper.log.formats import FORMATS
+from sandkeeper.patterns import pattern
 from sandkeeper.settings.environment import IMPORT_URL
 from sandkeeper.settings.port_names import E2B_PORT, PortNames
 from sandkeeper.settings.variables import Variables
@@ -26,8 +26,8 @@ __all__ = [
     "origin",
 ]
 
-_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
-_HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_ORIGIN = pattern(r"([a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_HOST_NAME = pattern(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 PORT_HOSTS = "SANDKEEPER_PORT_HOSTS"
 KIB = 1024

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import msgspec
 
 from sandkeeper.linux.addresses import is_loopback
+from sandkeeper.patterns import pattern
 
 __all__ = [
     "BLAXEL_CODE_PORT",
@@ -33,7 +34,7 @@ KNOWN = 256
 """So many values of Host are remembered: the same few come with every request."""
 LONGEST = 300
 """Bytes of a host name (RFC 1035: 253) with a port and to spare."""
-_PATTERN = re.compile(r"(?:[a-z0-9_-]|\{port\}|\{id\}|\*|\.)+")
+_PATTERN = pattern(r"(?:[a-z0-9_-]|\{port\}|\{id\}|\*|\.)+")
 _PARTS = {"{port}": "([1-9][0-9]{0,4})", "{id}": "[a-z0-9_-]+", "*": "[a-z0-9_.-]+"}
 
 
@@ -106,8 +107,8 @@ class PortNames:
         known = self.find(called.encode("latin-1", "replace"))
         if known is not None:
             return known.base.replace("*", str(port), 1)
-        for pattern in self.patterns:
-            made = pattern.replace("{port}", str(port))
+        for form in self.patterns:
+            made = form.replace("{port}", str(port))
             local = made.endswith(".localhost") and not _is_local(called)
             if not local and "{id}" not in made and "*" not in made:
                 return made

@@ -1,13 +1,13 @@
 """Variables as settings are read from them: what makes no sense is gathered and told at once."""
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from sandkeeper.numerals import GO_INT, decimal, natural
+from sandkeeper.patterns import pattern
 
 __all__ = ["BadSettings", "Kind", "Variables", "truthy"]
 
@@ -22,7 +22,7 @@ TEST = OURS + "TEST_"
 
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _FALSE = frozenset({"", "0", "f", "F", "false", "False", "FALSE"})
-_SEPARATORS = re.compile(r"[,\s]+")
+_SEPARATORS = pattern(r"[,\s]+")
 
 
 def truthy(value: str) -> bool:

@@ -3,7 +3,6 @@
 import base64
 import binascii
 import ipaddress
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,12 +10,13 @@ import msgspec
 
 from sandkeeper.errors import Unprocessable
 from sandkeeper.numerals import natural
+from sandkeeper.patterns import pattern
 
 __all__ = ["Network", "TunnelConfig", "parse_config"]
 
 KEY_BYTES = 32
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
-_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
+_NAME = pattern(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
+_HOST = pattern(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface

@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from sandkeeper.errors import Forbidden
+from sandkeeper.patterns import pattern
 
 __all__ = [
     "ABOUT",
@@ -46,8 +47,8 @@ ABOUT = "bundle.json"
 DEFAULT_BASE = "https://github.com/blaxel-ai/sandbox/releases"
 """What the contract answers when a request names no source and the operator has none either."""
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+!-]{0,63}")
+_SHA256 = pattern(r"[0-9a-f]{64}")
+_VERSION = pattern(r"[0-9A-Za-z][0-9A-Za-z.+!-]{0,63}")
 
 
 class Allowed(msgspec.Struct, frozen=True):

@@ -2,13 +2,13 @@
 
 import ipaddress
 import random
-import re
 from collections.abc import Sequence
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from sandkeeper.log.access import Caller
+from sandkeeper.patterns import pattern
 
 __all__ = ["Gateways", "caller", "names_user", "request_id"]
 
@@ -23,7 +23,7 @@ IDENTITY = frozenset(
 _VERSION_BITS, _VERSION = 0xF000_C000 << 48, 0x4000_8000 << 48
 """Where version and variant stand in a UUID, and what stands there in every one of chance."""
 
-_USER = re.compile(rb"(?:\A|&)(?:u|%75)(?:s|%73)(?:e|%65)(?:r|%72)(?:[=&]|\Z)")
+_USER = pattern(rb"(?:\A|&)(?:u|%75)(?:s|%73)(?:e|%65)(?:r|%72)(?:[=&]|\Z)")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

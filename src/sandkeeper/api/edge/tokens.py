@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 from starlette.types import Scope
 
 from sandkeeper.errors import BadInput
+from sandkeeper.patterns import pattern
 
 __all__ = [
     "LINK",
@@ -68,10 +69,10 @@ def _digit(digit: str) -> str:
 
 
 _NAMES = "|".join(map(_spelled, PARAMETERS))
-_OFFER = re.compile(rf"&(?:{_NAMES})=([^&]*)".encode())
-_LINK = re.compile(rb"&" + LINK_PARAMETER + rb"=([^&]*)")
-_COOKIE = re.compile(rb"sandkeeper_(?:token|port|session_[0-9a-f]{8})\s*=[^;]*")
-_ESCAPED = re.compile(rb"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
+_OFFER = pattern(rf"&(?:{_NAMES})=([^&]*)".encode())
+_LINK = pattern(rb"&" + LINK_PARAMETER + rb"=([^&]*)")
+_COOKIE = pattern(rb"sandkeeper_(?:token|port|session_[0-9a-f]{8})\s*=[^;]*")
+_ESCAPED = pattern(rb"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
 _T = TypeVar("_T")
 IN_QUERY = "sandkeeper.offers"
 MOST = 32

@@ -13,13 +13,14 @@ import msgspec
 from starlette.types import Scope
 
 from sandkeeper.api.edge.urls import PORT_NAME, raw_path, with_prefix
+from sandkeeper.patterns import pattern
 from sandkeeper.settings.port_names import PortName
 
 __all__ = ["TICKET_IN_PATH", "Door"]
 
 _TICKET = r"[0-9]{1,5}-[0-9a-f]{1,12}-[\w-]{32}(?:\.[\w-]{1,32})?"
-_DOOR = re.compile(rf"(/port(?:-keep)?)/([0-9]{{1,5}})(?:/~({_TICKET}))?(/.*)?".encode(), re.DOTALL)
-TICKET_IN_PATH = re.compile(rf"(/port(?:-keep)?/[0-9]{{1,5}}/~){_TICKET}", re.ASCII)
+_DOOR = pattern(rf"(/port(?:-keep)?)/([0-9]{{1,5}})(?:/~({_TICKET}))?(/.*)?".encode(), re.DOTALL)
+TICKET_IN_PATH = pattern(rf"(/port(?:-keep)?/[0-9]{{1,5}}/~){_TICKET}", re.ASCII)
 KEPT = "/port-keep"
 
 

@@ -42,14 +42,15 @@ from sandkeeper.api.port.door import TICKET_IN_PATH, Door
 from sandkeeper.api.port.tickets import COOKIE, LINK, PAGE, SECONDS, Tickets
 from sandkeeper.errors import Forbidden
 from sandkeeper.network.hops import Hops
+from sandkeeper.patterns import pattern
 from sandkeeper.settings.port_names import PortName
 
 __all__ = ["Doors", "is_browser", "is_here"]
 
 Fields = list[tuple[bytes, bytes]]
 
-_PAGE_PATH = re.compile(r"/port(?:-keep)?/[0-9]{1,5}(?:/|\Z)")
-_HTML = re.compile(rb"\btext/html\b", re.IGNORECASE)
+_PAGE_PATH = pattern(r"/port(?:-keep)?/[0-9]{1,5}(?:/|\Z)")
+_HTML = pattern(rb"\btext/html\b", re.IGNORECASE)
 NOT_THE_API = "pages behind /port may not use this API"
 TOLD_BY_BROWSERS = frozenset(
     {

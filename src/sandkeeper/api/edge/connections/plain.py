@@ -10,7 +10,6 @@ Whatever is not plain goes the long way: that function returns None as soon as i
 that it does not know, and has done nothing until then.
 """
 
-import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from http import HTTPStatus
 from time import perf_counter
@@ -24,6 +23,7 @@ from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.respond import JSON, error_body, status_of
 from sandkeeper.api.edge.subject import names_user, request_id
 from sandkeeper.errors import SandkeeperError
+from sandkeeper.patterns import pattern
 
 __all__ = [
     "PLAIN_BYTES",
@@ -43,7 +43,7 @@ __all__ = [
 Field = tuple[bytes, bytes]
 Parts = tuple[bytes, bytes]
 """A whole answer: its first line, and all behind the fields that every server adds."""
-_PRINTABLE = re.compile(rb"[ -~]*")
+_PRINTABLE = pattern(rb"[ -~]*")
 
 PLAIN_BYTES = 64 << 10
 """An answer of this size fits into what a connection buffers anyway, and is made in no time."""
