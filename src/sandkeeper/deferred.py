@@ -17,6 +17,7 @@ __all__ = ["UNUSED", "defer", "defer_unused"]
 UNUSED = (
     *("bz2", "lzma"),  # shutil
     "calendar",  # email, for a time zone's name
+    "json",  # starlette and uvicorn, where msgspec does it here
     "locale",  # subprocess, for texts, and calendar
     "ntpath",  # pathlib
     "platform",  # uuid, for the system's name, and uvicorn

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from sandkeeper.client import COMPLETE_VARIABLE
-from sandkeeper.deferred import defer_unused
+from sandkeeper.deferred import defer, defer_unused
 
 __all__ = ["SERVER_VERBS", "main"]
 
@@ -64,6 +64,8 @@ def _client(given: Sequence[str], *, completes: bool) -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # An interrupt while modules are loaded is an end, not a traceback; `ask` takes it back.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    defer_unused()
+    defer("ssl")  # http.client, for an https:// that is not asked yet
     try:
         from sandkeeper.client.main import main as ask
     except ModuleNotFoundError as error:

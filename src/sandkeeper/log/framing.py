@@ -1,6 +1,5 @@
 """Many lines of output, each in the same frame; for the renderer of telemetry it needs little."""
 
-from json.encoder import encode_basestring
 
 from sandkeeper.linebreaks import in_one_line
 from sandkeeper.patterns import pattern
@@ -57,6 +56,8 @@ def _encoded(lines: bytes) -> bytes:
     In JSON a newline is a backslash and an `n`, which a backslash of the text followed by an `n`
     looks like; behind a DEL, which is not escaped, a backslash begins an escape and cannot be one.
     """
+    from json.encoder import encode_basestring  # hardly any text needs it
+
     border = b"\\n"
     if b"\\" in lines:
         lines = lines.replace(b"\n", b"\x7f\n")

@@ -18,7 +18,6 @@ import hmac
 import re
 from collections.abc import Iterable
 from functools import partial
-from html import escape
 from urllib.parse import unquote, urlsplit
 
 from starlette.responses import Response
@@ -317,6 +316,8 @@ def _see_other(scope: Scope, path: str, query: bytes) -> Response:
 
 def _go_on(scope: Scope, path: str, query: bytes) -> Response:
     """Lead on by a page of the port's own origin: a redirect would still come from another's."""
+    from html import escape  # with every entity that has a name
+
     target = escape(_target(scope, path, query))
     text = (
         '<!doctype html><meta charset="utf-8"><title>Opening</title>'
