@@ -13,7 +13,6 @@ from functools import partial
 from sandkeeper.archive.baseline import BaselineRecorder
 from sandkeeper.archive.service import Archive
 from sandkeeper.archive.workload import Workload
-from sandkeeper.drives.service import Drives
 from sandkeeper.egress.service import Egress
 from sandkeeper.files.changing.temporaries import Temporaries
 from sandkeeper.files.service import Files
@@ -55,7 +54,6 @@ from sandkeeper.processes.state_folder import StateFolder
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 from sandkeeper.settings.sources import EnvironmentReload
 from sandkeeper.terminals.registry import Terminals
-from sandkeeper.tunnel.service import Tunnel
 from sandkeeper.upgrade.handover import Handover, HeldConnection
 from sandkeeper.upgrade.service import Upgrade
 
@@ -140,10 +138,6 @@ class Sandbox(OnDemand):
     def _build_network(self) -> None:
         settings, environment, identity = self.settings, self.environment, self.identity
         self.egress = Egress(settings.egress, environment, self.log, identity)
-        self.drives = Drives(
-            settings.drives, environment, self.children, self.log, identity=identity
-        )
-        self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log, identity)
         self.environment_reload.hooks += [self._hide_import, self.egress.reapply]
 
     def _build_journal(self) -> None:
@@ -188,7 +182,7 @@ class Sandbox(OnDemand):
         )
         counted = {
             "terminals": lambda: sum(not one.is_over for one in self.terminals.registered()),
-            "drives": self.drives.count,
+            "drives": self.drive_count,
         }
         runs = RunHistory(self.processes, lambda: self.meter)
         self.history = History(self.vitals, counted, runs, self.log)
@@ -318,9 +312,10 @@ class Sandbox(OnDemand):
     async def _start_outside(self, stack: AsyncExitStack) -> None:
         """Start what leads out of the sandbox, before any child of it is started."""
         if not self._trial:
-            for service in (self.egress, self.drives, self.tunnel):
-                stack.push_async_callback(service.stop)
-                await service.start()
+            stack.push_async_callback(self.egress.stop)
+            await self.egress.start()
+            stack.push_async_callback(self.stop_outside)
+            await self.start_outside()
 
     async def _start_processes(self, stack: AsyncExitStack) -> None:
         stills = self.settings.state_dir / "standstills.json"

@@ -1,6 +1,5 @@
 """Many lines of output, each in the same frame; for the renderer of telemetry it needs little."""
 
-
 from sandkeeper.linebreaks import in_one_line
 from sandkeeper.patterns import pattern
 
