@@ -23,17 +23,15 @@ UNUSED = (
     "platform",  # uuid, for the system's name, and uvicorn
     "textwrap",  # traceback and msgspec
     "tokenize",  # linecache and inspect, for sources
-    "http.client",  # starlette
-    "logging.config",  # uvicorn
 )
-"""Who imports them; those in packages come last, for their packages are loaded."""
+"""What neither a server nor a client needs at its start; who imports it."""
 
 Makes = Callable[[], Any]
 
 
-def defer_unused() -> None:
-    """Defer all of these; before whatever imports them is imported."""
-    for name in UNUSED:
+def defer_unused(*others: str) -> None:
+    """Defer all of these, and others; before whatever imports them is imported."""
+    for name in (*UNUSED, *others):
         if name == "platform":
             defer(name, system=lambda: _system)
         else:
@@ -48,7 +46,7 @@ def defer(name: str, **early: Makes) -> None:
     """Have `import NAME` give a module that loads itself when a name of its is asked for.
 
     `early` makes names that can be had without that. A module that is loaded already, or cannot be
-    found, is left as it is.
+    found, is left as it is; a package that it is in is loaded.
     """
     spec = None if name in sys.modules else find_spec(name)
     if spec is None or spec.loader is None:
