@@ -149,11 +149,11 @@ class OnDemand:
     @later
     def drives(self) -> "Drives":
         """Mounts."""
+        from sandkeeper.drives.mounting import Mounter
         from sandkeeper.drives.service import Drives
 
-        return Drives(
-            self.settings.drives, self.environment, self.children, self.log, identity=self.identity
-        )
+        settings = self.settings.drives
+        return Drives(Mounter(settings, self.environment, self.children, self.identity), self.log)
 
     @later
     def tunnel(self) -> "Tunnel":

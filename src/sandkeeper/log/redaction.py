@@ -85,6 +85,7 @@ _NPM = pattern(r"""(:_(?:authToken|auth|password)\s{0,4}[= ]\s{0,4})([^\s"']++)"
 _OPTION = pattern(r"(?<!\S)(--?[A-Za-z][\w.-]*+)(\s++)(?=[^\s-])")
 _PURE_REFERENCE = pattern(r"\$(?:[A-Za-z_]\w*+|\{[A-Za-z_]\w*+\})")
 _DONE = pattern(r"(?:[\w-]{1,20}\s{1,4})?\[REDACTED\]")
+_SPACE = pattern(r"\s")
 _QUOTE = pattern(r"\\?[\"']")
 _ABSENT = pattern(r"(?i:none|null|nil|undefined|true|false)[?!.]?")
 _NOTHING = pattern(r"(?i:true|false|yes|no|on|off|none|null|nil|undefined)|\d{1,6}(?:[.,]\d{1,3})*")
@@ -183,13 +184,23 @@ def redact_command(command: str) -> str:
     """
     size = len(command)
     text = command[:COMMAND_CHARACTERS]
-    text = _PEM.sub(rf"\1{HIDDEN}", text)
-    text = _URL.sub(_without_userinfo, text)
-    text = _replaced(text, hidden_words(text))
-    text = _NPM.sub(rf"\1{HIDDEN}", text)
-    text = _SCHEME.sub(_without_credentials, text)
-    text = _replaced(text, _named(text))
-    text = _replaced(text, _options(text))
+    # Each is asked only where the signs stand without which it finds nothing: most lines have few.
+    if "-----BEGIN" in text:
+        text = _PEM.sub(rf"\1{HIDDEN}", text)
+    if "://" in text:
+        text = _URL.sub(_without_userinfo, text)
+    has_words = _SPACE.search(text) is not None
+    if has_words:
+        text = _replaced(text, hidden_words(text))
+    if ":_" in text:
+        text = _NPM.sub(rf"\1{HIDDEN}", text)
+    has_names = "=" in text or ":" in text
+    if has_words or has_names:
+        text = _SCHEME.sub(_without_credentials, text)
+    if has_names:
+        text = _replaced(text, _named(text))
+    if has_words and "-" in text:
+        text = _replaced(text, _options(text))
     text = _SHAPES.sub(HIDDEN, text)
     if size > COMMAND_CHARACTERS or len(text) > COMMAND_CHARACTERS:
         text = f"{text[:COMMAND_CHARACTERS]}… ({size} characters)"

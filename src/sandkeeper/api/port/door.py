@@ -13,6 +13,7 @@ import msgspec
 from starlette.types import Scope
 
 from sandkeeper.api.edge.urls import PORT_NAME, raw_path, with_prefix
+from sandkeeper.numerals import PORTS
 from sandkeeper.patterns import pattern
 from sandkeeper.settings.port_names import PortName
 
@@ -46,7 +47,7 @@ class Door(msgspec.Struct, frozen=True):
             return None
         found = _DOOR.fullmatch(raw_path(scope))
         port = int(found[2]) if found else 0
-        if found is None or not 0 < port < 65536:
+        if found is None or port not in PORTS:
             return None
         return cls(port, found[4] or b"", None, found[1].decode(), found[3] or b"")
 

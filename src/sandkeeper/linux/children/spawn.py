@@ -26,7 +26,7 @@ PYTHONS = (signal.SIGPIPE, signal.SIGXFSZ)
 _can_keep = True
 
 
-class Spawn(msgspec.Struct, frozen=True):
+class Spawn(msgspec.Struct):
     """What to start. Descriptors are the caller's to close; `-3` is /dev/null (subprocess.DEVNULL).
 
     `nofile` is the soft limit of open files the child gets (the server raises its own). `cwd` is
