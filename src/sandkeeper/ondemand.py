@@ -4,6 +4,7 @@ What a server imports before it answers is time that every sandbox waits, and me
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -22,6 +23,7 @@ from sandkeeper.tracecontext import Tracing
 
 if TYPE_CHECKING:
     from sandkeeper.codegen.service import Codegen
+    from sandkeeper.drives.service import Drives
     from sandkeeper.files.attributes import Attributes
     from sandkeeper.files.copies import Copies
     from sandkeeper.files.tar.streams import Archives
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from sandkeeper.search.content import ContentSearch
     from sandkeeper.search.find import FileSearch, Workers
     from sandkeeper.search.ripgrep import Ripgrep
+    from sandkeeper.tunnel.service import Tunnel
     from sandkeeper.watch.changes import Changes
     from sandkeeper.watch.watches import Watches
 
@@ -142,6 +145,41 @@ class OnDemand:
         from sandkeeper.codegen.service import Codegen
 
         return Codegen(Host(self.environment, self.children), self.file_work)
+
+    @later
+    def drives(self) -> "Drives":
+        """Mounts."""
+        from sandkeeper.drives.mounting import Mounter
+        from sandkeeper.drives.service import Drives
+
+        settings = self.settings.drives
+        return Drives(Mounter(settings, self.environment, self.children, self.identity), self.log)
+
+    @later
+    def tunnel(self) -> "Tunnel":
+        """The way out by WireGuard."""
+        from sandkeeper.tunnel.service import Tunnel
+
+        state = self.settings.state_dir
+        return Tunnel(state, self.environment, self.children, self.log, self.identity)
+
+    async def start_outside(self) -> None:
+        """Start those two where an earlier server left something of them, or a tunnel is named."""
+        state = self.settings.state_dir
+        if os.path.lexists(self.settings.drives.folder):
+            await self.drives.start()
+        if os.path.lexists(state / "tunnel") or self.environment.get("BL_NETWORKING_CONFIG"):
+            await self.tunnel.start()
+
+    async def stop_outside(self) -> None:
+        """Stop those of the two that were made."""
+        for name in ("tunnel", "drives"):
+            if name in vars(self):
+                await getattr(self, name).stop()
+
+    def drive_count(self) -> int:
+        """Return how many drives are mounted."""
+        return self.drives.count() if "drives" in vars(self) else 0
 
     @later
     def git(self) -> "Git":

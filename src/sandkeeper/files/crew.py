@@ -9,7 +9,7 @@ WAITING_ALL in all, and what comes of that kind then is refused.
 """
 
 import asyncio
-import platform
+import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -25,7 +25,7 @@ __all__ = ["Crew"]
 T = TypeVar("T")
 
 LOOK_SECONDS = 0.1
-FUTEX = {"x86_64": "202", "aarch64": "98", "riscv64": "98"}.get(platform.machine(), "")
+FUTEX = {"x86_64": "202", "aarch64": "98", "riscv64": "98"}.get(os.uname().machine, "")
 WAITING_EACH = 128
 WAITING_ALL = 384
 

@@ -14,11 +14,12 @@ that are not UTF-8 (PEP 383), so every name the kernel allows survives the way i
 
 import os
 import posixpath
-import re
-from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+import msgspec
+
 from sandkeeper.errors import BadInput
+from sandkeeper.patterns import pattern
 
 __all__ = [
     "TEMPORARY_PREFIX",
@@ -34,12 +35,11 @@ __all__ = [
 ]
 
 TEMPORARY_PREFIX = ".sandkeeper-tmp-"
-_TEMPORARY = re.compile(r"\.sandkeeper-tmp-[nr]-[0-9a-f]{20}")
-_SLASHES = re.compile(r"/{2,}")
+_TEMPORARY = pattern(r"\.sandkeeper-tmp-[nr]-[0-9a-f]{20}")
+_SLASHES = pattern(r"/{2,}")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """What a request names: `display` is echoed in replies, `absolute` is used."""
 
     display: str

@@ -14,12 +14,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sandkeeper.api.control.calls import ControlCalls
 from sandkeeper.api.control.routes import ControlDoor, routes
 from sandkeeper.api.control.source import SandboxSource
+from sandkeeper.api.edge.bodies.room import Room
 from sandkeeper.api.edge.connections.outgoing import Outgoing
 from sandkeeper.api.edge.connections.plain import PlainRoutes, Whole
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.hosts import Gate
 from sandkeeper.api.edge.middleware import Edge
-from sandkeeper.api.edge.request_body import Room
 from sandkeeper.api.edge.respond import error_response, json_response, not_found
 from sandkeeper.api.edge.rights import OPEN, Right, Standing
 from sandkeeper.api.edge.routing import route

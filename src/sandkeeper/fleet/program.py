@@ -6,7 +6,8 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from sandkeeper import __version__
 from sandkeeper.api.edge.connections.listening import listen

@@ -21,10 +21,11 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from time import time_ns
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from sandkeeper.journal.segment import (
     MAX_RECORDS,

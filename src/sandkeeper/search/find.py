@@ -10,9 +10,11 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple, TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from sandkeeper.errors import BadInput, Obstacle, Task, Unprocessable, reason_of
 from sandkeeper.files.crew import Crew
@@ -50,8 +52,7 @@ WORKERS = 4
 MAX_FUZZY = 50_000
 
 
-@dataclass(frozen=True, slots=True)
-class TreeFilter:
+class TreeFilter(msgspec.Struct, frozen=True):
     """Which part of a tree a search looks at.
 
     `patterns` are globs on base names (files.globs) of which a file must match one, if there are

@@ -13,11 +13,12 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from email.parser import HeaderParser
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
+import msgspec
+from msgspec.structs import replace
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
@@ -42,8 +43,7 @@ _NO_WHEEL = (
 _CHECKSUM = re.compile(rb"\s*([0-9a-fA-F]{64})(\s|$)")
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """A package in our folder: its checksum, what others stated about that, its version."""
 
     path: Path

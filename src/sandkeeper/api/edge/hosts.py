@@ -12,7 +12,6 @@ answers or not. Three things that no page can forge tell such requests from othe
 Whoever sends none of them is no page of another origin: clients of all other kinds pass as ever.
 """
 
-import re
 import socket
 from functools import lru_cache
 from ipaddress import ip_address
@@ -28,6 +27,7 @@ from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.urls import is_for_port
 from sandkeeper.errors import BadInput, Forbidden, SandkeeperError
 from sandkeeper.linux.addresses import is_loopback
+from sandkeeper.patterns import pattern
 from sandkeeper.settings import EdgeSettings, origin
 from sandkeeper.settings.port_names import PortName
 
@@ -60,7 +60,7 @@ WANTED = frozenset(
 SEVERAL = b"?"
 KNOWN_HOSTS = 64
 """So many names are remembered: the same few come with every request."""
-_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+(?:%[^\]]+)?\]|[a-z0-9._~!$&'()*+;=-]*)(?::([0-9]{0,5}))?")
+_AUTHORITY = pattern(r"(\[[0-9a-f:.]+(?:%[^\]]+)?\]|[a-z0-9._~!$&'()*+;=-]*)(?::([0-9]{0,5}))?")
 
 Seen = dict[bytes, bytes]
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandkeeper.api.edge import auth
+from sandkeeper.api.edge.bodies.room import HELD, Held, Room
 from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.api.edge.connections.newline import ending_line
 from sandkeeper.api.edge.connections.outgoing import ANSWER, SMALL_BYTES, Answer, Outgoing
@@ -26,7 +27,6 @@ from sandkeeper.api.edge.connections.plain import (
 from sandkeeper.api.edge.connections.wire import CARRIED, SWITCHED, closing_unasked, wire_of
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.hosts import Gate, refusal
-from sandkeeper.api.edge.request_body import HELD, Held, Room
 from sandkeeper.api.edge.respond import Say, error_response, want_of
 from sandkeeper.api.edge.subject import Gateways, request_id
 from sandkeeper.api.edge.tracing import Traces

@@ -2,7 +2,6 @@
 
 import ipaddress
 import random
-import re
 import uuid
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ from starlette.types import Scope
 
 from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.log.access import Caller
+from sandkeeper.patterns import pattern
 
 __all__ = ["Gateways", "caller", "names_user", "request_id"]
 
@@ -25,7 +25,7 @@ IDENTITY = frozenset(
 _MIDDLE = str(uuid.uuid4())[8:24]
 """What is between the first and the last group of the ids that are made up here."""
 
-_USER = re.compile(rb"(?:\A|&)(?:u|%75)(?:s|%73)(?:e|%65)(?:r|%72)(?:[=&]|\Z)")
+_USER = pattern(rb"(?:\A|&)(?:u|%75)(?:s|%73)(?:e|%65)(?:r|%72)(?:[=&]|\Z)")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from sandkeeper.linux import libc
 from sandkeeper.linux.children import spawner_main
@@ -28,8 +29,7 @@ _UNFIT = frozenset((subprocess.PIPE, subprocess.STDOUT, 0, 1, 2))
 _can_keep = True
 
 
-@dataclass(slots=True)
-class Spawn:
+class Spawn(msgspec.Struct):
     """What to start. Descriptors are the caller's to close; `-3` is /dev/null (subprocess.DEVNULL).
 
     `nofile` is the soft limit of open files the child gets (the server raises its own). `cwd` is
@@ -50,7 +50,7 @@ class Spawn:
     new_session: bool = False
     pass_fds: Sequence[int] = ()
     cgroups: Sequence[int] = ()
-    rlimits: Mapping[int, int] = field(default_factory=dict)
+    rlimits: Mapping[int, int] = msgspec.field(default_factory=dict)
     terminal: bool = False
 
     @property

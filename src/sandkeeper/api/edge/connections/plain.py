@@ -10,12 +10,11 @@ Whatever is not plain goes the long way: that function returns None as soon as i
 that it does not know, and has done nothing until then.
 """
 
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from time import perf_counter
 
+import msgspec
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
@@ -24,6 +23,7 @@ from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.respond import JSON, Say, error_body, status_of
 from sandkeeper.api.edge.subject import names_user, request_id
 from sandkeeper.errors import SandkeeperError
+from sandkeeper.patterns import pattern
 
 __all__ = [
     "PLAIN_BYTES",
@@ -46,14 +46,13 @@ Parts = tuple[bytes, bytes]
 """A whole answer: its first line, and all behind the fields that every server adds."""
 Whole = tuple[Parts, Callable[[], None]]
 """The same, and what is to be done when it has been sent: its client need not wait for that."""
-_PRINTABLE = re.compile(rb"[ -~]*")
+_PRINTABLE = pattern(rb"[ -~]*")
 
 PLAIN_BYTES = 64 << 10
 """An answer of this size fits into what a connection buffers anyway, and is made in no time."""
 
 
-@dataclass(slots=True)
-class PlainAnswer:
+class PlainAnswer(msgspec.Struct):
     """An answer in JSON that is all there; `fields` are further lines of its head."""
 
     body: bytes
