@@ -106,7 +106,7 @@ class PlainRoutes:
 
     def find(self, scope: Scope) -> Plain | None:
         """Return what may answer a request."""
-        if names_user(scope):
+        if scope["query_string"] and names_user(scope):
             return None
         raw: bytes = scope["raw_path"]
         first, slash, rest = raw[1:].partition(b"/")
