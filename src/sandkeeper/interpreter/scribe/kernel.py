@@ -38,6 +38,8 @@ from sandkeeper.linux.procstat import read_stat
 
 __all__ = ["KernelEngine"]
 
+Reply = asyncio.Future[KernelMessage]
+
 PYTHON = prelude.PYTHON
 CHANNELS = ("shell", "iopub", "stdin", "control")
 LOOK_SECONDS = 0.005
@@ -72,7 +74,7 @@ class KernelEngine:
         self._wire = KernelWire(str(given["key"]))
         self._channels: dict[str, KernelChannel] = {}
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._replies: dict[str, asyncio.Future[KernelMessage]] = {}
+        self._replies: dict[str, Reply] = {}
         self._listeners: dict[str, ExecutionListener] = {}
         self._running: Teller | None = None
         self._late = Late()
@@ -188,27 +190,20 @@ class KernelEngine:
         reply = self._awaited(identifier, teller)  # before the sockets are open
         return self._resumed(identifier, teller, reply)
 
-    async def _resumed(
-        self, number: str, teller: Teller, reply: "asyncio.Future[KernelMessage]"
-    ) -> Outcome:
+    async def _resumed(self, number: str, teller: Teller, reply: Reply) -> Outcome:
         try:
             return await self._followed(number, teller, reply, lost=True)
         finally:
             if prelude.entering(self._language, {}, "") is not None and not self._gone.done():
                 await self._surely(prelude.leaving(self._language))
 
-    def _awaited(self, number: str, teller: Teller) -> "asyncio.Future[KernelMessage]":
+    def _awaited(self, number: str, teller: Teller) -> Reply:
         self._listeners[number] = teller
         reply = self._replies[number] = asyncio.get_running_loop().create_future()
         return reply
 
     async def _followed(
-        self,
-        number: str,
-        teller: Teller,
-        reply: "asyncio.Future[KernelMessage]",
-        *,
-        lost: bool = False,
+        self, number: str, teller: Teller, reply: Reply, *, lost: bool = False
     ) -> Outcome:
         """Hear of an execution until it is over; some of it may be `lost` already."""
         ending = Ending(reply, teller, self._gone, wake=self._wake, behind=self._behind)
@@ -323,7 +318,7 @@ class KernelEngine:
         if self._gone.done():
             raise Lost
         number, frames = self._wire.pack(kind, content, identity)
-        reply: asyncio.Future[KernelMessage] = asyncio.get_running_loop().create_future()
+        reply: Reply = asyncio.get_running_loop().create_future()
         self._replies[number] = reply
         try:
             self._channels[channel].send(frames)
