@@ -27,8 +27,8 @@ SandkeeperError
 
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum, unique
+from typing import NamedTuple
 
 __all__ = [
     "BadInput",
@@ -107,8 +107,7 @@ Words = Mapping[Task, str]
 """What a wire says in front of the reason why a task failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Obstacle:
+class Obstacle(NamedTuple):
     """What the system said: of which step (open, mkdir, …), which path, errno, and its words."""
 
     step: str

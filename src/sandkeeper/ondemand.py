@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sandkeeper.search.find import FileSearch, Workers
     from sandkeeper.search.ripgrep import Ripgrep
     from sandkeeper.watch.changes import Changes
-    from sandkeeper.watch.watches import Watches
+    from sandkeeper.watch.service import Watches
 
 __all__ = ["OnDemand"]
 
@@ -215,7 +215,7 @@ class OnDemand:
     @later
     def watches(self) -> "Watches":
         """Streams of changes."""
-        from sandkeeper.watch.watches import Watches
+        from sandkeeper.watch.service import Watches
 
         return Watches(self.users.current, self.files.work)
 
