@@ -28,8 +28,7 @@ SandkeeperError
 import errno
 from collections.abc import Mapping
 from enum import Enum, unique
-
-import msgspec
+from typing import NamedTuple
 
 __all__ = [
     "BadInput",
@@ -108,7 +107,7 @@ Words = Mapping[Task, str]
 """What a wire says in front of the reason why a task failed."""
 
 
-class Obstacle(msgspec.Struct, frozen=True):
+class Obstacle(NamedTuple):
     """What the system said: of which step (open, mkdir, …), which path, errno, and its words."""
 
     step: str

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from sandkeeper.search.ripgrep import Ripgrep
     from sandkeeper.tunnel.service import Tunnel
     from sandkeeper.watch.changes import Changes
-    from sandkeeper.watch.watches import Watches
+    from sandkeeper.watch.service import Watches
 
 __all__ = ["OnDemand"]
 
@@ -253,7 +253,7 @@ class OnDemand:
     @later
     def watches(self) -> "Watches":
         """Streams of changes."""
-        from sandkeeper.watch.watches import Watches
+        from sandkeeper.watch.service import Watches
 
         return Watches(self.users.current, self.files.work)
 

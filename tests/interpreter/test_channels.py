@@ -13,7 +13,7 @@ import zmq
 from sandkeeper.interpreter.scribe import ending
 from sandkeeper.interpreter.scribe.channels import KernelChannel, opened_socket
 from sandkeeper.interpreter.scribe.engine import EngineFailed, Lost
-from sandkeeper.interpreter.scribe.messages import KernelMessage
+from sandkeeper.interpreter.scribe.messages import Message
 from sandkeeper.interpreter.scribe.telling import Teller
 from sandkeeper.journal.segment import Stream
 
@@ -151,7 +151,7 @@ def test_a_count_that_is_none_is_not_recorded(count: Any) -> None:
         teller = Teller(told)
         raw = json.dumps({"execution_count": count, "data": {}}).encode()
         for kind in ("execute_input", "execute_result"):
-            teller.hear(KernelMessage(kind, "", raw))
+            teller.hear(Message(kind, "", raw))
         assert told.counts == [("started", None), ("result", None)]
         assert teller.outcome({"status": "ok", "execution_count": count}).execution_count is None
 

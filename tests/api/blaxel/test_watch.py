@@ -16,7 +16,7 @@ from tests.watching import Watching
 
 from sandkeeper.files.paths import temporary_name
 from sandkeeper.journal.lines import KEEPALIVE_SECONDS
-from sandkeeper.watch.watches import SCOPES_MOST
+from sandkeeper.watch.service import SCOPES_MOST
 
 ROOT = Path(__file__).parents[3]
 

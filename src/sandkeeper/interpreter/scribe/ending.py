@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from sandkeeper.interpreter.scribe.engine import Lost
-from sandkeeper.interpreter.scribe.messages import KernelMessage
+from sandkeeper.interpreter.scribe.messages import Message
 from sandkeeper.interpreter.scribe.telling import Teller
 
 __all__ = ["Ending"]
@@ -32,7 +32,7 @@ class Ending:
 
     def __init__(
         self,
-        reply: "asyncio.Future[KernelMessage]",
+        reply: "asyncio.Future[Message]",
         teller: Teller,
         gone: "asyncio.Future[None]",
         *,

@@ -21,24 +21,11 @@ from sandkeeper.interpreter.scribe.answers import completion
 from sandkeeper.interpreter.scribe.channels import KernelChannel, opened_socket
 from sandkeeper.interpreter.scribe.ending import Ending
 from sandkeeper.interpreter.scribe.engine import EngineFailed, Given, Lost, Tell, Unsupported
-from sandkeeper.interpreter.scribe.messages import (
-    KernelMessage,
-    KernelWire,
-    clean_text,
-    execute_request,
-)
-from sandkeeper.interpreter.scribe.telling import (
-    PASSED_OVER,
-    ExecutionListener,
-    Late,
-    Teller,
-    Witness,
-)
+from sandkeeper.interpreter.scribe.messages import Message, Packer, clean_text, execute_request
+from sandkeeper.interpreter.scribe.telling import PASSED_OVER, Hearer, Late, Teller, Witness
 from sandkeeper.linux.procstat import read_stat
 
 __all__ = ["KernelEngine"]
-
-Reply = asyncio.Future[KernelMessage]
 
 PYTHON = prelude.PYTHON
 CHANNELS = ("shell", "iopub", "stdin", "control")
@@ -71,11 +58,11 @@ class KernelEngine:
 
     def __init__(self, given: Given) -> None:
         self._given = given
-        self._wire = KernelWire(str(given["key"]))
+        self._wire = Packer(str(given["key"]))
         self._channels: dict[str, KernelChannel] = {}
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._replies: dict[str, Reply] = {}
-        self._listeners: dict[str, ExecutionListener] = {}
+        self._replies: dict[str, asyncio.Future[Message]] = {}
+        self._listeners: dict[str, Hearer] = {}
         self._running: Teller | None = None
         self._late = Late()
         self._past: dict[str, None] = {}
@@ -190,20 +177,27 @@ class KernelEngine:
         reply = self._awaited(identifier, teller)  # before the sockets are open
         return self._resumed(identifier, teller, reply)
 
-    async def _resumed(self, number: str, teller: Teller, reply: Reply) -> Outcome:
+    async def _resumed(
+        self, number: str, teller: Teller, reply: "asyncio.Future[Message]"
+    ) -> Outcome:
         try:
             return await self._followed(number, teller, reply, lost=True)
         finally:
             if prelude.entering(self._language, {}, "") is not None and not self._gone.done():
                 await self._surely(prelude.leaving(self._language))
 
-    def _awaited(self, number: str, teller: Teller) -> Reply:
+    def _awaited(self, number: str, teller: Teller) -> "asyncio.Future[Message]":
         self._listeners[number] = teller
         reply = self._replies[number] = asyncio.get_running_loop().create_future()
         return reply
 
     async def _followed(
-        self, number: str, teller: Teller, reply: Reply, *, lost: bool = False
+        self,
+        number: str,
+        teller: Teller,
+        reply: "asyncio.Future[Message]",
+        *,
+        lost: bool = False,
     ) -> Outcome:
         """Hear of an execution until it is over; some of it may be `lost` already."""
         ending = Ending(reply, teller, self._gone, wake=self._wake, behind=self._behind)
@@ -318,7 +312,7 @@ class KernelEngine:
         if self._gone.done():
             raise Lost
         number, frames = self._wire.pack(kind, content, identity)
-        reply: Reply = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._replies[number] = reply
         try:
             self._channels[channel].send(frames)

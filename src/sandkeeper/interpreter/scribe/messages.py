@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from jupyter_client.session import Session
 
-__all__ = ["KernelMessage", "KernelWire", "clean_text", "execute_request"]
+__all__ = ["Message", "Packer", "clean_text", "execute_request"]
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -34,7 +34,7 @@ def execute_request(code: str, *, silent: bool, store_history: bool = False) -> 
     }
 
 
-class KernelMessage(msgspec.Struct):
+class Message(msgspec.Struct):
     """What was said: its kind, what it answers (a message's id), and its content, not yet read."""
 
     kind: str
@@ -67,7 +67,7 @@ class _Header(msgspec.Struct):
     msg_type: str = ""
 
 
-class KernelWire:
+class Packer:
     """Packs and reads messages with the key of one kernel."""
 
     def __init__(self, key: str) -> None:
@@ -80,7 +80,7 @@ class KernelWire:
             message["header"]["msg_id"] = message["msg_id"] = identity
         return str(message["header"]["msg_id"]), list(self._session.serialize(message))
 
-    def read(self, frames: list[bytes]) -> KernelMessage:
+    def read(self, frames: list[bytes]) -> Message:
         """Return what frames say; raises ValueError for those that the kernel has not signed.
 
         Only what is needed is read of the headers: their dates take longer than all the rest.
@@ -90,6 +90,4 @@ class KernelWire:
         if not hmac.compare_digest(signature, self._session.sign(rest[1:5])):
             raise ValueError("the signature of a message is wrong")
         said = msgspec.json.decode(header, type=_Header)
-        return KernelMessage(
-            said.msg_type, msgspec.json.decode(parent, type=_Header).msg_id, content
-        )
+        return Message(said.msg_type, msgspec.json.decode(parent, type=_Header).msg_id, content)

@@ -5,21 +5,21 @@ from typing import Any, Protocol
 
 from sandkeeper.interpreter.events import EndStatus, Outcome
 from sandkeeper.interpreter.scribe.engine import Tell
-from sandkeeper.interpreter.scribe.messages import KernelMessage, clean_text
+from sandkeeper.interpreter.scribe.messages import Message, clean_text
 from sandkeeper.journal.segment import STDERR, STDOUT
 from sandkeeper.numerals import GO_INT
 
-__all__ = ["PASSED_OVER", "ExecutionListener", "Late", "Teller", "Witness"]
+__all__ = ["PASSED_OVER", "Hearer", "Late", "Teller", "Witness"]
 
 LATE_BYTES = 64 << 10
 PASSED_OVER = frozenset({"aborted", "abort"})
 """What a kernel says of a request that it did not run."""
 
 
-class ExecutionListener(Protocol):
+class Hearer(Protocol):
     """Somebody who hears what is published about one execution."""
 
-    def hear(self, message: KernelMessage) -> None:
+    def hear(self, message: Message) -> None:
         """Take a message."""
 
 
@@ -34,7 +34,7 @@ class Witness:
         self._other = other
         self.idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def hear(self, message: KernelMessage) -> None:
+    def hear(self, message: Message) -> None:
         """Take a message."""
         self.heard += 1
         act = getattr(self, f"_on_{message.kind}", None)
@@ -122,11 +122,11 @@ class Late:
     """What threads of earlier executions say while nothing runs, for the next one: bounded."""
 
     def __init__(self) -> None:
-        self._kept: list[KernelMessage] = []
+        self._kept: list[Message] = []
         self._size = 0
         self._lost = 0
 
-    def keep(self, message: KernelMessage) -> None:
+    def keep(self, message: Message) -> None:
         """Keep a message, or count it as lost."""
         size = len(message.raw)
         if self._size + size > LATE_BYTES:
