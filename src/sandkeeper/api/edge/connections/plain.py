@@ -33,7 +33,6 @@ __all__ = [
     "Plain",
     "PlainAnswer",
     "PlainRoutes",
-    "Whole",
     "answered",
     "may_be_plain",
     "plain_error",
@@ -44,8 +43,6 @@ __all__ = [
 Field = tuple[bytes, bytes]
 Parts = tuple[bytes, bytes]
 """A whole answer: its first line, and all behind the fields that every server adds."""
-Whole = tuple[Parts, Callable[[], None]]
-"""The same, and what is to be done when it has been sent: its client need not wait for that."""
 _PRINTABLE = pattern(rb"[ -~]*")
 
 PLAIN_BYTES = 64 << 10
