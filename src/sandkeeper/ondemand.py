@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from sandkeeper.observability.telemetry import Exporter
     from sandkeeper.processes.waiting import Waiting
     from sandkeeper.search.content import ContentSearch
-    from sandkeeper.search.find import Search, Workers
+    from sandkeeper.search.find import FileSearch, Workers
     from sandkeeper.search.ripgrep import Ripgrep
     from sandkeeper.tunnel.service import Tunnel
     from sandkeeper.watch.changes import Changes
-    from sandkeeper.watch.watches import Watches
+    from sandkeeper.watch.service import Watches
 
 __all__ = ["OnDemand"]
 
@@ -230,11 +230,11 @@ class OnDemand:
         return Workers()
 
     @later
-    def search(self) -> "Search":
+    def search(self) -> "FileSearch":
         """Finding files."""
-        from sandkeeper.search.find import Search
+        from sandkeeper.search.find import FileSearch
 
-        return Search(self._walkers, self.users.current)
+        return FileSearch(self._walkers, self.users.current)
 
     @later
     def ripgrep(self) -> "Ripgrep":
@@ -253,7 +253,7 @@ class OnDemand:
     @later
     def watches(self) -> "Watches":
         """Streams of changes."""
-        from sandkeeper.watch.watches import Watches
+        from sandkeeper.watch.service import Watches
 
         return Watches(self.users.current, self.files.work)
 

@@ -390,8 +390,7 @@ class Journal:
 
     def expect(self, tail: int) -> int:
         """Have what a record says was there, and is not, be a gap; returns its size in bytes."""
-        missing = max(0, tail - self.tail) if tail < 1 << 62 else 0
-        if missing:
+        if missing := max(0, tail - self.tail) if tail < 1 << 62 else 0:
             self.skip(STDOUT, missing)
         return missing
 

@@ -183,6 +183,7 @@ def _open(shop: Workshop, folder: RunFolder, meta: RunMeta, boot: str) -> Found:
             if not over and meta.state != State.BACKOFF:
                 pidfd = kept.pop() if len(kept) == 3 else _prove(folder, meta, boot)
                 _identify(meta, pidfd)
+                shop.confinements.renew(meta)
             if over:
                 shop.keeper.put(meta.id, (out, err))
         finally:

@@ -27,7 +27,7 @@ from sandkeeper.errors import Forbidden, NotFound, Unavailable
 from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted
 from sandkeeper.upgrade.bundle import bundle_inside
 from sandkeeper.upgrade.download import Downloads, Writer
-from sandkeeper.upgrade.index import Listed, choose, read_index, version_of
+from sandkeeper.upgrade.index import IndexedFile, choose, read_index, version_of
 from sandkeeper.upgrade.source import PROJECT, Allowed, Source, is_bundle
 
 __all__ = ["Fetched", "Fetcher"]
@@ -110,7 +110,7 @@ class Fetcher:
         except OSError as error:
             raise NotFound(f"{source.place}: {error.strerror}") from None
         places = [source.place + name for name in names]
-        listed = [Listed(os.path.basename(p), p) for p in places if source.rule.permits(p)]
+        listed = [IndexedFile(os.path.basename(p), p) for p in places if source.rule.permits(p)]
         return choose(listed, source.version).place
 
     async def _download(self, source: Source) -> Fetched:

@@ -23,6 +23,9 @@ CLOSE_RANGE_CLOEXEC = 4
 PYTHONS = (signal.SIGPIPE, signal.SIGXFSZ)
 """What Python ignores for its own sake, and no program of others is to."""
 
+_UNFIT = frozenset((subprocess.PIPE, subprocess.STDOUT, 0, 1, 2))
+"""What no stream may be for posix_spawn(3): one could be overwritten before it is copied."""
+
 _can_keep = True
 
 
@@ -103,9 +106,9 @@ def _program(spec: Spawn) -> str:
     """
     if spec.cwd is not None or spec.pass_fds or spec.cgroups or spec.rlimits:
         return ""
-    if not all(fd > 2 or fd == subprocess.DEVNULL for fd in (spec.stdin, spec.stdout, spec.stderr)):
-        return ""  # one could be overwritten by the other before it is copied
-    if not spec.argv or not all(spec.env) or "=" in "".join(spec.env):
+    if not _UNFIT.isdisjoint((spec.stdin, spec.stdout, spec.stderr)):
+        return ""
+    if not spec.argv or "" in spec.env or "=" in "".join(spec.env):
         return ""
     # In another thread an upgrade could be leaving descriptors to its successor (`_keep_ours`).
     if threading.get_ident() != threading.main_thread().ident:
