@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -247,3 +248,22 @@ def test_a_read_that_never_was_or_is_stored_is_not_restored(
     for fd in (read, write):
         os.close(fd)
     stage.close()
+
+
+def test_what_is_written_while_tails_are_read_is_not_missing_at_their_beginning(
+    tmp_path: Path,
+) -> None:
+    journal = Journal(tmp_path, segment_bytes=1 << 16)
+    journal.append(STDOUT, b"line\n")
+    writer = threading.Thread(
+        target=lambda: [journal.append(STDOUT, b"line\n") for _ in range(4000)]
+    )
+    writer.start()
+    clipped = set()
+    while writer.is_alive():
+        clipped.add(tails(journal, (STDOUT,), 1 << 20)[STDOUT][1])
+    writer.join()
+    clipped.add(tails(journal, (STDOUT,), 1 << 20)[STDOUT][1])
+    journal.close()
+
+    assert clipped == {False}

@@ -217,15 +217,21 @@ def tails(
     """
     pieces: dict[int, list[tuple[int, bytes]]] = {stream: [] for stream in streams}
     room = dict.fromkeys(streams, limit)
-    after = list(journal.totals)
+    before = list(journal.totals)  # what comes while this reads is not missing at the beginning
+    after = before
     with Reader(journal) as reader:
         for segment in reversed(journal.segments):
             wanted = {s for s in streams if room[s] > 0 and after[s] > segment.before[s]}
             after = list(segment.before)
             if wanted:
                 _tails_of_segment(reader, segment, wanted, room, pieces, nowait)
+    lengths = {stream: sum(len(data) for _, data in found) for stream, found in pieces.items()}
     return {
-        stream: (found[::-1], sum(len(data) for _, data in found) < journal.totals[stream])
+        stream: (
+            found[::-1],
+            lengths[stream] < before[stream]
+            or (room[stream] <= 0 and lengths[stream] < journal.totals[stream]),
+        )
         for stream, found in pieces.items()
     }
 
