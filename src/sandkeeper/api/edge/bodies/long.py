@@ -20,6 +20,9 @@ WINDOW = 64 << 10
 DEEPEST = 64
 """So many long values may be in each other; each of them is looked at once more."""
 
+DEEPEST_SHORT = 1000
+"""No decoder goes as deep: it uses the interpreter's stack."""
+
 FEW_VALUES = 1000
 QUOTE: Final = ord('"')
 COMMA: Final = ord(",")
@@ -122,6 +125,8 @@ class LongText:
             at += 1
             if depth == 0:
                 return at
+            if depth > DEEPEST_SHORT:
+                raise msgspec.DecodeError("JSON is nested too deeply")
 
     def _string(self, at: int, kind: Any) -> tuple[Any, int]:
         pieces: list[str] = []
