@@ -13,10 +13,15 @@ from sandkeeper.errors import SandkeeperError
 from sandkeeper.linux.children.programs import own_code_at_risk
 from sandkeeper.linux.identity import Identity, UnusableUser
 from sandkeeper.linux.oomscore import protect_from_oom
-from sandkeeper.numerals import natural
 from sandkeeper.observability.heap import hold_collections
 from sandkeeper.settings import IMPORT_URL, BadSettings, Environment, Settings
-from sandkeeper.settings.options import add_options, help_of_variables, is_option, options_given
+from sandkeeper.settings.options import (
+    add_options,
+    help_of_variables,
+    is_option,
+    options_given,
+    port_option,
+)
 from sandkeeper.settings.sources import load_dotenv, load_env_file
 from sandkeeper.settings.token_files import with_token_files
 from sandkeeper.upgrade.handover import Handover, NotAHandover
@@ -60,12 +65,16 @@ def _parser() -> argparse.ArgumentParser:
         default="serve",
         help="serve (default), or record what the machine looks like for later archives",
     )
-    parser.add_argument("--port", "-port", type=_port, default=8080, help="port (default 8080)")
-    parser.add_argument("--p", "-p", type=_port, default=8080, help="the same; wins unless 8080")
+    parser.add_argument(
+        "--port", "-port", type=port_option, default=8080, help="port (default 8080)"
+    )
+    parser.add_argument(
+        "--p", "-p", type=port_option, default=8080, help="the same; wins unless 8080"
+    )
     parser.add_argument(
         "--e2b-port",
         "-e2b-port",
-        type=_port,
+        type=port_option,
         default=0,
         help="port to listen on besides, as E2B's clients expect it (49983; default none)",
     )
@@ -91,13 +100,6 @@ def _parser() -> argparse.ArgumentParser:
         help="show the version and exit",
     )
     return parser
-
-
-def _port(text: str) -> int:
-    port = natural(text)
-    if port is None or port > 65535:
-        raise argparse.ArgumentTypeError(f"{text} is no port (0 to 65535; 0 is any that is free)")
-    return port
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,10 +9,13 @@ from collections.abc import Mapping
 
 from sandkeeper.errors import BadInput
 
-__all__ = ["GO_INT", "asked", "atoi", "decimal", "go_duration", "natural", "whole"]
+__all__ = ["GO_INT", "PORTS", "asked", "atoi", "decimal", "go_duration", "natural", "whole"]
 
 GO_INT = 1 << 63
 """One more than Go's largest int."""
+
+PORTS = range(1, 1 << 16)
+"""What a port's number can be: 16 bits, and not 0, which stands for any that is free."""
 
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?", re.ASCII)
 

@@ -13,6 +13,7 @@ from functools import partial
 from sandkeeper.archive.baseline import BaselineRecorder
 from sandkeeper.archive.service import Archive
 from sandkeeper.archive.workload import Workload
+from sandkeeper.drives.mounting import Mounter
 from sandkeeper.drives.service import Drives
 from sandkeeper.egress.service import Egress
 from sandkeeper.files.changing.temporaries import Temporaries
@@ -139,9 +140,8 @@ class Sandbox(OnDemand):
     def _build_network(self) -> None:
         settings, environment, identity = self.settings, self.environment, self.identity
         self.egress = Egress(settings.egress, environment, self.log, identity)
-        self.drives = Drives(
-            settings.drives, environment, self.children, self.log, identity=identity
-        )
+        mounter = Mounter(settings.drives, environment, self.children, identity)
+        self.drives = Drives(mounter, self.log)
         self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log, identity)
         self.environment_reload.hooks += [self._hide_import, self.egress.reapply]
 

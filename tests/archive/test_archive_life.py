@@ -326,7 +326,7 @@ def test_whoever_was_let_in_is_waited_for_and_then_sent_away(tmp_path: Path) -> 
         inside, go = asyncio.Event(), asyncio.Event()
 
         async def write() -> None:
-            async with freeze.writing():
+            with freeze.writing():
                 inside.set()
                 await go.wait()
 
@@ -334,9 +334,8 @@ def test_whoever_was_let_in_is_waited_for_and_then_sent_away(tmp_path: Path) -> 
         await inside.wait()
         freeze.enter("quiescing", EXPORT)
         assert not await freeze.settled(0.0)
-        with pytest.raises(Unavailable, match="quiescing"):
-            async with freeze.writing():
-                pass
+        with pytest.raises(Unavailable, match="quiescing"), freeze.writing():
+            pass
         go.set()
         assert await freeze.settled(50)
         await quick

@@ -157,3 +157,11 @@ def test_what_is_made_moved_and_removed(ask: Ask, server: Server) -> None:
     assert ask("rm", "-f", ":moved").returncode == 0
     assert ask("rm", "moved").returncode == 1
     assert not (server.workdir / "moved").exists()
+
+
+def test_who_is_refused_reads_the_name_once_and_how_a_path_is_written(ask: Ask) -> None:
+    assert (
+        ask("cat", "/nowhere").stderr == b"sandkeeper: stat /nowhere: no such file or directory\n"
+    )
+    hint = b"sandkeeper: /nowhere: process not found; a path is written :/nowhere\n"
+    assert ask("rm", "/nowhere").stderr == hint

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from sandkeeper.files.changing.pathlocks import PathLocks
 from sandkeeper.files.changing.removal import remove_tree
 from sandkeeper.files.changing.renaming import exclusive_rename
-from sandkeeper.files.changing.replace import Draft, PathLocks, survey
+from sandkeeper.files.changing.replace import Draft, survey
 from sandkeeper.files.changing.temporaries import Temporaries, remove_temporary
 from sandkeeper.files.paths import is_temporary, temporary_name
 

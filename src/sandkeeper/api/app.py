@@ -85,6 +85,7 @@ def create_app(sandbox: Sandbox) -> Edge:
         gateways=gateways,
         # Where there are several users, what a request may see depends on who asks.
         plain=PlainRoutes() if sandbox.users.any_allowed else areas.plain,
+        say=_sentence,
         traces=Traces(sandbox.tracing, sandbox.spans_for(sandbox.vitals.requests.groups)),
     )
 
@@ -112,7 +113,15 @@ def _prepare(sandbox: Sandbox, routes: list[BaseRoute]) -> None:
 
 
 async def _on_error(_request: Request, error: Exception) -> Response:
-    return error_response(error if isinstance(error, SandkeeperError) else BadInput(str(error)))
+    known = error if isinstance(error, SandkeeperError) else BadInput(str(error))
+    return error_response(known, _sentence)
+
+
+def _sentence(error: SandkeeperError) -> str:
+    """Say an error as the contract does, whose table is loaded with the first of them."""
+    from sandkeeper.api.blaxel.sentences import sentence
+
+    return sentence(error)
 
 
 async def _on_disconnect(_request: Request, _error: Exception) -> Response:

@@ -9,6 +9,7 @@ from pathlib import Path
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.daemon import Daemon
 from sandkeeper.linux.mounts import mounts
+from sandkeeper.linux.paths.below import is_below
 from sandkeeper.log.lines import Log
 from sandkeeper.processes.runs import pipes_folder
 from sandkeeper.settings import Environment, Settings
@@ -38,18 +39,14 @@ def excluded(root: str, runtime: list[str], more: list[str]) -> list[str]:
 
     Relative, each once; `more` may name them in full or relative to the root.
     """
-    own = [path for path in runtime if _is_below(root, path)]
+    own = [path for path in runtime if is_below(path, root)]
     found: dict[str, None] = {}
     for path in (*EXCLUDES, FOLDER, *own, *more):
-        if root != "/" and _is_below(root, path):
+        if root != "/" and is_below(path, root):
             path = os.path.relpath(path, root)
         if clean := os.path.normpath("/" + path).strip("/"):
             found[clean] = None
     return list(found)
-
-
-def _is_below(root: str, path: str) -> bool:
-    return path.startswith(root.rstrip("/") + "/")
 
 
 def mount_points(root: str) -> list[str]:

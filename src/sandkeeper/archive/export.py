@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import IO
 
@@ -209,10 +210,6 @@ def _json(value: object) -> bytes:
 def _completion(tags: list[str]) -> bytes:
     parts = []
     for number, tag in enumerate(tags, 1):
-        quoted = f"<ETag>{_escaped(tag)}</ETag>" if tag else ""
+        quoted = f"<ETag>{escape(tag, quote=False)}</ETag>" if tag else ""
         parts.append(f"<Part><PartNumber>{number}</PartNumber>{quoted}</Part>")
     return f"<CompleteMultipartUpload>{''.join(parts)}</CompleteMultipartUpload>".encode()
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

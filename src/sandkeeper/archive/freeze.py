@@ -2,15 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 
 import msgspec
 
 from sandkeeper.errors import Internal, Unavailable
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.mounts import mounts
+from sandkeeper.linux.paths.below import is_within
 from sandkeeper.linux.paths.statefiles import (
     Damaged,
     UntrustedFile,
@@ -22,7 +23,7 @@ from sandkeeper.linux.paths.statefiles import (
 )
 from sandkeeper.processes.spec import SavedProcess
 
-__all__ = ["Freeze"]
+__all__ = ["Freeze", "Writing"]
 
 
 class _Record(msgspec.Struct):
@@ -52,7 +53,7 @@ class Freeze:
         self._by_us = False
         self.stopped: list[str] = []
         self.processes: list[SavedProcess] = []
-        self._writers: set[asyncio.Timeout] = set()
+        self._writers: set[Writing] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -66,25 +67,20 @@ class Freeze:
         if self.state != "active":
             raise Unavailable(f"the sandbox is {self.state} ({self.reason}): nothing may change")
 
-    @asynccontextmanager
-    async def writing(self) -> AsyncIterator[None]:
+    def writing(self) -> "Writing":
         """Count as somebody who changes something; raises Unavailable, inside too (`expel`)."""
-        self.check()
-        stay = asyncio.timeout(None)
-        try:
-            async with stay:
-                self._writers.add(stay)
-                self._idle.clear()
-                try:
-                    yield
-                finally:
-                    self._writers.discard(stay)
-                    if not self._writers:
-                        self._idle.set()
-        except TimeoutError:
-            if not stay.expired():
-                raise
-            raise Unavailable(f"the sandbox is frozen ({self.reason}): it came too late") from None
+        return Writing(self)
+
+    def enter_writer(self, writer: "Writing") -> None:
+        """Wait for this one as well."""
+        self._writers.add(writer)
+        self._idle.clear()
+
+    def leave_writer(self, writer: "Writing") -> None:
+        """Wait for it no more."""
+        self._writers.discard(writer)
+        if not self._writers:
+            self._idle.set()
 
     async def settled(self, seconds: float) -> bool:
         """Wait until those who were let in are done; says whether they are."""
@@ -95,10 +91,8 @@ class Freeze:
 
     def expel(self) -> None:
         """Have those who are still in give up: what they wrote now no archive would hold."""
-        now = asyncio.get_running_loop().time()
-        for stay in self._writers:
-            if not stay.expired():
-                stay.reschedule(now)
+        for writer in self._writers:
+            writer.expel()
 
     def enter(self, state: str, reason: str) -> None:
         """Refuse from now on."""
@@ -126,7 +120,7 @@ class Freeze:
             self._by_us = False
             return ""
         state = str(self._state_dir.absolute())
-        inside = [m.path for m in mounts() if f"{state}/".startswith(m.path.rstrip("/") + "/")]
+        inside = [m.path for m in mounts() if is_within(state, m.path)]
         if not inside or max(inside, key=len) == self.root:
             return "the server's own state lies on it (SANDKEEPER_STATE_DIR)"
         try:
@@ -213,6 +207,46 @@ class Freeze:
         if record.reason.startswith(EXPORT):
             return INTERRUPTED, record.processes
         return "a restore had failed half-way", []
+
+
+class Writing:
+    """A task that changes something, while inside.
+
+    It is what asyncio.timeout() is without the rest: every write of a small file passes here.
+    """
+
+    __slots__ = ("_cancelling", "_expelled", "_freeze", "_task")
+
+    def __init__(self, freeze: Freeze) -> None:
+        self._freeze = freeze
+        self._expelled = False
+
+    def __enter__(self) -> None:
+        self._freeze.check()
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self._cancelling = task, task.cancelling()
+        self._freeze.enter_writer(self)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _where: TracebackType | None,
+    ) -> None:
+        self._freeze.leave_writer(self)
+        if not self._expelled:
+            return
+        ours = self._task.uncancel() <= self._cancelling
+        if ours and kind is not None and issubclass(kind, asyncio.CancelledError):
+            why = self._freeze.reason
+            raise Unavailable(f"the sandbox is frozen ({why}): it came too late") from None
+
+    def expel(self) -> None:
+        """Have it end where it waits."""
+        if not self._expelled:
+            self._expelled = True
+            self._task.cancel()
 
 
 EXPORT = "archive export"

@@ -40,7 +40,8 @@ def each(ids: list[str], do: Callable[[str], None]) -> int:
         try:
             do(identifier)
         except Refused as error:
-            complain(f"{identifier}: {error}")
+            named = f" {identifier.removeprefix(':')}:" in f" {error}"
+            complain(str(error) if named else f"{identifier}: {error}")
             failed = error.status
     return failed
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sandkeeper.codegen.providers.base import Document
-from sandkeeper.errors import Unprocessable
+from sandkeeper.errors import Unprocessable, reason_of
 from sandkeeper.files.walk import Found, walk
+from sandkeeper.journal.matching import wrong_with
 from sandkeeper.linux.paths import useros as os
 
 __all__ = ["Candidates", "collect"]
@@ -70,17 +71,12 @@ def _matcher(pattern: str) -> Callable[[str, str], bool]:
     try:
         compiled = re2.compile(pattern, options)
     except re2.error as error:
-        raise Unprocessable(f"invalid file pattern: {_reason(error)}") from None
+        raise Unprocessable(f"invalid file pattern: {wrong_with(error)}") from None
 
     def matches(path: str, name: str) -> bool:
         return bool(compiled.search(_utf8(path)) or compiled.search(_utf8(name)))
 
     return matches
-
-
-def _reason(error: Exception) -> str:
-    reason = error.args[0] if error.args else error
-    return reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
 
 
 def _utf8(text: str) -> str:
@@ -91,8 +87,7 @@ def _walk(root: str) -> Iterator[Found]:
     try:
         yield from walk(root, enter=_entered, files_first=True)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise Unprocessable(f"open {root}: {reason}") from None
+        raise Unprocessable(f"open {root}: {reason_of(error)}") from None
 
 
 def _entered(found: Found) -> bool:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from sandkeeper.codegen.candidates import Candidates, collect
 from sandkeeper.codegen.providers import Host, Provider, choose
-from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.errors import BadInput, Obstacle, Unprocessable, reason_of
 from sandkeeper.files.changing.replace import make_directories
 from sandkeeper.files.paths import Target, temporary_name
 from sandkeeper.files.work import FileWork
@@ -216,5 +216,4 @@ def _refuse_changed(path: str, before: _Version) -> None:
 
 
 def _failed(operation: str, path: str, error: OSError) -> Unprocessable:
-    reason = (error.strerror or str(error)).lower()
-    return Unprocessable(f"{operation} {path}: {reason}")
+    return Unprocessable(Obstacle(operation, path, error.errno or 0, reason_of(error)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sandkeeper.drives.rules import Drive
-from sandkeeper.errors import BadInput, Internal
+from sandkeeper.errors import BadInput, Internal, Task
 from sandkeeper.linux.identity import Identity
 from sandkeeper.numerals import natural
 from sandkeeper.settings import DriveSettings, truthy
@@ -51,9 +51,9 @@ def _nameserver() -> str:
     try:
         server = first_nameserver(Path("/etc/resolv.conf").read_text("utf-8", "replace"))
     except OSError as error:
-        raise Internal(f"Failed to mount drive: /etc/resolv.conf: {error.strerror}") from None
+        raise Internal(f"/etc/resolv.conf: {error.strerror}", task=Task.MOUNT_DRIVE) from None
     if not server:
-        raise Internal("Failed to mount drive: /etc/resolv.conf names no nameserver")
+        raise Internal("/etc/resolv.conf names no nameserver", task=Task.MOUNT_DRIVE)
     return server
 
 
@@ -61,9 +61,9 @@ def _blfs(drive: Drive, env: Mapping[str, str], settings: DriveSettings) -> Plan
     """The contract's program and command line."""
     workspace = env.get("BL_WORKSPACE_ID", "")
     if not workspace:
-        raise Internal("Failed to mount drive: BL_WORKSPACE_ID is not set")
+        raise Internal("BL_WORKSPACE_ID is not set", task=Task.MOUNT_DRIVE)
     if not os.path.exists(settings.blfs_binary):
-        raise Internal(f"Failed to mount drive: {settings.blfs_binary} is not installed")
+        raise Internal(f"{settings.blfs_binary} is not installed", task=Task.MOUNT_DRIVE)
     server = env.get("BL_DRIVE_FILER", "").strip() or _nameserver()
     domain = "dev" if env.get("BL_ENV") == "dev" else "ai"
     folder = f"/buckets/drv-{drive.name}-{workspace.lower()}{drive.drive_path}"
@@ -99,7 +99,7 @@ def _weed(drive: Drive, env: Mapping[str, str], settings: DriveSettings) -> Plan
     """SeaweedFS: `SANDKEEPER_WEED_FILER` is the filer's host:port; drives live below /buckets."""
     filer = env.get("SANDKEEPER_WEED_FILER", "")
     if not filer:
-        raise Internal("Failed to mount drive: SANDKEEPER_WEED_FILER is not set")
+        raise Internal("SANDKEEPER_WEED_FILER is not set", task=Task.MOUNT_DRIVE)
     argv = [
         _program("weed", env),
         "mount",
@@ -124,7 +124,7 @@ def _rclone(drive: Drive, env: Mapping[str, str], settings: DriveSettings) -> Pl
     """
     remote = env.get("SANDKEEPER_RCLONE_REMOTE", "")
     if not remote:
-        raise Internal("Failed to mount drive: SANDKEEPER_RCLONE_REMOTE is not set")
+        raise Internal("SANDKEEPER_RCLONE_REMOTE is not set", task=Task.MOUNT_DRIVE)
     joint = "" if remote.endswith((":", "/")) else "/"
     argv = [
         _program("rclone", env),
@@ -155,7 +155,7 @@ def _bind(drive: Drive, env: Mapping[str, str], settings: DriveSettings) -> Plan
 def _program(name: str, env: Mapping[str, str]) -> str:
     found = shutil.which(name, path=env.get("PATH") or os.defpath)
     if found is None:
-        raise Internal(f"Failed to mount drive: {name} is not installed")
+        raise Internal(f"{name} is not installed", task=Task.MOUNT_DRIVE)
     return found
 
 
@@ -176,7 +176,9 @@ def effective(
     driver = drive.driver or env.get("SANDKEEPER_DRIVE_DRIVER", "").strip().lower() or "blfs"
     if driver == "bind":  # the kernel shows a bound folder with the owners it has
         if drive.uid_map or drive.gid_map:
-            raise BadInput("Invalid map: the bind driver cannot map users or groups")
+            raise BadInput(
+                "the bind driver cannot map users or groups", task=Task.ACCEPT_DRIVE, about="map"
+            )
         return replace(drive, driver=driver)
     return replace(
         drive,
@@ -189,5 +191,5 @@ def effective(
 def _map(env: Mapping[str, str], variable: str, own: int | None) -> str:
     value = env.get(variable, "") or ("" if own is None else str(own))
     if value and natural(value) is None:
-        raise Internal(f"Failed to mount drive: {variable} is not a number")
+        raise Internal(f"{variable} is not a number", task=Task.MOUNT_DRIVE)
     return value

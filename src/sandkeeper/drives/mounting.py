@@ -29,7 +29,15 @@ from sandkeeper.drives.system import (
     mount_at,
     mount_of,
 )
-from sandkeeper.errors import BadInput, Conflict, Forbidden, Internal, SandkeeperError
+from sandkeeper.errors import (
+    BadInput,
+    Conflict,
+    Forbidden,
+    Internal,
+    SandkeeperError,
+    Task,
+    reason_of,
+)
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.daemon import Daemon
 from sandkeeper.linux.children.programs import environment_for_root, refuse_program
@@ -67,7 +75,7 @@ class Up:
 
 
 class Mounter:
-    """Mounts and unmounts; keeps nothing."""
+    """Mounts and unmounts, as `workload` where there is one; keeps nothing."""
 
     def __init__(
         self,
@@ -76,19 +84,19 @@ class Mounter:
         children: Children,
         workload: Identity | None,
     ) -> None:
-        self._settings = settings
-        self._environment = environment
+        self.settings = settings
+        self.environment = environment
+        self.workload = workload
         self._children = children
-        self._workload = workload
 
     def acting(self, reach: Reach) -> Identity | None:
         """Return who mount points are opened as; None for the server itself."""
-        return self._workload if reach < Reach.ALL else None
+        return self.workload if reach < Reach.ALL else None
 
     @property
     def staging(self) -> str:
         """The folder of places to bring mounts up at, as the kernel's table names it."""
-        return os.path.realpath(self._settings.folder / STAGING)
+        return os.path.realpath(self.settings.folder / STAGING)
 
     async def clear(self) -> None:
         """Take away what a killed server was about to bring up."""
@@ -105,19 +113,19 @@ class Mounter:
         """
         from sandkeeper.drives.drivers import driver_named  # few have drives
 
-        told = self._environment.for_children()
-        env = await asyncio.to_thread(environment_for_root, told, self._workload)
+        told = self.environment.for_children()
+        env = await asyncio.to_thread(environment_for_root, told, self.workload)
         told["PATH"] = env.get("PATH", "")
-        plan = driver_named(drive.driver)(drive, told, self._settings)
+        plan = driver_named(drive.driver)(drive, told, self.settings)
         point = await self._open_point(drive, reach)
         try:
-            if plan.argv and self._workload is None:
+            if plan.argv and self.workload is None:
                 daemon = await self._start(plan, drive, env, drive.mount_path)
                 mounted = await mount_at(drive.mount_path)
                 return Up(daemon, mounted.id if mounted else 0, point.made)
             async with self._stage() as staged:
                 shown = driver_named(drive.driver)(
-                    replace(drive, mount_path=staged), told, self._settings
+                    replace(drive, mount_path=staged), told, self.settings
                 )
                 return await self._bring_up_at(staged, shown, drive, reach, point, env)
         except BaseException:
@@ -133,16 +141,19 @@ class Mounter:
         try:
             return await bounded(open_point, path, workload, seconds=PROBE_SECONDS)
         except OSError as error:
-            reason = (error.strerror or str(error) or "no answer").lower()
+            reason = reason_of(error) or "no answer"
             if isinstance(error, NotADirectoryError | FileExistsError):
-                raise BadInput("Invalid mount path: it is a file, not a directory") from None
+                raise BadInput(
+                    "it is a file, not a directory", task=Task.ACCEPT_MOUNT_PATH
+                ) from None
             if error.errno == errno.ELOOP:
-                raise BadInput(f"Invalid mount path: {reason}") from None
+                raise BadInput(reason, task=Task.ACCEPT_MOUNT_PATH) from None
             if workload is not None and error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
                 raise Forbidden(
-                    f"Invalid mount path: {path}: {reason} for the workload's user {workload.name}"
+                    f"{path}: {reason} for the workload's user {workload.name}",
+                    task=Task.ACCEPT_MOUNT_PATH,
                 ) from None
-            raise Internal(f"Failed to mount drive: {path}: {reason}") from None
+            raise Internal(f"{path}: {reason}", task=Task.MOUNT_DRIVE) from None
 
     @asynccontextmanager
     async def _stage(self) -> AsyncIterator[str]:
@@ -153,7 +164,7 @@ class Mounter:
             await asyncio.to_thread(make_private_folder, Path(folder))
             await asyncio.to_thread(os.mkdir, place, 0o700)
         except (OSError, UntrustedFile) as error:
-            raise Internal(f"Failed to mount drive: {error}") from None
+            raise Internal(str(error), task=Task.MOUNT_DRIVE) from None
         try:
             yield place
         finally:
@@ -178,20 +189,20 @@ class Mounter:
             if daemon is not None:
                 await daemon.kill()
             if isinstance(error, OSError):
-                reason = (error.strerror or str(error) or "no answer").lower()
-                raise Internal(f"Failed to mount drive: {reason}") from None
+                reason = reason_of(error) or "no answer"
+                raise Internal(reason, task=Task.MOUNT_DRIVE) from None
             raise
         return Up(daemon, made, point.made)
 
     def _show(self, plan: "Plan", drive: Drive, reach: Reach, staged: str, point: Point) -> int:
         """Bind a folder to the staged place if no program serves one; show that at the point."""
         if not plan.argv:
-            source = open_source(plan, self._workload, reach)
+            source = open_source(plan, self.workload, reach)
             try:
                 bind_mount(source, staged)
             finally:
                 os.close(source)
-        apart = self._workload is not None
+        apart = self.workload is not None
         if drive.read_only or apart:
             restrict(staged, read_only=drive.read_only, no_privilege=apart)
         return attach(staged, point.folder.number)
@@ -201,11 +212,11 @@ class Mounter:
     ) -> Daemon:
         """Start the program of a FUSE drive and wait until it has mounted on `where`."""
         try:
-            await asyncio.to_thread(make_private_folder, self._settings.folder)
-            await asyncio.to_thread(refuse_program, plan.argv[0], self._workload)
+            await asyncio.to_thread(make_private_folder, self.settings.folder)
+            await asyncio.to_thread(refuse_program, plan.argv[0], self.workload)
             daemon = await Daemon.start(self._children, plan.argv, env, self.log_path(drive))
         except (OSError, UntrustedFile) as error:
-            raise Internal(f"Failed to mount drive: {error}") from None
+            raise Internal(str(error), task=Task.MOUNT_DRIVE) from None
         try:
             await _ready(drive, daemon, where)
         except BaseException:
@@ -217,7 +228,7 @@ class Mounter:
     def log_path(self, drive: Drive) -> Path:
         """Return where the program of a drive writes."""
         name = drive.mount_path.strip("/").replace("/", "-")[-100:] + ".log"
-        return self._settings.folder / name
+        return self.settings.folder / name
 
     async def take_down(self, held: Held, daemon: Daemon | None, *, fuse: bool) -> None:
         """Unmount in good order if it lives, else by force; raises Conflict when it is in use."""
@@ -238,15 +249,15 @@ class Mounter:
             await daemon.kill()
         await detach(path, held.mount_id)
         if await mount_of(held) is not None:
-            raise Internal("Failed to unmount drive: it cannot be detached")
+            raise Internal("it cannot be detached", task=Task.UNMOUNT_DRIVE)
 
 
 def _not_unmounted(error: OSError) -> SandkeeperError:
     if error.errno == errno.EBUSY:
-        return Conflict("Failed to unmount drive: the drive is in use")
+        return Conflict("the drive is in use", task=Task.UNMOUNT_DRIVE)
     if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
-        return Conflict("Failed to unmount drive: the way to it changes")
-    return Internal(f"Failed to unmount drive: {(error.strerror or str(error)).lower()}")
+        return Conflict("the way to it changes", task=Task.UNMOUNT_DRIVE)
+    return Internal(reason_of(error), task=Task.UNMOUNT_DRIVE)
 
 
 async def _ready(drive: Drive, daemon: Daemon, where: str) -> None:
@@ -258,5 +269,5 @@ async def _ready(drive: Drive, daemon: Daemon, where: str) -> None:
                 return
         if await daemon.ends_within(READY_POLL):
             reason = daemon.tail() or "without a word"
-            raise Internal(f"Failed to mount drive: {drive.driver} ended: {reason}")
-    raise Internal(f"Failed to mount drive: not ready within {READY_SECONDS:g} s")
+            raise Internal(f"{drive.driver} ended: {reason}", task=Task.MOUNT_DRIVE)
+    raise Internal(f"not ready within {READY_SECONDS:g} s", task=Task.MOUNT_DRIVE)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sandkeeper.drives.rules import Reach
-from sandkeeper.errors import Forbidden
+from sandkeeper.errors import Forbidden, Task
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.identity import Identity, acting_for
 from sandkeeper.linux.mounts import PSEUDO, mount_id, mounts, walk_plainly
@@ -66,12 +66,13 @@ def open_point(path: str, workload: Identity | None) -> Point:
 def _refuse_foreign(fd: int, path: str, workload: Identity) -> None:
     if os.fstat(fd).st_uid != workload.uid:
         raise Forbidden(
-            f"Invalid mount path: {path} does not belong to the workload's user {workload.name}"
+            f"{path} does not belong to the workload's user {workload.name}",
+            task=Task.ACCEPT_MOUNT_PATH,
         )
     lies_on = mount_id(fd)
     kind = next((mount.kind for mount in mounts() if mount.id == lies_on), "")
     if kind in PSEUDO:  # folders of its processes and groups, in which the server looks things up
-        raise Forbidden(f"Invalid mount path: {path} is on a {kind} file system")
+        raise Forbidden(f"{path} is on a {kind} file system", task=Task.ACCEPT_MOUNT_PATH)
 
 
 def _descend(fd: int, names: Sequence[str]) -> tuple[int, int]:
@@ -159,7 +160,7 @@ def _refuse_drive(fd: int, name: str, workload: Identity) -> None:
     if os.fstat(fd).st_uid != workload.uid:
         os.close(fd)
         raise Forbidden(
-            f"Failed to mount drive: {name} does not belong to the workload's user {workload.name}"
+            f"{name} does not belong to the workload's user {workload.name}", task=Task.MOUNT_DRIVE
         )
 
 
@@ -170,4 +171,4 @@ def _open_root(plan: "Plan", workload: Identity | None) -> int:
     try:
         return open_trusted_folder(plan.below, make=0o700, workload=workload, only=True)
     except UntrustedFile as error:
-        raise Forbidden(f"Failed to mount drive: the folder of all drives: {error}") from None
+        raise Forbidden(f"the folder of all drives: {error}", task=Task.MOUNT_DRIVE) from None

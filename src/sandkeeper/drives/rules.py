@@ -7,8 +7,9 @@ import sys
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from sandkeeper.errors import BadInput, Forbidden
+from sandkeeper.errors import BadInput, Forbidden, Task
 from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.paths.below import is_within
 from sandkeeper.numerals import natural
 
 __all__ = [
@@ -66,14 +67,20 @@ def checked(drive: Drive) -> Drive:
     """Return the drive with its paths cleaned, by the contract's rules in the contract's order."""
     if len(drive.name) > NAME_LENGTH or not _NAME.fullmatch(drive.name):
         raise BadInput(
-            "Invalid drive name: it takes letters, digits, - and _, begins with a letter or digit "
-            f"and has {NAME_LENGTH} characters at most"
+            "it takes letters, digits, - and _, begins with a letter or digit "
+            f"and has {NAME_LENGTH} characters at most",
+            task=Task.ACCEPT_DRIVE,
+            about="drive name",
         )
     mount_path = clean_mount_path(drive.mount_path)
     drive_path = _clean_drive_path(drive.drive_path)
     for kind, value in (("uid", drive.uid_map), ("gid", drive.gid_map)):
         if value and natural(value, 1 << 32) in {None, 1 << 32}:
-            raise BadInput(f"Invalid {kind} map: {value!r} is not a number of a user or group")
+            raise BadInput(
+                f"{value!r} is not a number of a user or group",
+                task=Task.ACCEPT_DRIVE,
+                about=f"{kind} map",
+            )
     return replace(drive, mount_path=mount_path, drive_path=drive_path)
 
 
@@ -82,7 +89,7 @@ def clean_mount_path(path: str) -> str:
     if not path.strip("/"):
         raise BadInput("Mount path is required (must start with /)")
     if len(path) > PATH_LENGTH:
-        raise BadInput(f"Invalid mount path: longer than {PATH_LENGTH} characters")
+        raise BadInput(f"longer than {PATH_LENGTH} characters", task=Task.ACCEPT_MOUNT_PATH)
     _refuse_parts(path, "mount path")
     return "/" + posixpath.normpath(path).lstrip("/")
 
@@ -91,30 +98,32 @@ def _clean_drive_path(path: str) -> str:
     if not path:
         return "/"
     if not path.startswith("/"):
-        raise BadInput("Invalid drive path: Drive path must start with /")
+        raise BadInput("Drive path must start with /", task=Task.ACCEPT_DRIVE, about="drive path")
     if len(path) > PATH_LENGTH:
-        raise BadInput(f"Invalid drive path: longer than {PATH_LENGTH} characters")
+        raise BadInput(
+            f"longer than {PATH_LENGTH} characters", task=Task.ACCEPT_DRIVE, about="drive path"
+        )
     _refuse_parts(path, "drive path")
     return "/" + posixpath.normpath(path).lstrip("/")
 
 
 def _refuse_parts(path: str, what: str) -> None:
     if ".." in path.split("/"):
-        raise BadInput(f"Invalid {what}: it must not contain ..")
+        raise BadInput("it must not contain ..", task=Task.ACCEPT_DRIVE, about=what)
     if _CONTROL.search(path):
-        raise BadInput(f"Invalid {what}: it must not contain control characters")
+        raise BadInput("it must not contain control characters", task=Task.ACCEPT_DRIVE, about=what)
 
 
 def refuse_system_folder(path: str, *also: str) -> None:
     """Refuse what the machine or we live on; `also` are further trees, with what is above them."""
     for tree in SYSTEM_TREES:
-        if _within(path, tree):
-            raise BadInput(f"Invalid mount path: {path} belongs to the system")
+        if is_within(path, tree):
+            raise BadInput(f"{path} belongs to the system", task=Task.ACCEPT_MOUNT_PATH)
     if path in SYSTEM_FOLDERS:
-        raise BadInput(f"Invalid mount path: {path} belongs to the system")
+        raise BadInput(f"{path} belongs to the system", task=Task.ACCEPT_MOUNT_PATH)
     for tree in also:
-        if _within(path, tree) or _within(tree, path):
-            raise BadInput(f"Invalid mount path: {path} is needed by the server")
+        if is_within(path, tree) or is_within(tree, path):
+            raise BadInput(f"{path} is needed by the server", task=Task.ACCEPT_MOUNT_PATH)
 
 
 def own_places() -> list[str]:
@@ -134,16 +143,13 @@ def refuse_beyond_reach(drive: Drive, asked: Drive, reach: Reach, workload: Iden
     """
     if reach < Reach.DRIVES and drive.driver != "bind":
         raise Forbidden(
-            f"Failed to mount drive: the {drive.driver} driver acts with rights that the "
-            "workload's user does not have: the operator mounts such a drive, or permits drives"
+            f"the {drive.driver} driver acts with rights that the "
+            "workload's user does not have: the operator mounts such a drive, or permits drives",
+            task=Task.MOUNT_DRIVE,
         )
     ids = ((asked.uid_map, {workload.uid}), (asked.gid_map, {workload.gid, *workload.groups}))
     if reach < Reach.ALL and any(value and int(value) not in own for value, own in ids):
         raise Forbidden(
-            "Failed to mount drive: only the operator maps a drive to users and groups other than "
-            "the workload's own"
+            "only the operator maps a drive to users and groups other than the workload's own",
+            task=Task.MOUNT_DRIVE,
         )
-
-
-def _within(path: str, tree: str) -> bool:
-    return path == tree or path.startswith(tree.rstrip("/") + os.sep)

@@ -36,14 +36,11 @@ from sandkeeper.drives.system import (
     real_path,
     refuse_foreign,
 )
-from sandkeeper.errors import Conflict, Forbidden, SandkeeperError
-from sandkeeper.linux.children.children import Children
+from sandkeeper.errors import Conflict, Forbidden, SandkeeperError, Task
 from sandkeeper.linux.children.daemon import Daemon
-from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.mounts import Mount, bounded, mounts
 from sandkeeper.linux.paths.statefiles import Damaged, UntrustedFile
 from sandkeeper.log.lines import Log
-from sandkeeper.settings import DriveSettings, Environment
 
 __all__ = ["Drives", "MountedDrive"]
 
@@ -103,20 +100,12 @@ class _Turn:
 class Drives:
     """All drives; what is ours is remembered over a restart of the server."""
 
-    def __init__(
-        self,
-        settings: DriveSettings,
-        environment: Environment,
-        children: Children,
-        log: Log,
-        *,
-        identity: Identity | None,
-    ) -> None:
-        self._settings = settings
-        self._environment = environment
+    def __init__(self, mounter: Mounter, log: Log) -> None:
+        self._mounter = mounter
+        self._settings = mounter.settings
+        self._environment = mounter.environment
+        self._identity = mounter.workload
         self._log = log
-        self._identity = identity
-        self._mounter = Mounter(settings, environment, children, identity)
         self._entries: dict[str, _Entry] = {}
         self._turns: dict[str, _Turn] = {}
 
@@ -175,7 +164,7 @@ class Drives:
             if await self._is_there(wanted, reach):
                 return wanted
             if len(self._entries) >= MAX_DRIVES and reach < Reach.ALL:
-                raise Conflict(f"Failed to mount drive: there are {MAX_DRIVES} already")
+                raise Conflict(f"there are {MAX_DRIVES} already", task=Task.MOUNT_DRIVE)
             entry = _Entry.of(wanted, reach, await self._mounter.bring_up(wanted, reach))
             self._entries[path] = entry
             await self._save()
@@ -218,8 +207,9 @@ class Drives:
         others = entry is None or entry.reach is Reach.ALL
         if self._identity is not None and others and reach < Reach.DRIVES:
             raise Forbidden(
-                f"Failed to unmount drive: {path} was not mounted for the workload's user: "
-                "the operator unmounts it, or permits drives"
+                f"{path} was not mounted for the workload's user: "
+                "the operator unmounts it, or permits drives",
+                task=Task.UNMOUNT_DRIVE,
             )
 
     async def _take_down(self, mounted: Mount, entry: _Entry | None) -> None:
@@ -259,7 +249,7 @@ class Drives:
             return False
         if entry is not None and (mounted is None or mounted.id != entry.mount_id):
             # Its folders were moved away with it, or something else lies on it.
-            raise Conflict(f"Failed to mount drive: mount path already in use: {path}")
+            raise Conflict(f"mount path already in use: {path}", task=Task.MOUNT_DRIVE)
         assert mounted is not None
         known = entry.drive if entry else None
         if known is None and mounted.kind in FUSE_KINDS:
@@ -271,7 +261,7 @@ class Drives:
                 read_only=seen.read_only,
             )
         if known != wanted:
-            raise Conflict(f"Failed to mount drive: mount path already in use: {path}")
+            raise Conflict(f"mount path already in use: {path}", task=Task.MOUNT_DRIVE)
         if await lives(Held(path, mounted.id)):
             return True
         self._refuse_others(path, entry, reach)

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from sandkeeper.drives.rules import Drive
-from sandkeeper.errors import BadInput
+from sandkeeper.errors import BadInput, Task, reason_of
 from sandkeeper.linux.identity import Identity, acting_for
 from sandkeeper.linux.mounts import Mount, bounded, mounts, open_mount, unmount
 from sandkeeper.linux.paths import useros as os
@@ -80,8 +80,8 @@ async def real_path(path: str, workload: Identity | None) -> str:
     except TimeoutError:
         return path
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise BadInput(f"Invalid mount path: {reason}") from None
+        reason = reason_of(error)
+        raise BadInput(reason, task=Task.ACCEPT_MOUNT_PATH) from None
 
 
 async def refuse_foreign(path: str, mounted: Mount | None, workload: Identity | None) -> None:
@@ -97,13 +97,13 @@ async def refuse_foreign(path: str, mounted: Mount | None, workload: Identity | 
     if mounted is not None:
         if mounted.kind in FUSE_KINDS:
             return
-        raise BadInput("Failed to unmount drive: the mount is not a drive")
+        raise BadInput("the mount is not a drive", task=Task.UNMOUNT_DRIVE)
     try:
         there = await bounded(is_there, seconds=LOOK_SECONDS)
     except TimeoutError:
         there = True
     what = "path is not a mount point" if there else "mount path does not exist"
-    raise BadInput(f"Failed to unmount drive: {what}")
+    raise BadInput(what, task=Task.UNMOUNT_DRIVE)
 
 
 async def detach(path: str, wanted: int = 0) -> None:

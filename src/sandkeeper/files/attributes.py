@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.errors import BadInput, NotFound, Task, Unprocessable, failure
 from sandkeeper.files.conditions import Conditions
 from sandkeeper.files.service import Fault, Files
 from sandkeeper.files.walk import Found, walk
-from sandkeeper.files.work import Cancel, failure
+from sandkeeper.files.work import Cancel
 from sandkeeper.linux.identity import INVALID
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.numerals import natural
@@ -52,9 +52,9 @@ class Attributes:
             self._files.owners.refresh()
             return info, os.readlink(path) if stat.S_ISLNK(info.st_mode) else ""
         except FileNotFoundError as error:
-            raise failure(NotFound, "", "lstat", path, error) from None
+            raise failure(NotFound, None, "lstat", path, error) from None
         except Fault as error:
-            raise failure(Unprocessable, "", "lstat", path, error) from None
+            raise failure(Unprocessable, None, "lstat", path, error) from None
 
     def change(
         self,
@@ -85,10 +85,9 @@ class Attributes:
                     _mark(entry, attributes)
                     changed += 1
         except FileNotFoundError as error:
-            raise failure(NotFound, "", "stat", path, error) from None
+            raise failure(NotFound, None, "stat", path, error) from None
         except Fault as error:
-            prefix = "error changing attributes: "
-            raise failure(Unprocessable, prefix, "chmod", path, error) from None
+            raise failure(Unprocessable, Task.CHANGE_ATTRIBUTES, "chmod", path, error) from None
         return changed
 
     def _entries(self, path: str, recursive: bool, cancel: Cancel) -> Iterator[str]:
@@ -113,9 +112,9 @@ class Attributes:
                 total.filesystem_size = disk.f_blocks * disk.f_frsize
                 total.filesystem_free = disk.f_bavail * disk.f_frsize
         except FileNotFoundError as error:
-            raise failure(NotFound, "", "lstat", path, error) from None
+            raise failure(NotFound, None, "lstat", path, error) from None
         except Fault as error:
-            raise failure(Unprocessable, "", "open", path, error) from None
+            raise failure(Unprocessable, None, "open", path, error) from None
         return total
 
     def _add(self, total: Usage, path: str, top: os.stat_result, cancel: Cancel) -> None:

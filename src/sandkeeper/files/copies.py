@@ -5,7 +5,14 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sandkeeper.errors import Conflict, NotFound, SandkeeperError, Unprocessable
+from sandkeeper.errors import (
+    Conflict,
+    NotFound,
+    SandkeeperError,
+    Task,
+    Unprocessable,
+    failure,
+)
 from sandkeeper.files.changing.removal import remove_tree
 from sandkeeper.files.changing.renaming import exclusive_rename
 from sandkeeper.files.changing.replace import Draft
@@ -13,8 +20,9 @@ from sandkeeper.files.conditions import Conditions
 from sandkeeper.files.paths import temporary_name
 from sandkeeper.files.service import OPEN_READ, Fault, Files
 from sandkeeper.files.walk import walk
-from sandkeeper.files.work import Cancel, failure
+from sandkeeper.files.work import Cancel
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.linux.paths.below import is_within
 
 __all__ = ["Copies"]
 
@@ -33,7 +41,6 @@ class Copies:
         Links are copied as links, special files are refused. Raises Conflict (code
         FILE_ALREADY_EXISTS) under `no_overwrite`, otherwise Unprocessable, StorageFull.
         """
-        prefix = f"error copying {source}: "
         try:
             info = os.lstat(source)
             target = _placed(source, destination)
@@ -52,9 +59,9 @@ class Copies:
                 raise
             return target
         except FileExistsError as error:
-            raise _exists(error.filename or destination, no_overwrite, prefix) from None
+            raise _exists(Task.COPY, source, error.filename or destination, no_overwrite) from None
         except Fault as error:
-            raise failure(Unprocessable, prefix, "copy", destination, error) from None
+            raise _failed(Task.COPY, source, destination, error) from None
 
     def move(
         self,
@@ -69,7 +76,6 @@ class Copies:
         A directory is never merged into another. Raises NotFound, Conflict, PreconditionFailed,
         Unprocessable, StorageFull.
         """
-        prefix = f"error moving {source}: "
         try:
             info = os.lstat(source)
             target = _placed(source, destination)
@@ -80,12 +86,12 @@ class Copies:
             return target
         except FileNotFoundError as error:
             if error.filename not in {None, source}:
-                raise failure(Unprocessable, prefix, "rename", destination, error) from None
+                raise _failed(Task.MOVE, source, destination, error) from None
             raise NotFound("file or directory not found") from None
         except FileExistsError as error:
-            raise _exists(error.filename or destination, no_overwrite, prefix) from None
+            raise _exists(Task.MOVE, source, error.filename or destination, no_overwrite) from None
         except Fault as error:
-            raise failure(Unprocessable, prefix, "rename", destination, error) from None
+            raise _failed(Task.MOVE, source, destination, error) from None
 
     def place(self, source: str, target: str, cancel: Cancel) -> None:
         """Move to exactly `target`, as rename(2) does, also across file systems.
@@ -250,14 +256,21 @@ def _refuse_inside(source: str, target: str) -> None:
         return
     inner = os.path.join(os.path.realpath(os.path.dirname(target)), os.path.basename(target))
     outer = os.path.realpath(source)
-    if inner == outer or inner.startswith(outer.rstrip("/") + "/"):
+    if is_within(inner, outer):
         raise OSError(errno.EINVAL, "cannot copy a directory into itself", target)
 
 
-def _exists(path: str, no_overwrite: bool, prefix: str) -> SandkeeperError:
+def _exists(task: Task, source: str, path: str, no_overwrite: bool) -> SandkeeperError:
     if no_overwrite:
         return Conflict(f"{path} already exists", code=EXISTS)
-    return Unprocessable(f"{prefix}{path} already exists")
+    return Unprocessable(f"{path} already exists", task=task, about=source)
+
+
+def _failed(
+    task: Task, source: str, destination: str, error: OSError | ValueError
+) -> SandkeeperError:
+    step = "copy" if task is Task.COPY else "rename"
+    return failure(Unprocessable, task, step, destination, error, about=source)
 
 
 def _raise(_path: str, error: OSError) -> None:

@@ -70,8 +70,11 @@ class Crew:
         if self._waiting.get(kind, 0) >= WAITING_EACH:
             raise Unavailable(f"{WAITING_EACH} operations of this kind hang")
         job = _Job(kind, function)
-        self._queues.setdefault(kind, deque()).append(job)
-        self._start()
+        if not self._queues and self._has_place() and self._taken.get(kind, 0) < self._each:
+            self._hand(job)  # as nearly always
+        else:
+            self._queues.setdefault(kind, deque()).append(job)
+            self._start()
         result: T = await job.done
         return result
 
@@ -88,9 +91,12 @@ class Crew:
         if self._looking is not None:
             self._looking.cancel()
 
+    def _has_place(self) -> bool:
+        return sum(self._taken.values()) < self._places
+
     def _start(self) -> None:
         """Give free places to what waits, a kind after the other."""
-        while sum(self._taken.values()) < self._places:
+        while self._has_place():
             kind = next((one for one in self._queues if self._taken.get(one, 0) < self._each), None)
             if kind is None:
                 break
@@ -104,24 +110,26 @@ class Crew:
             self._looking = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
     def _hand(self, job: _Job) -> None:
-        if self._idle:
-            self._idle -= 1
-            self._handed.put(job)
-        else:
-            # A thread that hangs must not keep the server from ending.
-            thread = threading.Thread(target=self._work, args=[job], name=self._name, daemon=True)
-            try:
-                started(thread)
-            except Unavailable as error:
-                job.done.set_exception(error)
-                return
         _count(self._taken, job.kind, 1)
         self._running.add(job)
+        if self._idle:
+            self._idle -= 1
+            self._handed.put(job)  # last: the thread waits for the interpreter from here on
+            return
+        # A thread that hangs must not keep the server from ending.
+        thread = threading.Thread(target=self._work, args=[job], name=self._name, daemon=True)
+        try:
+            started(thread)
+        except Unavailable as error:
+            _count(self._taken, job.kind, -1)
+            self._running.discard(job)
+            job.done.set_exception(error)
 
     def _work(self, first: _Job) -> None:
         job: _Job | None = first
+        mine = threading.get_native_id()
         while job is not None:
-            job.thread = threading.get_native_id()
+            job.thread = mine
             result, error = None, None
             try:
                 result = job.function()
@@ -148,7 +156,8 @@ class Crew:
             self._handed.put(None)
         else:
             self._idle += 1
-            self._start()
+            if self._queues:
+                self._start()
 
     def _look(self) -> None:
         """Take the places of those who wait, for others."""

@@ -1,7 +1,7 @@
 """Bytes that arrive bit by bit, written by a worker thread while the next ones are on their way."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -40,6 +40,15 @@ class Feed(Generic[T]):
         self._pieces: list[bytes] = []
         self._gathered = 0
         self._writing: asyncio.Future[None] | None = None
+
+    async def take_all(self, blocks: AsyncIterable[bytes]) -> T:
+        """Write all that comes and commit; returns what `finish` does."""
+        try:
+            async for block in blocks:
+                await self.write(block)
+            return await self.finish()
+        finally:
+            await self.abort()
 
     async def write(self, data: bytes) -> None:
         """Take `data`; waits only while a whole block before it is unwritten. Raises what the

@@ -15,7 +15,6 @@ that are not UTF-8 (PEP 383), so every name the kernel allows survives the way i
 import os
 import posixpath
 import re
-import secrets
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
@@ -102,7 +101,7 @@ def temporary_name(*, replacing: bool) -> str:
     knows whether a file was written or created. Its length does not depend on the target's, which
     may already have the 255 bytes a name can have.
     """
-    return f"{TEMPORARY_PREFIX}{'r' if replacing else 'n'}-{secrets.token_hex(10)}"
+    return f"{TEMPORARY_PREFIX}{'r' if replacing else 'n'}-{os.urandom(10).hex()}"
 
 
 def is_temporary(name: str) -> bool:

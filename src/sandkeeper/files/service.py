@@ -9,9 +9,18 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from sandkeeper.errors import Internal, NotFound, SandkeeperError, Unprocessable
+from sandkeeper.errors import (
+    Internal,
+    NotFound,
+    SandkeeperError,
+    Task,
+    TooLargeToRead,
+    Unprocessable,
+    failure,
+)
+from sandkeeper.files.changing.pathlocks import PathLocks
 from sandkeeper.files.changing.removal import remove_tree
-from sandkeeper.files.changing.replace import Draft, PathLocks, make_directories, survey
+from sandkeeper.files.changing.replace import Draft, make_directories, survey
 from sandkeeper.files.changing.temporaries import Temporaries, remove_temporary
 from sandkeeper.files.conditions import NO_CONDITIONS, Conditions
 from sandkeeper.files.entries import Owners
@@ -25,7 +34,7 @@ from sandkeeper.files.paths import (
     working_directory,
 )
 from sandkeeper.files.reading import FileBlocks, is_pseudo, read_to
-from sandkeeper.files.work import Cancel, FileWork, failure
+from sandkeeper.files.work import Cancel, FileWork
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.linux.paths.inmemory import InMemory
@@ -79,15 +88,18 @@ class Files:
 
     def resolve(self, raw_rest: bytes) -> Target:
         """Resolve the path of a URL; raises BadInput."""
-        return resolve(raw_rest, workdir=self.workdir, home=self._home())
+        # As `~` or escaped; looking the home up costs more than the rest.
+        home = self._home() if b"~" in raw_rest or b"%7" in raw_rest else ""
+        return resolve(raw_rest, workdir=self.workdir, home=home)
 
     def resolve_text(self, path: str) -> Target:
         """Resolve a path of a JSON body; raises BadInput."""
-        return resolve_text(path, workdir=self.workdir, home=self._home())
+        home = self._home() if path.startswith("~") else ""
+        return resolve_text(path, workdir=self.workdir, home=home)
 
     def working_directory(self, path: str) -> str:
         """Return where a process is to run, `~` expanded; raises BadInput without a home."""
-        return working_directory(path, home=self._home())
+        return working_directory(path, home=self._home() if path.startswith("~") else "")
 
     # Reading
 
@@ -100,18 +112,18 @@ class Files:
         try:
             return os.stat(path)
         except ValueError as error:
-            raise failure(Unprocessable, "", "stat", path, error) from None
+            raise failure(Unprocessable, None, "stat", path, error) from None
         except FileNotFoundError as error:
-            raise failure(NotFound, "", "stat", path, error) from None
+            raise failure(NotFound, None, "stat", path, error) from None
         except Fault as error:
-            raise failure(otherwise, "", "stat", path, error) from None
+            raise failure(otherwise, None, "stat", path, error) from None
 
     def listing(self, path: str) -> Listing:
         """Open a directory and read its names, one level; raises Unprocessable."""
         try:
             fd = OwnedFd(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         except Fault as error:
-            raise failure(Unprocessable, "error listing directory: ", "open", path, error) from None
+            raise failure(Unprocessable, Task.LIST_DIRECTORY, "open", path, error) from None
         made = Listing(os.fstat(fd.number), fd)
         try:
             with os.scandir(fd.number) as entries:
@@ -123,7 +135,7 @@ class Files:
                     kind.append(name)
         except OSError as error:
             fd.close()
-            raise failure(Unprocessable, "error listing directory: ", "read", path, error) from None
+            raise failure(Unprocessable, Task.LIST_DIRECTORY, "read", path, error) from None
         made.files = in_order(made.files, _byte_order(made.files))
         made.directories = in_order(made.directories, _byte_order(made.directories))
         self.owners.refresh()
@@ -134,7 +146,7 @@ class Files:
         try:
             fd, now = self._open_regular(path, info)
         except Fault as error:
-            raise failure(Unprocessable, "error opening file: ", "open", path, error) from None
+            raise failure(Unprocessable, Task.OPEN_FILE, "open", path, error) from None
         if now.st_size > FIRST_BYTES or not is_pseudo(now):
             return Opened(now, fd, now.st_size)
         try:
@@ -145,7 +157,7 @@ class Files:
             return Opened(now, fd, None, first)
         except OSError as error:
             fd.close()
-            raise failure(Unprocessable, "error opening file: ", "read", path, error) from None
+            raise failure(Unprocessable, Task.OPEN_FILE, "read", path, error) from None
 
     def text(self, path: str, info: os.stat_result) -> Text:
         """Open a regular file of up to `settings.read_limit` bytes; raises Unprocessable.
@@ -158,7 +170,7 @@ class Files:
         try:
             fd, now = self._open_regular(path, info)
         except Fault as error:
-            raise failure(Unprocessable, "error reading file: ", "read", path, error) from None
+            raise failure(Unprocessable, Task.READ_FILE, "read", path, error) from None
         size = min(now.st_size, self.settings.read_limit)
         return Text(now, size, FileBlocks(fd, size))
 
@@ -172,12 +184,9 @@ class Files:
             finally:
                 fd.close()
         except Fault as error:
-            raise failure(Unprocessable, "error reading file: ", "read", path, error) from None
+            raise failure(Unprocessable, Task.READ_FILE, "read", path, error) from None
         if now.st_size > limit or len(data) > limit:
-            raise Unprocessable(
-                f"error reading file: {path} is larger than {limit} bytes; "
-                "download it with Accept: application/octet-stream"
-            )
+            raise TooLargeToRead(f"{path} is larger than {limit} bytes", task=Task.READ_FILE)
         return Content(now, data)
 
     def part(self, path: str, info: os.stat_result) -> FileBlocks:
@@ -220,7 +229,7 @@ class Files:
             finally:
                 draft.discard()
         except Fault as error:
-            raise failure(Unprocessable, "error writing file: ", "open", path, error) from None
+            raise failure(Unprocessable, Task.WRITE_FILE, "open", path, error) from None
 
     @contextmanager
     def temporary(self, path: str) -> Iterator[None]:
@@ -247,8 +256,7 @@ class Files:
                     conditions.check(_present(path))
                 make_directories(path, mode & 0o777)
         except Fault as error:
-            prefix = "error creating directory: "
-            raise failure(Unprocessable, prefix, "mkdir", path, error) from None
+            raise failure(Unprocessable, Task.CREATE_DIRECTORY, "mkdir", path, error) from None
 
     # Deleting
 
@@ -263,9 +271,9 @@ class Files:
             conditions.check(None)
             raise NotFound("file or directory not found") from None
         except Fault as error:
-            raise failure(Unprocessable, "", "stat", path, error) from None
+            raise failure(Unprocessable, None, "stat", path, error) from None
         is_directory = stat.S_ISDIR(info.st_mode)
-        kind = "directory" if is_directory or _leads_to_directory(path) else "file"
+        counts = is_directory or _leads_to_directory(path)
         with self.locks.hold(path):
             if conditions:
                 conditions.check(_present(path))
@@ -278,10 +286,9 @@ class Files:
                 raise NotFound("file or directory not found") from None
             except OSError as error:
                 operation = "unlinkat" if recursive and is_directory else "remove"
-                raise failure(
-                    Unprocessable, f"error deleting {kind}: ", operation, path, error
-                ) from None
-        return kind == "directory"
+                task = Task.DELETE_DIRECTORY if counts else Task.DELETE_FILE
+                raise failure(Unprocessable, task, operation, path, error) from None
+        return counts
 
     def delete_directory(self, path: str, recursive: bool, cancel: Cancel) -> None:
         """Remove a directory, with all that is in it if `recursive`; never the root.
@@ -289,7 +296,7 @@ class Files:
         Raises OSError, and Unprocessable for the root by whatever name.
         """
         if os.path.samestat(os.stat(path), os.stat("/")):
-            raise Unprocessable("error deleting directory: refusing to delete /")
+            raise Unprocessable("refusing to delete /", task=Task.DELETE_DIRECTORY)
         if recursive:
             remove_tree(path, cancel.check)
         else:
@@ -345,9 +352,7 @@ class Upload:
         try:
             yield
         except Fault as error:
-            raise failure(
-                Unprocessable, "error writing binary file: ", operation, self._path, error
-            ) from None
+            raise failure(Unprocessable, Task.STORE_FILE, operation, self._path, error) from None
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.errors import BadInput, Task, Unprocessable, failure
 from sandkeeper.files.changing.replace import Draft, make_directories
 from sandkeeper.files.globs import any_of
 from sandkeeper.files.service import Fault, Files
 from sandkeeper.files.walk import Found, walk
-from sandkeeper.files.work import Cancel, describe, failure
+from sandkeeper.files.work import Cancel
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.linux.paths.below import is_below
 from sandkeeper.pieces import used_up
 
 __all__ = [
@@ -83,8 +84,7 @@ class Trees:
         except (FileNotFoundError, NotADirectoryError):
             pass
         except Fault as error:
-            prefix = "error listing directory: "
-            raise failure(Unprocessable, prefix, "stat", root, error) from None
+            raise failure(Unprocessable, Task.LIST_DIRECTORY, "stat", root, error) from None
         raise BadInput(NOT_A_DIRECTORY)
 
     def survey(self, root: str, query: TreeQuery, cancel: Cancel) -> Tree:
@@ -111,8 +111,7 @@ class Trees:
                     _limit(len(tree.files), query.max_files, "files", "maxFiles")
                     _limit(size, query.max_bytes, "bytes of content", "maxBytes")
         except OSError as error:
-            prefix = "error listing directory: "
-            raise failure(Unprocessable, prefix, "open", root, error) from None
+            raise failure(Unprocessable, Task.LIST_DIRECTORY, "open", root, error) from None
         self._files.owners.refresh()
         return tree
 
@@ -146,10 +145,10 @@ class Trees:
         made: list[str] = []
         drafts: list[Draft] = []
         try:
-            made += self._directory(root, "error creating root directory: ")
+            made += self._directory(root, Task.CREATE_ROOT)
             for path, text in wanted:
                 cancel.check()
-                made += self._directory(os.path.dirname(path), "error creating parent directory: ")
+                made += self._directory(os.path.dirname(path), Task.CREATE_PARENT)
                 drafts.append(self._stage(path, text))
             while drafts:
                 self._commit(drafts.pop(0))
@@ -161,11 +160,11 @@ class Trees:
                     os.rmdir(path)
             raise
 
-    def _directory(self, path: str, prefix: str) -> list[str]:
+    def _directory(self, path: str, task: Task) -> list[str]:
         try:
             return make_directories(path, 0o755)
         except Fault as error:
-            raise failure(Unprocessable, prefix, "mkdir", path, error) from None
+            raise failure(Unprocessable, task, "mkdir", path, error) from None
 
     def _stage(self, path: str, text: str) -> Draft:
         draft: Draft | None = None
@@ -176,26 +175,24 @@ class Trees:
         except Fault as error:
             if draft is not None:
                 draft.discard()
-            raise failure(Unprocessable, "error writing file: ", "open", path, error) from None
+            raise failure(Unprocessable, Task.WRITE_FILE, "open", path, error) from None
         return draft
 
     def _commit(self, draft: Draft) -> None:
         try:
             draft.commit()
         except OSError as error:
-            raise failure(
-                Unprocessable, "error writing file: ", "write", draft.path, error
-            ) from None
+            raise failure(Unprocessable, Task.WRITE_FILE, "write", draft.path, error) from None
 
     def delete(self, root: str, recursive: bool, cancel: Cancel) -> None:
         """Delete a directory; raises Unprocessable, also for a missing one."""
-        prefix = "error deleting directory: "
+        task = Task.DELETE_DIRECTORY
         try:
             info = os.stat(root)
         except Fault as error:
-            raise Unprocessable(prefix + describe("stat", root, error)) from None
+            raise failure(Unprocessable, task, "stat", root, error) from None
         if not stat.S_ISDIR(info.st_mode):
-            raise Unprocessable(f"{prefix}{root}: path points to a file, not a directory")
+            raise Unprocessable(f"{root}: path points to a file, not a directory", task=task)
         try:
             if os.path.islink(root):
                 os.unlink(root)
@@ -203,7 +200,7 @@ class Trees:
                 self._files.delete_directory(root, recursive, cancel)
         except OSError as error:
             operation = "unlinkat" if recursive else "remove"
-            raise failure(Unprocessable, prefix, operation, root, error) from None
+            raise failure(Unprocessable, task, operation, root, error) from None
 
 
 def _targets(root: str, contents: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -213,7 +210,7 @@ def _targets(root: str, contents: Mapping[str, str]) -> list[tuple[str, str]]:
     placed: dict[str, str] = {}
     for key in sorted(contents):
         path = posixpath.normpath(posixpath.join(root, key.lstrip("/")))
-        if path == root or not path.startswith(root.rstrip("/") + "/"):
+        if not is_below(path, root):
             raise BadInput(f"path {key!r} is not below the directory")
         placed[path] = contents[key]
     for path in placed:

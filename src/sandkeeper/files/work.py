@@ -15,11 +15,11 @@ from contextvars import copy_context
 from functools import partial
 from typing import TypeVar
 
-from sandkeeper.errors import BadInput, Forbidden, NotFound, SandkeeperError, StorageFull
+from sandkeeper.errors import BadInput, Forbidden, NotFound, SandkeeperError, StorageFull, reason_of
 from sandkeeper.files.crew import Crew
 from sandkeeper.linux.identity import Identity
 
-__all__ = ["Cancel", "Cancelled", "FileWork", "by_errno", "describe", "failure", "kind_of"]
+__all__ = ["Cancel", "Cancelled", "FileWork", "by_errno", "kind_of"]
 
 T = TypeVar("T")
 
@@ -135,35 +135,14 @@ def kind_of(function: Callable[..., object]) -> str:
     return name
 
 
-def describe(operation: str, path: str, error: OSError | ValueError) -> str:
-    """Write an operating system's error as the contract does: `open /x: permission denied`.
-
-    A ValueError is Python's word for a NUL byte in a name, which the kernel calls EINVAL.
-    """
-    if isinstance(error, OSError):
-        where = error.filename if isinstance(error.filename, str) else path
-        return f"{operation} {where}: {(error.strerror or str(error)).lower()}"
-    return f"{operation} {path}: invalid argument"
-
-
-def failure(
-    kind: type[SandkeeperError], prefix: str, operation: str, path: str, error: OSError | ValueError
-) -> SandkeeperError:
-    """Make the error of class `kind` for a failed operation; a full disk is always StorageFull."""
-    text = prefix + describe(operation, path, error)
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return StorageFull(text)
-    return kind(text)
-
-
 def by_errno(path: str, error: OSError | ValueError) -> SandkeeperError:
     """Make the error that an operating system's means to whoever has named `path`."""
     number = error.errno if isinstance(error, OSError) else errno.EINVAL
     if number in {errno.ENOENT, errno.ENOTDIR}:
         return NotFound(f"path '{path}' does not exist")
-    words = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    words = reason_of(error)
     if number in {errno.EACCES, errno.EPERM}:
-        return Forbidden(f"path '{path}': {words.lower()}")
+        return Forbidden(f"path '{path}': {words}")
     if number in {errno.ENOSPC, errno.EDQUOT}:
-        return StorageFull(f"path '{path}': {words.lower()}")
-    return BadInput(f"path '{path}': {words.lower()}")
+        return StorageFull(f"path '{path}': {words}")
+    return BadInput(f"path '{path}': {words}")

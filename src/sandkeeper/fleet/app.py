@@ -118,6 +118,7 @@ def create_app(services: "Services") -> FleetEdge:
         room=Room(BODIES_BYTES),
         outgoing=outgoing,
         plain=PlainRoutes(),
+        say=str,
     )
 
 

@@ -18,10 +18,9 @@ from sandkeeper.fleet.services import Services
 from sandkeeper.linux.machine import raise_file_limit
 from sandkeeper.linux.servicemanager import ServiceManager
 from sandkeeper.log.lines import Log
-from sandkeeper.numerals import natural
 from sandkeeper.settings import BadSettings, Environment, Settings
 from sandkeeper.settings.fleet import CATALOGUE, SECRETS, FleetSettings
-from sandkeeper.settings.options import add_options, help_of_variables, options_given
+from sandkeeper.settings.options import add_options, help_of_variables, options_given, port_option
 from sandkeeper.settings.token_files import with_token_files
 from sandkeeper.settings.variables import Variables
 
@@ -83,17 +82,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="\n".join(help_of_variables(kinds, CATALOGUE)),
     )
-    parser.add_argument("--port", type=_port, default=8080, help="port (default 8080; 0: any)")
+    parser.add_argument(
+        "--port", type=port_option, default=8080, help="port (default 8080; 0: any)"
+    )
     parser.add_argument("--host", default="", help="address to listen on (default 0.0.0.0)")
     add_options(parser, kinds, CATALOGUE)
     return parser
-
-
-def _port(text: str) -> int:
-    port = natural(text, 65535)
-    if port is None:
-        raise argparse.ArgumentTypeError(f"{text} is no port (0 to 65535; 0 is any that is free)")
-    return port
 
 
 def _tell(log: Log, _settings: Settings, listeners: Sequence[socket.socket]) -> None:

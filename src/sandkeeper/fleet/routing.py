@@ -15,13 +15,13 @@ import hmac
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
-import msgspec
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from sandkeeper.api.control.source import PAUSED
 from sandkeeper.api.e2b.signatures import BadSignature, operation_of, standing_by_signature
 from sandkeeper.api.edge.query import query_of
+from sandkeeper.api.edge.respond import plain_json
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.tokens import TOKEN, offers, sift
 from sandkeeper.api.edge.urls import PORT_NAME, raw_path
@@ -243,4 +243,4 @@ def _away(record: Record | None) -> str:
 def _failed(name: str, why: str) -> Response:
     """Answer as E2B's proxy does."""
     body = {"sandboxId": name[:64], "message": why, "code": 502}
-    return Response(msgspec.json.encode(body), 502, media_type="application/json")
+    return plain_json(body, 502)

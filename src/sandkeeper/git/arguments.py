@@ -6,7 +6,7 @@ from binascii import Error as Base64Error
 from collections.abc import Sequence
 
 from sandkeeper.errors import BadInput
-from sandkeeper.git.wanted import PersonFields
+from sandkeeper.git.fields import PersonFields
 
 __all__ = ["branch_name", "limited", "pathspecs", "people", "plain", "raw_paths", "revision"]
 

@@ -3,6 +3,13 @@
 from sandkeeper.errors import BadInput, Conflict
 from sandkeeper.files.service import Files
 from sandkeeper.git.arguments import branch_name, pathspecs, people, raw_paths, revision
+from sandkeeper.git.fields import (
+    AddFields,
+    BranchFields,
+    CheckoutFields,
+    CommitFields,
+    Place,
+)
 from sandkeeper.git.looking import head, state_of, to_root
 from sandkeeper.git.operations import Operation
 from sandkeeper.git.records import (
@@ -12,13 +19,6 @@ from sandkeeper.git.records import (
     CheckedOut,
     Committed,
     named,
-)
-from sandkeeper.git.wanted import (
-    AddFields,
-    BranchFields,
-    CheckoutFields,
-    CommitFields,
-    Place,
 )
 
 __all__ = [

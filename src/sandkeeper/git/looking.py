@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from sandkeeper.errors import BadInput
 from sandkeeper.files.service import Files
 from sandkeeper.git.arguments import limited, pathspecs, revision
+from sandkeeper.git.fields import DiffFields, LogFields, Place, StatusFields
 from sandkeeper.git.operations import Answer, Operation
 from sandkeeper.git.porcelain import (
     BRANCH_FORMAT,
@@ -17,7 +18,6 @@ from sandkeeper.git.porcelain import (
     tokens,
 )
 from sandkeeper.git.records import Branches, Diff, Head, History, Status, named
-from sandkeeper.git.wanted import DiffFields, LogFields, Place, StatusFields
 from sandkeeper.journal.lines import cut_end
 from sandkeeper.linux.paths import useros as os
 

@@ -11,12 +11,12 @@ from sandkeeper.git.addresses import (
 )
 from sandkeeper.git.arguments import branch_name, limited, people, plain, revision
 from sandkeeper.git.changing import conflicts
+from sandkeeper.git.fields import CloneFields, FetchFields, PullFields, PushFields
 from sandkeeper.git.looking import head, to_root
 from sandkeeper.git.operations import Answer, Operation
 from sandkeeper.git.porcelain import pushed_refs
 from sandkeeper.git.program import BATCH_SSH
 from sandkeeper.git.records import Cloned, Fetched, Pulled, Pushed, named
-from sandkeeper.git.wanted import CloneFields, FetchFields, PullFields, PushFields
 
 __all__ = [
     "check_clone",

@@ -7,40 +7,10 @@ from typing import Any, TypeVar
 
 from sandkeeper.errors import BadInput
 from sandkeeper.files.service import Files
-from sandkeeper.git import changing, looking, remotes
+from sandkeeper.git import changing, fields, looking, records, remotes
 from sandkeeper.git.addresses import Credential, folder_name
 from sandkeeper.git.operations import Operation, Operations
 from sandkeeper.git.progress import Progress
-from sandkeeper.git.records import (
-    Aborted,
-    Added,
-    BranchChanged,
-    Branches,
-    CheckedOut,
-    Cloned,
-    Committed,
-    Diff,
-    Fetched,
-    History,
-    Pulled,
-    Pushed,
-    Status,
-)
-from sandkeeper.git.wanted import (
-    AddFields,
-    BranchFields,
-    CheckoutFields,
-    CloneFields,
-    CommitFields,
-    CredentialFields,
-    DiffFields,
-    FetchFields,
-    LogFields,
-    Place,
-    PullFields,
-    PushFields,
-    StatusFields,
-)
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.users import Users
 from sandkeeper.settings import Environment
@@ -71,16 +41,16 @@ class Git:
 
     # Looking
 
-    def status(self, wanted: StatusFields) -> Work[Status]:
+    def status(self, wanted: fields.StatusFields) -> Work[records.Status]:
         """Tell what has changed."""
         return self._work("status", wanted, lambda do: looking.status(do, wanted, self._files))
 
-    def diff(self, wanted: DiffFields) -> Work[Diff]:
+    def diff(self, wanted: fields.DiffFields) -> Work[records.Diff]:
         """Compare."""
         looking.check_diff(wanted)
         return self._work("diff", wanted, lambda do: looking.diff(do, wanted))
 
-    async def patch(self, wanted: DiffFields) -> AsyncGenerator[bytes, None]:
+    async def patch(self, wanted: fields.DiffFields) -> AsyncGenerator[bytes, None]:
         """Yield a comparison as a patch, in full; git waits for whoever takes it."""
         looking.check_diff(wanted)
         pieces: asyncio.Queue[bytes] = asyncio.Queue(PIECES_AHEAD)
@@ -102,72 +72,72 @@ class Git:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
 
-    def history(self, wanted: LogFields) -> Work[History]:
+    def history(self, wanted: fields.LogFields) -> Work[records.History]:
         """Tell commits."""
         return self._work("log", wanted, lambda do: looking.history(do, wanted))
 
-    def branches(self, wanted: Place) -> Work[Branches]:
+    def branches(self, wanted: fields.Place) -> Work[records.Branches]:
         """Tell branches."""
         return self._work("branch", wanted, lambda do: looking.branches(do, wanted))
 
     # Changing
 
-    def add(self, wanted: AddFields) -> Work[Added]:
+    def add(self, wanted: fields.AddFields) -> Work[records.Added]:
         """Put files into the index."""
         changing.check_add(wanted)
         return self._work("add", wanted, lambda do: changing.add(do, wanted))
 
-    def commit(self, wanted: CommitFields) -> Work[Committed]:
+    def commit(self, wanted: fields.CommitFields) -> Work[records.Committed]:
         """Make a commit."""
         changing.check_commit(wanted)
         return self._work("commit", wanted, lambda do: changing.commit(do, wanted))
 
-    def branch(self, wanted: BranchFields) -> Work[BranchChanged]:
+    def branch(self, wanted: fields.BranchFields) -> Work[records.BranchChanged]:
         """Make a branch."""
         changing.check_branch(wanted)
         return self._work("branch", wanted, lambda do: changing.branch(do, wanted))
 
-    def remove_branch(self, wanted: BranchFields) -> Work[BranchChanged]:
+    def remove_branch(self, wanted: fields.BranchFields) -> Work[records.BranchChanged]:
         """Delete a branch."""
         changing.check_branch(wanted)
         return self._work("branch", wanted, lambda do: changing.remove_branch(do, wanted))
 
-    def checkout(self, wanted: CheckoutFields) -> Work[CheckedOut]:
+    def checkout(self, wanted: fields.CheckoutFields) -> Work[records.CheckedOut]:
         """Change the working tree."""
         changing.check_checkout(wanted)
         return self._work("checkout", wanted, lambda do: changing.checkout(do, wanted))
 
-    def abort(self, wanted: Place) -> Work[Aborted]:
+    def abort(self, wanted: fields.Place) -> Work[records.Aborted]:
         """Give up what was begun."""
         return self._work("abort", wanted, lambda do: changing.abort(do, wanted, self._files))
 
     # Remotes
 
-    def clone(self, wanted: CloneFields, given: Credential | None) -> Work[Cloned]:
+    def clone(self, wanted: fields.CloneFields, given: Credential | None) -> Work[records.Cloned]:
         """Make a repository of another."""
         credential = self._credential(wanted.credentials, given)
         remotes.check_clone(wanted, credential)
         target = self._files.resolve_text(wanted.path or folder_name(wanted.url)).absolute
         _, seconds = self._place(wanted, REMOTE_SECONDS)
 
-        async def work(progress: Progress) -> Cloned:
+        async def work(progress: Progress) -> records.Cloned:
             begun = self.operations.begin("clone", target, "/", seconds, progress)
             async with begun as operation:
                 return await remotes.clone(operation, wanted, credential)
 
         return work
 
-    def fetch(self, wanted: FetchFields, given: Credential | None) -> Work[Fetched]:
+    def fetch(self, wanted: fields.FetchFields, given: Credential | None) -> Work[records.Fetched]:
         """Bring what a remote has."""
         remotes.check_remote(wanted)
         return self._remote("fetch", wanted, given, remotes.fetch)
 
-    def pull(self, wanted: PullFields, given: Credential | None) -> Work[Pulled]:
+    def pull(self, wanted: fields.PullFields, given: Credential | None) -> Work[records.Pulled]:
         """Fetch and merge."""
         remotes.check_pull(wanted)
         return self._remote("pull", wanted, given, remotes.pull)
 
-    def push(self, wanted: PushFields, given: Credential | None) -> Work[Pushed]:
+    def push(self, wanted: fields.PushFields, given: Credential | None) -> Work[records.Pushed]:
         """Send."""
         remotes.check_push(wanted)
         return self._remote("push", wanted, given, remotes.push)
@@ -186,7 +156,7 @@ class Git:
     def _work(
         self,
         action: str,
-        wanted: Place,
+        wanted: fields.Place,
         do: Callable[[Operation], Awaitable[T]],
         usual: float = LOCAL_SECONDS,
     ) -> Work[T]:
@@ -204,7 +174,7 @@ class Git:
         async with self.operations.begin(action, folder, folder, seconds, progress) as operation:
             return await do(operation)
 
-    def _place(self, wanted: Place, usual: float) -> tuple[str, float]:
+    def _place(self, wanted: fields.Place, usual: float) -> tuple[str, float]:
         """Return the folder in full and the time; raises BadInput."""
         seconds = usual if wanted.timeout is None else wanted.timeout
         if not 0 < seconds <= SECONDS_MOST:
@@ -214,7 +184,7 @@ class Git:
         return self._files.resolve_text(wanted.path).absolute, seconds
 
     def _credential(
-        self, named: CredentialFields | None, given: Credential | None
+        self, named: fields.CredentialFields | None, given: Credential | None
     ) -> Credential | None:
         """Return who logs in: what the head says, or the variables that are named; BadInput."""
         if named is None or given is not None:

@@ -15,7 +15,7 @@ from sandkeeper.journal.lines import (
     strip_partial,
 )
 from sandkeeper.journal.segment import NOTICE, OUTPUT, REMARK, STDERR, STDOUT, Stream
-from sandkeeper.jsonlines import json_line
+from sandkeeper.jsonlines import json_line, sse_fields
 from sandkeeper.linux.clocks import rfc3339_utc
 
 __all__ = [
@@ -321,8 +321,7 @@ class EventRecords:
         data = json_line({"seq": self._sequence, **fields})
         if not self._sse:
             return data
-        head = f"id: {self._offset}\nevent: {fields['type']}\ndata: ".encode()
-        return head + data + b"\n"
+        return b"id: %d\n%b\n" % (self._offset, sse_fields(fields["type"], data))
 
 
 class RawRecords(EventRecords):

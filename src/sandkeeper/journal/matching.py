@@ -114,7 +114,7 @@ def sized_matcher(question: Question, memory: int) -> tuple[Search, int]:
     try:
         pattern = re2.compile(question.grep.encode(), options)
     except re2.error as error:
-        raise BadInput(f"invalid pattern: {_text(error)}") from None
+        raise BadInput(f"invalid pattern: {wrong_with(error)}") from None
 
     def search(text: bytes, start: int = 0, end: int | None = None) -> Match | None:
         found = pattern.search(text, start, end)
@@ -128,7 +128,8 @@ def anything(text: bytes, start: int = 0, end: int | None = None) -> Match | Non
     return Match(start, start)
 
 
-def _text(error: Exception) -> str:
+def wrong_with(error: Exception) -> str:
+    """Return what RE2 says is wrong with a pattern."""
     words = error.args[0] if error.args else ""
     return words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
 

@@ -5,6 +5,7 @@ lines, no clients, no lock that a request takes. Orders from the event loop come
 and an eventfd; news goes back in batches, one `call_soon_threadsafe` for all journals that grew.
 """
 
+import asyncio
 import errno
 import fcntl
 import os
@@ -12,6 +13,7 @@ import select
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from sandkeeper.journal.budget import Budget
@@ -28,6 +30,7 @@ BULK = 8192
 """From so many bytes on, a read into the stage beats a splice."""
 
 PIPE_BYTES = 1 << 20
+RELEASE_SECONDS = 0.01
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -63,6 +66,7 @@ class Pump(Worker):
         self._splices = True
         self.carried = [0] * STREAMS
         self._stage: Stage | None = None
+        self._released: deque[tuple[Journal, tuple[Source, ...]]] = deque()
 
     def start(self) -> None:
         """Start the thread; raises OSError when the stage cannot be made."""
@@ -116,8 +120,19 @@ class Pump(Worker):
         self._order(look)
 
     def release(self, journal: Journal, sources: tuple[Source, ...]) -> None:
-        """Give up pipes whose process is over; each is still carried until its last writer goes."""
-        self._order(lambda: self._release(journal, sources))
+        """Give up pipes whose process is over; each is still carried until its last writer goes.
+
+        On the event loop it is done within RELEASE_SECONDS, for all that ended meanwhile: nobody
+        waits for it, and a thread that wakes beside a start holds that up.
+        """
+        self._released.append((journal, sources))
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._order(self._release_all)
+            return
+        if len(self._released) == 1:
+            loop.call_later(RELEASE_SECONDS, self._order, self._release_all)
 
     def take_grown(self) -> list[Journal]:
         """Return the journals that changed and were awaited; event loop's thread only."""
@@ -196,6 +211,7 @@ class Pump(Worker):
 
     def _end(self) -> None:
         super()._end()
+        self._release_all()
         for source in list(self._sources.values()):
             self._forget(source)
             source.journal.close()
@@ -206,8 +222,7 @@ class Pump(Worker):
         for source in sources:
             source.at_end = False
             if not source.watched:
-                with suppress(OSError):
-                    fcntl.fcntl(source.fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+                _enlarge(source.fd)
                 source.watched = True
                 self._sources[source.fd] = source
                 self._poller.register(source.fd, select.EPOLLIN)
@@ -237,6 +252,11 @@ class Pump(Worker):
                 rest -= moved
         self._tell()
         done()
+
+    def _release_all(self) -> None:
+        while self._released:
+            journal, sources = self._released.popleft()
+            self._attempt(partial(self._release, journal, sources))
 
     def _release(self, journal: Journal, sources: tuple[Source, ...]) -> None:
         journal.hold = None
@@ -356,6 +376,13 @@ class Pump(Worker):
         if data:
             source.journal.skip(source.stream, len(data))
         return len(data)
+
+
+def _enlarge(pipe: int) -> None:
+    try:
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except OSError:  # a user's pipes together have a limit (pipe(7)): it works with less
+        return
 
 
 SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK

@@ -166,10 +166,10 @@ def rfc3339(nanoseconds: int, *, local: bool = True) -> str:
     return f"{head}.{fraction:09d}".rstrip("0") + zone
 
 
-def rfc3339_milliseconds(moment: float) -> str:
+def rfc3339_milliseconds(moment: float, *, local: bool = True) -> str:
     """Write a Unix time in local time with three fractional digits, always."""
     seconds, milliseconds = divmod(int(moment * 1000), 1000)
-    head, zone = _second(seconds, local=True)
+    head, zone = _second(seconds, local=local)
     return f"{head}.{milliseconds:03d}{zone}"
 
 

@@ -31,7 +31,7 @@ from typing import Any
 from sandkeeper.linux import libc
 from sandkeeper.numerals import natural
 
-__all__ = ["Identity", "UnusableUser", "acting_for", "is_acting"]
+__all__ = ["HERE", "Identity", "UnusableUser", "acting_for", "is_acting"]
 
 INVALID = 0xFFFFFFFF  # (uid_t)-1 means "leave it": setfsuid(-1) would keep root
 CALLS = {  # setgroups, setresgid, setresuid; the 32-bit ones in their forms with 32-bit ids
@@ -44,7 +44,14 @@ CALLS = {  # setgroups, setresgid, setresuid; the 32-bit ones in their forms wit
 }
 KEEP = -1
 
-_here = threading.local()
+
+class _Here(threading.local):
+    """Whom this thread acts for."""
+
+    identity: "Identity | None" = None
+
+
+HERE = _Here()
 
 
 class UnusableUser(Exception):
@@ -118,18 +125,18 @@ class Identity:
 
         Raises OSError when the kernel refuses; nothing has been changed then.
         """
-        if self.is_ours or getattr(_here, "identity", None) == self:
+        if self.is_ours or HERE.identity == self:
             yield
             return
-        if getattr(_here, "identity", None) is not None:
+        if HERE.identity is not None:
             raise RuntimeError("this thread acts for another user already")
         before = _Credentials.current()
         try:
             _Credentials(self.uid, self.gid, self.groups).take()
-            _here.identity = self
+            HERE.identity = self
             yield
         finally:
-            _here.identity = None
+            HERE.identity = None
             before.take()
 
 
@@ -140,7 +147,7 @@ def acting_for(identity: Identity | None) -> AbstractContextManager[None]:
 
 def is_acting() -> bool:
     """Say whether this thread acts for another user than the server's."""
-    return getattr(_here, "identity", None) is not None
+    return HERE.identity is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
 """Who is killed first when memory runs out: proc_pid_oom_score_adj(5)."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 __all__ = ["OomScore", "protect_from_oom"]
 
@@ -26,20 +25,35 @@ class OomScore:
         if self._fd >= 0:
             os.close(self._fd)
 
-    @contextmanager
-    def held_at(self, score: int | None) -> Iterator[None]:
+    def held_at(self, score: int | None) -> "_Held":
         """Have `score` while inside; None leaves it as it is, and so does a kernel that refuses."""
-        if score is None or self._fd < 0:
-            yield
-            return
-        before = os.pread(self._fd, 16, 0).strip()
-        with suppress(OSError):
-            os.pwrite(self._fd, b"%d" % score, 0)
+        return _Held(-1 if score is None else self._fd, score or 0)
+
+
+class _Held:
+    """A plain class, for every start passes here."""
+
+    __slots__ = ("_before", "_fd", "_score")
+
+    def __init__(self, fd: int, score: int) -> None:
+        self._fd = fd
+        self._score = score
+        self._before = b""
+
+    def __enter__(self) -> None:
+        if self._fd >= 0:
+            self._before = os.pread(self._fd, 16, 0).strip()
+            self._write(b"%d" % self._score)
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._fd >= 0:
+            self._write(self._before)
+
+    def _write(self, score: bytes) -> None:
         try:
-            yield
-        finally:
-            with suppress(OSError):
-                os.pwrite(self._fd, before, 0)
+            os.pwrite(self._fd, score, 0)
+        except OSError:
+            return
 
 
 def protect_from_oom() -> None:

@@ -42,8 +42,10 @@ class Bell:
         """Have `fd` be readable; nothing happens once the bell is closed."""
         fd = self.fd
         if fd >= 0:
-            with suppress(BlockingIOError):  # it rings already, 2^64 times
+            try:
                 os.eventfd_write(fd, 1)
+            except BlockingIOError:  # it rings already, 2^64 times
+                return
 
     def hush(self) -> None:
         """Take notice of all rings so far."""

@@ -3,9 +3,10 @@
 import math
 import uuid
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
-from sandkeeper.log.lines import Log
+from sandkeeper.log.lines import Line, Log
 from sandkeeper.log.redaction import redact_command, redact_query
 from sandkeeper.tracecontext import Trace
 
@@ -57,25 +58,28 @@ class Access:
 
     def request(self, request: Request) -> None:
         """Write `{METHOD} {path?query} {status} {bytes} {ms}ms`, and each of these as a field."""
-        if not self._requests:
-            return
+        if self._requests:
+            size = len(request.path) + len(request.query)
+            self._log.defer(partial(self._line, request), size)
+
+    def _line(self, request: Request) -> Line:
         method, path, query, status, size, seconds, client, rid, trace = request
         query = shown_query(query)
         target = f"{path}?{query}" if query else path
-        self._log.write(
-            self._log.form.request_level(status),
-            f"{method} {target} {status} {size} {math.ceil(seconds * 1000)}ms",
-            source="access",
-            method=method,
-            path=path,
-            query=query,
-            status=status,
-            bytes=size,
-            duration=round(seconds, 6),
-            client=client,
-            rid=rid,
+        fields = {
+            "source": "access",
+            "method": method,
+            "path": path,
+            "query": query,
+            "status": status,
+            "bytes": size,
+            "duration": round(seconds, 6),
+            "client": client,
+            "rid": rid,
             **({} if trace is None else trace.fields()),
-        )
+        }
+        text = f"{method} {target} {status} {size} {math.ceil(seconds * 1000)}ms"
+        return self._log.form.request_level(status), text, fields
 
     def audit(self, action: str, caller: Caller, **extras: Any) -> None:
         """Write the audit line of `action`; extras are named with underscores for dashes."""

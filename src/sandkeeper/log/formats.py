@@ -35,8 +35,10 @@ def timestamp(seconds: float | None = None) -> str:
 class Format(Protocol):
     """Makes lines; from any thread."""
 
-    def line(self, level: str, message: str, fields: dict[str, Any]) -> bytes:
-        """Make one line; text that UTF-8 cannot carry is replaced, never refused."""
+    def line(
+        self, level: str, message: str, fields: dict[str, Any], moment: float | None = None
+    ) -> bytes:
+        """Make one line of now or of a Unix time; what UTF-8 cannot carry is replaced."""
 
     def request_level(self, status: int) -> str:
         """Return the level of a request's line."""
@@ -78,9 +80,12 @@ class Json:
         """Return the action; all else is in the fields."""
         return f"type={action}"
 
-    def line(self, level: str, message: str, fields: dict[str, Any]) -> bytes:
+    def line(
+        self, level: str, message: str, fields: dict[str, Any], moment: float | None = None
+    ) -> bytes:
         """Make one line."""
-        record = {**fields, "level": level, "msg": message, "time": self.moment(time.time())}
+        at = self.moment(time.time() if moment is None else moment)
+        record = {**fields, "level": level, "msg": message, "time": at}
         try:
             return in_one_line(_encode(record)) + b"\n"
         except UnicodeEncodeError:
@@ -168,8 +173,11 @@ class Text:
         """Return the action; the line shows the fields that are not empty."""
         return f"audit {action}"
 
-    def line(self, level: str, message: str, fields: dict[str, Any]) -> bytes:
+    def line(
+        self, level: str, message: str, fields: dict[str, Any], moment: float | None = None
+    ) -> bytes:
         """Make one line; a stack trace follows on lines of its own."""
+        head = self._head(time.time() if moment is None else moment, level)
         said = _SAID_OF_REQUESTS if fields.get("source") == "access" else _SAID
         more = [
             self._in(_DIM, f"{key}={_quoted(str(value))}")
@@ -179,7 +187,7 @@ class Text:
         colour = _COLOURS.get(level, "")
         if fields.get("source") in {"access", "audit"}:
             colour = colour or (_YELLOW if fields.get("status", 0) >= 400 else _CYAN)
-        text = " ".join([self._head(time.time(), level), self._in(colour, _shown(message)), *more])
+        text = " ".join([head, self._in(colour, _shown(message)), *more])
         if stack := fields.get("stack"):
             text += "\n" + self._in(_DIM, _shown(str(stack).rstrip("\n"), lines=True))
         return text.encode("utf-8", "replace") + b"\n"

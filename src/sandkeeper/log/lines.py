@@ -2,7 +2,9 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sandkeeper.linux.identity import Identity
@@ -10,9 +12,14 @@ from sandkeeper.log.formats import Format, Json, format_for, timestamp
 from sandkeeper.log.redaction import redact_command
 from sandkeeper.log.sink import Sink, open_target
 
-__all__ = ["Log", "Rouser", "open_log", "timestamp"]
+__all__ = ["Line", "Log", "Rouser", "open_log", "timestamp"]
 
 GATHER_SECONDS = 0.002
+LINE_BYTES = 300
+"""What a line takes in the queue besides the texts that it is made of, until it is made."""
+
+Line = tuple[str, str, dict[str, Any]]
+"""Level, message and fields."""
 
 
 class Log:
@@ -31,6 +38,21 @@ class Log:
         self._sink.submit(self.form.line(level, message, fields))
         if self.copy is not None:
             self.copy(level, message, fields)
+
+    def defer(self, tell: Callable[[], Line], size: int) -> None:
+        """Write what `tell` returns as a line of this moment; its texts have `size` characters.
+
+        The log's own thread asks for it, so that whoever answers requests need not make their
+        lines: it tells of what does not change any more.
+        """
+        if self.copy is not None:
+            level, message, fields = tell()
+            self.write(level, message, **fields)
+        else:
+            self._sink.put(partial(self._made, tell, time.time()), LINE_BYTES + size)
+
+    def _made(self, tell: Callable[[], Line], moment: float) -> bytes:
+        return self.form.line(*tell(), moment)
 
     def debug(self, message: str, **fields: Any) -> None:
         """Write a line of level debug."""

@@ -84,6 +84,7 @@ _NPM = re.compile(r"""(:_(?:authToken|auth|password)\s{0,4}[= ]\s{0,4})([^\s"']+
 _OPTION = re.compile(r"(?<!\S)(--?[A-Za-z][\w.-]*+)(\s++)(?=[^\s-])")
 _PURE_REFERENCE = re.compile(r"\$(?:[A-Za-z_]\w*+|\{[A-Za-z_]\w*+\})")
 _DONE = re.compile(r"(?:[\w-]{1,20}\s{1,4})?\[REDACTED\]")
+_SPACE = re.compile(r"\s")
 _QUOTE = re.compile(r"\\?[\"']")
 _ABSENT = re.compile(r"(?i:none|null|nil|undefined|true|false)[?!.]?")
 _NOTHING = re.compile(
@@ -184,13 +185,23 @@ def redact_command(command: str) -> str:
     """
     size = len(command)
     text = command[:COMMAND_CHARACTERS]
-    text = _PEM.sub(rf"\1{HIDDEN}", text)
-    text = _URL.sub(_without_userinfo, text)
-    text = _replaced(text, hidden_words(text))
-    text = _NPM.sub(rf"\1{HIDDEN}", text)
-    text = _SCHEME.sub(_without_credentials, text)
-    text = _replaced(text, _named(text))
-    text = _replaced(text, _options(text))
+    # Each is asked only where the signs stand without which it finds nothing: most lines have few.
+    if "-----BEGIN" in text:
+        text = _PEM.sub(rf"\1{HIDDEN}", text)
+    if "://" in text:
+        text = _URL.sub(_without_userinfo, text)
+    has_words = _SPACE.search(text) is not None
+    if has_words:
+        text = _replaced(text, hidden_words(text))
+    if ":_" in text:
+        text = _NPM.sub(rf"\1{HIDDEN}", text)
+    has_names = "=" in text or ":" in text
+    if has_words or has_names:
+        text = _SCHEME.sub(_without_credentials, text)
+    if has_names:
+        text = _replaced(text, _named(text))
+    if has_words and "-" in text:
+        text = _replaced(text, _options(text))
     text = _SHAPES.sub(HIDDEN, text)
     if size > COMMAND_CHARACTERS or len(text) > COMMAND_CHARACTERS:
         text = f"{text[:COMMAND_CHARACTERS]}… ({size} characters)"

@@ -1,7 +1,8 @@
 """A writer of log lines that never makes its callers wait.
 
 Callers: `submit` from any thread; it appends to a bounded queue and returns.
-Writer:  one thread owns the descriptor, writes without blocking and polls for room.
+Writer:  one thread owns the descriptor, writes without blocking and polls for room. It also makes
+         the lines that were put into the queue as what makes them.
 Blocks:  `pull` sources (process output) are asked for a block only when the queue is empty and the
          descriptor takes data, so a stalled collector leaves them where they are: on disk.
 
@@ -37,6 +38,7 @@ REST_SECONDS = 0.005
 PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 """Errors of a disk that may pass; every other one means that the target is gone."""
 
+Make = Callable[[], bytes]
 Pull = Callable[[], tuple[bytes | bytearray, Callable[[], None]] | None]
 
 
@@ -141,7 +143,7 @@ class Sink:
         self._limit = queue_bytes
         self.rouse: Callable[[], None] = self.wake
         self.asked: Callable[[], int] = int
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[bytes | Make] = deque()
         self._queued = 0
         self._dropped = 0
         self._dropped_total = 0
@@ -160,16 +162,23 @@ class Sink:
 
     def submit(self, line: bytes) -> None:
         """Queue one line (with its newline), or count it as dropped when the queue is full."""
+        self.put(line, len(line))
+
+    def put(self, line: bytes | Make, size: int) -> None:
+        """Queue a line, or what makes it on the writing thread, as so many bytes."""
         with self._lock:
-            if self._queued + len(line) > self._limit:
-                self._dropped += 1
-                self._dropped_total += 1
+            if self._queued + size > self._limit:
+                self._count_dropped()
                 return
             idle = not self._queue
             self._queue.append(line)
-            self._queued += len(line)
+            self._queued += size
         if idle:
             self.rouse()
+
+    def _count_dropped(self) -> None:
+        self._dropped += 1
+        self._dropped_total += 1
 
     def wake(self) -> None:
         """Have the writer look for work: lines, or a source that has something new."""
@@ -199,13 +208,22 @@ class Sink:
 
     def _take(self) -> bytes:
         with self._lock:
-            lines = list(self._queue)
-            self._queue.clear()
+            queue, self._queue = self._queue, deque()
             self._queued = 0
             dropped, self._dropped = self._dropped, 0
+        lines = [one if isinstance(one, bytes) else self._made(one) for one in queue]
         if dropped:
             lines.append(self._dropped_line(dropped))
         return b"".join(lines)
+
+    def _made(self, make: Make) -> bytes:
+        """Make a line; one that cannot be made ends no thread, and is told as dropped."""
+        try:
+            return make()
+        except Exception:  # noqa: BLE001 - whatever it is, the lines behind it are still to come
+            with self._lock:
+                self._count_dropped()
+            return b""
 
     def _run(self) -> None:
         waiting = select.poll()  # not select(2), which knows no descriptor above 1023

@@ -56,6 +56,10 @@ class Intake:
 
     def take(self, data: bytes) -> None:
         """Parse what a millisecond suffices for; the rest later."""
+        if not self._left and len(data) <= self._slice_bytes < READ_BYTES and self._is_free():
+            self._in_a_row = 0
+            self._feed(data)
+            return
         self._left = self._left[self._at :] + data if self._left else data
         self._at = 0
         if self._task is None:
@@ -68,6 +72,9 @@ class Intake:
             self._rests = True
             self._hold()
             asyncio.get_running_loop().call_soon(self._rested)
+
+    def _is_free(self) -> bool:
+        return self._task is None and self._ready()
 
     def _rested(self) -> None:
         self._rests, self._in_a_row = False, 0

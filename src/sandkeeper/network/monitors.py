@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.errors import BadInput, Task, Unprocessable
 from sandkeeper.linux.identity import Identity, acting_for
 from sandkeeper.linux.procs import read_process
 from sandkeeper.log.lines import Log
@@ -57,7 +57,7 @@ def _checked(url: str) -> str:
     except ValueError:
         valid = False
     if not valid:
-        raise BadInput("invalid request body: callback must be an http or https URL")
+        raise BadInput("callback must be an http or https URL", task=Task.ACCEPT_REQUEST)
     return url
 
 

@@ -91,8 +91,12 @@ class Requests:
         self.activity += 1
 
     def ended(self, path: str, status: int, seconds: float) -> None:
-        """Count an answer that began `seconds` after its request."""
+        """Count the answer to a request that was counted: it began `seconds` after that."""
         self.in_flight -= 1
+        self.answered(path, status, seconds)
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        """Count a request and its answer, which has been given at once."""
         self.activity += 1
         group = self.groups.get(path[1:].partition("/")[0]) or self.groups[OTHER]
         group.statuses[min(status // 100, 5)] += 1

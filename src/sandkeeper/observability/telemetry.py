@@ -11,7 +11,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.exported import EXPORTED, POSITIONS, read_positions
@@ -68,7 +67,7 @@ class Exporter:
         """Export a process from where its last exporter stood."""
         with self._lock:
             self._followers[process.meta.id] = Follower(
-                process, self._renderer, self._form, process.folder.path / self._kept_in
+                process, self._renderer, self._form, self._kept_in
             )
         if process.journal.tail:
             self.grown(process)
@@ -158,12 +157,12 @@ class Exporter:
 class Follower:
     """The exporter's place in one journal; the sink's thread only, but for `gone`."""
 
-    def __init__(self, process: Process, renderer: Renderer, form: Format, path: Path) -> None:
+    def __init__(self, process: Process, renderer: Renderer, form: Format, kept_in: str) -> None:
         self._process = process
         self._renderer = renderer
         self._form = form
         self._reader = Reader(process.journal)
-        self._path = path
+        self._kept_in = kept_in
         self._fd = -1
         self._position = 0
         self._next = 0
@@ -231,7 +230,7 @@ class Follower:
     def _save(self) -> None:
         if self._fd < 0:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            self._fd = os.open(self._path, flags, 0o600)
+            self._fd = os.open(self._process.folder.path / self._kept_in, flags, 0o600)
         out, out_start, err, err_start = self._state
         starts = (out_start if out else self._position, err_start if err else self._position)
         os.pwrite(self._fd, POSITIONS.pack(self._position, *starts), 0)
@@ -239,7 +238,8 @@ class Follower:
     def _resume(self) -> None:
         """Go on where the last server stood: its open lines are read again up to there."""
         try:
-            known = read_positions(self._path, self._process.journal.tail)
+            path = self._process.folder.path / self._kept_in
+            known = read_positions(path, self._process.journal.tail)
         except (OSError, Damaged):  # said twice is better than never
             return
         if known is None:

@@ -5,8 +5,9 @@ import errno
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
 
 from sandkeeper.errors import StartFailed
 from sandkeeper.files.work import FileWork
@@ -15,11 +16,10 @@ from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.pump import Pump
 from sandkeeper.journal.segment import STDERR, STDOUT
 from sandkeeper.journal.source import Source
-from sandkeeper.linux.children.adopted import start_time
 from sandkeeper.linux.children.child import Child
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.spawn import Spawn
-from sandkeeper.linux.fds import Use, is_scarce
+from sandkeeper.linux.fds import OwnedFd, Use, is_scarce
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.keeper.client import Keeper
 from sandkeeper.linux.paths.entering import enter_folder
@@ -36,7 +36,7 @@ from sandkeeper.processes.stdin import Stdin
 from sandkeeper.settings import Environment
 from sandkeeper.tracecontext import Tracing, below
 
-__all__ = ["Launch", "Workshop", "in_shell", "variables_of"]
+__all__ = ["Launch", "Workshop", "in_shell", "starts_at_once", "variables_of"]
 
 FOLDER_SECONDS = 10.0
 
@@ -90,6 +90,7 @@ class Launch:
         self._meta = meta
         self._journal = journal
         self._identity: Identity | None = None
+        self._announcement = OwnedFd(-1)
 
     async def run(
         self, sources: tuple[Source, ...] | None, stdin: Stdin | None
@@ -98,29 +99,45 @@ class Launch:
 
         Raises StartFailed; then nothing was started.
         """
-        with ExitStack() as undo, ExitStack() as later:
-            if sources is None:
-                undo.callback(self._shop.writer.submit, self._folder.remove)
+        try:
             try:
                 self._identity = self._shop.users.named(self._meta.user)
             except UnknownUser as error:  # since it was first started
                 raise StartFailed(str(error)) from None
             await self._check_folder()
             spawn = self._spec()
-            if self._confined is not None:
-                spawn = await self._confined.enter(spawn)
-                later.callback(self._confined.entered)
-            if stdin is not None:
-                end = stdin.open(self._identity)
-                later.callback(os.close, end)
-                undo.callback(stdin.close)
-                spawn = replace(spawn, stdin=end)
+            if self._confined is None:
+                return await self._fed(spawn, sources, stdin)
+            spawn = await self._confined.enter(spawn)
             try:
-                made = await self._spawn(spawn, sources)
-            except (OSError, ValueError) as error:
+                return await self._fed(spawn, sources, stdin)
+            finally:
+                self._confined.entered()
+        except BaseException:
+            if sources is None:
+                self._shop.writer.submit(self._folder.remove)
+            raise
+        finally:
+            self._announcement.close()
+
+    async def _fed(
+        self, spawn: Spawn, sources: tuple[Source, ...] | None, stdin: Stdin | None
+    ) -> tuple[Child, tuple[Source, ...]]:
+        """Start it with its standard input, where it has one."""
+        end = -1
+        try:
+            if stdin is not None:
+                end = spawn.stdin = stdin.open(self._identity)
+            return await self._spawn(spawn, sources)
+        except BaseException as error:
+            if stdin is not None and end >= 0:
+                stdin.close()
+            if isinstance(error, OSError | ValueError):
                 raise StartFailed(_why(error, spawn.argv[0])) from None
-            undo.pop_all()
-            return made
+            raise
+        finally:
+            if end >= 0:
+                os.close(end)
 
     def _spec(self) -> Spawn:
         meta, shop, identity = self._meta, self._shop, self._identity
@@ -163,14 +180,16 @@ class Launch:
             if sources is None and is_scarce(made[-1].writer, Use.START):
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             self._keep(*(source.fd for source in made))
-            out, err = (source.writer for source in made)
-            child = await self._shop.children.start(replace(spawn, stdout=out, stderr=err))
+            spawn.stdout, spawn.stderr = (source.writer for source in made)
+            before = self._shop.children.births.now()
+            child = await self._shop.children.start(spawn)
         except BaseException:
             if sources is None:
                 self._give_up(made)
             raise
         self._keep(*(source.fd for source in made), child.pidfd.number)
-        meta.leader, meta.leader_start = child.pid, start_time(child.pid)
+        meta.leader = child.pid
+        meta.leader_start = self._shop.children.births.start_time(child.pid, before)
         if sources is None:
             meta.pid = str(child.pid)
             self._announce()
@@ -182,7 +201,9 @@ class Launch:
         A full memory disk refuses nobody a start; the record that is saved later will tell.
         """
         try:
-            self._folder.announce(self._meta)
+            if self._announcement.closed:
+                self._announcement = self._folder.announcement()
+            os.write(self._announcement.number, msgspec.json.encode(self._meta) + b"\n")
         except OSError as error:
             self._shop.log.warning(f"cannot announce {self._meta.id}: {error}")
 
@@ -207,6 +228,21 @@ class Launch:
             self._shop.keeper.put(self._meta.id, fds, patience=0.0)
         except OSError as error:
             self._shop.log.warning(f"the keeper cannot hold {self._meta.id}: {error}")
+
+
+def starts_at_once(shop: Workshop, meta: RunMeta) -> bool:
+    """Say whether nothing is waited for between a first start and its place among the others.
+
+    Nobody can give up meanwhile, then: no folder is looked at, no group made, no other user's child
+    awaited, and nobody told that the sandbox is needed.
+    """
+    if meta.working_dir or meta.limits is not None or meta.keep_alive:
+        return False
+    try:
+        identity = shop.users.named(meta.user)
+    except UnknownUser:
+        return True  # it fails at once
+    return identity is None or identity.is_ours
 
 
 def in_shell(

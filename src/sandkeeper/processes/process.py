@@ -9,7 +9,7 @@ import signal
 import time
 from contextlib import suppress
 
-from sandkeeper.errors import NotFound, StartFailed
+from sandkeeper.errors import NotFound, StartFailed, Task
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import NOTICE, REMARK, Stream
 from sandkeeper.journal.source import Source, hold
@@ -284,7 +284,7 @@ class Process:
         try:
             await self._attempt(first=False)
         except StartFailed as error:
-            self._notice(f"\n[Failed to restart process: {error.why}]\n")
+            self._notice(f"\n[Failed to restart process: {error.reason}]\n")
             self._apply(Event.START_FAILED)
             return
         self.meta.restart_count += 1
@@ -350,23 +350,25 @@ class Process:
     async def wait(self) -> None:
         """Wait until it is over for good and its output is complete."""
         await self.ended.wait()
+        if self.over.is_set():
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(OUTPUT_SECONDS):
                 await self.over.wait()
 
     def stop(self, identifier: str) -> None:
         """Ask it to stop (SIGTERM to the group); raises NotFound when it is over."""
-        gone = f"process with Identifier {identifier} is not running"
+        gone = NotFound("is not running", task=Task.STOP_PROCESS, about=identifier)
         self._ask(Event.STOP, "gracefully terminated", gone)
 
     def kill(self, identifier: str) -> None:
         """Kill its group; raises NotFound when it is over."""
-        gone = f"failed to kill process with Identifier {identifier}: no such process"
+        gone = NotFound("no such process", task=Task.KILL_PROCESS, about=identifier)
         self._ask(Event.KILL, "forcefully killed", gone)
 
-    def _ask(self, event: Event, words: str, gone: str) -> None:
+    def _ask(self, event: Event, words: str, gone: NotFound) -> None:
         if self.is_over:
-            raise NotFound(gone)
+            raise gone
         self._notice(f"\n[Process is being {words}]\n", REMARK)
         self.meta.keep_alive = False
         self._apply(event)
@@ -377,7 +379,7 @@ class Process:
         with suppress(ProcessLookupError):
             if self._child is not None and not self._child.reaped:
                 return self._child.signal_group(number)
-        raise NotFound(f"process with Identifier {identifier} is not running")
+        raise NotFound("is not running", task=Task.STOP_PROCESS, about=identifier)
 
     def _arm(self, *, again: bool = False) -> None:
         """Start the clock of `timeout`; with keepAlive each attempt has its own."""

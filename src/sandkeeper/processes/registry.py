@@ -10,13 +10,13 @@ from typing import Protocol
 
 import msgspec
 
-from sandkeeper.errors import BadInput, Conflict, NotFound, StartFailed
+from sandkeeper.errors import BadInput, Conflict, NotFound, StartFailed, Task
 from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import boot_id
 from sandkeeper.linux.clocks import uptime
 from sandkeeper.numerals import GO_INT
 from sandkeeper.once import Keyed
-from sandkeeper.processes.launch import Workshop
+from sandkeeper.processes.launch import Workshop, starts_at_once
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.record import RunMeta, ended_uptime, time_limit
 from sandkeeper.processes.runs import RunFolder, RunStore
@@ -29,7 +29,8 @@ __all__ = ["Listener", "Processes"]
 KEEP_ALIVE_SECONDS = 600
 HOUSEKEEPING_SECONDS = 5.0
 REFILL_SECONDS = 0.005
-LETTERS = string.ascii_lowercase + string.digits
+LETTERS = ((string.ascii_lowercase + string.digits).encode() * 8)[:256]
+"""What stands for each byte of chance in a name."""
 
 
 class Listener(Protocol):
@@ -104,14 +105,11 @@ class Processes:
                 return found
         return None
 
-    def get(self, identifier: str, text: str = "process with Identifier {} not found") -> Process:
-        """Return it, or raise NotFound with the contract's text for the route.
-
-        Raises Forbidden when whoever asks may not use it.
-        """
+    def get(self, identifier: str, task: Task = Task.FIND_PROCESS) -> Process:
+        """Return it for a task; raises NotFound, Forbidden when whoever asks may not use it."""
         process = self._find(identifier)
         if process is None:
-            raise NotFound(text.format(identifier))
+            raise NotFound("not found", task=task, about=identifier)
         self._users.check_reach(process.meta.user)
         return process
 
@@ -130,19 +128,27 @@ class Processes:
         """
         known = key in self._keys
         if not 0 <= (spec.timeout or 0) < GO_INT:
-            raise BadInput("invalid request body: timeout must be a number of seconds from 0 on")
+            raise BadInput(
+                "timeout must be a number of seconds from 0 on", task=Task.ACCEPT_REQUEST
+            )
         if spec.keep_alive and not known and not self._shop.keepalive.allowed:
             raise BadInput(
                 "keepAlive is not available for this sandbox: it is not included in your current "
                 "plan"
             )
-        with self._users.acting_as(self._users.named(spec.user)):
-            folder = self._expand_home(spec.working_dir)
+        folder = spec.working_dir
+        if folder:
+            with self._users.acting_as(self._users.named(spec.user)):
+                folder = self._expand_home(folder)
         user = self._users.recorded(spec.user)
         made = msgspec.structs.replace(spec, working_dir=folder, user=user)
-        if not known and (spec.name in self._starting or self._named_running(spec.name)):
-            raise BadInput(f"process with name '{spec.name}' already exists and is running")
+        if not known:
+            self._check_name(spec.name)
         return made
+
+    def _check_name(self, name: str) -> None:
+        if name and (name in self._starting or self._named_running(name)):
+            raise BadInput(f"process with name '{name}' already exists and is running")
 
     async def start(self, spec: ProcessSpec, key: str = "", body: str = "") -> tuple[Process, bool]:
         """Start a process, or return the one an idempotency key already stands for (and True).
@@ -150,14 +156,20 @@ class Processes:
         `body` is a fingerprint of the request that the key came with. Raises BadInput (see
         `admitted`) or StartFailed.
         """
-        return await self._keys.get(key, body, lambda: self._start(spec, key, body))
+        return await self._keys.get(key, body, lambda: self._start(self.admitted(spec), key, body))
 
-    async def _start(self, wanted: ProcessSpec, key: str = "", body: str = "") -> Process:
-        spec = self.admitted(wanted)
+    async def start_admitted(self, spec: ProcessSpec) -> Process:
+        """Start what `admitted` has just returned; raises BadInput for its name, or StartFailed."""
+        self._check_name(spec.name)  # it may have been given to another one since
+        return await self._start(spec)
+
+    async def _start(self, spec: ProcessSpec, key: str = "", body: str = "") -> Process:
         name = spec.name = spec.name or _random_name()
         self._starting.add(name)
         try:
             process = await self._make(spec, key, body)
+            if starts_at_once(self._shop, process.meta):
+                return await self._run(process)
             # Shielded: a client that goes away must not leave a child that nobody knows.
             return await asyncio.shield(asyncio.ensure_future(self._run(process)))
         finally:
@@ -376,4 +388,4 @@ class Processes:
 
 
 def _random_name() -> str:
-    return "proc-" + "".join(LETTERS[byte % 36] for byte in secrets.token_bytes(8))
+    return "proc-" + secrets.token_bytes(8).translate(LETTERS).decode()

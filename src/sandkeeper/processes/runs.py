@@ -22,9 +22,8 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
-
 from sandkeeper.journal.exported import EXPORTED, EXPORTED_OTLP
+from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.mounts import mounts
 from sandkeeper.linux.paths.statefiles import (
@@ -44,6 +43,7 @@ __all__ = ["RunFolder", "RunStore", "began_at", "is_id", "new_id", "pipes_folder
 SPARES = 8
 COMPACT_BYTES = 256 << 10
 LINES_TRIED = 1000
+ANNOUNCING = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -74,31 +74,29 @@ class RunFolder:
         self.path = store.runs / run_id
         self.fifos = (store.pipes / f"{run_id}.out", store.pipes / f"{run_id}.err")
         self.exported = (self.path / EXPORTED, self.path / EXPORTED_OTLP)
-        self._birth = store.pipes / f"{run_id}.birth"
-        self._in_memory = {*self.fifos, self._birth}
+        # As texts, and made before anybody waits for a start: a Path is asked for it at each use.
+        self._record = f"{self.path}/meta.jsonl"
+        self._pipes = str(self.fifos[0]), str(self.fifos[1])
+        self._birth = f"{store.pipes}/{run_id}.birth"
+        self._in_memory = {*self._pipes, self._birth}
         self._removed = False
 
     def create(self) -> None:
         """Make the folder and an empty record; raises OSError."""
         self.path.mkdir(mode=0o700)
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-        os.close(os.open(self.path / "meta.jsonl", flags, 0o600))
+        os.close(os.open(self._record, flags, 0o600))
 
-    def announce(self, meta: RunMeta) -> None:
-        """Write the record where no disk is waited for, before anybody can rely on the run.
+    def announcement(self) -> OwnedFd:
+        """Open where a record is written for which no disk is waited; raises OSError.
 
-        Raises OSError. The first `save` takes its place.
+        The first `save` takes its place.
         """
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(self._birth, flags, 0o600)
-        try:
-            os.write(fd, msgspec.json.encode(meta) + b"\n")
-        finally:
-            os.close(fd)
+        return OwnedFd(os.open(self._birth, ANNOUNCING, 0o600))
 
     def make_fifos(self, identity: Identity | None) -> None:
         """Make the pipes of its output; raises OSError."""
-        for fifo in self.fifos:
+        for fifo in self._pipes:
             os.mkfifo(fifo, 0o600)
             if identity is not None:
                 # So that the workload may reopen its own /dev/stdout.
@@ -119,9 +117,10 @@ class RunFolder:
         return self._open(os.O_RDWR)
 
     def _open(self, flags: int) -> tuple[int, int]:
-        first = os.open(self.fifos[0], flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+        flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+        first = os.open(self._pipes[0], flags)
         try:
-            return first, os.open(self.fifos[1], flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+            return first, os.open(self._pipes[1], flags)
         except OSError:
             os.close(first)
             raise
@@ -132,8 +131,7 @@ class RunFolder:
         Appending is atomic enough (a torn line is not whole) and, unlike replacing the file, does
         not make ext4 flush it to the disk (auto_da_alloc, ext4(5)).
         """
-        path = self.path / "meta.jsonl"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        path, flags = self._record, os.O_WRONLY | os.O_CREAT | os.O_APPEND
         try:
             fd = open_plain(path, flags)
         except FileNotFoundError:
@@ -162,7 +160,7 @@ class RunFolder:
         Raises OSError when it cannot be read, Damaged when no line of it can be true, ValueError
         when a later version wrote it.
         """
-        for path in (self.path / "meta.jsonl", self._birth):
+        for path in (self._record, self._birth):
             try:
                 lines = read_plain(path).split(b"\n")
             except (FileNotFoundError, NotADirectoryError):
@@ -200,19 +198,19 @@ class RunFolder:
 
     def drop_fifos(self) -> None:
         """Remove the pipes once nobody writes to them."""
-        self._unlink(*self.fifos)
+        self._unlink(*self._pipes)
 
-    def _unlink(self, *paths: Path) -> None:
+    def _unlink(self, *paths: str) -> None:
         for path in paths:
             if path in self._in_memory:
                 self._in_memory.discard(path)
                 with suppress(OSError):
-                    path.unlink()
+                    os.unlink(path)
 
     def remove(self) -> None:
         """Remove everything, for good."""
         self._removed = True
-        self._unlink(*self.fifos, self._birth)
+        self._unlink(*self._in_memory)
         try:
             _remove_flat(self.path)
         except OSError:
@@ -247,9 +245,7 @@ class RunStore:
 
     def take(self) -> RunFolder | None:
         """Return an unused folder if one is ready."""
-        with suppress(IndexError):
-            return self._spares.popleft()
-        return None
+        return self._spares.popleft() if self._spares else None
 
     @property
     def is_low(self) -> bool:

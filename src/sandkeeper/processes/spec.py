@@ -5,6 +5,7 @@
 """
 
 import shlex
+from functools import cache
 from typing import Annotated, Self
 
 import msgspec
@@ -95,9 +96,15 @@ class ProcessFields(msgspec.Struct, rename="camel"):
 
     def spec(self, limits: LimitsFields | None) -> ProcessSpec:
         """Return what is wanted."""
-        known = set(ProcessSpec.__struct_fields__) - {"limits"}
-        values = {name: getattr(self, name) for name in self.__struct_fields__ if name in known}
+        values = {name: getattr(self, name) for name in _shared(type(self))}
         return ProcessSpec(**values, limits=None if limits is None else limits.limits())
+
+
+@cache
+def _shared(kind: type[ProcessFields]) -> tuple[str, ...]:
+    """Return the fields that mean the same in a specification."""
+    known = set(ProcessSpec.__struct_fields__) - {"limits"}
+    return tuple(name for name in kind.__struct_fields__ if name in known)
 
 
 class FullProcessFields(ProcessFields):

@@ -6,7 +6,7 @@ import fcntl
 import os
 from contextlib import suppress
 
-from sandkeeper.errors import Conflict, Internal, StartFailed, Unavailable
+from sandkeeper.errors import Conflict, Internal, StartFailed, Task, Unavailable, reason_of
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.identity import Identity
 
@@ -47,8 +47,7 @@ class Stdin:
         try:
             read, write = os.pipe2(os.O_CLOEXEC)
         except OSError as error:
-            why = os.strerror(error.errno or 0).lower()
-            raise StartFailed(f"stdin: {why}") from None
+            raise StartFailed(f"stdin: {reason_of(error)}") from None
         if identity is not None:
             os.fchown(read, identity.uid, identity.gid)
         os.set_blocking(write, False)
@@ -93,7 +92,7 @@ class Stdin:
             except OSError as error:
                 if error.errno == errno.EPIPE:
                     raise Conflict("stdin is closed: the process does not read it") from None
-                raise Internal(f"failed to write to stdin: {error.strerror}") from None
+                raise Internal(str(error.strerror), task=Task.WRITE_STDIN) from None
         if self._write is None:
             raise Conflict(self._why_closed)
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
-from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.errors import BadInput, Task, Unprocessable
 from sandkeeper.files.globs import path_pattern
 from sandkeeper.files.walk import Found, walk
 from sandkeeper.files.work import Cancel
@@ -102,7 +102,7 @@ async def grep(
         if failed.how == "slow":
             late = f"the search took longer than {GREP_SECONDS:g} seconds"
             raise Unprocessable(late) from None
-        raise BadInput(f"grep search failed: {failed}") from None
+        raise BadInput(str(failed), task=Task.GREP) from None
     end = len(output) if whole else output.rfind(b"\n", 0, GREP_BYTES) + 1
     return Grepped(output[:end].decode("utf-8", "replace"), not whole)
 

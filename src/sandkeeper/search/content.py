@@ -12,12 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sandkeeper.errors import BadInput, Internal
+from sandkeeper.errors import BadInput, Internal, Task
 from sandkeeper.files.globs import matcher, simple
 from sandkeeper.journal.lines import cut_end
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.mounts import pseudo_mounts
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.linux.paths.below import is_below, is_within
 from sandkeeper.search.find import EXCLUDED, Workers
 from sandkeeper.search.ripgrep import (
     TEXT_BYTES,
@@ -167,9 +168,9 @@ class ContentSearch:
         try:
             enough = not await self._ripgrep.run(argv, "/", SEARCH_SECONDS, take)
         except RipgrepFailed as failed:
-            raise Internal(f"content search failed: {failed}") from None
+            raise Internal(str(failed), task=Task.SEARCH_CONTENT) from None
         if not enough and not kept.complete:
-            raise Internal("content search failed: it was ended")
+            raise Internal("it was ended", task=Task.SEARCH_CONTENT)
 
 
 def _possible_name(name: str) -> bool:
@@ -187,9 +188,9 @@ def _pruned(root: str) -> list[str] | None:
     here = os.path.realpath(root)
     pruned: list[str] = []
     for mount in map(os.fsdecode, pseudo_mounts()):
-        if here == mount or here.startswith(mount + "/"):
+        if is_within(here, mount):
             return None
-        if mount.startswith(here.rstrip("/") + "/"):
+        if is_below(mount, here):
             pruned.append(os.path.join(root, os.path.relpath(mount, here)))
     return pruned
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple, TypeVar
 
-from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.errors import BadInput, Obstacle, Task, Unprocessable, reason_of
 from sandkeeper.files.crew import Crew
 from sandkeeper.files.globs import Matcher, any_of, everything
 from sandkeeper.files.walk import Run, runs
@@ -177,11 +177,11 @@ class Search:
         try:
             return await self._workers.run(self._identity(), work)
         except OSError as error:
-            text = f"{error.strerror or error}".lower()
             where = os.fsdecode(error.filename or "")
-            raise Unprocessable(f"error walking directory: open {where}: {text}") from None
+            reason = Obstacle("open", where, error.errno or 0, reason_of(error))
+            raise Unprocessable(reason, task=Task.WALK_DIRECTORY) from None
         except ValueError:  # a NUL byte in the path
-            raise Unprocessable("error walking directory: open: invalid argument") from None
+            raise Unprocessable("open: invalid argument", task=Task.WALK_DIRECTORY) from None
 
 
 class _Matches:

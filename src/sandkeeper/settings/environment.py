@@ -35,6 +35,7 @@ class Environment:
         _forget_coercion()
         self._inherited: dict[str, str] | None = None
         self._apart: dict[str, str] | None = None
+        self._all: dict[str, str] | None = None
         self._given: dict[str, str] = {}
 
     def snapshot(self) -> dict[str, str]:
@@ -64,11 +65,13 @@ class Environment:
 
     def get(self, name: str, default: str = "") -> str:
         """Return one variable."""
-        return os.environ.get(name, default)
+        if self._all is None:
+            self._all = dict(os.environ)  # which encodes and decodes at each look
+        return self._all.get(name, default)
 
     def apply(self, values: Mapping[str, str], *, remove: tuple[str, ...] = ()) -> None:
         """Set `values`, then unset `remove`; raises ValueError on a name the system refuses."""
-        self._inherited = self._apart = None
+        self._inherited = self._apart = self._all = None
         for name, value in values.items():
             os.environ[name] = value
             self._given[name] = value

@@ -7,10 +7,11 @@ with, and what an upgrade hands on are the same.
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 
+from sandkeeper.numerals import PORTS, natural
 from sandkeeper.settings.catalogue import BESIDE, CATALOGUE, OPERATORS_FILES
 from sandkeeper.settings.variables import Kind
 
-__all__ = ["add_options", "help_of_variables", "is_option", "options_given"]
+__all__ = ["add_options", "help_of_variables", "is_option", "options_given", "port_option"]
 
 OURS = "SANDKEEPER_"
 MIB, KIB = 1 << 20, 1 << 10
@@ -29,6 +30,14 @@ def _ours(catalogue: Catalogue = CATALOGUE) -> Iterator[str]:
 
 def _option(name: str) -> str:
     return "--" + name.removeprefix(OURS).lower().replace("_", "-")
+
+
+def port_option(text: str) -> int:
+    """Read a port to listen on; raises ArgumentTypeError."""
+    port = natural(text)
+    if port is None or (port and port not in PORTS):
+        raise argparse.ArgumentTypeError(f"{text} is no port (0 to 65535; 0 is any that is free)")
+    return port
 
 
 def is_option(word: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sandkeeper.linux.addresses import is_loopback
+from sandkeeper.numerals import PORTS
 
 __all__ = [
     "BLAXEL_CODE_PORT",
@@ -93,7 +94,7 @@ class PortNames:
             return None  # an address, to browsers, and no name (URL Standard, section 3.5)
         for expression, is_open in self._compiled:
             found = expression.fullmatch(host)
-            if found is not None and 0 < int(found[1]) < 65536 and int(found[1]) not in self._ours:
+            if found is not None and int(found[1]) in PORTS and int(found[1]) not in self._ours:
                 base = host[: found.start(1)] + "*" + host[found.end(1) :]
                 return PortName(int(found[1]), host, base, is_open)
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from sandkeeper.errors import Conflict, NotFound, StartFailed, Unprocessable
+from sandkeeper.errors import Conflict, NotFound, StartFailed, Task, Unprocessable, reason_of
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.journal import Journal
 from sandkeeper.linux.children.adopted import Adopted, boot_id, start_time
@@ -199,7 +199,7 @@ class Terminals:
         try:
             self._shop.state.check()
         except StartFailed as error:
-            raise Unprocessable(f"failed to start terminal: {error.why}") from None
+            raise Unprocessable(error.reason, task=Task.START_TERMINAL) from None
         identity = self._shop.users.named(order.user)
         await _check_folder(order.working_dir, self._shop, identity)
         meta = TerminalMeta(
@@ -222,8 +222,7 @@ class Terminals:
         try:
             child, master = await self._spawn(meta, folder, identity)
         except (OSError, ValueError) as error:
-            text = getattr(error, "strerror", None) or str(error)
-            raise Unprocessable(f"failed to start {meta.shell}: {text.lower()}") from None
+            raise Unprocessable(reason_of(error), task=Task.START_SHELL, about=meta.shell) from None
         journal = Journal(folder.journal, segment_bytes=self._budget.segment_bytes)
         terminal = self._terminal(meta, folder, journal)
         terminal.begin(child, master)
@@ -392,7 +391,5 @@ async def _check_folder(folder: str, shop: Workshop, user: Identity | None) -> N
         async with asyncio.timeout(FOLDER_SECONDS):
             await shop.work.own(enter_folder, folder, user)
     except (OSError, ValueError) as error:
-        text = getattr(error, "strerror", None) or str(error) or "it does not answer"
-        raise Unprocessable(
-            f"failed to start terminal: working directory '{folder}': {text.lower()}"
-        ) from None
+        reason = f"working directory '{folder}': {reason_of(error) or 'it does not answer'}"
+        raise Unprocessable(reason, task=Task.START_TERMINAL) from None

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from sandkeeper.errors import Unprocessable
-from sandkeeper.numerals import natural
+from sandkeeper.errors import Task, Unprocessable
+from sandkeeper.numerals import PORTS, natural
 
 __all__ = ["Network", "TunnelConfig", "parse_config"]
 
@@ -41,11 +41,11 @@ class TunnelConfig:
 
 
 def parse_config(text: str) -> TunnelConfig:
-    """Read a configuration; raises Unprocessable `invalid tunnel config: …`, naming the field."""
+    """Read a configuration; raises Unprocessable, naming the field."""
     try:
         return _config(_object(text))
     except ValueError as error:
-        raise Unprocessable(f"invalid tunnel config: {error}") from None
+        raise Unprocessable(str(error), task=Task.ACCEPT_TUNNEL) from None
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _endpoint(text: str) -> tuple[str, int]:
         valid = valid and ":" not in host
     if not colon or not valid:
         raise ValueError(f"peer_endpoint: {text!r} is not host:port or [v6]:port")
-    if not 0 < (number := natural(port) or 0) < 65536:
+    if (number := natural(port) or 0) not in PORTS:
         raise ValueError(f"peer_endpoint: {port!r} is not a port")
     return host, number
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.errors import BadInput, Internal, Unprocessable
+from sandkeeper.errors import BadInput, Internal, Task, Unprocessable, reason_of
 from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.daemon import Daemon
 from sandkeeper.linux.children.programs import environment_for_root, own_program
@@ -125,7 +125,7 @@ class Tunnel:
                 await self._swap(config, address)
             except (OSError, UntrustedFile, ImportError) as error:
                 reason = str(error) if isinstance(error, UntrustedFile) else _reason(error)
-                raise Internal(f"failed to apply tunnel config: {reason}") from None
+                raise Internal(reason, task=Task.APPLY_TUNNEL) from None
 
     async def disconnect(self) -> None:
         """Take the tunnel away; raises BadInput when there is none, Internal when it fails."""
@@ -136,14 +136,14 @@ class Tunnel:
             try:
                 await self._take_away(active)
             except OSError as error:
-                raise Internal(f"failed to stop tunnel: {_reason(error)}") from None
+                raise Internal(_reason(error), task=Task.STOP_TUNNEL) from None
             self._active = None
 
     def _refuse_foreign_name(self, config: TunnelConfig) -> None:
         index = index_of(config.interface_name)
         if index and (self._active is None or self._active.link.index != index):
             raise Unprocessable(
-                "invalid tunnel config: interface_name: there is another interface of this name"
+                "interface_name: there is another interface of this name", task=Task.ACCEPT_TUNNEL
             )
 
     async def _swap(self, config: TunnelConfig, address: str) -> None:
@@ -298,12 +298,12 @@ async def _resolve(config: TunnelConfig) -> str:
             )
     except (OSError, UnicodeError):
         raise Unprocessable(
-            f"invalid tunnel config: peer_endpoint: {config.peer_host} cannot be resolved"
+            f"peer_endpoint: {config.peer_host} cannot be resolved", task=Task.ACCEPT_TUNNEL
         ) from None
     return str(found[0][4][0])
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    return (getattr(error, "strerror", None) or str(error)).lower()
+    return reason_of(error)

@@ -103,7 +103,8 @@ class DriveHandlers:
         try:
             yield Reach.ALL if standing.right is Right.OPERATOR else permitted
         except Forbidden as error:
-            raise Forbidden(f"{error}: {standing.advice(DRIVES)}") from None
+            reason = f"{error.reason}: {standing.advice(DRIVES)}"
+            raise Forbidden(reason, task=error.task, about=error.about) from None
 
 
 def _named(request: Request) -> str:

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.blaxel.processes import identifier
 from sandkeeper.api.edge.bodies.downloads import disposition
+from sandkeeper.api.edge.bodies.weights import weights_of
 from sandkeeper.api.edge.long_answers import long_answer
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.respond import json_response
@@ -19,7 +20,7 @@ from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import empty_head, route
 from sandkeeper.api.edge.streaming import NDJSON, SSE, StreamResponse, stream_type
 from sandkeeper.api.edge.subject import caller
-from sandkeeper.errors import BadInput
+from sandkeeper.errors import BadInput, Task
 from sandkeeper.journal.cursor import Abandoned, Chunk, Follow
 from sandkeeper.journal.events import (
     SILENT,
@@ -73,7 +74,7 @@ class LogHandlers:
         """Return both streams and their true order, each up to 4 MiB."""
         name = identifier(request)
         self._access.audit("process_logs_access", caller(request), identifier=name)
-        process = self._processes.get(name, "process with PID {} not found")
+        process = self._processes.get(name, Task.READ_LOGS)
         journal = process.journal
         return await long_answer(
             request.scope,
@@ -220,15 +221,7 @@ def _form(
 
 def _prefers_records(accept: str) -> bool:
     """Say whether NDJSON is named and weighs at least as much as plain text (RFC 9110, 12.5.1)."""
-    weights: dict[str, float] = {}
-    for part in accept.split(","):
-        kind, *parameters = (word.strip() for word in part.split(";"))
-        weight = 1.0
-        for parameter in parameters:
-            name, _, value = parameter.partition("=")
-            if name.strip().lower() == "q":
-                weight = decimal(value.strip()) or 0.0
-        weights[kind.lower()] = weight
+    weights = weights_of(accept)
     records = weights.get(NDJSON, 0.0)
     return records > 0 and records >= weights.get("text/plain", 0.0)
 

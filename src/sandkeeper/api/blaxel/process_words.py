@@ -4,7 +4,7 @@ import signal
 
 from sandkeeper.api.schemas.processes import ProcessRequest
 from sandkeeper.errors import BadInput
-from sandkeeper.numerals import GO_INT, natural
+from sandkeeper.numerals import GO_INT, PORTS, natural
 
 __all__ = ["check_process", "signal_number", "wait_seconds"]
 
@@ -33,7 +33,7 @@ def check_process(wanted: ProcessRequest) -> None:
     if not -GO_INT <= wanted.max_restarts < GO_INT:
         raise BadInput("invalid request body: maxRestarts does not fit 64 bits")
     for port in wanted.wait_for_ports:
-        if not 0 < port < 65536:
+        if port not in PORTS:
             raise BadInput(f"invalid request body: waitForPorts: {port} is no port (1 to 65535)")
 
 

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
-from sandkeeper.api.blaxel.exec_stream import exec_events, failed
 from sandkeeper.api.blaxel.process_words import check_process, signal_number, wait_seconds
+from sandkeeper.api.blaxel.running.exec_stream import exec_events, failed
 from sandkeeper.api.edge.connections.plain import PlainAnswer
 from sandkeeper.api.edge.long_answers import LongAnswer, long_answer
 from sandkeeper.api.edge.query import query_of
@@ -37,7 +37,7 @@ from sandkeeper.api.schemas.processes import (
     limits_of,
     record_of,
 )
-from sandkeeper.errors import BadInput, Conflict, TooLarge, Unprocessable
+from sandkeeper.errors import BadInput, Conflict, Task, TooLarge, Unprocessable
 from sandkeeper.journal.output import PIECE_BYTES, Texts, read_long_texts, read_texts
 from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.users import Users
@@ -137,7 +137,7 @@ class ProcessHandlers:
         return self._create_plain(self._admitted(HTTPConnection(scope), wanted, "", "process_exec"))
 
     async def _create_plain(self, spec: ProcessSpec) -> PlainAnswer:
-        process, _ = await self._processes.start(spec)
+        process = await self._processes.start_admitted(spec)
         return PlainAnswer(await self._record(process, self._inline))
 
     async def _answer(
@@ -248,13 +248,13 @@ class ProcessHandlers:
         """Show one process whose output is short or in memory."""
         if b"output" in scope["query_string"]:
             return None
-        process = self._processes.get(segment(scope, 1), "process not found")
+        process = self._processes.get(segment(scope, 1), Task.SHOW_PROCESS)
         record = self._records.make(process, self._inline)
         return None if record is None else PlainAnswer(record)
 
     async def get(self, request: Request) -> Response:
         """Show one process."""
-        process = self._processes.get(identifier(request), "process not found")
+        process = self._processes.get(identifier(request), Task.SHOW_PROCESS)
         limit = NO_OUTPUT if _is_without_output(request) else self._inline
         return json_bytes(await self._record(process, limit))
 

@@ -9,7 +9,7 @@ import msgspec
 
 from sandkeeper.interpreter.execution import BROKEN, Piece, Pieces
 from sandkeeper.journal.cursor import Abandoned, Chunk, Gap
-from sandkeeper.jsonlines import json_line
+from sandkeeper.jsonlines import json_line, sse_fields
 from sandkeeper.linebreaks import in_one_line
 from sandkeeper.linux.clocks import rfc3339_utc
 
@@ -57,7 +57,7 @@ class EventLines:
     def _framed(self, kind: str, line: bytes) -> bytes:
         if not self._sse:
             return line
-        return b"event: %b\ndata: %bid: %d\n\n" % (kind.encode(), line, self._cursor)
+        return b"%bid: %d\n\n" % (sse_fields(kind, line), self._cursor)
 
     def _piece(self, piece: Piece) -> bytes:
         if piece.kind == BROKEN:
@@ -67,7 +67,7 @@ class EventLines:
             text = piece.data.decode("utf-8", "replace")
             fields = {"type": piece.kind, "text": text, "time": rfc3339_utc(piece.time)}
             return self._framed(piece.kind, json_line({**fields, "cursor": piece.cursor}))
-        made = b"event: %b\ndata: " % piece.kind.encode() if piece.begins and self._sse else b""
+        made = sse_fields(piece.kind, b"") if piece.begins and self._sse else b""
         # The last byte of an object closes it, and more belongs before that.
         data, self._held = self._held + piece.data, b""
         made += data[:-1]

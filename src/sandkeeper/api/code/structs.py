@@ -1,6 +1,5 @@
 """Wire structs of code contexts and executions."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -10,6 +9,7 @@ from sandkeeper.api.schemas.processes import limits_of
 from sandkeeper.interpreter.context import Context
 from sandkeeper.interpreter.execution import Execution
 from sandkeeper.interpreter.specs import ContextSpec, ExecutionSpec
+from sandkeeper.linux.clocks import rfc3339_milliseconds
 
 __all__ = [
     "CompleteRequest",
@@ -180,6 +180,4 @@ def execution_record(execution: Execution) -> ExecutionRecord:
 
 def _moment(seconds: float) -> str:
     """Return a time as RFC 3339, empty for none."""
-    if not seconds:
-        return ""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    return rfc3339_milliseconds(seconds, local=False) if seconds else ""

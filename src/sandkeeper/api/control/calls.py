@@ -14,7 +14,7 @@ from starlette.responses import Response
 from sandkeeper.api.control.source import PAUSED, Order, Sandbox, Source, Wanted
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import decoded, read_body
-from sandkeeper.api.edge.respond import status_of, utf8
+from sandkeeper.api.edge.respond import plain_json, status_of, utf8
 from sandkeeper.api.edge.rights import USERS, standing_of
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.urls import segment
@@ -135,7 +135,7 @@ class ControlCalls:
             trusted=standing_of(request).may(USERS),
             key=_key(request),
         )
-        return _json(_made(await source.create(order)), 201)
+        return plain_json(_made(await source.create(order)), 201)
 
     async def _connect(self, request: Request, source: Source, name: str) -> Response:
         wanted = await _read(request, TimeoutCall)
@@ -143,17 +143,17 @@ class ControlCalls:
         await source.resume(name, wanted.timeout)
         found = await source.keep(name, wanted.timeout, shorten=False)
         resumed = paused or request.url.path.endswith("/resume")
-        return _json(_made(found), 201 if resumed else 200)
+        return plain_json(_made(found), 201 if resumed else 200)
 
     async def _list(self, request: Request, source: Source) -> Response:
         page = await source.page(_wanted(request))
-        answer = _json([_listed(one) for one in page.found])
+        answer = plain_json([_listed(one) for one in page.found])
         if page.after:
             answer.headers["X-Next-Token"] = page.after
         return answer
 
     async def _get(self, _request: Request, source: Source, name: str) -> Response:
-        return _json(_detail(await source.get(name)))
+        return plain_json(_detail(await source.get(name)))
 
     async def _end(self, request: Request, source: Source, name: str) -> Response:
         self._access.audit("sandbox_kill", caller(request), identifier=name)
@@ -188,7 +188,7 @@ class ControlCalls:
             "diskUsed": use.disk_used,
             "diskTotal": use.disk_total,
         }
-        return _json([one])
+        return plain_json([one])
 
 
 def _made(found: Sandbox) -> dict[str, Any]:
@@ -268,10 +268,6 @@ async def _read(request: Request, model: type[Any]) -> Any:
 
 def _time(seconds: float) -> str:
     return rfc3339(int(seconds * 1e6) * 1000, local=False)
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
 def failed(status: int, message: str) -> Response:

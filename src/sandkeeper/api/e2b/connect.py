@@ -15,6 +15,8 @@ from starlette.responses import Response
 
 from sandkeeper import errors
 from sandkeeper.api.e2b.framing import END, HEAD_BYTES, BadFrame, Frames, TooLong, frame
+from sandkeeper.api.e2b.sentences import sentence
+from sandkeeper.api.edge.bodies.weights import media_type
 from sandkeeper.api.edge.request_body import in_turn, parse_anything, read_body
 from sandkeeper.api.edge.respond import utf8
 from sandkeeper.api.edge.streaming import StreamResponse
@@ -110,14 +112,13 @@ def failure_of(error: Exception) -> Failure:
         raise error
     for kind in type(error).__mro__:
         if kind in CODES:
-            why = error.why if isinstance(error, errors.StartFailed) else str(error)
-            return Failure(CODES[kind], why)
-    return Failure("internal", str(error))
+            return Failure(CODES[kind], sentence(error))
+    return Failure("internal", sentence(error))
 
 
 def unsupported(request: Request, accepted: str) -> Response | None:
     """Return the refusal of another codec or protocol than ours; None: it is ours."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(request.headers.get("content-type", ""))
     if kind == accepted:
         return None
     body = {

@@ -15,10 +15,11 @@ from sandkeeper.api.e2b.people import People
 from sandkeeper.api.edge.bodies.coding import accepts, inflated, is_gzip
 from sandkeeper.api.edge.bodies.downloads import download
 from sandkeeper.api.edge.bodies.forms import form_parts, is_form
+from sandkeeper.api.edge.bodies.weights import media_type
 from sandkeeper.api.edge.connections.wire import blocks_of
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import read_json
-from sandkeeper.api.edge.respond import utf8
+from sandkeeper.api.edge.respond import plain_json, utf8
 from sandkeeper.errors import BadInput
 from sandkeeper.files.conditions import NO_CONDITIONS
 from sandkeeper.files.feed import Feed
@@ -95,11 +96,11 @@ class FileCalls:
             if not written:
                 raise BadInput("the form has no part 'file'")
         else:
-            kind = request.headers.get("content-type", OCTETS).partition(";")[0].strip().lower()
+            kind = media_type(request.headers.get("content-type", OCTETS))
             if kind != OCTETS:
                 raise BadInput(f"Content-Type {kind[:80]!r}: send multipart/form-data or {OCTETS}")
             written = [await self._from_body(request, metadata)]
-        return Response(msgspec.json.encode(written), media_type="application/json")
+        return plain_json(written)
 
     async def _from_form(
         self, request: Request, metadata: dict[str, bytes]
@@ -133,12 +134,7 @@ class FileCalls:
         upload = self._files.upload(path, NO_CONDITIONS)
         upload.kind, upload.attributes = "user." + METADATA, metadata
         feed: Feed[os.stat_result] = Feed(self._work.run, upload)
-        try:
-            async for block in blocks:
-                await feed.write(block)
-            await feed.finish()
-        finally:
-            await feed.abort()
+        await feed.take_all(blocks)
         made: dict[str, Any] = {
             "name": utf8(posixpath.basename(path)),
             "path": utf8(path),
@@ -160,7 +156,7 @@ class FileCalls:
         with self._users.acting_as(self._people.of(request, call.username).identity):
             await self._work.run(self._compose, sources, target)
         made = {"name": utf8(posixpath.basename(target)), "path": utf8(target), "type": "file"}
-        return Response(msgspec.json.encode(made), media_type="application/json")
+        return plain_json(made)
 
     def _compose(self, sources: list[str], target: str) -> None:
         current = target

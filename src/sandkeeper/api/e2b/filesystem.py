@@ -19,17 +19,17 @@ from sandkeeper.api.e2b.connect import Failure
 from sandkeeper.api.e2b.entries import entry_of
 from sandkeeper.api.e2b.framing import frame
 from sandkeeper.api.e2b.people import People
+from sandkeeper.api.e2b.sentences import sentence
 from sandkeeper.api.edge.file_answers import GeneratedBody
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.blocks import gathered
-from sandkeeper.errors import NotFound, Unprocessable
+from sandkeeper.errors import NotFound, Obstacle, Unprocessable
 from sandkeeper.files.changing.replace import make_directories
 from sandkeeper.files.conditions import NO_CONDITIONS
 from sandkeeper.files.copies import Copies
 from sandkeeper.files.details import Detail, detail, details
 from sandkeeper.files.paths import resolve_text
 from sandkeeper.files.service import Files
-from sandkeeper.files.work import describe
 from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.log.access import Access
@@ -159,7 +159,7 @@ class FilesystemService:
         except NotFound:
             pass
         except Unprocessable as error:
-            raise Failure("internal", str(error)) from None
+            raise Failure("internal", sentence(error)) from None
         return connect.unary({})
 
     # Watching
@@ -179,7 +179,7 @@ class FilesystemService:
         try:
             return await self._watches.watch(Scope(root, call.recursive)), root
         except Unprocessable as error:
-            raise Failure("internal", str(error)) from None
+            raise Failure("internal", sentence(error)) from None
 
     async def _changes(
         self, watch: Watch, root: str, ping: float, *, entries: bool
@@ -316,13 +316,11 @@ _CODES = {
 
 
 def _failure(path: str, error: OSError | ValueError) -> Failure:
-    if not isinstance(error, OSError):
-        return Failure("invalid_argument", describe("open", path, error))
-    code = _CODES.get(error.errno or 0, "internal")
+    met = Obstacle.of("open", path, error)
+    code = _CODES.get(met.errno, "internal")
     words = {"not_found": "does not exist", "already_exists": "already exists"}
-    where = error.filename if isinstance(error.filename, str) else path
-    if error.errno == errno.ENOTDIR:
-        return Failure(code, f"path is not a directory: {where}")
+    if met.errno == errno.ENOTDIR:
+        return Failure(code, f"path is not a directory: {met.path}")
     if code in words:
-        return Failure(code, f"path '{where}' {words[code]}")
-    return Failure(code, describe("open", path, error))
+        return Failure(code, f"path '{met.path}' {words[code]}")
+    return Failure(code, str(met))

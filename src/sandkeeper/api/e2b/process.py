@@ -20,10 +20,9 @@ from sandkeeper.api.e2b.events import Events, end_event, event
 from sandkeeper.api.e2b.framing import frame
 from sandkeeper.api.e2b.people import BASE, People, Person
 from sandkeeper.api.edge.subject import caller
-from sandkeeper.errors import Conflict, NotFound
+from sandkeeper.errors import Conflict, NotFound, Obstacle
 from sandkeeper.files.paths import resolve_text
 from sandkeeper.files.service import Files
-from sandkeeper.files.work import describe
 from sandkeeper.journal.cursor import Follow
 from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.paths.entering import enter_folder
@@ -183,7 +182,7 @@ class ProcessService:
         except FileNotFoundError:
             raise Failure("invalid_argument", f"cwd '{folder}' does not exist") from None
         except (OSError, ValueError) as error:
-            raise Failure("invalid_argument", describe("cwd", folder, error)) from None
+            raise Failure("invalid_argument", str(Obstacle.of("cwd", folder, error))) from None
         return folder
 
     # Looking

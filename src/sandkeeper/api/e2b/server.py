@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -12,10 +11,11 @@ from sandkeeper.api.e2b.files import FileCalls, Unacceptable
 from sandkeeper.api.e2b.filesystem import FilesystemService
 from sandkeeper.api.e2b.people import People
 from sandkeeper.api.e2b.process import ProcessService
+from sandkeeper.api.e2b.sentences import sentence
 from sandkeeper.api.e2b.signatures import BadSignature, operation_of, standing_by_signature
 from sandkeeper.api.e2b.system import SystemCalls
 from sandkeeper.api.edge.query import query_of
-from sandkeeper.api.edge.respond import status_of, utf8
+from sandkeeper.api.edge.respond import plain_json, status_of, utf8
 from sandkeeper.api.edge.rights import Right, standing_of
 from sandkeeper.errors import SandkeeperError, Unprocessable
 from sandkeeper.linux.identity import Identity
@@ -131,9 +131,9 @@ class E2bServer:
         except UnknownUser as error:
             return _failed(401, str(error))
         except Unprocessable as error:
-            return _failed(400, str(error))
+            return _failed(400, sentence(error))
         except SandkeeperError as error:
-            return _failed(status_of(error), str(error))
+            return _failed(status_of(error), sentence(error))
 
     async def _as_user(self, request: Request, handler: Handler) -> Response:
         """Have a call, and the sending of its answer, be done as the user that it names."""
@@ -158,5 +158,4 @@ class _Sent(Response):
 
 
 def _failed(status: int, message: str) -> Response:
-    body = msgspec.json.encode({"code": status, "message": utf8(message)})
-    return Response(body, status, media_type="application/json")
+    return plain_json({"code": status, "message": utf8(message)}, status)

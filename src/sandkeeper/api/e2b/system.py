@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from sandkeeper.api.e2b.defaults import Defaults, DefaultsStore
 from sandkeeper.api.edge.request_body import read_json
+from sandkeeper.api.edge.respond import plain_json
 from sandkeeper.api.edge.rights import ENVIRONMENT, standing_of
 from sandkeeper.errors import BadInput, Conflict
 from sandkeeper.linux.users import Users
@@ -45,7 +46,7 @@ class SystemCalls:
 
     async def envs(self, _request: Request) -> Response:
         """Tell the variables that every program on this wire starts with."""
-        return _json(self._defaults.now.env_vars)
+        return plain_json(self._defaults.now.env_vars)
 
     async def init(self, request: Request) -> Response:
         """Set what every call starts from; needs the operator."""
@@ -77,7 +78,7 @@ class SystemCalls:
     async def metrics(self, _request: Request) -> Response:
         """Tell how much of the machine is used."""
         use = await asyncio.to_thread(self._use.look)
-        return _json(
+        return plain_json(
             {
                 "ts": int(use.time),
                 "cpu_count": use.cpu_count,
@@ -91,7 +92,3 @@ class SystemCalls:
                 "disk_total": use.disk_total,
             }
         )
-
-
-def _json(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

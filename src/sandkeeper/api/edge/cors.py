@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from starlette.types import Scope
 
+from sandkeeper.api.edge.connections.fields import first_fields
+
 __all__ = ["Cors"]
 
 Headers = list[tuple[bytes, bytes]]
@@ -60,14 +62,10 @@ class Cors:
     def _origin(self, scope: Scope) -> Headers:
         if self._all:
             return [(b"access-control-allow-origin", b"*")]
-        origin = _field(scope, b"origin")
+        origin = first_fields(scope).get(b"origin")
         if origin in self._origins:
             return [(b"access-control-allow-origin", origin or b""), VARY]
         return [VARY]
-
-
-def _field(scope: Scope, wanted: bytes) -> bytes | None:
-    return next((value for name, value in scope["headers"] if name == wanted), None)
 
 
 def _newer(value: bytes) -> list[bytes]:

@@ -89,7 +89,7 @@ def _plain(plain: Plain, freeze: Freeze, scope: Scope, body: bytes) -> PlainAnsw
 
 
 async def _counted(coming: Later, freeze: Freeze) -> PlainAnswer:
-    async with freeze.writing():
+    with freeze.writing():
         return await coming
 
 
@@ -104,7 +104,7 @@ class _Guarded:
         if scope["type"] == "websocket":
             await self._socket(scope, receive, send)
             return
-        async with self._freeze.writing():
+        with self._freeze.writing():
             await self._app(scope, receive, send)
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:

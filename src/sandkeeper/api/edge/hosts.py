@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 from starlette.types import Scope
 
+from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.api.edge.respond import error_response
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.urls import is_for_port
@@ -97,6 +98,7 @@ class Gate:
         self._below = tuple(name[1:] for name in edge.hosts if name.startswith("*."))
         self._own_name = socket.gethostname().lower()
         self._port_names = edge.port_names
+        self._knows = lru_cache(maxsize=KNOWN_HOSTS)(self._is_known)
 
     def check(self, scope: Scope) -> None:
         """Pass a request or WebSocket; raises Forbidden, or BadInput for a Host that is none."""
@@ -176,17 +178,26 @@ class Gate:
 
     def _is_listed(self, scope: Scope, name: str) -> bool:
         """Say whether the operator, or a gateway, has named a name."""
-        if self._any_host or self._is_from_afar(scope):
-            return True
-        return name in self._names or name.endswith(self._below)
+        return self._is_named(name) or self._is_from_afar(scope)
+
+    def _is_named(self, name: str) -> bool:
+        return self._any_host or name in self._names or name.endswith(self._below)
 
     def _answers_to(self, scope: Scope, host: str) -> bool:
-        name = host.removesuffix(".")
-        if scope["path"] in OPEN_PATHS or self._is_listed(scope, name):
+        path: str = scope["path"]
+        if path != "/mcp" and self._knows(host):
             return True
-        if scope["path"] == "/mcp" and is_loopback((scope.get("server") or ("", 0))[0]):
+        name = host.removesuffix(".")
+        if path in OPEN_PATHS or self._is_listed(scope, name):
+            return True
+        if path == "/mcp" and is_loopback((scope.get("server") or ("", 0))[0]):
             return _is_loopback_name(name)  # the contract's rule, with a token too
-        return self._guarded or self._is_own_name(name)
+        return path == "/mcp" and self._knows(host)
+
+    def _is_known(self, host: str) -> bool:
+        """Say whether a name is answered to whoever calls by it, and whatever is asked for."""
+        name = host.removesuffix(".")
+        return self._guarded or self._is_named(name) or self._is_own_name(name)
 
     def _is_from_afar(self, scope: Scope) -> bool:
         """Say whether a gateway vouches for the name: one on this machine may as well be a browser.
@@ -229,7 +240,7 @@ def is_own_page(scope: Scope) -> bool:
 def refusal(scope: Scope, error: SandkeeperError) -> Response:
     """Return the answer to a request that does not pass: on `/mcp` a name's is the contract's."""
     if isinstance(error, UnknownHost) and scope["path"] == "/mcp":
-        sent = next((value for name, value in scope["headers"] if name == b"host"), b"")
+        sent = first_fields(scope).get(b"host", b"")
         text = f'Forbidden: invalid Host header "{sent.decode("latin-1")}"'
         return Response(text, 403, media_type="text/plain; charset=utf-8")
     return error_response(error)
@@ -237,6 +248,9 @@ def refusal(scope: Scope, error: SandkeeperError) -> Response:
 
 def _seen(scope: Scope) -> Seen:
     """Return the fields that matter; one that came twice has no value that could be right."""
+    first = first_fields(scope)
+    if len(first) == len(scope["headers"]):
+        return first
     seen: Seen = {}
     for name, value in scope["headers"]:
         if name in WANTED:

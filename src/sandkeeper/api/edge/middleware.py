@@ -8,6 +8,7 @@ from typing import Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandkeeper.api.edge import auth
+from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.api.edge.connections.newline import ending_line
 from sandkeeper.api.edge.connections.outgoing import ANSWER, SMALL_BYTES, Answer, Outgoing
 from sandkeeper.api.edge.connections.plain import (
@@ -25,7 +26,7 @@ from sandkeeper.api.edge.connections.wire import CARRIED, SWITCHED, closing_unas
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.hosts import Gate, refusal
 from sandkeeper.api.edge.request_body import HELD, Held, Room
-from sandkeeper.api.edge.respond import error_response, want_of
+from sandkeeper.api.edge.respond import Say, error_response, want_of
 from sandkeeper.api.edge.subject import Gateways, request_id
 from sandkeeper.api.edge.tracing import Traces
 from sandkeeper.api.edge.urls import PORT_NAME, is_for_port, lead_to_runtime, readdress
@@ -89,6 +90,7 @@ class Edge:
         room: Room,
         outgoing: Outgoing,
         plain: PlainRoutes,
+        say: Say,
         traces: Traces,
     ) -> None:
         self._app = app
@@ -109,6 +111,7 @@ class Edge:
         self._outgoing = outgoing
         self._traces = traces
         self._find_plain = plain.find
+        self._say = say
         self._heads = Heads(cors, NO_CACHE, processing_time=processing_time)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -135,15 +138,15 @@ class Edge:
 
     def _mark(self, scope: Scope) -> None:
         """Note the port that is called by a host name of its own: such a request is not for us."""
-        for name, value in scope["headers"]:
-            if name == b"host":
-                try:
-                    found = self._known_names[value]
-                except KeyError:
-                    found = self._port_names.find(value)
-                if found is not None:
-                    scope[PORT_NAME] = found
-                return
+        called = first_fields(scope).get(b"host")
+        if called is None:
+            return
+        try:
+            found = self._known_names[called]
+        except KeyError:
+            found = self._port_names.find(called)
+        if found is not None:
+            scope[PORT_NAME] = found
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         if reason := self._refused(scope):
@@ -162,7 +165,8 @@ class Edge:
         finally:
             self._requests.websockets -= 1
             path = self._doors.shown(scope)
-            self._traces.ended(self._traces.told(scope, path, status, started, 0))
+            seconds = perf_counter() - started
+            self._traces.ended(self._traces.told(scope, path, status, seconds, 0))
 
     def _refused(self, scope: Scope) -> str:
         """Return why a WebSocket may not be opened."""
@@ -195,13 +199,16 @@ class Edge:
                 return None
         except (BadInput, Forbidden):
             return None
-        answer = answered(handler, scope, body)
+        answer = answered(handler, scope, body, self._say)
         if answer is None:
             return None
-        self._requests.begun()
         self._traces.begin(scope)
         if isinstance(answer, PlainAnswer):
-            return self._plain_parts(scope, answer, started)
+            parts, began = self._heads.of(scope, answer, started), perf_counter()
+            self._requests.answered(scope["path"], answer.status, began - started)
+            self._tell(scope, answer.status, began - started, len(answer.body))
+            return parts
+        self._requests.begun()
         return self._later(scope, answer, started)
 
     async def _later(self, scope: Scope, coming: Later, started: float) -> Parts:
@@ -210,18 +217,15 @@ class Edge:
         try:
             answer = await coming
         except SandkeeperError as error:
-            answer = plain_error(error)
+            answer = plain_error(error, self._say)
         except Exception as error:  # noqa: BLE001 - the last net: log it, the server lives
             self._failed(scope, error)
             answer = PlainAnswer(b"", 500)
             if want := want_of(error):
-                answer = plain_error(Unavailable(want))
+                answer = plain_error(Unavailable(want), self._say)
         except BaseException:
             self._ended(scope, 499, started, 0.0, 0)
             raise
-        return self._plain_parts(scope, answer, started)
-
-    def _plain_parts(self, scope: Scope, answer: PlainAnswer, started: float) -> Parts:
         parts = self._heads.of(scope, answer, started)
         self._ended(scope, answer.status, started, perf_counter(), len(answer.body))
         return parts
@@ -263,7 +267,11 @@ class Edge:
         ended = perf_counter()
         path = "/port/" if PORT_NAME in scope else scope["path"]
         self._requests.ended(path, status, (began or ended) - started)
-        request = self._traces.told(scope, self._doors.shown(scope), status, started, size)
+        self._tell(scope, status, ended - started, size)
+
+    def _tell(self, scope: Scope, status: int, seconds: float, size: int) -> None:
+        """Write the line of a request that is over, and its span."""
+        request = self._traces.told(scope, self._doors.shown(scope), status, seconds, size)
         self._access.request(request)
         self._traces.ended(request)
 

@@ -1,6 +1,6 @@
 """Responses: JSON as the contract writes it, errors, plain texts."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -14,6 +14,7 @@ from sandkeeper.linux.worker import NO_THREAD, lacks_threads
 
 __all__ = [
     "JSON",
+    "Say",
     "bare_error",
     "encode_json",
     "error_body",
@@ -22,6 +23,7 @@ __all__ = [
     "json_bytes",
     "json_response",
     "not_found",
+    "plain_json",
     "status_of",
     "utf8",
     "want_of",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 JSON = b"application/json; charset=utf-8"
+Say = Callable[[errors.SandkeeperError], str]
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 STATUS: dict[type[errors.SandkeeperError], int] = {
@@ -83,25 +86,33 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
     return json_bytes(encode_json(value), status, headers)
 
 
+def plain_json(value: Any, status: int = 200) -> Response:
+    """Answer with JSON as wires other than the contract's write it."""
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
 def json_bytes(data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Answer with JSON that is made already."""
     return Response(data, status, headers, media_type=JSON.decode())
 
 
-def error_fields(error: errors.SandkeeperError) -> dict[str, Any]:
-    """Return what is told of an error: `error`, and `code` and further fields where it has them."""
+def error_fields(error: errors.SandkeeperError, say: Say = str) -> dict[str, Any]:
+    """Return what is told of an error: `error`, and `code` and further fields where it has them.
+
+    `say` puts it into the words of a wire.
+    """
     code = {"code": error.code} if error.code else {}
-    return {"error": utf8(str(error)), **code, **error.details}
+    return {"error": utf8(say(error)), **code, **error.details}
 
 
-def error_body(error: errors.SandkeeperError) -> bytes:
+def error_body(error: errors.SandkeeperError, say: Say = str) -> bytes:
     """Write `{"error": …}`, with `code` where the error carries one."""
-    return encode_json(error_fields(error))
+    return encode_json(error_fields(error, say))
 
 
-def error_response(error: errors.SandkeeperError) -> Response:
+def error_response(error: errors.SandkeeperError, say: Say = str) -> Response:
     """Answer with an error."""
-    return Response(error_body(error), status_of(error), media_type=JSON.decode())
+    return Response(error_body(error, say), status_of(error), media_type=JSON.decode())
 
 
 def not_found() -> Response:

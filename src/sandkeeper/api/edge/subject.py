@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.log.access import Caller
 
 __all__ = ["Gateways", "caller", "names_user", "request_id"]
@@ -70,7 +71,7 @@ def request_id(scope: Scope) -> str:
     """Return the id of a request: the client's, or one that is made up and kept."""
     known: str | None = scope.get(REQUEST_ID)
     if known is None:
-        sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        sent = first_fields(scope).get(b"x-request-id", b"")
         known = sent[:REQUEST_ID_CHARACTERS].decode("latin-1") or _made_up()
         scope[REQUEST_ID] = known
     return known
@@ -85,10 +86,13 @@ def _made_up() -> str:
 
 def caller(request: HTTPConnection) -> Caller:
     """Read the identity headers and the request's id."""
-    headers = request.headers
+    said: dict[bytes, str] = {}
+    for name, value in request.scope["headers"]:
+        if name in IDENTITY:
+            said.setdefault(name, value.decode("latin-1"))
     return Caller(
-        subject_id=headers.get("x-blaxel-subject-id") or headers.get("x-subject-id", ""),
-        subject_type=headers.get("x-blaxel-subject-type") or headers.get("x-subject-type", ""),
-        auth_method=headers.get("x-blaxel-auth-method", ""),
+        subject_id=said.get(b"x-blaxel-subject-id") or said.get(b"x-subject-id", ""),
+        subject_type=said.get(b"x-blaxel-subject-type") or said.get(b"x-subject-type", ""),
+        auth_method=said.get(b"x-blaxel-auth-method", ""),
         request_id=request_id(request.scope),
     )

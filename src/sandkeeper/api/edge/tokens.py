@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.types import Scope
 
+from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.errors import BadInput
 
 __all__ = [
@@ -50,6 +51,10 @@ BEARERS = frozenset(
         b"e2b-traffic-access-token",
     }
 )
+CARRIERS = BEARERS | {
+    *(b"x-blaxel-preview-token", b"sec-websocket-protocol", b"cookie", SESSION_FIELD),
+}
+"""All fields in which a credential may stand."""
 PARAMETERS = ("token", "bl_preview_token")
 LINK_PARAMETER = b"sandkeeper_link_token"
 """What opens a port by a link; only we write it, so it has one spelling."""
@@ -90,6 +95,8 @@ def offers(scope: Scope, kind: str = TOKEN) -> list[bytes]:
     anybody needs: each costs time.
     """
     found: list[bytes] = []
+    if not scope["query_string"] and CARRIERS.isdisjoint(first_fields(scope)):
+        return found
 
     def take(seen: str, value: bytes) -> bool:
         if seen == kind:
@@ -102,6 +109,8 @@ def offers(scope: Scope, kind: str = TOKEN) -> list[bytes]:
 
 def named_offers(scope: Scope, kind: str) -> list[tuple[bytes, bytes]]:
     """Return names and values of the cookies of a kind in a request; raises as `offers`."""
+    if b"cookie" not in first_fields(scope):
+        return []
     return [
         (name, value)
         for field, line in scope["headers"]

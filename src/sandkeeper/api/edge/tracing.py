@@ -1,10 +1,10 @@
 """The place of a request in a trace (W3C Trace Context)."""
 
 from collections.abc import Callable
-from time import perf_counter
 
 from starlette.types import Scope
 
+from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.api.edge.subject import request_id
 from sandkeeper.log.access import Request
 from sandkeeper.tracecontext import CURRENT, Trace, Tracing, parsed
@@ -23,9 +23,9 @@ class Traces:
 
     def begin(self, scope: Scope) -> None:
         """Note where a request stands: below what its head says, or first of a trace of ours."""
-        sent = [value for name, value in scope["headers"] if name == b"traceparent"]
-        if not sent and not self._tracing.is_on:
+        if not self._tracing.is_on and b"traceparent" not in first_fields(scope):
             return
+        sent = [value for name, value in scope["headers"] if name == b"traceparent"]
         states = [value for name, value in scope["headers"] if name == b"tracestate"]
         scope[TRACE] = self._tracing.begin(parsed(sent, states))
 
@@ -41,7 +41,7 @@ class Traces:
         found: Trace | None = scope.get(TRACE)
         return found
 
-    def told(self, scope: Scope, path: str, status: int, started: float, size: int) -> Request:
+    def told(self, scope: Scope, path: str, status: int, seconds: float, size: int) -> Request:
         """Return a request that is over now, by the path that may be shown of it."""
         return Request(
             scope.get("method", "GET"),  # a WebSocket has none
@@ -49,10 +49,10 @@ class Traces:
             scope["query_string"].decode("latin-1"),
             status,
             size,
-            perf_counter() - started,
+            seconds,
             (scope.get("client") or ("",))[0],
             request_id(scope),
-            self.of(scope),
+            scope.get(TRACE),
         )
 
     def ended(self, request: Request) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.types import Scope
 
+from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.numerals import natural
 from sandkeeper.settings.port_names import CODE_PORTS, E2B_PORT
 
@@ -40,7 +41,7 @@ INSTEAD = "sandkeeper.instead"
 """In the scope: the port for which this server answers, since nobody else listens there."""
 
 LED = "sandkeeper.led"
-LEADING = frozenset({b"e2b-sandbox-id", b"e2b-sandbox-port", b"accept"})
+LEADING = frozenset({b"e2b-sandbox-id", b"e2b-sandbox-port"})
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 _PREFIX = re.compile(r"[A-Za-z0-9/_.-]+")
 _TCP = re.compile(r"/network/ports/[^/]+/tcp")
@@ -72,8 +73,10 @@ def readdress(scope: Scope) -> bool:
     """
     if LED in scope:
         return True
-    told = {name: value for name, value in scope["headers"] if name in LEADING}
     path: str = scope["path"]
+    if path != "/metrics" and LEADING.isdisjoint(first_fields(scope)):
+        return False
+    told = dict(scope["headers"])
     if port := _other_port(told, _own_port(scope)):
         prefix = f"/port/{port}"
     elif _is_for_e2b(path, told):
@@ -159,7 +162,8 @@ def segment(scope: Scope, index: int) -> str:
     parts = raw_path(scope).lstrip(b"/").split(b"/")
     if index >= len(parts):
         return ""
-    return unquote_to_bytes(parts[index]).decode("utf-8", "replace")
+    part = parts[index]
+    return (unquote_to_bytes(part) if b"%" in part else part).decode("utf-8", "replace")
 
 
 def raw_rest(scope: Scope, prefix: str) -> bytes:

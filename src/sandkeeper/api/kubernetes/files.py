@@ -140,12 +140,7 @@ class SandboxFiles:
         upload = self._files.upload(path, NO_CONDITIONS)
         upload.mode = mode
         feed: Feed[os.stat_result] = Feed(self._work.run, upload)
-        try:
-            async for block in blocks:
-                await feed.write(block)
-            await feed.finish()
-        finally:
-            await feed.abort()
+        await feed.take_all(blocks)
 
     def _writable(self, name: str) -> str:
         self.root.make()

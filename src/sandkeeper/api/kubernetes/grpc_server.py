@@ -196,7 +196,7 @@ class GrpcServer:
 
     async def _executed(self, request: Any, seconds: float | None) -> Process:
         config = request.config
-        async with self._freeze.writing():
+        with self._freeze.writing():
             return await self._runs.start(
                 _words(config),
                 Caller(),
@@ -214,7 +214,7 @@ class GrpcServer:
             process.kill(process.meta.pid)
 
     async def _start(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        async with self._freeze.writing():
+        with self._freeze.writing():
             started = await self._started(request, context.time_remaining())
         response = message("StartResponse")
         yield response(init={"process_id": _number(started)})
@@ -252,7 +252,7 @@ class GrpcServer:
 
     async def _write_stdin(self, request: Any, _context: Any) -> Any:
         found = self._found(request.process_id)
-        async with self._freeze.writing():
+        with self._freeze.writing():
             if isinstance(found, Terminal):
                 found.type(b"\x04" if request.HasField("eof") else request.input, Caller())
             elif found.stdin is None:

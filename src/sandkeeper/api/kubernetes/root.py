@@ -6,6 +6,7 @@ from sandkeeper.errors import BadInput, Forbidden
 from sandkeeper.files.changing.replace import make_directories
 from sandkeeper.files.work import by_errno
 from sandkeeper.linux.paths import useros as os
+from sandkeeper.linux.paths.below import is_within
 
 __all__ = ["Root"]
 
@@ -24,7 +25,7 @@ class Root:
         if "\0" in given:
             raise BadInput("a path has a NUL byte")
         path = posixpath.normpath(posixpath.join(self.folder, given.lstrip("/")))
-        if not self._has(self.folder, path):
+        if not is_within(path, self.folder):
             raise Forbidden(f"path '{given}' is outside of the sandbox root")
         return path
 
@@ -45,16 +46,12 @@ class Root:
 
     def holds(self, path: str) -> bool:
         """Say whether an existing path leads to something inside."""
-        return self._has(os.path.realpath(self.folder), os.path.realpath(path))
+        return is_within(os.path.realpath(path), os.path.realpath(self.folder))
 
     def _checked(self, given: str, real: str) -> str:
-        if not self._has(os.path.realpath(self.folder), real):
+        if not is_within(real, os.path.realpath(self.folder)):
             raise Forbidden(f"path '{given}' leads outside of the sandbox root")
         return real
-
-    @staticmethod
-    def _has(root: str, path: str) -> bool:
-        return path == root or path.startswith(root.rstrip("/") + "/")
 
     def look(self, given: str) -> tuple[str, os.stat_result]:
         """Return where a name leads and what is there; raises NotFound, Forbidden, BadInput."""

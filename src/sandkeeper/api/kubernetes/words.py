@@ -1,4 +1,4 @@
-"""Failures in the words of a wire, also of whoever has no token."""
+"""Failures in the words of the wires, also of whoever has no token."""
 
 from collections.abc import Callable
 

@@ -14,9 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from sandkeeper.api.edge.bodies.weights import media_type
 from sandkeeper.api.edge.connections.outgoing import Answer, answer_of
 from sandkeeper.api.edge.request_body import LONG_BYTES, in_turn, parse_anything, read_body
-from sandkeeper.api.edge.respond import json_response
+from sandkeeper.api.edge.respond import json_response, plain_json
 from sandkeeper.api.edge.rights import USER, standing_of
 from sandkeeper.api.edge.routing import route
 from sandkeeper.api.edge.streaming import until_disconnect
@@ -77,7 +78,7 @@ class McpHandlers:
                 raise BadInput("Last-Event-ID is not supported: there is nothing to resume")
             messages, batch = await in_turn(len(body), lambda: _messages(body, version))
         except _Unacceptable as error:
-            return _json({"jsonrpc": "2.0", "id": None, "error": error.args[0]}, 400)
+            return plain_json({"jsonrpc": "2.0", "id": None, "error": error.args[0]}, 400)
         except _Refused as refusal:
             return _text(refusal.status, str(refusal))
         except TooLarge as error:
@@ -139,7 +140,7 @@ def _check_head(request: Request) -> str:
     """
     headers = request.headers
     version = headers.get("mcp-protocol-version", "2025-03-26")
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if media_type(headers.get("content-type", "")) != "application/json":
         raise _Refused(415, "Content-Type must be 'application/json'")
     if not _accepts_both(headers.getlist("accept")):
         raise _Refused(400, "Accept must contain both 'application/json' and 'text/event-stream'")
@@ -147,9 +148,7 @@ def _check_head(request: Request) -> str:
 
 
 def _accepts_both(values: Sequence[str]) -> bool:
-    kinds = {
-        part.partition(";")[0].strip().lower() for value in values for part in value.split(",")
-    }
+    kinds = {media_type(part) for value in values for part in value.split(",")}
     if "*/*" in kinds:
         return True
     return bool(
@@ -233,15 +232,11 @@ def _is_sound(message: Message) -> bool:
 
 def _error(number: object, code: int, text: str, data: object = None) -> Response:
     error = {"code": code, "message": text} | ({} if data is None else {"data": data})
-    return _json({"jsonrpc": "2.0", "id": number, "error": error}, 400)
+    return plain_json({"jsonrpc": "2.0", "id": number, "error": error}, 400)
 
 
 def _text(status: int, text: str) -> Response:
     return Response(text.encode("utf-8", "replace"), status, media_type="text/plain; charset=utf-8")
-
-
-def _json(value: Message, status: int) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
 def routes(handlers: McpHandlers) -> list[BaseRoute]:

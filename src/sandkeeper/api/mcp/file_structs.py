@@ -11,10 +11,6 @@ from sandkeeper.api.schemas.files import Directory
 PATH = Annotated[str, Meta(description="Absolute, or below the working directory")]
 
 
-class NoArguments(Arguments):
-    """Nothing."""
-
-
 class PathArgument(Arguments):
     """Which file or directory."""
 

@@ -17,7 +17,6 @@ from sandkeeper.api.mcp.file_structs import (
     EditsArguments,
     FileRead,
     Listed,
-    NoArguments,
     OneEdit,
     PathArgument,
     Replaced,
@@ -26,7 +25,7 @@ from sandkeeper.api.mcp.file_structs import (
     WorkingDirectory,
     WriteArguments,
 )
-from sandkeeper.api.mcp.tool import Tool
+from sandkeeper.api.mcp.tool import NoArguments, Tool
 from sandkeeper.api.schemas.encoding import DirectoryEncoder, encode_file
 from sandkeeper.api.schemas.files import Directory
 from sandkeeper.errors import BadInput, NotFound, PreconditionFailed, Unprocessable

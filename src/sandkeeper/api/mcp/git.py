@@ -9,37 +9,9 @@ from msgspec import Meta
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.mcp.tool import Arguments, Tool
 from sandkeeper.errors import Unprocessable
+from sandkeeper.git import fields, records
 from sandkeeper.git.progress import Progress
-from sandkeeper.git.records import (
-    Aborted,
-    Added,
-    BranchChanged,
-    Branches,
-    CheckedOut,
-    Cloned,
-    Committed,
-    Diff,
-    Fetched,
-    History,
-    Pulled,
-    Pushed,
-    Status,
-)
 from sandkeeper.git.service import Git, Work
-from sandkeeper.git.wanted import (
-    AddFields,
-    BranchFields,
-    CheckoutFields,
-    CloneFields,
-    CommitFields,
-    DiffFields,
-    FetchFields,
-    LogFields,
-    Place,
-    PullFields,
-    PushFields,
-    StatusFields,
-)
 from sandkeeper.log.access import Access, Caller
 
 __all__ = ["GitTools", "tools"]
@@ -47,55 +19,55 @@ __all__ = ["GitTools", "tools"]
 R = TypeVar("R", bound=msgspec.Struct)
 
 
-class StatusArguments(StatusFields, Arguments, kw_only=True):
+class StatusArguments(fields.StatusFields, Arguments, kw_only=True):
     """What has changed."""
 
 
-class DiffArguments(DiffFields, Arguments, kw_only=True):
+class DiffArguments(fields.DiffFields, Arguments, kw_only=True):
     """A comparison."""
 
 
-class LogArguments(LogFields, Arguments, kw_only=True):
+class LogArguments(fields.LogFields, Arguments, kw_only=True):
     """The history."""
 
 
-class PlaceArguments(Place, Arguments, kw_only=True):
+class PlaceArguments(fields.Place, Arguments, kw_only=True):
     """A repository."""
 
 
-class AddArguments(AddFields, Arguments, kw_only=True):
+class AddArguments(fields.AddFields, Arguments, kw_only=True):
     """What goes into the index."""
 
 
-class CommitArguments(CommitFields, Arguments, kw_only=True):
+class CommitArguments(fields.CommitFields, Arguments, kw_only=True):
     """A commit."""
 
 
-class BranchArguments(BranchFields, Arguments, kw_only=True):
+class BranchArguments(fields.BranchFields, Arguments, kw_only=True):
     """A branch."""
 
     name: Annotated[str, Meta(description="The branch")]
 
 
-class CheckoutArguments(CheckoutFields, Arguments, kw_only=True):
+class CheckoutArguments(fields.CheckoutFields, Arguments, kw_only=True):
     """What the working tree shall be."""
 
 
-class CloneArguments(CloneFields, Arguments, kw_only=True):
+class CloneArguments(fields.CloneFields, Arguments, kw_only=True):
     """A clone."""
 
     url: Annotated[str, Meta(description="Address without user or password in it")]
 
 
-class FetchArguments(FetchFields, Arguments, kw_only=True):
+class FetchArguments(fields.FetchFields, Arguments, kw_only=True):
     """What a remote has."""
 
 
-class PullArguments(PullFields, Arguments, kw_only=True):
+class PullArguments(fields.PullFields, Arguments, kw_only=True):
     """A fetch and a merge."""
 
 
-class PushArguments(PushFields, Arguments, kw_only=True):
+class PushArguments(fields.PushFields, Arguments, kw_only=True):
     """What a remote shall have."""
 
 
@@ -107,61 +79,61 @@ class GitTools:
         self._access = access
         self._wait = mcp_wait
 
-    async def status(self, wanted: StatusArguments, _who: Caller) -> Status:
+    async def status(self, wanted: StatusArguments, _who: Caller) -> records.Status:
         """Tell what has changed."""
         return await self._done(wanted, self._git.status)
 
-    async def diff(self, wanted: DiffArguments, _who: Caller) -> Diff:
+    async def diff(self, wanted: DiffArguments, _who: Caller) -> records.Diff:
         """Compare."""
         return await self._done(wanted, self._git.diff)
 
-    async def history(self, wanted: LogArguments, _who: Caller) -> History:
+    async def history(self, wanted: LogArguments, _who: Caller) -> records.History:
         """Tell commits."""
         return await self._done(wanted, self._git.history)
 
-    async def branches(self, wanted: PlaceArguments, _who: Caller) -> Branches:
+    async def branches(self, wanted: PlaceArguments, _who: Caller) -> records.Branches:
         """Tell branches."""
         return await self._done(wanted, self._git.branches)
 
-    async def add(self, wanted: AddArguments, who: Caller) -> Added:
+    async def add(self, wanted: AddArguments, who: Caller) -> records.Added:
         """Put files into the index."""
         return await self._done(wanted, self._git.add, "git_add", who)
 
-    async def commit(self, wanted: CommitArguments, who: Caller) -> Committed:
+    async def commit(self, wanted: CommitArguments, who: Caller) -> records.Committed:
         """Make a commit."""
         return await self._done(wanted, self._git.commit, "git_commit", who)
 
-    async def branch(self, wanted: BranchArguments, who: Caller) -> BranchChanged:
+    async def branch(self, wanted: BranchArguments, who: Caller) -> records.BranchChanged:
         """Make a branch."""
         return await self._done(wanted, self._git.branch, "git_branch", who)
 
-    async def remove_branch(self, wanted: BranchArguments, who: Caller) -> BranchChanged:
+    async def remove_branch(self, wanted: BranchArguments, who: Caller) -> records.BranchChanged:
         """Delete a branch."""
         return await self._done(wanted, self._git.remove_branch, "git_branch_delete", who)
 
-    async def checkout(self, wanted: CheckoutArguments, who: Caller) -> CheckedOut:
+    async def checkout(self, wanted: CheckoutArguments, who: Caller) -> records.CheckedOut:
         """Change the working tree."""
         return await self._done(wanted, self._git.checkout, "git_checkout", who)
 
-    async def abort(self, wanted: PlaceArguments, who: Caller) -> Aborted:
+    async def abort(self, wanted: PlaceArguments, who: Caller) -> records.Aborted:
         """Give up what was begun."""
         return await self._done(wanted, self._git.abort, "git_abort", who)
 
-    async def clone(self, wanted: CloneArguments, who: Caller) -> Cloned:
+    async def clone(self, wanted: CloneArguments, who: Caller) -> records.Cloned:
         """Make a repository of another."""
         return await self._done(
             wanted, lambda one: self._git.clone(one, None), "git_clone", who, url=wanted.url
         )
 
-    async def fetch(self, wanted: FetchArguments, who: Caller) -> Fetched:
+    async def fetch(self, wanted: FetchArguments, who: Caller) -> records.Fetched:
         """Bring what a remote has."""
         return await self._done(wanted, lambda one: self._git.fetch(one, None), "git_fetch", who)
 
-    async def pull(self, wanted: PullArguments, who: Caller) -> Pulled:
+    async def pull(self, wanted: PullArguments, who: Caller) -> records.Pulled:
         """Fetch and merge."""
         return await self._done(wanted, lambda one: self._git.pull(one, None), "git_pull", who)
 
-    async def push(self, wanted: PushArguments, who: Caller) -> Pushed:
+    async def push(self, wanted: PushArguments, who: Caller) -> records.Pushed:
         """Send."""
         return await self._done(wanted, lambda one: self._git.push(one, None), "git_push", who)
 
@@ -194,7 +166,7 @@ def tools(made: GitTools) -> list[Tool]:
             "gitStatus",
             "Tell the branch of a git repository and the files that differ from its last commit.",
             StatusArguments,
-            Status,
+            records.Status,
             made.status,
         ),
         (
@@ -202,43 +174,43 @@ def tools(made: GitTools) -> list[Tool]:
             "Compare the working tree with the index, the index with the last commit (staged), or "
             "commits (base, target): files, counts of lines, and the beginning of the patch.",
             DiffArguments,
-            Diff,
+            records.Diff,
             made.diff,
         ),
-        ("gitLog", "Tell commits, the newest first.", LogArguments, History, made.history),
+        ("gitLog", "Tell commits, the newest first.", LogArguments, records.History, made.history),
         (
             "gitBranches",
             "Tell the branches of a repository and those known of its remotes.",
             PlaceArguments,
-            Branches,
+            records.Branches,
             made.branches,
         ),
         (
             "gitAdd",
             "Put files as they are now into the index (git add); give paths, or all.",
             AddArguments,
-            Added,
+            records.Added,
             made.add,
         ),
         (
             "gitCommit",
             "Commit the index, or with all everything that git knows and that has changed.",
             CommitArguments,
-            Committed,
+            records.Committed,
             made.commit,
         ),
         (
             "gitCreateBranch",
             "Make a branch, and with checkout work on it.",
             BranchArguments,
-            BranchChanged,
+            records.BranchChanged,
             made.branch,
         ),
         (
             "gitDeleteBranch",
             "Delete a branch; with force also one that is merged nowhere.",
             BranchArguments,
-            BranchChanged,
+            records.BranchChanged,
             made.remove_branch,
         ),
         (
@@ -246,14 +218,14 @@ def tools(made: GitTools) -> list[Tool]:
             "Switch to a branch, tag or commit (ref), make a branch (create), or take single "
             "files (paths) from ref or from the index.",
             CheckoutArguments,
-            CheckedOut,
+            records.CheckedOut,
             made.checkout,
         ),
         (
             "gitAbort",
             "Give up a merge, rebase, cherry-pick or revert that stands still for conflicts.",
             PlaceArguments,
-            Aborted,
+            records.Aborted,
             made.abort,
         ),
         (
@@ -261,18 +233,18 @@ def tools(made: GitTools) -> list[Tool]:
             "Clone a repository. A password or token is never part of the url: credentials names "
             "the variable of the sandbox that holds it.",
             CloneArguments,
-            Cloned,
+            records.Cloned,
             made.clone,
         ),
-        ("gitFetch", "Bring what a remote has.", FetchArguments, Fetched, made.fetch),
+        ("gitFetch", "Bring what a remote has.", FetchArguments, records.Fetched, made.fetch),
         (
             "gitPull",
             "Fetch and merge (or rebase). Conflicts are an error that names the files.",
             PullArguments,
-            Pulled,
+            records.Pulled,
             made.pull,
         ),
-        ("gitPush", "Send commits to a remote.", PushArguments, Pushed, made.push),
+        ("gitPush", "Send commits to a remote.", PushArguments, records.Pushed, made.push),
     ]
     return [
         Tool(name, words, arguments, result, call, "", need=USER)

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.mcp.run_results import Collected, Failure
-from sandkeeper.api.mcp.tool import Arguments, Tool
+from sandkeeper.api.mcp.tool import Arguments, NoArguments, Tool
 from sandkeeper.errors import BadInput
 from sandkeeper.interpreter.context import Context
 from sandkeeper.interpreter.execution import Execution
@@ -25,10 +25,6 @@ SILENCE_SECONDS = 5.0
 CURSORS = (1 << 62) - 1
 
 CONTEXT = Annotated[str, Meta(description="Context id, see codeContexts")]
-
-
-class NoArguments(Arguments):
-    """Nothing."""
 
 
 class RunArguments(Arguments):

@@ -8,12 +8,13 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
 from sandkeeper.api.edge.rights import USER
-from sandkeeper.api.mcp.tool import Arguments, Tool
+from sandkeeper.api.mcp.tool import Arguments, NoArguments, Tool
 from sandkeeper.api.schemas.processes import ProcessRecord, record_of
-from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.errors import BadInput, NotFound, Task, Unprocessable
 from sandkeeper.journal.output import read_texts
 from sandkeeper.linux.users import Users
 from sandkeeper.log.access import Access, Caller
+from sandkeeper.numerals import PORTS
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.spec import FullProcessFields, LimitsFields
@@ -29,10 +30,6 @@ LIST_BYTES = 8 << 20
 LOG_BYTES = 4 << 20
 
 IDENTIFIER = Annotated[str, Meta(description="Process id (pid), name or internal id")]
-
-
-class NoArguments(Arguments):
-    """Nothing."""
 
 
 class Identifier(Arguments):
@@ -129,7 +126,7 @@ class ProcessTools:
         wanted.command = wanted.line
         if not wanted.command:
             raise BadInput("command is empty")
-        if any(not 0 < port < 65536 for port in wanted.wait_for_ports):
+        if any(port not in PORTS for port in wanted.wait_for_ports):
             raise BadInput("waitForPorts: a port is between 1 and 65535")
         self._users.check_reach(self._users.recorded(wanted.user))
         self._access.audit(
@@ -215,7 +212,7 @@ class ProcessTools:
     def _find(self, wanted: Identifier) -> Process:
         process = self._processes.find(wanted.identifier)
         if process is None:
-            raise NotFound(f"process with Identifier {wanted.identifier} not found")
+            raise NotFound("not found", task=Task.FIND_PROCESS, about=wanted.identifier)
         return process
 
 

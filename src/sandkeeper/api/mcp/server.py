@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from sandkeeper import __version__
 from sandkeeper.api.edge.frozen import READING_TOOLS
-from sandkeeper.api.edge.respond import utf8
+from sandkeeper.api.mcp.sentences import sentence
 from sandkeeper.api.mcp.tool import Asker, Tool, apart, text_of
 from sandkeeper.archive.freeze import Freeze
 from sandkeeper.errors import SandkeeperError
@@ -153,10 +153,10 @@ class ToolServer:
         writes = nullcontext() if tool.name in READING_TOOLS else self._freeze.writing()
         try:
             who.standing.check(tool.need)
-            async with writes:
+            with writes:
                 result = await tool.call(tool.parse(params.arguments), who.caller)
         except SandkeeperError as error:
-            return _failure(_told(tool, error))
+            return _failure(sentence(tool, error))
         except Exception as error:  # noqa: BLE001 - told to the caller as a fault of ours
             self._log.error(f"mcp: {tool.name} failed: {error!r}")
             return _failure(f"{tool.prefix}internal error")
@@ -165,13 +165,6 @@ class ToolServer:
         )
         text = await apart(text_of, result) if long else text_of(result)
         return COMPLETE | {"content": [{"type": "text", "text": text}, *tool.blocks(result)]}
-
-
-def _told(tool: Tool, error: SandkeeperError) -> str:
-    text = utf8(str(error)) or type(error).__name__
-    if text.startswith(('validating "arguments"', tool.prefix)):
-        return text
-    return tool.prefix + text
 
 
 def _failure(text: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from sandkeeper.api.edge.rights import USER
-from sandkeeper.api.mcp.tool import Arguments, Tool
+from sandkeeper.api.mcp.tool import Arguments, NoArguments, Tool
 from sandkeeper.api.schemas.terminals import ScreenRecord, TerminalRecord, screen_of, terminal_of
 from sandkeeper.errors import BadInput
 from sandkeeper.log.access import Access, Caller
@@ -21,10 +21,6 @@ __all__ = ["TerminalTools", "tools"]
 NAME_CHARACTERS = 256
 LINES_MOST = 2000
 SESSION = Annotated[str, Meta(description="Session id or internal id of the terminal")]
-
-
-class NoArguments(Arguments):
-    """Nothing."""
 
 
 class OpenArguments(Arguments):

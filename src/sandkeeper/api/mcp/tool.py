@@ -13,15 +13,32 @@ from sandkeeper.api.edge.rights import Need, Standing
 from sandkeeper.errors import BadInput
 from sandkeeper.log.access import Caller
 
-__all__ = ["Arguments", "Asker", "Tool", "apart", "closed_schema", "text_of"]
+__all__ = [
+    "Arguments",
+    "Asker",
+    "BadArguments",
+    "NoArguments",
+    "Tool",
+    "apart",
+    "closed_schema",
+    "text_of",
+]
 
 T = TypeVar("T")
 
 INTEGERS = range(-(1 << 63), 1 << 63)
 
 
+class BadArguments(BadInput):
+    """The arguments are not what a tool takes: told in the words of the protocol's SDK alone."""
+
+
 class Arguments(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """The arguments of a tool; unknown ones are an error. Fields with defaults may be null."""
+
+
+class NoArguments(Arguments):
+    """Nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +80,13 @@ class Tool:
         }
 
     def parse(self, arguments: Any) -> Any:
-        """Return the arguments as their struct; raises BadInput, never another error."""
+        """Return the arguments as their struct; raises BadArguments, never another error."""
         try:
             given = {} if arguments is None else arguments
             _check(given)
             return _converted(_without_nulls(given, self.arguments), self.arguments)
         except (msgspec.ValidationError, BadInput) as error:
-            raise BadInput(f'validating "arguments": {error}') from None
+            raise BadArguments(f'validating "arguments": {error}') from None
 
 
 def _converted(given: Any, model: type[msgspec.Struct]) -> Any:

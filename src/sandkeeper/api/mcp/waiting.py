@@ -15,12 +15,13 @@ from sandkeeper.api.schemas.waiting import (
     failure_text,
     record_of_wait,
 )
-from sandkeeper.errors import BadInput, Conflict, NotFound, Unprocessable
+from sandkeeper.errors import BadInput, Conflict, NotFound, Task, Unprocessable
 from sandkeeper.files.service import Files
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.matching import Question
 from sandkeeper.journal.query import LineQuery, ask, next_block
 from sandkeeper.log.access import Access, Caller
+from sandkeeper.numerals import PORTS
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.waiting import Condition, LineWritten, PortsOpen, ProcessEnds, Waiting
@@ -153,7 +154,7 @@ class WatchingTools:
     async def wait(self, wanted: WaitArguments, _who: Caller) -> Waited:
         """Wait for a line, ports or the end."""
         process = self._find(wanted.identifier)
-        if any(not 0 < port < 65536 for port in wanted.ports):
+        if any(port not in PORTS for port in wanted.ports):
             raise BadInput("a port is between 1 and 65535")
         question = Question(grep=wanted.regex or wanted.text, literal=not wanted.regex)
         offset = _within(wanted.offset, process.journal)
@@ -226,7 +227,7 @@ class WatchingTools:
     def _find(self, identifier: str) -> Process:
         process = self._processes.find(identifier)
         if process is None:
-            raise NotFound(f"process with Identifier {identifier} not found")
+            raise NotFound("not found", task=Task.FIND_PROCESS, about=identifier)
         return process
 
 

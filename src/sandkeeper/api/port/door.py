@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from sandkeeper.api.edge.urls import PORT_NAME, raw_path, with_prefix
+from sandkeeper.numerals import PORTS
 from sandkeeper.settings.port_names import PortName
 
 __all__ = ["TICKET_IN_PATH", "Door"]
@@ -46,7 +47,7 @@ class Door:
             return None
         found = _DOOR.fullmatch(raw_path(scope))
         port = int(found[2]) if found else 0
-        if found is None or not 0 < port < 65536:
+        if found is None or port not in PORTS:
             return None
         return cls(port, found[4] or b"", None, found[1].decode(), found[3] or b"")
 

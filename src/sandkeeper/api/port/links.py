@@ -24,7 +24,7 @@ from sandkeeper.api.port.tickets import LINK, PAGE, Tickets
 from sandkeeper.api.schemas.port_links import NewPortLink, PortLink, PortLinkRequest
 from sandkeeper.errors import BadInput, NotFound
 from sandkeeper.log.access import Access
-from sandkeeper.numerals import natural
+from sandkeeper.numerals import PORTS, natural
 from sandkeeper.settings.port_names import PortNames
 
 __all__ = ["LinkHandlers", "routes"]
@@ -57,7 +57,7 @@ class LinkHandlers:
     async def make(self, request: Request) -> Response:
         """Make a link to a port."""
         port = natural(request.path_params["port"]) or 0
-        if not 0 < port < 65536:
+        if port not in PORTS:
             raise BadInput("invalid port: a number from 1 to 65535 is wanted")
         wanted = await read_json(request, PortLinkRequest, self._body_limit)
         seconds = _checked(wanted)

@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 from starlette.responses import Response
 from starlette.types import Scope
 
+from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.api.edge.hosts import Gate, UnknownHost
 from sandkeeper.api.edge.tickets.grants import Grant
 from sandkeeper.api.edge.tickets.sessions import Sessions
@@ -57,12 +58,6 @@ TOLD_BY_BROWSERS = frozenset(
         b"sec-fetch-user",
     }
 )
-WANTED = TOLD_BY_BROWSERS | {
-    *(b"host", b"x-forwarded-host", b"accept", b"upgrade-insecure-requests", b"service-worker"),
-    *(b"purpose", b"sec-purpose"),
-    *(b"access-control-request-method", b"access-control-request-headers"),
-}
-SEEN = "sandkeeper.seen"
 UNASKED = "sandkeeper.unasked"
 """Set where a link alone lets a window in, without a click that the browser would tell of."""
 UNTOLD = {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
@@ -226,11 +221,12 @@ def _refuse_pages(scope: Scope, gate: Gate) -> None:
 
     That is a second line: where not every page may use the API, such a page may not either.
     """
-    if Hops.for_page(scope["headers"]):
+    sent = first_fields(scope)
+    if b"via" in sent and Hops.for_page(scope["headers"]):
         raise Forbidden(NOT_THE_API)
-    address = (_field(scope, b"referer") or b"")[:8192].decode("latin-1")
-    if not address:
+    if not sent.get(b"referer"):
         return
+    address = sent[b"referer"][:8192].decode("latin-1")
     if gate.is_of_port(_place(address)) and not _is_navigation(scope):
         raise Forbidden(NOT_THE_API)
     if not is_here(scope, address):
@@ -355,9 +351,4 @@ def _path(address: str) -> str:
 
 
 def _field(scope: Scope, wanted: bytes) -> bytes | None:
-    """Return the first value of a field; all that are looked at here are found in one pass."""
-    seen: dict[bytes, bytes] | None = scope.get(SEEN)
-    if seen is None:
-        told = {name: value for name, value in reversed(scope["headers"]) if name in WANTED}
-        seen = scope[SEEN] = told
-    return seen.get(wanted)
+    return first_fields(scope).get(wanted)

@@ -26,7 +26,7 @@ from sandkeeper.log.access import Access
 from sandkeeper.network.channel import Heir
 from sandkeeper.network.relay import Relay, duplicate, reset_when_closed
 from sandkeeper.network.upstream import connect
-from sandkeeper.numerals import natural
+from sandkeeper.numerals import PORTS, natural
 from sandkeeper.race import race
 
 __all__ = ["TcpHandlers", "routes"]
@@ -74,7 +74,7 @@ class TcpHandlers:
 def _port(request: HTTPConnection) -> int:
     """Read the port; raises BadInput for what is none, and for the server's own."""
     port = natural(request.path_params["port"]) or 0
-    if not 0 < port < 65536:
+    if port not in PORTS:
         raise BadInput("invalid port: a number from 1 to 65535 is wanted")
     if port == (request.scope.get("server") or ("", 0))[1]:
         raise BadInput("this is the port of this server itself")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import signal
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -138,8 +139,8 @@ def record_of(process: Process, texts: Texts) -> ProcessRecord:
         name=meta.name,
         command=meta.command,
         status=process.status,
-        started_at=formatdate(meta.started_at, usegmt=True),
-        completed_at=formatdate(meta.completed_at, usegmt=True) if over else "",
+        started_at=_date(int(meta.started_at)),
+        completed_at=_date(int(meta.completed_at)) if over else "",
         exit_code=(meta.exit_code or 0) if over else 0,
         working_dir=meta.working_dir,
         logs=texts.logs,
@@ -163,6 +164,11 @@ def record_of(process: Process, texts: Texts) -> ProcessRecord:
         user=meta.user or UNSET,
         tag=meta.tag or UNSET,
     )
+
+
+@lru_cache(256)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)
 
 
 def _limits_record(limits: Limits, enforced: dict[str, str]) -> LimitsRecord:

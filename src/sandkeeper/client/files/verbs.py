@@ -163,7 +163,12 @@ def rm(
 
     def one(target: str) -> None:
         if not is_inside(target):
-            remove(server, target, force=force)
+            try:
+                remove(server, target, force=force)
+            except Refused as error:
+                if error.code != 404 or "/" not in target:
+                    raise
+                raise Refused(f"{error}; a path is written :{target}", 404) from None
             return
         if target == ":":
             raise Refused("what is removed is written :PATH", 400)

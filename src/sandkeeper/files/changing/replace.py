@@ -11,24 +11,23 @@ reserved first, so that a full disk is noticed before the old content is touched
 files are written to at a time, and each for a minute at most: their other end may take its time.
 """
 
-import contextlib
 import errno
 import stat
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import NamedTuple
 
 from sandkeeper.files.changing import holes
+from sandkeeper.files.changing.pathlocks import PathLocks
 from sandkeeper.files.changing.renaming import exclusive_rename
 from sandkeeper.files.changing.temporaries import Temporaries
 from sandkeeper.files.changing.writing import special_write, write_all
 from sandkeeper.files.paths import is_replacement, temporary_name
 from sandkeeper.linux.paths import useros as os
 
-__all__ = ["Draft", "PathLocks", "Place", "make_directories", "survey"]
+__all__ = ["Draft", "Place", "make_directories", "survey"]
 
 COPY_BYTES = 1 << 20
 MANY_PIECES = 512  # below IOV_MAX
@@ -39,45 +38,7 @@ NO_RENAME = frozenset({errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errn
 Check = Callable[[os.stat_result | None], None]
 
 
-class PathLocks:
-    """One lock for each path that is in use now; several are taken in a fixed order."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._locks: dict[str, tuple[threading.Lock, int]] = {}
-
-    @contextmanager
-    def hold(self, *paths: str) -> Iterator[None]:
-        """Hold the locks of `paths` while inside."""
-        if len(paths) == 1:  # as nearly always
-            with self._hold_one(paths[0]):
-                yield
-            return
-        with contextlib.ExitStack() as stack:
-            for path in sorted(set(paths)):
-                stack.enter_context(self._hold_one(path))
-            yield
-
-    @contextmanager
-    def _hold_one(self, path: str) -> Iterator[None]:
-        with self._guard:
-            lock, users = self._locks.get(path, (None, 0))
-            lock = lock or threading.Lock()
-            self._locks[path] = (lock, users + 1)
-        try:
-            with lock:
-                yield
-        finally:
-            with self._guard:
-                _, users = self._locks[path]
-                if users == 1:
-                    del self._locks[path]
-                else:
-                    self._locks[path] = (lock, users - 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a write ends: the path behind all links, and what is there now."""
 
     path: str
@@ -86,9 +47,11 @@ class Place:
     @property
     def renamable(self) -> bool:
         """Whether what is there, if anything, can be replaced by a rename."""
-        return self.before is None or (
-            stat.S_ISREG(self.before.st_mode) and self.before.st_nlink == 1
-        )
+        return self.before is None or _is_renamable(self.before)
+
+
+def _is_renamable(info: os.stat_result) -> bool:
+    return stat.S_ISREG(info.st_mode) and info.st_nlink == 1
 
 
 def survey(path: str) -> Place:
@@ -192,7 +155,7 @@ class Draft:
 
     def _open_neighbour(self, place: Place) -> bool:
         name = temporary_name(replacing=place.before is not None)
-        path = os.path.join(os.path.dirname(self.path), name)
+        path = f"{self.path.rpartition('/')[0]}/{name}"
         self._slot = self._temporaries.enter(path)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -320,7 +283,7 @@ class Draft:
             replacing = is_replacement(os.path.basename(self._temporary))
             if replacing or self.mode != self._made_with:
                 os.fchmod(self._fd, self.mode & ~_umask())
-        elif not Place(self.path, now).renamable or not self._take_over(now):
+        elif not _is_renamable(now) or not self._take_over(now):
             return False
         self._mark(self._fd)
         # The kernel's coarse clock gives two quick writes one time; an ETag needs them distinct.

@@ -74,8 +74,10 @@ class Temporaries:
         # A full disk must not fail a write that may succeed elsewhere (ENOSPC here only means
         # that a crash right now would leave one temporary behind).
         if self._fd >= 0:
-            with suppress(OSError):
+            try:
                 os.pwrite(self._fd, data, slot * SLOT_BYTES)
+            except OSError:
+                return
 
     def _left_over(self) -> list[str]:
         size = os.fstat(self._fd).st_size

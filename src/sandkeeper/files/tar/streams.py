@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import IO, cast
 
 from sandkeeper.blocks import gathered
-from sandkeeper.errors import BadInput, Unprocessable
+from sandkeeper.errors import BadInput, Task, Unprocessable, failure
 from sandkeeper.files.changing.replace import make_directories
 from sandkeeper.files.paths import temporary_name
 from sandkeeper.files.service import Fault, Files
@@ -17,7 +17,7 @@ from sandkeeper.files.tar.compression import FAULTS, decompressed
 from sandkeeper.files.tar.members import BoundedMember, Metered
 from sandkeeper.files.tar.packing import pack
 from sandkeeper.files.tar.unpacking import UnsafeMember, unpack
-from sandkeeper.files.work import Cancel, failure
+from sandkeeper.files.work import Cancel
 from sandkeeper.linux.paths import useros as os
 
 __all__ = ["Archives", "Channel"]
@@ -105,7 +105,7 @@ class Archives:
             blocks = gathered(pack(root), GATHER_BYTES)
             yield from zstd.packed(blocks, ZSTD_LEVEL) if compressed else blocks
         except Fault as error:
-            raise failure(Unprocessable, "error reading directory: ", "open", root, error) from None
+            raise failure(Unprocessable, Task.PACK_DIRECTORY, "open", root, error) from None
 
     def unpack(self, root: str, source: Channel, owners: bool, cancel: Cancel) -> int:
         """Unpack what arrives below `root`, which is made if needed; returns the members.
@@ -143,7 +143,7 @@ class Archives:
         except (tarfile.TarError, *FAULTS) as error:
             raise BadInput(f"the body is no whole tar archive: {error}") from None
         except Fault as error:
-            raise failure(Unprocessable, "error unpacking: ", "open", root, error) from None
+            raise failure(Unprocessable, Task.UNPACK, "open", root, error) from None
         finally:
             source.over()
 

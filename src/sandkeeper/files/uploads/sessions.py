@@ -11,14 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from sandkeeper.errors import Conflict, Internal, NotFound, SandkeeperError, Unavailable
+from sandkeeper.errors import (
+    Conflict,
+    Internal,
+    NotFound,
+    SandkeeperError,
+    Task,
+    Unavailable,
+    failure,
+)
 from sandkeeper.files.changing.replace import Draft
 from sandkeeper.files.conditions import Conditions
 from sandkeeper.files.feed import Feed
 from sandkeeper.files.service import Fault, Files
 from sandkeeper.files.uploads.content import ContentSink, digest, fill
 from sandkeeper.files.uploads.store import PartSink, Session, Store, UploadedPart
-from sandkeeper.files.work import Cancel, failure
+from sandkeeper.files.work import Cancel
 from sandkeeper.linux.clocks import bounded_age
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.linux.paths.statefiles import SetAside
@@ -100,11 +108,11 @@ class Uploads:
     async def initiate(self, path: str, permissions: int) -> Session:
         """Begin a session for `path`, which is not touched; raises Internal, StorageFull."""
         if len(self._live) >= MAX_SESSIONS:
-            raise Internal(f"failed to initiate upload: there are {MAX_SESSIONS} already")
+            raise Internal(f"there are {MAX_SESSIONS} already", task=Task.BEGIN_UPLOAD)
         try:
             session = await self._work.own(self._store.create, path, permissions)
         except Fault as error:
-            raise failure(Internal, "failed to initiate upload: ", "open", path, error) from None
+            raise failure(Internal, Task.BEGIN_UPLOAD, "open", path, error) from None
         self._live[session.uploadId] = _Live(session, time.monotonic())
         return session
 
@@ -114,7 +122,7 @@ class Uploads:
         if live is None:
             raise _not_there(upload_id)
         if not 1 <= number <= MAX_PART:
-            raise Internal("failed to upload part: part number must be between 1 and 10000")
+            raise Internal("part number must be between 1 and 10000", task=Task.UPLOAD_PART)
         sink = PartSink(self._store, live.session, number)
         return PartUpload(self, live, Feed(self._work.own, sink))
 
@@ -153,7 +161,7 @@ class Uploads:
                 found = await self._work.walk_own(digest, self._store, session, size)
             return size, arriving, found
         except OSError as error:
-            raise failure(NotFound, "", "read", upload_id, error) from None
+            raise failure(NotFound, None, "read", upload_id, error) from None
 
     async def complete(
         self, upload_id: str, wanted: list[tuple[int, str]] | int, conditions: Conditions
@@ -200,8 +208,7 @@ class Uploads:
             with self._work.acting():
                 return draft.commit(conditions.check if conditions else None)
         except Fault as error:
-            prefix = "failed to complete upload: "
-            raise failure(Internal, prefix, "open", session.path, error) from None
+            raise failure(Internal, Task.COMPLETE_UPLOAD, "open", session.path, error) from None
         finally:
             if draft is not None:
                 draft.discard()
@@ -216,7 +223,7 @@ class Uploads:
         finally:
             os.close(fd)
         if draft.size - before != part.size:
-            raise Internal(f"failed to complete upload: part {part.partNumber} is damaged")
+            raise _incomplete(f"part {part.partNumber} is damaged")
 
     async def abort(self, upload_id: str) -> None:
         """Drop a session; raises NotFound."""
@@ -227,7 +234,7 @@ class Uploads:
             try:
                 await self._work.own(self._store.remove, session)
             except OSError as error:
-                raise failure(NotFound, "", "remove", upload_id, error) from None
+                raise failure(NotFound, None, "remove", upload_id, error) from None
 
     def is_live(self, live: _Live) -> bool:
         """Say whether a session still exists."""
@@ -293,7 +300,7 @@ class PartUpload:
         except OSError as error:
             if not self._uploads.is_live(self._live):
                 raise _not_there(self._live.session.uploadId) from None
-            raise failure(Internal, "failed to upload part: ", "write", "part", error) from None
+            raise failure(Internal, Task.UPLOAD_PART, "write", "part", error) from None
 
 
 class ContentUpload:
@@ -337,11 +344,15 @@ class ContentUpload:
             try:
                 return await action()
             except OSError as error:
-                raise failure(Internal, "failed to upload: ", "write", "content", error) from None
+                raise failure(Internal, Task.UPLOAD, "write", "content", error) from None
 
 
 def _not_there(upload_id: str) -> SandkeeperError:
-    return Internal(f"failed to upload part: upload not found: {upload_id}")
+    return Internal(f"upload not found: {upload_id}", task=Task.UPLOAD_PART)
+
+
+def _incomplete(reason: str) -> SandkeeperError:
+    return Internal(reason, task=Task.COMPLETE_UPLOAD)
 
 
 def _chosen(session: Session, wanted: list[tuple[int, str]]) -> list[UploadedPart]:
@@ -350,10 +361,10 @@ def _chosen(session: Session, wanted: list[tuple[int, str]]) -> list[UploadedPar
     for number, etag in wanted:
         part = session.parts.get(str(number))
         if part is None:
-            raise Internal(f"failed to complete upload: part {number} not found")
+            raise _incomplete(f"part {number} not found")
         if part.etag != etag:
-            raise Internal(f"failed to complete upload: etag mismatch for part {number}")
+            raise _incomplete(f"etag mismatch for part {number}")
         if number in chosen:
-            raise Internal(f"failed to complete upload: part {number} is listed twice")
+            raise _incomplete(f"part {number} is listed twice")
         chosen[number] = part
     return [chosen[number] for number in sorted(chosen)]

@@ -4,7 +4,8 @@ import errno
 import os
 import resource
 import signal
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from sandkeeper.linux.fds import OwnedFd
@@ -29,10 +30,17 @@ class ExitStatus:
     peak_rss_bytes: int | None = None
 
     @classmethod
-    def of_wait(cls, status: int, usage: resource.struct_rusage | None = None) -> "ExitStatus":
-        """Translate a wait status (wait(2))."""
+    def of_wait(
+        cls,
+        status: int,
+        usage: resource.struct_rusage | None = None,
+        is_others: Callable[[int], bool] | None = None,
+    ) -> "ExitStatus":
+        """Translate a wait status (wait(2)); `is_others` says of which peak nothing is known."""
         cpu = usage.ru_utime + usage.ru_stime if usage else None
         rss = usage.ru_maxrss * 1024 if usage else None
+        if rss is not None and is_others is not None and is_others(rss):
+            rss = None
         if os.WIFSIGNALED(status):
             return cls(None, os.WTERMSIG(status), os.WCOREDUMP(status), cpu, rss)
         return cls(os.WEXITSTATUS(status), None, False, cpu, rss)
@@ -85,10 +93,7 @@ class Child:
             told = zombie_status(self.pid)
             return ExitStatus() if told is None else ExitStatus.of_wait(told)
         self._owner.forget(self.pid)
-        made = ExitStatus.of_wait(status, usage)
-        if made.peak_rss_bytes is not None and self._owner.may_have_shared(made.peak_rss_bytes):
-            return replace(made, peak_rss_bytes=None)
-        return made
+        return ExitStatus.of_wait(status, usage, self._owner.may_have_shared)
 
     def signal_group(self, number: int) -> None:
         """Signal the whole group; raises ProcessLookupError when the child has been reaped.

@@ -34,6 +34,7 @@ from sandkeeper.linux.children.tool import Tool, ToolResult, bounded, readable, 
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.oomscore import OomScore
 from sandkeeper.linux.paths.entering import opened_folder
+from sandkeeper.linux.procstat import Births
 
 __all__ = ["Children"]
 
@@ -58,6 +59,7 @@ class Children:
         self._timer: asyncio.TimerHandle | None = None
         self._oom = OomScore()
         self._own_peak = 0
+        self.births = Births()
 
     def spawn(self, spec: Spawn) -> Child:
         """Start a child of our own user in its own process group (or session).

@@ -25,7 +25,7 @@ PYTHONS = (signal.SIGPIPE, signal.SIGXFSZ)
 _can_keep = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Spawn:
     """What to start. Descriptors are the caller's to close; `-3` is /dev/null (subprocess.DEVNULL).
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sandkeeper.linux.identity import is_acting
+from sandkeeper.linux.identity import HERE
 from sandkeeper.linux.paths.resolving import LINKS_MOST, Name, followed, named, opened, parent
 
 __all__ = [
@@ -47,7 +47,7 @@ R = TypeVar("R")
 
 def _plain(path: object, options: dict[str, Any] | None = None) -> bool:
     """Say whether `os` itself is meant: nobody is acted for, or a descriptor decides."""
-    if not is_acting() or isinstance(path, int):
+    if HERE.identity is None or isinstance(path, int):
         return True
     return options is not None and any(
         options.get(name) is not None for name in ("dir_fd", "src_dir_fd", "dst_dir_fd")
@@ -56,14 +56,14 @@ def _plain(path: object, options: dict[str, Any] | None = None) -> bool:
 
 def open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
     """Open as os.open."""
-    if _plain(path, {"dir_fd": dir_fd}):
+    if HERE.identity is None or _plain(path, {"dir_fd": dir_fd}):
         return os.open(path, flags, mode, dir_fd=dir_fd)
     return opened(path, flags, mode)
 
 
 def stat(path: Any, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
     """Look as os.stat."""
-    if _plain(path, {"dir_fd": dir_fd}):
+    if HERE.identity is None or _plain(path, {"dir_fd": dir_fd}):
         return os.stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
     with followed(path, follow=follow_symlinks) as fd:
         return os.fstat(fd)
@@ -71,6 +71,8 @@ def stat(path: Any, *, dir_fd: int | None = None, follow_symlinks: bool = True) 
 
 def lstat(path: Any, *, dir_fd: int | None = None) -> os.stat_result:
     """Look as os.lstat."""
+    if HERE.identity is None:
+        return os.lstat(path, dir_fd=dir_fd)
     return stat(path, dir_fd=dir_fd, follow_symlinks=False)
 
 
@@ -151,7 +153,7 @@ def scandir(path: Any) -> Iterator[Iterator[Any]]:
 
 def _within(call: Callable[..., None], path: Any, *arguments: Any, **options: Any) -> None:
     """Do something to a name in its folder."""
-    if _plain(path, options):
+    if HERE.identity is None or _plain(path, options):
         call(path, *arguments, **options)
         return
     with parent(path) as (fd, name):
@@ -179,7 +181,7 @@ def symlink(source: Any, path: Any, *, dir_fd: int | None = None) -> None:
 
 
 def _both(call: Callable[..., None], source: Any, target: Any, options: dict[str, Any]) -> None:
-    if _plain(source, options):
+    if HERE.identity is None or _plain(source, options):
         call(source, target, **options)
         return
     with parent(source) as (from_fd, from_name), parent(target) as (to_fd, to_name):
@@ -210,7 +212,7 @@ def link(source: Any, target: Any, **options: Any) -> None:
 
 def _reached(call: Callable[..., R], path: Any, *arguments: Any, **options: Any) -> R:
     """Do something to what a path leads to."""
-    if _plain(path, options):
+    if HERE.identity is None or _plain(path, options):
         return call(path, *arguments, **options)
     # What /proc/self/fd/N leads to is not followed further, not even where it is a link itself.
     with followed(path, follow=options.pop("follow_symlinks", True)) as fd:

@@ -25,6 +25,7 @@ from typing import TypeVar
 
 from sandkeeper.linux import libc
 from sandkeeper.linux.mounts import proc_mounts
+from sandkeeper.linux.paths.below import is_within
 
 __all__ = [
     "LINKS_MOST",
@@ -207,7 +208,7 @@ def _is_ours(fd: int, device: int) -> bool:
     found = [
         root.rstrip("/") + where[len(point.rstrip("/")) :]
         for dev, root, point in proc_mounts()
-        if dev == device and (where + "/").startswith(point.rstrip("/") + "/")
+        if dev == device and is_within(where, point)
     ]
     if not found:
         return True

@@ -64,7 +64,7 @@ class UntrustedFile(Exception):
     """The file is a link, not regular, too large, or somebody else could have written it."""
 
 
-def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
+def open_plain(path: Path | str, flags: int = os.O_RDONLY) -> int:
     """Open a regular file; raises OSError, EINVAL for what is none (a FIFO, a folder, a link)."""
     fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -73,7 +73,7 @@ def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
     return fd
 
 
-def read_plain(path: Path, most: int = READ_BYTES) -> bytes:
+def read_plain(path: Path | str, most: int = READ_BYTES) -> bytes:
     """Return the last `most` bytes of a regular file; raises OSError."""
     fd = open_plain(path)
     try:

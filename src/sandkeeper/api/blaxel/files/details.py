@@ -19,12 +19,11 @@ from sandkeeper.api.edge.routing import path_route
 from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.schemas.files import Entry
 from sandkeeper.blocks import gathered
-from sandkeeper.errors import BadInput, NotFound, Unprocessable
+from sandkeeper.errors import BadInput, NotFound, Unprocessable, failure
 from sandkeeper.files.details import DEPTH_MOST, Detail, detail, details, page
 from sandkeeper.files.entries import Owners, file_type, unix_mode
 from sandkeeper.files.paths import Target
 from sandkeeper.files.service import Files
-from sandkeeper.files.work import failure
 from sandkeeper.linux.clocks import rfc3339
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.numerals import asked
@@ -99,9 +98,9 @@ class DetailHandlers:
         try:
             found = detail(target.absolute)
         except FileNotFoundError as error:
-            raise failure(NotFound, "", "stat", target.absolute, error) from None
+            raise failure(NotFound, None, "stat", target.absolute, error) from None
         except (OSError, ValueError) as error:
-            raise failure(Unprocessable, "", "stat", target.absolute, error) from None
+            raise failure(Unprocessable, None, "stat", target.absolute, error) from None
         if found.reached is None or file_type(found.reached) != "directory":
             raise BadInput("path is not a directory")
 

@@ -138,13 +138,10 @@ class LinkHandlers:
         feed: Feed[os.stat_result] = Feed(self._work.run, upload)
         blocks = blocks_of(request)
         try:
-            async for block in inflated(blocks) if packed else blocks:
-                await feed.write(block)
-            info = await feed.finish()
+            info = await feed.take_all(inflated(blocks) if packed else blocks)
         except ClientDisconnect:
             raise BadInput("the connection was closed") from None
         finally:
-            await feed.abort()
             await blocks.aclose()
         return written(target, info, "File uploaded successfully")
 

@@ -27,30 +27,17 @@ from sandkeeper.api.edge.streaming import (
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.api.edge.urls import segment
 from sandkeeper.errors import BadInput
+from sandkeeper.git import fields
 from sandkeeper.git.addresses import Credential
 from sandkeeper.git.progress import Progress
 from sandkeeper.git.service import DEFAULT_USER, Git, Work
-from sandkeeper.git.wanted import (
-    AddFields,
-    BranchFields,
-    CheckoutFields,
-    CloneFields,
-    CommitFields,
-    DiffFields,
-    FetchFields,
-    LogFields,
-    Place,
-    PullFields,
-    PushFields,
-    StatusFields,
-)
 from sandkeeper.journal.turns import Turns
 from sandkeeper.log.access import Access
 from sandkeeper.numerals import decimal, whole
 
 __all__ = ["GitHandlers", "routes"]
 
-T = TypeVar("T", bound=Place)
+T = TypeVar("T", bound=fields.Place)
 PATCH = "text/x-diff"
 BLOCK_BYTES = 64 << 10
 
@@ -71,11 +58,11 @@ class GitHandlers:
 
     async def status(self, request: Request) -> Response:
         """Tell what has changed."""
-        return await self._answer(request, self._git.status(_queried(request, StatusFields)))
+        return await self._answer(request, self._git.status(_queried(request, fields.StatusFields)))
 
     async def diff(self, request: Request) -> Response:
         """Compare: files and the patch's beginning, or with `Accept: text/x-diff` all of it."""
-        wanted = _queried(request, DiffFields)
+        wanted = _queried(request, fields.DiffFields)
         work = self._git.diff(wanted)
         if PATCH not in request.headers.get("accept", ""):
             return await self._answer(request, work)
@@ -90,29 +77,29 @@ class GitHandlers:
 
     async def history(self, request: Request) -> Response:
         """Tell commits."""
-        return await self._answer(request, self._git.history(_queried(request, LogFields)))
+        return await self._answer(request, self._git.history(_queried(request, fields.LogFields)))
 
     async def branches(self, request: Request) -> Response:
         """Tell branches."""
-        return await self._answer(request, self._git.branches(_queried(request, Place)))
+        return await self._answer(request, self._git.branches(_queried(request, fields.Place)))
 
     # Changing
 
     async def add(self, request: Request) -> Response:
         """Put files into the index."""
-        return await self._change(request, "git_add", AddFields, self._git.add)
+        return await self._change(request, "git_add", fields.AddFields, self._git.add)
 
     async def commit(self, request: Request) -> Response:
         """Make a commit."""
-        return await self._change(request, "git_commit", CommitFields, self._git.commit)
+        return await self._change(request, "git_commit", fields.CommitFields, self._git.commit)
 
     async def branch(self, request: Request) -> Response:
         """Make a branch."""
-        return await self._change(request, "git_branch", BranchFields, self._git.branch)
+        return await self._change(request, "git_branch", fields.BranchFields, self._git.branch)
 
     async def remove_branch(self, request: Request) -> Response:
         """Delete a branch."""
-        wanted = _queried(request, BranchFields)
+        wanted = _queried(request, fields.BranchFields)
         work = self._git.remove_branch(wanted)
         self._access.audit(
             "git_branch_delete", caller(request), path=wanted.path, branch=wanted.name
@@ -121,11 +108,13 @@ class GitHandlers:
 
     async def checkout(self, request: Request) -> Response:
         """Change the working tree."""
-        return await self._change(request, "git_checkout", CheckoutFields, self._git.checkout)
+        return await self._change(
+            request, "git_checkout", fields.CheckoutFields, self._git.checkout
+        )
 
     async def abort(self, request: Request) -> Response:
         """Give up what was begun."""
-        return await self._change(request, "git_abort", Place, self._git.abort)
+        return await self._change(request, "git_abort", fields.Place, self._git.abort)
 
     # Remotes
 
@@ -133,28 +122,40 @@ class GitHandlers:
         """Make a repository of another."""
         credential = _credential(request)
         return await self._change(
-            request, "git_clone", CloneFields, lambda wanted: self._git.clone(wanted, credential)
+            request,
+            "git_clone",
+            fields.CloneFields,
+            lambda wanted: self._git.clone(wanted, credential),
         )
 
     async def fetch(self, request: Request) -> Response:
         """Bring what a remote has."""
         credential = _credential(request)
         return await self._change(
-            request, "git_fetch", FetchFields, lambda wanted: self._git.fetch(wanted, credential)
+            request,
+            "git_fetch",
+            fields.FetchFields,
+            lambda wanted: self._git.fetch(wanted, credential),
         )
 
     async def pull(self, request: Request) -> Response:
         """Fetch and merge."""
         credential = _credential(request)
         return await self._change(
-            request, "git_pull", PullFields, lambda wanted: self._git.pull(wanted, credential)
+            request,
+            "git_pull",
+            fields.PullFields,
+            lambda wanted: self._git.pull(wanted, credential),
         )
 
     async def push(self, request: Request) -> Response:
         """Send."""
         credential = _credential(request)
         return await self._change(
-            request, "git_push", PushFields, lambda wanted: self._git.push(wanted, credential)
+            request,
+            "git_push",
+            fields.PushFields,
+            lambda wanted: self._git.push(wanted, credential),
         )
 
     # What runs
@@ -179,7 +180,7 @@ class GitHandlers:
     ) -> Response:
         wanted = await read_json(request, model, self._body_limit)
         work = prepare(wanted)
-        told = {"url": wanted.url} if isinstance(wanted, CloneFields) else {}
+        told = {"url": wanted.url} if isinstance(wanted, fields.CloneFields) else {}
         self._access.audit(action, caller(request), path=wanted.path, **told)
         return await self._answer(request, work)
 

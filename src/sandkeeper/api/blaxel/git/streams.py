@@ -6,13 +6,14 @@ from typing import Any
 
 import msgspec
 
+from sandkeeper.api.blaxel.sentences import sentence
 from sandkeeper.api.edge.respond import error_fields, status_of
 from sandkeeper.api.edge.streaming import Abandoned
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.git.progress import Progress
 from sandkeeper.git.service import Work
 from sandkeeper.journal.events import Heart
-from sandkeeper.jsonlines import json_line
+from sandkeeper.jsonlines import json_line, sse_fields
 
 __all__ = ["error_record", "events"]
 
@@ -21,12 +22,12 @@ TOGETHER_SECONDS = 0.1
 
 def _record(fields: dict[str, Any], *, sse: bool) -> bytes:
     data = json_line(fields)
-    return f"event: {fields['type']}\ndata: ".encode() + data + b"\n" if sse else data
+    return sse_fields(fields["type"], data) + b"\n" if sse else data
 
 
 def error_record(error: SandkeeperError) -> dict[str, Any]:
     """Return an error as an answer of its own would have it, with its status."""
-    told = error_fields(error)
+    told = error_fields(error, sentence)
     return {"type": "error", "data": told.pop("error"), "status": status_of(error), **told}
 
 

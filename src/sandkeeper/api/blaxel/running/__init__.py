@@ -1,1 +1,1 @@
-"""Processes while they run: what they use."""
+"""Processes while they run: what they use, and the stream of one that was just started."""

@@ -14,7 +14,7 @@ from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.routing import route
 from sandkeeper.api.edge.urls import segment
 from sandkeeper.api.schemas.figures import AllFigures, OneFigures, RunFigures, figures_of
-from sandkeeper.errors import Unprocessable
+from sandkeeper.errors import Task, Unprocessable
 from sandkeeper.linux.clocks import rfc3339_utc
 from sandkeeper.observability.figures import Look, Meter
 from sandkeeper.observability.run_history import RunHistory
@@ -40,14 +40,14 @@ class FiguresHandlers:
 
     async def one(self, request: Request) -> Response:
         """Tell what one process uses; what one that is over has used."""
-        process = self._processes.get(segment(request.scope, 1), "process not found")
+        process = self._processes.get(segment(request.scope, 1), Task.SHOW_PROCESS)
         look, (record,) = await self._records(request, [process])
         fields = msgspec.structs.asdict(record)
         return json_response(OneFigures(**fields, time=_moment(look), cpu_count=look.cpu_count))
 
     async def past(self, request: Request) -> Response:
         """Tell what one process has used in the last quarter of an hour, or since a time."""
-        process = self._processes.get(segment(request.scope, 1), "process not found")
+        process = self._processes.get(segment(request.scope, 1), Task.SHOW_PROCESS)
         return json_response(self._history.page(process, since_of(request)))
 
     async def _records(

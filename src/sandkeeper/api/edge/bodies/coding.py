@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 
 from starlette.requests import Request
 
+from sandkeeper.api.edge.bodies.weights import weights_of
 from sandkeeper.errors import BadInput
-from sandkeeper.numerals import decimal
 
 __all__ = ["Inflated", "accepts", "deflated", "inflated", "is_gzip", "wants_gzip"]
 
@@ -23,16 +23,9 @@ LEVEL = 1
 
 def accepts(header: str) -> dict[str, float]:
     """Return the weight of each coding of an Accept-Encoding (RFC 9110, 12.5.3)."""
-    weights: dict[str, float] = {}
-    for part in header.lower().split(","):
-        name, *parameters = (word.strip() for word in part.split(";"))
-        weight = 1.0
-        for parameter in parameters:
-            key, _, value = parameter.partition("=")
-            if key.strip() == "q":
-                weight = decimal(value.strip()) or 0.0
-        if name:
-            weights["gzip" if name == "x-gzip" else name] = weight
+    weights = weights_of(header)
+    if "x-gzip" in weights:
+        weights["gzip"] = weights.pop("x-gzip")
     return weights
 
 

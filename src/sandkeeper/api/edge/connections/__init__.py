@@ -3,7 +3,7 @@
 What is used of uvicorn beyond what it documents, and why. `tests/api/edge/test_uvicorn.py` reads
 this list: it names what a new version lacks, and what is used and not listed.
 
-`uvicorn.protocols.http.httptools_impl.HttpToolsProtocol`, which `protocol` derives from:
+`uvicorn.protocols.http.httptools_impl.HttpToolsProtocol`, which `lean` and `protocol` derive from:
 
 - `connection_made`, `connection_lost`: timers and the intake begin and end with a connection
 - `data_received`, `_unset_keepalive_if_required`: bytes are parsed in turns, not all at once
@@ -18,6 +18,9 @@ this list: it names what a new version lacks, and what is used and not listed.
 - `cycle`: the present request: whether it is answered, and its hold on the connection
 - `pipeline`: what waits behind it keeps a connection from being at rest
 - `on_response_complete`: nothing is expected on a connection that ends
+- `server_state`, `app`, `app_state`, `asgi_version`, `client`, `scheme`: scope and request are made
+- `expect_100_continue`, `logger`, `access_logger`, `access_log`: here, once
+- `timeout_keep_alive`, `timeout_keep_alive_task`, `timeout_keep_alive_handler`: one timer for all
 - `_should_upgrade`, `handle_websocket_upgrade`: only a whole handshake becomes a WebSocket
 - `send_400_response`: errors are JSON
 - `_start_asgi_task`, `tasks`: a whole request may be answered without one, or by a short one
@@ -65,6 +68,7 @@ this list: it names what a new version lacks, and what is used and not listed.
 `uvicorn.server.ServerState`, in it:
 
 - `connections`, `tasks`: what goes on, what is answered first, what is given up
+- `total_requests`, `default_headers`: an answer that was given, and fields of every one
 
 `uvicorn.lifespan.off.LifespanOff`, in the place of a lifespan:
 

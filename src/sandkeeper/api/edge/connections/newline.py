@@ -5,6 +5,8 @@ The contract's bodies end without one, and programs get them so. A person is tol
 
 from starlette.types import Message, Scope, Send
 
+from sandkeeper.api.edge.connections.fields import first_fields
+
 __all__ = ["SHELL_CLIENTS", "ending_line"]
 
 SHELL_CLIENTS = (b"curl/", b"Wget/", b"HTTPie/")
@@ -20,7 +22,7 @@ def ending_line(scope: Scope, send: Send, *, bare: str) -> Send:
 
     An answer for which the key `bare` of the scope is set stays as it is.
     """
-    agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
+    agent = first_fields(scope).get(b"user-agent", b"")
     if not agent.startswith(SHELL_CLIENTS) or scope["method"] == "HEAD":
         return send
     wanted = False

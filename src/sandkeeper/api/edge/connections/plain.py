@@ -19,9 +19,10 @@ from time import perf_counter
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
+from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.api.edge.connections.newline import SHELL_CLIENTS
 from sandkeeper.api.edge.cors import Cors
-from sandkeeper.api.edge.respond import JSON, error_body, status_of
+from sandkeeper.api.edge.respond import JSON, Say, error_body, status_of
 from sandkeeper.api.edge.subject import names_user, request_id
 from sandkeeper.errors import SandkeeperError
 
@@ -80,8 +81,8 @@ class PlainRoutes:
     """
 
     def __init__(self) -> None:
-        self._exact: dict[tuple[str, int, str], Plain] = {}
-        self._below: dict[tuple[str, str], tuple[Plain, tuple[bytes, ...]]] = {}
+        self._exact: dict[tuple[str, int, bytes], Plain] = {}
+        self._below: dict[tuple[str, bytes], tuple[Plain, tuple[bytes, ...]]] = {}
 
     def add(self, routes: Iterable[BaseRoute]) -> None:
         """Take up the routes of an area, in the order in which they are tried."""
@@ -97,10 +98,10 @@ class PlainRoutes:
                         for one in known[:place]
                         if method in (one.methods or ()) and one.path.startswith(made.path)
                     )
-                    self._below[method, made.path[1:]] = plain, earlier
+                    self._below[method, made.path[1:].encode()] = plain, earlier
                 elif _is_alone(made, known, method):
                     first, count = made.path[1:].partition("/")[0], made.path.count("/")
-                    self._exact[method, count, first] = plain
+                    self._exact[method, count, first.encode()] = plain
 
     def find(self, scope: Scope) -> Plain | None:
         """Return what may answer a request."""
@@ -108,21 +109,20 @@ class PlainRoutes:
             return None
         raw: bytes = scope["raw_path"]
         first, slash, rest = raw[1:].partition(b"/")
-        name = first.decode("latin-1")
-        below = self._below.get((scope["method"], name))
+        below = self._below.get((scope["method"], first))
         if below is not None and slash:
             return None if raw.startswith(below[1]) else below[0]
         if b"%" in raw or (slash and (not rest or b"//" in raw or rest.endswith(b"/"))):
             return None
-        return self._exact.get((scope["method"], raw.count(b"/"), name))
+        return self._exact.get((scope["method"], raw.count(b"/"), first))
 
 
-def answered(plain: Plain, scope: Scope, body: bytes) -> PlainAnswer | Later | None:
+def answered(plain: Plain, scope: Scope, body: bytes, say: Say) -> PlainAnswer | Later | None:
     """Return the answer of a plain function, or of its error; None: it goes the long way."""
     try:
         answer = plain(scope, body)
     except SandkeeperError as error:
-        return plain_error(error)
+        return plain_error(error, say)
     except Exception:  # noqa: BLE001 - the long way comes to it again, and tells it
         return None
     if isinstance(answer, PlainAnswer) and len(answer.body) > PLAIN_BYTES:
@@ -130,19 +130,18 @@ def answered(plain: Plain, scope: Scope, body: bytes) -> PlainAnswer | Later | N
     return answer
 
 
-def plain_error(error: SandkeeperError) -> PlainAnswer:
+def plain_error(error: SandkeeperError, say: Say) -> PlainAnswer:
     """Return what an error is answered with."""
-    return PlainAnswer(error_body(error), status_of(error))
+    return PlainAnswer(error_body(error, say), status_of(error))
 
 
 def may_be_plain(scope: Scope) -> bool:
     """Say whether the fields of a request leave its answer the head that `Heads` makes."""
-    for name, value in scope["headers"]:
-        if name == b"origin" or (name == b"x-request-id" and not _PRINTABLE.fullmatch(value)):
-            return False
-        if name == b"user-agent" and value.startswith(SHELL_CLIENTS):
-            return False
-    return True
+    fields = first_fields(scope)
+    if b"origin" in fields or fields.get(b"user-agent", b"").startswith(SHELL_CLIENTS):
+        return False
+    named = fields.get(b"x-request-id")
+    return named is None or _PRINTABLE.fullmatch(named) is not None
 
 
 class Heads:

@@ -4,7 +4,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sandkeeper.api.edge.connections.intake import (
     BodyClock,
@@ -13,6 +12,7 @@ from sandkeeper.api.edge.connections.intake import (
     check_codings,
     declared_length,
 )
+from sandkeeper.api.edge.connections.lean import LeanProtocol
 from sandkeeper.api.edge.connections.parting import Parting, Patient
 from sandkeeper.api.edge.connections.short_way import ShortWay
 from sandkeeper.api.edge.connections.wire import WIRE, Wire
@@ -35,7 +35,7 @@ FIELD_BYTES = 128 << 10
 TARGET_BYTES = 32 << 10
 
 
-class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
+class EdgeProtocol(LeanProtocol, ShortWay, Parting):
     """uvicorn's HTTP protocol with the contract's limits on request heads.
 
     A head must be complete within 30 s and may have 1 MiB in 1000 fields; uvicorn itself bounds
@@ -65,10 +65,13 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
     @property
     def is_idle(self) -> bool:
         """Whether all that came has been answered, to the last byte: nothing of it is in here."""
-        answered = self.cycle is None or self.cycle.response_complete
-        at_rest = not self._begun and not self._head_bytes and not self.pipeline
-        at_rest = at_rest and not self._intake.waits
-        return answered and at_rest and not self.transport.get_write_buffer_size()
+        return self.is_at_rest and not self.transport.get_write_buffer_size()
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether all that came has been answered, and nothing of a request is here."""
+        nothing = not self._begun and not self._head_bytes and not self._intake.waits
+        return nothing and super().is_at_rest and not self.pipeline
 
     @property
     def is_asked(self) -> bool:
@@ -118,7 +121,6 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
             data = data[passed:]
             if not data:
                 return
-        self._unset_keepalive_if_required()
         if self._body_left >= len(data) and not self._intake.waits:
             self._parse(data)  # one callback, however long
         else:
@@ -234,9 +236,9 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
         self._disarm()
         check_codings(self.headers)
         self.body_clock.begin()
-        self._switching = self.parser.should_upgrade() and self._may_switch()
-        self._declined = self.parser.should_upgrade() and not self._should_upgrade()
-        before = self.cycle
+        upgrade = self.parser.should_upgrade()
+        self._switching = upgrade and self._may_switch()
+        self._declined = upgrade and not self._should_upgrade()
         self._holds = self.plain is not None
         super().on_headers_complete()
         self._holds = False
@@ -244,8 +246,6 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
             self.cycle.keep_alive = False  # whatever comes behind is not for this parser
         if self.scope["method"] not in {"GET", "HEAD"}:
             self._body_left = declared_length(self.headers)
-        if self.cycle is not before:
-            self.scope[WIRE] = Wire(self, self.cycle)  # type: ignore[literal-required]
 
     def on_message_complete(self) -> None:
         """Expect a new head from here on."""
@@ -269,6 +269,7 @@ class EdgeProtocol(HttpToolsProtocol, ShortWay, Parting):
             self._begin_task(cycle, app)
 
     def _begin_task(self, cycle: "RequestResponseCycle", app: Any) -> None:
+        cycle.scope[WIRE] = Wire(self, cycle)  # type: ignore[literal-required]
         if self._begun and cycle is self.cycle:
             cycle.transport = Patient(self)  # type: ignore[assignment]
         super()._start_asgi_task(cycle, app)

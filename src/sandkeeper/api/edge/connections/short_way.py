@@ -60,7 +60,6 @@ class ShortWay:
     def _reply(self, cycle: "RequestResponseCycle", answer: Parts) -> None:
         """Give a whole answer, of which no client makes us keep more than it has asked for."""
         cycle.response_started = cycle.response_complete = True
-        cycle.message_event.set()
         first, rest = answer
         self.transport.write(first + _lines(cycle.default_headers) + rest)
         if not cycle.keep_alive:  # the server has been told to end meanwhile

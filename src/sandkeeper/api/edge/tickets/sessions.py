@@ -22,6 +22,7 @@ from typing import NamedTuple
 import msgspec
 from starlette.types import Scope
 
+from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.api.edge.hosts import is_own_page
 from sandkeeper.api.edge.rights import Right
 from sandkeeper.api.edge.tickets.signing import SHAPE, Signer
@@ -63,7 +64,7 @@ def _shown(scope: Scope) -> bytes:
     """Return the page's half as the request has it, empty without."""
     if scope["type"] == "websocket":
         return (offered_protocol(scope) or "").removeprefix(SESSION_PROTOCOL).encode()
-    return next((value for name, value in scope["headers"] if name == SESSION_FIELD), b"")
+    return first_fields(scope).get(SESSION_FIELD, b"")
 
 
 class Sessions:

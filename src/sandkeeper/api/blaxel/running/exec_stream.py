@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, closing
 from typing import Any
 
+from sandkeeper.api.blaxel.sentences import sentence
 from sandkeeper.api.edge.respond import encode_json
 from sandkeeper.api.schemas.processes import record_of
 from sandkeeper.errors import Unprocessable
@@ -55,7 +56,7 @@ async def exec_events(
 
 def failed(error: Unprocessable) -> bytes:
     """Return the only record of a start that failed."""
-    return encode_json({"type": "error", "data": str(error)}) + b"\n"
+    return encode_json({"type": "error", "data": sentence(error)}) + b"\n"
 
 
 async def _beats(
