@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cluster
+import daemons
 import node
 
 
@@ -49,9 +50,9 @@ def guard(folder: Path, pid: int) -> None:
     tests = folder / "tests"
     if tests.exists():
         number, start = tests.read_text().split()
-        if cluster.started_at(int(number)) == start:
+        if daemons.started_at(int(number)) == start:
             os.kill(int(number), signal.SIGKILL)
-            cluster.wait(lambda: not cluster.started_at(int(number)), "the end of the tests", 30)
+            daemons.wait(lambda: not daemons.started_at(int(number)), "the end of the tests", 30)
     down(cluster.Cluster(folder))
 
 
@@ -72,7 +73,7 @@ def main() -> None:
         guard(options.state.resolve(), options.of)
         return
     if options.what == "note":
-        (options.state / "tests").write_text(f"{options.of} {cluster.started_at(options.of)}")
+        (options.state / "tests").write_text(f"{options.of} {daemons.started_at(options.of)}")
         return
     made = cluster.Cluster(options.state.resolve())
     if options.what == "down":
@@ -88,7 +89,7 @@ def main() -> None:
             cluster.kwok(made)
     except BaseException as error:
         down(made)
-        if isinstance(error, cluster.Failed):
+        if isinstance(error, daemons.Failed):
             raise SystemExit(f"sandkeeper: {error}") from error
         raise
     print(f"export KUBECONFIG={made.kubeconfig}")

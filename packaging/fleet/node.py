@@ -10,19 +10,18 @@ Its images are empty: they have only places to mount at, and a Pod's template mo
 working copy.
 """
 
-import hashlib
-import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
-from cluster import CACHE, ROOT, Cluster, Failed, wait
+from cluster import CACHE, ROOT, Cluster
+from daemons import Failed, wait
+from images import archive_of, layer_of
 
 BRIDGE = "fleet0"
 NETWORK, GATEWAY = "10.25.0.0/16", "10.25.0.1"
@@ -284,77 +283,16 @@ def _load_images(cluster: Cluster) -> None:
     source += "int main(void) { signal(SIGTERM, end); signal(SIGINT, end); for (;;) pause(); }\n"
     compiler = ["gcc", "-static", "-Os", "-s", "-x", "c", "-", "-o", str(pause)]
     subprocess.run(compiler, input=source, text=True, check=True)
-    made = {"fleet/pause:1": (_layer({"pause": pause.read_bytes()}), ["/pause"])}
-    made.update({name: (_layer({}), words) for name, words in IMAGES.items()})
+    made = {"fleet/pause:1": (layer_of({"pause": pause.read_bytes()}), ["/pause"])}
+    made.update({name: (layer_of({}), words) for name, words in IMAGES.items()})
     for number, (name, (layer, words)) in enumerate(made.items()):
         path = cluster.folder / f"image-{number}.tar"
         # Names are what CRI makes of short ones.
         full = name if "." in name.partition("/")[0] else f"docker.io/{name}"
-        path.write_bytes(_archive(full, layer, words))
+        path.write_bytes(archive_of(full, layer, words))
         done = _ctr(cluster, "images", "import", str(path))
         if done.returncode:
             raise Failed(f"{name}: {done.stderr}")
-
-
-def _layer(programs: dict[str, bytes]) -> bytes:
-    """Return an archive of a root that has only what is mounted at, and names of users."""
-    buffer = io.BytesIO()
-    users = "root:x:0:0:root:/root:/bin/sh\nsandbox:x:1000:1000::/workspace:/bin/bash\n"
-    files = {
-        "etc/passwd": users.encode(),
-        "etc/group": b"root:x:0:\nsandbox:x:1000:\n",
-    }
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for name, mode in (
-            *(
-                (one, 0o755)
-                for one in ("etc", "root", "usr", "var", "var/lib", "proc", "sys", "dev")
-            ),
-            ("tmp", 0o1777),
-            ("app", 0o777),
-        ):
-            member = tarfile.TarInfo(name)
-            member.type, member.mode = tarfile.DIRTYPE, mode
-            archive.addfile(member)
-        for name in ("bin", "sbin", "lib", "lib64"):
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = tarfile.SYMTYPE, f"usr/{name}"
-            archive.addfile(member)
-        for name, content in {**files, **programs}.items():
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(content), 0o755 if name in programs else 0o644
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def _archive(name: str, layer: bytes, entry: list[str]) -> bytes:
-    """Return an image as `docker save` writes one."""
-    digest = hashlib.sha256(layer).hexdigest()
-    config = {
-        "architecture": "amd64",
-        "os": "linux",
-        "config": {
-            "Entrypoint": entry,
-            "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"],
-            "WorkingDir": "/",
-        },
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
-        # Two images of one content would be one, with one start.
-        "history": [{"created_by": name}],
-    }
-    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
-    files = {
-        "config.json": json.dumps(config).encode(),
-        "layer.tar": layer,
-        "manifest.json": json.dumps(manifest).encode(),
-    }
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for path, content in files.items():
-            member = tarfile.TarInfo(path)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 def _kubelet(cluster: Cluster) -> None:

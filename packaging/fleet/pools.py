@@ -5,6 +5,7 @@ from typing import Any
 
 import chart
 import cluster
+import daemons
 import node
 
 TOKEN = "fleet-test"
@@ -49,11 +50,11 @@ class Fleet:
     def wait_for_account(self, namespace: str) -> None:
         """Wait until a namespace has what Pods need."""
         kind = ("serviceaccounts", "-n", namespace)
-        cluster.wait(lambda: self.get(*kind)["items"], "a service account", 60)
+        daemons.wait(lambda: self.get(*kind)["items"], "a service account", 60)
 
     def filled(self, name: str, replicas: int, timeout: float = 300.0) -> None:
         """Wait until a pool has as many ready sandboxes."""
-        cluster.wait(
+        daemons.wait(
             lambda: (
                 self.get("sandboxwarmpool", name).get("status", {}).get("readyReplicas", 0)
                 >= replicas

@@ -6,7 +6,8 @@ import subprocess
 from typing import Any
 
 import httpx
-from cluster import ROOT, started_at, wait
+from cluster import ROOT
+from daemons import started_at, wait
 from pools import TOKEN, Fleet
 from tests.harness import free_port
 

@@ -2,7 +2,8 @@
 
     vmlinuz       Debian's kernel for clouds, out of its package
     initrd.img    initrd.c, and the modules that this kernel does not have built in
-    root.ext4     a root of Debian, the bundle at /opt/sandkeeper, and answers.c to compare with
+    root.ext4     a root of Debian, the bundle at /opt/sandkeeper, and answers.c and answers.py to
+                  compare with
 
 `build.py OUTPUT --root ROOT.tar --bundle BUNDLE.tar.gz`. What is in OUTPUT already stays, but for
 the root, which is made anew. Needs apt-get, dpkg-deb, a C compiler and mkfs.ext4.
@@ -114,6 +115,7 @@ def root(
         subprocess.run(["tar", "-C", tree, "-xf", archive], check=True)
         subprocess.run(["tar", "-C", tree / "opt", "-xf", bundle], check=True)
         compiled(HERE / "answers.c", tree / "usr/local/sbin/answers")
+        shutil.copy(HERE / "answers.py", tree / "usr/local/sbin")
         (tree / "etc/hostname").write_text("microvm\n")
         dress(tree)
         # The resolver of the machine that made the root is not that of this one.

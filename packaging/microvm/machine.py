@@ -54,7 +54,7 @@ class Machine:
             *("-drive", f"file={disk},if=none,id=disk,cache=unsafe"),
             *("-device", "virtio-blk-pci,drive=disk", "-device", "virtio-net-pci,netdev=net"),
             *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self.port}-:8080"),
-            *("-device", "virtio-rng-pci"),
+            *("-device", "virtio-rng-pci", "-no-reboot"),
         ]
         self._began = time.monotonic()
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)

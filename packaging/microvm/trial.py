@@ -2,7 +2,8 @@
 
 Process 1 of a machine without any init, an older kernel, cgroup v2, the power button, pauses and
 snapshots. Emulated by qemu, so nothing is quick: times are compared with those of an init that
-only answers (answers.c), on the same kernel and root. Raises SystemExit at what is not so.
+only answers, on the same kernel and root: one in C (answers.c), and one in Python (answers.py),
+which is what an interpreter takes there at least. Raises SystemExit at what is not so.
 """
 
 import argparse
@@ -12,15 +13,22 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 from machine import Machine
 
-SERVER, BARE = "/opt/sandkeeper/bin/sandkeeper", "/usr/local/sbin/answers"
+SERVER = ("/opt/sandkeeper/bin/sandkeeper", "--host 0.0.0.0 --port 8080")
+BARE = ("/usr/local/sbin/answers", "")
+LEAST = (
+    "/usr/local/sbin/answers",
+    "/opt/sandkeeper/libexec/python3.11 -I -S /usr/local/sbin/answers.py",
+)
+"""What is started as process 1, and its arguments."""
+
 TO_REACH = 1.5
 MIB = 1 << 20
-PATIENCE = 120.0
+PATIENCE = 600.0
 ANSWER_SECONDS, EMULATED = 0.1, 5
 HOURS = 5 * 3600
 
@@ -32,37 +40,61 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=1, help="starts of each, by turns")
     parser.add_argument("--untried", action="store_true", help="only start them")
     options = parser.parse_args()
-    starts: dict[str, list[tuple[float, float]]] = {BARE: [], SERVER: []}
+    starts: dict[tuple[str, str], list[Start]] = {BARE: [], LEAST: [], SERVER: []}
     for number in range(options.starts):
-        with booted(options.files, BARE) as machine:
-            starts[BARE].append((machine.seconds, machine.work))
-        with booted(options.files, SERVER) as machine:
-            starts[SERVER].append((machine.seconds, machine.work))
-            if number == options.starts - 1 and not options.untried:
-                with machine_client(machine) as client:
-                    Trial(machine, client).run()
-    for what, column in (("power-on to /health", 0), ("the processor's time of that", 1)):
-        told(what, *(statistics.median(one[column] for one in starts[of]) for of in (BARE, SERVER)))
+        last = number == options.starts - 1
+        for kind, taken in starts.items():
+            with booted(options.files, *kind) as machine:
+                taken.append(Start(machine.seconds, machine.work))
+                if last and kind is SERVER and not options.untried:
+                    with machine_client(machine) as client:
+                        Trial(machine, client).run()
+                elif last:
+                    told_of_snapshot(machine)
+    told("power-on to /health", [[one.seconds for one in taken] for taken in starts.values()])
+    told("the processor's time of that", [[one.work for one in taken] for taken in starts.values()])
 
 
-def told(what: str, bare: float, server: float) -> None:
-    """Print how two times compare."""
+class Start(NamedTuple):
+    """What a start took until the first answer: time, and the processor's time, in seconds."""
+
+    seconds: float
+    work: float
+
+
+def told(what: str, taken: list[list[float]]) -> None:
+    """Print how the medians compare: of the init in C, that in Python, the server."""
+    bare, least, server = map(statistics.median, taken)
     reached = "reached" if server <= TO_REACH * bare else "not reached"
     print(
-        f"{what}: {server:.1f} s, an init that only answers {bare:.1f} s: "
-        f"{server / bare:.2f} x (to reach: {TO_REACH} x, {reached})"
+        f"{what}: {server:.1f} s, an init that only answers {bare:.1f} s: {server / bare:.2f} x "
+        f"(to reach: {TO_REACH} x, {reached}); one in Python {least:.1f} s: {least / bare:.2f} x, "
+        f"of which the server is {server / least:.2f} x"
     )
 
 
+def told_of_snapshot(machine: Machine) -> None:
+    """Print how soon it answers after a snapshot is resumed: what qemu alone takes for that."""
+    for _ in range(10):
+        machine.answer_seconds()
+    machine.person("savevm least")
+    machine.person("loadvm least")
+    began = time.monotonic()
+    until(lambda: machine.answer_seconds() is not None)
+    first = time.monotonic() - began
+    print(f"  after a snapshot: the first answer takes {first * 1000:.0f} ms", flush=True)
+
+
 @contextlib.contextmanager
-def booted(files: Path, program: str) -> Iterator[Machine]:
+def booted(files: Path, program: str, arguments: str) -> Iterator[Machine]:
     """Give a machine that answers."""
     with tempfile.TemporaryDirectory() as name:
-        machine = Machine(files, Path(name), program)
+        machine = Machine(files, Path(name), program, options=arguments)
         try:
             machine.until_healthy()
+            started = (arguments if program == LEAST[0] else "") or program
             print(
-                f"{program} answers after {machine.seconds:.1f} s ({machine.work:.1f} s)",
+                f"{started} answers after {machine.seconds:.1f} s ({machine.work:.1f} s)",
                 flush=True,
             )
             yield machine

@@ -25,6 +25,8 @@ from trial import demand, until  # noqa: E402
 
 TOKEN = "a-token-that-only-the-unit-knows"
 WATCHDOG_SECONDS = 30
+TOLD_BYTES = 8000
+ANSWERED, REFUSED = "HTTP/1.1 200", "Connection refused"
 UNIT = "/etc/systemd/system"
 FILES = {
     f"{UNIT}/network.service": """
@@ -42,6 +44,24 @@ WantedBy=multi-user.target
     "/etc/sandkeeper/token": TOKEN + "\n",
     "/etc/sandkeeper/environment": "SANDKEEPER_LOG_FORMAT=text\nGREETING=hello\n",
     "/etc/machine-id": "0123456789abcdef0123456789abcdef\n",
+    "/etc/systemd/journald.conf.d/console.conf": """
+[Journal]
+ForwardToConsole=yes
+TTYPath=/dev/ttyS0
+""",
+    "/root/knock.py": """
+import collections, socket, time
+ask = b"GET /health HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n"
+while True:
+    try:
+        with socket.create_connection(("127.0.0.1", 8080)) as sock:
+            sock.sendall(ask)
+            said = sock.recv(12).decode() or "an end without an answer"
+    except OSError as error:
+        said = error.strerror
+    print(said, flush=True)
+    time.sleep(0.1)
+""",
 }
 HARMLESS = {
     "a name space of its own": "unshare --mount --pid --fork true",
@@ -69,6 +89,9 @@ def main() -> None:
             machine.until_healthy()
             print(f"systemd's machine answers after {machine.seconds:.1f} s", flush=True)
             Trial(machine).run()
+        except BaseException:
+            print(machine.console.read_text(errors="replace")[-TOLD_BYTES:], file=sys.stderr)
+            raise
         finally:
             machine.close()
 
@@ -81,7 +104,8 @@ def dress(tree: Path) -> None:
         path.write_text(text)
     (tree / "etc/sandkeeper/token").chmod(0o600)
     folder = tree / UNIT.lstrip("/")
-    shutil.copy(HERE / "sandkeeper.service", folder)
+    for unit in ("sandkeeper.service", "sandkeeper-groups.service"):
+        shutil.copy(HERE / unit, folder)
     shutil.copy(HERE / "strict.conf", tree / "root")
     wanted = folder / "multi-user.target.wants"
     wanted.mkdir(exist_ok=True)
@@ -100,7 +124,7 @@ class Trial:
     def __init__(self, machine: Machine) -> None:
         url = f"http://127.0.0.1:{machine.port}"
         head = {"Authorization": f"Bearer {TOKEN}"}
-        self.machine = machine
+        self.machine, self.seen = machine, 0
         self.client = httpx.Client(base_url=url, timeout=180, trust_env=False, headers=head)
         self.stranger = httpx.Client(base_url=url, timeout=180, trust_env=False)
 
@@ -113,9 +137,16 @@ class Trial:
         counting = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.1; done"
         self.ask({"name": "counting", "command": counting})
         self.keeper = self.of_keeper()
+        knock = "exec /opt/sandkeeper/libexec/python3.11 -I -S /root/knock.py"
+        self.ask({"name": "knocking", "command": knock})
+        demand("somebody knocks all the time", until(lambda: ANSWERED in self.knocked()))
         stop = "systemctl stop sandkeeper; sleep 1; systemctl start sandkeeper"
         self.goes_on("a restart", "systemctl restart sandkeeper")
+        seen = self.knocked()
+        demand("a restart: who connects is answered, sooner or later", seen == {ANSWERED}, seen)
         self.goes_on("a stop and a start", stop)
+        seen = self.knocked()
+        demand("a stop: who connects is answered or refused", seen <= {ANSWERED, REFUSED}, seen)
         self.goes_on("a kill", f"kill -9 {self.main_pid()}")
         self.goes_on("a watchdog's end", f"kill -STOP {self.main_pid()}")
         self.ends_as_a_whole()
@@ -144,7 +175,7 @@ class Trial:
 
     def of_keeper(self) -> str:
         """Return the keeper's process id."""
-        return self.said("grep -l '[k]eeper/holder' /proc/[0-9]*/cmdline")
+        return self.said("grep -sl '[k]eeper/holder' /proc/[0-9]*/cmdline")
 
     def is_told_and_watched(self) -> None:
         """Type=notify, WatchdogSec."""
@@ -187,13 +218,14 @@ class Trial:
         """Have the server end and begin; what runs, its output and the keeper outlive it."""
         before, lines = self.main_pid(), self.count()
         self.ask({"name": "order", "command": f"sleep 3; {command}"})
-        until(lambda: self.began_anew(before))
+        anew = until(lambda: self.began_anew(before))
+        demand(f"{how}: another server answers", anew, before)
         record = self.client.get("/process/counting").json()
         demand(f"{how}: what runs goes on", record["status"] == "running", record)
         until(lambda: self.count() > lines + 20)
         text = self.client.get("/process/counting/logs").json()["stdout"].splitlines()
         whole = text == [f"line {number}" for number in range(1, len(text) + 1)]
-        demand(f"{how}: no line is lost", whole, text[-50:])
+        demand(f"{how}: no line is lost", whole, text)
         demand(f"{how}: the keeper stayed", self.of_keeper() == self.keeper, self.keeper)
         self.client.delete("/process/order")
 
@@ -204,6 +236,12 @@ class Trial:
         except httpx.HTTPError:
             return False
 
+    def knocked(self) -> set[str]:
+        """Return what who knocks has seen since this was asked last."""
+        text = str(self.client.get("/process/knocking/logs").json()["stdout"]).splitlines()
+        new, self.seen = text[self.seen :], len(text)
+        return set(new)
+
     def count(self) -> int:
         """Return the lines printed so far."""
         return str(self.client.get("/process/counting/logs").json()["stdout"]).count("\n")
@@ -212,7 +250,7 @@ class Trial:
         """`systemctl kill --kill-whom=all`."""
         before = self.main_pid()
         self.ask({"command": "sleep 3; systemctl kill --kill-whom=all -s KILL sandkeeper"})
-        until(lambda: self.began_anew(before))
+        demand("another server answers", until(lambda: self.began_anew(before)))
         record = self.client.get("/process/counting").json()
         demand("kill --kill-whom=all ends all of it", record["status"] != "running", record)
 
@@ -224,7 +262,7 @@ class Trial:
         demand("the drop-in is taken", done["exitCode"] == 0, done)
         before = self.main_pid()
         self.ask({"command": "sleep 3; systemctl kill --kill-whom=all -s KILL sandkeeper"})
-        until(lambda: self.began_anew(before))
+        demand("strict: another server answers", until(lambda: self.began_anew(before)))
         demand("strict: the user is not root", self.said("id -un") == "sandbox")
         kept = self.command("touch ~/mine && ! touch /etc/x && ! touch /usr/x")
         demand("strict: it writes to its home and nowhere else", kept["exitCode"] == 0, kept)

@@ -198,7 +198,7 @@ def _serve(
     hold_collections()
     # Imported here so that `--version` and `--help` answer at once.
     from sandkeeper.api.app import create_app
-    from sandkeeper.api.edge.connections.listening import listen
+    from sandkeeper.api.edge.connections.listening import is_wanted, listen
     from sandkeeper.api.edge.connections.server import serve
     from sandkeeper.linux.allocator import keep_freed_blocks
     from sandkeeper.linux.dispositions import listen_to_ignored
@@ -211,13 +211,15 @@ def _serve(
     except OSError as error:
         why = f"{error.strerror}; --state-dir takes another"
         return _refuse(f"cannot use the state folder {settings.state_dir}: {why}")
+    manager = ServiceManager.named(variables)
+    host, port, besides = settings.host, settings.port, settings.ports_besides
     try:
         inherited = handover.listening if handover else ()
-        besides = settings.ports_besides
-        listeners = listen(settings.host, settings.port, inherited, besides=besides)
+        # After an upgrade in place these are numbers of something else.
+        given = [] if handover else manager.take(lambda one: is_wanted(one, host, (port, *besides)))
+        listeners = listen(host, port, inherited, besides=besides, given=given)
     except OSError as error:
         return _refuse(_why_deaf(settings, error))
-    manager = ServiceManager.named(variables)
     environment.apply({}, remove=SERVICE_VARIABLES)  # what children would say is not about us
     keep_freed_blocks()
     listen_to_ignored()

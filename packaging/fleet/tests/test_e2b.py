@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from cluster import kwok, wait
+from cluster import kwok
+from daemons import wait
 from e2b import Sandbox, SandboxQuery
 from e2b.exceptions import NotFoundException, SandboxException, ServiceBusyException
 from pools import Fleet

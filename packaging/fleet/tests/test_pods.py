@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import requests
-from cluster import wait
+from daemons import wait
 from k8s_agent_sandbox import SandboxClient
 from k8s_agent_sandbox.exceptions import SandboxRequestError
 from k8s_agent_sandbox.models import (

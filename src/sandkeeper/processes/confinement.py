@@ -11,9 +11,10 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from sandkeeper.errors import StartFailed
 from sandkeeper.linux.cgroups import Cgroups, Confinement
@@ -53,6 +54,21 @@ class Confinements:
         identity = self._users.named(meta.user)
         uid = os.geteuid() if identity is None else identity.uid
         return self.cgroups.create(self._prefix + meta.id, meta.limits, uid=uid)
+
+    def renew(self, meta: RunMeta) -> None:
+        """Set the limits of a run that goes on once more; blocks.
+
+        What starts this server may have taken them away to be able to: systemd cannot put a process
+        into a group that hands controllers down (packaging/systemd/sandkeeper-groups.service).
+        """
+        if not meta.groups or meta.limits is None:
+            return
+        try:
+            groups = self.create(meta)
+        except OSError as error:
+            self._log.warning(f"limits of run {meta.id} cannot be set again: {error.strerror}")
+        else:
+            meta.oom_kills = min(meta.oom_kills, groups.oom_kills())  # it may count anew
 
     def inherit(self, known: set[str]) -> None:
         """Take over the groups of runs that nobody knows any more; removed when they are empty."""

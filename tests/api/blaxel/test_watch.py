@@ -257,7 +257,7 @@ def test_a_server_that_stops_sends_its_watchers_away_at_once(make_server: Any) -
 
 
 def test_more_different_watches_than_are_served_are_refused_clearly(make_server: Any) -> None:
-    server = make_server(constants={"sandkeeper.watch.watches.SCOPES_MOST": 20})
+    server = make_server(constants={"sandkeeper.watch.service.SCOPES_MOST": 20})
     opened: list[Watching] = []
     try:
         while len(opened) <= 20 and (not opened or opened[-1].status == 200):

@@ -135,6 +135,25 @@ def test_restarts_keep_the_limits(server: Server, groups) -> None:
     until(lambda: not folders(made["id"]))
 
 
+@needs_root
+def test_limits_that_were_changed_while_no_server_ran_are_set_again(make_server, groups) -> None:
+    own: Server = make_server()
+    made = start(own, "exec sleep 1000", limits={"memoryBytes": 256 * MIB, "pids": 40})
+    names = {"memory.max", "memory.limit_in_bytes", "pids.max"}
+    files = [one / name for one in folders(made["id"]) for name in names if (one / name).exists()]
+    before = {file: file.read_text() for file in files}
+    assert len(files) == len(groups.keys() & {"memory", "pids"})
+    own.kill9()
+    for file in files:
+        file.write_text(str(int(before[file]) // 2))
+
+    own.start()
+
+    assert {file: file.read_text() for file in files} == before
+    assert own.client.delete(f"/process/{made['id']}/kill").status_code == 200
+    until(lambda: not folders(made["id"]))
+
+
 def test_a_kill_reaches_daemons_that_left_the_group_and_the_session(server: Server, groups) -> None:
     made = start(server, DAEMON + "; sleep 1000", name="daemon", limits={"memoryBytes": 256 * MIB})
     pid = pid_of_daemon(server, "daemon")

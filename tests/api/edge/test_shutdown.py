@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +27,41 @@ def test_sigterm_ends_it_with_0_and_its_children_go_on(make_server) -> None:
     assert record["status"] == "running"
     own.client.delete(f"/process/{pid}/kill")
     until(lambda: own.client.get(f"/process/{pid}").json()["status"] == "killed")
+
+
+def test_who_connects_while_it_ends_is_answered_or_refused_and_never_reset(make_server) -> None:
+    own: Server = make_server()
+    port = httpx.URL(own.url).port
+    ask = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    waiting: list[socket.socket] = []
+
+    def connect() -> bool:
+        try:
+            one = socket.create_connection(("127.0.0.1", port), timeout=60)
+        except ConnectionRefusedError:
+            return False
+        waiting.append(one)
+        one.sendall(ask)
+        return True
+
+    kept = socket.create_connection(("127.0.0.1", port), timeout=60)
+    kept.sendall(ask)
+    assert kept.recv(4096).startswith(b"HTTP/1.1 200")
+    silent = socket.create_connection(("127.0.0.1", port), timeout=60)
+    os.kill(own.pid, signal.SIGSTOP)
+    # What comes now waits in the kernel, on a kept connection and on new ones, and so does the end.
+    kept.sendall(ask)
+    assert all(connect() for _ in range(20))
+    os.kill(own.pid, signal.SIGTERM)
+    os.kill(own.pid, signal.SIGCONT)
+    until(lambda: not connect())
+
+    waiting.append(kept)
+    assert {one.recv(4096)[:12] for one in waiting} == {b"HTTP/1.1 200"}
+    for one in (silent, *waiting):
+        assert one.recv(1) == b""  # its end, and no reset
+        one.close()
+    assert own.stop() == 0
 
 
 def test_open_streams_and_waits_do_not_hold_up_the_end(make_server) -> None:

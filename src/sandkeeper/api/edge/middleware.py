@@ -2,21 +2,23 @@
 
 import traceback
 from collections.abc import Coroutine
+from functools import partial
 from time import perf_counter
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandkeeper.api.edge import auth
+from sandkeeper.api.edge.bodies.room import HELD, Held, Room
 from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.api.edge.connections.newline import ending_line
 from sandkeeper.api.edge.connections.outgoing import ANSWER, SMALL_BYTES, Answer, Outgoing
 from sandkeeper.api.edge.connections.plain import (
     Heads,
     Later,
-    Parts,
     PlainAnswer,
     PlainRoutes,
+    Whole,
     answered,
     may_be_plain,
     plain_error,
@@ -25,7 +27,6 @@ from sandkeeper.api.edge.connections.plain import (
 from sandkeeper.api.edge.connections.wire import CARRIED, SWITCHED, closing_unasked, wire_of
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.hosts import Gate, refusal
-from sandkeeper.api.edge.request_body import HELD, Held, Room
 from sandkeeper.api.edge.respond import Say, error_response, want_of
 from sandkeeper.api.edge.subject import Gateways, request_id
 from sandkeeper.api.edge.tracing import Traces
@@ -179,16 +180,18 @@ class Edge:
         """Say whether a request may go on; raises BadInput or Forbidden as the gate does."""
         return self._doors.opens(scope, self._gate) or self._doorkeeper.admits(scope)
 
-    def plain(self, scope: Scope, body: bytes) -> Parts | Coroutine[None, None, Parts] | None:
+    def plain(self, scope: Scope, body: bytes) -> Whole | Coroutine[None, None, Whole] | None:
         """Return the whole answer to a request that is plain, or what brings it; None: it is not.
 
         Nothing has been done then, and the request goes the long way, where it is also refused.
         """
         handler = self._find_plain(scope)
-        if handler is None or not may_be_plain(scope):
+        if handler is None:
             return None
         started = perf_counter()
         self._gateways.strip(scope)
+        if not may_be_plain(first_fields(scope)):
+            return None
         self._mark(scope)
         if PORT_NAME in scope or (self._e2b and readdress(scope)):
             return None
@@ -204,14 +207,17 @@ class Edge:
             return None
         self._traces.begin(scope)
         if isinstance(answer, PlainAnswer):
-            parts, began = self._heads.of(scope, answer, started), perf_counter()
-            self._requests.answered(scope["path"], answer.status, began - started)
-            self._tell(scope, answer.status, began - started, len(answer.body))
-            return parts
+            parts = self._heads.of(scope, answer, started)
+            return parts, partial(self._answered, scope, answer, perf_counter() - started)
         self._requests.begun()
         return self._later(scope, answer, started)
 
-    async def _later(self, scope: Scope, coming: Later, started: float) -> Parts:
+    def _answered(self, scope: Scope, answer: PlainAnswer, seconds: float) -> None:
+        """Count a request that was answered at once, and write its line."""
+        self._requests.answered(scope["path"], answer.status, seconds)
+        self._tell(scope, answer.status, seconds, len(answer.body))
+
+    async def _later(self, scope: Scope, coming: Later, started: float) -> Whole:
         """Wait for an answer; whatever goes wrong, there is one."""
         self._traces.enter(scope)
         try:
@@ -226,9 +232,8 @@ class Edge:
         except BaseException:
             self._ended(scope, 499, started, 0.0, 0)
             raise
-        parts = self._heads.of(scope, answer, started)
-        self._ended(scope, answer.status, started, perf_counter(), len(answer.body))
-        return parts
+        parts, size = self._heads.of(scope, answer, started), len(answer.body)
+        return parts, partial(self._ended, scope, answer.status, started, perf_counter(), size)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = scope[ANSWER] = Answer(self._outgoing, wire_of(scope))

@@ -2,15 +2,16 @@
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 
 from sandkeeper import __version__
 from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.log.lines import Log
+from sandkeeper.network.newcomers import let_in
 from sandkeeper.settings import LOCALHOST, Settings
 
-__all__ = ["listen", "tell_reach"]
+__all__ = ["is_wanted", "listen", "tell_reach"]
 
 BACKLOG = 2048
 LOOPBACK = ("127.0.0.1", "::1")
@@ -21,29 +22,55 @@ ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 
 
 def listen(
-    host: str, port: int, inherited: Sequence[int] = (), *, besides: Sequence[int] = ()
+    host: str,
+    port: int,
+    inherited: Sequence[int] = (),
+    *,
+    besides: Sequence[int] = (),
+    given: Sequence[socket.socket] = (),
 ) -> list[socket.socket]:
     """Open the listening sockets, on the ports `besides` as well, or take up inherited ones.
 
     `localhost` is both loopback addresses, as far as the machine has them, on one port, also when
-    `port` is 0; `::` serves IPv4 as well. Raises OSError.
+    `port` is 0; `::` serves IPv4 as well. `given` are some that listen already and are wanted
+    (`is_wanted`): they are not opened again. Raises OSError.
     """
     if inherited:
         return [socket.socket(fileno=fd) for fd in inherited]
+    ready = {_name(one): one for one in given}
     with ExitStack() as undo:
-        opened = [undo.enter_context(one) for one in _listen(host, port)]
+        opened = [undo.enter_context(one) for one in _listen(host, port, ready)]
         for other in besides:
-            opened += [undo.enter_context(one) for one in _listen(host, other)]
+            opened += [undo.enter_context(one) for one in _listen(host, other, ready)]
         undo.pop_all()
     return opened
 
 
-def _listen(host: str, port: int) -> list[socket.socket]:
+def is_wanted(sock: socket.socket, host: str, ports: Sequence[int]) -> bool:
+    """Say whether `listen` would open this very socket, did it not listen already."""
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return False
+    where, port = _name(sock)
+    only = sock.family == socket.AF_INET6 and sock.getsockopt(
+        socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+    )
+    hosts = LOOPBACK if host == LOCALHOST else (host,)
+    return port in ports and where in hosts and bool(only) == (":" in host and host != "::")
+
+
+def _name(sock: socket.socket) -> tuple[str, int]:
+    host, port = sock.getsockname()[:2]
+    return host, port
+
+
+def _listen(
+    host: str, port: int, ready: Mapping[tuple[str, int], socket.socket]
+) -> list[socket.socket]:
     if host != LOCALHOST:
-        return [_open(host, port)]
+        return [_open(host, port, ready)]
     for _ in range(ATTEMPTS if port == 0 else 1):
         with suppress(_TakenBeside):
-            return _open_loopback(port)
+            return _open_loopback(port, ready)
     raise OSError(errno.EADDRINUSE, "no port is free on both loopback addresses")
 
 
@@ -51,14 +78,16 @@ class _TakenBeside(Exception):
     """The port that the kernel chose for one address is taken on the other."""
 
 
-def _open_loopback(port: int) -> list[socket.socket]:
+def _open_loopback(
+    port: int, ready: Mapping[tuple[str, int], socket.socket]
+) -> list[socket.socket]:
     opened: list[socket.socket] = []
     absent = OSError(errno.EADDRNOTAVAIL, "this machine has no loopback address")
     with ExitStack() as undo:
         for address in LOOPBACK:
             chosen = opened[0].getsockname()[1] if opened else port
             try:
-                opened.append(undo.enter_context(_open(address, chosen)))
+                opened.append(undo.enter_context(_open(address, chosen, ready)))
             except OSError as error:
                 if error.errno == errno.EADDRINUSE and chosen != port:
                     raise _TakenBeside from error
@@ -71,7 +100,10 @@ def _open_loopback(port: int) -> list[socket.socket]:
     return opened
 
 
-def _open(host: str, port: int) -> socket.socket:
+def _open(host: str, port: int, ready: Mapping[tuple[str, int], socket.socket]) -> socket.socket:
+    if found := ready.get((host, port)):
+        let_in(found)  # the server before may have kept newcomers out
+        return found
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server(
         (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::"

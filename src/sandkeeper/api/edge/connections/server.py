@@ -14,9 +14,10 @@ from uvicorn.config import Config
 from uvicorn.server import Server
 
 from sandkeeper.api.edge.connections.departure import Departure, take_over
+from sandkeeper.api.edge.connections.ending import Ending
 from sandkeeper.api.edge.connections.lifesigns import ask_now, ask_quiet_ones
 from sandkeeper.api.edge.connections.listening import tell_reach
-from sandkeeper.api.edge.connections.plain import Parts
+from sandkeeper.api.edge.connections.plain import Whole
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
 from sandkeeper.api.edge.urls import Leads, leads_nowhere, names_other_port
 from sandkeeper.errors import SandkeeperError
@@ -74,7 +75,7 @@ class Application(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or WebSocket."""
 
-    def plain(self, scope: Scope, body: bytes) -> Parts | Coroutine[None, None, Parts] | None:
+    def plain(self, scope: Scope, body: bytes) -> Whole | Coroutine[None, None, Whole] | None:
         """Return the whole answer to a whole request, or what brings it; None: it cannot."""
 
 
@@ -115,7 +116,6 @@ def serve(
         proxy_headers=False,
         backlog=2048,
         timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     EdgeProtocol.plain = staticmethod(app.plain)
     if services.settings.isolated and services.identity is not None:
@@ -127,11 +127,11 @@ def serve(
     server = _Server(config, services, connections, manager or ServiceManager(), tell)
     with contextlib.ExitStack() as stack:
         # uvicorn closes those it gets; an upgrade goes on with these.
-        kept = [stack.enter_context(listener.dup()) for listener in listeners]
+        server.kept = [stack.enter_context(listener.dup()) for listener in listeners]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(server.serve(sockets=list(listeners)))
         if server.left is not None:
-            services.replace(kept, server.left)
+            services.replace(server.kept, server.left)
 
 
 def _socket(**values: Any) -> asyncio.Protocol:
@@ -157,6 +157,7 @@ class _Server(Server):
         self._services = services
         self._manager = manager
         self._connections = connections
+        self.kept: list[socket.socket] = []
         self.left: list[HeldConnection] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -172,7 +173,7 @@ class _Server(Server):
         self._tell(self._services.log, self._services.settings, sockets or [])
         for held in self._connections:
             await take_over(held, self._connection)
-        self._manager.ready(asyncio.get_running_loop())
+        self._manager.ready(asyncio.get_running_loop(), self.kept)
 
     def _woken(self, _seconds: float) -> None:
         ask_now(one.transport for one in self.server_state.connections if one.transport)
@@ -196,7 +197,7 @@ class _Server(Server):
             return
         self._manager.stopping()
         self._services.begin_stop()
-        await super().shutdown(sockets=sockets)
+        await Ending(self, [*(sockets or []), *self.kept], seconds=DRAIN_SECONDS).end()
         await self._services.stop()
 
     @contextlib.contextmanager

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from sandkeeper.api.edge.connections.plain import Parts
+from sandkeeper.api.edge.connections.plain import Whole
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.flow_control import FlowControl
@@ -27,7 +27,7 @@ def _lines(fields: list[tuple[bytes, bytes]]) -> bytes:
 class ShortWay:
     """The part of the protocol that answers whole requests."""
 
-    plain: Callable[[Any, bytes], Parts | Coroutine[None, None, Parts] | None] | None = None
+    plain: Callable[[Any, bytes], Whole | Coroutine[None, None, Whole] | None] | None = None
     """Answers a whole request, at once or in a while, if it is a plain one (`.plain`)."""
 
     flow: "FlowControl"
@@ -51,17 +51,20 @@ class ShortWay:
         return True
 
     async def _reply_later(
-        self, cycle: "RequestResponseCycle", coming: Coroutine[None, None, Parts]
+        self, cycle: "RequestResponseCycle", coming: Coroutine[None, None, Whole]
     ) -> None:
         answer = await coming
-        if not cycle.disconnected:
+        if cycle.disconnected:
+            answer[1]()
+        else:
             self._reply(cycle, answer)
 
-    def _reply(self, cycle: "RequestResponseCycle", answer: Parts) -> None:
+    def _reply(self, cycle: "RequestResponseCycle", answer: Whole) -> None:
         """Give a whole answer, of which no client makes us keep more than it has asked for."""
         cycle.response_started = cycle.response_complete = True
-        first, rest = answer
+        (first, rest), then = answer
         self.transport.write(first + _lines(cycle.default_headers) + rest)
+        then()
         if not cycle.keep_alive:  # the server has been told to end meanwhile
             self.transport.close()
         cycle.on_response()
