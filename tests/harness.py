@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = [
     "children_of",
     "fill",
     "free_port",
+    "make_files",
     "needs_root",
     "open_files",
     "over",
@@ -59,14 +60,19 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def until(check: Any, timeout: float = 100.0, every: float = 0.005) -> Any:
-    """Return the first true value of `check()`; fails after `timeout` seconds."""
+def until(check: Any, timeout: float = 100.0, every: float = 0.0) -> Any:
+    """Return the first true value of `check()`; fails after `timeout` seconds.
+
+    Without `every` it looks less often the longer it waits, for looking takes CPU time from others.
+    """
     deadline = time.monotonic() + timeout
+    pause = every or 0.002
     while time.monotonic() < deadline:
         value = check()
         if value:
             return value
-        time.sleep(every)
+        time.sleep(pause)
+        pause = every or min(pause * 1.25, 0.03)
     raise AssertionError(f"not within {timeout} s: {check}")
 
 
@@ -128,6 +134,14 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def make_files(folder: Path, names: Iterable[str]) -> None:
+    """Make empty files, many of them."""
+    fd = os.open(folder, os.O_RDONLY)
+    for name in names:
+        os.mknod(name, 0o644, dir_fd=fd)
+    os.close(fd)
 
 
 def fill(path: Path) -> None:
