@@ -33,21 +33,18 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=cases(100))
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_request_or_bad_input(body: bytes) -> None:
     with suppress(BadInput):
         assert isinstance(parse_json(body, ProcessRequest), ProcessRequest)
 
 
-@settings(max_examples=cases(100))
 @given(values)
 def test_any_json_is_a_request_or_bad_input(value: object) -> None:
     with suppress(BadInput):
         assert isinstance(parse_json(json.dumps(value).encode(), ProcessRequest), ProcessRequest)
 
 
-@settings(max_examples=cases(100))
 @given(st.text(min_size=1), st.dictionaries(st.text(), st.text(), max_size=3), st.text())
 def test_what_was_sent_is_what_is_read(command: str, env: dict[str, str], tail: str) -> None:
     def clean(text: str) -> str:
@@ -70,7 +67,6 @@ fields = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=cases(100))
 @given(fields)
 def test_the_short_way_reads_what_the_lenient_way_reads(sent: dict[str, object]) -> None:
     """A key that nobody knows makes a body take the lenient way."""

@@ -21,8 +21,8 @@ WINDOW = 64 << 10
 DEEPEST = 64
 """So many long values may be in each other; each of them is looked at once more."""
 
-TOO_DEEP = 10_000
-"""No decoder goes so deep: what only opens is refused when it is first looked at."""
+DEEPEST_SHORT = 1000
+"""No decoder goes as deep: it uses the interpreter's stack."""
 
 FEW_VALUES = 1000
 QUOTE: Final = ord('"')
@@ -91,7 +91,7 @@ class LongText:
         if end := self._end_of_short(at):
             return self._short(self.data[at:end], kind), end
         if depth == DEEPEST:
-            raise _too_deep()
+            raise msgspec.DecodeError("JSON is nested too deeply")
         return _Container(self, at, kind, depth + 1).read()
 
     def _short(self, raw: bytes, kind: Any) -> Any:
@@ -126,8 +126,8 @@ class LongText:
             at += 1
             if depth == 0:
                 return at
-            if depth > TOO_DEEP:
-                raise _too_deep()
+            if depth > DEEPEST_SHORT:
+                raise msgspec.DecodeError("JSON is nested too deeply")
 
     def _string(self, at: int, kind: Any) -> tuple[Any, int]:
         pieces: list[str] = []
@@ -245,10 +245,6 @@ def _kind_within(kind: Any, shape: type) -> Any:
         if one is Any or get_origin(one) is shape or (is_struct and shape is dict):
             return one
     return None
-
-
-def _too_deep() -> msgspec.DecodeError:
-    return msgspec.DecodeError("JSON is nested too deeply")
 
 
 def _malformed(at: int) -> msgspec.DecodeError:
