@@ -13,7 +13,7 @@ import certifi
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.harness import Server
+from tests.harness import Server, cases
 
 OURS = ("SANDKEEPER_", "SANDBOX_", "BL_", "BLAXEL_")
 
@@ -47,8 +47,13 @@ def _read_certificates_once() -> None:
 
 _plain_environment()
 _read_certificates_once()
-# How long a case takes is the machine's matter.
-settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long a case takes is the machine's matter; how many there are is told as for our own.
+settings.register_profile(
+    "ours",
+    deadline=None,
+    max_examples=cases(100),
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("ours")
 Server.warm = not os.environ.get("SANDKEEPER_TEST_COLD")
 

@@ -1,6 +1,7 @@
 """Real servers for tests: each in its own process, with its own state directory."""
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -9,8 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = [
     "children_of",
     "fill",
     "free_port",
+    "make_files",
     "needs_root",
     "open_files",
     "over",
@@ -59,14 +60,19 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def until(check: Any, timeout: float = 100.0, every: float = 0.005) -> Any:
-    """Return the first true value of `check()`; fails after `timeout` seconds."""
+def until(check: Any, timeout: float = 100.0, every: float = 0.0) -> Any:
+    """Return the first true value of `check()`; fails after `timeout` seconds.
+
+    Without `every` it looks less often the longer it waits, for looking takes CPU time from others.
+    """
     deadline = time.monotonic() + timeout
+    pause = every or 0.002
     while time.monotonic() < deadline:
         value = check()
         if value:
             return value
-        time.sleep(every)
+        time.sleep(pause)
+        pause = every or min(pause * 1.25, 0.03)
     raise AssertionError(f"not within {timeout} s: {check}")
 
 
@@ -119,15 +125,23 @@ def resident(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """Mount a tmpfs of a few megabytes on `folder`; needs root."""
+def small_disk(folder: Path, megabytes: int, inodes: int = 0) -> Iterator[Path]:
+    """Mount a tmpfs of a few megabytes (and inodes, if given) on `folder`; needs root."""
     folder.mkdir()
-    options = f"size={megabytes}m"
+    options = f"size={megabytes}m,nr_inodes={inodes}"  # 0: no limit
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
     try:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def make_files(folder: Path, names: Iterable[str]) -> None:
+    """Make empty files, many of them."""
+    fd = os.open(folder, os.O_RDONLY)
+    for name in names:
+        os.mknod(name, 0o644, dir_fd=fd)
+    os.close(fd)
 
 
 def fill(path: Path) -> None:
@@ -170,7 +184,8 @@ class Server:
     """One sandkeeper process; use as a context manager.
 
     `constants` are constants of its modules with other values, by their full names: what a test
-    would wait for only because it is long. Tests have it forked from the nursery, unless `cold`.
+    would wait for only because it is long. Tests have it forked from the nursery, unless `cold`;
+    `forker` is another one, for servers that differ in what an interpreter reads at its start.
     """
 
     warm = False
@@ -183,6 +198,7 @@ class Server:
         args: Any = (),
         constants: dict[str, Any] | None = None,
         cold: bool = False,
+        forker: nursery.Nursery | None = None,
     ) -> None:
         self.folder = folder
         self.state = folder / "state"
@@ -198,6 +214,7 @@ class Server:
         self.module = "sandkeeper"
         self.constants = constants or {}
         self.warm = self.warm and not cold
+        self.forker = forker
         self.stdout = subprocess.DEVNULL
         self.kills = 0
         self.env = {
@@ -248,7 +265,9 @@ class Server:
         args = ["--host", "127.0.0.1", "--port", str(self.port), *self.args]
         with open(self.folder / "stderr.log", "ab") as stderr, open(os.devnull, "r+b") as null:
             stdout = null.fileno() if self.stdout == subprocess.DEVNULL else self.stdout
-            warm = nursery.nursery() if self.warm and self.module == "sandkeeper" else None
+            warm = None
+            if self.warm and self.module == "sandkeeper":
+                warm = self.forker or nursery.nursery()
             if warm is not None and warm.fits(self.env):
                 streams = (null.fileno(), stdout, stderr.fileno())
                 self.process = warm.start(args, self.env, streams, self.constants)
@@ -274,11 +293,15 @@ class Server:
                 f"server exited with {self.process.returncode}: "
                 + (self.folder / "stderr.log").read_text()[-2000:]
             )
+        # Asked every few milliseconds: what follows redirects and proxies would cost a multiple.
+        asking = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
-            with urllib.request.urlopen(self.url + "/health", timeout=20) as reply:
-                return reply.status == 200
-        except OSError:
+            asking.request("GET", "/health")
+            return asking.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
             return False
+        finally:
+            asking.close()
 
     def stop(self) -> int:
         """End it with SIGTERM and return its exit status."""

@@ -149,7 +149,7 @@ def test_what_acts_for_the_workload_takes_its_os_from_where_paths_are_resolved_f
             "watch/audience.py",
             "watch/tree.py",
             "watch/watcher.py",
-            "watch/watches.py",
+            "watch/service.py",
         ),
     }
     source = ROOT / "src" / "sandkeeper"

@@ -6,6 +6,7 @@ the wire's folder (the contract's: `api.blaxel.sentences`).
 
 SandkeeperError
 ├── BadInput              the request itself is wrong
+│   └── NoDirectory       what is to be a directory is none
 ├── Forbidden             a rule or the operator does not allow it
 │   └── Misdirected       it is for another server, and came here
 ├── NotFound              what it names does not exist
@@ -26,8 +27,8 @@ SandkeeperError
 
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum, unique
+from typing import NamedTuple
 
 __all__ = [
     "BadInput",
@@ -36,6 +37,7 @@ __all__ = [
     "Internal",
     "LoopDetected",
     "Misdirected",
+    "NoDirectory",
     "NotFound",
     "NotInstalled",
     "Obstacle",
@@ -105,8 +107,7 @@ Words = Mapping[Task, str]
 """What a wire says in front of the reason why a task failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Obstacle:
+class Obstacle(NamedTuple):
     """What the system said: of which step (open, mkdir, …), which path, errno, and its words."""
 
     step: str
@@ -173,6 +174,13 @@ class SandkeeperError(Exception):
 
 class BadInput(SandkeeperError):
     """The request itself is wrong."""
+
+
+class NoDirectory(BadInput):
+    """What is to be a directory is none, or not there."""
+
+    def __init__(self) -> None:
+        super().__init__("path is not a directory")
 
 
 class Forbidden(SandkeeperError):

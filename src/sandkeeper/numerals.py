@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 
 from sandkeeper.errors import BadInput
+from sandkeeper.patterns import pattern
 
 __all__ = ["GO_INT", "PORTS", "asked", "atoi", "decimal", "go_duration", "natural", "whole"]
 
@@ -17,7 +18,7 @@ GO_INT = 1 << 63
 PORTS = range(1, 1 << 16)
 """What a port's number can be: 16 bits, and not 0, which stands for any that is free."""
 
-_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?", re.ASCII)
+_DECIMAL = pattern(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?", re.ASCII)
 
 
 def natural(text: str | bytes, most: int = GO_INT - 1) -> int | None:

@@ -4,6 +4,7 @@ What a server imports before it answers is time that every sandbox waits, and me
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -22,6 +23,7 @@ from sandkeeper.tracecontext import Tracing
 
 if TYPE_CHECKING:
     from sandkeeper.codegen.service import Codegen
+    from sandkeeper.drives.service import Drives
     from sandkeeper.files.attributes import Attributes
     from sandkeeper.files.copies import Copies
     from sandkeeper.files.tar.streams import Archives
@@ -37,10 +39,11 @@ if TYPE_CHECKING:
     from sandkeeper.observability.telemetry import Exporter
     from sandkeeper.processes.waiting import Waiting
     from sandkeeper.search.content import ContentSearch
-    from sandkeeper.search.find import Search, Workers
+    from sandkeeper.search.find import FileSearch, Workers
     from sandkeeper.search.ripgrep import Ripgrep
+    from sandkeeper.tunnel.service import Tunnel
     from sandkeeper.watch.changes import Changes
-    from sandkeeper.watch.watches import Watches
+    from sandkeeper.watch.service import Watches
 
 __all__ = ["OnDemand"]
 
@@ -144,6 +147,41 @@ class OnDemand:
         return Codegen(Host(self.environment, self.children), self.file_work)
 
     @later
+    def drives(self) -> "Drives":
+        """Mounts."""
+        from sandkeeper.drives.mounting import Mounter
+        from sandkeeper.drives.service import Drives
+
+        settings = self.settings.drives
+        return Drives(Mounter(settings, self.environment, self.children, self.identity), self.log)
+
+    @later
+    def tunnel(self) -> "Tunnel":
+        """The way out by WireGuard."""
+        from sandkeeper.tunnel.service import Tunnel
+
+        state = self.settings.state_dir
+        return Tunnel(state, self.environment, self.children, self.log, self.identity)
+
+    async def start_outside(self) -> None:
+        """Start those two where an earlier server left something of them, or a tunnel is named."""
+        state = self.settings.state_dir
+        if os.path.lexists(self.settings.drives.folder):
+            await self.drives.start()
+        if os.path.lexists(state / "tunnel") or self.environment.get("BL_NETWORKING_CONFIG"):
+            await self.tunnel.start()
+
+    async def stop_outside(self) -> None:
+        """Stop those of the two that were made."""
+        for name in ("tunnel", "drives"):
+            if name in vars(self):
+                await getattr(self, name).stop()
+
+    def drive_count(self) -> int:
+        """Return how many drives are mounted."""
+        return self.drives.count() if "drives" in vars(self) else 0
+
+    @later
     def git(self) -> "Git":
         """Repositories."""
         from sandkeeper.git.service import Git
@@ -192,11 +230,11 @@ class OnDemand:
         return Workers()
 
     @later
-    def search(self) -> "Search":
+    def search(self) -> "FileSearch":
         """Finding files."""
-        from sandkeeper.search.find import Search
+        from sandkeeper.search.find import FileSearch
 
-        return Search(self._walkers, self.users.current)
+        return FileSearch(self._walkers, self.users.current)
 
     @later
     def ripgrep(self) -> "Ripgrep":
@@ -215,7 +253,7 @@ class OnDemand:
     @later
     def watches(self) -> "Watches":
         """Streams of changes."""
-        from sandkeeper.watch.watches import Watches
+        from sandkeeper.watch.service import Watches
 
         return Watches(self.users.current, self.files.work)
 

@@ -13,8 +13,6 @@ from functools import partial
 from sandkeeper.archive.baseline import BaselineRecorder
 from sandkeeper.archive.service import Archive
 from sandkeeper.archive.workload import Workload
-from sandkeeper.drives.mounting import Mounter
-from sandkeeper.drives.service import Drives
 from sandkeeper.egress.service import Egress
 from sandkeeper.files.changing.temporaries import Temporaries
 from sandkeeper.files.service import Files
@@ -47,6 +45,7 @@ from sandkeeper.processes.keepalive import KeepAlive
 from sandkeeper.processes.keeping import Keeping
 from sandkeeper.processes.launch import Workshop
 from sandkeeper.processes.oom import OomWatch
+from sandkeeper.processes.recorder import Records
 from sandkeeper.processes.recovery import prepare_state, recover
 from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.runs import RunStore, pipes_folder
@@ -55,7 +54,6 @@ from sandkeeper.processes.state_folder import StateFolder
 from sandkeeper.settings import IMPORT_URL, Environment, Settings
 from sandkeeper.settings.sources import EnvironmentReload
 from sandkeeper.terminals.registry import Terminals
-from sandkeeper.tunnel.service import Tunnel
 from sandkeeper.upgrade.handover import Handover, HeldConnection
 from sandkeeper.upgrade.service import Upgrade
 
@@ -140,9 +138,6 @@ class Sandbox(OnDemand):
     def _build_network(self) -> None:
         settings, environment, identity = self.settings, self.environment, self.identity
         self.egress = Egress(settings.egress, environment, self.log, identity)
-        mounter = Mounter(settings.drives, environment, self.children, identity)
-        self.drives = Drives(mounter, self.log)
-        self.tunnel = Tunnel(settings.state_dir, environment, self.children, self.log, identity)
         self.environment_reload.hooks += [self._hide_import, self.egress.reapply]
 
     def _build_journal(self) -> None:
@@ -187,7 +182,7 @@ class Sandbox(OnDemand):
         )
         counted = {
             "terminals": lambda: sum(not one.is_over for one in self.terminals.registered()),
-            "drives": self.drives.count,
+            "drives": self.drive_count,
         }
         runs = RunHistory(self.processes, lambda: self.meter)
         self.history = History(self.vitals, counted, runs, self.log)
@@ -245,6 +240,7 @@ class Sandbox(OnDemand):
             nofile=soft,
             finished=lambda run: self.processes.finished(run),
             state=self.state_folder,
+            records=Records(self._writer),
             tracing=self.tracing,
         )
 
@@ -316,9 +312,10 @@ class Sandbox(OnDemand):
     async def _start_outside(self, stack: AsyncExitStack) -> None:
         """Start what leads out of the sandbox, before any child of it is started."""
         if not self._trial:
-            for service in (self.egress, self.drives, self.tunnel):
-                stack.push_async_callback(service.stop)
-                await service.start()
+            stack.push_async_callback(self.egress.stop)
+            await self.egress.start()
+            stack.push_async_callback(self.stop_outside)
+            await self.start_outside()
 
     async def _start_processes(self, stack: AsyncExitStack) -> None:
         stills = self.settings.state_dir / "standstills.json"

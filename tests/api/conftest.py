@@ -1,6 +1,7 @@
 """A real browser for the tests of pages."""
 
 import asyncio
+import functools
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,18 +19,22 @@ FLAGS = (
 
 @pytest.fixture(scope="session")
 def _playwright() -> Iterator[tuple[Any, Any, Any]]:
-    """Return what launches browsers, one of them, and their event loop: their start is dear."""
+    """Return what launches browsers, what gives the common one, and their event loop.
+
+    The start of a browser is dear: the common one is started when the first test wants it.
+    """
     subprocess.run([Path(__file__).parents[2] / "scripts/apt", BROWSER], check=True)
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=30_000)
     with sync_playwright() as launcher:
         loop = asyncio.get_running_loop()
-        running = launch(launcher)
+        common = functools.cache(lambda: launch(launcher))
         asyncio._set_running_loop(None)
-        yield launcher, running, loop
+        yield launcher, common, loop
         asyncio._set_running_loop(loop)
-        running.close()
+        if common.cache_info().currsize:
+            common().close()
 
 
 def launch(launcher: Any, *flags: str) -> Any:
@@ -55,7 +60,7 @@ def playwright(_playwright: tuple[Any, Any, Any]) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def browser(playwright: Any, _playwright: tuple[Any, Any, Any]) -> Iterator[Any]:
     """Return the browser of all modules; what a test opens in it is gone after the module."""
-    running = _playwright[1]
+    running = _playwright[1]()
     yield running
     for context in running.contexts:
         context.close()

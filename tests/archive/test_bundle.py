@@ -12,7 +12,7 @@ from tests.harness import until
 
 from sandkeeper.archive.bundle import Bundle, Plan
 from sandkeeper.archive.recorded import BadBaseline, Baseline, record
-from sandkeeper.archive.snapshot import Change, LeftOut, compare, look, similar
+from sandkeeper.archive.snapshot import LeftOut, TreeChange, compare, look, similar
 
 
 def nothing() -> None:
@@ -22,7 +22,7 @@ def nothing() -> None:
 def planned(root: Path) -> Plan:
     plan = Plan(tempfile.TemporaryFile())  # noqa: SIM115 - the test closes it
     for entry in look(str(root), LeftOut([]), nothing):
-        plan.add(Change("added", entry.path, entry))
+        plan.add(TreeChange("added", entry.path, entry))
     return plan
 
 

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandkeeper.archive.documents import Head, Paths, read_head, read_processes
+from sandkeeper.archive.documents import ManifestHead, Paths, read_head, read_processes
 
 UNREADABLE = (ValueError, RecursionError, msgspec.DecodeError)
 
 names = st.binary(min_size=1, max_size=40).map(lambda raw: raw.replace(b"\0", b"n"))
 
 
-def read(text: str | bytes) -> tuple[Head, list[str]]:
+def read(text: str | bytes) -> tuple[ManifestHead, list[str]]:
     raw = text.encode() if isinstance(text, str) else text
     deleted = Paths()
     try:
@@ -43,7 +43,7 @@ def test_a_manifest_is_read_as_it_was_written(
 
     head, deleted = read(json.dumps(said, indent=indent))
 
-    assert (head, deleted) == (Head(1, "now", True), texts)
+    assert (head, deleted) == (ManifestHead(1, "now", True), texts)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from sandkeeper.client.failures import (
     is_absence,
 )
 from sandkeeper.client.files.transfer import download, send_whole
-from sandkeeper.client.following import Follower
+from sandkeeper.client.following import ProcessFollower
 from sandkeeper.client.processes import record_after
 
 END = (
@@ -82,7 +82,7 @@ def _waited(server: Server, _folder: Path) -> None:
 
 def _followed(server: Server, _folder: Path) -> None:
     told: list[str] = []
-    end = Follower(server, "one", lambda *_: None, told.append).follow()
+    end = ProcessFollower(server, "one", lambda *_: None, told.append).follow()
     assert end is not None
     assert end.code == 0
     assert told[0].endswith("trying again")

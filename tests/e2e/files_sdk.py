@@ -1,7 +1,9 @@
 """The files half of the published Python client, async and sync, against a server: URL FOLDER."""
 
 import asyncio
+import functools
 import os
+import ssl
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,10 @@ from blaxel.core.client.models import Metadata, Sandbox, SandboxSpec
 from blaxel.core.sandbox.default.sandbox import SandboxInstance
 from blaxel.core.sandbox.sync.filesystem import SyncSandboxFileSystem
 from blaxel.core.sandbox.sync.sandbox import SyncSandboxInstance
+
+# The sync client makes a client of httpx for each call, which reads all certificates: most of the
+# time here, and none of it speaks TLS.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 URL, FOLDER = sys.argv[1], Path(sys.argv[2])
 BIG = os.urandom(6 * 1024 * 1024 + 123)

@@ -2,11 +2,13 @@
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.harness import Server, until
+from tests.nursery import Nursery
 
 from sandkeeper.linux.clocks import GRACE_SECONDS, uptime
 from sandkeeper.processes.record import RunMeta, ended_uptime
@@ -49,9 +51,30 @@ class Clock:
         self.path.write_text(f"{offset}\n")
 
 
+@pytest.fixture(scope="module")
+def clocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Clock, Nursery]]:
+    """Return the clock, and what forks servers that go by it."""
+    clock = Clock(tmp_path_factory.mktemp("clock"))
+    with pytest.MonkeyPatch.context() as patched:
+        for name, text in clock.env.items():
+            patched.setenv(name, text)
+        nursery = Nursery()
+    yield clock, nursery
+    nursery.close()
+
+
 @pytest.fixture
-def clock(tmp_path: Path) -> Clock:
-    return Clock(tmp_path)
+def clock(clocked: tuple[Clock, Nursery]) -> Clock:
+    clocked[0].set("+0d")
+    return clocked[0]
+
+
+@pytest.fixture
+def make(
+    make_server: Callable[..., Server], clocked: tuple[Clock, Nursery]
+) -> Callable[..., Server]:
+    """Start servers by that clock."""
+    return partial(make_server, env=clocked[0].env, forker=clocked[1])
 
 
 def names(server: Server) -> set[str]:
@@ -60,9 +83,9 @@ def names(server: Server) -> set[str]:
 
 @jumps
 def test_a_jump_drops_no_record_while_the_server_runs_nor_over_its_restarts(
-    make_server: Callable[..., Server], clock: Clock
+    make: Callable[..., Server], clock: Clock
 ) -> None:
-    server = make_server(env=clock.env)
+    server = make()
     server.run("echo first", name="first")
     for number, offset in enumerate(("-20000d", "+400d")):
         clock.set(offset)
@@ -77,9 +100,9 @@ def test_a_jump_drops_no_record_while_the_server_runs_nor_over_its_restarts(
 
 @jumps
 def test_the_clock_is_really_moved_by_these_tests(
-    make_server: Callable[..., Server], clock: Clock
+    make: Callable[..., Server], clock: Clock
 ) -> None:
-    server = make_server(env=clock.env)
+    server = make()
     clock.set("+400d")
     made = server.run("date +%s")
     real = int(subprocess.run(["date", "+%s"], capture_output=True, check=True).stdout)
@@ -89,11 +112,11 @@ def test_the_clock_is_really_moved_by_these_tests(
 @jumps
 @pytest.mark.parametrize("offset", ["+400d", "-400d"])
 def test_time_limits_and_uploads_outlast_a_jump_over_a_restart(
-    make_server: Callable[..., Server], clock: Clock, offset: str
+    make: Callable[..., Server], clock: Clock, offset: str
 ) -> None:
     # No record is written before the end of the server: there is what was announced of the start.
     late = {"sandkeeper.processes.recorder.SAVE_SECONDS": 300}
-    server = make_server(env=clock.env, constants=late)
+    server = make(constants=late)
     body = {"command": "echo on; sleep 300", "name": "limited", "timeout": 600}
     server.client.post("/process", json=body)
     upload = server.client.post("/filesystem-multipart/initiate/file", json={}).json()
@@ -109,9 +132,9 @@ def test_time_limits_and_uploads_outlast_a_jump_over_a_restart(
 
 @jumps
 def test_a_time_limit_still_ends_a_process_after_the_clock_went_back(
-    make_server: Callable[..., Server], clock: Clock
+    make: Callable[..., Server], clock: Clock
 ) -> None:
-    server = make_server(env=clock.env)
+    server = make()
     body = {"command": "sleep 300", "name": "limited", "timeout": 1}
     server.client.post("/process", json=body)
     server.kill9()

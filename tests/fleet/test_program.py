@@ -14,11 +14,19 @@ import pytest
 import yaml
 
 from sandkeeper.api.control.source import Wanted
-from sandkeeper.api.port.answers import Audience, response_headers
+from sandkeeper.api.port.answers import Addressee, response_headers
 from sandkeeper.errors import BadInput, Unavailable
 from sandkeeper.fleet.claims import Claims, page_of
 from sandkeeper.fleet.keys import Keys
-from sandkeeper.fleet.objects import Claim, Meta, Pool, Secret, Template, record_of, size_of
+from sandkeeper.fleet.objects import (
+    Claim,
+    Meta,
+    SandboxTemplate,
+    Secret,
+    WarmPool,
+    record_of,
+    size_of,
+)
 from sandkeeper.fleet.pods import Pods
 from sandkeeper.fleet.pools import Pools
 from sandkeeper.log.lines import Log
@@ -105,7 +113,7 @@ def test_a_list_that_is_read_again_keeps_what_is_younger_than_it() -> None:
 
 def test_a_list_that_broke_off_keeps_nothing_alive() -> None:
     claims, keys, pools = Claims(), Keys(Log(Sink(2, dropped_line=lambda _: b""))), Pools()
-    pool, key = Pool(metadata=Meta(name="p")), base64.b64encode(b"e2b_key").decode()
+    pool, key = WarmPool(metadata=Meta(name="p")), base64.b64encode(b"e2b_key").decode()
     secret = Secret(metadata=Meta(name="k"), data={"key": key})
     for one, first in ((claims, claim("sf1", 5)), (keys, secret), (pools, pool)):
         one.begin()
@@ -147,7 +155,7 @@ async def test_a_sandbox_that_answers_without_end_is_given_up() -> None:
 
 
 def test_a_sandbox_sets_cookies_for_its_own_name_alone() -> None:
-    audience = Audience(host=b"3000-a.fleet.test", is_whole=True)
+    audience = Addressee(host=b"3000-a.fleet.test", is_whole=True)
     for sent, kept in (
         (b"a=1; Domain=fleet.test; Path=/", b"a=1; Path=/"),
         (b"sandkeeper_port=1; Path=/", b"sandkeeper_port=1; Path=/"),  # of the server there
@@ -205,5 +213,5 @@ def test_sizes_are_read_as_kubernetes_writes_them(cpu: Any, memory: str, seen: A
     limits = {"cpu": cpu, "memory": memory}
     pod = {"spec": {"containers": [{"resources": {"limits": limits}}]}}
     body = {"metadata": {"name": "t"}, "spec": {"podTemplate": pod}}
-    size = size_of(msgspec.convert(body, type=Template))
+    size = size_of(msgspec.convert(body, type=SandboxTemplate))
     assert (size.cpu_count, size.memory) == seen

@@ -118,9 +118,10 @@ def test_two_servers_on_other_states_have_other_scribes(tmp_path: Path) -> None:
         Server(tmp_path / "a", env=kernels.environment()) as first,
         Server(tmp_path / "b", env=kernels.environment()) as second,
     ):
-        one, two = kernels.context(first), kernels.context(second)
-        one.run("x = 1")
+        one, two = (kernels.context(server, language="bash") for server in (first, second))
+        one.run("x=1")
 
-        assert two.run("x")["error"]["name"] == "NameError"
+        assert one.run("echo ${x-none}")["stdout"] == "1\n"
+        assert two.run("echo ${x-none}")["stdout"] == "none\n"
         assert os.path.exists(first.state / "code" / "scribe.sock")
         assert second.client.get(one.path).status_code == 404

@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from sandkeeper.interpreter.scribe import ending
-from sandkeeper.interpreter.scribe.channels import Channel, opened_socket
+from sandkeeper.interpreter.scribe.channels import KernelChannel, opened_socket
 from sandkeeper.interpreter.scribe.engine import EngineFailed, Lost
 from sandkeeper.interpreter.scribe.messages import Message
 from sandkeeper.interpreter.scribe.telling import Teller
@@ -43,7 +43,7 @@ def test_a_message_that_is_too_large_is_told_as_a_loss_and_the_next_is_heard(
             came.set()
 
         opened = opened_socket(f"{folder}/one", os.geteuid())
-        channel = Channel(zmq.SUB, opened, b"x", take, lost=lost.set, most=1 << 20)
+        channel = KernelChannel(zmq.SUB, opened, b"x", take, lost=lost.set, most=1 << 20)
         try:
             async with asyncio.timeout(30):
                 await asyncio.to_thread(publisher.recv)  # its subscription
@@ -112,7 +112,7 @@ def test_a_message_without_end_is_let_go_and_another_is_heard(tmp_path: Path) ->
 
         async with await asyncio.start_unix_server(meet, f"{folder}/one"):
             opened = opened_socket(f"{folder}/one", os.geteuid())
-            channel = Channel(zmq.SUB, opened, b"x", heard.put_nowait, lost=lost.set)
+            channel = KernelChannel(zmq.SUB, opened, b"x", heard.put_nowait, lost=lost.set)
             async with asyncio.timeout(60):
                 channel.look()
                 while not lost.is_set():

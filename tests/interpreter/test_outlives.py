@@ -3,12 +3,13 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests import kernels
 from tests.harness import Server, alive, until
-from tests.kernels import events
+from tests.kernels import Context, events
 
 PLOTTING = """
 import os, time
@@ -37,14 +38,32 @@ def scribe_of(server: Server) -> int:
     return 0
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Context]]:
+    """Return a server and a context of it: what starts a kernel is most of what these cost."""
+    with Server(tmp_path_factory.mktemp("outlives"), env=kernels.environment()) as running:
+        yield running, kernels.context(running)
+
+
 @pytest.fixture
-def server(tmp_path: Path):
-    with Server(tmp_path, env=kernels.environment()) as running:
-        yield running
+def server(shared: tuple[Server, Context]) -> Server:
+    running = shared[0]
+    for name in ("gate", "done"):
+        (running.workdir / name).unlink(missing_ok=True)
+    return running
 
 
-def test_a_cell_that_prints_and_plots_goes_on_while_no_server_runs(server: Server) -> None:
-    context = kernels.context(server)
+@pytest.fixture
+def context(server: Server, shared: tuple[Server, Context]) -> Context:
+    """Return the context, with a kernel of its own again where a test has ended that."""
+    again = shared[1]
+    again.record = again.now() if again.now()["state"] == "idle" else again.post("restart")
+    return again
+
+
+def test_a_cell_that_prints_and_plots_goes_on_while_no_server_runs(
+    server: Server, context: Context
+) -> None:
     context.run("before = 'kept'")
     gate = server.workdir / "gate"
     told = context.stream(PLOTTING.format(gate=str(gate)))
@@ -76,8 +95,7 @@ def test_a_cell_that_prints_and_plots_goes_on_while_no_server_runs(server: Serve
     assert context.run("before")["results"][0]["data"]["text/plain"] == "'kept'"
 
 
-def test_a_cell_is_followed_over_the_death_of_the_server(server: Server) -> None:
-    context = kernels.context(server)
+def test_a_cell_is_followed_over_the_death_of_the_server(server: Server, context: Context) -> None:
     gate = server.workdir / "gate"
     execution = context.start(PLOTTING.format(gate=str(gate)), timeout=300)
     until(lambda: server.client.get(f"/code/executions/{execution}").json()["stdout"])
@@ -96,8 +114,9 @@ def events_so_far(server: Server, execution: str) -> str:
     return str(server.client.get(f"/code/executions/{execution}").json()["stdout"])
 
 
-def test_a_kernel_that_dies_while_no_server_runs_is_told_by_the_next(server: Server) -> None:
-    context = kernels.context(server)
+def test_a_kernel_that_dies_while_no_server_runs_is_told_by_the_next(
+    server: Server, context: Context
+) -> None:
     execution = context.start("import threading; threading.Event().wait()")
     waiting = context.start("1")
     until(lambda: len(events_of(server, execution)) > 0)
@@ -124,8 +143,8 @@ def events_of(server: Server, execution: str) -> str:
     return str(server.client.get(f"/code/executions/{execution}").json()["startedAt"])
 
 
-def test_a_scribe_that_is_killed_is_replaced_and_goes_on(server: Server) -> None:
-    python, shell = kernels.context(server), kernels.context(server, language="bash")
+def test_a_scribe_that_is_killed_is_replaced_and_goes_on(server: Server, context: Context) -> None:
+    python, shell = context, kernels.context(server, language="bash")
     gate = server.workdir / "gate"
     codes = {
         python: f"import os, time\nprint('first', flush=True)\n"
@@ -151,6 +170,7 @@ def test_a_scribe_that_is_killed_is_replaced_and_goes_on(server: Server) -> None
         assert context.now()["pid"] == context.record["pid"]
     assert python.run("echo")["results"][0]["data"]["text/plain"] == "0"
     assert shell.run("echo $echo")["stdout"] == "1\n"
+    server.client.delete(shell.path)
 
 
 def kinds_so_far(server: Server, execution: str) -> set[str]:
@@ -166,9 +186,8 @@ def kinds_so_far(server: Server, execution: str) -> set[str]:
 
 
 def test_an_end_that_nobody_heard_is_asked_for_and_what_waited_is_cancelled(
-    server: Server,
+    server: Server, context: Context
 ) -> None:
-    context = kernels.context(server)
     gate, done = server.workdir / "gate", server.workdir / "done"
     code = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
     execution = context.start(code + f"open({str(done)!r}, 'w').close(); 1 / 0")
@@ -191,20 +210,9 @@ def test_an_end_that_nobody_heard_is_asked_for_and_what_waited_is_cancelled(
     assert context.run("1 + 1")["results"][0]["data"]["text/plain"] == "2"
 
 
-def test_nothing_is_left_when_the_last_context_is_gone(server: Server) -> None:
-    context = kernels.context(server)
-    scribe, pid = scribe_of(server), int(context.record["pid"])
-    server.client.delete(context.path)
-    assert not alive(pid)
-    server.stop()
-
-    until(lambda: not alive(scribe))
-
-
 def test_a_context_whose_server_is_killed_while_it_starts_is_found_by_the_next(
-    server: Server,
+    server: Server, context: Context
 ) -> None:
-    context = kernels.context(server)
     record = server.state / "code" / "contexts" / context.id / "meta.json"
     said = json.loads(record.read_bytes())
     server.kill9()
@@ -214,3 +222,12 @@ def test_a_context_whose_server_is_killed_while_it_starts_is_found_by_the_next(
 
     assert context.now()["pid"] == context.record["pid"]
     assert context.run("1 + 1")["results"][0]["data"]["text/plain"] == "2"
+
+
+def test_nothing_is_left_when_the_last_context_is_gone(server: Server, context: Context) -> None:
+    scribe, pid = scribe_of(server), int(context.record["pid"])
+    server.client.delete(context.path)
+    assert not alive(pid)
+    server.stop()
+
+    until(lambda: not alive(scribe))

@@ -17,6 +17,7 @@ from sandkeeper.linux.children.children import Children
 from sandkeeper.linux.children.spawn import Spawn
 from sandkeeper.linux.children.tool import readable
 from sandkeeper.linux.identity import Identity
+from sandkeeper.linux.procstat import Births, start_time
 
 
 def spawn(children: Children, code: str, **options):
@@ -252,3 +253,16 @@ def test_a_folder_below_a_closed_one_stays_closed_for_another_user() -> None:
             await children.close()
 
         asyncio.run(run())
+
+
+def test_a_birth_is_told_by_the_clock_until_proc_says_something_else() -> None:
+    births = Births()
+    for _ in range(20):
+        before = births.now()
+        child = os.posix_spawn("/bin/true", ["true"], {})
+        assert births.start_time(child, before) == start_time(child) > 0
+        os.waitpid(child, 0)
+    doubtful, us = Births(), os.getpid()
+
+    # As on a kernel whose /proc has another clock: this process was not born just now.
+    assert {doubtful.start_time(us, doubtful.now()) for _ in range(20)} == {start_time(us)}

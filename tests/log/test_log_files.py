@@ -2,36 +2,48 @@
 
 import json
 import os
-import shlex
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from tests.harness import Server, until
+from tests.nursery import nursery
 
 LINES = 300
-ERRORS = f"i=0; while [ $i -lt {LINES} ]; do i=$((i+1)); echo error $i >&2; sleep 0.001; done"
+ERRORS = (
+    "bash -c 'exec 9<> <(:); i=0;"
+    f" while [ $i -lt {LINES} ]; do i=$((i+1)); echo error $i >&2; read -t 0.001 -u 9; done'"
+)
+"""It waits without a program for each line."""
+AFRESH = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+BEHIND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+OPENED: dict[str, list[int]] = {
+    "> log 2>&1": [AFRESH],
+    "> log 2> log": [AFRESH, AFRESH],
+    ">> log 2>> log": [BEHIND, BEHIND],
+}
+"""How a shell opens the file, once for both streams or for each."""
 
 
 @contextmanager
 def redirected(server: Server, where: str) -> Iterator[None]:
-    """Run a server between two lines of a shell's, all of it redirected; its command writes too."""
-    command = [sys.executable, "-m", "sandkeeper", "--host", "127.0.0.1", "-c", ERRORS]
-    text = shlex.join([*command, "--port", str(server.port)])
-    pid = server.folder / "pid"
-    script = f"{{ echo before; {text} & echo $! > {pid}; wait $!; echo after; }} {where}"
-    shell = subprocess.Popen(["sh", "-c", script], env=server.env, cwd=server.folder)
+    """Run a server between two lines of ours, as a shell would, whose command writes as well."""
+    streams = [os.open(server.folder / "log", how, 0o644) for how in OPENED[where]]
+    out, err = streams[0], streams[-1]
+    args = ["--host", "127.0.0.1", "-c", ERRORS, "--port", str(server.port)]
+    os.write(out, b"before\n")
+    with open(os.devnull, "rb") as null:
+        given = (null.fileno(), out, err)
+        server.process = nursery().start(args, server.env, given, {}, server.folder)
     try:
-        server.process = shell
         until(server._answers)
         yield
     finally:
-        os.kill(int(pid.read_text()), signal.SIGTERM)
-        shell.wait(60)
+        server.stop()
+        os.write(out, b"after\n")
+        for fd in streams:
+            os.close(fd)
         server.client.close()
         server.let_go()
 

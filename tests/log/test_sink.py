@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -81,3 +82,42 @@ def test_blocks_take_a_third_of_the_time_while_requests_are_served() -> None:
     sink.close()
 
     assert acknowledged[-1] - began >= 0.9 * (taken + 2 * 0.001 * 19)
+
+
+def test_a_line_is_made_by_the_writing_thread_and_one_that_cannot_be_made_is_told(
+    tmp_path: Path,
+) -> None:
+    log, makers = tmp_path / "log", []
+
+    def make() -> bytes:
+        makers.append(threading.current_thread().name)
+        return b"made\n"
+
+    def fail() -> bytes:
+        raise ValueError("cannot be made")
+
+    sink = Sink(open_target(str(log)), dropped_line=dropped)
+    for line in (b"before\n", make, fail, b"behind\n"):
+        sink.put(line, 10)
+    sink.start()
+    until(lambda: b"behind" in log.read_bytes())
+    sink.submit(b"last\n")
+    until(lambda: b"last" in log.read_bytes())
+    sink.close()
+
+    lines = log.read_bytes().splitlines()
+    assert lines[:3] == [b"before", b"made", b"behind"]
+    assert {b"last", b'{"dropped": 1}'} == set(lines[3:])
+    assert makers == ["sink"]
+
+
+def test_lines_that_are_still_to_be_made_count_as_well(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    sink = Sink(open_target(str(log)), dropped_line=dropped, queue_bytes=100)
+    for _ in range(5):
+        sink.put(lambda: b"made\n", 30)
+    assert sink.statistics() == {"queuedBytes": 90, "droppedLines": 2, "writtenBytes": 0}
+    sink.start()
+    sink.close()
+
+    assert log.read_bytes() == b"made\n" * 3 + b'{"dropped": 2}\n'

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from sandkeeper.network import channel as module
-from sandkeeper.network.channel import Channel, End
+from sandkeeper.network.channel import Channel, Side
 from sandkeeper.network.frames import PING, goodbye
 
 HALF = b"\x82\x05ab"
@@ -37,7 +37,7 @@ async def joined(
             one.close()
 
 
-def plain(end: End) -> Callable[[], End]:
+def plain(end: Side) -> Callable[[], Side]:
     return lambda: end
 
 

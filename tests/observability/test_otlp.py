@@ -16,7 +16,7 @@ from tests.observability.collector import Collector, attributes
 from tests.person import Person
 
 from sandkeeper.log.formats import Shipped
-from sandkeeper.observability.otlp.exporting import export_for, resource
+from sandkeeper.observability.otlp.posting import export_for, resource
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = "00f067aa0ba902b7"

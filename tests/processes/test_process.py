@@ -30,6 +30,7 @@ from sandkeeper.processes.lifecycle import State
 from sandkeeper.processes.oom import OomWatch
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.record import RunMeta
+from sandkeeper.processes.recorder import Records
 from sandkeeper.processes.runs import RunStore
 from sandkeeper.processes.state_folder import StateFolder
 from sandkeeper.settings import Environment
@@ -48,6 +49,7 @@ class Rig:
         self.store = RunStore(folder / "state", folder / "pipes")
         children = Children()
         budget = Budget(run_bytes=0, total_bytes=0)
+        writer = ThreadPoolExecutor(1)
         self.shop = Workshop(
             children=children,
             pump=Pump([folder / "stage"], budget, notify=lambda: None, failed=self.log.error),
@@ -61,7 +63,8 @@ class Rig:
             confinements=Confinements(folder / "state", Users(None, ()), self.log),
             work=FileWork(lambda: None),
             spawner=ThreadPoolExecutor(1),
-            writer=ThreadPoolExecutor(1),
+            writer=writer,
+            records=Records(writer),
             nofile=1024,
             finished=self.finished.append,
             state=StateFolder(folder / "state", self.log),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from sandkeeper.linux.inotify import Inotify, Mask, Notice, notices
-from sandkeeper.watch.changes import Answer, ChangeLog, Record
+from sandkeeper.watch.changes import ChangeLog, Difference, TouchedPaths
 from sandkeeper.watch.names import NameStore
 from sandkeeper.watch.tree import WatchTree
 
@@ -44,7 +44,7 @@ def copied(root: Path) -> Copy:
     return copy
 
 
-def check(answer: Answer, then: Copy, now: Copy) -> None:
+def check(answer: Difference, then: Copy, now: Copy) -> None:
     """Check the law: applied to the copy, the answer makes it equal the tree."""
     created, changed, deleted = (
         set(map(os.fsdecode, paths)) for paths in (answer.created, answer.changed, answer.deleted)
@@ -63,7 +63,7 @@ class Recorded:
     def __init__(self, root: Path, store: NameStore) -> None:
         self.root = root
         self.inotify = Inotify()
-        self.record = Record(os.fsencode(root), store)
+        self.record = TouchedPaths(os.fsencode(root), store)
         self.tree = WatchTree(
             self.inotify,
             os.fsencode(root),
@@ -94,7 +94,7 @@ class Recorded:
         self.follow()
         return self.record.log.cursor()
 
-    def since(self, cursor: int) -> Answer:
+    def since(self, cursor: int) -> Difference:
         """Return what happened since."""
         self.follow()
         return self.record.log.since(cursor)

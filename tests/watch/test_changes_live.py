@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.harness import Server
 from tests.watch.test_changes import Copy, check, copied
 
-from sandkeeper.watch.changes import Answer
+from sandkeeper.watch.changes import Difference
 
 PROGRAM = """
 import ctypes, os, random, shutil, sys
@@ -61,11 +61,11 @@ def test_whenever_a_cursor_is_taken_the_answer_leads_from_there_to_here(
     seed = random.Random().randrange(1 << 30)
     asked = 0
 
-    def ask(since: str) -> tuple[Answer, str]:
+    def ask(since: str) -> tuple[Difference, str]:
         reply = server.client.get(f"/filesystem-changes/{root}", params={"since": since})
         found = reply.raise_for_status().json()
         kinds = [[os.fsencode(p) for p in found[k]] for k in ("created", "changed", "deleted")]
-        return Answer("", found["reset"], *kinds), found["cursor"]
+        return Difference("", found["reset"], *kinds), found["cursor"]
 
     taken: list[tuple[str, Copy]] = []
     _, cursor = ask("")

@@ -10,7 +10,7 @@ import pytest
 from tests.harness import Server
 from tests.watch.test_changes import check, copied
 
-from sandkeeper.watch.changes import Answer
+from sandkeeper.watch.changes import Difference
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,5 +122,5 @@ def test_applied_to_a_copy_the_answer_makes_it_equal_the_tree(
             assert found["reset"] is False
             kinds = ("created", "changed", "deleted")
             lists = [[os.fsencode(path) for path in found[kind]] for kind in kinds]  # type: ignore[attr-defined]
-            check(Answer("", False, *lists), then, now)
+            check(Difference("", False, *lists), then, now)
         taken.append((str(found["cursor"]), now))

@@ -15,10 +15,10 @@ from sandkeeper.files.work import FileWork
 from sandkeeper.linux.inotify import Mask, Notice
 from sandkeeper.linux.worker import Turn
 from sandkeeper.watch import notices
-from sandkeeper.watch import watches as watch
+from sandkeeper.watch import service as watch
 from sandkeeper.watch.notices import NoticeHub
+from sandkeeper.watch.service import Change, Pool, Ring, Watch, Watches
 from sandkeeper.watch.watcher import Scope
-from sandkeeper.watch.watches import Change, Pool, Ring, Watch, Watches
 
 
 @asynccontextmanager

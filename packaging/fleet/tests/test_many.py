@@ -19,6 +19,7 @@ from pools import Fleet
 from replica import KEY, Replica, add_key
 
 COUNT = int(os.environ.get("SANDKEEPER_FLEET_MANY") or 1000)
+SECONDS = 1200 + COUNT
 SANDBOXES = "sandboxes.agents.x-k8s.io"
 WORKED = ("kube-apiserver", "etcd", "agent-sandbox-controller", "kube-scheduler", "kwok")
 
@@ -73,7 +74,7 @@ def until_ready(fleet: Fleet, count: int, kind: str, *which: str) -> float:
     return at
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(SECONDS)
 def test_sandboxes_by_the_thousand_get_ready_and_go(
     many: Fleet, figures: Callable[[str, Any], None]
 ) -> None:
@@ -179,7 +180,7 @@ class Watchman:
         return f"p50 {statistics.median(took) * 1000:.1f} ms, p99 {late * 1000:.1f} ms"
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(SECONDS)
 def test_creations_through_the_fleet_are_as_fast_as_bare_claims(
     many: Fleet, guarded: str, figures: Callable[[str, Any], None]
 ) -> None:

@@ -165,7 +165,7 @@ def _link_routes(sandbox: Sandbox, *, opened: bool) -> list[BaseRoute]:
     from sandkeeper.linux.clocks import Ratchet
 
     state, now = sandbox.settings.state_dir, Ratchet().now
-    handlers = links.LinkHandlers(
+    handlers = links.FileLinkHandlers(
         files=sandbox.files,
         plain=_file_handlers(sandbox),
         signer=Signer(state / "ports.key", sandbox.settings.rights.tokens, now),

@@ -16,13 +16,13 @@ from typing import IO, Final, Protocol
 
 import msgspec
 
-from sandkeeper.archive.snapshot import Change
+from sandkeeper.archive.snapshot import TreeChange
 from sandkeeper.files.changing.holes import has_holes
 from sandkeeper.files.tar.packing import XATTR_PREFIX, member_of
 from sandkeeper.files.tar.sparse import spans_of, sparse_header
 from sandkeeper.linux.paths import useros as os
 
-__all__ = ["Bundle", "Plan", "Source", "Spool"]
+__all__ = ["Bundle", "ByteSource", "Plan", "Spool"]
 
 BLOCK = 512
 _ROOT = os.geteuid() == 0
@@ -35,7 +35,7 @@ _USTAR = struct.Struct("100s8s8s8s12s12s8s1s100s8s247x")
 XATTRS = ("user.", "security.capability", "system.posix_acl_", "trusted.")
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """Bytes of a known number, to be had from any offset, as often as needed."""
 
     size: int
@@ -106,7 +106,7 @@ class Plan:
         self._places = array.array("q")
         self._links: dict[tuple[int, int], tuple[bytes, int]] = {}
 
-    def add(self, change: Change) -> None:
+    def add(self, change: TreeChange) -> None:
         """Take up a change; sockets are left out, and so is what went away meanwhile."""
         if change.entry is None:
             self.deleted.append(change.path)
@@ -122,7 +122,7 @@ class Plan:
                 return
             self._add(change, info, change.entry.info)
 
-    def _add(self, change: Change, info: tarfile.TarInfo, stat: os.stat_result) -> None:
+    def _add(self, change: TreeChange, info: tarfile.TarInfo, stat: os.stat_result) -> None:
         assert change.entry is not None
         name = os.fsencode(change.path)
         if info.isreg() and stat.st_nlink > 1 and (first := self._first(name, stat)):

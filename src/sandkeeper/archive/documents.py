@@ -17,7 +17,7 @@ import msgspec
 
 from sandkeeper.processes.spec import SavedProcess
 
-__all__ = ["Head", "Paths", "read_head", "read_processes"]
+__all__ = ["ManifestHead", "Paths", "read_head", "read_processes"]
 
 READ_BYTES = 64 << 10
 VALUE_CHARS = 16 << 20
@@ -57,7 +57,7 @@ class Paths:
         self._file.close()
 
 
-class Head(msgspec.Struct, rename="camel"):
+class ManifestHead(msgspec.Struct, rename="camel"):
     """What a manifest says that is needed before all else, but for what was `deleted`."""
 
     version: int
@@ -65,7 +65,7 @@ class Head(msgspec.Struct, rename="camel"):
     processes: bool = False
 
 
-def read_head(source: IO[bytes], deleted: Paths) -> Head:
+def read_head(source: IO[bytes], deleted: Paths) -> ManifestHead:
     """Read a manifest; `deleted` is filled. Raises ValueError, RecursionError, OSError."""
     text, values = _Text(source), dict[str, object]()
     for name in text.fields():
@@ -81,7 +81,7 @@ def read_head(source: IO[bytes], deleted: Paths) -> Head:
         values[name] = []
     if not isinstance(values.pop("deleted", []), list):
         raise ValueError("deleted is no list")
-    return msgspec.convert(values, Head)
+    return msgspec.convert(values, ManifestHead)
 
 
 def read_processes(source: IO[bytes]) -> list[SavedProcess]:

@@ -15,7 +15,7 @@ import msgspec
 
 from sandkeeper import __version__
 from sandkeeper.archive.baseline import FOLDER, excluded, mount_points
-from sandkeeper.archive.bundle import Bundle, Plan, Source, Spool
+from sandkeeper.archive.bundle import Bundle, ByteSource, Plan, Spool
 from sandkeeper.archive.job import Clock, Job, Multipart
 from sandkeeper.archive.pristine import Pristine
 from sandkeeper.archive.snapshot import LeftOut
@@ -68,7 +68,7 @@ class Packed:
         self._log = log
         self._stack = ExitStack()
         self.plan = Plan(self._temporary())
-        self.source: Source | None = None
+        self.source: ByteSource | None = None
         self.manifest: Manifest | None = None
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class Packed:
     def _changed(self, path: str) -> None:
         self._log.warning(f"archive: {path!r} became shorter while it was read; filled with NUL")
 
-    def _compressed(self, source: Source, clock: Clock) -> Source:
+    def _compressed(self, source: ByteSource, clock: Clock) -> ByteSource:
         """Spool it: storages want to know the length first, and parts are sent again from it."""
         try:
             return Spool(self._temporary(), _zstd(source, clock))
@@ -197,7 +197,7 @@ def _report(sent: Callable[[int], None], start: int, done: int) -> None:
     sent(start + done)
 
 
-def _zstd(source: Source, clock: Clock) -> Iterator[bytes]:
+def _zstd(source: ByteSource, clock: Clock) -> Iterator[bytes]:
     blocks = source.blocks(0, source.size, clock.check)
     return zstd.packed(blocks, ZSTD_LEVEL, checksum=1, workers=ZSTD_THREADS, job_bytes=ZSTD_JOB)
 

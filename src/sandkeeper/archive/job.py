@@ -7,7 +7,8 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from sandkeeper.errors import Internal, SandkeeperError
 from sandkeeper.log.lines import Log, timestamp
@@ -18,8 +19,7 @@ __all__ = ["Clock", "Exporting", "Job", "Multipart", "Restored", "Stopped", "as_
 TRANSFER_SECONDS = 3600.0
 
 
-@dataclass(frozen=True)
-class Multipart:
+class Multipart(msgspec.Struct, frozen=True):
     """Presigned URLs of an upload in parts; `part_size` in bytes."""
 
     part_urls: list[str]
@@ -28,16 +28,15 @@ class Multipart:
     abort_url: str = ""
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """An export somebody wants; with `keep` it is sent nowhere but kept here to be fetched."""
 
     url: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     multipart: Multipart | None = None
     dry_run: bool = False
     save_processes: bool = True
-    excludes: list[str] = field(default_factory=list)
+    excludes: list[str] = msgspec.field(default_factory=list)
     stop_seconds: float = 30.0
     image_device: str = ""
     image_mount_point: str = ""
@@ -53,12 +52,11 @@ class Job:
         return [*self.multipart.part_urls, *ends]
 
 
-@dataclass
-class Exporting:
+class Exporting(msgspec.Struct):
     """How far an export is; sizes in bytes. `sent` is ours: what is on its way."""
 
     state: str = "running"
-    started_at: str = field(default_factory=timestamp)
+    started_at: str = msgspec.field(default_factory=timestamp)
     finished_at: str = ""
     size: int = 0
     sent: int = 0
@@ -72,12 +70,11 @@ class Exporting:
         self.finished_at = timestamp()
 
 
-@dataclass
-class Restored:
+class Restored(msgspec.Struct):
     """How far a restore is, in the words of the contract; sizes in bytes, 0 where unknown."""
 
     state: str = "downloading"
-    started_at: str = field(default_factory=timestamp)
+    started_at: str = msgspec.field(default_factory=timestamp)
     finished_at: str = ""
     downloaded: int = 0
     size: int = 0
@@ -85,7 +82,7 @@ class Restored:
     deleted: int = 0
     error: str = ""
     written: bool = False
-    processes: list[SavedProcess] = field(default_factory=list)
+    processes: list[SavedProcess] = msgspec.field(default_factory=list)
 
     def end(self, error: str = "") -> None:
         """Note that it is over."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from sandkeeper.errors import NotFound
 
 if TYPE_CHECKING:
-    from sandkeeper.archive.bundle import Source
+    from sandkeeper.archive.bundle import ByteSource
     from sandkeeper.archive.export import Packed
 
 __all__ = ["Kept"]
@@ -36,7 +36,7 @@ class Kept:
             packed.close()
 
     @property
-    def source(self) -> "Source":
+    def source(self) -> "ByteSource":
         """Its bytes; raises NotFound when there is none."""
         if self._packed is None or self._packed.source is None:
             raise NotFound("no archive is kept here: export one with download")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sandkeeper.archive.readonly import mount_image, mount_layers
 from sandkeeper.archive.recorded import BadBaseline, Baseline
-from sandkeeper.archive.snapshot import Change, Entry, LeftOut, compare, look, similar
+from sandkeeper.archive.snapshot import LeftOut, TreeChange, TreeEntry, compare, look, similar
 from sandkeeper.errors import BadInput, Internal
 from sandkeeper.linux.birth import birth_time
 from sandkeeper.linux.mounts import mounts, unescape, unmount
@@ -37,7 +37,7 @@ class Pristine(ABC):
     mounted: str = ""
 
     @abstractmethod
-    def changes(self, root: str, left_out: LeftOut, check: Check) -> Iterator[Change]:
+    def changes(self, root: str, left_out: LeftOut, check: Check) -> Iterator[TreeChange]:
         """Yield what changed below `root`, in order; raises OSError, Internal."""
 
     def close(self) -> None:
@@ -53,10 +53,10 @@ class _Tree(Pristine):
 
     path: str = ""
 
-    def changes(self, root: str, left_out: LeftOut, check: Check) -> Iterator[Change]:
+    def changes(self, root: str, left_out: LeftOut, check: Check) -> Iterator[TreeChange]:
         old = look(self.path, LeftOut(left_out.paths), check)
 
-        def same(old: Entry, new: Entry) -> bool:
+        def same(old: TreeEntry, new: TreeEntry) -> bool:
             # Through an overlay an untouched file shows the change time of its layer. Another one
             # means that somebody wrote to it, or that it is a copy: then only its bytes tell.
             if not similar(old.facts, new.facts):
@@ -76,13 +76,13 @@ class _Recorded(Pristine):
 
     baseline: Baseline | None = None
 
-    def changes(self, root: str, left_out: LeftOut, check: Check) -> Iterator[Change]:
+    def changes(self, root: str, left_out: LeftOut, check: Check) -> Iterator[TreeChange]:
         baseline = self.baseline
         assert baseline is not None
         left_out.paths.update(baseline.left_out)
         exact = baseline.on_this_disk
 
-        def same(old: Entry, new: Entry) -> bool:
+        def same(old: TreeEntry, new: TreeEntry) -> bool:
             if not similar(old.facts, new.facts):
                 return False
             regular = stat.S_ISREG(new.facts.mode)
@@ -100,7 +100,7 @@ class _Since(Pristine):
 
     moment: int = 0
 
-    def changes(self, root: str, left_out: LeftOut, check: Check) -> Iterator[Change]:
+    def changes(self, root: str, left_out: LeftOut, check: Check) -> Iterator[TreeChange]:
         # A directory that was moved keeps the times of all that is in it. Whether one was moved or
         # only got other entries cannot be told, so everything below such a one is taken.
         top = os.stat(root)
@@ -116,9 +116,9 @@ class _Since(Pristine):
                 touched = entry.facts.mtime >= self.moment
                 path.append((entry.path + "/", touched, whole or moved))
             if changed:
-                yield Change("added" if new else "modified", entry.path, entry)
+                yield TreeChange("added" if new else "modified", entry.path, entry)
 
-    def _is_new(self, entry: Entry) -> bool:
+    def _is_new(self, entry: TreeEntry) -> bool:
         born = birth_time(entry.full)
         return born is not None and born >= self.moment
 

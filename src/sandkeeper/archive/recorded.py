@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.archive.snapshot import Entry, Facts, LeftOut, key_of, look
+from sandkeeper.archive.snapshot import EntryFacts, LeftOut, TreeEntry, key_of, look
 from sandkeeper.files.tar import zstd
 from sandkeeper.linux.paths.statefiles import open_plain
 
@@ -109,7 +109,7 @@ class Baseline:
         """The paths that were not looked at."""
         return self._head.left_out
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[TreeEntry]:
         """Yield what it holds; raises BadBaseline when it is cut off."""
         values = self._values()
         next(values)
@@ -117,7 +117,7 @@ class Baseline:
             try:
                 name, *facts = _decode(value)
                 path = os.fsdecode(name)
-                entry = Entry(path, key_of(path), Facts(*facts))
+                entry = TreeEntry(path, key_of(path), EntryFacts(*facts))
             except (msgspec.DecodeError, RecursionError, TypeError, ValueError):
                 raise BadBaseline(f"{self._path} is damaged") from None
             yield entry

@@ -15,7 +15,7 @@ from typing import IO
 import msgspec
 
 from sandkeeper.archive.baseline import FOLDER, MARKER
-from sandkeeper.archive.documents import Head, Paths, read_head, read_processes
+from sandkeeper.archive.documents import ManifestHead, Paths, read_head, read_processes
 from sandkeeper.archive.export import MANIFEST, PROCESSES, VERSION
 from sandkeeper.archive.job import Clock, Restored
 from sandkeeper.archive.snapshot import LeftOut
@@ -156,7 +156,7 @@ def restore(
         storage.close()
 
 
-def _head(archive: tarfile.TarFile, deleted: Paths) -> Head:
+def _head(archive: tarfile.TarFile, deleted: Paths) -> ManifestHead:
     source = _document(archive, MANIFEST)
     try:
         head = read_head(source, deleted)
@@ -219,7 +219,7 @@ def _spared(left_out: LeftOut, path: str, is_directory: bool) -> bool:
     return False
 
 
-def _mark(root: str, head: Head, progress: Restored) -> None:
+def _mark(root: str, head: ManifestHead, progress: Restored) -> None:
     """Note on the file system itself that it is the archived one from now on."""
     record = {
         "version": VERSION,

@@ -8,8 +8,9 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from sandkeeper.archive.baseline import FOLDER, BaselineRecorder, was_restored
 from sandkeeper.archive.freeze import EXPORT, INTERRUPTED, Freeze
@@ -33,8 +34,7 @@ WORK_SECONDS = 3 * 3600.0
 SETTLE_SECONDS = 5.0
 
 
-@dataclass
-class Exported:
+class Exported(msgspec.Struct):
     """A finished export; `seconds` it took. A dry run has its `changes`: close it when told."""
 
     manifest: "Manifest"

@@ -12,13 +12,22 @@ from typing import Literal, NamedTuple
 from sandkeeper.files.walk import runs
 from sandkeeper.linux.paths import useros as os
 
-__all__ = ["Change", "Entry", "Facts", "LeftOut", "compare", "key_of", "look", "similar"]
+__all__ = [
+    "EntryFacts",
+    "LeftOut",
+    "TreeChange",
+    "TreeEntry",
+    "compare",
+    "key_of",
+    "look",
+    "similar",
+]
 
 NANO = 10**9
 Kind = Literal["added", "modified", "deleted"]
 
 
-class Facts(NamedTuple):
+class EntryFacts(NamedTuple):
     """What is compared: `mode` with the type, times in nanoseconds, `target` of a link."""
 
     mode: int
@@ -32,12 +41,12 @@ class Facts(NamedTuple):
 
 
 @dataclass(slots=True)
-class Entry:
+class TreeEntry:
     """One name: `path` relative to the root; `info` and `full` only of a tree that is there."""
 
     path: str
     key: bytes
-    facts: Facts
+    facts: EntryFacts
     info: os.stat_result | None = None
     full: str = ""
 
@@ -48,12 +57,12 @@ class Entry:
 
 
 @dataclass(slots=True)
-class Change:
+class TreeChange:
     """A difference; `entry` is the present state, None for what was deleted."""
 
     kind: Kind
     path: str
-    entry: Entry | None
+    entry: TreeEntry | None
 
 
 def key_of(path: str) -> bytes:
@@ -89,7 +98,7 @@ class LeftOut:
         self.unreadable.append(path)
 
 
-def look(root: str, left_out: LeftOut, check: Callable[[], None]) -> Iterator[Entry]:
+def look(root: str, left_out: LeftOut, check: Callable[[], None]) -> Iterator[TreeEntry]:
     """Yield everything below `root`; raises OSError when the root itself cannot be read.
 
     Our own temporaries are passed over. `check` is called for each directory and may raise.
@@ -116,11 +125,11 @@ def look(root: str, left_out: LeftOut, check: Callable[[], None]) -> Iterator[En
         except OSError:
             left_out.unreadable_at(path)
             continue
-        yield Entry(path, below.replace(b"/", b"\0"), _facts(info, target), info, full)
+        yield TreeEntry(path, below.replace(b"/", b"\0"), _facts(info, target), info, full)
 
 
-def _facts(info: os.stat_result, target: str) -> Facts:
-    return Facts(
+def _facts(info: os.stat_result, target: str) -> EntryFacts:
+    return EntryFacts(
         info.st_mode,
         info.st_uid,
         info.st_gid,
@@ -132,7 +141,7 @@ def _facts(info: os.stat_result, target: str) -> Facts:
     )
 
 
-def similar(old: Facts, new: Facts) -> bool:
+def similar(old: EntryFacts, new: EntryFacts) -> bool:
     """Say whether nothing but the change time differs; the times of directories do not count."""
     if (old.mode, old.uid, old.gid) != (new.mode, new.uid, new.gid):
         return False
@@ -151,11 +160,11 @@ def _same_time(one: int, other: int) -> bool:
 
 
 def compare(
-    present: Iterator[Entry],
-    pristine: Iterator[Entry],
+    present: Iterator[TreeEntry],
+    pristine: Iterator[TreeEntry],
     left_out: LeftOut,
-    same: Callable[[Entry, Entry], bool],
-) -> Iterator[Change]:
+    same: Callable[[TreeEntry, TreeEntry], bool],
+) -> Iterator[TreeChange]:
     """Yield the differences in order; of a deleted directory only itself.
 
     `same(old, new)` judges entries of one path. Raises what the two streams raise.
@@ -166,16 +175,16 @@ def compare(
         if old is not None and gone and old.key.startswith(gone):
             old = next(pristine, None)
         elif new is not None and (old is None or new.key < old.key):
-            yield Change("added", new.path, new)
+            yield TreeChange("added", new.path, new)
             new = next(present, None)
         elif old is not None and (new is None or old.key < new.key):
             gone = old.key + b"\0"
             if not left_out.covers(old.path):
-                yield Change("deleted", old.path, None)
+                yield TreeChange("deleted", old.path, None)
             old = next(pristine, None)
         elif old is not None and new is not None:
             if old.is_directory and not new.is_directory:
                 gone = old.key + b"\0"
             if not same(old, new):
-                yield Change("modified", new.path, new)
+                yield TreeChange("modified", new.path, new)
             old, new = next(pristine, None), next(present, None)

@@ -21,7 +21,7 @@ from sandkeeper.numerals import natural
 if TYPE_CHECKING:
     import httpx
 
-    from sandkeeper.archive.bundle import Source
+    from sandkeeper.archive.bundle import ByteSource
 
 __all__ = ["Storage", "is_url"]
 
@@ -90,7 +90,7 @@ class Storage:
         self,
         url: str,
         headers: Mapping[str, str],
-        source: "Source",
+        source: "ByteSource",
         start: int,
         length: int,
         sent: Callable[[int], None],

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,7 @@ from sandkeeper.client.connection import Server
 from sandkeeper.client.context import AsJson, verb
 from sandkeeper.client.failures import Absence, ClientError, Refused
 from sandkeeper.client.files.paths import file_route
-from sandkeeper.client.files.transfer import BEHIND_END, Moved
+from sandkeeper.client.files.transfer import Moved, fetch
 from sandkeeper.client.files.uploading import upload
 from sandkeeper.client.output import complain, print_json, progress, say, size, write_all
 
@@ -102,7 +102,7 @@ def _saved(server: Server, order: dict[str, Any], target: Path) -> Any:
         with part.open("wb") as file:
             done = server.value("POST", "/archive/export", order, seconds=EXPORT_SECONDS)
             with progress(lambda: int(done["size"])) as moved:
-                _fetch(server, _writer(file), moved)
+                _fetch(server, file.write, moved)
         part.replace(target)
     except OSError as error:
         raise ClientError(
@@ -114,34 +114,12 @@ def _saved(server: Server, order: dict[str, Any], target: Path) -> Any:
     return done
 
 
-def _writer(file: BinaryIO) -> Callable[[bytes], None]:
-    def write(block: bytes) -> None:
-        file.write(block)
-
-    return write
-
-
-def _fetch(server: Server, write: Callable[[bytes], None], moved: Moved) -> None:
-    """Get the archive that is kept; over a lost line it goes on where it stopped.
+def _fetch(server: Server, write: Callable[[bytes], object], moved: Moved) -> None:
+    """Get the archive that is kept.
 
     A server that was started again keeps none: it has begun again what it had stopped.
     """
-    count, tag, absence = 0, "", Absence()
-    while True:
-        headers = {"Range": f"bytes={count}-", "If-Match": tag} if count else {}
-        try:
-            with server.open("GET", CONTENT, headers=headers) as answer:
-                tag = answer.header("ETag")
-                for block in answer.blocks():
-                    write(block)
-                    count += len(block)
-                    moved(len(block))
-                    absence.heard()
-                return
-        except ClientError as error:
-            if isinstance(error, Refused) and error.code == BEHIND_END:
-                return
-            absence.wait(error)
+    fetch(server, CONTENT, write, moved, condition="If-Match")
 
 
 @verb("thaw", group=GROUP)

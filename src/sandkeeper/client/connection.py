@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_URL",
-    "Answer",
     "Body",
-    "FileBody",
+    "FilePart",
     "Query",
+    "Reply",
     "Server",
     "segment",
 ]
@@ -47,7 +47,7 @@ FRAME_BYTES = 64 << 20
 SENT_BYTES = 4 << 20
 
 
-class FileBody:
+class FilePart:
     """A part of a file as a request's body, which the kernel sends where the line is bare.
 
     `moved` is told of what went into it.
@@ -85,7 +85,7 @@ def _is_answered(sock: socket.socket) -> bool:
     return bool(select.select([sock], [], [], 0)[0])
 
 
-Body = bytes | Iterable[bytes] | FileBody | None
+Body = bytes | Iterable[bytes] | FilePart | None
 Query = Mapping[str, str | int | None]
 
 
@@ -97,7 +97,7 @@ class Asked(TypedDict, total=False):
     seconds: float
 
 
-class Answer:
+class Reply:
     """An answer while it comes; reading raises NoServer when it breaks off or nothing comes."""
 
     def __init__(
@@ -257,7 +257,7 @@ class Server:
         opened: Callable[[HTTPConnection], None] | None = None,
         switches: bool = False,
         **given: Unpack[Asked],
-    ) -> Iterator["Answer"]:
+    ) -> Iterator["Reply"]:
         """Send a request and give its answer to be read.
 
         `opened` gets the connection, for whoever may have to cut it from another thread. With
@@ -284,7 +284,7 @@ class Server:
                         connection, method, self.address(path, given.get("query")), body, fields
                     )
                 sock = connection.sock
-                answer = Answer(connection.getresponse(), self._told, sock)
+                answer = Reply(connection.getresponse(), self._told, sock)
             if not 200 <= answer.code < 300 and not (switches and answer.code == SWITCHED):
                 raise self._failure(answer)
             yield answer
@@ -299,7 +299,7 @@ class Server:
         body: Body,
         fields: dict[str, str],
     ) -> None:
-        if not isinstance(body, FileBody):
+        if not isinstance(body, FilePart):
             connection.request(method, target, body, fields)
             return
         connection.request(method, target, None, {**fields, "Content-Length": str(body.length)})
@@ -357,7 +357,7 @@ class Server:
         except (OSError, HTTPException, UnicodeError) as error:
             raise NoServer(f"{self.url}: {_why(error)}") from error
 
-    def _failure(self, answer: "Answer") -> ClientError:
+    def _failure(self, answer: "Reply") -> ClientError:
         raw = answer.read(ERROR_BYTES)
         try:
             details = json.loads(raw)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from sandkeeper.client.connection import Answer, Server, segment
+from sandkeeper.client.connection import Reply, Server, segment
 from sandkeeper.client.failures import Absence, ClientError, NoServer
 
-__all__ = ["End", "Follower"]
+__all__ = ["ProcessEnd", "ProcessFollower"]
 
 RAW = "application/vnd.sandkeeper.events"
 LINE_BYTES = 1 << 20
@@ -40,7 +40,7 @@ def _signal_name(number: int | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class ProcessEnd:
     """How a process ended; `reason` is its `exitReason`."""
 
     code: int
@@ -61,7 +61,7 @@ class End:
         return CAUSES.get(self.reason, "")
 
 
-class Event(msgspec.Struct, rename="camel"):
+class EventLine(msgspec.Struct, rename="camel"):
     """What a line of `/process/{id}/events` may say."""
 
     type: str
@@ -78,10 +78,10 @@ class Event(msgspec.Struct, rename="camel"):
     length: int = 0
 
 
-_decode = msgspec.json.Decoder(Event).decode
+_decode = msgspec.json.Decoder(EventLine).decode
 
 
-def _event(line: bytes) -> Event:
+def _event(line: bytes) -> EventLine:
     try:
         return _decode(line)
     except msgspec.MsgspecError as error:
@@ -93,9 +93,9 @@ class _Cutter:
 
     def __init__(self) -> None:
         self._rest = b""
-        self._output = Event("output")
+        self._output = EventLine("output")
 
-    def feed(self, block: bytes) -> Iterator[tuple[Event, bytes]]:
+    def feed(self, block: bytes) -> Iterator[tuple[EventLine, bytes]]:
         """Give whole events, and of an output what is there of it, with where that stands."""
         data, at = self._rest + block if self._rest else block, 0
         while at < len(data):
@@ -119,7 +119,7 @@ class _Cutter:
             raise ClientError("the output has a line without an end")
 
 
-def _events(answer: Answer) -> Iterator[tuple[Event, bytes]]:
+def _events(answer: Reply) -> Iterator[tuple[EventLine, bytes]]:
     """Give events with their bytes, in whichever of its forms the server sends them."""
     if answer.header("Content-Type") == RAW:
         cutter = _Cutter()
@@ -133,7 +133,7 @@ def _events(answer: Answer) -> Iterator[tuple[Event, bytes]]:
 
 
 @dataclass
-class Follower:
+class ProcessFollower:
     """Follows one process.
 
     `write` gets a stream's name, bytes and time, `tell` what a person must know.
@@ -152,7 +152,7 @@ class Follower:
     _missed: int = field(default=0, init=False)
     _gaps: int = field(default=0, init=False)
 
-    def follow(self) -> End | None:
+    def follow(self) -> ProcessEnd | None:
         """Follow to the end and return it; None for one that is not over when not `live`.
 
         Raises NoServer when nobody has answered for a minute, Refused for an unknown process.
@@ -162,7 +162,7 @@ class Follower:
         finally:
             self._tell_missed()
 
-    def _follow(self) -> End | None:
+    def _follow(self) -> ProcessEnd | None:
         absence = Absence(tell=self.tell)
         while True:
             try:
@@ -170,7 +170,7 @@ class Follower:
             except ClientError as error:
                 absence.wait(error)
 
-    def _connection(self, absence: Absence) -> End | None:
+    def _connection(self, absence: Absence) -> ProcessEnd | None:
         path = f"/process/{segment(self.identifier)}/events"
         query = {
             "cursor": self.offset,
@@ -184,12 +184,12 @@ class Follower:
                 if event.type != "end":
                     self._take(event, data)
                 elif event.status != "running":
-                    return End(event.exit_code or 0, event.exit_signal, event.reason)
+                    return ProcessEnd(event.exit_code or 0, event.exit_signal, event.reason)
                 elif not self.live:
                     return None
         raise NoServer(f"{self.server.url}: the output breaks off")
 
-    def _take(self, event: Event, data: bytes) -> None:
+    def _take(self, event: EventLine, data: bytes) -> None:
         if event.type == "output":
             self.write(event.stream, data, event.time)
             self.offset = event.offset + len(data)

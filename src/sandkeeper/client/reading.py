@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 from sandkeeper.client.connection import Server
 from sandkeeper.client.failures import ClientError
-from sandkeeper.client.following import Follower
+from sandkeeper.client.following import ProcessFollower
 from sandkeeper.client.output import complain, print_json, write_all
 from sandkeeper.client.processes import process_path
 from sandkeeper.client.quantities import instant, rfc3339
@@ -31,7 +31,7 @@ def show_all(server: Server, identifier: str, only: str, *, live: bool) -> int:
         if only in {"", stream}:
             write_all(DESCRIPTORS.get(stream, 2), data)
 
-    Follower(server, identifier, write, complain, live=live).follow()
+    ProcessFollower(server, identifier, write, complain, live=live).follow()
     return 0
 
 
@@ -67,7 +67,9 @@ class LineReader:
         """Print them, and with `live` those that come, to the process's end."""
         offset = self._start(since, tail)
         self._until = rfc3339(instant("--until", until)) if until else ""
-        follower = Follower(self._server, self._identifier, self._write, complain, offset, live)
+        follower = ProcessFollower(
+            self._server, self._identifier, self._write, complain, offset, live
+        )
         with suppress(Reached):
             follower.follow()
         for stream, line in self._open.items():

@@ -18,7 +18,7 @@ import typer
 from sandkeeper.client.connection import Server
 from sandkeeper.client.context import Id, RunningId, verb
 from sandkeeper.client.failures import ClientError, Refused
-from sandkeeper.client.following import Follower
+from sandkeeper.client.following import ProcessFollower
 from sandkeeper.client.output import close_output, complain, say, write_all
 from sandkeeper.client.processes import process_path, record_of, send_signal
 from sandkeeper.client.quantities import amount
@@ -207,7 +207,7 @@ def _shown(
     def write(stream: str, data: bytes, _time: str) -> None:
         write_all(DESCRIPTORS.get(stream, 2), data)
 
-    follower = Follower(server, identifier, write, complain, offset, holds=holds)
+    follower = ProcessFollower(server, identifier, write, complain, offset, holds=holds)
     try:
         if feed:
             threading.Thread(target=_feed, args=(server, identifier), daemon=True).start()

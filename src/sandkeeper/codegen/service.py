@@ -14,13 +14,13 @@ from typing import TypeVar
 
 from sandkeeper.codegen.candidates import Candidates, collect
 from sandkeeper.codegen.providers import Host, Provider, choose
-from sandkeeper.errors import BadInput, Obstacle, Unprocessable, reason_of
+from sandkeeper.errors import BadInput, NoDirectory, Obstacle, Unprocessable, reason_of
 from sandkeeper.files.changing.replace import make_directories
 from sandkeeper.files.paths import Target, temporary_name
 from sandkeeper.files.work import FileWork
 from sandkeeper.linux.paths import useros as os
 
-__all__ = ["Applied", "Codegen", "Ranked", "RankedFile"]
+__all__ = ["Applied", "Codegen", "RankedText", "Ranking"]
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
-class RankedFile:
+class RankedText:
     """A relevant file: its path as the request names its folder, its text and its score."""
 
     path: str
@@ -49,10 +49,10 @@ class RankedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
+class Ranking:
     """The relevant files, best first; `truncated` when a limit kept files from being looked at."""
 
-    files: list[RankedFile]
+    files: list[RankedText]
     candidates: int
     truncated: bool
 
@@ -104,21 +104,21 @@ class Codegen:
         threshold: float = DEFAULT_THRESHOLD,
         token_limit: int = DEFAULT_TOKENS,
         pattern: str = "",
-    ) -> Ranked:
+    ) -> Ranking:
         """Rank the files below a folder; raises BadInput when it is none, else Unprocessable."""
         provider = self.require()
         if not await self._run(os.path.isdir, target.absolute):
-            raise BadInput("path is not a directory")
+            raise NoDirectory()
         found = await self._collect(target, pattern)
         if not found.documents:
-            return Ranked([], 0, found.truncated)
+            return Ranking([], 0, found.truncated)
         ranking = await provider.rank(query, found.documents, token_limit)
         files = [
-            RankedFile(found.documents[index].path, found.documents[index].text, score)
+            RankedText(found.documents[index].path, found.documents[index].text, score)
             for index, score in ranking
             if score >= threshold
         ]
-        return Ranked(files, len(found.documents), found.truncated)
+        return Ranking(files, len(found.documents), found.truncated)
 
     async def _collect(self, target: Target, pattern: str) -> Candidates:
         """Walk in a thread; a caller that goes away stops it."""

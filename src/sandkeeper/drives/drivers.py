@@ -9,8 +9,10 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from sandkeeper.drives.rules import Drive
 from sandkeeper.errors import BadInput, Internal, Task

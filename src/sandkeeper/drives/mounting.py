@@ -14,9 +14,11 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from sandkeeper.drives.points import Point, open_point, open_source
 from sandkeeper.drives.rules import Drive, Reach
@@ -65,8 +67,7 @@ UNMOUNT_SECONDS = 10.0
 STAGING = "staging"
 
 
-@dataclass(frozen=True, slots=True)
-class Up:
+class Up(msgspec.Struct, frozen=True):
     """A mount that stands: the program behind it, its id, how many folders were made for it."""
 
     daemon: Daemon | None

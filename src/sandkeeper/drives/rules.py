@@ -2,15 +2,17 @@
 
 import os
 import posixpath
-import re
 import sys
-from dataclasses import dataclass, replace
 from enum import IntEnum
+
+import msgspec
+from msgspec.structs import replace
 
 from sandkeeper.errors import BadInput, Forbidden, Task
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.below import is_within
 from sandkeeper.numerals import natural
+from sandkeeper.patterns import pattern
 
 __all__ = [
     "Drive",
@@ -24,8 +26,8 @@ __all__ = [
 
 NAME_LENGTH = 128
 PATH_LENGTH = 512
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NAME = pattern(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_CONTROL = pattern(r"[\x00-\x1f\x7f]")
 SYSTEM_TREES = (
     *("/proc", "/sys", "/dev", "/boot", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"),
     *("/etc", "/run", "/var/run", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32"),
@@ -50,8 +52,7 @@ class Reach(IntEnum):
     ALL = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Drive:
+class Drive(msgspec.Struct, frozen=True):
     """What a caller wants mounted; the maps are decimal ids or empty, `driver` may be empty."""
 
     name: str

@@ -10,7 +10,9 @@ import asyncio
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from sandkeeper.drives.mounting import Mounter, Up
 from sandkeeper.drives.points import remove_made
@@ -50,8 +52,7 @@ MAX_DRIVES = 256
 BACKOFF_SECONDS = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class MountedDrive:
+class MountedDrive(msgspec.Struct, frozen=True):
     """A mounted drive as the list shows it; `status` is healthy, unresponsive or restarting."""
 
     drive: Drive
@@ -59,8 +60,7 @@ class MountedDrive:
     restarts: int = 0
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(msgspec.Struct):
     """A mount of ours, and whose word it was."""
 
     drive: Drive
@@ -89,11 +89,10 @@ class _Entry:
         return record_of(self.drive, pid=pid, born=born, **more)
 
 
-@dataclass(slots=True)
-class _Turn:
+class _Turn(msgspec.Struct):
     """The order of those who change one path, and how many there are."""
 
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
     users: int = 0
 
 

@@ -1,7 +1,8 @@
 """Looking at and changing mount points, each look with a time limit."""
 
 import asyncio
-from dataclasses import dataclass
+
+import msgspec
 
 from sandkeeper.drives.rules import Drive
 from sandkeeper.errors import BadInput, Task, reason_of
@@ -29,8 +30,7 @@ STACKED = 8
 FUSE_KINDS = frozenset(("fuse.blfs", "fuse.seaweedfs"))
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """A mount as it was made: where, and its id (0 when that is not known)."""
 
     path: str

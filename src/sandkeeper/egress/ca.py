@@ -2,12 +2,13 @@
 
 import base64
 import binascii
-import re
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from sandkeeper.linux.paths.trusted import UntrustedFile, read_trusted, write_trusted
+from sandkeeper.patterns import pattern
 
 __all__ = ["BadCertificates", "Bundle", "extra_certificates", "merge_bundle", "named_certificates"]
 
@@ -18,7 +19,7 @@ SYSTEM_BUNDLES = (
     "/etc/ssl/cert.pem",
 )
 BUNDLE_BYTES = 8 << 20
-_BLOCK = re.compile(
+_BLOCK = pattern(
     r"-----BEGIN (?P<kind>[A-Z0-9 ]+)-----(?P<body>[A-Za-z0-9+/=\s]*)-----END (?P=kind)-----"
 )
 
@@ -27,8 +28,7 @@ class BadCertificates(Exception):
     """The extra certificates are none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(msgspec.Struct, frozen=True):
     """The files written: `merged` for most programs, `extra` alone for Node.
 
     `base` is the bundle that was extended; `warning` says when the public roots had to be taken

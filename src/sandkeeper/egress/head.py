@@ -14,7 +14,7 @@ import h11
 
 from sandkeeper.network.hops import FRAMING, HOP_BY_HOP, named_by_connection
 
-__all__ = ["BadHead", "Head", "Request", "check_lines", "parse_request", "parse_response"]
+__all__ = ["BadHead", "ProxyRequest", "ReplyHead", "check_lines", "parse_request", "parse_response"]
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _STRAY = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -47,7 +47,7 @@ def check_lines(data: bytes, start: int = 0) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ProxyRequest:
     """A request to a proxy: where to (`authority` is the host with its port), what with.
 
     `size` is that of the body in bytes, None when it comes in chunks; `reader` then cuts them out.
@@ -93,7 +93,7 @@ class Request:
         return head
 
 
-def parse_request(data: bytes) -> Request:
+def parse_request(data: bytes) -> ProxyRequest:
     """Parse a request's head, up to and including the empty line; raises BadHead."""
     check_lines(data)
     if _FOLDED.search(data):
@@ -111,7 +111,7 @@ def parse_request(data: bytes) -> Request:
     fields: Fields = [(bytes(name), bytes(value)) for name, value in event.headers.raw_items()]
     if named_by_connection(fields) & FRAMING:
         raise BadHead("a Connection field names what the message needs")
-    return Request(
+    return ProxyRequest(
         event.method,
         event.target,
         event.http_version,
@@ -156,7 +156,7 @@ def _is_websocket(fields: Fields) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ReplyHead:
     """The head of a reply: version, status and reason, and its fields in order."""
 
     version: bytes
@@ -182,7 +182,7 @@ class Head:
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-def parse_response(data: bytes) -> Head:
+def parse_response(data: bytes) -> ReplyHead:
     """Parse a reply's head, up to and including the empty line; raises BadHead."""
     check_lines(data)
     line, *rest = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
@@ -196,4 +196,4 @@ def parse_response(data: bytes) -> Head:
         if not colon or not _TOKEN.fullmatch(key):
             raise BadHead("bad header field")
         fields.append((key, value.strip(b" \t")))
-    return Head(version, status, reason, fields)
+    return ReplyHead(version, status, reason, fields)

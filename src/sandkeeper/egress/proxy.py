@@ -18,8 +18,8 @@ import h11
 from sandkeeper.egress.head import (
     BadHead,
     Fields,
-    Head,
-    Request,
+    ProxyRequest,
+    ReplyHead,
     parse_request,
     parse_response,
 )
@@ -28,7 +28,7 @@ from sandkeeper.egress.token import TokenFile, Upstream
 from sandkeeper.network.hops import MAX_HOPS, Hops
 from sandkeeper.network.relay import Relay, is_reset_when_closed, reset_when_closed
 
-__all__ = ["EgressProxy", "Route"]
+__all__ = ["EgressProxy", "EgressRoute"]
 
 CONNECTIONS = 2000
 HEAD_SECONDS = 30.0
@@ -37,16 +37,16 @@ SILENCE_SECONDS = 300.0
 REFUSAL_BYTES = 256 << 10
 CHUNKS_A_TURN = 100
 REASONS = {
-    400: "Bad Request",
+    400: "Bad ProxyRequest",
     405: "Method Not Allowed",
-    408: "Request Timeout",
-    431: "Request Header Fields Too Large",
+    408: "ProxyRequest Timeout",
+    431: "ProxyRequest Header Fields Too Large",
     508: "Loop Detected",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class EgressRoute:
     """Where requests go now: the upstream, its token and, for `https://`, the TLS settings."""
 
     upstream: Upstream
@@ -68,7 +68,9 @@ class EgressProxy:
     `failed` is told, on any thread, why something had to be given up.
     """
 
-    def __init__(self, route: Callable[[], Route | None], failed: Callable[[str], None]) -> None:
+    def __init__(
+        self, route: Callable[[], EgressRoute | None], failed: Callable[[str], None]
+    ) -> None:
         self._route = route
         self._relay = Relay(failed=failed)
         self._hops = Hops()
@@ -135,7 +137,7 @@ class EgressProxy:
         else:
             await self._forward(client, request)
 
-    async def _connect(self, client: PlainPeer, request: Request) -> None:
+    async def _connect(self, client: PlainPeer, request: ProxyRequest) -> None:
         upstream, reply = await self._ask(request)
         try:
             if 200 <= reply.status < 300:
@@ -147,7 +149,7 @@ class EgressProxy:
         finally:
             upstream.close()
 
-    async def _ask(self, request: Request) -> tuple[Peer, Head]:
+    async def _ask(self, request: ProxyRequest) -> tuple[Peer, ReplyHead]:
         """Send a request without a body; a 407 has the token read again and is tried once more."""
         upstream, reply = await self._ask_once(request, fresh=False)
         if reply.status == 407:
@@ -155,7 +157,7 @@ class EgressProxy:
             upstream, reply = await self._ask_once(request, fresh=True)
         return upstream, reply
 
-    async def _ask_once(self, request: Request, *, fresh: bool) -> tuple[Peer, Head]:
+    async def _ask_once(self, request: ProxyRequest, *, fresh: bool) -> tuple[Peer, ReplyHead]:
         upstream, extra = await self._open(request, fresh=fresh)
         try:
             encode = request.encode_connect if request.method == b"CONNECT" else request.encode
@@ -165,7 +167,7 @@ class EgressProxy:
             upstream.close()
             raise
 
-    async def _open(self, request: Request, *, fresh: bool) -> tuple[Peer, Fields]:
+    async def _open(self, request: ProxyRequest, *, fresh: bool) -> tuple[Peer, Fields]:
         """Connect to the proxy; returns the connection and our own fields, the token's among."""
         route = self._route()
         if route is None:
@@ -184,7 +186,7 @@ class EgressProxy:
             (b"Proxy-Authorization", authorization.encode("ascii")),
         ]
 
-    async def _forward(self, client: PlainPeer, request: Request) -> None:
+    async def _forward(self, client: PlainPeer, request: ProxyRequest) -> None:
         if request.size == 0:
             upstream, reply = await self._ask(request)
             try:
@@ -214,7 +216,7 @@ class EgressProxy:
             await _part(client)
 
     async def _answer(
-        self, client: PlainPeer, upstream: Peer, reply: Head, *, upgrade: bool
+        self, client: PlainPeer, upstream: Peer, reply: ReplyHead, *, upgrade: bool
     ) -> None:
         """Pass a reply on to its end."""
         if upgrade and reply.status == 101:
@@ -276,7 +278,7 @@ async def _send_upstream(upstream: Peer, data: bytes) -> None:
         raise _Refused(502, f"sandbox proxy: the proxy went away: {error}") from None
 
 
-async def _reply(upstream: Peer, seconds: float, *, interim: Peer | None = None) -> Head:
+async def _reply(upstream: Peer, seconds: float, *, interim: Peer | None = None) -> ReplyHead:
     """Read the head of the final reply; interim ones go to `interim`. Raises _Refused."""
     try:
         async with asyncio.timeout(seconds):
@@ -294,7 +296,7 @@ async def _reply(upstream: Peer, seconds: float, *, interim: Peer | None = None)
         raise _Refused(502, "sandbox proxy: the proxy's reply is not HTTP") from None
 
 
-async def _upload(client: Peer, upstream: Peer, request: Request) -> None:
+async def _upload(client: Peer, upstream: Peer, request: ProxyRequest) -> None:
     """Send a request's body, and nothing that may follow it."""
     if request.size is None:
         await _upload_chunks(client, upstream, request.reader)

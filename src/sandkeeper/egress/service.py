@@ -31,7 +31,7 @@ from sandkeeper.network.pacing import unpace
 from sandkeeper.settings import EgressSettings, Environment
 
 if TYPE_CHECKING:
-    from sandkeeper.egress.proxy import EgressProxy, Route
+    from sandkeeper.egress.proxy import EgressProxy, EgressRoute
 
 __all__ = ["Egress"]
 
@@ -72,7 +72,7 @@ class Egress:
         self._workload = workload
         self._environment = environment
         self._log = log
-        self._route: Route | None = None
+        self._route: EgressRoute | None = None
         self._templates: list[Template] = []
         self._proxy: EgressProxy | None = None
         self._listeners: list[socket.socket] = []
@@ -163,16 +163,16 @@ class Egress:
         saved = (Template.of(item.name, item.template) for item in self._saved.templates)
         return [template for template in saved if template is not None]
 
-    async def _make_route(self, template: Template) -> "Route":
+    async def _make_route(self, template: Template) -> "EgressRoute":
         upstream = upstream_of(template)
         # Reads the certificates from disk, by the variables just set.
         tls = await asyncio.to_thread(ssl.create_default_context) if upstream.tls else None
         token = self._route.token if self._route else None
         if token is None or token.path != template.file_path:
             token = TokenFile(template.file_path, self._workload, self._log.warning)
-        from sandkeeper.egress.proxy import Route
+        from sandkeeper.egress.proxy import EgressRoute
 
-        return Route(upstream, token, tls)
+        return EgressRoute(upstream, token, tls)
 
     def _point_at_proxy(self) -> None:
         url = f"http://localhost:{self.port}"

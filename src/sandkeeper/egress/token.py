@@ -3,27 +3,27 @@
 import asyncio
 import base64
 import os
-import re
 import stat
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
+
+import msgspec
 
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.trusted import UntrustedFile, read_trusted
+from sandkeeper.patterns import pattern
 
 __all__ = ["PROXY_NAMES", "Template", "TokenFile", "Upstream", "find_templates", "upstream_of"]
 
 PROXY_NAMES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy")
 TOKEN_BYTES = 64 << 10
 FRESH_SECONDS = 1.0
-_DIRECTIVE = re.compile(r"\{\{\s*file\((/[^(){}\x00-\x1f]*)\)\s*\}\}")
+_DIRECTIVE = pattern(r"\{\{\s*file\((/[^(){}\x00-\x1f]*)\)\s*\}\}")
 _PLACE = "sandkeeper-token-place"
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(msgspec.Struct, frozen=True):
     """One variable whose value names a token file exactly once."""
 
     name: str
@@ -41,8 +41,7 @@ class Template:
         return _DIRECTIVE.sub(lambda _match: quote(token, safe=""), self.text)
 
 
-@dataclass(frozen=True, slots=True)
-class Upstream:
+class Upstream(msgspec.Struct, frozen=True):
     """The proxy that gets the token; `user` is None when the token itself is the user's name."""
 
     host: str

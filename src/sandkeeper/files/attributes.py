@@ -16,11 +16,11 @@ from sandkeeper.linux.identity import INVALID
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.numerals import natural
 
-__all__ = ["Attributes", "Usage"]
+__all__ = ["Attributes", "TreeUsage"]
 
 
 @dataclass(slots=True)
-class Usage:
+class TreeUsage:
     """What a tree takes: `disk` in allocated bytes, `apparent` in bytes of content.
 
     A file with several names in the tree counts once; other file systems are left out, and so
@@ -99,9 +99,9 @@ class Attributes:
             yield from reversed(found)
         yield path
 
-    def usage(self, path: str, cancel: Cancel) -> Usage:
+    def usage(self, path: str, cancel: Cancel) -> TreeUsage:
         """Add up what is at and below `path`; raises NotFound, Unprocessable."""
-        total = Usage()
+        total = TreeUsage()
         try:
             top = os.lstat(path)
             _count(total, top)
@@ -117,7 +117,7 @@ class Attributes:
             raise failure(Unprocessable, None, "open", path, error) from None
         return total
 
-    def _add(self, total: Usage, path: str, top: os.stat_result, cancel: Cancel) -> None:
+    def _add(self, total: TreeUsage, path: str, top: os.stat_result, cancel: Cancel) -> None:
         seen: set[tuple[int, int]] = set()
         device = top.st_dev
 
@@ -141,7 +141,7 @@ class Attributes:
             _count(total, info)
 
 
-def _count(total: Usage, info: os.stat_result) -> None:
+def _count(total: TreeUsage, info: os.stat_result) -> None:
     total.disk += info.st_blocks * 512
     if stat.S_ISDIR(info.st_mode):
         total.directories += 1

@@ -1,7 +1,8 @@
 """Preconditions on a file's state (RFC 9110, 13.1), no HTTP."""
 
 import os
-from dataclasses import dataclass
+
+import msgspec
 
 from sandkeeper.errors import PreconditionFailed
 from sandkeeper.files.entries import etag
@@ -9,8 +10,7 @@ from sandkeeper.files.entries import etag
 __all__ = ["NO_CONDITIONS", "Conditions"]
 
 
-@dataclass(frozen=True, slots=True)
-class Conditions:
+class Conditions(msgspec.Struct, frozen=True):
     """What the caller believes: tags with their quotes, `*` for any state; None: not said.
 
     `unmodified_since` is a Unix time, which counts where there is no `match`.

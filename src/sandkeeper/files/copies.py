@@ -18,7 +18,7 @@ from sandkeeper.files.changing.renaming import exclusive_rename
 from sandkeeper.files.changing.replace import Draft
 from sandkeeper.files.conditions import Conditions
 from sandkeeper.files.paths import temporary_name
-from sandkeeper.files.service import OPEN_READ, Fault, Files
+from sandkeeper.files.service import MISSING, OPEN_READ, Fault, Files
 from sandkeeper.files.walk import walk
 from sandkeeper.files.work import Cancel
 from sandkeeper.linux.paths import useros as os
@@ -87,7 +87,7 @@ class Copies:
         except FileNotFoundError as error:
             if error.filename not in {None, source}:
                 raise _failed(Task.MOVE, source, destination, error) from None
-            raise NotFound("file or directory not found") from None
+            raise NotFound(MISSING) from None
         except FileExistsError as error:
             raise _exists(Task.MOVE, source, error.filename or destination, no_overwrite) from None
         except Fault as error:

@@ -9,7 +9,7 @@ WAITING_ALL in all, and what comes of that kind then is refused.
 """
 
 import asyncio
-import platform
+import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -25,7 +25,7 @@ __all__ = ["Crew"]
 T = TypeVar("T")
 
 LOOK_SECONDS = 0.1
-FUTEX = {"x86_64": "202", "aarch64": "98", "riscv64": "98"}.get(platform.machine(), "")
+FUTEX = {"x86_64": "202", "aarch64": "98", "riscv64": "98"}.get(os.uname().machine, "")
 WAITING_EACH = 128
 WAITING_ALL = 384
 
@@ -59,24 +59,26 @@ class Crew:
         self._looking: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def run(self, kind: str, function: Callable[[], T]) -> T:
-        """Run `function` in a thread; raises what it raises.
+    def run(self, kind: str, function: Callable[[], T]) -> "asyncio.Future[T]":
+        """Run `function` in a thread; what is awaited gives what it returns, or raises.
 
-        When the caller is cancelled before it has begun it never does; later it goes on to its
-        end. Raises Unavailable when too much of its kind waits already, and after `close`.
+        When that is cancelled before it has begun it never does; later it goes on to its end.
+        It raises Unavailable when too much of its kind waits already, and after `close`.
         """
-        if self._closed:
-            raise Unavailable("the server is stopping")
-        if self._waiting.get(kind, 0) >= WAITING_EACH:
-            raise Unavailable(f"{WAITING_EACH} operations of this kind hang")
         job = _Job(kind, function)
+        if self._closed:
+            job.done.set_exception(Unavailable("the server is stopping"))
+            return job.done
+        if self._waiting.get(kind, 0) >= WAITING_EACH:
+            text = f"{WAITING_EACH} operations of this kind hang"
+            job.done.set_exception(Unavailable(text))
+            return job.done
         if not self._queues and self._has_place() and self._taken.get(kind, 0) < self._each:
             self._hand(job)  # as nearly always
         else:
             self._queues.setdefault(kind, deque()).append(job)
             self._start()
-        result: T = await job.done
-        return result
+        return job.done
 
     def close(self) -> None:
         """Let running work finish; nothing new is taken and what has not begun is dropped."""

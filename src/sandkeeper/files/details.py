@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sandkeeper.files.walk import runs, walk
 from sandkeeper.linux.paths import useros as os
 
-__all__ = ["DEPTH_MOST", "Detail", "Page", "detail", "details", "page"]
+__all__ = ["DEPTH_MOST", "Detail", "EntriesPage", "detail", "details", "page"]
 
 DEPTH_MOST = 1 << 20
 """Of a listing that goes all the way down."""
@@ -66,7 +66,7 @@ def details(
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class EntriesPage:
     """Some entries of a directory; `total` is how many it has, `last` the last one's name where
     there are more behind it, else empty.
     """
@@ -76,7 +76,7 @@ class Page:
     last: bytes
 
 
-def page(root: str, after: bytes, limit: int) -> Page:
+def page(root: str, after: bytes, limit: int) -> EntriesPage:
     """Return up to `limit` entries of `root` that come after a name, in byte order; blocks.
 
     The names are read at once, the entries looked at one by one. Raises as `details`.
@@ -94,7 +94,7 @@ def page(root: str, after: bytes, limit: int) -> Page:
             with suppress(OSError):
                 yield detail(posixpath.join(root, os.fsdecode(name)))
 
-    return Page(entries(), total, chosen[-1] if behind > len(chosen) else b"")
+    return EntriesPage(entries(), total, chosen[-1] if behind > len(chosen) else b"")
 
 
 def _attributes(path: str) -> dict[str, bytes]:

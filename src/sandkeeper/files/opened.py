@@ -1,8 +1,9 @@
 """What is got of a file or a directory: all of it, or what it is read from."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import msgspec
 
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.paths import useros as os
@@ -12,8 +13,7 @@ __all__ = ["Content", "Listing", "Opened", "Text"]
 BATCH = 2000
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(msgspec.Struct, frozen=True):
     """A whole file in memory."""
 
     info: os.stat_result
@@ -28,8 +28,7 @@ class Text(NamedTuple):
     blocks: Iterable[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True):
     """A file to be streamed; the holder closes `fd`.
 
     `size` is None for pseudo-files (/proc, /sys), which end where they end, whatever they say;
@@ -42,14 +41,13 @@ class Opened:
     first: bytes = b""
 
 
-@dataclass(slots=True)
-class Listing:
+class Listing(msgspec.Struct):
     """The names in a directory in byte order; the holder closes `fd`."""
 
     info: os.stat_result
     fd: OwnedFd
-    files: list[str] = field(default_factory=list)
-    directories: list[str] = field(default_factory=list)
+    files: list[str] = msgspec.field(default_factory=list)
+    directories: list[str] = msgspec.field(default_factory=list)
 
     def batches(self) -> Iterator[list[tuple[str, os.stat_result]]]:
         """Yield the files with their own (links': not their targets') state, many at a time."""

@@ -14,11 +14,12 @@ that are not UTF-8 (PEP 383), so every name the kernel allows survives the way i
 
 import os
 import posixpath
-import re
-from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+import msgspec
+
 from sandkeeper.errors import BadInput
+from sandkeeper.patterns import pattern
 
 __all__ = [
     "TEMPORARY_PREFIX",
@@ -34,12 +35,11 @@ __all__ = [
 ]
 
 TEMPORARY_PREFIX = ".sandkeeper-tmp-"
-_TEMPORARY = re.compile(r"\.sandkeeper-tmp-[nr]-[0-9a-f]{20}")
-_SLASHES = re.compile(r"/{2,}")
+_TEMPORARY = pattern(r"\.sandkeeper-tmp-[nr]-[0-9a-f]{20}")
+_SLASHES = pattern(r"/{2,}")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """What a request names: `display` is echoed in replies, `absolute` is used."""
 
     display: str
@@ -64,7 +64,7 @@ def resolve_text(path: str, *, workdir: str, home: str) -> Target:
     path = path or "."
     if path == "~" or path.startswith("~/"):
         path = _below_home(path, home)
-    return located(_SLASHES.sub("/", path), workdir=workdir)
+    return located(_single(path), workdir=workdir)
 
 
 def working_directory(path: str, *, home: str) -> str:
@@ -74,7 +74,12 @@ def working_directory(path: str, *, home: str) -> str:
     """
     if path.startswith("~"):
         path = _below_home(path, home)
-    return _SLASHES.sub("/", path)
+    return _single(path)
+
+
+def _single(path: str) -> str:
+    """Return a path in which one slash stands for each row of them."""
+    return _SLASHES.sub("/", path) if "//" in path else path
 
 
 def _below_home(path: str, home: str) -> str:
@@ -85,13 +90,13 @@ def _below_home(path: str, home: str) -> str:
 
 def resolve_tree(raw_rest: bytes) -> Target:
     """Resolve what followed `/filesystem/tree`: always absolute, `~` is a plain name."""
-    display = _SLASHES.sub("/", "/" + os.fsdecode(unquote_to_bytes(raw_rest)))
+    display = _single("/" + os.fsdecode(unquote_to_bytes(raw_rest)))
     return located(display, workdir="/")
 
 
 def located(display: str, *, workdir: str) -> Target:
     """Place a path below `workdir` unless it is absolute, and clean it lexically."""
-    return Target(display, _SLASHES.sub("/", posixpath.normpath(posixpath.join(workdir, display))))
+    return Target(display, _single(posixpath.normpath(posixpath.join(workdir, display))))
 
 
 def temporary_name(*, replacing: bool) -> str:

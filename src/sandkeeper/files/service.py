@@ -45,6 +45,7 @@ from sandkeeper.settings import FileSettings
 __all__ = ["Content", "Files", "Listing", "Opened", "Text", "Upload"]
 
 Fault = (OSError, ValueError)
+MISSING = "file or directory not found"
 SMALL_BYTES = 256 << 10
 FIRST_BYTES = 1 << 16
 OPEN_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -269,7 +270,7 @@ class Files:
             info = os.lstat(path)
         except FileNotFoundError:
             conditions.check(None)
-            raise NotFound("file or directory not found") from None
+            raise NotFound(MISSING) from None
         except Fault as error:
             raise failure(Unprocessable, None, "stat", path, error) from None
         is_directory = stat.S_ISDIR(info.st_mode)
@@ -283,7 +284,7 @@ class Files:
                 else:
                     self.delete_directory(path, recursive, cancel)
             except FileNotFoundError:
-                raise NotFound("file or directory not found") from None
+                raise NotFound(MISSING) from None
             except OSError as error:
                 operation = "unlinkat" if recursive and is_directory else "remove"
                 task = Task.DELETE_DIRECTORY if counts else Task.DELETE_FILE

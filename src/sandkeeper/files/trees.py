@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sandkeeper.errors import BadInput, Task, Unprocessable, failure
+from sandkeeper.errors import BadInput, NoDirectory, Task, Unprocessable, failure
 from sandkeeper.files.changing.replace import Draft, make_directories
 from sandkeeper.files.globs import any_of
 from sandkeeper.files.service import Fault, Files
@@ -33,7 +33,6 @@ __all__ = [
 MAX_FILES = 1_000_000
 MAX_BYTES = 1 << 30
 MAX_WRITES = 20_000
-NOT_A_DIRECTORY = "path is not a directory"
 
 
 DEFAULT_FILES = 10_000
@@ -85,7 +84,7 @@ class Trees:
             pass
         except Fault as error:
             raise failure(Unprocessable, Task.LIST_DIRECTORY, "stat", root, error) from None
-        raise BadInput(NOT_A_DIRECTORY)
+        raise NoDirectory
 
     def survey(self, root: str, query: TreeQuery, cancel: Cancel) -> Tree:
         """Look at everything below `root`.

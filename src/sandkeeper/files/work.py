@@ -55,15 +55,15 @@ class FileWork:
         self._short = Crew("files", SHORT_PLACES, SHORT_EACH)
         self._long = Crew("walks", LONG_PLACES, LONG_EACH)
 
-    async def run(self, function: Callable[..., T], *arguments: object) -> T:
+    def run(self, function: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
         """Run a short operation; it goes on to its end even when the caller is cancelled."""
         act = partial(copy_context().run, self._act, function, arguments)
-        return await self._short.run(kind_of(function), act)
+        return self._short.run(kind_of(function), act)
 
-    async def own(self, function: Callable[..., T], *arguments: object) -> T:
+    def own(self, function: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
         """Run a short operation as the server itself; for what only it may touch."""
         act = partial(copy_context().run, function, *arguments)
-        return await self._short.run(kind_of(function), act)
+        return self._short.run(kind_of(function), act)
 
     @property
     def acts(self) -> bool:

@@ -13,13 +13,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.control.calls import ControlCalls
 from sandkeeper.api.control.routes import ControlDoor, routes
-from sandkeeper.api.control.source import Source
+from sandkeeper.api.control.source import SandboxSource
+from sandkeeper.api.edge.bodies.room import Room
 from sandkeeper.api.edge.connections.outgoing import Outgoing
 from sandkeeper.api.edge.connections.plain import Parts, PlainRoutes
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.hosts import Gate
 from sandkeeper.api.edge.middleware import Edge
-from sandkeeper.api.edge.request_body import Room
 from sandkeeper.api.edge.respond import error_response, json_response, not_found
 from sandkeeper.api.edge.rights import OPEN, Right, Standing
 from sandkeeper.api.edge.routing import route
@@ -34,7 +34,7 @@ from sandkeeper.settings import RightsSettings
 from sandkeeper.tracecontext import Tracing
 
 if TYPE_CHECKING:
-    from sandkeeper.fleet.services import Services
+    from sandkeeper.fleet.services import FleetServices
     from sandkeeper.observability.exposition import Exposition
 
 __all__ = ["FleetEdge", "create_app"]
@@ -79,7 +79,7 @@ class _Nobody:
         return True
 
 
-def create_app(services: "Services") -> FleetEdge:
+def create_app(services: "FleetServices") -> FleetEdge:
     """Build the application on services that are (or will be) started."""
     settings, own = services.settings, services.fleet.settings.otlp
     gateways = Gateways(settings.edge.gateways)
@@ -129,7 +129,7 @@ def _split(routing: ASGIApp, others: ASGIApp) -> ASGIApp:
     return split
 
 
-def _source_of(services: "Services", request: Request) -> Source | None:
+def _source_of(services: "FleetServices", request: Request) -> SandboxSource | None:
     """Return the sandboxes of whoever asks; None for a key that is none.
 
     Raises Unavailable before the cluster is known.
@@ -143,13 +143,13 @@ def _source_of(services: "Services", request: Request) -> Source | None:
     return TeamSource(services.fleet, team)
 
 
-def _figures(services: "Services") -> "Callable[[], Exposition]":
+def _figures(services: "FleetServices") -> "Callable[[], Exposition]":
     from sandkeeper.fleet.exposition import exposition
 
     return partial(exposition, services)
 
 
-def _own_routes(services: "Services") -> list[BaseRoute]:
+def _own_routes(services: "FleetServices") -> list[BaseRoute]:
     async def health(_request: Request) -> Response:
         return json_response({"status": "ok"})
 

@@ -16,7 +16,7 @@ from time import time
 
 from sandkeeper.api.control.source import Wanted
 from sandkeeper.errors import BadInput
-from sandkeeper.fleet.objects import Claim, Record, record_of
+from sandkeeper.fleet.objects import Claim, ClaimRecord, record_of
 
 __all__ = ["Birth", "Claims", "page_of"]
 
@@ -38,15 +38,15 @@ class Birth:
     def __init__(self) -> None:
         self.rank = 0
         self.ended = False
-        self.record: Record | None = None
+        self.record: ClaimRecord | None = None
         self.changed = asyncio.Event()
 
-    def put(self, record: Record | None) -> None:
+    def put(self, record: ClaimRecord | None) -> None:
         """Note how it is now; None when it has ended."""
         self.record, self.ended = record, record is None
         self.changed.set()
 
-    async def until(self, done: Callable[[Record], bool]) -> Record | None:
+    async def until(self, done: Callable[[ClaimRecord], bool]) -> ClaimRecord | None:
         """Wait until it is as wanted, and return it so; None when it has ended."""
         while not self.ended and (self.record is None or not done(self.record)):
             self.changed.clear()
@@ -57,8 +57,8 @@ class Birth:
 class Claims:
     """The records by id; event loop's thread only."""
 
-    def __init__(self, on_change: Callable[[Record], None] | None = None) -> None:
-        self.by_id: dict[str, Record] = {}
+    def __init__(self, on_change: Callable[[ClaimRecord], None] | None = None) -> None:
+        self.by_id: dict[str, ClaimRecord] = {}
         self._on_change = on_change
         self._places: dict[str, list[Place]] = {}
         self._gone: dict[str, int] = {}
@@ -72,7 +72,7 @@ class Claims:
         """Return how many a team has, those that are being made included."""
         return len(self._places.get(team, ()))
 
-    def place(self, record: Record) -> int:
+    def place(self, record: ClaimRecord) -> int:
         """Return how many of its team were made before a claim or with it, itself included."""
         places = self._places.get(record.team, [])
         return bisect_left(places, (record.started_at, record.id)) + 1
@@ -81,7 +81,7 @@ class Claims:
         """Return how many there are in each state."""
         return Counter(one.state for one in self.by_id.values())
 
-    def get(self, name: str) -> Record | None:
+    def get(self, name: str) -> ClaimRecord | None:
         """Return one that is there and whose time is not up."""
         found = self.by_id.get(name)
         return found if found is not None and not found.is_over(time()) else None
@@ -127,7 +127,7 @@ class Claims:
         """Take the end of a claim."""
         self.forget(claim.metadata.name, int(claim.metadata.resource_version or 0))
 
-    def put(self, record: Record) -> None:
+    def put(self, record: ClaimRecord) -> None:
         """Have a record count, unless a later one or an end is known."""
         name = record.id
         known = self.by_id.get(name)
@@ -166,7 +166,7 @@ class Claims:
         for birth in self._births.get(name, ()):
             birth.put(None)
 
-    def _unplace(self, record: Record) -> None:
+    def _unplace(self, record: ClaimRecord) -> None:
         places = self._places[record.team]
         at = bisect_left(places, (record.started_at, record.id))
         if at < len(places) and places[at][1] == record.id:
@@ -189,7 +189,9 @@ class Claims:
 
     # Lists
 
-    def scan(self, team: str, wanted: Wanted, found: list[Record], after: Place | None) -> Scanned:
+    def scan(
+        self, team: str, wanted: Wanted, found: list[ClaimRecord], after: Place | None
+    ) -> Scanned:
         """Add to `found` those of a team that are wanted, of the next few behind a place.
 
         Returns how far that went, and whether it is the end; where a page is full it has gone one
@@ -210,13 +212,13 @@ class Claims:
         return here, not _next(places, wanted, here)
 
 
-async def page_of(claims: Claims, team: str, wanted: Wanted) -> tuple[list[Record], str]:
+async def page_of(claims: Claims, team: str, wanted: Wanted) -> tuple[list[ClaimRecord], str]:
     """Return some of a team's sandboxes, and where the next page begins ("": there is none).
 
     A page begins behind a place in the order, so what comes and goes meanwhile moves nothing. A
     long search goes in pieces. Raises BadInput for a place that is none.
     """
-    found: list[Record] = []
+    found: list[ClaimRecord] = []
     here = _place(wanted.after) if wanted.after else None
     is_end = False
     while not is_end:

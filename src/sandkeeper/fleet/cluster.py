@@ -18,7 +18,16 @@ from kubernetes_asyncio.client import ApiClient, Configuration
 
 from sandkeeper.errors import Conflict, Forbidden, Internal, NotFound, Unavailable
 
-__all__ = ["CLAIMS", "POOLS", "SANDBOXES", "SECRETS", "TEMPLATES", "Cluster", "Expired", "Kind"]
+__all__ = [
+    "CLAIMS",
+    "POOLS",
+    "SANDBOXES",
+    "SECRETS",
+    "TEMPLATES",
+    "Cluster",
+    "Expired",
+    "ObjectKind",
+]
 
 T = TypeVar("T")
 
@@ -35,7 +44,7 @@ class Expired(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ObjectKind:
     """A kind of objects: where its API is and what it is called there."""
 
     api: str
@@ -43,11 +52,11 @@ class Kind:
     kind: str
 
 
-CLAIMS = Kind(EXTENSIONS, "sandboxclaims", "SandboxClaim")
-POOLS = Kind(EXTENSIONS, "sandboxwarmpools", "SandboxWarmPool")
-TEMPLATES = Kind(EXTENSIONS, "sandboxtemplates", "SandboxTemplate")
-SANDBOXES = Kind(AGENTS, "sandboxes", "Sandbox")
-SECRETS = Kind("/api/v1", "secrets", "Secret")
+CLAIMS = ObjectKind(EXTENSIONS, "sandboxclaims", "SandboxClaim")
+POOLS = ObjectKind(EXTENSIONS, "sandboxwarmpools", "SandboxWarmPool")
+TEMPLATES = ObjectKind(EXTENSIONS, "sandboxtemplates", "SandboxTemplate")
+SANDBOXES = ObjectKind(AGENTS, "sandboxes", "Sandbox")
+SECRETS = ObjectKind("/api/v1", "secrets", "Secret")
 
 
 class _Status(msgspec.Struct):
@@ -94,29 +103,31 @@ class Cluster:
         if self._opened is not None:
             await self._opened.close()
 
-    async def page(self, kind: Kind, namespace: str, model: type[T], query: Mapping[str, str]) -> T:
+    async def page(
+        self, kind: ObjectKind, namespace: str, model: type[T], query: Mapping[str, str]
+    ) -> T:
         """Return one page of a list; raises Expired when its token is too old."""
         return await self._decoded("GET", _path(kind, namespace), model, query=query)
 
-    async def get(self, kind: Kind, namespace: str, name: str, model: type[T]) -> T:
+    async def get(self, kind: ObjectKind, namespace: str, name: str, model: type[T]) -> T:
         """Return one object; raises NotFound."""
         return await self._decoded("GET", _path(kind, namespace, name), model)
 
     async def create(
-        self, kind: Kind, namespace: str, body: Mapping[str, Any], model: type[T]
+        self, kind: ObjectKind, namespace: str, body: Mapping[str, Any], model: type[T]
     ) -> T:
         """Make an object; raises Conflict when there is one of that name."""
         whole = {"apiVersion": kind.api.removeprefix("/apis/"), "kind": kind.kind, **body}
         return await self._decoded("POST", _path(kind, namespace), model, body=whole)
 
     async def patch(
-        self, kind: Kind, namespace: str, name: str, body: Mapping[str, Any], model: type[T]
+        self, kind: ObjectKind, namespace: str, name: str, body: Mapping[str, Any], model: type[T]
     ) -> T:
         """Merge fields into an object (RFC 7386); raises NotFound."""
         path = _path(kind, namespace, name)
         return await self._decoded("PATCH", path, model, body=body, content=MERGE_PATCH)
 
-    async def delete(self, kind: Kind, namespace: str, name: str) -> None:
+    async def delete(self, kind: ObjectKind, namespace: str, name: str) -> None:
         """Have an object end, and all that it owns; raises NotFound."""
         body = {"propagationPolicy": "Background"}
         async with self._answer("DELETE", _path(kind, namespace, name), body=body) as answer:
@@ -124,7 +135,7 @@ class Cluster:
 
     @asynccontextmanager
     async def watch(
-        self, kind: Kind, namespace: str, query: Mapping[str, str], silence: float
+        self, kind: ObjectKind, namespace: str, query: Mapping[str, str], silence: float
     ) -> AsyncGenerator[AsyncGenerator[bytes, None], None]:
         """Give the lines of a watch, which ends after `silence` seconds without any.
 
@@ -183,7 +194,7 @@ class Cluster:
             raise Unavailable(f"the cluster does not answer: {error or 'too late'}") from error
 
 
-def _path(kind: Kind, namespace: str, name: str = "") -> str:
+def _path(kind: ObjectKind, namespace: str, name: str = "") -> str:
     base = f"{kind.api}/namespaces/{namespace}/{kind.plural}"
     return f"{base}/{name}" if name else base
 

@@ -20,14 +20,14 @@ from sandkeeper.observability.exposition import (
 )
 
 if TYPE_CHECKING:
-    from sandkeeper.fleet.services import Services
+    from sandkeeper.fleet.services import FleetServices
 
 __all__ = ["exposition"]
 
 FLEET = PREFIX + "fleet_"
 
 
-def exposition(services: "Services") -> Exposition:
+def exposition(services: "FleetServices") -> Exposition:
     """Read all figures; `render` them on any thread."""
     return Exposition(
         [
@@ -40,7 +40,7 @@ def exposition(services: "Services") -> Exposition:
     )
 
 
-def _fleet(services: "Services") -> Iterator[Metric]:
+def _fleet(services: "FleetServices") -> Iterator[Metric]:
     sandboxes = GaugeMetricFamily(
         FLEET + "sandboxes",
         "Sandboxes of the whole fleet, as this replica knows it",
@@ -69,7 +69,7 @@ def _fleet(services: "Services") -> Iterator[Metric]:
     yield GaugeMetricFamily(FLEET + "keys", "API keys that are known", len(services.keys))
 
 
-def _watches(services: "Services") -> Iterator[Metric]:
+def _watches(services: "FleetServices") -> Iterator[Metric]:
     lists = CounterMetricFamily(FLEET + "lists", "Times all of a kind was listed", labels=["of"])
     watches = CounterMetricFamily(FLEET + "watches", "Watches begun", labels=["of"])
     follows = GaugeMetricFamily(

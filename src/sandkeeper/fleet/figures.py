@@ -7,10 +7,10 @@ from time import perf_counter
 from sandkeeper.errors import TooMany
 from sandkeeper.observability.metrics import Histogram
 
-__all__ = ["Figures"]
+__all__ = ["FleetFigures"]
 
 
-class Figures:
+class FleetFigures:
     """Counters since the start; `creations` are the seconds of those that came to a sandbox."""
 
     def __init__(self) -> None:

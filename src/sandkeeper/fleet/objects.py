@@ -19,14 +19,14 @@ __all__ = [
     "STATE",
     "TEAM",
     "Claim",
-    "Event",
-    "Listed",
-    "Pool",
-    "Record",
+    "ClaimRecord",
+    "ListPage",
     "SandboxObject",
+    "SandboxTemplate",
     "Secret",
     "Size",
-    "Template",
+    "WarmPool",
+    "WatchLine",
     "record_of",
     "size_of",
     "text_of",
@@ -101,7 +101,7 @@ class _PoolSpec(msgspec.Struct, frozen=True, rename="camel"):
     sandbox_template_ref: _Reference = _Reference()
 
 
-class Pool(msgspec.Struct):
+class WarmPool(msgspec.Struct):
     """A SandboxWarmPool: what E2B calls a template."""
 
     metadata: Meta
@@ -129,7 +129,7 @@ class _TemplateSpec(msgspec.Struct, frozen=True, rename="camel"):
     pod_template: _PodTemplate = _PodTemplate()
 
 
-class Template(msgspec.Struct):
+class SandboxTemplate(msgspec.Struct):
     """A SandboxTemplate, as far as it says how large a sandbox is."""
 
     metadata: Meta
@@ -149,21 +149,21 @@ class SandboxObject(msgspec.Struct):
     metadata: Meta
 
 
-class Listed(msgspec.Struct, Generic[T]):
+class ListPage(msgspec.Struct, Generic[T]):
     """A page of a list."""
 
     metadata: Meta
     items: list[T] = []
 
 
-class Event(msgspec.Struct):
+class WatchLine(msgspec.Struct):
     """A line of a watch."""
 
     type: str
     object: msgspec.Raw
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
+class ClaimRecord(msgspec.Struct, frozen=True, gc=False):
     """What is kept of a claim; times in seconds since the epoch, `ends_at` 0: never.
 
     `address` is the Pod's, empty while there is none; `why` tells why it is not `ready`.
@@ -199,7 +199,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         return self.state in {RUNNING, PAUSED}
 
 
-def record_of(claim: Claim) -> Record | None:
+def record_of(claim: Claim) -> ClaimRecord | None:
     """Return what is kept of a claim; None for one that is ending, or none of a fleet's."""
     meta = claim.metadata
     team = meta.labels.get(TEAM, "")
@@ -209,7 +209,7 @@ def record_of(claim: Claim) -> Record | None:
     lifecycle = claim.spec.lifecycle or _Lifecycle()
     paused_at = meta.annotations.get(ENDS_AT, "")
     backing = claim.status.sandbox
-    return Record(
+    return ClaimRecord(
         id=meta.name,
         team=team,
         template=claim.spec.warm_pool_ref.name,
@@ -235,7 +235,7 @@ class Size(msgspec.Struct, frozen=True):
     disk: int = 0
 
 
-def size_of(template: Template) -> Size:
+def size_of(template: SandboxTemplate) -> Size:
     """Return what the first container of a template may use, else what it asks for."""
     containers = template.spec.pod_template.spec.containers
     if not containers:

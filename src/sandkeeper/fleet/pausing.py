@@ -11,7 +11,7 @@ from time import time
 
 from sandkeeper.api.control.source import RUNNING
 from sandkeeper.errors import NotFound, SandkeeperError
-from sandkeeper.fleet.objects import Record
+from sandkeeper.fleet.objects import ClaimRecord
 from sandkeeper.log.lines import Log
 
 __all__ = ["Pausing"]
@@ -27,8 +27,8 @@ class Pausing:
 
     def __init__(
         self,
-        find: Callable[[str], Record | None],
-        pause: Callable[[Record], Awaitable[object]],
+        find: Callable[[str], ClaimRecord | None],
+        pause: Callable[[ClaimRecord], Awaitable[object]],
         log: Log,
     ) -> None:
         self._find = find
@@ -37,7 +37,7 @@ class Pausing:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._busy: set[asyncio.Task[None]] = set()
 
-    def note(self, record: Record) -> None:
+    def note(self, record: ClaimRecord) -> None:
         """Take a sandbox as it is now."""
         if timer := self._timers.pop(record.id, None):
             timer.cancel()

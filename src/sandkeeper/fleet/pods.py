@@ -9,7 +9,7 @@ import msgspec
 
 from sandkeeper.api.port.meant import MEANT, MISDIRECTED
 from sandkeeper.errors import NotFound, Unavailable
-from sandkeeper.fleet.objects import Record
+from sandkeeper.fleet.objects import ClaimRecord
 from sandkeeper.observability.machine_use import Use
 
 __all__ = ["Pods"]
@@ -57,14 +57,14 @@ class Pods:
         """Let go of the connections."""
         await self._client.aclose()
 
-    async def set_env(self, record: Record, env: Mapping[str, str]) -> None:
+    async def set_env(self, record: ClaimRecord, env: Mapping[str, str]) -> None:
         """Have programs of a sandbox start with variables; raises Unavailable."""
         reply = await self._ask(record, "POST", "/init", json={"envVars": dict(env)})
         if reply.status >= 300:
             why = reply.content[:200].decode("utf-8", "replace")
             raise Unavailable(f"the sandbox does not take variables: {reply.status} {why}")
 
-    async def use(self, record: Record) -> Use:
+    async def use(self, record: ClaimRecord) -> Use:
         """Return how much a sandbox uses; raises Unavailable."""
         reply = await self._ask(record, "GET", "/metrics", accept="application/json")
         try:
@@ -85,7 +85,13 @@ class Pods:
         )
 
     async def _ask(
-        self, record: Record, method: str, path: str, *, json: object = None, accept: str = "*/*"
+        self,
+        record: ClaimRecord,
+        method: str,
+        path: str,
+        *,
+        json: object = None,
+        accept: str = "*/*",
     ) -> _Reply:
         if not record.address:
             raise NotFound(f"sandbox {record.id} has no Pod at present")

@@ -1,6 +1,6 @@
 """What sandboxes can be made of: warm pools, which E2B calls templates, and how large they are."""
 
-from sandkeeper.fleet.objects import Pool, Size, Template, size_of
+from sandkeeper.fleet.objects import SandboxTemplate, Size, WarmPool, size_of
 
 __all__ = ["Pools"]
 
@@ -25,7 +25,7 @@ class Pools:
         """Expect a list of pools from its beginning, whatever became of the one before."""
         self._listing_pools = {}
 
-    def replace(self, pools: list[Pool] | None) -> None:
+    def replace(self, pools: list[WarmPool] | None) -> None:
         """Take a piece of a list of pools; None is its end."""
         if pools is None:
             self._template_of, self._listing_pools = self._listing_pools, {}
@@ -33,11 +33,11 @@ class Pools:
         for pool in pools:
             self._listing_pools[pool.metadata.name] = pool.spec.sandbox_template_ref.name
 
-    def change(self, pool: Pool) -> None:
+    def change(self, pool: WarmPool) -> None:
         """Take a pool as it is now."""
         self._template_of[pool.metadata.name] = pool.spec.sandbox_template_ref.name
 
-    def remove(self, pool: Pool) -> None:
+    def remove(self, pool: WarmPool) -> None:
         """Take the end of a pool."""
         self._template_of.pop(pool.metadata.name, None)
 
@@ -45,7 +45,7 @@ class Pools:
         """Expect a list of templates from its beginning."""
         self._listing_sizes = {}
 
-    def replace_templates(self, templates: list[Template] | None) -> None:
+    def replace_templates(self, templates: list[SandboxTemplate] | None) -> None:
         """Take a piece of a list of templates; None is its end."""
         if templates is None:
             self._sizes, self._listing_sizes = self._listing_sizes, {}
@@ -53,10 +53,10 @@ class Pools:
         for template in templates:
             self._listing_sizes[template.metadata.name] = size_of(template)
 
-    def change_template(self, template: Template) -> None:
+    def change_template(self, template: SandboxTemplate) -> None:
         """Take a template as it is now."""
         self._sizes[template.metadata.name] = size_of(template)
 
-    def remove_template(self, template: Template) -> None:
+    def remove_template(self, template: SandboxTemplate) -> None:
         """Take the end of a template."""
         self._sizes.pop(template.metadata.name, None)

@@ -6,7 +6,8 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from sandkeeper import __version__
 from sandkeeper.api.edge.connections.listening import listen
@@ -14,7 +15,7 @@ from sandkeeper.api.edge.connections.server import serve
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.fleet.app import create_app
 from sandkeeper.fleet.routing import leads
-from sandkeeper.fleet.services import Services
+from sandkeeper.fleet.services import FleetServices
 from sandkeeper.linux.machine import raise_file_limit
 from sandkeeper.linux.servicemanager import ServiceManager
 from sandkeeper.log.lines import Log
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         for listener in listeners:
             stack.enter_context(listener)
         try:
-            services = Services(own, settings, environment)
+            services = FleetServices(own, settings, environment)
         except OSError as error:
             return _refuse(f"cannot start: {error.filename or 'the log'}: {error.strerror}")
         try:

@@ -25,15 +25,15 @@ from sandkeeper.api.edge.respond import plain_json
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.tokens import TOKEN, offers, sift
 from sandkeeper.api.edge.urls import PORT_NAME, raw_path
-from sandkeeper.api.port.answers import Audience
+from sandkeeper.api.port.answers import Addressee
 from sandkeeper.api.port.door import Door
-from sandkeeper.api.port.forwarding import Forwarding, Target
+from sandkeeper.api.port.forwarding import Forwarding, PortTarget
 from sandkeeper.api.port.meant import MEANT, MISDIRECTED
 from sandkeeper.api.port.proxy import head_of, pass_on
 from sandkeeper.api.port.socket import wanted_upgrade
 from sandkeeper.errors import BadInput, LoopDetected, SandkeeperError
 from sandkeeper.fleet.keys import Keys
-from sandkeeper.fleet.objects import Record
+from sandkeeper.fleet.objects import ClaimRecord
 from sandkeeper.fleet.source import Fleet
 from sandkeeper.network.hops import MAX_HOPS, Hops
 from sandkeeper.network.relay import Relay
@@ -154,7 +154,7 @@ class Routing:
             self._fleet.figures.unroutable += 1
             await _failed(name, str(error))(scope, receive, send)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, record: ClaimRecord) -> None:
         if self._hops.count(scope["headers"]) >= MAX_HOPS:
             raise LoopDetected(f"this request has passed {MAX_HOPS} servers of this kind already")
         door = Door.of(scope)
@@ -168,7 +168,7 @@ class Routing:
             return
         self._fleet.figures.routed += 1
         called = target.called.partition(b":")[0].lower()
-        audience = Audience(host=called or b"-", is_whole=True)
+        audience = Addressee(host=called or b"-", is_whole=True)
 
         async def watched(message: Message) -> None:
             if message.get("status") == MISDIRECTED:
@@ -180,7 +180,7 @@ class Routing:
             upgrade=bool(upgrade),
         )
 
-    def _led(self, scope: Scope, record: Record, door: Door) -> tuple[Target, Headers]:
+    def _led(self, scope: Scope, record: ClaimRecord, door: Door) -> tuple[PortTarget, Headers]:
         """Return where in the Pod a request goes, and with which fields."""
         token = self._fleet.token_of(record.id)
         credentials = _Credentials(token, self._stays)
@@ -191,7 +191,7 @@ class Routing:
         host = next((value for key, value in scope["headers"] if key == b"host"), b"")
         if is_signed or not host:
             host = record.host.encode()
-        target = Target(door.port, raw_path(scope), query, host)
+        target = PortTarget(door.port, raw_path(scope), query, host)
         headers = Forwarding(credentials, self._gateways, self._hops).headers(scope, target)
         headers.append((MEANT, record.backing.encode()))
         headers = _in_trace(headers)
@@ -232,7 +232,7 @@ def _without_signature(query: bytes) -> bytes:
     return b"&".join(one for one in pairs if unquote_to_bytes(one.partition(b"=")[0]) not in SIGNED)
 
 
-def _away(record: Record | None) -> str:
+def _away(record: ClaimRecord | None) -> str:
     if record is None or not record.is_there:
         return "was not found"
     if record.state == PAUSED:

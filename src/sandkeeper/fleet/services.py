@@ -10,7 +10,15 @@ from sandkeeper.errors import Internal
 from sandkeeper.fleet.claims import Claims
 from sandkeeper.fleet.cluster import CLAIMS, POOLS, SECRETS, TEMPLATES, Cluster
 from sandkeeper.fleet.keys import Keys
-from sandkeeper.fleet.objects import KEY_LABEL, TEAM, Claim, Pool, Record, Secret, Template
+from sandkeeper.fleet.objects import (
+    KEY_LABEL,
+    TEAM,
+    Claim,
+    ClaimRecord,
+    SandboxTemplate,
+    Secret,
+    WarmPool,
+)
 from sandkeeper.fleet.pausing import Pausing
 from sandkeeper.fleet.pods import Pods
 from sandkeeper.fleet.pools import Pools
@@ -30,7 +38,7 @@ from sandkeeper.upgrade.handover import HeldConnection
 if TYPE_CHECKING:
     from sandkeeper.observability.otlp.signals import Load, Signals
 
-__all__ = ["Services"]
+__all__ = ["FleetServices"]
 
 SERVICE = "sandkeeper-fleet"
 """The name of a replica, to collectors."""
@@ -42,7 +50,7 @@ class _Never:
     due = False
 
 
-class Services:
+class FleetServices:
     """Owns what serves; only this class builds it. Raises OSError for a log that cannot be used.
 
     `figures` loads what reads the figures that are exported (`Signals.begin`).
@@ -87,14 +95,14 @@ class Services:
                 selector=TEAM,
             ),
             Watched(
-                *(cluster, POOLS, own.namespace, Pool, self.log),
+                *(cluster, POOLS, own.namespace, WarmPool, self.log),
                 begin=pools.begin,
                 replace=pools.replace,
                 change=pools.change,
                 remove=pools.remove,
             ),
             Watched(
-                *(cluster, TEMPLATES, own.namespace, Template, self.log),
+                *(cluster, TEMPLATES, own.namespace, SandboxTemplate, self.log),
                 begin=pools.begin_templates,
                 replace=pools.replace_templates,
                 change=pools.change_template,
@@ -150,7 +158,7 @@ class Services:
             self._stack.callback(asyncio.ensure_future(one.run()).cancel)
         self._serving = True
 
-    def _changed(self, record: Record) -> None:
+    def _changed(self, record: ClaimRecord) -> None:
         self._pausing.note(record)
 
     def begin_stop(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from sandkeeper.api.control.source import PAUSED, RUNNING, Order
+from sandkeeper.api.control.source import PAUSED, RUNNING, SandboxOrder
 from sandkeeper.errors import (
     Conflict,
     Forbidden,
@@ -30,7 +30,7 @@ from sandkeeper.errors import (
 )
 from sandkeeper.fleet.claims import Birth, Claims
 from sandkeeper.fleet.cluster import CLAIMS, SANDBOXES, Cluster
-from sandkeeper.fleet.figures import Figures
+from sandkeeper.fleet.figures import FleetFigures
 from sandkeeper.fleet.keys import Team
 from sandkeeper.fleet.objects import (
     ENDS_AT,
@@ -41,7 +41,7 @@ from sandkeeper.fleet.objects import (
     STATE,
     TEAM,
     Claim,
-    Record,
+    ClaimRecord,
     SandboxObject,
     record_of,
 )
@@ -78,11 +78,11 @@ class Fleet:
         self.claims = claims
         self.pools = pools
         self.pods = pods
-        self.figures = Figures()
+        self.figures = FleetFigures()
         self._cluster = cluster
         self._namespace = settings.namespace
         self._secret = (settings.secret or settings.rights.token).encode()
-        self._looking: dict[str, asyncio.Future[Record | None]] = {}
+        self._looking: dict[str, asyncio.Future[ClaimRecord | None]] = {}
         self._look_second, self._looks = 0, 0
 
     def token_of(self, name: str) -> str:
@@ -94,7 +94,7 @@ class Fleet:
             return ""
         return "sk_" + hmac.new(self._secret, name.encode(), hashlib.sha256).hexdigest()
 
-    async def find(self, name: str) -> Record | None:
+    async def find(self, name: str) -> ClaimRecord | None:
         """Return a sandbox as it is; None for no such.
 
         One that is not known, or not known to run, is asked for: another replica may just have
@@ -111,14 +111,14 @@ class Fleet:
             self._looking[name] = asyncio.ensure_future(self._look(name))
         return await asyncio.shield(self._looking[name])
 
-    def doubt(self, record: Record) -> None:
+    def doubt(self, record: ClaimRecord) -> None:
         """Ask for a sandbox anew: at its address another one has answered."""
         if record.id not in self._looking and self._may_look(LOOKS_PER_SECOND // 2):
             looking = asyncio.ensure_future(self._look(record.id))
             self._looking[record.id] = looking
             looking.add_done_callback(_taken)
 
-    async def _look(self, name: str) -> Record | None:
+    async def _look(self, name: str) -> ClaimRecord | None:
         try:
             claim = await self._cluster.get(CLAIMS, self._namespace, name, Claim)
         except NotFound:
@@ -149,7 +149,7 @@ class Fleet:
 
     # Making
 
-    async def create(self, team: Team, order: Order) -> Record:
+    async def create(self, team: Team, order: SandboxOrder) -> ClaimRecord:
         """Make a sandbox, or go on with what the same order has made; see `Source.create`."""
         template = self._template(team, order)
         name = PREFIX + (
@@ -171,7 +171,7 @@ class Fleet:
             seconds = self.settings.start_seconds
             raise Unavailable(f"no sandbox was ready within {seconds} s{why}") from None
 
-    def _template(self, team: Team, order: Order) -> str:
+    def _template(self, team: Team, order: SandboxOrder) -> str:
         template = order.template
         if template not in self.pools and template in {"base", ""}:
             template = self.settings.template
@@ -181,7 +181,7 @@ class Fleet:
             raise NotFound(f"template {template[:64]!r} was not found: there is no such warm pool")
         return template
 
-    def _check(self, team: Team, order: Order, name: str) -> None:
+    def _check(self, team: Team, order: SandboxOrder, name: str) -> None:
         team.check_seconds(order.seconds)
         for given, what in ((order.metadata, "metadata"), (order.env, "envVars")):
             if given and len(_json(given).encode()) > ANNOTATION_BYTES:
@@ -193,7 +193,13 @@ class Fleet:
             raise _over(team)
 
     async def _claim(
-        self, team: Team, template: str, order: Order, name: str, fingerprint: str, birth: Birth
+        self,
+        team: Team,
+        template: str,
+        order: SandboxOrder,
+        name: str,
+        fingerprint: str,
+        birth: Birth,
     ) -> bool:
         """Have there be a claim; False when there was one. Raises TooMany for one too many."""
         annotations = {ORDER: fingerprint}
@@ -237,8 +243,8 @@ class Fleet:
             raise _over(team)
 
     async def _finish(
-        self, team: Team, order: Order, name: str, birth: Birth, *, is_new: bool
-    ) -> Record:
+        self, team: Team, order: SandboxOrder, name: str, birth: Birth, *, is_new: bool
+    ) -> ClaimRecord:
         """Wait for the sandbox, give it its variables and its time, and take the mark away."""
         ready = await birth.until(lambda one: one.is_there or (one.ready and bool(one.address)))
         if ready is None:
@@ -264,20 +270,20 @@ class Fleet:
 
     # Changing
 
-    async def end(self, record: Record) -> None:
+    async def end(self, record: ClaimRecord) -> None:
         """End a sandbox; raises NotFound."""
         await self._cluster.delete(CLAIMS, self._namespace, record.id)
         self.claims.forget(record.id)
         self.figures.ended += 1
 
-    async def keep(self, record: Record, seconds: float) -> Record:
+    async def keep(self, record: ClaimRecord, seconds: float) -> ClaimRecord:
         """Have a sandbox end, or be paused, in so many seconds; nothing ends a paused one."""
         kept = await self._patch(record.id, _lasting("", seconds, pauses=record.pauses))
         if kept.state == PAUSED:  # by another replica, which this one has not heard of
             kept = await self._patch(record.id, _paused(pauses=record.pauses))
         return kept
 
-    async def pause(self, record: Record) -> Record:
+    async def pause(self, record: ClaimRecord) -> ClaimRecord:
         """Suspend: the Pod ends, what is on volumes stays. Nothing ends it from now on."""
         most = SUSPEND_SECONDS + GRACE_SECONDS
         if not record.pauses and 0 < record.ends_at < time() + most:
@@ -291,7 +297,7 @@ class Fleet:
                 raise Unavailable("the sandbox's Pod has not ended yet: try again") from None
         return await self._patch(record.id, _paused(pauses=record.pauses))
 
-    async def resume(self, record: Record) -> Record:
+    async def resume(self, record: ClaimRecord) -> ClaimRecord:
         """Have a suspended sandbox run again, with its variables; raises Unavailable."""
         claim = await self._cluster.get(CLAIMS, self._namespace, record.id, Claim)
         with self.claims.following(record.id) as birth:
@@ -308,15 +314,15 @@ class Fleet:
             await self.pods.set_env(ready, msgspec.json.decode(env, type=dict[str, str]))
         return ready
 
-    async def _operate(self, record: Record, mode: str) -> None:
+    async def _operate(self, record: ClaimRecord, mode: str) -> None:
         body = {"spec": {"operatingMode": mode}}
         await self._cluster.patch(SANDBOXES, self._namespace, record.backing, body, SandboxObject)
 
-    async def mark_running(self, record: Record, seconds: float) -> Record:
+    async def mark_running(self, record: ClaimRecord, seconds: float) -> ClaimRecord:
         """Have a resumed sandbox count as running, for so many seconds."""
         return await self._patch(record.id, _lasting(RUNNING, seconds, pauses=record.pauses))
 
-    async def _patch(self, name: str, changes: Mapping[str, Any]) -> Record:
+    async def _patch(self, name: str, changes: Mapping[str, Any]) -> ClaimRecord:
         claim = await self._cluster.patch(CLAIMS, self._namespace, name, changes, Claim)
         record = record_of(claim)
         if record is None:
@@ -325,13 +331,13 @@ class Fleet:
         return record
 
 
-def _taken(looking: "asyncio.Future[Record | None]") -> None:
+def _taken(looking: "asyncio.Future[ClaimRecord | None]") -> None:
     """Take note of what became of a look that nobody waits for."""
     if not looking.cancelled():
         looking.exception()
 
 
-def _runs(record: Record) -> bool:
+def _runs(record: ClaimRecord) -> bool:
     return record.state == RUNNING and bool(record.address) and not record.is_over(time())
 
 
@@ -360,7 +366,7 @@ def _over(team: Team) -> TooMany:
     return TooMany(f"this key's team has the {team.sandboxes} sandboxes that it may have at once")
 
 
-def _fingerprint(template: str, order: Order) -> str:
+def _fingerprint(template: str, order: SandboxOrder) -> str:
     about = (template, order.seconds, dict(order.metadata), dict(order.env), order.pause_at_end)
     return hashlib.sha256(msgspec.json.encode(about, order="sorted")).hexdigest()[:32]
 

@@ -2,11 +2,18 @@
 
 from time import time
 
-from sandkeeper.api.control.source import PAUSED, RUNNING, Order, Page, Sandbox, Wanted
+from sandkeeper.api.control.source import (
+    PAUSED,
+    RUNNING,
+    Sandbox,
+    SandboxOrder,
+    SandboxPage,
+    Wanted,
+)
 from sandkeeper.errors import Conflict, NotFound
 from sandkeeper.fleet.claims import page_of
 from sandkeeper.fleet.keys import Team
-from sandkeeper.fleet.objects import Record
+from sandkeeper.fleet.objects import ClaimRecord
 from sandkeeper.fleet.source import Fleet
 from sandkeeper.observability.machine_use import Use
 
@@ -17,20 +24,20 @@ KEPT_SECONDS = 366 * 86400
 
 
 class TeamSource:
-    """A `Source`: the sandboxes of one team."""
+    """A `SandboxSource`: the sandboxes of one team."""
 
     def __init__(self, fleet: Fleet, team: Team) -> None:
         self._fleet = fleet
         self._team = team
 
-    async def create(self, order: Order) -> Sandbox:
+    async def create(self, order: SandboxOrder) -> Sandbox:
         """Return a sandbox for an order."""
         return self._sandbox(await self._fleet.create(self._team, order))
 
-    async def page(self, wanted: Wanted) -> Page:
+    async def page(self, wanted: Wanted) -> SandboxPage:
         """Return some of the team's."""
         found, after = await page_of(self._fleet.claims, self._team.name, wanted)
-        return Page([self._sandbox(one) for one in found], after)
+        return SandboxPage([self._sandbox(one) for one in found], after)
 
     async def get(self, name: str) -> Sandbox:
         """Return one."""
@@ -67,13 +74,13 @@ class TeamSource:
         """Return how much it uses."""
         return await self._fleet.pods.use(await self._known(name))
 
-    async def _known(self, name: str) -> Record:
+    async def _known(self, name: str) -> ClaimRecord:
         found = await self._fleet.find(name)
         if found is None or found.team != self._team.name or not found.is_there:
             raise NotFound(f"sandbox {name[:64]!r} was not found")
         return found
 
-    def _sandbox(self, record: Record) -> Sandbox:
+    def _sandbox(self, record: ClaimRecord) -> Sandbox:
         size = self._fleet.pools.size(record.template)
         return Sandbox(
             id=record.id,

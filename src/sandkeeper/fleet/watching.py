@@ -16,8 +16,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from sandkeeper.errors import SandkeeperError, Unavailable
-from sandkeeper.fleet.cluster import Cluster, Expired, Kind
-from sandkeeper.fleet.objects import Event, Listed, Meta
+from sandkeeper.fleet.cluster import Cluster, Expired, ObjectKind
+from sandkeeper.fleet.objects import ListPage, Meta, WatchLine
 from sandkeeper.journal.turns import Turns
 from sandkeeper.log.lines import Log
 
@@ -54,7 +54,7 @@ class Watched(Generic[T]):
     def __init__(
         self,
         cluster: Cluster,
-        kind: Kind,
+        kind: ObjectKind,
         namespace: str,
         model: type[T],
         log: Log,
@@ -69,7 +69,7 @@ class Watched(Generic[T]):
         self._kind = kind
         self._namespace = namespace
         self._model = model
-        self._page_model: Any = Listed[model]  # type: ignore[valid-type]
+        self._page_model: Any = ListPage[model]  # type: ignore[valid-type]
         self._log = log
         self._begin = begin
         self._replace = replace
@@ -146,7 +146,7 @@ class Watched(Generic[T]):
             "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),
             **self._selector,
         }
-        events = msgspec.json.Decoder(Event)
+        events = msgspec.json.Decoder(WatchLine)
         async with (
             self._cluster.watch(self._kind, self._namespace, query, SILENCE_SECONDS) as lines,
             aclosing(lines),
@@ -156,7 +156,7 @@ class Watched(Generic[T]):
                 await self._turns.take()
                 self._take(line, events)
 
-    def _take(self, line: bytes, events: "msgspec.json.Decoder[Event]") -> None:
+    def _take(self, line: bytes, events: "msgspec.json.Decoder[WatchLine]") -> None:
         try:
             event = events.decode(line)
             marked = msgspec.json.decode(event.object, type=_Marked)

@@ -8,7 +8,7 @@ from sandkeeper.git.fields import (
     BranchFields,
     CheckoutFields,
     CommitFields,
-    Place,
+    PlaceFields,
 )
 from sandkeeper.git.looking import head, state_of, to_root
 from sandkeeper.git.operations import Operation
@@ -175,11 +175,11 @@ async def checkout(operation: Operation, wanted: CheckoutFields) -> CheckedOut:
     return CheckedOut(branch=where.branch, commit=where.commit)
 
 
-def check_abort(_wanted: Place) -> None:
+def check_abort(_wanted: PlaceFields) -> None:
     """Anything can be wanted to be given up."""
 
 
-async def abort(operation: Operation, _wanted: Place, files: Files) -> Aborted:
+async def abort(operation: Operation, _wanted: PlaceFields, files: Files) -> Aborted:
     """Give up a merge, a rebase or their kin; raises Conflict when none has been begun."""
     await to_root(operation)
     state = await state_of(operation, files)

@@ -18,9 +18,9 @@ __all__ = [
     "CredentialFields",
     "DiffFields",
     "FetchFields",
-    "LogFields",
+    "HistoryFields",
     "PersonFields",
-    "Place",
+    "PlaceFields",
     "PullFields",
     "PushFields",
     "StatusFields",
@@ -53,7 +53,7 @@ Author = Annotated[PersonFields | None, Meta(description="Whose work it is, if n
 Committer = Annotated[PersonFields | None, Meta(description="Who commits it, if not git's user")]
 
 
-class Place(msgspec.Struct, rename="camel", kw_only=True):
+class PlaceFields(msgspec.Struct, rename="camel", kw_only=True):
     """A repository."""
 
     path: Annotated[str, Meta(description="The repository, or a folder in it")] = ""
@@ -62,7 +62,7 @@ class Place(msgspec.Struct, rename="camel", kw_only=True):
     )
 
 
-class CloneFields(Place, rename="camel", kw_only=True):
+class CloneFields(PlaceFields, rename="camel", kw_only=True):
     """A clone; `path` is the new folder, by default the url's last part."""
 
     url: Annotated[str, Meta(description="Address without user or password in it")] = ""
@@ -75,7 +75,7 @@ class CloneFields(Place, rename="camel", kw_only=True):
     credentials: Credentials = None
 
 
-class StatusFields(Place, rename="camel", kw_only=True):
+class StatusFields(PlaceFields, rename="camel", kw_only=True):
     """What has changed."""
 
     untracked: Annotated[bool, Meta(description="Files that git does not know, too")] = True
@@ -83,7 +83,7 @@ class StatusFields(Place, rename="camel", kw_only=True):
     limit: Annotated[int, Meta(description="So many files at most (10000)")] = 10_000
 
 
-class DiffFields(Place, rename="camel", kw_only=True):
+class DiffFields(PlaceFields, rename="camel", kw_only=True):
     """A comparison: the working tree with the index; `staged`: the index with the last commit."""
 
     staged: Annotated[bool, Meta(description="Compare the index with the last commit")] = False
@@ -98,7 +98,7 @@ class DiffFields(Place, rename="camel", kw_only=True):
     )
 
 
-class AddFields(Place, rename="camel", kw_only=True):
+class AddFields(PlaceFields, rename="camel", kw_only=True):
     """What goes into the index."""
 
     paths: Paths = field(default_factory=list)
@@ -106,7 +106,7 @@ class AddFields(Place, rename="camel", kw_only=True):
     all: Annotated[bool, Meta(description="Everything that has changed, below the root")] = False
 
 
-class CommitFields(Place, rename="camel", kw_only=True):
+class CommitFields(PlaceFields, rename="camel", kw_only=True):
     """A commit of the index, or of `paths` alone."""
 
     message: Annotated[str, Meta(description="The message; its first line is the subject")] = ""
@@ -120,7 +120,7 @@ class CommitFields(Place, rename="camel", kw_only=True):
     paths_base64: RawPaths = field(default_factory=list)
 
 
-class LogFields(Place, rename="camel", kw_only=True):
+class HistoryFields(PlaceFields, rename="camel", kw_only=True):
     """The history, the newest first."""
 
     ref: Ref = ""
@@ -134,7 +134,7 @@ class LogFields(Place, rename="camel", kw_only=True):
     paths_base64: RawPaths = field(default_factory=list)
 
 
-class BranchFields(Place, rename="camel", kw_only=True):
+class BranchFields(PlaceFields, rename="camel", kw_only=True):
     """A branch to make or to delete."""
 
     name: Annotated[str, Meta(description="The branch")] = ""
@@ -143,7 +143,7 @@ class BranchFields(Place, rename="camel", kw_only=True):
     force: Annotated[bool, Meta(description="Move or delete it whatever is lost")] = False
 
 
-class CheckoutFields(Place, rename="camel", kw_only=True):
+class CheckoutFields(PlaceFields, rename="camel", kw_only=True):
     """What the working tree shall be; with `paths` only these are changed."""
 
     ref: Ref = ""
@@ -154,7 +154,7 @@ class CheckoutFields(Place, rename="camel", kw_only=True):
     paths_base64: RawPaths = field(default_factory=list)
 
 
-class _Remote(Place, rename="camel", kw_only=True):
+class _Remote(PlaceFields, rename="camel", kw_only=True):
     remote: Annotated[str, Meta(description="Name or address; the branch's own by default")] = ""
     branch: Annotated[str, Meta(description="A branch there; the present one's by default")] = ""
     credentials: Credentials = None

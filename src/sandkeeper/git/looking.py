@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from sandkeeper.errors import BadInput
 from sandkeeper.files.service import Files
 from sandkeeper.git.arguments import limited, pathspecs, revision
-from sandkeeper.git.fields import DiffFields, LogFields, Place, StatusFields
-from sandkeeper.git.operations import Answer, Operation
+from sandkeeper.git.fields import DiffFields, HistoryFields, PlaceFields, StatusFields
+from sandkeeper.git.operations import CallEnd, Operation
 from sandkeeper.git.porcelain import (
     BRANCH_FORMAT,
     LOG_FORMAT,
@@ -97,7 +97,7 @@ async def status(operation: Operation, wanted: StatusFields, files: Files) -> St
             if not reader.take(words):
                 break
     if call.is_read and call.code:
-        raise operation.failure(Answer(call.code, b""))
+        raise operation.failure(CallEnd(call.code, b""))
     found.state = await state_of(operation, files)
     return found
 
@@ -135,7 +135,7 @@ async def diff(operation: Operation, wanted: DiffFields) -> Diff:
         async for words in tokens(call.chunks()):
             reader.take(words)
     if call.code:
-        raise operation.failure(Answer(call.code, b""))
+        raise operation.failure(CallEnd(call.code, b""))
     found = Diff(
         files=reader.files,
         additions=reader.additions,
@@ -176,10 +176,10 @@ async def patch(operation: Operation, wanted: DiffFields) -> AsyncIterator[bytes
         async for chunk in call.chunks():
             yield chunk
     if call.code:
-        raise operation.failure(Answer(call.code, b""))
+        raise operation.failure(CallEnd(call.code, b""))
 
 
-async def history(operation: Operation, wanted: LogFields) -> History:
+async def history(operation: Operation, wanted: HistoryFields) -> History:
     """Tell commits, the newest first."""
     await to_root(operation)
     most = limited(wanted.limit, "limit", COMMITS_MOST)
@@ -203,11 +203,11 @@ async def history(operation: Operation, wanted: LogFields) -> History:
                 found.truncated = True
                 break
     if call.is_read and call.code:
-        raise operation.failure(Answer(call.code, b""))
+        raise operation.failure(CallEnd(call.code, b""))
     return found
 
 
-async def branches(operation: Operation, _wanted: Place) -> Branches:
+async def branches(operation: Operation, _wanted: PlaceFields) -> Branches:
     """Tell the branches here and those known of remotes."""
     await to_root(operation)
     count = f"--count={BRANCHES_MOST + 1}"

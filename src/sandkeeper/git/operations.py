@@ -41,7 +41,7 @@ from sandkeeper.log.redaction import HIDDEN, redact_command
 from sandkeeper.processes.launch import variables_of
 from sandkeeper.settings import Environment
 
-__all__ = ["Answer", "Call", "Operation", "Operations"]
+__all__ = ["CallEnd", "GitCall", "Operation", "Operations"]
 
 GRACE_SECONDS = 3.0
 DRAIN_SECONDS = 0.25
@@ -57,7 +57,7 @@ SHORT_SECRET = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CallEnd:
     """How a call ended, and what it wrote to its standard output."""
 
     code: int
@@ -109,7 +109,7 @@ class Operation:
         given: Mapping[str, str] | None = None,
         config: Sequence[tuple[str, str]] = (),
         remote: bool = False,
-    ) -> Answer:
+    ) -> CallEnd:
         """Call git to its end; raises what its failure means, unless the code is one of `accepts`.
 
         Of its output KEPT_BYTES are kept.
@@ -122,12 +122,12 @@ class Operation:
                 if size < KEPT_BYTES:
                     kept.append(chunk)
                 size += len(chunk)
-        answer = Answer(call.code, b"".join(kept))
+        answer = CallEnd(call.code, b"".join(kept))
         if answer.code not in accepts:
             raise self.failure(answer)
         return answer
 
-    def failure(self, answer: Answer) -> SandkeeperError:
+    def failure(self, answer: CallEnd) -> SandkeeperError:
         """Return the error for a call that failed."""
         said = [*self.progress.words, self.progress.shown(answer.line)]
         return failure_of(self.action, "\n".join(filter(None, said)))
@@ -141,7 +141,7 @@ class Operation:
         given: Mapping[str, str] | None = None,
         config: Sequence[tuple[str, str]] = (),
         remote: bool = False,
-    ) -> AsyncIterator["Call"]:
+    ) -> AsyncIterator["GitCall"]:
         """Call git, whose output is read inside; who stops reading before its end, ends git.
 
         Raises NotInstalled, NotFound, Unprocessable when it cannot be started.
@@ -149,7 +149,7 @@ class Operation:
         secret = self.credential if remote and self.origin else None
         words = [os.fsdecode(word) for word in arguments]
         argv = command(words, config, self.origin, secret=secret is not None)
-        call = Call(await self.owner.start(self, argv, given or {}, secret, stdin))
+        call = GitCall(await self.owner.start(self, argv, given or {}, secret, stdin))
         telling = asyncio.ensure_future(self._tell(call))
         try:
             yield call
@@ -162,13 +162,13 @@ class Operation:
             telling.cancel()
             await self.owner.ended(call)
 
-    async def _tell(self, call: "Call") -> None:
+    async def _tell(self, call: "GitCall") -> None:
         async for chunk in call.words():
             self.progress.feed(chunk)
         self.progress.finish()
 
 
-class Call:
+class GitCall:
     """One git that runs. `code` is its exit code once it is over: -1 for a signal or its end."""
 
     def __init__(self, tool: Tool) -> None:
@@ -333,7 +333,7 @@ class Operations:
             if fd >= 0:
                 os.close(fd)
 
-    async def ended(self, call: Call) -> None:
+    async def ended(self, call: GitCall) -> None:
         """End a call if it still runs; that goes on when whoever waits for it is cancelled."""
         ending = asyncio.ensure_future(call.close())
         self._ending.add(ending)

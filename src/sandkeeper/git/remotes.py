@@ -13,7 +13,7 @@ from sandkeeper.git.arguments import branch_name, limited, people, plain, revisi
 from sandkeeper.git.changing import conflicts
 from sandkeeper.git.fields import CloneFields, FetchFields, PullFields, PushFields
 from sandkeeper.git.looking import head, to_root
-from sandkeeper.git.operations import Answer, Operation
+from sandkeeper.git.operations import CallEnd, Operation
 from sandkeeper.git.porcelain import pushed_refs
 from sandkeeper.git.program import BATCH_SSH
 from sandkeeper.git.records import Cloned, Fetched, Pulled, Pushed, named
@@ -196,7 +196,7 @@ async def pull(operation: Operation, wanted: PullFields, credential: Credential 
     )
 
 
-async def _raise_conflict(operation: Operation, answer: Answer) -> None:
+async def _raise_conflict(operation: Operation, answer: CallEnd) -> None:
     failed = operation.failure(answer)
     if "CONFLICT" in str(failed) or "could not apply" in str(failed):
         paths = await conflicts(operation)
@@ -230,7 +230,7 @@ async def push(operation: Operation, wanted: PushFields, credential: Credential 
     return Pushed(refs, operation.progress.words)
 
 
-def _refused(operation: Operation, answer: Answer, reasons: list[str]) -> SandkeeperError:
+def _refused(operation: Operation, answer: CallEnd, reasons: list[str]) -> SandkeeperError:
     failed = operation.failure(answer)
     if reasons and failed.code in {"REJECTED", "GIT_FAILED"}:
         told = str(failed)

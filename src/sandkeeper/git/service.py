@@ -72,11 +72,11 @@ class Git:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
 
-    def history(self, wanted: fields.LogFields) -> Work[records.History]:
+    def history(self, wanted: fields.HistoryFields) -> Work[records.History]:
         """Tell commits."""
         return self._work("log", wanted, lambda do: looking.history(do, wanted))
 
-    def branches(self, wanted: fields.Place) -> Work[records.Branches]:
+    def branches(self, wanted: fields.PlaceFields) -> Work[records.Branches]:
         """Tell branches."""
         return self._work("branch", wanted, lambda do: looking.branches(do, wanted))
 
@@ -107,7 +107,7 @@ class Git:
         changing.check_checkout(wanted)
         return self._work("checkout", wanted, lambda do: changing.checkout(do, wanted))
 
-    def abort(self, wanted: fields.Place) -> Work[records.Aborted]:
+    def abort(self, wanted: fields.PlaceFields) -> Work[records.Aborted]:
         """Give up what was begun."""
         return self._work("abort", wanted, lambda do: changing.abort(do, wanted, self._files))
 
@@ -156,7 +156,7 @@ class Git:
     def _work(
         self,
         action: str,
-        wanted: fields.Place,
+        wanted: fields.PlaceFields,
         do: Callable[[Operation], Awaitable[T]],
         usual: float = LOCAL_SECONDS,
     ) -> Work[T]:
@@ -174,7 +174,7 @@ class Git:
         async with self.operations.begin(action, folder, folder, seconds, progress) as operation:
             return await do(operation)
 
-    def _place(self, wanted: fields.Place, usual: float) -> tuple[str, float]:
+    def _place(self, wanted: fields.PlaceFields, usual: float) -> tuple[str, float]:
         """Return the folder in full and the time; raises BadInput."""
         seconds = usual if wanted.timeout is None else wanted.timeout
         if not 0 < seconds <= SECONDS_MOST:

@@ -19,13 +19,22 @@ from sandkeeper.journal.segment import NOTICE, Segment
 from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.clocks import WorkTimer
 
-__all__ = ["BROKEN", "Event", "EventStream", "Execution", "Mirror", "Piece", "Pieces", "gap_of"]
+__all__ = [
+    "BROKEN",
+    "Event",
+    "EventStream",
+    "Execution",
+    "JournalMirror",
+    "Piece",
+    "Pieces",
+    "gap_of",
+]
 
 LONG_BYTES = 64 << 10
 BROKEN = "broken"
 
 
-class Mirror(Journal):
+class JournalMirror(Journal):
     """The journal of an execution as its readers have it: the scribe writes, and tells of it."""
 
     def take(self, grown: Grown) -> None:
@@ -224,7 +233,7 @@ class Execution:
         self.meta = meta
         self.folder = folder
         self.ended = asyncio.Event()
-        self._journal: Mirror | None = None
+        self._journal: JournalMirror | None = None
         self.clock: WorkTimer | None = None
         if meta.is_over:
             self.ended.set()
@@ -249,17 +258,17 @@ class Execution:
         self._journal = None
         self.ended.set()
 
-    def live(self) -> Mirror:
+    def live(self) -> JournalMirror:
         """Return the journal of one that the scribe tells of."""
         if self._journal is None:
-            self._journal = Mirror(self.folder)
+            self._journal = JournalMirror(self.folder)
         return self._journal
 
     async def journal(self) -> Journal:
         """Return its journal; that of an earlier server's is read first."""
         if self._journal is None and self.is_over:
-            found = await asyncio.to_thread(Mirror.recover, self.folder)
-            assert isinstance(found, Mirror)
+            found = await asyncio.to_thread(JournalMirror.recover, self.folder)
+            assert isinstance(found, JournalMirror)
             found.end()
             self._journal = found
         return self.live()

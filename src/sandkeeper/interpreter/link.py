@@ -23,13 +23,13 @@ from sandkeeper.errors import (
 )
 from sandkeeper.interpreter.orders import (
     HEAD_BYTES,
-    Answer,
     Attach,
     Call,
     FromScribe,
     Grown,
     Hello,
     Order,
+    OrderAnswer,
     framed,
 )
 from sandkeeper.linux.children.children import Children
@@ -90,7 +90,7 @@ class Link:
         self._news = news
         self._lost = lost
         self._numbers = count(1)
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._waiting: dict[int, asyncio.Future[OrderAnswer]] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._opening = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -130,7 +130,7 @@ class Link:
         if self._writer.transport.get_write_buffer_size() > BEHIND_BYTES:
             raise Unavailable(SILENT)
         order.number = next(self._numbers)
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[OrderAnswer] = asyncio.get_running_loop().create_future()
         self._waiting[order.number] = future
         try:
             self._writer.write(framed(order))
@@ -221,7 +221,7 @@ class Link:
     def _take(self, message: FromScribe) -> None:
         if isinstance(message, Grown):
             self._news(message)
-        elif isinstance(message, Answer):
+        elif isinstance(message, OrderAnswer):
             future = self._waiting.get(message.number)
             if future is not None and not future.done():
                 future.set_result(message)

@@ -13,7 +13,6 @@ from sandkeeper.interpreter.specs import ExecutionMeta
 
 __all__ = [
     "HEAD_BYTES",
-    "Answer",
     "Attach",
     "Call",
     "Detach",
@@ -25,6 +24,7 @@ __all__ = [
     "Hello",
     "Interrupt",
     "Order",
+    "OrderAnswer",
     "SegmentFacts",
     "framed",
 ]
@@ -112,7 +112,7 @@ class _FromScribe(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="i
     pass
 
 
-class Answer(_FromScribe, tag="answer"):
+class OrderAnswer(_FromScribe, tag="answer"):
     """The answer to an order: a value, or what failed and of which kind."""
 
     number: int
@@ -148,7 +148,7 @@ class Hello(_FromScribe, tag="hello"):
     contexts: dict[str, int] = {}
 
 
-FromScribe = Answer | Grown | Hello
+FromScribe = OrderAnswer | Grown | Hello
 
 
 def framed(message: Order | FromScribe) -> bytes:

@@ -8,8 +8,9 @@ import asyncio
 import errno
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from time import monotonic
+
+import msgspec
 
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import Index, Segment, Stream, is_scarcity, pread
@@ -25,8 +26,7 @@ BLOCK = 32 << 10
 WINDOW = 32 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """Bytes of one stream that stand together; `time` in microseconds since the epoch."""
 
     stream: Stream
@@ -40,8 +40,7 @@ class Chunk:
         return self.offset + len(self.data)
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(msgspec.Struct, frozen=True):
     """Bytes `start` to `end` that are not kept; `reason` is `retention` or `storage`."""
 
     start: int

@@ -21,10 +21,11 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from time import time_ns
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from sandkeeper.journal.segment import (
     MAX_RECORDS,
@@ -389,8 +390,7 @@ class Journal:
 
     def expect(self, tail: int) -> int:
         """Have what a record says was there, and is not, be a gap; returns its size in bytes."""
-        missing = max(0, tail - self.tail) if tail < 1 << 62 else 0
-        if missing:
+        if missing := max(0, tail - self.tail) if tail < 1 << 62 else 0:
             self.skip(STDOUT, missing)
         return missing
 

@@ -4,7 +4,8 @@ import asyncio
 import codecs
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+
+import msgspec
 
 from sandkeeper.blocks import gathered
 from sandkeeper.journal.cursor import tails
@@ -34,8 +35,7 @@ PIECE_BYTES = 64 << 10
 """Text of this size is made in some tenths of a millisecond, in which nobody else runs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Texts:
+class Texts(msgspec.Struct, frozen=True):
     """Standard output, standard error, and both in order of arrival."""
 
     stdout: str = ""
@@ -43,8 +43,7 @@ class Texts:
     logs: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class LongText:
+class LongText(msgspec.Struct, frozen=True):
     """A text that nobody need hold in one piece; `clipped` says that its beginning is missing."""
 
     parts: list[bytes]
@@ -79,8 +78,7 @@ def _without_partial(parts: Iterator[bytes]) -> Iterator[bytes]:
     yield from parts
 
 
-@dataclass(frozen=True, slots=True)
-class LongTexts:
+class LongTexts(msgspec.Struct, frozen=True):
     """Standard output, standard error, and both in order; the same object where they are equal."""
 
     stdout: LongText

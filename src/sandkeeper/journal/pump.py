@@ -13,7 +13,6 @@ import select
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 from sandkeeper.journal.budget import Budget
@@ -255,8 +254,10 @@ class Pump(Worker):
 
     def _release_all(self) -> None:
         while self._released:
-            journal, sources = self._released.popleft()
-            self._attempt(partial(self._release, journal, sources))
+            self._attempt(self._release_next)
+
+    def _release_next(self) -> None:
+        self._release(*self._released.popleft())
 
     def _release(self, journal: Journal, sources: tuple[Source, ...]) -> None:
         journal.hold = None

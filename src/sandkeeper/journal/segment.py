@@ -21,9 +21,10 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
+
+import msgspec
 
 from sandkeeper.errors import BadInput
 from sandkeeper.linux.paths.statefiles import LAST_SECOND, open_plain
@@ -83,8 +84,7 @@ _LARGEST = 1 << 62
 _SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR})
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(msgspec.Struct, frozen=True):
     """One segment: `before` are the bytes per stream ahead of it, lost ones included.
 
     `gap_from` is less than `base` when bytes between two segments could not be stored.
@@ -177,8 +177,7 @@ def pread(fd: int, count: int, position: int, *, nowait: bool = False) -> bytes:
     return bytes(memoryview(buffer)[:got])
 
 
-@dataclass(slots=True)
-class Index:
+class Index(msgspec.Struct):
     """The records of one index file, read as far as they were written when last refreshed.
 
     `base` and `end` are the segment's; `end` is None while it is being written. There is always
@@ -188,7 +187,7 @@ class Index:
     fd: int
     base: int = 0
     end: int | None = None
-    records: "array[int]" = field(default_factory=lambda: array("Q"))
+    records: "array[int]" = msgspec.field(default_factory=lambda: array("Q"))
     _read: int = HEAD.size
 
     def refresh(self, *, nowait: bool = False) -> None:

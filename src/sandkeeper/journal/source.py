@@ -18,8 +18,9 @@ import select
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from time import monotonic
+
+import msgspec
 
 from sandkeeper.journal.journal import Journal
 from sandkeeper.journal.segment import Stream
@@ -29,8 +30,7 @@ __all__ = ["Hold", "Source", "available", "hold", "hung_up", "let_go", "reading"
 AWAY_SECONDS = 60.0
 
 
-@dataclass(eq=False, slots=True)
-class Source:
+class Source(msgspec.Struct, eq=False):
     """The reading end of one stream of one run; `fd` is the pump's once it was watched.
 
     `writer` is a writing end that children get a copy of. It stays open until the pump releases
@@ -44,9 +44,9 @@ class Source:
     fd: int
     writer: int = -1
     at_end: bool = False
-    watched: bool = field(default=False)
-    moving: bool = field(default=False)
-    paused: bool = field(default=False)
+    watched: bool = False
+    moving: bool = False
+    paused: bool = False
 
     @property
     def is_empty(self) -> bool:

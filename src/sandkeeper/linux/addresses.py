@@ -3,9 +3,11 @@
 import re
 from ipaddress import ip_address
 
+from sandkeeper.patterns import pattern
+
 __all__ = ["is_host", "is_loopback"]
 
-_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.IGNORECASE)
+_LABEL = pattern(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.IGNORECASE)
 
 
 def is_host(name: str) -> bool:

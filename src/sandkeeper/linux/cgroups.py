@@ -19,8 +19,9 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from sandkeeper.linux.mounts import parse_mounts
 
@@ -34,8 +35,7 @@ KILL_ROUNDS = 20
 ROUND_MS = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """What a process tree may use; None is no limit. `open_files` counts for each process."""
 
     memory_bytes: int | None = None
@@ -49,8 +49,7 @@ class Limits:
         return {name: value for name, value in values.items() if value is not None}
 
 
-@dataclass(frozen=True, slots=True)
-class _Parent:
+class _Parent(msgspec.Struct, frozen=True):
     """Where groups for a controller are made, and by which version's file names."""
 
     folder: Path
@@ -80,8 +79,7 @@ class _Parent:
         return (two if self.version == 2 else one)[controller]
 
 
-@dataclass(slots=True)
-class Confinement:
+class Confinement(msgspec.Struct):
     """The groups of one run. `enforced` says what keeps each limit: cgroup2, cgroup1 or rlimit.
 
     A limit that nothing can keep here is not in it.
@@ -89,8 +87,8 @@ class Confinement:
 
     folders: dict[str, Path]
     enforced: dict[str, str]
-    rlimits: dict[int, int] = field(default_factory=dict)
-    _entrances: list[int] = field(default_factory=list)
+    rlimits: dict[int, int] = msgspec.field(default_factory=dict)
+    _entrances: list[int] = msgspec.field(default_factory=list)
 
     def entrances(self) -> tuple[int, ...]:
         """Return what `Spawn.cgroups` takes; `close` after the start."""

@@ -19,14 +19,14 @@ calls inside, no `await`, no new threads, no children (those get `Spawn.identity
 import ctypes
 import grp
 import os
-import platform
 import pwd
 import stat
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from sandkeeper.linux import libc
 from sandkeeper.numerals import natural
@@ -58,8 +58,7 @@ class UnusableUser(Exception):
     """The configured user cannot be found, or cannot be acted for; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """A user of the machine; `groups` are supplementary group ids."""
 
     uid: int
@@ -150,8 +149,7 @@ def is_acting() -> bool:
     return HERE.identity is not None
 
 
-@dataclass(frozen=True, slots=True)
-class _Credentials:
+class _Credentials(msgspec.Struct, frozen=True):
     """What a thread's file operations go by."""
 
     uid: int
@@ -179,9 +177,9 @@ class _Credentials:
 
 
 def _calls() -> tuple[int, int, int]:
-    numbers = CALLS.get(platform.machine())
+    numbers = CALLS.get(os.uname().machine)
     if numbers is None:
-        raise PermissionError(1, f"the user of a thread cannot be set on {platform.machine()}")
+        raise PermissionError(1, f"the user of a thread cannot be set on {os.uname().machine}")
     return numbers
 
 

@@ -7,15 +7,16 @@ found again by its id: no function here that changes a mount follows a link.
 import asyncio
 import errno
 import os
-import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from sandkeeper.linux import libc
+from sandkeeper.patterns import pattern
 
 __all__ = [
     "PSEUDO",
@@ -64,14 +65,13 @@ OPEN_TREE, MOVE_MOUNT = 428, 429
 OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
 
-_ESCAPE = re.compile(r"\\([0-7]{3})")
+_ESCAPE = pattern(r"\\([0-7]{3})")
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(msgspec.Struct, frozen=True):
     """One line of the table, unescaped; `options` as the kernel writes them, the mount's own first.
 
     `id` is unique among what is mounted now; the kernel gives it again later. `device` is as

@@ -7,7 +7,8 @@ uses. Numbers are compared as numbers: 12 is not a part of 123.
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from sandkeeper.linux.procstat import read_stat
 
@@ -17,8 +18,7 @@ PAGE = os.sysconf("SC_PAGESIZE")
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(msgspec.Struct, frozen=True):
     """One process; `started` is in clock ticks since boot and tells reused pids apart.
 
     `cpu_seconds` counts the children it has waited for, `memory_bytes` pages that others share.

@@ -2,9 +2,10 @@
 
 import math
 import uuid
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
+
+import msgspec
 
 from sandkeeper.log.lines import Line, Log
 from sandkeeper.log.redaction import redact_command, redact_query
@@ -13,14 +14,13 @@ from sandkeeper.tracecontext import Trace
 __all__ = ["Access", "Caller", "Request", "shown_query"]
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """Who asks, as the gateway's headers say; nothing here is proven."""
 
     subject_id: str = ""
     subject_type: str = ""
     auth_method: str = ""
-    request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    request_id: str = msgspec.field(default_factory=lambda: str(uuid.uuid4()))
 
 
 LOGGED_QUERY = 2048

@@ -1,9 +1,7 @@
 """Many lines of output, each in the same frame; for the renderer of telemetry it needs little."""
 
-import re
-from json.encoder import encode_basestring
-
 from sandkeeper.linebreaks import in_one_line
+from sandkeeper.patterns import pattern
 
 __all__ = ["Frame", "framed", "shown"]
 
@@ -16,7 +14,7 @@ ESCAPES = (
 )
 """What logs have of what JSON escapes; the backslash first."""
 UNUSUAL = bytes(set(range(32)) - set(b"\n\t\r\x1b"))
-_UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNSHOWN = pattern(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """What must not reach a person's terminal: it could write anything anywhere there."""
 
 
@@ -57,6 +55,8 @@ def _encoded(lines: bytes) -> bytes:
     In JSON a newline is a backslash and an `n`, which a backslash of the text followed by an `n`
     looks like; behind a DEL, which is not escaped, a backslash begins an escape and cannot be one.
     """
+    from json.encoder import encode_basestring  # hardly any text needs it
+
     border = b"\\n"
     if b"\\" in lines:
         lines = lines.replace(b"\n", b"\x7f\n")

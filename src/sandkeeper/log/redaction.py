@@ -17,6 +17,7 @@ from functools import lru_cache
 from urllib.parse import parse_qsl, quote_plus, unquote_plus
 
 from sandkeeper.log.redaction_programs import hidden_words
+from sandkeeper.patterns import pattern
 
 __all__ = ["HIDDEN", "SECRETS", "is_secret", "redact_command", "redact_query"]
 
@@ -55,10 +56,10 @@ _PLAIN_KEYS = _listed(
 _SHELL_NAMES = frozenset(("PWD", "OLDPWD", "PATH"))
 _PLACES = _listed("file files path dir folder")
 _ADDRESSES = _listed("url uri endpoint host server")
-_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[A-Z]+")
+_PARTS = pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[A-Z]+")
 
-_PEM = re.compile(r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----)(?:[^-]++|-(?!----END))*+")
-_SHAPES = re.compile(
+_PEM = pattern(r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----)(?:[^-]++|-(?!----END))*+")
+_SHAPES = pattern(
     r"""(?x)(?<![A-Za-z0-9_])(?:
       gh[pousr]_[A-Za-z0-9]{16,}+ | github_pat_[A-Za-z0-9_]{20,}+ | glpat-[\w-]{16,}+
     | sk-[A-Za-z0-9_-]{16,}+ | [sr]k_(?:live|test)_[A-Za-z0-9]{10,}+ | whsec_[A-Za-z0-9+/=]{16,}+
@@ -70,29 +71,27 @@ _SHAPES = re.compile(
     | shp(?:at|ss|ca|pa)_[a-fA-F0-9]{16,}+ | AGE-SECRET-KEY-1[A-Z0-9]{16,}+
     )"""
 )
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30})://([^\s/\"'`<>?#]++)")
-_SCHEME = re.compile(
+_URL = pattern(r"([A-Za-z][A-Za-z0-9+.-]{0,30})://([^\s/\"'`<>?#]++)")
+_SCHEME = pattern(
     r"\b(authorization\s{0,4}[:=]\s{0,4}(?:[\w-]{1,20}\s{1,4})?|(?:bearer|basic|negotiate)\s{1,4})"
     r"""(?![-:=])([^\s"'`\\]++)""",
     re.IGNORECASE,
 )
-_NAME = re.compile(
+_NAME = pattern(
     r"""(?<![\w.$/@%-])(-{0,2}+[A-Za-z_][\w.-]*+)(\\?["']?\]?)"""
     r"""(\s{0,8}+(?:=(?![=>])|=>(?=\s{0,8}["'])|:(?![:/\\]))\s{0,8}+)"""
 )
-_NPM = re.compile(r"""(:_(?:authToken|auth|password)\s{0,4}[= ]\s{0,4})([^\s"']++)""")
-_OPTION = re.compile(r"(?<!\S)(--?[A-Za-z][\w.-]*+)(\s++)(?=[^\s-])")
-_PURE_REFERENCE = re.compile(r"\$(?:[A-Za-z_]\w*+|\{[A-Za-z_]\w*+\})")
-_DONE = re.compile(r"(?:[\w-]{1,20}\s{1,4})?\[REDACTED\]")
-_SPACE = re.compile(r"\s")
-_QUOTE = re.compile(r"\\?[\"']")
-_ABSENT = re.compile(r"(?i:none|null|nil|undefined|true|false)[?!.]?")
-_NOTHING = re.compile(
-    r"(?i:true|false|yes|no|on|off|none|null|nil|undefined)|\d{1,6}(?:[.,]\d{1,3})*"
-)
-_BARE = re.compile(r"[^\s\"'`&;|<>(){}\[\],\\]++")
-_LOOSE = re.compile(r"(?<![^&=;?])([^&=;?]++)=([^&;]*+)")
-_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_NPM = pattern(r"""(:_(?:authToken|auth|password)\s{0,4}[= ]\s{0,4})([^\s"']++)""")
+_OPTION = pattern(r"(?<!\S)(--?[A-Za-z][\w.-]*+)(\s++)(?=[^\s-])")
+_PURE_REFERENCE = pattern(r"\$(?:[A-Za-z_]\w*+|\{[A-Za-z_]\w*+\})")
+_DONE = pattern(r"(?:[\w-]{1,20}\s{1,4})?\[REDACTED\]")
+_SPACE = pattern(r"\s")
+_QUOTE = pattern(r"\\?[\"']")
+_ABSENT = pattern(r"(?i:none|null|nil|undefined|true|false)[?!.]?")
+_NOTHING = pattern(r"(?i:true|false|yes|no|on|off|none|null|nil|undefined)|\d{1,6}(?:[.,]\d{1,3})*")
+_BARE = pattern(r"[^\s\"'`&;|<>(){}\[\],\\]++")
+_LOOSE = pattern(r"(?<![^&=;?])([^&=;?]++)=([^&;]*+)")
+_BAD_ESCAPE = pattern(r"%(?![0-9A-Fa-f]{2})")
 
 
 def _parts(name: str) -> list[str]:

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Callable, Iterator
 
+from sandkeeper.patterns import pattern
+
 __all__ = ["hidden_words"]
 
-_WORD = re.compile(
+_WORD = pattern(
     r"""(?:[^\s"'`;|&()<>\\]++|\\.|"(?:[^"\\]++|\\.)*+"?|'[^']*+'?)++|\n|[;|&()]+|`|[<>]+""",
     re.DOTALL,
 )

@@ -14,7 +14,7 @@ from sandkeeper.network.frames import PING, Frames, goodbye
 from sandkeeper.network.intake import Intake
 from sandkeeper.network.lingering import linger
 
-__all__ = ["Channel", "End", "Heir"]
+__all__ = ["Channel", "Heir", "Side"]
 
 QUIET_SECONDS = 30.0
 """A WebSocket's client hears something at least so often."""
@@ -53,7 +53,7 @@ class Heir(asyncio.Protocol):
             self.transport.abort()
 
 
-class End(Heir):
+class Side(Heir):
     """One side; what comes from it goes to `channel`."""
 
     def __init__(self, channel: "Channel") -> None:
@@ -126,7 +126,7 @@ class Channel:
 
     def __init__(self, *, websocket: bool) -> None:
         loop = asyncio.get_running_loop()
-        self.client, self.server = End(self), End(self)
+        self.client, self.server = Side(self), Side(self)
         self.over: asyncio.Future[None] = loop.create_future()
         self.sent = 0
         self._loop = loop
@@ -136,7 +136,7 @@ class Channel:
         self._looks_at = self._spoken + QUIET_SECONDS
         self._timer = loop.call_at(self._looks_at, self._look) if websocket else None
 
-    def came(self, end: End, data: bytes) -> None:
+    def came(self, end: Side, data: bytes) -> None:
         """Pass on what came from an end."""
         frames = self._frames
         if end is self.client:
@@ -153,7 +153,7 @@ class Channel:
             if data:
                 self._intake.take(data)
 
-    def ended(self, end: End) -> bool:
+    def ended(self, end: Side) -> bool:
         """Take notice that an end sends no more; True when the other direction goes on."""
         other = self.server if end is self.client else self.client
         if self._frames is not None or other.transport is None or other.transport.is_closing():
@@ -161,7 +161,7 @@ class Channel:
         other.transport.write_eof()
         return True
 
-    def lost(self, end: End) -> None:
+    def lost(self, end: Side) -> None:
         """End the other side, and say to a client why where nobody else has."""
         if end is self.server:
             if not self._intake.waits:
@@ -174,11 +174,11 @@ class Channel:
         if not self.over.done():
             self.over.set_result(None)
 
-    def stop(self, end: End) -> None:
+    def stop(self, end: Side) -> None:
         """Read no more from the other side: `end` takes nothing."""
         (self.server if end is self.client else self.client).read(on=False)
 
-    def go_on(self, end: End) -> None:
+    def go_on(self, end: Side) -> None:
         """Read from the other side again."""
         if end is self.server:
             self.client.read(on=True)

@@ -3,9 +3,10 @@
 Both proxies of this server use it: `/port` on the way in, the token-adding one on the way out.
 """
 
-import re
 import secrets
 from collections.abc import Iterable
+
+from sandkeeper.patterns import pattern
 
 __all__ = ["FRAMING", "HOP_BY_HOP", "MAX_HOPS", "Hops", "named_by_connection"]
 
@@ -29,7 +30,7 @@ MAX_HOPS = 4
 NAMED = 1000
 """So many names of one Connection field count."""
 
-_OURS = re.compile(rb"\bsandkeeper-(page-)?[0-9a-f]{8}\b")
+_OURS = pattern(rb"\bsandkeeper-(page-)?[0-9a-f]{8}\b")
 
 
 def named_by_connection(fields: Fields) -> frozenset[bytes]:

@@ -20,8 +20,9 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from fcntl import F_SETPIPE_SZ, fcntl
+
+import msgspec
 
 from sandkeeper.linux.worker import Worker
 from sandkeeper.network.pacing import unpace_local
@@ -36,8 +37,7 @@ ROUNDS = 4
 Pipe = tuple[int, int]
 
 
-@dataclass(slots=True)
-class Part:
+class Part(msgspec.Struct):
     """A counted part of a stream: `taken` from its source so far, `moved` to its target."""
 
     count: int

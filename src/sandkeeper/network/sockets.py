@@ -10,9 +10,10 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
+
+import msgspec
 
 from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.linux.procs import Process, Trees, read_processes, tree_of
@@ -45,8 +46,7 @@ WAITING = frozenset({"", "LISTEN", "UNCONN"})
 READ_BYTES = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Socket:
+class Socket(msgspec.Struct, frozen=True):
     """A TCP or UDP socket and the process that holds it; no remote end is `""` and 0."""
 
     pid: int

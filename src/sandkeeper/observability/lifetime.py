@@ -1,8 +1,9 @@
 """Since when and in which version the server runs."""
 
 import time
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from sandkeeper import __version__
 from sandkeeper.log.lines import timestamp
@@ -10,8 +11,7 @@ from sandkeeper.log.lines import timestamp
 __all__ = ["Lifetime", "SandboxStatus"]
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxStatus:
+class SandboxStatus(msgspec.Struct, frozen=True):
     """What `/health` tells; times are RFC 3339, the uptime is in seconds."""
 
     version: str

@@ -2,15 +2,15 @@
 
 import os
 import time
-from dataclasses import dataclass
+
+import msgspec
 
 __all__ = ["MachineUse", "Use"]
 
 KIB = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(msgspec.Struct, frozen=True):
     """One look, at `time` (seconds since the epoch); sizes in bytes, `cpu_percent` of all.
 
     `memory_used` is what programs have, `memory_cache` what the kernel keeps of files.

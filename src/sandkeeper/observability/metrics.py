@@ -9,9 +9,10 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from sandkeeper.journal.budget import Budget
 from sandkeeper.journal.pump import Pump
@@ -155,8 +156,7 @@ class Exported(OfSignals, Protocol):
         """Return per process id how many bytes were not exported yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lag:
+class Lag(msgspec.Struct, frozen=True):
     """How far one reader is behind the end of one journal: bytes, and for how long it has read."""
 
     consumer: str
@@ -167,8 +167,7 @@ class Lag:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Vitals:
+class Vitals(msgspec.Struct, frozen=True):
     """Everything that can be asked of the services; all methods on the event loop's thread."""
 
     processes: "Processes"
@@ -178,9 +177,9 @@ class Vitals:
     keeper: Keeper
     exporter: Exporter | None
     otlp: Exported | None = None
-    requests: Requests = field(default_factory=Requests)
-    delay: LoopDelay = field(default_factory=LoopDelay)
-    since: float = field(default_factory=monotonic)
+    requests: Requests = msgspec.field(default_factory=Requests)
+    delay: LoopDelay = msgspec.field(default_factory=LoopDelay)
+    since: float = msgspec.field(default_factory=monotonic)
 
     def states(self) -> dict[str, int]:
         """Count processes by state; every state is there."""

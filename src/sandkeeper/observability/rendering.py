@@ -5,16 +5,16 @@ renders a little output itself, and the renderer (`observability.renderer_main`)
 own, a lot of it. So what is remembered from one block to the next is in one small value, `State`.
 """
 
-import re
 from collections.abc import Iterable
 
 from sandkeeper.journal.splitting import LineSplitter
 from sandkeeper.log.framing import Frame, framed
+from sandkeeper.patterns import pattern
 
 __all__ = ["BEGINNING", "LINE_BYTES", "Piece", "State", "render", "rest"]
 
 LINE_BYTES = 8 << 10
-_EMPTY_LINES = re.compile(rb"\n\n+")
+_EMPTY_LINES = pattern(rb"\n\n+")
 
 State = tuple[bytes, int, bytes, int]
 """For standard output and standard error: the line that is open, and the offset where it begins."""

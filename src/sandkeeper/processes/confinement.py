@@ -11,9 +11,10 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from sandkeeper.errors import StartFailed
 from sandkeeper.linux.cgroups import Cgroups, Confinement

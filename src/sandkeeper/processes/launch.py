@@ -5,7 +5,6 @@ import errno
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -41,8 +40,7 @@ __all__ = ["Launch", "Workshop", "in_shell", "starts_at_once", "variables_of"]
 FOLDER_SECONDS = 10.0
 
 
-@dataclass(slots=True)
-class Workshop:
+class Workshop(msgspec.Struct):
     """What every process needs; built once by `sandbox`.
 
     `work` looks at the workload's folders; `spawner` and `writer` are executors: what may block
@@ -66,11 +64,8 @@ class Workshop:
     nofile: int
     finished: Callable[[str], None]
     state: StateFolder
-    tracing: Tracing = field(default_factory=Tracing)
-    records: Records = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.records = Records(self.writer)
+    records: Records
+    tracing: Tracing = msgspec.field(default_factory=Tracing)
 
 
 class Launch:

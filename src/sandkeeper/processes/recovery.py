@@ -6,7 +6,6 @@ import select
 import stat
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -27,8 +26,7 @@ from sandkeeper.processes.runs import RunFolder, RunStore, is_id
 __all__ = ["prepare_state", "recover"]
 
 
-@dataclass(slots=True)
-class Found:
+class Found(msgspec.Struct):
     """One run of an earlier server, its pipes open again if it has them, its pidfd if it lives."""
 
     folder: RunFolder

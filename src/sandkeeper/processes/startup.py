@@ -4,7 +4,8 @@ import asyncio
 import os
 import signal
 from contextlib import suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from sandkeeper.linux.children.child import Child
 from sandkeeper.linux.children.children import Children

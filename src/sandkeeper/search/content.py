@@ -24,14 +24,14 @@ from sandkeeper.search.ripgrep import (
     TEXT_BYTES,
     FileEnd,
     Hit,
-    Records,
     Ripgrep,
     RipgrepFailed,
+    RipgrepRecords,
     Summary,
     arguments,
 )
 
-__all__ = ["ContentQuery", "ContentSearch", "Line"]
+__all__ = ["ContentQuery", "ContentSearch", "MatchingLine"]
 
 SEARCH_SECONDS = 60.0
 MAX_MATCHES = 10_000
@@ -69,7 +69,7 @@ class ContentQuery:
         return "\n" in self.text or "\0" in self.text
 
 
-class Line(NamedTuple):
+class MatchingLine(NamedTuple):
     """A matching line: its path below the root, the hit, and the lines around it if asked for."""
 
     path: bytes
@@ -112,7 +112,7 @@ class ContentSearch:
         self._workers = workers
         self._identity = identity
 
-    async def search(self, query: ContentQuery) -> list[Line]:
+    async def search(self, query: ContentQuery) -> list[MatchingLine]:
         """Return the first matches, in order.
 
         Raises BadInput when the root is missing or no directory, or the text is too long.
@@ -125,7 +125,7 @@ class ContentSearch:
         hits = await self._hits(query, pruned)
         base = query.root.rstrip("/").encode("utf-8", "surrogateescape") + b"/"
         if not query.context:
-            return [Line(hit.path.removeprefix(base), hit, None) for hit in hits]
+            return [MatchingLine(hit.path.removeprefix(base), hit, None) for hit in hits]
         with self._workers.stoppable() as stopped:
             return await self._workers.run(
                 self._identity(), lambda: _with_context(hits, base, query.context, stopped)
@@ -160,7 +160,7 @@ class ContentSearch:
             pattern=query.pattern if simple(query.pattern) else "",
             recursive=query.recursive,
         )
-        records = Records()
+        records = RipgrepRecords()
 
         def take(chunk: bytes) -> bool:
             return all(kept.take(record) for record in records.feed(chunk))
@@ -207,8 +207,8 @@ def _within(hits: list[Hit], most: int) -> list[Hit]:
 
 def _with_context(
     hits: list[Hit], base: bytes, lines: int, stopped: Callable[[], bool]
-) -> list[Line]:
-    found: list[Line] = []
+) -> list[MatchingLine]:
+    found: list[MatchingLine] = []
     budget = MAX_KEPT_BYTES
     for hit in hits:
         context: bytes | None = None
@@ -216,7 +216,7 @@ def _with_context(
             with suppress(OSError):
                 context = _context(hit, lines)
         budget -= len(context or b"")
-        found.append(Line(hit.path.removeprefix(base), hit, context))
+        found.append(MatchingLine(hit.path.removeprefix(base), hit, context))
     return found
 
 

@@ -10,9 +10,11 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple, TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from sandkeeper.errors import BadInput, Obstacle, Task, Unprocessable, reason_of
 from sandkeeper.files.crew import Crew
@@ -23,7 +25,7 @@ from sandkeeper.linux.identity import Identity
 from sandkeeper.pieces import in_order
 from sandkeeper.search.fuzzy import MAX_QUERY, FuzzyPattern
 
-__all__ = ["EXCLUDED", "Found", "Names", "Search", "TreeFilter", "Workers"]
+__all__ = ["EXCLUDED", "FileSearch", "Names", "RankedPath", "TreeFilter", "Workers"]
 
 T = TypeVar("T")
 
@@ -50,8 +52,7 @@ WORKERS = 4
 MAX_FUZZY = 50_000
 
 
-@dataclass(frozen=True, slots=True)
-class TreeFilter:
+class TreeFilter(msgspec.Struct, frozen=True):
     """Which part of a tree a search looks at.
 
     `patterns` are globs on base names (files.globs) of which a file must match one, if there are
@@ -84,7 +85,7 @@ class TreeFilter:
         )
 
 
-class Found(NamedTuple):
+class RankedPath(NamedTuple):
     """A ranked path below the root, readable as UTF-8, and whether it is a directory."""
 
     path: str
@@ -126,7 +127,7 @@ class Workers:
         self._crew.close()
 
 
-class Search:
+class FileSearch:
     """Finds by pattern and by fuzzy query."""
 
     def __init__(self, workers: Workers, identity: Callable[[], Identity | None]) -> None:
@@ -154,7 +155,7 @@ class Search:
 
     async def fuzzy(
         self, tree: TreeFilter, query: str, limit: int, *, otherwise: str = ""
-    ) -> list[Found]:
+    ) -> list[RankedPath]:
         """Return the best matches of `query` among the paths below the root, best first.
 
         Of equal scores the shorter path comes first, then the one met first. A `limit` of 0
@@ -268,10 +269,10 @@ class _Ranking:
         else:
             heapq.heappush(heap, ranked)
 
-    def best_first(self) -> list[Found]:
+    def best_first(self) -> list[RankedPath]:
         """Return what was kept."""
         ordered = in_order(self._heap)
-        return [Found(text, is_dir, score) for score, _, _, text, is_dir in reversed(ordered)]
+        return [RankedPath(text, is_dir, score) for score, _, _, text, is_dir in reversed(ordered)]
 
 
 def _passes(match: Matcher | None, name: bytes, is_dir: bool) -> bool:

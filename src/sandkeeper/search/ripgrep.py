@@ -1,7 +1,7 @@
 """Running ripgrep: what it is asked, a few at a time, and the records of its `--json` output.
 
-The format is described in ripgrep's `grep_printer::JSON`. A record holds its whole line, and a
-line may be as long as its file; `Records` therefore keeps at most `HEAD_BYTES` of a record and,
+The format is described in ripgrep's `grep_printer::JSON`. A record holds its whole line, and a line
+may be as long as its file; `RipgrepRecords` therefore keeps at most `HEAD_BYTES` of a record and,
 of a longer one, what stands behind the line's text.
 """
 
@@ -31,9 +31,9 @@ __all__ = [
     "TEXT_BYTES",
     "FileEnd",
     "Hit",
-    "Records",
     "Ripgrep",
     "RipgrepFailed",
+    "RipgrepRecords",
     "Summary",
     "arguments",
     "escape_glob",
@@ -153,7 +153,7 @@ def arguments(
     return [*argv, "-e", query, "--", directory]
 
 
-class Records:
+class RipgrepRecords:
     """Cuts ripgrep's output into records; memory is bounded whatever the lines' length."""
 
     def __init__(self) -> None:

@@ -5,8 +5,10 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.linux.surroundings import platform_sign, sandbox_sign
@@ -92,8 +94,7 @@ def _code_port(text: str) -> int:
     return port
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """What was decided at start; `mcp_wait` is how many seconds a tool call waits at most.
 
     `host` `localhost` is both loopback addresses. `sandbox` tells why this is taken for a sandbox,
@@ -120,20 +121,20 @@ class Settings:
     code_listening: tuple[int, ...] = ()
     isolated: bool = False
     doubts: tuple[str, ...] = ()
-    rights: RightsSettings = field(default_factory=RightsSettings)
-    retention: RetentionSettings = field(default_factory=RetentionSettings)
-    log: LogSettings = field(default_factory=LogSettings)
-    terminal: TerminalSettings = field(default_factory=TerminalSettings)
-    files: FileSettings = field(default_factory=FileSettings)
-    code: CodeSettings = field(default_factory=CodeSettings)
-    e2b: E2bSettings = field(default_factory=E2bSettings)
-    kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
-    egress: EgressSettings = field(default_factory=EgressSettings)
-    drives: DriveSettings = field(default_factory=DriveSettings)
-    edge: EdgeSettings = field(default_factory=EdgeSettings)
-    archive: ArchiveSettings = field(default_factory=ArchiveSettings)
-    upgrade: UpgradeSettings = field(default_factory=UpgradeSettings)
-    otlp: OtlpSettings = field(default_factory=OtlpSettings)
+    rights: RightsSettings = msgspec.field(default_factory=RightsSettings)
+    retention: RetentionSettings = msgspec.field(default_factory=RetentionSettings)
+    log: LogSettings = msgspec.field(default_factory=LogSettings)
+    terminal: TerminalSettings = msgspec.field(default_factory=TerminalSettings)
+    files: FileSettings = msgspec.field(default_factory=FileSettings)
+    code: CodeSettings = msgspec.field(default_factory=CodeSettings)
+    e2b: E2bSettings = msgspec.field(default_factory=E2bSettings)
+    kubernetes: KubernetesSettings = msgspec.field(default_factory=KubernetesSettings)
+    egress: EgressSettings = msgspec.field(default_factory=EgressSettings)
+    drives: DriveSettings = msgspec.field(default_factory=DriveSettings)
+    edge: EdgeSettings = msgspec.field(default_factory=EdgeSettings)
+    archive: ArchiveSettings = msgspec.field(default_factory=ArchiveSettings)
+    upgrade: UpgradeSettings = msgspec.field(default_factory=UpgradeSettings)
+    otlp: OtlpSettings = msgspec.field(default_factory=OtlpSettings)
 
     @property
     def token(self) -> str:

@@ -1,6 +1,6 @@
 """The settings of code contexts (docs/code.md)."""
 
-from dataclasses import dataclass
+import msgspec
 
 from sandkeeper.settings.variables import Variables
 
@@ -9,8 +9,7 @@ __all__ = ["CodeSettings"]
 MIB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class CodeSettings:
+class CodeSettings(msgspec.Struct, frozen=True):
     """Limits of code contexts: times in seconds, sizes in bytes; `idle_seconds` 0 ends none.
 
     One context of the language `warm` is ready before it is asked for. An interrupt that is not

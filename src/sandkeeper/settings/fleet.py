@@ -1,8 +1,10 @@
 """The settings of `sandkeeper fleet` (docs/fleet.md), a program beside the server."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from sandkeeper.settings.catalogue import CATALOGUE as SERVERS
 from sandkeeper.settings.groups import EdgeSettings, LogSettings
@@ -47,8 +49,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
 """What every variable means, in a line, for `sandkeeper fleet --help`."""
 
 
-@dataclass(frozen=True, slots=True)
-class FleetSettings:
+class FleetSettings(msgspec.Struct, frozen=True):
     """What was decided at the start; `start_seconds` in seconds.
 
     `names` are the host names that lead to sandboxes. Of `rights` the token is that of the servers
@@ -70,8 +71,10 @@ class FleetSettings:
     edge: EdgeSettings
     log: LogSettings
     otlp: OtlpSettings
-    secret: str = field(default="", repr=False)
+    secret: str = ""
     doubts: tuple[str, ...] = ()
+
+    __repr__ = object.__repr__  # no secret reaches a log by way of a failure
 
     @classmethod
     def read(cls, env: Variables, *, host: str = "") -> "FleetSettings":

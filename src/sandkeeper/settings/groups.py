@@ -1,12 +1,13 @@
 """The settings of each area, read from variables into frozen objects."""
 
 import os
-import re
-from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
+import msgspec
+
 from sandkeeper.log.formats import FORMATS
+from sandkeeper.patterns import pattern
 from sandkeeper.settings.environment import IMPORT_URL
 from sandkeeper.settings.port_names import E2B_PORT, PortNames
 from sandkeeper.settings.variables import Variables
@@ -25,8 +26,8 @@ __all__ = [
     "origin",
 ]
 
-_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
-_HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_ORIGIN = pattern(r"([a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_HOST_NAME = pattern(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 PORT_HOSTS = "SANDKEEPER_PORT_HOSTS"
 KIB = 1024
@@ -45,8 +46,7 @@ def _total_memory() -> int:
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class RetentionSettings:
+class RetentionSettings(msgspec.Struct, frozen=True):
     """How much output and how many finished runs are kept; sizes in bytes, ages in seconds.
 
     `run_bytes` bounds one journal (0: only the total does), `total_bytes` all of them (0: no
@@ -76,8 +76,7 @@ class RetentionSettings:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class LogSettings:
+class LogSettings(msgspec.Struct, frozen=True):
     """Where the server's own log lines go, which are written, and how.
 
     An empty `format` is text on a terminal and JSON elsewhere (`log.formats`). What processes write
@@ -105,8 +104,7 @@ class LogSettings:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class TerminalSettings:
+class TerminalSettings(msgspec.Struct, frozen=True):
     """Limits of terminals: times in seconds, sizes in bytes; `idle` 0 closes none.
 
     `origins` are pages of other hosts that may connect (`*`: all). `kept` ended sessions stay to be
@@ -140,8 +138,7 @@ class TerminalSettings:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class E2bSettings:
+class E2bSettings(msgspec.Struct, frozen=True):
     """Whether E2B's clients are answered, and on which port besides (0: on none)."""
 
     enabled: bool = True
@@ -161,8 +158,7 @@ class E2bSettings:
         return frozenset({E2B_PORT} if self.enabled else ())
 
 
-@dataclass(frozen=True, slots=True)
-class FileSettings:
+class FileSettings(msgspec.Struct, frozen=True):
     """Limits on files: what one JSON reply or body may carry, where uploads in parts are kept.
 
     `read_limit` and `write_limit` are in bytes; downloads and form uploads have no limit.
@@ -186,8 +182,7 @@ class FileSettings:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class EgressSettings:
+class EgressSettings(msgspec.Struct, frozen=True):
     """Where the loopback proxy listens and keeps its state, and where merged certificates go."""
 
     port: int = 49152
@@ -206,8 +201,7 @@ class EgressSettings:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class EdgeSettings:
+class EdgeSettings(msgspec.Struct, frozen=True):
     """Whom the edge believes.
 
     Pages of `origins` (`*`: all) may use the API beside its own. `hosts` are names by which
@@ -222,7 +216,7 @@ class EdgeSettings:
     gateways: tuple[IPv4Network | IPv6Network, ...] = ()
     body_seconds: float = 30.0
     answers_limit: int = 256 * MIB
-    port_names: PortNames = field(default_factory=lambda: PortNames.read([], PORT_HOSTS))
+    port_names: PortNames = msgspec.field(default_factory=lambda: PortNames.read([], PORT_HOSTS))
 
     @classmethod
     def read(
@@ -287,8 +281,7 @@ BLFS_FLAGS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DriveSettings:
+class DriveSettings(msgspec.Struct, frozen=True):
     """Where drives keep their records and logs, and where the bind driver keeps drives.
 
     `probe_seconds` lie between two looks at whether a mount still answers.
@@ -314,8 +307,7 @@ class DriveSettings:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ArchiveSettings:
+class ArchiveSettings(msgspec.Struct, frozen=True):
     """Which directory is archived and what it is compared with; `import_url` is a secret.
 
     `baseline` is empty, `record` (one is recorded at the first start) or `required`; `image` a
@@ -326,7 +318,9 @@ class ArchiveSettings:
     image: str = ""
     baseline: str = ""
     retries: int = 7
-    import_url: str = field(default="", repr=False)
+    import_url: str = ""
+
+    __repr__ = object.__repr__  # no secret reaches a log by way of a failure
 
     @classmethod
     def read(cls, env: Variables) -> "ArchiveSettings":
@@ -344,8 +338,7 @@ class ArchiveSettings:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class UpgradeSettings:
+class UpgradeSettings(msgspec.Struct, frozen=True):
     """What upgrades may come from (`upgrade.source`), and how long each part may take.
 
     `seconds` bounds the trial and the first answer after the change, `drain` how long requests that

@@ -1,7 +1,8 @@
 """The settings of agent-sandbox's wires (docs/kubernetes.md)."""
 
 import os
-from dataclasses import dataclass
+
+import msgspec
 
 from sandkeeper.settings.variables import Variables
 
@@ -10,8 +11,7 @@ __all__ = ["GRPC_PORT", "KubernetesSettings"]
 GRPC_PORT = "SANDKEEPER_GRPC_PORT"
 
 
-@dataclass(frozen=True, slots=True)
-class KubernetesSettings:
+class KubernetesSettings(msgspec.Struct, frozen=True):
     """Where the clients of `k8s-agent-sandbox` are answered: ports, 0 for none.
 
     Paths on these wires stand below `root`; empty for the working directory. `name` is that of the

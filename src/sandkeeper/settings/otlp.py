@@ -5,7 +5,7 @@ resource) is read by OpenTelemetry's own library where it exports (`observabilit
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from sandkeeper.settings.variables import Variables
 from sandkeeper.tracecontext import SAMPLERS
@@ -22,8 +22,7 @@ OTHERS = frozenset(
 MOST_MILLISECONDS = 24 * 3600 * 1000
 
 
-@dataclass(frozen=True, slots=True)
-class OtlpSettings:
+class OtlpSettings(msgspec.Struct, frozen=True):
     """Which signals are exported, how often metrics are (seconds), which traces are recorded."""
 
     signals: frozenset[str] = frozenset()

@@ -6,10 +6,12 @@ and `*` for any labels. A name that fits one belongs to that port and to nothing
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.numerals import PORTS
+from sandkeeper.patterns import pattern
 
 __all__ = [
     "BLAXEL_CODE_PORT",
@@ -33,12 +35,11 @@ KNOWN = 256
 """So many values of Host are remembered: the same few come with every request."""
 LONGEST = 300
 """Bytes of a host name (RFC 1035: 253) with a port and to spare."""
-_PATTERN = re.compile(r"(?:[a-z0-9_-]|\{port\}|\{id\}|\*|\.)+")
+_PATTERN = pattern(r"(?:[a-z0-9_-]|\{port\}|\{id\}|\*|\.)+")
 _PARTS = {"{port}": "([1-9][0-9]{0,4})", "{id}": "[a-z0-9_-]+", "*": "[a-z0-9_.-]+"}
 
 
-@dataclass(frozen=True, slots=True)
-class PortName:
+class PortName(msgspec.Struct, frozen=True):
     """A host name (without dot at the end or `:port`) that stands for a port.
 
     `base` is what a sandbox's names for ports have in common: the name with `*` for the number.
@@ -107,8 +108,8 @@ class PortNames:
         known = self.find(called.encode("latin-1", "replace"))
         if known is not None:
             return known.base.replace("*", str(port), 1)
-        for pattern in self.patterns:
-            made = pattern.replace("{port}", str(port))
+        for form in self.patterns:
+            made = form.replace("{port}", str(port))
             local = made.endswith(".localhost") and not _is_local(called)
             if not local and "{id}" not in made and "*" not in made:
                 return made

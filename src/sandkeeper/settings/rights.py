@@ -1,7 +1,8 @@
 """Who may ask for what: the two tokens, and what the workload's own user may besides."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from sandkeeper.settings.variables import Variables
 
@@ -16,8 +17,7 @@ USERS = "SANDKEEPER_USERS"
 TOKEN_VARIABLES = (USER_TOKEN, ADMIN_TOKEN)
 
 
-@dataclass(frozen=True, slots=True)
-class RightsSettings:
+class RightsSettings(msgspec.Struct, frozen=True):
     """The tokens, empty when there is none; `may` are the areas that need no operator.
 
     `users` are those that a request may act as besides the workload's own.
@@ -25,10 +25,12 @@ class RightsSettings:
     No token is shown by `repr`, so none reaches a log by way of a failure.
     """
 
-    token: str = field(default="", repr=False)
-    admin_token: str = field(default="", repr=False)
+    token: str = ""
+    admin_token: str = ""
     may: frozenset[str] = frozenset()
     users: tuple[str, ...] = ()
+
+    __repr__ = object.__repr__
 
     @classmethod
     def read(cls, env: Variables) -> "RightsSettings":

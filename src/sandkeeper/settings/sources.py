@@ -7,7 +7,6 @@ before any setting is read, except reloads, which children see and settings do n
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -136,8 +135,7 @@ class _Document(msgspec.Struct):
     environment: dict[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reloaded:
+class Reloaded(msgspec.Struct, frozen=True):
     """The document's generation, how many variables were set and how many unset."""
 
     generation: int
@@ -145,8 +143,7 @@ class Reloaded:
     removed: int
 
 
-@dataclass(slots=True)
-class EnvironmentReload:
+class EnvironmentReload(msgspec.Struct):
     """Applies the metadata document, whose path is decided at the start.
 
     `hooks` run after each reload: what was computed from variables (proxies, certificates) is
@@ -157,9 +154,9 @@ class EnvironmentReload:
     log: Log
     path: Path
     identity: Identity | None = None
-    hooks: list[Hook] = field(default_factory=list)
-    carried: set[str] = field(default_factory=set)
-    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    hooks: list[Hook] = msgspec.field(default_factory=list)
+    carried: set[str] = msgspec.field(default_factory=set)
+    _turn: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
 
     @classmethod
     def at_start(

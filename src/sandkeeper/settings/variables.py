@@ -1,12 +1,13 @@
 """Variables as settings are read from them: what makes no sense is gathered and told at once."""
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
+
 from sandkeeper.numerals import GO_INT, decimal, natural
+from sandkeeper.patterns import pattern
 
 __all__ = ["BadSettings", "Kind", "Variables", "truthy"]
 
@@ -21,7 +22,7 @@ TEST = OURS + "TEST_"
 
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _FALSE = frozenset({"", "0", "f", "F", "false", "False", "FALSE"})
-_SEPARATORS = re.compile(r"[,\s]+")
+_SEPARATORS = pattern(r"[,\s]+")
 
 
 def truthy(value: str) -> bool:
@@ -29,8 +30,7 @@ def truthy(value: str) -> bool:
     return value.strip() in _TRUE
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(msgspec.Struct, frozen=True):
     """How a variable is read: `word` is text, number, seconds, choice, flag, folder or list."""
 
     word: str

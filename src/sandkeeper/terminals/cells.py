@@ -6,7 +6,7 @@ from pyte.screens import Char, StaticDefaultDict
 
 from sandkeeper.terminals.clusters import is_lead
 
-__all__ = ["DEFAULT", "History", "Line"]
+__all__ = ["DEFAULT", "CellLine", "Scrollback"]
 
 HISTORY_LINES = 2000
 HISTORY_CELLS = 200_000
@@ -15,7 +15,7 @@ HISTORY_CELLS = 200_000
 DEFAULT = Char(" ")
 
 
-class Line(StaticDefaultDict[int, Char]):
+class CellLine(StaticDefaultDict[int, Char]):
     """A line of cells; `wraps` says that the next line continues it.
 
     The second cell of a wide cluster holds "": wherever one of the two goes, both do.
@@ -48,7 +48,7 @@ class Line(StaticDefaultDict[int, Char]):
         self.update((at - count, cell) for at, cell in moving.items() if at >= x + count)
 
 
-class History(deque[Line]):
+class Scrollback(deque[CellLine]):
     """What scrolled off; the oldest lines go when there are too many, or too many cells."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class History(deque[Line]):
         """How many there are."""
         return self._cells
 
-    def append(self, line: Line) -> None:
+    def append(self, line: CellLine) -> None:
         """Add the newest line; nobody writes to it any more."""
         if len(self) == HISTORY_LINES:
             self._cells -= len(self[0])
@@ -69,7 +69,7 @@ class History(deque[Line]):
         while self._cells > HISTORY_CELLS:
             self._cells -= len(self.popleft())
 
-    def pop(self) -> Line:  # type: ignore[override]
+    def pop(self) -> CellLine:  # type: ignore[override]
         """Take the newest line back."""
         line = super().pop()
         self._cells -= len(line)

@@ -5,9 +5,10 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from sandkeeper.errors import Conflict, NotFound, StartFailed, Task, Unprocessable, reason_of
 from sandkeeper.journal.budget import Budget
@@ -41,8 +42,7 @@ FOLDER_SECONDS = 10.0
 SWEEP_SECONDS = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class TerminalOrder:
+class TerminalOrder(msgspec.Struct, frozen=True):
     """A session somebody wants, by the client's name for it.
 
     `shell` is the program, with `args` behind it; the rest is as a process's (processes.spec).
@@ -54,7 +54,7 @@ class TerminalOrder:
     cols: int = 80
     rows: int = 24
     args: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = msgspec.field(default_factory=dict)
     inherit_env: bool = True
     user: str = ""
     tag: str = ""

@@ -8,7 +8,7 @@ from pyte.charsets import MAPS
 from pyte.graphics import BG_AIXTERM, BG_ANSI, FG_AIXTERM, FG_ANSI
 from pyte.screens import Char
 
-from sandkeeper.terminals.cells import Line
+from sandkeeper.terminals.cells import CellLine
 from sandkeeper.terminals.clusters import columns_of, is_lead, joins
 from sandkeeper.terminals.reflow import newest_first
 from sandkeeper.terminals.screen import PRIVATE, TrueScreen
@@ -23,16 +23,16 @@ _BG = {name: str(code) for code, name in (*BG_ANSI.items(), *BG_AIXTERM.items())
 _FLAGS = (("bold", "1"), ("italics", "3"), ("underscore", "4"), ("blink", "5"), ("reverse", "7"))
 _CHARSETS = {table: code for code, table in MAPS.items()}
 PLAIN = Char(" ")
-EMPTY = Line(PLAIN)
+EMPTY = CellLine(PLAIN)
 APART = "\x1b[?7h"
 """Any sequence keeps two clusters apart that would be one; this one changes nothing else."""
 
 
-def _line_text(line: Line, columns: int) -> str:
+def _line_text(line: CellLine, columns: int) -> str:
     return _whole_line(line, columns).rstrip(" ")
 
 
-def _whole_line(line: Line, columns: int) -> str:
+def _whole_line(line: CellLine, columns: int) -> str:
     last = max(line, default=-1)
     return "".join(line[x].data for x in range(min(last + 1, columns)))
 
@@ -91,9 +91,9 @@ def _scrollback(screen: TrueScreen, limit: int) -> list[str]:
     return []
 
 
-def _rows(screen: TrueScreen, rows: Mapping[int, Line]) -> Iterator[str]:
+def _rows(screen: TrueScreen, rows: Mapping[int, CellLine]) -> Iterator[str]:
     yield "\x1b[0m\x1b[r\x1b[H\x1b[2J"
-    before: Line | None = None
+    before: CellLine | None = None
     for y in range(screen.lines):
         row = rows.get(y)
         if row:
@@ -105,7 +105,7 @@ def _rows(screen: TrueScreen, rows: Mapping[int, Line]) -> Iterator[str]:
         before = row
 
 
-def _continues(before: Line, row: Line, columns: int) -> bool:
+def _continues(before: CellLine, row: CellLine, columns: int) -> bool:
     """Say whether printing a row right behind the one before it puts it onto the next line."""
     end = max(before, default=-1) + 1
     wide = row[1].data == "" and row[0].data != ""
@@ -113,12 +113,12 @@ def _continues(before: Line, row: Line, columns: int) -> bool:
     return before.wraps and full and not is_lead(row[0].data)
 
 
-def _last(line: Line) -> str:
+def _last(line: CellLine) -> str:
     end = max(line)
     return line[end].data or line[end - 1].data
 
 
-def _styled(line: Line, columns: int) -> str:
+def _styled(line: CellLine, columns: int) -> str:
     parts: list[str] = []
     style, before = PLAIN, ""
     for x in range(min(max(line, default=-1) + 1, columns)):

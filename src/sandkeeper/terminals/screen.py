@@ -13,10 +13,10 @@ from pyte import modes
 from pyte.charsets import LAT1_MAP as LATIN
 from pyte.screens import Char, Cursor, Margins
 
-from sandkeeper.terminals.cells import DEFAULT, History, Line
+from sandkeeper.terminals.cells import DEFAULT, CellLine, Scrollback
 from sandkeeper.terminals.clusters import MOST_CHARACTERS, columns_of, joins
 from sandkeeper.terminals.moves import MovingScreen
-from sandkeeper.terminals.reflow import Page, refit
+from sandkeeper.terminals.reflow import ScreenPage, refit
 
 __all__ = ["TrueScreen"]
 
@@ -42,10 +42,10 @@ class TrueScreen(MovingScreen):
     `cluster` is what was drawn last, while nothing but text came since.
     """
 
-    buffer: defaultdict[int, Line]  # type: ignore[assignment]
+    buffer: defaultdict[int, CellLine]  # type: ignore[assignment]
 
     def __init__(self, cols: int, rows: int) -> None:
-        self.history = History()
+        self.history = Scrollback()
         self.alternate = False
         self.modes_seen: dict[int, bool] = {}
         self.keypad = False
@@ -56,9 +56,11 @@ class TrueScreen(MovingScreen):
         self.cluster = ""
         self._taken = 0
         super().__init__(*bounded(cols, rows))
-        self.buffer.default_factory = lambda: Line(DEFAULT)  # pyte's own methods make lines as well
+        self.buffer.default_factory = lambda: CellLine(
+            DEFAULT
+        )  # pyte's own methods make lines as well
 
-    def line(self, y: int) -> Line:
+    def line(self, y: int) -> CellLine:
         """Return a line to write to."""
         return self.buffer[y]
 
@@ -73,7 +75,7 @@ class TrueScreen(MovingScreen):
         self._saved.clear()
         self._other = None
 
-    def primary(self) -> dict[int, Line]:
+    def primary(self) -> dict[int, CellLine]:
         """Return the lines of the screen that is hidden now."""
         return self._other[0] if self._other is not None else {}
 
@@ -191,7 +193,7 @@ class TrueScreen(MovingScreen):
         buffer = self.buffer
         gone = buffer.pop(top, None)
         if top == 0 and not self.alternate:
-            self.history.append(gone if gone is not None else Line(DEFAULT))
+            self.history.append(gone if gone is not None else CellLine(DEFAULT))
         for y in range(top, bottom):
             moved = buffer.pop(y + 1, None)
             if moved is not None:
@@ -215,7 +217,7 @@ class TrueScreen(MovingScreen):
         moving = {y: self.buffer.pop(y) for y in range(top, bottom + 1) if y in self.buffer}
         if top == 0 and not self.alternate:
             for y in range(count):
-                self.history.append(moving.get(y) or Line(DEFAULT))
+                self.history.append(moving.get(y) or CellLine(DEFAULT))
         for y, line in moving.items():
             if top <= y - count <= bottom:
                 self.buffer[y - count] = line
@@ -224,7 +226,7 @@ class TrueScreen(MovingScreen):
     def alignment_display(self) -> None:
         """Fill the screen with E (DECALN)."""
         for y in range(self.lines):
-            line = self.buffer[y] = Line(DEFAULT)
+            line = self.buffer[y] = CellLine(DEFAULT)
             line.update(dict.fromkeys(range(self.columns), self.default_char._replace(data="E")))
         self.dirty.clear()
 
@@ -373,11 +375,11 @@ class TrueScreen(MovingScreen):
         self.dirty.clear()
 
     def _refit(
-        self, rows: dict[int, Line], y: int, cols: int, lines: int, *, alternate: bool
-    ) -> tuple[dict[int, Line], int]:
+        self, rows: dict[int, CellLine], y: int, cols: int, lines: int, *, alternate: bool
+    ) -> tuple[dict[int, CellLine], int]:
         """Return rows and the cursor's row in another size; the saved cursor follows its own."""
         kept = self._saved.get(alternate)
-        page = Page(rows, self.columns, self.lines, y, kept[1] if kept is not None else 0)
+        page = ScreenPage(rows, self.columns, self.lines, y, kept[1] if kept is not None else 0)
         page = refit(page, cols, lines, None if alternate else self.history)
         if kept is not None:
             self._saved[alternate] = (kept[0], page.saved, *kept[2:])

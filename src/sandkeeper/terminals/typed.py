@@ -7,8 +7,9 @@ A password is not echoed, so an audit that follows the echo cannot hold one:
 - neither (a line editor or a full-screen program): the line is logged if the terminal showed it.
 """
 
-import re
-from dataclasses import dataclass
+import msgspec
+
+from sandkeeper.patterns import pattern
 
 __all__ = ["Typed", "TypedLine", "shown_text"]
 
@@ -16,14 +17,13 @@ MOST_CHARACTERS = 4096
 HEAD_CHARACTERS, TAIL_CHARACTERS = 16384, 4096
 """Of a large paste only both ends are looked at: this runs on the event loop."""
 
-_SEQUENCE = re.compile(
+_SEQUENCE = pattern(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|O.|[ -/]*[0-Z\\^-~])"
 )
-_KEY = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|O.|[^\[\]O])")
+_KEY = pattern(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|O.|[^\[\]O])")
 
 
-@dataclass(frozen=True, slots=True)
-class TypedLine:
+class TypedLine(msgspec.Struct, frozen=True):
     """A submitted line; with `unseen` it counts only if the terminal showed it since `offset`."""
 
     text: str

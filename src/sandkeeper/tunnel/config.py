@@ -3,28 +3,26 @@
 import base64
 import binascii
 import ipaddress
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from sandkeeper.errors import Task, Unprocessable
 from sandkeeper.numerals import PORTS, natural
+from sandkeeper.patterns import pattern
 
 __all__ = ["Network", "TunnelConfig", "parse_config"]
 
 KEY_BYTES = 32
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
-_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
+_NAME = pattern(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
+_HOST = pattern(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class TunnelConfig:
+class TunnelConfig(msgspec.Struct, frozen=True):
     """One peer; keys are raw bytes and never shown. `keepalive` is in seconds, 0 for none."""
 
     local_ip: Interface
@@ -38,6 +36,8 @@ class TunnelConfig:
     allowed_ips: tuple[Network, ...]
     keepalive: int
     route_all: bool
+
+    __repr__ = object.__repr__
 
 
 def parse_config(text: str) -> TunnelConfig:

@@ -12,8 +12,9 @@ import select
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from sandkeeper.tunnel.config import Network, TunnelConfig
 from sandkeeper.tunnel.routes import blocked_networks, covers, tunnel_networks
@@ -28,8 +29,7 @@ PORT_POLL = 10
 UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENODEV, errno.EAFNOSUPPORT, errno.EINVAL}
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """A route of ours that is not on the interface and so does not vanish with it."""
 
     network: str
@@ -53,8 +53,7 @@ class Route:
         return found
 
 
-@dataclass(slots=True)
-class Link:
+class Link(msgspec.Struct):
     """An interface of ours; `control` names the socket of wireguard-go, which runs as `pid`.
 
     Both are empty for the kernel's WireGuard.
@@ -63,7 +62,7 @@ class Link:
     index: int
     control: str = ""
     pid: int = 0
-    routes: list[Route] = field(default_factory=list)
+    routes: list[Route] = msgspec.field(default_factory=list)
 
 
 def _netlink() -> Any:

@@ -11,7 +11,6 @@ import secrets
 import shutil
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -50,8 +49,7 @@ END_SECONDS = 5.0
 BACKOFF_SECONDS = 60.0
 
 
-@dataclass(slots=True, eq=False)
-class _Active:
+class _Active(msgspec.Struct, eq=False):
     """The tunnel that runs: what it was made of, its interface and, in user space, its program."""
 
     config: TunnelConfig

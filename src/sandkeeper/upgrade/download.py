@@ -17,7 +17,7 @@ from sandkeeper.upgrade.source import Allowed, without_secrets
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["WHEEL_BYTES", "Download", "Downloads", "Text", "Writer"]
+__all__ = ["WHEEL_BYTES", "Download", "Downloads", "FetchedText", "Writer"]
 
 T = TypeVar("T")
 WHEEL_BYTES = 256 << 20
@@ -30,7 +30,7 @@ INDEX_TYPES = "application/vnd.pypi.simple.v1+json, text/html;q=0.1, text/plain;
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class FetchedText:
     """A page and where it came from after redirects."""
 
     url: str
@@ -96,7 +96,7 @@ class Downloads:
         """Close the client."""
         await self._client.aclose()
 
-    async def text(self, url: str, rule: Allowed) -> Text:
+    async def text(self, url: str, rule: Allowed) -> FetchedText:
         """Return a page; raises NotFound, Forbidden, Unavailable or Internal."""
         return await _retried(lambda: self._text(url, rule))
 
@@ -106,7 +106,7 @@ class Downloads:
         """Download to `target`; raises as `text` does, and OSError."""
         return await _retried(lambda: self._wheel(url, rule, target, progress))
 
-    async def _text(self, url: str, rule: Allowed) -> Text:
+    async def _text(self, url: str, rule: Allowed) -> FetchedText:
         reply = await self._open(url, rule, INDEX_TYPES)
         data = bytearray()
         try:
@@ -118,7 +118,7 @@ class Downloads:
             raise _Again(f"{without_secrets(url)}: {error!r}") from None
         finally:
             await reply.aclose()
-        return Text(str(reply.url), bytes(data), reply.headers.get("content-type", ""))
+        return FetchedText(str(reply.url), bytes(data), reply.headers.get("content-type", ""))
 
     async def _wheel(
         self, url: str, rule: Allowed | None, target: Path, progress: Callable[[int], None]

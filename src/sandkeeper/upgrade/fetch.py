@@ -13,11 +13,12 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from email.parser import HeaderParser
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
+import msgspec
+from msgspec.structs import replace
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
@@ -26,7 +27,7 @@ from sandkeeper.errors import Forbidden, NotFound, Unavailable
 from sandkeeper.linux.paths.trusted import UntrustedFile, open_trusted
 from sandkeeper.upgrade.bundle import bundle_inside
 from sandkeeper.upgrade.download import Downloads, Writer
-from sandkeeper.upgrade.index import Listed, choose, read_index, version_of
+from sandkeeper.upgrade.index import IndexedFile, choose, read_index, version_of
 from sandkeeper.upgrade.source import PROJECT, Allowed, Source, is_bundle
 
 __all__ = ["Fetched", "Fetcher"]
@@ -42,8 +43,7 @@ _NO_WHEEL = (
 _CHECKSUM = re.compile(rb"\s*([0-9a-fA-F]{64})(\s|$)")
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """A package in our folder: its checksum, what others stated about that, its version."""
 
     path: Path
@@ -110,7 +110,7 @@ class Fetcher:
         except OSError as error:
             raise NotFound(f"{source.place}: {error.strerror}") from None
         places = [source.place + name for name in names]
-        listed = [Listed(os.path.basename(p), p) for p in places if source.rule.permits(p)]
+        listed = [IndexedFile(os.path.basename(p), p) for p in places if source.rule.permits(p)]
         return choose(listed, source.version).place
 
     async def _download(self, source: Source) -> Fetched:

@@ -15,11 +15,11 @@ from sandkeeper.errors import Internal, NotFound
 from sandkeeper.upgrade.bundle import version_of_bundle
 from sandkeeper.upgrade.source import PROJECT, is_bundle, runs_from_bundle
 
-__all__ = ["Listed", "choose", "read_index", "version_of"]
+__all__ = ["IndexedFile", "choose", "read_index", "version_of"]
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class IndexedFile:
     """One file on an index or in a folder; `requires` is its Requires-Python."""
 
     name: str
@@ -51,7 +51,7 @@ class _Anchors(HTMLParser):
             self.found.append(dict(attrs))
 
 
-def read_index(url: str, data: bytes, media_type: str) -> list[Listed]:
+def read_index(url: str, data: bytes, media_type: str) -> list[IndexedFile]:
     """Return the files of a project's page at `url`; raises Internal when it is none."""
     if "json" in media_type:
         try:
@@ -59,7 +59,7 @@ def read_index(url: str, data: bytes, media_type: str) -> list[Listed]:
         except msgspec.MsgspecError as error:
             raise Internal(f"{url} is not an index: {error}") from None
         return [
-            Listed(file.filename, urljoin(url, file.url), file.hashes.get("sha256", ""),
+            IndexedFile(file.filename, urljoin(url, file.url), file.hashes.get("sha256", ""),
                    file.requires or "", file.yanked is not False)
             for file in page.files
         ]  # fmt: skip
@@ -68,9 +68,9 @@ def read_index(url: str, data: bytes, media_type: str) -> list[Listed]:
     return [_listed(url, anchor) for anchor in anchors.found if anchor.get("href")]
 
 
-def _listed(url: str, anchor: dict[str, str | None]) -> Listed:
+def _listed(url: str, anchor: dict[str, str | None]) -> IndexedFile:
     place, fragment = urldefrag(urljoin(url, anchor["href"] or ""))
-    return Listed(
+    return IndexedFile(
         urlsplit(place).path.rpartition("/")[2],
         place,
         fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else "",
@@ -92,7 +92,7 @@ def _version_of_wheel(name: str) -> Version | None:
     return version if project == PROJECT and not tags.isdisjoint(sys_tags()) else None
 
 
-def choose(listed: list[Listed], wanted: str) -> Listed:
+def choose(listed: list[IndexedFile], wanted: str) -> IndexedFile:
     """Return the file of a version, or of the `latest` release; raises NotFound.
 
     Of a wheel and a bundle of one version it is what we are ourselves.

@@ -18,11 +18,13 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+import msgspec
+
 from sandkeeper.errors import Forbidden
+from sandkeeper.patterns import pattern
 
 __all__ = [
     "ABOUT",
@@ -45,12 +47,11 @@ ABOUT = "bundle.json"
 DEFAULT_BASE = "https://github.com/blaxel-ai/sandbox/releases"
 """What the contract answers when a request names no source and the operator has none either."""
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+!-]{0,63}")
+_SHA256 = pattern(r"[0-9a-f]{64}")
+_VERSION = pattern(r"[0-9A-Za-z][0-9A-Za-z.+!-]{0,63}")
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
+class Allowed(msgspec.Struct, frozen=True):
     """One entry: `kind` is `index`, `url` or `file`; a `place` that ends in `/` is a prefix."""
 
     kind: str
@@ -67,8 +68,7 @@ class Allowed:
         return place == self.place or (self.place == below + "/" and name.endswith(PACKAGES))
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """What a request has picked: an index to look in, a URL or a path of a package, or a folder.
 
     `sha256` is the operator's checksum, `rule` the entry that permits it.

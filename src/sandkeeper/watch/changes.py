@@ -28,7 +28,7 @@ from sandkeeper.watch.audience import (
 from sandkeeper.watch.names import NameStore, NameTree, joined
 from sandkeeper.watch.watcher import Hubs, Scope, Watcher
 
-__all__ = ["Answer", "ChangeLog", "Changes", "Record"]
+__all__ = ["ChangeLog", "Changes", "Difference", "TouchedPaths"]
 
 MAX_PATHS = 100_000
 MAX_RECORDERS = 8
@@ -37,7 +37,7 @@ HISTORY = 64
 
 
 @dataclass(slots=True)
-class Answer:
+class Difference:
     """Paths below the directory, each in one list, sorted; `cursor` is where the next call begins.
 
     `created` are those that are there and were not at the cursor, `deleted` those that were and are
@@ -114,9 +114,9 @@ class ChangeLog:
         self._paths.clear()
         self.floor = self._number + 1
 
-    def since(self, number: int) -> Answer:
+    def since(self, number: int) -> Difference:
         """Sum up what happened after a cursor; what came and went in between is left out."""
-        answer = Answer("", reset=not self.floor <= number <= self._number)
+        answer = Difference("", reset=not self.floor <= number <= self._number)
         if answer.reset:
             return answer
         for path, past in reversed(self._paths.items()):
@@ -138,7 +138,7 @@ def _number(time: tuple[int, bool]) -> int:
     return time[0]
 
 
-class Record:
+class TouchedPaths:
     """Follows what a watched tree tells, and keeps which paths were touched.
 
     The law: applied to a copy made at a cursor, what `since` answers makes it equal the tree.
@@ -219,7 +219,7 @@ class Record:
             self._names.clear()
 
 
-class _Recorder(Record):
+class _Recorder(TouchedPaths):
     """A watcher, and the record of what it tells."""
 
     def __init__(
@@ -237,9 +237,9 @@ class _Recorder(Record):
         """The next question finds the watcher ended; what was known serves nobody any more."""
         self.close()
 
-    async def since(self, number: int) -> Answer | None:
+    async def since(self, number: int) -> Difference | None:
         """Answer, with all that happened before the call; None when the watch has ended."""
-        answers: list[Answer] = []
+        answers: list[Difference] = []
 
         def ask() -> None:
             answer = self.log.since(number if self.complete else -1)
@@ -266,7 +266,7 @@ class Changes:
         """How many directories are recorded."""
         return len(self._recorders)
 
-    async def since(self, scope: Scope, cursor: str) -> Answer:
+    async def since(self, scope: Scope, cursor: str) -> Difference:
         """Return what changed since `cursor`; an unknown one (or none) is answered by a reset.
 
         Raises what `Watcher.start` does.

@@ -39,7 +39,7 @@ from sandkeeper.watch.audience import (
     listing,
 )
 
-__all__ = ["WatchTree", "Watches"]
+__all__ = ["WatchPlaces", "WatchTree"]
 
 _ENTRIES = Mask.MODIFY | Mask.ATTRIB | Mask.MOVED_FROM | Mask.MOVED_TO | Mask.CREATE | Mask.DELETE
 _ENTRIES |= Mask.EXCL_UNLINK  # what is still written to a removed file has no name here any more
@@ -49,7 +49,7 @@ _COOKIES = 1024
 _CLOSED_OR_GONE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP}
 
 
-class Watches(Protocol):
+class WatchPlaces(Protocol):
     """Where watches are kept: `linux.inotify.Inotify`, or a share in one."""
 
     def add(self, path: bytes, mask: int) -> int:
@@ -82,7 +82,7 @@ class WatchTree:
 
     def __init__(
         self,
-        inotify: Watches,
+        inotify: WatchPlaces,
         shown: bytes,
         *,
         recursive: bool,

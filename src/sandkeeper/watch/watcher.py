@@ -14,7 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from sandkeeper.errors import BadInput, Internal, SandkeeperError, Unavailable, Unprocessable
+from sandkeeper.errors import (
+    Internal,
+    NoDirectory,
+    SandkeeperError,
+    Unavailable,
+    Unprocessable,
+)
 from sandkeeper.linux.identity import Identity, acting_for
 from sandkeeper.linux.inotify import Notice
 from sandkeeper.linux.paths import useros as os
@@ -24,7 +30,7 @@ from sandkeeper.watch.audience import Audience
 from sandkeeper.watch.notices import NoticeHub, Tap
 from sandkeeper.watch.tree import WatchTree
 
-__all__ = ["Hubs", "Listener", "Scope", "Watcher"]
+__all__ = ["ChangeListener", "Hubs", "Scope", "Watcher"]
 
 HANDLED_AT_ONCE = 256
 
@@ -42,7 +48,7 @@ class Scope:
         return any(os.fsencode(text) in path for text in self.ignored)
 
 
-class Listener(Audience, Protocol):
+class ChangeListener(Audience, Protocol):
     """Takes changes, in the watcher's thread; it must not wait for anybody."""
 
     def flush(self) -> None:
@@ -71,7 +77,7 @@ class Watcher:
     """Start it with `start`, end it with `close`; it ends by itself when the root goes."""
 
     def __init__(
-        self, scope: Scope, listener: Listener, hub: NoticeHub, identity: Identity | None
+        self, scope: Scope, listener: ChangeListener, hub: NoticeHub, identity: Identity | None
     ) -> None:
         self.scope = scope
         self.root: tuple[int, int] = (0, 0)
@@ -165,7 +171,7 @@ class Watcher:
         try:
             if not os.path.isdir(self.scope.root):
                 os.stat(self.scope.root)
-                raise BadInput("path is not a directory")
+                raise NoDirectory()
             with self._hub.tapped() as tap:
                 self._tap = tap
                 try:
@@ -232,7 +238,7 @@ _LIMITS = {
 
 def _setup_error(error: OSError | ValueError) -> SandkeeperError:
     if isinstance(error, ValueError) or error.errno in {errno.ENOENT, errno.ENOTDIR}:
-        return BadInput("path is not a directory")
+        return NoDirectory()
     text = f"{error.filename}: {(error.strerror or str(error)).lower()}"
     if error.errno in _LIMITS:
         return Internal(f"cannot watch {text} (the limit is {_LIMITS[error.errno]})")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.harness import Server, open_files, resident, until
+from tests.harness import Server, make_files, open_files, resident, until
 
 from sandkeeper.files.changing.removal import remove_tree
 
@@ -85,8 +85,7 @@ def test_links_that_go_round_end_where_they_are_followed(server: Server, tmp_pat
 
 
 def test_50_000_entries_are_listed_whole_in_little_memory(server: Server, shm: Path) -> None:
-    for number in range(50_000):
-        os.mknod(shm / f"{number:06}")
+    make_files(shm, (f"{number:06}" for number in range(50_000)))
     server.client.get(f"/filesystem/{shm}")
     before = resident(server.pid)
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness import Server, open_files, until
+from tests.harness import Server, make_files, open_files, until
 from tests.watching import Watching
 
 from sandkeeper.files.paths import temporary_name
 from sandkeeper.journal.lines import KEEPALIVE_SECONDS
-from sandkeeper.watch.watches import SCOPES_MOST
 
 ROOT = Path(__file__).parents[3]
 
@@ -258,12 +257,12 @@ def test_a_server_that_stops_sends_its_watchers_away_at_once(make_server: Any) -
 
 
 def test_more_different_watches_than_are_served_are_refused_clearly(make_server: Any) -> None:
-    server = make_server()
+    server = make_server(constants={"sandkeeper.watch.service.SCOPES_MOST": 20})
     opened: list[Watching] = []
     try:
-        while len(opened) <= SCOPES_MOST and (not opened or opened[-1].status == 200):
+        while len(opened) <= 20 and (not opened or opened[-1].status == 200):
             opened.append(Watching(server, "", read=False, ignore=f"/{len(opened)}/"))
-        assert (len(opened), opened[-1].status) == (SCOPES_MOST + 1, 500)
+        assert (len(opened), opened[-1].status) == (21, 500)
         assert instances(server) == 1
         assert server.client.get("/health").status_code == 200
     finally:
@@ -288,14 +287,14 @@ def test_watchers_that_do_not_read_make_nobody_late(make_server: Any) -> None:
     watching = [Watching(server, "storm/**", read=False) for _ in range(60)]
     watching += [Watching(server, "storm/**", read=False, ignore=f"{n}") for n in range(20)]
     try:
-        writing = threading.Thread(target=overwrite, args=[folder, 4_000])
+        writing = threading.Thread(target=overwrite, args=[folder, 2_000])
         writing.start()
         worst = 0.0
         while writing.is_alive():
             before = time.perf_counter()
             assert server.client.get("/health").status_code == 200
             worst = max(worst, time.perf_counter() - before)
-        writing.join()
+            writing.join(0.005)
         assert (
             worst < 2
         )  # 0.05 s on a quiet machine; each watcher with a reader of its own: as many
@@ -318,8 +317,7 @@ def test_a_client_that_does_not_read_stops_nobody_and_costs_little(make_server: 
         Watching(server, "", read=False) as idle,
         Watching(server, "") as reader,
     ):
-        for index in range(15_000):
-            os.close(os.open(server.workdir / f"file-{index:05}", os.O_CREAT | os.O_WRONLY))
+        make_files(server.workdir, (f"file-{index:05}" for index in range(15_000)))
         reader.until("CREATE", server.workdir / "file-14999")
         status = Path(f"/proc/{server.pid}/status").read_text()
         resident = int(status.split("VmRSS:")[1].split()[0])

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from sandkeeper.api.code_wires.room import Room
+from sandkeeper.api.code_wires.room import AnswerRoom
 from sandkeeper.api.edge.connections import outgoing
 from sandkeeper.api.edge.connections.outgoing import Answer, Outgoing
 from sandkeeper.interpreter.events import Outcome
 from sandkeeper.interpreter.execution import Execution
-from sandkeeper.interpreter.scribe.recorder import Recorder
+from sandkeeper.interpreter.scribe.recorder import ExecutionRecorder
 from sandkeeper.interpreter.specs import ExecutionMeta
 from sandkeeper.journal.budget import Budget
 
@@ -23,7 +23,7 @@ def test_an_event_without_room_is_waited_for_once_and_told_as_a_gap(
     meta = ExecutionMeta("one", "context")
     folder = tmp_path / "context" / "one"
     budget = Budget(run_bytes=64 << 20, total_bytes=64 << 20)
-    recorder = Recorder(folder, meta, budget, lambda _one: None)
+    recorder = ExecutionRecorder(folder, meta, budget, lambda _one: None)
     recorder.event("display", data={"text/plain": "x" * (8 << 20)}, metadata={})
     recorder.event("display", data={"text/plain": "short"}, metadata={})
     recorder.end(Outcome("ok"))
@@ -31,7 +31,7 @@ def test_an_event_without_room_is_waited_for_once_and_told_as_a_gap(
 
     async def followed() -> list[str]:
         kinds = []
-        room = Room(Answer(room_of_all, None))
+        room = AnswerRoom(Answer(room_of_all, None))
         with closing(await Execution(meta, folder).follow()) as stream:
             while (events := await stream.next(1.0)) is not None:
                 kinds += [one.kind for one in await room.fitting(stream, events)]

@@ -11,7 +11,7 @@ import pytest
 from backports import zstd
 from playwright.sync_api import Locator, Page, Route, expect
 from tests.api.console.pages import TOKEN, fits, in_both_themes, open_console, serious, sign_in
-from tests.harness import Server, until
+from tests.harness import Server, make_files, until
 
 
 def picture(width: int, height: int) -> bytes:
@@ -59,8 +59,7 @@ def typed(page: Page, text: str) -> None:
 def test_fifty_thousand_entries_are_walked_sorted_and_opened_by_keys(
     server: Server, page: Page, folder: Path
 ) -> None:
-    for number in range(50_000):
-        os.close(os.open(folder / f"entry-{number:05d}", os.O_CREAT | os.O_WRONLY))
+    make_files(folder, (f"entry-{number:05d}" for number in range(50_000)))
     (folder / "entry-49999").write_text("the last one")
     opened(page, server, folder)
     expect(page.locator('[aria-setsize="50000"]').first).to_be_visible(timeout=120_000)

@@ -15,7 +15,8 @@ from tests.harness import Server, cases, until
 
 from sandkeeper.api.edge.bodies.lenient import ANYTHING, built, fold
 from sandkeeper.api.edge.bodies.long import WINDOW, LongText
-from sandkeeper.api.edge.request_body import LONG_BYTES, Held, Room, parse_json
+from sandkeeper.api.edge.bodies.room import Held, Room
+from sandkeeper.api.edge.request_body import LONG_BYTES, parse_json
 from sandkeeper.api.schemas.files import FileRequest, TreeRequest
 from sandkeeper.api.schemas.processes import ProcessRequest
 from sandkeeper.errors import BadInput, Unavailable

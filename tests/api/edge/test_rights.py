@@ -111,14 +111,27 @@ def table() -> list[Row]:
     return rows()
 
 
+WHOLE = [("", True), ("user admin", True)]
+"""With these each route meets every right, by a token and without; the other settings only decide
+who has which, which one route of each need shows."""
+
+
+def one_of_each_need(table: list[Row]) -> list[Row]:
+    found: dict[tuple[Need, bool], Row] = {}
+    for row in table:
+        found.setdefault((row.need, row.method == SOCKET), row)
+    return list(found.values())
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("tokens", "apart"), EXPECTED)
 def test_every_route_lets_in_whom_the_table_names(
     make_server, table: list[Row], tokens: str, apart: bool
 ) -> None:
     server: Server = make_server(**options(tokens, apart=apart))
+    whole = (tokens, apart) in WHOLE
     told, listed = {}, {}
-    for row in table:
+    for row in table if whole else one_of_each_need(table):
         if row.need.area and row.need.right is AS_USER:
             continue  # whose drive it is decides: see tests/e2e/test_rights_user.py
         for (who, token), right in zip(TOKENS.items(), EXPECTED[tokens, apart], strict=True):
@@ -126,7 +139,7 @@ def test_every_route_lets_in_whom_the_table_names(
             told[key] = verdict(server, row, token)
             listed[key] = wanted(row.need, right)
 
-    assert len(told) > 350
+    assert len(told) > (350 if whole else 20)
     assert told == listed
 
 

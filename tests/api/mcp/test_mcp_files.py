@@ -11,11 +11,6 @@ from tests.harness import Server
 from tests.mcp_calls import Tools
 
 
-@pytest.fixture(scope="module")
-def tools(server: Server) -> Tools:
-    return Tools(server)
-
-
 @pytest.fixture
 def work(server: Server) -> Path:
     return server.workdir

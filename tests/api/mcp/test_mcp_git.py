@@ -2,17 +2,10 @@
 
 from pathlib import Path
 
-import pytest
 from tests.githttp import git
-from tests.harness import Server
 from tests.mcp_calls import Tools
 
 ADA = {"name": "Ada", "email": "ada@example.com"}
-
-
-@pytest.fixture
-def tools(server: Server) -> Tools:
-    return Tools(server)
 
 
 def test_an_agent_clones_changes_and_pushes(tools: Tools, tmp_path: Path) -> None:

@@ -1,13 +1,7 @@
 """MCP: terminal tools."""
 
-import pytest
 from tests.harness import Server
 from tests.mcp_calls import Tools
-
-
-@pytest.fixture(scope="module")
-def tools(server: Server) -> Tools:
-    return Tools(server)
 
 
 def test_an_agent_types_and_sees_the_screen(tools: Tools) -> None:

@@ -4,10 +4,10 @@ import asyncio
 import os
 import resource
 import threading
-from dataclasses import asdict
 from time import monotonic
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -60,7 +60,7 @@ class ObservabilityHandlers:
             "loopDelaySeconds": vitals.loop_delay(),
             "processes": vitals.states(),
             "journals": vitals.journals(),
-            "cursors": [asdict(item) for item in lags[:CURSORS]],
+            "cursors": [msgspec.structs.asdict(item) for item in lags[:CURSORS]],
             "cursorsOmitted": max(0, len(lags) - CURSORS),
             "pump": {"alive": vitals.pump.alive, **vitals.pump.statistics()},
             "log": {"alive": vitals.sink.alive, **vitals.sink.statistics()},

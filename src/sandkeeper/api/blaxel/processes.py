@@ -248,7 +248,8 @@ class ProcessHandlers:
         """Show one process whose output is short or in memory."""
         if b"output" in scope["query_string"]:
             return None
-        process = self._processes.get(segment(scope, 1), Task.SHOW_PROCESS)
+        name = scope["path"].rpartition("/")[2]  # a plain path has no escapes
+        process = self._processes.get(name, Task.SHOW_PROCESS)
         record = self._records.make(process, self._inline)
         return None if record is None else PlainAnswer(record)
 

@@ -1,6 +1,7 @@
 """The server itself: welcome, health, upgrade."""
 
-import platform
+import os
+import sys
 from typing import Any
 
 import msgspec
@@ -10,7 +11,6 @@ from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 from sandkeeper.api.edge.connections.plain import PlainAnswer
-from sandkeeper.api.edge.request_body import read_body
 from sandkeeper.api.edge.respond import encode_json, json_response
 from sandkeeper.api.edge.rights import OPEN, UPGRADE, USER
 from sandkeeper.api.edge.routing import empty_head, route
@@ -60,6 +60,8 @@ class SystemHandlers:
 
     async def upgrade(self, request: Request) -> Response:
         """Begin an upgrade and answer at once; /health tells how it goes."""
+        from sandkeeper.api.edge.request_body import read_body  # more than all the rest of it
+
         body = await read_body(request, BODY_BYTES)
         try:
             order = msgspec.json.decode(body, type=UpgradeOrder)
@@ -77,17 +79,16 @@ class SystemHandlers:
         return json_response({"baseUrl": base, "message": STARTED, "version": version})
 
     def _health(self) -> dict[str, Any]:
+        machine = os.uname().machine
         status = self._lifetime.status(self._upgrade.count, self._upgrade.status())
         return {
             "status": "ok",
             "version": status.version,
             "gitCommit": status.git_commit,
             "buildTime": status.build_time,
-            "goVersion": f"python{platform.python_version()}",
+            "goVersion": f"python{sys.version.split()[0]}",
             "os": "linux",
-            "arch": {"x86_64": "amd64", "aarch64": "arm64"}.get(
-                platform.machine(), platform.machine()
-            ),
+            "arch": {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine),
             "uptime": go_duration(round(status.uptime)),
             "uptimeSeconds": status.uptime,
             "upgradeCount": status.upgrade_count,

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.code.records import EventLines, Gathered
 from sandkeeper.api.code.structs import (
-    CompleteRequest,
+    CompletionRequest,
     ContextList,
     ContextRequest,
     ExecuteRequest,
@@ -141,7 +141,7 @@ class CodeHandlers:
     async def complete(self, request: Request) -> Response:
         """Complete a name."""
         context = await self._context(request)
-        asked = await read_json(request, CompleteRequest, self._body_limit)
+        asked = await read_json(request, CompletionRequest, self._body_limit)
         return json_response(await self._contexts.complete(context, asked.code, asked.place))
 
     async def inspect(self, request: Request) -> Response:

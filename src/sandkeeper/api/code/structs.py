@@ -12,7 +12,7 @@ from sandkeeper.interpreter.specs import ContextSpec, ExecutionSpec
 from sandkeeper.linux.clocks import rfc3339_milliseconds
 
 __all__ = [
-    "CompleteRequest",
+    "CompletionRequest",
     "ContextList",
     "ContextRecord",
     "ContextRequest",
@@ -70,7 +70,7 @@ class ExecuteRequest(msgspec.Struct, rename="camel"):
         )
 
 
-class CompleteRequest(msgspec.Struct, rename="camel"):
+class CompletionRequest(msgspec.Struct, rename="camel"):
     """The body of `…/complete`: the cursor in characters, at the end of the code without one."""
 
     code: str
@@ -82,7 +82,7 @@ class CompleteRequest(msgspec.Struct, rename="camel"):
         return len(self.code) if self.cursor is None else self.cursor
 
 
-class InspectRequest(CompleteRequest):
+class InspectRequest(CompletionRequest):
     """The body of `…/inspect`; `detail` 1 asks for more, as the source."""
 
     detail: Annotated[int, Meta(ge=0, le=1)] = 0

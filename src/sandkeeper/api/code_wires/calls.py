@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from sandkeeper.api.code_wires.room import Room
+from sandkeeper.api.code_wires.room import AnswerRoom
 from sandkeeper.api.code_wires.words import lines_of
 from sandkeeper.api.edge.connections.outgoing import answer_of
 from sandkeeper.api.edge.request_body import read_json
@@ -99,12 +99,12 @@ class CodeCalls:
         self._access.audit("code_execute", caller(request), context=context.meta.id)
         env = {**self._variables(), **(call.env_vars or {})}
         execution, _ = await contexts.execute(context, ExecutionSpec(call.code, env=env))
-        room = Room(answer_of(request.scope))
+        room = AnswerRoom(answer_of(request.scope))
         blocks = self._told(context, execution, room, leaves=not _is_blaxel(request))
         return StreamResponse(blocks, "application/json")
 
     async def _told(
-        self, context: Context, execution: Execution, room: Room, *, leaves: bool
+        self, context: Context, execution: Execution, room: AnswerRoom, *, leaves: bool
     ) -> AsyncIterator[bytes]:
         try:
             stream = await execution.follow(turns=self._turns, consumer="code")

@@ -4,7 +4,7 @@ from sandkeeper.api.edge.connections.outgoing import SMALL_BYTES, Answer
 from sandkeeper.errors import Unavailable
 from sandkeeper.interpreter.execution import Event, EventStream, gap_of
 
-__all__ = ["Room"]
+__all__ = ["AnswerRoom"]
 
 COPIES = 3
 """An event that is turned into words is there as it stood in the journal, as data and as a line."""
@@ -13,7 +13,7 @@ STEP_BYTES = 4 * SMALL_BYTES
 """At least so much is asked for at once: what is small always has room, however often it comes."""
 
 
-class Room:
+class AnswerRoom:
     """Counts that as part of an answer (edge.connections.outgoing), and tells what has none."""
 
     def __init__(self, answer: Answer) -> None:

@@ -11,7 +11,7 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sandkeeper.api.control.source import PAUSED, Order, Sandbox, Source, Wanted
+from sandkeeper.api.control.source import PAUSED, Sandbox, SandboxOrder, SandboxSource, Wanted
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import decoded, read_body
 from sandkeeper.api.edge.respond import plain_json, status_of, utf8
@@ -36,7 +36,7 @@ LONGEST_SECONDS = 366 * 86400
 CLIENT = "sandkeeper"
 
 Seconds = Annotated[int, Meta(ge=0, le=LONGEST_SECONDS)]
-_OfOne = Callable[[Request, Source, str], Awaitable[Response]]
+_OfOne = Callable[[Request, SandboxSource, str], Awaitable[Response]]
 
 
 class _NotServed(Exception):
@@ -70,10 +70,12 @@ class ControlCalls:
     `source_of` gives where the sandboxes of whoever asks come from; None for somebody unknown.
     """
 
-    def __init__(self, source_of: Callable[[Request], Source | None], access: Access) -> None:
+    def __init__(
+        self, source_of: Callable[[Request], SandboxSource | None], access: Access
+    ) -> None:
         self._source_of = source_of
         self._access = access
-        self._of_all: Mapping[str, Callable[[Request, Source], Awaitable[Response]]] = {
+        self._of_all: Mapping[str, Callable[[Request, SandboxSource], Awaitable[Response]]] = {
             "GET": self._list,
             "POST": self._create,
         }
@@ -100,7 +102,7 @@ class ControlCalls:
         except SandkeeperError as error:
             return failed(status_of(error), str(error))
 
-    async def _call(self, request: Request, source: Source) -> Response:
+    async def _call(self, request: Request, source: SandboxSource) -> Response:
         at = 1 if segment(request.scope, 0) == "v2" else 0
         kind, name = segment(request.scope, at), segment(request.scope, at + 1)
         what = segment(request.scope, at + 2)
@@ -114,7 +116,7 @@ class ControlCalls:
             raise _NotServed("metrics of several sandboxes")
         return await self._of_one[request.method, what](request, source, name)
 
-    async def _create(self, request: Request, source: Source) -> Response:
+    async def _create(self, request: Request, source: SandboxSource) -> Response:
         wanted = await _read(request, CreateCall)
         if not wanted.allow_internet_access or wanted.network:
             raise _NotServed("network rules")
@@ -126,7 +128,7 @@ class ControlCalls:
             if given:
                 raise _NotServed(what)
         self._access.audit("sandbox_create", caller(request), template=wanted.templateID)
-        order = Order(
+        order = SandboxOrder(
             template=wanted.templateID,
             seconds=wanted.timeout,
             metadata=wanted.metadata,
@@ -137,7 +139,7 @@ class ControlCalls:
         )
         return plain_json(_made(await source.create(order)), 201)
 
-    async def _connect(self, request: Request, source: Source, name: str) -> Response:
+    async def _connect(self, request: Request, source: SandboxSource, name: str) -> Response:
         wanted = await _read(request, TimeoutCall)
         paused = (await source.get(name)).state == PAUSED
         await source.resume(name, wanted.timeout)
@@ -145,37 +147,37 @@ class ControlCalls:
         resumed = paused or request.url.path.endswith("/resume")
         return plain_json(_made(found), 201 if resumed else 200)
 
-    async def _list(self, request: Request, source: Source) -> Response:
+    async def _list(self, request: Request, source: SandboxSource) -> Response:
         page = await source.page(_wanted(request))
         answer = plain_json([_listed(one) for one in page.found])
         if page.after:
             answer.headers["X-Next-Token"] = page.after
         return answer
 
-    async def _get(self, _request: Request, source: Source, name: str) -> Response:
+    async def _get(self, _request: Request, source: SandboxSource, name: str) -> Response:
         return plain_json(_detail(await source.get(name)))
 
-    async def _end(self, request: Request, source: Source, name: str) -> Response:
+    async def _end(self, request: Request, source: SandboxSource, name: str) -> Response:
         self._access.audit("sandbox_kill", caller(request), identifier=name)
         await source.end(name)
         return Response(None, 204)
 
-    async def _keep(self, request: Request, source: Source, name: str) -> Response:
+    async def _keep(self, request: Request, source: SandboxSource, name: str) -> Response:
         wanted = await _read(request, TimeoutCall)
         await source.keep(name, wanted.timeout)
         return Response(None, 204)
 
-    async def _keep_longer(self, request: Request, source: Source, name: str) -> Response:
+    async def _keep_longer(self, request: Request, source: SandboxSource, name: str) -> Response:
         wanted = await _read(request, TimeoutCall)
         await source.keep(name, wanted.timeout, shorten=False)
         return Response(None, 204)
 
-    async def _pause(self, request: Request, source: Source, name: str) -> Response:
+    async def _pause(self, request: Request, source: SandboxSource, name: str) -> Response:
         self._access.audit("sandbox_pause", caller(request), identifier=name)
         await source.pause(name)
         return Response(None, 204)
 
-    async def _metrics(self, _request: Request, source: Source, name: str) -> Response:
+    async def _metrics(self, _request: Request, source: SandboxSource, name: str) -> Response:
         use = await source.use(name)
         one = {
             "timestamp": _time(use.time),

@@ -16,7 +16,14 @@ from pathlib import Path
 
 import msgspec
 
-from sandkeeper.api.control.source import PAUSED, RUNNING, Order, Page, Sandbox, Wanted
+from sandkeeper.api.control.source import (
+    PAUSED,
+    RUNNING,
+    Sandbox,
+    SandboxOrder,
+    SandboxPage,
+    Wanted,
+)
 from sandkeeper.errors import Conflict, NotFound
 from sandkeeper.linux.clocks import STILL_SECONDS, WORK, WorkTimer
 from sandkeeper.linux.paths.statefiles import (
@@ -63,7 +70,7 @@ class _Kept(msgspec.Struct, omit_defaults=True):
 
 
 class ThisMachine:
-    """A `Source` of one; event loop's thread only.
+    """A `SandboxSource` of one; event loop's thread only.
 
     `set_env` has programs start with variables; its second argument is `Order.trusted`. `token` is
     that of this server.
@@ -101,7 +108,7 @@ class ThisMachine:
 
     # Source
 
-    async def create(self, order: Order) -> Sandbox:
+    async def create(self, order: SandboxOrder) -> Sandbox:
         """Return the machine, as it is wanted."""
         now = time.time()
         known = self._kept
@@ -122,14 +129,14 @@ class ThisMachine:
         await self._changed()
         return await self._sandbox(self._kept)
 
-    async def page(self, wanted: Wanted) -> Page:
+    async def page(self, wanted: Wanted) -> SandboxPage:
         """Return the machine while it is a sandbox."""
         kept = self._kept
         if kept is None or not wanted.fits(
             kept.state, kept.template, kept.started_at, kept.metadata
         ):
-            return Page([])
-        return Page([await self._sandbox(kept)])
+            return SandboxPage([])
+        return SandboxPage([await self._sandbox(kept)])
 
     async def get(self, name: str) -> Sandbox:
         """Return it."""

@@ -6,13 +6,13 @@ from typing import Protocol
 
 from sandkeeper.observability.machine_use import Use
 
-__all__ = ["PAUSED", "RUNNING", "Order", "Page", "Sandbox", "Source", "Wanted"]
+__all__ = ["PAUSED", "RUNNING", "Sandbox", "SandboxOrder", "SandboxPage", "SandboxSource", "Wanted"]
 
 RUNNING, PAUSED = "running", "paused"
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class SandboxOrder:
     """A sandbox somebody wants, for `seconds`; `pause_at_end` instead of its end.
 
     `trusted` says that who asks may also say what programs of other users than the workload's
@@ -77,20 +77,20 @@ class Sandbox:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class SandboxPage:
     """Some sandboxes; `after` is empty when no more follow."""
 
     found: Sequence[Sandbox]
     after: str = ""
 
 
-class Source(Protocol):
+class SandboxSource(Protocol):
     """Makes and ends sandboxes. Each method raises NotFound for an id that is none of a sandbox."""
 
-    async def create(self, order: Order) -> Sandbox:
+    async def create(self, order: SandboxOrder) -> Sandbox:
         """Return a sandbox for an order; raises Unavailable when there is none to be had."""
 
-    async def page(self, wanted: Wanted) -> Page:
+    async def page(self, wanted: Wanted) -> SandboxPage:
         """Return some of those that run or are paused; raises BadInput for a bad `after`."""
 
     async def get(self, name: str) -> Sandbox:

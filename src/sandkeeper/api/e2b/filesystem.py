@@ -33,8 +33,8 @@ from sandkeeper.files.service import Files
 from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.paths import useros as os
 from sandkeeper.log.access import Access
+from sandkeeper.watch.service import Block, Change, Watch, Watches
 from sandkeeper.watch.watcher import Scope
-from sandkeeper.watch.watches import Block, Change, Watch, Watches
 
 __all__ = ["FilesystemService"]
 

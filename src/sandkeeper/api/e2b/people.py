@@ -14,7 +14,7 @@ from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.users import Users
 from sandkeeper.settings import Environment
 
-__all__ = ["BASE", "People", "Person"]
+__all__ = ["BASE", "CallUser", "People"]
 
 BASE = ("PATH", "HOME", "USER", "LOGNAME")
 """The variables that every program on this wire has besides its own."""
@@ -23,7 +23,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class CallUser:
     """The user of a call: `name` as records keep it (empty: the workload's own), and its home."""
 
     name: str
@@ -40,7 +40,7 @@ class People:
         self._environment = environment
         self._defaults = defaults
 
-    def of(self, request: Request, name: str = "") -> Person:
+    def of(self, request: Request, name: str = "") -> CallUser:
         """Return the user that a request names: in `name`, or by `Authorization: Basic`.
 
         Without one it is the user that `/init` has set, else the workload's own. Raises
@@ -49,15 +49,15 @@ class People:
         name = name or _basic_name(request) or self._defaults.now.user
         identity = user_of(request, self._users, name)
         if identity is not None:
-            return Person(self._users.recorded(name), identity, identity.name, identity.home)
+            return CallUser(self._users.recorded(name), identity, identity.name, identity.home)
         login, home = _own()
-        return Person("", None, login, self._environment.get("HOME") or home)
+        return CallUser("", None, login, self._environment.get("HOME") or home)
 
-    def workdir(self, person: Person) -> str:
+    def workdir(self, person: CallUser) -> str:
         """Return where programs of a user begin."""
         return self._defaults.now.workdir or person.home
 
-    def base(self, person: Person) -> dict[str, str]:
+    def base(self, person: CallUser) -> dict[str, str]:
         """Return the variables that every program of a user has on this wire."""
         path = self._environment.get("PATH") or PATH
         base = dict(zip(BASE, (path, person.home, person.login, person.login), strict=True))

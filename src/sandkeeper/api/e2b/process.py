@@ -18,7 +18,7 @@ from sandkeeper.api.e2b import connect, structs
 from sandkeeper.api.e2b.connect import Failure
 from sandkeeper.api.e2b.events import Events, end_event, event
 from sandkeeper.api.e2b.framing import frame
-from sandkeeper.api.e2b.people import BASE, People, Person
+from sandkeeper.api.e2b.people import BASE, CallUser, People
 from sandkeeper.api.edge.subject import caller
 from sandkeeper.errors import Conflict, NotFound, Obstacle
 from sandkeeper.files.paths import resolve_text
@@ -173,7 +173,7 @@ class ProcessService:
             raise Failure("deadline_exceeded", "the process was killed: its deadline was over")
         yield end_event(end.code, end.number)
 
-    async def _folder(self, given: str, person: Person) -> str:
+    async def _folder(self, given: str, person: CallUser) -> str:
         """Return where a program is run; raises Failure when its user cannot go there."""
         wanted = given or self._people.workdir(person)
         folder = resolve_text(wanted, workdir=person.home, home=person.home).absolute

@@ -54,9 +54,9 @@ class Accepted:
         self._token = settings.token.encode()
         self._admin = settings.admin_token.encode()
         self._with_token = Right.USER if self._admin else Right.OPERATOR
-        self._anonymous = Right.NONE
+        self.anonymous = Right.NONE
         if not self._token:
-            self._anonymous = Right.USER if self._admin or apart else Right.OPERATOR
+            self.anonymous = Right.USER if self._admin or apart else Right.OPERATOR
 
     def __bool__(self) -> bool:
         return bool(self._token or self._admin)
@@ -72,8 +72,8 @@ class Accepted:
     def right_without_session(self, scope: Scope) -> Right:
         """Return the right of a request by the tokens in it (`api.edge.tokens`: where)."""
         if not self:
-            return self._anonymous
-        return self.right_of(offers(scope)) or self._anonymous
+            return self.anonymous
+        return self.right_of(offers(scope)) or self.anonymous
 
 
 class Doorkeeper:
@@ -93,10 +93,11 @@ class Doorkeeper:
         self._open = open_paths
         self._own_words = own_words
         self._standings = {right: Standing(right, settings) for right in Right}
+        self._everybodys = None if accepted else self._standings[accepted.anonymous]
 
     def admits(self, scope: Scope) -> bool:
         """Say whether a request may go on at all; its standing is in the scope then."""
-        standing = self._standings[self._right_of(scope)]
+        standing = self._everybodys or self._standings[self._right_of(scope)]
         standing.into(scope)
         if standing.right > Right.NONE:
             return True
@@ -109,7 +110,7 @@ class Doorkeeper:
     def _right_of(self, scope: Scope) -> Right:
         """Return the highest right that the request shows."""
         right = self._accepted.right_without_session(scope)
-        if self._sessions is None or not self._accepted:
+        if self._sessions is None:
             return right
         return max(right, self._sessions.right_of(scope))
 

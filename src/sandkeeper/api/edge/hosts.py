@@ -12,7 +12,6 @@ answers or not. Three things that no page can forge tell such requests from othe
 Whoever sends none of them is no page of another origin: clients of all other kinds pass as ever.
 """
 
-import re
 import socket
 from functools import lru_cache
 from ipaddress import ip_address
@@ -28,6 +27,7 @@ from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.urls import is_for_port
 from sandkeeper.errors import BadInput, Forbidden, SandkeeperError
 from sandkeeper.linux.addresses import is_loopback
+from sandkeeper.patterns import pattern
 from sandkeeper.settings import EdgeSettings, origin
 from sandkeeper.settings.port_names import PortName
 
@@ -60,7 +60,7 @@ WANTED = frozenset(
 SEVERAL = b"?"
 KNOWN_HOSTS = 64
 """So many names are remembered: the same few come with every request."""
-_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+(?:%[^\]]+)?\]|[a-z0-9._~!$&'()*+;=-]*)(?::([0-9]{0,5}))?")
+_AUTHORITY = pattern(r"(\[[0-9a-f:.]+(?:%[^\]]+)?\]|[a-z0-9._~!$&'()*+;=-]*)(?::([0-9]{0,5}))?")
 
 Seen = dict[bytes, bytes]
 
@@ -103,13 +103,8 @@ class Gate:
     def check(self, scope: Scope) -> None:
         """Pass a request or WebSocket; raises Forbidden, or BadInput for a Host that is none."""
         seen = _seen(scope)
-        host, port = _authority(scope, seen)
-        # Without the field, which HTTP/1.0 allows, it is no browser.
-        if b"host" in seen and not self._answers_to(scope, host):
-            raise UnknownHost(
-                f'this server does not answer to the name "{host[:256]}": '
-                "SANDKEEPER_HOSTS lists further names"
-            )
+        if scope["path"] == "/mcp" or not self._knows(seen.get(b"host", b"")):
+            self._check_name(scope, seen)
         if b"origin" not in seen and b"sec-fetch-site" not in seen:
             scope[OWN_VISIT] = self._all
             # Over http to other than loopback a browser says no more of its own pages' reads.
@@ -118,9 +113,18 @@ class Gate:
         asker, site = _asker(seen), seen.get(b"sec-fetch-site", b"")
         listed = self._lists(scope, asker)
         scope[OWN_VISIT] = listed or site in {b"same-origin", b"none"}
-        own = scope[OWN_PAGE] = self._is_own(scope, seen, host + port)
+        own = scope[OWN_PAGE] = self._is_own(scope, seen, "".join(_authority(scope, seen)))
         if not (own or listed or _is_visit(scope, seen)):
             _refuse(asker, "this API")
+
+    def _check_name(self, scope: Scope, seen: Seen) -> None:
+        host, _ = _authority(scope, seen)
+        # Without the field, which HTTP/1.0 allows, it is no browser.
+        if b"host" in seen and not self._answers_to(scope, host):
+            raise UnknownHost(
+                f'this server does not answer to the name "{host[:256]}": '
+                "SANDKEEPER_HOSTS lists further names"
+            )
 
     def check_port(self, scope: Scope, name: PortName) -> None:
         """Pass what is for a port by its own host name; raises as `check`.
@@ -184,19 +188,22 @@ class Gate:
         return self._any_host or name in self._names or name.endswith(self._below)
 
     def _answers_to(self, scope: Scope, host: str) -> bool:
-        path: str = scope["path"]
-        if path != "/mcp" and self._knows(host):
-            return True
         name = host.removesuffix(".")
-        if path in OPEN_PATHS or self._is_listed(scope, name):
+        if scope["path"] in OPEN_PATHS or self._is_listed(scope, name):
             return True
-        if path == "/mcp" and is_loopback((scope.get("server") or ("", 0))[0]):
+        if scope["path"] == "/mcp" and is_loopback((scope.get("server") or ("", 0))[0]):
             return _is_loopback_name(name)  # the contract's rule, with a token too
-        return path == "/mcp" and self._knows(host)
+        return self._guarded or self._is_own_name(name)
 
-    def _is_known(self, host: str) -> bool:
-        """Say whether a name is answered to whoever calls by it, and whatever is asked for."""
-        name = host.removesuffix(".")
+    def _is_known(self, value: bytes) -> bool:
+        """Say whether a Host field is valid and its name answered to, whoever asks for what.
+
+        On `/mcp` it may not be, and what is not known may be answered to all the same.
+        """
+        found = _parsed(value) if value else None
+        if found is None:
+            return False
+        name = found[0].removesuffix(".")
         return self._guarded or self._is_named(name) or self._is_own_name(name)
 
     def _is_from_afar(self, scope: Scope) -> bool:

@@ -8,6 +8,7 @@ from typing import Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandkeeper.api.edge import auth
+from sandkeeper.api.edge.bodies.room import HELD, Held, Room
 from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.api.edge.connections.newline import ending_line
 from sandkeeper.api.edge.connections.outgoing import ANSWER, SMALL_BYTES, Answer, Outgoing
@@ -25,7 +26,6 @@ from sandkeeper.api.edge.connections.plain import (
 from sandkeeper.api.edge.connections.wire import CARRIED, SWITCHED, closing_unasked, wire_of
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.hosts import Gate, refusal
-from sandkeeper.api.edge.request_body import HELD, Held, Room
 from sandkeeper.api.edge.respond import Say, error_response, want_of
 from sandkeeper.api.edge.subject import Gateways, request_id
 from sandkeeper.api.edge.tracing import Traces
@@ -185,10 +185,12 @@ class Edge:
         Nothing has been done then, and the request goes the long way, where it is also refused.
         """
         handler = self._find_plain(scope)
-        if handler is None or not may_be_plain(scope):
+        if handler is None:
             return None
         started = perf_counter()
         self._gateways.strip(scope)
+        if not may_be_plain(first_fields(scope)):
+            return None
         self._mark(scope)
         if PORT_NAME in scope or (self._e2b and readdress(scope)):
             return None
@@ -204,9 +206,9 @@ class Edge:
             return None
         self._traces.begin(scope)
         if isinstance(answer, PlainAnswer):
-            parts, began = self._heads.of(scope, answer, started), perf_counter()
-            self._requests.answered(scope["path"], answer.status, began - started)
-            self._tell(scope, answer.status, began - started, len(answer.body))
+            parts, seconds = self._heads.of(scope, answer, started), perf_counter() - started
+            self._requests.answered(scope["path"], answer.status, seconds)
+            self._tell(scope, answer.status, seconds, len(answer.body))
             return parts
         self._requests.begun()
         return self._later(scope, answer, started)

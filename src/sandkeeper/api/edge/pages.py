@@ -1,7 +1,6 @@
 """What our pages tell the browser besides, and the page that asks a person for the token."""
 
 import hashlib
-import html
 from base64 import b64encode
 from collections.abc import Sequence
 from urllib.parse import parse_qsl
@@ -73,6 +72,8 @@ def asks_for_page(scope: Scope) -> bool:
 
 def token_page(scope: Scope) -> tuple[bytes, dict[str, str]]:
     """Return a page with a field for the token, which leads to the same address, and its fields."""
+    import html  # with every entity that has a name; few see this page
+
     query = scope["query_string"].decode("latin-1")
     fields = parse_qsl(query, keep_blank_values=True)[:64]
     kept = "".join(

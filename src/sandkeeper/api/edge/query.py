@@ -3,7 +3,6 @@
 A pair that holds `;` or an escape that is none is dropped, as if it were not there.
 """
 
-import re
 from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
@@ -13,11 +12,12 @@ from starlette.types import Scope
 
 from sandkeeper.errors import BadInput
 from sandkeeper.numerals import decimal
+from sandkeeper.patterns import pattern
 
 __all__ = ["Query", "query_of", "since_of"]
 
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
-_BAD = re.compile(rb"%(?![0-9A-Fa-f]{2})|;")
+_BAD = pattern(rb"%(?![0-9A-Fa-f]{2})|;")
 
 
 class Query(ImmutableMultiDict[str, str]):

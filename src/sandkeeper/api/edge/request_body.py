@@ -31,14 +31,12 @@ from sandkeeper.api.edge.bodies.lenient import (
     values_in,
 )
 from sandkeeper.api.edge.bodies.long import LongText
-from sandkeeper.errors import BadInput, TooLarge, Unavailable
+from sandkeeper.api.edge.bodies.room import HELD, Held
+from sandkeeper.errors import BadInput, TooLarge
 from sandkeeper.numerals import natural
 
 __all__ = [
-    "HELD",
     "LONG_BYTES",
-    "Held",
-    "Room",
     "decoded",
     "parse_anything",
     "parse_json",
@@ -47,8 +45,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-HELD = "sandkeeper.held"
-"""Where in a request's scope its `Held` is."""
 SMALL_BYTES = 256 << 10
 """So much of a body always has room, or a few large ones that hang would keep all others out. And
 a longer one is decoded in a thread."""
@@ -67,33 +63,6 @@ FEW_VALUES = 20_000
 
 MOST_VALUES = 1_000_000
 MOST_STRINGS = 200_000
-
-
-class Room:
-    """What the bodies of all requests together may take, in bytes."""
-
-    def __init__(self, size: int) -> None:
-        self.free = size
-
-
-class Held:
-    """What the body of one request takes; released with the request."""
-
-    def __init__(self, room: Room) -> None:
-        self._room = room
-        self._size = 0
-
-    def take(self, size: int) -> None:
-        """Take more; raises Unavailable when there is none."""
-        if size > self._room.free:
-            raise Unavailable("too many large requests at once: try again")
-        self._room.free -= size
-        self._size += size
-
-    def release(self) -> None:
-        """Give everything back."""
-        self._room.free += self._size
-        self._size = 0
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -5,10 +5,10 @@ start. The table in docs/security.md is made from these declarations.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+import msgspec
 from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -51,8 +51,7 @@ class Right(IntEnum):
     OPERATOR = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(msgspec.Struct, frozen=True):
     """The right that a route needs, and the area of the operator that it belongs to.
 
     A need of the user with an area is decided by the handler: it is the user's for what belongs to
@@ -76,8 +75,7 @@ OWN_DRIVES = Need(Right.USER, "drives")
 USERS = Need(Right.OPERATOR, "users")
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """The right of one request under the operator's settings."""
 
     right: Right

@@ -3,8 +3,8 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route, Router, WebSocketRoute
@@ -140,8 +140,7 @@ def first_segment(path: str) -> str:
     return path.lstrip("/").partition("/")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Area:
+class Area(msgspec.Struct, frozen=True):
     """Routes whose paths begin with one of `firsts`; `make` loads them.
 
     `is_open` says that some of them are answered without a token: those are loaded at the start.

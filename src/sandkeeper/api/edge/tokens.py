@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.errors import BadInput
+from sandkeeper.patterns import pattern
 
 __all__ = [
     "LINK",
@@ -73,10 +74,10 @@ def _digit(digit: str) -> str:
 
 
 _NAMES = "|".join(map(_spelled, PARAMETERS))
-_OFFER = re.compile(rf"&(?:{_NAMES})=([^&]*)".encode())
-_LINK = re.compile(rb"&" + LINK_PARAMETER + rb"=([^&]*)")
-_COOKIE = re.compile(rb"sandkeeper_(?:token|port|session_[0-9a-f]{8})\s*=[^;]*")
-_ESCAPED = re.compile(rb"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
+_OFFER = pattern(rf"&(?:{_NAMES})=([^&]*)".encode())
+_LINK = pattern(rb"&" + LINK_PARAMETER + rb"=([^&]*)")
+_COOKIE = pattern(rb"sandkeeper_(?:token|port|session_[0-9a-f]{8})\s*=[^;]*")
+_ESCAPED = pattern(rb"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
 _T = TypeVar("_T")
 IN_QUERY = "sandkeeper.offers"
 MOST = 32

@@ -5,7 +5,6 @@ lost; these functions read `scope["raw_path"]`.
 """
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from urllib.parse import unquote_to_bytes
 
@@ -13,6 +12,7 @@ from starlette.types import Scope
 
 from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.numerals import natural
+from sandkeeper.patterns import pattern
 from sandkeeper.settings.port_names import CODE_PORTS, E2B_PORT
 
 __all__ = [
@@ -42,9 +42,9 @@ INSTEAD = "sandkeeper.instead"
 
 LED = "sandkeeper.led"
 LEADING = frozenset({b"e2b-sandbox-id", b"e2b-sandbox-port"})
-_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
-_PREFIX = re.compile(r"[A-Za-z0-9/_.-]+")
-_TCP = re.compile(r"/network/ports/[^/]+/tcp")
+_ABSOLUTE = pattern(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
+_PREFIX = pattern(r"[A-Za-z0-9/_.-]+")
+_TCP = pattern(r"/network/ports/[^/]+/tcp")
 
 
 def called_by_target(url: bytes, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -35,7 +35,7 @@ TIMED_OUT_CODE = 124  # timeout(1)
 SECONDS_MOST = 86400.0
 
 
-class ExecuteRequest(msgspec.Struct):
+class CommandRequest(msgspec.Struct):
     """The body of `/execute`; the time in seconds."""
 
     command: str = ""
@@ -66,7 +66,7 @@ class RuntimeHandlers:
 
     async def execute(self, request: Request) -> Response:
         """Run a command in a shell and answer with all it wrote."""
-        wanted = await read_json(request, ExecuteRequest, self._body_limit)
+        wanted = await read_json(request, CommandRequest, self._body_limit)
         seconds = wanted.timeout_seconds
         if not wanted.command:
             raise BadInput("command is required")

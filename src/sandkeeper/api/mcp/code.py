@@ -9,19 +9,19 @@ from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.mcp.code_structs import (
     CodebaseArguments,
     CodebaseResults,
+    CodeEditArguments,
     CodeEdited,
     CodeListing,
-    EditArguments,
+    CodeOutcome,
     FileRange,
     FileSearchArguments,
     GrepArguments,
     GrepResults,
     ListArguments,
     Matches,
-    Outcome,
     ParallelArguments,
     RangeArguments,
-    Ranked,
+    RankedFiles,
     RerankArguments,
     Snippet,
     TargetFile,
@@ -139,7 +139,7 @@ class CodeTools:
         listed = await self._work.run(list_directory, self._files, target)
         return CodeListing(True, listed.directory)
 
-    async def edit(self, wanted: EditArguments, who: Caller) -> CodeEdited:
+    async def edit(self, wanted: CodeEditArguments, who: Caller) -> CodeEdited:
         """Have an edit merged into a file."""
         target = target_of(self._files, wanted.target_file)
         if not wanted.code_edit:
@@ -161,7 +161,7 @@ class CodeTools:
         if len(self._edits) > REMEMBERED:
             self._edits.popitem(last=False)
 
-    async def reapply(self, wanted: TargetFile, who: Caller) -> Outcome:
+    async def reapply(self, wanted: TargetFile, who: Caller) -> CodeOutcome:
         """Try the last edit of a file again, on what the file holds now."""
         target = target_of(self._files, wanted.target_file)
         self._codegen.require()
@@ -170,9 +170,9 @@ class CodeTools:
             raise BadInput(f"no edit of {wanted.target_file} is known: call codegenEditFile first")
         self._access.audit("codegen_fastapply", who, path=target.display)
         await self._codegen.apply(target, edit)
-        return Outcome(True, f"Applied the last edit to {wanted.target_file} again")
+        return CodeOutcome(True, f"Applied the last edit to {wanted.target_file} again")
 
-    async def parallel_apply(self, _wanted: ParallelArguments, _who: Caller) -> Outcome:
+    async def parallel_apply(self, _wanted: ParallelArguments, _who: Caller) -> CodeOutcome:
         """Say that a plan in words cannot be applied: the providers merge code."""
         self._codegen.require()
         raise Unprocessable(
@@ -180,7 +180,7 @@ class CodeTools:
             "written: call codegenEditFile with the changed lines for each region"
         )
 
-    async def rerank(self, wanted: RerankArguments, who: Caller) -> Ranked:
+    async def rerank(self, wanted: RerankArguments, who: Caller) -> RankedFiles:
         """Rank the files below a folder."""
         if not wanted.query:
             raise BadInput("query is empty")
@@ -196,7 +196,7 @@ class CodeTools:
         files = [RankedFile(item.path, item.content, item.score) for item in ranked.files]
         found = f"Found {len(files)} relevant files"
         message = found if ranked.candidates else "No files found matching criteria"
-        return Ranked(True, message, files)
+        return RankedFiles(True, message, files)
 
 
 def _is_directory(path: str) -> bool:
@@ -248,7 +248,7 @@ def tools(made: CodeTools) -> list[Tool]:
             "codegenReapply",
             "Merge the last codeEdit given for a file into it again.",
             TargetFile,
-            Outcome,
+            CodeOutcome,
             made.reapply,
             "failed to apply edit: ",
             need=USER,
@@ -267,14 +267,14 @@ def tools(made: CodeTools) -> list[Tool]:
             "Not possible with the providers there are; always answers with an error that says "
             "what to do instead.",
             ParallelArguments,
-            Outcome,
+            CodeOutcome,
             made.parallel_apply,
             need=USER,
         ),
         Tool(
             "codegenEditFile",
             "Edit or create a file from a sketch of the changed lines, merged by a provider.",
-            EditArguments,
+            CodeEditArguments,
             CodeEdited,
             made.edit,
             "failed to apply edit: ",
@@ -285,7 +285,7 @@ def tools(made: CodeTools) -> list[Tool]:
             "codegenRerank",
             "Rank the files below a directory by relevance to a query.",
             RerankArguments,
-            Ranked,
+            RankedFiles,
             made.rerank,
             "failed to rerank: ",
             made.configured,

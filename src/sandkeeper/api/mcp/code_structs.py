@@ -10,21 +10,21 @@ from sandkeeper.api.schemas.codegen import RankedFile
 from sandkeeper.api.schemas.files import Directory
 
 __all__ = [
+    "CodeEditArguments",
     "CodeEdited",
     "CodeListing",
+    "CodeOutcome",
     "CodebaseArguments",
     "CodebaseResults",
-    "EditArguments",
     "FileRange",
     "FileSearchArguments",
     "GrepArguments",
     "GrepResults",
     "ListArguments",
     "Matches",
-    "Outcome",
     "ParallelArguments",
     "RangeArguments",
-    "Ranked",
+    "RankedFiles",
     "Region",
     "RerankArguments",
     "Snippet",
@@ -94,7 +94,7 @@ class ParallelArguments(Arguments):
     edit_regions: Annotated[list[Region], Meta(description="Where it is to be changed")]
 
 
-class EditArguments(Arguments):
+class CodeEditArguments(Arguments):
     """Which edit."""
 
     target_file: PATH
@@ -157,7 +157,7 @@ class FileRange(msgspec.Struct):
     file: str
 
 
-class Outcome(msgspec.Struct):
+class CodeOutcome(msgspec.Struct):
     """How it went."""
 
     success: bool
@@ -180,7 +180,7 @@ class CodeEdited(msgspec.Struct, rename="camel"):
     changes_applied: str
 
 
-class Ranked(msgspec.Struct):
+class RankedFiles(msgspec.Struct):
     """Relevant files, best first."""
 
     success: bool

@@ -114,7 +114,7 @@ class ReplacedState(msgspec.Struct, rename="camel"):
     etag: str
 
 
-class State(msgspec.Struct, rename="camel"):
+class PathState(msgspec.Struct, rename="camel"):
     """What is at a path; links are not followed, `target` says where one leads."""
 
     path: str

@@ -19,9 +19,9 @@ from sandkeeper.api.mcp.file_structs import (
     Listed,
     OneEdit,
     PathArgument,
+    PathState,
     Replaced,
     ReplacedState,
-    State,
     WorkingDirectory,
     WriteArguments,
 )
@@ -173,11 +173,11 @@ class FileTools:
             if stat.S_ISDIR(os.lstat(target.absolute).st_mode):
                 raise BadInput(f"{target.display} is a directory, and isDirectory is false")
 
-    async def stat(self, wanted: PathArgument, _who: Caller) -> State:
+    async def stat(self, wanted: PathArgument, _who: Caller) -> PathState:
         """Look at what is there."""
         return await self._work.run(self._stat, target_of(self._files, wanted.path))
 
-    def _stat(self, target: Target) -> State:
+    def _stat(self, target: Target) -> PathState:
         try:
             info = os.lstat(target.absolute)
             is_link = stat.S_ISLNK(info.st_mode)
@@ -189,7 +189,7 @@ class FileTools:
             raise Unprocessable(f"cannot look at {target.display}: {error}") from None
         owners = self._files.owners
         owners.refresh()
-        return State(
+        return PathState(
             path=target.display,
             type=file_type(info.st_mode),
             permissions=permissions(info.st_mode),
@@ -298,7 +298,7 @@ def tools(made: FileTools) -> list[Tool]:
             "fsStat",
             "Look at a path without reading it: type, size, permissions, owner, time, etag.",
             PathArgument,
-            State,
+            PathState,
             made.stat,
             "failed to stat: ",
             need=USER,

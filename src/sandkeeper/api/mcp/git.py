@@ -27,11 +27,11 @@ class DiffArguments(fields.DiffFields, Arguments, kw_only=True):
     """A comparison."""
 
 
-class LogArguments(fields.LogFields, Arguments, kw_only=True):
+class LogArguments(fields.HistoryFields, Arguments, kw_only=True):
     """The history."""
 
 
-class PlaceArguments(fields.Place, Arguments, kw_only=True):
+class PlaceArguments(fields.PlaceFields, Arguments, kw_only=True):
     """A repository."""
 
 

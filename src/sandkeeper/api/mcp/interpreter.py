@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
 from sandkeeper.api.edge.rights import USER
-from sandkeeper.api.mcp.run_results import Collected, Failure
+from sandkeeper.api.mcp.run_results import Collected, LanguageError
 from sandkeeper.api.mcp.tool import Arguments, NoArguments, Tool
 from sandkeeper.errors import BadInput
 from sandkeeper.interpreter.context import Context
@@ -77,7 +77,7 @@ class ContextArguments(Arguments):
     context_id: CONTEXT
 
 
-class ContextRecord(msgspec.Struct, rename="camel"):
+class ContextListed(msgspec.Struct, rename="camel"):
     """A context; `state` is `starting`, `idle`, `busy`, `restarting` or `dead`."""
 
     id: str
@@ -86,10 +86,10 @@ class ContextRecord(msgspec.Struct, rename="camel"):
     state: str
 
 
-class ContextList(msgspec.Struct, rename="camel"):
+class ContextsListed(msgspec.Struct, rename="camel"):
     """All contexts, and the languages that new ones may have."""
 
-    contexts: list[ContextRecord]
+    contexts: list[ContextListed]
     languages: list[str]
 
 
@@ -106,12 +106,12 @@ class Ran(msgspec.Struct, rename="camel", dict=True):
     truncated: bool
     execution_count: int | UnsetType = UNSET
     exit_code: int | UnsetType = UNSET
-    error: Failure | UnsetType = UNSET
+    error: LanguageError | UnsetType = UNSET
     poll_required: bool | UnsetType = UNSET
     message: str | UnsetType = UNSET
 
 
-class Done(msgspec.Struct):
+class ContextDone(msgspec.Struct):
     """What became of a context."""
 
     status: str
@@ -174,13 +174,13 @@ class InterpreterTools:
                     await collected.take(event)
         return _ran(execution, collected)
 
-    async def list(self, _arguments: NoArguments, _who: Caller) -> ContextList:
+    async def list(self, _arguments: NoArguments, _who: Caller) -> ContextsListed:
         """List all contexts."""
         contexts = await self._contexts()
         names = [one.name for one in await contexts.languages()]
-        return ContextList([_shown(one) for one in contexts.all()], names)
+        return ContextsListed([_shown(one) for one in contexts.all()], names)
 
-    async def create(self, wanted: CreateArguments, who: Caller) -> ContextRecord:
+    async def create(self, wanted: CreateArguments, who: Caller) -> ContextListed:
         """Make a context."""
         self._access.audit("code_context_create", who, language=wanted.language)
         spec = ContextSpec(language=wanted.language, cwd=wanted.working_dir, env=wanted.env)
@@ -193,22 +193,22 @@ class InterpreterTools:
         contexts = await self._contexts()
         return VariableList(await contexts.variables(contexts.get(wanted.context_id)))
 
-    async def interrupt(self, wanted: ContextArguments, who: Caller) -> Done:
+    async def interrupt(self, wanted: ContextArguments, who: Caller) -> ContextDone:
         """Interrupt what a context runs."""
         contexts, context = await self._named(wanted, who, "code_context_interrupt")
-        return Done(await contexts.interrupt(context))
+        return ContextDone(await contexts.interrupt(context))
 
-    async def restart(self, wanted: ContextArguments, who: Caller) -> Done:
+    async def restart(self, wanted: ContextArguments, who: Caller) -> ContextDone:
         """Begin a context anew."""
         contexts, context = await self._named(wanted, who, "code_context_restart")
         await contexts.restart(context)
-        return Done("restarted")
+        return ContextDone("restarted")
 
-    async def delete(self, wanted: ContextArguments, who: Caller) -> Done:
+    async def delete(self, wanted: ContextArguments, who: Caller) -> ContextDone:
         """End a context."""
         contexts, context = await self._named(wanted, who, "code_context_delete")
         await contexts.delete(context)
-        return Done("deleted")
+        return ContextDone("deleted")
 
     async def _named(
         self, wanted: ContextArguments, who: Caller, what: str
@@ -219,9 +219,9 @@ class InterpreterTools:
         return contexts, context
 
 
-def _shown(context: Context) -> ContextRecord:
+def _shown(context: Context) -> ContextListed:
     meta = context.meta
-    return ContextRecord(meta.id, meta.language, meta.cwd, context.state)
+    return ContextListed(meta.id, meta.language, meta.cwd, context.state)
 
 
 def _ran(execution: Execution, collected: Collected) -> Ran:
@@ -288,7 +288,7 @@ def tools(made: InterpreterTools) -> list[Tool]:
             "codeContexts",
             "List the contexts that keep state, and the languages that there are.",
             NoArguments,
-            ContextList,
+            ContextsListed,
             made.list,
             "failed to list contexts: ",
             need=USER,
@@ -297,7 +297,7 @@ def tools(made: InterpreterTools) -> list[Tool]:
             "codeContextCreate",
             "Make a context of its own for code: nothing in it is shared with other contexts.",
             CreateArguments,
-            ContextRecord,
+            ContextListed,
             made.create,
             "failed to create a context: ",
             need=USER,
@@ -315,7 +315,7 @@ def tools(made: InterpreterTools) -> list[Tool]:
             "codeInterrupt",
             "Interrupt what a context runs; its variables stay.",
             ContextArguments,
-            Done,
+            ContextDone,
             made.interrupt,
             "failed to interrupt: ",
             need=USER,
@@ -324,7 +324,7 @@ def tools(made: InterpreterTools) -> list[Tool]:
             "codeRestart",
             "Begin a context anew: everything that it held is gone.",
             ContextArguments,
-            Done,
+            ContextDone,
             made.restart,
             "failed to restart the context: ",
             need=USER,
@@ -333,7 +333,7 @@ def tools(made: InterpreterTools) -> list[Tool]:
             "codeContextDelete",
             "End a context and what runs in it.",
             ContextArguments,
-            Done,
+            ContextDone,
             made.delete,
             "failed to delete the context: ",
             need=USER,

@@ -9,7 +9,7 @@ import msgspec
 from sandkeeper.interpreter.events import CHART, DATAFRAME
 from sandkeeper.interpreter.execution import Event, EventStream
 
-__all__ = ["Collected", "Failure", "Results"]
+__all__ = ["Collected", "LanguageError", "Results"]
 
 OUTPUT_CHARACTERS = 64 << 10
 VALUE_CHARACTERS = 64 << 10
@@ -22,7 +22,7 @@ READABLE = ("text/plain", "text/markdown", "application/json", "text/latex")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-class Failure(msgspec.Struct):
+class LanguageError(msgspec.Struct):
     """An error as the language tells it."""
 
     name: str
@@ -62,7 +62,7 @@ class Results:
         self.stdout, self.stderr = Tail(), Tail()
         self.bundles: list[dict[str, Any]] = []
         self.images: list[tuple[str, str]] = []
-        self.error: Failure | None = None
+        self.error: LanguageError | None = None
         self._cut = False
         self._size = self._pictured = 0
 
@@ -135,7 +135,7 @@ class Collected:
         elif event.kind == "error":
             fields = await EventStream.fields_of(event)
             lines = _COLOURS.sub("", "\n".join(fields["traceback"]))
-            results.error = Failure(fields["name"], fields["value"], lines[:VALUE_CHARACTERS])
+            results.error = LanguageError(fields["name"], fields["value"], lines[:VALUE_CHARACTERS])
         elif event.kind == "gap":
             results.lose()
         elif event.kind == "end":

@@ -20,7 +20,7 @@ __all__ = ["TerminalTools", "tools"]
 
 NAME_CHARACTERS = 256
 LINES_MOST = 2000
-SESSION = Annotated[str, Meta(description="Session id or internal id of the terminal")]
+SESSION = Annotated[str, Meta(description="SessionArgument id or internal id of the terminal")]
 
 
 class OpenArguments(Arguments):
@@ -54,7 +54,7 @@ class TypeArguments(Arguments):
     enter: Annotated[bool, Meta(description="Press Enter afterwards")] = False
 
 
-class Session(Arguments):
+class SessionArgument(Arguments):
     """Which terminal."""
 
     session_id: SESSION
@@ -66,7 +66,7 @@ class TerminalList(msgspec.Struct):
     terminals: list[TerminalRecord]
 
 
-class Typed(msgspec.Struct, rename="camel"):
+class TypedCount(msgspec.Struct, rename="camel"):
     """How much was typed."""
 
     bytes_typed: int
@@ -114,15 +114,15 @@ class TerminalTools:
                 pass  # the screen as it is says that the text is not there
         return screen_of(terminal, await terminal.screen(), wanted.history)
 
-    async def type(self, wanted: TypeArguments, who: Caller) -> Typed:
+    async def type(self, wanted: TypeArguments, who: Caller) -> TypedCount:
         """Type into a terminal."""
         terminal = self._terminals.get(wanted.session_id)
         data = wanted.data.encode() + (b"\r" if wanted.enter else b"")
         if data:
             terminal.type(data, who)
-        return Typed(len(data))
+        return TypedCount(len(data))
 
-    async def close(self, wanted: Session, who: Caller) -> Closed:
+    async def close(self, wanted: SessionArgument, who: Caller) -> Closed:
         """Hang a session up; remove one that has ended."""
         terminal = self._terminals.get(wanted.session_id)
         self._audit("terminal_close", who, terminal)
@@ -168,7 +168,7 @@ def tools(made: TerminalTools) -> list[Tool]:
             "terminalType",
             "Type text or control characters into a terminal.",
             TypeArguments,
-            Typed,
+            TypedCount,
             made.type,
             "failed to type: ",
             need=USER,
@@ -176,7 +176,7 @@ def tools(made: TerminalTools) -> list[Tool]:
         Tool(
             "terminalClose",
             "Hang up a terminal and end what runs in it.",
-            Session,
+            SessionArgument,
             Closed,
             made.close,
             "failed to close terminal: ",

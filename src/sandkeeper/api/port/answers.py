@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from sandkeeper.network.hops import HOP_BY_HOP, named_by_connection
 
-__all__ = ["Audience", "response_headers"]
+__all__ = ["Addressee", "response_headers"]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -49,7 +49,7 @@ _SAME_SITE = re.compile(rb"\s*(?:samesite\s*(?:=.*)?|secure\s*)", re.IGNORECASE 
 
 
 @dataclass(frozen=True, slots=True)
-class Audience:
+class Addressee:
     """Whom an answer is for.
 
     `host` is the name of a port that has one: all else is for those below a prefix. `is_whole` says
@@ -77,7 +77,7 @@ class Audience:
     sends_cookies: bool = False
 
 
-def response_headers(status: int, received: Headers, audience: Audience) -> Headers:
+def response_headers(status: int, received: Headers, audience: Addressee) -> Headers:
     """Return the fields to answer with; the server adds `date` and the framing itself."""
     dropped = HOP_BY_HOP | {b"date"}
     dropped |= named_by_connection(received) - {b"content-length", b"cache-control"}
@@ -102,7 +102,7 @@ def response_headers(status: int, received: Headers, audience: Audience) -> Head
     return [*kept, SANDBOX, *_for_page(kept, audience)]
 
 
-def _of_a_host(received: Headers, audience: Audience) -> Iterator[tuple[bytes, bytes]]:
+def _of_a_host(received: Headers, audience: Addressee) -> Iterator[tuple[bytes, bytes]]:
     """Yield the fields of a server that has an origin of its own: what it says is its affair."""
     for name, value in received:
         key = name.lower()
@@ -111,7 +111,7 @@ def _of_a_host(received: Headers, audience: Audience) -> Iterator[tuple[bytes, b
             yield key, kept
 
 
-def _for_page(kept: Headers, audience: Audience) -> Headers:
+def _for_page(kept: Headers, audience: Addressee) -> Headers:
     if not audience.page:
         return []
     added = [(b"cross-origin-resource-policy", b"cross-origin")]
@@ -126,7 +126,7 @@ def _for_page(kept: Headers, audience: Audience) -> Headers:
     return added
 
 
-def _scoped_cookie(value: bytes, audience: Audience) -> bytes:
+def _scoped_cookie(value: bytes, audience: Addressee) -> bytes:
     """Return a cookie for this port only; empty for one that would be taken for the API's.
 
     A path of the server's lies below the port's. One that is kept by a page gets the port's whole
@@ -146,7 +146,7 @@ def _scoped_cookie(value: bytes, audience: Audience) -> bytes:
     return b";".join([pair, *kept])
 
 
-def _cookie_path(path: bytes, audience: Audience) -> bytes:
+def _cookie_path(path: bytes, audience: Addressee) -> bytes:
     base = audience.base
     if audience.page:
         path = b""
@@ -157,7 +157,7 @@ def _cookie_path(path: bytes, audience: Audience) -> bytes:
     return base + (path if path.startswith(b"/") else b"/")
 
 
-def _host_cookie(value: bytes, audience: Audience) -> bytes:
+def _host_cookie(value: bytes, audience: Addressee) -> bytes:
     """Return a cookie for the host of a port alone, not for those beside or above it."""
     pair, *attributes = value.split(b";")
     if not audience.is_whole and pair.partition(b"=")[0].strip().lower() in OUR_COOKIES:
@@ -169,7 +169,7 @@ def _host_cookie(value: bytes, audience: Audience) -> bytes:
     return b";".join([pair, *(one for one in attributes if one not in domains)])
 
 
-def _moved(name: bytes, value: bytes, audience: Audience) -> bytes:
+def _moved(name: bytes, value: bytes, audience: Addressee) -> bytes:
     """Return where a field leads, as the client reaches it."""
     if name != b"refresh":
         return _kept_inside(value, audience)
@@ -179,7 +179,7 @@ def _moved(name: bytes, value: bytes, audience: Audience) -> bytes:
     return found[1] + _kept_inside(found[2], audience) + found[3]
 
 
-def _kept_inside(value: bytes, audience: Audience) -> bytes:
+def _kept_inside(value: bytes, audience: Addressee) -> bytes:
     """Return where a server sends its client, below the prefix or the page's own address.
 
     The server thinks of itself as the root of a host, unless it has read X-Forwarded-Prefix.

@@ -8,24 +8,24 @@
 """
 
 import re
-from dataclasses import dataclass
 
+import msgspec
 from starlette.types import Scope
 
 from sandkeeper.api.edge.urls import PORT_NAME, raw_path, with_prefix
 from sandkeeper.numerals import PORTS
+from sandkeeper.patterns import pattern
 from sandkeeper.settings.port_names import PortName
 
 __all__ = ["TICKET_IN_PATH", "Door"]
 
 _TICKET = r"[0-9]{1,5}-[0-9a-f]{1,12}-[\w-]{32}(?:\.[\w-]{1,32})?"
-_DOOR = re.compile(rf"(/port(?:-keep)?)/([0-9]{{1,5}})(?:/~({_TICKET}))?(/.*)?".encode(), re.DOTALL)
-TICKET_IN_PATH = re.compile(rf"(/port(?:-keep)?/[0-9]{{1,5}}/~){_TICKET}", re.ASCII)
+_DOOR = pattern(rf"(/port(?:-keep)?)/([0-9]{{1,5}})(?:/~({_TICKET}))?(/.*)?".encode(), re.DOTALL)
+TICKET_IN_PATH = pattern(rf"(/port(?:-keep)?/[0-9]{{1,5}}/~){_TICKET}", re.ASCII)
 KEPT = "/port-keep"
 
 
-@dataclass(frozen=True, slots=True)
-class Door:
+class Door(msgspec.Struct, frozen=True):
     """`name` is the host name that leads to the port; without one `root` is the prefix.
 
     `ticket` is that of a page, `rest` what follows: empty, or with its slash.

@@ -14,7 +14,7 @@ from starlette.types import Scope
 from sandkeeper.api.edge.connections.intake import check_codings
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.urls import with_prefix
-from sandkeeper.api.port.answers import Audience
+from sandkeeper.api.port.answers import Addressee
 from sandkeeper.api.port.door import Door
 from sandkeeper.api.port.meant import MEANT
 from sandkeeper.api.port.pages import is_browser, is_here
@@ -22,7 +22,7 @@ from sandkeeper.errors import BadInput, LoopDetected
 from sandkeeper.network.hops import FRAMING, HOP_BY_HOP, MAX_HOPS, Hops, named_by_connection
 from sandkeeper.network.upstream import Headers
 
-__all__ = ["Forwarding", "Target", "framing"]
+__all__ = ["Forwarding", "PortTarget", "framing"]
 
 OURS = frozenset(
     {
@@ -47,7 +47,7 @@ _CODING = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class PortTarget:
     """Where a request goes: the port and the request target, byte for byte as it came.
 
     `called` is the name by which the client calls the server, where it has one. Otherwise `prefix`
@@ -134,7 +134,7 @@ class Forwarding:
         self._gateways = gateways
         self._hops = hops
 
-    def target(self, scope: Scope) -> Target:
+    def target(self, scope: Scope) -> PortTarget:
         """Read where a request goes.
 
         Raises BadInput on a bad port or a path that leads back here, LoopDetected when the request
@@ -152,14 +152,14 @@ class Forwarding:
             if own:
                 raise BadInput("this name is for the port of this server itself")
             called = next((v for k, v in scope["headers"] if k == b"host"), b"")
-            return Target(door.port, path, query, called)
+            return PortTarget(door.port, path, query, called)
         if own and path.startswith((b"/port/", b"/port-keep/")):
             raise BadInput("this path leads back to this server")
         is_page = self.doors.is_page(door)
         prefix = (door.page if is_page else door.base).encode()
-        return Target(door.port, path, query, b"", prefix, is_page, door.is_kept)
+        return PortTarget(door.port, path, query, b"", prefix, is_page, door.is_kept)
 
-    def headers(self, scope: Scope, target: Target) -> Headers:
+    def headers(self, scope: Scope, target: PortTarget) -> Headers:
         """Return the fields to send, without those that frame the body."""
         door = Door.of(scope)
         assert door is not None
@@ -180,19 +180,19 @@ class Forwarding:
         headers.append((b"via", self._hops.via(received, page=target.is_page)))
         return headers + _forwarded(scope, target, trusted=trusted)
 
-    def audience(self, scope: Scope, target: Target) -> Audience:
+    def audience(self, scope: Scope, target: PortTarget) -> Addressee:
         """Return whom the answer is for."""
         door = Door.of(scope)
         assert door is not None
         fields = dict(reversed(scope["headers"]))
         host = fields.get(b"host", b"").lower()
         if door.name is not None:
-            return Audience(host=door.host.encode())
+            return Addressee(host=door.host.encode())
         names = {f"{name}:{target.port}".encode() for name in LOCAL_NAMES}
         if target.port == 80:
             names |= {name.encode() for name in LOCAL_NAMES}
         base = with_prefix(scope, door.base).encode("latin-1")
-        return Audience(
+        return Addressee(
             base,
             page=with_prefix(scope, door.page).encode("latin-1") if target.is_page else b"",
             knows_base=door.is_kept,
@@ -203,7 +203,7 @@ class Forwarding:
         )
 
     def _as_seen_there(
-        self, scope: Scope, target: Target, name: bytes, value: bytes
+        self, scope: Scope, target: PortTarget, name: bytes, value: bytes
     ) -> bytes | None:
         """Return a field's value as it is on the other side; None leaves the field out.
 
@@ -226,7 +226,7 @@ class Forwarding:
         return any(token in form for form in forms for token in self.doors.texts)
 
 
-def _moved(scope: Scope, target: Target, address: str) -> bytes:
+def _moved(scope: Scope, target: PortTarget, address: str) -> bytes:
     """Return the address of a page as its own server knows it, which has no ticket."""
     if not is_here(scope, address):
         return address.encode("latin-1")
@@ -253,7 +253,7 @@ def _hop(client: bytes, host: bytes, scheme: bytes) -> bytes:
     return b'for=%s;host="%s";proto=%s' % (node, host.replace(b'"', b""), scheme)
 
 
-def _forwarded(scope: Scope, target: Target, *, trusted: bool) -> Headers:
+def _forwarded(scope: Scope, target: PortTarget, *, trusted: bool) -> Headers:
     """Return the fields about the way: what a trusted gateway told, and what is seen here."""
     received = dict(reversed(scope["headers"])) if trusted else {}
     seen = dict(reversed(scope["headers"]))

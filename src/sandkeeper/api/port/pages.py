@@ -18,7 +18,6 @@ import hmac
 import re
 from collections.abc import Iterable
 from functools import partial
-from html import escape
 from urllib.parse import unquote, urlsplit
 
 from starlette.responses import Response
@@ -43,14 +42,15 @@ from sandkeeper.api.port.door import TICKET_IN_PATH, Door
 from sandkeeper.api.port.tickets import COOKIE, LINK, PAGE, SECONDS, Tickets
 from sandkeeper.errors import Forbidden
 from sandkeeper.network.hops import Hops
+from sandkeeper.patterns import pattern
 from sandkeeper.settings.port_names import PortName
 
 __all__ = ["Doors", "is_browser", "is_here"]
 
 Fields = list[tuple[bytes, bytes]]
 
-_PAGE_PATH = re.compile(r"/port(?:-keep)?/[0-9]{1,5}(?:/|\Z)")
-_HTML = re.compile(rb"\btext/html\b", re.IGNORECASE)
+_PAGE_PATH = pattern(r"/port(?:-keep)?/[0-9]{1,5}(?:/|\Z)")
+_HTML = pattern(rb"\btext/html\b", re.IGNORECASE)
 NOT_THE_API = "pages behind /port may not use this API"
 TOLD_BY_BROWSERS = frozenset(
     {
@@ -312,6 +312,8 @@ def _see_other(scope: Scope, path: str, query: bytes) -> Response:
 
 def _go_on(scope: Scope, path: str, query: bytes) -> Response:
     """Lead on by a page of the port's own origin: a redirect would still come from another's."""
+    from html import escape  # with every entity that has a name
+
     target = escape(_target(scope, path, query))
     text = (
         '<!doctype html><meta charset="utf-8"><title>Opening</title>'

@@ -12,9 +12,9 @@ from sandkeeper.api.edge.connections.wire import LONG_BYTES, Wire, wire_of
 from sandkeeper.api.edge.middleware import BARE
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.subject import Gateways
-from sandkeeper.api.port.answers import Audience, response_headers
+from sandkeeper.api.port.answers import Addressee, response_headers
 from sandkeeper.api.port.door import Door
-from sandkeeper.api.port.forwarding import Forwarding, Target, framing
+from sandkeeper.api.port.forwarding import Forwarding, PortTarget, framing
 from sandkeeper.api.port.instead import Instead
 from sandkeeper.api.port.pages import Doors
 from sandkeeper.api.port.socket import HANDSHAKE_SECONDS, switch, wanted_upgrade
@@ -90,7 +90,7 @@ async def pass_on(
     send: Send,
     connected: socket.socket,
     head: bytes,
-    audience: Audience,
+    audience: Addressee,
     relay: Relay,
     *,
     upgrade: bool,
@@ -107,7 +107,7 @@ async def pass_on(
         upstream.close()
 
 
-def head_of(scope: Scope, target: Target, headers: Headers, upgrade: bytes) -> bytes:
+def head_of(scope: Scope, target: PortTarget, headers: Headers, upgrade: bytes) -> bytes:
     """Write the head of a request as it goes on; raises BadInput as `framing`."""
     lines = [b"%s %s HTTP/1.1" % (scope["method"].encode(), target.full)]
     lines += [b"%s: %s" % field for field in headers]
@@ -129,7 +129,7 @@ class _Exchange:
         send: Send,
         upstream: Upstream,
         relay: Relay,
-        audience: Audience,
+        audience: Addressee,
     ) -> None:
         self._scope = scope
         self._receive = receive

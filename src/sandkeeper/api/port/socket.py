@@ -11,7 +11,7 @@ from http import HTTPStatus
 from starlette.types import Scope, Send
 
 from sandkeeper.api.edge.connections.wire import CARRIED, SWITCHED, wire_of
-from sandkeeper.api.port.answers import Audience, response_headers
+from sandkeeper.api.port.answers import Addressee, response_headers
 from sandkeeper.network.channel import Channel
 from sandkeeper.network.switching import Switching
 from sandkeeper.network.upstream import Headers
@@ -38,7 +38,7 @@ def wanted_upgrade(scope: Scope) -> bytes:
 
 
 async def switch(
-    scope: Scope, send: Send, upstream: Switching, received: Headers, audience: Audience
+    scope: Scope, send: Send, upstream: Switching, received: Headers, audience: Addressee
 ) -> None:
     """Pass a 101 on and then what the two sides have to say, until one of them ends."""
     wire = wire_of(scope)
@@ -58,7 +58,7 @@ async def switch(
         scope[CARRIED] = channel.sent
 
 
-def _head(protocol: bytes, received: Headers, audience: Audience) -> bytes:
+def _head(protocol: bytes, received: Headers, audience: Addressee) -> bytes:
     lines = [b"HTTP/1.1 101 " + HTTPStatus(101).phrase.encode()]
     lines += [b"%s: %s" % field for field in response_headers(101, received, audience)]
     lines += [b"connection: upgrade", b"upgrade: " + protocol, b"", b""]

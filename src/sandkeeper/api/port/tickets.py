@@ -11,13 +11,13 @@ a link ends with that link's grant, which it names: `3000-expiry-mac.grant`. Wha
 opens the port by no other.
 """
 
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 from sandkeeper.api.edge.tickets.grants import Grant, Grants
 from sandkeeper.api.edge.tickets.signing import SHAPE, Signer
+from sandkeeper.patterns import pattern
 
 __all__ = ["COOKIE", "LINK", "PAGE", "Tickets"]
 
@@ -25,7 +25,7 @@ COOKIE, PAGE, LINK = "cookie", "page", "link"
 SECONDS = {COOKIE: 12 * 3600, PAGE: 24 * 3600}
 ROUNDED = {COOKIE: 0, PAGE: 6 * 3600}
 """Addresses of pages change this often, not with every look."""
-_TICKET = re.compile(rf"([0-9]{{1,5}})-({SHAPE})(?:\.([A-Za-z0-9_-]{{1,32}}))?".encode())
+_TICKET = pattern(rf"([0-9]{{1,5}})-({SHAPE})(?:\.([A-Za-z0-9_-]{{1,32}}))?".encode())
 
 
 class Tickets:

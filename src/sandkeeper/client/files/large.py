@@ -8,9 +8,9 @@ import hashlib
 import os
 from typing import Any, BinaryIO
 
-from sandkeeper.client.connection import FileBody, Server
+from sandkeeper.client.connection import FilePart, Server
 from sandkeeper.client.failures import Absence, ClientError, NoServer, Refused
-from sandkeeper.client.files.parts import PartUpload
+from sandkeeper.client.files.parts import PartsUpload
 from sandkeeper.client.files.paths import absolute, file_route
 from sandkeeper.client.files.transfer import Moved, blocks_of
 
@@ -45,7 +45,7 @@ class LargeUpload:
             if self._state(session) is None:
                 session["parts"] = {}
         if session.get("parts") is not None:
-            PartUpload(self._server, self._file, self._size, session, self._moved).run()
+            PartsUpload(self._server, self._file, self._size, session, self._moved).run()
             return
         route = f"{UPLOADS}/{session['uploadId']}"
         self._send(f"{route}/content", session.get("contentSize", 0))
@@ -105,7 +105,7 @@ class LargeUpload:
 
     def _put(self, route: str) -> ClientError | None:
         """Send the rest; returns what is wrong, None where it is there."""
-        body = FileBody(self._file, self._told, self._size - self._told, self._count)
+        body = FilePart(self._file, self._told, self._size - self._told, self._count)
         try:
             self._server.ask("PUT", route, body, query={"offset": self._told})
         except NoServer as error:

@@ -11,7 +11,7 @@ from sandkeeper.client.failures import ClientError
 from sandkeeper.client.files.trees import FOLDER, Item
 from sandkeeper.linux.inotify import Inotify, Mask, notices
 
-__all__ = ["Changes"]
+__all__ = ["Notices"]
 
 QUIET_SECONDS = 0.05
 """Changes come in bursts: a burst is over when nothing came for so long,"""
@@ -30,7 +30,7 @@ WANTED = (
 )
 
 
-class Changes:
+class Notices:
     """Waits for changes of what is watched; nothing more is told of them than that they came."""
 
     def __init__(self, root: Path) -> None:

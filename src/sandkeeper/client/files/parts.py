@@ -11,7 +11,7 @@ from sandkeeper.client.connection import Server
 from sandkeeper.client.failures import ClientError
 from sandkeeper.client.files.transfer import Moved, blocks_of, send_whole
 
-__all__ = ["PartUpload"]
+__all__ = ["PartsUpload"]
 
 PART_BYTES = 32 << 20
 PARTS_MOST = 10_000
@@ -19,7 +19,7 @@ PARTS_AT_ONCE = 3
 """The server hashes each, which one processor does at the speed of a disk."""
 
 
-class PartUpload:
+class PartsUpload:
     """One large file: parts that the server has already, by their MD5, are not sent again.
 
     `session` is the upload as the server lists it.

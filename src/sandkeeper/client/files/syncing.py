@@ -20,7 +20,7 @@ from sandkeeper.client.context import AsJson, verb
 from sandkeeper.client.failures import Absence, ClientError, Refused
 from sandkeeper.client.files.packing import SENT_BYTES, Packing
 from sandkeeper.client.files.paths import file_route, inside, is_inside, joined
-from sandkeeper.client.files.trees import FOLDER, Item, Local, comparable, remote_items
+from sandkeeper.client.files.trees import FOLDER, Item, LocalTree, comparable, remote_items
 from sandkeeper.client.output import complain, print_json, say, size
 
 __all__: list[str] = []
@@ -66,7 +66,7 @@ def sync(
         raise ClientError(f"{source}: it is no folder")
     if watch and dry_run:
         raise ClientError("--watch does not go with --dry-run")
-    local = Local(source, everything=everything, tell=complain)
+    local = LocalTree(source, everything=everything, tell=complain)
     one = _Sync(server, local, inside(target), delete=delete, dry_run=dry_run, verbose=verbose)
     if watch:
         _watch(one, local, as_json=as_json)
@@ -75,11 +75,11 @@ def sync(
     return 1 if local.failed or one.failed else 0
 
 
-def _watch(one: "_Sync", local: Local, *, as_json: bool) -> None:
+def _watch(one: "_Sync", local: LocalTree, *, as_json: bool) -> None:
     """Go on until somebody ends it; what comes while things are sent is seen in the next round."""
-    from sandkeeper.client.files.noticing import Changes
+    from sandkeeper.client.files.noticing import Notices
 
-    with Changes(local.root) as changes:
+    with Notices(local.root) as changes:
         changes.watch(local.look())
         _print(one.run(), as_json=as_json)
         while True:
@@ -91,7 +91,7 @@ def _watch(one: "_Sync", local: Local, *, as_json: bool) -> None:
                 _print(done, as_json=as_json)
 
 
-def _print(done: "Done", *, as_json: bool, dry_run: bool = False) -> None:
+def _print(done: "SyncDone", *, as_json: bool, dry_run: bool = False) -> None:
     if as_json:
         print_json(
             {
@@ -111,7 +111,7 @@ def _print(done: "Done", *, as_json: bool, dry_run: bool = False) -> None:
 
 
 @dataclass
-class Done:
+class SyncDone:
     """What was done in a round; folders and links count as files do."""
 
     sent: int = 0
@@ -126,7 +126,7 @@ class Done:
 
 
 @dataclass
-class Plan:
+class SyncPlan:
     """What differs: to be deleted first, to be packed, and of what only the permissions are set."""
 
     delete: list[str] = field(default_factory=list)
@@ -144,7 +144,7 @@ class _Sync:
     def __init__(
         self,
         server: Server,
-        local: Local,
+        local: LocalTree,
         target: str,
         *,
         delete: bool,
@@ -161,14 +161,14 @@ class _Sync:
         self._unreadable: set[str] = set()
         self.failed = False
 
-    def run(self) -> Done:
+    def run(self) -> SyncDone:
         """Compare with what is there now, and make it the same."""
         self._there = None
         return self.run_again()
 
-    def run_again(self) -> Done:
+    def run_again(self) -> SyncDone:
         """The same, with what is known to be there; a server that is away is waited for."""
-        done, absence = Done(), Absence(tell=complain)
+        done, absence = SyncDone(), Absence(tell=complain)
         self.failed = False
         self._unreadable = set()
         while True:
@@ -182,7 +182,7 @@ class _Sync:
                     absence.heard()
                 absence.wait(error)
 
-    def _round(self, done: Done) -> None:
+    def _round(self, done: SyncDone) -> None:
         for number in range(ROUNDS):
             here, self._there = self._both()
             plan = self._plan(here, self._there)
@@ -202,8 +202,8 @@ class _Sync:
             there = beside.submit(remote_items, self._server, self._target)
             return self._local.look(), there.result()
 
-    def _plan(self, here: Mapping[str, Item], there: Mapping[str, Item]) -> Plan:
-        plan = Plan()
+    def _plan(self, here: Mapping[str, Item], there: Mapping[str, Item]) -> SyncPlan:
+        plan = SyncPlan()
         known = set()
         for path, item in here.items():
             name = comparable(path)
@@ -227,7 +227,7 @@ class _Sync:
     def _is_dear(self, item: Item) -> bool:
         return item.kind == FOLDER or item.size >= LARGE_BYTES
 
-    def _replaced(self, path: str, other: Item, plan: Plan) -> None:
+    def _replaced(self, path: str, other: Item, plan: SyncPlan) -> None:
         if other.kind == FOLDER and not self._delete:
             raise ClientError(f"{path}: a folder is there, and none here: --delete replaces it")
         plan.delete.append(path)
@@ -248,7 +248,7 @@ class _Sync:
                 found.append(path)
         return found
 
-    def _carry_out(self, plan: Plan, here: Mapping[str, Item], done: Done) -> None:
+    def _carry_out(self, plan: SyncPlan, here: Mapping[str, Item], done: SyncDone) -> None:
         assert self._there is not None
         for path in plan.delete:
             self._name("deleted", path)
@@ -280,7 +280,7 @@ class _Sync:
         self._server.value("PUT", route, {"permissions": f"{item.mode:o}"})
         self._there[comparable(path)] = item
 
-    def _send(self, paths: list[str], here: Mapping[str, Item], done: Done) -> None:
+    def _send(self, paths: list[str], here: Mapping[str, Item], done: SyncDone) -> None:
         assert self._there is not None
         if not paths:
             return

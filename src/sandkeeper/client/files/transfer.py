@@ -13,10 +13,10 @@ from sandkeeper.client.files.paths import file_route
 from sandkeeper.client.output import write_all
 
 __all__ = [
-    "BEHIND_END",
     "Moved",
     "blocks_of",
     "download",
+    "fetch",
     "put_bytes",
     "put_stream",
     "send_whole",
@@ -151,20 +151,46 @@ def _pour(server: Server, route: str, target: Path, moved: Moved) -> None:
 
 
 def _receive(server: Server, route: str, file: BinaryIO, moved: Moved) -> None:
-    tag, absence = "", Absence()
+    def anew() -> None:
+        file.seek(0)
+        file.truncate()
+
+    query = {"download": "true"}
+    fetch(server, route, file.write, moved, condition="If-Range", anew=anew, query=query)
+
+
+def _cannot_begin_again() -> None:
+    raise ClientError("the answer begins again, and what has come of it is written")
+
+
+def fetch(
+    server: Server,
+    route: str,
+    write: Callable[[bytes], object],
+    moved: Moved,
+    *,
+    condition: str,
+    anew: Callable[[], None] = _cannot_begin_again,
+    query: Mapping[str, str | int | None] | None = None,
+) -> None:
+    """Get all of something; over a lost line it goes on where it stopped.
+
+    `condition` is the field by which the rest is asked for only of what has not changed: If-Match
+    or If-Range. `anew` takes back what was written, when all of it comes once more.
+    """
+    count, tag, absence = 0, "", Absence()
     while True:
-        begun = file.tell()
-        headers = {"Range": f"bytes={begun}-", "If-Range": tag} if begun and tag else {}
-        query = {"download": "true"}
+        headers = {"Range": f"bytes={count}-", condition: tag} if count and tag else {}
         try:
             with server.open("GET", route, query=query, headers=headers) as answer:
-                if answer.code != 206 and begun:
-                    moved(-begun)
-                    file.seek(0)
-                    file.truncate()
+                if count and answer.code != 206:
+                    anew()
+                    moved(-count)
+                    count = 0
                 tag = answer.header("ETag")
                 for block in answer.blocks():
-                    file.write(block)
+                    write(block)
+                    count += len(block)
                     moved(len(block))
                     absence.heard()
                 return

@@ -14,7 +14,7 @@ from sandkeeper.client.failures import ClientError, Refused
 from sandkeeper.client.files.ignoring import Ignored
 from sandkeeper.client.files.paths import file_route
 
-__all__ = ["FILE", "FOLDER", "LINK", "Item", "Local", "comparable", "remote_items"]
+__all__ = ["FILE", "FOLDER", "LINK", "Item", "LocalTree", "comparable", "remote_items"]
 
 FILE, FOLDER, LINK = "file", "directory", "symlink"
 SAME_SECONDS = 0.001
@@ -54,7 +54,7 @@ def comparable(text: str) -> str:
     return text
 
 
-class Local:
+class LocalTree:
     """A folder here, looked at again and again; `tell` hears of what cannot be read."""
 
     def __init__(self, root: Path, *, everything: bool, tell: Callable[[str], None]) -> None:

@@ -20,14 +20,14 @@ from sandkeeper.files.tar.unpacking import UnsafeMember, unpack
 from sandkeeper.files.work import Cancel
 from sandkeeper.linux.paths import useros as os
 
-__all__ = ["Archives", "Channel"]
+__all__ = ["Archives", "Inlet"]
 
 ZSTD_LEVEL = 3
 GATHER_BYTES = 256 * 1024
 CHANNEL_CHUNKS = 16
 
 
-class Channel:
+class Inlet:
     """Bytes from the event loop to a reading thread; at most 16 chunks wait.
 
     The thread reads it as a file. `finish` tells the end, `abandon` that the end will not come;
@@ -107,7 +107,7 @@ class Archives:
         except Fault as error:
             raise failure(Unprocessable, Task.PACK_DIRECTORY, "open", root, error) from None
 
-    def unpack(self, root: str, source: Channel, owners: bool, cancel: Cancel) -> int:
+    def unpack(self, root: str, source: Inlet, owners: bool, cancel: Cancel) -> int:
         """Unpack what arrives below `root`, which is made if needed; returns the members.
 
         Raises BadInput for what is no archive or would leave the directory, Unprocessable,

@@ -7,9 +7,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
+
+import msgspec
 
 from sandkeeper.errors import (
     Conflict,
@@ -41,13 +42,12 @@ MAX_SESSIONS = 10_000
 MAX_PART = 10_000
 
 
-@dataclass(slots=True)
-class _Live:
+class _Live(msgspec.Struct):
     """A session with what guards it: `lock` is held by whatever changes it."""
 
     session: Session
     used: float
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
     arriving: int = 0
     writer: "ContentUpload | None" = None
 

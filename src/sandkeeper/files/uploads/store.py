@@ -12,7 +12,6 @@ Blocking; run as the server, since the directory is nobody else's.
 import fcntl
 import hashlib
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -29,11 +28,12 @@ from sandkeeper.linux.clocks import rfc3339
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.paths.statefiles import Damaged, SetAside, decoded, read_plain
 from sandkeeper.linux.paths.trusted import open_trusted_folder
+from sandkeeper.patterns import pattern
 
 __all__ = ["PartSink", "Session", "Store", "UploadedPart"]
 
-_PART = re.compile(r"part-([1-9]\d{0,4})-([0-9a-f]{32})")
-_OURS = re.compile(r"content|part-[1-9]\d{0,4}-[0-9a-f]{32}|(part|metadata)-[0-9a-f]{16}\.tmp")
+_PART = pattern(r"part-([1-9]\d{0,4})-([0-9a-f]{32})")
+_OURS = pattern(r"content|part-[1-9]\d{0,4}-[0-9a-f]{32}|(part|metadata)-[0-9a-f]{16}\.tmp")
 CONTENT = "content"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -15,7 +15,7 @@ import zmq
 
 from sandkeeper.interpreter.scribe.engine import EngineFailed
 
-__all__ = ["Channel", "opened_socket"]
+__all__ = ["KernelChannel", "opened_socket"]
 
 AT_ONCE, AT_ONCE_BYTES = 64, 4 << 20
 """So much of one channel is taken before others have their turn."""
@@ -49,7 +49,7 @@ def opened_socket(path: str, uid: int) -> int:
     raise EngineFailed("what the kernel listens on is not its own socket")
 
 
-class Channel:
+class KernelChannel:
     """A socket of `kind` connected to another; `take` gets each message as frames."""
 
     def __init__(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sandkeeper.interpreter.orders import Finish
-from sandkeeper.interpreter.scribe.recorder import RECORD, Recorder
+from sandkeeper.interpreter.scribe.recorder import RECORD, ExecutionRecorder
 from sandkeeper.interpreter.specs import ExecutionMeta
 from sandkeeper.journal.budget import Budget
 from sandkeeper.linux.paths.statefiles import Damaged, decoded, read_plain
@@ -28,9 +28,9 @@ def read_execution(folder: Path) -> ExecutionMeta:
     raise Damaged("it has no whole line")
 
 
-def finish(order: Finish, budget: Budget, news: Callable[[Recorder], None]) -> None:
+def finish(order: Finish, budget: Budget, news: Callable[[ExecutionRecorder], None]) -> None:
     """Write the end of an execution that has none; raises OSError, Damaged."""
     folder = Path(order.folder)
     meta = read_execution(folder)
     if not meta.is_over:
-        Recorder.again(folder, meta, budget, news).end(order.outcome)
+        ExecutionRecorder.again(folder, meta, budget, news).end(order.outcome)

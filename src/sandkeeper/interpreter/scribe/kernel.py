@@ -18,11 +18,11 @@ from sandkeeper.interpreter.events import EndStatus, Outcome
 from sandkeeper.interpreter.orders import Execute
 from sandkeeper.interpreter.scribe import prelude
 from sandkeeper.interpreter.scribe.answers import completion
-from sandkeeper.interpreter.scribe.channels import Channel, opened_socket
+from sandkeeper.interpreter.scribe.channels import KernelChannel, opened_socket
 from sandkeeper.interpreter.scribe.ending import Ending
 from sandkeeper.interpreter.scribe.engine import EngineFailed, Given, Lost, Tell, Unsupported
-from sandkeeper.interpreter.scribe.messages import Message, Wire, clean_text, execute_request
-from sandkeeper.interpreter.scribe.telling import PASSED_OVER, Late, Listener, Teller, Witness
+from sandkeeper.interpreter.scribe.messages import Message, Packer, clean_text, execute_request
+from sandkeeper.interpreter.scribe.telling import PASSED_OVER, Hearer, Late, Teller, Witness
 from sandkeeper.linux.procstat import read_stat
 
 __all__ = ["KernelEngine"]
@@ -58,11 +58,11 @@ class KernelEngine:
 
     def __init__(self, given: Given) -> None:
         self._given = given
-        self._wire = Wire(str(given["key"]))
-        self._channels: dict[str, Channel] = {}
+        self._wire = Packer(str(given["key"]))
+        self._channels: dict[str, KernelChannel] = {}
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._replies: dict[str, asyncio.Future[Message]] = {}
-        self._listeners: dict[str, Listener] = {}
+        self._listeners: dict[str, Hearer] = {}
         self._running: Teller | None = None
         self._late = Late()
         self._past: dict[str, None] = {}
@@ -82,7 +82,7 @@ class KernelEngine:
             take = getattr(self, f"_from_{name}")
             identity = f"sandkeeper-{os.path.basename(prefix)}".encode()
             lost = self._unheard if name == "iopub" else None
-            self._channels[name] = Channel(kind, opened, identity, take, lost=lost)
+            self._channels[name] = KernelChannel(kind, opened, identity, take, lost=lost)
         facts = await self._greeted()
         info = facts.get("language_info")
         info = info if isinstance(info, dict) else {}

@@ -22,7 +22,6 @@ import msgspec
 from sandkeeper.interpreter.events import EndStatus, Outcome
 from sandkeeper.interpreter.orders import (
     HEAD_BYTES,
-    Answer,
     Attach,
     Call,
     Detach,
@@ -33,12 +32,13 @@ from sandkeeper.interpreter.orders import (
     Hello,
     Interrupt,
     Order,
+    OrderAnswer,
     framed,
 )
 from sandkeeper.interpreter.scribe.engine import EngineFailed, Lost, Unsupported, make_engine
 from sandkeeper.interpreter.scribe.finishing import finish
-from sandkeeper.interpreter.scribe.recorder import Recorder
-from sandkeeper.interpreter.scribe.rooms import Room
+from sandkeeper.interpreter.scribe.recorder import ExecutionRecorder
+from sandkeeper.interpreter.scribe.rooms import ContextRoom
 from sandkeeper.journal.budget import Budget
 from sandkeeper.linux.procstat import start_time
 from sandkeeper.observability.heap import resident
@@ -71,9 +71,9 @@ class Scribe:
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
-        self._rooms: dict[str, Room] = {}
+        self._rooms: dict[str, ContextRoom] = {}
         self._peer: asyncio.StreamWriter | None = None
-        self._dirty: dict[str, Recorder] = {}
+        self._dirty: dict[str, ExecutionRecorder] = {}
         self._flushing: asyncio.TimerHandle | None = None
         self._flushed = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -140,7 +140,7 @@ class Scribe:
 
     # News
 
-    def news(self, recorder: Recorder) -> None:
+    def news(self, recorder: ExecutionRecorder) -> None:
         """Have the server told that there is more; at once when it is the end."""
         if recorder.is_over:
             self._dirty.pop(recorder.meta.id, None)
@@ -170,13 +170,13 @@ class Scribe:
 
     def _answer(self, number: int, act: "Callable[[], Any]") -> None:
         try:
-            self._say(Answer(number=number, value=act()))
+            self._say(OrderAnswer(number=number, value=act()))
         except Exception as error:  # noqa: BLE001 - every order is answered
             self._say(_failure(number, error))
 
     async def _obey_later(self, order: Order) -> None:
         try:
-            self._say(Answer(number=order.number, value=await self._do(order)))
+            self._say(OrderAnswer(number=order.number, value=await self._do(order)))
         except Exception as error:  # noqa: BLE001 - every order is answered
             self._say(_failure(order.number, error))
 
@@ -203,7 +203,7 @@ class Scribe:
         room = self._rooms.get(order.context)
         if room is None or room.generation != order.generation:
             engine = make_engine(order.kind, {**order.engine, "pid": order.pid})
-            room = Room(order, engine, self._budget, self.news)
+            room = ContextRoom(order, engine, self._budget, self.news)
             if order.running:
                 room.resume(order.running)
             self._rooms[order.context] = room
@@ -230,11 +230,11 @@ class Scribe:
             room.close()
 
 
-def _failure(number: int, error: Exception) -> Answer:
+def _failure(number: int, error: Exception) -> OrderAnswer:
     kind = next((name for type_, name in CULPRITS.items() if isinstance(error, type_)), "other")
     if kind == "unknown":
-        return Answer(number=number, kind=kind, error="the scribe does not know this context")
-    return Answer(number=number, kind=kind, error=str(error) or repr(error))
+        return OrderAnswer(number=number, kind=kind, error="the scribe does not know this context")
+    return OrderAnswer(number=number, kind=kind, error=str(error) or repr(error))
 
 
 def _place(path: str) -> tuple[int, int]:

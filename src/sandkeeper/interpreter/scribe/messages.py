@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from jupyter_client.session import Session
 
-__all__ = ["Message", "Wire", "clean_text", "execute_request"]
+__all__ = ["Message", "Packer", "clean_text", "execute_request"]
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -67,7 +67,7 @@ class _Header(msgspec.Struct):
     msg_type: str = ""
 
 
-class Wire:
+class Packer:
     """Packs and reads messages with the key of one kernel."""
 
     def __init__(self, key: str) -> None:

@@ -21,7 +21,7 @@ from sandkeeper.journal.segment import NOTICE, Segment, Stream
 from sandkeeper.linux.clocks import uptime
 from sandkeeper.linux.paths.statefiles import open_plain
 
-__all__ = ["RECORD", "Recorder", "mark_running"]
+__all__ = ["RECORD", "ExecutionRecorder", "mark_running"]
 
 RECORD = "meta.jsonl"
 PIECE_BYTES = 1 << 20
@@ -33,7 +33,7 @@ def mark_running(meta: ExecutionMeta) -> None:
     meta.started_uptime = uptime()
 
 
-class Recorder:
+class ExecutionRecorder:
     """Writes what one execution says; `news` is called whenever there is more of it.
 
     A disk that is full or broken loses bytes, which readers see as a gap, and nothing else.
@@ -44,7 +44,7 @@ class Recorder:
         folder: Path,
         meta: ExecutionMeta,
         budget: Budget,
-        news: Callable[["Recorder"], None],
+        news: Callable[["ExecutionRecorder"], None],
         journal: Journal | None = None,
     ) -> None:
         """Raises OSError when the folder cannot be made."""
@@ -66,8 +66,8 @@ class Recorder:
         folder: Path,
         meta: ExecutionMeta,
         budget: Budget,
-        news: Callable[["Recorder"], None],
-    ) -> "Recorder":
+        news: Callable[["ExecutionRecorder"], None],
+    ) -> "ExecutionRecorder":
         """Go on with one that another scribe began; raises OSError."""
         journal = Journal.recover(folder, segment_bytes=budget.segment_bytes)
         return cls(folder, meta, budget, news, journal)

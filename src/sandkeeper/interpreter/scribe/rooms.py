@@ -12,18 +12,22 @@ from sandkeeper.interpreter.events import EndStatus, Outcome
 from sandkeeper.interpreter.orders import Attach, Execute
 from sandkeeper.interpreter.scribe.engine import Engine, Lost
 from sandkeeper.interpreter.scribe.finishing import read_execution
-from sandkeeper.interpreter.scribe.recorder import Recorder, mark_running
+from sandkeeper.interpreter.scribe.recorder import ExecutionRecorder, mark_running
 from sandkeeper.interpreter.specs import ExecutionMeta
 from sandkeeper.journal.budget import Budget
 
-__all__ = ["Room"]
+__all__ = ["ContextRoom"]
 
 
-class Room:
+class ContextRoom:
     """One context: executions run one after the other, in the order in which they came."""
 
     def __init__(
-        self, order: Attach, engine: Engine, budget: Budget, news: Callable[[Recorder], None]
+        self,
+        order: Attach,
+        engine: Engine,
+        budget: Budget,
+        news: Callable[[ExecutionRecorder], None],
     ) -> None:
         self.generation = order.generation
         self.pid = order.pid
@@ -32,8 +36,8 @@ class Room:
         self._engine = engine
         self._budget = budget
         self._news = news
-        self._queue: deque[tuple[Execute, Recorder]] = deque()
-        self._current: Recorder | None = None
+        self._queue: deque[tuple[Execute, ExecutionRecorder]] = deque()
+        self._current: ExecutionRecorder | None = None
         self._resumed: Coroutine[Any, Any, Outcome] | None = None
         self._asked = ""
         self._fate: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -42,7 +46,7 @@ class Room:
         self._worker: asyncio.Task[None] | None = None
 
     @property
-    def recorders(self) -> list[Recorder]:
+    def recorders(self) -> list[ExecutionRecorder]:
         """Those that are not over: what runs, then what waits."""
         first = [self._current] if self._current is not None else []
         return first + [recorder for _, recorder in self._queue]
@@ -53,7 +57,7 @@ class Room:
         meta = read_execution(folder)
         if meta.is_over:
             return
-        self._current = recorder = Recorder.again(folder, meta, self._budget, self._news)
+        self._current = recorder = ExecutionRecorder.again(folder, meta, self._budget, self._news)
         recorder.event("gap", reason="unheard", what="what was said while nobody listened")
         self._resumed = self._engine.resume(identifier, recorder)
 
@@ -71,14 +75,14 @@ class Room:
             self._worker = asyncio.ensure_future(self._work())
         return self.facts
 
-    def take(self, order: Execute) -> Recorder:
+    def take(self, order: Execute) -> ExecutionRecorder:
         """Queue an execution; raises OSError when it cannot be kept."""
         meta = order.meta or ExecutionMeta(order.id, order.context)
         if self._is_free:
             mark_running(meta)  # one write for both
         folder = self._folder / order.id
         known = os.path.exists(folder)  # to a scribe that was lost
-        make = Recorder.again if known else Recorder
+        make = ExecutionRecorder.again if known else ExecutionRecorder
         recorder = make(folder, meta, self._budget, self._news)
         self._queue.append((order, recorder))
         self._waiting.set()

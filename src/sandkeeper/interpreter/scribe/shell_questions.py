@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["QUESTIONS", "Question", "quoted"]
+__all__ = ["QUESTIONS", "ShellQuestion", "quoted"]
 
 MATCHES = 1000
 _WORD_BEFORE = re.compile(r"[^\s;|&<>()\"'`=]*\Z")
@@ -15,7 +15,7 @@ _NAME_BEHIND = re.compile(r"[\w./~+-]*")
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ShellQuestion:
     """`script` of some arguments is run, `read` makes the answer of what that wrote."""
 
     script: Callable[[dict[str, Any]], str]
@@ -127,7 +127,7 @@ def _variables(answer: bytes, _arguments: dict[str, Any]) -> list[dict[str, Any]
 
 
 QUESTIONS = {
-    "complete": Question(_completion, _completed),
-    "inspect": Question(_inspection, _inspected),
-    "variables": Question(lambda _: VARIABLES, _variables),
+    "complete": ShellQuestion(_completion, _completed),
+    "inspect": ShellQuestion(_inspection, _inspected),
+    "variables": ShellQuestion(lambda _: VARIABLES, _variables),
 }

@@ -9,14 +9,14 @@ from sandkeeper.interpreter.scribe.messages import Message, clean_text
 from sandkeeper.journal.segment import STDERR, STDOUT
 from sandkeeper.numerals import GO_INT
 
-__all__ = ["PASSED_OVER", "Late", "Listener", "Teller", "Witness"]
+__all__ = ["PASSED_OVER", "Hearer", "Late", "Teller", "Witness"]
 
 LATE_BYTES = 64 << 10
 PASSED_OVER = frozenset({"aborted", "abort"})
 """What a kernel says of a request that it did not run."""
 
 
-class Listener(Protocol):
+class Hearer(Protocol):
     """Somebody who hears what is published about one execution."""
 
     def hear(self, message: Message) -> None:

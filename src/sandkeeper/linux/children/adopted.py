@@ -12,8 +12,9 @@ import os
 import signal
 import struct
 from contextlib import suppress
-from dataclasses import replace
 from functools import cache
+
+from msgspec.structs import replace
 
 from sandkeeper.linux.children.child import ExitStatus
 from sandkeeper.linux.fds import OwnedFd

@@ -5,8 +5,9 @@ import os
 import resource
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from sandkeeper.linux.fds import OwnedFd
 from sandkeeper.linux.procstat import zombie_status
@@ -14,8 +15,7 @@ from sandkeeper.linux.procstat import zombie_status
 __all__ = ["Child", "ExitStatus"]
 
 
-@dataclass(frozen=True, slots=True)
-class ExitStatus:
+class ExitStatus(msgspec.Struct, frozen=True):
     """How a process ended: `code` of an exit, else `signal`; both None when nobody can know.
 
     `cpu_seconds` and `peak_rss_bytes` cover the process and the descendants it waited for

@@ -320,9 +320,11 @@ class Children:
 
 
 def _limit_files(pid: int, soft: int) -> None:
-    with suppress(OSError, ValueError):
+    try:
         _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(soft, hard), hard))
+    except (OSError, ValueError):
+        return
 
 
 def _peak_of_self() -> int:

@@ -9,10 +9,11 @@ from contextlib import suppress
 
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.trusted import is_kept_from, open_trusted
+from sandkeeper.patterns import pattern
 
 __all__ = ["environment_for_root", "own_code_at_risk", "own_program", "refuse_program"]
 
-_COLON = re.compile(":")
+_COLON = pattern(":")
 _SEPARATORS = {"LD_PRELOAD": re.compile("[: ]")}  # ld.so(8)
 
 

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from sandkeeper.linux import libc
 from sandkeeper.linux.children import spawner_main
@@ -22,11 +23,13 @@ CLOSE_RANGE_CLOEXEC = 4
 PYTHONS = (signal.SIGPIPE, signal.SIGXFSZ)
 """What Python ignores for its own sake, and no program of others is to."""
 
+_UNFIT = frozenset((subprocess.PIPE, subprocess.STDOUT, 0, 1, 2))
+"""What no stream may be for posix_spawn(3): one could be overwritten before it is copied."""
+
 _can_keep = True
 
 
-@dataclass(slots=True)
-class Spawn:
+class Spawn(msgspec.Struct):
     """What to start. Descriptors are the caller's to close; `-3` is /dev/null (subprocess.DEVNULL).
 
     `nofile` is the soft limit of open files the child gets (the server raises its own). `cwd` is
@@ -47,7 +50,7 @@ class Spawn:
     new_session: bool = False
     pass_fds: Sequence[int] = ()
     cgroups: Sequence[int] = ()
-    rlimits: Mapping[int, int] = field(default_factory=dict)
+    rlimits: Mapping[int, int] = msgspec.field(default_factory=dict)
     terminal: bool = False
 
     @property
@@ -103,9 +106,9 @@ def _program(spec: Spawn) -> str:
     """
     if spec.cwd is not None or spec.pass_fds or spec.cgroups or spec.rlimits:
         return ""
-    if not all(fd > 2 or fd == subprocess.DEVNULL for fd in (spec.stdin, spec.stdout, spec.stderr)):
-        return ""  # one could be overwritten by the other before it is copied
-    if not spec.argv or not all(spec.env) or "=" in "".join(spec.env):
+    if not _UNFIT.isdisjoint((spec.stdin, spec.stdout, spec.stderr)):
+        return ""
+    if not spec.argv or "" in spec.env or "=" in "".join(spec.env):
         return ""
     # In another thread an upgrade could be leaving descriptors to its successor (`_keep_ours`).
     if threading.get_ident() != threading.main_thread().ident:

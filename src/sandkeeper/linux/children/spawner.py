@@ -16,7 +16,8 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from sandkeeper.linux.children import spawner_main
 from sandkeeper.linux.children.child import Child

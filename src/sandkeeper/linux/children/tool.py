@@ -4,15 +4,15 @@ import asyncio
 import os
 import signal
 from contextlib import suppress
-from dataclasses import dataclass, field
+
+import msgspec
 
 from sandkeeper.linux.children.child import Child, ExitStatus
 
 __all__ = ["Tool", "ToolResult", "bounded", "readable", "reader"]
 
 
-@dataclass(frozen=True, slots=True)
-class ToolResult:
+class ToolResult(msgspec.Struct, frozen=True):
     """The end of a helper program and what it wrote."""
 
     status: ExitStatus
@@ -25,14 +25,13 @@ class ToolResult:
         return self.status.code == 0
 
 
-@dataclass(slots=True)
-class Tool:
+class Tool(msgspec.Struct):
     """A running helper program; `close` ends it, whatever it does."""
 
     child: Child
     stdout: asyncio.StreamReader
     stderr: asyncio.StreamReader
-    status: ExitStatus | None = field(default=None)
+    status: ExitStatus | None = None
 
     async def wait(self) -> ExitStatus:
         """Wait for its end."""

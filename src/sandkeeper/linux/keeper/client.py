@@ -6,6 +6,7 @@ that ended without a witness leaves no exit status. So every run's pipes and its
 open in the keeper, which does nothing but hold them until the next server asks (`get`).
 """
 
+import array
 import errno
 import os
 import select
@@ -178,12 +179,14 @@ class Keeper:
     def _send(self, message: bytes, fds: tuple[int, ...], patience: float = SEND_SECONDS) -> None:
         if self._socket is None:
             raise BrokenPipeError("the keeper is not connected")
+        # As socket.send_fds does, without its layers: every start passes here twice.
+        passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            socket.send_fds(self._socket, [message], fds)
+            self._socket.sendmsg([message], passed)
         except BlockingIOError:
             if not _ready(self._socket, select.POLLOUT, patience):
                 raise
-            socket.send_fds(self._socket, [message], fds)
+            self._socket.sendmsg([message], passed)
 
     def _close(self) -> None:
         if self._socket is not None:

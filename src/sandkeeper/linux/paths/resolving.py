@@ -53,10 +53,13 @@ class _How(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
+_HOW_BYTES = ctypes.sizeof(_How)
+
+
 def openat2(folder: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:
     """Open a path below an open folder, as `resolve` permits (openat2(2)); raises OSError."""
     how = _How(flags, mode, resolve)
-    return libc.system_call(OPENAT2, folder, path, ctypes.byref(how), ctypes.sizeof(how))
+    return libc.system_call(OPENAT2, folder, path, ctypes.byref(how), _HOW_BYTES)
 
 
 def _openat2(path: bytes, flags: int, mode: int) -> int:

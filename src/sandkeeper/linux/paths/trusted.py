@@ -25,8 +25,9 @@ import stat
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from sandkeeper.linux.identity import Identity
 from sandkeeper.linux.paths.statefiles import UntrustedFile, write_atomically
@@ -48,8 +49,7 @@ _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _ACL = "system.posix_acl_access"
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(msgspec.Struct, frozen=True):
     """Who must not have had a hand in it: everybody else, or with `only` just the workload."""
 
     workload: Identity | None
@@ -85,8 +85,7 @@ def _rule(workload: Identity | None, *, only: bool = False) -> _Rule:
     return _Rule(None if workload is None or workload.is_ours else workload, only)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(msgspec.Struct, frozen=True):
     """Where a way ends: `name` in the open folder `fd`; `entry` is what is there now, or -1.
 
     `crowded`: others may make entries beside it.

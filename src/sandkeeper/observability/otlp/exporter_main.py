@@ -43,7 +43,7 @@ class Answers:
 
 def serve(sock: socket.socket, service: str, instance: str, signals: list[str]) -> None:
     """Export until the other end is closed."""
-    from sandkeeper.observability.otlp.exporting import export_for, resource
+    from sandkeeper.observability.otlp.posting import export_for, resource
 
     answers, who = Answers(sock), resource(service, instance)
     loads: dict[int, queue.SimpleQueue[bytes]] = {}

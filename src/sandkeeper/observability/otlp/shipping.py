@@ -47,7 +47,7 @@ ANSWER_BYTES = 64 << 10
 WHAT = {"logs": "log lines", "traces": "spans", "metrics": "readings of metrics"}
 
 
-class Answer(msgspec.Struct):
+class Receipt(msgspec.Struct):
     """A line of the process: which lane, what became of its load; without a lane it lives."""
 
     lane: int = -1
@@ -281,7 +281,7 @@ class Shipping:
                 *lines, rest = self._received.split(b"\n")
                 self._received = bytearray(rest)
                 for line in lines:
-                    self._answered(msgspec.json.decode(line, type=Answer))
+                    self._answered(msgspec.json.decode(line, type=Receipt))
         except BlockingIOError:
             return
         except (OSError, ValueError):
@@ -296,7 +296,7 @@ class Shipping:
             with suppress(ProcessLookupError):
                 self._child.signal_group(9)
 
-    def _answered(self, answer: Answer) -> None:
+    def _answered(self, answer: Receipt) -> None:
         lane = self._by_number.get(answer.lane)
         if lane is None:
             return

@@ -13,6 +13,7 @@ from starlette.types import Scope
 from sandkeeper.api.edge.bodies.downloads import download
 from sandkeeper.api.edge.bodies.forms import form_parts, is_form, read_field
 from sandkeeper.api.edge.conditional import conditions, http_date, modified_since
+from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.api.edge.connections.plain import PlainAnswer
 from sandkeeper.api.edge.file_answers import GeneratedBody
 from sandkeeper.api.edge.query import query_of
@@ -240,14 +241,13 @@ def _etag_line(info: os.stat_result) -> bytes:
 
 def _is_plain(scope: Scope) -> bool:
     """Say whether no field asks for more than JSON from or to a whole file."""
-    for name, value in scope["headers"]:
-        if name in DECIDING:
-            return False
-        if name == b"accept" and (b"application/octet-stream" in value or not _takes_json(value)):
-            return False
-        if name == b"content-type" and b"form" in value.lower():
-            return False
-    return True
+    fields = first_fields(scope)
+    if len(fields) < len(scope["headers"]) or not DECIDING.isdisjoint(fields):
+        return False
+    accept = fields.get(b"accept")
+    if accept is not None and (b"application/octet-stream" in accept or not _takes_json(accept)):
+        return False
+    return b"form" not in fields.get(b"content-type", b"").lower()
 
 
 def _takes_json(value: bytes) -> bool:

@@ -19,7 +19,7 @@ from sandkeeper.api.edge.routing import path_route
 from sandkeeper.api.edge.urls import raw_rest
 from sandkeeper.api.schemas.files import Entry
 from sandkeeper.blocks import gathered
-from sandkeeper.errors import BadInput, NotFound, Unprocessable, failure
+from sandkeeper.errors import BadInput, NoDirectory, NotFound, Unprocessable, failure
 from sandkeeper.files.details import DEPTH_MOST, Detail, detail, details, page
 from sandkeeper.files.entries import Owners, file_type, unix_mode
 from sandkeeper.files.paths import Target
@@ -102,7 +102,7 @@ class DetailHandlers:
         except (OSError, ValueError) as error:
             raise failure(Unprocessable, None, "stat", target.absolute, error) from None
         if found.reached is None or file_type(found.reached) != "directory":
-            raise BadInput("path is not a directory")
+            raise NoDirectory()
 
     def _listed(self, target: Target, depth: int) -> Iterator[bytes]:
         yield b'{"path":' + encode_json(utf8(target.shown)) + b',"entries":['

@@ -30,7 +30,7 @@ from sandkeeper.linux.paths import useros as os
 from sandkeeper.linux.paths.statefiles import UntrustedFile, read_own, write_atomically
 from sandkeeper.numerals import natural
 
-__all__ = ["Generation", "LinkHandlers", "opened_routes", "routes"]
+__all__ = ["FileLinkHandlers", "Generation", "opened_routes", "routes"]
 
 BODY_BYTES = 64 << 10
 PURPOSE = "file"
@@ -56,7 +56,7 @@ class Generation:
         write_atomically(self._path, str(self.now() + 1).encode())
 
 
-class LinkHandlers:
+class FileLinkHandlers:
     """Handlers of `/filesystem-links` and of the links themselves; `now` is the signer's clock."""
 
     def __init__(
@@ -146,7 +146,7 @@ class LinkHandlers:
         return written(target, info, "File uploaded successfully")
 
 
-def routes(handlers: LinkHandlers) -> list[BaseRoute]:
+def routes(handlers: FileLinkHandlers) -> list[BaseRoute]:
     """Return the routes that make links and revoke them."""
     return [
         route(LINKS, handlers.make, "POST", need=USER),
@@ -154,7 +154,7 @@ def routes(handlers: LinkHandlers) -> list[BaseRoute]:
     ]
 
 
-def opened_routes(handlers: LinkHandlers) -> list[BaseRoute]:
+def opened_routes(handlers: FileLinkHandlers) -> list[BaseRoute]:
     """Return the routes of the links themselves."""
     return [
         route(LINK, handlers.read, need=TICKETED),

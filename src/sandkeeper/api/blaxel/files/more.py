@@ -31,14 +31,20 @@ from sandkeeper.api.schemas.files import (
     Success,
     Usage,
 )
-from sandkeeper.errors import BadInput, PreconditionFailed, SandkeeperError, Unprocessable
+from sandkeeper.errors import (
+    BadInput,
+    NoDirectory,
+    PreconditionFailed,
+    SandkeeperError,
+    Unprocessable,
+)
 from sandkeeper.files.attributes import Attributes
 from sandkeeper.files.details import detail
 from sandkeeper.files.edits import Edit, EditRefused, edit_file
 from sandkeeper.files.entries import etag, file_type, unix_mode
 from sandkeeper.files.paths import Target
 from sandkeeper.files.service import Files
-from sandkeeper.files.tar.streams import Archives, Channel
+from sandkeeper.files.tar.streams import Archives, Inlet
 from sandkeeper.files.work import Cancel
 from sandkeeper.linux.clocks import rfc3339
 from sandkeeper.linux.paths import useros as os
@@ -176,13 +182,13 @@ class MoreHandlers:
 
     def _require_directory(self, target: Target) -> None:
         if not stat.S_ISDIR(self._files.look(target.absolute, Unprocessable).st_mode):
-            raise BadInput("path is not a directory")
+            raise NoDirectory()
 
     async def unpack(self, request: Request) -> Response:
         """Unpack a tar stream, plain or zstd, below a directory."""
         target = self._target(request, ARCHIVE)
         owners = query_of(request).flag("owners")
-        channel = Channel()
+        channel = Inlet()
         unpack = self._work.walk(self._archives.unpack, target.absolute, channel, owners)
         work = asyncio.ensure_future(unpack)
         try:

@@ -27,8 +27,8 @@ from sandkeeper.errors import BadInput
 from sandkeeper.files.paths import Target
 from sandkeeper.files.service import Files
 from sandkeeper.numerals import asked
-from sandkeeper.search.content import ContentQuery, ContentSearch, Line
-from sandkeeper.search.find import EXCLUDED, Names, Search, TreeFilter
+from sandkeeper.search.content import ContentQuery, ContentSearch, MatchingLine
+from sandkeeper.search.find import EXCLUDED, FileSearch, Names, TreeFilter
 
 __all__ = ["SearchHandlers", "routes"]
 
@@ -43,7 +43,7 @@ class SearchHandlers:
     """Handlers of the three searches."""
 
     def __init__(
-        self, *, search: Search, grep: ContentSearch, files: Files, stopping: asyncio.Event
+        self, *, search: FileSearch, grep: ContentSearch, files: Files, stopping: asyncio.Event
     ) -> None:
         self._search = search
         self._grep = grep
@@ -146,7 +146,7 @@ def _text(path: bytes) -> str:
     return path.decode("utf-8", "replace")
 
 
-def _content_match(line: Line) -> ContentMatch:
+def _content_match(line: MatchingLine) -> ContentMatch:
     hit = line.hit
     match = ContentMatch(_text(line.path), hit.line, hit.column, _text(hit.text))
     if line.context is not None:

@@ -21,8 +21,8 @@ from sandkeeper.files.service import Files
 from sandkeeper.journal.lines import KEEPALIVE_SECONDS
 from sandkeeper.journal.turns import Turns
 from sandkeeper.watch.changes import Changes
+from sandkeeper.watch.service import Block, Change, Watch, Watches
 from sandkeeper.watch.watcher import Scope as WatchScope
-from sandkeeper.watch.watches import Block, Change, Watch, Watches
 
 __all__ = ["WatchHandlers", "routes"]
 

@@ -37,7 +37,7 @@ from sandkeeper.numerals import decimal, whole
 
 __all__ = ["GitHandlers", "routes"]
 
-T = TypeVar("T", bound=fields.Place)
+T = TypeVar("T", bound=fields.PlaceFields)
 PATCH = "text/x-diff"
 BLOCK_BYTES = 64 << 10
 
@@ -77,11 +77,15 @@ class GitHandlers:
 
     async def history(self, request: Request) -> Response:
         """Tell commits."""
-        return await self._answer(request, self._git.history(_queried(request, fields.LogFields)))
+        return await self._answer(
+            request, self._git.history(_queried(request, fields.HistoryFields))
+        )
 
     async def branches(self, request: Request) -> Response:
         """Tell branches."""
-        return await self._answer(request, self._git.branches(_queried(request, fields.Place)))
+        return await self._answer(
+            request, self._git.branches(_queried(request, fields.PlaceFields))
+        )
 
     # Changing
 
@@ -114,7 +118,7 @@ class GitHandlers:
 
     async def abort(self, request: Request) -> Response:
         """Give up what was begun."""
-        return await self._change(request, "git_abort", fields.Place, self._git.abort)
+        return await self._change(request, "git_abort", fields.PlaceFields, self._git.abort)
 
     # Remotes
 

@@ -6,7 +6,6 @@ case-insensitively, and `null` is the default.
 
 import codecs
 import json
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any, get_args, get_origin
@@ -14,6 +13,7 @@ from typing import Annotated, Any, get_args, get_origin
 import msgspec
 
 from sandkeeper.journal.output import PIECE_BYTES
+from sandkeeper.patterns import pattern
 
 __all__ = ["ANYTHING", "built", "counted", "fields_of", "fold", "read_first", "values_in"]
 
@@ -24,12 +24,12 @@ COUNT_BYTES = 1 << 20
 MENDINGS = 2
 """What stands behind the first value is cut off, then what is no text is replaced."""
 
-_SURROGATE = re.compile(
+_SURROGATE = pattern(
     rb"\\(?:[^u]|u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|(u[dD][89a-fA-F][\da-fA-F]{2}))"
 )
 """Escapes, of which the group is one of half a pair alone."""
 
-_TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
+_TRAILING = pattern(r"trailing characters \(byte (\d+)\)")
 
 _ZEROES: dict[Any, Any] = {str: "", int: 0, bool: False}
 """What `null` stands for inside a list or a map."""

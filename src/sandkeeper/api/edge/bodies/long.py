@@ -13,6 +13,7 @@ from typing import Any, Final, get_args, get_origin
 import msgspec
 
 from sandkeeper.api.edge.bodies.lenient import fields_of, fold, values_in
+from sandkeeper.patterns import pattern
 
 __all__ = ["LongText"]
 
@@ -20,23 +21,26 @@ WINDOW = 64 << 10
 DEEPEST = 64
 """So many long values may be in each other; each of them is looked at once more."""
 
+DEEPEST_SHORT = 1000
+"""No decoder goes as deep: it uses the interpreter's stack."""
+
 FEW_VALUES = 1000
 QUOTE: Final = ord('"')
 COMMA: Final = ord(",")
 CLOSING: Final = {ord("["): ord("]"), ord("{"): ord("}")}
 
-_SPACE = re.compile(rb"[ \t\r\n]*+")
+_SPACE = pattern(rb"[ \t\r\n]*+")
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _FLAT = rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+"
 _ONE = rb'(?:[^"\[\]{},]++|' + _STRING + rb"|\[" + _FLAT + rb"\]|\{" + _FLAT + rb"\})++,"
-_elements = re.compile(rb"(?:" + _ONE + rb")*+", re.DOTALL)
+_elements = pattern(rb"(?:" + _ONE + rb")*+", re.DOTALL)
 """Elements, each with its comma, that hold at most one array or object without others in it."""
 
-_flat = re.compile(_FLAT, re.DOTALL)
-_scalar = re.compile(rb'[^\s,:"\[\]{}]*+')
-_key = re.compile(_STRING + rb"[ \t\r\n]*+:", re.DOTALL)
-_text = re.compile(rb'[^"\\]*+(?:\\(?:[^u]|u.{4})[^"\\]*+)*+', re.DOTALL)
-_second_half = re.compile(rb"\\u[dD][c-fC-F].{2}", re.DOTALL)
+_flat = pattern(_FLAT, re.DOTALL)
+_scalar = pattern(rb'[^\s,:"\[\]{}]*+')
+_key = pattern(_STRING + rb"[ \t\r\n]*+:", re.DOTALL)
+_text = pattern(rb'[^"\\]*+(?:\\(?:[^u]|u.{4})[^"\\]*+)*+', re.DOTALL)
+_second_half = pattern(rb"\\u[dD][c-fC-F].{2}", re.DOTALL)
 _raw = msgspec.json.Decoder(msgspec.Raw)
 
 
@@ -122,6 +126,8 @@ class LongText:
             at += 1
             if depth == 0:
                 return at
+            if depth > DEEPEST_SHORT:
+                raise msgspec.DecodeError("JSON is nested too deeply")
 
     def _string(self, at: int, kind: Any) -> tuple[Any, int]:
         pieces: list[str] = []

@@ -14,7 +14,12 @@ def first_fields(scope: Scope) -> dict[bytes, bytes]:
     a scope that gets another list of fields gets another of these.
     """
     sent = scope["headers"]
-    laid_out: tuple[object, dict[bytes, bytes]] | None = scope.get(LAID_OUT)
-    if laid_out is None or laid_out[0] is not sent:
-        laid_out = scope[LAID_OUT] = sent, dict(reversed(sent))
-    return laid_out[1]
+    first: dict[bytes, bytes]
+    try:
+        of, first = scope[LAID_OUT]
+    except KeyError:
+        of = None
+    if of is not sent:
+        first = dict(reversed(sent))
+        scope[LAID_OUT] = sent, first
+    return first

@@ -10,21 +10,20 @@ Whatever is not plain goes the long way: that function returns None as soon as i
 that it does not know, and has done nothing until then.
 """
 
-import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from time import perf_counter
 
+import msgspec
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
-from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.api.edge.connections.newline import SHELL_CLIENTS
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.respond import JSON, Say, error_body, status_of
 from sandkeeper.api.edge.subject import names_user, request_id
 from sandkeeper.errors import SandkeeperError
+from sandkeeper.patterns import pattern
 
 __all__ = [
     "PLAIN_BYTES",
@@ -44,14 +43,13 @@ __all__ = [
 Field = tuple[bytes, bytes]
 Parts = tuple[bytes, bytes]
 """A whole answer: its first line, and all behind the fields that every server adds."""
-_PRINTABLE = re.compile(rb"[ -~]*")
+_PRINTABLE = pattern(rb"[ -~]*")
 
 PLAIN_BYTES = 64 << 10
 """An answer of this size fits into what a connection buffers anyway, and is made in no time."""
 
 
-@dataclass(slots=True)
-class PlainAnswer:
+class PlainAnswer(msgspec.Struct):
     """An answer in JSON that is all there; `fields` are further lines of its head."""
 
     body: bytes
@@ -105,7 +103,7 @@ class PlainRoutes:
 
     def find(self, scope: Scope) -> Plain | None:
         """Return what may answer a request."""
-        if names_user(scope):
+        if scope["query_string"] and names_user(scope):
             return None
         raw: bytes = scope["raw_path"]
         first, slash, rest = raw[1:].partition(b"/")
@@ -135,9 +133,8 @@ def plain_error(error: SandkeeperError, say: Say) -> PlainAnswer:
     return PlainAnswer(error_body(error, say), status_of(error))
 
 
-def may_be_plain(scope: Scope) -> bool:
+def may_be_plain(fields: Mapping[bytes, bytes]) -> bool:
     """Say whether the fields of a request leave its answer the head that `Heads` makes."""
-    fields = first_fields(scope)
     if b"origin" in fields or fields.get(b"user-agent", b"").startswith(SHELL_CLIENTS):
         return False
     named = fields.get(b"x-request-id")

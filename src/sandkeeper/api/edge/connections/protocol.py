@@ -194,7 +194,7 @@ class EdgeProtocol(LeanProtocol, ShortWay, Parting):
     def on_url(self, url: bytes) -> None:
         """Keep the target."""
         if not self._restarting:
-            super().on_url(url)
+            self.url += url
             if len(self.url) > TARGET_BYTES:
                 self._too_much(414, f"the request's target is longer than {TARGET_BYTES} bytes")
 
@@ -233,7 +233,8 @@ class EdgeProtocol(LeanProtocol, ShortWay, Parting):
         if not self.url.startswith(b"/"):
             self.headers[:] = called_by_target(self.url, self.headers)
         self._in_head = False
-        self._disarm()
+        if self._head_timer is not None:
+            self._disarm()
         check_codings(self.headers)
         self.body_clock.begin()
         upgrade = self.parser.should_upgrade()

@@ -35,6 +35,7 @@ from sandkeeper.api.edge.tokens import (
 )
 from sandkeeper.api.edge.urls import is_for_tcp
 from sandkeeper.linux.paths.statefiles import UntrustedFile, read_own, write_atomically
+from sandkeeper.patterns import pattern
 
 __all__ = ["SECONDS", "Halves", "Sessions", "offered_protocol"]
 
@@ -44,7 +45,7 @@ ID_BYTES = 9
 MOST_ENDED = 10_000
 """Whoever signs in and out more often in a day has the first of them be good again."""
 
-_VALUE = re.compile(rf"([12])\.([A-Za-z0-9_-]{{12}})\.({SHAPE})".encode())
+_VALUE = pattern(rf"([12])\.([A-Za-z0-9_-]{{12}})\.({SHAPE})".encode())
 
 
 class Halves(NamedTuple):

@@ -15,7 +15,6 @@ of a grant (`api.edge.tickets.grants`).
 
 import base64
 import hmac
-import re
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from sandkeeper.linux.paths.statefiles import UntrustedFile, read_own, write_atomically
+from sandkeeper.patterns import pattern
 
 __all__ = ["SHAPE", "Signer"]
 
@@ -34,7 +34,7 @@ KEY_BYTES = 32
 MAC_BYTES = 24
 LABEL = "ticket of a port"
 """Parts this use of the key from others; older versions wrote it, so their tickets stay good."""
-_TICKET = re.compile(rb"([0-9a-f]{1,12})-([A-Za-z0-9_-]{32})")
+_TICKET = pattern(rb"([0-9a-f]{1,12})-([A-Za-z0-9_-]{32})")
 
 
 class Signer:

@@ -36,7 +36,7 @@ WHY_CHARACTERS = 200
 Export = Callable[[bytes], Iterator[dict[str, Any]]]
 
 
-class Session(requests.Session):  # type: ignore[misc]
+class TellingSession(requests.Session):  # type: ignore[misc]
     """Keeps what the last answer was, which the exporters tell to nobody."""
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ def export_for(signal: str, who: Resource) -> Export:
     The exporters read the standard variables.
     """
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)  # the server tells
-    session = Session()
+    session = TellingSession()
     if signal == "metrics":
         metrics = OTLPMetricExporter(session=session)
         return lambda load: _once(session, metrics.export, metrics_of(load, who))
@@ -93,7 +93,9 @@ def export_for(signal: str, who: Resource) -> Export:
     return lambda load: _all(session, logs.export, logs_of(load, who), _rejected_logs)
 
 
-def _once(session: Session, export: Callable[[Any], Any], load: Any) -> Iterator[dict[str, Any]]:
+def _once(
+    session: TellingSession, export: Callable[[Any], Any], load: Any
+) -> Iterator[dict[str, Any]]:
     session.begin()
     if _succeeded(session, export(load)):
         yield {"done": True, "taken": 1}
@@ -102,7 +104,7 @@ def _once(session: Session, export: Callable[[Any], Any], load: Any) -> Iterator
 
 
 def _all(
-    session: Session,
+    session: TellingSession,
     export: Callable[[Any], Any],
     records: Sequence[Any],
     rejected: Callable[[bytes], tuple[int, str]],
@@ -130,7 +132,7 @@ def _all(
     yield {"done": True, "taken": taken, "lost": lost, "why": why}
 
 
-def _succeeded(session: Session, result: Any) -> bool:
+def _succeeded(session: TellingSession, result: Any) -> bool:
     """Say whether a load has arrived; the exporters take a redirection for that, too."""
     return bool(result.name == "SUCCESS") and session.status < REDIRECTED
 
