@@ -58,7 +58,7 @@ def clocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Clock, N
     with pytest.MonkeyPatch.context() as patched:
         for name, text in clock.env.items():
             patched.setenv(name, text)
-        nursery = Nursery()
+        nursery = Nursery(("sandkeeper.cli", "sandkeeper.api.app", "sandkeeper.sandbox"))
     yield clock, nursery
     nursery.close()
 
