@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from uvicorn.server import Server
 
+from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.network.newcomers import keep_out, waiting
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ __all__ = ["Ending"]
 
 LOOK_EVERY = 0.002
 ROUND_TRIP_SECONDS = 0.1
-"""So long a connection may take to be set up that was begun before newcomers were kept out."""
+"""So long a connection may take to be set up that was begun before newcomers were kept out; from
+this machine it is set up within the call of its client."""
 NEWCOMER_SECONDS = 1.0
 CLOSE = (b"connection", b"close")
 
@@ -50,7 +52,8 @@ class Ending:
             with suppress(OSError):  # no such filters here: who comes at the last moment is reset
                 keep_out(listener)
         state.default_headers = [*state.default_headers, CLOSE]
-        await self._tend(began + ROUND_TRIP_SECONDS)
+        if not all(map(_is_near, self._listeners)):
+            await self._tend(began + ROUND_TRIP_SECONDS)
         await self._tend(began + NEWCOMER_SECONDS, until=self._nobody_waits)
         for listening in self._server.servers:
             listening.close()
@@ -84,6 +87,10 @@ class Ending:
         elif connection not in self._told:  # it speaks another protocol than HTTP
             self._told.add(connection)
             connection.shutdown()
+
+
+def _is_near(listener: socket.socket) -> bool:
+    return is_loopback(str(listener.getsockname()[0]))
 
 
 def _may_ask(connection: "EdgeProtocol") -> bool:
