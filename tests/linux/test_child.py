@@ -155,6 +155,7 @@ def test_a_missing_program_and_a_missing_folder_are_different_errors(tmp_path) -
 
 def test_orphans_are_reaped_and_our_own_children_are_not() -> None:
     children = Children()
+    children.reap_orphans()  # those of other tests
     ours = spawn(children, "raise SystemExit(5)")
     orphan = os.posix_spawn("/bin/true", ["true"], {})
     asyncio.run(readable(ours.pidfd.number))

@@ -6,6 +6,7 @@ import http.client
 import ipaddress
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -141,13 +142,14 @@ class Peer:
     def __init__(self, namespace: Namespace, server_public: str) -> None:
         self.namespace = namespace
         self.private, self.public = key()
-        self.name = f"wgp{os.getpid() % 100000}"
+        self.name = f"wgp{secrets.token_hex(5)}"
+        self.socket = Path(f"/var/run/wireguard/{self.name}.sock")
         self.process = subprocess.Popen(
             namespace.command("wireguard-go", "-f", self.name),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        until(lambda: Path(f"/var/run/wireguard/{self.name}.sock").exists())
+        until(self.socket.exists)
         command = ["wg", "set", self.name, "listen-port", "51821", "private-key", "/dev/stdin"]
         command += ["peer", server_public, "allowed-ips", "10.7.0.2/32,fd07::2/128"]
         subprocess.run(command, input=self.private, text=True, check=True)
@@ -174,6 +176,7 @@ class Peer:
         self.listener.close()
         self.process.kill()
         self.process.wait()
+        self.socket.unlink()  # who is killed leaves it
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -408,8 +408,8 @@ def test_init_sets_what_programs_start_from_and_a_restart_keeps_it(make_server: 
     assert server.client.post("/init", json=body).status_code == 204
     server.restart()
     assert server.client.get("/envs").json() == {"FROM_INIT": "1"}
-    frames = stream(server, "process.Process/Start", shell("echo $FROM_INIT; pwd"))
-    assert base64.b64decode(events(frames, "data")[0]["stdout"]) == b"1\n/usr\n"
+    frames = stream(server, "process.Process/Start", shell('echo "$FROM_INIT $PWD"'))
+    assert base64.b64decode(events(frames, "data")[0]["stdout"]) == b"1 /usr\n"
     for wrong in ({"accessToken": "x"}, {"volumeMounts": [{}]}, {"defaultUser": "nobody"}):
         assert server.client.post("/init", json=wrong).json()["code"] in {400, 401, 409}
 
