@@ -153,6 +153,23 @@ def test_a_missing_program_and_a_missing_folder_are_different_errors(tmp_path) -
     assert folder.value.filename == str(tmp_path / "gone")
 
 
+def test_the_leader_of_a_session_starts_as_any_other_program() -> None:
+    read, write = os.pipe()
+    says = "import os; print(os.getsid(0) == os.getpid(), os.environ, flush=True)"
+    spec = Spawn([sys.executable, "-c", says], {"WORD": "ä"}, stdout=write, new_session=True)
+    child = Children().spawn(spec)
+    os.close(write)
+    with open(read) as told:
+        assert told.read().startswith("True environ({'WORD': 'ä'")
+    assert asyncio.run(ended(child)).code == 0
+
+    with pytest.raises(FileNotFoundError) as missing:
+        Children().spawn(Spawn(["/no/such/program"], {}, new_session=True))
+    assert missing.value.filename == "/no/such/program"
+    with pytest.raises(ValueError, match="null byte"):
+        Children().spawn(Spawn(["/bin/true", "a\0b"], {}, new_session=True))
+
+
 def test_orphans_are_reaped_and_our_own_children_are_not() -> None:
     children = Children()
     children.reap_orphans()  # those of other tests

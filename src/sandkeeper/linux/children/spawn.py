@@ -14,6 +14,7 @@ import msgspec
 
 from sandkeeper.linux import libc
 from sandkeeper.linux.children import spawner_main
+from sandkeeper.linux.children.sessions import spawn_session
 from sandkeeper.linux.identity import Identity
 
 __all__ = ["Spawn", "start_own"]
@@ -73,14 +74,11 @@ def start_own(spec: Spawn) -> int:
     """
     program = _program(spec)
     if program and _keep_ours():
-        end = {"setsid": True} if spec.new_session else {"setpgroup": 0}
+        argv, streams = list(spec.argv), _streams(spec)
+        if spec.new_session:
+            return spawn_session(program, argv, spec.env, streams, PYTHONS)
         return os.posix_spawn(
-            program,
-            list(spec.argv),
-            spec.env,
-            file_actions=_streams(spec),
-            setsigdef=PYTHONS,
-            **end,
+            program, argv, spec.env, file_actions=streams, setsigdef=PYTHONS, setpgroup=0
         )
     try:
         return _Popen(
