@@ -156,7 +156,8 @@ class Worker(ABC):
         try:
             call()
         except Exception as error:  # noqa: BLE001 - nor must one order
-            self._failed(f"{self._name}: {call.__qualname__}: {error!r}")
+            name = getattr(call, "__qualname__", call)  # a partial has none
+            self._failed(f"{self._name}: {name}: {error!r}")
 
 
 class Turn:
