@@ -21,6 +21,7 @@ from sandkeeper.processes.runs import pipes_folder, places_folder
 from tests import nursery
 
 __all__ = [
+    "BASE_PYTHON",
     "Server",
     "alive",
     "cases",
@@ -39,6 +40,10 @@ __all__ = [
     "until",
     "zombies_of",
 ]
+
+BASE_PYTHON = f"{sys.base_prefix}/bin/python3"
+"""The Python below ours. Whatever `python3` is found may be a manager of versions, which does more
+after an installation, and one at a time."""
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root: it changes users, owners, mounts or namespaces"

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from tests.harness import Server
+from tests.harness import BASE_PYTHON, Server
 
 __all__ = ["Context", "context", "environment", "events", "kernel_python"]
 
@@ -35,7 +35,8 @@ def kernel_python() -> Path:
             # Most of it is never imported, and what is gets compiled then.
             options = ["install", "-q", "--no-compile", "--only-binary", ":all:"]
             pip = [ROOT / "scripts" / "pip", folder / "bin" / "python", *options]
-            subprocess.run([*pip, "-r", WANTED], check=True)
+            by = {**os.environ, "PYTHON": BASE_PYTHON}
+            subprocess.run([*pip, "-r", WANTED], env=by, check=True)
             (folder / "made").touch()
     return folder
 

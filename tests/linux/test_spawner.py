@@ -39,15 +39,15 @@ def with_children(work: Callable[[Children], Awaitable[Any]]) -> Any:
         finally:
             await children.close()
 
-    before = open_files()
+    before = files_of_ours()
     try:
         return asyncio.run(run())
     finally:
         gc.collect()  # the score's descriptor goes with its owner
-        assert open_files() <= before  # what others left may go meanwhile
+        assert files_of_ours() <= before  # what others left may go meanwhile
 
 
-def open_files() -> set[tuple[str, str]]:
+def files_of_ours() -> set[tuple[str, str]]:
     """Return the descriptors of this process, and what each of them is."""
     found = set()
     for number in os.listdir("/proc/self/fd"):

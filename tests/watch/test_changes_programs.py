@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.harness import Server
+from tests.harness import BASE_PYTHON, Server
 from tests.watch.test_changes import check, copied
 
 from sandkeeper.watch.changes import Difference
@@ -52,7 +52,8 @@ PIP = (
     f" && {sys.executable} -m venv --without-pip --symlinks venv"
 )
 PIP_INSTALL = (
-    f"{ROOT}/scripts/pip venv/bin/python install -q --no-index --no-deps --force-reinstall"
+    f"PYTHON={BASE_PYTHON} {ROOT}/scripts/pip venv/bin/python"
+    " install -q --no-index --no-deps --force-reinstall"
 )
 PYTEST = [
     "mkdir tests && echo 'def test_a(tmp_path): (tmp_path / \"x\").touch()' > tests/test_a.py",
