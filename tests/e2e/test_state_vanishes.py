@@ -40,6 +40,16 @@ def say(server: Server, name: str, text: str) -> None:
         fifo.write(f"{text}\n".encode())
 
 
+def remove(folder: Path) -> None:
+    """Remove a folder in which a server is at work, and what that makes there meanwhile."""
+
+    def gone() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+    until(gone)
+
+
 def test_a_removed_state_folder_is_told_and_what_comes_back_is_used(
     make_server: Callable[..., Server],
 ) -> None:
@@ -47,7 +57,7 @@ def test_a_removed_state_folder_is_told_and_what_comes_back_is_used(
     server.run("echo finished", name="finished")
     begin(server, "writer")
 
-    shutil.rmtree(server.state)
+    remove(server.state)
 
     refused = server.client.post("/process", json={"command": "echo x", "name": "refused"})
     assert refused.status_code == 422
