@@ -21,8 +21,9 @@ from tests.harness import Server, start, until
 
 from sandkeeper.client import failures
 from sandkeeper.client.connection import Server as Remote
-from sandkeeper.client.failures import NoServer
+from sandkeeper.client.failures import ClientError, NoServer
 from sandkeeper.client.files import large as large_files
+from sandkeeper.client.files.transfer import fetch
 
 LARGE = 96 << 20
 
@@ -209,4 +210,43 @@ def test_a_line_that_always_breaks_is_given_up(
             upload = large_files.LargeUpload(remote, file, 8 << 20, "f", "644", lambda _more: None)
             with pytest.raises(NoServer):
                 upload.run()
+        listener.shutdown()
+
+
+WHOLE = bytes(range(200)) * 100
+
+
+class Forgetting(BaseHTTPRequestHandler):
+    """A server whose line breaks after a tenth, and which gives all of it once more then."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(WHOLE)))
+        self.send_header("ETag", '"one"')
+        self.end_headers()
+        self.wfile.write(WHOLE if "Range" in self.headers else WHOLE[: len(WHOLE) // 10])
+        self.close_connection = True
+
+    def log_message(self, *_words: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("condition", ["If-Match", "If-Range"])
+def test_an_answer_that_begins_again_is_never_appended(condition: str) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forgetting) as listener:
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        remote = Remote(f"http://127.0.0.1:{listener.server_port}")
+        got, moved = bytearray(), [0]
+
+        def count(more: int) -> None:
+            moved[0] += more
+
+        with pytest.raises(ClientError, match="begins again"):
+            fetch(remote, "/any", got.extend, count, condition=condition)
+        assert got == WHOLE[: len(got)] != WHOLE
+
+        got.clear()
+        moved[0] = 0
+        fetch(remote, "/any", got.extend, count, condition=condition, anew=got.clear)
+        assert (bytes(got), moved[0]) == (WHOLE, len(WHOLE))
         listener.shutdown()

@@ -9,7 +9,7 @@ import select
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, Unpack
 from urllib.parse import quote, urlencode, urlsplit
@@ -271,7 +271,8 @@ class Server:
         connection = kind(self._host, self._port, timeout=CONNECT_SECONDS)
         fields = {"Accept": "*/*", "User-Agent": "sandkeeper", **self.headers}
         fields |= given.get("headers") or {}
-        try:
+        with ExitStack() as ends:
+            ends.callback(connection.close)
             with self._told():
                 connection.connect()
                 if opened is not None:
@@ -284,12 +285,11 @@ class Server:
                         connection, method, self.address(path, given.get("query")), body, fields
                     )
                 sock = connection.sock
-                answer = Reply(connection.getresponse(), self._told, sock)
+                # An answer that is its connection's last keeps the socket when that is closed.
+                answer = Reply(ends.enter_context(connection.getresponse()), self._told, sock)
             if not 200 <= answer.code < 300 and not (switches and answer.code == SWITCHED):
                 raise self._failure(answer)
             yield answer
-        finally:
-            connection.close()
 
     def _send(
         self,
