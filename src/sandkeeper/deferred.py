@@ -3,6 +3,9 @@
 The standard library and others name modules at their top that a server never uses, or hardly ever:
 `logging.config`, and with it `pickle`; `http.client`, and with it the parsers of `email`. Each is
 time that every start waits, and memory.
+
+importlib.util.LazyLoader does not serve: its modules load when they are named by a second `import`,
+for that looks at their `__spec__`, and here several libraries name the same.
 """
 
 import os

@@ -91,7 +91,7 @@ class LongText:
         if end := self._end_of_short(at):
             return self._short(self.data[at:end], kind), end
         if depth == DEEPEST:
-            raise msgspec.DecodeError("JSON is nested too deeply")
+            raise _too_deep()
         return _Container(self, at, kind, depth + 1).read()
 
     def _short(self, raw: bytes, kind: Any) -> Any:
@@ -127,7 +127,7 @@ class LongText:
             if depth == 0:
                 return at
             if depth > DEEPEST_SHORT:
-                raise msgspec.DecodeError("JSON is nested too deeply")
+                raise _too_deep()
 
     def _string(self, at: int, kind: Any) -> tuple[Any, int]:
         pieces: list[str] = []
@@ -245,6 +245,10 @@ def _kind_within(kind: Any, shape: type) -> Any:
         if one is Any or get_origin(one) is shape or (is_struct and shape is dict):
             return one
     return None
+
+
+def _too_deep() -> msgspec.DecodeError:
+    return msgspec.DecodeError("JSON is nested too deeply")
 
 
 def _malformed(at: int) -> msgspec.DecodeError:

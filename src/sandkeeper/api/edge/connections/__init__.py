@@ -71,42 +71,19 @@ this list: it names what a new version lacks, and what is used and not listed.
 `uvicorn.server.ServerState`, in it:
 
 - `connections`, `tasks`: what goes on, what is answered first, what is given up
-- `total_requests`, `default_headers`: an answer that was given, and fields of every one, to which
-  the end adds that it is a connection's last
+- `total_requests`: an answer that was given
+- `default_headers`: fields of every one; at the end it says that it is its connection's last
 
 `uvicorn.lifespan.off.LifespanOff`, in the place of a lifespan:
 
 - `state`: an argument of each protocol
 """
 
-import sys
 from importlib import import_module
-from importlib.util import find_spec, module_from_spec
-from typing import Any
 
+from sandkeeper.deferred import defer
 
-def _without_its_command() -> None:
-    """Have uvicorn's modules without what its package loads: a command line, reloaders, workers.
-
-    That is a twentieth of what a start imports, and nothing that lies below the package needs it.
-    Whoever asks the package itself for something gets all of it, then.
-    """
-    spec = find_spec("uvicorn")
-    if spec is None or spec.loader is None or "uvicorn" in sys.modules:
-        return
-    made, loader = module_from_spec(spec), spec.loader
-
-    def whole(name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if name == "Config":  # which its modules ask the package for
-            return import_module("uvicorn.config").Config
-        del made.__dict__["__getattr__"]
-        loader.exec_module(made)
-        return getattr(made, name)
-
-    made.__dict__["__getattr__"] = whole
-    sys.modules["uvicorn"] = made
-
-
-_without_its_command()
+# uvicorn's modules without what its package loads: a command line, reloaders, workers. That is a
+# twentieth of what a start imports, and nothing that lies below the package needs it but `Config`.
+# Whoever asks the package itself for something else gets all of it, then.
+defer("uvicorn", Config=lambda: import_module("uvicorn.config").Config)
