@@ -450,8 +450,9 @@ class Beside:
         client, scale = self.server.client, self.folder / "scale"
         until((self.folder / "c").exists)
         client.post("/process", json={"command": "exec sleep 100", "name": "h", "keepAlive": True})
-        stopping = "trap '' TERM; while :; do sleep 100; done"
+        stopping = "trap '' TERM; echo set; while :; do sleep 100; done"
         client.post("/process", json={"command": stopping, "name": "s", "keepAlive": True})
+        until(lambda: client.get("/process/s").json()["stdout"])  # or it would end of the next
         client.delete("/process/s")
         self.shell = client.post("/terminals", json={"name": "t", "shell": "/bin/sh"}).json()["id"]
         typed = client.post(f"/terminals/{self.shell}/input", content=b"X=kept\r")

@@ -189,7 +189,7 @@ def test_deleted_paths_stand_in_the_manifest_a_tree_by_its_top(box: Server) -> N
 def test_an_export_saves_and_stops_the_processes_and_leaves_the_sandbox_frozen(
     box: Server, store: Storage
 ) -> None:
-    stubborn = "trap '' TERM; (sleep 61 &); while :; do sleep 0.05; done"
+    stubborn = "trap '' TERM; echo set; (sleep 61 &); while :; do sleep 0.05; done"
     box.client.post(
         "/process",
         json={
@@ -203,6 +203,7 @@ def test_an_export_saves_and_stops_the_processes_and_leaves_the_sandbox_frozen(
         },
     )
     box.client.post("/terminals", json={"sessionId": "shell"})
+    until(lambda: box.client.get("/process/stubborn").json()["stdout"])
 
     done = export(box, url=store.url("a"), stopTimeoutSeconds=1)
 

@@ -394,7 +394,7 @@ def hook_pid(repo: Repo) -> int:
     return int(until(lambda: path.exists() and path.read_text().strip()))
 
 
-HANGS = "echo $$ > hook.pid; trap '' TERM; while :; do sleep 1000; done"
+HANGS = "trap '' TERM; echo $$ > hook.pid; while :; do sleep 1000; done"
 
 
 def test_a_hook_that_hangs_ends_when_the_time_is_up(repo: Repo) -> None:
