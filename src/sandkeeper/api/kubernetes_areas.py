@@ -1,6 +1,7 @@
 """What the wires of agent-sandbox are given."""
 
 import asyncio
+from collections.abc import Callable
 from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from starlette.routing import BaseRoute
 
 from sandkeeper.api.edge.routing import Area
 from sandkeeper.errors import NotInstalled
+from sandkeeper.log.redaction import redact_command
 from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -27,11 +29,12 @@ def kubernetes_areas(sandbox: Sandbox) -> list[Area]:
     """Return those of REST; gRPC is started with the server where it has a port."""
     if sandbox.settings.kubernetes.grpc_port:
         sandbox.when_started.append(partial(_start_grpc, sandbox))
+    runtime = cache(partial(_runtime_routes, sandbox))
     if sandbox.settings.kubernetes.runtime_port:
-        sandbox.when_started.append(_warm)
+        sandbox.when_started.append(partial(_warm, runtime))
     return [
         Area(("v1",), partial(_sandboxd_routes, sandbox), own_words=True),
-        Area(("python-runtime",), partial(_runtime_routes, sandbox), own_words=True),
+        Area(("python-runtime",), runtime, own_words=True),
     ]
 
 
@@ -71,10 +74,18 @@ def _sandboxd_routes(sandbox: Sandbox) -> list[BaseRoute]:
     return sandboxd.routes(handlers)
 
 
-async def _warm() -> None:
-    """Have imported what the first command needs: who claims a warm Pod waits for its answer."""
+async def _warm(routes: Callable[[], object]) -> None:
+    """Have ready what the first command needs: who claims a warm Pod waits for its answer."""
     loop = asyncio.get_running_loop()
-    loop.call_later(WARM_SECONDS, lambda: loop.run_in_executor(None, import_module, RUNTIME))
+
+    def load() -> None:
+        import_module(RUNTIME)
+        redact_command("export NAME=value --name")  # a first one compiles what all others use
+
+    def begin() -> None:
+        loop.run_in_executor(None, load).add_done_callback(lambda _loaded: routes())
+
+    loop.call_later(WARM_SECONDS, begin)
 
 
 def _runtime_routes(sandbox: Sandbox) -> list[BaseRoute]:
