@@ -1,16 +1,12 @@
 """What the wires of agent-sandbox are given."""
 
-import asyncio
-from collections.abc import Callable
 from functools import cache, partial
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
 
 from sandkeeper.api.edge.routing import Area
 from sandkeeper.errors import NotInstalled
-from sandkeeper.log.redaction import redact_command
 from sandkeeper.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -19,22 +15,16 @@ if TYPE_CHECKING:
 
 __all__ = ["kubernetes_areas"]
 
-RUNTIME = "sandkeeper.api.kubernetes.runtime"
 FORKS = "GRPC_ENABLE_FORK_SUPPORT"
-WARM_SECONDS = 0.5
-"""So long after the start what a first request needs is imported: probes are answered by then."""
 
 
 def kubernetes_areas(sandbox: Sandbox) -> list[Area]:
     """Return those of REST; gRPC is started with the server where it has a port."""
     if sandbox.settings.kubernetes.grpc_port:
         sandbox.when_started.append(partial(_start_grpc, sandbox))
-    runtime = cache(partial(_runtime_routes, sandbox))
-    if sandbox.settings.kubernetes.runtime_port:
-        sandbox.when_started.append(partial(_warm, runtime))
     return [
         Area(("v1",), partial(_sandboxd_routes, sandbox), own_words=True),
-        Area(("python-runtime",), runtime, own_words=True),
+        Area(("python-runtime",), partial(_runtime_routes, sandbox), own_words=True),
     ]
 
 
@@ -72,20 +62,6 @@ def _sandboxd_routes(sandbox: Sandbox) -> list[BaseRoute]:
         variables=lambda: sandbox.environment.for_workload(apart=apart),
     )
     return sandboxd.routes(handlers)
-
-
-async def _warm(routes: Callable[[], object]) -> None:
-    """Have ready what the first command needs: who claims a warm Pod waits for its answer."""
-    loop = asyncio.get_running_loop()
-
-    def load() -> None:
-        import_module(RUNTIME)
-        redact_command("export NAME=value --name")  # a first one compiles what all others use
-
-    def begin() -> None:
-        loop.run_in_executor(None, load).add_done_callback(lambda _loaded: routes())
-
-    loop.call_later(WARM_SECONDS, begin)
 
 
 def _runtime_routes(sandbox: Sandbox) -> list[BaseRoute]:
