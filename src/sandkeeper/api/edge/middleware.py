@@ -15,9 +15,9 @@ from sandkeeper.api.edge.connections.outgoing import ANSWER, SMALL_BYTES, Answer
 from sandkeeper.api.edge.connections.plain import (
     Heads,
     Later,
-    Parts,
     PlainAnswer,
     PlainRoutes,
+    Reply,
     answered,
     may_be_plain,
     plain_error,
@@ -179,42 +179,46 @@ class Edge:
         """Say whether a request may go on; raises BadInput or Forbidden as the gate does."""
         return self._doors.opens(scope, self._gate) or self._doorkeeper.admits(scope)
 
-    def plain(self, scope: Scope, body: bytes) -> Parts | Coroutine[None, None, Parts] | None:
-        """Return the whole answer to a request that is plain, or what brings it; None: it is not.
+    def plain(self, scope: Scope, body: bytes, reply: Reply) -> bool | Coroutine[None, None, None]:
+        """Answer a request that is plain, at once or by what is returned; False: it is not.
 
         Nothing has been done then, and the request goes the long way, where it is also refused.
+        Else counting and telling come behind the sending, so that no client waits for them; before
+        the next request is read they are done.
         """
         handler = self._find_plain(scope)
         if handler is None:
-            return None
+            return False
         started = perf_counter()
         self._gateways.strip(scope)
         if not may_be_plain(first_fields(scope)):
-            return None
+            return False
         self._mark(scope)
         if PORT_NAME in scope or (self._e2b and readdress(scope)):
-            return None
+            return False
         if self._runtime_port and scope["path"] == "/":  # of its paths the one that is ours, too
-            return None
+            return False
         try:
             if not self._admits(scope):
-                return None
+                return False
         except (BadInput, Forbidden):
-            return None
+            return False
         answer = answered(handler, scope, body, self._say)
         if answer is None:
-            return None
+            return False
+        if not isinstance(answer, PlainAnswer):
+            self._traces.begin(scope)
+            self._requests.begun()
+            return self._later(scope, answer, started, reply)
+        reply(self._heads.of(scope, answer, started))
+        seconds = perf_counter() - started
         self._traces.begin(scope)
-        if isinstance(answer, PlainAnswer):
-            parts, seconds = self._heads.of(scope, answer, started), perf_counter() - started
-            self._requests.answered(scope["path"], answer.status, seconds)
-            self._tell(scope, answer.status, seconds, len(answer.body))
-            return parts
-        self._requests.begun()
-        return self._later(scope, answer, started)
+        self._requests.answered(scope["path"], answer.status, seconds)
+        self._tell(scope, answer.status, seconds, len(answer.body))
+        return True
 
-    async def _later(self, scope: Scope, coming: Later, started: float) -> Parts:
-        """Wait for an answer; whatever goes wrong, there is one."""
+    async def _later(self, scope: Scope, coming: Later, started: float, reply: Reply) -> None:
+        """Wait for an answer and give it; whatever goes wrong, there is one."""
         self._traces.enter(scope)
         try:
             answer = await coming
@@ -228,9 +232,8 @@ class Edge:
         except BaseException:
             self._ended(scope, 499, started, 0.0, 0)
             raise
-        parts = self._heads.of(scope, answer, started)
+        reply(self._heads.of(scope, answer, started))
         self._ended(scope, answer.status, started, perf_counter(), len(answer.body))
-        return parts
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = scope[ANSWER] = Answer(self._outgoing, wire_of(scope))

@@ -33,6 +33,7 @@ __all__ = [
     "Plain",
     "PlainAnswer",
     "PlainRoutes",
+    "Reply",
     "answered",
     "may_be_plain",
     "plain_error",
@@ -43,6 +44,8 @@ __all__ = [
 Field = tuple[bytes, bytes]
 Parts = tuple[bytes, bytes]
 """A whole answer: its first line, and all behind the fields that every server adds."""
+Reply = Callable[[Parts], None]
+"""Sends a whole answer at once; for what is done behind it no client waits."""
 _PRINTABLE = pattern(rb"[ -~]*")
 
 PLAIN_BYTES = 64 << 10

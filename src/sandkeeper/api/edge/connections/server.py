@@ -17,7 +17,7 @@ from sandkeeper.api.edge.connections.departure import Departure, take_over
 from sandkeeper.api.edge.connections.ending import Ending
 from sandkeeper.api.edge.connections.lifesigns import ask_now, ask_quiet_ones
 from sandkeeper.api.edge.connections.listening import tell_reach
-from sandkeeper.api.edge.connections.plain import Parts
+from sandkeeper.api.edge.connections.plain import Reply
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
 from sandkeeper.api.edge.urls import Leads, leads_nowhere, names_other_port
 from sandkeeper.errors import SandkeeperError
@@ -75,8 +75,8 @@ class Application(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or WebSocket."""
 
-    def plain(self, scope: Scope, body: bytes) -> Parts | Coroutine[None, None, Parts] | None:
-        """Return the whole answer to a whole request, or what brings it; None: it cannot."""
+    def plain(self, scope: Scope, body: bytes, reply: Reply) -> bool | Coroutine[None, None, None]:
+        """Answer a whole request, at once or by what is returned; False: it cannot."""
 
 
 def serve(

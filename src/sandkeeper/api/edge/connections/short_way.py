@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sandkeeper.api.edge.connections.plain import Parts
+from sandkeeper.api.edge.connections.plain import Parts, Reply
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.flow_control import FlowControl
@@ -27,7 +28,7 @@ def _lines(fields: list[tuple[bytes, bytes]]) -> bytes:
 class ShortWay:
     """The part of the protocol that answers whole requests."""
 
-    plain: Callable[[Any, bytes], Parts | Coroutine[None, None, Parts] | None] | None = None
+    plain: Callable[[Any, bytes, Reply], bool | Coroutine[None, None, None]] | None = None
     """Answers a whole request, at once or in a while, if it is a plain one (`.plain`)."""
 
     flow: "FlowControl"
@@ -39,26 +40,18 @@ class ShortWay:
         """Answer a whole request, at once or in a while; False: it has to go the long way."""
         if self.plain is None or len(cycle.body) > PLAIN_BODY_BYTES or not self._is_free(cycle):
             return False
-        answer = self.plain(cycle.scope, bytes(cycle.body))
-        if answer is None:
-            return False
-        if isinstance(answer, tuple):
-            self._reply(cycle, answer)
-        else:
-            task = self.loop.create_task(self._reply_later(cycle, answer))
-            task.add_done_callback(self.tasks.discard)
-            self.tasks.add(task)
+        answered = self.plain(cycle.scope, bytes(cycle.body), partial(self._reply, cycle))
+        if isinstance(answered, bool):
+            return answered
+        task = self.loop.create_task(answered)
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
         return True
-
-    async def _reply_later(
-        self, cycle: "RequestResponseCycle", coming: Coroutine[None, None, Parts]
-    ) -> None:
-        answer = await coming
-        if not cycle.disconnected:
-            self._reply(cycle, answer)
 
     def _reply(self, cycle: "RequestResponseCycle", answer: Parts) -> None:
         """Give a whole answer, of which no client makes us keep more than it has asked for."""
+        if cycle.disconnected:
+            return
         cycle.response_started = cycle.response_complete = True
         first, rest = answer
         self.transport.write(first + _lines(cycle.default_headers) + rest)
