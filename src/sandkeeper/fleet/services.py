@@ -49,6 +49,9 @@ class _Never:
 
     due = False
 
+    def when_due(self) -> None:
+        """Not called."""
+
 
 class FleetServices:
     """Owns what serves; only this class builds it. Raises OSError for a log that cannot be used.
