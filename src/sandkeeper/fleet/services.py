@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +49,8 @@ class _Never:
 
     due = False
 
-    def when_due(self) -> None:
-        """Not called."""
+    def __init__(self) -> None:
+        self.when_due: Callable[[], object] = lambda: None
 
 
 class FleetServices:
