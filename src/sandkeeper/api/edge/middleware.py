@@ -13,16 +13,17 @@ from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.api.edge.connections.newline import ending_line
 from sandkeeper.api.edge.connections.outgoing import ANSWER, SMALL_BYTES, Answer, Outgoing
 from sandkeeper.api.edge.connections.plain import (
+    Early,
     Heads,
     Later,
     PlainAnswer,
     PlainRoutes,
-    Reply,
     answered,
     may_be_plain,
     plain_error,
     timing,
 )
+from sandkeeper.api.edge.connections.reply import Reply
 from sandkeeper.api.edge.connections.wire import CARRIED, SWITCHED, closing_unasked, wire_of
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.hosts import Gate, refusal
@@ -209,13 +210,19 @@ class Edge:
         if not isinstance(answer, PlainAnswer):
             self._traces.begin(scope)
             self._requests.begun()
-            return self._later(scope, answer, started, reply)
+            coming = self._early(scope, answer, started, reply) if callable(answer) else answer
+            return self._later(scope, coming, started, reply)
         reply(self._heads.of(scope, answer, started))
         seconds = perf_counter() - started
         self._traces.begin(scope)
         self._requests.answered(scope["path"], answer.status, seconds)
         self._tell(scope, answer.status, seconds, len(answer.body))
         return True
+
+    async def _early(self, scope: Scope, begin: Early, started: float, reply: Reply) -> PlainAnswer:
+        """Wait for an answer that is given by the thread which makes it."""
+        with reply.from_thread() as give:
+            return await begin(lambda answer: give(self._heads.of(scope, answer, started)))
 
     async def _later(self, scope: Scope, coming: Later, started: float, reply: Reply) -> None:
         """Wait for an answer and give it; whatever goes wrong, there is one."""

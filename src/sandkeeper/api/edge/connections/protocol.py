@@ -150,8 +150,7 @@ class EdgeProtocol(LeanProtocol, ShortWay, Parting):
         try:
             self._parse_all(data)
         finally:
-            if self._held is not None:
-                self._go(whole=False)
+            self._go(whole=False)
 
     def _parse_all(self, data: bytes) -> None:
         while data and self.parser is not None:
@@ -256,18 +255,17 @@ class EdgeProtocol(LeanProtocol, ShortWay, Parting):
         super().on_message_complete()
         self._in_head, self._begun = True, False
         self._head_bytes = 0
-        if self._held is not None:
-            self._go(whole=True)
+        self._go(whole=True)
 
     def _start_asgi_task(self, cycle: "RequestResponseCycle", app: Any) -> None:
-        """Begin with a request; one whose head was just read waits for the end of these bytes.
+        """Begin with a request behind the bytes that are read: one that is whole may need no task.
 
-        Its task would not run before either, and a request that is whole by then may need none.
+        One that waited behind another has its turn in the next round of the loop.
         """
         if self._holds:
             self._held = cycle, app
         else:
-            self._begin_task(cycle, app)
+            self.loop.call_soon(self._begin, cycle, app, not cycle.more_body)
 
     def _begin_task(self, cycle: "RequestResponseCycle", app: Any) -> None:
         cycle.scope[WIRE] = Wire(self, cycle)  # type: ignore[literal-required]
@@ -281,9 +279,12 @@ class EdgeProtocol(LeanProtocol, ShortWay, Parting):
             super().on_response_complete()
 
     def _go(self, *, whole: bool) -> None:
-        """Have the held request answered the short way, or begin with it."""
-        assert self._held is not None
-        (cycle, app), self._held = self._held, None
+        """Have a held request answered the short way, or begin with it."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._begin(*held, whole)
+
+    def _begin(self, cycle: "RequestResponseCycle", app: Any, whole: bool) -> None:
         if not (whole and self._is_answered(cycle)):
             self._begin_task(cycle, app)
 
