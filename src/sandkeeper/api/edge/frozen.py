@@ -95,14 +95,14 @@ def _plain(
     return _counted(answer, freeze)
 
 
-async def _counted(coming: Later, freeze: Freeze) -> PlainAnswer:
+async def _counted(coming: Later, freeze: Freeze) -> PlainAnswer | None:
     with freeze.writing():
         return await coming
 
 
 async def _counted_early(
     begin: Early, freeze: Freeze, give: Callable[[PlainAnswer], None]
-) -> PlainAnswer:
+) -> PlainAnswer | None:
     with freeze.writing():
         return await begin(give)
 

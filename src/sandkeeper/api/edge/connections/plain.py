@@ -58,7 +58,8 @@ class PlainAnswer(msgspec.Struct):
     fields: bytes = b""
 
 
-Later = Awaitable[PlainAnswer]
+Later = Awaitable[PlainAnswer | None]
+"""None: after all it goes the long way, and how far it is stands in its scope."""
 Early = Callable[[Callable[[PlainAnswer], None]], Later]
 """Begins what is to be awaited; the thread that makes the answer may give it, before it returns."""
 Plain = Callable[[Scope, bytes], PlainAnswer | Later | Early | None]

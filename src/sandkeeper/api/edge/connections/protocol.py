@@ -49,7 +49,7 @@ class EdgeProtocol(LeanProtocol, ShortWay, Parting):
     leads: Leads = staticmethod(leads_nowhere)
     isolation: Isolation | None = None
     """Whose connections are not taken."""
-    _held: "tuple[RequestResponseCycle, Any] | None" = None
+    _held: "RequestResponseCycle | None" = None
     _holds = False
     _excess: tuple[int, str] | None = None
     _head_timer: asyncio.TimerHandle | None = None
@@ -257,21 +257,22 @@ class EdgeProtocol(LeanProtocol, ShortWay, Parting):
         self._head_bytes = 0
         self._go(whole=True)
 
-    def _start_asgi_task(self, cycle: "RequestResponseCycle", app: Any) -> None:
+    def _start_asgi_task(self, cycle: "RequestResponseCycle", _app: Any) -> None:
         """Begin with a request behind the bytes that are read: one that is whole may need no task.
 
         One that waited behind another has its turn in the next round of the loop.
         """
         if self._holds:
-            self._held = cycle, app
+            self._held = cycle
         else:
-            self.loop.call_soon(self._begin, cycle, app, not cycle.more_body)
+            self.loop.call_soon(self._begin, cycle, not cycle.more_body)
 
-    def _begin_task(self, cycle: "RequestResponseCycle", app: Any) -> None:
+    def begin_task(self, cycle: "RequestResponseCycle") -> None:
+        """Have the application handle a request."""
         cycle.scope[WIRE] = Wire(self, cycle)  # type: ignore[literal-required]
         if self._begun and cycle is self.cycle:
             cycle.transport = Patient(self)  # type: ignore[assignment]
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, self.app)
 
     def on_response_complete(self) -> None:
         """Expect another request, unless the connection ends."""
@@ -282,11 +283,11 @@ class EdgeProtocol(LeanProtocol, ShortWay, Parting):
         """Have a held request answered the short way, or begin with it."""
         held, self._held = self._held, None
         if held is not None:
-            self._begin(*held, whole)
+            self._begin(held, whole)
 
-    def _begin(self, cycle: "RequestResponseCycle", app: Any, whole: bool) -> None:
+    def _begin(self, cycle: "RequestResponseCycle", whole: bool) -> None:
         if not (whole and self._is_answered(cycle)):
-            self._begin_task(cycle, app)
+            self.begin_task(cycle)
 
     def pass_over(self, left: int) -> None:
         """Go on after a body that was not all parsed: `left` bytes of it are still to be dropped.

@@ -39,6 +39,9 @@ class Connection(Protocol):
 
     transport: "asyncio.Transport"
 
+    def begin_task(self, cycle: "RequestResponseCycle") -> None:
+        """Have the application handle a request."""
+
 
 class Reply:
     """The answer to one request, which no client makes us keep longer than others."""
@@ -62,6 +65,10 @@ class Reply:
         if not cycle.keep_alive:  # the server has been told to end meanwhile
             transport.close()
         cycle.on_response()
+
+    def pass_on(self) -> None:
+        """Have the request go the long way after all."""
+        self._connection.begin_task(self._cycle)
 
     def text(self, answer: Parts) -> bytes:
         """Return the answer as it is sent."""

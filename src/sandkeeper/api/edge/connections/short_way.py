@@ -26,6 +26,9 @@ class ShortWay:
     tasks: set[asyncio.Task[None]]
     transport: asyncio.Transport
 
+    def begin_task(self, cycle: "RequestResponseCycle") -> None:
+        """Have the application handle a request."""
+
     def _is_answered(self, cycle: "RequestResponseCycle") -> bool:
         """Answer a whole request, at once or in a while; False: it has to go the long way."""
         if self.plain is None or len(cycle.body) > PLAIN_BODY_BYTES or not self._is_free(cycle):
