@@ -14,12 +14,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sandkeeper.api.areas import all_areas, port_doors
 from sandkeeper.api.edge.auth import Accepted, Acting, Doorkeeper, know
 from sandkeeper.api.edge.bodies.room import Room
+from sandkeeper.api.edge.connections.exchange import BARE
 from sandkeeper.api.edge.connections.outgoing import Outgoing
 from sandkeeper.api.edge.connections.plain import PlainRoutes
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.frozen import guard
 from sandkeeper.api.edge.hosts import Gate
-from sandkeeper.api.edge.middleware import BARE, Doors, Edge
+from sandkeeper.api.edge.middleware import Doors, Edge
 from sandkeeper.api.edge.respond import error_response, not_found, wrong_method
 from sandkeeper.api.edge.rights import open_paths, protect
 from sandkeeper.api.edge.routing import AreaRouter, Areas, methods_of

@@ -16,7 +16,8 @@ from sandkeeper.api.control.routes import ControlDoor, routes
 from sandkeeper.api.control.source import SandboxSource
 from sandkeeper.api.edge.bodies.room import Room
 from sandkeeper.api.edge.connections.outgoing import Outgoing
-from sandkeeper.api.edge.connections.plain import PlainRoutes, Reply
+from sandkeeper.api.edge.connections.plain import PlainRoutes
+from sandkeeper.api.edge.connections.reply import Reply
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.hosts import Gate
 from sandkeeper.api.edge.middleware import Edge

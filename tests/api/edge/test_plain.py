@@ -218,6 +218,35 @@ def test_what_was_answered_is_counted_and_told_before_the_next_request_is(server
     assert [rid for rid in _ids(server) if rid in told] == told
 
 
+def test_a_start_that_is_waited_for_is_one_request_however_long_that_takes(server: Server) -> None:
+    """What is over soon is answered the short way; all else goes on behind its start."""
+    commands = ["true", "echo out; echo err >&2; exit 3", "sleep 0.5; echo late", "seq 50000"]
+    own = {"pid", "name", "id", "startedAt", "completedAt", "usage"}
+    began, told = _counted(server.client.get("/metrics").content), []
+    for number, command in enumerate(commands):
+        body = json.dumps({"command": command, "waitForCompletion": True}).encode()
+        told += [f"waited-{number}", f"waited-{number}-long"]
+        short = exchange(server, "POST", "/process", body, HOST, f"X-Request-Id: {told[-2]}")
+        closing = f"X-Request-Id: {told[-1]}", "Connection: close"
+        long = exchange(server, "POST", "/process", body, HOST, *closing)
+
+        records = [json.loads(answer[2]) for answer in (short, long)]
+        kept = [{k: v for k, v in one.items() if k not in own} for one in records]
+        assert (short[0], kept[0]) == (long[0], kept[1])
+        assert short[1].keys() - OWN == long[1].keys() - OWN
+        assert len(server.client.get("/process").json()) >= 2 * number + 2
+
+    metrics = server.client.get("/metrics").text
+    assert _counted(metrics.encode()) == began + 3 * len(commands)
+    assert "\nsandkeeper_requests_in_flight 1.0\n" in metrics
+    until(lambda: set(told) <= set(_ids(server)))
+    lines = [line for line in server.log_lines() if line.get("rid") in told]
+    seconds = [line["duration"] for line in lines if line["source"] == "access"]
+    assert [line["rid"] for line in lines if line["source"] == "audit"] == told
+    assert [line["rid"] for line in lines if line["source"] == "access"] == told
+    assert min(seconds[4:6]) >= 0.5
+
+
 def _ids(server: Server) -> list[str]:
     """Return the ids of the requests whose lines are in the log."""
     return [line["rid"] for line in server.log_lines() if line.get("source") == "access"]

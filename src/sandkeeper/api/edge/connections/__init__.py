@@ -37,6 +37,7 @@ this list: it names what a new version lacks, and what is used and not listed.
 - `keep_alive`: no request comes behind one for an upgrade
 - `transport`: one whose end waits until the client has heard the answer
 - `body`: what came of a body before the rest is taken from the socket
+- `more_body`: whether a request that waited behind another is whole
 - `waiting_for_100_continue`: who was not asked for the body sends none, so the connection ends
 - `expected_content_length`: less what was carried past the interpreter
 

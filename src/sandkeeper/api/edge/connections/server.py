@@ -18,8 +18,8 @@ from sandkeeper.api.edge.connections.departure import Departure, take_over
 from sandkeeper.api.edge.connections.ending import Ending
 from sandkeeper.api.edge.connections.lifesigns import ask_now, ask_quiet_ones
 from sandkeeper.api.edge.connections.listening import tell_reach
-from sandkeeper.api.edge.connections.plain import Reply
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
+from sandkeeper.api.edge.connections.reply import Reply
 from sandkeeper.api.edge.urls import Leads, leads_nowhere, names_other_port
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.linux.clocks import WORK
