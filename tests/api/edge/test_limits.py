@@ -223,7 +223,7 @@ def test_leftovers_of_a_killed_server_are_removed_at_the_start(make_server) -> N
 
 def test_a_fork_bomb_and_a_memory_hog_leave_the_server_answering(server: Server, groups) -> None:
     bomb = {"pids": 100, "cpus": 0.5, "openFiles": 64} if "pids" in groups else {"openFiles": 64}
-    command = "b() { b | b & }; while :; do b; done" if "pids" in groups else "sleep 5"
+    command = "b() { b | b & }; while :; do b; done" if "pids" in groups else "sleep 1000"
     start(server, command, name="bomb", limits=bomb)
     start(
         server,
