@@ -45,7 +45,7 @@ class Warming:
         """Import what the areas will, in a thread: it takes longer than others may wait."""
         from sandkeeper.api.blaxel import logs, processes, waiting  # noqa: F401
         from sandkeeper.api.blaxel.files import content, trees  # noqa: F401
-        from sandkeeper.api.blaxel.running import figures  # noqa: F401
+        from sandkeeper.api.blaxel.running import figures, stdin  # noqa: F401
 
         if self._runtime:
             from sandkeeper.api.kubernetes import runtime  # noqa: F401
