@@ -296,16 +296,16 @@ def test_all_answers_that_nobody_reads_have_one_bound_and_stalled_clients_go_for
     outgoing = "sandkeeper.api.edge.connections.outgoing"
     server: Server = make_server(
         env={"SANDKEEPER_MAX_ANSWER_BYTES_TOTAL": str(16 * MIB)},
-        # One of those that stand before the last has the room at a time, and each for so long.
+        # Those that stand before the last have the room for so long, a dozen at a time.
         constants={f"{outgoing}.STALLED_SECONDS": 1.0, f"{outgoing}.WAIT_SECONDS": 100.0},
     )
     (server.workdir / "ones").write_bytes(b"\x01" * (2 * MIB))
     ask = head("GET /filesystem/ones")
     with ExitStack() as stack:
-        unread(server, stack, 8, ask)
-        until(lambda: answers(server)["heldBytes"] > 6 * MIB)
+        unread(server, stack, 60, ask)
+        until(lambda: answers(server)["heldBytes"] > 12 * MIB)
         assert server.client.get("/process").status_code == 200
-        late = server.client.get("/filesystem/ones", timeout=60)
+        late = server.client.get("/filesystem/ones", timeout=120)
         assert len(late.json()["content"]) == 2 * MIB
         after = answers(server)
 
