@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sandkeeper.log.lines import Line, Log
-from sandkeeper.log.redaction import redact_command, redact_query
+from sandkeeper.log.redaction import COMMAND_CHARACTERS, redact_command, redact_query
 from sandkeeper.tracecontext import Trace
 
 __all__ = ["Access", "Caller", "Request", "shown_query"]
@@ -83,7 +83,14 @@ class Access:
 
     def audit(self, action: str, caller: Caller, **extras: Any) -> None:
         """Write the audit line of `action`; extras are named with underscores for dashes."""
-        if "command" in extras:
+        hide = "command" in extras
+        if hide and len(extras["command"]) > COMMAND_CHARACTERS:  # not to be kept until then
+            extras["command"], hide = redact_command(extras["command"]), False
+        size = sum(len(str(value)) for value in extras.values())
+        self._log.defer(partial(self._audit_line, action, caller, extras, hide), size)
+
+    def _audit_line(self, action: str, caller: Caller, extras: dict[str, Any], hide: bool) -> Line:
+        if hide:
             extras["command"] = redact_command(extras["command"])
         fields = {
             "sub-id": caller.subject_id,
@@ -93,4 +100,4 @@ class Access:
         }
         fields |= {key.replace("_", "-"): str(value) for key, value in sorted(extras.items())}
         message = self._log.form.audit(action, fields)
-        self._log.write("info", message, source="audit", action=action, **fields)
+        return "info", message, {"source": "audit", "action": action, **fields}
