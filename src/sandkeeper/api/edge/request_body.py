@@ -24,6 +24,7 @@ from starlette.requests import Request
 from sandkeeper.api.edge.bodies.coding import inflated, is_gzip
 from sandkeeper.api.edge.bodies.lenient import (
     ANYTHING,
+    bare,
     built,
     counted,
     fold,
@@ -145,10 +146,11 @@ def _exact_decoder(model: type) -> msgspec.json.Decoder[Any] | None:
     if not all(_is_plain(item.type) for item in msgspec.structs.fields(model)):
         return None
     exact = msgspec.defstruct(model.__name__, [], bases=(model,), forbid_unknown_fields=True)
-    return msgspec.json.Decoder(exact)
+    return msgspec.json.Decoder(exact, float_hook=float)
 
 
 def _is_plain(kind: Any) -> bool:
+    kind = bare(kind)
     return kind in (str, bool, int, float, None, type(None), dict[str, Any]) or (
         get_origin(kind) in (list, dict, Union, UnionType) and all(map(_is_plain, get_args(kind)))
     )
