@@ -28,6 +28,7 @@ from sandkeeper.api.edge.streaming import Disconnected
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.tracing import Traces
 from sandkeeper.api.edge.urls import PORT_NAME, with_prefix
+from sandkeeper.api.warming import Warming
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.sandbox import Sandbox
@@ -53,6 +54,9 @@ def create_app(sandbox: Sandbox) -> Edge:
         },
     )
     settings = sandbox.settings
+    runtime = bool(settings.kubernetes.runtime_port)
+    warming = Warming(areas, sandbox.vitals.requests, runtime=runtime)
+    sandbox.when_started.append(warming.begin)
     gateways = Gateways(settings.edge.gateways)
     outgoing = Outgoing(settings.edge.answers_limit)
     sandbox.vitals.requests.answers = outgoing.statistics

@@ -83,15 +83,6 @@ class Access:
 
     def audit(self, action: str, caller: Caller, **extras: Any) -> None:
         """Write the audit line of `action`; extras are named with underscores for dashes."""
-        hide = "command" in extras
-        if hide and len(extras["command"]) > COMMAND_CHARACTERS:  # not to be kept until then
-            extras["command"], hide = redact_command(extras["command"]), False
-        size = sum(len(str(value)) for value in extras.values())
-        self._log.defer(partial(self._audit_line, action, caller, extras, hide), size)
-
-    def _audit_line(self, action: str, caller: Caller, extras: dict[str, Any], hide: bool) -> Line:
-        if hide:
-            extras["command"] = redact_command(extras["command"])
         fields = {
             "sub-id": caller.subject_id,
             "sub-type": caller.subject_type,
@@ -99,5 +90,14 @@ class Access:
             "rid": caller.request_id,
         }
         fields |= {key.replace("_", "-"): str(value) for key, value in sorted(extras.items())}
+        hide = "command" in fields
+        if hide and len(fields["command"]) > COMMAND_CHARACTERS:  # not to be kept as a whole
+            fields["command"], hide = redact_command(fields["command"]), False
+        size = sum(map(len, fields.values()))
+        self._log.defer(partial(self._audit_line, action, fields, hide), size)
+
+    def _audit_line(self, action: str, fields: dict[str, str], hide: bool) -> Line:
+        if hide:
+            fields["command"] = redact_command(fields["command"])
         message = self._log.form.audit(action, fields)
         return "info", message, {"source": "audit", "action": action, **fields}

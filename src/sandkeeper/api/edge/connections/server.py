@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from types import FrameType
 from typing import Any, Protocol
 
 import uvloop
@@ -33,12 +34,16 @@ __all__ = ["serve"]
 
 IDLE_SECONDS = 120
 DRAIN_SECONDS = 10
+LOOK_SECONDS = 1.0
 
 Tell = Callable[[Log, Settings, Sequence[socket.socket]], None]
 
 
 class Due(Protocol):
     """Whether another version is to take our place."""
+
+    when_due: Callable[[], object]
+    """Called as soon as it is."""
 
     @property
     def due(self) -> bool:
@@ -159,6 +164,7 @@ class _Server(Server):
         self._connections = connections
         self.kept: list[socket.socket] = []
         self.left: list[HeldConnection] | None = None
+        self._rung = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
@@ -180,6 +186,22 @@ class _Server(Server):
 
     def _connection(self) -> EdgeProtocol:
         return EdgeProtocol(self.config, self.server_state, self.lifespan.state)
+
+    async def main_loop(self) -> None:
+        """Look when something rings, and once a second for the date of answers.
+
+        uvicorn looks ten times a second: that is most of what a server does that nobody asks.
+        """
+        self._services.upgrade.when_due = self._rung.set
+        while not await self.on_tick(0):
+            self._rung.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._rung.wait()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._rung.set()
 
     async def on_tick(self, counter: int) -> bool:
         return await super().on_tick(counter) or self._services.upgrade.due
