@@ -14,9 +14,12 @@ def first_fields(scope: Scope) -> dict[bytes, bytes]:
     a scope that gets another list of fields gets another of these.
     """
     sent = scope["headers"]
-    known: tuple[object, dict[bytes, bytes]] | None = scope.get(LAID_OUT)
-    if known is not None and known[0] is sent:
-        return known[1]
-    first = dict(reversed(sent))
-    scope[LAID_OUT] = sent, first
+    first: dict[bytes, bytes]
+    try:
+        of, first = scope[LAID_OUT]
+    except KeyError:
+        of = None
+    if of is not sent:
+        first = dict(reversed(sent))
+        scope[LAID_OUT] = sent, first
     return first
