@@ -48,7 +48,8 @@ def test_pages_have_no_serious_fault_in_either_theme_and_fit_a_phone(
         until(lambda: fits(page))
 
 
-def test_everything_can_be_reached_by_keyboard(server: Server, page: Page) -> None:
+def test_everything_can_be_reached_by_keyboard(server: Server, own_page: Page) -> None:
+    page = own_page  # in which nothing has the focus yet
     describe_little(page, server)
     open_console(page, server)
     settled(page)
@@ -95,7 +96,8 @@ def test_the_overview_shows_figures_that_were_taken_before_it_was_opened(
     assert server.client.get("/diagnostics/history?since=x").status_code == 400
 
 
-def test_every_route_is_described_and_can_be_tried(server: Server, page: Page) -> None:
+def test_every_route_is_described_and_can_be_tried(server: Server, own_page: Page) -> None:
+    page = own_page  # which has got no smaller description
     open_console(page, server, "#/api")
     settled(page)
     paths = server.client.get("/openapi.json").json()["paths"]
@@ -380,8 +382,9 @@ def test_a_sandbox_that_sleeps_is_told_from_one_that_answers(make_server: Any, p
 
 
 def test_a_console_that_stays_open_keeps_nothing_of_the_pages_it_has_shown(
-    server: Server, page: Page
+    server: Server, own_page: Page
 ) -> None:
+    page = own_page  # nothing of what others did in it is given back meanwhile
     identifier = server.client.post("/process", json={"command": "seq 2000; sleep 600"}).json()[
         "id"
     ]
