@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import certifi
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -34,13 +33,15 @@ def _plain_environment() -> None:
 def _read_certificates_once() -> None:
     """Have the clients that tests make share what checks certificates; hardly any speaks TLS.
 
-    Reading the usual ones takes each client of httpx 50 ms, more than most requests.
+    Reading the usual ones takes each client of httpx 50 ms, more than most requests. Which these
+    are the variables of whoever runs the tests may say.
     """
     make = ssl.create_default_context
-    usual = functools.cache(lambda: make(cafile=certifi.where()))
+    usual = functools.cache(make)
 
     def made(*args: Any, **options: Any) -> ssl.SSLContext:
-        return make(*args, **options) if args or options != {"cafile": certifi.where()} else usual()
+        own = args or options.keys() - {"cafile", "capath"}
+        return make(*args, **options) if own else usual(**options)
 
     ssl.create_default_context = made
 
@@ -107,6 +108,8 @@ def _same_environment() -> Iterator[None]:
     """Put the environment back: what a test changes there must not reach the servers of others."""
     before = dict(os.environ)
     yield
+    # pytest's own, which says how far a test is: for that alone nothing is put back.
+    before["PYTEST_CURRENT_TEST"] = os.environ["PYTEST_CURRENT_TEST"]
     if os.environ != before:
         os.environ.clear()
         os.environ.update(before)
