@@ -1,9 +1,12 @@
 """Real servers for tests: each in its own process, with its own state directory."""
 
 import contextlib
+import functools
 import http.client
+import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -26,6 +29,7 @@ __all__ = [
     "alive",
     "cases",
     "children_of",
+    "debian",
     "fill",
     "free_port",
     "make_files",
@@ -38,12 +42,15 @@ __all__ = [
     "state_of",
     "stop_all_of",
     "until",
+    "words_of",
     "zombies_of",
 ]
 
 BASE_PYTHON = f"{sys.base_prefix}/bin/python3"
 """The Python below ours. Whatever `python3` is found may be a manager of versions, which does more
 after an installation, and one at a time."""
+
+APT = Path(__file__).parents[1] / "scripts/apt"
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root: it changes users, owners, mounts or namespaces"
@@ -58,11 +65,35 @@ def cases(full: int) -> int:
     return max(1, round(full * float(os.environ.get("SANDKEEPER_TEST_FULL") or 1 / 3)))
 
 
+def debian(*packages: str) -> None:
+    """Install Debian packages that are missing; who may not do that skips the test."""
+    done = subprocess.run([APT, *packages], capture_output=True, text=True, check=False)
+    if done.returncode and os.geteuid():
+        pytest.skip(done.stderr.strip() or f"cannot install {packages}")
+    assert done.returncode == 0, done.stderr
+
+
+@functools.cache
+def _ports() -> Iterator[int]:
+    """Return ports that are this process's alone: whoever binds to port 0 gets others (ip(7))."""
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    low, high = (10_000, first) if first > 20_000 else (last + 1, 1 << 16)
+    each = (high - low) // 12
+    low += (1 + int(worker.removeprefix("gw")) % 11 if worker else 0) * each
+    # Another run on this machine begins elsewhere.
+    place = random.SystemRandom().randrange(each)
+    return itertools.cycle([*range(low + place, low + each), *range(low, low + place)])
+
+
 def free_port() -> int:
-    """Return a TCP port that nothing listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Return a TCP port that nothing listens on now, and that nobody else is given meanwhile."""
+    for port in _ports():
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("0.0.0.0", port))
+            return port
+    raise AssertionError("unreachable")
 
 
 def until(check: Any, timeout: float = 100.0, every: float = 0.0) -> Any:
@@ -108,6 +139,15 @@ def _name_of(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return ""
+
+
+def words_of(pid: int) -> list[bytes]:
+    """Return the command line of a process; nothing of one that is a zombie or gone."""
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return []
+    return line.removesuffix(b"\0").split(b"\0") if line else []
 
 
 def zombies_of(pid: int) -> set[int]:

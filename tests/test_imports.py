@@ -8,7 +8,7 @@ from pathlib import Path
 import grimp
 import pytest
 
-from tests.harness import Server
+from tests.harness import Server, until
 
 PACKAGE = Path(__file__).parent.parent / "src" / "sandkeeper"
 LATE = {
@@ -42,7 +42,6 @@ LATE = {
     "sandkeeper.watch": "noticing",
     "sandkeeper.api.code": "a code context",
     "sandkeeper.api.mcp": "POST /mcp",
-    "sandkeeper.api.blaxel.files.content": "a file",
     "sandkeeper.api.blaxel.files.link_calls": "a signed link",
     "sandkeeper.api.e2b.server": "a call of that wire",
     "sandkeeper.api.control.calls": "a call of that wire",
@@ -59,6 +58,7 @@ FIRST = {
 FIRST_FACES = {
     *("api", "api.app", "api.areas", "api.code_areas", "api.e2b_areas", "api.git_areas"),
     "api.kubernetes_areas",
+    "api.warming",
     *("api.blaxel", "api.blaxel.observability", "api.blaxel.pinned", "api.blaxel.system"),
     *("api.blaxel.files", "api.blaxel.files.links"),
     *("api.control", "api.control.routes", "api.e2b", "api.e2b.routes"),
@@ -111,15 +111,26 @@ def test_no_folder_has_more_than_twenty_files() -> None:
 @pytest.fixture(scope="module")
 def telling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Return a server that writes each module to its standard error as it is loaded."""
-    env = {"PYTHONPROFILEIMPORTTIME": "1"}
+    env = {"PYTHONPROFILEIMPORTTIME": "1", "SANDKEEPER_LOG": "stderr"}
     with Server(tmp_path_factory.mktemp("telling"), env=env) as running:
-        (running.folder / "at-health").write_text("\n".join(loaded(running)))
         yield running
 
 
 def loaded(server: Server) -> set[str]:
     """Return the names of all modules that a server has loaded so far."""
-    lines = (server.folder / "stderr.log").read_text().splitlines()
+    return _names((server.folder / "stderr.log").read_text())
+
+
+def loaded_at_health(server: Server) -> set[str]:
+    """Return those that it had loaded when the line of the first request was written."""
+    told = server.folder / "stderr.log"
+    line = '"path":"/health"'
+    until(lambda: line in told.read_text())
+    return _names(told.read_text().partition(line)[0])
+
+
+def _names(told: str) -> set[str]:
+    lines = told.splitlines()
     return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
 
 
@@ -130,7 +141,7 @@ def installed() -> set[str]:
 
 
 def test_the_first_answer_needs_these_and_no_others(telling: Server) -> None:
-    names = (telling.folder / "at-health").read_text().splitlines()
+    names = loaded_at_health(telling)
     libraries = {name.partition(".")[0] for name in names} & installed()
     ours = {name.removeprefix("sandkeeper.") for name in names if name.startswith("sandkeeper.")}
     faces = {name for name in ours if name.startswith("api") and "api.edge" not in name}
@@ -139,14 +150,14 @@ def test_the_first_answer_needs_these_and_no_others(telling: Server) -> None:
     assert libraries - FIRST == set()
     assert "api.blaxel.system" in faces
     assert faces - FIRST_FACES == set()
-    assert NOT_FIRST & set(names) == set()
+    assert NOT_FIRST & names == set()
     assert len(ours) <= MOST_OF_OURS
     assert len(names) <= MOST_MODULES
 
 
 def test_the_first_answer_waits_for_no_dataclass_of_ours(telling: Server) -> None:
     """One takes half a millisecond to make, where a struct of msgspec takes a hundredth."""
-    names = (telling.folder / "at-health").read_text().splitlines()
+    names = loaded_at_health(telling)
     ours = [name for name in names if name.partition(".")[0] == "sandkeeper"]
     sources = {name: importlib.util.find_spec(name) for name in ours}
     made = [
@@ -157,6 +168,15 @@ def test_the_first_answer_waits_for_no_dataclass_of_ours(telling: Server) -> Non
 
     assert len(ours) > 100
     assert made == []
+
+
+def test_what_first_commands_need_is_loaded_before_somebody_waits_for_it(telling: Server) -> None:
+    wanted = {"logs", "processes", "waiting", "files.content", "files.trees", "running.figures"}
+    wanted = {f"sandkeeper.api.blaxel.{name}" for name in wanted}
+
+    until(lambda: wanted <= loaded(telling))
+
+    assert wanted & loaded_at_health(telling) == set()
 
 
 def test_nothing_is_loaded_before_it_is_needed(telling: Server) -> None:

@@ -82,7 +82,7 @@ class Watching:
             (event["op"], f"{event['path'].rstrip('/')}/{event['name']}") for event in self.events
         ]
 
-    def until(self, op: str, path: object, timeout: float = 10.0) -> None:
+    def until(self, op: str, path: object, timeout: float = 100.0) -> None:
         """Wait until a change has been told."""
         where, _, name = str(path).rpartition("/")
         event = {"op": op, "name": name, "path": where or "/", "error": None}

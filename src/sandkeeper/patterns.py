@@ -4,12 +4,17 @@ Compiling one takes longer than most of them ever work, and a server has a hundr
 """
 
 import re
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, AnyStr
 
-__all__ = ["pattern"]
+__all__ = ["for_good", "pattern"]
+
+_POSSESSIVE = sys.version_info >= (3, 11, 5)
+"""Before, a possessive repeat of a group kept what its last, failed attempt had passed over
+(CPython's issues 101955 and 106052); Debian 12 has such a Python."""
 
 
 class _Pattern:
@@ -20,6 +25,16 @@ class _Pattern:
         found = getattr(re.compile(*self._given), name)
         self.__dict__[name] = found
         return found
+
+
+def for_good(text: "AnyStr", times: "AnyStr") -> "AnyStr":
+    """Return a group that is repeated as often as it can be, of which nothing is ever given back.
+
+    `times` is `*` or `+`. What repeats a set of characters needs no group: `[a-z]*+`.
+    """
+    if isinstance(text, str):
+        return f"(?:{text}){times}+" if _POSSESSIVE else f"(?>(?:{text}){times})"
+    return (b"(?:%b)%b+" if _POSSESSIVE else b"(?>(?:%b)%b)") % (text, times)
 
 
 def pattern(text: "AnyStr", flags: int = 0) -> "re.Pattern[AnyStr]":

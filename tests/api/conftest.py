@@ -2,12 +2,11 @@
 
 import asyncio
 import functools
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness import debian
 
 BROWSER = "chromium-headless-shell"
 """Debian's chromium without what draws windows: it costs a third of the CPU time."""
@@ -24,7 +23,7 @@ def _playwright() -> Iterator[tuple[Any, Any, Any]]:
 
     The start of a browser is dear: the common one is started when the first test wants it.
     """
-    subprocess.run([Path(__file__).parents[2] / "scripts/apt", BROWSER], check=True)
+    debian(BROWSER)
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=30_000)

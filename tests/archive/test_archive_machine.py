@@ -325,7 +325,7 @@ def test_an_archive_that_cannot_be_used_is_refused_before_anything_is_written(
 
 def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
     made = tarfile.TarInfo(name)
-    made.type, made.linkname = kind, target
+    made.type, made.linkname, made.mode = kind, target, 0o755
     return made
 
 

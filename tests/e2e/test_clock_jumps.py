@@ -1,28 +1,20 @@
 """The wall clock jumps by years, either way, while the server runs and while it does not."""
 
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.harness import Server, until
+from tests.harness import Server, debian, until
 from tests.nursery import Nursery
 
 from sandkeeper.linux.clocks import GRACE_SECONDS, uptime
 from sandkeeper.processes.record import RunMeta, ended_uptime
 
-APT = Path(__file__).parents[2] / "scripts/apt"
-
 
 def libraries() -> list[Path]:
     return sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-
-
-jumps = pytest.mark.skipif(
-    os.geteuid() != 0 and not libraries(), reason="needs root to install faketime"
-)
 
 
 class Clock:
@@ -31,7 +23,7 @@ class Clock:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "clock"
         self.set("+0d")
-        subprocess.run([APT, "faketime"], check=True)
+        debian("faketime")
         self.env = {
             "LD_PRELOAD": str(libraries()[0]),
             "FAKETIME_TIMESTAMP_FILE": str(self.path),
@@ -81,7 +73,6 @@ def names(server: Server) -> set[str]:
     return {item["name"] for item in server.client.get("/process").json()}
 
 
-@jumps
 def test_a_jump_drops_no_record_while_the_server_runs_nor_over_its_restarts(
     make: Callable[..., Server], clock: Clock
 ) -> None:
@@ -98,7 +89,6 @@ def test_a_jump_drops_no_record_while_the_server_runs_nor_over_its_restarts(
     assert server.client.get("/process/first/logs").json()["logs"] == "first\n"
 
 
-@jumps
 def test_the_clock_is_really_moved_by_these_tests(
     make: Callable[..., Server], clock: Clock
 ) -> None:
@@ -109,7 +99,6 @@ def test_the_clock_is_really_moved_by_these_tests(
     assert int(made["stdout"]) - real > 399 * 86400
 
 
-@jumps
 @pytest.mark.parametrize("offset", ["+400d", "-400d"])
 def test_time_limits_and_uploads_outlast_a_jump_over_a_restart(
     make: Callable[..., Server], clock: Clock, offset: str
@@ -130,7 +119,6 @@ def test_time_limits_and_uploads_outlast_a_jump_over_a_restart(
     server.client.delete("/process/limited/kill")
 
 
-@jumps
 def test_a_time_limit_still_ends_a_process_after_the_clock_went_back(
     make: Callable[..., Server], clock: Clock
 ) -> None:
@@ -145,7 +133,6 @@ def test_a_time_limit_still_ends_a_process_after_the_clock_went_back(
     assert server.client.get("/process/limited").json()["exitReason"] == "timeout"
 
 
-@jumps
 def test_a_standstill_of_hours_takes_nothing_from_time_limits_nor_over_a_restart(
     make_server: Callable[..., Server], clock: Clock
 ) -> None:

@@ -18,7 +18,9 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from tests.harness import Server, until
+from tests.harness import Server, needs_root, until
+
+pytestmark = needs_root
 
 SCHEMAS = Path(__file__).parents[2] / "src" / "sandkeeper" / "openapi"
 

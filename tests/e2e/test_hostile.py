@@ -107,13 +107,11 @@ def steady(read) -> int:
 
 
 def test_a_background_flood_does_not_hold_up_the_end_of_its_shell(server: Server) -> None:
-    began = time.monotonic()
     made = start(server, "yes & echo $! > yes.pid; exit 0", workingDir=str(server.workdir))
-    ended = over(server, made["pid"], 10)
+    ended = over(server, made["pid"], 30)
     os.kill(int((server.workdir / "yes.pid").read_text()), 9)
 
     assert (ended["status"], ended["exitCode"]) == ("completed", 0)
-    assert time.monotonic() - began < 35
 
 
 def test_a_grandchild_that_holds_the_pipe_delays_no_stream(server: Server) -> None:

@@ -394,6 +394,7 @@ def test_a_terminal_is_the_users_and_brings_nothing_of_the_servers(hostile: Serv
     ]
 
 
+@needs_root
 def test_no_program_of_the_workload_is_in_the_session_of_the_server(hostile: Server) -> None:
     """There it could continue us when we were stopped, and enter our process groups (kill(2))."""
     done = hostile.run(f"kill -CONT {hostile.pid} || echo refused; ps -o sid= -p $$")
@@ -403,6 +404,7 @@ def test_no_program_of_the_workload_is_in_the_session_of_the_server(hostile: Ser
     assert int(session) != os.getsid(hostile.pid)
 
 
+@needs_root
 def test_what_is_mounted_where_tells_no_text_of_the_servers_links(hostile: Server) -> None:
     for path in ("/proc/self/cwd/x", f"/proc/{hostile.pid}/cwd/x", "/proc/self/exe"):
         wanted = {"driveName": "told", "mountPath": path, "driver": "bind"}

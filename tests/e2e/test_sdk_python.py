@@ -160,7 +160,7 @@ def test_stream_logs_that_connects_again_and_again_gives_each_line_once(server: 
         await process.exec({"name": "a-again", "command": command})
         options = {"on_stdout": lines.append, "on_stderr": errors.append}
         handle = process.stream_logs("a-again", options)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(100):
             while len(errors) < 15 or len(lines) < 30:
                 await asyncio.sleep(0.01)
             await process.wait("a-again", interval=10)

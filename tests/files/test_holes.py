@@ -234,7 +234,8 @@ def test_what_a_pseudo_file_says_of_its_size_is_not_believed(
     for source in ("/sys/kernel/notes", "/proc/version", "/sys/kernel/mm/transparent_hugepage"):
         if not os.path.isfile(source):
             continue
-        body = {"source": source, "destination": str(tmp_path / "copy")}
+        copy = tmp_path / os.path.basename(source)
+        body = {"source": source, "destination": str(copy)}
         assert server.client.post("/filesystem-copy", json=body).status_code == 200
         expected = subprocess.run(["cat", source], capture_output=True, check=True).stdout
-        assert (tmp_path / "copy").read_bytes() == expected
+        assert copy.read_bytes() == expected

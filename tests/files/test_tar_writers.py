@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness import Server
+from tests.harness import Server, debian
 
-ROOT = Path(__file__).parents[2]
 DEEP = "l" * 90 + "/" + "m" * 120 + "/" + "n" * 200
 LOOK = 8000
 """How many bytes at either end of a file with holes are compared."""
@@ -79,10 +78,7 @@ GO_MADE = {
 
 @pytest.fixture(scope="module", autouse=True)
 def tools() -> None:
-    if os.geteuid() == 0:
-        subprocess.run([ROOT / "scripts/apt", "libarchive-tools"], check=True)
-    elif shutil.which("bsdtar") is None:
-        pytest.skip("needs bsdtar, or root to install it")
+    debian("libarchive-tools")
 
 
 def plain_tree(folder: Path) -> None:

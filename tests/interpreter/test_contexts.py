@@ -211,9 +211,11 @@ def test_an_interrupt_that_is_not_heard_becomes_a_restart(
         made = kernels.context(server)
         made.run("kept = 1")
         execution = made.start(
-            "import signal\nwhile True:\n try: signal.pause()\n except KeyboardInterrupt: pass"
+            "import signal\nwhile True:\n try:\n  print('on', flush=True); signal.pause()\n"
+            " except KeyboardInterrupt: pass"
         )
         waiting = made.start("2")
+        until(lambda: server.client.get(f"/code/executions/{execution}").json()["stdout"])
 
         assert made.post("interrupt")["outcome"] == "restarted"
         ended = server.client.get(f"/code/executions/{execution}?wait=true").json()

@@ -32,7 +32,7 @@ def test_a_turn_of_somebody_who_left_goes_to_the_next() -> None:
         await asyncio.sleep(0)
         tasks["b"].cancel()
         await asyncio.gather(*tasks.values(), return_exceptions=True)
-        await asyncio.wait_for(turns.take(), 1)
+        await asyncio.wait_for(turns.take(), 60)
         return got
 
     assert asyncio.run(leave()) == ["a", "c"]

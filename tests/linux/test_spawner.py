@@ -249,6 +249,7 @@ def test_a_workload_that_stops_all_it_may_delays_a_start_by_the_deadline_at_most
             else:
                 assert isinstance(outcome, OSError)
                 assert re.search("stopped before it began|the spawner", str(outcome))
+        monkeypatch.undo()
         assert (await ended(await children.start(somebody("true")))).code == 0
         while len(_children()) > 1:  # the spawner
             await asyncio.sleep(0.01)

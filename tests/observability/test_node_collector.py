@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.harness import Server, until
+from tests.harness import Server, debian, until
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy" / "observability"
@@ -51,7 +51,7 @@ class Receiver:
 @pytest.fixture
 def receiver(tmp_path: Path) -> Iterator[Receiver]:
     """Return what rsyslog sends to: all that is in files of containers named sandbox."""
-    subprocess.run([ROOT / "scripts/apt", "rsyslog"], check=True)
+    debian("rsyslog")
     (tmp_path / "work").mkdir()
     (tmp_path / "logs").mkdir()
     with Receiver() as running:

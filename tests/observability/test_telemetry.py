@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.harness import Server, until
+from tests.harness import Server, children_of, until, words_of
 
 from sandkeeper.journal.splitting import part_end
 from sandkeeper.jsonlines import json_line
@@ -76,10 +76,7 @@ def test_a_text_is_written_as_json_has_it(text: str) -> None:
 
 def _renderers(server: Server) -> list[int]:
     """Return the pids of what makes lines for a server."""
-    tasks = Path(f"/proc/{server.pid}/task").iterdir()
-    children = [pid for task in tasks for pid in (task / "children").read_text().split()]
-    told = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
-    return [int(pid) for pid, line in told.items() if b"renderer_main" in line]
+    return [pid for pid in children_of(server.pid) if b"renderer_main" in b" ".join(words_of(pid))]
 
 
 def test_a_backlog_is_rendered_outside_of_the_server_and_no_line_hangs_on_who_does(

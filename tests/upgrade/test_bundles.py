@@ -53,6 +53,7 @@ def make_bundle(
     return path
 
 
+@pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="needs Python 3.11.4")
 @pytest.mark.parametrize("ending", ["tar.zst", "tar.gz"])
 def test_a_bundle_is_fetched_and_unpacked_as_it_is(tmp_path: Path, ending: str) -> None:
     path = make_bundle(tmp_path / "shelf", "2.0", ending=ending)
@@ -131,6 +132,17 @@ def test_nothing_is_unpacked_outside(tmp_path: Path, name: str) -> None:
     with pytest.raises(Unprocessable, match="it cannot be unpacked"):
         unpack_bundle(path, tmp_path / "made" / "deep")
     assert [one.name for one in tmp_path.rglob("out")] == []
+
+
+def test_an_interpreter_that_cannot_unpack_safely_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_bundle(tmp_path / "shelf", "2.0")
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+
+    with pytest.raises(Unprocessable, match=r"Python 3\.11\.4 or later is needed"):
+        unpack_bundle(path, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_bundle_of_another_machine_is_none_for_this_one(tmp_path: Path) -> None:

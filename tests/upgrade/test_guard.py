@@ -93,7 +93,7 @@ class Change:
 
     def went_back(self) -> dict[str, Any]:
         """Wait for the way back; returns the document as the earlier server finds it."""
-        until(self.back.exists, 30)
+        until(self.back.exists)
         found: dict[str, Any] = json.loads(self.back.read_text())
         assert found["socket"] == self.socket
         return found

@@ -14,12 +14,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sandkeeper.api.areas import all_areas, port_doors
 from sandkeeper.api.edge.auth import Accepted, Acting, Doorkeeper, know
 from sandkeeper.api.edge.bodies.room import Room
+from sandkeeper.api.edge.connections.exchange import BARE
 from sandkeeper.api.edge.connections.outgoing import Outgoing
 from sandkeeper.api.edge.connections.plain import PlainRoutes
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.frozen import guard
 from sandkeeper.api.edge.hosts import Gate
-from sandkeeper.api.edge.middleware import BARE, Doors, Edge
+from sandkeeper.api.edge.middleware import Doors, Edge
 from sandkeeper.api.edge.respond import error_response, not_found, wrong_method
 from sandkeeper.api.edge.rights import open_paths, protect
 from sandkeeper.api.edge.routing import AreaRouter, Areas, methods_of
@@ -27,6 +28,7 @@ from sandkeeper.api.edge.streaming import Disconnected
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.tracing import Traces
 from sandkeeper.api.edge.urls import PORT_NAME, with_prefix
+from sandkeeper.api.warming import Warming
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.linux.addresses import is_loopback
 from sandkeeper.sandbox import Sandbox
@@ -52,6 +54,9 @@ def create_app(sandbox: Sandbox) -> Edge:
         },
     )
     settings = sandbox.settings
+    runtime = bool(settings.kubernetes.runtime_port)
+    warming = Warming(areas, sandbox.vitals.requests, runtime=runtime)
+    sandbox.when_started.append(warming.begin)
     gateways = Gateways(settings.edge.gateways)
     outgoing = Outgoing(settings.edge.answers_limit)
     sandbox.vitals.requests.answers = outgoing.statistics

@@ -76,7 +76,7 @@ def port_doors(sandbox: Sandbox) -> "Doors":
 
 def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
     from sandkeeper.api.blaxel import logs, processes, waiting
-    from sandkeeper.api.blaxel.running import figures
+    from sandkeeper.api.blaxel.running import figures, stdin
 
     held = processes.ProcessHandlers(
         processes=sandbox.processes,
@@ -104,7 +104,7 @@ def _process_routes(sandbox: Sandbox) -> list[BaseRoute]:
     runs = sandbox.history.runs
     used = figures.FiguresHandlers(processes=sandbox.processes, meter=sandbox.meter, history=runs)
     plain = [*processes.routes(held), *waiting.routes(waits), *logs.routes(texts)]
-    return [*plain, *figures.routes(used)]
+    return [*plain, *stdin.routes(sandbox.processes, sandbox.access), *figures.routes(used)]
 
 
 def _file_areas(sandbox: Sandbox) -> list[Area]:

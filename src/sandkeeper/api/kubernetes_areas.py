@@ -1,8 +1,6 @@
 """What the wires of agent-sandbox are given."""
 
-import asyncio
 from functools import cache, partial
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
@@ -17,18 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["kubernetes_areas"]
 
-RUNTIME = "sandkeeper.api.kubernetes.runtime"
 FORKS = "GRPC_ENABLE_FORK_SUPPORT"
-WARM_SECONDS = 0.5
-"""So long after the start what a first request needs is imported: probes are answered by then."""
 
 
 def kubernetes_areas(sandbox: Sandbox) -> list[Area]:
     """Return those of REST; gRPC is started with the server where it has a port."""
     if sandbox.settings.kubernetes.grpc_port:
         sandbox.when_started.append(partial(_start_grpc, sandbox))
-    if sandbox.settings.kubernetes.runtime_port:
-        sandbox.when_started.append(_warm)
     return [
         Area(("v1",), partial(_sandboxd_routes, sandbox), own_words=True),
         Area(("python-runtime",), partial(_runtime_routes, sandbox), own_words=True),
@@ -69,12 +62,6 @@ def _sandboxd_routes(sandbox: Sandbox) -> list[BaseRoute]:
         variables=lambda: sandbox.environment.for_workload(apart=apart),
     )
     return sandboxd.routes(handlers)
-
-
-async def _warm() -> None:
-    """Have imported what the first command needs: who claims a warm Pod waits for its answer."""
-    loop = asyncio.get_running_loop()
-    loop.call_later(WARM_SECONDS, lambda: loop.run_in_executor(None, import_module, RUNTIME))
 
 
 def _runtime_routes(sandbox: Sandbox) -> list[BaseRoute]:

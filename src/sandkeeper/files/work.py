@@ -22,6 +22,7 @@ from sandkeeper.linux.identity import Identity
 __all__ = ["Cancel", "Cancelled", "FileWork", "by_errno", "kind_of"]
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 SHORT_PLACES, SHORT_EACH = 16, 12
 LONG_PLACES, LONG_EACH = 8, 5
@@ -59,6 +60,13 @@ class FileWork:
         """Run a short operation; it goes on to its end even when the caller is cancelled."""
         act = partial(copy_context().run, self._act, function, arguments)
         return self._short.run(kind_of(function), act)
+
+    def run_then(
+        self, then: Callable[[T], R], function: Callable[..., T], *arguments: object
+    ) -> "asyncio.Future[R]":
+        """Do as `run`; awaited is what `then` makes of it, in the same thread as the server."""
+        act = partial(copy_context().run, self._act, function, arguments)
+        return self._short.run(kind_of(function), lambda: then(act()))
 
     def own(self, function: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
         """Run a short operation as the server itself; for what only it may touch."""

@@ -16,7 +16,8 @@ from sandkeeper.api.control.routes import ControlDoor, routes
 from sandkeeper.api.control.source import SandboxSource
 from sandkeeper.api.edge.bodies.room import Room
 from sandkeeper.api.edge.connections.outgoing import Outgoing
-from sandkeeper.api.edge.connections.plain import Parts, PlainRoutes
+from sandkeeper.api.edge.connections.plain import PlainRoutes
+from sandkeeper.api.edge.connections.reply import Reply
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.hosts import Gate
 from sandkeeper.api.edge.middleware import Edge
@@ -49,9 +50,9 @@ class FleetEdge(Edge):
         super()._mark(scope)
         mark(scope)
 
-    def plain(self, scope: Scope, body: bytes) -> Parts | Coroutine[None, None, Parts] | None:
-        """Return None: nothing is answered the short way."""
-        return None
+    def plain(self, scope: Scope, body: bytes, reply: Reply) -> bool | Coroutine[None, None, None]:
+        """Return False: nothing is answered the short way."""
+        return False
 
 
 class _Doors:

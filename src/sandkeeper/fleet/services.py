@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,9 @@ class _Never:
     """A replica is replaced by its Deployment, not by itself."""
 
     due = False
+
+    def __init__(self) -> None:
+        self.when_due: Callable[[], object] = lambda: None
 
 
 class FleetServices:

@@ -83,8 +83,6 @@ class Access:
 
     def audit(self, action: str, caller: Caller, **extras: Any) -> None:
         """Write the audit line of `action`; extras are named with underscores for dashes."""
-        if "command" in extras:
-            extras["command"] = redact_command(extras["command"])
         fields = {
             "sub-id": caller.subject_id,
             "sub-type": caller.subject_type,
@@ -92,5 +90,10 @@ class Access:
             "rid": caller.request_id,
         }
         fields |= {key.replace("_", "-"): str(value) for key, value in sorted(extras.items())}
+        self._log.defer(partial(self._audit_line, action, fields), sum(map(len, fields.values())))
+
+    def _audit_line(self, action: str, fields: dict[str, str]) -> Line:
+        if "command" in fields:
+            fields["command"] = redact_command(fields["command"])
         message = self._log.form.audit(action, fields)
-        self._log.write("info", message, source="audit", action=action, **fields)
+        return "info", message, {"source": "audit", "action": action, **fields}

@@ -17,7 +17,7 @@ from functools import lru_cache
 from urllib.parse import parse_qsl, quote_plus, unquote_plus
 
 from sandkeeper.log.redaction_programs import hidden_words
-from sandkeeper.patterns import pattern
+from sandkeeper.patterns import for_good, pattern
 
 __all__ = ["HIDDEN", "SECRETS", "is_secret", "redact_command", "redact_query"]
 
@@ -58,7 +58,9 @@ _PLACES = _listed("file files path dir folder")
 _ADDRESSES = _listed("url uri endpoint host server")
 _PARTS = pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[A-Z]+")
 
-_PEM = pattern(r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----)(?:[^-]++|-(?!----END))*+")
+_PEM = pattern(
+    r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----)" + for_good(r"[^-]++|-(?!----END)", "*")
+)
 _SHAPES = pattern(
     r"""(?x)(?<![A-Za-z0-9_])(?:
       gh[pousr]_[A-Za-z0-9]{16,}+ | github_pat_[A-Za-z0-9_]{20,}+ | glpat-[\w-]{16,}+

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Callable, Iterator
 
-from sandkeeper.patterns import pattern
+from sandkeeper.patterns import for_good, pattern
 
 __all__ = ["hidden_words"]
 
+_QUOTED = '"' + for_good(r'[^"\\]++|\\.', "*") + '"?'
 _WORD = pattern(
-    r"""(?:[^\s"'`;|&()<>\\]++|\\.|"(?:[^"\\]++|\\.)*+"?|'[^']*+'?)++|\n|[;|&()]+|`|[<>]+""",
+    for_good(rf"""[^\s"'`;|&()<>\\]++|\\.|{_QUOTED}|'[^']*+'?""", "+")
+    + r"""|\n|[;|&()]+|`|[<>]+""",
     re.DOTALL,
 )
 _ENDS = frozenset(("\n", "`"))

@@ -68,6 +68,8 @@ def bundle_inside(path: Path) -> str:
 
 def unpack_bundle(path: Path, folder: Path) -> Path:
     """Unpack a bundle as `folder`; returns its interpreter. Raises Unprocessable, OSError."""
+    if not hasattr(tarfile, "data_filter"):
+        raise Unprocessable("it cannot be unpacked: Python 3.11.4 or later is needed")
     try:
         with _opened(path) as archive:
             about = _about(archive)

@@ -70,7 +70,7 @@ class Upgrade:
 
     `variables` is the environment as it was when the settings were read, `busy` says whether
     something runs that no other server could go on with. `due` is set when the server is to finish
-    and call `replace`.
+    and call `replace`, and `when_due` is called.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class Upgrade:
         self._task: asyncio.Task[None] | None = None
         self._successor: Installation | None = None
         self._verdict = -1
+        self.when_due: Callable[[], object] = lambda: None
 
     @property
     def count(self) -> int:
@@ -273,6 +274,7 @@ class Upgrade:
             self._status.step = "validate"
             raise Conflict("an export or a restore is running: ask again when it has ended")
         self._successor = made
+        self.when_due()
 
     def _index(self) -> str:
         """Return the permitted index for what a wheel requires; empty without one."""

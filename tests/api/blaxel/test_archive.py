@@ -525,7 +525,7 @@ def test_what_an_interrupted_export_stopped_the_next_start_begins_again(
     box.client.post("/process", json={"command": "sleep 60", "name": "one"})
     store.hold = threading.Event()
     export(box, url=store.url("a"), **{"async": True})
-    assert store.arrived.wait(10)
+    assert store.arrived.wait(60)
     assert box.client.get("/process/one").json()["status"] != "running"
 
     getattr(box, end)()

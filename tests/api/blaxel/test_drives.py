@@ -12,7 +12,15 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.harness import Server, needs_root, until
+from tests.harness import (
+    Server,
+    children_of,
+    debian,
+    needs_root,
+    state_of,
+    until,
+    words_of,
+)
 
 from sandkeeper.drives.drivers import first_nameserver
 from sandkeeper.drives.rules import Drive, checked, refuse_system_folder
@@ -20,12 +28,10 @@ from sandkeeper.drives.system import read_mount
 from sandkeeper.errors import BadInput
 from sandkeeper.linux.mounts import mounts, parse_mounts
 
-ROOT = Path(__file__).parents[3]
-
 
 @pytest.fixture(scope="session")
 def rclone() -> str:
-    subprocess.run([str(ROOT / "scripts/apt"), "rclone", "fuse3"], check=True)
+    debian("rclone", "fuse3")
     return "/usr/bin/rclone"
 
 
@@ -89,20 +95,14 @@ def is_mounted(path: Path) -> bool:
 
 def daemon_of(server: Server, target: Path) -> int:
     """Return the program behind a mount: one of an earlier mount may be about to end."""
-    threads = Path(f"/proc/{server.pid}/task").iterdir()
-    children = [pid for task in threads for pid in (task / "children").read_text().split()]
-    return next(
-        int(pid)
-        for pid in children
-        if os.fsencode(target) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    )
+    return next(pid for pid in children_of(server.pid) if os.fsencode(target) in words_of(pid))
 
 
 def freeze(pid: int) -> None:
     """Stop a process, and wait until none of its threads can answer any more."""
     os.kill(pid, signal.SIGSTOP)
-    tasks = Path(f"/proc/{pid}/task")
-    until(lambda: all(") T " in (task / "stat").read_text() for task in tasks.iterdir()))
+    tasks = f"/proc/{pid}/task"
+    until(lambda: {state_of(int(task)) for task in os.listdir(tasks)} <= {"T", ""})
 
 
 @needs_root

@@ -12,11 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.harness import Server, needs_root, open_files, resident, small_disk, until
+from tests.harness import Server, debian, needs_root, open_files, resident, small_disk, until
 
 from sandkeeper.files.paths import is_temporary
 
-ROOT = Path(__file__).parents[3]
 OCTETS = {"Accept": "application/octet-stream"}
 
 
@@ -135,7 +134,7 @@ def four_mebibytes(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def quota(tmp_path: Path) -> Iterator[Path]:
     """A file system of which 4 MiB may be used; of this kernel's only btrfs has quotas."""
-    subprocess.run([ROOT / "scripts" / "apt", "btrfs-progs"], check=True)
+    debian("btrfs-progs")
     image, folder = tmp_path / "image", tmp_path / "quota"
     folder.mkdir()
     with open(image, "wb") as file:

@@ -341,7 +341,7 @@ def test_who_is_not_let_in_is_told_at_once(
 
     refused(reply, 403, "AUTHENTICATION_FAILED")
     assert "wrong-horse" not in reply.text
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50
     assert not (tmp_path / "no").exists()
 
 
@@ -402,7 +402,7 @@ def test_a_hook_that_hangs_ends_when_the_time_is_up(repo: Repo) -> None:
     (repo.work / "a.txt").write_text("changed\n")
     repo.post("add", all=True)
 
-    reply = repo.send("commit", message="x", author=ADA, timeout=0.5)
+    reply = repo.send("commit", message="x", author=ADA, timeout=3)
 
     refused(reply, 422, "TIMED_OUT")
     assert not alive(hook_pid(repo))

@@ -108,9 +108,7 @@ def test_its_timeout_kills_and_is_armed_again_per_restart(server: Server) -> Non
     start(server, "sleep 30", name="limit", timeout=1)
     assert over(server, "limit")["exitReason"] == "timeout"
 
-    start(
-        server, "sleep 1.6; exit 1", name="rearm", timeout=4, restartOnFailure=True, maxRestarts=2
-    )
+    start(server, "sleep 3; exit 1", name="rearm", timeout=8, restartOnFailure=True, maxRestarts=2)
     ended = over(server, "rearm")
     assert (ended["restartCount"], ended["exitCode"], ended["exitReason"]) == (2, 1, "exited")
 

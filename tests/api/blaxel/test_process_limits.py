@@ -32,7 +32,7 @@ def test_old_ones_go_by_age(make_server) -> None:
     own: Server = make_server(env={"SANDKEEPER_KEEP_FINISHED_SECONDS": "1"})
     own.run("true", name="old")
 
-    until(lambda: own.client.get("/process/old").status_code == 404, timeout=30, every=0.05)
+    until(lambda: own.client.get("/process/old").status_code == 404, every=0.05)
 
 
 def test_the_budget_holds_over_many_processes(make_server) -> None:

@@ -177,7 +177,7 @@ def test_ports_are_found_after_a_restart(server: Server) -> None:
         maxRestarts=1,
         restartOnFailure=True,
         waitForPorts=[port],
-        timeout=20,
+        timeout=60,
     )
 
     assert made["restartCount"] == 1

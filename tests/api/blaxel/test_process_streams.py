@@ -3,7 +3,6 @@
 import base64
 import json
 import threading
-import time
 from collections.abc import Iterator
 
 import httpx
@@ -17,6 +16,19 @@ ND = {"Accept": "application/x-ndjson"}
 
 def text(server: Server, name: str) -> str:
     return server.client.get(f"/process/{name}/logs/stream").text
+
+
+def said_step_by_step(server: Server, name: str, *awaited: str) -> str:
+    """Return the text form of a log that goes on whenever the next of `awaited` is here."""
+    left, live = list(awaited), ""
+    with server.client.stream("GET", f"/process/{name}/logs/stream") as reply:
+        for part in reply.iter_text():
+            live += part
+            if left and left[0] in live:
+                del left[0]
+                assert server.client.post(f"/process/{name}/stdin", content=b"\n").is_success
+    assert not left
+    return live
 
 
 def records(server: Server, name: str, **headers: str) -> list[dict]:
@@ -50,12 +62,16 @@ def test_the_text_form_has_the_contracts_headers_and_prefixes(server: Server) ->
 
 
 def test_a_live_stream_gives_each_line_at_once_and_ends_by_itself(server: Server) -> None:
-    name = start(server, "for i in 1 2 3 4 5; do echo tick $i; sleep 0.05; done")["name"]
+    command = "for i in 1 2 3 4 5; do echo tick $i; read x; done"
+    name = start(server, command, stdin=True)["name"]
+    seen = []
     with server.client.stream("GET", f"/process/{name}/logs/stream") as reply:
-        arrivals = [(line, time.monotonic()) for line in reply.iter_lines()]
+        for line in reply.iter_lines():
+            seen.append(line)
+            # The next one is written only then.
+            assert server.client.post(f"/process/{name}/stdin", content=b"\n").is_success
 
-    assert [line for line, _ in arrivals] == [f"stdout:tick {i}" for i in range(1, 6)]
-    assert arrivals[-1][1] - arrivals[0][1] > 0.15
+    assert seen == [f"stdout:tick {i}" for i in range(1, 6)]
 
 
 def test_an_unfinished_last_line_stays_unfinished(server: Server) -> None:
@@ -83,12 +99,11 @@ def test_a_replay_is_identical_every_time_and_to_what_was_live(server: Server) -
 def test_a_line_that_was_closed_for_want_of_patience_is_closed_there_in_every_replay(
     server: Server,
 ) -> None:
-    name = start(
-        server, "printf open; sleep 0.05; echo held >&2; sleep 0.4; echo late >&2; echo ' rest'"
-    )["name"]
-    live = text(server, name)
+    script = "printf open; read x; echo held >&2; read x; echo late >&2; echo ' rest'"
+    name = start(server, script, stdin=True)["name"]
+    live = said_step_by_step(server, name, "open", "held")
 
-    assert "stdout:open\nstderr:held\n" in live
+    assert live.startswith("stdout:open\nstderr:held\n")
     assert text(server, name) == live
 
 
@@ -177,13 +192,13 @@ def test_a_start_that_streams_shows_that_it_lives_while_it_waits_for_ports(serve
 
 
 def test_a_line_in_which_nothing_is_written_is_closed_there_in_every_replay(server: Server) -> None:
-    name = start(server, f"printf open; sleep {KEEPALIVE_SECONDS + 0.5}; echo ' rest'; printf end")[
-        "name"
-    ]
-    live = text(server, name)
+    name = start(server, "printf open; read x; echo ' rest'; printf end", stdin=True)["name"]
+    live = said_step_by_step(server, name, "[keepalive]")
+    replayed = text(server, name)
 
-    assert live == "stdout:open\n[keepalive]\nstdout: rest\nstdout:end"
-    assert text(server, name) == live.replace("[keepalive]\n", "")
+    assert replayed == "stdout:open\nstdout: rest\nstdout:end"
+    assert live.startswith("stdout:open\n[keepalive]\n")
+    assert live.replace("[keepalive]\n", "") == replayed
 
 
 def test_the_stream_goes_on_over_restarts(server: Server) -> None:

@@ -298,7 +298,7 @@ def test_switched_off_there_is_no_terminal_at_all(make_server) -> None:
 
 
 def test_what_survives_the_shell_is_hung_up_and_then_killed(make_server) -> None:
-    own: Server = make_server(env={"SANDKEEPER_TERMINAL_GRACE_MS": "150"})
+    own: Server = make_server(env={"SANDKEEPER_TERMINAL_GRACE_MS": "3000"})
     mark = own.folder / "hup"
     with Person(own, sessionId="jobs", shell="/bin/sh") as person:
         polite = f"(trap 'echo got > {mark}; exit' HUP; while :; do sleep 0.01; done) &"
@@ -313,7 +313,7 @@ def test_what_survives_the_shell_is_hung_up_and_then_killed(make_server) -> None
 
 
 def test_closing_a_session_hangs_it_up_before_it_is_killed(make_server) -> None:
-    own: Server = make_server(env={"SANDKEEPER_TERMINAL_GRACE_MS": "500"})
+    own: Server = make_server(env={"SANDKEEPER_TERMINAL_GRACE_MS": "60000"})
     mark = own.folder / "hup"
     with Person(own, sessionId="closed", shell="/bin/sh") as person:
         loop = "echo read''y; while :; do sleep 0.01; done"
@@ -323,11 +323,12 @@ def test_closing_a_session_hangs_it_up_before_it_is_killed(make_server) -> None:
         assert person.to_the_end() == (1000, "Shell exited")
     assert mark.read_text() == "got\n"
 
-    with Person(own, sessionId="stubborn", shell="/bin/sh") as person:
+    hasty: Server = make_server(env={"SANDKEEPER_TERMINAL_GRACE_MS": "200"})
+    with Person(hasty, sessionId="stubborn", shell="/bin/sh") as person:
         person.type("trap '' HUP; echo read''y\r")
         person.see("ready")
-        own.client.delete("/terminals/stubborn")
-        assert own.client.get("/terminals/stubborn").json()["exitSignal"] == 9
+        hasty.client.delete("/terminals/stubborn")
+        assert hasty.client.get("/terminals/stubborn").json()["exitSignal"] == 9
 
 
 def test_an_idle_session_without_clients_is_closed_and_a_busy_one_is_not(make_server) -> None:

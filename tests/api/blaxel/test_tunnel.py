@@ -20,13 +20,12 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.harness import Server, needs_root, until
+from tests.harness import Server, children_of, debian, needs_root, until
 
 from sandkeeper.errors import Unprocessable
 from sandkeeper.tunnel.config import parse_config
 from sandkeeper.tunnel.routes import blocked_networks, tunnel_networks
 
-ROOT = Path(__file__).parents[3]
 CLONE_NEWNET = 0x40000000
 T = TypeVar("T")
 
@@ -179,20 +178,18 @@ class Peer:
         self.socket.unlink()  # who is killed leaves it
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def _tools() -> None:
-    subprocess.run(
-        [str(ROOT / "scripts/apt"), "wireguard-go", "wireguard-tools", "iproute2"], check=True
-    )
+    debian("wireguard-go", "wireguard-tools", "iproute2")
 
 
 @pytest.fixture(scope="module")
-def keys() -> tuple[str, str]:
+def keys(_tools: None) -> tuple[str, str]:
     return key()
 
 
 @pytest.fixture(scope="module")
-def near() -> Iterator[Namespace]:
+def near(_tools: None) -> Iterator[Namespace]:
     made = Namespace()
     yield made
     made.close()
@@ -351,13 +348,9 @@ def test_a_dead_wireguard_go_is_built_again(
     inside: Inside, config: dict[str, Any], near: Namespace
 ) -> None:
     assert inside.put({**config, "route_all": True})[0] == 200
-    tasks = Path(f"/proc/{inside.pid}/task").iterdir()
-    children = [pid for task in tasks for pid in (task / "children").read_text().split()]
-    daemon = next(
-        pid for pid in children if b"wireguard-go" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
+    (daemon,) = children_of(inside.pid, "wireguard-go")
 
-    os.kill(int(daemon), signal.SIGKILL)
+    os.kill(daemon, signal.SIGKILL)
 
     def again() -> bool:
         try:

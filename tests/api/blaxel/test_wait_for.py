@@ -43,7 +43,7 @@ def test_all_kinds_of_conditions_are_met_together(server: Server, tmp_path: Path
             {"log": {"pattern": "^ready (now|then)$", "stream": "stderr"}},
             {"file": str(flag)},
         ],
-        timeout=20,
+        timeout=60,
     )
 
     assert reply.status_code == 200, reply.text

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness import Server, make_files, open_files, until
+from tests.harness import Server, debian, make_files, open_files, until
 from tests.watching import Watching
 
 from sandkeeper.files.paths import temporary_name
 from sandkeeper.journal.lines import KEEPALIVE_SECONDS
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -190,8 +188,8 @@ def test_what_is_no_directory_cannot_be_watched(server: Server, folder: Path) ->
 
 
 def test_a_quiet_watch_has_a_heartbeat_within_4_seconds(server: Server, folder: Path) -> None:
+    before = time.monotonic()
     with Watching(server, folder.name) as watching:
-        before = time.monotonic()
         until(lambda: watching.lines)
 
     assert watching.lines[0] == "[keepalive]"
@@ -354,7 +352,7 @@ def test_of_50_000_files_created_at_once_none_is_missed(server: Server, folder: 
 @pytest.fixture
 def inotifywait() -> str:
     if not shutil.which("inotifywait"):
-        subprocess.run([ROOT / "scripts" / "apt", "inotify-tools"], check=True)
+        debian("inotify-tools")
     return "inotifywait"
 
 
@@ -371,10 +369,10 @@ def test_a_storm_misses_nothing_that_inotifywait_sees(
             until(lambda: watches_of(other.pid) == 1)
             storm(folder, 6_000)
             (folder / "last").touch()
-            until(lambda: b"/last\n" in seen_file.read_bytes(), timeout=30)
-            watching.until("CREATE", folder / "last", timeout=30)
+            until(lambda: b"/last\n" in seen_file.read_bytes())
+            watching.until("CREATE", folder / "last")
             left = every_path(folder)
-            until(lambda: left <= {path for _, path in watching.told()}, timeout=30, every=0.2)
+            until(lambda: left <= {path for _, path in watching.told()}, every=0.2)
             told = {path for _, path in watching.told()}
     finally:
         other.terminate()

@@ -8,7 +8,7 @@ from typing import Any
 
 from playwright.sync_api import Page, expect
 from tests.api.console.pages import open_console, serious
-from tests.harness import Server, children_of, resident, until
+from tests.harness import Server, children_of, resident, until, words_of
 
 MIB = 1 << 20
 
@@ -188,8 +188,8 @@ def renderers(pid: int) -> list[int]:
     found: list[int] = []
     for child in children_of(pid):
         with contextlib.suppress(OSError):
-            command = Path(f"/proc/{child}/cmdline").read_bytes()
-            found += [child] if b"--type=renderer" in command else renderers(child)
+            is_one = b"--type=renderer" in b" ".join(words_of(child))
+            found += [child] if is_one else renderers(child)
     return found
 
 

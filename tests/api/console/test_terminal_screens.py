@@ -1,17 +1,16 @@
 """Sessions over HTTP, and full-screen programs against the emulator's screen."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
-from tests.harness import Server, until
+from tests.harness import Server, debian, until
 from tests.person import Person
 
 
 @pytest.fixture(scope="module", autouse=True)
 def programs() -> None:
-    subprocess.run([Path(__file__).parents[3] / "scripts/apt", "vim", "less", "procps"], check=True)
+    debian("vim", "less", "procps")
 
 
 def opened(server: Server, name: str, **fields) -> dict:

@@ -103,7 +103,7 @@ def test_what_cannot_be_started_ends_the_stream_with_why(
 
 
 def test_a_deadline_kills_and_is_the_only_end(server: Server) -> None:
-    frames = start(server, "echo before; sleep 60", Connect_Timeout_Ms="300")
+    frames = start(server, "echo before; sleep 60", Connect_Timeout_Ms="3000")
 
     assert output(frames) == b"before\n"
     assert events(frames, "end") == []

@@ -15,7 +15,7 @@ BODY = b"x" * (16 * MIB)
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    env = {"SANDKEEPER_TOKEN": "secret", "SANDKEEPER_BODY_SECONDS": "1"}
+    env = {"SANDKEEPER_TOKEN": "secret"}
     constants = {"sandkeeper.network.lingering.LINGER_SECONDS": 20.0}
     folder = tmp_path_factory.mktemp("guarded")
     with Server(folder, env=env, constants=constants) as running:
@@ -64,9 +64,11 @@ def test_a_client_that_sends_all_before_it_reads_hears_why_it_is_refused(
     assert len(last.partition(b"\r\n\r\n")[2]) == int(LENGTH.search(last)[1])
 
 
-def test_a_body_that_comes_too_late_is_told_so_and_may_still_come(guarded: Server) -> None:
-    with socket.create_connection(("127.0.0.1", guarded.port), timeout=60) as sock:
-        sock.sendall(head(PUT, TOKEN, LONG))
+def test_a_body_that_comes_too_late_is_told_so_and_may_still_come(make_server: Any) -> None:
+    constants = {"sandkeeper.network.lingering.LINGER_SECONDS": 20.0}
+    server = make_server(env={"SANDKEEPER_BODY_SECONDS": "1"}, constants=constants)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
+        sock.sendall(head(PUT, LONG))
         assert sock.recv(13) == b"HTTP/1.1 408 "
         sock.sendall(BODY)
         assert b'"error"' in b"".join(iter(lambda: sock.recv(1 << 16), b""))

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 
 import msgspec
@@ -180,6 +182,90 @@ def test_requests_one_behind_the_other_are_answered_in_order(server: Server) -> 
 
     expected = {"first": (200, True), "absent": (404, False), "logs": (200, False)}
     assert told == [expected[name] for name in order]
+
+
+def test_what_was_answered_is_counted_and_told_before_the_next_request_is(server: Server) -> None:
+    """Counting follows the sending, so a client that asks at once must not find it undone."""
+    start(server, "exec sleep 600", name="counted")
+    written = f"/filesystem/{server.workdir}/counted"
+    asked = [
+        ("GET", "/process/counted"),
+        ("POST", "/process", '{"command": "true"}'),
+        ("PUT", written, '{"content": "a"}'),
+        ("GET", written),
+    ]
+    counts, told = [], []
+
+    def head(method: str, path: str, body: str = "") -> bytes:
+        told.append(f"told-{len(told)}")
+        fields = f"Host: localhost\r\nX-Request-Id: {told[-1]}\r\nContent-Length: {len(body)}"
+        return f"{method} {path} HTTP/1.1\r\n{fields}\r\n\r\n{body}".encode()
+
+    with socket.create_connection(("127.0.0.1", server.port)) as sock, sock.makefile("rb") as file:
+        for request in asked:
+            sock.sendall(head(*request))
+            _answer(file)
+            sock.sendall(head("GET", "/metrics"))
+            counts.append(_counted(_answer(file)))
+            sock.sendall(head(*request) + head("GET", "/metrics"))  # one behind the other
+            _answer(file)
+            counts.append(_counted(_answer(file)))
+    server.client.delete("/process/counted/kill")
+
+    assert counts == list(range(counts[0], counts[0] + len(counts)))
+    lines = until(lambda: [rid for rid in _ids(server) if rid in told][len(told) - 1 :])
+    assert lines == told[-1:]
+    assert [rid for rid in _ids(server) if rid in told] == told
+
+
+def test_a_start_that_is_waited_for_is_one_request_however_long_that_takes(server: Server) -> None:
+    """What is over soon is answered the short way; all else goes on behind its start."""
+    commands = ["true", "echo out; echo err >&2; exit 3", "sleep 0.5; echo late", "seq 50000"]
+    own = {"pid", "name", "id", "startedAt", "completedAt", "usage"}
+    began, told = _counted(server.client.get("/metrics").content), []
+    for number, command in enumerate(commands):
+        body = json.dumps({"command": command, "waitForCompletion": True}).encode()
+        told += [f"waited-{number}", f"waited-{number}-long"]
+        short = exchange(server, "POST", "/process", body, HOST, f"X-Request-Id: {told[-2]}")
+        closing = f"X-Request-Id: {told[-1]}", "Connection: close"
+        long = exchange(server, "POST", "/process", body, HOST, *closing)
+
+        records = [json.loads(answer[2]) for answer in (short, long)]
+        kept = [{k: v for k, v in one.items() if k not in own} for one in records]
+        assert (short[0], kept[0]) == (long[0], kept[1])
+        assert short[1].keys() - OWN == long[1].keys() - OWN
+        assert len(server.client.get("/process").json()) >= 2 * number + 2
+
+    metrics = server.client.get("/metrics").text
+    assert _counted(metrics.encode()) == began + 3 * len(commands)
+    assert "\nsandkeeper_requests_in_flight 1.0\n" in metrics
+    until(lambda: set(told) <= set(_ids(server)))
+    lines = [line for line in server.log_lines() if line.get("rid") in told]
+    seconds = [line["duration"] for line in lines if line["source"] == "access"]
+    assert [line["rid"] for line in lines if line["source"] == "audit"] == told
+    assert [line["rid"] for line in lines if line["source"] == "access"] == told
+    assert min(seconds[4:6]) >= 0.5
+
+
+def _ids(server: Server) -> list[str]:
+    """Return the ids of the requests whose lines are in the log."""
+    return [line["rid"] for line in server.log_lines() if line.get("source") == "access"]
+
+
+def _answer(answers: BufferedReader) -> bytes:
+    """Return the body of the next answer, which is a good one."""
+    assert answers.readline().split()[1] == b"200"
+    length = 0
+    while (line := answers.readline().lower()) != b"\r\n":
+        if line.startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    return answers.read(length)
+
+
+def _counted(metrics: bytes) -> int:
+    """Return how many requests for processes and files were answered well."""
+    group = rb'sandkeeper_requests_total\{group="(?:process|filesystem)",status="2xx"\} ([0-9]+)'
+    return sum(int(count) for count in re.findall(group, metrics))
 
 
 def test_a_body_that_comes_later_is_the_same_request(server: Server) -> None:

@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from sandkeeper.api.blaxel.process_words import check_process, signal_number, wait_seconds
 from sandkeeper.api.blaxel.running.exec_stream import exec_events, failed
-from sandkeeper.api.edge.connections.plain import PlainAnswer
+from sandkeeper.api.edge.connections.plain import Later, PlainAnswer
 from sandkeeper.api.edge.long_answers import LongAnswer, long_answer
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import decoded, parse_json, read_body, read_json
@@ -37,7 +37,7 @@ from sandkeeper.api.schemas.processes import (
     limits_of,
     record_of,
 )
-from sandkeeper.errors import BadInput, Conflict, Task, TooLarge, Unprocessable
+from sandkeeper.errors import BadInput, Task, Unprocessable
 from sandkeeper.journal.output import PIECE_BYTES, Texts, read_long_texts, read_texts
 from sandkeeper.journal.turns import Turns
 from sandkeeper.linux.users import Users
@@ -45,7 +45,6 @@ from sandkeeper.log.access import Access
 from sandkeeper.processes.process import Process
 from sandkeeper.processes.registry import Processes
 from sandkeeper.processes.spec import ProcessSpec
-from sandkeeper.processes.stdin import STDIN_BODY_BYTES, Stdin, StdinFull
 from sandkeeper.processes.waiting import Waiting
 from sandkeeper.settings import Settings
 
@@ -60,6 +59,11 @@ KEPT_BLOCK = 64
 NO_OUTPUT = -1
 STOP_GRACE_SECONDS = 0.09
 RESTART_SECONDS = 10
+QUICK_SECONDS = 0.2
+"""For so long the end of a process is waited for with nothing made that a longer wait needs."""
+
+STARTED = "sandkeeper.started"
+"""In the scope: the process that was started for a request which goes on the long way."""
 
 
 def identifier(request: Request) -> str:
@@ -103,6 +107,9 @@ class ProcessHandlers:
         """Start a process; answers with its record or streams its output."""
         body = await read_body(request, self._settings.body_limit)
         wanted = await decoded(body, ProcessRequest)
+        known: Process | None = request.scope.get(STARTED)
+        if known is not None:
+            return await self._answer(request, known, wanted, replayed=False)
         key = request.headers.get("idempotency-key", "")
         streams = wants_stream(request.headers.get("accept", "").encode("latin-1"))
         action = "process_exec_stream" if streams else "process_exec"
@@ -126,19 +133,34 @@ class ProcessHandlers:
         )
         return spec
 
-    def create_now(self, scope: Scope, body: bytes) -> Awaitable[PlainAnswer] | None:
-        """Start a process that nobody waits for."""
+    def create_now(self, scope: Scope, body: bytes) -> Later | None:
+        """Start a process that nobody waits for, or that is over soon."""
         for name, value in scope["headers"]:
             if name == b"idempotency-key" or (name == b"accept" and wants_stream(value)):
                 return None
         wanted = parse_json(body, ProcessRequest)
-        if wanted.wait_for_completion or wanted.wait_for_ports:
+        if wanted.wait_for_ports:
             return None
-        return self._create_plain(self._admitted(HTTPConnection(scope), wanted, "", "process_exec"))
+        spec = self._admitted(HTTPConnection(scope), wanted, "", "process_exec")
+        waits = wanted.wait_for_completion
+        return self._create_waited(scope, spec) if waits else self._create(spec)
 
-    async def _create_plain(self, spec: ProcessSpec) -> PlainAnswer:
+    async def _create(self, spec: ProcessSpec) -> PlainAnswer:
         process = await self._processes.start_admitted(spec)
         return PlainAnswer(await self._record(process, self._inline))
+
+    async def _create_waited(self, scope: Scope, spec: ProcessSpec) -> PlainAnswer | None:
+        """Wait for what is over soon; longer waits, and long answers, are for `create`."""
+        process = scope[STARTED] = await self._processes.start_admitted(spec)
+        try:
+            async with asyncio.timeout(QUICK_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            return None
+        if min(self._waited, process.journal.kept) > PIECE_BYTES:
+            return None
+        _check_time(process)
+        return PlainAnswer(await self._record(process, self._waited))
 
     async def _answer(
         self, request: Request, process: Process, wanted: ProcessRequest, *, replayed: bool
@@ -181,8 +203,7 @@ class ProcessHandlers:
         await self._wait_for_ports(request, process, wanted)
         if wanted.wait_for_completion:
             await until_disconnect(request, process.wait(), self._stopping)
-            if process.timed_out:
-                raise Unprocessable(f"process timed out after {process.meta.timeout} seconds")
+            _check_time(process)
 
     async def _wait_for_ports(
         self, request: Request, process: Process, wanted: ProcessRequest
@@ -344,37 +365,10 @@ class ProcessHandlers:
             process.send_signal(number, name)
         return json_response({"message": f"{number.name} sent"})
 
-    # Standard input
 
-    async def write_stdin(self, request: Request) -> Response:
-        """Write the raw body to the process's standard input."""
-        stdin = self._stdin(request)
-        try:
-            body = await read_body(request, STDIN_BODY_BYTES)
-        except TooLarge:
-            raise TooLarge(f"stdin data is larger than {STDIN_BODY_BYTES} bytes") from None
-        self._access.audit(
-            "process_stdin_write", caller(request), identifier=identifier(request), bytes=len(body)
-        )
-        try:
-            await stdin.write(body)
-        except StdinFull as error:
-            # Additive: how much of it, so that a client can go on where it stopped.
-            return json_response({"error": str(error), "written": error.written}, 503)
-        return json_response({"message": f"{len(body)} bytes written to stdin"})
-
-    async def close_stdin(self, request: Request) -> Response:
-        """Send end of file; doing it again is fine."""
-        stdin = self._stdin(request)
-        self._access.audit("process_stdin_close", caller(request), identifier=identifier(request))
-        stdin.close()
-        return json_response({"message": "stdin closed"})
-
-    def _stdin(self, request: Request) -> Stdin:
-        process = self._processes.get(identifier(request))
-        if process.stdin is None:
-            raise Conflict("the process was started without stdin")
-        return process.stdin
+def _check_time(process: Process) -> None:
+    if process.timed_out:
+        raise Unprocessable(f"process timed out after {process.meta.timeout} seconds")
 
 
 def routes(handlers: ProcessHandlers) -> list[BaseRoute]:
@@ -393,6 +387,4 @@ def routes(handlers: ProcessHandlers) -> list[BaseRoute]:
         route(one + "/wait", handlers.wait, need=USER),
         route(one + "/started", handlers.resumed, need=USER),
         route(one + "/signal", handlers.signal, "POST", need=USER),
-        route(one + "/stdin", handlers.write_stdin, "POST", need=USER),
-        route(one + "/stdin", handlers.close_stdin, "DELETE", need=USER),
     ]

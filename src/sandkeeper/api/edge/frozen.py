@@ -4,12 +4,13 @@ Here, and nowhere else, it is decided which calls those are: every matched route
 not one of reading, but for the few named below, and every MCP tool but the reading ones.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sandkeeper.api.edge.connections.plain import Later, Plain, PlainAnswer, plain_of
+from sandkeeper.api.edge.connections.plain import Early, Later, Plain, PlainAnswer, plain_of
 from sandkeeper.archive.freeze import Freeze
 
 __all__ = ["READING_TOOLS", "guard"]
@@ -80,17 +81,30 @@ def _changes(made: Route) -> bool:
     return not (stops and made.path.startswith(STOPPING))
 
 
-def _plain(plain: Plain, freeze: Freeze, scope: Scope, body: bytes) -> PlainAnswer | Later | None:
+def _plain(
+    plain: Plain, freeze: Freeze, scope: Scope, body: bytes
+) -> PlainAnswer | Later | Early | None:
     """Leave the refusal to the long way; what is done at once need not be waited for."""
     if not freeze.active:
         return None
     answer = plain(scope, body)
-    return answer if answer is None or isinstance(answer, PlainAnswer) else _counted(answer, freeze)
+    if answer is None or isinstance(answer, PlainAnswer):
+        return answer
+    if callable(answer):
+        return partial(_counted_early, answer, freeze)
+    return _counted(answer, freeze)
 
 
-async def _counted(coming: Later, freeze: Freeze) -> PlainAnswer:
+async def _counted(coming: Later, freeze: Freeze) -> PlainAnswer | None:
     with freeze.writing():
         return await coming
+
+
+async def _counted_early(
+    begin: Early, freeze: Freeze, give: Callable[[PlainAnswer], None]
+) -> PlainAnswer | None:
+    with freeze.writing():
+        return await begin(give)
 
 
 class _Guarded:

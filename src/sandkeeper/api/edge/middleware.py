@@ -5,29 +5,30 @@ from collections.abc import Coroutine
 from time import perf_counter
 from typing import Protocol
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandkeeper.api.edge import auth
 from sandkeeper.api.edge.bodies.room import HELD, Held, Room
+from sandkeeper.api.edge.connections.exchange import BARE, NO_CACHE, SWITCHING, Exchange
 from sandkeeper.api.edge.connections.fields import first_fields
 from sandkeeper.api.edge.connections.newline import ending_line
-from sandkeeper.api.edge.connections.outgoing import ANSWER, SMALL_BYTES, Answer, Outgoing
+from sandkeeper.api.edge.connections.outgoing import ANSWER, Answer, Outgoing
 from sandkeeper.api.edge.connections.plain import (
+    Early,
     Heads,
     Later,
-    Parts,
     PlainAnswer,
     PlainRoutes,
     answered,
     may_be_plain,
     plain_error,
-    timing,
 )
-from sandkeeper.api.edge.connections.wire import CARRIED, SWITCHED, closing_unasked, wire_of
+from sandkeeper.api.edge.connections.reply import Reply
+from sandkeeper.api.edge.connections.wire import CARRIED, closing_unasked, wire_of
 from sandkeeper.api.edge.cors import Cors
 from sandkeeper.api.edge.hosts import Gate, refusal
 from sandkeeper.api.edge.respond import Say, error_response, want_of
-from sandkeeper.api.edge.subject import Gateways, request_id
+from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.edge.tracing import Traces
 from sandkeeper.api.edge.urls import PORT_NAME, is_for_port, lead_to_runtime, readdress
 from sandkeeper.errors import BadInput, Forbidden, SandkeeperError, Unavailable
@@ -36,21 +37,10 @@ from sandkeeper.log.lines import Log
 from sandkeeper.observability.metrics import Requests
 from sandkeeper.settings.port_names import PortNames
 
-__all__ = ["BARE", "Doors", "Edge"]
+__all__ = ["Doors", "Edge"]
 
-BARE = "sandkeeper.bare"
-"""Set this key in the scope of a response that must reach the client as it is (a proxied one)."""
-
-SWITCHING = 101
-COUNTED_BYTES = 4096
-"""What is shorter adds up to no more than a connection buffers anyway."""
-
-NO_CACHE = [
-    (b"cache-control", b"no-cache, no-store, must-revalidate"),
-    (b"pragma", b"no-cache"),
-    (b"expires", b"0"),
-    (b"x-content-type-options", b"nosniff"),
-]
+BEGUN = "sandkeeper.begun"
+"""In the scope: when a request began that was counted on the short way, and goes the long one."""
 
 
 class Doors(Protocol):
@@ -179,42 +169,54 @@ class Edge:
         """Say whether a request may go on; raises BadInput or Forbidden as the gate does."""
         return self._doors.opens(scope, self._gate) or self._doorkeeper.admits(scope)
 
-    def plain(self, scope: Scope, body: bytes) -> Parts | Coroutine[None, None, Parts] | None:
-        """Return the whole answer to a request that is plain, or what brings it; None: it is not.
+    def plain(self, scope: Scope, body: bytes, reply: Reply) -> bool | Coroutine[None, None, None]:
+        """Answer a request that is plain, at once or by what is returned; False: it is not.
 
         Nothing has been done then, and the request goes the long way, where it is also refused.
+        Else counting and telling come behind the sending, so that no client waits for them; before
+        the next request is read they are done.
         """
         handler = self._find_plain(scope)
         if handler is None:
-            return None
+            return False
         started = perf_counter()
         self._gateways.strip(scope)
         if not may_be_plain(first_fields(scope)):
-            return None
+            return False
         self._mark(scope)
         if PORT_NAME in scope or (self._e2b and readdress(scope)):
-            return None
+            return False
         if self._runtime_port and scope["path"] == "/":  # of its paths the one that is ours, too
-            return None
+            return False
         try:
             if not self._admits(scope):
-                return None
+                return False
         except (BadInput, Forbidden):
-            return None
+            return False
         answer = answered(handler, scope, body, self._say)
         if answer is None:
-            return None
+            return False
+        if not isinstance(answer, PlainAnswer):
+            self._traces.begin(scope)
+            self._requests.begun()
+            coming = self._early(scope, answer, started, reply) if callable(answer) else answer
+            return self._later(scope, coming, started, reply)
+        reply(self._heads.of(scope, answer, started))
+        seconds = perf_counter() - started
         self._traces.begin(scope)
-        if isinstance(answer, PlainAnswer):
-            parts, seconds = self._heads.of(scope, answer, started), perf_counter() - started
-            self._requests.answered(scope["path"], answer.status, seconds)
-            self._tell(scope, answer.status, seconds, len(answer.body))
-            return parts
-        self._requests.begun()
-        return self._later(scope, answer, started)
+        self._requests.answered(scope["path"], answer.status, seconds)
+        self._tell(scope, answer.status, seconds, len(answer.body))
+        return True
 
-    async def _later(self, scope: Scope, coming: Later, started: float) -> Parts:
-        """Wait for an answer; whatever goes wrong, there is one."""
+    async def _early(
+        self, scope: Scope, begin: Early, started: float, reply: Reply
+    ) -> PlainAnswer | None:
+        """Wait for an answer that is given by the thread which makes it."""
+        with reply.from_thread() as give:
+            return await begin(lambda answer: give(self._heads.of(scope, answer, started)))
+
+    async def _later(self, scope: Scope, coming: Later, started: float, reply: Reply) -> None:
+        """Wait for an answer and give it, whatever goes wrong; or have it go the long way."""
         self._traces.enter(scope)
         try:
             answer = await coming
@@ -228,15 +230,21 @@ class Edge:
         except BaseException:
             self._ended(scope, 499, started, 0.0, 0)
             raise
-        parts = self._heads.of(scope, answer, started)
+        if answer is None:
+            scope[BEGUN] = started
+            reply.pass_on()
+            return
+        reply(self._heads.of(scope, answer, started))
         self._ended(scope, answer.status, started, perf_counter(), len(answer.body))
-        return parts
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = scope[ANSWER] = Answer(self._outgoing, wire_of(scope))
         exchange = Exchange(scope, send, self._cors, answer, self._requests)
         exchange.processing_time = self._processing_time
-        self._requests.begun()
+        if BEGUN in scope:
+            exchange.started = scope[BEGUN]
+        else:
+            self._requests.begun()
         self._traces.enter(scope)
         held = scope[HELD] = Held(self._room)
         try:
@@ -286,103 +294,3 @@ class Edge:
             f"unhandled error in {scope.get('method', 'WS')} {path}: {error!r}",
             stack="".join(traceback.format_exception(error))[-8000:],
         )
-
-
-class Exchange:
-    """One response on its way out: adds the common headers, counts the bytes."""
-
-    __slots__ = (
-        "_answer",
-        "_cors",
-        "_head",
-        "_refused",
-        "_scope",
-        "_send",
-        "began",
-        "processing_time",
-        "requests",
-        "size",
-        "started",
-        "status",
-    )
-
-    def __init__(
-        self, scope: Scope, send: Send, cors: Cors, answer: Answer, requests: Requests
-    ) -> None:
-        self._answer = answer
-        self._head: Message | None = None
-        self._refused = False
-        self._cors = cors
-        self._scope = scope
-        self._send = send
-        self.requests = requests
-        self.processing_time = False
-        self.started = perf_counter()
-        self.began = 0.0
-        self.status = 0
-        self.size = 0
-
-    async def send(self, message: Message) -> None:
-        """Pass one ASGI message on; a long answer for which there is no room becomes a 503."""
-        if message["type"] == SWITCHED:
-            self.status, self.began = SWITCHING, perf_counter()
-            self.requests.websockets += 1
-            return
-        if self._refused:
-            return
-        head, self._head = self._head, None
-        if message["type"] == "http.response.start":
-            head = None  # of an answer that failed before its body
-            if self._may_be_long(message):
-                self._head = message  # until the body shows whether all of it is in memory
-                return
-        if head is not None:
-            if not self._has_room(message):
-                self._refused = True
-                refusal = Unavailable("too many answers wait to be read: try again")
-                await error_response(refusal)(self._scope, _nothing, self._pass)
-                return
-            await self._pass(head)
-        await self._pass(message)
-
-    def _may_be_long(self, message: Message) -> bool:
-        if self._answer.is_managed or self._scope.get(BARE) or self._scope["method"] == "HEAD":
-            return False
-        length = next((v for k, v in message["headers"] if k.lower() == b"content-length"), b"")
-        return len(length) > 4 and int(length) > SMALL_BYTES
-
-    def _has_room(self, message: Message) -> bool:
-        """Count a body that is in memory as a whole; who sends in blocks has counted itself."""
-        if message.get("more_body", False):
-            return True
-        try:
-            self._answer.take(len(message.get("body", b"")))
-        except Unavailable:
-            return False
-        return True
-
-    async def _pass(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self.began = perf_counter()
-            if not self._scope.get(BARE):
-                message = {**message, "headers": self._with_common(list(message["headers"]))}
-        else:
-            self.size += len(message.get("body", b""))
-        await self._send(message)
-        if len(message.get("body", b"")) > COUNTED_BYTES:
-            self._answer.sent()
-
-    def _with_common(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        own = any(name.lower() == b"cache-control" for name, _ in headers)
-        headers += self._cors.response(self._scope)
-        headers.append((b"x-request-id", request_id(self._scope).encode("latin-1")))
-        headers += NO_CACHE[1:] if own else NO_CACHE
-        if self.processing_time:
-            ms = (perf_counter() - self.started) * 1000
-            headers.append((b"server-timing", timing(ms)))
-        return headers
-
-
-async def _nothing() -> Message:
-    return {"type": "http.disconnect"}

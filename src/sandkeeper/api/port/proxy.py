@@ -8,8 +8,8 @@ from contextlib import suppress
 from starlette.routing import BaseRoute, Match
 from starlette.types import Message, Receive, Scope, Send
 
+from sandkeeper.api.edge.connections.exchange import BARE
 from sandkeeper.api.edge.connections.wire import LONG_BYTES, Wire, wire_of
-from sandkeeper.api.edge.middleware import BARE
 from sandkeeper.api.edge.rights import USER
 from sandkeeper.api.edge.subject import Gateways
 from sandkeeper.api.port.answers import Addressee, response_headers

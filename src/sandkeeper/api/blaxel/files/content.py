@@ -2,8 +2,9 @@
 
 import asyncio
 import stat
-from collections.abc import Awaitable
+from collections.abc import Callable
 from contextlib import aclosing
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,7 +15,7 @@ from sandkeeper.api.edge.bodies.downloads import download
 from sandkeeper.api.edge.bodies.forms import form_parts, is_form, read_field
 from sandkeeper.api.edge.conditional import conditions, http_date, modified_since
 from sandkeeper.api.edge.connections.fields import first_fields
-from sandkeeper.api.edge.connections.plain import PlainAnswer
+from sandkeeper.api.edge.connections.plain import Early, Later, PlainAnswer
 from sandkeeper.api.edge.file_answers import GeneratedBody
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import in_turn, parse_json, read_json
@@ -171,19 +172,26 @@ class FileHandlers:
         info = await self._work.run(self._files.write, target.absolute, data, mode, wanted)
         return written(target, info, WRITTEN)
 
-    def put_now(self, scope: Scope, body: bytes) -> Awaitable[PlainAnswer] | None:
+    def put_now(self, scope: Scope, body: bytes) -> Early | None:
         """Write a file from short JSON."""
         if scope["query_string"] or not _is_plain(scope):
             return None
         target = self._files.resolve(raw_rest(scope, PREFIX))
         wanted = parse_json(body, FileRequest)
-        return None if wanted.isDirectory else self._put_plain(target, wanted)
+        return None if wanted.isDirectory else partial(self._put_plain, target, wanted)
 
-    async def _put_plain(self, target: Target, wanted: FileRequest) -> PlainAnswer:
+    def _put_plain(
+        self, target: Target, wanted: FileRequest, give: Callable[[PlainAnswer], None]
+    ) -> Later:
+        def told(info: os.stat_result) -> PlainAnswer:
+            body = encode_json(_written(target, WRITTEN))
+            answer = PlainAnswer(body, fields=_etag_line(info))
+            give(answer)
+            return answer
+
         mode, data = octal(wanted.permissions, 0o644), wanted.content.encode()
-        write = self._files.write
-        info = await self._work.run(write, target.absolute, data, mode, NO_CONDITIONS)
-        return PlainAnswer(encode_json(_written(target, WRITTEN)), fields=_etag_line(info))
+        write, path = self._files.write, target.absolute
+        return self._work.run_then(told, write, path, data, mode, NO_CONDITIONS)
 
     async def sent(self, target: Target, request: Request) -> Response:
         """Send a file as it is; a directory is listed."""

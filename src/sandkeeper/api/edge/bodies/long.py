@@ -13,7 +13,7 @@ from typing import Any, Final, get_args, get_origin
 import msgspec
 
 from sandkeeper.api.edge.bodies.lenient import fields_of, fold, values_in
-from sandkeeper.patterns import pattern
+from sandkeeper.patterns import for_good, pattern
 
 __all__ = ["LongText"]
 
@@ -30,16 +30,16 @@ COMMA: Final = ord(",")
 CLOSING: Final = {ord("["): ord("]"), ord("{"): ord("}")}
 
 _SPACE = pattern(rb"[ \t\r\n]*+")
-_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_FLAT = rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+"
-_ONE = rb'(?:[^"\[\]{},]++|' + _STRING + rb"|\[" + _FLAT + rb"\]|\{" + _FLAT + rb"\})++,"
-_elements = pattern(rb"(?:" + _ONE + rb")*+", re.DOTALL)
+_STRING = rb'"[^"\\]*+' + for_good(rb'\\.[^"\\]*+', b"*") + b'"'
+_FLAT = for_good(rb'[^"\[\]{}]++|' + _STRING, b"*")
+_PARTS = rb'[^"\[\]{},]++|' + _STRING + rb"|\[" + _FLAT + rb"\]|\{" + _FLAT + rb"\}"
+_elements = pattern(for_good(for_good(_PARTS, b"+") + b",", b"*"), re.DOTALL)
 """Elements, each with its comma, that hold at most one array or object without others in it."""
 
 _flat = pattern(_FLAT, re.DOTALL)
 _scalar = pattern(rb'[^\s,:"\[\]{}]*+')
 _key = pattern(_STRING + rb"[ \t\r\n]*+:", re.DOTALL)
-_text = pattern(rb'[^"\\]*+(?:\\(?:[^u]|u.{4})[^"\\]*+)*+', re.DOTALL)
+_text = pattern(rb'[^"\\]*+' + for_good(rb'\\(?:[^u]|u.{4})[^"\\]*+', b"*"), re.DOTALL)
 _second_half = pattern(rb"\\u[dD][c-fC-F].{2}", re.DOTALL)
 _raw = msgspec.json.Decoder(msgspec.Raw)
 

@@ -37,6 +37,7 @@ this list: it names what a new version lacks, and what is used and not listed.
 - `keep_alive`: no request comes behind one for an upgrade
 - `transport`: one whose end waits until the client has heard the answer
 - `body`: what came of a body before the rest is taken from the socket
+- `more_body`: whether a request that waited behind another is whole
 - `waiting_for_100_continue`: who was not asked for the body sends none, so the connection ends
 - `expected_content_length`: less what was carried past the interpreter
 
@@ -63,7 +64,8 @@ this list: it names what a new version lacks, and what is used and not listed.
 - `startup`, `shutdown`: services start before the first request and stop after the last; the end
   that `shutdown` makes is another one, which resets nobody
 - `force_exit`: a second Ctrl-C waits for nobody
-- `on_tick`, `should_exit`: an upgrade ends the main loop, unless the end was ordered meanwhile
+- `main_loop`, `on_tick`: it looks when something rings, and for the date once a second
+- `should_exit`: an upgrade ends the main loop, unless the end was ordered meanwhile
 - `capture_signals`, `handle_exit`: an orderly end exits with 0
 - `servers`, `server_state`: an upgrade stops accepting and leaves connections to the next version
 - `config`, `lifespan`: connections of the version before get a protocol as accepted ones do

@@ -27,6 +27,7 @@ from sandkeeper.patterns import pattern
 
 __all__ = [
     "PLAIN_BYTES",
+    "Early",
     "Heads",
     "Later",
     "Parts",
@@ -57,8 +58,11 @@ class PlainAnswer(msgspec.Struct):
     fields: bytes = b""
 
 
-Later = Awaitable[PlainAnswer]
-Plain = Callable[[Scope, bytes], PlainAnswer | Later | None]
+Later = Awaitable[PlainAnswer | None]
+"""None: after all it goes the long way, and how far it is stands in its scope."""
+Early = Callable[[Callable[[PlainAnswer], None]], Later]
+"""Begins what is to be awaited; the thread that makes the answer may give it, before it returns."""
+Plain = Callable[[Scope, bytes], PlainAnswer | Later | Early | None]
 """Gets a request and its whole body; raises SandkeeperError; None: it goes the long way.
 
 What it returns to be awaited goes on to its end, whether or not the client is still there.
@@ -115,7 +119,9 @@ class PlainRoutes:
         return self._exact.get((scope["method"], raw.count(b"/"), first))
 
 
-def answered(plain: Plain, scope: Scope, body: bytes, say: Say) -> PlainAnswer | Later | None:
+def answered(
+    plain: Plain, scope: Scope, body: bytes, say: Say
+) -> PlainAnswer | Later | Early | None:
     """Return the answer of a plain function, or of its error; None: it goes the long way."""
     try:
         answer = plain(scope, body)

@@ -49,7 +49,7 @@ class EdgeProtocol(LeanProtocol, ShortWay, Parting):
     leads: Leads = staticmethod(leads_nowhere)
     isolation: Isolation | None = None
     """Whose connections are not taken."""
-    _held: "tuple[RequestResponseCycle, Any] | None" = None
+    _held: "RequestResponseCycle | None" = None
     _holds = False
     _excess: tuple[int, str] | None = None
     _head_timer: asyncio.TimerHandle | None = None
@@ -150,8 +150,7 @@ class EdgeProtocol(LeanProtocol, ShortWay, Parting):
         try:
             self._parse_all(data)
         finally:
-            if self._held is not None:
-                self._go(whole=False)
+            self._go(whole=False)
 
     def _parse_all(self, data: bytes) -> None:
         while data and self.parser is not None:
@@ -256,24 +255,24 @@ class EdgeProtocol(LeanProtocol, ShortWay, Parting):
         super().on_message_complete()
         self._in_head, self._begun = True, False
         self._head_bytes = 0
-        if self._held is not None:
-            self._go(whole=True)
+        self._go(whole=True)
 
-    def _start_asgi_task(self, cycle: "RequestResponseCycle", app: Any) -> None:
-        """Begin with a request; one whose head was just read waits for the end of these bytes.
+    def _start_asgi_task(self, cycle: "RequestResponseCycle", _app: Any) -> None:
+        """Begin with a request behind the bytes that are read: one that is whole may need no task.
 
-        Its task would not run before either, and a request that is whole by then may need none.
+        One that waited behind another has its turn in the next round of the loop.
         """
         if self._holds:
-            self._held = cycle, app
+            self._held = cycle
         else:
-            self._begin_task(cycle, app)
+            self.loop.call_soon(self._begin, cycle, not cycle.more_body)
 
-    def _begin_task(self, cycle: "RequestResponseCycle", app: Any) -> None:
+    def begin_task(self, cycle: "RequestResponseCycle") -> None:
+        """Have the application handle a request."""
         cycle.scope[WIRE] = Wire(self, cycle)  # type: ignore[literal-required]
         if self._begun and cycle is self.cycle:
             cycle.transport = Patient(self)  # type: ignore[assignment]
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, self.app)
 
     def on_response_complete(self) -> None:
         """Expect another request, unless the connection ends."""
@@ -281,11 +280,14 @@ class EdgeProtocol(LeanProtocol, ShortWay, Parting):
             super().on_response_complete()
 
     def _go(self, *, whole: bool) -> None:
-        """Have the held request answered the short way, or begin with it."""
-        assert self._held is not None
-        (cycle, app), self._held = self._held, None
+        """Have a held request answered the short way, or begin with it."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._begin(held, whole)
+
+    def _begin(self, cycle: "RequestResponseCycle", whole: bool) -> None:
         if not (whole and self._is_answered(cycle)):
-            self._begin_task(cycle, app)
+            self.begin_task(cycle)
 
     def pass_over(self, left: int) -> None:
         """Go on after a body that was not all parsed: `left` bytes of it are still to be dropped.

@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from types import FrameType
 from typing import Any, Protocol
 
 import uvloop
@@ -17,8 +18,8 @@ from sandkeeper.api.edge.connections.departure import Departure, take_over
 from sandkeeper.api.edge.connections.ending import Ending
 from sandkeeper.api.edge.connections.lifesigns import ask_now, ask_quiet_ones
 from sandkeeper.api.edge.connections.listening import tell_reach
-from sandkeeper.api.edge.connections.plain import Parts
 from sandkeeper.api.edge.connections.protocol import EdgeProtocol
+from sandkeeper.api.edge.connections.reply import Reply
 from sandkeeper.api.edge.urls import Leads, leads_nowhere, names_other_port
 from sandkeeper.errors import SandkeeperError
 from sandkeeper.linux.clocks import WORK
@@ -33,12 +34,16 @@ __all__ = ["serve"]
 
 IDLE_SECONDS = 120
 DRAIN_SECONDS = 10
+LOOK_SECONDS = 1.0
 
 Tell = Callable[[Log, Settings, Sequence[socket.socket]], None]
 
 
 class Due(Protocol):
     """Whether another version is to take our place."""
+
+    when_due: Callable[[], object]
+    """Called as soon as it is."""
 
     @property
     def due(self) -> bool:
@@ -75,8 +80,8 @@ class Application(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or WebSocket."""
 
-    def plain(self, scope: Scope, body: bytes) -> Parts | Coroutine[None, None, Parts] | None:
-        """Return the whole answer to a whole request, or what brings it; None: it cannot."""
+    def plain(self, scope: Scope, body: bytes, reply: Reply) -> bool | Coroutine[None, None, None]:
+        """Answer a whole request, at once or by what is returned; False: it cannot."""
 
 
 def serve(
@@ -159,6 +164,7 @@ class _Server(Server):
         self._connections = connections
         self.kept: list[socket.socket] = []
         self.left: list[HeldConnection] | None = None
+        self._rung = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
@@ -180,6 +186,22 @@ class _Server(Server):
 
     def _connection(self) -> EdgeProtocol:
         return EdgeProtocol(self.config, self.server_state, self.lifespan.state)
+
+    async def main_loop(self) -> None:
+        """Look when something rings, and once a second for the date of answers.
+
+        uvicorn looks ten times a second: that is most of what a server does that nobody asks.
+        """
+        self._services.upgrade.when_due = self._rung.set
+        while not await self.on_tick(0):
+            self._rung.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._rung.wait()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._rung.set()
 
     async def on_tick(self, counter: int) -> bool:
         return await super().on_tick(counter) or self._services.upgrade.due

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from sandkeeper.api.edge.connections.plain import Parts
+from sandkeeper.api.edge.connections.reply import Reply
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.flow_control import FlowControl
@@ -13,21 +13,12 @@ if TYPE_CHECKING:
 __all__ = ["ShortWay"]
 
 PLAIN_BODY_BYTES = 64 << 10
-_known: tuple[Any, bytes] = (None, b"")
-
-
-def _lines(fields: list[tuple[bytes, bytes]]) -> bytes:
-    """Return fields as they are sent; those of all answers are another list once a second."""
-    global _known
-    if _known[0] is not fields:
-        _known = fields, b"".join(b"%b: %b\r\n" % field for field in fields)
-    return _known[1]
 
 
 class ShortWay:
     """The part of the protocol that answers whole requests."""
 
-    plain: Callable[[Any, bytes], Parts | Coroutine[None, None, Parts] | None] | None = None
+    plain: Callable[[Any, bytes, Reply], bool | Coroutine[None, None, None]] | None = None
     """Answers a whole request, at once or in a while, if it is a plain one (`.plain`)."""
 
     flow: "FlowControl"
@@ -35,36 +26,20 @@ class ShortWay:
     tasks: set[asyncio.Task[None]]
     transport: asyncio.Transport
 
+    def begin_task(self, cycle: "RequestResponseCycle") -> None:
+        """Have the application handle a request."""
+
     def _is_answered(self, cycle: "RequestResponseCycle") -> bool:
         """Answer a whole request, at once or in a while; False: it has to go the long way."""
         if self.plain is None or len(cycle.body) > PLAIN_BODY_BYTES or not self._is_free(cycle):
             return False
-        answer = self.plain(cycle.scope, bytes(cycle.body))
-        if answer is None:
-            return False
-        if isinstance(answer, tuple):
-            self._reply(cycle, answer)
-        else:
-            task = self.loop.create_task(self._reply_later(cycle, answer))
-            task.add_done_callback(self.tasks.discard)
-            self.tasks.add(task)
+        answered = self.plain(cycle.scope, bytes(cycle.body), Reply(self, cycle))
+        if isinstance(answered, bool):
+            return answered
+        task = self.loop.create_task(answered)
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
         return True
-
-    async def _reply_later(
-        self, cycle: "RequestResponseCycle", coming: Coroutine[None, None, Parts]
-    ) -> None:
-        answer = await coming
-        if not cycle.disconnected:
-            self._reply(cycle, answer)
-
-    def _reply(self, cycle: "RequestResponseCycle", answer: Parts) -> None:
-        """Give a whole answer, of which no client makes us keep more than it has asked for."""
-        cycle.response_started = cycle.response_complete = True
-        first, rest = answer
-        self.transport.write(first + _lines(cycle.default_headers) + rest)
-        if not cycle.keep_alive:  # the server has been told to end meanwhile
-            self.transport.close()
-        cycle.on_response()
 
     def _is_free(self, cycle: "RequestResponseCycle") -> bool:
         """Say whether an answer can go out now, and the connection goes on behind it."""

@@ -1,0 +1,127 @@
+"""How a request is answered the short way: from the event loop, or by the thread that did the work.
+
+A thread that has written a file wakes the event loop, which makes the answer and sends it. On a
+machine that is not busy that wake-up takes as long as the writing. So the thread may send the
+answer itself, through a descriptor of its own: the connection may be over meanwhile, and its number
+somebody else's. The loop learns of it afterwards and does all that follows an answer.
+"""
+
+import os
+from threading import Lock
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from sandkeeper.api.edge.connections.plain import Parts
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+__all__ = ["Mouth", "Reply"]
+
+Fields = list[tuple[bytes, bytes]]
+
+_known: tuple[Fields | None, bytes] = (None, b"")
+
+
+def _lines(fields: Fields) -> bytes:
+    """Return fields as they are sent; those of all answers are another list once a second."""
+    global _known
+    known = _known
+    if known[0] is not fields:
+        known = _known = fields, b"".join(b"%b: %b\r\n" % field for field in fields)
+    return known[1]
+
+
+class Connection(Protocol):
+    """The connection that the request came by."""
+
+    transport: "asyncio.Transport"
+
+    def begin_task(self, cycle: "RequestResponseCycle") -> None:
+        """Have the application handle a request."""
+
+
+class Reply:
+    """The answer to one request, which no client makes us keep longer than others."""
+
+    __slots__ = ("_connection", "_cycle", "unsent")
+
+    def __init__(self, connection: Connection, cycle: "RequestResponseCycle") -> None:
+        self._connection = connection
+        self._cycle = cycle
+        self.unsent: bytes | None = None
+        """What is left to send of an answer that a thread has given."""
+
+    def __call__(self, answer: Parts) -> None:
+        """Give the answer, or what is left of the one that was given; on the event loop."""
+        cycle = self._cycle
+        if cycle.disconnected:
+            return
+        cycle.response_started = cycle.response_complete = True
+        transport, unsent = self._connection.transport, self.unsent
+        transport.write(self.text(answer) if unsent is None else unsent)
+        if not cycle.keep_alive:  # the server has been told to end meanwhile
+            transport.close()
+        cycle.on_response()
+
+    def pass_on(self) -> None:
+        """Have the request go the long way after all."""
+        self._connection.begin_task(self._cycle)
+
+    def text(self, answer: Parts) -> bytes:
+        """Return the answer as it is sent."""
+        first, rest = answer
+        return first + _lines(self._cycle.default_headers) + rest
+
+    def from_thread(self) -> "Mouth":
+        """Have a thread give the answer while inside."""
+        return Mouth(self, self._connection.transport)
+
+
+class Mouth:
+    """Gives an answer at once from any thread; the event loop finishes it (`Reply`).
+
+    What comes behind the end of the `with` is not sent, and so is what the kernel does not take.
+    """
+
+    __slots__ = ("_fd", "_lock", "_reply", "_transport")
+
+    def __init__(self, reply: Reply, transport: "asyncio.Transport") -> None:
+        self._reply = reply
+        self._transport = transport
+        self._lock = Lock()
+        self._fd = -1
+
+    def __enter__(self) -> "Mouth":
+        transport = self._transport
+        if not transport.get_write_buffer_size():  # else it would come before what is in there
+            try:
+                self._fd = os.dup(transport.get_extra_info("socket").fileno())
+            except OSError:  # none left, or the connection is over
+                self._fd = -1
+        return self
+
+    def __call__(self, answer: Parts) -> None:
+        """Send an answer."""
+        text = self._reply.text(answer)
+        with self._lock:
+            if self._fd < 0:
+                return
+            try:
+                sent = os.write(self._fd, text)
+            except OSError:  # full, or over: the event loop will see
+                return
+            self._reply.unsent = text[sent:]
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _where: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
