@@ -173,7 +173,7 @@ class _Gateway(BaseHTTPRequestHandler):
 def test_behind_a_path_prefix_the_socket_keeps_it(server: Server, page: Page) -> None:
     _Gateway.target = server.url
     with ThreadingHTTPServer(("127.0.0.1", 0), _Gateway) as gateway:
-        thread = threading.Thread(target=gateway.serve_forever)
+        thread = threading.Thread(target=gateway.serve_forever, args=(0.02,))
         thread.start()
         page.goto(f"http://127.0.0.1:{gateway.server_port}/some/prefix/terminal?sessionId=p")
         page.click("#start")

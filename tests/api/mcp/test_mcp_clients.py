@@ -13,6 +13,7 @@ from tests.node_client import SCRIPTS, install, run_node
 
 from sandkeeper import __version__
 
+
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 def test_the_python_client_lists_and_calls(server: Server, mode: str) -> None:
     async def session() -> tuple[list[str], Any, Any]:
