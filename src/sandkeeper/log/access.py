@@ -83,9 +83,6 @@ class Access:
 
     def audit(self, action: str, caller: Caller, **extras: Any) -> None:
         """Write the audit line of `action`; extras are named with underscores for dashes."""
-        hides = "command" in extras
-        if hides and len(extras["command"]) > COMMAND_CHARACTERS:  # not to be kept until then
-            extras["command"], hides = redact_command(extras["command"]), False
         fields = {
             "sub-id": caller.subject_id,
             "sub-type": caller.subject_type,
@@ -93,11 +90,14 @@ class Access:
             "rid": caller.request_id,
         }
         fields |= {key.replace("_", "-"): str(value) for key, value in sorted(extras.items())}
+        hide = "command" in fields
+        if hide and len(fields["command"]) > COMMAND_CHARACTERS:  # not to be kept as a whole
+            fields["command"], hide = redact_command(fields["command"]), False
         size = sum(map(len, fields.values()))
-        self._log.defer(partial(self._audit_line, action, fields, hides), size)
+        self._log.defer(partial(self._audit_line, action, fields, hide), size)
 
-    def _audit_line(self, action: str, fields: dict[str, str], hides: bool) -> Line:
-        if hides:
+    def _audit_line(self, action: str, fields: dict[str, str], hide: bool) -> Line:
+        if hide:
             fields["command"] = redact_command(fields["command"])
         message = self._log.form.audit(action, fields)
         return "info", message, {"source": "audit", "action": action, **fields}

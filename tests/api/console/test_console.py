@@ -331,7 +331,7 @@ def test_behind_a_path_prefix_everything_stays_below_it(guarded: Server, browser
     describe_little(page, guarded)
     page.on("request", lambda one: asked.append(one.url))
     with ThreadingHTTPServer(("127.0.0.1", 0), _Gateway) as gateway:
-        thread = threading.Thread(target=gateway.serve_forever)
+        thread = threading.Thread(target=gateway.serve_forever, args=(0.02,))
         thread.start()
         base = f"http://127.0.0.1:{gateway.server_port}/some/prefix/"
         page.goto(base + "console")

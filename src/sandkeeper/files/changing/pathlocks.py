@@ -9,7 +9,7 @@ class PathLocks:
     """A lock for each path that is in use now; several are taken in a fixed order."""
 
     def __init__(self) -> None:
-        self._held: dict[str, threading.Lock] = {}
+        self._locks: dict[str, threading.Lock] = {}
 
     def hold(self, *paths: str) -> "_Hold":
         """Hold the locks of `paths` while inside."""
@@ -20,13 +20,13 @@ class PathLocks:
         mine = threading.Lock()
         mine.acquire()
         # One step for all threads: where somebody else has it, his lock is what is returned.
-        while (held := self._held.setdefault(path, mine)) is not mine:
+        while (held := self._locks.setdefault(path, mine)) is not mine:
             with held:
                 continue
 
     def give_back(self, path: str) -> None:
         """Leave a path to whoever waits for it."""
-        self._held.pop(path).release()
+        self._locks.pop(path).release()
 
 
 class _Hold:
