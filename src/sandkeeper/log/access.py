@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sandkeeper.log.lines import Line, Log
-from sandkeeper.log.redaction import redact_command, redact_query
+from sandkeeper.log.redaction import COMMAND_CHARACTERS, redact_command, redact_query
 from sandkeeper.tracecontext import Trace
 
 __all__ = ["Access", "Caller", "Request", "shown_query"]
@@ -83,6 +83,9 @@ class Access:
 
     def audit(self, action: str, caller: Caller, **extras: Any) -> None:
         """Write the audit line of `action`; extras are named with underscores for dashes."""
+        hides = "command" in extras
+        if hides and len(extras["command"]) > COMMAND_CHARACTERS:  # not to be kept until then
+            extras["command"], hides = redact_command(extras["command"]), False
         fields = {
             "sub-id": caller.subject_id,
             "sub-type": caller.subject_type,
@@ -90,10 +93,11 @@ class Access:
             "rid": caller.request_id,
         }
         fields |= {key.replace("_", "-"): str(value) for key, value in sorted(extras.items())}
-        self._log.defer(partial(self._audit_line, action, fields), sum(map(len, fields.values())))
+        size = sum(map(len, fields.values()))
+        self._log.defer(partial(self._audit_line, action, fields, hides), size)
 
-    def _audit_line(self, action: str, fields: dict[str, str]) -> Line:
-        if "command" in fields:
+    def _audit_line(self, action: str, fields: dict[str, str], hides: bool) -> Line:
+        if hides:
             fields["command"] = redact_command(fields["command"])
         message = self._log.form.audit(action, fields)
         return "info", message, {"source": "audit", "action": action, **fields}

@@ -7,17 +7,19 @@ from typing import Any
 
 import anyio
 import pytest
-from mcp.client.client import Client
 from tests.harness import Server
+from tests.later import Later
 from tests.node_client import SCRIPTS, install, run_node
 
 from sandkeeper import __version__
+
+mcp = Later("mcp.client.client")
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 def test_the_python_client_lists_and_calls(server: Server, mode: str) -> None:
     async def session() -> tuple[list[str], Any, Any]:
-        async with Client(server.url + "/mcp", mode=mode) as client:
+        async with mcp.Client(server.url + "/mcp", mode=mode) as client:
             listed = await client.list_tools()
             done = await client.call_tool(
                 "processExecute", {"command": "echo hi", "waitForCompletion": True}
@@ -36,7 +38,7 @@ def test_the_python_client_checks_every_result_against_its_schema(server: Server
     (server.workdir / "file.txt").write_text("text")
 
     async def session() -> None:
-        async with Client(server.url + "/mcp", mode="legacy") as client:
+        async with mcp.Client(server.url + "/mcp", mode="legacy") as client:
             await client.list_tools()
             for name, arguments in (
                 ("processesList", {}),
@@ -62,7 +64,7 @@ def test_the_python_client_checks_every_result_against_its_schema(server: Server
 def test_fifty_calls_of_one_python_client_are_answered_once_each(server: Server) -> None:
     async def session() -> list[str]:
         answers: list[str] = [""] * 50
-        async with Client(server.url + "/mcp", mode="legacy") as client:
+        async with mcp.Client(server.url + "/mcp", mode="legacy") as client:
 
             async def one(number: int) -> None:
                 result = await client.call_tool(
