@@ -31,7 +31,7 @@ class Seat:
         self.faults: list[str] = []
 
     def take(self, server: Server) -> Page:
-        """Return the page: no place of the server is shown in it, and no session is left in it."""
+        """Return the page: it shows no place of the console, and has no other session."""
         if self._page is None:
             context = self._browser.new_context(viewport=WINDOW, reduced_motion="reduce")
             self._page = context.new_page()
