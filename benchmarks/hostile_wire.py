@@ -231,7 +231,7 @@ async def _waited(url: str) -> None:
 
 async def _mcp_reads(url: str) -> None:
     # As much as is read, and costs: of a larger file the tool reads nothing.
-    make = "f=$PWD/mib; head -c 1048576 /dev/zero | tr '\\000' '\\001' > $f; echo $f"
+    make = "f=$(mktemp); head -c 1048576 /dev/zero | tr '\\000' '\\001' > $f; echo $f"
     params = {"name": "fsReadFile", "arguments": {"path": await _run(url, make)}}
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     data = json.dumps(call).encode()

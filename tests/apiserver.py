@@ -7,6 +7,8 @@ pool, its end at shutdownTime, suspension) happens here at once. The client that
 real one. Where real binaries can be had, `scripts/fleet-cluster` has them.
 """
 
+from __future__ import annotations
+
 import asyncio
 import copy
 import json
@@ -17,7 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
+from tests.later import Later
+
+web = Later("aiohttp.web")
 
 Object = dict[str, Any]
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import certifi
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -34,13 +33,16 @@ def _plain_environment() -> None:
 def _read_certificates_once() -> None:
     """Have the clients that tests make share what checks certificates; hardly any speaks TLS.
 
-    Reading the usual ones takes each client of httpx 50 ms, more than most requests.
+    Reading the usual ones takes each client of httpx 50 ms, more than most requests. Which these
+    are the variables of whoever runs the tests may say.
     """
     make = ssl.create_default_context
-    usual = functools.cache(lambda: make(cafile=certifi.where()))
+    usual = functools.cache(make)
 
     def made(*args: Any, **options: Any) -> ssl.SSLContext:
-        return make(*args, **options) if args or options != {"cafile": certifi.where()} else usual()
+        # Without a file the variables say now which ones: a test may have set them.
+        shared = not args and options.keys() in ({"cafile"}, {"capath"})
+        return usual(**options) if shared else make(*args, **options)
 
     ssl.create_default_context = made
 
@@ -59,27 +61,45 @@ Server.warm = not os.environ.get("SANDKEEPER_TEST_COLD")
 
 LONGEST = (
     "e2e/test_upgrade",
+    "console/test_console.py",
+    "interpreter/test_hostile_cells",
     "edge/test_browsers",
-    "e2e/test_stopped_starts",
-    "e2e/test_steering",
-    "edge/test_hostile_wire",
-    "e2e/test_costs",
-    "e2e/test_hostile",
-    "e2e/test_clock_jumps",
-    "blaxel/test_terminals",
-    "edge/test_rights",
-    "blaxel/test_files_safety",
-    "_sdk",
-    "e2e/test_damaged_state",
-    "blaxel/test_archive",
-    "blaxel/test_drives",
+    "e2e/test_clients_page",
+    "console/test_console_files",
+    "blaxel/test_git",
     "port/test_pages",
-    "console/",
+    "tests/test_setup",
+    "console/test_console_terminals",
+    "edge/test_rights",
+    "client/test_sync",
+    "console/test_console_processes",
+    "edge/test_body",
+    "blaxel/test_watch",
+    "console/test_terminal_page",
+    "linux/test_spawner",
+    "client/test_run",
+    "mcp/test_mcp_clients",
+    "interpreter/test_outlives",
+    "client/test_hostile",
+    "e2e/test_costs",
+    "log/test_log_files",
+    "port/test_port_application",
+    "edge/test_hostile_wire",
+    "e2e/test_code_python",
+    "blaxel/test_archive",
+    "e2e/test_hostile",
     "egress/",
+    "interpreter/",
+    "watch/test_changes_programs",
     "e2e/",
     "/api/",
+    "client/",
 )
-"""Parts of the names of files, those first that take the longest."""
+"""Parts of the names of files, those first that take the longest.
+
+What waits stands between what computes: files that begin together leave the processors neither
+idle nor wanted by all at once.
+"""
 
 
 # All that is collected stays to the end: a collector that looks at it is a third of the time.
@@ -107,6 +127,8 @@ def _same_environment() -> Iterator[None]:
     """Put the environment back: what a test changes there must not reach the servers of others."""
     before = dict(os.environ)
     yield
+    # pytest's own, which says how far a test is: for that alone nothing is put back.
+    before["PYTEST_CURRENT_TEST"] = os.environ["PYTEST_CURRENT_TEST"]
     if os.environ != before:
         os.environ.clear()
         os.environ.update(before)

@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 __all__ = ["Forked", "Nursery", "nursery"]
 
 LOADED = (
+    "sandkeeper.__main__",
     "sandkeeper.cli",
     "sandkeeper.api.app",
     "sandkeeper.api.blaxel.*",

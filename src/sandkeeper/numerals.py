@@ -23,6 +23,8 @@ _DECIMAL = pattern(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?", re.
 
 def natural(text: str | bytes, most: int = GO_INT - 1) -> int | None:
     """Return a number of decimal digits, one above `most` as `most`; None for anything else."""
+    if len(text) < 19 and text.isascii() and text.isdigit():
+        return min(int(text), most)  # as nearly always
     digits = text.decode("latin-1") if isinstance(text, bytes) else text
     if not (digits.isascii() and digits.isdigit()):
         return None

@@ -16,7 +16,7 @@ from tests.storage import Storage, storage
 from sandkeeper.archive.freeze import EXPORT, INTERRUPTED, Freeze
 from sandkeeper.archive.job import Clock, Exporting, Job, Restored, Stopped
 from sandkeeper.archive.service import Archive
-from sandkeeper.errors import Conflict, Internal, Unavailable
+from sandkeeper.errors import Conflict, Internal, NotFound, Unavailable
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.settings import Environment, Settings
 
@@ -349,5 +349,22 @@ def test_whoever_was_let_in_is_waited_for_and_then_sent_away(tmp_path: Path) -> 
         assert await freeze.settled(50)
         with pytest.raises(Unavailable, match="too late"):
             await slow
+
+        freeze.forget()
+        loop = asyncio.get_running_loop()
+        works = [loop.create_future() for _ in range(3)]
+        done, failed, late = [freeze.counted(work) for work in works]
+        works[0].set_result("written")
+        works[1].set_exception(NotFound("gone"))
+        assert await done == "written"
+        with pytest.raises(NotFound):
+            await failed
+        freeze.enter("quiescing", EXPORT)
+        assert not await freeze.settled(0.0)
+        freeze.expel()
+        assert await freeze.settled(50)
+        with pytest.raises(Unavailable, match="too late"):
+            await late
+        works[2].set_exception(NotFound("gone"))  # what a thread comes to then is nobody's
 
     asyncio.run(play())

@@ -61,7 +61,7 @@ class Router(BaseHTTPRequestHandler):
 def behind_router() -> Iterator[Server]:
     handler = type("Handler", (Router,), {"asked": set()})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as listener:
-        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True).start()
         yield Server(f"http://127.0.0.1:{listener.server_port}")
         listener.shutdown()
 

@@ -203,7 +203,7 @@ def test_a_line_that_always_breaks_is_given_up(
     monkeypatch.setattr(failures, "AGAIN_SECONDS", 0.1)
     monkeypatch.setattr(failures, "PAUSES", [0.01])
     with ThreadingHTTPServer(("127.0.0.1", 0), Losing) as listener:
-        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True).start()
         remote = Remote(f"http://127.0.0.1:{listener.server_port}")
         (tmp_path / "file").write_bytes(bytes(8 << 20))
         with (tmp_path / "file").open("rb") as file:
@@ -234,7 +234,7 @@ class Forgetting(BaseHTTPRequestHandler):
 @pytest.mark.parametrize("condition", ["If-Match", "If-Range"])
 def test_an_answer_that_begins_again_is_never_appended(condition: str) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Forgetting) as listener:
-        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True).start()
         remote = Remote(f"http://127.0.0.1:{listener.server_port}")
         got, moved = bytearray(), [0]
 

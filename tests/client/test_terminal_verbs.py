@@ -10,13 +10,15 @@ from typing import Any
 
 import pexpect
 import pytest
-from mcp import ClientSession, StdioServerParameters
-from mcp.client.stdio import stdio_client
 from tests.client.conftest import Ask
 from tests.client.verbs import COMMAND
 from tests.harness import Server, until
+from tests.later import Later
 
 from sandkeeper.client import main as client
+
+mcp = Later("mcp")
+stdio = Later("mcp.client.stdio")
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +85,15 @@ def test_a_recording_is_saved_and_played(ask: Ask, server: Server, tmp_path: Pat
 
 def test_a_program_that_only_starts_programs_has_the_tools(server: Server) -> None:
     async def use() -> tuple[int, str]:
-        parameters = StdioServerParameters(
+        parameters = mcp.StdioServerParameters(
             command=COMMAND[0],
             args=[*COMMAND[1:], "mcp"],
             env={**server.env, "SANDKEEPER_URL": server.url},
         )
-        async with stdio_client(parameters) as (read, write), ClientSession(read, write) as session:
+        async with (
+            stdio.stdio_client(parameters) as (read, write),
+            mcp.ClientSession(read, write) as session,
+        ):
             await session.initialize()
             tools = (await session.list_tools()).tools
             slow, quick = await asyncio.gather(

@@ -5,23 +5,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from blaxel.core.sandbox.client.api.archive import (
-    get_archive_status,
-    post_archive_export,
-    post_archive_resume,
-)
-from blaxel.core.sandbox.client.client import Client
-from blaxel.core.sandbox.client.models import (
-    ErrorResponse,
-    ExportOptions,
-    ExportProgress,
-    ExportResult,
-    MultipartUpload,
-    QuiesceStatus,
-)
 from tests.harness import Server
+from tests.later import Later
 from tests.node_client import run_node
 from tests.storage import Storage, storage
+
+calls = "blaxel.core.sandbox.client.api.archive"
+export = Later(f"{calls}.post_archive_export")
+resume = Later(f"{calls}.post_archive_resume")
+status_of = Later(f"{calls}.get_archive_status")
+models = Later("blaxel.core.sandbox.client.models")
+connection = Later("blaxel.core.sandbox.client.client")
 
 
 @pytest.fixture
@@ -41,37 +35,35 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_python_exports_polls_and_resumes(box: Server, store: Storage) -> None:
     async def use() -> Any:
-        async with Client(base_url=box.url, timeout=30) as client:
+        async with connection.Client(base_url=box.url, timeout=30) as client:
             wanted = (
-                ExportOptions(),
-                ExportOptions(dry_run=True),
-                ExportOptions(url=store.url("a"), async_=True),
+                models.ExportOptions(),
+                models.ExportOptions(dry_run=True),
+                models.ExportOptions(url=store.url("a"), async_=True),
             )
-            seen = [
-                await post_archive_export.asyncio(client=client, body=options) for options in wanted
-            ]
-            while (status := await get_archive_status.asyncio(client=client)) is not None:
+            seen = [await export.asyncio(client=client, body=options) for options in wanted]
+            while (status := await status_of.asyncio(client=client)) is not None:
                 if str(status.export.state) != "running":
                     break
-            parts = MultipartUpload(
+            parts = models.MultipartUpload(
                 part_urls=[store.url("p")], part_size=5 << 20, complete_url=store.url("c")
             )
-            options = ExportOptions(multipart=parts)
-            seen.append(await post_archive_export.asyncio(client=client, body=options))
-            seen += [status, await post_archive_resume.asyncio(client=client)]
+            options = models.ExportOptions(multipart=parts)
+            seen.append(await export.asyncio(client=client, body=options))
+            seen += [status, await resume.asyncio(client=client)]
             return seen
 
     nowhere, dry, begun, parted, frozen, resumed = asyncio.run(use())
 
-    assert isinstance(nowhere, ErrorResponse)
-    assert isinstance(dry, ExportResult)
+    assert isinstance(nowhere, models.ErrorResponse)
+    assert isinstance(dry, models.ExportResult)
     assert [(str(change.kind), change.path) for change in dry.changes] == [("added", "new")]
-    assert isinstance(begun, ExportProgress)
-    assert isinstance(parted, ExportResult)
+    assert isinstance(begun, models.ExportProgress)
+    assert isinstance(parted, models.ExportResult)
     assert (parted.uploaded, parted.size) == (True, len(store.kept["p"]))
-    assert isinstance(frozen, QuiesceStatus)
+    assert isinstance(frozen, models.QuiesceStatus)
     assert (str(frozen.state), str(frozen.export.state)) == ("quiesced", "succeeded")
-    assert isinstance(resumed, QuiesceStatus)
+    assert isinstance(resumed, models.QuiesceStatus)
     assert str(resumed.state) == "active"
 
 

@@ -9,22 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
-from e2b import (
-    AsyncSandbox,
-    AuthenticationException,
-    CommandExitException,
-    FileNotFoundException,
-    FilesystemEventType,
-    FileType,
-    InvalidArgumentException,
-    NotFoundException,
-    PtySize,
-    Sandbox,
-    SandboxException,
-    SandboxNotFoundException,
-    TimeoutException,
-)
 from tests.harness import Server, until
+from tests.later import Later
+
+e2b = Later("e2b")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -53,7 +41,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def box(guarded: Server) -> Iterator[Any]:
     """Return a sandbox, made by the client."""
-    made = Sandbox.create(timeout=600, metadata={"by": "test"}, **pointed(guarded))
+    made = e2b.Sandbox.create(timeout=600, metadata={"by": "test"}, **pointed(guarded))
     yield made
     made.kill()
 
@@ -74,7 +62,7 @@ def test_a_command_gives_output_and_code(box: Any) -> None:
     done = box.commands.run("echo out; echo err >&2", on_stdout=seen.append)
     assert (done.stdout, done.stderr, done.exit_code, done.error) == ("out\n", "err\n", 0, None)
     assert seen == ["out\n"]
-    with pytest.raises(CommandExitException) as failed:
+    with pytest.raises(e2b.CommandExitException) as failed:
         box.commands.run("echo so; exit 3")
     assert (failed.value.exit_code, failed.value.stdout) == (3, "so\n")
     assert failed.value.error == "exit status 3"
@@ -85,14 +73,14 @@ def test_a_command_has_variables_a_folder_and_a_user(box: Any, folder: Path) -> 
     assert done.stdout.splitlines()[:2] == ["b c", str(folder)]
     me = done.stdout.splitlines()[2]
     assert box.commands.run("id -un", user=me).stdout == f"{me}\n"
-    with pytest.raises(AuthenticationException):
+    with pytest.raises(e2b.AuthenticationException):
         box.commands.run("id", user="no-such-user")
-    with pytest.raises(InvalidArgumentException):
+    with pytest.raises(e2b.InvalidArgumentException):
         box.commands.run("pwd", cwd="/no/such/folder")
 
 
 def test_a_timeout_ends_a_command(box: Any) -> None:
-    with pytest.raises(TimeoutException):
+    with pytest.raises(e2b.TimeoutException):
         box.commands.run("sleep 60", timeout=1)
 
 
@@ -111,11 +99,11 @@ def test_a_background_command_is_listed_connected_to_and_killed(
     assert again.wait().stdout == "two\n"
     sleeper = box.commands.run("sleep 60", background=True)
     assert box.commands.kill(sleeper.pid) is True
-    with pytest.raises(CommandExitException) as killed:
+    with pytest.raises(e2b.CommandExitException) as killed:
         sleeper.wait()
     assert killed.value.error == "signal: killed"
     until(lambda: box.commands.kill(sleeper.pid) is False)
-    with pytest.raises(NotFoundException):
+    with pytest.raises(e2b.NotFoundException):
         box.commands.connect(4194301)
 
 
@@ -142,20 +130,20 @@ def test_much_output_comes_whole_and_in_order(box: Any) -> None:
 
 def test_a_terminal_is_typed_at_resized_and_ended(box: Any) -> None:
     seen = bytearray()
-    made = box.pty.create(PtySize(rows=24, cols=80), envs={"IN_PTY": "yes"})
-    box.pty.resize(made.pid, PtySize(rows=33, cols=101))
+    made = box.pty.create(e2b.PtySize(rows=24, cols=80), envs={"IN_PTY": "yes"})
+    box.pty.resize(made.pid, e2b.PtySize(rows=33, cols=101))
     box.pty.send_stdin(made.pid, b"stty size; echo $IN_PTY-$TERM; exit 5\n")
-    with pytest.raises(CommandExitException) as ended:
+    with pytest.raises(e2b.CommandExitException) as ended:
         made.wait(on_pty=seen.extend)
     assert b"33 101" in seen
     assert b"yes-xterm-256color" in seen
     assert ended.value.exit_code == 5
-    other = box.pty.create(PtySize(rows=24, cols=80))
+    other = box.pty.create(e2b.PtySize(rows=24, cols=80))
     other.disconnect()
     again = box.pty.connect(other.pid)
     box.pty.stream_input(other.pid, iter([b"exit ", b"0\n"]))
     again.wait()
-    third = box.pty.create(PtySize(rows=24, cols=80))
+    third = box.pty.create(e2b.PtySize(rows=24, cols=80))
     assert box.pty.kill(third.pid) is True
 
 
@@ -177,7 +165,7 @@ def test_files_are_written_and_read_in_every_form(box: Any, folder: Path) -> Non
     assert box.files.read(path, gzip=True) == "packed " * 1000
     many = [{"path": str(folder / f"m{n}"), "data": str(n)} for n in range(3)]
     assert [one.name for one in box.files.write_files(many)] == ["m0", "m1", "m2"]
-    with pytest.raises(FileNotFoundException):
+    with pytest.raises(e2b.FileNotFoundException):
         box.files.read(str(folder / "none"))
 
 
@@ -196,14 +184,14 @@ def test_folders_are_made_listed_moved_and_removed(box: Any, folder: Path) -> No
     assert [one.name for one in box.files.list(base)] == ["a"]
     assert [one.name for one in box.files.list(base, depth=3)] == ["a", "b", "c"]
     info = box.files.rename(f"{base}/a/b/c", f"{base}/x/y")
-    assert (info.path, info.type, info.size) == (f"{base}/x/y", FileType.FILE, 1)
+    assert (info.path, info.type, info.size) == (f"{base}/x/y", e2b.FileType.FILE, 1)
     assert box.files.exists(f"{base}/x/y") is True
     assert box.files.exists(f"{base}/a/b/c") is False
     box.files.remove(f"{base}/x")
     assert not (folder / "x").exists()
-    with pytest.raises(FileNotFoundException):
+    with pytest.raises(e2b.FileNotFoundException):
         box.files.list(f"{base}/x")
-    with pytest.raises(InvalidArgumentException):
+    with pytest.raises(e2b.InvalidArgumentException):
         box.files.list("/etc/passwd")
 
 
@@ -212,10 +200,10 @@ def test_a_folder_is_watched(box: Any, folder: Path) -> None:
     (folder / "f").write_text("x")
     found: list[Any] = []
     until(lambda: found.extend(watch.get_new_events()) or found)
-    assert (found[0].name, found[0].type) == ("f", FilesystemEventType.CREATE)
+    assert (found[0].name, found[0].type) == ("f", e2b.FilesystemEventType.CREATE)
     assert found[0].entry.path == str(folder / "f")
     watch.stop()
-    with pytest.raises(SandboxException):
+    with pytest.raises(e2b.SandboxException):
         watch.get_new_events()
 
 
@@ -234,7 +222,9 @@ def test_signed_addresses_open_their_file(box: Any, folder: Path) -> None:
 
 
 def test_a_sandbox_is_found_measured_paused_and_ended(guarded: Server) -> None:
-    box = Sandbox.create(timeout=60, metadata={"m": "1"}, envs={"GIVEN": "v"}, **pointed(guarded))
+    box = e2b.Sandbox.create(
+        timeout=60, metadata={"m": "1"}, envs={"GIVEN": "v"}, **pointed(guarded)
+    )
     assert box.is_running()
     assert box.commands.run("echo $GIVEN").stdout == "v\n"
     info = box.get_info()
@@ -242,24 +232,24 @@ def test_a_sandbox_is_found_measured_paused_and_ended(guarded: Server) -> None:
     from e2b import SandboxQuery
 
     query = SandboxQuery(metadata={"m": "1"})
-    found = Sandbox.list(query=query, **pointed(guarded)).next_items()
+    found = e2b.Sandbox.list(query=query, **pointed(guarded)).next_items()
     assert [one.sandbox_id for one in found] == [box.sandbox_id]
     box.set_timeout(500)
     assert box.get_metrics()[0].mem_total > 0
-    same = Sandbox.connect(box.sandbox_id, **pointed(guarded))
+    same = e2b.Sandbox.connect(box.sandbox_id, **pointed(guarded))
     assert same.commands.run("echo same").stdout == "same\n"
     assert box.pause() is True
     assert box.is_running() is False
-    assert Sandbox.connect(box.sandbox_id, **pointed(guarded)).is_running()
-    with pytest.raises(SandboxException, match="501"):
+    assert e2b.Sandbox.connect(box.sandbox_id, **pointed(guarded)).is_running()
+    with pytest.raises(e2b.SandboxException, match="501"):
         box.create_snapshot()
     assert box.kill() is True
     assert box.kill() is False
     assert box.is_running() is False
-    with pytest.raises(SandboxNotFoundException):
+    with pytest.raises(e2b.SandboxNotFoundException):
         box.get_info()
-    with pytest.raises(AuthenticationException):
-        Sandbox.create(**{**pointed(guarded), "api_key": "wrong"})
+    with pytest.raises(e2b.AuthenticationException):
+        e2b.Sandbox.create(**{**pointed(guarded), "api_key": "wrong"})
 
 
 def test_without_a_control_plane_and_without_a_token(
@@ -267,16 +257,16 @@ def test_without_a_control_plane_and_without_a_token(
 ) -> None:
     monkeypatch.setenv("E2B_DEBUG", "true")
     monkeypatch.setenv("E2B_SANDBOX_URL", server.url)
-    box = Sandbox.create()
+    box = e2b.Sandbox.create()
     assert box.commands.run("echo hi").stdout == "hi\n"
     assert box.is_running()
 
 
 def test_the_async_client_does_the_same(guarded: Server, folder: Path) -> None:
     async def use() -> None:
-        box = await AsyncSandbox.create(timeout=60, **pointed(guarded))
+        box = await e2b.AsyncSandbox.create(timeout=60, **pointed(guarded))
         assert (await box.commands.run("echo out")).stdout == "out\n"
-        with pytest.raises(TimeoutException):
+        with pytest.raises(e2b.TimeoutException):
             await box.commands.run("sleep 60", timeout=1)
         made = await box.commands.run("cat", background=True, stdin=True)
         await box.commands.send_stdin(made.pid, "typed\n")
@@ -292,7 +282,7 @@ def test_the_async_client_does_the_same(guarded: Server, folder: Path) -> None:
         async def take(data: bytes) -> None:
             seen.extend(data)
 
-        pty = await box.pty.create(PtySize(rows=24, cols=80), on_data=take)
+        pty = await box.pty.create(e2b.PtySize(rows=24, cols=80), on_data=take)
         await box.pty.send_stdin(pty.pid, b"echo $((40+2)); exit\n")
         await pty.wait()
         assert b"42" in seen

@@ -9,10 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from blaxel.core.client.models import Metadata, Sandbox, SandboxSpec
-from blaxel.core.sandbox import CodeInterpreter, SandboxInstance
 from tests.harness import Server, needs_root, until
+from tests.later import Later
 from tests.node_client import run_node
+
+models = Later("blaxel.core.client.models")
+blaxel = Later("blaxel.core.sandbox")
 
 EVENTS = (
     {"type": "stdout", "text": "hello\n"},
@@ -80,8 +82,8 @@ def test_the_python_client_reaches_the_interpreter(local: Server, interpreter: i
     out: list[str] = []
 
     async def use() -> Any:
-        record = Sandbox(metadata=Metadata(name="local"), spec=SandboxSpec())
-        client = CodeInterpreter(record, force_url=local.url)
+        record = models.Sandbox(metadata=models.Metadata(name="local"), spec=models.SandboxSpec())
+        client = blaxel.CodeInterpreter(record, force_url=local.url)
         context = await client.create_code_context(language="python")
         done = await client.run_code(
             "1 + 1", context=context, on_stdout=lambda one: out.append(one.text)
@@ -106,8 +108,8 @@ def test_the_python_client_reads_health_ports_and_monitors(local: Server) -> Non
     from blaxel.core.sandbox.client.models import PortMonitorRequest, TunnelConfigRequest
 
     async def health() -> Any:
-        record = Sandbox(metadata=Metadata(name="local"), spec=SandboxSpec())
-        return await SandboxInstance(record, force_url=local.url).system.health()
+        record = models.Sandbox(metadata=models.Metadata(name="local"), spec=models.SandboxSpec())
+        return await blaxel.SandboxInstance(record, force_url=local.url).system.health()
 
     with Client(base_url=local.url) as client:
         ports = get_network_process_pid_ports.sync_detailed(local.pid, client=client)

@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from blaxel.core.client.models import Metadata, Sandbox, SandboxSpec
-from blaxel.core.sandbox import SandboxInstance, SyncSandboxInstance
-from blaxel.core.sandbox.types import ResponseError
 from tests.harness import Server, free_port, until
+from tests.later import Later
+
+models = Later("blaxel.core.client.models")
+blaxel = Later("blaxel.core.sandbox")
+types = Later("blaxel.core.sandbox.types")
 
 # Some calls of the client make an HTTP client each and leave its sockets to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -30,13 +32,13 @@ LISTEN = (
 )
 
 
-def record() -> Sandbox:
-    return Sandbox(metadata=Metadata(name="local"), spec=SandboxSpec())
+def record() -> Any:
+    return models.Sandbox(metadata=models.Metadata(name="local"), spec=models.SandboxSpec())
 
 
 def with_async(server: Server, use: Callable[[Any], Awaitable[Any]]) -> Any:
     async def run() -> Any:
-        process = SandboxInstance(record(), force_url=server.url).process
+        process = blaxel.SandboxInstance(record(), force_url=server.url).process
         try:
             return await use(process)
         finally:
@@ -47,7 +49,7 @@ def with_async(server: Server, use: Callable[[Any], Awaitable[Any]]) -> Any:
 
 @pytest.fixture
 def sync(server: Server) -> Iterator[Any]:
-    process = SyncSandboxInstance(record(), force_url=server.url).process
+    process = blaxel.SyncSandboxInstance(record(), force_url=server.url).process
     yield process
     process.get_client().close()
 
@@ -209,7 +211,7 @@ def test_stop_ends_it_as_stopped_and_again_is_a_404(server: Server) -> None:
         await process.exec({"name": "a-stop", "command": "sleep 30"})
         await process.stop("a-stop")
         ended = await process.wait("a-stop")
-        with pytest.raises(ResponseError) as refused:
+        with pytest.raises(types.ResponseError) as refused:
             await process.stop("a-stop")
         return ended, refused.value
 
@@ -251,7 +253,7 @@ def test_stdin_is_written_and_closed_and_then_refused(server: Server) -> None:
         await process.close_stdin("a-stdin")
         await process.close_stdin("a-stdin")
         ended = await process.wait("a-stdin")
-        with pytest.raises(ResponseError) as refused:
+        with pytest.raises(types.ResponseError) as refused:
             await process.write_stdin("a-stdin", "late")
         return ended, refused.value
 
@@ -282,7 +284,7 @@ def test_an_unknown_process_is_a_response_error_404(server: Server) -> None:
     async def use(process):
         statuses = []
         for call in (process.get, process.stop, process.kill, process.logs, process.wait):
-            with pytest.raises(ResponseError) as refused:
+            with pytest.raises(types.ResponseError) as refused:
                 await call("nobody")
             statuses.append(refused.value.status)
         return statuses
@@ -293,7 +295,7 @@ def test_an_unknown_process_is_a_response_error_404(server: Server) -> None:
 def test_a_name_in_use_is_a_response_error_400(server: Server) -> None:
     async def use(process):
         await process.exec({"name": "a-twice", "command": "sleep 30"})
-        with pytest.raises(ResponseError) as refused:
+        with pytest.raises(types.ResponseError) as refused:
             await process.exec({"name": "a-twice", "command": "true"})
         await process.kill("a-twice")
         return refused.value.status

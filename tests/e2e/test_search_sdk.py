@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blaxel.core.client.models import Metadata, Sandbox, SandboxSpec
-from blaxel.core.sandbox import SandboxInstance
 from tests.harness import Server
+from tests.later import Later
 from tests.node_client import run_node
+
+models = Later("blaxel.core.client.models")
+blaxel = Later("blaxel.core.sandbox")
 
 # Some calls of the client make an HTTP client each and leave its sockets to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -39,8 +41,8 @@ def project(server: Server) -> str:
 
 def with_files(server: Server, use: Callable[[Any], Awaitable[Any]]) -> Any:
     async def run() -> Any:
-        record = Sandbox(metadata=Metadata(name="local"), spec=SandboxSpec())
-        files = SandboxInstance(record, force_url=server.url).fs
+        record = models.Sandbox(metadata=models.Metadata(name="local"), spec=models.SandboxSpec())
+        files = blaxel.SandboxInstance(record, force_url=server.url).fs
         try:
             return await use(files)
         finally:

@@ -1,17 +1,13 @@
 """E2B's published client, unchanged, against a fleet: its sandboxes are claims and real servers."""
 
 import pytest
-from e2b import (
-    AuthenticationException,
-    RateLimitException,
-    Sandbox,
-    SandboxNotFoundException,
-    SandboxQuery,
-)
 from tests.apiserver import ApiServer
 from tests.fleet.conftest import ALICE, Replica, add_key
 from tests.harness import Server, until
+from tests.later import Later
 from tests.node_client import run_node
+
+e2b = Later("e2b")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -21,7 +17,7 @@ pytestmark = [
 
 def test_a_sandbox_is_made_used_found_paused_and_killed(fleet: Replica, pod: Server) -> None:
     pointed = {"api_url": fleet.url, "sandbox_url": fleet.url, "api_key": ALICE}
-    made = Sandbox.create(
+    made = e2b.Sandbox.create(
         "base", timeout=120, metadata={"who": "me & you"}, envs={"COLOUR": "blue"}, **pointed
     )
     assert made.commands.run("echo $COLOUR").stdout == "blue\n"
@@ -40,30 +36,30 @@ def test_a_sandbox_is_made_used_found_paused_and_killed(fleet: Replica, pod: Ser
     assert made.get_info().metadata == {"who": "me & you"}
     assert made.get_metrics()[0].mem_total > 0
     made.set_timeout(300)
-    query = SandboxQuery(metadata={"who": "me & you"})
-    pages = Sandbox.list(query=query, limit=1, **pointed)
+    query = e2b.SandboxQuery(metadata={"who": "me & you"})
+    pages = e2b.Sandbox.list(query=query, limit=1, **pointed)
     assert [one.sandbox_id for one in pages.next_items()] == [made.sandbox_id]
     assert not pages.has_next
 
     made.pause()
     assert not made.is_running()
-    again = Sandbox.connect(made.sandbox_id, timeout=60, **pointed)
+    again = e2b.Sandbox.connect(made.sandbox_id, timeout=60, **pointed)
     assert again.files.read(path) == "hello"
     assert again.kill()
     assert not again.is_running()
-    with pytest.raises(SandboxNotFoundException):
-        Sandbox.connect(made.sandbox_id, **pointed)
-    with pytest.raises(AuthenticationException):
-        Sandbox.create("base", **{**pointed, "api_key": "e2b_wrong"})
+    with pytest.raises(e2b.SandboxNotFoundException):
+        e2b.Sandbox.connect(made.sandbox_id, **pointed)
+    with pytest.raises(e2b.AuthenticationException):
+        e2b.Sandbox.create("base", **{**pointed, "api_key": "e2b_wrong"})
 
 
 def test_a_quota_is_told_as_a_limit(fleet: Replica, api: ApiServer) -> None:
     add_key(api, "dan", "e2b_dan", sandboxes="1")
     until(lambda: fleet.asking("e2b_dan").get("/v2/sandboxes").status_code == 200)
     pointed = {"api_url": fleet.url, "sandbox_url": fleet.url, "api_key": "e2b_dan"}
-    Sandbox.create("base", **pointed)
-    with pytest.raises(RateLimitException):
-        Sandbox.create("base", **pointed)
+    e2b.Sandbox.create("base", **pointed)
+    with pytest.raises(e2b.RateLimitException):
+        e2b.Sandbox.create("base", **pointed)
 
 
 def test_the_javascript_client_finds_the_same(fleet: Replica, pod: Server) -> None:

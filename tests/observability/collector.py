@@ -1,22 +1,30 @@
 """A collector of OTLP for tests: takes protobuf by HTTP, keeps what came, and can be in trouble."""
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from tests.harness import until
 
 __all__ = ["Collector"]
 
-KINDS: dict[str, Any] = {
-    "/v1/logs": ExportLogsServiceRequest,
-    "/v1/traces": ExportTraceServiceRequest,
-    "/v1/metrics": ExportMetricsServiceRequest,
-}
+
+@functools.cache
+def kinds() -> dict[str, Any]:
+    """Return what is sent to each path; most workers ask for none, and it takes long to import."""
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+        ExportMetricsServiceRequest,
+    )
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    return {
+        "/v1/logs": ExportLogsServiceRequest,
+        "/v1/traces": ExportTraceServiceRequest,
+        "/v1/metrics": ExportMetricsServiceRequest,
+    }
 
 
 class Collector:
@@ -46,7 +54,7 @@ class Collector:
                 status, fields = answer
                 if status == 200:
                     fields_of = {name.lower(): value for name, value in self.headers.items()}
-                    message = KINDS[self.path].FromString(body)
+                    message = kinds()[self.path].FromString(body)
                     collector.requests.append((self.path, fields_of, message))
                 else:
                     collector.refused.append(self.path)
@@ -61,7 +69,9 @@ class Collector:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), daemon=True
+        )
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> "Collector":

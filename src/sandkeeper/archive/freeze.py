@@ -5,6 +5,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -24,6 +25,9 @@ from sandkeeper.linux.paths.statefiles import (
 from sandkeeper.processes.spec import SavedProcess
 
 __all__ = ["Freeze", "Writing"]
+
+
+T = TypeVar("T")
 
 
 class _Record(msgspec.Struct):
@@ -53,7 +57,7 @@ class Freeze:
         self._by_us = False
         self.stopped: list[str] = []
         self.processes: list[SavedProcess] = []
-        self._writers: set[Writing] = set()
+        self._writers: set[Writing | _Work[Any]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -71,12 +75,19 @@ class Freeze:
         """Count as somebody who changes something; raises Unavailable, inside too (`expel`)."""
         return Writing(self)
 
-    def enter_writer(self, writer: "Writing") -> None:
+    def counted(self, work: "asyncio.Future[T]") -> "asyncio.Future[T]":
+        """Count work of a thread as somebody who changes something, until it is done.
+
+        What is returned raises Unavailable where it came too late (`expel`).
+        """
+        return _Work(self, work).told
+
+    def enter_writer(self, writer: "Writing | _Work[Any]") -> None:
         """Wait for this one as well."""
         self._writers.add(writer)
         self._idle.clear()
 
-    def leave_writer(self, writer: "Writing") -> None:
+    def leave_writer(self, writer: "Writing | _Work[Any]") -> None:
         """Wait for it no more."""
         self._writers.discard(writer)
         if not self._writers:
@@ -91,8 +102,12 @@ class Freeze:
 
     def expel(self) -> None:
         """Have those who are still in give up: what they wrote now no archive would hold."""
-        for writer in self._writers:
+        for writer in list(self._writers):
             writer.expel()
+
+    def too_late(self) -> Unavailable:
+        """Return what whoever was expelled is answered."""
+        return Unavailable(f"the sandbox is frozen ({self.reason}): it came too late")
 
     def enter(self, state: str, reason: str) -> None:
         """Refuse from now on."""
@@ -239,14 +254,39 @@ class Writing:
             return
         ours = self._task.uncancel() <= self._cancelling
         if ours and kind is not None and issubclass(kind, asyncio.CancelledError):
-            why = self._freeze.reason
-            raise Unavailable(f"the sandbox is frozen ({why}): it came too late") from None
+            raise self._freeze.too_late() from None
 
     def expel(self) -> None:
         """Have it end where it waits."""
         if not self._expelled:
             self._expelled = True
             self._task.cancel()
+
+
+class _Work(Generic[T]):
+    """Work of a thread that changes something; `told` is what comes of it."""
+
+    def __init__(self, freeze: Freeze, work: "asyncio.Future[T]") -> None:
+        self._freeze = freeze
+        self.told: asyncio.Future[T] = work.get_loop().create_future()
+        freeze.enter_writer(self)
+        work.add_done_callback(self._done)
+
+    def _done(self, work: "asyncio.Future[T]") -> None:
+        self._freeze.leave_writer(self)
+        if work.cancelled():
+            self.told.cancel()
+        elif (error := work.exception()) is None:
+            if not self.told.done():
+                self.told.set_result(work.result())
+        elif not self.told.done():
+            self.told.set_exception(error)
+
+    def expel(self) -> None:
+        """Have nobody wait for it any more."""
+        self._freeze.leave_writer(self)
+        if not self.told.done():
+            self.told.set_exception(self._freeze.too_late())
 
 
 EXPORT = "archive export"

@@ -226,9 +226,10 @@ class Files:
             draft = self.draft(path, mode)
             try:
                 draft.write(data)
-                return draft.commit(conditions.check if conditions else None)
-            finally:
+            except BaseException:
                 draft.discard()
+                raise
+            return draft.commit(conditions.check if conditions else None)
         except Fault as error:
             raise failure(Unprocessable, Task.WRITE_FILE, "open", path, error) from None
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sandkeeper.log.lines import Line, Log
-from sandkeeper.log.redaction import redact_command, redact_query
+from sandkeeper.log.redaction import COMMAND_CHARACTERS, redact_command, redact_query
 from sandkeeper.tracecontext import Trace
 
 __all__ = ["Access", "Caller", "Request", "shown_query"]
@@ -90,10 +90,14 @@ class Access:
             "rid": caller.request_id,
         }
         fields |= {key.replace("_", "-"): str(value) for key, value in sorted(extras.items())}
-        self._log.defer(partial(self._audit_line, action, fields), sum(map(len, fields.values())))
+        hide = "command" in fields
+        if hide and len(fields["command"]) > COMMAND_CHARACTERS:  # not to be kept as a whole
+            fields["command"], hide = redact_command(fields["command"]), False
+        size = sum(map(len, fields.values()))
+        self._log.defer(partial(self._audit_line, action, fields, hide), size)
 
-    def _audit_line(self, action: str, fields: dict[str, str]) -> Line:
-        if "command" in fields:
+    def _audit_line(self, action: str, fields: dict[str, str], hide: bool) -> Line:
+        if hide:
             fields["command"] = redact_command(fields["command"])
         message = self._log.form.audit(action, fields)
         return "info", message, {"source": "audit", "action": action, **fields}

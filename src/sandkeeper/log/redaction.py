@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, quote_plus, unquote_plus
 from sandkeeper.log.redaction_programs import hidden_words
 from sandkeeper.patterns import for_good, pattern
 
-__all__ = ["HIDDEN", "SECRETS", "is_secret", "redact_command", "redact_query"]
+__all__ = ["COMMAND_CHARACTERS", "HIDDEN", "SECRETS", "is_secret", "redact_command", "redact_query"]
 
 
 def _listed(text: str) -> frozenset[str]:

@@ -7,6 +7,7 @@
 import asyncio
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from sandkeeper.errors import NotFound, StartFailed, Task
@@ -99,11 +100,12 @@ class Process:
         sources = None if first else self._sources
         self._child, self._sources = await launch.run(sources, self.stdin)
         self._hold()
-        carry = self._shop.pump.add if first else self._shop.pump.watch
-        carry(*self._sources)
         if first:
             self._arm()  # so that the first record says when its time is over
-        self._began()
+            # Behind the answer to whoever starts it: what it writes until then is in its pipes.
+            asyncio.get_running_loop().call_soon(self._watch, self._shop.pump.add)
+        else:
+            self._watch(self._shop.pump.watch)
 
     def _hold(self) -> None:
         if self.meta.hold_output:
@@ -115,9 +117,8 @@ class Process:
         if self.stdin is not None:
             self.stdin.close("stdin is closed: the API was restarted")
         self._hold()
-        self._shop.pump.add(*sources)
         self.keep()
-        self._began()
+        self._watch(self._shop.pump.add)
         self._arm(again=True)
 
     def resume_without_process(self, sources: tuple[Source, ...]) -> None:
@@ -148,8 +149,10 @@ class Process:
             self._shop.pump.add(*sources)
             self._shop.pump.release(self.journal, sources)
 
-    def _began(self) -> None:
+    def _watch(self, carry: Callable[..., None]) -> None:
+        """Have its output carried and its end noticed."""
         assert self._child is not None
+        carry(*self._sources)
         self._drained = self._collected = False
         self.recorder.save()
         loop = asyncio.get_running_loop()

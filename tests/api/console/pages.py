@@ -41,7 +41,7 @@ def open_console(page: Page, server: Server, place: str = "") -> None:
 
 def describe_little(page: Page, server: Server) -> None:
     """Have the page of the API get one area of the description: to draw all takes it 2 s of CPU."""
-    told = server.client.get("/openapi.json").json()
+    told = server.client.get("/openapi.json", headers={"Authorization": f"Bearer {TOKEN}"}).json()
     paths = told["paths"]
     told["paths"] = {path: paths[path] for path in paths if path.startswith("/network/")}
     assert told["paths"]

@@ -182,16 +182,16 @@ def test_a_large_upload_is_paused_and_goes_on_where_it_was_after_the_server_was_
     own: Server = make_server(env={"SANDKEEPER_TOKEN": TOKEN})
     own.client.headers["Authorization"] = f"Bearer {TOKEN}"
     large = tmp_path / "large.bin"
-    large.write_bytes(os.urandom(20 << 20))
+    large.write_bytes(os.urandom(16 << 20))
     held: list[Route] = []
     sent: list[str] = []
     page.on("request", lambda one: sent.append(one.url) if "/part?" in one.url else None)
-    page.route("**/part?partNumber=2", lambda route: held.append(route))
     sign_in(page, own, "#/files")
-    page.get_by_label("Files to upload").set_input_files(large)
-    until(lambda: page.wait_for_timeout(20) or held)
+    page.route("**/part?partNumber=2", lambda route: held.append(route))
+    with page.expect_request("**/part?partNumber=2"):
+        page.get_by_label("Files to upload").set_input_files(large)
     page.get_by_role("button", name="Pause large.bin").click()
-    expect(page.get_by_text("Paused at 40 %")).to_be_visible()
+    expect(page.get_by_text("Paused at 50 %")).to_be_visible()
 
     page.unroute("**/part?partNumber=2")
     own.kill9()
@@ -283,7 +283,8 @@ def test_made_renamed_given_rights_and_deleted_whatever_the_name(
     page.keyboard.press("F2")
     page.get_by_label("Name", exact=True).fill("renamed")
     page.keyboard.press("Enter")
-    until((folder / "renamed").is_dir)
+    # The tree is read again after that, and what was renamed is chosen then.
+    expect(row(page, "renamed")).to_have_attribute("aria-selected", "true")
 
     menu(page, "latin-", "Properties and permissions")
     page.get_by_label("Group: write").check()

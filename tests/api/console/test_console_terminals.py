@@ -165,7 +165,8 @@ def test_lists_and_terminals_have_no_serious_fault_and_fit_a_phone(
         until(lambda: fits(page))
 
 
-def test_pages_that_are_left_give_everything_back(server: Server, page: Page) -> None:
+def test_pages_that_are_left_give_everything_back(server: Server, own_page: Page) -> None:
+    page = own_page  # nothing of what others did in it is given back meanwhile
     mine = started(page, server)
     run(page, "seq 1 100")
     shows(page, "100")
@@ -189,15 +190,14 @@ def test_pages_that_are_left_give_everything_back(server: Server, page: Page) ->
         values = {one["name"]: one["value"] for one in found}
         return values["Nodes"], values["JSEventListeners"]
 
-    def rounds(number: int) -> tuple[float, float]:
-        for _ in range(number):
-            for place, selector in shown.items():
-                page.evaluate("place => { location.hash = place; }", place)
-                page.locator(selector).first.wait_for()
+    def around() -> tuple[float, float]:
+        for place, selector in shown.items():
+            page.evaluate("place => { location.hash = place; }", place)
+            page.locator(selector).first.wait_for()
         return kept()
 
-    nodes, listeners = rounds(2)
-    more_nodes, more_listeners = rounds(3)
+    nodes, listeners = around()
+    more_nodes, more_listeners = around()
     # One round makes some thousand of each.
-    assert more_nodes - nodes < 1000
-    assert more_listeners - listeners < 150
+    assert more_nodes - nodes < 330
+    assert more_listeners - listeners < 50

@@ -100,15 +100,20 @@ def test_the_page_comes_back_when_the_server_does(make_server: Any, page: Page) 
     shown(page, "[42]")
 
 
-def test_an_exit_is_told_and_a_fresh_shell_is_a_click_away(server: Server, page: Page) -> None:
+def test_an_exit_is_told_with_its_code_and_a_fresh_shell_is_a_click_away(
+    server: Server, page: Page
+) -> None:
     opened(page, server.url + "/terminal?sessionId=ended&shell=/bin/sh")
-    run(page, "echo la''st; exit")
+    run(page, "echo la''st; exit 3")
     expect(page.locator("#status")).to_have_text("exited")
+    expect(page.locator("#ending")).to_have_text("with code 3")
+    expect(page.locator("#reconnect")).to_have_text("New shell")
     shown(page, "last")
 
     page.click("#reconnect")
 
     connected(page)
+    expect(page.locator("#ending")).to_have_text("")
     run(page, "echo fre''sh")
     shown(page, "fresh")
 
@@ -168,7 +173,7 @@ class _Gateway(BaseHTTPRequestHandler):
 def test_behind_a_path_prefix_the_socket_keeps_it(server: Server, page: Page) -> None:
     _Gateway.target = server.url
     with ThreadingHTTPServer(("127.0.0.1", 0), _Gateway) as gateway:
-        thread = threading.Thread(target=gateway.serve_forever)
+        thread = threading.Thread(target=gateway.serve_forever, args=(0.02,))
         thread.start()
         page.goto(f"http://127.0.0.1:{gateway.server_port}/some/prefix/terminal?sessionId=p")
         page.click("#start")
@@ -179,18 +184,6 @@ def test_behind_a_path_prefix_the_socket_keeps_it(server: Server, page: Page) ->
 
     paths = {path.partition("?")[0] for path in _Gateway.asked}
     assert paths <= {"/some/prefix/terminal", "/some/prefix/terminal/ws"}
-
-
-def test_an_exit_code_is_shown_and_the_button_says_what_it_does(server: Server, page: Page) -> None:
-    opened(page, server.url + "/terminal?sessionId=code&shell=/bin/sh")
-    run(page, "exit 3")
-
-    expect(page.locator("#status")).to_have_text("exited")
-    expect(page.locator("#ending")).to_have_text("with code 3")
-    expect(page.locator("#reconnect")).to_have_text("New shell")
-    page.click("#reconnect")
-    connected(page)
-    expect(page.locator("#ending")).to_have_text("")
 
 
 def test_what_is_typed_while_it_reconnects_reaches_the_shell(make_server: Any, page: Page) -> None:

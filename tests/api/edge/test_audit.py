@@ -52,6 +52,18 @@ def test_an_exec_names_its_caller_command_and_folder(audited: Server) -> None:
     assert line["msg"] == "type=process_exec"
 
 
+def test_a_command_is_told_by_its_beginning_however_long_it_is(server: Server) -> None:
+    command = ": " + "x" * (2 << 20)
+    assert server.client.post("/process", json={"command": command}).status_code == 422
+    (line,) = until(
+        lambda: [one for one in audits(server, "process_exec") if "xxx" in one["command"]]
+    )
+
+    assert line["command"].startswith(command[:1000])
+    assert line["command"].endswith(f"x… ({len(command)} characters)")
+    assert line["command"].count("…") == 1
+
+
 @pytest.mark.parametrize(
     ("action", "identifier"),
     [

@@ -79,7 +79,7 @@ def foreign() -> Iterator[Any]:
     """A server of foreign pages."""
     with ThreadingHTTPServer(("127.0.0.1", PUBLIC), _Foreign) as serving:
         serving.hits = []  # type: ignore[attr-defined]
-        thread = threading.Thread(target=serving.serve_forever, daemon=True)
+        thread = threading.Thread(target=serving.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield serving
         serving.shutdown()

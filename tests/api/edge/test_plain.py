@@ -247,6 +247,22 @@ def test_a_start_that_is_waited_for_is_one_request_however_long_that_takes(serve
     assert min(seconds[4:6]) >= 0.5
 
 
+def test_a_process_that_is_killed_in_the_same_bytes_is_watched_all_the_same(server: Server) -> None:
+    """Its output and its end are looked at behind the answer to whoever started it."""
+    body = b'{"command": "echo first; exec sleep 600", "name": "brief"}'
+    head = b"POST /process HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    kill = b"DELETE /process/brief/kill HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as sock, sock.makefile("rb") as file:
+        sock.sendall(head + body + kill)
+        started = json.loads(_answer(file))
+        _answer(file)
+
+    record = server.client.get("/process/brief/wait?timeout=60").json()
+    assert (started["status"], started["pid"]) == ("running", record["pid"])
+    assert (record["status"], record["exitSignal"]) == ("killed", "SIGKILL")
+    assert record["stdout"] in {"", "first\n"}
+
+
 def _ids(server: Server) -> list[str]:
     """Return the ids of the requests whose lines are in the log."""
     return [line["rid"] for line in server.log_lines() if line.get("source") == "access"]

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from types import SimpleNamespace
 
 import uvloop
@@ -71,7 +72,7 @@ def test_a_thread_answers_before_the_loop_knows_and_nothing_is_sent_twice() -> N
             give(ANSWER)
             return client.recv(len(SENT) + 1)
 
-        with reply.from_thread() as give:
+        with closing(reply.from_thread()) as give:
             assert await asyncio.to_thread(work, give) == SENT
         reply(ANSWER)
 
@@ -80,7 +81,7 @@ def test_a_thread_answers_before_the_loop_knows_and_nothing_is_sent_twice() -> N
 
 def test_what_the_client_does_not_take_at_once_is_sent_by_the_loop() -> None:
     async def play(reply: Reply, transport: asyncio.Transport, _client: socket.socket) -> None:
-        with reply.from_thread() as give:
+        with closing(reply.from_thread()) as give:
             await asyncio.to_thread(give, LONG)
         reply(LONG)
         assert transport.get_write_buffer_size() > 0
@@ -91,7 +92,7 @@ def test_what_the_client_does_not_take_at_once_is_sent_by_the_loop() -> None:
 
 def test_a_thread_that_is_late_says_nothing() -> None:
     async def play(reply: Reply, _transport: asyncio.Transport, _client: socket.socket) -> None:
-        with reply.from_thread() as give:
+        with closing(reply.from_thread()) as give:
             pass
         await asyncio.to_thread(give, ANSWER)
         reply(LATE)
@@ -104,7 +105,7 @@ def test_a_thread_says_nothing_before_what_is_on_its_way() -> None:
 
     async def play(reply: Reply, transport: asyncio.Transport, _client: socket.socket) -> None:
         transport.write(before)
-        with reply.from_thread() as give:
+        with closing(reply.from_thread()) as give:
             await asyncio.to_thread(give, ANSWER)
         reply(ANSWER)
 

@@ -16,16 +16,18 @@ import pytest
 from starlette.routing import Route
 from tests.client.verbs import run
 from tests.harness import Server
+from tests.later import Later
 from tests.nursery import nursery
 from tests.rights_table import ANY, PAGE, SOCKET, Row, page_with_table, rows
 
 from sandkeeper.api.edge.rights import ARCHIVE, OPEN, Need, Right, Standing, protect
 from sandkeeper.api.edge.routing import empty_head, path_route, route, socket_route
-from sandkeeper.api.mcp.server import ToolServer
-from sandkeeper.api.mcp.tool import Arguments, Asker, Tool
 from sandkeeper.log.access import Caller
 from sandkeeper.sandbox import Sandbox
 from sandkeeper.settings import Environment, RightsSettings, Settings
+
+server_of_tools = Later("sandkeeper.api.mcp.server")
+tool = Later("sandkeeper.api.mcp.tool")
 
 USER_TOKEN, ADMIN_TOKEN = "the-user's", "the-operator's"
 TOKENS = {"nobody": "", "wrong": "neither", "user": USER_TOKEN, "admin": ADMIN_TOKEN}
@@ -156,7 +158,7 @@ def test_there_is_no_route_and_no_tool_without_a_declared_right() -> None:
         lambda: route("/x", empty_head),
         lambda: path_route("/x", empty_head),
         lambda: socket_route("/x", connect),
-        lambda: Tool("x", "", Arguments, Arguments, connect),
+        lambda: tool.Tool("x", "", tool.Arguments, tool.Arguments, connect),
     ):
         with pytest.raises(TypeError, match="need"):
             make()
@@ -177,12 +179,12 @@ def test_a_tool_needs_its_right_as_a_route_does(tmp_path: Path) -> None:
 
     settings = Settings.read({"SANDKEEPER_STATE_DIR": str(tmp_path), "SANDKEEPER_LOG": "none"})
     sandbox = Sandbox(settings, Environment())
-    tool = Tool("export", "", Arguments, Done, call, need=ARCHIVE)
-    tools = ToolServer([tool], log=sandbox.log, freeze=sandbox.archive.freeze)
+    made = tool.Tool("export", "", tool.Arguments, Done, call, need=ARCHIVE)
+    tools = server_of_tools.ToolServer([made], log=sandbox.log, freeze=sandbox.archive.freeze)
     message = {"id": 1, "method": "tools/call", "params": {"name": "export", "arguments": {}}}
 
     def ask(right: Right) -> Any:
-        who = Asker(Caller(), Standing(right, RightsSettings()))
+        who = tool.Asker(Caller(), Standing(right, RightsSettings()))
         return asyncio.run(tools.answer(message, "2025-06-18", who))["result"]
 
     refused = ask(AS_USER)

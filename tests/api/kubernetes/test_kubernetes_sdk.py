@@ -9,20 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx
 import pytest
-from k8s_agent_sandbox.commands._process_stubs import process_pb2, process_pb2_grpc
-from k8s_agent_sandbox.exceptions import SandboxRequestError
-from k8s_agent_sandbox.models import (
-    SandboxdInClusterConnectionConfig,
-    SandboxDirectConnectionConfig,
-    SandboxInClusterConnectionConfig,
-)
-from k8s_agent_sandbox.sandbox import Sandbox
 from tests.harness import Server, alive, free_port, needs_root, until
+from tests.later import Later
 
 from sandkeeper.settings import BadSettings, Settings
+
+grpc = Later("grpc")
+stubs = Later("k8s_agent_sandbox.commands._process_stubs")
+exceptions = Later("k8s_agent_sandbox.exceptions")
+models = Later("k8s_agent_sandbox.models")
+client = Later("k8s_agent_sandbox.sandbox")
 
 
 class Cluster:
@@ -50,15 +48,19 @@ class Kube(Server):
         super().__init__(folder, env=env)
         self.root = folder / "root"
 
-    def sandbox(self, wire: str) -> Sandbox:
+    def sandbox(self, wire: str) -> Any:
         configs: dict[str, Any] = {
-            "direct": SandboxDirectConnectionConfig(api_url=f"http://127.0.0.1:{self.runtime}"),
-            "in-cluster": SandboxInClusterConnectionConfig(server_port=self.runtime),
-            "sandboxd": SandboxdInClusterConnectionConfig(
+            "direct": models.SandboxDirectConnectionConfig(
+                api_url=f"http://127.0.0.1:{self.runtime}"
+            ),
+            "in-cluster": models.SandboxInClusterConnectionConfig(server_port=self.runtime),
+            "sandboxd": models.SandboxdInClusterConnectionConfig(
                 mode="in-cluster-pod-ip", rest_port=self.port, grpc_port=self.grpc
             ),
         }
-        return Sandbox("claim", "sb-1", connection_config=configs[wire], k8s_helper=Cluster())
+        return client.Sandbox(
+            "claim", "sb-1", connection_config=configs[wire], k8s_helper=Cluster()
+        )
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +70,13 @@ def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kube]:
 
 
 @pytest.fixture
-def stub(kube: Kube) -> Iterator[process_pb2_grpc.ProcessServiceStub]:
+def stub(kube: Kube) -> Iterator[Any]:
     with grpc.insecure_channel(f"127.0.0.1:{kube.grpc}") as channel:
-        yield process_pb2_grpc.ProcessServiceStub(channel)
+        yield stubs.process_pb2_grpc.ProcessServiceStub(channel)
 
 
 def config(*words: str, **fields: Any) -> Any:
-    return process_pb2.ProcessConfig(command=list(words), **fields)
+    return stubs.process_pb2.ProcessConfig(command=list(words), **fields)
 
 
 @pytest.mark.parametrize("wire", ["direct", "in-cluster", "sandboxd"])
@@ -111,7 +113,7 @@ def test_the_client_runs_writes_reads_and_lists(kube: Kube, wire: str) -> None:
     assert files.exists(name)
     assert not files.exists("nowhere")
     for missing in ("nowhere", "link/passwd"):
-        with pytest.raises(SandboxRequestError) as failed:
+        with pytest.raises(exceptions.SandboxRequestError) as failed:
             files.read(f"{wire}/{missing}")
         assert failed.value.status_code == (404 if missing == "nowhere" else 403)
     sandbox.close_connection()
@@ -124,13 +126,13 @@ def test_sandboxd_removes_and_takes_variables_and_folders(kube: Kube) -> None:
     assert files is not None
     files.write("gone/a/b.txt", "x")
 
-    with pytest.raises(SandboxRequestError) as failed:
+    with pytest.raises(exceptions.SandboxRequestError) as failed:
         files.delete("gone")
     assert failed.value.status_code == 409
     files.delete("gone/a/b.txt")
     files.delete("gone", recursive=True)
     assert not (kube.root / "gone").exists()
-    with pytest.raises(SandboxRequestError) as failed:
+    with pytest.raises(exceptions.SandboxRequestError) as failed:
         files.delete("gone")
     assert failed.value.status_code == 404
     files.write("sub/x", "x")
@@ -190,15 +192,15 @@ def test_the_runtime_is_at_its_own_port_and_everything_else_there_too(kube: Kube
     assert same.json()["exit_code"] == 0
 
 
-def test_a_stream_tells_the_number_the_output_and_the_end(
-    kube: Kube, stub: process_pb2_grpc.ProcessServiceStub
-) -> None:
+def test_a_stream_tells_the_number_the_output_and_the_end(kube: Kube, stub: Any) -> None:
     call = stub.Start(
-        process_pb2.StartRequest(config=config("sh", "-c", "read x; echo got $x; cat >&2; exit 7"))
+        stubs.process_pb2.StartRequest(
+            config=config("sh", "-c", "read x; echo got $x; cat >&2; exit 7")
+        )
     )
     number = next(call).init.process_id
-    stub.WriteStdin(process_pb2.WriteStdinRequest(process_id=number, input=b"line\nrest"))
-    stub.WriteStdin(process_pb2.WriteStdinRequest(process_id=number, eof={}))
+    stub.WriteStdin(stubs.process_pb2.WriteStdinRequest(process_id=number, input=b"line\nrest"))
+    stub.WriteStdin(stubs.process_pb2.WriteStdinRequest(process_id=number, eof={}))
     events = list(call)
 
     assert b"".join(one.stdout for one in events) == b"got line\n"
@@ -206,25 +208,25 @@ def test_a_stream_tells_the_number_the_output_and_the_end(
     assert events[-1].exit.exit_code == 7
     assert kube.client.get(f"/process/{number}").json()["status"] == "failed"
     with pytest.raises(grpc.RpcError) as failed:
-        stub.WriteStdin(process_pb2.WriteStdinRequest(process_id=number, input=b"x"))
+        stub.WriteStdin(stubs.process_pb2.WriteStdinRequest(process_id=number, input=b"x"))
     assert failed.value.code() == grpc.StatusCode.NOT_FOUND
 
 
 def test_a_terminal_has_its_size_and_takes_another(
-    stub: process_pb2_grpc.ProcessServiceStub,
+    stub: Any,
 ) -> None:
     call = stub.Start(
-        process_pb2.StartRequest(
+        stubs.process_pb2.StartRequest(
             config=config("sh", "-c", "stty size; read x; stty size; tty"),
-            pty=process_pb2.PTY(cols=100, rows=30),
+            pty=stubs.process_pb2.PTY(cols=100, rows=30),
         )
     )
     number = next(call).init.process_id
     seen = b""
     while b"30 100" not in seen:
         seen += next(call).stdout
-    stub.ResizeTTY(process_pb2.ResizeTTYRequest(process_id=number, cols=90, rows=20))
-    stub.WriteStdin(process_pb2.WriteStdinRequest(process_id=number, input=b"\n"))
+    stub.ResizeTTY(stubs.process_pb2.ResizeTTYRequest(process_id=number, cols=90, rows=20))
+    stub.WriteStdin(stubs.process_pb2.WriteStdinRequest(process_id=number, input=b"\n"))
     events = list(call)
     seen += b"".join(one.stdout for one in events)
 
@@ -234,12 +236,12 @@ def test_a_terminal_has_its_size_and_takes_another(
 
 
 def test_children_that_are_prepared_by_us_are_not_disturbed_by_the_library(
-    kube: Kube, stub: process_pb2_grpc.ProcessServiceStub
+    kube: Kube, stub: Any
 ) -> None:
     """gRPC's own handlers of fork(2) crash a child that runs code of ours before its exec."""
-    size = process_pb2.PTY(cols=80, rows=24)
+    size = stubs.process_pb2.PTY(cols=80, rows=24)
     ends = [
-        list(stub.Start(process_pb2.StartRequest(config=config("true"), pty=size)))[-1].exit
+        list(stub.Start(stubs.process_pb2.StartRequest(config=config("true"), pty=size)))[-1].exit
         for _ in range(20)
     ]
     assert [end.exit_code for end in ends] == [0] * 20
@@ -249,21 +251,29 @@ def test_children_that_are_prepared_by_us_are_not_disturbed_by_the_library(
 
 
 def test_signals_end_the_group_and_what_is_wrong_has_its_status(
-    stub: process_pb2_grpc.ProcessServiceStub,
+    stub: Any,
 ) -> None:
-    call = stub.Start(process_pb2.StartRequest(config=config("sh", "-c", "sleep 1000 & wait")))
+    call = stub.Start(
+        stubs.process_pb2.StartRequest(config=config("sh", "-c", "sleep 1000 & wait"))
+    )
     number = next(call).init.process_id
-    signal = process_pb2.SendSignalRequest(process_id=number, signal=process_pb2.SIGNAL_SIGTERM)
+    signal = stubs.process_pb2.SendSignalRequest(
+        process_id=number, signal=stubs.process_pb2.SIGNAL_SIGTERM
+    )
     stub.SendSignal(signal)
     assert list(call)[-1].exit.exit_code == -1
 
     code = grpc.StatusCode
     wrong = [
         (stub.SendSignal, signal, code.NOT_FOUND),
-        (stub.Execute, process_pb2.ExecuteRequest(), code.INVALID_ARGUMENT),
-        (stub.Execute, process_pb2.ExecuteRequest(config=config("/no/such")), code.INTERNAL),
-        (stub.Execute, process_pb2.ExecuteRequest(config=config("ls", cwd="no")), code.NOT_FOUND),
-        (stub.ResizeTTY, process_pb2.ResizeTTYRequest(process_id=0), code.NOT_FOUND),
+        (stub.Execute, stubs.process_pb2.ExecuteRequest(), code.INVALID_ARGUMENT),
+        (stub.Execute, stubs.process_pb2.ExecuteRequest(config=config("/no/such")), code.INTERNAL),
+        (
+            stub.Execute,
+            stubs.process_pb2.ExecuteRequest(config=config("ls", cwd="no")),
+            code.NOT_FOUND,
+        ),
+        (stub.ResizeTTY, stubs.process_pb2.ResizeTTYRequest(process_id=0), code.NOT_FOUND),
     ]
     for call_of, request, status in wrong:
         with pytest.raises(grpc.RpcError) as failed:
@@ -271,33 +281,31 @@ def test_signals_end_the_group_and_what_is_wrong_has_its_status(
         assert failed.value.code() == status, request
 
 
-def test_who_cancels_ends_what_only_they_wait_for(
-    kube: Kube, stub: process_pb2_grpc.ProcessServiceStub
-) -> None:
+def test_who_cancels_ends_what_only_they_wait_for(kube: Kube, stub: Any) -> None:
     pids = []
     # Several at once: some are cancelled before the server has heard of their start.
     waiting = {}
     for name in map(str, range(12)):
         command = config("sh", "-c", f"echo $$ > pid-{name}; exec sleep 1000")
-        waiting[name] = stub.Execute.future(process_pb2.ExecuteRequest(config=command))
+        waiting[name] = stub.Execute.future(stubs.process_pb2.ExecuteRequest(config=command))
     for name, call in waiting.items():
         path = kube.root / f"pid-{name}"
         pids.append(int(until(lambda path=path: path.exists() and path.read_text().strip())))
         call.cancel()
     until(lambda: not any(map(alive, pids)))
 
-    left = stub.Start(process_pb2.StartRequest(config=config("sleep", "1000")))
+    left = stub.Start(stubs.process_pb2.StartRequest(config=config("sleep", "1000")))
     number = next(left).init.process_id
     left.cancel()
     assert kube.client.get(f"/process/{number}").json()["status"] == "running"
     kube.client.delete(f"/process/{number}/kill")
 
 
-def test_a_reader_that_rests_holds_up_nobody(
-    kube: Kube, stub: process_pb2_grpc.ProcessServiceStub
-) -> None:
+def test_a_reader_that_rests_holds_up_nobody(kube: Kube, stub: Any) -> None:
     size = 20_000_000
-    call = stub.Start(process_pb2.StartRequest(config=config("head", "-c", str(size), "/dev/zero")))
+    call = stub.Start(
+        stubs.process_pb2.StartRequest(config=config("head", "-c", str(size), "/dev/zero"))
+    )
     number = next(call).init.process_id
     record = until(
         lambda: (
@@ -321,17 +329,19 @@ def test_a_token_is_asked_for_on_every_wire(tmp_path: Path) -> None:
         body = {"command": "echo in"}
         assert httpx.post(there + "/execute", json=body).status_code == 401
         assert httpx.post(there + "/execute", json=body, headers=key).json()["stdout"] == "in\n"
-        sandbox = Sandbox(
+        sandbox = client.Sandbox(
             "claim",
             "sb-1",
-            connection_config=SandboxDirectConnectionConfig(api_url=there, extra_headers=key),
+            connection_config=models.SandboxDirectConnectionConfig(
+                api_url=there, extra_headers=key
+            ),
             k8s_helper=Cluster(),
         )
         assert sandbox.commands is not None
         assert sandbox.commands.run("echo in").stdout == "in\n"
         with grpc.insecure_channel(f"127.0.0.1:{kube.grpc}") as channel:
-            stub = process_pb2_grpc.ProcessServiceStub(channel)
-            request = process_pb2.ExecuteRequest(config=config("echo", "in"))
+            stub = stubs.process_pb2_grpc.ProcessServiceStub(channel)
+            request = stubs.process_pb2.ExecuteRequest(config=config("echo", "in"))
             with pytest.raises(grpc.RpcError) as failed:
                 stub.Execute(request)
             assert failed.value.code() == grpc.StatusCode.UNAUTHENTICATED
@@ -370,11 +380,11 @@ def test_what_others_run_is_out_of_reach_of_the_users_token(tmp_path: Path) -> N
         as_admin = {"X-Blaxel-Authorization": "Bearer admin"}
         body = {"command": "cat", "user": "bin", "stdin": True}
         made = own.client.post("/process", json=body, headers=as_admin)
-        request = process_pb2.SendSignalRequest(
-            process_id=int(made.json()["pid"]), signal=process_pb2.SIGNAL_SIGKILL
+        request = stubs.process_pb2.SendSignalRequest(
+            process_id=int(made.json()["pid"]), signal=stubs.process_pb2.SIGNAL_SIGKILL
         )
         with grpc.insecure_channel(address) as channel:
-            send = process_pb2_grpc.ProcessServiceStub(channel).SendSignal
+            send = stubs.process_pb2_grpc.ProcessServiceStub(channel).SendSignal
             with pytest.raises(grpc.RpcError) as failed:
                 send(request, metadata=[("x-blaxel-authorization", "Bearer user")])
             assert failed.value.code() == grpc.StatusCode.NOT_FOUND

@@ -17,35 +17,20 @@ import httpx
 import jsonschema
 import pytest
 import yaml
-from kubernetes.client.models.v1_deployment import V1Deployment
-from kubernetes.client.models.v1_namespace import V1Namespace
-from kubernetes.client.models.v1_network_policy import V1NetworkPolicy
-from kubernetes.client.models.v1_pod_disruption_budget import V1PodDisruptionBudget
-from kubernetes.client.models.v1_pod_template_spec import V1PodTemplateSpec
-from kubernetes.client.models.v1_role import V1Role
-from kubernetes.client.models.v1_role_binding import V1RoleBinding
-from kubernetes.client.models.v1_secret import V1Secret
-from kubernetes.client.models.v1_service import V1Service
-from kubernetes.client.models.v1_service_account import V1ServiceAccount
 from tests.harness import Server, free_port
+from tests.later import Later
 
 import sandkeeper
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "deploy" / "kubernetes"
-SHAPES: dict[str, Any] = {
-    "Deployment": V1Deployment,
-    "Namespace": V1Namespace,
-    "NetworkPolicy": V1NetworkPolicy,
-    "PodDisruptionBudget": V1PodDisruptionBudget,
-    "Role": V1Role,
-    "RoleBinding": V1RoleBinding,
-    "Secret": V1Secret,
-    "Service": V1Service,
-    "ServiceAccount": V1ServiceAccount,
-}
+kubernetes = Later("kubernetes.client.models")
 """Kubernetes' own description of its objects, as its client has it: unknown fields are refused."""
 
+SHAPES = {
+    *("Deployment", "Namespace", "NetworkPolicy", "PodDisruptionBudget", "Role", "RoleBinding"),
+    *("Secret", "Service", "ServiceAccount"),
+}
 FIELDS = {
     "SandboxTemplate": {
         *("podTemplate", "envVarsInjectionPolicy", "networkPolicyManagement", "networkPolicy"),
@@ -74,12 +59,12 @@ def check(manifest: dict[str, Any]) -> None:
     """Fail if a manifest has what its kind has not."""
     kind = manifest["kind"]
     if kind in SHAPES:
-        SHAPES[kind].model_validate(manifest)
+        getattr(kubernetes, f"V1{kind}").model_validate(manifest)
         return
     assert manifest.keys() == {"apiVersion", "kind", "metadata", "spec"}
     assert manifest["spec"].keys() <= FIELDS[kind], kind
     if kind == "SandboxTemplate":
-        V1PodTemplateSpec.model_validate(manifest["spec"]["podTemplate"])
+        kubernetes.V1PodTemplateSpec.model_validate(manifest["spec"]["podTemplate"])
 
 
 @pytest.mark.parametrize("variant", ["base", "apart", "fleet"])

@@ -3,57 +3,23 @@
 import json
 import subprocess
 import threading
-from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from mcp.client.client import Client
 from tests.harness import Server
+from tests.later import Later
+from tests.node_client import SCRIPTS, install, run_node
 
 from sandkeeper import __version__
 
-ROOT = Path(__file__).parents[3]
-NODE = ROOT / ".venv/mcp-clients"
-
-NODE_PROGRAM = """
-import { Client } from "@modelcontextprotocol/sdk/client/index.js";
-import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
-const client = new Client({ name: "test", version: "1.0.0" });
-await client.connect(new StreamableHTTPClientTransport(new URL(process.argv[2])));
-const { tools } = await client.listTools();
-const run = (command) =>
-  client.callTool({ name: "processExecute", arguments: { command, waitForCompletion: true } });
-const many = await Promise.all([...Array(20).keys()].map((n) => run(`echo ${n}`)));
-const failed = await client.callTool({ name: "processGet", arguments: { identifier: "none" } });
-let unknown = "";
-try {
-  await client.callTool({ name: "nope", arguments: {} });
-} catch (error) {
-  unknown = error.message;
-}
-console.log(JSON.stringify({
-  server: client.getServerVersion(),
-  tools: tools.map((tool) => tool.name),
-  logs: many.map((result) => result.structuredContent.logs),
-  failed: failed.isError,
-  unknown,
-}));
-await client.close();
-"""
-
-
-@pytest.fixture(scope="module")
-def node() -> Path:
-    """Return the folder with the Node clients, set up when they are not there yet."""
-    subprocess.run([ROOT / "scripts/mcp-clients"], check=True, timeout=280)
-    return NODE
+mcp = Later("mcp.client.client")
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 def test_the_python_client_lists_and_calls(server: Server, mode: str) -> None:
     async def session() -> tuple[list[str], Any, Any]:
-        async with Client(server.url + "/mcp", mode=mode) as client:
+        async with mcp.Client(server.url + "/mcp", mode=mode) as client:
             listed = await client.list_tools()
             done = await client.call_tool(
                 "processExecute", {"command": "echo hi", "waitForCompletion": True}
@@ -72,7 +38,7 @@ def test_the_python_client_checks_every_result_against_its_schema(server: Server
     (server.workdir / "file.txt").write_text("text")
 
     async def session() -> None:
-        async with Client(server.url + "/mcp", mode="legacy") as client:
+        async with mcp.Client(server.url + "/mcp", mode="legacy") as client:
             await client.list_tools()
             for name, arguments in (
                 ("processesList", {}),
@@ -98,7 +64,7 @@ def test_the_python_client_checks_every_result_against_its_schema(server: Server
 def test_fifty_calls_of_one_python_client_are_answered_once_each(server: Server) -> None:
     async def session() -> list[str]:
         answers: list[str] = [""] * 50
-        async with Client(server.url + "/mcp", mode="legacy") as client:
+        async with mcp.Client(server.url + "/mcp", mode="legacy") as client:
 
             async def one(number: int) -> None:
                 result = await client.call_tool(
@@ -114,16 +80,10 @@ def test_fifty_calls_of_one_python_client_are_answered_once_each(server: Server)
     assert anyio.run(session) == [f"{number}\n" for number in range(50)]
 
 
-@pytest.mark.timeout(300)
-def test_the_node_client_lists_and_calls(server: Server, node: Path) -> None:
-    program = node / "client.mjs"
-    program.write_text(NODE_PROGRAM)
+@pytest.mark.timeout(400)
+def test_the_node_client_lists_and_calls(server: Server) -> None:
+    told = run_node("mcp.mjs", server.url + "/mcp")
 
-    done = subprocess.run(
-        ["node", program, server.url + "/mcp"], capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
     assert told["server"] == {"name": "sandkeeper", "version": __version__}
     assert "processesList" in told["tools"]
     assert told["logs"] == [f"{number}\n" for number in range(20)]
@@ -131,10 +91,12 @@ def test_the_node_client_lists_and_calls(server: Server, node: Path) -> None:
     assert 'unknown tool "nope"' in told["unknown"]
 
 
-@pytest.mark.timeout(300)
-def test_the_inspector_lists_and_calls(server: Server, node: Path) -> None:
+@pytest.mark.timeout(400)
+def test_the_inspector_lists_and_calls(server: Server) -> None:
+    install()
+
     def inspect(*arguments: str) -> dict[str, Any]:
-        cli = node / "node_modules/.bin/mcp-inspector"
+        cli = SCRIPTS / "node_modules/.bin/mcp-inspector"
         done = subprocess.run(
             [cli, "--cli", server.url + "/mcp", "--transport", "http", *arguments],
             capture_output=True,

@@ -6,11 +6,13 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from mcp import Client
 from tests.harness import Server, until
+from tests.later import Later
 from tests.mcp_calls import Tools
 
 from sandkeeper import __version__
+
+mcp = Later("mcp")
 
 VERSION = "2026-07-28"
 KEY = "io.modelcontextprotocol/"
@@ -164,7 +166,7 @@ def test_the_python_client_speaks_it_with_one_request_a_call(
     server = make_server()
 
     async def session(mode: str) -> None:
-        async with Client(server.url + "/mcp", mode=mode) as client:
+        async with mcp.Client(server.url + "/mcp", mode=mode) as client:
             tools = await client.list_tools()
             done = await client.call_tool(
                 "processExecute", {"command": "echo new", "waitForCompletion": True}

@@ -56,7 +56,7 @@ class Site:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
         self.port = self.server.server_address[1]
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def put(self, path: str, data: str | bytes, kind: str = "text/html", **fields: str) -> None:
         raw = data if isinstance(data, bytes) else data.encode()

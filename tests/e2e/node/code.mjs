@@ -31,7 +31,7 @@ seen.context = [made.language, made.cwd === folder, (await box.listCodeContexts(
 seen.folder = (await box.runCode("import os; y = 1; os.getcwd()", { context: made })).text === folder;
 await box.restartCodeContext(made);
 seen.restarted = (await box.runCode("'y' in globals()", { context: made })).text;
-seen.timeout = await failed(() => box.runCode("while True: pass", { context: made, timeoutMs: 1500 }));
+seen.timeout = await failed(() => box.runCode("import threading; threading.Event().wait()", { context: made, timeoutMs: 1500 }));
 seen.after = (await box.runCode("2 + 2", { context: made })).text;
 await box.removeCodeContext(made);
 seen.removed = await failed(() => box.runCode("1", { context: made }));

@@ -4,6 +4,7 @@ Here, and nowhere else, it is decided which calls those are: every matched route
 not one of reading, but for the few named below, and every MCP tool but the reading ones.
 """
 
+from asyncio import Future
 from collections.abc import Callable
 from functools import partial
 
@@ -100,11 +101,10 @@ async def _counted(coming: Later, freeze: Freeze) -> PlainAnswer | None:
         return await coming
 
 
-async def _counted_early(
+def _counted_early(
     begin: Early, freeze: Freeze, give: Callable[[PlainAnswer], None]
-) -> PlainAnswer | None:
-    with freeze.writing():
-        return await begin(give)
+) -> "Future[PlainAnswer]":
+    return freeze.counted(begin(give))
 
 
 class _Guarded:

@@ -1,6 +1,7 @@
 """What every request passes: gate, CORS, no-cache, timing, token, access log, the last net."""
 
 import traceback
+from asyncio import CancelledError, Future
 from collections.abc import Coroutine
 from time import perf_counter
 from typing import Protocol
@@ -196,37 +197,44 @@ class Edge:
         answer = answered(handler, scope, body, self._say)
         if answer is None:
             return False
-        if not isinstance(answer, PlainAnswer):
+        if isinstance(answer, PlainAnswer):
+            reply(self._heads.of(scope, answer, started))
             self._traces.begin(scope)
-            self._requests.begun()
-            coming = self._early(scope, answer, started, reply) if callable(answer) else answer
-            return self._later(scope, coming, started, reply)
-        reply(self._heads.of(scope, answer, started))
-        seconds = perf_counter() - started
+            seconds = perf_counter() - started
+            self._requests.answered(scope["path"], answer.status, seconds)
+            self._tell(scope, answer.status, seconds, len(answer.body))
+            return True
         self._traces.begin(scope)
-        self._requests.answered(scope["path"], answer.status, seconds)
-        self._tell(scope, answer.status, seconds, len(answer.body))
+        self._requests.begun()
+        if not callable(answer):
+            return self._later(scope, answer, started, reply)
+        self._early(scope, answer, started, reply)
         return True
 
-    async def _early(
-        self, scope: Scope, begin: Early, started: float, reply: Reply
-    ) -> PlainAnswer | None:
-        """Wait for an answer that is given by the thread which makes it."""
-        with reply.from_thread() as give:
-            return await begin(lambda answer: give(self._heads.of(scope, answer, started)))
+    def _early(self, scope: Scope, begin: Early, started: float, reply: Reply) -> None:
+        """Have a thread make an answer and give it; what follows is done when we know of it."""
+        mouth = reply.from_thread()
+
+        def done(made: "Future[PlainAnswer]") -> None:
+            mouth.close()
+            try:
+                answer = made.result()
+            except CancelledError:  # the server ends
+                self._ended(scope, 499, started, 0.0, 0)
+                return
+            except Exception as error:  # noqa: BLE001 - the last net: told there
+                answer = self._unmade(scope, error)
+            self._give(scope, answer, started, reply)
+
+        begin(lambda answer: mouth(self._heads.of(scope, answer, started))).add_done_callback(done)
 
     async def _later(self, scope: Scope, coming: Later, started: float, reply: Reply) -> None:
         """Wait for an answer and give it, whatever goes wrong; or have it go the long way."""
         self._traces.enter(scope)
         try:
             answer = await coming
-        except SandkeeperError as error:
-            answer = plain_error(error, self._say)
-        except Exception as error:  # noqa: BLE001 - the last net: log it, the server lives
-            self._failed(scope, error)
-            answer = PlainAnswer(b"", 500)
-            if want := want_of(error):
-                answer = plain_error(Unavailable(want), self._say)
+        except Exception as error:  # noqa: BLE001 - the last net: told there, the server lives
+            answer = self._unmade(scope, error)
         except BaseException:
             self._ended(scope, 499, started, 0.0, 0)
             raise
@@ -234,8 +242,20 @@ class Edge:
             scope[BEGUN] = started
             reply.pass_on()
             return
+        self._give(scope, answer, started, reply)
+
+    def _give(self, scope: Scope, answer: PlainAnswer, started: float, reply: Reply) -> None:
         reply(self._heads.of(scope, answer, started))
         self._ended(scope, answer.status, started, perf_counter(), len(answer.body))
+
+    def _unmade(self, scope: Scope, error: Exception) -> PlainAnswer:
+        """Return the answer in the place of one that could not be made."""
+        if isinstance(error, SandkeeperError):
+            return plain_error(error, self._say)
+        self._failed(scope, error)
+        if want := want_of(error):
+            return plain_error(Unavailable(want), self._say)
+        return PlainAnswer(b"", 500)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = scope[ANSWER] = Answer(self._outgoing, wire_of(scope))

@@ -24,6 +24,7 @@ from starlette.requests import Request
 from sandkeeper.api.edge.bodies.coding import inflated, is_gzip
 from sandkeeper.api.edge.bodies.lenient import (
     ANYTHING,
+    bare,
     built,
     counted,
     fold,
@@ -140,16 +141,17 @@ def _exact_decoder(model: type) -> msgspec.json.Decoder[Any] | None:
     """Return what reads a body that has only the fields of `model`, spelled like them.
 
     None where a field is more than texts and numbers: in what is nested, a key that is spelled
-    otherwise would be passed over.
+    otherwise would be passed over. Of a map of anything no key has a spelling.
     """
     if not all(_is_plain(item.type) for item in msgspec.structs.fields(model)):
         return None
     exact = msgspec.defstruct(model.__name__, [], bases=(model,), forbid_unknown_fields=True)
-    return msgspec.json.Decoder(exact)
+    return msgspec.json.Decoder(exact, float_hook=float)
 
 
 def _is_plain(kind: Any) -> bool:
-    return kind in (str, bool, int, float, None, type(None)) or (
+    kind = bare(kind)
+    return kind in (str, bool, int, float, None, type(None), dict[str, Any]) or (
         get_origin(kind) in (list, dict, Union, UnionType) and all(map(_is_plain, get_args(kind)))
     )
 
@@ -157,7 +159,8 @@ def _is_plain(kind: Any) -> bool:
 @lru_cache(maxsize=64)
 def _has_lists(model: type) -> bool:
     """Say whether a field may have more elements than a body has strings."""
-    return any("list[" in str(item.type) for item in msgspec.structs.fields(model))
+    kinds = [str(item.type) for item in msgspec.structs.fields(model)]
+    return any("list[" in kind or "Any" in kind for kind in kinds)
 
 
 def _check_strings(body: bytes) -> None:

@@ -6,33 +6,27 @@ __all__ = ["PathLocks"]
 
 
 class PathLocks:
-    """One lock for each path that is in use now; several are taken in a fixed order."""
+    """A lock for each path that is in use now; several are taken in a fixed order."""
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._locks: dict[str, tuple[threading.Lock, int]] = {}
+        self._locks: dict[str, threading.Lock] = {}
 
     def hold(self, *paths: str) -> "_Hold":
         """Hold the locks of `paths` while inside."""
         return _Hold(self, paths if len(paths) == 1 else tuple(sorted(set(paths))))
 
     def take(self, path: str) -> None:
-        """Wait for the lock of a path, and have it until it is given back."""
-        with self._guard:
-            known = self._locks.get(path)
-            lock, users = (threading.Lock(), 0) if known is None else known
-            self._locks[path] = lock, users + 1
-        lock.acquire()
+        """Wait until nobody has a path, and have it until it is given back."""
+        mine = threading.Lock()
+        mine.acquire()
+        # One step for all threads: where somebody else has it, his lock is what is returned.
+        while (held := self._locks.setdefault(path, mine)) is not mine:
+            with held:
+                continue
 
     def give_back(self, path: str) -> None:
-        """Leave the lock of a path to whoever waits for it."""
-        with self._guard:
-            lock, users = self._locks[path]
-            if users == 1:
-                del self._locks[path]
-            else:
-                self._locks[path] = lock, users - 1
-        lock.release()
+        """Leave a path to whoever waits for it."""
+        self._locks.pop(path).release()
 
 
 class _Hold:

@@ -172,8 +172,8 @@ class Draft:
         """Append `data`; a file that has holes is given them again. Raises OSError."""
         if self._holes:
             holes.write(self._fd, data, self.size)
-        else:
-            write_all(self._fd, data)
+        elif (written := os.write(self._fd, data)) < len(data):
+            write_all(self._fd, memoryview(data)[written:])
         self.size += len(data)
 
     def write_pieces(self, pieces: list[bytes]) -> None:
@@ -265,12 +265,12 @@ class Draft:
             with suppress(OSError):
                 os.unlink(self._temporary)
             self._temporary = ""
-        self._release_slot()
+        if self._slot >= 0:
+            self._release_slot()
 
     def _release_slot(self) -> None:
-        if self._slot >= 0:
-            self._temporaries.leave(self._slot)
-            self._slot = -1
+        self._temporaries.leave(self._slot)
+        self._slot = -1
 
     def _reopen(self) -> None:
         if self._fd < 0:
@@ -308,9 +308,11 @@ class Draft:
             os.fchmod(self._fd, stat.S_IMODE(now.st_mode))
         except OSError:
             return False
-        with suppress(OSError):
+        try:
             for name in os.listxattr(self.path):
                 os.setxattr(self._fd, name, os.getxattr(self.path, name))
+        except OSError:  # not all can be set, and not everywhere
+            return True
         return True
 
     def _mark(self, fd: int) -> None:

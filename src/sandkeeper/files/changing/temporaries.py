@@ -55,20 +55,19 @@ class Temporaries:
 
     def enter(self, path: str) -> int:
         """Record `path` before it is created; returns the slot."""
-        with self._lock:
-            if self._free:
-                slot = self._free.pop()
-            else:
+        try:
+            slot = self._free.pop()
+        except IndexError:
+            with self._lock:
                 slot = self._slots
                 self._slots += 1
-            self._write(slot, os.fsencode(path)[: SLOT_BYTES - 1] + b"\0")
+        self._write(slot, os.fsencode(path)[: SLOT_BYTES - 1] + b"\0")
         return slot
 
     def leave(self, slot: int) -> None:
         """Free a slot once its temporary has been renamed or removed."""
-        with self._lock:
-            self._write(slot, b"\0")
-            self._free.append(slot)
+        self._write(slot, b"\0")
+        self._free.append(slot)  # behind that: from here on it is another's
 
     def _write(self, slot: int, data: bytes) -> None:
         # A full disk must not fail a write that may succeed elsewhere (ENOSPC here only means

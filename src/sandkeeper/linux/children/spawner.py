@@ -235,7 +235,7 @@ def _document(order: spawner_main.Order) -> int:
     """Return a memfd: an environment may be larger than a packet."""
     fd = os.memfd_create("sandkeeper-order", os.MFD_CLOEXEC)
     try:
-        data = marshal.dumps(tuple(order))
+        data = marshal.dumps(vars(order))
         while data:
             data = data[os.write(fd, data) :]
     except BaseException:

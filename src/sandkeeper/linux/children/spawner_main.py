@@ -12,8 +12,12 @@ bytes) and its end; before the end, if it did not become the program, an errno (
 stage at which it failed: `prepare`, `folder` or `exec`.
 
 It imports little on purpose: it lives beside the server, and every start copies its page tables.
+`typing`, and `signal` and `socket` for their `enum`, would be half of its start and a third of its
+pages.
 """
 
+import _signal  # type: ignore[import-not-found] # CPython's, as `_socket` is
+import _socket
 import array
 import ctypes
 import errno
@@ -22,13 +26,10 @@ import gc
 import marshal
 import os
 import resource
-import signal
-import socket
 import struct
 import sys
 import termios
 from collections.abc import Iterable
-from typing import NamedTuple
 
 MAX_FDS = 32
 NUMBER = struct.Struct("<i")
@@ -42,8 +43,11 @@ CLONE_CALLS = {  # clone(2); the order of its arguments does not matter where al
 }
 
 
-class Order(NamedTuple):
-    """What to start; descriptors are indexes into those of the packet, -1 is none (/dev/null)."""
+class Order:
+    """What to start; descriptors are indexes into those of the packet, -1 is none (/dev/null).
+
+    On its way it is the dictionary of its fields.
+    """
 
     argv: list[bytes]
     paths: list[bytes]
@@ -59,6 +63,11 @@ class Order(NamedTuple):
     nofile: int | None
     new_session: bool
     terminal: bool
+
+    def __init__(self, **fields: object) -> None:
+        if fields.keys() != Order.__annotations__.keys():
+            raise TypeError(f"fields of an order: {sorted(fields)}")
+        vars(self).update(fields)
 
 
 def enter_cgroups(entrances: Iterable[int]) -> None:
@@ -104,7 +113,7 @@ def clone() -> int:
     number = CLONE_CALLS.get(os.uname().machine)
     if number is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    pid = int(_libc.syscall(number, CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0))
+    pid = int(_libc.syscall(number, CLONE_PARENT | _signal.SIGCHLD, 0, 0, 0, 0))
     if pid < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -131,8 +140,8 @@ def become(order: Order, fds: list[int], report: int) -> None:
         if order.folder >= 0:
             os.fchdir(fds[order.folder])
         stage = b"prepare"
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them for its own sake
-            signal.signal(number, signal.SIG_DFL)
+        for number in (_signal.SIGPIPE, _signal.SIGXFSZ):  # Python ignores them for its own sake
+            _signal.signal(number, _signal.SIG_DFL)
         os.setgroups(order.groups)
         os.setresgid(order.gid, order.gid, order.gid)
         os.setresuid(order.uid, order.uid, order.uid)
@@ -162,25 +171,25 @@ def execute(order: Order) -> None:
         raise found
 
 
-def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+def receive(sock: _socket.socket) -> tuple[bytes, list[int]]:
     """Take one packet; its descriptors end at an exec, which `socket.recv_fds` cannot be told."""
     fds = array.array("i")
-    space = socket.CMSG_LEN(MAX_FDS * fds.itemsize)
-    message, found, _flags, _address = sock.recvmsg(16, space, socket.MSG_CMSG_CLOEXEC)
+    space = _socket.CMSG_LEN(MAX_FDS * fds.itemsize)
+    message, found, _flags, _address = sock.recvmsg(16, space, _socket.MSG_CMSG_CLOEXEC)
     for level, kind, data in found:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return message, list(fds)
 
 
-def obey(sock: socket.socket) -> bool:
+def obey(sock: _socket.socket) -> bool:
     """Take one order; False when the server is gone."""
     message, fds = receive(sock)
     if not message:
         return False
     try:
         document, report, *rest = fds
-        order = Order(*marshal.loads(os.pread(document, os.fstat(document).st_size, 0)))
+        order = Order(**marshal.loads(os.pread(document, os.fstat(document).st_size, 0)))
         try:
             if clone() == 0:
                 sock.close()
@@ -196,8 +205,8 @@ def obey(sock: socket.socket) -> bool:
 if __name__ == "__main__":
     _libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL: the child need not take a lock back
     _null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    ours = socket.socket(fileno=int(sys.argv[1]))
-    ours.set_inheritable(False)
+    ours = _socket.socket(fileno=int(sys.argv[1]))
+    os.set_inheritable(ours.fileno(), False)
     gc.disable()
     gc.freeze()
     while obey(ours):

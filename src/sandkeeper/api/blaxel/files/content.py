@@ -15,7 +15,7 @@ from sandkeeper.api.edge.bodies.downloads import download
 from sandkeeper.api.edge.bodies.forms import form_parts, is_form, read_field
 from sandkeeper.api.edge.conditional import conditions, http_date, modified_since
 from sandkeeper.api.edge.connections.fields import first_fields
-from sandkeeper.api.edge.connections.plain import Early, Later, PlainAnswer
+from sandkeeper.api.edge.connections.plain import Early, PlainAnswer
 from sandkeeper.api.edge.file_answers import GeneratedBody
 from sandkeeper.api.edge.query import query_of
 from sandkeeper.api.edge.request_body import in_turn, parse_json, read_json
@@ -178,18 +178,20 @@ class FileHandlers:
             return None
         target = self._files.resolve(raw_rest(scope, PREFIX))
         wanted = parse_json(body, FileRequest)
-        return None if wanted.isDirectory else partial(self._put_plain, target, wanted)
+        if wanted.isDirectory:
+            return None
+        mode, data = octal(wanted.permissions, 0o644), wanted.content.encode()
+        return partial(self._put_plain, target, mode, data)
 
     def _put_plain(
-        self, target: Target, wanted: FileRequest, give: Callable[[PlainAnswer], None]
-    ) -> Later:
+        self, target: Target, mode: int, data: bytes, give: Callable[[PlainAnswer], None]
+    ) -> "asyncio.Future[PlainAnswer]":
         def told(info: os.stat_result) -> PlainAnswer:
             body = encode_json(_written(target, WRITTEN))
             answer = PlainAnswer(body, fields=_etag_line(info))
             give(answer)
             return answer
 
-        mode, data = octal(wanted.permissions, 0o644), wanted.content.encode()
         write, path = self._files.write, target.absolute
         return self._work.run_then(told, write, path, data, mode, NO_CONDITIONS)
 

@@ -15,7 +15,7 @@ import msgspec
 from sandkeeper.journal.output import PIECE_BYTES
 from sandkeeper.patterns import pattern
 
-__all__ = ["ANYTHING", "built", "counted", "fields_of", "fold", "read_first", "values_in"]
+__all__ = ["ANYTHING", "bare", "built", "counted", "fields_of", "fold", "read_first", "values_in"]
 
 ANYTHING = msgspec.json.Decoder(float_hook=float)
 """Its own reading of numbers takes ten times as long as Python's where many digits decide."""
@@ -87,12 +87,12 @@ def values_in(body: bytes) -> int:
 def fields_of(model: type) -> Mapping[str, tuple[str, Any]]:
     """Return the name on the wire and the type of each field, by its name in small letters."""
     return {
-        item.encode_name.lower(): (item.encode_name, _bare(item.type))
+        item.encode_name.lower(): (item.encode_name, bare(item.type))
         for item in msgspec.structs.fields(model)
     }
 
 
-def _bare(kind: Any) -> Any:
+def bare(kind: Any) -> Any:
     """Return a type without what is only said about it."""
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 

@@ -24,13 +24,6 @@ class LeanProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
         self.headers = []
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a field of the head."""
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
-
     def on_headers_complete(self) -> None:
         """Begin with the request, unless it waits behind another; a handshake is none."""
         version = self._make_scope()

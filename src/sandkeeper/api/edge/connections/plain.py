@@ -10,6 +10,7 @@ Whatever is not plain goes the long way: that function returns None as soon as i
 that it does not know, and has done nothing until then.
 """
 
+from asyncio import Future
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from time import perf_counter
@@ -60,8 +61,8 @@ class PlainAnswer(msgspec.Struct):
 
 Later = Awaitable[PlainAnswer | None]
 """None: after all it goes the long way, and how far it is stands in its scope."""
-Early = Callable[[Callable[[PlainAnswer], None]], Later]
-"""Begins what is to be awaited; the thread that makes the answer may give it, before it returns."""
+Early = Callable[[Callable[[PlainAnswer], None]], "Future[PlainAnswer]"]
+"""Has a thread make the answer, which gives it as well: its client need not wait for the loop."""
 Plain = Callable[[Scope, bytes], PlainAnswer | Later | Early | None]
 """Gets a request and its whole body; raises SandkeeperError; None: it goes the long way.
 

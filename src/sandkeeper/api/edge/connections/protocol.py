@@ -208,8 +208,11 @@ class EdgeProtocol(LeanProtocol, ShortWay, Parting):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a field of the head."""
         if self._in_head:
-            super().on_header(name, value)
-            if len(self.headers) > HEADER_FIELDS or len(value) > FIELD_BYTES:
+            name, headers = name.lower(), self.headers
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            headers.append((name, value))
+            if len(headers) > HEADER_FIELDS or len(value) > FIELD_BYTES:
                 self._too_much(431, "request header fields are too many or too large")
 
     def _too_much(self, status: int, text: str) -> None:
@@ -284,10 +287,6 @@ class EdgeProtocol(LeanProtocol, ShortWay, Parting):
         held, self._held = self._held, None
         if held is not None:
             self._begin(held, whole)
-
-    def _begin(self, cycle: "RequestResponseCycle", whole: bool) -> None:
-        if not (whole and self._is_answered(cycle)):
-            self.begin_task(cycle)
 
     def pass_over(self, left: int) -> None:
         """Go on after a body that was not all parsed: `left` bytes of it are still to be dropped.

@@ -7,8 +7,8 @@ somebody else's. The loop learns of it afterwards and does all that follows an a
 """
 
 import os
+from contextlib import suppress
 from threading import Lock
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from sandkeeper.api.edge.connections.plain import Parts
@@ -76,51 +76,35 @@ class Reply:
         return first + _lines(self._cycle.default_headers) + rest
 
     def from_thread(self) -> "Mouth":
-        """Have a thread give the answer while inside."""
+        """Return what gives the answer from a thread, until it is closed."""
         return Mouth(self, self._connection.transport)
 
 
 class Mouth:
-    """Gives an answer at once from any thread; the event loop finishes it (`Reply`).
+    """Gives an answer at once, from any thread; the event loop finishes it (`Reply`).
 
-    What comes behind the end of the `with` is not sent, and so is what the kernel does not take.
+    What comes when it is closed is not sent, nor what the kernel does not take.
     """
 
-    __slots__ = ("_fd", "_lock", "_reply", "_transport")
+    __slots__ = ("_fd", "_lock", "_reply")
 
     def __init__(self, reply: Reply, transport: "asyncio.Transport") -> None:
         self._reply = reply
-        self._transport = transport
         self._lock = Lock()
         self._fd = -1
-
-    def __enter__(self) -> "Mouth":
-        transport = self._transport
         if not transport.get_write_buffer_size():  # else it would come before what is in there
-            try:
+            with suppress(OSError):  # no descriptor is left, or the connection is over
                 self._fd = os.dup(transport.get_extra_info("socket").fileno())
-            except OSError:  # none left, or the connection is over
-                self._fd = -1
-        return self
 
     def __call__(self, answer: Parts) -> None:
         """Send an answer."""
         text = self._reply.text(answer)
-        with self._lock:
-            if self._fd < 0:
-                return
-            try:
-                sent = os.write(self._fd, text)
-            except OSError:  # full, or over: the event loop will see
-                return
-            self._reply.unsent = text[sent:]
+        with self._lock, suppress(OSError):  # full, or over: the event loop will see
+            if self._fd >= 0:
+                self._reply.unsent = text[os.write(self._fd, text) :]
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _where: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Give nothing any more."""
         with self._lock:
             fd, self._fd = self._fd, -1
         if fd >= 0:

@@ -224,7 +224,7 @@ class _Server(Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGTERM and SIGINT and then exit with 0.
+        """Stop on SIGTERM and SIGINT and then exit with 0, also when told a second time.
 
         uvicorn's own way raises the signal again after the shutdown, so that an orderly end would
         look like a death by signal to whoever supervises us.
@@ -237,3 +237,5 @@ class _Server(Server):
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+                if self.left is None:  # else another version is about to have its own handlers
+                    signal.signal(number, signal.SIG_IGN)

@@ -21,13 +21,16 @@ class ShortWay:
     plain: Callable[[Any, bytes, Reply], bool | Coroutine[None, None, None]] | None = None
     """Answers a whole request, at once or in a while, if it is a plain one (`.plain`)."""
 
+    begin_task: Callable[["RequestResponseCycle"], None]
     flow: "FlowControl"
     loop: asyncio.AbstractEventLoop
     tasks: set[asyncio.Task[None]]
     transport: asyncio.Transport
 
-    def begin_task(self, cycle: "RequestResponseCycle") -> None:
-        """Have the application handle a request."""
+    def _begin(self, cycle: "RequestResponseCycle", whole: bool) -> None:
+        """Begin with a request; one that is not `whole` goes the long way."""
+        if not (whole and self._is_answered(cycle)):
+            self.begin_task(cycle)
 
     def _is_answered(self, cycle: "RequestResponseCycle") -> bool:
         """Answer a whole request, at once or in a while; False: it has to go the long way."""
