@@ -59,7 +59,6 @@ KEPT_BLOCK = 64
 NO_OUTPUT = -1
 STOP_GRACE_SECONDS = 0.09
 RESTART_SECONDS = 10
-LONG_WAY = frozenset({b"idempotency-key", b"content-encoding"})
 QUICK_SECONDS = 0.2
 """For so long the end of a process is waited for with nothing made that a longer wait needs."""
 
@@ -137,7 +136,7 @@ class ProcessHandlers:
     def create_now(self, scope: Scope, body: bytes) -> Later | None:
         """Start a process that nobody waits for, or that is over soon."""
         for name, value in scope["headers"]:
-            if name in LONG_WAY or (name == b"accept" and wants_stream(value)):
+            if name == b"idempotency-key" or (name == b"accept" and wants_stream(value)):
                 return None
         wanted = parse_json(body, ProcessRequest)
         if wanted.wait_for_ports:

@@ -47,7 +47,7 @@ PLAIN_FILE = 32 << 10
 DECIDING = frozenset(
     {
         *(b"if-match", b"if-none-match", b"if-modified-since", b"if-range", b"range"),
-        *(b"if-unmodified-since", b"transfer-encoding", b"content-encoding"),
+        *(b"if-unmodified-since", b"transfer-encoding"),
     }
 )
 """Fields that decide what is answered."""
