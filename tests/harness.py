@@ -84,7 +84,8 @@ def _ports() -> Iterator[int]:
     """Return ports that are this process's alone: whoever binds to port 0 gets others (ip(7))."""
     first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    low, high = (10_000, first) if first > 20_000 else (last + 1, 1 << 16)
+    # Above 10080, the highest that no browser connects to (the Fetch standard's bad ports).
+    low, high = (10_081, first) if first > 20_000 else (last + 1, 1 << 16)
     each = (high - low) // 12
     low += (1 + int(worker.removeprefix("gw")) % 11 if worker else 0) * each
     # Another run on this machine begins elsewhere.
