@@ -100,6 +100,25 @@ def test_a_thread_that_is_late_says_nothing() -> None:
     assert played(play) == _sent(LATE)
 
 
+def test_who_was_not_told_that_the_connection_ends_may_ask_again() -> None:
+    ended: list[bool] = []
+
+    async def play(reply: Reply, transport: asyncio.Transport, _client: socket.socket) -> None:
+        cycle = reply._cycle
+        with closing(reply.from_thread()) as give:
+            await asyncio.to_thread(give, ANSWER)
+        cycle.keep_alive, cycle.default_headers = False, [(b"connection", b"close")]
+        reply(ANSWER)
+        ended.append(transport.is_closing())
+        cycle.response_complete = False
+        told = Reply(reply._connection, cycle)
+        told(ANSWER)
+        ended.append(transport.is_closing())
+
+    assert played(play) == SENT + SENT.replace(b"date: now", b"connection: close")
+    assert ended == [False, True]
+
+
 def test_a_thread_says_nothing_before_what_is_on_its_way() -> None:
     before = b"y" * (8 << 20)
 

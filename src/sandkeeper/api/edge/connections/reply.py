@@ -46,11 +46,12 @@ class Connection(Protocol):
 class Reply:
     """The answer to one request, which no client makes us keep longer than others."""
 
-    __slots__ = ("_connection", "_cycle", "unsent")
+    __slots__ = ("_connection", "_cycle", "_said", "unsent")
 
     def __init__(self, connection: Connection, cycle: "RequestResponseCycle") -> None:
         self._connection = connection
         self._cycle = cycle
+        self._said: Fields | None = None
         self.unsent: bytes | None = None
         """What is left to send of an answer that a thread has given."""
 
@@ -62,7 +63,8 @@ class Reply:
         cycle.response_started = cycle.response_complete = True
         transport, unsent = self._connection.transport, self.unsent
         transport.write(self.text(answer) if unsent is None else unsent)
-        if not cycle.keep_alive:  # the server has been told to end meanwhile
+        # The server has been told to end meanwhile. Who was not told by his answer may ask again.
+        if not cycle.keep_alive and self._said is cycle.default_headers:
             transport.close()
         cycle.on_response()
 
@@ -73,7 +75,8 @@ class Reply:
     def text(self, answer: Parts) -> bytes:
         """Return the answer as it is sent."""
         first, rest = answer
-        return first + _lines(self._cycle.default_headers) + rest
+        fields = self._said = self._cycle.default_headers
+        return first + _lines(fields) + rest
 
     def from_thread(self) -> "Mouth":
         """Return what gives the answer from a thread, until it is closed."""
