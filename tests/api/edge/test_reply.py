@@ -119,6 +119,17 @@ def test_who_was_not_told_that_the_connection_ends_may_ask_again() -> None:
     assert ended == [False, True]
 
 
+def test_it_is_known_whether_a_client_that_left_had_any_of_the_answer() -> None:
+    async def play(reply: Reply, _transport: asyncio.Transport, _client: socket.socket) -> None:
+        reply._cycle.disconnected = True
+        assert not reply(ANSWER)
+        with closing(reply.from_thread()) as give:
+            await asyncio.to_thread(give, ANSWER)
+        assert reply(ANSWER)
+
+    assert played(play) == SENT
+
+
 def test_a_thread_says_nothing_before_what_is_on_its_way() -> None:
     before = b"y" * (8 << 20)
 

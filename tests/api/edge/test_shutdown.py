@@ -67,6 +67,7 @@ def test_who_connects_while_it_ends_is_answered_or_refused_and_never_reset(make_
 def test_what_a_thread_answers_at_the_end_says_that_the_connection_ends(make_server) -> None:
     own: Server = make_server()
     path = own.workdir / "fifo"
+    own.client.get(f"/filesystem/{own.workdir}")  # the first of an area goes the long way
     os.mkfifo(path)
     fifo = os.open(path, os.O_RDWR | os.O_NONBLOCK)
     full = os.write(fifo, bytes(1 << 20))

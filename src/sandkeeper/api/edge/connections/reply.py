@@ -55,11 +55,14 @@ class Reply:
         self.unsent: bytes | None = None
         """What is left to send of an answer that a thread has given."""
 
-    def __call__(self, answer: Parts) -> None:
-        """Give the answer, or what is left of the one that was given; on the event loop."""
+    def __call__(self, answer: Parts) -> bool:
+        """Give the answer, or what is left of the one that was given; on the event loop.
+
+        False: its client has left without any of it.
+        """
         cycle = self._cycle
         if cycle.disconnected:
-            return
+            return self.unsent is not None
         cycle.response_started = cycle.response_complete = True
         transport, unsent = self._connection.transport, self.unsent
         transport.write(self.text(answer) if unsent is None else unsent)
@@ -67,6 +70,7 @@ class Reply:
         if not cycle.keep_alive and self._said is cycle.default_headers:
             transport.close()
         cycle.on_response()
+        return True
 
     def pass_on(self) -> None:
         """Have the request go the long way after all."""
