@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import resource
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -126,6 +128,24 @@ def test_it_is_known_whether_a_client_that_left_had_any_of_the_answer() -> None:
         with closing(reply.from_thread()) as give:
             await asyncio.to_thread(give, ANSWER)
         assert reply(ANSWER)
+
+    assert played(play) == SENT
+
+
+def test_where_descriptors_are_scarce_a_thread_leaves_the_answer_to_the_loop() -> None:
+    async def play(reply: Reply, _transport: asyncio.Transport, _client: socket.socket) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * free, hard))
+        try:
+            with closing(reply.from_thread()) as give:
+                assert os.dup(0) == free
+                os.close(free)
+                await asyncio.to_thread(give, LATE)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        reply(ANSWER)
 
     assert played(play) == SENT
 

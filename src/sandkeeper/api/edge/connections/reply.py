@@ -12,6 +12,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 from sandkeeper.api.edge.connections.plain import Parts
+from sandkeeper.linux.fds import Use, is_scarce
 
 if TYPE_CHECKING:
     import asyncio
@@ -90,7 +91,8 @@ class Reply:
 class Mouth:
     """Gives an answer at once, from any thread; the event loop finishes it (`Reply`).
 
-    What comes when it is closed is not sent, nor what the kernel does not take.
+    What comes when it is closed is not sent, nor what the kernel does not take, nor anything where
+    descriptors are scarce: whoever waits for a thread would have two.
     """
 
     __slots__ = ("_fd", "_lock", "_reply")
@@ -102,6 +104,8 @@ class Mouth:
         if not transport.get_write_buffer_size():  # else it would come before what is in there
             with suppress(OSError):  # no descriptor is left, or the connection is over
                 self._fd = os.dup(transport.get_extra_info("socket").fileno())
+        if self._fd >= 0 and is_scarce(self._fd, Use.ANSWER):
+            self.close()
 
     def __call__(self, answer: Parts) -> None:
         """Send an answer."""
