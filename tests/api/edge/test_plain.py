@@ -1,5 +1,6 @@
 """The short way: what is answered from the parsed head is what the long way answers."""
 
+import gzip
 import json
 import os
 import re
@@ -43,6 +44,8 @@ def exchange(
 
 
 HOST = "Host: localhost"
+GZIP = "Content-Encoding: gzip"
+PACKED = gzip.compress(b'{"content": "a", "command": "true", "workingDir": "/no/such"}', mtime=0)
 REQUESTS = [
     ("GET", "/health", b"", [HOST]),
     ("GET", "/process/sleeper", b"", [HOST]),
@@ -75,6 +78,10 @@ REQUESTS = [
     ("PUT", "/filesystem/WORK/made", b'{"isDirectory": true}', [HOST]),
     ("PUT", "/filesystem/WORK/text/below", b'{"content": "a"}', [HOST]),
     ("PUT", "/filesystem/WORK/written", b"[", [HOST]),
+    ("PUT", "/filesystem/WORK/written", PACKED, [HOST, GZIP]),
+    ("PUT", "/filesystem/WORK/written", b'{"content": "a"}', [HOST, GZIP]),
+    ("PUT", "/filesystem/WORK/written", b'{"content": "a"}', [HOST, "Content-Encoding: br"]),
+    ("POST", "/process", PACKED, [HOST, GZIP]),
 ]
 
 

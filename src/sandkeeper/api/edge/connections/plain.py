@@ -141,8 +141,10 @@ def plain_error(error: SandkeeperError, say: Say) -> PlainAnswer:
 
 
 def may_be_plain(fields: Mapping[bytes, bytes]) -> bool:
-    """Say whether the fields of a request leave its answer the head that `Heads` makes."""
-    if b"origin" in fields or fields.get(b"user-agent", b"").startswith(SHELL_CLIENTS):
+    """Say whether the body of a request is as it came, and its answer has a head of `Heads`."""
+    if b"content-encoding" in fields or b"origin" in fields:
+        return False
+    if fields.get(b"user-agent", b"").startswith(SHELL_CLIENTS):
         return False
     named = fields.get(b"x-request-id")
     return named is None or _PRINTABLE.fullmatch(named) is not None
