@@ -24,7 +24,7 @@ from sandkeeper.linux.paths.statefiles import (
 )
 from sandkeeper.processes.spec import SavedProcess
 
-__all__ = ["Freeze", "Writing"]
+__all__ = ["Freeze", "Stay", "Writing"]
 
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Freeze:
         self._by_us = False
         self.stopped: list[str] = []
         self.processes: list[SavedProcess] = []
-        self._writers: set[Writing | _Work[Any]] = set()
+        self._writers: set[Writer] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -71,9 +71,16 @@ class Freeze:
         if self.state != "active":
             raise Unavailable(f"the sandbox is {self.state} ({self.reason}): nothing may change")
 
-    def writing(self) -> "Writing":
-        """Count as somebody who changes something; raises Unavailable, inside too (`expel`)."""
-        return Writing(self)
+    def writing(self, stay: "Stay | None" = None) -> "Writing":
+        """Count as somebody who changes something; raises Unavailable, inside too (`expel`).
+
+        Who comes in the place of a `stay` was let in with it.
+        """
+        return Writing(self, stay)
+
+    def stay(self) -> "Stay":
+        """Have somebody counted on who leaves one task and goes on in another."""
+        return Stay(self)
 
     def counted(self, work: "asyncio.Future[T]") -> "asyncio.Future[T]":
         """Count work of a thread as somebody who changes something, until it is done.
@@ -82,12 +89,12 @@ class Freeze:
         """
         return _Work(self, work).told
 
-    def enter_writer(self, writer: "Writing | _Work[Any]") -> None:
+    def enter_writer(self, writer: "Writer") -> None:
         """Wait for this one as well."""
         self._writers.add(writer)
         self._idle.clear()
 
-    def leave_writer(self, writer: "Writing | _Work[Any]") -> None:
+    def leave_writer(self, writer: "Writer") -> None:
         """Wait for it no more."""
         self._writers.discard(writer)
         if not self._writers:
@@ -230,18 +237,24 @@ class Writing:
     It is what asyncio.timeout() is without the rest: every write of a small file passes here.
     """
 
-    __slots__ = ("_cancelling", "_expelled", "_freeze", "_task")
+    __slots__ = ("_cancelling", "_expelled", "_freeze", "_stay", "_task")
 
-    def __init__(self, freeze: Freeze) -> None:
+    def __init__(self, freeze: Freeze, stay: "Stay | None") -> None:
         self._freeze = freeze
+        self._stay = stay
         self._expelled = False
 
     def __enter__(self) -> None:
-        self._freeze.check()
+        if self._stay is None:
+            self._freeze.check()
+        else:
+            self._stay.check()
         task = asyncio.current_task()
         assert task is not None
         self._task, self._cancelling = task, task.cancelling()
         self._freeze.enter_writer(self)
+        if self._stay is not None:
+            self._freeze.leave_writer(self._stay)  # behind that: nobody is to see neither
 
     def __exit__(
         self,
@@ -261,6 +274,25 @@ class Writing:
         if not self._expelled:
             self._expelled = True
             self._task.cancel()
+
+
+class Stay:
+    """Somebody who was let in, between two tasks."""
+
+    def __init__(self, freeze: Freeze) -> None:
+        self._freeze = freeze
+        self._expelled = False
+        freeze.enter_writer(self)
+
+    def check(self) -> None:
+        """Raise Unavailable if it took too long."""
+        if self._expelled:
+            raise self._freeze.too_late()
+
+    def expel(self) -> None:
+        """Have it go no further."""
+        self._expelled = True
+        self._freeze.leave_writer(self)
 
 
 class _Work(Generic[T]):
@@ -288,6 +320,8 @@ class _Work(Generic[T]):
         if not self.told.done():
             self.told.set_exception(self._freeze.too_late())
 
+
+Writer = Writing | Stay | _Work[Any]
 
 EXPORT = "archive export"
 INTERRUPTED = "the server was restarted during the export"

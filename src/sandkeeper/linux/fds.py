@@ -14,6 +14,7 @@ class Use(IntEnum):
     The last eighth is for the output of what runs, which would be lost for want of one.
     """
 
+    ANSWER = 2
     CONNECTION = 4
     FOLLOWER = 5
     START = 8

@@ -1,5 +1,6 @@
 """The short way: what is answered from the parsed head is what the long way answers."""
 
+import gzip
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -42,6 +44,8 @@ def exchange(
 
 
 HOST = "Host: localhost"
+GZIP = "Content-Encoding: gzip"
+PACKED = gzip.compress(b'{"content": "a", "command": "true", "workingDir": "/no/such"}', mtime=0)
 REQUESTS = [
     ("GET", "/health", b"", [HOST]),
     ("GET", "/process/sleeper", b"", [HOST]),
@@ -74,6 +78,10 @@ REQUESTS = [
     ("PUT", "/filesystem/WORK/made", b'{"isDirectory": true}', [HOST]),
     ("PUT", "/filesystem/WORK/text/below", b'{"content": "a"}', [HOST]),
     ("PUT", "/filesystem/WORK/written", b"[", [HOST]),
+    ("PUT", "/filesystem/WORK/written", PACKED, [HOST, GZIP]),
+    ("PUT", "/filesystem/WORK/written", b'{"content": "a"}', [HOST, GZIP]),
+    ("PUT", "/filesystem/WORK/written", b'{"content": "a"}', [HOST, "Content-Encoding: br"]),
+    ("POST", "/process", PACKED, [HOST, GZIP]),
 ]
 
 
@@ -245,6 +253,27 @@ def test_a_start_that_is_waited_for_is_one_request_however_long_that_takes(serve
     assert [line["rid"] for line in lines if line["source"] == "audit"] == told
     assert [line["rid"] for line in lines if line["source"] == "access"] == told
     assert min(seconds[4:6]) >= 0.5
+
+
+def test_who_left_before_a_quick_end_is_told_of_as_who_leaves_a_long_one(make_server) -> None:
+    own: Server = make_server(constants={"sandkeeper.api.blaxel.processes.QUICK_SECONDS": 60.0})
+    own.run("true")  # the first of an area goes the long way
+    go = own.workdir / "go"
+    wanted = {"command": f"while [ ! -e {go} ]; do sleep 0.02; done", "name": "left"}
+    body = json.dumps({**wanted, "waitForCompletion": True}).encode()
+    head = b"POST /process HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: left\r\n"
+    with socket.create_connection(("127.0.0.1", own.port)) as sock:
+        sock.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        until(lambda: own.client.get("/process/left").status_code == 200, 30)
+    own.client.get("/health")
+
+    go.touch()
+    (line,) = until(lambda: [one for one in own.log_lines() if _is_access(one, "left")], 30)
+    assert (line["status"], line["bytes"]) == (499, 0)
+
+
+def _is_access(line: dict[str, Any], rid: str) -> bool:
+    return line.get("source") == "access" and line["rid"] == rid
 
 
 def test_a_process_that_is_killed_in_the_same_bytes_is_watched_all_the_same(server: Server) -> None:

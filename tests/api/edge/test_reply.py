@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import resource
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -98,6 +100,54 @@ def test_a_thread_that_is_late_says_nothing() -> None:
         reply(LATE)
 
     assert played(play) == _sent(LATE)
+
+
+def test_who_was_not_told_that_the_connection_ends_may_ask_again() -> None:
+    ended: list[bool] = []
+
+    async def play(reply: Reply, transport: asyncio.Transport, _client: socket.socket) -> None:
+        cycle = reply._cycle
+        with closing(reply.from_thread()) as give:
+            await asyncio.to_thread(give, ANSWER)
+        cycle.keep_alive, cycle.default_headers = False, [(b"connection", b"close")]
+        reply(ANSWER)
+        ended.append(transport.is_closing())
+        cycle.response_complete = False
+        told = Reply(reply._connection, cycle)
+        told(ANSWER)
+        ended.append(transport.is_closing())
+
+    assert played(play) == SENT + SENT.replace(b"date: now", b"connection: close")
+    assert ended == [False, True]
+
+
+def test_it_is_known_whether_a_client_that_left_had_any_of_the_answer() -> None:
+    async def play(reply: Reply, _transport: asyncio.Transport, _client: socket.socket) -> None:
+        reply._cycle.disconnected = True
+        assert not reply(ANSWER)
+        with closing(reply.from_thread()) as give:
+            await asyncio.to_thread(give, ANSWER)
+        assert reply(ANSWER)
+
+    assert played(play) == SENT
+
+
+def test_where_descriptors_are_scarce_a_thread_leaves_the_answer_to_the_loop() -> None:
+    async def play(reply: Reply, _transport: asyncio.Transport, _client: socket.socket) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * free, hard))
+        try:
+            with closing(reply.from_thread()) as give:
+                assert os.dup(0) == free
+                os.close(free)
+                await asyncio.to_thread(give, LATE)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        reply(ANSWER)
+
+    assert played(play) == SENT
 
 
 def test_a_thread_says_nothing_before_what_is_on_its_way() -> None:

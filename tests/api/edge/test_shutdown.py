@@ -64,6 +64,40 @@ def test_who_connects_while_it_ends_is_answered_or_refused_and_never_reset(make_
     assert own.stop() == 0
 
 
+def test_what_a_thread_answers_at_the_end_says_that_the_connection_ends(make_server) -> None:
+    own: Server = make_server()
+    path = own.workdir / "fifo"
+    own.client.get(f"/filesystem/{own.workdir}")  # the first of an area goes the long way
+    os.mkfifo(path)
+    fifo = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    full = os.write(fifo, bytes(1 << 20))
+    body = json.dumps({"content": "all of it"}).encode()
+    head = f"PUT /filesystem/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}"
+    with socket.create_connection(("127.0.0.1", own.port), timeout=60) as one:
+        one.sendall(head.encode() + b"\r\n\r\n" + body)
+        until(lambda: "requests_in_flight 2.0" in own.client.get("/metrics").text, 30)
+        own.client.close()
+        os.kill(own.pid, signal.SIGTERM)
+        until(lambda: not _accepts(own.port), 30)
+
+        assert os.read(fifo, full) == bytes(full)
+        with one.makefile("rb") as file:
+            told = file.read()
+    assert os.read(fifo, 100) == b"all of it"
+    os.close(fifo)
+    assert told.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nconnection: close\r\n" in told
+    assert own.stop() == 0
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
+    except OSError:
+        return False
+    return True
+
+
 def test_open_streams_and_waits_do_not_hold_up_the_end(make_server) -> None:
     own: Server = make_server()
     own.client.post("/process", json={"command": "echo hi; exec sleep 100", "name": "s"})

@@ -41,6 +41,9 @@ STOPPING = (
 )
 """Below these a DELETE ends something, which writes nothing; but it may not close a file's end."""
 
+STAY = "sandkeeper.stay"
+"""In the scope: what counts a request that was let in on the short way, and goes the long one."""
+
 READING_TOOLS = frozenset(
     [
         *("processesList", "processGet", "processGetLogs", "processWait", "processWaitFor"),
@@ -93,12 +96,16 @@ def _plain(
         return answer
     if callable(answer):
         return partial(_counted_early, answer, freeze)
-    return _counted(answer, freeze)
+    return _counted(answer, freeze, scope)
 
 
-async def _counted(coming: Later, freeze: Freeze) -> PlainAnswer | None:
+async def _counted(coming: Later, freeze: Freeze, scope: Scope) -> PlainAnswer | None:
+    """Count who is waited for; who goes on the long way was let in for it as well."""
     with freeze.writing():
-        return await coming
+        answer = await coming
+        if answer is None:
+            scope[STAY] = freeze.stay()
+    return answer
 
 
 def _counted_early(
@@ -118,7 +125,7 @@ class _Guarded:
         if scope["type"] == "websocket":
             await self._socket(scope, receive, send)
             return
-        with self._freeze.writing():
+        with self._freeze.writing(scope.pop(STAY, None)):
             await self._app(scope, receive, send)
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:

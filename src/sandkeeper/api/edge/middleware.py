@@ -44,6 +44,10 @@ BEGUN = "sandkeeper.begun"
 """In the scope: when a request began that was counted on the short way, and goes the long one."""
 
 
+LEFT = 499
+"""What a request counts as that nobody has had an answer to."""
+
+
 class Doors(Protocol):
     """What opens a part of the API by something else than a token (`api.port.pages`)."""
 
@@ -220,7 +224,7 @@ class Edge:
             try:
                 answer = made.result()
             except CancelledError:  # the server ends
-                self._ended(scope, 499, started, 0.0, 0)
+                self._ended(scope, LEFT, started, 0.0, 0)
                 return
             except Exception as error:  # noqa: BLE001 - the last net: told there
                 answer = self._unmade(scope, error)
@@ -236,7 +240,7 @@ class Edge:
         except Exception as error:  # noqa: BLE001 - the last net: told there, the server lives
             answer = self._unmade(scope, error)
         except BaseException:
-            self._ended(scope, 499, started, 0.0, 0)
+            self._ended(scope, LEFT, started, 0.0, 0)
             raise
         if answer is None:
             scope[BEGUN] = started
@@ -245,8 +249,10 @@ class Edge:
         self._give(scope, answer, started, reply)
 
     def _give(self, scope: Scope, answer: PlainAnswer, started: float, reply: Reply) -> None:
-        reply(self._heads.of(scope, answer, started))
-        self._ended(scope, answer.status, started, perf_counter(), len(answer.body))
+        if reply(self._heads.of(scope, answer, started)):
+            self._ended(scope, answer.status, started, perf_counter(), len(answer.body))
+        else:
+            self._ended(scope, LEFT, started, 0.0, 0)
 
     def _unmade(self, scope: Scope, error: Exception) -> PlainAnswer:
         """Return the answer in the place of one that could not be made."""
@@ -288,7 +294,7 @@ class Edge:
         finally:
             held.release()
             answer.finish()
-            status, size = exchange.status or 499, exchange.size + scope.get(CARRIED, 0)
+            status, size = exchange.status or LEFT, exchange.size + scope.get(CARRIED, 0)
             self._requests.websockets -= status == SWITCHING
             self._ended(scope, status, exchange.started, exchange.began, size)
 

@@ -2,8 +2,8 @@
 
 Newcomers are kept out first, and whoever the kernel has let in is accepted (`network.newcomers`).
 Then connections end: one at rest at once, one whose request is being answered behind the answer,
-and one that is new, and whose first request may be on its way, has a moment for it. Every answer
-says from here on that its connection ends.
+and one that is new, and whose first request may be on its way, has a moment for it, and so has one
+that was answered just now. Every answer says from here on that its connection ends.
 """
 
 import asyncio
@@ -30,6 +30,8 @@ ROUND_TRIP_SECONDS = 0.1
 """So long a connection may take to be set up that was begun before newcomers were kept out; from
 this machine it is set up within the call of its client."""
 NEWCOMER_SECONDS = 1.0
+AGAIN_SECONDS = 0.02
+"""So long after an answer that did not say that its connection ends, its client may ask again."""
 CLOSE = (b"connection", b"close")
 
 
@@ -48,10 +50,12 @@ class Ending:
     async def end(self) -> None:
         """End them; who is not done in time is given up."""
         state, began = self._server.server_state, asyncio.get_running_loop().time()
+        # First: a thread may be about to answer, and nobody may ask again on its connection.
+        state.default_headers = [*state.default_headers, CLOSE]
+        self._tell_present()
         for listener in self._listeners:
             with suppress(OSError):  # no such filters here: who comes at the last moment is reset
                 keep_out(listener)
-        state.default_headers = [*state.default_headers, CLOSE]
         if not all(map(_is_near, self._listeners)):
             await self._tend(began + ROUND_TRIP_SECONDS)
         await self._tend(began + NEWCOMER_SECONDS, until=self._nobody_waits)
@@ -64,6 +68,13 @@ class Ending:
         await self._tend(began + self._seconds, until=self._nobody_is_left)
         for task in state.tasks:
             task.cancel()
+
+    def _tell_present(self) -> None:
+        """Have the answers that are being made say it, too."""
+        for connection in self._server.server_state.connections:
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and not cycle.response_started:
+                cycle.default_headers = self._server.server_state.default_headers
 
     def _nobody_waits(self) -> bool:
         return not any(map(waiting, self._listeners))
@@ -94,11 +105,13 @@ def _is_near(listener: socket.socket) -> bool:
 
 
 def _may_ask(connection: "EdgeProtocol") -> bool:
-    """Say whether a request is on its way here: a first one, or one that is not all read."""
+    """Say whether a request is on its way here: a first one, the next, or one not all read."""
     cycle = connection.cycle
     if cycle is not None and not cycle.response_complete:
         return False
-    return cycle is None or not connection.is_idle or _has_unread(connection)
+    if cycle is None or not connection.is_idle or connection.rested < AGAIN_SECONDS:
+        return True
+    return _has_unread(connection)
 
 
 def _has_unread(connection: "EdgeProtocol") -> bool:

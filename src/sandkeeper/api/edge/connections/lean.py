@@ -100,6 +100,11 @@ class LeanProtocol(HttpToolsProtocol):
             super().timeout_keep_alive_handler()
 
     @property
+    def rested(self) -> float:
+        """For how many seconds it has been at rest, where it is."""
+        return self.loop.time() - self._at_rest_since
+
+    @property
     def is_at_rest(self) -> bool:
         """Whether all that came has been answered."""
         return self.cycle is None or self.cycle.response_complete

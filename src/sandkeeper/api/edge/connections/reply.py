@@ -12,6 +12,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 from sandkeeper.api.edge.connections.plain import Parts
+from sandkeeper.linux.fds import Use, is_scarce
 
 if TYPE_CHECKING:
     import asyncio
@@ -46,25 +47,31 @@ class Connection(Protocol):
 class Reply:
     """The answer to one request, which no client makes us keep longer than others."""
 
-    __slots__ = ("_connection", "_cycle", "unsent")
+    __slots__ = ("_connection", "_cycle", "_said", "unsent")
 
     def __init__(self, connection: Connection, cycle: "RequestResponseCycle") -> None:
         self._connection = connection
         self._cycle = cycle
+        self._said: Fields | None = None
         self.unsent: bytes | None = None
         """What is left to send of an answer that a thread has given."""
 
-    def __call__(self, answer: Parts) -> None:
-        """Give the answer, or what is left of the one that was given; on the event loop."""
+    def __call__(self, answer: Parts) -> bool:
+        """Give the answer, or what is left of the one that was given; on the event loop.
+
+        False: its client has left without any of it.
+        """
         cycle = self._cycle
         if cycle.disconnected:
-            return
+            return self.unsent is not None
         cycle.response_started = cycle.response_complete = True
         transport, unsent = self._connection.transport, self.unsent
         transport.write(self.text(answer) if unsent is None else unsent)
-        if not cycle.keep_alive:  # the server has been told to end meanwhile
+        # The server has been told to end meanwhile. Who was not told by his answer may ask again.
+        if not cycle.keep_alive and self._said is cycle.default_headers:
             transport.close()
         cycle.on_response()
+        return True
 
     def pass_on(self) -> None:
         """Have the request go the long way after all."""
@@ -73,7 +80,8 @@ class Reply:
     def text(self, answer: Parts) -> bytes:
         """Return the answer as it is sent."""
         first, rest = answer
-        return first + _lines(self._cycle.default_headers) + rest
+        fields = self._said = self._cycle.default_headers
+        return first + _lines(fields) + rest
 
     def from_thread(self) -> "Mouth":
         """Return what gives the answer from a thread, until it is closed."""
@@ -83,7 +91,8 @@ class Reply:
 class Mouth:
     """Gives an answer at once, from any thread; the event loop finishes it (`Reply`).
 
-    What comes when it is closed is not sent, nor what the kernel does not take.
+    What comes when it is closed is not sent, nor what the kernel does not take, nor anything where
+    descriptors are scarce: whoever waits for a thread would have two.
     """
 
     __slots__ = ("_fd", "_lock", "_reply")
@@ -95,6 +104,8 @@ class Mouth:
         if not transport.get_write_buffer_size():  # else it would come before what is in there
             with suppress(OSError):  # no descriptor is left, or the connection is over
                 self._fd = os.dup(transport.get_extra_info("socket").fileno())
+        if self._fd >= 0 and is_scarce(self._fd, Use.ANSWER):
+            self.close()
 
     def __call__(self, answer: Parts) -> None:
         """Send an answer."""
