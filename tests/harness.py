@@ -24,6 +24,7 @@ from sandkeeper.processes.runs import pipes_folder, places_folder
 from tests import nursery
 
 __all__ = [
+    "ALONE",
     "BASE_PYTHON",
     "Server",
     "alive",
@@ -63,6 +64,11 @@ def cases(full: int) -> int:
     `SANDKEEPER_TEST_FULL=1` tries all, 10 ten times as many.
     """
     return max(1, round(full * float(os.environ.get("SANDKEEPER_TEST_FULL") or 1 / 3)))
+
+
+ALONE = {"sandkeeper.processes.oom.COUNTS": os.devnull}
+"""For servers whose processes are killed: other tests run out of memory, which the kernel counts
+for the whole machine."""
 
 
 def debian(*packages: str) -> None:

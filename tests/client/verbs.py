@@ -143,7 +143,9 @@ def run(
         for reader in readers:
             reader.start()
         try:
-            child.stdin.write(stdin)
+            left = memoryview(stdin)
+            while left:  # a signal may have a write return early
+                left = left[child.stdin.write(left) :]
             child.stdin.close()
         except BrokenPipeError:
             pass  # it has ended without, as programs may

@@ -101,10 +101,12 @@ def test_names_are_completed_inspected_and_listed(context: Context) -> None:
 @pytest.mark.parametrize("code", ["while True: pass", "import threading; threading.Event().wait()"])
 def test_an_interrupt_ends_what_runs_and_nothing_else(context: Context, code: str) -> None:
     context.run("kept = 7")
-    execution, behind = context.start(code), context.start("kept")
+    execution, behind = context.start(f"print('on', flush=True)\n{code}"), context.start("kept")
+    path = f"/code/executions/{execution}"
+    until(lambda: context.client.get(path).json()["stdout"])  # whoever has not begun has no error
 
     assert context.post("interrupt")["outcome"] == "interrupted"
-    ended = context.client.get(f"/code/executions/{execution}?wait=true").json()
+    ended = context.client.get(f"{path}?wait=true").json()
     assert (ended["status"], ended["error"]["name"]) == ("interrupted", "KeyboardInterrupt")
     after = context.client.get(f"/code/executions/{behind}?wait=true").json()
     assert after["results"][0]["data"]["text/plain"] == "7"

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from tests.harness import Server, children_of, start, until, words_of
+from tests.later import Later
 from tests.observability.asked import expressions, missing
 from tests.observability.collector import Collector, attributes
 from tests.person import Person
 
 from sandkeeper.log.formats import Shipped
-from sandkeeper.observability.otlp.posting import export_for, resource
+
+posting = Later("sandkeeper.observability.otlp.posting")
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = "00f067aa0ba902b7"
@@ -242,9 +244,9 @@ def test_what_is_led_elsewhere_has_not_arrived(monkeypatch: pytest.MonkeyPatch) 
         collector.answers = lambda path: (308, {"Location": "/elsewhere"})
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         line = Shipped().line("info", "hello", {})
-        told = export_for("logs", resource("sandkeeper", "one"))(line)
+        told = posting.export_for("logs", posting.resource("sandkeeper", "one"))(line)
         assert next(iter(told))["why"].startswith("308")
-        (outcome,) = export_for("metrics", resource("sandkeeper", "one"))(
+        (outcome,) = posting.export_for("metrics", posting.resource("sandkeeper", "one"))(
             b"# TYPE a gauge\na 1\n# EOF\n"
         )
     assert (outcome["lost"], collector.refused) == (1, ["/v1/logs", "/v1/metrics"])

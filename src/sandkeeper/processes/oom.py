@@ -5,6 +5,8 @@ from pathlib import Path
 
 __all__ = ["OomWatch"]
 
+COUNTS = "/proc/vmstat"
+
 
 class OomWatch:
     """Counts kills since the last look: `oom_kill` of /proc/vmstat (Linux 4.13).
@@ -13,8 +15,8 @@ class OomWatch:
     with a rise of the count is taken for one of them. `tick` forgets rises that killed others.
     """
 
-    def __init__(self, path: Path = Path("/proc/vmstat")) -> None:
-        self._path = path
+    def __init__(self) -> None:
+        self._path = Path(COUNTS)
         self._seen = self._read()
 
     def tick(self) -> None:

@@ -16,7 +16,7 @@ import pytest
 from backports import zstd
 from tests.api.blaxel.test_files_long import BOUNDARY, DATA, HEAD, TAIL
 from tests.api.port.test_proxy_long import answer_of
-from tests.harness import Server, needs_root, until
+from tests.harness import Server, needs_root, over, until
 from tests.mcp_calls import Tools
 from tests.storage import Storage, storage
 
@@ -60,6 +60,7 @@ def box(boxed: Server) -> Iterator[Server]:
     for record in boxed.client.get("/process").json():
         if record["status"] == "running":
             boxed.client.delete(f"/process/{record['pid']}/kill")
+            over(boxed, record["id"])  # the next test may give that name again
 
 
 def root(server: Server) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from tests.harness import Server, alive, needs_root, over, until
+from tests.harness import ALONE, Server, alive, needs_root, over, until
 
 KEYS = [
     "pid",
@@ -84,7 +84,8 @@ def test_json_escapes_angle_brackets_and_ampersands_as_go_does(server: Server) -
     assert reply.json()["stdout"] == "<a>&\n"
 
 
-def test_the_record_says_how_it_ended_and_what_it_cost(server: Server) -> None:
+def test_the_record_says_how_it_ended_and_what_it_cost(make_server) -> None:
+    server: Server = make_server(constants=ALONE)
     exited = server.run("echo 12345; printf 123 >&2; exit 7")
     killed = server.run("kill -KILL $$")
 

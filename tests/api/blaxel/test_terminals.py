@@ -421,7 +421,7 @@ def test_a_client_that_fell_behind_gets_the_screen_as_it_is(make_server) -> None
         slow.see("\x1b[?1049l\x1b[0m", timeout=100)
         slow.see("done", timeout=100)
 
-    assert len(slow.shown) < 12_000_000  # of 22
+    assert len(slow.shown) < 20_000_000  # of 22: what is on its way before it is let go arrives
     assert "2500000" in slow.shown
 
 

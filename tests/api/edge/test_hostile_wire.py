@@ -293,14 +293,19 @@ def unread(server: Server, stack: ExitStack, count: int, ask: bytes) -> list[soc
 def test_all_answers_that_nobody_reads_have_one_bound_and_stalled_clients_go_for_others(
     make_server,
 ) -> None:
-    server: Server = make_server(env={"SANDKEEPER_MAX_ANSWER_BYTES_TOTAL": str(16 * MIB)})
+    outgoing = "sandkeeper.api.edge.connections.outgoing"
+    server: Server = make_server(
+        env={"SANDKEEPER_MAX_ANSWER_BYTES_TOTAL": str(16 * MIB)},
+        # Those that stand before the last have the room for so long, a dozen at a time.
+        constants={f"{outgoing}.STALLED_SECONDS": 1.0, f"{outgoing}.WAIT_SECONDS": 100.0},
+    )
     (server.workdir / "ones").write_bytes(b"\x01" * (2 * MIB))
     ask = head("GET /filesystem/ones")
     with ExitStack() as stack:
         unread(server, stack, 60, ask)
         until(lambda: answers(server)["heldBytes"] > 12 * MIB)
         assert server.client.get("/process").status_code == 200
-        late = server.client.get("/filesystem/ones", timeout=60)
+        late = server.client.get("/filesystem/ones", timeout=120)
         assert len(late.json()["content"]) == 2 * MIB
         after = answers(server)
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.harness import Server, alive, needs_root, start, until
+from tests.harness import ALONE, Server, alive, needs_root, start, until
 from tests.mcp_calls import Tools
 
 from sandkeeper.linux.cgroups import Cgroups
@@ -115,7 +115,8 @@ def test_running_out_of_memory_is_the_reason_of_the_end(server: Server, groups) 
         assert (made["status"], made["exitReason"]) == ("failed", "exited")  # MemoryError
 
 
-def test_an_end_of_its_own_is_no_lack_of_memory(server: Server) -> None:
+def test_an_end_of_its_own_is_no_lack_of_memory(make_server) -> None:
+    server: Server = make_server(constants=ALONE)
     limits = {"memoryBytes": 96 * MIB}
     made = server.run("exit 9", limits=limits)
     killed = server.run("kill -9 $$", limits=limits)

@@ -141,8 +141,8 @@ def plain_error(error: SandkeeperError, say: Say) -> PlainAnswer:
 
 
 def may_be_plain(fields: Mapping[bytes, bytes]) -> bool:
-    """Say whether the body of a request is as it came, and its answer has a head of `Heads`."""
-    if b"content-encoding" in fields or b"origin" in fields:
+    """Say whether a request's body is as it was sent, and its answer has the head of `Heads`."""
+    if b"origin" in fields or b"content-encoding" in fields:
         return False
     if fields.get(b"user-agent", b"").startswith(SHELL_CLIENTS):
         return False
