@@ -98,6 +98,34 @@ def _accepts(port: int) -> bool:
     return True
 
 
+AGAIN = """
+import asyncio, uvloop
+from types import SimpleNamespace
+from sandkeeper.api.edge.connections.server import _Server
+
+async def end():
+    for _ in range(3000):
+        ending = SimpleNamespace(left=None, handle_exit=lambda *_: None)
+        with _Server.capture_signals(ending):
+            pass
+        print(flush=True)
+
+with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner.run(end())
+"""
+
+
+def test_at_no_moment_of_the_end_does_another_signal_kill() -> None:
+    argv = [sys.executable, "-c", AGAIN]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as ending:
+        assert ending.stdout is not None
+        ending.stdout.readline()
+        while ending.poll() is None:
+            ending.send_signal(signal.SIGTERM)
+            ending.stdout.readline()
+        assert ending.returncode == 0
+
+
 def test_open_streams_and_waits_do_not_hold_up_the_end(make_server) -> None:
     own: Server = make_server()
     own.client.post("/process", json={"command": "echo hi; exec sleep 100", "name": "s"})

@@ -227,15 +227,18 @@ class _Server(Server):
         """Stop on SIGTERM and SIGINT and then exit with 0, also when told a second time.
 
         uvicorn's own way raises the signal again after the shutdown, so that an orderly end would
-        look like a death by signal to whoever supervises us.
+        look like a death by signal to whoever supervises us. The loop's own way has a moment at its
+        end in which the next signal kills.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+
+        def told(number: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self.handle_exit, number, frame)
+
+        before = {number: signal.signal(number, told) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-                if self.left is None:  # else another version is about to have its own handlers
-                    signal.signal(number, signal.SIG_IGN)
+            for number, handler in before.items():
+                # The other version is about to have its own handlers.
+                signal.signal(number, signal.SIG_IGN if self.left is None else handler)
