@@ -26,6 +26,7 @@ from tests import nursery
 __all__ = [
     "ALONE",
     "BASE_PYTHON",
+    "FirstProcess",
     "Server",
     "alive",
     "cases",
@@ -393,6 +394,26 @@ class Server:
         reply = self.client.post("/process", json=body)
         assert reply.status_code == 200, reply.text
         return reply.json()
+
+
+class FirstProcess(Server):
+    """A server that is process 1 of a pid namespace, whose numbers are its own."""
+
+    def start(self) -> None:
+        """Start it and wait for /health."""
+        outer = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child", "--"]
+        inner = [sys.executable, "-m", "sandkeeper", "--host", "127.0.0.1"]
+        with open(self.folder / "stderr.log", "ab") as stderr:
+            self.process = subprocess.Popen(
+                [*outer, *inner, "--port", str(self.port)], env=self.env, stderr=stderr
+            )
+        until(self._answers)
+
+    def stop(self) -> int:
+        """Kill the namespace with its first process."""
+        assert self.process is not None
+        self.process.kill()
+        return self.process.wait(60)
 
 
 def start(server: Server, command: str, **fields: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from tests import kernels
-from tests.harness import Server, free_port, needs_root, until, zombies_of
+from tests.harness import FirstProcess, Server, free_port, needs_root, until, zombies_of
 from tests.storage import storage
 from tests.wheels import digest, make_wheel
 
@@ -305,32 +305,6 @@ def test_tokens_and_rights_are_the_next_versions_too(upgradable: Callable[..., S
     assert own.log_path in kept
     for path in kept:
         assert b"the-operator's" not in path.read_bytes(), path
-
-
-class FirstProcess(Server):
-    """A server that is process 1 of a pid namespace."""
-
-    def start(self) -> None:
-        """Start it and wait for /health."""
-        outer = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child", "--"]
-        inner = [
-            sys.executable,
-            "-m",
-            "sandkeeper",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-        ]
-        with open(self.folder / "stderr.log", "ab") as stderr:
-            self.process = subprocess.Popen([*outer, *inner], env=self.env, stderr=stderr)
-        until(self._answers)
-
-    def stop(self) -> int:
-        """Kill the namespace with its first process."""
-        assert self.process is not None
-        self.process.kill()
-        return self.process.wait(60)
 
 
 @needs_root

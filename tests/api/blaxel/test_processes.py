@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from tests.harness import ALONE, Server, alive, needs_root, over, until
+from tests.harness import ALONE, FirstProcess, Server, alive, needs_root, over, until
 
 KEYS = [
     "pid",
@@ -729,22 +729,25 @@ def test_a_streamed_exec_follows_over_restarts_to_the_final_end(server: Server) 
 
 
 def with_pid(server: Server, pid: int, body: dict) -> dict:
-    """Start a process that gets a given free pid; other programs may be faster a few times."""
-    for _ in range(200):
-        with open("/proc/sys/kernel/ns_last_pid", "w") as file:
-            file.write(str(pid - 1))
+    """Start a process that gets a given free pid of the server's own namespace."""
+    for _ in range(20):  # a helper of the server's may start between the two
+        server.run(f"echo {pid - 1} >/proc/sys/kernel/ns_last_pid")
         made = post(server, body).json()
         if made["pid"] == str(pid):
             return made
         server.client.delete(f"/process/{made['pid']}/kill")
-        until(lambda m=made: not alive(int(m["pid"])))
     raise AssertionError(f"pid {pid} could not be had")
 
 
 @needs_root
 def test_a_reused_pid_replaces_no_entry_and_old_names_never_reach_the_new_process(
-    server: Server,
+    tmp_path: Path,
 ) -> None:
+    with FirstProcess(tmp_path) as own:
+        reuses_a_pid(own)
+
+
+def reuses_a_pid(server: Server) -> None:
     old = server.run("echo old; exit 7", name="first-of-its-pid")
     new = with_pid(server, int(old["pid"]), {"command": "echo new; exec sleep 60"})
     url = f"/process/{new['pid']}"
