@@ -138,6 +138,8 @@ def test_search_copy_and_the_two_themes(server: Server, page: Page) -> None:
 def test_a_view_only_page_does_not_type(server: Server, page: Page) -> None:
     opened(page, server.url + "/terminal?sessionId=seen&shell=/bin/sh&readOnly=true")
     run(page, "echo for''bidden")
+    # The page is connected as soon as it is heard, which is before the terminal is there.
+    until(lambda: server.client.get("/terminals/seen").status_code == 200)
     typed = server.client.post("/terminals/seen/input", content=b"echo allo''wed\r")
 
     assert typed.status_code == 200, typed.text
