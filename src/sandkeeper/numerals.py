@@ -23,13 +23,11 @@ _DECIMAL = pattern(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?", re.
 
 def natural(text: str | bytes, most: int = GO_INT - 1) -> int | None:
     """Return a number of decimal digits, one above `most` as `most`; None for anything else."""
-    if len(text) < 19 and text.isascii() and text.isdigit():
-        return min(int(text), most)  # as nearly always
-    digits = text.decode("latin-1") if isinstance(text, bytes) else text
-    if not (digits.isascii() and digits.isdigit()):
+    if not (text.isascii() and text.isdigit()):
         return None
-    digits = digits.lstrip("0") or "0"
-    return min(int(digits), most) if len(digits) < 20 else most
+    if len(text) >= 20:
+        text = (text.decode() if isinstance(text, bytes) else text).lstrip("0") or "0"
+    return min(int(text), most) if len(text) < 20 else most
 
 
 def atoi(text: str) -> int:

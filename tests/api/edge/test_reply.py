@@ -14,7 +14,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from sandkeeper.api.edge.connections.plain import Parts
-from sandkeeper.api.edge.connections.reply import Mouth, Reply
+from sandkeeper.api.edge.connections.reply import EarlyReply, Reply
 
 ANSWER = b"HTTP/1.1 200 OK\r\n", b"content-length: 2\r\n\r\nok"
 SENT = b"HTTP/1.1 200 OK\r\ndate: now\r\ncontent-length: 2\r\n\r\nok"
@@ -70,7 +70,7 @@ def _rest(client: socket.socket) -> bytes:
 
 def test_a_thread_answers_before_the_loop_knows_and_nothing_is_sent_twice() -> None:
     async def play(reply: Reply, _transport: asyncio.Transport, client: socket.socket) -> None:
-        def work(give: Mouth) -> bytes:
+        def work(give: EarlyReply) -> bytes:
             give(ANSWER)
             return client.recv(len(SENT) + 1)
 

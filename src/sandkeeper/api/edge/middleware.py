@@ -43,7 +43,6 @@ __all__ = ["Doors", "Edge"]
 BEGUN = "sandkeeper.begun"
 """In the scope: when a request began that was counted on the short way, and goes the long one."""
 
-
 LEFT = 499
 """What a request counts as that nobody has had an answer to."""
 
@@ -217,10 +216,10 @@ class Edge:
 
     def _early(self, scope: Scope, begin: Early, started: float, reply: Reply) -> None:
         """Have a thread make an answer and give it; what follows is done when we know of it."""
-        mouth = reply.from_thread()
+        early = reply.from_thread()
 
         def done(made: "Future[PlainAnswer]") -> None:
-            mouth.close()
+            early.close()
             try:
                 answer = made.result()
             except CancelledError:  # the server ends
@@ -230,7 +229,7 @@ class Edge:
                 answer = self._unmade(scope, error)
             self._give(scope, answer, started, reply)
 
-        begin(lambda answer: mouth(self._heads.of(scope, answer, started))).add_done_callback(done)
+        begin(lambda answer: early(self._heads.of(scope, answer, started))).add_done_callback(done)
 
     async def _later(self, scope: Scope, coming: Later, started: float, reply: Reply) -> None:
         """Wait for an answer and give it, whatever goes wrong; or have it go the long way."""

@@ -172,8 +172,8 @@ class Draft:
         """Append `data`; a file that has holes is given them again. Raises OSError."""
         if self._holes:
             holes.write(self._fd, data, self.size)
-        elif (written := os.write(self._fd, data)) < len(data):
-            write_all(self._fd, memoryview(data)[written:])
+        else:
+            write_all(self._fd, data)
         self.size += len(data)
 
     def write_pieces(self, pieces: list[bytes]) -> None:
@@ -308,11 +308,9 @@ class Draft:
             os.fchmod(self._fd, stat.S_IMODE(now.st_mode))
         except OSError:
             return False
-        try:
+        with suppress(OSError):  # not all can be set, and not everywhere
             for name in os.listxattr(self.path):
                 os.setxattr(self._fd, name, os.getxattr(self.path, name))
-        except OSError:  # not all can be set, and not everywhere
-            return True
         return True
 
     def _mark(self, fd: int) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-__all__ = ["Mouth", "Reply"]
+__all__ = ["EarlyReply", "Reply"]
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -83,12 +83,12 @@ class Reply:
         fields = self._said = self._cycle.default_headers
         return first + _lines(fields) + rest
 
-    def from_thread(self) -> "Mouth":
+    def from_thread(self) -> "EarlyReply":
         """Return what gives the answer from a thread, until it is closed."""
-        return Mouth(self, self._connection.transport)
+        return EarlyReply(self, self._connection.transport)
 
 
-class Mouth:
+class EarlyReply:
     """Gives an answer at once, from any thread; the event loop finishes it (`Reply`).
 
     What comes when it is closed is not sent, nor what the kernel does not take, nor anything where
