@@ -1,6 +1,8 @@
 """Who was let in before a freeze is waited for, on whichever way it is answered."""
 
 import asyncio
+import gc
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,23 @@ def test_one_that_took_too_long_goes_no_further(tmp_path: Path) -> None:
         with pytest.raises(Unavailable, match="too late"):
             await made.app(scope, _nothing, _ignored)
         assert done == []
+
+    asyncio.run(play())
+
+
+def test_one_that_a_freeze_forestalls_is_refused_and_has_begun_nothing(tmp_path: Path) -> None:
+    async def play() -> None:
+        begun, go = asyncio.Event(), asyncio.Event()
+        freeze, made, done = _guarded(tmp_path, begun, go)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            coming = made.plain(_scope(), b"")
+            freeze.enter("quiescing", "test")
+            with pytest.raises(Unavailable, match="nothing may change"):
+                await coming
+            del coming
+            gc.collect()
+        assert (begun.is_set(), done, told) == (False, [], [])
 
     asyncio.run(play())
 

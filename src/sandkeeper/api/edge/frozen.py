@@ -6,6 +6,7 @@ not one of reading, but for the few named below, and every MCP tool but the read
 
 from asyncio import Future
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 
 from starlette.routing import BaseRoute, Route, WebSocketRoute
@@ -100,8 +101,11 @@ def _plain(
 
 
 async def _counted(coming: Later, freeze: Freeze, scope: Scope) -> PlainAnswer | None:
-    """Count who is waited for; who goes on the long way was let in for it as well."""
-    with freeze.writing():
+    """Count who is waited for; who goes on the long way was let in for it as well.
+
+    Where a freeze came in between, nothing of it has begun, and it is let go.
+    """
+    with closing(coming), freeze.writing():
         answer = await coming
         if answer is None:
             scope[STAY] = freeze.stay()

@@ -11,9 +11,10 @@ that it does not know, and has done nothing until then.
 """
 
 from asyncio import Future
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from time import perf_counter
+from typing import Any
 
 import msgspec
 from starlette.routing import BaseRoute, Route
@@ -59,7 +60,7 @@ class PlainAnswer(msgspec.Struct):
     fields: bytes = b""
 
 
-Later = Awaitable[PlainAnswer | None]
+Later = Coroutine[Any, Any, PlainAnswer | None]
 """None: after all it goes the long way, and how far it is stands in its scope."""
 Early = Callable[[Callable[[PlainAnswer], None]], "Future[PlainAnswer]"]
 """Has a thread make the answer, which gives it as well: its client need not wait for the loop."""
