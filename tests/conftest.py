@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.harness import Server, cases
+from tests.interpreter_port import nobody_interprets
 
 OURS = ("SANDKEEPER_", "SANDBOX_", "BL_", "BLAXEL_")
 
@@ -139,6 +140,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Return a running server shared by the tests of one module."""
     with Server(tmp_path_factory.mktemp("server")) as running:
         yield running
+
+
+@pytest.fixture
+def no_interpreter() -> Iterator[None]:
+    """Have nobody else answer for the port of Blaxel's code interpreter."""
+    with nobody_interprets():
+        yield
 
 
 @pytest.fixture

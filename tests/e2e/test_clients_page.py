@@ -194,7 +194,8 @@ async def said(server: dict[str, Any]) -> str:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("no_interpreter")
 @pytest.mark.parametrize("block", blocks(), ids=lambda one: f"{one.title}-{one.guarded}")
 def test_every_block_works_as_it_stands(
     server: Server, guarded: Server, request: pytest.FixtureRequest, block: Block, tmp_path: Path

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from tests.harness import Server
+from tests.interpreter_port import nobody_interprets
 from tests.kernels import environment
 from tests.node_client import run_node
 
@@ -14,7 +15,7 @@ KEY = "code-key"
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     env = environment(SANDKEEPER_TOKEN=KEY, HOME=str(tmp_path_factory.mktemp("home")))
-    with Server(tmp_path_factory.mktemp("code"), env=env) as server:
+    with nobody_interprets(), Server(tmp_path_factory.mktemp("code"), env=env) as server:
         yield run_node("code.mjs", server.url, server.workdir, KEY, timeout=300)
 
 

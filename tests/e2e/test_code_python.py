@@ -223,6 +223,7 @@ def blaxel(server: Server) -> Any:
     return interpreter.CodeInterpreter(record, force_url=server.url, headers=headers)
 
 
+@pytest.mark.usefixtures("no_interpreter")
 def test_blaxels_asynchronous_client(server: Server, tmp_path: Path) -> None:
     async def scene() -> None:
         box = blaxel(server)
@@ -252,6 +253,7 @@ def test_blaxels_asynchronous_client(server: Server, tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
+@pytest.mark.usefixtures("no_interpreter")
 def test_blaxels_synchronous_client(server: Server) -> None:
     record = models.Sandbox(metadata=models.Metadata(name="local"), spec=models.SandboxSpec())
     headers = {"Authorization": f"Bearer {KEY}"}

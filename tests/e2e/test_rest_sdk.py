@@ -55,13 +55,13 @@ class Interpreter(BaseHTTPRequestHandler):
 def listening() -> ThreadingHTTPServer | None:
     try:
         return ThreadingHTTPServer(("127.0.0.1", 8888), Interpreter)
-    except OSError:  # another test has the port the clients insist on
+    except OSError:  # another test keeps the port the clients insist on (tests.interpreter_port)
         return None
 
 
 @pytest.fixture(scope="module")
 def interpreter() -> Iterator[int]:
-    web: ThreadingHTTPServer = until(listening, timeout=50)
+    web: ThreadingHTTPServer = until(listening, timeout=200)
     thread = threading.Thread(target=web.serve_forever, args=(0.01,))
     thread.start()
     yield 8888
@@ -78,6 +78,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.timeout(400)
 def test_the_python_client_reaches_the_interpreter(local: Server, interpreter: int) -> None:
     out: list[str] = []
 

@@ -14,6 +14,8 @@ from tests.harness import Server, free_port, until
 
 from sandkeeper.settings import BadSettings, Settings
 
+pytestmark = pytest.mark.usefixtures("no_interpreter")
+
 TOKEN = "wire-token"
 BASH = {"language": "bash"}
 
