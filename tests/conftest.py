@@ -144,7 +144,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def no_interpreter() -> Iterator[None]:
-    """Have nobody else answer for the port of Blaxel's code interpreter."""
+    """Have nobody else answer for the ports of code interpreters."""
     with nobody_interprets():
         yield
 

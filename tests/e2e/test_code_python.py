@@ -19,6 +19,7 @@ interpreter = Later("blaxel.core.sandbox.default.interpreter")
 sync_interpreter = Later("blaxel.core.sandbox.sync.interpreter")
 
 pytestmark = [
+    pytest.mark.usefixtures("no_interpreter"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.timeout(300),
@@ -223,7 +224,6 @@ def blaxel(server: Server) -> Any:
     return interpreter.CodeInterpreter(record, force_url=server.url, headers=headers)
 
 
-@pytest.mark.usefixtures("no_interpreter")
 def test_blaxels_asynchronous_client(server: Server, tmp_path: Path) -> None:
     async def scene() -> None:
         box = blaxel(server)
@@ -253,7 +253,6 @@ def test_blaxels_asynchronous_client(server: Server, tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
-@pytest.mark.usefixtures("no_interpreter")
 def test_blaxels_synchronous_client(server: Server) -> None:
     record = models.Sandbox(metadata=models.Metadata(name="local"), spec=models.SandboxSpec())
     headers = {"Authorization": f"Bearer {KEY}"}
