@@ -143,14 +143,15 @@ def test_a_file_that_lies_about_its_size_is_sent_to_its_end(server: Server) -> N
 
 
 def test_a_file_of_nothing_but_a_hole_has_its_size(server: Server, tmp_path: Path) -> None:
-    with open("/dev/shm/sandkeeper-hole", "wb") as file:
+    path = f"/dev/shm/sandkeeper-hole-{os.getpid()}"
+    with open(path, "wb") as file:
         file.truncate(30_000)
     try:
-        reply = server.client.get("/filesystem//dev/shm/sandkeeper-hole", headers=OCTETS)
+        reply = server.client.get(f"/filesystem/{path}", headers=OCTETS)
         assert reply.headers["content-length"] == "30000"
         assert reply.content == bytes(30_000)
     finally:
-        os.unlink("/dev/shm/sandkeeper-hole")
+        os.unlink(path)
 
 
 def test_a_range_of_nothing_is_the_whole_file_and_a_plus_is_a_number(server: Server) -> None:
