@@ -63,7 +63,11 @@ async def connect(port: int) -> socket.socket:
 
 
 async def dial(address: str, port: int) -> socket.socket | None:
-    """Connect to an address; None where nothing listens. Raises Unprocessable (as `connect`)."""
+    """Connect to an address; None where nothing listens. Raises Unprocessable (as `connect`).
+
+    To nobody there is a connection, too, once in some ten thousand attempts: one whose own port is
+    the one that was asked for meets itself (simultaneous open, RFC 9293 3.5; ports as in ip(7)).
+    """
     kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
     try:
         made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
@@ -87,7 +91,17 @@ async def dial(address: str, port: int) -> socket.socket | None:
     except BaseException:
         made.close()
         raise
+    if _has_met_itself(made):
+        made.close()  # and nothing keeps the port from whoever wants to listen on it
+        return None
     return made
+
+
+def _has_met_itself(made: socket.socket) -> bool:
+    try:
+        return made.getsockname() == made.getpeername()
+    except OSError:  # the other end has closed it already: there was one
+        return False
 
 
 def _target(address: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
