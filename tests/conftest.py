@@ -162,6 +162,4 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
     yield make
     for running in made:
-        running.stop()
-        running.client.close()
-        running.let_go()
+        running.leave()

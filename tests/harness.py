@@ -295,6 +295,10 @@ class Server:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Stop it and remove what would stay of it outside of its folder."""
         self.stop()
         self.client.close()
         self.let_go()

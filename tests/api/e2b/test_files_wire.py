@@ -430,7 +430,7 @@ def test_a_field_names_a_port_and_e2bs_own_port_is_this_server(server: Server) -
     page = (
         f"mkdir -p p && echo from-the-port > p/page && cd p && exec python3 -m http.server {port}"
     )
-    start(server, page, waitForPorts=[port], workingDir=str(server.workdir))
+    serving = start(server, page, waitForPorts=[port], workingDir=str(server.workdir))
     there = {"E2b-Sandbox-Id": "debug_sandbox_id", "E2b-Sandbox-Port": str(port)}
     assert server.client.get("/page", headers=there).text == "from-the-port\n"
     here = {**there, "E2b-Sandbox-Port": "49983"}
@@ -441,6 +441,7 @@ def test_a_field_names_a_port_and_e2bs_own_port_is_this_server(server: Server) -
     assert server.client.get("/page", headers=by_name).text == "from-the-port\n"
     odd = {**there, "E2b-Sandbox-Port": "x"}
     assert server.client.get("/health", headers=odd).status_code == 204
+    assert server.client.delete(f"/process/{serving['pid']}/kill").status_code == 200
 
 
 def test_the_wire_can_be_switched_off(make_server: Any) -> None:
