@@ -35,9 +35,10 @@ from sandkeeper.errors import BadInput, LoopDetected, SandkeeperError
 from sandkeeper.fleet.keys import Keys
 from sandkeeper.fleet.objects import ClaimRecord
 from sandkeeper.fleet.source import Fleet
+from sandkeeper.network.dialing import dial
 from sandkeeper.network.hops import MAX_HOPS, Hops
 from sandkeeper.network.relay import Relay
-from sandkeeper.network.upstream import Headers, dial
+from sandkeeper.network.upstream import Headers
 from sandkeeper.numerals import natural
 from sandkeeper.settings import RightsSettings
 from sandkeeper.settings.port_names import E2B_PORT, PortName

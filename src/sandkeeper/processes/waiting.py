@@ -18,8 +18,9 @@ from sandkeeper.errors import BadInput, StartFailed, Unavailable, Unprocessable
 from sandkeeper.files.service import Files
 from sandkeeper.journal.linewatch import LineBoard, Pattern
 from sandkeeper.journal.matching import Question
+from sandkeeper.network.dialing import connect
 from sandkeeper.network.ports import Ports
-from sandkeeper.network.upstream import Upstream, connect
+from sandkeeper.network.upstream import Upstream
 from sandkeeper.processes.probes import Fits, Look, Probes
 from sandkeeper.processes.process import Process
 

@@ -19,16 +19,11 @@ from sandkeeper.api.port.instead import Instead
 from sandkeeper.api.port.pages import Doors
 from sandkeeper.api.port.socket import HANDSHAKE_SECONDS, switch, wanted_upgrade
 from sandkeeper.errors import SandkeeperError, Unprocessable
+from sandkeeper.network.dialing import NOT_LISTENING, connect
 from sandkeeper.network.hops import Hops
 from sandkeeper.network.relay import Relay
 from sandkeeper.network.switching import SWITCHED, Switching
-from sandkeeper.network.upstream import (
-    NOT_LISTENING,
-    ClientGone,
-    Headers,
-    Upstream,
-    connect,
-)
+from sandkeeper.network.upstream import ClientGone, Headers, Upstream
 from sandkeeper.settings import Settings
 
 __all__ = ["PortRoute", "head_of", "pass_on"]

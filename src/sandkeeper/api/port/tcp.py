@@ -24,8 +24,8 @@ from sandkeeper.api.port.socket import wanted_upgrade
 from sandkeeper.errors import BadInput, SandkeeperError
 from sandkeeper.log.access import Access
 from sandkeeper.network.channel import Heir
+from sandkeeper.network.dialing import connect
 from sandkeeper.network.relay import Relay, duplicate, reset_when_closed
-from sandkeeper.network.upstream import connect
 from sandkeeper.numerals import PORTS, natural
 from sandkeeper.race import race
 

@@ -1,0 +1,22 @@
+"""Connections to ports of this machine."""
+
+import subprocess
+import sys
+
+from tests.harness import needs_root
+
+DIAL = """
+import asyncio
+from sandkeeper.network.dialing import dial
+print([asyncio.run(dial("127.0.0.1", 50000)) for _ in range(20)])
+"""
+
+
+@needs_root
+def test_where_nobody_listens_no_connection_meets_itself() -> None:
+    """In a namespace with four ports for callers it would be one of two attempts."""
+    ports = "echo 50000 50003 > /proc/sys/net/ipv4/ip_local_port_range"
+    inside = f'ip link set lo up && {ports} && exec "$0" -c "$1"'
+    command = ["unshare", "--net", "sh", "-c", inside, sys.executable, DIAL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{[None] * 20}\n", done.stderr
