@@ -32,7 +32,7 @@ def test_a_link_opens_one_path_for_one_thing(make_server: Any, token: str) -> No
     refused = 401 if token else 403
     path = server.workdir / "a b~é"
     path.write_bytes(b"content")
-    with httpx.Client(base_url=server.url) as stranger:
+    with httpx.Client(base_url=server.url, timeout=60) as stranger:
         read, write = link(server, path), link(server, path, "write")
         assert stranger.get(read).content == b"content"
         part = stranger.get(read, headers={"Range": "bytes=0-2"})

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from tests.harness import Server, until
+from tests.harness import Server, over, until
 
 MARKER = "[... truncated, see the process log file for the full output ...]\n"
 
@@ -149,11 +149,17 @@ def test_one_flood_does_not_cost_others_their_output(make_server) -> None:
 
 @pytest.fixture(scope="module")
 def asked(server: Server) -> Server:
-    server.run(
-        "for i in $(seq 10); do echo line $i; sleep 0.01; "
-        "if test $((i % 5)) = 0; then echo ERROR $i >&2; sleep 0.01; fi; done; printf tail",
-        name="asked",
+    command = (
+        "for i in $(seq 10); do echo line $i; "
+        "if test $((i % 5)) = 0; then read x; echo ERROR $i >&2; read x; fi; done; printf tail"
     )
+    body = {"command": command, "stdin": True, "name": "asked"}
+    assert server.client.post("/process", json=body).status_code == 200
+    # Two pipes have no order of their own: the other is written to when this has arrived.
+    for text in ("line 5", "ERROR 5", "line 10", "ERROR 10"):
+        until(lambda text=text: logs(server, "asked")["logs"].endswith(f"{text}\n"))
+        assert server.client.post("/process/asked/stdin", content=b"\n").is_success
+    over(server, "asked")
     return server
 
 

@@ -75,7 +75,11 @@ def test_started_at_is_the_latest_start_and_the_pid_stays_the_first(server: Serv
     assert pids[0] == first["pid"] != pids[1]
 
 
-def test_in_back_off_it_is_running_its_name_is_taken_and_stop_ends_it(server: Server) -> None:
+STAYING = {"sandkeeper.processes.process.BACKOFF_SECONDS": 1000.0}
+
+
+def test_in_back_off_it_is_running_its_name_is_taken_and_stop_ends_it(make_server) -> None:
+    server: Server = make_server(constants=STAYING)
     start(server, "exit 1", name="backoff", maxRestarts=5, restartOnFailure=True)
     until(lambda: in_backoff(server, "backoff"))
     seen = server.client.get("/process/backoff").json()
@@ -90,7 +94,8 @@ def test_in_back_off_it_is_running_its_name_is_taken_and_stop_ends_it(server: Se
     assert server.client.delete("/process/backoff").status_code == 404
 
 
-def test_kill_in_back_off_ends_it_too(server: Server) -> None:
+def test_kill_in_back_off_ends_it_too(make_server) -> None:
+    server: Server = make_server(constants=STAYING)
     start(server, "exit 1", name="backoff2", maxRestarts=5, restartOnFailure=True)
     until(lambda: in_backoff(server, "backoff2"))
     server.client.delete("/process/backoff2/kill")
@@ -104,9 +109,11 @@ def test_an_unlimited_crash_loop_says_so_and_can_be_stopped(server: Server) -> N
 
     assert server.client.delete("/process/loop").status_code == 200
     ended = over(server, "loop")
-    assert (ended["status"], ended["restartCount"]) == ("stopped", 1)
     runs = ended["stdout"].count("crash")
-    assert runs == 2
+    assert ended["status"] == "stopped"
+    assert runs >= 2
+    # An attempt may be stopped before its first word.
+    assert ended["restartCount"] in {runs - 1, runs}
 
 
 def test_stop_and_kill_never_restart(server: Server) -> None:

@@ -531,7 +531,10 @@ def test_stop_and_kill_end_the_whole_group_promptly(server: Server) -> None:
         until(lambda g=grandchild: not alive(g))
 
 
-def test_right_after_a_stop_or_kill_it_is_not_running_any_more(server: Server) -> None:
+def test_right_after_a_stop_or_kill_it_is_not_running_any_more(make_server) -> None:
+    # So long the answer waits for the end; a busy machine takes more than the usual 90 ms.
+    constants = {"sandkeeper.api.blaxel.processes.STOP_GRACE_SECONDS": 50.0}
+    server: Server = make_server(constants=constants)
     for path, status in (("", "stopped"), ("/kill", "killed")):
         made = post(server, {"command": "exec sleep 60"}).json()
         server.client.delete(f"/process/{made['name']}{path}")
@@ -586,7 +589,7 @@ def test_who_is_over_can_neither_be_stopped_nor_killed(server: Server) -> None:
 
 
 def test_a_kill_after_the_end_does_not_reach_surviving_children(server: Server) -> None:
-    made = server.run("sleep 5 >/dev/null 2>&1 & echo $!")
+    made = server.run("sleep 1000 >/dev/null 2>&1 & echo $!")
     survivor = int(made["stdout"])
     server.client.delete(f"/process/{made['pid']}/kill")
 
@@ -658,7 +661,9 @@ def test_the_list_stays_small_however_much_was_written(make_server) -> None:
 
 def records(reply) -> list[dict]:
     assert reply.content.endswith(b"\n")
-    return [json.loads(line) for line in reply.content.split(b"\n")[:-1]]
+    found = [json.loads(line) for line in reply.content.split(b"\n")[:-1]]
+    # A busy machine may be silent for long.
+    return [one for one in found if one["type"] != "keepalive"]
 
 
 @pytest.mark.parametrize(
@@ -761,4 +766,4 @@ def reuses_a_pid(server: Server) -> None:
     assert {old["id"], new["id"]} <= set(listed)
     assert server.client.get(url).json()["status"] == "running"
     assert server.client.delete(url).status_code == 200
-    assert server.client.get(url).json()["status"] == "stopped"
+    assert over(server, new["pid"])["status"] == "stopped"

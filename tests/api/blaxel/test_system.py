@@ -221,7 +221,7 @@ def test_heads_that_dribble_and_connections_that_rest_are_closed(make_server) ->
         with socket.create_connection(("127.0.0.1", own.port), timeout=60) as sock:
             sock.sendall(first)
             assert closed_within(sock, dribble, 60.0)
-    assert httpx.get(own.url + "/health", trust_env=False).status_code == 200
+    until(own._answers)  # a client that a busy machine holds up for 0.5 s is closed as well
 
 
 def closed_within(sock: socket.socket, dribble: bytes, seconds: float) -> bool:
@@ -299,7 +299,7 @@ def test_a_token_guards_everything_but_health(make_server) -> None:
     ):
         assert guarded.client.get("/", headers=headers).status_code == 200
     assert guarded.client.get("/?bl_preview_token=s3cret").status_code == 200
-    assert httpx.get(guarded.url + "/?token=wrong").status_code == 401
+    assert httpx.get(guarded.url + "/?token=wrong", timeout=60).status_code == 401
 
 
 def test_the_token_reaches_nobody_below(make_server, tmp_path: Path) -> None:

@@ -356,7 +356,7 @@ def test_listing_while_parts_arrive_never_fails(server: Server, tmp_path: Path) 
 
     sender = threading.Thread(target=send)
     sender.start()
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
         while not done.is_set():
             reply = client.get("/filesystem-multipart")
             assert reply.status_code == 200
