@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -251,6 +252,35 @@ def test_a_workload_that_stops_all_it_may_delays_a_start_by_the_deadline_at_most
                 assert re.search("stopped before it began|the spawner", str(outcome))
         monkeypatch.undo()
         assert (await ended(await children.start(somebody("true")))).code == 0
+        while len(_children()) > 1:  # the spawner
+            await asyncio.sleep(0.01)
+
+    with_children(work)
+    assert _children() == []
+
+
+def test_a_birth_that_a_loop_was_too_late_to_hear_of_leaves_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def work(children: Children) -> None:
+        children.open_spawner()
+        assert (await ended(await children.start(somebody("true")))).code == 0
+        monkeypatch.setattr("sandkeeper.linux.children.children.START_SECONDS", 0.2)
+        while True:
+            before, began = set(_children()), time.monotonic()
+            starting = asyncio.ensure_future(children.start(somebody("sleep", "1000")))
+            for _ in range(5):
+                await asyncio.sleep(0)  # the order goes out
+            # Here the loop stands still: the child is there, and the time is up.
+            until(lambda before=before: set(_children()) - before)
+            until(lambda began=began: time.monotonic() - began > 0.5)
+            try:
+                child = await starting
+            except OSError as error:
+                assert re.search("stopped before it began", str(error))
+                break
+            child.signal_group(signal.SIGKILL)  # it was heard of before
+            await ended(child)
         while len(_children()) > 1:  # the spawner
             await asyncio.sleep(0.01)
 

@@ -143,6 +143,9 @@ class Children:
                 await report.exec()
             return child
         except TimeoutError:
+            if child is None and (pid := report.told()):  # it is our loop that was late
+                self._owned.add(pid)
+                child = self._taken(pid)
             if child is None:  # nobody was made: it is the spawner that is stopped
                 self._stuck = spawner
                 self._replace_spawner(spawner)

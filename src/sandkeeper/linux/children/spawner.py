@@ -58,6 +58,13 @@ class Report:
             raise self._failure() or SpawnerGone
         return pid
 
+    def told(self) -> int:
+        """Return the child's pid if it has come by now, else 0."""
+        if not self._seen:
+            with suppress(BlockingIOError):
+                self._seen = os.read(self._fd, 256)
+        return max(0, self._number(0))
+
     async def exec(self) -> None:
         """Wait until the child is its program, or killed; raises OSError when it cannot be."""
         while not self._over:
