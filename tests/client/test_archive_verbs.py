@@ -10,6 +10,8 @@ import pytest
 from tests.client.conftest import Ask
 from tests.harness import Server, start, until
 
+from sandkeeper.client.archiving import _place
+
 
 def _box(folder: Path) -> Server:
     """Return a server whose archive is of a folder, compared with a copy of it as it was."""
@@ -76,7 +78,7 @@ def test_what_one_sandbox_has_changed_goes_on_in_another(
         assert not (_root(other) / "etc/old").exists()
         assert _running(other) == {"going"}
         assert other.client.get("/archive/status").json()["state"] == "active"
-        assert not list(Path("/tmp").glob("sandkeeper-import-*"))
+        assert not Path(_place(tmp_path / "again.tar")).exists()
         other.client.delete("/process/going/kill")
 
 

@@ -52,7 +52,7 @@ def test_a_list_tells_what_runs_uses_and_why_others_ended(ask: Ask, server: Serv
     assert row["PORTS"] == str(port)
     everything = ask("ps", "-a").stdout.decode()
     assert "failed (3)" in everything
-    assert "failed (SIGKILL)" in everything or "killed (SIGKILL" in everything
+    assert "failed (SIGKILL" in everything or "killed (SIGKILL" in everything
     found = {one["name"]: one for one in json.loads(ask("ps", "-a", "--json").stdout)}
     assert found["listening"]["stats"]["ports"] == [port]
     assert found["failed"]["stats"] is None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from tests.client.conftest import Ask
 from tests.client.verbs import Verb, begin
-from tests.harness import Server, until
+from tests.harness import Server, free_port, until
 
 Serve = Callable[[socket.socket], None]
 TEXT = b"x" * 100_000
@@ -152,8 +152,7 @@ def test_a_reset_is_a_reset_and_no_end(server: Server) -> None:
 
 
 def test_a_port_on_which_nobody_listens_is_told(server: Server) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        remote = other.getsockname()[1]
+    remote = free_port()
     with forwarded(server, remote) as (port, told):
         assert_reset(port)
         until(lambda: f"nothing listens on port {remote}" in told.text)

@@ -123,18 +123,23 @@ def test_a_large_file_goes_up_and_no_part_of_it_twice(make_server, large: Path) 
     def kept() -> int:
         return sum(one.get("contentSize", 0) for one in uploads_of(server))
 
-    with running(server, "cp", str(large), ":there"):
-        until(lambda: kept() > 16 << 20)
-        server.kill9()
-        server.restart()
-    offsets = [
-        int(line["query"].removeprefix("offset="))
-        for line in server.log_lines()
-        if line.get("path", "").endswith("/content") and line["method"] == "PUT"
-    ]
-    assert offsets[-1] > 16 << 20
-    assert _digest(server.workdir / "there") == _digest(large)
-    assert uploads_of(server) == []
+    def has_gone_on() -> bool:
+        return any(
+            int(line["query"].removeprefix("offset=")) > 16 << 20
+            for line in server.log_lines()
+            if line.get("path", "").endswith("/content") and line["method"] == "PUT"
+        )
+
+    for turn in range(20):  # it may be over before we have seen that it had begun
+        with running(server, "cp", str(large), f":{turn}") as child:
+            until(lambda child=child: kept() > 16 << 20 or child.poll() is not None)
+            server.kill9()
+            server.restart()
+        assert _digest(server.workdir / str(turn)) == _digest(large)
+        assert uploads_of(server) == []
+        if has_gone_on():
+            return
+    pytest.fail("it was never interrupted")
 
 
 def test_another_run_goes_on_only_behind_what_is_the_same(make_server, large: Path) -> None:
@@ -163,8 +168,16 @@ def test_a_large_file_comes_down_and_goes_on_where_it_was(
     server = make_server()
     (server.workdir / "here").symlink_to(large)
     target = tmp_path / "target"
-    with running(server, "cp", ":here", str(target)):
-        until(lambda: any(one.stat().st_size > 1 << 20 for one in tmp_path.glob(".*.part")))
+    with running(server, "cp", ":here", str(target)) as child:
+
+        def has_begun() -> bool:
+            try:
+                parts = [one.stat().st_size for one in tmp_path.glob(".*.part")]
+            except FileNotFoundError:  # it is whole, and has its name
+                return True
+            return child.poll() is not None or any(size > 1 << 20 for size in parts)
+
+        until(has_begun)
         server.kill9()
         server.restart()
 

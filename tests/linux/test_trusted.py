@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.harness import needs_root
+from tests.harness import needs_root, until
 
 from sandkeeper.linux.children.programs import environment_for_root, refuse_program
 from sandkeeper.linux.identity import Identity
@@ -322,4 +322,5 @@ def test_many_threads_leave_no_descriptor_open(tree: Path) -> None:
     for thread in threads:
         thread.join()
 
-    assert len(os.listdir("/proc/self/fd")) == before
+    # What other tests left may go meanwhile.
+    until(lambda: len(os.listdir("/proc/self/fd")) <= before)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.harness import Server
+from tests.harness import Server, until
 
 from sandkeeper.settings import Settings
 from sandkeeper.settings.catalogue import CATALOGUE, SURROUNDINGS
@@ -68,7 +68,7 @@ def test_an_option_is_the_variable(make_server: Callable[..., Server], tmp_path:
     assert server.client.get("/process").status_code == 401
     allowed = {"Authorization": "Bearer s3cret"}
     assert server.client.get("/process", headers=allowed).status_code == 200
-    assert "listens on" in log.read_text()
+    until(lambda: "listens on" in log.read_text())
 
 
 def test_a_wrong_value_of_an_option_is_told_as_that_of_its_variable() -> None:

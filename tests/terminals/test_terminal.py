@@ -334,10 +334,12 @@ def test_the_pump_stays_near_the_fastest_watcher_until_that_one_is_slow(
             terminal.attach(one)
             one.slow = False
         master, slave = open_pty(80, 24)
-        spec = Spawn(["yes"], ENV, None, slave, slave, slave, new_session=True, terminal=True)
+        argv = ["/bin/sh", "-c", "read x; exec yes"]  # not before there is a bound
+        spec = Spawn(argv, ENV, None, slave, slave, slave, new_session=True, terminal=True)
         terminal.begin(made.children.spawn(spec), master)
         os.close(slave)
         terminal.moved()
+        terminal.type(b"\n", Caller())
         line = terminal._line
         assert line is not None
         while not line.held:
