@@ -193,16 +193,17 @@ class ApiServer:
         self, request: web.Request, answer: web.StreamResponse, plural: str, version: int
     ) -> None:
         while True:
-            news = [] if self.is_late else self._history[self._after(version) :]
-            for number, kind, what, found in news:
-                version = number
+            # Taken at once: what changes from here on is told in the next turn.
+            changed, late = self._news, self.is_late
+            news = [] if late else self._history[self._after(version) :]
+            version = version if late else self._version
+            for _number, kind, what, found in news:
                 if kind == plural and _fits(found, request):
                     await answer.write(_line(what, found))
             try:
                 async with asyncio.timeout(self._bookmarks):
-                    await self._news.wait()
+                    await changed.wait()
             except TimeoutError:
-                version = version if self.is_late else self._version
                 mark = {"metadata": {"resourceVersion": str(version)}}
                 await answer.write(_line("BOOKMARK", mark))
 

@@ -39,7 +39,7 @@ plt.show()
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("home")
-    env = environment(SANDKEEPER_TOKEN=KEY, HOME=str(home))
+    env = environment(SANDKEEPER_TOKEN=KEY, HOME=str(home), SANDKEEPER_CODE_INTERRUPT_MS="60000")
     with Server(tmp_path_factory.mktemp("code"), env=env) as running:
         running.client.headers["Authorization"] = f"Bearer {KEY}"
         yield running

@@ -93,7 +93,7 @@ def test_every_answer_of_a_search_is_a_described_one(case: Any, caged: Server) -
 
 
 def check(case: Any, caged: Server) -> None:
-    reply = case.call(base_url=caged.url, timeout=20)
+    reply = case.call(base_url=caged.url, timeout=120)
 
     # 500 is the contract's word for what the system refused; it always carries the reason.
     if reply.status_code == 500:

@@ -87,6 +87,12 @@ def count(server: Server) -> None:
     assert server.client.post("/process", json=body).status_code == 200
 
 
+def logged(server: Server) -> list[int]:
+    """Return the counted lines in the server's log, which come there behind the answers."""
+    lines = [line["msg"] for line in server.log_lines() if line.get("process-name") == "counting"]
+    return numbers("\n".join(lines))
+
+
 def counted(server: Server) -> list[int]:
     """End the counting and return its lines, of which none is missing or there twice."""
     (server.workdir / "stop").touch()
@@ -216,8 +222,7 @@ def test_under_load_no_request_fails_and_no_line_is_lost(whole: Whole) -> None:
     assert own.pid == whole.pid
     assert numbers(whole.reader.text) == whole.lines
     assert whole.reader.ends == ["server stopping", "exited"]
-    told = [line["msg"] for line in own.log_lines() if line.get("process-name") == "counting"]
-    assert numbers("\n".join(told)) == whole.lines
+    until(lambda: logged(own) == whole.lines)
 
 
 def test_a_restart_goes_on_with_the_new_version_as_long_as_upgrades_are_permitted(
@@ -284,7 +289,7 @@ def test_the_workload_cannot_bring_in_a_version_of_its_own(
 @needs_root
 def test_tokens_and_rights_are_the_next_versions_too(upgradable: Callable[..., Server]) -> None:
     env = {"SANDKEEPER_TOKEN": "the-user's", "SANDKEEPER_ADMIN_TOKEN": "the-operator's\n"}
-    own = upgradable(args=["--user", "61118"], env=env)  # whom no other test stops
+    own = upgradable(args=["--user", "61120"], env=env)  # whom no other test stops
     user, admin = ({"Authorization": f"Bearer {env[name].strip()}"} for name in env)
     for before in (True, False):
         status = own.client.get("/archive/status", headers=user)
@@ -301,6 +306,8 @@ def test_tokens_and_rights_are_the_next_versions_too(upgradable: Callable[..., S
             assert own.client.post("/upgrade", json={}, headers=admin).status_code == 200
             assert ended(own)["version"] == NEW
 
+    versions = own.state / "versions"
+    until(lambda: (versions / "current.json").exists() and not (versions / ".incoming").exists())
     kept = [path for path in own.folder.rglob("*") if path.is_file()]
     assert own.log_path in kept
     for path in kept:
@@ -605,8 +612,7 @@ def test_from_a_version_that_fails_after_a_good_trial_all_is_taken_back(
     parent = int(own.run("echo $PPID")["stdout"])
     assert (parent == own.pid) != dead
     lines = counted(own)
-    told = [line["msg"] for line in own.log_lines() if line.get("process-name") == "counting"]
-    assert numbers("\n".join(told)) == lines
+    until(lambda: logged(own) == lines)
     if dead:
         os.kill(parent, 15)
         until(lambda: not Path(f"/proc/{parent}").exists())

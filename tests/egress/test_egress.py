@@ -442,6 +442,7 @@ def test_what_is_no_proxy_request_is_refused(
 def test_without_a_token_or_an_upstream_the_answer_is_a_named_502(make_server, tmp_path) -> None:
     gone = Upstream()
     gone.close()
+    gone.port = free_port()  # which nobody else is given
     token = tmp_path / "none"
     own: Server = make_server(env=proxy_env(gone, token))
 

@@ -67,13 +67,15 @@ def test_a_kernel_that_wants_a_message_is_interrupted_by_one(tmp_path: Path) -> 
         "env": {"FOUND": "${HOME}/x"},
     }
     (folder / "kernel.json").write_text(json.dumps(spec))
-    env = kernels.environment(JUPYTER_PATH=str(tmp_path / "jupyter"))
+    env = kernels.environment(
+        JUPYTER_PATH=str(tmp_path / "jupyter"), SANDKEEPER_CODE_INTERRUPT_MS="120000"
+    )
     with Server(tmp_path / "server", env=env) as server:
         made = kernels.context(server, language="snake")
         said = made.run("import os; print(os.environ['FOUND'])")["stdout"]
         assert said == f"{server.home}/x\n"
-        running, waiting = made.start("while True: pass"), made.start("1")
-        until(lambda: server.client.get(f"/code/executions/{running}").json()["startedAt"])
+        running, waiting = made.start("print(1, flush=True)\nwhile True: pass"), made.start("1")
+        until(lambda: server.client.get(f"/code/executions/{running}").json()["stdout"])
         stopped = server.client.post(f"/code/executions/{waiting}/interrupt").json()
         assert stopped["status"] == "cancelled"
         assert server.client.get(f"/code/executions/{running}").json()["status"] == "running"

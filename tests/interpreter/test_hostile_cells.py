@@ -1,5 +1,6 @@
 """Cells that do what they should not: the end is told, the context goes on, nobody waits."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -63,7 +64,10 @@ def test_a_cell_that_prints_without_end_is_bounded_and_can_be_stopped(tmp_path: 
         path = f"/code/contexts/{made.id}"
         until(lambda: server.client.get(path).json()["executions"][0]["cursor"] > 4 * MIB)
         folder = server.state / "code" / "contexts" / made.id / execution
-        kept = sum(one.stat().st_size for one in folder.glob("*.seg"))
+        kept = 0
+        for one in folder.glob("*.seg"):
+            with contextlib.suppress(FileNotFoundError):  # the oldest go meanwhile
+                kept += one.stat().st_size
 
         assert kept < 4 * MIB
         assert made.post("interrupt")["outcome"] in {"interrupted", "restarted"}

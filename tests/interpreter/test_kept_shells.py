@@ -12,12 +12,13 @@ from tests.interpreter.test_outlives import scribe_of
 from tests.kernels import events
 
 USER = "61131"
+ENV = {"SANDKEEPER_ON_SHUTDOWN": "stop", "SANDKEEPER_CODE_INTERRUPT_MS": "60000"}
 pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    with Server(tmp_path, env={"SANDKEEPER_ON_SHUTDOWN": "stop"}) as running:
+    with Server(tmp_path, env=ENV) as running:
         yield running
 
 

@@ -19,7 +19,9 @@ def test_kernels_that_listen_elsewhere_speak_late_and_pass_things_over(tmp_path:
         folder.mkdir(parents=True)
         said = {"argv": [str(program), "{connection_file}", "javascript"], "language": name}
         (folder / "kernel.json").write_text(json.dumps(said))
-    env = kernels.environment(JUPYTER_PATH=str(tmp_path / "jupyter"))
+    env = kernels.environment(
+        JUPYTER_PATH=str(tmp_path / "jupyter"), SANDKEEPER_CODE_INTERRUPT_MS="60000"
+    )
     with Server(tmp_path / "server", env=env) as server:
         for name in ("odd", "deno"):
             context = kernels.context(server, language=name)

@@ -119,7 +119,7 @@ def test_a_kernel_that_dies_while_no_server_runs_is_told_by_the_next(
 ) -> None:
     execution = context.start("import threading; threading.Event().wait()")
     waiting = context.start("1")
-    until(lambda: len(events_of(server, execution)) > 0)
+    until(lambda: has_begun(server, execution))
     pid = int(context.record["pid"])
     server.kill9()
     os.kill(pid, signal.SIGKILL)
@@ -138,9 +138,10 @@ def test_a_kernel_that_dies_while_no_server_runs_is_told_by_the_next(
     assert context.run("1 + 1")["results"][0]["data"]["text/plain"] == "2"
 
 
-def events_of(server: Server, execution: str) -> str:
-    """Return how far an execution has come: not empty once it has begun."""
-    return str(server.client.get(f"/code/executions/{execution}").json()["startedAt"])
+def has_begun(server: Server, execution: str) -> bool:
+    """Say whether the interpreter itself has told that an execution has begun."""
+    found = server.client.get(f"/code/executions/{execution}").json()
+    return found["executionCount"] is not None
 
 
 def test_a_scribe_that_is_killed_is_replaced_and_goes_on(server: Server, context: Context) -> None:
@@ -192,7 +193,7 @@ def test_an_end_that_nobody_heard_is_asked_for_and_what_waited_is_cancelled(
     code = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
     execution = context.start(code + f"open({str(done)!r}, 'w').close(); 1 / 0")
     waiting = context.start("1")
-    until(lambda: events_of(server, execution) > "0")
+    until(lambda: has_begun(server, execution))
     scribe = scribe_of(server)
     server.kill9()
     os.kill(scribe, signal.SIGKILL)

@@ -195,7 +195,8 @@ def test_a_cell_that_leaves_ends_only_itself(tmp_path: Path, leaves: str, code: 
     async def scene(shell: Shell) -> None:
         await shell.run(
             "cd /usr; a=(1 'b c' $'d\\ne'); declare -A m=([k]='v w'); declare -i n=4; X=\"q'\\\"\""
-            "; export X; h() { echo \"h $1\"; }; alias ll='ls -l'; shopt -s extglob; sleep 60 &"
+            "; export X; h() { echo \"h $1\"; }; alias ll='ls -l'; shopt -s extglob; sleep 60 & "
+            "until pgrep -P $$ -x sleep >/dev/null; do :; done"
         )
         said, end = await shell.run(leaves)
         assert (end.status, end.exit_code) == ("error", code)

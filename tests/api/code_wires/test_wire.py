@@ -194,7 +194,7 @@ def test_a_server_of_the_sandbox_on_that_port_goes_first(tmp_path: Path) -> None
             peer.recv(65536)
             peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\ntheirs")
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", free_port())) as listener:
         port = listener.getsockname()[1]
         env = {"SANDKEEPER_ON_SHUTDOWN": "stop"}
         with Server(tmp_path, env=env, constants=elsewhere(free_port(), port)) as server:
@@ -232,7 +232,7 @@ def test_a_link_to_the_port_runs_no_code(guarded: Server) -> None:
         "/network/ports/8888/links", json={"once": False, "via": "prefix"}, headers=token
     )
     assert reply.status_code == 201, reply.text
-    with httpx.Client(base_url=guarded.url) as stranger:
+    with httpx.Client(base_url=guarded.url, timeout=60) as stranger:
         opened = stranger.get(reply.json()["url"])
         assert (opened.status_code, "set-cookie" in opened.headers) == (303, True)
         told = stranger.post("/port/8888/execute", json={"code": "echo in", **BASH})

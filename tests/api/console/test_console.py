@@ -54,8 +54,12 @@ def test_everything_can_be_reached_by_keyboard(server: Server, own_page: Page) -
     open_console(page, server)
     settled(page)
     for keys, title in (("gp", "Processes"), ("ga", "API"), ("go", "Overview")):
-        page.keyboard.type(keys)
-        expect(page.locator("main h1")).to_have_text(title)
+
+        def has_led(keys: str = keys, title: str = title) -> bool:
+            page.keyboard.type(keys)  # again: the first key is forgotten after 1.5 s
+            return page.locator("main h1").first.inner_text() == title
+
+        until(has_led, every=0.5)
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_contain_text("Go to Processes")
     page.keyboard.press("Escape")
@@ -90,7 +94,8 @@ def test_the_overview_shows_figures_that_were_taken_before_it_was_opened(
         expect(page.get_by_role("table", name="Cursors")).to_contain_text("logs")
     history = server.client.get("/diagnostics/history").json()
     last = history["times"][-1]
-    assert server.client.get(f"/diagnostics/history?since={last}").json()["times"] in ([], [last])
+    later = server.client.get(f"/diagnostics/history?since={last}").json()["times"]
+    assert all(time > last for time in later)  # there may be one: every five seconds
     assert all(len(values) == len(history["times"]) for values in history["figures"].values())
     assert history["figures"]["memoryUsedBytes"][-1] > 0
     assert server.client.get("/diagnostics/history?since=x").status_code == 400
@@ -103,7 +108,7 @@ def test_every_route_is_described_and_can_be_tried(server: Server, own_page: Pag
     paths = server.client.get("/openapi.json").json()["paths"]
     expect(page.locator(".opblock").first).to_be_visible()
     operations = sum(len(set(item) - {"parameters"}) for item in paths.values())
-    assert page.locator(".opblock").count() == operations
+    expect(page.locator(".opblock")).to_have_count(operations)
 
     health = page.locator("#operations-system-health")
     health.locator(".opblock-summary-control").click()
@@ -325,7 +330,7 @@ class _Gateway(BaseHTTPRequestHandler):
 
 
 def test_behind_a_path_prefix_everything_stays_below_it(guarded: Server, browser: Any) -> None:
-    _Gateway.client = httpx.Client(base_url=guarded.url, trust_env=False)
+    _Gateway.client = httpx.Client(base_url=guarded.url, trust_env=False, timeout=60)
     asked: list[str] = []
     page = browser.new_page()
     describe_little(page, guarded)
@@ -394,9 +399,17 @@ def test_a_console_that_stays_open_keeps_nothing_of_the_pages_it_has_shown(
     devtools = page.context.new_cdp_session(page)
     devtools.send("Performance.enable")
 
+    shown = {
+        "overview": page.get_by_role("region", name="CPU", exact=True).locator("canvas"),
+        "processes": page.get_by_role("table", name="Processes").locator("tbody tr").first,
+        f"processes/{identifier}": page.get_by_role("log").get_by_text("2000", exact=True).first,
+        "api": page.locator(".opblock").first,
+    }
+
     def around() -> None:
-        for place in ("overview", "processes", f"processes/{identifier}", "api", "overview"):
+        for place in (*shown, "overview"):
             page.evaluate(f"location.hash = '#/{place}'")
+            expect(shown[place]).to_be_visible()
             settled(page)
 
     def kept() -> dict[str, float]:

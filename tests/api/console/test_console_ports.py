@@ -58,7 +58,7 @@ def test_with_a_token_it_opens_without_and_a_link_for_others_is_made_and_revoked
     page.get_by_role("menuitem", name="Copy a link for others").click()
     revoke = page.get_by_role("button", name=f"Revoke the link to port {port}")
     expect(revoke).to_be_visible()
-    assert f"{port}" in page.evaluate("navigator.clipboard.readText()")
+    until(lambda: f"{port}" in page.evaluate("navigator.clipboard.readText()"))
     assert serious(page) == []
     page.set_viewport_size({"width": 360, "height": 740})
     until(lambda: fits(page))

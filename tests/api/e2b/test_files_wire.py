@@ -241,7 +241,7 @@ def test_gzip_is_undone_on_the_way_in_and_made_on_the_way_out(server: Server) ->
     upload(server, path, twice, Content_Encoding="gzip")
     assert path.read_bytes() == b"ab"
     path.write_bytes(data)
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
         wanted = {"Accept-Encoding": "gzip"}
         with client.stream("GET", "/files", params={"path": str(path)}, headers=wanted) as reply:
             packed = b"".join(reply.iter_raw())

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import struct
+import time
 from typing import Any
 
 import pytest
@@ -103,7 +104,7 @@ def test_what_cannot_be_started_ends_the_stream_with_why(
 
 
 def test_a_deadline_kills_and_is_the_only_end(server: Server) -> None:
-    frames = start(server, "echo before; sleep 60", Connect_Timeout_Ms="3000")
+    frames = start(server, "echo before; sleep 60", Connect_Timeout_Ms="8000")
 
     assert output(frames) == b"before\n"
     assert events(frames, "end") == []
@@ -140,9 +141,10 @@ def test_a_deadline_and_a_version_that_are_none_are_refused(
 
 
 def test_silence_is_filled_as_often_as_the_client_wants(server: Server) -> None:
+    began = time.monotonic()
     frames = start(server, "sleep 2.5", Keepalive_Ping_Interval="1")
 
-    assert 1 <= len(events(frames, "keepalive")) <= 4
+    assert 1 <= len(events(frames, "keepalive")) <= time.monotonic() - began
 
 
 def test_connect_gives_what_comes_from_now_on_or_from_a_cursor(server: Server) -> None:

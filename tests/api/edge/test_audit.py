@@ -166,6 +166,7 @@ def test_a_collector_of_the_contracts_server_gets_the_lines_it_expects(make_serv
     command = 'echo "a b"; echo err >&2'
     own.client.post("/process", json={"command": command, "waitForCompletion": True}, headers=WHO)
     own.client.get("/missing")
+    until(lambda: sum(line.get("source") == "process" for line in own.log_lines()) == 2)
     own.stop()
 
     lines = own.log_lines()

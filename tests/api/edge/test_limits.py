@@ -170,7 +170,7 @@ def test_a_kill_reaches_daemons_that_left_the_group_and_the_session(server: Serv
 
 
 def test_a_timeout_kills_the_whole_tree_too(server: Server, groups) -> None:
-    start(server, DAEMON + "; sleep 1000", name="late", timeout=5, limits={"pids": PIDS})
+    start(server, DAEMON + "; sleep 1000", name="late", timeout=15, limits={"pids": PIDS})
     pid = pid_of_daemon(server, "late")
     ended = server.client.get("/process/late/wait").json()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.harness import Server, needs_root, until
+from tests.harness import Server, free_port, needs_root, until
 
 from sandkeeper.api.edge.connections.listening import listen
 from sandkeeper.upgrade.handover import Handover
@@ -40,7 +40,8 @@ def addresses(host: str, port: int = 0) -> list[tuple[str, int]]:
 def test_localhost_is_both_loopback_addresses_on_one_port() -> None:
     (first, port), (second, same) = addresses("localhost")
     assert (first, second, same) == ("127.0.0.1", "::1", port)
-    assert addresses("localhost", port) == [("127.0.0.1", port), ("::1", port)]
+    again = free_port()
+    assert addresses("localhost", again) == [("127.0.0.1", again), ("::1", again)]
 
 
 def test_an_address_is_that_one_alone() -> None:

@@ -165,7 +165,8 @@ def test_a_record_is_never_older_than_what_happened(server: Server) -> None:
     assert server.client.get(f"/process/{pid}").json()["status"] == "running"
 
     server.client.post(f"/process/{pid}/stdin", content=b"it\n")
-    over = until(lambda: [r for r in [server.client.get("/process/asks").json()] if r["exitCode"]])
+    assert server.client.get(f"/process/{pid}/wait?timeout=60").json()["exitCode"] == 3
+    over = [server.client.get("/process/asks").json()]
     listed = [r for r in server.client.get("/process").json() if r["pid"] == pid]
 
     assert (over[0]["stdout"], over[0]["status"], over[0]["exitCode"]) == ("got it\n", "failed", 3)

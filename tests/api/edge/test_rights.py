@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from starlette.routing import Route
 from tests.client.verbs import run
-from tests.harness import Server
+from tests.harness import Server, until
 from tests.later import Later
 from tests.nursery import nursery
 from tests.rights_table import ANY, PAGE, SOCKET, Row, page_with_table, rows
@@ -226,7 +226,7 @@ def test_areas_can_be_permitted_to_everybody(make_server) -> None:
     assert server.client.post("/environment/reload", headers=user).status_code == 403
     assert server.client.post("/upgrade", headers=user).status_code == 403
     assert server.client.get("/archive/status").status_code == 401
-    (said,) = [line for line in server.log_lines() if "WORKLOAD_MAY" in line["msg"]]
+    (said,) = until(lambda: [one for one in server.log_lines() if "WORKLOAD_MAY" in one["msg"]])
     assert (said["level"], said["msg"].rpartition(": ")[2]) == ("warning", "archive, tunnel")
 
 

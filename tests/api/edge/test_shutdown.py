@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import httpx
-from tests.harness import Server, alive, needs_root, until
+from tests.harness import Server, alive, needs_root, until, zombies_of
 
 
 def test_sigterm_ends_it_with_0_and_its_children_go_on(make_server) -> None:
@@ -30,7 +30,8 @@ def test_sigterm_ends_it_with_0_and_its_children_go_on(make_server) -> None:
 
 
 def test_who_connects_while_it_ends_is_answered_or_refused_and_never_reset(make_server) -> None:
-    own: Server = make_server()
+    ending = "sandkeeper.api.edge.connections.ending"
+    own: Server = make_server(constants={f"{ending}.NEWCOMER_SECONDS": 5.0})
     port = httpx.URL(own.url).port
     ask = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     waiting: list[socket.socket] = []
@@ -168,10 +169,7 @@ def test_the_startup_command_runs_in_the_root_folder_and_is_reaped(make_server) 
 
     until(lambda: "exit code 3" in own.log_path.read_text())
     assert (own.folder / "stderr.log").read_text() == "/\n"
-    children = subprocess.run(
-        ["ps", "--ppid", str(own.pid), "-o", "stat="], capture_output=True, text=True, check=False
-    ).stdout
-    assert "Z" not in children
+    until(lambda: not zombies_of(own.pid))
     assert own.client.get("/process").json() == []
 
 

@@ -311,10 +311,11 @@ def test_a_reader_that_rests_holds_up_nobody(kube: Kube, stub: Any) -> None:
         lambda: (
             (one := kube.client.get(f"/process/{number}").json())["exitCode"] == 0
             and one["status"] == "completed"
+            and one["stdoutBytes"] == size
             and one
         )
     )
-    assert record["stdoutBytes"] == size
+    assert record["stdoutBytes"] == size  # and not more
 
     assert sum(len(one.stdout) for one in call) == size
 

@@ -101,7 +101,7 @@ def test_the_inspector_lists_and_calls(server: Server) -> None:
             [cli, "--cli", server.url + "/mcp", "--transport", "http", *arguments],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr + done.stdout
         return json.loads(done.stdout)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.harness import Server
-from tests.kernels import environment
+from tests.kernels import PATIENCE, environment
 from tests.mcp_calls import Tools
 
 pytestmark = pytest.mark.timeout(300)
@@ -14,8 +14,9 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
-    env = environment(SANDKEEPER_MCP_WAIT_SECONDS="30")
+    env = environment(SANDKEEPER_MCP_WAIT_SECONDS=str(PATIENCE))
     with Server(tmp_path_factory.mktemp("mcp-code"), env=env) as server:
+        server.client.timeout = PATIENCE + 30
         yield Tools(server)
 
 
@@ -73,6 +74,8 @@ def test_what_runs_longer_is_looked_at_later_and_can_be_interrupted(tools: Tools
         os.mkfifo(go)
         code = f"echo begun; read -r x <{go}; echo $x"
         begun = short.value("codeRun", code=code, language="bash")
+        while not begun["stdout"]:
+            begun = short.value("codeExecution", executionId=begun["executionId"], wait=1)
         assert (begun["status"], begun["stdout"], begun["pollRequired"]) == (
             *("running", "begun\n", True),
         )
@@ -89,6 +92,8 @@ def test_what_runs_longer_is_looked_at_later_and_can_be_interrupted(tools: Tools
         ended = short.value("codeExecution", executionId=slept["executionId"], wait=60)
         assert (ended["status"], ended["exitCode"]) == ("interrupted", 130)
         late = short.value("codeRun", code="sleep 600", timeout=0.2, **context)
+        while late.get("pollRequired"):
+            late = short.value("codeExecution", executionId=late["executionId"], wait=60)
         assert late["status"] == "timeout"
         short.value("codeContextDelete", **context)
 

@@ -1,6 +1,6 @@
 """MCP: terminal tools."""
 
-from tests.harness import Server
+from tests.harness import Server, until
 from tests.mcp_calls import Tools
 
 
@@ -12,7 +12,7 @@ def test_an_agent_types_and_sees_the_screen(tools: Tools) -> None:
     assert done == {"bytesTyped": 19}
     screen = tools.value("terminalScreen", sessionId="work", waitFor="42-done")
     assert any(line.strip().endswith("42-done") for line in screen["lines"])
-    assert screen["cursor"]["row"] >= 2
+    until(lambda: tools.value("terminalScreen", sessionId="work")["cursor"]["row"] >= 2)
     listed = tools.value("terminalsList")["terminals"]
     assert [one["sessionId"] for one in listed] == ["work"]
     tools.value("terminalType", sessionId="work", data="exit 3", enter=True)

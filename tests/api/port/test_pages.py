@@ -147,7 +147,9 @@ def test_an_ordinary_page_works(own: Server, site: Site, tab: Any) -> None:
     site.put("/app/events", "data: told\n\n", "text/event-stream")
 
     tab.goto(address(own, site, "/app/index.html"))
-    tab.wait_for_function("window.done && done.end && done.img !== undefined")
+    tab.wait_for_function(
+        "window.done && done.end && done.img !== undefined && done.module !== undefined"
+    )
     done = tab.evaluate("done")
 
     assert done.pop("font") != 1  # there is none; it was asked for

@@ -263,7 +263,7 @@ def test_the_token_of_this_server_is_not_told(make_server: Callable[..., Server]
 def test_a_server_elsewhere_than_127_0_0_1_is_found(
     server: Server, upstream: Start, host: str
 ) -> None:
-    port = upstream(echo, host=host).port
+    port = upstream(echo, host=host, port=free_port()).port  # nobody else's on 127.0.0.1
 
     assert server.client.get(f"/port/{port}/x").json()["line"] == "GET /x HTTP/1.1"
 

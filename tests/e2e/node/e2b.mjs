@@ -13,7 +13,7 @@ const kind = async (call) => {
     return String(error);
   }
 };
-const box = await Sandbox.create({ ...options, timeoutMs: 60_000, metadata: { by: "node" }, envs: { GIVEN: "v" } });
+const box = await Sandbox.create({ ...options, timeoutMs: 600_000, metadata: { by: "node" }, envs: { GIVEN: "v" } });
 const { commands: c, files: f, pty } = box;
 
 const out = [];
@@ -75,7 +75,7 @@ seen.downloaded = await (await fetch(down)).text();
 seen.forged = (await fetch(down.replace("signed", "other"))).status;
 
 seen.running = [await box.isRunning()];
-await box.setTimeout(90_000);
+await box.setTimeout(900_000);
 seen.sandbox = [(await box.getInfo()).metadata, (await box.getMetrics())[0].memTotal > 0];
 seen.all = (await Sandbox.list(options).nextItems()).map((one) => one.sandboxId === box.sandboxId);
 seen.paused = await box.pause();
