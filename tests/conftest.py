@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -48,8 +49,15 @@ def _read_certificates_once() -> None:
     ssl.create_default_context = made
 
 
+def _wait_longer() -> None:
+    """Have httpx's own calls wait as long as our servers' clients do: five seconds is its usual."""
+    for name in ("get", "post", "put", "patch", "delete", "head", "options", "request", "stream"):
+        setattr(httpx, name, functools.partial(getattr(httpx, name), timeout=60.0))
+
+
 _plain_environment()
 _read_certificates_once()
+_wait_longer()
 # How long a case takes is the machine's matter; how many there are is told as for our own.
 settings.register_profile(
     "ours",
