@@ -47,7 +47,7 @@ def test_a_port_is_shown_with_its_process_and_opens(server: Server, page: Page) 
 def test_with_a_token_it_opens_without_and_a_link_for_others_is_made_and_revoked(
     make_server: Any, page: Page
 ) -> None:
-    own: Server = make_server(env={"SANDKEEPER_TOKEN": TOKEN})
+    own: Server = make_server(env={"SANDKEEPER_TOKEN": TOKEN, "SANDKEEPER_ON_SHUTDOWN": "stop"})
     own.client.headers["Authorization"] = f"Bearer {TOKEN}"
     sign_in(page, own, "#/ports")
     port = served(own)
