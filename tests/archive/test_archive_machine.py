@@ -468,7 +468,7 @@ def test_nothing_is_written_while_the_restore_runs(
     wait = threading.Event()
 
     def late(_method: str, _path: str, _attempt: int) -> None:
-        wait.wait(20)
+        wait.wait(100)
 
     store.fault = late
 

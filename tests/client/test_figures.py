@@ -22,7 +22,7 @@ def _listener(server: Server, name: str) -> int:
     script = f"import socket; s = socket.create_server(('127.0.0.1', {port})); print(1); input()"
     body = {"argv": [sys.executable, "-u", "-c", script], "name": name, "stdin": True}
     assert server.client.post("/process", json=body).status_code == 200
-    until(lambda: server.client.get(f"/process/{name}").json()["stdoutBytes"])
+    until(lambda: server.client.get(f"/process/{name}").json()["stdoutBytes"] == 2)
     return port
 
 

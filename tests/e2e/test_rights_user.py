@@ -130,7 +130,8 @@ def test_drives_of_others_need_the_operator(apart: Server) -> None:
 
 
 def test_the_workload_inherits_nothing_that_governs_the_server(apart: Server, make_server) -> None:
-    started = (apart.folder / "startup" / "env").read_text()
+    env = apart.folder / "startup" / "env"
+    started = until(lambda: env.exists() and "PATH=" in (told := env.read_text()) and told)
     apart.client.post("/terminals", json={"sessionId": "t", "cols": 1000})
     apart.client.post("/terminals/t/input", content=b"env; echo d'one'\r")
     params = {"format": "text", "waitFor": "done\n"}

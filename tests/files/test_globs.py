@@ -194,11 +194,11 @@ def test_no_pattern_takes_longer_than_its_length_allows(pattern: str) -> None:
     name = b"a" * 255
     match = matcher(pattern)
 
-    before = time.perf_counter()
+    before = time.thread_time()
     for _ in range(10):
         match(name)
 
-    assert time.perf_counter() - before < 10  # 10 ms at most on a quiet machine
+    assert time.thread_time() - before < 10  # 10 ms at most on a quiet machine
 
 
 def test_patterns_of_more_characters_than_any_folder_needs_are_refused() -> None:

@@ -190,7 +190,7 @@ def test_what_others_run_is_out_of_reach_without_that_right(several: Server) -> 
     assert several.client.post(f"{one}/pause").status_code == 204
     assert several.client.delete(one).status_code == 204
     states = [Path(f"/proc/{item}/stat").read_text() for item in (pid, shell["pid"])]
-    assert all(state.rpartition(")")[2].split()[0] in "SR" for state in states)
+    assert all(state.rpartition(")")[2].split()[0] in "SRD" for state in states)
     assert len(several.client.get("/process", headers=ADMIN).json()) >= 1
     assert several.client.delete(f"/process/{pid}/kill", headers=ADMIN).status_code == 200
     assert several.client.delete("/terminals/root-shell", headers=ADMIN).status_code == 200
