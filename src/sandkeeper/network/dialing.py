@@ -6,6 +6,7 @@ import socket
 
 from sandkeeper.errors import Unprocessable
 from sandkeeper.network.pacing import unpace
+from sandkeeper.network.relay import reset_when_closed
 from sandkeeper.network.sockets import listening_addresses
 
 __all__ = ["NOT_LISTENING", "connect", "dial"]
@@ -62,7 +63,9 @@ async def dial(address: str, port: int) -> socket.socket | None:
         made.close()
         raise
     if _has_met_itself(made):
-        made.close()  # and nothing keeps the port from whoever wants to listen on it
+        # An end that is not reset keeps the port from whoever wants to listen there, for a minute.
+        reset_when_closed(made)
+        made.close()
         return None
     return made
 
