@@ -4,13 +4,14 @@ import asyncio
 import base64
 import json
 import os
+import resource
 import socket
 import ssl
 import struct
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -453,22 +454,30 @@ def test_without_a_token_or_an_upstream_the_answer_is_a_named_502(make_server, t
     until(lambda: b"sandbox proxy: cannot reach the proxy" in exchange(own, CONNECT))
 
 
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Have as many descriptors here as may be: a user's usual 1,024 are few for both ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_files")
 def test_five_hundred_tunnels_work_at_once_and_the_api_answers(proxied: Server) -> None:
-    socks = []
-    for number in range(500):
-        sock = dial(proxied)
-        sock.sendall(CONNECT + b"live%03d" % number)
-        socks.append(sock)
-    for number, sock in enumerate(socks):
-        reader = sock.makefile("rb")
-        reader.readline(), reader.readline()
-        assert reader.read(7) == b"live%03d" % number
-    assert proxied.client.get("/health").status_code == 200
-    for sock in socks:
-        sock.sendall(b"again")
-    for sock in socks:
-        assert sock.recv(5, socket.MSG_WAITALL) == b"again"
-        sock.close()
+    with ExitStack() as stack:
+        socks = [stack.enter_context(dial(proxied)) for _ in range(500)]
+        for number, sock in enumerate(socks):
+            sock.sendall(CONNECT + b"live%03d" % number)
+        for number, sock in enumerate(socks):
+            with sock.makefile("rb") as reader:
+                reader.readline(), reader.readline()
+                assert reader.read(7) == b"live%03d" % number
+        assert proxied.client.get("/health").status_code == 200
+        for sock in socks:
+            sock.sendall(b"again")
+        for sock in socks:
+            assert sock.recv(5, socket.MSG_WAITALL) == b"again"
 
 
 def met_reset(server: Server, upstream: Upstream, asked: bytes) -> bytes:

@@ -377,7 +377,7 @@ def test_a_storm_misses_nothing_that_inotifywait_sees(
         other.terminate()
         other.wait()
     seen = {line.rstrip("/") for line in seen_file.read_text().splitlines()}
-    assert len(seen) > 3_000  # a late inotifywait misses some itself
+    assert len(seen) > 1_000  # a late inotifywait misses some itself
     # Deeper down, a name that was gone before its directory could be watched is nobody's to see:
     # either program misses some. A directory that was watched all the time loses none.
     direct = {path for path in seen if os.path.dirname(path) == str(folder)}
