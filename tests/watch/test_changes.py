@@ -5,7 +5,7 @@ import os
 import random
 import shutil
 import tempfile
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import IO
 
@@ -318,3 +318,25 @@ def test_names_that_do_not_fit_cost_a_reset_never_a_wrong_answer(tmp_path: Path)
         recorded.inotify.close()
         recorded.record.close()
     assert store.held == 0
+
+
+def test_a_directory_that_is_found_ahead_of_its_notices_has_no_name_until_they_come(
+    tmp_path: Path,
+) -> None:
+    """What is read again shows the present, and the notices behind it tell of the past."""
+    root = tmp_path / "root"
+    for place in ("a/c/d", "b", "e"):
+        (root / place).mkdir(parents=True)
+    (root / "e/h").write_text("before")
+    recorded = Recorded(root, NameStore())
+    with closing(recorded.inotify):
+        cursor, then = recorded.cursor(), copied(root)
+        (root / "a/c").rename(root / "b/c")  # read again where it now stands, with what is in it
+        (root / "b/c/d").rmdir()
+        with (root / "e/h").open("a") as file:
+            file.write("more")
+        (root / "e/h").unlink()
+        (root / "e").rename(root / "b/c/d")
+        check(recorded.since(cursor), then, copied(root))
+        (root / "b/c/d/i").write_text("i")
+        check(recorded.since(cursor), then, copied(root))

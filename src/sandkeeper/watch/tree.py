@@ -174,8 +174,8 @@ class WatchTree:
             self._moved_out(node, directory, notice)
         elif mask & Mask.DELETE:
             self._emit(REMOVE, directory, name)
-            if mask & Mask.ISDIR:
-                node.children.pop(name, None)
+            if mask & Mask.ISDIR and (child := node.children.pop(name, None)) is not None:
+                child.parent = None  # one that came there since has no name before that is told
         elif mask & Mask.MODIFY:
             self._emit(WRITE, directory, name)
         elif mask & Mask.ATTRIB:
