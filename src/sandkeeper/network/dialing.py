@@ -36,8 +36,8 @@ async def connect(port: int) -> socket.socket:
 async def dial(address: str, port: int) -> socket.socket | None:
     """Connect to an address; None where nothing listens. Raises Unprocessable (as `connect`).
 
-    To nobody there is a connection, too, once in some ten thousand attempts: one whose own port is
-    the one that was asked for meets itself (simultaneous open, RFC 9293 3.5; ports as in ip(7)).
+    To nobody there is a connection, too, once in tens of thousands of attempts: one whose own port
+    is the one that was asked for meets itself (simultaneous open, RFC 9293 3.5; ports as in ip(7)).
     """
     kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
     try:

@@ -174,8 +174,8 @@ class WatchTree:
             self._moved_out(node, directory, notice)
         elif mask & Mask.DELETE:
             self._emit(REMOVE, directory, name)
-            if mask & Mask.ISDIR and (child := node.children.pop(name, None)) is not None:
-                child.parent = None  # one that came there since has no name before that is told
+            if mask & Mask.ISDIR:
+                self._detach(node, name)
         elif mask & Mask.MODIFY:
             self._emit(WRITE, directory, name)
         elif mask & Mask.ATTRIB:
@@ -190,9 +190,7 @@ class WatchTree:
             self._read(child, tell=True)
 
     def _moved_out(self, node: _Node, directory: bytes, notice: Notice) -> None:
-        child = node.children.pop(notice.name, None)
-        if child is not None:
-            child.parent = None
+        child = self._detach(node, notice.name)
         # RENAME_EXCHANGE is told as two moves: what came with the first leaves with the second.
         found = self._look_at(node, notice.name)
         if found is not None:
@@ -255,6 +253,17 @@ class WatchTree:
         node.parent, node.name = parent, name
         parent.children[name] = node
         return node
+
+    @staticmethod
+    def _detach(parent: _Node, name: bytes) -> _Node | None:
+        """Take from a directory its name; one found here ahead of its notices has none till then.
+
+        What is told of it meanwhile was elsewhere, and it is read when it has a name again.
+        """
+        child = parent.children.pop(name, None)
+        if child is not None:
+            child.parent = None
+        return child
 
     def _read(self, top: _Node, *, tell: bool) -> None:
         """Read a directory and those below it, watching each before it is read."""
