@@ -81,7 +81,7 @@ def test_every_way_to_write_a_path_leads_to_the_same_file(
     path = f"{server.workdir}/p.txt"
 
     asked = url.format(abs=path, enc=quote(path, safe=""))
-    reply = httpx.get(server.url + asked, timeout=60)
+    reply = httpx.get(server.url + asked)
 
     assert (reply.json()["content"], reply.json()["path"]) == (
         "here",

@@ -332,9 +332,7 @@ def test_a_download_that_nobody_reads_holds_little_and_ends_with_its_client(
     def held() -> list[str]:
         return [link for link in open_files(server.pid) if "sparse" in link]
 
-    with httpx.stream(
-        "GET", f"{server.url}/filesystem/{tmp_path}/sparse", headers=OCTETS, timeout=60
-    ) as reply:
+    with httpx.stream("GET", f"{server.url}/filesystem/{tmp_path}/sparse", headers=OCTETS) as reply:
         pieces = reply.iter_raw(1000)  # kept: without it the client would hang up
         next(pieces)
         until(held)
@@ -350,9 +348,7 @@ def test_a_file_that_shrinks_while_it_is_sent_breaks_the_connection_not_the_serv
         file.truncate(1 << 30)
     with (
         pytest.raises(httpx.RemoteProtocolError),
-        httpx.stream(
-            "GET", f"{server.url}/filesystem/{tmp_path}/sparse", headers=OCTETS, timeout=60
-        ) as reply,
+        httpx.stream("GET", f"{server.url}/filesystem/{tmp_path}/sparse", headers=OCTETS) as reply,
     ):
         pieces = reply.iter_raw(1000)
         next(pieces)

@@ -477,6 +477,7 @@ def test_a_hook_that_floods_holds_up_nobody(repo: Repo) -> None:
             if size > 5_000:
                 break
     assert sorted(took)[len(took) // 2] < 2
+    assert max(took) < 20  # where the machine itself stands still
     told = refused(repo.send("commit", **{**body, "timeout": 1}), 422, "TIMED_OUT")
     assert "a:b@" not in told
     assert "a:b@" not in last

@@ -99,7 +99,7 @@ def test_the_loop_delay_is_sampled(server: Server) -> None:
 def test_a_client_that_does_not_read_shows_up_as_a_lagging_cursor(make_server) -> None:
     own: Server = make_server(env={"SANDKEEPER_ON_SHUTDOWN": "stop"})
     own.client.post("/process", json={"command": "yes | head -c 30000000", "name": "flood"})
-    with httpx.stream("GET", own.url + "/process/flood/logs/stream", trust_env=False, timeout=60):
+    with httpx.stream("GET", own.url + "/process/flood/logs/stream", trust_env=False):
 
         def lagging() -> dict | None:
             page = own.client.get("/diagnostics").json()

@@ -76,5 +76,5 @@ def test_the_description_names_every_process_route(server: Server) -> None:
 
     for path, item in paths.items():
         if "get" in item:
-            reply = httpx.get(server.url + path.replace("{identifier}", made["name"]), timeout=60)
+            reply = httpx.get(server.url + path.replace("{identifier}", made["name"]))
             assert reply.status_code == 200, path
