@@ -367,7 +367,7 @@ def test_a_storm_misses_nothing_that_inotifywait_sees(
     try:
         with Watching(server, f"/{folder}/**") as watching:
             until(lambda: watches_of(other.pid) == 1)
-            storm(folder, 6_000)
+            storm(folder, 8_000)
             (folder / "last").touch()
             until(lambda: b"/last\n" in seen_file.read_bytes())
             watching.until("CREATE", folder / "last")
@@ -378,7 +378,7 @@ def test_a_storm_misses_nothing_that_inotifywait_sees(
         other.terminate()
         other.wait()
     seen = {line.rstrip("/") for line in seen_file.read_text().splitlines()}
-    assert len(seen) > 1_000  # a late inotifywait misses some itself
+    assert len(seen) > 3_000  # a late inotifywait misses some itself
     # Deeper down, a name that was gone before its directory could be watched is nobody's to see:
     # either program misses some. A directory that was watched all the time loses none.
     direct = {path for path in seen if os.path.dirname(path) == str(folder)}

@@ -573,7 +573,7 @@ def test_the_sdk_is_loaded_by_the_first_good_request_while_others_are_answered(
     first.join()
 
     assert loaded()
-    assert answered > 3  # a loop that is held answers one of them, when it is free again
+    assert answered > 10  # a loop that is held answers one of them, when it is free again
 
 
 def test_a_token_guards_the_tools(make_server) -> None:
