@@ -1,17 +1,18 @@
 """What changed since a cursor, against copies of the tree; the log's and the names' bounds."""
 
-import ctypes
 import os
 import random
 import shutil
 import tempfile
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
+from tests.watch.storm import exchange
 
 from sandkeeper.linux.inotify import Inotify, Mask, Notice, notices
 from sandkeeper.watch.changes import ChangeLog, Difference, TouchedPaths
@@ -22,8 +23,6 @@ STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40)
 DIRECTORIES = ["a", "b", "a/c", "b/c", "../out/a"]
 FILES = ["f", "a/f", "b/f", "a/c/f", "b/c/g", "../out/a/g"]
 PLACES = st.sampled_from([*DIRECTORIES, *FILES])
-RENAME_EXCHANGE = 2
-_library = ctypes.CDLL(None)
 
 Copy = dict[str, tuple[str, str]]
 
@@ -64,16 +63,35 @@ class Recorded:
         self.root = root
         self.inotify = Inotify()
         self.record = TouchedPaths(os.fsencode(root), store)
+        self.meanwhile: Callable[[], None] = lambda: None
+        """What happens before and after each of the tree's looks at the folder."""
         self.tree = WatchTree(
-            self.inotify,
+            self,
             os.fsencode(root),
             recursive=True,
             ignored=(),
             audience=self.record,
             between=lambda: None,
+            aside=self.aside,
         )
         self.tree.arm()
         self.queued: list[Notice] = []
+
+    def add(self, path: bytes, mask: int) -> int:
+        """Watch a directory for the tree."""
+        with self.aside():
+            return self.inotify.add(path, mask)
+
+    def remove(self, watch: int) -> None:
+        """Stop a watch for the tree."""
+        self.inotify.remove(watch)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Have the folder change around a look."""
+        self.meanwhile()
+        yield
+        self.meanwhile()
 
     def follow(self, most: int | None = None) -> None:
         """Look at some notices, or at all."""
@@ -155,9 +173,7 @@ class Law(RuleBasedStateMachine):
 
     @rule(first=PLACES, second=PLACES)
     def exchange(self, first: str, second: str) -> None:
-        paths = (os.fsencode(self.root / place) for place in (first, second))
-        ends = [argument for path in paths for argument in (-100, path)]
-        _library.renameat2(*ends, RENAME_EXCHANGE)
+        exchange(f"{self.root}/{first}", f"{self.root}/{second}")
 
     @rule(place=PLACES, other=PLACES)
     def symlink(self, place: str, other: str) -> None:

@@ -11,35 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.harness import Server
+from tests.watch import storm
 from tests.watch.test_changes import Copy, check, copied
 
 from sandkeeper.watch.changes import Difference
-
-PROGRAM = """
-import ctypes, os, random, shutil, sys
-from contextlib import suppress
-os.chdir(sys.argv[1])
-choose = random.Random(int(sys.argv[2]))
-exchange = ctypes.CDLL(None).renameat2
-names = ["a", "b", "a/c", "b/c", "a/c/d", "f", "a/f", "b/c/f", "a/c/d/f", "../out"]
-count = 0
-while True:
-    count += 1
-    one, other = choose.choice(names), choose.choice(names)
-    with suppress(OSError):
-        match choose.randrange(9):
-            case 0 | 1:
-                os.makedirs(one)
-            case 2 | 3 | 4:
-                with open(one if one.endswith("f") else one + "/g", "w") as file:
-                    file.write(str(count))
-            case 5 | 6:
-                os.rename(one, other)
-            case 7:
-                exchange(-100, one.encode(), -100, other.encode(), 2)
-            case 8:
-                shutil.rmtree(one) if os.path.isdir(one) else os.unlink(one)
-"""
 
 
 @contextmanager
@@ -69,7 +44,7 @@ def test_whenever_a_cursor_is_taken_the_answer_leads_from_there_to_here(
 
     taken: list[tuple[str, Copy]] = []
     _, cursor = ask("")
-    program = subprocess.Popen([sys.executable, "-c", PROGRAM, str(root), str(seed)])
+    program = subprocess.Popen([sys.executable, storm.__file__, str(root), str(seed)])
     try:
         until = time.monotonic() + 2
         while time.monotonic() < until or asked < 10:

@@ -142,6 +142,10 @@ class TouchedPaths:
     """Follows what a watched tree tells, and keeps which paths were touched.
 
     The law: applied to a copy made at a cursor, what `since` answers makes it equal the tree.
+
+    The tree may tell of a directory in a place where it is not yet, or no more: it reads the
+    present, and its notices are of the past. Where no directory is known to be, nothing is taken;
+    one that comes there in its turn is listed then.
     """
 
     def __init__(self, root: bytes, store: NameStore) -> None:
@@ -160,6 +164,8 @@ class TouchedPaths:
         below = directory[self._base :]
         if len(directory) < self._base - 1 or not name:  # the root itself
             return
+        if not self._names.has(below):
+            return
         if how == CREATE:
             self._replace(below, name)
         elif how in {REMOVE, RENAME}:
@@ -172,6 +178,8 @@ class TouchedPaths:
         below = directory[self._base :]
         names = [name for name, _ in entries]
         if told:
+            if not self._names.may_have(below):
+                return
             known = self._names.names(below) or ()
             for name in set(known).difference(names):
                 self._remove(below, name, empty=False)
@@ -181,7 +189,9 @@ class TouchedPaths:
 
     def supplanted(self, directory: bytes, name: bytes) -> None:
         """Record that a name leads to something else, with all that was below it."""
-        self._replace(directory[self._base :], name)
+        below = directory[self._base :]
+        if self._names.has(below):
+            self._replace(below, name)
 
     def close(self) -> None:
         """Forget all names."""

@@ -45,6 +45,21 @@ class NameTree:
         while self._directories:
             self._forget(next(iter(self._directories)))
 
+    def has(self, directory: bytes) -> bool:
+        """Say whether it is a directory of which the names have been listed."""
+        return directory in self._directories
+
+    def may_have(self, directory: bytes) -> bool:
+        """Say whether it is the root, or may be a name in a directory that has been listed.
+
+        A directory that is one text has not changed since: what is below it comes from its listing.
+        """
+        parent, _, name = directory.rpartition(b"/")
+        if not directory or parent not in self._directories:
+            return not directory
+        names = self._directories[parent]
+        return not isinstance(names, set) or name in names
+
     def names(self, directory: bytes) -> Collection[bytes] | None:
         """Return what is in a directory; None where that is not known."""
         names = self._directories.get(directory)

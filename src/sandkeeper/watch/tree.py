@@ -46,6 +46,7 @@ _ENTRIES |= Mask.EXCL_UNLINK  # what is still written to a removed file has no n
 _SELF = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR
 _GONE = Mask.DELETE_SELF | Mask.UNMOUNT | Mask.IGNORED
 _COOKIES = 1024
+_MOVES = 16
 _CLOSED_OR_GONE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP}
 
 
@@ -175,7 +176,7 @@ class WatchTree:
         elif mask & Mask.DELETE:
             self._emit(REMOVE, directory, name)
             if mask & Mask.ISDIR:
-                self._detach(node, name)
+                self._drop_unnamed(self._detach(node, name))
         elif mask & Mask.MODIFY:
             self._emit(WRITE, directory, name)
         elif mask & Mask.ATTRIB:
@@ -197,6 +198,8 @@ class WatchTree:
             self._appeared(node, directory, notice.name, is_directory=S_ISDIR(found.st_mode))
         if child is not None and child.parent is None:
             self._moving[notice.cookie] = child
+        if len(self._moving) > _MOVES:  # one found ahead may never hear of its own move
+            self._drop_unnamed(self._moving.pop(next(iter(self._moving))))
 
     def _moved_in(self, node: _Node, directory: bytes, notice: Notice) -> None:
         is_directory = bool(notice.mask & Mask.ISDIR)
@@ -211,8 +214,7 @@ class WatchTree:
             found = self._look_at(node, notice.name)
             if found is not None and found.st_size > 0:
                 self._emit(WRITE, directory, notice.name)
-        if moved is not None and moved.parent is None:
-            self._drop(moved)  # it has moved on already, or was not what has moved
+        self._drop_unnamed(moved)  # it has moved on already, or was not what has moved
 
     def _appeared(self, node: _Node, directory: bytes, name: bytes, *, is_directory: bool) -> None:
         child = None
@@ -256,7 +258,7 @@ class WatchTree:
 
     @staticmethod
     def _detach(parent: _Node, name: bytes) -> _Node | None:
-        """Take from a directory its name; one found here ahead of its notices has none till then.
+        """Take from a directory its name, also from one that was found here ahead of its notices.
 
         What is told of it meanwhile was elsewhere, and it is read when it has a name again.
         """
@@ -275,6 +277,8 @@ class WatchTree:
                 continue
             entries = self._entries(node, directory)
             self._audience.listed(directory, entries, told=tell)
+            for name in node.children.keys() - {name for name, _ in entries}:
+                self._drop_unnamed(self._detach(node, name))
             for name, is_directory in entries:
                 child = is_directory and self._recursive and self._attach(node, directory, name)
                 if child:
@@ -321,6 +325,10 @@ class WatchTree:
         for watch in before.difference(self._nodes):
             self._inotify.remove(watch)
         self._tell_root(RESCANNED)
+
+    def _drop_unnamed(self, node: _Node | None) -> None:
+        if node is not None and node.parent is None:
+            self._drop(node)
 
     def _drop(self, top: _Node) -> None:
         """Stop watching a directory and those below it."""
