@@ -23,7 +23,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from time import time_ns
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from msgspec.structs import replace
 
@@ -41,6 +41,7 @@ from sandkeeper.journal.segment import (
     was_under_way,
     write_head,
 )
+from sandkeeper.linux.fds import duplicates
 from sandkeeper.linux.paths.statefiles import SetAside, open_plain
 
 __all__ = ["Journal", "Place"]
@@ -69,14 +70,11 @@ class Waiting(Protocol):
         """Say whether more may be carried again."""
 
 
-class Place:
+class Place(NamedTuple):
     """Where the next bytes go: a descriptor and a position in its file."""
 
-    __slots__ = ("fd", "position")
-
-    def __init__(self, fd: int, position: int) -> None:
-        self.fd = fd
-        self.position = position
+    fd: int
+    position: int
 
 
 class Journal:
@@ -110,8 +108,8 @@ class Journal:
         self.abandoned = False
         self.awaited = True
         self._clock = clock
-        self._data = -1
-        self._index = -1
+        self._data = self._index = -1
+        self._spares: tuple[int, ...] = ()
         self._records = 0
         self._last_stream = -1
         self._last_time = 0
@@ -196,6 +194,12 @@ class Journal:
 
     # Writing (the pump's thread only)
 
+    def spare(self, fd: int) -> None:
+        """Hold two copies of `fd` until there are files, so that nobody has what those need."""
+        if self._data < 0 and not self._spares:
+            with suppress(OSError):
+                self._spares = duplicates((fd, fd))
+
     def reserve(self, stream: Stream) -> Place:
         """Return where the next bytes of `stream` go; raises OSError.
 
@@ -236,7 +240,7 @@ class Journal:
 
     def skip(self, stream: Stream, count: int) -> None:
         """Count bytes that could not be stored; readers get a gap in their place."""
-        self._close_segment()
+        self.close()
         self.totals[stream] += count
         self._lost += count
         self.tail += count
@@ -269,7 +273,7 @@ class Journal:
         absent = frozenset(segment.base for segment in self.segments if not self._is_there(segment))
         changed, self.absent = absent != self.absent, absent
         if self._data >= 0 and self.segments[-1].base in absent:
-            self._close_segment()
+            self.close()
         return changed
 
     def _is_there(self, segment: Segment) -> bool:
@@ -284,13 +288,23 @@ class Journal:
 
     def close(self) -> None:
         """Close the files; a later `reserve` opens a new segment."""
-        self._close_segment()
+        for fd in self._spares:
+            os.close(fd)
+        self._spares = ()
+        if self._data < 0:
+            return
+        os.close(self._data)
+        os.close(self._index)
+        self._data = self._index = -1
+        self._last_stream = -1
+        last = self.segments[-1]
+        self.segments = (*self.segments[:-1], replace(last, end=self.tail))
 
     def seal(self) -> None:
         """Close for good: no process can write any more."""
         if self._data >= 0:
             self.look()
-        self._close_segment()
+        self.close()
         self.sealed = True
 
     def _count_holes(self) -> None:
@@ -301,19 +315,10 @@ class Journal:
         size = self.tail - self.segments[-1].base
         return size >= self.segment_bytes or self._records >= MAX_RECORDS
 
-    def _close_segment(self) -> None:
-        if self._data < 0:
-            return
-        os.close(self._data)
-        os.close(self._index)
-        self._data = self._index = -1
-        self._last_stream = -1
-        last = self.segments[-1]
-        self.segments = (*self.segments[:-1], replace(last, end=self.tail))
-
     def _roll(self) -> None:
-        self._close_segment()
-        self._forget_empty_last()
+        self.close()
+        if self.segments and self.segments[-1].base == self.tail:  # the new one has its name
+            self.segments = self.segments[:-1]
         gap_from = self.end_of(self.segments[-1]) if self.segments else self.tail
         segment = Segment(self.folder, self.tail, tuple(self.totals), gap_from)
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
@@ -338,11 +343,6 @@ class Journal:
         self._data, self._index, self._records = data, index, 0
         self._last_stream = -1
         self.segments = (*self.segments, segment)
-
-    def _forget_empty_last(self) -> None:
-        """Drop a last segment without bytes: the next one would have its name."""
-        if self.segments and self.segments[-1].base == self.tail:
-            self.segments = self.segments[:-1]
 
     # Recovery
 

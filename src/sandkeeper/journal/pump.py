@@ -222,6 +222,7 @@ class Pump(Worker):
             source.at_end = False
             if not source.watched:
                 _enlarge(source.fd)
+                source.journal.spare(self._bell.fd)
                 source.watched = True
                 self._sources[source.fd] = source
                 self._poller.register(source.fd, select.EPOLLIN)
@@ -234,10 +235,11 @@ class Pump(Worker):
             source.watched = False
 
     def _append(self, journal: Journal, stream: Stream, data: bytes) -> None:
+        before = journal.tail
         try:
             journal.append(stream, data)
         except OSError:
-            journal.skip(stream, len(data))
+            journal.skip(stream, len(data) - (journal.tail - before))
         self._mark(journal)
 
     def _settle(self, journal: Journal, moment: int, done: Callable[[int], None]) -> None:
