@@ -74,6 +74,11 @@ class Reader:
                 os.close(fd)
         self._data, self._index, self._segment = -1, None, None
 
+    def close_scarce(self) -> None:
+        """Close them where they are of the last ones, which are for others; `read` opens again."""
+        if self._index is not None and is_scarce(self._index.fd, Use.FOLLOWER):
+            self.close()
+
     def read(self, offset: int, limit: int = BLOCK, *, nowait: bool = False) -> list[Chunk | Gap]:
         """Return what stands at `offset`: chunks of at most `limit` bytes in all, or one gap.
 

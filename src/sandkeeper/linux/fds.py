@@ -20,6 +20,10 @@ class Use(IntEnum):
     START = 8
 
 
+FEW = 16
+"""So great a part of all is half of what starts leave."""
+
+
 class OwnedFd:
     """A descriptor that is closed exactly once.
 
@@ -72,13 +76,15 @@ def duplicates(fds: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(made)
 
 
-def is_scarce(fd: int, what: "Use") -> bool:
+def is_scarce(fd: int, what: "Use", *, held: int | None = None) -> bool:
     """Say whether a descriptor just opened is one of the last, which `what` leaves to others.
 
-    The kernel gives the lowest free number, so all below it are in use.
+    The kernel gives the lowest free number, so all below it are in use. Where `held` says how many
+    are held for the same, a FEW of them never are too many: others cannot take those.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft != resource.RLIM_INFINITY and fd >= soft - soft // what
+    scarce = soft != resource.RLIM_INFINITY and fd >= soft - soft // what
+    return scarce and (held is None or held > soft // FEW)
 
 
 def lacks_descriptors(error: BaseException) -> bool:

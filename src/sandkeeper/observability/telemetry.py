@@ -3,7 +3,8 @@
 The exporter is a reader of journals like any other. It runs on the sink's thread (for a collector
 on that of `otlp.shipping`) and gives one block at a time, when the log takes one: if the collector
 stalls, positions stand still and nothing is held in memory. A position is saved after its block was
-written, so a restart goes on there and repeats at most one block.
+written, so a restart goes on there and repeats at most one block. Where descriptors are scarce,
+none is held between blocks.
 """
 
 import os
@@ -15,6 +16,7 @@ from functools import partial
 from sandkeeper.journal.cursor import Chunk, Gap, Reader
 from sandkeeper.journal.exported import EXPORTED, POSITIONS, read_positions
 from sandkeeper.journal.segment import NOTICE, OUTPUT, STDERR, STDOUT
+from sandkeeper.linux.fds import Use, is_scarce
 from sandkeeper.linux.paths.statefiles import Damaged
 from sandkeeper.log.formats import Format
 from sandkeeper.log.framing import Frame
@@ -190,9 +192,12 @@ class Follower:
     def close(self) -> None:
         """Close what it holds open."""
         self._reader.close()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._close_positions()
+
+    def _close_positions(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def block(self) -> bytes | bytearray | None:
         """Return the lines of the next block, possibly none; None at the tail."""
@@ -206,6 +211,7 @@ class Follower:
             self._renderer.wanted()
         much = behind >= BACKLOG_BYTES and self._renderer.is_ready
         chunks = self._reader.read(self._position, RENDERED_BLOCK if much else BLOCK)
+        self._reader.close_scarce()
         if not chunks:
             return self._last_lines()
         self._next = chunks[-1].end
@@ -234,6 +240,8 @@ class Follower:
         out, out_start, err, err_start = self._state
         starts = (out_start if out else self._position, err_start if err else self._position)
         os.pwrite(self._fd, POSITIONS.pack(self._position, *starts), 0)
+        if is_scarce(self._fd, Use.FOLLOWER):
+            self._close_positions()
 
     def _resume(self) -> None:
         """Go on where the last server stood: its open lines are read again up to there."""

@@ -81,9 +81,10 @@ class EdgeProtocol(LeanProtocol, ShortWay, Parting):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the first request its time."""
         super().connection_made(transport)
+        fd = transport.get_extra_info("socket").fileno()
         if self.isolation is not None and self._is_refused(self.isolation, transport):
             transport.abort()
-        elif is_scarce(transport.get_extra_info("socket").fileno(), Use.CONNECTION):
+        elif is_scarce(fd, Use.CONNECTION, held=len(self.connections)):
             transport.write(bare_error(503, "too many connections"))
             transport.close()
         self.flow = self.held_flow = HeldFlow(transport, self._resumed)
