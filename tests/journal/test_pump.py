@@ -187,14 +187,23 @@ def test_a_full_disk_costs_old_output_and_never_holds_up_the_child(tmp_path: Pat
 
 @needs_root
 def test_a_disk_without_any_room_left_makes_gaps_and_recovers(tmp_path: Path) -> None:
+    """All the while as many descriptors are held as the files take."""
+
+    def held() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
     with small_disk(tmp_path / "disk", 3) as disk:
         rig = Rig(disk, segment_bytes=1 << 20)
+        rig.drained()
+        before = held()
         fill(disk / "ballast")
         os.write(rig.writers[0], b"lost" * 1000)
         rig.drained()
+        assert held() == before
         (disk / "ballast").unlink()
         os.write(rig.writers[0], b"kept")
         rig.drained()
+        assert held() == before
 
         with Reader(rig.journal) as reader:
             gap, chunk = reader.read(0)[0], reader.read(4000)[0]
@@ -203,7 +212,10 @@ def test_a_disk_without_any_room_left_makes_gaps_and_recovers(tmp_path: Path) ->
         assert isinstance(chunk, Chunk)
         assert chunk.data == b"kept"
         assert rig.journal.lost == 4000
+        rig.finish()
         rig.close_writers()
+        until(lambda: rig.journal.sealed)
+        assert held() == before - 6
         rig.pump.stop()
 
 

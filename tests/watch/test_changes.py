@@ -100,6 +100,7 @@ class Recorded:
         some, self.queued = self.queued[:most], self.queued[most:] if most is not None else []
         for notice in some:
             self.tree.handle(notice)
+        self.tree.settle()
 
     def lose(self) -> None:
         """Have the kernel drop all notices."""
@@ -334,6 +335,19 @@ def test_names_that_do_not_fit_cost_a_reset_never_a_wrong_answer(tmp_path: Path)
         recorded.inotify.close()
         recorded.record.close()
     assert store.held == 0
+
+
+def test_what_a_rename_replaces_is_told_also_where_no_names_are_known(tmp_path: Path) -> None:
+    for name in ("f", "g", "t", "u"):
+        (tmp_path / name).write_text(name)
+    recorded = Recorded(tmp_path, NameStore(0))
+    with closing(recorded.inotify):
+        cursor, then = recorded.cursor(), copied(tmp_path)
+        (tmp_path / "t").rename(tmp_path / "f")
+        (tmp_path / "u").rename(tmp_path / "g")
+        check(recorded.since(cursor), then, copied(tmp_path))
+        (tmp_path / "g").unlink()
+        check(recorded.since(cursor), then, copied(tmp_path))
 
 
 def test_a_directory_that_is_found_ahead_of_its_notices_has_no_name_until_they_come(

@@ -76,7 +76,8 @@ class Reader:
 
     def close_scarce(self) -> None:
         """Close them where they are of the last ones, which are for others; `read` opens again."""
-        if self._index is not None and is_scarce(self._index.fd, Use.FOLLOWER):
+        fds = (self._data, self._index.fd if self._index else -1)
+        if is_scarce(max(fds), Use.FOLLOWER):
             self.close()
 
     def read(self, offset: int, limit: int = BLOCK, *, nowait: bool = False) -> list[Chunk | Gap]:

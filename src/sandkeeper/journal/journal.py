@@ -196,7 +196,7 @@ class Journal:
 
     def spare(self, fd: int) -> None:
         """Hold two copies of `fd` until there are files, so that nobody has what those need."""
-        if self._data < 0 and not self._spares:
+        if self._data < 0 and not self._spares and not self.sealed:
             with suppress(OSError):
                 self._spares = duplicates((fd, fd))
 

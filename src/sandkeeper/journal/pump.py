@@ -239,7 +239,7 @@ class Pump(Worker):
         try:
             journal.append(stream, data)
         except OSError:
-            journal.skip(stream, len(data) - (journal.tail - before))
+            self._skip(journal, stream, len(data) - (journal.tail - before))
         self._mark(journal)
 
     def _settle(self, journal: Journal, moment: int, done: Callable[[int], None]) -> None:
@@ -347,7 +347,7 @@ class Pump(Worker):
         while stored < len(data):
             written = self._store(source, data[stored:])
             if written == 0:
-                journal.skip(source.stream, len(data) - stored)
+                self._skip(journal, source.stream, len(data) - stored)
                 break
             stored += written
         stage.done()
@@ -377,8 +377,13 @@ class Pump(Worker):
         """Take bytes out of the pipe that cannot be stored: the child must not wait for a disk."""
         data = os.read(source.fd, count)
         if data:
-            source.journal.skip(source.stream, len(data))
+            self._skip(source.journal, source.stream, len(data))
         return len(data)
+
+    def _skip(self, journal: Journal, stream: Stream, count: int) -> None:
+        """Leave a gap; the files are closed, and what comes next needs descriptors again."""
+        journal.skip(stream, count)
+        journal.spare(self._bell.fd)
 
 
 def _enlarge(pipe: int) -> None:

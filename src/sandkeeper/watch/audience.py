@@ -38,7 +38,7 @@ class Audience(Protocol):
         """Take all that is in a directory now; `told`: as changes, for it was not known before."""
 
     def supplanted(self, directory: bytes, name: bytes) -> None:
-        """Take that the name leads to something else than before, which no notice says."""
+        """Take that the name leads to something else, if it led to anything before."""
 
 
 def is_ours(name: bytes) -> bool:

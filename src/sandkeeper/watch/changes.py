@@ -191,15 +191,16 @@ class TouchedPaths:
         """Record that a name leads to something else, with all that was below it."""
         below = directory[self._base :]
         if self._names.has(below):
-            self._replace(below, name)
+            self._replace(below, name, unless_known=True)
 
     def close(self) -> None:
         """Forget all names."""
         self._names.clear()
 
-    def _replace(self, directory: bytes, name: bytes) -> None:
-        top = joined(directory, name)
-        self._touch(top, existed=bool(self._names.holds(directory, name)), exists=True)
+    def _replace(self, directory: bytes, name: bytes, *, unless_known: bool = False) -> None:
+        """Record what has a name now; `unless_known`: whether it was there where nobody knows."""
+        top, held = joined(directory, name), self._names.holds(directory, name)
+        self._touch(top, existed=unless_known if held is None else held, exists=True)
         for path in self._names.remove(directory, name):
             if path != top:
                 self._gone(path)

@@ -38,6 +38,7 @@ from sandkeeper.watch.audience import (
     is_ours,
     listing,
 )
+from sandkeeper.watch.nodes import Node
 
 __all__ = ["WatchPlaces", "WatchTree"]
 
@@ -46,7 +47,6 @@ _ENTRIES |= Mask.EXCL_UNLINK  # what is still written to a removed file has no n
 _SELF = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR
 _GONE = Mask.DELETE_SELF | Mask.UNMOUNT | Mask.IGNORED
 _COOKIES = 1024
-_MOVES = 16
 _CLOSED_OR_GONE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP}
 
 
@@ -58,18 +58,6 @@ class WatchPlaces(Protocol):
 
     def remove(self, watch: int) -> None:
         """Stop a watch; one that is gone already is no error."""
-
-
-class _Node:
-    """A watched directory; without a parent it is the root, or has been moved somewhere."""
-
-    __slots__ = ("children", "name", "parent", "watch")
-
-    def __init__(self, watch: int, parent: "_Node | None", name: bytes) -> None:
-        self.watch = watch
-        self.parent = parent
-        self.name = name
-        self.children: dict[bytes, _Node] = {}
 
 
 class WatchTree:
@@ -101,12 +89,13 @@ class WatchTree:
         self._tell = audience.tell
         self._between = between
         self._aside = aside
-        self._nodes: dict[int, _Node] = {}
-        self._moving: dict[int, _Node] = {}
+        self._nodes: dict[int, Node] = {}
+        self._moving: dict[int, Node] = {}
+        self._unsettled: list[int] = []
         self._replacing: dict[int, bool] = {}
         self.identity = (0, 0)
         """Device and inode of the root."""
-        self._root = _Node(-1, None, b"")
+        self._root = Node(-1, None, b"")
         self._armed = False
         self.ended = False
 
@@ -142,7 +131,16 @@ class WatchTree:
         elif (directory := self._path(node)) is not None:
             self._handle_entry(node, directory, notice)
 
-    def _handle_self(self, node: _Node, mask: int) -> None:
+    def settle(self) -> None:
+        """Give up what was on the move at the last call and still is; call it behind some notices.
+
+        The halves of a move stand close together, and who was found ahead may never hear of one.
+        """
+        for cookie in self._unsettled:
+            self._drop_unnamed(self._moving.pop(cookie, None))
+        self._unsettled = list(self._moving)
+
+    def _handle_self(self, node: Node, mask: int) -> None:
         if node is self._root:
             if mask & _GONE:
                 self._end(REMOVE)
@@ -164,7 +162,7 @@ class WatchTree:
                 self._replacing.pop(next(iter(self._replacing)))
             self._replacing[notice.cookie] = is_replacement(os.fsdecode(notice.name))
 
-    def _handle_entry(self, node: _Node, directory: bytes, notice: Notice) -> None:
+    def _handle_entry(self, node: Node, directory: bytes, notice: Notice) -> None:
         mask, name = notice.mask, notice.name
         if mask & Mask.CREATE:
             self._appeared(node, directory, name, is_directory=bool(mask & Mask.ISDIR))
@@ -176,7 +174,7 @@ class WatchTree:
         elif mask & Mask.DELETE:
             self._emit(REMOVE, directory, name)
             if mask & Mask.ISDIR:
-                self._drop_unnamed(self._detach(node, name))
+                self._drop_unnamed(node.detach(name))
         elif mask & Mask.MODIFY:
             self._emit(WRITE, directory, name)
         elif mask & Mask.ATTRIB:
@@ -184,29 +182,27 @@ class WatchTree:
             if mask & Mask.ISDIR and name not in node.children:
                 self._try_again(node, directory, name)
 
-    def _try_again(self, node: _Node, directory: bytes, name: bytes) -> None:
+    def _try_again(self, node: Node, directory: bytes, name: bytes) -> None:
         """Watch a directory that could not be read until its mode changed."""
         child = self._attach(node, directory, name) if self._recursive else None
         if child is not None:
             self._read(child, tell=True)
 
-    def _moved_out(self, node: _Node, directory: bytes, notice: Notice) -> None:
-        child = self._detach(node, notice.name)
+    def _moved_out(self, node: Node, directory: bytes, notice: Notice) -> None:
+        child = node.detach(notice.name)
         # RENAME_EXCHANGE is told as two moves: what came with the first leaves with the second.
         found = self._look_at(node, notice.name)
         if found is not None:
             self._appeared(node, directory, notice.name, is_directory=S_ISDIR(found.st_mode))
         if child is not None and child.parent is None:
             self._moving[notice.cookie] = child
-        if len(self._moving) > _MOVES:  # one found ahead may never hear of its own move
-            self._drop_unnamed(self._moving.pop(next(iter(self._moving))))
 
-    def _moved_in(self, node: _Node, directory: bytes, notice: Notice) -> None:
+    def _moved_in(self, node: Node, directory: bytes, notice: Notice) -> None:
         is_directory = bool(notice.mask & Mask.ISDIR)
         replaced = self._replacing.pop(notice.cookie, None)
         moved = self._moving.pop(notice.cookie, None)
+        self._supplant(directory, notice.name)
         if replaced and not is_directory:
-            self._supplant(directory, notice.name)
             self._emit(WRITE, directory, notice.name)
             return
         self._appeared(node, directory, notice.name, is_directory=is_directory)
@@ -216,7 +212,7 @@ class WatchTree:
                 self._emit(WRITE, directory, notice.name)
         self._drop_unnamed(moved)  # it has moved on already, or was not what has moved
 
-    def _appeared(self, node: _Node, directory: bytes, name: bytes, *, is_directory: bool) -> None:
+    def _appeared(self, node: Node, directory: bytes, name: bytes, *, is_directory: bool) -> None:
         child = None
         if is_directory and self._recursive:
             child = self._attach(node, directory, name)  # first: telling may have to wait
@@ -224,14 +220,14 @@ class WatchTree:
         if child is not None:
             self._read(child, tell=True)
 
-    def _look_at(self, node: _Node, name: bytes) -> os.stat_result | None:
+    def _look_at(self, node: Node, name: bytes) -> os.stat_result | None:
         try:
             with self._aside():
                 return os.lstat(self._join(self._real_path(node), name))
         except OSError:
             return None
 
-    def _attach(self, parent: _Node, directory: bytes, name: bytes) -> _Node | None:
+    def _attach(self, parent: Node, directory: bytes, name: bytes) -> Node | None:
         """Watch a directory below `parent`, wherever the tree thought it was."""
         if self._hides(self._join(directory, name) + b"/"):
             return None
@@ -239,13 +235,14 @@ class WatchTree:
         try:
             watch = self._inotify.add(path, _ENTRIES | _SELF | Mask.DONT_FOLLOW)
         except OSError as error:
+            self._drop_unnamed(parent.detach(name))  # what was here is not, or is closed
             self._miss(error, directory, name)
             return None
         node = self._nodes.get(watch)
-        if node is self._root or (node is not None and _is_above(node, parent)):
+        if node is self._root or (node is not None and node.is_above(parent)):
             return None
         if node is None:
-            node = self._nodes[watch] = _Node(watch, None, name)
+            node = self._nodes[watch] = Node(watch, None, name)
         elif node.parent is not None and node.parent.children.get(node.name) is node:
             del node.parent.children[node.name]
         stranger = parent.children.get(name)
@@ -256,18 +253,7 @@ class WatchTree:
         parent.children[name] = node
         return node
 
-    @staticmethod
-    def _detach(parent: _Node, name: bytes) -> _Node | None:
-        """Take from a directory its name, also from one that was found here ahead of its notices.
-
-        What is told of it meanwhile was elsewhere, and it is read when it has a name again.
-        """
-        child = parent.children.pop(name, None)
-        if child is not None:
-            child.parent = None
-        return child
-
-    def _read(self, top: _Node, *, tell: bool) -> None:
+    def _read(self, top: Node, *, tell: bool) -> None:
         """Read a directory and those below it, watching each before it is read."""
         stack = [top]
         while stack:
@@ -276,22 +262,33 @@ class WatchTree:
             if directory is None:
                 continue
             entries = self._entries(node, directory)
+            if entries is None:
+                self._close_off(node)
+                continue
             self._audience.listed(directory, entries, told=tell)
-            for name in node.children.keys() - {name for name, _ in entries}:
-                self._drop_unnamed(self._detach(node, name))
-            for name, is_directory in entries:
-                child = is_directory and self._recursive and self._attach(node, directory, name)
-                if child:
+            folders = [name for name, is_directory in entries if is_directory]
+            for name in node.children.keys() - set(folders):
+                self._drop_unnamed(node.detach(name))
+            for name in folders if self._recursive else ():
+                if child := self._attach(node, directory, name):
                     stack.append(child)
             self._between()
 
-    def _entries(self, node: _Node, directory: bytes) -> list[Entry]:
+    def _close_off(self, node: Node) -> None:
+        """Have a directory that cannot be read any more be one that never could."""
+        if node.parent is not None:
+            self._drop_unnamed(node.parent.detach(node.name))
+        else:
+            self._tell_root(UNWATCHED)
+
+    def _entries(self, node: Node, directory: bytes) -> list[Entry] | None:
+        """Return what is in a directory; None where that is for nobody to see, or it is gone."""
         try:
             with self._aside():
                 found = listing(self._real_path(node))
         except OSError as error:
             self._miss(error, *os.path.split(directory))
-            return []
+            return None if error.errno in _CLOSED_OR_GONE else []
         entries = [entry for entry in found if not is_ours(entry[0])]
         if self._ignored:
             entries = [e for e in entries if not self._hides(self._join(directory, e[0]))]
@@ -326,11 +323,11 @@ class WatchTree:
             self._inotify.remove(watch)
         self._tell_root(RESCANNED)
 
-    def _drop_unnamed(self, node: _Node | None) -> None:
+    def _drop_unnamed(self, node: Node | None) -> None:
         if node is not None and node.parent is None:
             self._drop(node)
 
-    def _drop(self, top: _Node) -> None:
+    def _drop(self, top: Node) -> None:
         """Stop watching a directory and those below it."""
         stack = [top]
         while stack:
@@ -360,34 +357,13 @@ class WatchTree:
     def _hides(self, path: bytes) -> bool:
         return any(text in path for text in self._ignored)
 
-    def _below_root(self, node: _Node) -> bytes | None:
-        """Return the path below the root with a leading slash; None while it is on the move."""
-        parts: list[bytes] = []
-        while node is not self._root:
-            parts.append(node.name)
-            if node.parent is None:
-                return None
-            node = node.parent
-        parts.append(b"")
-        parts.reverse()
-        return b"/".join(parts)
-
-    def _path(self, node: _Node) -> bytes | None:
-        below = self._below_root(node)
+    def _path(self, node: Node) -> bytes | None:
+        below = node.below(self._root)
         return None if below is None else self._shown + below or b"/"
 
-    def _real_path(self, node: _Node) -> bytes:
-        return self._real + (self._below_root(node) or b"") or b"/"
+    def _real_path(self, node: Node) -> bytes:
+        return self._real + (node.below(self._root) or b"") or b"/"
 
     @staticmethod
     def _join(directory: bytes, name: bytes) -> bytes:
         return (b"/" if directory == b"/" else directory + b"/") + name
-
-
-def _is_above(node: _Node, other: _Node) -> bool:
-    above: _Node | None = other
-    while above is not None:
-        if above is node:
-            return True
-        above = above.parent
-    return False

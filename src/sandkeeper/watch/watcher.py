@@ -202,6 +202,7 @@ class Watcher:
                     if tree.ended:
                         break
                     tree.handle(notice)
+                tree.settle()
             self._listener.flush()
             self._check()
             tap.done(len(some))
