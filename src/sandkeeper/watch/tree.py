@@ -269,9 +269,9 @@ class WatchTree:
             folders = [name for name, is_directory in entries if is_directory]
             for name in node.children.keys() - set(folders):
                 self._drop_unnamed(node.detach(name))
-            for name in folders if self._recursive else ():
-                if child := self._attach(node, directory, name):
-                    stack.append(child)
+            if self._recursive:
+                attached = [self._attach(node, directory, name) for name in folders]
+                stack += [child for child in attached if child is not None]
             self._between()
 
     def _close_off(self, node: Node) -> None:
