@@ -218,11 +218,12 @@ class Pump(Worker):
             self._stage.close()
 
     def _watch(self, sources: tuple[Source, ...]) -> None:
+        for source in sources:  # before any of them is carried, which is another thread's
+            source.journal.spare(self._bell.fd)
         for source in sources:
             source.at_end = False
             if not source.watched:
                 _enlarge(source.fd)
-                source.journal.spare(self._bell.fd)
                 source.watched = True
                 self._sources[source.fd] = source
                 self._poller.register(source.fd, select.EPOLLIN)

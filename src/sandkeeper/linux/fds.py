@@ -21,7 +21,7 @@ class Use(IntEnum):
 
 
 FEW = 16
-"""So great a part of all is half of what starts leave."""
+"""So great a part of all a use has whatever others take: half of what starts leave."""
 
 
 class OwnedFd:
